@@ -1,0 +1,23 @@
+"""refscale: Unit Scaling (arXiv 2303.11257) as an executable specification in NumPy.
+
+In reading order:
+
+==================  =====================================================================
+``formats``         what FP16 and FP8 can say: formats as data, rounding, codes
+``special``         erf and gelu without SciPy
+``scales``          what a factor is: constraints, residual rules, schemes
+``precision``       where rounding happens: FP16 and FP8 policies
+``engine``          how a gradient is made: Tensor, Tape, Op, apply, backward
+``ops``             the op table: forward, backward and factors of every op
+``graph``           when factors are legal: cut-edges, gradient factors, the recipe
+``functional``      what users call: linear, attention, residual, losses
+``layers``          parameters as data, and the blocks of models
+``data``            text that comes with Python, batches for masked language models
+``models``          BERT, written once for every scheme and precision
+``analysis``        what the numbers did: recorded scales, reports, SNR, figures
+``testing``         how to state such a claim as a test: assertions, strategies
+``cli``             one command
+==================  =====================================================================
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,33 @@
+"""The errors refscale raises: each derives from the built-in class that a NumPy user expects."""
+
+
+class RefscaleError(Exception):
+    """Base of every error that refscale raises on purpose."""
+
+
+class FormatError(RefscaleError, ValueError):
+    """A format, rounding or overflow name is unknown, or a value cannot be said in a format."""
+
+
+class ShapeError(RefscaleError, ValueError):
+    """Shapes that do not fit the operation called."""
+
+
+class ArgumentError(RefscaleError, ValueError):
+    """A value outside the range that the call accepts."""
+
+
+class CarrierError(RefscaleError, TypeError):
+    """An array whose dtype the call does not accept."""
+
+
+class TapeError(RefscaleError, RuntimeError):
+    """A tape used out of order: mixed, consumed twice, or asked for what was not recorded."""
+
+
+class FactorError(RefscaleError, ValueError):
+    """Scale factors under which a computed gradient is no constant times the true one."""
+
+
+class DataError(RefscaleError, ValueError):
+    """Text or batches that cannot be used."""
