@@ -1,0 +1,396 @@
+"""Arrays, rounded: the fast form of ``rounding``, equal to it on every input.
+
+The idea, for x in a carrier (float32, or float64 where the format's spacing needs it):
+
+    E = the exponent field of x, alone         bits & mask: the bits of 2^⌊log2 |x|⌋
+    S = max(E, emin) - mantissa_bits           integers again: the bits of the spacing at x
+    q = rint(x / S) · S                        two exact steps around the only rounding
+
+S is a power of two, so the quotient and the product are exact and ``rint`` rounds; the clipping at emin makes the
+spacing of subnormals. Work goes in blocks that stay in cache. The largest E of a block tells whether anything in it is
+near the largest value, infinite or NaN; only then does the block take the longer way, where such elements are set by
+rule. bfloat16, whose subnormals are float32's, is rounded as an integer: see ``_nearest_even_bits``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refscale.errors import ArgumentError, CarrierError, FormatError, ShapeError
+from refscale.formats.rounding import Overflow, Rounding, check_modes
+from refscale.formats.table import Format, get_format
+
+Array = NDArray[Any]
+Random = NDArray[np.uint32]
+
+_BLOCK = 1 << 16  # elements: two or three buffers of this length fit a core's own cache
+_F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
+_INPUTS = (_F32, _F64, np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Cast:
+    """A rounding to a format, as a record: format, rounding mode, overflow rule.
+
+        Cast(format, rounding, overflow)(x) = quantize(x, format, rounding=rounding, overflow=overflow)
+
+    Args:
+        format: a name, an alias or a Format; the field holds the Format.
+        rounding: "nearest_even", "toward_zero", "up", "down", "nearest_away" or "stochastic".
+        overflow: "saturate" or "nonsaturate".
+
+    Raises:
+        FormatError: for an unknown or ambiguous name.
+
+    Example:
+        >>> print(Cast("e4m3fn", "nearest_even", "saturate"))
+        float8_e4m3fn/nearest_even/saturate
+    """
+
+    format: Format
+    rounding: Rounding
+    overflow: Overflow
+
+    def __init__(self, format: str | Format, rounding: Rounding, overflow: Overflow) -> None:
+        """Check the names, and look the format up."""
+        check_modes(rounding, overflow, "Cast")
+        object.__setattr__(self, "format", get_format(format))
+        object.__setattr__(self, "rounding", rounding)
+        object.__setattr__(self, "overflow", overflow)
+
+    def __call__(
+        self, x: ArrayLike, random_bits: Random | None = None, *, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Round an array: ``quantize`` with this record's format and modes."""
+        return _quantize(x, self.format, self.rounding, self.overflow, random_bits, out)
+
+    def __str__(self) -> str:
+        """``float8_e4m3fn/nearest_even/saturate``."""
+        return f"{self.format}/{self.rounding}/{self.overflow}"
+
+    def __repr__(self) -> str:
+        """As it is written."""
+        return f"Cast({self.format.name!r}, {self.rounding!r}, {self.overflow!r})"
+
+
+def quantize(
+    x: ArrayLike,
+    format: str | Format,
+    *,
+    rounding: Rounding,
+    overflow: Overflow,
+    random_bits: Random | None = None,
+    out: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Every element rounded once to a format: narrow values in a wide array.
+
+        quantize(x)_i = round_exact(x_i)
+
+    Args:
+        x: float16, bfloat16, float32 or float64, any shape. float64 is rounded once, never through float32.
+        format: a name, an alias or a Format.
+        rounding: "nearest_even", "toward_zero", "up", "down", "nearest_away" or "stochastic".
+        overflow: "saturate" (beyond the largest value, ±inf included, is ±max) or "nonsaturate" (±inf; NaN in a
+            format without inf; ±max in one without NaN, too). Directed roundings of finite x follow IEEE 754, 7.4.
+        random_bits: for "stochastic" and only there: independent uniform uint32, of x's shape. An element is rounded
+            outward (away from zero) if ⌊2^32 · rest⌋ + random_bits ≥ 2^32, rest being the part of |x| that
+            rounding drops, in units of the spacing S. All k = 32 bits count. Within ±max, the expected result is x
+            exactly if 2^32 · rest is an integer: for float32 wherever |x| ≥ 2^-9 S, for float16 and bfloat16 2^-22 S
+            and 2^-25 S. Otherwise it is nearer to zero than x, by less than 2^-32 S.
+        out: float32, of x's shape, C-contiguous: where to put the result. It may be x itself.
+
+    Returns:
+        float32 of x's shape. NaN is the canonical quiet one; it and -0 keep their signs where the format has such
+        (``round_exact`` says what is done in formats that have not).
+
+    Raises:
+        CarrierError: x, random_bits or out of another dtype.
+        ShapeError: random_bits or out of another shape.
+        ArgumentError: random_bits missing or superfluous, or an out that cannot be written in place.
+        FormatError: an unknown name, or a NaN to a format without one (what was written to ``out`` is then undefined).
+
+    Source: IEEE 754-2019, sections 4.3 and 7.4; OCP OFP8 1.0 (its two conversion modes).
+
+    Example:
+        >>> quantize([1.0625 + 2.0**-40, 1e9], "e4m3fn", rounding="nearest_even", overflow="saturate")
+        array([  1.125, 448.   ], dtype=float32)
+    """
+    check_modes(rounding, overflow, "quantize")
+    return _quantize(x, get_format(format), rounding, overflow, random_bits, out)
+
+
+def _quantize(
+    x: ArrayLike, format: Format, rounding: Rounding, overflow: Overflow, random_bits: Random | None, out: Array | None
+) -> NDArray[np.float32]:
+    """Check the arrays, then round them block by block."""
+    x = np.asarray(x)
+    if x.dtype not in _INPUTS:
+        raise CarrierError(
+            f"quantize to {format}: x is an array of {x.dtype}, expected float16, bfloat16, float32 or float64"
+        )
+    _check_random(random_bits, x.shape, rounding)
+    if out is None:
+        out = np.empty(x.shape, _F32)
+    else:
+        _check_out(out, x.shape)
+        if np.may_share_memory(x, out) and not _is_same(x, out):
+            x = x.copy()  # a block's result would be written over input that is yet to be read
+    plan = _plan(format, rounding, overflow, x.dtype == _F64)
+    flat, flat_out = x.reshape(-1), out.reshape(-1)
+    flat_random = None if random_bits is None else random_bits.reshape(-1)
+    length = min(flat.size, _BLOCK)
+    buffers = [np.empty(length, plan.carrier) for _ in range(2 if x.dtype == plan.carrier else 3)]
+    with np.errstate(all="ignore"):  # NaN and overflow are part of the work, set by rule
+        for start in range(0, flat.size, _BLOCK):
+            block, block_out = flat[start : start + _BLOCK], flat_out[start : start + _BLOCK]
+            scratch = [b[: block.size] for b in buffers]
+            random = None if flat_random is None else flat_random[start : start + _BLOCK]
+            bad = plan.run(block, block_out, scratch, random)
+            if bad is not None:
+                index = tuple(int(i) for i in np.unravel_index(start + bad, x.shape))
+                raise FormatError(f"quantize to {format}: x is NaN at index {index}, and {format} has no NaN")
+    return out
+
+
+def _check_random(random_bits: Random | None, shape: tuple[int, ...], rounding: Rounding) -> None:
+    if rounding != "stochastic":
+        if random_bits is not None:
+            raise ArgumentError(f"quantize: random_bits given, but rounding is {rounding!r}, which uses none")
+        return
+    if random_bits is None:
+        raise ArgumentError(f"quantize: rounding 'stochastic' needs random_bits, uint32 of shape {shape}")
+    if not isinstance(random_bits, np.ndarray) or random_bits.dtype != np.uint32:
+        what = random_bits.dtype if isinstance(random_bits, np.ndarray) else type(random_bits).__name__
+        raise CarrierError(f"quantize: random_bits is {what}, expected an array of uint32")
+    if random_bits.shape != shape:
+        raise ShapeError(f"quantize: random_bits has shape {random_bits.shape}, expected that of x, {shape}")
+
+
+def _check_out(out: Array, shape: tuple[int, ...]) -> None:
+    if not isinstance(out, np.ndarray) or out.dtype != _F32:
+        what = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
+        raise CarrierError(f"quantize: out is {what}, expected an array of float32")
+    if out.shape != shape:
+        raise ShapeError(f"quantize: out has shape {out.shape}, expected that of x, {shape}")
+    if not (out.flags.c_contiguous and out.flags.writeable):
+        raise ArgumentError("quantize: out must be C-contiguous and writeable")
+
+
+def _is_same(x: Array, out: Array) -> bool:
+    return x.dtype == out.dtype and x.strides == out.strides and x.ctypes.data == out.ctypes.data
+
+
+# --- one block -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a cast does to a block, worked out once for a format, its modes and a carrier."""
+
+    format: Format
+    carrier: np.dtype[Any]
+    integer: np.dtype[Any]  # of the carrier's width
+    exponent_mask: int  # of the carrier
+    lowest: int  # emin, as the carrier's exponent field in place
+    shift: int  # mantissa_bits, likewise
+    watch: int  # blocks whose largest exponent field is smaller hold nothing special
+    bounds: tuple[float, float]  # finite x is clipped to these before rounding
+    beyond: float | None  # what replaces a magnitude larger than max; None if nothing can be
+    vanishes: bool  # whether an unsigned format makes NaN of what is too small for it
+    to_integer: Callable[[Array, Array, Random | None], None]
+    as_bits: bool
+    as_powers: bool
+
+    def widened(self, x: Array, scratch: list[Array]) -> Array:
+        """x in the carrier."""
+        if x.dtype == self.carrier:
+            return x
+        np.copyto(scratch[2], x, casting="unsafe")  # exact
+        return scratch[2]
+
+    def run(self, x: Array, out: Array, scratch: list[Array], random: Random | None) -> int | None:
+        """Round x into out; the position of a NaN that the format cannot hold, or None."""
+        if self.as_powers and _nearest_power(x, out, scratch[0], self.beyond):
+            return None
+        x = self.widened(x, scratch)
+        exponent = scratch[0].view(self.integer)
+        np.bitwise_and(x.view(self.integer), self.exponent_mask, out=exponent)
+        if np.maximum.reduce(exponent) >= self.watch:
+            return self.run_special(x, out, scratch, random)
+        self.round(x, out, scratch, random)
+        return None
+
+    def round(self, x: Array, out: Array, scratch: list[Array], random: Random | None) -> None:
+        """Round x, whose exponent fields stand in scratch[0], with unbounded exponent."""
+        if self.as_bits:
+            _nearest_even_bits(x, out, scratch[0], 23 - self.format.mantissa_bits)
+            return
+        spacing, quotient = scratch[0], scratch[1]
+        bits = spacing.view(self.integer)
+        np.maximum(bits, self.lowest, out=bits)
+        np.subtract(bits, self.shift, out=bits)
+        np.divide(x, spacing, out=quotient)
+        self.to_integer(quotient, quotient, random)
+        np.multiply(quotient, spacing, out=out, casting="same_kind")
+        if not self.format.has_signed_zero:
+            np.add(out, 0.0, out=out)  # -0 + 0 = +0
+
+    def run_special(self, x: Array, out: Array, scratch: list[Array], random: Random | None) -> int | None:
+        """Round a block that may hold NaN, infinities or values beyond the largest."""
+        format = self.format
+        nan, infinite, negative = np.isnan(x), np.isinf(x), np.signbit(x)
+        if not format.signed:
+            nan |= ~(x > 0)
+            if self.vanishes:
+                nan |= x < format.min_normal
+        if not format.has_nan and nan.any():
+            return int(np.argmax(nan))
+        x = np.clip(x, *self.bounds)
+        exponent = scratch[0].view(self.integer)
+        np.bitwise_and(x.view(self.integer), self.exponent_mask, out=exponent)
+        self.round(x, out, scratch, random)
+        if self.beyond is not None:
+            beyond = infinite | (np.abs(out) > format.max)
+            if format.has_inf:
+                out[beyond] = np.where(negative[beyond], -self.beyond, self.beyond)
+            else:
+                nan |= beyond
+        if nan.any():
+            sign = negative[nan] if format.has_signed_nan else format.signed
+            out[nan] = np.copysign(np.float32(math.nan), np.where(sign, np.float32(-1), np.float32(1)))
+        return None
+
+
+@lru_cache(maxsize=1024)
+def _plan(format: Format, rounding: Rounding, overflow: Overflow, is_float64: bool) -> _Plan:
+    """The plan for a cast, from float64 or from one of the narrower inputs."""
+    # Arithmetic in float32 needs every spacing to be a normal float32, quotients that do not underflow, and room in
+    # the significand for doubled integers. What is left over: float32's own exponent range, as bits or in float64.
+    smallest = format.emin - format.mantissa_bits
+    as_bits = not is_float64 and rounding == "nearest_even" and _has_exponents_of_float32(format)
+    narrow = not is_float64 and (as_bits or (-126 <= smallest <= 0 and format.mantissa_bits <= 20))
+    carrier, integer, mantissa, bias = (_F32, np.int32, 23, 127) if narrow else (_F64, np.int64, 52, 1023)
+
+    saturates = overflow == "saturate" or not format.has_nan
+    low = format.min if saturates or not format.signed or rounding in ("toward_zero", "up") else -math.inf
+    high = format.max if saturates or rounding in ("toward_zero", "down") else math.inf
+    return _Plan(
+        format=format,
+        carrier=carrier,
+        integer=np.dtype(integer),
+        exponent_mask=(2 * bias + 1) << mantissa,
+        lowest=(format.emin + bias) << mantissa,
+        shift=format.mantissa_bits << mantissa,
+        watch=(format.emax + bias) << mantissa if format.signed else 0,
+        bounds=(low, high),
+        beyond=None if saturates else math.inf if format.has_inf else math.nan,
+        vanishes=not saturates and rounding in ("toward_zero", "down"),
+        to_integer=_TO_INTEGER[rounding],
+        as_bits=as_bits,
+        as_powers=format == get_format("float8_e8m0fnu")
+        and not is_float64
+        and rounding in ("nearest_even", "nearest_away"),
+    )
+
+
+def _has_exponents_of_float32(format: Format) -> bool:
+    return (format.exponent_bits, format.bias, format.nan, format.signed) == (8, 127, "top_exponent", True)
+
+
+# --- the roundings to an integer -----------------------------------------------------------------------------------
+
+
+def _nearest_even(t: Array, out: Array, random: Random | None) -> None:
+    np.rint(t, out=out)
+
+
+def _toward_zero(t: Array, out: Array, random: Random | None) -> None:
+    np.trunc(t, out=out)
+
+
+def _up(t: Array, out: Array, random: Random | None) -> None:
+    np.ceil(t, out=out)
+
+
+def _down(t: Array, out: Array, random: Random | None) -> None:
+    np.floor(t, out=out)
+
+
+def _nearest_away(t: Array, out: Array, random: Random | None) -> None:
+    """Truncate to half-integers, step half outward, truncate. t + 1/2 itself would not be exact."""
+    np.multiply(t, 2, out=out)
+    np.trunc(out, out=out)
+    np.add(out, np.copysign(out.dtype.type(1), out), out=out)
+    np.multiply(out, 0.5, out=out)
+    np.trunc(out, out=out)
+
+
+def _stochastic(t: Array, out: Array, random: Random | None) -> None:
+    """Add random bits below the last place, and truncate: a carry out of the 32 bits steps outward."""
+    assert random is not None
+    whole = np.trunc(t)
+    rest = np.abs(t - whole)
+    np.multiply(rest, 2.0**32, out=rest)  # exact, below 2^32
+    fraction = rest.astype(np.uint32)
+    np.add(fraction, random, out=fraction)
+    carry = np.less(fraction, random).astype(t.dtype)
+    np.add(whole, np.copysign(carry, whole), out=out)  # copysign: -0 stays -0
+
+
+_TO_INTEGER: dict[Rounding, Callable[[Array, Array, Random | None], None]] = {
+    "nearest_even": _nearest_even,
+    "toward_zero": _toward_zero,
+    "up": _up,
+    "down": _down,
+    "nearest_away": _nearest_away,
+    "stochastic": _stochastic,
+}
+
+
+def _nearest_even_bits(x: Array, out: Array, scratch: Array, drop: int) -> None:
+    """Drop the low bits of float32, to nearest even: add just under half, or half if the last kept bit is odd.
+
+    Codes of one sign are in the order of their values, so a carry out of the mantissa goes to the next binade, out of
+    the subnormals to the smallest normal, and out of the largest value to infinity, as it should.
+    """
+    if drop == 0:
+        np.copyto(out, x)
+        return
+    bits, result, odd = x.view(np.uint32), out.view(np.uint32), scratch.view(np.uint32)
+    np.right_shift(bits, drop, out=odd)
+    np.bitwise_and(odd, 1, out=odd)
+    np.add(odd, (1 << (drop - 1)) - 1, out=odd)
+    np.add(odd, bits, out=odd)
+    np.bitwise_and(odd, 0xFFFFFFFF ^ ((1 << drop) - 1), out=result)
+
+
+def _nearest_power(x: Array, out: Array, scratch: Array, beyond: float | None) -> bool:
+    """float32 to the nearest power of two from 2^-127 to 2^127, ties outward: add half a binade, drop the mantissa.
+
+    Of what is no positive number it makes NaN, of what rounds beyond 2^127 that, or ``beyond``.  Subnormals, whose
+    binades are not spaced so, it leaves to the longer way, and says so: False, nothing done.
+    """
+    if x.dtype != _F32:
+        return False
+    bits, result, t = x.view(np.uint32), out.view(np.uint32), scratch.view(np.uint32)[: x.size]
+    np.subtract(bits, 1, out=t)  # positive numbers and inf: 0 … 0x7F7FFFFF; +0 wraps round
+    if np.minimum.reduce(t) < 0x7FFFFF:
+        return False
+    invalid = t > 0x7F7FFFFF if np.maximum.reduce(t) > 0x7F7FFFFF else None
+    np.add(bits, 0x400000, out=t)
+    np.bitwise_and(t, 0x7F800000, out=t)
+    np.minimum(t, 0x7F000000 if beyond is None else 0x7F800000, out=result)
+    if beyond is not None:
+        result[result == 0x7F800000] = 0x7FC00000
+    if invalid is not None:  # a power of two has exponent bits only, and NaN has them all
+        np.multiply(invalid, np.uint32(0x7FC00000), out=t)
+        np.bitwise_or(result, t, out=result)
+    return True
