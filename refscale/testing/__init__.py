@@ -1,0 +1,82 @@
+"""How to state a claim about numbers as a test: assertions, constructions and, for Hypothesis, strategies.
+
+Start from what you know about the answer. If you know its bits, compare bits. If you know how often it was rounded,
+count ulp. If you know only its distribution, say how rarely correct code may fail. Say, the claim is Unit Scaling's
+rule for the matrix product: with the factor m^-1/2, unit-variance inputs give a unit-variance output.
+
+    >>> import numpy as np
+    >>> from refscale.testing import *
+    >>> rng = np.random.default_rng(0)
+    >>> def product(x, w):
+    ...     return (x @ w) * x.shape[-1] ** -0.5
+
+By construction, without chance: columns of a Hadamard matrix times signs have an RMS of exactly sqrt m.
+
+    >>> x, w = hadamard(64)[:, :40], signs((40, 24), rng)
+    >>> assert_exact_rms(product(x, w))
+    >>> assert_exact_rms(product(x, w) * 1.001)  # doctest: +NORMALIZE_WHITESPACE
+    Traceback (most recent call last):
+    ...
+    AssertionError: the RMS is 1.001, expected 1.0: relative error 0.001,
+    where 2 roundings to float64 explain 4.17e-15
+
+By sampling, where no construction reaches. Elements of a product share rows and columns, so they are worth fewer
+samples than there are elements, and a check that could not see an error of 3 % is refused:
+
+    >>> b, m, n = 250, 250, 250
+    >>> y = product(rng.standard_normal((b, m)), rng.standard_normal((m, n)))
+    >>> assert_unit_variance(y, n_eff=effective_samples_matmul(b, m, n))  # doctest: +NORMALIZE_WHITESPACE
+    Traceback (most recent call last):
+    ...
+    refscale.errors.ArgumentError: n_eff is 20805.6, too few to see an error of 0.03 in the standard deviation:
+    expected at least 54891 at kurtosis 3, false alarm 1e-09, power 0.9999
+    >>> y = product(signs((b, m), rng), signs((m, n), rng))  # signs: the sharing costs nothing
+    >>> assert_unit_variance(y, n_eff=effective_samples_matmul(b, m, n, x_kurtosis=1, w_kurtosis=1))
+
+And its backward pass, by inner products in float64:
+
+    >>> inputs = rng.standard_normal((5, 4)), rng.standard_normal((4, 3))
+    >>> def backward(g):
+    ...     x, w = inputs
+    ...     return (g @ w.T) / 2, (x.T @ g) / 2
+    >>> assert_vjp(product, backward, inputs, rng=rng) < 1e-9
+    True
+
+The same claim over all shapes is a property: `refscale.testing.strategies` draws formats, shapes, arrays and graphs.
+That module needs Hypothesis (`pip install refscale[test]`) and is not imported here.
+"""
+
+from refscale.testing.assertions import (
+    assert_exact_rms,
+    assert_same_bits,
+    assert_unit_variance,
+    assert_vjp,
+    assert_within_standard_errors,
+    assert_within_ulp,
+    effective_samples_matmul,
+    false_alarm_of,
+    required_samples,
+    standard_error_of_std,
+    z_of,
+)
+from refscale.testing.constructions import correlated_rows, hadamard, quantile_grid, rms, signs, std
+
+__all__ = [
+    "assert_exact_rms",
+    "assert_same_bits",
+    "assert_unit_variance",
+    "assert_vjp",
+    "assert_within_standard_errors",
+    "assert_within_ulp",
+    "correlated_rows",
+    "effective_samples_matmul",
+    "false_alarm_of",
+    "hadamard",
+    "quantile_grid",
+    "required_samples",
+    "rms",
+    "signs",
+    "standard_error_of_std",
+    "std",
+    "z_of",
+]

@@ -1,0 +1,339 @@
+"""Hypothesis strategies: formats, casts, arrays, shapes, generators and graphs.
+
+The only module of the package that imports Hypothesis (`pip install refscale[test]`). Everything shrinks toward what is
+easiest to read: the first format, round to nearest, zeros and ones, short shapes, chains.
+
+    >>> from hypothesis import given
+    >>> from refscale.testing import assert_same_bits
+    >>> @given(casts(), float_arrays(allow_nan=False))
+    ... def test_a_cast_is_idempotent(cast, x):
+    ...     once = cast(x)
+    ...     finite = once[np.isfinite(once)]
+    ...     assert_same_bits(cast(finite), finite)
+    >>> test_a_cast_is_idempotent()
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from refscale.errors import ArgumentError, CarrierError
+from refscale.formats import (
+    FORMATS,
+    OVERFLOWS,
+    ROUNDINGS,
+    Cast,
+    Format,
+    Overflow,
+    Rounding,
+    decode,
+    encode,
+    get_format,
+)
+from refscale.testing.graphs import Dag, undirected_edges
+
+__all__ = [
+    "DEFAULT_KINDS",
+    "Dag",
+    "arrays_in",
+    "broadcastable_shapes",
+    "casts",
+    "dags",
+    "float_arrays",
+    "formats",
+    "generators",
+    "matmul_shapes",
+    "overflows",
+    "roundings",
+    "seeds",
+    "shapes",
+    "undirected_edges",
+]
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+Shapes = int | Shape | st.SearchStrategy[Shape]
+
+DEFAULT_KINDS: Mapping[str, int] = MappingProxyType({"tanh": 1, "add": 2, "multiply": 2, "scaled": 1})
+"""Kinds of ops and their arity, as `dags` draws them if nothing else is said; the first is what it shrinks to."""
+
+
+# Formats and casts.
+
+
+def formats(*, min_bits: int = 4, max_bits: int = 32, scales: bool = False) -> st.SearchStrategy[Format]:
+    """Formats of the table, narrowest first.
+
+    Args:
+        min_bits: narrowest code.
+        max_bits: widest code.
+        scales: whether to include formats without zero and sign (float8_e8m0fnu), which hold scales, not elements.
+
+    Returns:
+        A strategy of `Format`; shrinks toward the narrowest, whose values fit on a line.
+
+    Raises:
+        ArgumentError: if no format is left.
+    """
+    chosen = [f for f in FORMATS.values() if min_bits <= f.bits <= max_bits and (scales or f.has_zero)]
+    if not chosen:
+        raise ArgumentError(f"formats: no format has {min_bits} to {max_bits} bits")
+    return st.sampled_from(sorted(chosen, key=lambda f: f.bits))
+
+
+def roundings(*, stochastic: bool = False) -> st.SearchStrategy[Rounding]:
+    """Names of rounding modes, nearest even first.
+
+    Args:
+        stochastic: whether to include stochastic rounding, which needs random bits at the call.
+    """
+    return st.sampled_from([r for r in ROUNDINGS if stochastic or r != "stochastic"])
+
+
+def overflows() -> st.SearchStrategy[Overflow]:
+    """Names of overflow rules, saturating first."""
+    return st.sampled_from(OVERFLOWS)
+
+
+def casts(into: st.SearchStrategy[Format] | None = None, *, stochastic: bool = False) -> st.SearchStrategy[Cast]:
+    """Casts: a format, a rounding and an overflow rule.
+
+    Args:
+        into: a strategy of formats; `formats()` if left out.
+        stochastic: whether to include stochastic rounding, which needs random bits at the call.
+
+    Returns:
+        A strategy of `Cast`; shrinks toward the narrowest format, nearest even, saturating.
+    """
+    return st.builds(Cast, formats() if into is None else into, roundings(stochastic=stochastic), overflows())
+
+
+# Arrays.
+
+
+def arrays_in(
+    format: str | Format,
+    shape: Shapes | None = None,
+    *,
+    allow_nan: bool = False,
+    allow_infinity: bool = False,
+    dtype: npt.DTypeLike = np.float32,
+) -> st.SearchStrategy[Array]:
+    """Wide arrays that carry values of a format: what an op sees.
+
+    Drawn over codes, so that every binade is as likely as any, and the edges often: both zeros, one and its neighbors,
+    the smallest normal, the smallest and the largest subnormal, the largest value.
+
+    Args:
+        format: a name or a Format.
+        shape: the shape, or a strategy of shapes; `shapes()` if left out.
+        allow_nan: whether to draw NaN, where the format has it.
+        allow_infinity: whether to draw infinities, where the format has them.
+        dtype: float32 or float64.
+
+    Returns:
+        A strategy of arrays; shrinks toward zeros and ones.
+
+    Raises:
+        CarrierError: for another dtype.
+        FormatError: for an unknown format.
+    """
+    format, dtype = get_format(format), np.dtype(dtype)
+    if dtype not in (np.float32, np.float64):
+        raise CarrierError(f"arrays_in: dtype is {dtype}, expected float32 or float64")
+    unit = 1 << format.mantissa_bits  # codes per binade
+    one, largest = (int(encode(np.float32(x), format)) for x in (1.0, format.max))
+    edges = [one, one + unit, one - 1, one + 1, 0, largest, largest - 1]
+    if format.has_zero:
+        edges = [0, *edges, unit, 1, unit - 1]
+    specials = [format.inf_code] if allow_infinity and format.inf_code is not None else []
+    specials += [format.nan_code] if allow_nan and format.nan_code is not None else []
+
+    def values(drawn: Array) -> Array:
+        codes = (drawn >> np.uint64(1)) | (drawn & np.uint64(1)) * np.uint64(format.sign_code)
+        if not format.has_signed_zero:
+            codes = np.where(drawn == 1, np.uint64(0), codes)
+        return np.asarray(decode(codes.astype(format.code_dtype), format), dtype)
+
+    return _drawn(shape, edges, largest, specials).map(values)
+
+
+def float_arrays(
+    dtype: npt.DTypeLike = np.float32,
+    shape: Shapes | None = None,
+    *,
+    allow_nan: bool = True,
+    allow_infinity: bool = True,
+) -> st.SearchStrategy[Array]:
+    """Arrays over all bit patterns of a float dtype, with the edges drawn often.
+
+    Not uniform over values: over codes, so that every binade, subnormals and both zeros are as likely as any. NaN come
+    quiet and signaling, of both signs and any payload.
+
+    Args:
+        dtype: float16, float32, float64 or bfloat16.
+        shape: the shape, or a strategy of shapes; `shapes()` if left out.
+        allow_nan: whether to draw NaN.
+        allow_infinity: whether to draw infinities.
+
+    Returns:
+        A strategy of arrays; shrinks toward zeros and ones.
+
+    Raises:
+        CarrierError: for another dtype.
+    """
+    dtype = np.dtype(dtype)
+    if dtype.name not in ("float16", "float32", "float64", "bfloat16"):
+        raise CarrierError(f"float_arrays: dtype is {dtype}, expected float16, float32, float64 or bfloat16")
+    top = 8 * dtype.itemsize - 1
+    unsigned = np.dtype(f"u{dtype.itemsize}")
+
+    def code(value: float) -> int:
+        return int(np.array([value], dtype).view(unsigned)[0])
+
+    info = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+    one, two, infinity, largest = code(1.0), code(2.0), code(np.inf), code(float(info.max))
+    normal = code(float(info.smallest_normal))
+    edges = [0, one, two, normal, 1, normal - 1, largest, largest - 1, one - 1, one + 1]
+    specials = [infinity] * allow_infinity
+    if allow_nan:
+        specials += [code(np.nan), infinity + 1, 2**top - 1]  # quiet, signaling, every payload bit
+
+    def patterns(drawn: Array) -> Array:
+        codes = (drawn >> np.uint64(1)) | ((drawn & np.uint64(1)) << np.uint64(top))
+        return np.asarray(codes.astype(unsigned).view(dtype))
+
+    return _drawn(shape, edges, largest, specials, range(infinity + 1, 2**top) if allow_nan else range(0)).map(patterns)
+
+
+def _drawn(
+    shape: Shapes | None, edges: list[int], largest: int, specials: list[int], more: range = range(0)
+) -> st.SearchStrategy[Array]:
+    """Arrays of 2 m + s, for codes with magnitude m and sign s: small integers for simple values.
+
+    A third each of edges (and specials), of all codes up to the largest finite, and of all codes in `more`.
+    """
+    elements: st.SearchStrategy[int] = st.sampled_from([2 * m + s for m in edges + specials for s in (0, 1)])
+    elements |= st.integers(0, 2 * largest + 1)
+    if more:
+        elements |= st.integers(2 * more.start, 2 * more.stop - 1)
+    return hnp.arrays(np.uint64, shapes() if shape is None else shape, elements=elements)
+
+
+# Shapes.
+
+
+def shapes(min_dims: int = 0, max_dims: int = 3, max_side: int = 6, *, min_side: int = 1) -> st.SearchStrategy[Shape]:
+    """Shapes of arrays.
+
+    Args:
+        min_dims: fewest dimensions, >= 0; () is the shape of a scalar.
+        max_dims: most dimensions.
+        max_side: longest side.
+        min_side: shortest side; 0 for arrays that may be empty.
+
+    Returns:
+        A strategy of tuples; shrinks toward few and short dimensions.
+    """
+    return hnp.array_shapes(min_dims=min_dims, max_dims=max_dims, min_side=min_side, max_side=max_side)
+
+
+def matmul_shapes(
+    *, max_side: int = 6, max_batch_dims: int = 2, min_side: int = 1
+) -> st.SearchStrategy[tuple[Shape, Shape]]:
+    """Pairs of shapes that `x @ w` accepts: (..., b, m) and (..., m, n), batch dimensions broadcast.
+
+    Args:
+        max_side: longest side.
+        max_batch_dims: most batch dimensions, each side separately; 0 for plain matrices.
+        min_side: shortest side.
+
+    Returns:
+        A strategy of pairs of shapes.
+    """
+    return hnp.mutually_broadcastable_shapes(
+        signature="(b,m),(m,n)->(b,n)", max_dims=max_batch_dims, min_side=min_side, max_side=max_side
+    ).map(lambda shapes: (shapes.input_shapes[0], shapes.input_shapes[1]))
+
+
+def broadcastable_shapes(
+    count: int = 2, *, min_dims: int = 0, max_dims: int = 3, max_side: int = 6, min_side: int = 1
+) -> st.SearchStrategy[tuple[Shape, ...]]:
+    """Shapes that broadcast against each other.
+
+    Args:
+        count: how many shapes, >= 1.
+        min_dims: fewest dimensions of each.
+        max_dims: most dimensions of each.
+        max_side: longest side.
+        min_side: shortest side.
+
+    Returns:
+        A strategy of tuples of `count` shapes.
+    """
+    return hnp.mutually_broadcastable_shapes(
+        num_shapes=count, min_dims=min_dims, max_dims=max_dims, min_side=min_side, max_side=max_side
+    ).map(lambda shapes: shapes.input_shapes)
+
+
+# Randomness.
+
+
+def seeds() -> st.SearchStrategy[int]:
+    """Seeds of generators: integers in [0, 2^32), shrinking toward 0."""
+    return st.integers(0, 2**32 - 1)
+
+
+def generators() -> st.SearchStrategy[np.random.Generator]:
+    """Fresh `numpy.random.Generator`s; a failing example prints as `default_rng(seed)`."""
+    return seeds().map(np.random.default_rng)
+
+
+# Graphs.
+
+
+def dags(
+    kinds: Mapping[str, int] = DEFAULT_KINDS,
+    *,
+    max_leaves: int = 4,
+    max_ops: int = 8,
+) -> st.SearchStrategy[Dag]:
+    """Random graphs of ops: chains, trees, shared nodes, multi-edges, dead ends.
+
+    Args:
+        kinds: name and arity of each kind of op, arity >= 1.
+        max_leaves: most leaves, >= 1.
+        max_ops: most ops, >= 1.
+
+    Returns:
+        A strategy of `Dag`; shrinks toward one leaf and a chain of the first kind. Inputs are drawn as distances back,
+        not as numbers of nodes, so that an op can be deleted while shrinking and the rest keeps its form.
+
+    Raises:
+        ArgumentError: for no kinds, an arity below 1, or a limit below 1.
+    """
+    if not kinds or min(kinds.values()) < 1:
+        raise ArgumentError(f"dags: kinds are {dict(kinds)}, expected names with arities >= 1")
+    if max_leaves < 1 or max_ops < 1:
+        raise ArgumentError(f"dags: max_leaves is {max_leaves} and max_ops is {max_ops}, expected limits >= 1")
+    back = st.integers(0, max_leaves + max_ops - 2)
+    one_op = st.one_of(*(st.tuples(st.just(kind), st.tuples(*[back] * arity)) for kind, arity in kinds.items()))
+
+    def resolve(n_leaves: int, ops: list[tuple[str, tuple[int, ...]]]) -> Dag:
+        # Input k of the simplest op is the k-th node back, so two inputs differ unless the draw, or a lack of nodes,
+        # makes them one.
+        return Dag(
+            n_leaves,
+            tuple(
+                (kind, tuple((node - 1 - k - distance) % node for k, distance in enumerate(distances)))
+                for node, (kind, distances) in enumerate(ops, start=n_leaves)
+            ),
+        )
+
+    return st.builds(resolve, st.integers(1, max_leaves), st.lists(one_op, min_size=1, max_size=max_ops))
