@@ -1,0 +1,332 @@
+"""Text in, batches out: a vocabulary of words, and BERT's two tasks, masked words and next sentence.
+
+Enough to pre-train on text that comes with Python itself, without a download; a tokenizer of sub-words is not the
+subject of this package.  All randomness comes from the generator that is passed in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refscale.errors import ArgumentError, DataError
+
+Ids = NDArray[np.int32]
+
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+"""Tokens that stand for no word; their ids are 0 … 4.  No token of a text is spelled so: ``[`` is one by itself."""
+
+PAD, UNK, CLS, SEP, MASK = range(len(SPECIALS))
+
+IGNORE = -100
+"""Label of a place that counts for nothing."""
+
+_TOKEN = re.compile(r"[^\W\d_]+|\d+|_|[^\w\s]")  # letters, digits, or one mark
+_SENTENCE_END = re.compile(r"(?<=[.?!])\s+|\n\s*\n")
+
+# --- Text -------------------------------------------------------------------------------------------------------------
+
+
+def load_text(path: str | Path | None = None) -> str:
+    """Text to train on: a file, or by default the language reference that comes with Python.
+
+    Args:
+        path: a UTF-8 file.  None: the help topics of ``pydoc``, about 460 000 characters, joined in the order of their
+            names; they differ a little from one Python version to the next.
+
+    Returns:
+        The text, not empty, without a byte order mark.
+
+    Raises:
+        DataError: the file is missing, is a directory, cannot be read, holds nothing but white space, or is not UTF-8;
+            or this Python was installed without its help topics.
+    """
+    if path is None:
+        try:
+            from pydoc_data.topics import topics  # imported late: 0.5 MB that few callers need
+        except ImportError as error:
+            raise DataError("load_text(): this Python has no pydoc_data, expected a path to a UTF-8 file") from error
+        return "\n\n".join(topics[name] for name in sorted(topics))
+    call = f"load_text({str(path)!r})"
+    try:
+        raw = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{call}: no such file, expected a UTF-8 file") from None
+    except IsADirectoryError:
+        raise DataError(f"{call}: is a directory, expected a UTF-8 file") from None
+    except OSError as error:
+        raise DataError(f"{call}: cannot be read ({error.strerror}), expected a UTF-8 file") from error
+    try:
+        text = raw.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        byte = raw[error.start]
+        message = f"{call}: byte 0x{byte:02x} at offset {error.start} is not UTF-8, expected a UTF-8 file"
+        raise DataError(message) from error
+    if not text.strip():
+        raise DataError(f"{call}: holds no text ({len(raw)} bytes), expected a UTF-8 file with words")
+    return text
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, in order.
+
+    A sentence ends at ``.``, ``?`` or ``!`` before white space, or at a blank line.  (So ``e.g. this`` is split: a
+    simple rule, good enough for runs of sentences.)
+
+    Args:
+        text: any text.
+
+    Returns:
+        Sentences with their marks, white space collapsed to single spaces, none empty.
+    """
+    parts = (" ".join(part.split()) for part in _SENTENCE_END.split(text))
+    return [part for part in parts if part]
+
+
+def _words(text: str) -> list[str]:
+    return _TOKEN.findall(text.lower())
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words and their ids, which are their places in ``tokens``.
+
+    Attributes:
+        tokens: the five of ``SPECIALS``, then at least one word; all different.
+    """
+
+    tokens: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.tokens[: len(SPECIALS)] != SPECIALS or len(self.tokens) == len(SPECIALS):
+            raise ArgumentError(f"Vocabulary: tokens start {self.tokens[:6]}, expected {SPECIALS} and then words")
+        if len(set(self.tokens)) < len(self.tokens):
+            word = next(word for word, count in Counter(self.tokens).items() if count > 1)
+            raise ArgumentError(f"Vocabulary: {word!r} occurs more than once, expected different tokens")
+
+    @classmethod
+    def from_text(cls, text: str, size: int) -> Vocabulary:
+        """The most frequent words of a text; of equally frequent ones, the alphabetically first.
+
+        Words are runs of letters, runs of digits and single punctuation marks, in lower case.
+
+        Args:
+            text: the text to count in.
+            size: number of tokens, the five specials included, ≥ 6.  A text with fewer words gives a smaller
+                vocabulary.
+
+        Returns:
+            The specials, then the words by falling frequency.
+
+        Raises:
+            ArgumentError: size < 6.
+            DataError: the text has no word.
+        """
+        if size <= len(SPECIALS):
+            raise ArgumentError(f"Vocabulary.from_text(size={size}): expected at least 6, five specials and a word")
+        counts = Counter(_words(text))
+        if not counts:
+            raise DataError(f"Vocabulary.from_text: no word in a text of {len(text)} characters, expected at least one")
+        ranked = sorted(counts, key=lambda word: (-counts[word], word))
+        return cls(SPECIALS + tuple(ranked[: size - len(SPECIALS)]))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {token: i for i, token in enumerate(self.tokens)}
+
+    def encode(self, text: str) -> Ids:
+        """Ids of the words of a text; ``UNK`` for those not in the vocabulary.
+
+        Args:
+            text: any text, also empty.
+
+        Returns:
+            (words,) int32.
+        """
+        return np.array([self._index.get(word, UNK) for word in _words(text)], np.int32)
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Tokens of ids, joined by spaces.
+
+        Args:
+            ids: integers 0 … len−1, any shape; read in C order.
+
+        Returns:
+            The text, which ``encode`` maps back to the same ids if there is no special among them.
+
+        Raises:
+            ArgumentError: an id outside the vocabulary, or not an integer.
+        """
+        flat = np.asarray(ids).reshape(-1)
+        if flat.size and flat.dtype.kind not in "iu":
+            raise ArgumentError(f"Vocabulary.decode: ids are {flat.dtype}, expected integers")
+        wrong = flat[(flat < 0) | (flat >= len(self))]
+        if wrong.size:
+            raise ArgumentError(f"Vocabulary.decode: id {wrong[0]}, expected 0 … {len(self) - 1}")
+        return " ".join(self.tokens[int(i)] for i in flat)
+
+
+# --- Batches ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Sequences ``[CLS] A [SEP] B [SEP] [PAD] …`` with what is to be predicted.  p = max(1, round(mask_share·seq)).
+
+    Attributes:
+        ids: (batch, seq) int32, some of them masked.
+        segments: (batch, seq) int32, 1 on B and its [SEP], 0 elsewhere.
+        mask: (batch, seq) bool, True on everything but [PAD].
+        positions: (batch, p) int32, ascending places whose token is to be predicted; 0 where there is none.
+        labels: (batch, p) int32, the tokens that stood there; ``IGNORE`` where there is none.
+        is_next: (batch,) int32, 1 if B follows A in the text.
+    """
+
+    ids: Ids
+    segments: Ids
+    mask: NDArray[np.bool_]
+    positions: Ids
+    labels: Ids
+    is_next: Ids
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """Where pairs of runs of sentences can be cut from a text.
+
+    Attributes:
+        tokens: the text, (words,).
+        starts: where each of n sentences begins, and where the last one ends: (n + 1,).
+        half: number of tokens wanted of A.
+        first, after: for each possible A, the index of its first sentence and of the one after its last.
+    """
+
+    tokens: Ids
+    starts: NDArray[Any]
+    half: int
+    first: NDArray[Any]
+    after: NDArray[Any]
+
+    @classmethod
+    def cut(cls, encoded: list[Ids], half: int) -> _Pairs:
+        """A takes whole sentences until it has ``half`` tokens, and leaves one to follow and one elsewhere."""
+        n = len(encoded)
+        starts = np.cumsum([0, *(len(ids) for ids in encoded)])
+        first = np.arange(max(n - 1, 0))
+        after = np.minimum(np.searchsorted(starts, starts[first] + half), n - 1)
+        fits = after - first + 1 < n
+        tokens = np.concatenate([np.empty(0, np.int32), *encoded])
+        return cls(tokens, starts, half, first[fits], after[fits])
+
+    def draw(self, rng: np.random.Generator, room: int) -> tuple[Ids, Ids, bool]:
+        """A, B and whether B follows A; together at most ``room`` tokens."""
+        choice = rng.integers(len(self.first))
+        first, after = self.first[choice], self.after[choice]
+        follows = bool(rng.random() < 0.5)
+        b = after
+        if not follows:
+            taken = after - first + 1  # neither in A nor right after it
+            b = rng.integers(len(self.starts) - 1 - taken)
+            b += taken if b >= first else 0
+        # A loses its beginning, B its end: what meets stays.
+        end = self.starts[after]
+        part_a = self.tokens[max(self.starts[first], end - self.half) : end]
+        part_b = self.tokens[self.starts[b] : self.starts[b] + room - len(part_a)]
+        return part_a, part_b, follows
+
+
+def _hide(ids: Ids, places: NDArray[Any], words: int, rng: np.random.Generator) -> None:
+    """Replace the tokens at the places: 80 % by [MASK], 10 % by a random word, 10 % by themselves."""
+    fate = rng.random(len(places))
+    random_words = rng.integers(len(SPECIALS), words, len(places))
+    ids[places] = np.where(fate < 0.8, MASK, np.where(fate < 0.9, random_words, ids[places]))
+
+
+def _make_batch(pairs: _Pairs, words: int, batch: int, seq: int, p: int, rng: np.random.Generator) -> Batch:
+    ids = np.full((batch, seq), PAD, np.int32)
+    segments = np.zeros((batch, seq), np.int32)
+    positions = np.zeros((batch, p), np.int32)
+    labels = np.full((batch, p), IGNORE, np.int32)
+    is_next = np.zeros(batch, np.int32)
+    for row in range(batch):
+        a, b, is_next[row] = pairs.draw(rng, seq - 3)
+        tokens = np.concatenate([[CLS], a, [SEP], b, [SEP]])
+        ids[row, : len(tokens)] = tokens
+        segments[row, len(a) + 2 : len(tokens)] = 1
+        maskable = np.flatnonzero(ids[row] >= len(SPECIALS))
+        chosen = np.sort(rng.choice(maskable, min(p, len(maskable)), replace=False))
+        positions[row, : len(chosen)] = chosen
+        labels[row, : len(chosen)] = ids[row, chosen]
+        _hide(ids[row], chosen, words, rng)
+    return Batch(ids, segments, ids != PAD, positions, labels, is_next)
+
+
+def masked_lm_batches(
+    text: str | Sequence[str],
+    vocabulary: Vocabulary,
+    *,
+    batch: int,
+    seq: int,
+    rng: np.random.Generator,
+    mask_share: float = 0.15,
+) -> Iterator[Batch]:
+    """Batches for BERT's two tasks, without end: ``next(batches)`` is the next one.
+
+    A is a run of sentences from a random place, about half of the sequence.  B is what follows it, or as often a run
+    from another place.  Of the words of both, p = max(1, round(mask_share·seq)) are to be predicted (all, if there are
+    fewer): 80 % are replaced by [MASK], 10 % by a random word, 10 % are left.  Specials, [UNK] among them, are never
+    chosen.
+
+    Args:
+        text: a text, or its sentences.
+        vocabulary: the words.
+        batch: sequences per batch, ≥ 1.
+        seq: tokens per sequence, ≥ 8.
+        rng: the source of all choices: equal states give equal batches.
+        mask_share: p as a share of seq, in (0, 1].
+
+    Returns:
+        An iterator that never ends.
+
+    Raises:
+        ArgumentError: batch, seq or mask_share out of range.
+        DataError: the text has too few sentences for A, what follows it and another place; or none of its words is in
+            the vocabulary.
+
+    Source:
+        Devlin et al. 2018 (arXiv 1810.04805), section 3.1 and Appendix A.1.
+    """
+    if batch < 1:
+        raise ArgumentError(f"masked_lm_batches(batch={batch}): expected at least 1")
+    if seq < 8:
+        raise ArgumentError(f"masked_lm_batches(seq={seq}): expected at least 8")
+    if not 0 < mask_share <= 1:
+        raise ArgumentError(f"masked_lm_batches(mask_share={mask_share}): expected 0 < mask_share ≤ 1")
+    parts = sentences(text) if isinstance(text, str) else text
+    encoded = [ids for ids in map(vocabulary.encode, parts) if len(ids)]
+    pairs = _Pairs.cut(encoded, (seq - 3) // 2)
+    if not len(pairs.first):
+        raise DataError(
+            f"masked_lm_batches(seq={seq}): {len(encoded)} sentences of {len(pairs.tokens)} words together, "
+            f"expected {pairs.half} words, a sentence that follows them and one elsewhere"
+        )
+    if not np.any(pairs.tokens >= len(SPECIALS)):
+        raise DataError(f"masked_lm_batches: none of {len(pairs.tokens)} words is in the vocabulary, expected some")
+    p = max(1, round(mask_share * seq))
+
+    def generate() -> Iterator[Batch]:
+        while True:
+            yield _make_batch(pairs, len(vocabulary), batch, seq, p, rng)
+
+    return generate()
