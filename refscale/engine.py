@@ -1,0 +1,361 @@
+"""How a gradient is made: Tensor, Tape, Op, apply, backward.
+
+``apply`` rounds an op's inputs, runs it, multiplies by α, rounds the result, and records the call on the tape.
+``backward`` walks the records in reverse: it rounds the incoming gradient, runs the op's backward, multiplies by each
+β, rounds, and adds up what the consumers of a tensor send back.  Nothing else in the package multiplies by a factor or
+rounds; an op is two pure functions of arrays and one of shapes.
+
+The tape holds no values.  What an op needs for its backward it returns as ``kept``; backward drops each as it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refscale.errors import ArgumentError, CarrierError, ShapeError, TapeError
+from refscale.formats import Cast
+from refscale.precision import Precision, fp32
+from refscale.scales import Call, Constraint, Scales, Scheme, Shape, none, regular
+
+Array = NDArray[Any]
+
+
+class Op:
+    """One row of the op table: forward, backward and factors of one function.
+
+    A subclass is a frozen dataclass whose fields are the op's attributes, and defines
+
+    * ``inputs``: their names; ``source``: where the factors come from;
+    * ``forward(*arrays) -> (y, kept)``: the function, and a tuple of what backward will need;
+    * ``backward(g, *kept) -> (gradient of each input, None for those in ``constants``)``;
+    * ``scale(*shapes) -> Scales``: the factors that give unit variance when inputs and gradients are
+      independent N(0, 1).  It sees shapes and attributes only.
+
+    ``constants`` are positions of inputs without gradient.  ``contraction`` marks ops that hardware runs on narrow
+    operands.  ``has_mean`` marks outputs whose standard deviation and RMS differ: ``scale`` then takes ``statistic``.
+    ``reports`` marks a value that is read by people, not by ops, and is not rounded (losses).
+    ``carries_factors`` marks identities that exist only for their factors: a regular model is the same without them.
+    """
+
+    inputs: ClassVar[tuple[str, ...]]
+    source: ClassVar[str]
+    constants: ClassVar[tuple[int, ...]] = ()
+    contraction: ClassVar[bool] = False
+    has_mean: ClassVar[bool] = False
+    reports: ClassVar[bool] = False
+    carries_factors: ClassVar[bool] = False
+    forward: ClassVar[Callable[..., tuple[Array, tuple[Any, ...]]]]
+    backward: ClassVar[Callable[..., tuple[Array | None, ...]]]
+    scale: ClassVar[Callable[..., Scales]]
+
+    def __post_init__(self) -> None:
+        # A NumPy scalar attribute would widen float32 arrays to float64.
+        for field, value in vars(self).items():
+            if isinstance(value, np.floating):
+                object.__setattr__(self, field, float(value))
+
+    @property
+    def name(self) -> str:
+        """``SoftmaxCrossEntropy`` → ``softmax_cross_entropy``."""
+        return "".join("_" + c.lower() if c.isupper() else c for c in type(self).__name__).lstrip("_")
+
+
+class Variable:
+    """What the tape remembers of a tensor: everything but its value."""
+
+    __slots__ = ("gradient", "name", "node", "requires_grad", "shape")
+
+    def __init__(self, name: str, shape: Shape, requires_grad: bool, node: Node | None) -> None:
+        self.name, self.shape, self.requires_grad, self.node = name, shape, requires_grad, node
+        self.gradient: Array | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.name}{list(self.shape)}"
+
+
+class Node:
+    """One recorded call: op, variables in and out, factors, and what backward will need (None once used)."""
+
+    __slots__ = ("index", "inputs", "kept", "op", "output", "scales")
+
+    def __init__(self, index: int, op: Op, inputs: tuple[Variable, ...], scales: Scales) -> None:
+        self.index, self.op, self.inputs, self.scales = index, op, inputs, scales
+        self.output: Variable
+        self.kept: tuple[Any, ...] | None = None
+
+    def __repr__(self) -> str:
+        return f"#{self.index} {self.op.name}"
+
+
+class Tensor:
+    """A value with an identity on a tape.
+
+    Attributes:
+        value: the array, of the tape's carrier dtype (or integer or boolean for constants); not to be written to.
+        variable: its identity; ``grad``, ``shape`` and ``name`` read from it.
+        tape: where it is recorded; scheme and precision travel with it.
+    """
+
+    __slots__ = ("tape", "value", "variable")
+
+    def __init__(self, value: Array, variable: Variable, tape: Tape) -> None:
+        self.value, self.variable, self.tape = value, variable, tape
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the value."""
+        return self.variable.shape
+
+    @property
+    def name(self) -> str:
+        """Name shown in reports and errors."""
+        return self.variable.name
+
+    @property
+    def grad(self) -> Array | None:
+        """Gradient accumulated by ``backward``, for leaves; read-only.  None before, and for all else."""
+        return self.variable.gradient
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.name}, shape={self.shape}, {self.value.dtype})"
+
+
+@dataclass(frozen=True)
+class CastRecord:
+    """One rounding: of which variable, where, by which cast, and (if the tape counts) what it lost.
+
+    ``place`` is "leaf", "output", "operand", "operand_gradient" or "gradient".  ``clipped`` counts finite elements
+    beyond the format's largest value, ``flushed`` non-zero elements that became zero; None if not counted.
+    """
+
+    variable: Variable
+    place: str
+    cast: Cast
+    elements: int
+    clipped: int | None
+    flushed: int | None
+
+
+Probe = Callable[[str, Variable, Array], None]
+"""``probe("forward" | "backward", variable, value or complete gradient)``, called for every one as it is made."""
+
+
+class Tape:
+    """A recording: scheme, precision, carrier, and the calls made so far.
+
+    Args:
+        scheme: decides the factors.
+        precision: decides the rounding.
+        dtype: the carrier, float32 or float64 (for proofs and gradient checks).
+        probe: called with every value and gradient as it is made.
+        rng: source of random bits, needed only if a cast rounds stochastically.
+        count_casts: also count what each cast clipped and flushed.
+    """
+
+    def __init__(
+        self,
+        scheme: Scheme = regular,
+        precision: Precision = fp32,
+        dtype: type[np.floating[Any]] = np.float32,
+        *,
+        probe: Probe | None = None,
+        rng: np.random.Generator | None = None,
+        count_casts: bool = False,
+    ) -> None:
+        if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
+            raise CarrierError(f"Tape(dtype={dtype}): expected float32 or float64")
+        self.scheme, self.precision, self.dtype = scheme, precision, np.dtype(dtype)
+        self.probe, self.rng, self.count_casts = probe, rng, count_casts
+        self.nodes: list[Node] = []
+        self.casts: list[CastRecord] = []
+        self._scope: list[str] = []
+
+    def tensor(self, value: ArrayLike, name: str = "leaf", *, requires_grad: bool = True) -> Tensor:
+        """A leaf: rounded once to the policy's ``store`` format.  Integers and booleans enter as they are.
+
+        Raises:
+            CarrierError: the dtype is no real floating-point, integer or boolean type.
+        """
+        array = np.asarray(value)
+        variable = Variable(self._name(name), array.shape, requires_grad and array.dtype.kind not in "iub", None)
+        if array.dtype.kind in "iub":
+            return Tensor(array, variable, self)
+        if not np.can_cast(array.dtype, np.float64):  # complex, text, objects, records, long doubles
+            raise CarrierError(f"Tape.tensor({name!r}): got {array.dtype}, expected a float, integer or boolean array")
+        stored = self._round(self.precision.store, array, variable, "leaf").astype(self.dtype, copy=False)
+        if self.probe:
+            self.probe("forward", variable, stored)
+        return Tensor(stored, variable, self)
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Prefix ``name.`` to the names of what is recorded inside; for reports only."""
+        self._scope.append(name)
+        try:
+            yield
+        finally:
+            self._scope.pop()
+
+    def _name(self, name: str) -> str:
+        return ".".join((*self._scope, name))
+
+    def _round(self, cast: Cast | None, x: Array, variable: Variable, place: str) -> Array:
+        if cast is None:
+            return x
+        bits = None
+        if cast.rounding == "stochastic":
+            if self.rng is None:
+                raise TapeError(f"{cast} needs random bits: Tape(rng=numpy.random.default_rng(seed))")
+            bits = self.rng.integers(0, 2**32, x.shape, np.uint32)
+        q = cast(x, bits)
+        clipped = flushed = None
+        if self.count_casts:
+            clipped = int(np.count_nonzero(np.isfinite(x) & (np.abs(x) > cast.format.max)))
+            flushed = int(np.count_nonzero((q == 0) & (x != 0)))
+        self.casts.append(CastRecord(variable, place, cast, x.size, clipped, flushed))
+        return q.astype(self.dtype, copy=False)
+
+
+def apply(
+    op: Op, *inputs: Tensor | ArrayLike, constraint: Constraint = none, constrained: Sequence[int] = ()
+) -> Tensor:
+    """Run a scaled op: round operands, forward, times α, round the output, record.
+
+    Args:
+        op: what to compute.
+        inputs: tensors of one tape; plain arrays enter as constants without gradient.
+        constraint: ties α and the β of the inputs in ``constrained``; asked of the tape's scheme.
+        constrained: positions of inputs whose edges are not cut-edges.
+
+    Returns:
+        The output, on the same tape.
+
+    Raises:
+        TapeError: no tensor among the inputs, or tensors of two tapes.
+        ShapeError: shapes that do not fit the op.
+    """
+    tape = _tape_of(op, inputs)
+    tensors = [
+        x if isinstance(x, Tensor) else tape.tensor(x, f"{op.name}.constant", requires_grad=False) for x in inputs
+    ]
+    shapes = tuple(t.shape for t in tensors)
+    if any(i >= len(tensors) for i in constrained):
+        raise ArgumentError(f"apply({op.name}): constrained={tuple(constrained)} but {len(tensors)} inputs given")
+    scales = tape.scheme.scales(Call(op, shapes, constraint, tuple(constrained), len(tape.nodes)))
+    node = Node(len(tape.nodes), op, tuple(t.variable for t in tensors), scales)
+    arrays = [t.value for t in tensors]
+    if op.contraction:
+        arrays = [
+            tape._round(tape.precision.operand, a, t.variable, "operand") for a, t in zip(arrays, tensors, strict=True)
+        ]
+    y, kept = op.forward(*arrays)
+    y = np.asarray(y)  # NumPy makes a scalar of what has no dimensions
+    requires_grad = any(t.variable.requires_grad for i, t in enumerate(tensors) if i not in op.constants)
+    node.output = Variable(tape._name(op.name), y.shape, requires_grad, node)
+    y = _times(scales.alpha, y, *arrays, *kept)
+    # A view times 1 holds values that are representable already.
+    if not op.reports and (scales.alpha != 1 or not _aliases(y, arrays)):
+        y = tape._round(tape.precision.store, y, node.output, "output")
+    node.kept = kept if requires_grad else None
+    _check(f"{op.name}.forward", y, y.shape, tape.dtype)
+    tape.nodes.append(node)
+    if tape.probe:
+        tape.probe("forward", node.output, y)
+    return Tensor(y, node.output, tape)
+
+
+def backward(output: Tensor, gradient: ArrayLike | None = None) -> None:
+    """Propagate a gradient from ``output`` to the leaves, adding to their ``grad``.
+
+    Args:
+        output: where to start.
+        gradient: dL/d(output), of its shape; may be left out for a scalar, where it is 1.
+
+    Raises:
+        TapeError: ``output`` is not scalar and no gradient is given, or it does not depend on a leaf with
+            gradient, or a buffer it needs was consumed by an earlier backward.
+        ShapeError: ``gradient`` has another shape than ``output``.
+    """
+    tape, start = output.tape, output.variable
+    if start.node is None or not start.requires_grad:
+        raise TapeError(f"backward({output}): it depends on no leaf that requires a gradient")
+    if gradient is None:
+        if output.value.size != 1:
+            raise TapeError(f"backward({output}): not a scalar, so dL/d(output) must be given")
+        gradient = np.ones(start.shape)
+    seed = np.asarray(gradient).astype(tape.dtype)
+    if seed.shape != start.shape:
+        raise ShapeError(f"backward({output}): gradient has shape {seed.shape}, expected {start.shape}")
+    pending: dict[Variable, Array] = {start: tape._round(tape.precision.store, seed, start, "gradient")}
+    for node in reversed(tape.nodes[: start.node.index + 1]):
+        g = pending.pop(node.output, None)
+        if g is None:
+            continue
+        if node.kept is None:
+            raise TapeError(f"backward: {node} was consumed by an earlier backward; record it again")
+        if tape.probe:
+            tape.probe("backward", node.output, g)
+        if node.op.contraction:
+            g = tape._round(tape.precision.operand_gradient, g, node.output, "operand_gradient")
+        for variable, piece in _pieces(tape, node, g):
+            if variable in pending:
+                total = np.asarray(pending[variable] + piece)
+                pending[variable] = tape._round(tape.precision.store, total, variable, "gradient")
+            else:
+                pending[variable] = piece
+        node.kept = None
+    for leaf, g in pending.items():
+        if tape.probe:
+            tape.probe("backward", leaf, g)
+        leaf.gradient = g.view() if leaf.gradient is None else np.asarray(leaf.gradient + g)
+        leaf.gradient.flags.writeable = False
+
+
+def _pieces(tape: Tape, node: Node, g: Array) -> Iterator[tuple[Variable, Array]]:
+    """The gradient that one node sends to each of its inputs: vjp, times β, rounded."""
+    kept = node.kept or ()
+    pieces = node.op.backward(g, *kept)
+    if len(pieces) != len(node.inputs):
+        raise TapeError(f"{node.op.name}.backward returned {len(pieces)} gradients for {len(node.inputs)} inputs")
+    for i, (variable, piece, beta) in enumerate(zip(node.inputs, pieces, node.scales.beta, strict=True)):
+        if not variable.requires_grad or i in node.op.constants:
+            continue
+        if piece is None or beta is None:
+            raise TapeError(f"{node.op.name}: input {i} requires a gradient, but backward or scale gave None")
+        piece = np.asarray(piece)
+        _check(f"{node.op.name}.backward", piece, variable.shape, tape.dtype)
+        others = [p for j, p in enumerate(pieces) if j != i and p is not None]
+        scaled = _times(beta, piece, g, *kept, *others)
+        if beta != 1 or not _aliases(scaled, [g]):
+            scaled = tape._round(tape.precision.store, scaled, variable, "gradient")
+        yield variable, scaled
+
+
+def _tape_of(op: Op, inputs: Sequence[object]) -> Tape:
+    tapes = {id(x.tape): x.tape for x in inputs if isinstance(x, Tensor)}
+    if len(tapes) != 1:
+        raise TapeError(f"apply({op.name}): expected tensors of one tape, got {len(tapes)} tapes")
+    return next(iter(tapes.values()))
+
+
+def _aliases(x: Array, others: Sequence[object]) -> bool:
+    return any(isinstance(o, np.ndarray) and np.may_share_memory(x, o) for o in others)
+
+
+def _times(factor: float, x: Array, *others: object) -> Array:
+    """``factor·x``, in place unless someone else may hold the memory."""
+    if factor == 1:
+        return x
+    own = x.flags.writeable and not _aliases(x, others)
+    return np.asarray(np.multiply(x, factor, out=x if own else None))
+
+
+def _check(where: str, x: Array, shape: Shape, dtype: np.dtype[Any]) -> None:
+    if x.shape != shape or x.dtype != dtype:
+        raise TapeError(f"{where} returned {x.dtype}{list(x.shape)}, expected {dtype}{list(shape)}")

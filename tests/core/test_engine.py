@@ -1,0 +1,318 @@
+"""The engine alone: order of operations, accumulation, freed buffers, rounding, refusals."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from refscale import ops
+from refscale.engine import Op, Tape, Tensor, apply, backward
+from refscale.errors import ArgumentError, CarrierError, ShapeError, TapeError
+from refscale.formats import Cast
+from refscale.precision import Precision, bf16, fp8, fp16, fp32
+from refscale.scales import Scales, regular, to_output_scale, unit
+
+
+def leaf(tape: Tape, *values: float, name: str = "x") -> Tensor:
+    return tape.tensor(np.array(values), name)
+
+
+@dataclass(frozen=True)
+class Probe(Op):
+    """Identity that logs what it sees."""
+
+    log: tuple = ()
+    inputs = ("x",)
+    source = "test"
+    contraction = True
+
+    def forward(self, x):
+        SEEN.append(("forward", x.copy()))
+        return x.copy(), (x,)
+
+    def backward(self, g, x):
+        SEEN.append(("backward", g.copy(), x.copy()))
+        return (g.copy(),)
+
+    def scale(self, x):
+        return Scales(3.0, (5.0,))
+
+
+SEEN: list = []
+
+
+@pytest.fixture(autouse=True)
+def _fresh_log():
+    SEEN.clear()
+
+
+class TestOrder:
+    """apply is: round operands, forward, times α, round the output; backward mirrors it."""
+
+    X = 1.0 + 2**-9  # fp16 holds it; e4m3fn rounds it to 1
+
+    def run(self):
+        tape = Tape(unit, fp8)
+        x = leaf(tape, self.X)
+        y = apply(Probe(), x)
+        backward(y, np.array([1.0 + 2**-9]))
+        return tape, x, y
+
+    def test_the_op_sees_rounded_operands_forward_and_backward(self):
+        self.run()
+        (_, x), (_, g, kept) = SEEN
+        assert x == kept == 1.0
+        assert g == 1.0  # e5m2
+
+    def test_alpha_and_beta_multiply_after_the_op(self):
+        _, x, y = self.run()
+        assert y.value == 3.0
+        assert x.grad == 5.0
+
+    def test_output_is_rounded_after_alpha(self):
+        tape = Tape(unit, fp16)
+        y = apply(ops.Scaled(alpha=1 / 3), leaf(tape, 1.0))
+        assert y.value == np.float32(np.float16(np.float32(1 / 3)))
+
+    def test_gradient_is_rounded_after_beta(self):
+        tape = Tape(unit, fp16)
+        x = leaf(tape, 1.0)
+        backward(apply(ops.Scaled(beta=1 / 3), x))
+        assert x.grad == np.float32(np.float16(np.float32(1 / 3)))
+
+    def test_the_sum_of_gradients_is_rounded(self):
+        tape = Tape(regular, fp16)
+        x = leaf(tape, 1.0)
+        y = apply(ops.Add(), apply(ops.Scaled(), x), apply(ops.Scaled(), x))
+        backward(y, np.array([2049.0]))  # seed rounds to 2048, twice that is 4096
+        assert x.grad == 4096
+
+    def test_every_cast_is_recorded(self):
+        tape, *_ = self.run()
+        places = [(r.place, r.cast.format.name) for r in tape.casts]
+        assert places == [
+            ("leaf", "float16"),
+            ("operand", "float8_e4m3fn"),
+            ("output", "float16"),
+            ("gradient", "float16"),
+            ("operand_gradient", "float8_e5m2"),
+            ("gradient", "float16"),
+        ]
+        assert all(r.clipped is None and r.flushed is None for r in tape.casts)
+
+    def test_clipped_and_flushed_are_counted_on_request(self):
+        tape = Tape(regular, fp8, count_casts=True)
+        x = leaf(tape, 1e6, 500.0, 2.0**-30, 2.0**-12, 0.0, 1.0)
+        apply(Probe(), x)
+        stored, operand, _ = tape.casts
+        assert (stored.elements, stored.clipped, stored.flushed) == (6, 1, 1)
+        # inf is not a finite element any more; 500 > 448; 2^-12 is below half the smallest e4m3fn.
+        assert (operand.clipped, operand.flushed) == (1, 1)
+
+    def test_losses_are_not_rounded(self):
+        tape = Tape(regular, fp16)
+        x = tape.tensor(np.array([[0.1, 0.7, -0.3]]))
+        wide = Tape(regular, fp32).tensor(x.value)
+        assert (
+            apply(ops.SoftmaxCrossEntropy(), x, np.array([1])).value
+            == apply(ops.SoftmaxCrossEntropy(), wide, np.array([1])).value
+        )
+
+    def test_leaf_is_rounded_once_from_float64(self):
+        # Through float32 this would be the tie 1 + 2^-11, and round to 1.
+        value = np.array([1 + 2**-11 + 2**-40])
+        assert Tape(regular, fp16).tensor(value).value == 1 + 2**-10
+
+    def test_stochastic_rounding_takes_bits_from_the_tapes_generator(self):
+        policy = Precision("sr", store=Cast("float16", "stochastic", "saturate"))
+        with pytest.raises(TapeError, match=r"needs random bits: Tape\(rng="):
+            Tape(regular, policy).tensor(np.full(4, 1 + 2**-12))
+        tape = Tape(regular, policy, rng=np.random.default_rng(0))
+        values = tape.tensor(np.full(4096, 1 + 2**-12)).value
+        assert set(np.unique(values)) == {1, 1 + 2**-10}
+
+    @pytest.mark.parametrize("policy", [fp32, fp16, bf16, fp8])
+    def test_every_value_on_the_tape_is_representable(self, policy):
+        rng = np.random.default_rng(1)
+        seen = []
+        tape = Tape(unit, policy, probe=lambda kind, v, a: seen.append((kind, v.name, a)))
+        x = tape.tensor(rng.standard_normal((5, 8)), "x")
+        w = tape.tensor(rng.standard_normal((8, 3)), "w")
+        y = apply(ops.Gelu(), apply(ops.Matmul(), x, w))
+        backward(y, rng.standard_normal(y.shape))
+        assert len(seen) == 8
+        if policy.store is not None:
+            for _, _, a in seen:
+                np.testing.assert_array_equal(policy.store(a), a)
+
+
+class TestGradients:
+    def test_consumers_add_up(self):
+        tape = Tape(dtype=np.float64)
+        x = leaf(tape, 3.0)
+        backward(apply(ops.Multiply(), x, x))
+        assert x.grad == 6.0
+
+    def test_an_input_used_by_many_ops(self):
+        tape = Tape(dtype=np.float64)
+        x = leaf(tape, 2.0)
+        y = apply(ops.Add(), apply(ops.Multiply(), x, x), apply(ops.Add(), x, apply(ops.Scaled(), x)))
+        backward(y)
+        assert x.grad == 6.0
+
+    def test_backward_of_two_outputs_accumulates_in_the_leaves(self):
+        tape = Tape(dtype=np.float64)
+        x = leaf(tape, 2.0)
+        first, second = apply(ops.Multiply(), x, x), apply(ops.Scaled(), x)
+        backward(first)
+        backward(second)
+        assert x.grad == 5.0
+
+    def test_factors_never_touch_a_value_that_others_hold(self):
+        """α and β multiply in place only where nothing aliases: Scaled returns its input, Add one gradient twice."""
+        tape = Tape(unit, dtype=np.float64)
+        x, z = leaf(tape, 1.0, 2.0), leaf(tape, 3.0, 4.0, name="z")
+        scaled = apply(ops.Scaled(alpha=7.0, beta=11.0), x)
+        np.testing.assert_array_equal(x.value, [1, 2])
+        y = apply(ops.Add(), apply(ops.Scaled(beta=13.0), scaled), z)
+        g = np.array([1.0, 1.0])
+        backward(y, g)
+        np.testing.assert_array_equal(g, 1)
+        np.testing.assert_array_equal(z.grad, 1)
+        np.testing.assert_array_equal(x.grad, 143)
+
+    def test_tanh_keeps_its_own_output_not_the_scaled_one(self):
+        tape = Tape(unit, dtype=np.float64)
+        x = leaf(tape, 0.5)
+        beta = ops.Tanh().scale((1,)).beta[0]
+        backward(apply(ops.Tanh(), x))
+        assert x.grad == pytest.approx(beta * (1 - np.tanh(0.5) ** 2), rel=1e-15)
+
+    def test_gradients_are_read_only(self):
+        tape = Tape()
+        x = leaf(tape, 1.0)
+        backward(apply(ops.Scaled(), x))
+        with pytest.raises(ValueError, match="read-only"):
+            x.grad[0] = 1
+
+    def test_leaves_without_gradient_get_none(self):
+        tape = Tape()
+        x, z = leaf(tape, 1.0), tape.tensor(np.ones(1), requires_grad=False)
+        backward(apply(ops.Multiply(), x, z))
+        assert z.grad is None
+        assert x.grad == 1
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_the_carrier_is_kept(self, dtype):
+        tape = Tape(unit, dtype=dtype)
+        x, w = tape.tensor(np.ones((2, 3))), tape.tensor(np.ones((3, 4)))
+        y = apply(ops.Gelu(), apply(ops.Matmul(), x, w), constraint=to_output_scale, constrained=(0,))
+        backward(y, np.ones((2, 4)))
+        assert {y.value.dtype, x.grad.dtype, w.grad.dtype} == {np.dtype(dtype)}
+
+    def test_buffers_are_freed_as_backward_consumes_them(self):
+        tape = Tape()
+        x = leaf(tape, 1.0)
+        y = x
+        alive = []
+        for _ in range(4):
+            y = apply(ops.Tanh(), y)
+            alive.append(weakref.ref(tape.nodes[-1].kept[0]))
+        counts = []
+        tape.probe = lambda kind, v, a: counts.append(sum(r() is not None for r in alive))
+        last = y
+        del y
+        backward(last)
+        del last
+        gc.collect()
+        # When a gradient is complete, the buffers of the ops above it are gone (the output's value is held here).
+        assert counts[-1] <= 1
+        assert sorted(counts, reverse=True) == counts
+        assert all(node.kept is None for node in tape.nodes)
+
+    def test_the_tape_holds_no_values(self):
+        tape = Tape()
+        x = leaf(tape, 1.0)
+        y = apply(ops.Scaled(), apply(ops.Reshape((1, 1)), apply(ops.Add(), x, x)))
+        ref = weakref.ref(y.value if y.value.base is None else y.value.base)
+        del y
+        gc.collect()
+        assert ref() is None
+
+
+class TestRefusals:
+    def test_second_backward(self):
+        tape = Tape()
+        y = apply(ops.Tanh(), leaf(tape, 1.0))
+        backward(y)
+        with pytest.raises(TapeError, match=r"#0 tanh was consumed by an earlier backward; record it again"):
+            backward(y)
+
+    def test_non_scalar_without_gradient(self):
+        y = apply(ops.Tanh(), leaf(Tape(), 1.0, 2.0))
+        with pytest.raises(TapeError, match=r"not a scalar, so dL/d\(output\) must be given"):
+            backward(y)
+
+    def test_gradient_of_another_shape(self):
+        y = apply(ops.Tanh(), leaf(Tape(), 1.0, 2.0))
+        with pytest.raises(ShapeError, match=r"gradient has shape \(3,\), expected \(2,\)"):
+            backward(y, np.ones(3))
+
+    def test_output_without_leaves(self):
+        tape = Tape()
+        with pytest.raises(TapeError, match="depends on no leaf that requires a gradient"):
+            backward(tape.tensor(np.ones(1)))
+        with pytest.raises(TapeError, match="depends on no leaf that requires a gradient"):
+            backward(apply(ops.Tanh(), tape.tensor(np.ones(1), requires_grad=False)))
+
+    def test_two_tapes(self):
+        with pytest.raises(TapeError, match=r"apply\(add\): expected tensors of one tape, got 2 tapes"):
+            apply(ops.Add(), leaf(Tape(), 1.0), leaf(Tape(), 1.0))
+        with pytest.raises(TapeError, match=r"apply\(add\): expected tensors of one tape, got 0 tapes"):
+            apply(ops.Add(), np.ones(1), np.ones(1))
+
+    def test_carrier_dtype(self):
+        with pytest.raises(CarrierError, match="expected float32 or float64"):
+            Tape(dtype=np.float16)
+
+    @pytest.mark.parametrize("value", [np.array([1j]), np.array(["a"]), np.array([None])])
+    def test_leaf_dtype(self, value):
+        with pytest.raises(CarrierError, match="expected a float, integer or boolean array"):
+            Tape().tensor(value)
+
+    def test_constrained_position(self):
+        with pytest.raises(ArgumentError, match=r"apply\(tanh\): constrained=\(1,\) but 1 inputs given"):
+            apply(ops.Tanh(), leaf(Tape(), 1.0), constrained=(1,))
+
+    def test_an_op_that_returns_a_gradient_of_the_wrong_shape_is_caught(self):
+        @dataclass(frozen=True)
+        class Wrong(ops.Tanh):
+            def backward(self, g, y):
+                return (g[:1],)
+
+        y = apply(Wrong(), leaf(Tape(), 1.0, 2.0))
+        with pytest.raises(TapeError, match=r"wrong.backward returned float32\[1\], expected float32\[2\]"):
+            backward(y, np.ones(2))
+
+    def test_an_op_that_widens_is_caught(self):
+        @dataclass(frozen=True)
+        class Wide(ops.Tanh):
+            def forward(self, x):
+                return x.astype(np.float64), (x,)
+
+        with pytest.raises(TapeError, match=r"wide.forward returned float64\[1\], expected float32\[1\]"):
+            apply(Wide(), leaf(Tape(), 1.0))
+
+
+def test_scope_names_what_is_recorded_inside():
+    tape = Tape()
+    x = leaf(tape, 1.0)
+    with tape.scope("layer"), tape.scope("ffn"):
+        y = apply(ops.Tanh(), x)
+    assert y.name == "layer.ffn.tanh"
+    assert apply(ops.Tanh(), y).name == "tanh"
+    assert repr(y) == "Tensor(layer.ffn.tanh, shape=(1,), float32)"
