@@ -1,0 +1,74 @@
+"""The op table: every op with its forward, backward and factors, a page per family.
+
+========================  ==============================================================================================
+page                      ops
+========================  ==============================================================================================
+``arithmetic``            add, subtract, weighted_add, bias, multiply, silu_glu, dropout; scaled, fork
+``contraction``           matmul, attention_scores, attention_mix, readout
+``convolution``           conv1d, conv2d, max_pool
+``activations``           relu, leaky_relu, gelu, silu, tanh, sigmoid, softplus, exp, log, sqrt
+``softmax``               softmax, masked_softmax, log_softmax
+``norms``                 layer_norm, rms_norm
+``reduction``             sum, mean
+``movement``              reshape, transpose, slice, concat, gather, embedding
+``losses``                softmax_cross_entropy, mse_loss, loss_sum
+========================  ==============================================================================================
+
+``apply(op, *tensors)`` runs one; ``refscale ops`` prints their factors.
+"""
+
+from refscale.ops.activations import Exp, Gelu, LeakyRelu, Log, Relu, Sigmoid, Silu, Softplus, Sqrt, Tanh
+from refscale.ops.arithmetic import Add, Bias, Dropout, Fork, Multiply, Scaled, SiluGlu, Subtract, WeightedAdd
+from refscale.ops.contraction import AttentionMix, AttentionScores, Matmul, Readout
+from refscale.ops.convolution import Conv1d, Conv2d, MaxPool
+from refscale.ops.losses import LossSum, MseLoss, SoftmaxCrossEntropy
+from refscale.ops.movement import Concat, Embedding, Gather, Reshape, Slice, Transpose, split_points
+from refscale.ops.norms import LayerNorm, RmsNorm
+from refscale.ops.reduction import Mean, Sum
+from refscale.ops.softmax import LogSoftmax, MaskedSoftmax, Softmax
+
+__all__ = [
+    "Add",
+    "AttentionMix",
+    "AttentionScores",
+    "Bias",
+    "Concat",
+    "Conv1d",
+    "Conv2d",
+    "Dropout",
+    "Embedding",
+    "Exp",
+    "Fork",
+    "Gather",
+    "Gelu",
+    "LayerNorm",
+    "LeakyRelu",
+    "Log",
+    "LogSoftmax",
+    "LossSum",
+    "MaskedSoftmax",
+    "Matmul",
+    "MaxPool",
+    "Mean",
+    "MseLoss",
+    "Multiply",
+    "Readout",
+    "Relu",
+    "Reshape",
+    "RmsNorm",
+    "Scaled",
+    "Sigmoid",
+    "Silu",
+    "SiluGlu",
+    "Slice",
+    "Softmax",
+    "SoftmaxCrossEntropy",
+    "Softplus",
+    "Sqrt",
+    "Subtract",
+    "Sum",
+    "Tanh",
+    "Transpose",
+    "WeightedAdd",
+    "split_points",
+]

@@ -1,0 +1,259 @@
+"""Elementwise arithmetic of several tensors, and the identities that carry factors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from refscale.engine import Array, Op
+from refscale.errors import ArgumentError, ShapeError
+from refscale.ops._shapes import broadcast, broadcast_factor, unbroadcast
+from refscale.ops.activations import silu_moments
+from refscale.scales import Scales, Shape
+from refscale.special import silu
+
+Kept = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Add(Op):
+    """x + y, broadcast.
+
+    Two independent N(0, 1) add to variance 2: α = 2^-1/2.  β = r^-1/2 for an input that broadcasting repeats r times.
+    """
+
+    inputs = ("x", "y")
+    source = "Table A.2 (weighted add, γ = 1)"
+
+    def forward(self, x: Array, y: Array) -> tuple[Array, Kept]:
+        broadcast(self.name, x.shape, y.shape)
+        return x + y, (x.shape, y.shape)
+
+    def backward(self, g: Array, x_shape: Shape, y_shape: Shape) -> tuple[Array, Array]:
+        return unbroadcast(g, x_shape), unbroadcast(g, y_shape)
+
+    def scale(self, x: Shape, y: Shape) -> Scales:
+        out = broadcast(self.name, x, y)
+        return Scales(2**-0.5, (broadcast_factor(x, out), broadcast_factor(y, out)))
+
+
+@dataclass(frozen=True)
+class Subtract(Op):
+    """x − y, broadcast.  Factors as for x + y: the sign does not change a variance."""
+
+    inputs = ("x", "y")
+    source = "Table A.2 (weighted add, |γ| = 1)"
+
+    def forward(self, x: Array, y: Array) -> tuple[Array, Kept]:
+        broadcast(self.name, x.shape, y.shape)
+        return x - y, (x.shape, y.shape)
+
+    def backward(self, g: Array, x_shape: Shape, y_shape: Shape) -> tuple[Array, Array]:
+        return unbroadcast(g, x_shape), unbroadcast(-g, y_shape)
+
+    def scale(self, x: Shape, y: Shape) -> Scales:
+        broadcast(self.name, x, y)
+        return Add().scale(x, y)
+
+
+@dataclass(frozen=True)
+class WeightedAdd(Op):
+    """Σ γ_i x_i, broadcast, with weights that are part of the function.
+
+    α = (Σ γ_i²)^-1/2.  The gradient of x_i is γ_i·g, so β_i = 1/γ_i (times r^-1/2 if x_i is repeated r times).
+
+    Attributes:
+        weights: γ_i > 0, one per input.
+    """
+
+    weights: tuple[float, ...]
+    inputs = ("*x",)
+    source = "Table A.2 (weighted add)"
+
+    def __post_init__(self) -> None:
+        if not self.weights or not all(w > 0 and math.isfinite(w) for w in self.weights):
+            raise ArgumentError(f"WeightedAdd(weights={self.weights}): expected positive finite weights")
+        object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
+
+    def forward(self, *xs: Array) -> tuple[Array, Kept]:
+        self._broadcast(*(x.shape for x in xs))
+        total = self.weights[0] * xs[0]
+        for weight, x in zip(self.weights[1:], xs[1:], strict=True):
+            total = total + weight * x
+        return total, tuple(x.shape for x in xs)
+
+    def backward(self, g: Array, *shapes: Shape) -> tuple[Array, ...]:
+        return tuple(unbroadcast(w * g, s) for w, s in zip(self.weights, shapes, strict=True))
+
+    def scale(self, *shapes: Shape) -> Scales:
+        out = self._broadcast(*shapes)
+        betas = tuple(broadcast_factor(s, out) / w for s, w in zip(shapes, self.weights, strict=True))
+        return Scales(sum(w**2 for w in self.weights) ** -0.5, betas)
+
+    def _broadcast(self, *shapes: Shape) -> Shape:
+        if len(shapes) != len(self.weights):
+            raise ShapeError(f"weighted_add: {len(self.weights)} weights for {len(shapes)} inputs")
+        return broadcast(self.name, *shapes)
+
+
+@dataclass(frozen=True)
+class Bias(Op):
+    """x + bias, bias broadcast over the b leading elements of x.
+
+    Biases start at 0 and so add no variance: α = β_x = 1; the bias gradient sums b rows: β_bias = b^-1/2.
+    """
+
+    inputs = ("x", "bias")
+    source = "Table A.2 (broadcast bias)"
+
+    def forward(self, x: Array, bias: Array) -> tuple[Array, Kept]:
+        if broadcast(self.name, x.shape, bias.shape) != x.shape:
+            raise ShapeError(f"bias: shape {bias.shape} does not fit x of shape {x.shape}")
+        return x + bias, (bias.shape,)
+
+    def backward(self, g: Array, shape: Shape) -> tuple[Array, Array]:
+        return g, unbroadcast(g, shape)
+
+    def scale(self, x: Shape, bias: Shape) -> Scales:
+        return Scales(1.0, (1.0, broadcast_factor(bias, x)))
+
+
+@dataclass(frozen=True)
+class Multiply(Op):
+    """x·y, broadcast.
+
+    The product of independent unit-RMS variables has RMS 1, and so has each gradient: α = 1, β = r^-1/2.
+    """
+
+    inputs = ("x", "y")
+    source = "E[(xy)²] = E[x²]·E[y²]"
+
+    def forward(self, x: Array, y: Array) -> tuple[Array, Kept]:
+        broadcast(self.name, x.shape, y.shape)
+        return x * y, (x, y)
+
+    def backward(self, g: Array, x: Array, y: Array) -> tuple[Array, Array]:
+        return unbroadcast(g * y, x.shape), unbroadcast(g * x, y.shape)
+
+    def scale(self, x: Shape, y: Shape) -> Scales:
+        out = broadcast(self.name, x, y)
+        return Scales(1.0, (broadcast_factor(x, out), broadcast_factor(y, out)))
+
+
+@dataclass(frozen=True)
+class SiluGlu(Op):
+    """x·silu(gate), the gated linear unit of SwiGLU; x and gate of one shape.
+
+    A product of independents sees the RMS, not the standard deviation: α = β_x = 1/RMS(silu(X)),
+    β_gate = 1/RMS(silu'(X)).
+    """
+
+    inputs = ("x", "gate")
+    source = "quadrature; arXiv 2002.05202"
+
+    def forward(self, x: Array, gate: Array) -> tuple[Array, Kept]:
+        if x.shape != gate.shape:
+            raise ShapeError(f"silu_glu: x {x.shape} and gate {gate.shape} must have one shape")
+        value, derivative = silu(gate)
+        return x * value, (x, value, derivative)
+
+    def backward(self, g: Array, x: Array, value: Array, derivative: Array) -> tuple[Array, Array]:
+        return g * value, g * x * derivative
+
+    def scale(self, x: Shape, gate: Shape) -> Scales:
+        m = silu_moments()
+        return Scales(1 / m.rms, (1 / m.rms, 1 / m.gradient_rms))
+
+
+@dataclass(frozen=True)
+class Scaled(Op):
+    """Identity with chosen factors: α·x forward, β·g backward.  Under the regular scheme, the identity.
+
+    Attributes:
+        alpha, beta: positive factors.
+    """
+
+    alpha: float = 1.0
+    beta: float = 1.0
+    inputs = ("x",)
+    source = "section 5, residual branch"
+    carries_factors = True
+
+    def __post_init__(self) -> None:
+        if not all(f > 0 and math.isfinite(f) for f in (self.alpha, self.beta)):
+            raise ArgumentError(f"Scaled(alpha={self.alpha}, beta={self.beta}): expected positive finite factors")
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        return x, ()
+
+    def backward(self, g: Array) -> tuple[Array]:
+        return (g,)
+
+    def scale(self, x: Shape) -> Scales:
+        return Scales(self.alpha, (self.beta,))
+
+
+@dataclass(frozen=True)
+class Fork(Op):
+    """Identity at the start of one of several uses of a tensor: the place where gradients of different c are put right.
+
+    x forward, β·g backward.  Where the uses of a tensor send back different multiples of the true gradient, their sum
+    would be wrong; ``graph.balance`` then replaces the β of forks so that all agree.
+
+    Attributes:
+        beta: what to use where they agree already; ways^-½ keeps a sum of that many gradients at unit variance.
+    """
+
+    beta: float = 1.0
+    inputs = ("x",)
+    source = "c(x_i) = c(y)·β_i/α, solved for β"
+    carries_factors = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.beta > 0 and math.isfinite(self.beta)):
+            raise ArgumentError(f"Fork(beta={self.beta}): expected a positive finite factor")
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        return x, ()
+
+    def backward(self, g: Array) -> tuple[Array]:
+        return (g,)
+
+    def scale(self, x: Shape) -> Scales:
+        return Scales(1.0, (self.beta,))
+
+
+@dataclass(frozen=True)
+class Dropout(Op):
+    """x·keep/(1−p), where keep is a boolean array drawn by the caller.
+
+    The output has variance 1/(1−p), and so has the gradient: α = β = √(1−p).
+
+    Attributes:
+        p: probability of dropping an element, 0 ≤ p < 1.
+    """
+
+    p: float
+    inputs = ("x", "keep")
+    source = "paper, Table A.2; E[keep²]/(1−p)² = 1/(1−p)"
+    constants = (1,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.p < 1:
+            raise ArgumentError(f"Dropout(p={self.p}): expected 0 ≤ p < 1")
+
+    def forward(self, x: Array, keep: Array) -> tuple[Array, Kept]:
+        if keep.dtype != np.bool_ or keep.shape != x.shape:
+            raise ShapeError(f"dropout: keep is {keep.dtype}{keep.shape}, expected bool{x.shape}")
+        return keep * x * (1 / (1 - self.p)), (keep,)
+
+    def backward(self, g: Array, keep: Array) -> tuple[Array, None]:
+        return keep * g * (1 / (1 - self.p)), None
+
+    def scale(self, x: Shape, keep: Shape) -> Scales:
+        return Scales(math.sqrt(1 - self.p), (math.sqrt(1 - self.p), None))

@@ -1,0 +1,160 @@
+"""Matrix products: sums over a shared axis, the ops that hardware runs on narrow operands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from refscale.engine import Array, Op
+from refscale.errors import ArgumentError, ShapeError
+from refscale.ops._shapes import broadcast, size, unbroadcast
+from refscale.scales import Scales, Shape
+
+Kept = tuple[Any, ...]
+
+
+def _product_shape(name: str, x: Shape, w: Shape) -> Shape:
+    if len(x) < 2 or len(w) < 2 or x[-1] != w[-2]:
+        raise ShapeError(f"{name}: x {x} and w {w}, expected (…, b, m) and (…, m, n)")
+    return (*broadcast(name, x[:-2], w[:-2]), x[-2], w[-1])
+
+
+@dataclass(frozen=True)
+class Matmul(Op):
+    """Matrix product of x (…, b, m) and w (…, m, n); leading axes broadcast.
+
+    Each output sums m products: α = m^-1/2.  The gradient of x sums n products, that of w sums b; an operand that
+    broadcasting repeats r times sums r times as many: β_x = (n·r_x)^-1/2, β_w = (b·r_w)^-1/2.  For a weight w (m, n)
+    shared by all leading axes of x, b·r_w is the number of rows of x.
+    """
+
+    inputs = ("x", "w")
+    source = "Table A.2"
+    contraction = True
+
+    def forward(self, x: Array, w: Array) -> tuple[Array, Kept]:
+        shape = _product_shape(self.name, x.shape, w.shape)
+        if w.ndim == 2:  # one large product instead of a batch of small ones
+            return (x.reshape(-1, x.shape[-1]) @ w).reshape(shape), (x, w)
+        return x @ w, (x, w)
+
+    def backward(self, g: Array, x: Array, w: Array) -> tuple[Array, Array]:
+        if w.ndim == 2:
+            rows = g.reshape(-1, g.shape[-1])
+            return (rows @ w.T).reshape(x.shape), x.reshape(-1, x.shape[-1]).T @ rows
+        return unbroadcast(g @ w.swapaxes(-1, -2), x.shape), unbroadcast(x.swapaxes(-1, -2) @ g, w.shape)
+
+    def scale(self, x: Shape, w: Shape) -> Scales:
+        batch = size(_product_shape(self.name, x, w)[:-2])
+        repeats_x, repeats_w = batch / size(x[:-2]), batch / size(w[:-2])
+        b, m, n = (max(1, k) for k in (x[-2], x[-1], w[-1]))
+        return Scales(m**-0.5, ((n * repeats_x) ** -0.5, (b * repeats_w) ** -0.5))
+
+
+@dataclass(frozen=True)
+class AttentionScores(Op):
+    """q·kᵀ·d^-exponent for queries q (…, s, d) and keys k (…, t, d).
+
+    The damping is part of the function, under every scheme, for it sets the temperature of the softmax that follows:
+    ½ gives logits of variance 1 (Vaswani et al. 2017), 1 damps them on purpose (u-μP, arXiv 2407.17465).  So α = 1;
+    the gradient of q sums t damped products, that of k sums s: β_q = d^exponent·t^-1/2, β_k = d^exponent·s^-1/2.
+
+    Attributes:
+        exponent: 0.5 or 1.
+    """
+
+    exponent: float = 0.5
+    inputs = ("q", "k")
+    source = "Table A.2 (matmul, with d^-exponent in the function)"
+    contraction = True
+
+    def __post_init__(self) -> None:
+        if self.exponent not in (0.5, 1):
+            raise ArgumentError(f"AttentionScores(exponent={self.exponent}): expected 0.5 or 1")
+
+    def forward(self, q: Array, k: Array) -> tuple[Array, Kept]:
+        self._check(q.shape, k.shape)
+        y = q @ k.swapaxes(-1, -2)
+        y *= self._damping(q.shape)
+        return y, (q, k)
+
+    def backward(self, g: Array, q: Array, k: Array) -> tuple[Array, Array]:
+        g = g * self._damping(q.shape)
+        return g @ k, g.swapaxes(-1, -2) @ q
+
+    def scale(self, q: Shape, k: Shape) -> Scales:
+        self._check(q, k)
+        damping = self._damping(q)
+        return Scales(1.0, (max(1, k[-2]) ** -0.5 / damping, max(1, q[-2]) ** -0.5 / damping))
+
+    def _damping(self, q: Shape) -> float:
+        return float(max(1, q[-1]) ** -self.exponent)
+
+    def _check(self, q: Shape, k: Shape) -> None:
+        if len(q) < 2 or len(q) != len(k) or q[:-2] != k[:-2] or q[-1] != k[-1]:
+            raise ShapeError(f"attention_scores: q {q} and k {k}, expected (…, s, d) and (…, t, d)")
+
+
+@dataclass(frozen=True)
+class AttentionMix(Op):
+    """weights·v: each query's mixture of the values v (…, t, d), by weights (…, s, t) that were scaled to mean 1.
+
+    A mixture of t independent values has σ = √t, so α = t^-1/2, the matmul rule ("independent").  The values of one
+    sequence are not independent: what they share (the mean that gelu leaves, to begin with) adds up t-fold, drowns the
+    rest, and after a few layers all tokens are alike.  α = 1/t ("correlated") makes the mixture the weighted mean that
+    attention is, whatever the values share.  β as for matmul.
+
+    Attributes:
+        values: "correlated" or "independent".
+    """
+
+    values: Literal["correlated", "independent"] = "correlated"
+    inputs = ("weights", "v")
+    source = "Table A.2 (matmul); correlated: mean of t equal values"
+    contraction = True
+
+    def __post_init__(self) -> None:
+        if self.values not in ("correlated", "independent"):
+            raise ArgumentError(f"AttentionMix(values={self.values!r}): expected 'correlated' or 'independent'")
+
+    def forward(self, weights: Array, v: Array) -> tuple[Array, Kept]:
+        _product_shape(self.name, weights.shape, v.shape)
+        return Matmul().forward(weights, v)
+
+    def backward(self, g: Array, weights: Array, v: Array) -> tuple[Array, Array]:
+        return Matmul().backward(g, weights, v)
+
+    def scale(self, weights: Shape, v: Shape) -> Scales:
+        _product_shape(self.name, weights, v)
+        matmul = Matmul().scale(weights, v)
+        return matmul if self.values == "independent" else Scales(1 / max(1, v[-2]), matmul.beta)
+
+
+@dataclass(frozen=True)
+class Readout(Op):
+    """Matrix product of x (…, m) and w (m, n) for an output layer, damped: α = 1/m.
+
+    The factor 1/m (not m^-1/2) makes the logits of a wide model start near 0, so that the softmax starts uniform,
+    where the cross-entropy's factor is exact; they grow with the correlations that training makes.  β as for matmul.
+    A readout on a cut-edge needs no constraint.
+    """
+
+    inputs = ("x", "w")
+    source = "u-μP (arXiv 2407.17465), output layer"
+    contraction = True
+
+    def forward(self, x: Array, w: Array) -> tuple[Array, Kept]:
+        self._check(x.shape, w.shape)
+        return Matmul().forward(x, w)
+
+    def backward(self, g: Array, x: Array, w: Array) -> tuple[Array, Array]:
+        return Matmul().backward(g, x, w)
+
+    def scale(self, x: Shape, w: Shape) -> Scales:
+        self._check(x, w)
+        return Scales(1 / max(1, w[0]), Matmul().scale(x, w).beta)
+
+    def _check(self, x: Shape, w: Shape) -> None:
+        if len(w) != 2:
+            raise ShapeError(f"readout: w {w}, expected (m, n)")
+        _product_shape(self.name, x, w)

@@ -1,0 +1,299 @@
+"""Sliding windows: convolutions along one or two axes, and the maximum of each window.
+
+Channels come last, as in every other op: x (batch, length, channels) or (batch, height, width, channels).  The windows
+of x are laid out as rows of a matrix, so that a convolution is a matrix product and its rule that of a matmul.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from refscale.engine import Array, Op
+from refscale.errors import ArgumentError, ShapeError
+from refscale.ops._shapes import size
+from refscale.scales import Scales, Shape, Statistic, gaussian_mean
+
+Kept = tuple[Any, ...]
+Padding = int | tuple[int, int]
+"""Elements added before and after an axis: one number for both sides, or (before, after)."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where the windows lie on the spatial axes of x (batch, *space, channels); one entry per axis.
+
+    Output o sees the elements o·stride + k·dilation − before, for k < kernel.
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+
+    def outputs(self, name: str, space: Shape) -> Shape:
+        """Number of windows on each axis, or a ShapeError if not even one fits."""
+        spans = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
+        padded = [n + sum(p) for n, p in zip(space, self.padding, strict=True)]
+        if any(n < 1 for n in space) or any(n < span for n, span in zip(padded, spans, strict=True)):
+            raise ShapeError(f"{name}: space {space} padded to {tuple(padded)}, expected at least {tuple(spans)}")
+        return tuple((n - span) // s + 1 for n, span, s in zip(padded, spans, self.stride, strict=True))
+
+    def of(self, x: Array, fill: float) -> Array:
+        """A view (batch, *outputs, channels, *kernel) of x padded with ``fill``."""
+        padded = np.pad(x, [(0, 0), *self.padding, (0, 0)], constant_values=fill) if any(map(any, self.padding)) else x
+        axes = tuple(range(1, x.ndim - 1))
+        spans = tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+        view = np.lib.stride_tricks.sliding_window_view(padded, spans, axes)
+        starts = tuple(slice(None, None, s) for s in self.stride)
+        taps = tuple(slice(None, None, d) for d in self.dilation)
+        return view[(slice(None), *starts, slice(None), *taps)]
+
+    def add_up(self, pieces: Array, shape: Shape) -> Array:
+        """The transpose of ``of``: each element of x sums its ``pieces`` (batch, *outputs, channels, *kernel).
+
+        Summed one position of the kernel after the other, in an order that no machine changes.
+        """
+        space = tuple(zip(shape[1:-1], self.padding, strict=True))
+        padded = np.zeros((shape[0], *(n + sum(p) for n, p in space), shape[-1]), pieces.dtype)
+        by_tap = np.moveaxis(pieces, range(-len(self.kernel), 0), range(len(self.kernel)))
+        for tap, seen in self._taps(by_tap.shape[len(self.kernel) + 1 : -1]):
+            padded[(slice(None), *seen)] += by_tap[tap]
+        return padded[(slice(None), *(slice(before, before + n) for n, (before, _) in space))]
+
+    def _taps(self, outputs: Shape) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+        """Each position of the kernel, and the elements of the padded axes that it sees, in order of the windows."""
+        for tap in np.ndindex(*self.kernel):
+            axes = zip(tap, self.dilation, outputs, self.stride, strict=True)
+            yield tap, tuple(slice(k * d, k * d + s * (n - 1) + 1, s) for k, d, n, s in axes)
+
+
+class _Convolution(Op):
+    """What Conv1d and Conv2d share: everything but the number of axes."""
+
+    inputs = ("x", "weight")
+    source = "Table A.2 (matmul), terms counted by window"
+    contraction = True
+    groups: int
+    _layout: ClassVar[tuple[str, ...]]
+
+    def _axes(self) -> tuple[tuple[int, ...], tuple[Padding, ...], tuple[int, ...]]:
+        """Stride, padding and dilation of each spatial axis."""
+        raise NotImplementedError
+
+    def __post_init__(self) -> None:
+        stride, padding, dilation = self._axes()
+        _check_counts(self, "stride", stride, len(self._layout), 1)
+        _check_counts(self, "dilation", dilation, len(self._layout), 1)
+        _check_padding(self, padding, len(self._layout))
+        _check_counts(self, "groups", (self.groups,), 1, 1)
+
+    def forward(self, x: Array, weight: Array) -> tuple[Array, Kept]:
+        windows, outputs = self._windows(x.shape, weight.shape)
+        y = self._rows(windows.of(x, 0.0)) @ self._matrix(weight)
+        return _from_groups(y).reshape(len(x), *outputs, weight.shape[-1]), (x, weight)
+
+    def backward(self, g: Array, x: Array, weight: Array) -> tuple[Array, Array]:
+        windows, outputs = self._windows(x.shape, weight.shape)
+        kernel, channels = weight.shape[:-2], x.shape[-1]
+        rows = g.reshape(math.prod(g.shape[:-1]), self.groups, g.shape[-1] // self.groups).swapaxes(0, 1)
+        pieces = _from_groups(rows @ self._matrix(weight).swapaxes(1, 2))
+        pieces = pieces.reshape(len(x), *outputs, channels, *kernel)
+        taps = self._rows(windows.of(x, 0.0)).swapaxes(1, 2) @ rows
+        taps = _from_groups(taps).reshape(channels // self.groups, *kernel, g.shape[-1])
+        return windows.add_up(pieces, x.shape), np.moveaxis(taps, 0, -2)
+
+    def scale(self, x: Shape, weight: Shape) -> Scales:
+        windows, outputs = self._windows(x, weight)
+        kernel, stride = size(windows.kernel), size(windows.stride)
+        return Scales(
+            (kernel * max(1, weight[-2])) ** -0.5,
+            ((kernel / stride * max(1, weight[-1] // self.groups)) ** -0.5, size((x[0], *outputs)) ** -0.5),
+        )
+
+    def _windows(self, x: Shape, weight: Shape) -> tuple[Windows, Shape]:
+        """Where the windows lie, and how many on each axis; or a ShapeError."""
+        space, kernel, axes = x[1:-1], weight[:-2], len(self._layout)
+        if (
+            not len(x) == len(weight) == axes + 2
+            or weight[-2] * self.groups != x[-1]
+            or weight[-1] % self.groups
+            or 0 in kernel
+        ):
+            raise ShapeError(
+                f"{self.name}(groups={self.groups}): x {x} and weight {weight}, expected (batch, "
+                f"{', '.join(self._layout)}, channels_in) and ({'kernel, ' * axes}channels_in/groups, channels_out)"
+            )
+        stride, padding, dilation = self._axes()
+        windows = Windows(kernel, stride, dilation, tuple(map(_both_sides, padding)))
+        return windows, windows.outputs(self.name, space)
+
+    def _rows(self, view: Array) -> Array:
+        """Windows (batch, *outputs, channels, *kernel) as rows (groups, batch·outputs, channels/groups·kernel)."""
+        axes = len(self._layout)
+        columns = math.prod(view.shape[1 + axes :]) // self.groups
+        return view.reshape(math.prod(view.shape[: 1 + axes]), self.groups, columns).swapaxes(0, 1)
+
+    def _matrix(self, weight: Array) -> Array:
+        """Weight (*kernel, channels_in/groups, n) as matrices (groups, channels_in/groups·kernel, n/groups)."""
+        columns = weight.shape[-1] // self.groups
+        rows = np.moveaxis(weight, -2, 0).reshape(math.prod(weight.shape[:-1]), self.groups, columns)
+        return rows.swapaxes(0, 1)
+
+
+@dataclass(frozen=True)
+class Conv1d(_Convolution):
+    """Convolution of x (batch, length, channels_in) with weight (kernel, channels_in/groups, channels_out).
+
+    y[b, o, j] = Σ x[b, o·stride + k·dilation − before, i]·weight[k, i, j] over k and the channels i of j's group (no
+    flip of the kernel).  Each output sums kernel·channels_in/groups products: α = (kernel·channels_in/groups)^-1/2.
+    An element of x is seen by kernel/stride windows, each with channels_out/groups outputs:
+    β_x = (kernel/stride·channels_out/groups)^-1/2.  The gradient of the weight sums over all windows:
+    β_w = (batch·output positions)^-1/2.  At the ends, where windows reach into the padding, there are fewer terms.
+
+    Attributes:
+        stride: distance of neighboring windows, ≥ 1.
+        padding: zeros before and after, one number or (before, after); (kernel − 1, 0) makes the convolution causal.
+        dilation: distance of the elements of a window, ≥ 1.
+        groups: parts of the channels that are convolved separately; divides channels_in and channels_out.
+    """
+
+    stride: int = 1
+    padding: Padding = 0
+    dilation: int = 1
+    groups: int = 1
+    _layout = ("length",)
+
+    def _axes(self) -> tuple[tuple[int, ...], tuple[Padding, ...], tuple[int, ...]]:
+        return (self.stride,), (self.padding,), (self.dilation,)
+
+
+@dataclass(frozen=True)
+class Conv2d(_Convolution):
+    """Convolution of x (batch, height, width, channels) with weight (kernel, kernel, channels/groups, channels_out).
+
+    Formula and factors as for ``conv1d``, with the product over both axes for kernel, stride and output positions.
+
+    Attributes:
+        stride, dilation: pairs (height, width), each ≥ 1.
+        padding: a pair (height, width), each a number or (before, after).
+        groups: parts of the channels that are convolved separately.
+    """
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[Padding, Padding] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    _layout = ("height", "width")
+
+    def _axes(self) -> tuple[tuple[int, ...], tuple[Padding, ...], tuple[int, ...]]:
+        return self.stride, self.padding, self.dilation
+
+
+@cache
+def maximum_moments(k: int) -> tuple[float, float]:
+    """(std, RMS) of the largest of k independent N(0, 1), whose density is k·φ(x)·Φ(x)^(k−1).  By quadrature."""
+
+    def density_ratio(x: Array) -> Array:
+        below = np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x])
+        return k * below ** (k - 1)
+
+    mean = gaussian_mean(lambda x: x * density_ratio(x))
+    variance = gaussian_mean(lambda x: (x - mean) ** 2 * density_ratio(x))
+    return math.sqrt(variance), math.sqrt(variance + mean**2)
+
+
+@dataclass(frozen=True)
+class MaxPool(Op):
+    """The largest element of each window of x (batch, *space, channels), over one or two spatial axes.
+
+    α = 1/σ of the largest of k N(0, 1), k the size of the window (k = 4: 1.426).  Each output's gradient goes to the
+    one element it came from (the first, if several are equal), so of the input's mean square there remains
+    outputs/inputs, whether windows overlap or not: β = √(inputs/outputs).
+
+    Attributes:
+        kernel: side of the window on each axis.
+        stride: distance of neighboring windows; None: the kernel.
+        padding: positions before and after each axis, less than the kernel; never the largest.  None: none.
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...] | None = None
+    padding: tuple[Padding, ...] | None = None
+    inputs = ("x",)
+    source = "quadrature of order statistics"
+    has_mean = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kernel, tuple) or len(self.kernel) not in (1, 2):
+            raise ArgumentError(f"MaxPool(kernel={self.kernel}): expected a tuple of one or two sides")
+        axes = len(self.kernel)
+        _check_counts(self, "kernel", self.kernel, axes, 1)
+        if self.stride is not None:
+            _check_counts(self, "stride", self.stride, axes, 1)
+        if self.padding is not None:
+            _check_padding(self, self.padding, axes)
+            if any(max(_both_sides(p)) >= k for p, k in zip(self.padding, self.kernel, strict=True)):
+                raise ArgumentError(f"MaxPool(padding={self.padding}): expected less than the kernel {self.kernel}")
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        windows, _ = self._windows(x.shape)
+        view = windows.of(x, -np.inf)
+        flat = view.reshape(*view.shape[: x.ndim], size(self.kernel))
+        winner = flat.argmax(-1)[..., None]
+        return np.take_along_axis(flat, winner, -1)[..., 0], (x.shape, winner)
+
+    def backward(self, g: Array, shape: Shape, winner: Array) -> tuple[Array]:
+        windows, _ = self._windows(shape)
+        pieces = np.where(np.arange(size(self.kernel)) == winner, g[..., None], 0)
+        return (windows.add_up(pieces.reshape(*g.shape, *self.kernel), shape),)
+
+    def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:
+        _, outputs = self._windows(x)
+        std, rms = maximum_moments(size(self.kernel))
+        return Scales(1 / (std if statistic == "std" else rms), (math.sqrt(size(x[1:-1]) / size(outputs)),))
+
+    def _windows(self, x: Shape) -> tuple[Windows, Shape]:
+        axes = len(self.kernel)
+        if len(x) != axes + 2:
+            layout = "length" if axes == 1 else "height, width"
+            raise ShapeError(f"max_pool(kernel={self.kernel}): x {x}, expected (batch, {layout}, channels)")
+        padding = (0,) * axes if self.padding is None else self.padding
+        stride = self.kernel if self.stride is None else self.stride
+        windows = Windows(self.kernel, stride, (1,) * axes, tuple(map(_both_sides, padding)))
+        return windows, windows.outputs(self.name, x[1:-1])
+
+
+def _both_sides(padding: Padding) -> tuple[int, int]:
+    return (padding, padding) if isinstance(padding, int) else padding
+
+
+def _from_groups(y: Array) -> Array:
+    """(groups, rows, n) → (rows, groups·n)."""
+    groups, rows, n = y.shape
+    return y.swapaxes(0, 1).reshape(rows, groups * n)
+
+
+def _check_counts(op: Op, attribute: str, values: object, axes: int, least: int) -> None:
+    counts = values if isinstance(values, tuple) else ()
+    if len(counts) != axes or not all(isinstance(v, int) and v >= least for v in counts):
+        shown = getattr(op, attribute)
+        expected = f"one integer ≥ {least} for each of {axes} axes" if shown is values else f"an integer ≥ {least}"
+        raise ArgumentError(f"{type(op).__name__}({attribute}={shown}): expected {expected}")
+
+
+def _check_padding(op: Op, values: object, axes: int) -> None:
+    sides = [(p, p) if isinstance(p, int) else p for p in values] if isinstance(values, tuple) else []
+    if len(sides) != axes or not all(
+        isinstance(p, tuple) and len(p) == 2 and all(isinstance(v, int) and v >= 0 for v in p) for p in sides
+    ):
+        shown = vars(op)["padding"]
+        where = f" for each of {axes} axes" if shown is values else ""
+        raise ArgumentError(
+            f"{type(op).__name__}(padding={shown}): expected an integer ≥ 0 or a pair (before, after){where}"
+        )

@@ -1,0 +1,199 @@
+"""Ops that move values and compute none: reshape, transpose, slice, concatenate, gather, embedding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from refscale.engine import Array, Op
+from refscale.errors import ArgumentError, ShapeError
+from refscale.ops._shapes import axis_of, size
+from refscale.scales import Scales, Shape
+
+Kept = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Reshape(Op):
+    """The same elements in another shape; one side may be −1."""
+
+    shape: Shape
+    inputs = ("x",)
+    source = "moves values"
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        try:
+            return x.reshape(self.shape), (x.shape,)
+        except ValueError:
+            raise ShapeError(f"reshape: {x.shape} ({x.size} elements) into {self.shape}") from None
+
+    def backward(self, g: Array, shape: Shape) -> tuple[Array]:
+        return (g.reshape(shape),)
+
+    def scale(self, x: Shape) -> Scales:
+        return Scales(1.0, (1.0,))
+
+
+@dataclass(frozen=True)
+class Transpose(Op):
+    """Axes in another order: axis i of the output is axis ``axes[i]`` of x."""
+
+    axes: tuple[int, ...]
+    inputs = ("x",)
+    source = "moves values"
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        if sorted(self.axes) != list(range(x.ndim)):
+            raise ShapeError(f"transpose: axes {self.axes} are no permutation of the {x.ndim} axes of x {x.shape}")
+        return x.transpose(self.axes), ()
+
+    def backward(self, g: Array) -> tuple[Array]:
+        return (g.transpose(np.argsort(self.axes)),)
+
+    def scale(self, x: Shape) -> Scales:
+        return Scales(1.0, (1.0,))
+
+
+@dataclass(frozen=True)
+class Slice(Op):
+    """Elements start ≤ i < stop along one axis.
+
+    The gradient of a lone slice is zero elsewhere: β = √(n/kept).  Where all slices of a split are used their gradients
+    fill the whole; ``functional.split`` then constrains β = α = 1.
+    """
+
+    axis: int
+    start: int
+    stop: int
+    inputs = ("x",)
+    source = "share of elements with a gradient"
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        return x[self._index(x.shape)], (x.shape,)
+
+    def backward(self, g: Array, shape: Shape) -> tuple[Array]:
+        full = np.zeros(shape, g.dtype)
+        full[self._index(shape)] = g
+        return (full,)
+
+    def scale(self, x: Shape) -> Scales:
+        self._index(x)
+        return Scales(1.0, (math.sqrt(x[self.axis] / (self.stop - self.start)),))
+
+    def _index(self, shape: Shape) -> tuple[slice, ...]:
+        axis = axis_of(self.name, self.axis, len(shape))
+        if not 0 <= self.start < self.stop <= shape[axis]:
+            raise ShapeError(f"slice: {self.start}:{self.stop} of axis {axis} of {shape}")
+        return (*(slice(None),) * axis, slice(self.start, self.stop))
+
+
+@dataclass(frozen=True)
+class Concat(Op):
+    """Several arrays, one after the other along one axis."""
+
+    axis: int
+    inputs = ("*x",)
+    source = "moves values"
+
+    def forward(self, *xs: Array) -> tuple[Array, Kept]:
+        axis = axis_of(self.name, self.axis, xs[0].ndim)
+        sides = {x.shape[:axis] + x.shape[axis + 1 :] for x in xs}
+        if len(sides) != 1 or len({x.ndim for x in xs}) != 1:
+            raise ShapeError(f"concat: shapes {', '.join(str(x.shape) for x in xs)} differ beside axis {axis}")
+        return np.concatenate(xs, axis), (axis, tuple(x.shape[axis] for x in xs))
+
+    def backward(self, g: Array, axis: int, sides: tuple[int, ...]) -> tuple[Array, ...]:
+        return tuple(np.split(g, np.cumsum(sides)[:-1], axis))
+
+    def scale(self, *xs: Shape) -> Scales:
+        return Scales(1.0, (1.0,) * len(xs))
+
+
+@dataclass(frozen=True)
+class Gather(Op):
+    """Rows of each sequence: x (…, n, d) and positions (…, k) give (…, k, d), row ``positions[…, j]`` of x[…].
+
+    With k of n rows used, all else has gradient zero: β = √(n/k).
+    """
+
+    inputs = ("x", "positions")
+    source = "share of rows with a gradient (as Table A.2, embedding)"
+    constants = (1,)
+
+    def forward(self, x: Array, positions: Array) -> tuple[Array, Kept]:
+        self._check(x.shape, positions.shape)
+        _check_indices(self.name, positions, x.shape[-2])
+        index = positions[..., None]
+        return np.take_along_axis(x, index, -2), (x.shape, positions)
+
+    def backward(self, g: Array, shape: Shape, positions: Array) -> tuple[Array, None]:
+        sequences = size(shape[:-2])
+        offsets = np.arange(sequences).reshape((*shape[:-2], 1)) * shape[-2]
+        full = _sum_rows(g.reshape(-1, shape[-1]), (positions + offsets).ravel(), sequences * shape[-2])
+        return full.reshape(shape), None
+
+    def scale(self, x: Shape, positions: Shape) -> Scales:
+        self._check(x, positions)
+        return Scales(1.0, (math.sqrt(x[-2] / max(1, positions[-1])), None))
+
+    def _check(self, x: Shape, positions: Shape) -> None:
+        if len(x) < 2 or not positions or x[:-2] != positions[:-1]:
+            raise ShapeError(f"gather: x {x} and positions {positions}, expected (…, n, d) and (…, k)")
+
+
+@dataclass(frozen=True)
+class Embedding(Op):
+    """Rows of a table (v, d) by ids (…): the result is (…, d).
+
+    b ids drawn uniformly from v rows: a row's gradient sums b/v terms in the mean: β = √(v/b).
+    """
+
+    inputs = ("table", "ids")
+    source = "Table A.2 (embedding, uniform tokens)"
+    constants = (1,)
+
+    def forward(self, table: Array, ids: Array) -> tuple[Array, Kept]:
+        self._check(table.shape)
+        _check_indices(self.name, ids, len(table))
+        return table[ids], (table.shape, ids)
+
+    def backward(self, g: Array, shape: Shape, ids: Array) -> tuple[Array, None]:
+        return _sum_rows(g.reshape(-1, shape[1]), ids.ravel(), shape[0]), None
+
+    def scale(self, table: Shape, ids: Shape) -> Scales:
+        self._check(table)
+        return Scales(1.0, (math.sqrt(max(1, table[0]) / size(ids)), None))
+
+    def _check(self, table: Shape) -> None:
+        if len(table) != 2:
+            raise ShapeError(f"embedding: table {table}, expected (v, d)")
+
+
+def _check_indices(name: str, indices: Array, n: int) -> None:
+    if indices.dtype.kind not in "iu":
+        raise ArgumentError(f"{name}: indices are {indices.dtype}, expected integers")
+    if indices.size and (indices.min() < 0 or indices.max() >= n):
+        raise ArgumentError(f"{name}: indices from {indices.min()} to {indices.max()}, expected 0 … {n - 1}")
+
+
+def _sum_rows(rows: Array, indices: Array, n: int) -> Array:
+    """out[i] = Σ rows[j] over indices[j] = i, in order of j whatever the machine: sort, then sum each run."""
+    out = np.zeros((n, rows.shape[1]), rows.dtype)
+    if len(indices):
+        order = np.argsort(indices, kind="stable")
+        present, starts = np.unique(indices[order], return_index=True)
+        out[present] = np.add.reduceat(rows[order], starts)
+    return out
+
+
+def split_points(n: int, parts: int | Sequence[int]) -> list[tuple[int, int]]:
+    """(start, stop) of equal ``parts``, or of parts of the given sizes, that together make n."""
+    sizes = [n // max(1, parts)] * parts if isinstance(parts, int) else list(parts)
+    if sum(sizes) != n or not all(k > 0 for k in sizes):
+        raise ShapeError(f"split: {n} elements into parts {parts}")
+    stops = np.cumsum(sizes).tolist()
+    return list(zip([0, *stops[:-1]], stops, strict=True))

@@ -1,0 +1,132 @@
+"""Softmax along the last axis: plain, masked, and its logarithm."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from refscale.engine import Array, Op
+from refscale.errors import ArgumentError, ShapeError
+from refscale.ops._shapes import broadcast
+from refscale.scales import Scales, Shape, Statistic
+
+Kept = tuple[Any, ...]
+
+
+def _softmax(x: Array) -> Array:
+    y: Array = np.exp(x - x.max(-1, keepdims=True))
+    y /= y.sum(-1, keepdims=True)
+    return y
+
+
+def _softmax_backward(g: Array, y: Array) -> Array:
+    return np.asarray(y * (g - (g * y).sum(-1, keepdims=True)))
+
+
+def _width(name: str, x: Shape) -> int:
+    if not x or x[-1] < 1:
+        raise ShapeError(f"{name}: x {x}, expected (…, s) with s ≥ 1")
+    return x[-1]
+
+
+def _softmax_scales(s: int, statistic: Statistic) -> tuple[float, float]:
+    """(α, β) of a softmax over s logits N(0, 1).
+
+    "std" is the paper's rule, s both ways: it makes the mean 1.  By RMS, as s grows, RMS(y) → √e/s and so does that of
+    the gradient.
+    """
+    return (s, s) if statistic == "std" else (s / math.sqrt(math.e), s / math.sqrt(math.e))
+
+
+@dataclass(frozen=True)
+class Softmax(Op):
+    """e^x_i / Σ e^x_j over the s elements of the last axis.  α = β = s."""
+
+    inputs = ("x",)
+    source = "Table A.2"
+    has_mean = True
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        _width(self.name, x.shape)
+        y = _softmax(x)
+        return y, (y,)
+
+    def backward(self, g: Array, y: Array) -> tuple[Array]:
+        return (_softmax_backward(g, y),)
+
+    def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:
+        alpha, beta = _softmax_scales(_width(self.name, x), statistic)
+        return Scales(alpha, (beta,))
+
+
+@dataclass(frozen=True)
+class MaskedSoftmax(Op):
+    """Softmax over the keys that a query may see; 0 for the others.
+
+    x (…, s, t) are logits of s queries and t keys, mask is boolean, broadcast to x, True where a key may be seen.
+    With ``causal``, query i sees only keys j ≤ i + t − s.  A query that may see no key gets zeros.
+    α = β = t, the rule of softmax: how many keys a mask leaves is data, which a factor must not depend on.
+
+    Attributes:
+        causal: also hide later keys.
+    """
+
+    causal: bool = False
+    inputs = ("x", "mask")
+    source = "Table A.2 (softmax)"
+    constants = (1,)
+    has_mean = True
+
+    def forward(self, x: Array, mask: Array) -> tuple[Array, Kept]:
+        self._check(x.shape, mask.shape)
+        if mask.dtype != np.bool_:
+            raise ArgumentError(f"masked_softmax: mask is {mask.dtype}, expected bool")
+        if self.causal:
+            s, t = x.shape[-2:]
+            mask = mask & np.tri(s, t, t - s, dtype=np.bool_)
+        top = np.max(x, -1, keepdims=True, where=mask, initial=-np.inf)
+        y = np.exp(np.where(mask, x - np.where(np.isneginf(top), 0, top), -np.inf))
+        total = y.sum(-1, keepdims=True)
+        y /= np.where(total == 0, 1, total)
+        return y, (y,)
+
+    def backward(self, g: Array, y: Array) -> tuple[Array, None]:
+        return _softmax_backward(g, y), None
+
+    def scale(self, x: Shape, mask: Shape, statistic: Statistic = "std") -> Scales:
+        self._check(x, mask)
+        alpha, beta = _softmax_scales(_width(self.name, x), statistic)
+        return Scales(alpha, (beta, None))
+
+    def _check(self, x: Shape, mask: Shape) -> None:
+        _width(self.name, x)
+        if len(x) < 2 or broadcast(self.name, x, mask) != x:
+            raise ShapeError(f"masked_softmax: x {x} and mask {mask}, expected (…, s, t) and a shape that fits it")
+
+
+@dataclass(frozen=True)
+class LogSoftmax(Op):
+    """x_i − log Σ e^x_j over the s elements of the last axis.
+
+    Shifting by a nearly constant term leaves the variance: α = 1.  At uniform logits the gradient is g minus its mean:
+    β = (1 − 1/s)^-1/2, and 1 for s = 1, where the gradient is 0.
+    """
+
+    inputs = ("x",)
+    source = "closed form at uniform logits"
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        _width(self.name, x.shape)
+        shifted = x - x.max(-1, keepdims=True)
+        y = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+        return y, (y,)
+
+    def backward(self, g: Array, y: Array) -> tuple[Array]:
+        return (g - np.exp(y) * g.sum(-1, keepdims=True),)
+
+    def scale(self, x: Shape) -> Scales:
+        s = _width(self.name, x)
+        return Scales(1.0, (1.0 if s == 1 else (1 - 1 / s) ** -0.5,))

@@ -1,0 +1,188 @@
+"""The op table in numbers: the factors of every op at given sizes (paper, Table A.2).
+
+``b`` is the batch, ``m`` the width, ``n`` another width (hidden layer, channels out), ``s`` the length of a sequence,
+of a softmax or of a vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from refscale import ops
+from refscale.engine import Op
+from refscale.errors import ArgumentError
+from refscale.scales import Scales, Shape, Statistic, constrain, geometric
+
+DEFAULTS: Mapping[str, int] = MappingProxyType({"b": 1024, "m": 768, "n": 3072, "s": 512})
+
+Example = tuple[Op, tuple[Shape, ...]]
+
+
+def _examples(b: int, m: int, n: int, s: int) -> list[Example]:
+    """Every op at these sizes, in the order of the pages: an op and the shapes of its inputs."""
+    x, pair = (b, m), ((b, m), (b, m))
+    few = max(1, s // 8)
+    plain: list[Op] = [
+        ops.Relu(),
+        ops.LeakyRelu(),
+        ops.Gelu(),
+        ops.Gelu("tanh"),
+        ops.Silu(),
+        ops.Tanh(),
+        ops.Sigmoid(),
+        ops.Softplus(),
+        ops.Exp(),
+        ops.Log(),
+        ops.Sqrt(),
+    ]
+    return [
+        (ops.Add(), pair),
+        (ops.Subtract(), pair),
+        (ops.WeightedAdd((0.75, 0.5)), pair),
+        (ops.Bias(), (x, (m,))),
+        (ops.Multiply(), pair),
+        (ops.SiluGlu(), pair),
+        (ops.Dropout(0.1), pair),
+        (ops.Scaled(1.0, 0.5), (x,)),
+        (ops.Fork(2**-0.5), (x,)),
+        (ops.Matmul(), (x, (m, n))),
+        (ops.AttentionScores(), ((b, s, m), (b, s, m))),
+        (ops.AttentionScores(1), ((b, s, m), (b, s, m))),
+        (ops.AttentionMix(), ((b, s, s), (b, s, m))),
+        (ops.AttentionMix("independent"), ((b, s, s), (b, s, m))),
+        (ops.Readout(), (x, (m, s))),
+        (ops.Conv1d(padding=3), ((b, s, m), (7, m, n))),
+        (ops.Conv2d(stride=(2, 2), padding=(1, 1)), ((b, s, s, m), (3, 3, m, n))),
+        (ops.MaxPool((2, 2)), ((b, 2 * s, 2 * s, m),)),
+        *((op, (x,)) for op in plain),
+        (ops.Softmax(), ((b, s),)),
+        (ops.MaskedSoftmax(causal=True), ((b, s, s), (b, 1, s))),
+        (ops.LogSoftmax(), ((b, s),)),
+        (ops.LayerNorm(), (x, (m,), (m,))),
+        (ops.RmsNorm(), (x, (m,))),
+        (ops.Sum((-1,)), (x,)),
+        (ops.Mean((-1,)), (x,)),
+        (ops.Reshape((b * m,)), (x,)),
+        (ops.Transpose((1, 0)), (x,)),
+        (ops.Slice(1, 0, max(1, m // 2)), (x,)),
+        (ops.Concat(1), (x, (b, n))),
+        (ops.Gather(), ((b, s, m), (b, few))),
+        (ops.Embedding(), ((s, m), (b,))),
+        (ops.SoftmaxCrossEntropy("sum"), ((b, s), (b,))),
+        (ops.SoftmaxCrossEntropy("mean"), ((b, s), (b,))),
+        (ops.MseLoss(), pair),
+        (ops.LossSum(), ((), ())),
+    ]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One op at one set of shapes.
+
+    Attributes:
+        op: the name, as in reports.
+        attributes: those that differ from their defaults, as written in code.
+        shapes: of the inputs.
+        statistic: "std" or "rms" where they differ, else "".
+        alpha: the factor of the output.
+        beta: that of each input's gradient, None where there is none.
+        constrained: what α and the β of the first input become under the geometric mean; None for losses, whose value
+            is not rescaled.
+        source: where the factors come from.
+    """
+
+    op: str
+    attributes: str
+    shapes: tuple[Shape, ...]
+    statistic: str
+    alpha: float
+    beta: tuple[float | None, ...]
+    constrained: float | None
+    source: str
+
+
+def parse_shape(text: str) -> dict[str, int]:
+    """Sizes from text: ``"b=1024,m=768"`` → {"b": 1024, "m": 768}.
+
+    Args:
+        text: ``name=number`` separated by commas; names as in ``DEFAULTS``; "" for none.
+
+    Returns:
+        The sizes given, for ``rows``.
+
+    Raises:
+        ArgumentError: anything else.
+    """
+    sizes: dict[str, int] = {}
+    for part in text.split(",") if text.strip() else []:
+        name, equals, number = (piece.strip() for piece in part.partition("="))
+        if not equals or not (number.isascii() and number.isdigit()) or name in sizes:
+            problem = "twice the same size" if name in sizes else f"cannot read {part.strip()!r}"
+            raise ArgumentError(f"parse_shape({text!r}): {problem}, expected sizes such as 'b=1024,m=768'")
+        sizes[name] = int(number)
+    _checked(f"parse_shape({text!r})", sizes)
+    return sizes
+
+
+def rows(shape: Mapping[str, int] = DEFAULTS) -> list[Row]:
+    """The op table at given sizes.
+
+    Args:
+        shape: sizes by name, b, m, n and s, each ≥ 1; those left out are as in ``DEFAULTS``.
+
+    Returns:
+        At least one row for every op, in the order of the pages; two where standard deviation and RMS differ.
+
+    Raises:
+        ArgumentError: an unknown name, or a size that is no positive integer.
+    """
+    return [row for op, shapes in _examples(**_checked("rows", shape)) for row in _rows_of(op, shapes)]
+
+
+def render(rows: Iterable[Row]) -> str:
+    """The rows as aligned text, under a line of headings.  "-" stands for a factor that does not exist."""
+    cells = [("op", "shapes", "statistic", "α", "β", "constrained", "source"), *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
+
+
+def _rows_of(op: Op, shapes: tuple[Shape, ...]) -> list[Row]:
+    if not op.has_mean:
+        return [_row(op, shapes, "", op.scale(*shapes))]
+    statistics: tuple[Statistic, ...] = ("std", "rms")
+    return [_row(op, shapes, s, op.scale(*shapes, statistic=s)) for s in statistics]
+
+
+def _row(op: Op, shapes: tuple[Shape, ...], statistic: str, scales: Scales) -> Row:
+    value = None if op.reports else constrain(scales, (0,), geometric).alpha
+    return Row(op.name, _attributes(op), shapes, statistic, scales.alpha, scales.beta, value, op.source)
+
+
+def _attributes(op: Op) -> str:
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(op) if dataclasses.is_dataclass(op) else ()
+    given = {f.name: getattr(op, f.name) for f in fields if getattr(op, f.name) != f.default}
+    return ", ".join(f"{name}={value!r}" for name, value in given.items())
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    shapes = " ".join(str(shape).replace(" ", "") for shape in row.shapes)
+    name = f"{row.op}({row.attributes})" if row.attributes else row.op
+    beta = ", ".join(map(_number, row.beta))
+    return name, shapes, row.statistic, _number(row.alpha), beta, _number(row.constrained), row.source
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"
+
+
+def _checked(call: str, sizes: Mapping[str, int]) -> dict[str, int]:
+    for name, size in sizes.items():
+        if name not in DEFAULTS:
+            raise ArgumentError(f"{call}: unknown size {name!r}, expected one of {', '.join(DEFAULTS)}")
+        if not isinstance(size, int) or size < 1:
+            raise ArgumentError(f"{call}: {name} is {size!r}, expected an integer ≥ 1")
+    return {**DEFAULTS, **sizes}

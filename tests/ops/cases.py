@@ -1,0 +1,386 @@
+"""Every op with examples and strategies, in one place.
+
+``EXAMPLES`` and ``STRATEGIES`` map each op class to fixed cases and to a Hypothesis strategy of cases;
+``test_cases.py`` asserts that no exported op is missing.  A new op is entered here, and all general properties are then
+tested of it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from refscale import ops
+from refscale.engine import Op, Tape, apply, backward
+from refscale.scales import regular
+from refscale.testing.strategies import broadcastable_shapes, matmul_shapes, shapes
+
+# A busy machine is no reason to fail.
+PROPERTY = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+ALL_OPS = [op for op in map(vars(ops).get, ops.__all__) if isinstance(op, type) and issubclass(op, Op)]
+
+
+@dataclass(frozen=True)
+class Input:
+    """How to draw one input; ``n`` is the number of classes or rows that indices choose from."""
+
+    shape: tuple[int, ...]
+    kind: Literal["normal", "positive", "index", "mask", "targets"] = "normal"
+    n: int = 0
+    ignored: int = 0
+
+    def draw(self, rng):
+        if self.kind == "normal":
+            return rng.standard_normal(self.shape)
+        if self.kind == "positive":
+            return np.exp(0.5 * rng.standard_normal(self.shape))
+        if self.kind == "mask":
+            return rng.integers(0, 2, self.shape) == 1
+        indices = np.asarray(rng.integers(0, self.n, self.shape))
+        indices.ravel()[rng.permutation(indices.size)[: self.ignored]] = IGNORE
+        return indices
+
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Case:
+    """An op with its attributes, and what its inputs are."""
+
+    op: Op
+    inputs: tuple[Input, ...]
+
+    def arrays(self, rng):
+        return [x.draw(rng) for x in self.inputs]
+
+    @property
+    def differentiable(self):
+        return [i for i in range(len(self.inputs)) if i not in self.op.constants]
+
+    def __str__(self):
+        return f"{self.op} {'; '.join(str(x.shape) for x in self.inputs)}"
+
+
+def case(op, *inputs):
+    """A case; plain shapes are normal inputs."""
+    return Case(op, tuple(x if isinstance(x, Input) else Input(x) for x in inputs))
+
+
+def run(op, arrays, gradient=None, *, scheme=regular, dtype=np.float64):
+    """Output and gradients of one op through the engine; the gradient of the output is drawn if not given."""
+    tape = Tape(scheme, dtype=dtype)
+    leaves = [tape.tensor(a, f"input{i}") for i, a in enumerate(arrays)]
+    y = apply(op, *leaves)
+    if gradient is None:
+        gradient = np.random.default_rng(9).standard_normal(y.shape)
+    backward(y, gradient)
+    return y.value, [leaf.grad for leaf in leaves]
+
+
+def cross_entropy(rows, classes, reduction="mean", ignored=None):
+    """A cross-entropy case; ``ignored`` of the rows carry the index to be ignored, None if there is no such index."""
+    count = int(np.prod(rows))
+    op = (
+        ops.SoftmaxCrossEntropy(reduction)
+        if ignored is None
+        else ops.SoftmaxCrossEntropy(reduction, IGNORE, count - ignored)
+    )
+    return case(op, (*rows, classes), Input(rows, "targets", classes, ignored or 0))
+
+
+def _unary(*instances):
+    return [case(op, (3, 4)) for op in instances]
+
+
+EXAMPLES = {
+    ops.Add: [case(ops.Add(), (3, 4), (3, 4)), case(ops.Add(), (2, 3, 4), (3, 1))],
+    ops.Subtract: [case(ops.Subtract(), (3, 4), (3, 4)), case(ops.Subtract(), (4,), (2, 3, 4))],
+    ops.WeightedAdd: [
+        case(ops.WeightedAdd((0.75, 0.5)), (3, 4), (3, 4)),
+        case(ops.WeightedAdd((1.5, 0.25, 2.0)), (2, 3), (3,), (2, 1)),
+    ],
+    ops.Bias: [case(ops.Bias(), (3, 4), (4,)), case(ops.Bias(), (2, 3, 4), (3, 1))],
+    ops.Multiply: [case(ops.Multiply(), (3, 4), (3, 4)), case(ops.Multiply(), (2, 3, 4), (4,))],
+    ops.SiluGlu: [case(ops.SiluGlu(), (3, 4), (3, 4))],
+    ops.Scaled: [case(ops.Scaled(0.5, 3.0), (3, 4))],
+    ops.Fork: [case(ops.Fork(0.25), (3, 4))],
+    ops.Dropout: [case(ops.Dropout(0.3), (5, 6), Input((5, 6), "mask"))],
+    ops.Matmul: [
+        case(ops.Matmul(), (3, 4), (4, 5)),
+        case(ops.Matmul(), (2, 3, 4), (4, 5)),
+        case(ops.Matmul(), (2, 1, 3, 4), (3, 4, 2)),
+    ],
+    ops.AttentionScores: [
+        case(ops.AttentionScores(), (2, 3, 4), (2, 5, 4)),
+        case(ops.AttentionScores(1), (3, 4), (5, 4)),
+    ],
+    ops.AttentionMix: [
+        case(ops.AttentionMix(), (2, 3, 5), (2, 5, 4)),
+        case(ops.AttentionMix("independent"), (3, 5), (5, 4)),
+    ],
+    ops.Readout: [case(ops.Readout(), (2, 3, 4), (4, 5))],
+    ops.Conv1d: [
+        case(ops.Conv1d(), (2, 7, 3), (3, 3, 4)),
+        case(ops.Conv1d(stride=2, padding=(2, 1), dilation=2, groups=2), (2, 8, 4), (3, 2, 6)),
+        case(ops.Conv1d(stride=3), (1, 8, 2), (2, 2, 1)),
+    ],
+    ops.Conv2d: [
+        case(ops.Conv2d(), (2, 4, 5, 3), (3, 2, 3, 2)),
+        case(ops.Conv2d((2, 1), ((1, 0), 2), (1, 2), 2), (2, 5, 4, 4), (2, 3, 2, 6)),
+    ],
+    ops.MaxPool: [
+        case(ops.MaxPool((2,)), (2, 6, 3)),
+        case(ops.MaxPool((3,), (2,), ((1, 2),)), (2, 6, 3)),
+        case(ops.MaxPool((2, 3), (1, 2), (1, 1)), (2, 4, 5, 2)),
+    ],
+    ops.Relu: _unary(ops.Relu()),
+    ops.LeakyRelu: _unary(ops.LeakyRelu(), ops.LeakyRelu(0.3)),
+    ops.Gelu: _unary(ops.Gelu(), ops.Gelu("tanh")),
+    ops.Silu: _unary(ops.Silu()),
+    ops.Tanh: _unary(ops.Tanh()),
+    ops.Sigmoid: _unary(ops.Sigmoid()),
+    ops.Softplus: _unary(ops.Softplus()),
+    ops.Exp: _unary(ops.Exp()),
+    ops.Log: [case(ops.Log(), Input((3, 4), "positive"))],
+    ops.Sqrt: [case(ops.Sqrt(), Input((3, 4), "positive"))],
+    ops.Softmax: _unary(ops.Softmax()),
+    ops.MaskedSoftmax: [
+        case(ops.MaskedSoftmax(), (2, 3, 4, 5), Input((2, 1, 1, 5), "mask")),
+        case(ops.MaskedSoftmax(causal=True), (2, 3, 5), Input((2, 3, 5), "mask")),
+    ],
+    ops.LogSoftmax: _unary(ops.LogSoftmax()),
+    ops.LayerNorm: [case(ops.LayerNorm(), (2, 3, 5), (5,), (5,)), case(ops.LayerNorm(0.5), (3, 4), (4,), (4,))],
+    ops.RmsNorm: [case(ops.RmsNorm(), (2, 3, 5), (5,))],
+    ops.Sum: [case(ops.Sum(), (3, 4)), case(ops.Sum((-1, 0)), (2, 3, 4))],
+    ops.Mean: [case(ops.Mean(), (3, 4)), case(ops.Mean((1,)), (2, 3, 4))],
+    ops.Reshape: [case(ops.Reshape((2, -1)), (3, 4))],
+    ops.Transpose: [case(ops.Transpose((1, 2, 0)), (2, 3, 4))],
+    ops.Slice: [case(ops.Slice(-1, 1, 3), (2, 5)), case(ops.Slice(0, 0, 1), (2, 5))],
+    ops.Concat: [case(ops.Concat(-1), (2, 3), (2, 1), (2, 4))],
+    ops.Gather: [case(ops.Gather(), (2, 5, 3), Input((2, 4), "index", 5))],
+    ops.Embedding: [case(ops.Embedding(), (5, 3), Input((2, 4), "index", 5))],
+    ops.SoftmaxCrossEntropy: [
+        cross_entropy((4,), 5),
+        cross_entropy((2, 3), 4, "sum", 2),
+        cross_entropy((2, 3), 4, "mean", 2),
+    ],
+    ops.MseLoss: [case(ops.MseLoss(), (3, 4), (3, 4))],
+    ops.LossSum: [case(ops.LossSum(), (), (), ())],
+}
+
+CASES = [c for examples in EXAMPLES.values() for c in examples]
+
+
+# Strategies: the same ops, any shapes and attributes.
+
+
+def _of_one_shape(op, count=1, kind="normal"):
+    one = op if isinstance(op, st.SearchStrategy) else st.just(op)
+    return st.builds(lambda op, shape: Case(op, (Input(shape, kind),) * count), one, shapes())
+
+
+def _of_rows(op):
+    return st.builds(lambda shape: case(op, shape), shapes(min_dims=1))
+
+
+def _broadcast(op):
+    return broadcastable_shapes(2).map(lambda pair: case(op, *pair))
+
+
+positive_weights = st.floats(0.125, 8)
+
+
+@st.composite
+def _weighted_add(draw):
+    count = draw(st.integers(1, 3))
+    weights = draw(st.tuples(*[positive_weights] * count))
+    return case(ops.WeightedAdd(weights), *draw(broadcastable_shapes(count)))
+
+
+@st.composite
+def _bias(draw):
+    x = draw(shapes(max_dims=3))
+    tail = x[draw(st.integers(0, len(x))) :]
+    return case(ops.Bias(), x, tuple(draw(st.sampled_from([1, n])) for n in tail))
+
+
+@st.composite
+def _dropout(draw):
+    shape = draw(shapes())
+    return case(ops.Dropout(draw(st.floats(0, 0.875))), shape, Input(shape, "mask"))
+
+
+@st.composite
+def _scores(draw):
+    lead, (s, t, d) = draw(shapes(max_dims=2)), draw(st.tuples(*[st.integers(1, 5)] * 3))
+    return case(ops.AttentionScores(draw(st.sampled_from([0.5, 1]))), (*lead, s, d), (*lead, t, d))
+
+
+@st.composite
+def _mix(draw):
+    lead, (s, t, d) = draw(shapes(max_dims=2)), draw(st.tuples(*[st.integers(1, 5)] * 3))
+    op = ops.AttentionMix(draw(st.sampled_from(["correlated", "independent"])))
+    return case(op, (*lead, s, t), (*lead, t, d))
+
+
+@st.composite
+def _readout(draw):
+    x, n = draw(shapes(min_dims=2)), draw(st.integers(1, 5))
+    return case(ops.Readout(), x, (x[-1], n))
+
+
+@st.composite
+def _convolution(draw, axes):
+    def counts(low, high):
+        return draw(st.tuples(*[st.integers(low, high)] * axes))
+
+    kernel, stride, dilation = counts(1, 3), counts(1, 3), counts(1, 2)
+    side = st.integers(0, 2)
+    padding = draw(st.tuples(*[side | st.tuples(side, side)] * axes))
+    groups, c_in, c_out, batch = draw(st.tuples(*[st.integers(1, 3)] * 4))
+    padded = [2 * p if isinstance(p, int) else sum(p) for p in padding]
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    space = tuple(max(1, span - p) + more for span, p, more in zip(spans, padded, counts(0, 3), strict=True))
+    op = (
+        ops.Conv1d(stride[0], padding[0], dilation[0], groups)
+        if axes == 1
+        else ops.Conv2d(stride, padding, dilation, groups)
+    )
+    return case(op, (batch, *space, groups * c_in), (*kernel, c_in, groups * c_out))
+
+
+@st.composite
+def _max_pool(draw):
+    axes = draw(st.integers(1, 2))
+    kernel = draw(st.tuples(*[st.integers(1, 3)] * axes))
+    stride = draw(st.none() | st.tuples(*[st.integers(1, 3)] * axes))
+    padding = draw(st.none() | st.tuples(*(st.integers(0, k - 1) for k in kernel)))
+    space = draw(st.tuples(*(st.integers(k, k + 3) for k in kernel)))
+    return case(ops.MaxPool(kernel, stride, padding), (draw(st.integers(1, 2)), *space, draw(st.integers(1, 3))))
+
+
+@st.composite
+def _masked_softmax(draw):
+    x = draw(shapes(min_dims=2, max_dims=4, max_side=4))
+    tail = x[draw(st.integers(0, len(x))) :]
+    mask = tuple(draw(st.sampled_from([1, n])) for n in tail)
+    return case(ops.MaskedSoftmax(draw(st.booleans())), x, Input(mask, "mask"))
+
+
+@st.composite
+def _norm(draw, parameters):
+    shape = draw(shapes(min_dims=1))
+    eps = draw(st.sampled_from([1e-6, 1e-5, 0.1]))
+    op = ops.LayerNorm(eps) if parameters == 2 else ops.RmsNorm(eps)
+    return case(op, shape, *[shape[-1:]] * parameters)
+
+
+@st.composite
+def _reduction(draw, kind):
+    shape = draw(shapes())
+    chosen = draw(st.sets(st.sampled_from(range(len(shape))))) if shape else set()
+    signed = tuple(draw(st.sampled_from([a, a - len(shape)])) for a in sorted(chosen))
+    return case(kind(draw(st.sampled_from([None, signed]))), shape)
+
+
+@st.composite
+def _reshape(draw):
+    shape = draw(shapes())
+    target = draw(st.permutations((*shape, 1)))
+    if draw(st.booleans()):
+        target[draw(st.integers(0, len(target) - 1))] = -1
+    return case(ops.Reshape(tuple(target)), shape)
+
+
+@st.composite
+def _transpose(draw):
+    shape = draw(shapes())
+    return case(ops.Transpose(tuple(draw(st.permutations(range(len(shape)))))), shape)
+
+
+@st.composite
+def _slice(draw):
+    shape = draw(shapes(min_dims=1))
+    axis = draw(st.integers(-len(shape), len(shape) - 1))
+    start = draw(st.integers(0, shape[axis] - 1))
+    return case(ops.Slice(axis, start, draw(st.integers(start + 1, shape[axis]))), shape)
+
+
+@st.composite
+def _concat(draw):
+    shape = draw(shapes(min_dims=1))
+    axis = draw(st.integers(-len(shape), len(shape) - 1))
+    sides = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    place = axis % len(shape)
+    return case(ops.Concat(axis), *((*shape[:place], side, *shape[place + 1 :]) for side in sides))
+
+
+@st.composite
+def _gather(draw):
+    lead, (n, d, k) = draw(shapes(max_dims=2)), draw(st.tuples(*[st.integers(1, 5)] * 3))
+    return case(ops.Gather(), (*lead, n, d), Input((*lead, k), "index", n))
+
+
+@st.composite
+def _embedding(draw):
+    v, d = draw(st.tuples(st.integers(1, 6), st.integers(1, 4)))
+    return case(ops.Embedding(), (v, d), Input(draw(shapes()), "index", v))
+
+
+@st.composite
+def _cross_entropy(draw):
+    rows = draw(shapes(max_dims=2))
+    ignored = draw(st.none() | st.integers(0, int(np.prod(rows)) - 1))
+    return cross_entropy(rows, draw(st.integers(1, 6)), draw(st.sampled_from(["mean", "sum"])), ignored)
+
+
+factors = st.floats(2**-6, 2**6)
+
+STRATEGIES = {
+    ops.Add: _broadcast(ops.Add()),
+    ops.Subtract: _broadcast(ops.Subtract()),
+    ops.WeightedAdd: _weighted_add(),
+    ops.Bias: _bias(),
+    ops.Multiply: _broadcast(ops.Multiply()),
+    ops.SiluGlu: _of_one_shape(ops.SiluGlu(), 2),
+    ops.Scaled: _of_one_shape(st.builds(ops.Scaled, factors, factors)),
+    ops.Fork: _of_one_shape(st.builds(ops.Fork, st.integers(1, 5))),
+    ops.Dropout: _dropout(),
+    ops.Matmul: matmul_shapes().map(lambda pair: case(ops.Matmul(), *pair)),
+    ops.AttentionScores: _scores(),
+    ops.AttentionMix: _mix(),
+    ops.Readout: _readout(),
+    ops.Conv1d: _convolution(1),
+    ops.Conv2d: _convolution(2),
+    ops.MaxPool: _max_pool(),
+    ops.Relu: _of_one_shape(ops.Relu()),
+    ops.LeakyRelu: _of_one_shape(st.builds(ops.LeakyRelu, st.floats(0, 0.875))),
+    ops.Gelu: _of_one_shape(st.builds(ops.Gelu, st.sampled_from(["erf", "tanh"]))),
+    ops.Silu: _of_one_shape(ops.Silu()),
+    ops.Tanh: _of_one_shape(ops.Tanh()),
+    ops.Sigmoid: _of_one_shape(ops.Sigmoid()),
+    ops.Softplus: _of_one_shape(ops.Softplus()),
+    ops.Exp: _of_one_shape(ops.Exp()),
+    ops.Log: _of_one_shape(ops.Log(), kind="positive"),
+    ops.Sqrt: _of_one_shape(ops.Sqrt(), kind="positive"),
+    ops.Softmax: _of_rows(ops.Softmax()),
+    ops.MaskedSoftmax: _masked_softmax(),
+    ops.LogSoftmax: _of_rows(ops.LogSoftmax()),
+    ops.LayerNorm: _norm(2),
+    ops.RmsNorm: _norm(1),
+    ops.Sum: _reduction(ops.Sum),
+    ops.Mean: _reduction(ops.Mean),
+    ops.Reshape: _reshape(),
+    ops.Transpose: _transpose(),
+    ops.Slice: _slice(),
+    ops.Concat: _concat(),
+    ops.Gather: _gather(),
+    ops.Embedding: _embedding(),
+    ops.SoftmaxCrossEntropy: _cross_entropy(),
+    ops.MseLoss: _of_one_shape(ops.MseLoss(), 2),
+    ops.LossSum: st.integers(1, 4).map(lambda count: case(ops.LossSum(), *[()] * count)),
+}

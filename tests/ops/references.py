@@ -1,0 +1,241 @@
+"""Every op as a plain NumPy expression, written without looking at the op, with a bound on the rounding of both.
+
+``REFERENCES[type](op, *arrays)`` gives (value, bound): the op must lie within ``bound`` of ``value``, element by
+element, in float64.  0 means the same number.  Bounds are first order: u per operation, times how far it moves the
+result; a sum of n terms errs by n·u·Σ|terms| in any order (Higham 2002, section 4.2), an elementary function by 4u (2
+ulp).  They count the op's roundings and the reference's, which are about as many.
+"""
+
+import itertools
+import math
+
+import numpy as np
+
+from refscale import ops
+
+U = 2.0**-53
+
+
+def exact(value):
+    return value, 0.0
+
+
+def relative(value, roundings):
+    return value, roundings * U * np.abs(value)
+
+
+def product(subscripts, x, y, terms, factor=1.0):
+    magnitude = np.einsum(subscripts, np.abs(x), np.abs(y)) * factor
+    return np.einsum(subscripts, x, y) * factor, 2 * (terms + 2) * U * magnitude
+
+
+def weighted_add(op, *xs):
+    terms = [w * x for w, x in zip(op.weights, xs, strict=True)]
+    return sum(terms), 2 * (len(xs) + 1) * U * sum(map(np.abs, terms))
+
+
+def silu_glu(op, x, gate):
+    return relative(x * gate / (1 + np.exp(-gate)), 24)
+
+
+def dropout(op, x, keep):
+    return relative(np.where(keep, x / (1 - op.p), 0.0), 4)
+
+
+def matmul(op, x, w):
+    return product("...ij,...jk->...ik", x, w, x.shape[-1])
+
+
+def scores(op, q, k):
+    d = q.shape[-1]
+    return product("...id,...jd->...ij", q, k, d + 2, 1 / math.sqrt(d) if op.exponent == 0.5 else 1 / d)
+
+
+def convolution(op, x, weight):
+    """One output at a time."""
+    axes = x.ndim - 2
+    stride, dilation, padding = ((v,) if axes == 1 else v for v in (op.stride, op.dilation, op.padding))
+    before, after = zip(*((p, p) if isinstance(p, int) else p for p in padding), strict=True)
+    kernel, space = weight.shape[:axes], x.shape[1:-1]
+    outputs = [
+        (space[a] + before[a] + after[a] - dilation[a] * (kernel[a] - 1) - 1) // stride[a] + 1 for a in range(axes)
+    ]
+    y = np.zeros((len(x), *outputs, weight.shape[-1]))
+    magnitude = np.zeros_like(y)
+    c_in, c_out = x.shape[-1] // op.groups, weight.shape[-1] // op.groups
+    for o in itertools.product(*map(range, outputs)):
+        for k in itertools.product(*map(range, kernel)):
+            at = tuple(o[a] * stride[a] + k[a] * dilation[a] - before[a] for a in range(axes))
+            if not all(0 <= i < n for i, n in zip(at, space, strict=True)):
+                continue
+            for group in range(op.groups):
+                seen = x[(slice(None), *at)][:, group * c_in : (group + 1) * c_in]
+                into = (slice(None), *o, slice(group * c_out, (group + 1) * c_out))
+                y[into] += seen @ weight[k][:, group * c_out : (group + 1) * c_out]
+                magnitude[into] += np.abs(seen) @ np.abs(weight[k][:, group * c_out : (group + 1) * c_out])
+    return y, 2 * (math.prod(kernel) * c_in + 2) * U * magnitude
+
+
+def max_pool(op, x):
+    axes = len(op.kernel)
+    stride, padding = op.stride or op.kernel, op.padding or (0,) * axes
+    before, after = zip(*((p, p) if isinstance(p, int) else p for p in padding), strict=True)
+    space = x.shape[1:-1]
+    outputs = [(space[a] + before[a] + after[a] - op.kernel[a]) // stride[a] + 1 for a in range(axes)]
+    y = np.zeros((len(x), *outputs, x.shape[-1]))
+    for o in itertools.product(*map(range, outputs)):
+        first = [o[a] * stride[a] - before[a] for a in range(axes)]
+        window = tuple(slice(max(0, f), f + k) for f, k in zip(first, op.kernel, strict=True))
+        y[(slice(None), *o)] = x[(slice(None), *window)].max(axis=tuple(range(1, 1 + axes)))
+    return exact(y)
+
+
+def gelu(op, x):
+    if op.form == "erf":
+        # The rounding of x/√2 (2u) moves erfc by x²·2u, relatively.
+        phi = np.vectorize(lambda v: math.erfc(-v / math.sqrt(2)) / 2, otypes=[float])(x)
+        return x * phi, (20 + 2 * x**2) * U * np.abs(x * phi)
+    # 1 + tanh z = 2/(1 + e^-2z), and the rounding of z moves e^-2z by |2z|·4u, relatively.
+    z = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+    return x / (1 + np.exp(-2 * z)), (24 + 16 * np.abs(z)) * U * np.abs(x / (1 + np.exp(-2 * z)))
+
+
+def tanh(op, x):
+    e = np.expm1(2 * x)
+    return relative(e / (e + 2), 16)
+
+
+def softmax(op, x):
+    e = np.exp(x)
+    y = e / e.sum(-1, keepdims=True)
+    return y, (2 * x.shape[-1] + 24 + 2 * np.ptp(x, axis=-1, keepdims=True)) * U * y
+
+
+def masked_softmax(op, x, mask):
+    mask = np.broadcast_to(mask, x.shape)
+    s, t = x.shape[-2:]
+    y = np.zeros_like(x)
+    for row in np.ndindex(*x.shape[:-1]):
+        seen = [j for j in range(t) if mask[(*row, j)] and (not op.causal or j <= row[-1] + t - s)]
+        if seen:
+            e = np.exp(x[row][seen])
+            y[(*row, seen)] = e / e.sum()
+    return y, (2 * t + 24 + 2 * np.ptp(x)) * U * y
+
+
+def log_softmax(op, x):
+    total = np.log(np.exp(x).sum(-1, keepdims=True))
+    return x - total, (2 * x.shape[-1] + 24) * U * (1 + np.abs(x).max() + np.abs(total))
+
+
+def layer_norm(op, x, gain, bias):
+    n = x.shape[-1]
+    sigma = np.sqrt(x.var(-1, keepdims=True) + op.eps)
+    normal = (x - x.mean(-1, keepdims=True)) / sigma
+    # The mean errs by n·u·max|x|; over σ, that moves the quotient, and 1 + its square moves σ itself.
+    moved = 2 * (3 * n + 12) * U * (1 + np.abs(x).max(-1, keepdims=True) / sigma) * (1 + normal**2)
+    return normal * gain + bias, moved * np.abs(gain) + 4 * U * (np.abs(normal * gain) + np.abs(bias))
+
+
+def rms_norm(op, x, gain):
+    return relative(x / np.sqrt((x**2).mean(-1, keepdims=True) + op.eps) * gain, 2 * x.shape[-1] + 16)
+
+
+def _flat(x, axes):
+    axes = range(x.ndim) if axes is None else [a % x.ndim for a in axes]
+    kept = [a for a in range(x.ndim) if a not in axes]
+    return x.transpose(*kept, *axes).reshape(*(x.shape[a] for a in kept), -1)
+
+
+def total(op, x):
+    flat = _flat(x, op.axes)
+    return flat @ np.ones(flat.shape[-1]), 2 * flat.shape[-1] * U * np.abs(flat).sum(-1)
+
+
+def mean(op, x):
+    flat = _flat(x, op.axes)
+    n = flat.shape[-1]
+    return flat @ np.full(n, 1 / n), 2 * (n + 2) * U * np.abs(flat).mean(-1)
+
+
+def gather(op, x, positions):
+    y = np.zeros((*positions.shape, x.shape[-1]))
+    for place in np.ndindex(*positions.shape):
+        y[place] = x[(*place[:-1], positions[place])]
+    return exact(y)
+
+
+def embedding(op, table, ids):
+    return exact(np.array([table[i] for i in ids.ravel()]).reshape(*ids.shape, table.shape[1]))
+
+
+def cross_entropy(op, logits, targets):
+    rows = [row for row in np.ndindex(*targets.shape) if targets[row] != op.ignore_index]
+    losses = [np.log(np.exp(logits[row]).sum()) - logits[(*row, targets[row])] for row in rows]
+    bound = (2 * logits.shape[-1] + 2 * len(rows) + 24) * U * (1 + 2 * np.abs(logits).max()) * len(rows)
+    share = len(rows) if op.reduction == "mean" else 1
+    return np.asarray(sum(losses) / share), bound / share
+
+
+def mse_loss(op, x, target):
+    value = np.mean(x**2 - 2 * x * target + target**2)
+    return value, 2 * (x.size + 6) * U * np.mean((np.abs(x) + np.abs(target)) ** 2)
+
+
+def concat(op, *xs):
+    joined = [np.moveaxis(x, op.axis, 0) for x in xs]
+    return exact(np.moveaxis(np.array([row for x in joined for row in x]), 0, op.axis))
+
+
+REFERENCES = {
+    ops.Add: lambda op, x, y: exact(x + y),
+    ops.Subtract: lambda op, x, y: exact(x - y),
+    ops.WeightedAdd: weighted_add,
+    ops.Bias: lambda op, x, bias: exact(x + bias),
+    ops.Multiply: lambda op, x, y: exact(x * y),
+    ops.SiluGlu: silu_glu,
+    ops.Scaled: lambda op, x: exact(x),
+    ops.Fork: lambda op, x: exact(x),
+    ops.Dropout: dropout,
+    ops.Matmul: matmul,
+    ops.AttentionScores: scores,
+    ops.AttentionMix: matmul,
+    ops.Readout: matmul,
+    ops.Conv1d: convolution,
+    ops.Conv2d: convolution,
+    ops.MaxPool: max_pool,
+    ops.Relu: lambda op, x: exact((x + np.abs(x)) / 2),
+    ops.LeakyRelu: lambda op, x: exact(np.maximum(x, op.slope * x)),
+    ops.Gelu: gelu,
+    ops.Silu: lambda op, x: relative(x / (1 + np.exp(-x)), 20),
+    ops.Tanh: tanh,
+    ops.Sigmoid: lambda op, x: relative(1 / (1 + np.exp(-x)), 16),
+    ops.Softplus: lambda op, x: relative(np.logaddexp(0, x), 20),
+    ops.Exp: lambda op, x: relative(np.exp2(x / math.log(2)), 12 + 4 * np.abs(x)),
+    ops.Log: lambda op, x: (np.log2(x) * math.log(2), 12 * U * np.abs(np.log(x))),
+    ops.Sqrt: lambda op, x: relative(x**0.5, 4),
+    ops.Softmax: softmax,
+    ops.MaskedSoftmax: masked_softmax,
+    ops.LogSoftmax: log_softmax,
+    ops.LayerNorm: layer_norm,
+    ops.RmsNorm: rms_norm,
+    ops.Sum: total,
+    ops.Mean: mean,
+    ops.Reshape: lambda op, x: exact(np.array(x.ravel().tolist()).reshape(op.shape)),
+    ops.Transpose: lambda op, x: exact(np.einsum(x, list(range(x.ndim)), list(op.axes))),
+    ops.Slice: lambda op, x: exact(np.take(x, range(op.start, op.stop), op.axis)),
+    ops.Concat: concat,
+    ops.Gather: gather,
+    ops.Embedding: embedding,
+    ops.SoftmaxCrossEntropy: cross_entropy,
+    ops.MseLoss: mse_loss,
+    ops.LossSum: lambda op, *xs: (np.asarray(math.fsum(xs)), 2 * len(xs) * U * sum(map(np.abs, xs))),
+}
+
+
+def assert_close_to_reference(op, arrays, y):
+    """Assert that y is what the plain expression says, within its bound."""
+    value, bound = REFERENCES[type(op)](op, *arrays)
+    assert y.shape == np.shape(value), f"{op}: shape {y.shape}, expected {np.shape(value)}"
+    error = np.abs(y - value)
+    assert np.all(error <= bound), f"{op}: off by {np.max(error)}, expected at most {bound}"

@@ -1,0 +1,220 @@
+"""What ops say to shapes, values and attributes that do not fit: under both schemes, the same words."""
+
+import numpy as np
+import pytest
+
+from refscale import ops
+from refscale.engine import Tape, apply
+from refscale.errors import ArgumentError, RefscaleError, ShapeError
+from refscale.scales import regular, unit
+
+ATTRIBUTES = {
+    "LeakyRelu(slope=1): expected 0 ≤ slope < 1": lambda: ops.LeakyRelu(1),
+    "LeakyRelu(slope=-0.1): expected 0 ≤ slope < 1": lambda: ops.LeakyRelu(-0.1),
+    "Gelu(form='exact'): expected 'erf' or 'tanh'": lambda: ops.Gelu("exact"),
+    "WeightedAdd(weights=(1.0, 0.0)): expected positive finite weights": lambda: ops.WeightedAdd((1.0, 0.0)),
+    "WeightedAdd(weights=()): expected positive finite weights": lambda: ops.WeightedAdd(()),
+    "Scaled(alpha=0.0, beta=1.0): expected positive finite factors": lambda: ops.Scaled(0.0),
+    "Scaled(alpha=1.0, beta=inf): expected positive finite factors": lambda: ops.Scaled(1.0, float("inf")),
+    "Fork(beta=0.0): expected a positive finite factor": lambda: ops.Fork(0.0),
+    "Dropout(p=1): expected 0 ≤ p < 1": lambda: ops.Dropout(1),
+    "AttentionScores(exponent=2): expected 0.5 or 1": lambda: ops.AttentionScores(2),
+    "AttentionMix(values='same'): expected 'correlated' or 'independent'": lambda: ops.AttentionMix("same"),
+    "layer_norm(eps=-1): expected eps ≥ 0": lambda: ops.LayerNorm(-1),
+    "rms_norm(eps=nan): expected eps ≥ 0": lambda: ops.RmsNorm(float("nan")),
+    "SoftmaxCrossEntropy(reduction='none'): expected 'mean' or 'sum'": lambda: ops.SoftmaxCrossEntropy("none"),
+    "SoftmaxCrossEntropy(kept=0): expected at least one row that counts": lambda: ops.SoftmaxCrossEntropy(kept=0),
+    "Conv1d(stride=0): expected an integer ≥ 1": lambda: ops.Conv1d(stride=0),
+    "Conv1d(stride=(2,)): expected an integer ≥ 1": lambda: ops.Conv1d(stride=(2,)),
+    "Conv1d(dilation=1.5): expected an integer ≥ 1": lambda: ops.Conv1d(dilation=1.5),
+    "Conv1d(groups=0): expected an integer ≥ 1": lambda: ops.Conv1d(groups=0),
+    "Conv1d(padding=-1): expected an integer ≥ 0 or a pair (before, after)": lambda: ops.Conv1d(padding=-1),
+    "Conv1d(padding=(0, 0, 0)): expected an integer ≥ 0 or a pair (before, after)": lambda: ops.Conv1d(
+        padding=(0, 0, 0)
+    ),
+    "Conv2d(stride=2): expected one integer ≥ 1 for each of 2 axes": lambda: ops.Conv2d(stride=2),
+    "Conv2d(dilation=(1, 0)): expected one integer ≥ 1 for each of 2 axes": lambda: ops.Conv2d(dilation=(1, 0)),
+    "Conv2d(padding=1): expected an integer ≥ 0 or a pair (before, after) for each of 2 axes": lambda: ops.Conv2d(
+        padding=1
+    ),
+    "Conv2d(groups=-1): expected an integer ≥ 1": lambda: ops.Conv2d(groups=-1),
+    "MaxPool(kernel=(2, 2, 2)): expected a tuple of one or two sides": lambda: ops.MaxPool((2, 2, 2)),
+    "MaxPool(kernel=2): expected a tuple of one or two sides": lambda: ops.MaxPool(2),
+    "MaxPool(kernel=(2, 0)): expected one integer ≥ 1 for each of 2 axes": lambda: ops.MaxPool((2, 0)),
+    "MaxPool(stride=(1,)): expected one integer ≥ 1 for each of 2 axes": lambda: ops.MaxPool((2, 2), (1,)),
+    "MaxPool(padding=(0, -1)): expected an integer ≥ 0 or a pair (before, after) for each of 2 axes": lambda: (
+        ops.MaxPool((2, 2), None, (0, -1))
+    ),
+    "MaxPool(padding=((0, 2),)): expected less than the kernel (2,)": lambda: ops.MaxPool((2,), None, ((0, 2),)),
+}
+
+
+@pytest.mark.parametrize("message", ATTRIBUTES)
+def test_attributes(message):
+    with pytest.raises(ArgumentError) as error:
+        ATTRIBUTES[message]()
+    assert str(error.value) == message
+
+
+CONV1D = "expected (batch, length, channels_in) and (kernel, channels_in/groups, channels_out)"
+CONV2D = "expected (batch, height, width, channels_in) and (kernel, kernel, channels_in/groups, channels_out)"
+SHAPES = [
+    (ops.Add(), [(2, 3), (4,)], "add: shapes (2, 3), (4,) do not broadcast together"),
+    (ops.Subtract(), [(2, 3), (4,)], "subtract: shapes (2, 3), (4,) do not broadcast together"),
+    (ops.Multiply(), [(2, 3), (4,)], "multiply: shapes (2, 3), (4,) do not broadcast together"),
+    (ops.WeightedAdd((1.0, 2.0)), [(2, 3), (4,)], "weighted_add: shapes (2, 3), (4,) do not broadcast together"),
+    (ops.WeightedAdd((1.0, 2.0)), [(2, 3)], "weighted_add: 2 weights for 1 inputs"),
+    (ops.Bias(), [(2, 3), (2, 2, 3)], "bias: shape (2, 2, 3) does not fit x of shape (2, 3)"),
+    (ops.SiluGlu(), [(2, 3), (2, 1)], "silu_glu: x (2, 3) and gate (2, 1) must have one shape"),
+    (ops.Matmul(), [(2, 3), (4, 5)], "matmul: x (2, 3) and w (4, 5), expected (…, b, m) and (…, m, n)"),
+    (ops.Matmul(), [(3,), (3, 5)], "matmul: x (3,) and w (3, 5), expected (…, b, m) and (…, m, n)"),
+    (ops.Matmul(), [(2, 2, 3), (4, 3, 5)], "matmul: shapes (2,), (4,) do not broadcast together"),
+    (ops.AttentionMix(), [(2, 3), (4, 5)], "attention_mix: x (2, 3) and w (4, 5), expected (…, b, m) and (…, m, n)"),
+    (ops.Readout(), [(2, 3), (4, 5)], "readout: x (2, 3) and w (4, 5), expected (…, b, m) and (…, m, n)"),
+    (ops.Readout(), [(2, 3), (1, 3, 5)], "readout: w (1, 3, 5), expected (m, n)"),
+    (ops.Readout(), [(2, 3), ()], "readout: w (), expected (m, n)"),
+    (
+        ops.AttentionScores(),
+        [(2, 3, 4), (2, 3, 5)],
+        "attention_scores: q (2, 3, 4) and k (2, 3, 5), expected (…, s, d) and (…, t, d)",
+    ),
+    (ops.Conv1d(), [(2, 8), (3, 4, 5)], f"conv1d(groups=1): x (2, 8) and weight (3, 4, 5), {CONV1D}"),
+    (ops.Conv1d(), [(2, 8, 4), (3, 2, 5)], f"conv1d(groups=1): x (2, 8, 4) and weight (3, 2, 5), {CONV1D}"),
+    (
+        ops.Conv1d(groups=2),
+        [(2, 8, 4), (3, 2, 5)],
+        f"conv1d(groups=2): x (2, 8, 4) and weight (3, 2, 5), {CONV1D}",
+    ),
+    (
+        ops.Conv1d(padding=(1, 0), dilation=4),
+        [(2, 7, 4), (3, 4, 5)],
+        "conv1d: space (7,) padded to (8,), expected at least (9,)",
+    ),
+    (
+        ops.Conv2d(),
+        [(2, 8, 8, 4), (3, 4, 5)],
+        f"conv2d(groups=1): x (2, 8, 8, 4) and weight (3, 4, 5), {CONV2D}",
+    ),
+    (
+        ops.Conv2d(padding=(1, 0)),
+        [(2, 8, 2, 4), (3, 3, 4, 5)],
+        "conv2d: space (8, 2) padded to (10, 2), expected at least (3, 3)",
+    ),
+    (ops.MaxPool((2,)), [(2, 8)], "max_pool(kernel=(2,)): x (2, 8), expected (batch, length, channels)"),
+    (
+        ops.MaxPool((2, 2)),
+        [(2, 8, 3)],
+        "max_pool(kernel=(2, 2)): x (2, 8, 3), expected (batch, height, width, channels)",
+    ),
+    (ops.MaxPool((4,)), [(2, 3, 3)], "max_pool: space (3,) padded to (3,), expected at least (4,)"),
+    (ops.Softmax(), [()], "softmax: x (), expected (…, s) with s ≥ 1"),
+    (ops.LogSoftmax(), [(3, 0)], "log_softmax: x (3, 0), expected (…, s) with s ≥ 1"),
+    (
+        ops.LayerNorm(),
+        [(2, 3), (3,), (2,)],
+        "layer_norm: x (2, 3) and parameters (3,), (2,), expected (…, n) and (n,)",
+    ),
+    (ops.RmsNorm(), [(2, 3), (1, 3)], "rms_norm: x (2, 3) and parameters (1, 3), expected (…, n) and (n,)"),
+    (ops.Sum((2,)), [(2, 3)], "sum: axis 2 of an array with 2 dimensions"),
+    (ops.Sum((0, -2)), [(2, 3)], "sum: axes (0, -2) of (2, 3) name one axis twice"),
+    (ops.Mean((-3,)), [(2, 3)], "mean: axis -3 of an array with 2 dimensions"),
+    (ops.Reshape((4, 2)), [(2, 3)], "reshape: (2, 3) (6 elements) into (4, 2)"),
+    (ops.Reshape((-1, 4)), [(2, 3)], "reshape: (2, 3) (6 elements) into (-1, 4)"),
+    (ops.Transpose((0, 0)), [(2, 3)], "transpose: axes (0, 0) are no permutation of the 2 axes of x (2, 3)"),
+    (ops.Slice(1, 2, 5), [(2, 3)], "slice: 2:5 of axis 1 of (2, 3)"),
+    (ops.Slice(1, 2, 2), [(2, 3)], "slice: 2:2 of axis 1 of (2, 3)"),
+    (ops.Slice(2, 0, 1), [(2, 3)], "slice: axis 2 of an array with 2 dimensions"),
+    (ops.Concat(0), [(2, 3), (2, 4)], "concat: shapes (2, 3), (2, 4) differ beside axis 0"),
+    (ops.MseLoss(), [(2, 3), (3,)], "mse_loss: x (2, 3) and target (3,), expected one shape with at least one element"),
+    (ops.LossSum(), [(), (1,)], "loss_sum: shapes (), (1,), expected scalars"),
+]
+
+
+def run(op, scheme, arrays):
+    tape = Tape(scheme)
+    apply(op, *(tape.tensor(a) for a in arrays))
+
+
+@pytest.mark.parametrize("scheme", [regular, unit], ids=["regular", "unit"])
+@pytest.mark.parametrize(("op", "shapes", "message"), SHAPES, ids=[message for _, _, message in SHAPES])
+def test_shapes(op, shapes, message, scheme):
+    with pytest.raises(ShapeError) as error:
+        run(op, scheme, [np.ones(shape) for shape in shapes])
+    assert str(error.value) == message
+
+
+LOGITS = np.zeros((2, 3))
+VALUES = [
+    (ops.Log(), [np.array([1.0, 0.0])], "log: smallest element is 0.0, expected all > 0"),
+    (ops.Sqrt(), [np.array([1.0, -2.0])], "sqrt: smallest element is -2.0, expected all > 0"),
+    (ops.Dropout(0.5), [np.ones(3), np.ones(3)], "dropout: keep is float32(3,), expected bool(3,)"),
+    (ops.Dropout(0.5), [np.ones(3), np.ones((), bool)], "dropout: keep is bool(), expected bool(3,)"),
+    (
+        ops.MaskedSoftmax(),
+        [LOGITS, np.ones((2, 3))],
+        "masked_softmax: mask is float32, expected bool",
+    ),
+    (
+        ops.MaskedSoftmax(),
+        [LOGITS, np.ones((2, 2, 3), bool)],
+        "masked_softmax: x (2, 3) and mask (2, 2, 3), expected (…, s, t) and a shape that fits it",
+    ),
+    (
+        ops.MaskedSoftmax(),
+        [np.ones(3), np.ones(3, bool)],
+        "masked_softmax: x (3,) and mask (3,), expected (…, s, t) and a shape that fits it",
+    ),
+    (ops.Gather(), [LOGITS, np.array([0, 2])], "gather: indices from 0 to 2, expected 0 … 1"),
+    (ops.Gather(), [LOGITS, np.array([0.0])], "gather: indices are float32, expected integers"),
+    (ops.Gather(), [LOGITS, np.array(0)], "gather: x (2, 3) and positions (), expected (…, n, d) and (…, k)"),
+    (ops.Embedding(), [LOGITS, np.array([-1, 1])], "embedding: indices from -1 to 1, expected 0 … 1"),
+    (ops.Embedding(), [LOGITS, np.array([0.0])], "embedding: indices are float32, expected integers"),
+    (ops.Embedding(), [np.ones(()), np.array([0])], "embedding: table (), expected (v, d)"),
+    (
+        ops.SoftmaxCrossEntropy(),
+        [LOGITS, np.array([0, 3])],
+        "softmax_cross_entropy: targets from 0 to 3, expected 0 … 2",
+    ),
+    (
+        ops.SoftmaxCrossEntropy(),
+        [LOGITS, np.array([0, -100])],
+        "softmax_cross_entropy: targets from -100 to 0, expected 0 … 2",
+    ),
+    (
+        ops.SoftmaxCrossEntropy(),
+        [LOGITS, np.array([0.0, 1.0])],
+        "softmax_cross_entropy: targets are float32, expected integers",
+    ),
+    (
+        ops.SoftmaxCrossEntropy(),
+        [LOGITS, np.array([0])],
+        "softmax_cross_entropy: logits (2, 3), targets (1,), expected (…, s) and (…)",
+    ),
+    (
+        ops.SoftmaxCrossEntropy(ignore_index=-100),
+        [LOGITS, np.array([0, -100])],
+        "softmax_cross_entropy: kept=2, but 1 rows count",
+    ),
+    (
+        ops.SoftmaxCrossEntropy(kept=3),
+        [LOGITS, np.array([0, 1])],
+        "softmax_cross_entropy: 3 rows count of 2, expected at least one",
+    ),
+]
+
+
+@pytest.mark.parametrize("scheme", [regular, unit], ids=["regular", "unit"])
+@pytest.mark.parametrize(("op", "arrays", "message"), VALUES, ids=[message for _, _, message in VALUES])
+def test_values(op, arrays, message, scheme):
+    with pytest.raises(RefscaleError) as error:
+        run(op, scheme, arrays)
+    assert isinstance(error.value, ValueError)
+    assert str(error.value) == message
+
+
+def test_split_points():
+    assert ops.split_points(6, 3) == [(0, 2), (2, 4), (4, 6)]
+    assert ops.split_points(6, (1, 5)) == [(0, 1), (1, 6)]
+    for parts, shown in ((4, "4"), ((1, 4), r"\(1, 4\)"), ((0, 6), r"\(0, 6\)")):
+        with pytest.raises(ShapeError, match=rf"^split: 6 elements into parts {shown}$"):
+            ops.split_points(6, parts)

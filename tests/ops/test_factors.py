@@ -1,0 +1,204 @@
+"""The factors: their values, what they make exactly 1, and that a change of 3 % would be noticed."""
+
+import math
+
+import numpy as np
+import pytest
+
+from refscale import ops
+from refscale.scales import SCHEMES, Call, Scales, geometric, unit
+from tests.ops.cases import ALL_OPS, CASES
+from tests.ops.factors import CHECKS, assert_unit, places
+
+by_name = {"ids": lambda op: op.__name__}
+
+# Values.
+
+ACTIVATIONS = {  # std and RMS of f(X), RMS of G·f'(X), by 30-digit quadrature
+    ops.Relu(): (0.58381937, 0.70710678, 0.70710678),
+    ops.LeakyRelu(): (0.58656819, 0.70714214, 0.70714214),
+    ops.Gelu(): (0.58791497, 0.65209009, 0.67516729),
+    ops.Gelu("tanh"): (0.58791832, 0.65206879, 0.67514283),
+    ops.Silu(): (0.55953847, 0.59646921, 0.61602139),
+    ops.Tanh(): (0.62792873, 0.62792873, 0.68147113),
+    ops.Sigmoid(): (0.20827634, 0.54164475, 0.21174570),
+    ops.Softplus(): (0.52107053, 0.95981556, 0.54164475),
+    ops.Exp(): (2.16119742, 2.71828183, 2.71828183),
+}
+LARGEST = {  # std and RMS of the largest of k
+    2: (0.82564527, 1.00000000),
+    3: (0.74797540, 1.12945316),
+    4: (0.70122410, 1.24552354),
+    8: (0.61065305, 1.54904324),
+    9: (0.59779037, 1.60081773),
+    16: (0.54314805, 1.84762967),
+    25: (0.50843955, 2.03001781),
+    64: (0.45109474, 2.38674947),
+}
+EIGHT_DIGITS = 0.5e-8
+PAPER = 0.5e-3  # the paper's own constants are Monte-Carlo values
+
+
+@pytest.mark.parametrize("op", ACTIVATIONS, ids=str)
+def test_activations_to_eight_digits(op):
+    std, rms, gradient_rms = ACTIVATIONS[op]
+    for scheme, sigma in (("unit", std), ("unit-rms", rms)):
+        scales = SCHEMES[scheme].scales(Call(op, ((5, 7),)))
+        assert abs(1 / scales.alpha - sigma) <= EIGHT_DIGITS
+        assert abs(1 / scales.beta[0] - gradient_rms) <= EIGHT_DIGITS
+
+
+@pytest.mark.parametrize("k", LARGEST)
+def test_maxima_to_eight_digits(k):
+    for statistic, sigma in zip(("std", "rms"), LARGEST[k], strict=True):
+        for op, shape in ((ops.MaxPool((k,)), (2, 3 * k, 5)), (ops.MaxPool((1, k), (1, 1)), (2, 1, 2 * k, 5))):
+            assert abs(1 / op.scale(shape, statistic=statistic).alpha - sigma) <= EIGHT_DIGITS
+
+
+def test_the_largest_of_one_is_itself():
+    assert abs(ops.MaxPool((1,)).scale((2, 3, 4)).alpha - 1) <= 1e-15
+
+
+def test_closed_forms():
+    for op, alpha, beta in (
+        (ops.Relu(), math.sqrt(2 / (1 - 1 / math.pi)), math.sqrt(2)),
+        (ops.Exp(), (math.e * (math.e - 1)) ** -0.5, 1 / math.e),
+    ):
+        scales = op.scale(())
+        assert abs(scales.alpha - alpha) <= 1e-15 * alpha
+        assert abs(scales.beta[0] - beta) <= 1e-15 * beta
+
+
+B, M, N, S = 10, 12, 7, 5
+PAPER_TABLE = [  # op, shapes, α, β: Table A.2, in the table's own letters
+    (ops.Sum(), ((N,),), N**-0.5, (1.0,)),
+    (ops.WeightedAdd((0.6, 0.8)), ((B,), (B,)), 1.0, (1 / 0.6, 1 / 0.8)),
+    (ops.Matmul(), ((2, B // 2, M), (M, N)), M**-0.5, (N**-0.5, B**-0.5)),
+    (ops.Relu(), ((B,),), 1.713, (1.414,)),
+    (ops.Gelu(), ((B,),), 1.701, (1.481,)),
+    (ops.Tanh(), ((B,),), 1.593, (1.468,)),
+    (ops.Sigmoid(), ((B,),), 4.802, (4.722,)),
+    (ops.Softmax(), ((B, S),), S, (S,)),
+    (ops.SoftmaxCrossEntropy("sum"), ((B, S), (B,)), 1.0, (S / math.sqrt(S - 1), None)),
+    (ops.SoftmaxCrossEntropy("mean"), ((B, S), (B,)), 1.0, (B * S / math.sqrt(S - 1), None)),
+    (ops.LayerNorm(), ((B, N), (N,), (N,)), 1.0, (1.0, B**-0.5, B**-0.5)),
+    (ops.Bias(), ((B, N), (N,)), 1.0, (1.0, B**-0.5)),
+    (ops.Dropout(0.19), ((B,), (B,)), 0.9, (0.9, None)),
+    (ops.Embedding(), ((M, N), (B,)), 1.0, ((M / B) ** 0.5, None)),
+    (
+        ops.Conv1d(stride=2, padding=1, groups=3),
+        ((2, 10, 12), (4, 4, 9)),
+        (4 * 4) ** -0.5,
+        ((4 / 2 * 3) ** -0.5, (2 * 5) ** -0.5),
+    ),
+    (
+        ops.Conv2d((2, 1), (0, 1)),
+        ((2, 6, 5, 3), (2, 3, 3, 8)),
+        (6 * 3) ** -0.5,
+        ((6 / 2 * 8) ** -0.5, (2 * 3 * 5) ** -0.5),
+    ),
+]
+
+
+@pytest.mark.parametrize(("op", "shapes", "alpha", "beta"), PAPER_TABLE, ids=str)
+def test_the_papers_table(op, shapes, alpha, beta):
+    scales = op.scale(*shapes)
+    rounded = PAPER if isinstance(op, ops.Relu | ops.Gelu | ops.Tanh | ops.Sigmoid) else 1e-12
+    assert abs(scales.alpha - alpha) <= 2 * rounded
+    for actual, expected in zip(scales.beta, beta, strict=True):
+        assert actual is expected if expected is None else abs(actual - expected) <= 2 * rounded * abs(expected)
+
+
+def test_constrained_factors_of_the_paper():
+    gelu = unit.scales(Call(ops.Gelu(), ((B, M),), geometric, (0,)))
+    assert gelu.alpha == gelu.beta[0]
+    assert abs(gelu.alpha - 1.587) <= PAPER
+    matmul = unit.scales(Call(ops.Matmul(), ((B, M), (M, N)), geometric, (0,)))
+    assert matmul.alpha == matmul.beta[0]
+    assert abs(matmul.alpha - (M * N) ** -0.25) <= 1e-15
+    assert matmul.beta[1] == B**-0.5
+
+
+# What the factors make exactly 1.
+
+
+@pytest.mark.parametrize("one_check", [c for checks in CHECKS.values() for c in checks], ids=str)
+def test_unit_by_construction(one_check):
+    one_check.run()
+
+
+@pytest.mark.parametrize("op", ALL_OPS, **by_name)
+def test_every_factor_is_checked(op):
+    for statistic in ("std", "rms") if op.has_mean else ("std",):
+        assert {c.place for c in CHECKS[op] if c.statistic == statistic} == set(places(op))
+
+
+# The checks can fail.
+
+
+def spoil(monkeypatch, op, change):
+    """Replace the factors of an op by ``change(scales)``."""
+    right = op.scale
+    monkeypatch.setattr(op, "scale", lambda self, *shapes, **statistic: change(right(self, *shapes, **statistic)))
+
+
+@pytest.mark.parametrize("percent", [-3, 3])
+@pytest.mark.parametrize(("op", "place"), [(op, place) for op in ALL_OPS for place in places(op)])
+def test_three_percent_is_noticed(op, place, percent, monkeypatch):
+    factor = 1 + percent / 100
+
+    def change(scales):
+        beta = tuple(b * factor if i == place else b for i, b in enumerate(scales.beta))
+        return Scales(scales.alpha * factor if place == "α" else scales.alpha, beta)
+
+    spoil(monkeypatch, op, change)
+    with pytest.raises(AssertionError, match=f"at {place}, std"):
+        assert_unit(op)
+    if op.has_mean:
+        for one_check in CHECKS[op]:
+            if one_check.statistic == "rms" and one_check.place == place:
+                with pytest.raises(AssertionError, match=f"at {place}, rms"):
+                    one_check.run()
+
+
+@pytest.mark.parametrize("op", [op for op in ALL_OPS if op.has_mean], **by_name)
+def test_std_and_rms_cannot_be_swapped(op, monkeypatch):
+    right = op.scale
+    other = {"std": "rms", "rms": "std"}
+    monkeypatch.setattr(op, "scale", lambda self, *shapes, statistic: right(self, *shapes, statistic=other[statistic]))
+    for one_check in CHECKS[op]:
+        if one_check.place == "α":
+            with pytest.raises(AssertionError, match="at α"):
+                one_check.run()
+
+
+@pytest.mark.parametrize("op", [ops.Matmul, ops.Conv1d, ops.Conv2d, ops.AttentionScores, ops.Embedding], **by_name)
+def test_inverse_factors_are_noticed(op, monkeypatch):
+    spoil(monkeypatch, op, lambda s: Scales(1 / s.alpha, tuple(None if b is None else 1 / b for b in s.beta)))
+    with pytest.raises(AssertionError):
+        assert_unit(op)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_factors_exist_for_exactly_the_differentiable_inputs(case):
+    scales = case.op.scale(*(x.shape for x in case.inputs))
+    assert [i for i, beta in enumerate(scales.beta) if beta is not None] == case.differentiable
+    assert len(scales.beta) == len(case.inputs)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_factors_see_shapes_and_attributes_only(case):
+    shapes = tuple(x.shape for x in case.inputs)
+    assert case.op.scale(*shapes) == type(case.op)(**vars(case.op)).scale(*shapes)
+    assert all(type(f) is float for f in (case.op.scale(*shapes).alpha, *filter(None, case.op.scale(*shapes).beta)))
+
+
+def test_layer_norm_backward_is_one_up_to_its_own_width():
+    """√((n−3)/(n−2)) would be exact for Gaussian rows; the paper's 1 is within 1/n of it."""
+    n = 256
+    rng = np.random.default_rng(0)
+    x, g = rng.standard_normal((2, 4096, n))
+    normal, kept = ops.LayerNorm(0.0).forward(x, np.ones(n), np.zeros(n))
+    measured = math.sqrt(np.mean(ops.LayerNorm(0.0).backward(g, *kept)[0] ** 2))
+    # 4096·256 elements, nearly independent: one standard error is 7e-4; six are a false alarm of 2e-9.
+    assert abs(measured * math.sqrt((n - 3) / (n - 2)) - 1) <= 6 * (2 * normal.size) ** -0.5

@@ -1,0 +1,91 @@
+"""The regular scheme is plain NumPy, the unit scheme is the regular one times its factors, and carriers stay."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refscale.scales import SCHEMES, Call
+from refscale.testing import assert_same_bits
+from refscale.testing.strategies import seeds
+from tests.ops.cases import ALL_OPS, CASES, PROPERTY, STRATEGIES, run
+from tests.ops.references import assert_close_to_reference
+
+by_name = {"ids": lambda op: op.__name__}
+
+
+@pytest.mark.parametrize("op", ALL_OPS, **by_name)
+@PROPERTY
+@given(data=st.data(), seed=seeds())
+def test_regular_is_the_plain_expression(op, data, seed):
+    case = data.draw(STRATEGIES[op])
+    arrays = case.arrays(np.random.default_rng(seed))
+    assert_close_to_reference(case.op, arrays, run(case.op, arrays)[0])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_wrong_value_is_rejected(case):
+    arrays = case.arrays(np.random.default_rng(0))
+    y = run(case.op, arrays)[0].copy()
+    assert_close_to_reference(case.op, arrays, y)
+    y[np.unravel_index(np.argmax(np.abs(y)), y.shape)] *= 1 + 1e-10
+    with pytest.raises(AssertionError, match="off by"):
+        assert_close_to_reference(case.op, arrays, y)
+
+
+@pytest.mark.parametrize("scheme", ["unit", "unit-rms"])
+@pytest.mark.parametrize("op", ALL_OPS, **by_name)
+@settings(PROPERTY, max_examples=10)
+@given(data=st.data(), seed=seeds())
+def test_unit_is_regular_times_the_factors(op, scheme, data, seed):
+    case = data.draw(STRATEGIES[op])
+    arrays = case.arrays(np.random.default_rng(seed))
+    before = [a.copy() for a in arrays]
+    y, gradients = run(case.op, arrays)
+    scaled_y, scaled_gradients = run(case.op, arrays, scheme=SCHEMES[scheme])
+    scales = SCHEMES[scheme].scales(Call(case.op, tuple(a.shape for a in arrays)))
+    assert_same_bits(scaled_y, np.asarray(scales.alpha * y))
+    for i, (scaled, gradient, beta) in enumerate(zip(scaled_gradients, gradients, scales.beta, strict=True)):
+        if i in case.op.constants:
+            assert scaled is gradient is beta is None
+        else:
+            assert_same_bits(scaled, np.asarray(beta * gradient))
+    for array, copy in zip(arrays, before, strict=True):
+        assert_same_bits(array, copy)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_float32_stays_float32_and_is_near_float64(case, scheme):
+    arrays = case.arrays(np.random.default_rng(3))
+    narrow = [a.astype(np.float32) if a.dtype == np.float64 else a for a in arrays]
+    wide = [a.astype(np.float64) if a.dtype == np.float32 else a for a in narrow]
+    g = np.random.default_rng(4).standard_normal(run(case.op, arrays)[0].shape).astype(np.float32)
+    y, gradients = run(case.op, narrow, g, scheme=SCHEMES[scheme], dtype=np.float32)
+    expected_y, expected_gradients = run(case.op, wide, g, scheme=SCHEMES[scheme])
+    pairs = [(y, expected_y), *zip(gradients, expected_gradients, strict=True)]
+    for actual, expected in pairs:
+        if expected is None:
+            assert actual is None
+            continue
+        assert actual.dtype == np.float32
+        # A few hundred roundings at most, and no cancellation to speak of: far from losing half the digits.
+        assert np.linalg.norm(actual - expected) <= 2.0**-16 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_ops_alone_keep_the_dtype_and_write_to_no_input(case):
+    arrays = case.arrays(np.random.default_rng(3))
+    narrow = [a.astype(np.float32) if a.dtype == np.float64 else a for a in arrays]
+    for a in narrow:
+        a.flags.writeable = False
+    y, kept = case.op.forward(*narrow)
+    assert y.dtype == np.float32
+    g = np.ones_like(y)
+    g.flags.writeable = False
+    for i, gradient in enumerate(case.op.backward(g, *kept)):
+        if i in case.op.constants:
+            assert gradient is None
+        else:
+            assert gradient.dtype == np.float32
+            assert gradient.shape == narrow[i].shape
