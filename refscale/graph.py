@@ -1,0 +1,302 @@
+"""When factors are legal, and why: cut-edges, gradient factors, balanced forks, the automatic recipe.
+
+Any factors may scale a graph, but the gradient that results is a multiple of the true one only under a condition.
+The paper's (Theorem 5.2): α = β on every edge that is not a cut-edge.  The sharper one used here: walk back from the
+output with c = 1; an op with output y demands of its input i that c(x_i) = c(y)·β_i/α; all consumers of a tensor must
+demand the same c.  Then the gradient computed for x is c(x) times the true one.
+
+Only edges that carry a gradient count: masks and token ids are no part of the graph here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from numpy.typing import ArrayLike
+
+from refscale.engine import Node, Op, Tape, Tensor, Variable
+from refscale.errors import FactorError, TapeError
+from refscale.ops.arithmetic import Add, Fork, WeightedAdd
+from refscale.scales import Call, Constraint, Scales, Unit, constrain, geometric, none, to_output_scale, unit
+
+TOLERANCE = 1e-9
+"""Relative; a product of a few thousand correctly rounded factors errs by less than 1e-12."""
+
+
+class Edge(NamedTuple):
+    """The use of a variable as input ``position`` of a recorded call."""
+
+    node: Node
+    position: int
+
+    @property
+    def variable(self) -> Variable:
+        """What is used."""
+        return self.node.inputs[self.position]
+
+
+def _ancestors(output: Tensor) -> list[Node]:
+    """The calls that the output depends on through gradients, last first."""
+    last = output.variable.node
+    if last is None or not output.variable.requires_grad:
+        raise TapeError(f"{output} was not computed from a leaf that requires a gradient")
+    needed = {output.variable}
+    found = []
+    for node in reversed(output.tape.nodes[: last.index + 1]):
+        if node.output in needed:
+            found.append(node)
+            needed.update(e.variable for e in _edges(node))
+    return found
+
+
+def _edges(node: Node) -> Iterator[Edge]:
+    """The edges into a call that carry a gradient."""
+    for i, variable in enumerate(node.inputs):
+        if variable.requires_grad and i not in node.op.constants:
+            yield Edge(node, i)
+
+
+def cut_edges(output: Tensor) -> set[Edge]:
+    """The edges whose removal disconnects the graph: bridges of the recorded undirected multigraph.
+
+    A vertex is a leaf or a call with its output; a call that uses a variable twice is joined to it by two edges,
+    neither of them a bridge.  Linear time: one depth-first search with low-links (Tarjan 1974), without recursion.
+
+    Args:
+        output: where the graph ends.
+
+    Returns:
+        The cut-edges.  Source: paper, Definition 4.2.
+    """
+    neighbors: dict[Variable, list[tuple[Edge, Variable]]] = defaultdict(list)
+    for node in _ancestors(output):
+        for edge in _edges(node):
+            neighbors[edge.variable].append((edge, node.output))
+            neighbors[node.output].append((edge, edge.variable))
+    order = {output.variable: 0}
+    low = {output.variable: 0}
+    bridges: set[Edge] = set()
+    stack: list[tuple[Variable, Edge | None, Iterator[tuple[Edge, Variable]]]] = [
+        (output.variable, None, iter(neighbors[output.variable]))
+    ]
+    while stack:
+        vertex, entered, rest = stack[-1]
+        for edge, other in rest:
+            if edge == entered:
+                continue
+            if other in order:
+                low[vertex] = min(low[vertex], order[other])
+            else:
+                order[other] = low[other] = len(order)
+                stack.append((other, edge, iter(neighbors[other])))
+                break
+        else:
+            stack.pop()
+            if entered is not None:
+                parent = stack[-1][0]
+                low[parent] = min(low[parent], low[vertex])
+                if low[vertex] > order[parent]:
+                    bridges.add(entered)
+    return bridges
+
+
+def gradient_factors(output: Tensor) -> dict[Variable, float]:
+    """For every tensor the constant c by which its computed gradient differs from the true one.
+
+    c(output) = 1 and c(x_i) = c(y)·β_i/α for every edge; the gradient that ``backward`` computes for x is exactly c(x)
+    times that of the function that the forward pass computes, rounding aside.
+
+    Args:
+        output: where the gradient starts.
+
+    Returns:
+        c of every variable that the output depends on, the output's included.
+
+    Raises:
+        FactorError: two consumers of a tensor demand different values; the computed gradient would mix terms with
+            different weights.  The message names tensor, consumers and values.
+    """
+    factors: dict[Variable, tuple[float, Node | None]] = {output.variable: (1.0, None)}
+    for node in _ancestors(output):
+        c = factors[node.output][0]
+        for edge in _edges(node):
+            demanded = c * _ratio(edge)
+            known, consumer = factors.setdefault(edge.variable, (demanded, node))
+            if not math.isclose(known, demanded, rel_tol=TOLERANCE):
+                raise FactorError(
+                    f"gradient_factors: consumers of {edge.variable} disagree: {consumer} demands c = {known:.9g}, "
+                    f"{node} demands c = {demanded:.9g}; its gradient would be no multiple of the true one"
+                )
+    return {variable: c for variable, (c, _) in factors.items()}
+
+
+def _ratio(edge: Edge) -> float:
+    beta = edge.node.scales.beta[edge.position]
+    assert beta is not None  # an edge carries a gradient
+    return beta / edge.node.scales.alpha
+
+
+def balance(output: Tensor) -> None:
+    """Choose β of every ``Fork`` so that all uses of a tensor demand the same c.
+
+    Let the uses of a tensor that start with a fork demand c_i, their forks aside.  If the tensor is also used directly,
+    with c, their forks take β_i = c/c_i.  If all its uses are forks, c is free, and c = (Σ c_i^-2)^-½ gives Σ β_i² = 1:
+    if every use sends back a gradient of unit variance, so is their sum.  Where all agree already, as under the regular
+    scheme, nothing changes.  Call it after the forward pass: no β is used before ``backward``.
+
+    With forks where a residual branch starts, and where a tensor is used more than once, every op may keep the factors
+    that suit it, and no constraint is needed: that is the ``none`` constraint of BERT.
+
+    Args:
+        output: where the gradient starts, usually the loss.
+
+    A disagreement without forks is left as it is: ``gradient_factors`` reports it.
+    """
+    demanded: dict[Variable, list[tuple[Edge, float]]] = defaultdict(list)
+    for node in _ancestors(output):
+        c = _settle(demanded.pop(node.output)) if node.output in demanded else 1.0
+        for edge in _edges(node):
+            demanded[edge.variable].append((edge, c * _ratio(edge)))
+    for uses in demanded.values():
+        _settle(uses)
+
+
+def _settle(uses: list[tuple[Edge, float]]) -> float:
+    """The c of one tensor, given what its uses demand, after its forks are balanced."""
+    first = uses[0][1]
+    if all(math.isclose(c, first, rel_tol=TOLERANCE) for _, c in uses):
+        return first
+    direct = [c for edge, c in uses if not isinstance(edge.node.op, Fork)]
+    forks = [(edge.node, c / _ratio(edge)) for edge, c in uses if isinstance(edge.node.op, Fork)]
+    c = direct[0] if direct else 1 / math.hypot(*(1 / c_i for _, c_i in forks))
+    for node, c_i in forks:
+        node.scales = Scales(1.0, (c / c_i,))
+    return c
+
+
+# --- The recipe, automatic --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a plan: what it is, its factors before and after, and the inputs that constrained it."""
+
+    name: str
+    op: Op
+    shapes: tuple[tuple[int, ...], ...]
+    unconstrained: Scales
+    resolved: Scales
+    constrained: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan(Unit):
+    """A scheme that replays the factors found by ``plan``, call by call; ``str(plan)`` is their table."""
+
+    name: str = "plan"
+    steps: tuple[Step, ...] = ()
+
+    def scales(self, call: Call) -> Scales:
+        """The recorded factors of the call with this number.
+
+        Raises:
+            FactorError: the program being run is not the one that was recorded.
+        """
+        step = self.steps[call.index] if call.index < len(self.steps) else None
+        if step is None or step.op != call.op or step.shapes != call.shapes:
+            expected = "the end of the program" if step is None else f"{step.op} of {step.shapes}"
+            raise FactorError(f"plan: call {call.index} is {call.op} of {call.shapes}, the plan has {expected}")
+        return step.resolved
+
+    def residual_weights(self, rule: Callable[[int], tuple[float, float]], layer: int) -> tuple[float, float]:
+        """As recorded: what the rule says."""
+        return rule(layer)
+
+    def differences(self, tape: Tape) -> list[tuple[Step, Scales]]:
+        """The calls of ``tape`` whose factors are not those planned, with the factors they have there.
+
+        ``tape`` must record the same program, under a scheme of its own.
+        """
+        if [type(n.op) for n in tape.nodes] != [type(s.op) for s in self.steps]:
+            raise FactorError("Plan.differences: the tape records another program than the plan")
+        return [
+            (step, node.scales)
+            for step, node in zip(self.steps, tape.nodes, strict=True)
+            if not _close(step.resolved, node.scales)
+        ]
+
+    def __str__(self) -> str:
+        rows = [("call", "op", "unconstrained", "resolved", "constrained by")]
+        for i, step in enumerate(self.steps):
+            inputs = step.op.inputs
+            names = [inputs[k] if k < len(inputs) and inputs[0][0] != "*" else f"x{k}" for k in step.constrained]
+            rows.append(
+                (f"{i} {step.name}", step.op.name, str(step.unconstrained), str(step.resolved), " ".join(names))
+            )
+        widths = [max(len(row[k]) for row in rows) for k in range(5)]
+        return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _close(a: Scales, b: Scales) -> bool:
+    pairs = zip((a.alpha, *a.beta), (b.alpha, *b.beta), strict=True)
+    return all(
+        (p is None) == (q is None) and (p is None or math.isclose(p, q or 0, rel_tol=TOLERANCE)) for p, q in pairs
+    )
+
+
+def plan(
+    fn: Callable[..., Tensor],
+    *inputs: ArrayLike | Mapping[str, ArrayLike],
+    mean: Constraint = geometric,
+    base: Unit = unit,
+    add: Constraint = to_output_scale,
+) -> Plan:
+    """The paper's recipe, automatic: record once, find the cut-edges, resolve every op's factors.
+
+    1. Run ``fn`` on leaves made of ``inputs``, unscaled.
+    2. Each op gets its own factors (section 4.2).
+    3. Every op consuming edges that are not cut-edges gets one value for α and the β of those edges: their ``mean``.
+    4. An add of tensors of unlike origin becomes a weighted add: its constrained edges take α, so that
+       Σ γ_i x_i / √Σ γ_i² passes back what it took.  (The geometric mean would let the stream grow by 2^(1/3)
+       at every addition.)
+
+    Identities that exist only to carry factors (``Scaled``, ``Fork``) are left at 1: the recipe knows no such op.
+    A loss in a loop (two losses on one trunk) is an op like others: its α then multiplies its value.
+
+    Args:
+        fn: takes a Tensor for each array, a dict of Tensors for each mapping, and returns the output.
+        inputs: arrays, or mappings from name to array (parameters).
+        mean: resolves the constrained factors.
+        base: whose unconstrained factors, initial standard deviation to use (its ``statistic``: std or RMS).
+        add: resolves the constrained factors of additions.
+
+    Returns:
+        A scheme for ``Tape``; running ``fn`` under it replays the factors.  Source: paper, section 5.
+    """
+    tape = Tape()
+    output = fn(*(_leaves(tape, x, f"input{i}") for i, x in enumerate(inputs)))
+    cut = cut_edges(output)
+    relevant = set(_ancestors(output))
+    steps = []
+    for node in tape.nodes:
+        shapes = tuple(v.shape for v in node.inputs)
+        free = base.unconstrained(Call(node.op, shapes))
+        tied: tuple[int, ...] = ()
+        if node.op.carries_factors:
+            free = node.scales
+        elif node in relevant:
+            tied = tuple(edge.position for edge in _edges(node) if edge not in cut)
+        rule = add if isinstance(node.op, Add | WeightedAdd) else mean
+        resolved = constrain(free, tied, rule)
+        steps.append(Step(node.output.name, node.op, shapes, free, resolved, tied if rule is not none else ()))
+    return Plan(name=f"plan({mean.__name__})", statistic=base.statistic, steps=tuple(steps))
+
+
+def _leaves(tape: Tape, value: Any, name: str) -> Tensor | dict[str, Tensor]:
+    if isinstance(value, Mapping):
+        return {key: tape.tensor(array, key) for key, array in value.items()}
+    return tape.tensor(value, name)
