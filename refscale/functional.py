@@ -1,0 +1,229 @@
+"""What users call: linear layers, attention, residual branches, embeddings, losses (paper, section 5).
+
+Every function takes tensors of one tape and asks that tape's scheme for factors, so the same call builds a regular or a
+unit-scaled model.  Constraints follow the paper's recipe: ops inside a residual branch are constrained by the geometric
+mean unless the caller names another; those on cut-edges are not constrained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale import ops
+from refscale.engine import Tensor, apply
+from refscale.errors import ShapeError
+from refscale.ops._shapes import axis_of
+from refscale.scales import Constraint, ResidualRule, default, geometric, none, to_output_scale
+
+Mask = NDArray[np.bool_]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, constraint: Constraint = geometric) -> Tensor:
+    """α·(x @ weight) + bias.
+
+    The bias is outside the forward factor: it is added after α, starts at zero, and its gradient takes β = rows^-1/2.
+
+    Args:
+        x: (…, m).
+        weight: (m, n), of standard deviation 1 under unit scaling.
+        bias: (n,) or None.
+        constraint: ties α and β_x; β_weight is free, for a weight used once hangs on a cut-edge.
+
+    Returns:
+        (…, n).  Source: paper, Table A.2.
+    """
+    y = apply(ops.Matmul(), x, weight, constraint=constraint, constrained=(0,))
+    return y if bias is None else apply(ops.Bias(), y, bias)
+
+
+def readout(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(x @ weight)/m + bias for an output layer; under the regular scheme x @ weight + bias.
+
+    Args:
+        x: (…, m).
+        weight: (m, n).
+        bias: (n,) or None.
+
+    Returns:
+        (…, n).  α = 1/m, β_x = n^-1/2 differ: legal on a cut-edge or in a branch that starts with ``fork``.
+        Source: u-μP (arXiv 2407.17465).
+    """
+    y = apply(ops.Readout(), x, weight)
+    return y if bias is None else apply(ops.Bias(), y, bias)
+
+
+def split(x: Tensor, parts: int | Sequence[int], axis: int = -1) -> list[Tensor]:
+    """x in equal ``parts`` along an axis, or in parts of the given sizes; all of them are to be used.
+
+    Args:
+        x: any shape.
+        parts: how many, or their sizes, which add up to the side.
+        axis: which.
+
+    Returns:
+        The parts; factors 1, for their gradients together fill x.
+    """
+    axis = axis_of("split", axis, len(x.shape))
+    points = ops.split_points(x.shape[axis], parts)
+    return [apply(ops.Slice(axis, a, b), x, constraint=to_output_scale, constrained=(0,)) for a, b in points]
+
+
+def fork(x: Tensor, ways: int) -> list[Tensor]:
+    """x for ``ways`` separate uses whose gradients may carry different factors; ``graph.balance`` settles them.
+
+    Args:
+        x: any shape.
+        ways: how many uses there will be.
+
+    Returns:
+        That many identities of x.
+    """
+    return [apply(ops.Fork(ways**-0.5), x) for _ in range(ways)]
+
+
+def residual(fn: Callable[[Tensor], Tensor], x: Tensor, tau: ResidualRule = default, layer: int = 1) -> Tensor:
+    """a·x + b·fn(x), with unit variance of activations *and* gradients inside the branch.
+
+    The gradient meets the branch's weight b at the branch's start instead of at its end:
+    y = a·x + scaled(fn(scaled(x, 1, b)), b, 1), for a² + b² = 1.  If α = β on every edge inside the branch, the
+    gradient of x is right.  If not, the start is a ``Fork``, and ``graph.balance`` makes it repay the difference, too.
+
+    Args:
+        fn: the branch, (…) → (…) of the same shape.
+        x: the stream.
+        tau: ``scales.default``, ``fixed(τ)``, ``running_mean``, ``ratio(τ)``, or any rule from layer to (a, b).
+        layer: number of this addition, from 1, since the stream was last normalized.
+
+    Returns:
+        The stream after the branch.  Source: paper, sections 4.5 and 5.
+    """
+    skip, branch = x.tape.scheme.residual_weights(tau, layer)
+    # WeightedAdd has α = (a² + b²)^-1/2, β_x = α by the constraint, β_f = 1/b: the branch receives the gradient whole,
+    # and owes b·α, which it pays where it starts.
+    start = apply(ops.Fork(branch * (skip**2 + branch**2) ** -0.5), x)
+    return apply(ops.WeightedAdd((skip, branch)), x, fn(start), constraint=to_output_scale, constrained=(0,))
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    heads: int,
+    mask: Mask | None = None,
+    causal: bool = False,
+    exponent: float = 0.5,
+    values: Literal["correlated", "independent"] = "correlated",
+    constraint: Constraint = geometric,
+) -> Tensor:
+    """Multi-head attention: softmax(q·kᵀ·d^-exponent)·v for each head, heads side by side.
+
+    Args:
+        query: (batch, s, heads·d).
+        key: (batch, t, heads·d).
+        value: (batch, t, heads·d).
+        heads: number of heads, which divides the width.
+        mask: boolean (batch, t), True at keys that may be seen (False: padding); None if all may.
+        causal: query i sees keys j ≤ i + t − s only.
+        exponent: 0.5 (Vaswani et al. 2017) or 1 (u-μP).
+        values: how alike the values of a sequence are taken to be, see ``ops.AttentionMix``.
+        constraint: ties α and both β of each product, and α and β of the softmax; inside a residual branch no edge here
+            is a cut-edge.  The mixture of correlated values takes its α, so that it stays the weighted mean.
+
+    Returns:
+        (batch, s, heads·d).  A query that may see no key gets 0; s = t = 1 is no special case.
+
+    Raises:
+        ShapeError: the width is no multiple of ``heads``, or the mask does not fit.
+    """
+    batch, t = key.shape[:2]
+    if mask is not None and mask.shape != (batch, t):
+        raise ShapeError(f"attention: mask has shape {mask.shape}, expected {(batch, t)}")
+    q, k, v = (_to_heads(x, heads) for x in (query, key, value))
+    scores = apply(ops.AttentionScores(exponent), q, k, constraint=constraint, constrained=(0, 1))
+    if mask is None and not causal:
+        weights = apply(ops.Softmax(), scores, constraint=constraint, constrained=(0,))
+    else:
+        seen = np.ones((1, 1, 1, t), np.bool_) if mask is None else mask[:, None, None, :]
+        weights = apply(ops.MaskedSoftmax(causal), scores, seen, constraint=constraint, constrained=(0,))
+    mixture = to_output_scale if values == "correlated" and constraint is not none else constraint
+    mixed = apply(ops.AttentionMix(values), weights, v, constraint=mixture, constrained=(0, 1))
+    merged = apply(ops.Transpose((0, 2, 1, 3)), mixed)
+    return apply(ops.Reshape(query.shape), merged)
+
+
+def _to_heads(x: Tensor, heads: int) -> Tensor:
+    """(batch, s, heads·d) → (batch, heads, s, d)."""
+    if len(x.shape) != 3 or heads < 1 or x.shape[2] % heads:
+        raise ShapeError(f"attention: {x} with {heads} heads, expected (batch, s, width), width a multiple of heads")
+    batch, s, width = x.shape
+    return apply(ops.Transpose((0, 2, 1, 3)), apply(ops.Reshape((batch, s, heads, width // heads)), x))
+
+
+def embedding_sum(*parts: tuple[Tensor, NDArray[np.integer[Any]]]) -> Tensor:
+    """Σ table_i[ids_i] with equal weights, broadcast, at unit variance.
+
+    Args:
+        parts: pairs of a table (v_i, d) and ids, e.g. words (batch, seq), positions (seq,), segments (batch, seq).
+
+    Returns:
+        (batch, seq, d).  Source: paper, section 5 (a weighted add with equal weights).
+    """
+    rows = [apply(ops.Embedding(), table, ids) for table, ids in parts]
+    return apply(ops.WeightedAdd((1.0,) * len(rows)), *rows)
+
+
+def layer_norm(x: Tensor, gain: Tensor, bias: Tensor, eps: float = 1e-12) -> Tensor:
+    """Layer norm over the last axis; α and β_x tied (both are 1 in Table A.2 already).
+
+    Args:
+        x: (…, n).
+        gain: (n,), starts at 1.
+        bias: (n,), starts at 0.
+        eps: added to the variance.
+    """
+    return apply(ops.LayerNorm(eps), x, gain, bias, constraint=geometric, constrained=(0,))
+
+
+def dropout(x: Tensor, p: float, rng: np.random.Generator | None) -> Tensor:
+    """x·keep/(1−p) with keep drawn from ``rng``; x itself if p = 0 or ``rng`` is None (evaluation).
+
+    Args:
+        x: any shape.
+        p: probability of dropping, 0 ≤ p < 1.
+        rng: source of the mask.
+    """
+    if p == 0 or rng is None:
+        return x
+    return apply(ops.Dropout(p), x, rng.random(x.shape) >= p)
+
+
+def cross_entropy(logits: Tensor, targets: NDArray[np.integer[Any]], ignore_index: int | None = None) -> Tensor:
+    """Mean of −log softmax(logits)[target] over the rows whose target is not ``ignore_index``.
+
+    Args:
+        logits: (…, s).
+        targets: integers (…), 0 … s−1 or ``ignore_index``.
+        ignore_index: marks rows that do not count.
+
+    Returns:
+        A scalar; both the mean and its factor β count only the rows that do.
+
+    Raises:
+        ArgumentError: no row counts, or a target is out of range.
+    """
+    kept = None if ignore_index is None else int(np.count_nonzero(targets != ignore_index))
+    return apply(ops.SoftmaxCrossEntropy("mean", ignore_index, kept), logits, targets)
+
+
+def total_loss(*losses: Tensor) -> Tensor:
+    """Σ losses, unscaled: the sum is the objective.
+
+    Args:
+        losses: scalars; heads that share a trunk take it through ``fork``.
+    """
+    return apply(ops.LossSum(), *losses)

@@ -1,0 +1,234 @@
+"""Parameters as data, and the blocks that models are made of.
+
+Parameters are a flat mapping from path name to array; a ``Spec`` says what each is.  A block comes in two halves: a
+function that lists its specs, and one that takes the parameters as tensors and computes.  Nothing holds state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale import functional as F  # noqa: N812
+from refscale import ops
+from refscale.engine import Tape, Tensor, apply
+from refscale.errors import ShapeError
+from refscale.scales import Constraint, ResidualRule, Scheme, Shape, geometric, none
+
+Role = Literal["weight", "embedding", "bias", "gain"]
+Parameters = Mapping[str, NDArray[Any]]
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Role and shape of one parameter; a weight is (fan_in, fan_out), an embedding (rows, d)."""
+
+    role: Role
+    shape: Shape
+
+
+Specs = dict[str, Spec]
+
+
+def initialize(specs: Specs, scheme: Scheme, rng: np.random.Generator, std: float = 0.02) -> dict[str, NDArray[Any]]:
+    """Initial parameters: weights and embeddings N(0, σ²) with the scheme's σ, biases 0, gains 1.
+
+    Args:
+        specs: what to make, in order; the order and ``rng`` fix the values.
+        scheme: decides σ (regular: ``std``; unit: 1).
+        rng: source of randomness.
+        std: customary σ of the model under the regular scheme.
+
+    Returns:
+        float32 arrays by name.  Source: paper, section 5, step 1.
+    """
+    sigma = np.float32(scheme.initial_std(std))
+    values: dict[str, NDArray[Any]] = {}
+    for name, spec in specs.items():
+        if spec.role in ("weight", "embedding"):
+            values[name] = rng.standard_normal(spec.shape, np.float32)
+            values[name] *= sigma
+        else:
+            values[name] = np.full(spec.shape, spec.role == "gain", np.float32)
+    return values
+
+
+def on_tape(tape: Tape, parameters: Parameters, specs: Specs) -> dict[str, Tensor]:
+    """Parameters as leaves of a tape.
+
+    Raises:
+        ShapeError: a name is missing or unknown, or a shape is not that of its spec.
+    """
+    if parameters.keys() != specs.keys():
+        wrong = sorted(parameters.keys() ^ specs.keys())
+        raise ShapeError(f"on_tape: parameters missing or unknown: {', '.join(wrong[:5])} ({len(wrong)} in all)")
+    for name, spec in specs.items():
+        if parameters[name].shape != spec.shape:
+            raise ShapeError(f"on_tape: {name} has shape {parameters[name].shape}, expected {spec.shape}")
+    return {name: tape.tensor(parameters[name], name) for name in specs}
+
+
+def count(specs: Specs) -> int:
+    """Number of scalar parameters."""
+    return sum(math.prod(spec.shape) for spec in specs.values())
+
+
+# --- Blocks -----------------------------------------------------------------------------------------------------------
+
+
+def linear_specs(name: str, fan_in: int, fan_out: int) -> Specs:
+    """Of ``linear``."""
+    return {f"{name}.weight": Spec("weight", (fan_in, fan_out)), f"{name}.bias": Spec("bias", (fan_out,))}
+
+
+def linear(p: Tensors, name: str, x: Tensor, constraint: Constraint = geometric) -> Tensor:
+    """``functional.linear`` with the parameters ``name.weight`` and ``name.bias``."""
+    with x.tape.scope(name.rpartition(".")[2]):
+        return F.linear(x, p[f"{name}.weight"], p[f"{name}.bias"], constraint=constraint)
+
+
+def norm_specs(name: str, d: int) -> Specs:
+    """Of ``norm``."""
+    return {f"{name}.gain": Spec("gain", (d,)), f"{name}.bias": Spec("bias", (d,))}
+
+
+def norm(p: Tensors, name: str, x: Tensor, eps: float) -> Tensor:
+    """``functional.layer_norm`` with the parameters ``name.gain`` and ``name.bias``."""
+    return F.layer_norm(x, p[f"{name}.gain"], p[f"{name}.bias"], eps)
+
+
+def feed_forward_specs(name: str, d: int, hidden: int) -> Specs:
+    """Of ``feed_forward``."""
+    return linear_specs(f"{name}.up", d, hidden) | linear_specs(f"{name}.down", hidden, d)
+
+
+def self_attention_specs(name: str, d: int) -> Specs:
+    """Of ``self_attention``."""
+    specs: Specs = {}
+    for part in ("query", "key", "value", "output"):
+        specs |= linear_specs(f"{name}.{part}", d, d)
+    return specs
+
+
+Values = Literal["correlated", "independent"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """What the residual blocks of a transformer have in common.
+
+    Attributes:
+        heads: attention heads.
+        post_norm: norm(x + f(x)), as the original transformer; else x + f(norm(x)).
+        tau: residual rule.
+        gelu: "erf" or "tanh".
+        eps: of the norms.
+        dropout: probability, used where a generator is given.
+        exponent: of the attention scores.
+        values: correlated or independent, see ``ops.AttentionMix``.
+        constraint: ties factors inside residual branches; with ``none``, forks repay what differs (``graph.balance``).
+    """
+
+    heads: int
+    post_norm: bool
+    tau: ResidualRule
+    gelu: Literal["erf", "tanh"]
+    eps: float
+    dropout: float
+    exponent: float
+    values: Values
+    constraint: Constraint
+
+
+def self_attention(p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block) -> Tensor:
+    """output(attention(query(x), key(x), value(x))): (batch, seq, d) → the same.
+
+    Constrained, the three uses of x agree on c; unconstrained, each starts with a fork.
+    """
+    uses = F.fork(x, 3) if block.constraint is none else [x] * 3
+    q, k, v = (
+        linear(p, f"{name}.{part}", use, block.constraint)
+        for part, use in zip(("query", "key", "value"), uses, strict=True)
+    )
+    mixed = F.attention(
+        q, k, v, heads=block.heads, mask=mask, exponent=block.exponent, values=block.values, constraint=block.constraint
+    )
+    return linear(p, f"{name}.output", mixed, block.constraint)
+
+
+def feed_forward(p: Tensors, name: str, x: Tensor, block: Block) -> Tensor:
+    """down(gelu(up(x))): (…, d) → (…, hidden) → (…, d)."""
+    hidden = linear(p, f"{name}.up", x, block.constraint)
+    hidden = apply(ops.Gelu(block.gelu), hidden, constraint=block.constraint, constrained=(0,))
+    return linear(p, f"{name}.down", hidden, block.constraint)
+
+
+def residual_block(
+    p: Tensors,
+    name: str,
+    fn: Callable[[Tensor], Tensor],
+    x: Tensor,
+    block: Block,
+    number: int,
+    rng: np.random.Generator | None,
+) -> Tensor:
+    """norm(x + fn(x)), or x + fn(norm(x)), with the parameters ``name.norm`` and dropout on the branch.
+
+    Args:
+        p: parameters as tensors.
+        name: path of the branch's parameters.
+        fn: the branch.
+        x: the stream.
+        block: says which of the two, and how to add.
+        number: of this addition in the model, from 1; post-norm, the norm starts the stream anew and each is the first.
+        rng: for dropout; None in evaluation.
+    """
+
+    def normalized(h: Tensor) -> Tensor:
+        return norm(p, f"{name}.norm", h, block.eps)
+
+    if block.post_norm:
+        return normalized(F.residual(lambda h: F.dropout(fn(h), block.dropout, rng), x, block.tau, 1))
+    return F.residual(lambda h: F.dropout(fn(normalized(h)), block.dropout, rng), x, block.tau, number)
+
+
+def transformer_layer_specs(name: str, d: int, hidden: int) -> Specs:
+    """Of ``transformer_layer``."""
+    return {
+        **self_attention_specs(f"{name}.attention", d),
+        **norm_specs(f"{name}.attention.norm", d),
+        **feed_forward_specs(f"{name}.ffn", d, hidden),
+        **norm_specs(f"{name}.ffn.norm", d),
+    }
+
+
+def transformer_layer(
+    p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block, number: int, rng: np.random.Generator | None
+) -> Tensor:
+    """One encoder layer: an attention branch and a feed-forward branch on the residual stream.
+
+    Args:
+        p: parameters as tensors.
+        name: path of this layer's parameters.
+        x: (batch, seq, d).
+        mask: (batch, seq), True at real tokens.
+        block: what all layers share.
+        number: of this layer, from 0.
+        rng: for dropout; None in evaluation.
+
+    Returns:
+        (batch, seq, d).  Post-norm: unit variance; pre-norm: the stream, to be normalized at the end.
+    """
+
+    with x.tape.scope("attention"):
+        path = f"{name}.attention"
+        x = residual_block(p, path, lambda h: self_attention(p, path, h, mask, block), x, block, 2 * number + 1, rng)
+    with x.tape.scope("ffn"):
+        path = f"{name}.ffn"
+        return residual_block(p, path, lambda h: feed_forward(p, path, h, block), x, block, 2 * number + 2, rng)

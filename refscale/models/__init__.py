@@ -1,0 +1,1 @@
+"""Existing models, adapted: written once, regular or unit-scaled by the tape they run on."""

@@ -1,0 +1,246 @@
+"""Split, fork, embeddings, norm, dropout and losses."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refscale import functional as F  # noqa: N812
+from refscale import ops
+from refscale.engine import Tape, apply, backward
+from refscale.errors import ArgumentError, ShapeError
+from refscale.graph import gradient_factors
+from refscale.scales import regular, to_output_scale, unit
+from refscale.testing import assert_exact_rms, assert_same_bits, hadamard, signs
+from refscale.testing.strategies import generators
+from tests.functional.near import assert_near
+
+SCHEMES = pytest.mark.parametrize("scheme", [regular, unit], ids=lambda s: s.name)
+
+
+# Split and fork
+
+
+@SCHEMES
+@pytest.mark.parametrize(
+    ("parts", "axis", "indices"), [(3, -1, [2, 4]), ((1, 5), 1, [1]), ([2, 1, 1], 0, [2, 3]), (1, 0, [])]
+)
+def test_split(scheme, parts, axis, indices):
+    """As numpy.split; factors 1, and the parts' gradients together are the gradient."""
+    x = np.random.default_rng(0).standard_normal((4, 6))
+    tape = Tape(scheme, dtype=np.float64)
+    leaf = tape.tensor(x)
+    pieces = F.split(leaf, parts, axis)
+    for piece, expected in zip(pieces, np.split(x, indices, axis), strict=True):
+        assert_same_bits(np.ascontiguousarray(piece.value), np.ascontiguousarray(expected))
+    y = apply(ops.Concat(axis), *pieces)
+    assert set(gradient_factors(y).values()) == {1.0}
+    backward(y, x)
+    assert_same_bits(leaf.grad, x)
+
+
+def test_split_errors():
+    x = Tape().tensor(np.ones((4, 6)))
+    for parts in (4, (2, 3), (7, -1), 0):
+        with pytest.raises(ShapeError) as error:
+            F.split(x, parts)
+        assert str(error.value) == f"split: 6 elements into parts {parts}"
+    with pytest.raises(ShapeError) as error:
+        F.split(x, 2, axis=2)
+    assert str(error.value) == "split: axis 2 of an array with 2 dimensions"
+
+
+@pytest.mark.parametrize("ways", [1, 2, 5])
+def test_fork(ways):
+    """Identities whose gradients add up, each damped so that independent ones keep their scale."""
+    tape = Tape(unit, dtype=np.float64)
+    leaf = tape.tensor(np.array([1.0, -2.0]))
+    uses = F.fork(leaf, ways)
+    assert len(uses) == ways
+    for use in uses:
+        assert_same_bits(use.value, leaf.value)
+    assert [node.scales.beta for node in tape.nodes] == [(ways**-0.5,)] * ways
+    y = apply(ops.WeightedAdd((1.0,) * ways), *uses, constraint=to_output_scale, constrained=range(ways))
+    assert gradient_factors(y)[leaf.variable] == pytest.approx(ways**-0.5, rel=1e-15)
+
+
+# Embeddings and norm
+
+
+@SCHEMES
+def test_embedding_sum(scheme):
+    """Equal weights, broadcast; over √3 under unit scaling."""
+    rng = np.random.default_rng(0)
+    words, positions, segments = (rng.standard_normal((n, 4)) for n in (7, 5, 2))
+    ids, kinds = rng.integers(0, 7, (3, 5)), rng.integers(0, 2, (3, 5))
+    tape = Tape(scheme, dtype=np.float64)
+    y = F.embedding_sum(
+        (tape.tensor(words), ids), (tape.tensor(positions), np.arange(5)), (tape.tensor(segments), kinds)
+    )
+    expected = words[ids] + positions + segments[kinds]
+    assert_near(y.value, expected * (3**-0.5 if scheme is unit else 1), 6)
+
+
+def test_embedding_sum_has_unit_scale():
+    """Rows of ±1 that are orthogonal: RMS² of a sum of k is exactly k."""
+    rows = hadamard(8)
+    tape = Tape(unit, dtype=np.float64)
+    ids = np.array([0, 1, 1, 0])
+    y = F.embedding_sum(*((tape.tensor(rows[k : k + 2]), ids) for k in (0, 2, 4)))
+    assert_exact_rms(y.value)
+
+
+def test_embedding_sum_gradient():
+    """Each table adds up the gradient of the rows it gave, times √(rows/tokens)."""
+    tape = Tape(unit, dtype=np.float64)
+    table, positions = tape.tensor(np.zeros((3, 2))), tape.tensor(np.zeros((2, 2)))
+    y = F.embedding_sum((table, np.array([[0, 2], [0, 0]])), (positions, np.arange(2)))
+    g = np.arange(8.0).reshape(2, 2, 2)
+    backward(y, g)
+    by_word = np.array([g[0, 0] + g[1, 0] + g[1, 1], [0, 0], g[0, 1]])
+    assert_near(table.grad, math.sqrt(3 / 4) * by_word, 4)
+    # Positions are seen twice each, once per sequence: r^-1/2 of the broadcast.
+    assert_near(positions.grad, 2**-0.5 * (g[0] + g[1]), 4)
+
+
+@SCHEMES
+def test_layer_norm(scheme):
+    rng = np.random.default_rng(0)
+    x, gain, bias = rng.standard_normal((3, 4, 5)), rng.standard_normal(5), rng.standard_normal(5)
+    tape = Tape(scheme, dtype=np.float64)
+    y = F.layer_norm(*(tape.tensor(a) for a in (x, gain, bias)), eps=1e-5)
+    centered = x - x.mean(-1, keepdims=True)
+    assert_near(y.value, centered / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * gain + bias, 40)
+    scales = tape.nodes[0].scales
+    assert (scales.alpha, scales.beta[0]) == (1, 1)
+    assert scales.beta[1:] == pytest.approx((12**-0.5 if scheme is unit else 1,) * 2, rel=1e-15)
+
+
+# Dropout
+
+
+@given(generators(), st.sampled_from([0.1, 0.5, 0.75]), st.booleans())
+def test_dropout(rng, p, scaled):
+    """x·keep/(1−p), over √(1/(1−p)) under unit scaling; the same mask for the gradient."""
+    twin = np.random.Generator(type(rng.bit_generator)())
+    twin.bit_generator.state = rng.bit_generator.state
+    x = np.linspace(1.0, 2.0, 12).reshape(3, 4)
+    tape = Tape(unit if scaled else regular, dtype=np.float64)
+    leaf = tape.tensor(x)
+    y = F.dropout(leaf, p, rng)
+    keep = twin.random(x.shape) >= p
+    factor = (1 - p) ** -0.5 if scaled else 1 / (1 - p)
+    assert_near(y.value, factor * x * keep, 4)
+    backward(y, np.ones(x.shape))
+    assert_near(leaf.grad, factor * keep, 4)
+    assert set(gradient_factors(y).values()) == {1.0}
+
+
+def test_dropout_in_evaluation():
+    x = Tape().tensor([1.0])
+    assert F.dropout(x, 0.5, None) is x
+    assert F.dropout(x, 0.0, np.random.default_rng(0)) is x
+
+
+def test_dropout_keeps_the_share_it_says():
+    """100 000 draws at p = 0.25: seven standard errors (false alarm 3e-12) are ±0.0096."""
+    x = Tape(regular).tensor(np.ones(100_000))
+    kept = np.count_nonzero(F.dropout(x, 0.25, np.random.default_rng(0)).value) / 100_000
+    assert abs(kept - 0.75) <= 7 * math.sqrt(0.25 * 0.75 / 100_000)
+
+
+@pytest.mark.parametrize("p", [1.0, -0.1, 1.5])
+def test_dropout_errors(p):
+    with pytest.raises(ArgumentError) as error:
+        F.dropout(Tape().tensor([1.0]), p, np.random.default_rng(0))
+    assert str(error.value) == f"Dropout(p={p}): expected 0 ≤ p < 1"
+
+
+# Losses
+
+
+@given(generators(), st.booleans(), st.booleans())
+def test_cross_entropy(rng, ignoring, scaled):
+    """The mean of −log softmax over the rows that count, whatever the scheme: a loss is a report."""
+    logits, targets = rng.standard_normal((3, 4, 5)), rng.integers(0, 5, (3, 4))
+    if ignoring:
+        targets[rng.random((3, 4)) < 0.5] = -100
+        targets[0, 0] = 1
+    tape = Tape(unit if scaled else regular, dtype=np.float64)
+    leaf = tape.tensor(logits)
+    loss = F.cross_entropy(leaf, targets, -100 if ignoring else None)
+    rows = [(i, j) for i in range(3) for j in range(4) if targets[i, j] != -100]
+    terms = [math.log(math.fsum(np.exp(logits[r]))) - logits[r][targets[r]] for r in rows]
+    assert_near(loss.value, np.asarray(math.fsum(terms) / len(rows)), 60)
+    backward(loss)
+    expected = np.zeros(logits.shape)
+    for r in rows:
+        expected[r] = np.exp(logits[r]) / math.fsum(np.exp(logits[r])) - np.eye(5)[targets[r]]
+    beta = 5 / 2 * math.sqrt(12 / len(rows)) * len(rows) if scaled else 1
+    assert_near(leaf.grad, beta * expected / len(rows), 60)
+
+
+@pytest.mark.parametrize("kept", [1, 3, 12])
+def test_cross_entropy_starts_the_gradient_at_unit_scale(kept):
+    """At uniform logits exactly, with most rows ignored too: over all rows, the ignored ones count as zeros."""
+    targets = np.full(12, -1)
+    targets[:kept] = np.arange(kept) % 7
+    leaf = Tape(unit, dtype=np.float64).tensor(np.zeros((12, 7)))
+    backward(F.cross_entropy(leaf, targets, ignore_index=-1))
+    assert_exact_rms(leaf.grad, roundings=8)
+    assert not leaf.grad[kept:].any()
+
+
+def test_cross_entropy_survives_large_logits():
+    leaf = Tape(regular, dtype=np.float64).tensor(np.array([[1e4, 0.0], [0.0, -1e4]]))
+    loss = F.cross_entropy(leaf, np.array([1, 0]))
+    assert loss.value == 5e3
+    backward(loss)
+    assert_same_bits(leaf.grad, np.array([[0.5, -0.5], [0.0, 0.0]]))
+
+
+def test_total_loss():
+    """The sum, and a gradient of 1 for each, under every scheme."""
+    for scheme in (regular, unit):
+        tape = Tape(scheme, dtype=np.float64)
+        losses = [tape.tensor(x) for x in (1.5, 2.0, 4.0)]
+        total = F.total_loss(*losses)
+        assert total.value == 7.5
+        backward(total)
+        assert [float(x.grad) for x in losses] == [1, 1, 1]
+
+
+def test_loss_errors():
+    tape = Tape()
+    logits = tape.tensor(np.zeros((2, 3)))
+    with pytest.raises(ArgumentError) as error:
+        F.cross_entropy(logits, np.array([-100, -100]), -100)
+    assert str(error.value) == "SoftmaxCrossEntropy(kept=0): expected at least one row that counts"
+    with pytest.raises(ArgumentError) as error:
+        F.cross_entropy(logits, np.array([0, 3]))
+    assert str(error.value) == "softmax_cross_entropy: targets from 0 to 3, expected 0 … 2"
+    with pytest.raises(ArgumentError) as error:
+        F.cross_entropy(logits, np.array([0, -100]))
+    assert str(error.value) == "softmax_cross_entropy: targets from -100 to 0, expected 0 … 2"
+    with pytest.raises(ArgumentError) as error:
+        F.cross_entropy(logits, np.array([0.0, 1.0]))
+    assert str(error.value) == "softmax_cross_entropy: targets are float32, expected integers"
+    with pytest.raises(ShapeError) as error:
+        F.cross_entropy(logits, np.array([0]))
+    assert str(error.value) == "softmax_cross_entropy: logits (2, 3), targets (1,), expected (…, s) and (…)"
+    with pytest.raises(ShapeError) as error:
+        F.total_loss(logits)
+    assert str(error.value) == "loss_sum: shapes (2, 3), expected scalars"
+
+
+def test_signs_reach_every_part_of_a_split_gradient():
+    """A split in three, used unevenly, still gives x its whole gradient."""
+    rng = np.random.default_rng(0)
+    tape = Tape(unit, dtype=np.float64)
+    leaf = tape.tensor(signs((2, 6), rng))
+    a, b, c = F.split(leaf, 3)
+    y = apply(ops.Concat(-1), c, a, b)
+    backward(y, g := signs((2, 6), rng))
+    assert_same_bits(leaf.grad, np.concatenate([g[:, 2:4], g[:, 4:], g[:, :2]], 1))
