@@ -1,0 +1,50 @@
+"""What the numbers did: recorded scales, reports, signal-to-noise ratios, figures.
+
+In reading order:
+
+1. ``stats``: an array in figures: σ, exponents, what a cast to a narrow format would lose.
+2. ``record``: one training step of a BERT, every tensor in figures: a ``Report``.
+3. ``report``: what a report comes to: how many tensors are far from unit scale.
+4. ``text``, ``histogram``, ``plots``, ``files``: reports for a terminal, as figures, as JSON.
+5. ``snr``: how well a format carries Gaussian numbers, by their scale.
+
+    >>> from refscale.analysis import record
+    >>> report = record("bert-tiny", "unit")
+    >>> report.summary().outside["weight"]
+    0
+"""
+
+from refscale.analysis.files import from_json, load, save, to_json
+from refscale.analysis.plots import check_plot, plot, plot_snr
+from refscale.analysis.record import record
+from refscale.analysis.report import CastSummary, Report, Summary, summarize
+from refscale.analysis.snr import curves, render_snr, snr
+from refscale.analysis.stats import KINDS, REPORT_FORMATS, Kind, Limits, Lost, Measurement, TensorStats, measure
+from refscale.analysis.text import render
+
+__all__ = [
+    "KINDS",
+    "REPORT_FORMATS",
+    "CastSummary",
+    "Kind",
+    "Limits",
+    "Lost",
+    "Measurement",
+    "Report",
+    "Summary",
+    "TensorStats",
+    "check_plot",
+    "curves",
+    "from_json",
+    "load",
+    "measure",
+    "plot",
+    "plot_snr",
+    "record",
+    "render",
+    "render_snr",
+    "save",
+    "snr",
+    "summarize",
+    "to_json",
+]

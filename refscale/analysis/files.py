@@ -1,0 +1,119 @@
+"""Reports in files: JSON with a schema version, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import IO, Any
+
+from refscale import __version__
+from refscale.analysis.report import CastSummary, Report, summarize
+from refscale.analysis.stats import Lost, TensorStats
+from refscale.errors import DataError
+
+SCHEMA = "refscale.report/1"
+"""Raised by one whenever a reader of the former could go wrong."""
+
+
+def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then rename it; on any error nothing is left.
+
+    Args:
+        path: the file to make or replace.
+        write: takes an open binary file.
+
+    Raises:
+        OSError: the directory does not exist or cannot be written to.
+    """
+    path = Path(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's own mode keeps others out
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def to_json(reports: Sequence[Report]) -> str:
+    """Reports as JSON text: ``schema``, ``version``, and ``reports``, each with its ``summary``.
+
+    Args:
+        reports: any number.
+
+    Returns:
+        Text that ``from_json`` reads back to the same reports.  No time stamp: the same run gives the same text.
+    """
+    content = {"schema": SCHEMA, "version": __version__, "reports": [_report_to(r) for r in reports]}
+    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str) -> list[Report]:
+    """Reports from the text that ``to_json`` makes.
+
+    Raises:
+        DataError: no JSON, another schema, or fields that are missing.
+    """
+    try:
+        content = json.loads(text)
+        if content["schema"] != SCHEMA:
+            raise DataError(f"from_json: schema is {content['schema']!r}, expected {SCHEMA!r}")
+        return [_report_from(r) for r in content["reports"]]
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"from_json: {type(error).__name__} {error}, expected what to_json makes") from error
+
+
+def save(path: str | Path, reports: Sequence[Report]) -> None:
+    """Write ``to_json`` to a file, atomically.  Raises OSError."""
+    text = to_json(reports)
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def load(path: str | Path) -> list[Report]:
+    """Read what ``save`` wrote.  Raises DataError, OSError."""
+    return from_json(Path(path).read_text(encoding="utf-8"))
+
+
+def _report_to(report: Report) -> dict[str, Any]:
+    content = asdict(report)
+    content["losses"] = {
+        name: x if math.isfinite(x) else str(x) for name, x in report.losses.items()
+    }  # JSON has no inf
+    s = summarize(report.tensors)
+    content["summary"] = {
+        "judged": s.judged,
+        "outside": s.outside,
+        "worst": {"name": s.worst.name, "kind": s.worst.kind, "scale": s.worst.scale},
+        "zero": s.zero,
+        "damped": s.damped,
+    }
+    return content
+
+
+def _report_from(content: dict[str, Any]) -> Report:
+    own = {f.name: content[f.name] for f in fields(Report)}
+    own["formats"] = tuple(content["formats"])
+    own["losses"] = {name: float(x) for name, x in content["losses"].items()}
+    own["tensors"] = tuple(_tensor_from(t) for t in content["tensors"])
+    own["casts"] = tuple(CastSummary(**c) for c in content["casts"])
+    return Report(**own)
+
+
+def _tensor_from(content: dict[str, Any]) -> TensorStats:
+    own = dict(content)
+    own["shape"] = tuple(content["shape"])
+    own["exponents"] = {int(e): n for e, n in content["exponents"].items()}
+    own["lost"] = {name: Lost(**counts) for name, counts in content["lost"].items()}
+    return TensorStats(**own)

@@ -1,0 +1,51 @@
+"""The formats, as a table (paper, Table A.1, and more)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from refscale.formats import FORMATS, Format
+
+_COLUMNS = ("name", "bits", "E", "M", "bias", "max", "min normal", "min subnormal", "inf", "NaN", "codes")
+
+
+def format_table() -> Iterator[str]:
+    """One line for each of ``FORMATS``: widths, bias, range, the codes of infinity and NaN, how many codes there are.
+
+    Returns:
+        Lines of at most 120 columns.  Source: each format's own, see ``Format.source``; paper, Table A.1.
+    """
+    rows = [_COLUMNS, *map(_row, FORMATS.values())]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    for row in rows:
+        name, *rest = (
+            cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join([name, *rest])
+    yield ""
+    yield "E, M: exponent and mantissa bits.  inf, NaN: code of the positive, canonical one; - where there is none."
+
+
+def _row(f: Format) -> tuple[str, ...]:
+    return (
+        f.name,
+        str(f.bits),
+        str(f.exponent_bits),
+        str(f.mantissa_bits),
+        str(f.bias),
+        f"{f.max:.6g}",
+        _power(f.emin),
+        _power(f.emin - f.mantissa_bits) if f.has_zero else "-",
+        _code(f.inf_code, f),
+        _code(f.nan_code, f),
+        str(f.code_count) if f.bits <= 16 else f"2^{f.bits}",
+    )
+
+
+def _power(exponent: int) -> str:
+    """``2^-14 = 6.1e-05``."""
+    return f"2^{exponent} = {2.0**exponent:.2g}"
+
+
+def _code(code: int | None, f: Format) -> str:
+    return "-" if code is None else f"{code:#0{2 + -(-f.bits // 4)}x}"

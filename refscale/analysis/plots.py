@@ -1,0 +1,210 @@
+"""Figures: heat-maps of exponents (paper, Figures 1 and 6) and SNR over scale (paper, Figure 2).
+
+Matplotlib is needed here only, and imported when a figure is asked for.  The same input gives the same file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale.analysis.files import write_atomically
+from refscale.analysis.report import Report, by_layer
+from refscale.analysis.snr import EXPONENTS
+from refscale.analysis.stats import KINDS, TensorStats, format_label
+from refscale.errors import ArgumentError
+from refscale.formats import get_format
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+KINDS_OF_FILE = (".svg", ".png", ".pdf")
+
+FULL = 0.25
+"""Share of a tensor's elements in one binade that has the darkest color; N(0, σ²) has about that in its fullest."""
+
+COLORS = {
+    "float16": "#d1495b",
+    "bfloat16": "#6b6b6b",
+    "float8_e4m3fn": "#2e7d6b",
+    "float8_e5m2": "#8a5fbf",
+    "float8_e4m3fnuz": "#1f78b4",
+    "float8_e5m2fnuz": "#e07a2f",
+}
+OTHER_COLOR = "#b07d2b"
+
+STRIP, LABEL = 0.12, 0.11
+"""Inches: height of one format's bar above a heat-map, least distance between two labels."""
+
+STYLE: Any = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "font.size": 8,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": "#555555",
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "svg.hashsalt": "refscale",
+    "svg.fonttype": "path",
+}
+
+
+def check_plot(path: str | Path) -> None:
+    """Say early what ``plot`` would say late.
+
+    Args:
+        path: of the figure to be.
+
+    Raises:
+        ArgumentError: matplotlib is not installed, or the name does not end in .svg, .png or .pdf.
+    """
+    if Path(path).suffix.lower() not in KINDS_OF_FILE:
+        raise ArgumentError(f"plot: cannot write {str(path)!r}, expected a name ending in {', '.join(KINDS_OF_FILE)}")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ArgumentError("plot: matplotlib is missing: pip install 'refscale[plots]'") from error
+
+
+@contextmanager
+def _figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure of so many inches, written to ``path`` at the end."""
+    check_plot(path)
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    suffix = Path(path).suffix.lower()
+    metadata: dict[str, None] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix, {})
+
+    def write(file: IO[bytes]) -> None:
+        figure.savefig(file, format=suffix[1:], dpi=200, metadata=metadata)
+
+    with mpl.rc_context({**mpl.rcParamsDefault, **STYLE, "backend": mpl.rcParams["backend"]}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        write_atomically(path, write)
+
+
+def plot(path: str | Path, reports: Sequence[Report]) -> None:
+    """Heat-maps of exponents: a row for each report, a column for each kind of tensor.
+
+    Across, the exponent ⌊log2 |x|⌋; down, tensors in the order of the forward pass; dark, many of a tensor's elements.
+    Lines mark the smallest subnormal, smallest normal and largest exponent of each format.
+
+    Args:
+        path: .svg, .png or .pdf.
+        reports: one or two, of the same model.
+
+    Raises:
+        ArgumentError: see ``check_plot``.
+        OSError: the file cannot be written.
+    """
+    exponents = _span(reports)
+    rows = max(len(reports[0].of_kind(kind)) for kind in KINDS)
+    panel = min(6.0, max(2.6, 0.055 * rows))  # inches
+    with _figure(path, 12.5, 1.1 + len(reports) * panel) as figure:
+        grid = figure.subplots(len(reports), len(KINDS), squeeze=False, sharex=True)
+        images = []
+        for axes_row, report in zip(grid, reports, strict=True):
+            for ax, kind in zip(axes_row, KINDS, strict=True):
+                tensors = [t for t in report.of_kind(kind) if t.exponents and not t.zero_because]
+                images.append(_heat_map(ax, tensors, exponents, LABEL / panel))
+                _mark_ranges(ax, report.formats, exponents, max(1, len(tensors)), STRIP / panel)
+                ax.set_title(f"{report.scheme}: {kind}s", fontsize=9, fontweight="bold", loc="left")
+        for ax in grid[-1]:
+            ax.set_xlabel("exponent ⌊log2 |x|⌋")
+        bar = figure.colorbar(images[0], ax=grid, fraction=0.012, pad=0.01, extend="max")
+        bar.set_label("share of a tensor's non-zero elements")
+        bar.ax.yaxis.set_major_formatter(lambda x, _: f"{100 * x:.0f} %")
+
+
+def _span(reports: Sequence[Report]) -> range:
+    """All exponents that matter: those of nearly all elements, and the ranges of the formats."""
+    found = [e for r in reports for t in r.tensors for e, n in t.exponents.items() if t.share(n) > 0.01]
+    formats = [get_format(name) for name in reports[0].formats]
+    low = min([*found, *(f.emin - f.mantissa_bits for f in formats)])
+    return range(max(low - 6, -60), min(max([*found, *(f.emax for f in formats)]) + 3, 60))
+
+
+def _heat_map(ax: Axes, tensors: Sequence[TensorStats], exponents: range, apart: float) -> AxesImage:
+    """The map and the names of layers, those left out that would be less than a share ``apart`` of the map apart."""
+    from matplotlib.colors import PowerNorm
+
+    shares = [[t.share(t.exponents.get(e, 0)) for e in exponents] for t in tensors]
+    rows = max(1, len(tensors))
+    image = ax.imshow(
+        shares or np.zeros((1, len(exponents))),
+        cmap="Greys",
+        norm=PowerNorm(0.5, vmin=0, vmax=FULL),
+        aspect="auto",
+        interpolation="nearest",
+        extent=(exponents[0] - 0.5, exponents[-1] + 0.5, rows, 0),
+    )
+    start = 0
+    labels: list[tuple[float, str]] = []
+    for layer, found in by_layer(tensors):
+        middle = start + len(found) / 2
+        if not labels or middle - labels[-1][0] >= apart * rows:
+            labels.append((middle, layer))
+        start += len(found)
+        if start < rows:
+            ax.axhline(start, color="#bbbbbb", linewidth=0.4)
+    ax.set_yticks([y for y, _ in labels], [name for _, name in labels], fontsize=6.5)
+    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="x", labelbottom=True, width=0.6)
+    return image
+
+
+def _mark_ranges(ax: Axes, formats: Sequence[str], exponents: range, rows: int, share: float) -> None:
+    """Above the map a bar for each format, thick where normal, thin where subnormal; its limits as lines below.
+
+    A bar is as high as a ``share`` of the map.
+    """
+    step = share * rows
+    for i, name in enumerate(formats):
+        f, color = get_format(name), COLORS.get(name, OTHER_COLOR)
+        y = -step * (len(formats) - i - 0.4)
+        smallest = f.emin - f.mantissa_bits
+        ax.plot([f.emin - 0.5, f.emax + 0.5], [y, y], color=color, linewidth=3, solid_capstyle="butt")
+        ax.plot([smallest - 0.5, f.emin - 0.5], [y, y], color=color, linewidth=1)
+        ax.text(smallest - 1, y, format_label(name), color=color, fontsize=6, ha="right", va="center")
+        for limit in (smallest - 0.5, f.emax + 0.5):
+            ax.plot([limit, limit], [0, rows], color=color, linewidth=0.7, linestyle=(0, (4, 3)))
+    ax.axvline(0, color="#222222", linewidth=0.6, linestyle=(0, (1, 2)))
+    ax.axhline(0, color="#555555", linewidth=0.6)
+    ax.set_ylim(rows, -step * (len(formats) + 0.3))
+    ax.set_xlim(exponents[0] - 0.5, exponents[-1] + 0.5)
+
+
+def plot_snr(path: str | Path, found: Mapping[str, NDArray[np.float64]]) -> None:
+    """SNR in dB over σ = 2^-30 … 2^30, a curve for each format.
+
+    Args:
+        path: .svg, .png or .pdf.
+        found: from ``snr.curves``.
+
+    Raises:
+        ArgumentError: see ``check_plot``.
+        OSError: the file cannot be written.
+    """
+    with _figure(path, 6.5, 3.6) as figure:
+        ax = figure.subplots()
+        for name, values in found.items():
+            color = COLORS.get(name, OTHER_COLOR)
+            style = "--" if "fnuz" in name else "-"
+            ax.plot(list(EXPONENTS), values, style, color=color, linewidth=1.4, label=format_label(name))
+        ax.axvline(0, color="#222222", linewidth=0.6, linestyle=(0, (1, 2)))
+        ax.set_xlim(EXPONENTS[0], EXPONENTS[-1])
+        ax.set_ylim(0)
+        ax.xaxis.set_major_formatter(lambda k, _: f"$2^{{{k:.0f}}}$")
+        ax.set_xlabel("σ")
+        ax.set_ylabel("SNR, dB")
+        ax.set_title("Signal-to-noise ratio of N(0, σ²) cast to a format", fontsize=9, fontweight="bold", loc="left")
+        ax.grid(color="#e4e4e4", linewidth=0.5)
+        ax.legend(frameon=False, ncols=2, fontsize=7)

@@ -1,0 +1,109 @@
+"""How well a format carries Gaussian numbers, as a function of their scale (paper, Figure 2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale.analysis.stats import format_label
+from refscale.errors import ArgumentError
+from refscale.formats import Format, get_format, quantize
+
+SNR_FORMATS = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+"""The paper's FP8 formats are the fnuz ones."""
+
+EXPONENTS = range(-30, 31)
+SIGMAS: tuple[float, ...] = tuple(2.0**k for k in EXPONENTS)
+
+REACH = 3 * math.pi
+"""Integrate to 9.42 σ: beyond lies less than 1e-20 of the distribution, and of its power less than 1e-18."""
+
+POINTS = 1 << 17
+
+
+@cache
+def _grid() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points z in (0, REACH) and their weights, which sum to 1.
+
+    The midpoint rule for N(0, 1), one side.  The rounding error is a sawtooth; the spacing of the points is no
+    rational multiple of any format's, so that they meet every tooth at ever other places.
+    """
+    z = (np.arange(POINTS, dtype=np.float64) + 0.5) * (REACH / POINTS)
+    weights = np.exp(-0.5 * z * z)
+    return z, weights / weights.sum()
+
+
+def snr(format: str | Format, sigmas: Sequence[float] = SIGMAS) -> NDArray[np.float64]:
+    """Signal-to-noise ratio of N(0, σ²) rounded to a format.
+
+        10·log10( E x² / E (x − quantize(x))² ),    x ~ N(0, σ²)
+
+    By integration, not by sampling: the same on every run.  Cast to nearest even, saturating.
+
+    Args:
+        format: a name or a format, with a sign.
+        sigmas: standard deviations, positive.
+
+    Returns:
+        dB, one for each σ.  0 where all becomes zero; flat between the smallest normal and the largest value.
+
+    Raises:
+        ArgumentError: an unsigned format, or a σ that is not positive and finite.
+        FormatError: an unknown format.
+
+    Source: paper, Figure 2.
+
+    Example:
+        >>> snr("float8_e4m3fn", [1.0]).round(1).tolist()
+        [31.5]
+    """
+    f = get_format(format)
+    if not f.signed:
+        raise ArgumentError(f"snr({f.name!r}): expected a format with a sign")
+    z, weights = _grid()
+    result = []
+    for sigma in sigmas:
+        if not (sigma > 0 and math.isfinite(sigma)):
+            raise ArgumentError(f"snr(sigmas): got {sigma}, expected positive finite standard deviations")
+        x = z * sigma
+        noise = x - quantize(x, f, rounding="nearest_even", overflow="saturate")
+        power = float(weights @ np.square(noise))
+        result.append(10 * math.log10(float(weights @ np.square(x)) / power) if power else math.inf)
+    return np.array(result)
+
+
+def curves(formats: Sequence[str] = SNR_FORMATS) -> dict[str, NDArray[np.float64]]:
+    """``snr`` for each format, at σ = 2^-30 … 2^30; by full name."""
+    return {get_format(name).name: snr(name) for name in formats}
+
+
+def plateau(values: NDArray[np.float64], within: float = 1.0) -> tuple[int, int]:
+    """The first and last exponent k of EXPONENTS where the SNR at σ = 2^k is within so many dB of its best."""
+    good = np.flatnonzero(values >= values.max() - within)
+    return EXPONENTS[int(good[0])], EXPONENTS[int(good[-1])]
+
+
+def render_snr(found: Mapping[str, NDArray[np.float64]], step: int = 2) -> Iterator[str]:
+    """A table of SNR in dB over σ, every ``step`` binades, and each format's plateau.
+
+    Args:
+        found: from ``curves``.
+        step: binades from one line to the next.
+
+    Returns:
+        Lines of at most 120 columns for up to ten formats.
+    """
+    yield "SNR in dB of N(0, σ²) cast to each format, to nearest even, saturating"
+    yield f"{'σ':<8}" + "".join(f"{format_label(name):>11}" for name in found)
+    for i in range(0, len(EXPONENTS), step):
+        k = EXPONENTS[i]
+        cells = "".join(f"{values[i]:>11.1f}" for values in found.values())
+        yield f"{f'2^{k}':<8}{cells}" + ("   ← unit scale" if k == 0 else "")
+    yield ""
+    for name, values in found.items():
+        low, high = plateau(values)
+        yield f"{format_label(name):<10} within 1 dB of its best, {values.max():.1f} dB, from σ = 2^{low} to 2^{high}"

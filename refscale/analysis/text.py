@@ -1,0 +1,201 @@
+"""Reports as text, no wider than 120 columns: tables, and what they come to in a few lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from refscale.analysis.histogram import histograms
+from refscale.analysis.report import CastSummary, Report, Summary, by_layer, distance, is_outside
+from refscale.analysis.stats import KINDS, Kind, TensorStats, format_label
+
+DETAILED = 6
+"""Models with more layers than this (embeddings and heads count) get one line per layer and kind."""
+
+LEGEND = """\
+σ: standard deviation; RMS: root of the mean square; !: σ, or RMS where all elements are equal, outside [1/4, 4];
+∞: some elements are not finite.  zero, sub, ovr: percent of the non-zero elements that a cast to the format, to
+nearest even, would take to zero, to a subnormal value, beyond the largest value; · is none.  c: the computed gradient
+is c times the true one.  Left out: reshapes, and the sum with a bias, which starts at zero and so changes nothing."""
+
+
+def render(reports: Sequence[Report], *, everything: bool = False) -> str:
+    """Reports as text: a table for each, histograms of all side by side, a summary for each.
+
+    Args:
+        reports: at least one, of the same model.
+        everything: a line for every tensor, however large the model.
+
+    Returns:
+        Lines of at most 120 columns.
+    """
+    parts = [LEGEND]
+    for report in reports:
+        parts.append("\n".join([*heading(report), *table(report, everything), *_cast_lines(report.casts)]))
+    parts.append("\n".join(histograms(reports)))
+    parts += ["\n".join(summary_lines(report)) for report in reports]
+    return "\n\n".join(parts) + "\n"
+
+
+def heading(report: Report) -> list[str]:
+    """Two lines: what was run, and the losses."""
+    losses = ", ".join(f"{_short_loss(name)} {value:.4f}" for name, value in report.losses.items())
+    what = f"{report.model}, batch {report.batch} × {report.seq}, {report.precision}, seed {report.seed}"
+    if report.constraint != "geometric":
+        what += f", constraint {report.constraint}"
+    return [f"━━ {report.scheme}: {what}", f"   loss: {losses}"]
+
+
+def _short_loss(name: str) -> str:
+    return {"mlm.softmax_cross_entropy": "mlm", "nsp.softmax_cross_entropy": "nsp", "loss_sum": "total"}.get(name, name)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def table(report: Report, everything: bool = False) -> Iterator[str]:
+    """The lines of a report's table: four sections, by layer; one line per tensor, or per layer if there are many."""
+    detailed = everything or len(list(by_layer(report.tensors))) <= DETAILED
+    for kind in KINDS:
+        tensors = report.of_kind(kind)
+        yield ""
+        yield from (_detailed if detailed else _grouped)(kind, tensors, report.formats, everything)
+
+
+def _detailed(kind: Kind, tensors: Sequence[TensorStats], formats: Sequence[str], everything: bool) -> Iterator[str]:
+    yield " " * 70 + _format_heads(formats)
+    title = f"{plural(kind).upper():<28}{'shape':>15}{'σ':>9}{'log2 σ':>7} {'RMS':>10}"
+    yield f"{title}{_loss_heads(formats)}{'c' if 'gradient' in kind else '':>10}".rstrip()
+    for layer, rows in by_layer(tensors):
+        yield layer
+        shown = rows if everything else [t for t in rows if not (kind == "weight" and t.zero_because)]
+        for t in shown:
+            yield _line(t, layer, formats)
+        if len(shown) < len(rows):
+            yield f"  {len(rows) - len(shown)} more, all zero: biases"
+
+
+def _line(t: TensorStats, layer: str, formats: Sequence[str]) -> str:
+    name = t.name.removeprefix(f"{layer}.")
+    shape = "×".join(map(str, t.shape))
+    log2 = f"{exponent(t.std):.1f}" if t.std else ""
+    start = f"  {name:<26}{shape:>15}{figure(t.std):>9}{log2:>7}{_mark(t)}{figure(t.rms):>10}"
+    if t.zero_because:
+        return f"{start}  zero by construction"
+    shares = _shares([t], formats)
+    c = "" if t.c is None else figure(t.c)
+    return f"{start}{shares}{c:>10}".rstrip()
+
+
+def _grouped(kind: Kind, tensors: Sequence[TensorStats], formats: Sequence[str], everything: bool) -> Iterator[str]:
+    yield " " * 69 + _format_heads(formats)
+    title = f"{plural(kind).upper():<24}{'tensors':>8}{'outside':>8}{'σ: min':>10}{'median':>9}{'max':>9}"
+    yield f"{title:<69}{_loss_heads(formats)}"
+    for layer, rows in by_layer(tensors):
+        judged = [t for t in rows if t.is_judged]
+        if judged:
+            scales = [t.scale for t in judged]
+            outside = sum(map(is_outside, judged))
+            figures = "".join(f"{figure(s):>9}" for s in (min(scales), median(scales), max(scales)))
+            yield f"  {layer:<22}{len(judged):>8}{outside or '·':>8} {figures} {_shares(judged, formats)}"
+
+
+def _format_heads(formats: Sequence[str]) -> str:
+    return "".join(f"{format_label(f) + ' %':^13}" for f in formats).rstrip()
+
+
+def _loss_heads(formats: Sequence[str]) -> str:
+    return " zero sub ovr" * len(formats)
+
+
+def _shares(tensors: Sequence[TensorStats], formats: Sequence[str]) -> str:
+    """Three columns for each format: shares of all elements of the tensors together."""
+    nonzero = sum(t.nonzero for t in tensors)
+    cells = []
+    for name in formats:
+        lost = [t.lost[name] for t in tensors]
+        counts = (sum(x.underflow for x in lost), sum(x.subnormal for x in lost), sum(x.overflow for x in lost))
+        cells.append(" " + "".join(f"{percent(n / nonzero if nonzero else 0.0):>4}" for n in counts))
+    return "".join(cells)
+
+
+def _mark(t: TensorStats) -> str:
+    if t.infinite or t.nan:
+        return "∞"
+    return "!" if is_outside(t) and t.is_judged else " "
+
+
+def _cast_lines(casts: Sequence[CastSummary]) -> Iterator[str]:
+    if not casts:
+        return
+    yield ""
+    title = f"{'CASTS (the figures above are after them)':<42}{'format':<16}"
+    yield f"{title}{'arrays':>7}{'elements':>14}{'clipped':>9}{'flushed':>9}"
+    for c in casts:
+        clipped, flushed = (f"{percent(n / c.elements)} %" if n else "none" for n in (c.clipped, c.flushed))
+        yield f"  {c.place:<40}{c.format:<16}{c.casts:>7}{c.elements:>14,}{clipped:>9}{flushed:>9}"
+        if c.worst:
+            yield f"    most in {c.worst}"
+
+
+# --- summary ----------------------------------------------------------------------------------------------------------
+
+
+def summary_lines(report: Report) -> list[str]:
+    """Few lines: how many tensors are far from unit scale, which is the farthest, which are not judged, and why."""
+    s = report.summary()
+    shares = ", ".join(f"{plural(k)} {s.outside[k]}/{s.judged[k]}" for k in KINDS)
+    zero = "; ".join(f"{len(names)} {reason}" for reason, names in s.zero.items())
+    lines = [
+        f"{report.scheme}: {s.outside_count} of {s.judged_count} tensors have a scale outside [1/4, 4]",
+        f"  {shares}",
+        f"  farthest from 1: {_farthest(s)}",
+    ]
+    if zero:
+        lines.append(f"  not judged, zero by construction: {zero}")
+    if s.damped:
+        lines.append(f"  not judged, damped by 1/fan-in on purpose: {', '.join(s.damped)}")
+    return lines
+
+
+def _farthest(s: Summary) -> str:
+    t = s.worst
+    what = f"{t.kind} {t.name}"
+    if t.infinite or t.nan:
+        return f"{what}, {t.infinite + t.nan} of {t.elements} elements not finite"
+    if math.isinf(distance(t)):
+        return f"{what}, all zero"
+    return f"{what}, {'RMS' if t.judged_by_rms else 'σ'} = {figure(t.scale)} = 2^{exponent(t.scale):.1f}"
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def plural(kind: Kind) -> str:
+    """``weights``, ``activations``, …"""
+    return f"{kind}s"
+
+
+def figure(x: float) -> str:
+    """Three significant digits in at most eight columns."""
+    return f"{x:.3g}"
+
+
+def exponent(x: float) -> float:
+    """log2 x to one decimal, without a minus sign on zero."""
+    return round(math.log2(x), 1) + 0.0
+
+
+def percent(share: float) -> str:
+    """A share of 0 to 1 as percent, in three columns; ``·`` is exactly none, 100 exactly all."""
+    if share == 0:
+        return "·"
+    if share == 1:
+        return "100"
+    p = 100 * share
+    if p < 0.095:
+        return "<.1"
+    if p < 9.95:
+        return f"{p:.1f}"
+    return f"{p:.0f}" if p < 99 else ">99"

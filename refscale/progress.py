@@ -1,0 +1,88 @@
+"""One line on stderr that says how far a long run is: step, rate, time left; nothing when nobody is watching."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TextIO
+
+INTERVAL = 0.1
+"""Seconds between two drawings of the line."""
+
+
+class Progress:
+    """A progress line, drawn while a ``with`` block runs and wiped at its end.
+
+    ::
+
+        train   120/1000 steps   14.2 steps/s   1:02 left
+
+    Args:
+        total: what ``advance`` will add up to.
+        unit: name of what is counted.
+        label: says what runs.
+        stream: where to draw; stderr if None.
+        visible: whether to draw; if None, only on a terminal.
+        clock: seconds, monotone.
+    """
+
+    def __init__(
+        self,
+        total: float,
+        unit: str = "steps",
+        label: str = "",
+        *,
+        stream: TextIO | None = None,
+        visible: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.unit, self.label, self.done = total, unit, label, 0.0
+        self._stream = sys.stderr if stream is None else stream
+        self._visible = self._stream.isatty() if visible is None else visible
+        self._clock = clock
+        self._start = clock()
+        self._drawn = self._start
+        self._width = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._width:
+            self._stream.write("\r" + " " * self._width + "\r")
+            self._stream.flush()
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        """Count ``amount`` more, and draw if it is time; ``note`` (a loss, a layer's name) ends the line."""
+        self.done += amount
+        now = self._clock()
+        if self._visible and now - self._drawn >= INTERVAL:
+            self._drawn = now
+            self._draw(self.line(now, note))
+
+    def line(self, now: float, note: str = "") -> str:
+        """What the line says at the time ``now`` of the clock."""
+        elapsed = now - self._start
+        rate = self.done / elapsed if elapsed > 0 else 0.0
+        parts = [self.label, f"{self.done:.4g}/{self.total:.4g} {self.unit}", f"{rate:.3g} {self.unit}/s"]
+        if rate > 0:
+            parts.append(f"{duration(max(0.0, self.total - self.done) / rate)} left")
+        return "   ".join(part for part in (*parts, note) if part)
+
+    def _draw(self, line: str) -> None:
+        line = line[: shutil.get_terminal_size().columns - 1]
+        self._stream.write("\r" + line.ljust(self._width))
+        self._stream.flush()
+        self._width = max(self._width, len(line))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as ``4:07`` or ``1:04:07``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

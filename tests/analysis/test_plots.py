@@ -1,0 +1,60 @@
+import sys
+
+import numpy as np
+import pytest
+
+from refscale.analysis import KINDS, check_plot, curves, plot, plot_snr
+from refscale.errors import ArgumentError
+from tests.analysis.builders import report, spread, tensor
+
+
+class TestWithMatplotlib:
+    @pytest.fixture(autouse=True)
+    def _matplotlib(self):
+        pytest.importorskip("matplotlib")
+
+    def test_svg_is_the_same_every_time(self, tmp_path):
+        for name, scale in (("a.svg", 1.0), ("b.svg", 1.0), ("c.svg", 2.0)):
+            plot(tmp_path / name, [report([tensor(spread(scale), kind=k) for k in KINDS])])
+        text = (tmp_path / "a.svg").read_bytes()
+        assert text == (tmp_path / "b.svg").read_bytes()
+        assert b"<svg" in text
+        assert b"<dc:date>" not in text
+        assert text != (tmp_path / "c.svg").read_bytes()
+
+    def test_png_has_dark_where_the_numbers_are(self, tmp_path):
+        from matplotlib.image import imread
+
+        plot(tmp_path / "f.png", [report([tensor(spread(1.0), kind=k) for k in ("weight", "activation")] * 3)])
+        pixels = imread(tmp_path / "f.png")
+        assert pixels.shape[1] == 2500
+        assert (pixels[..., :3].sum(axis=-1) < 0.3).mean() > 0.002
+
+    def test_snr(self, tmp_path):
+        for name in ("a.svg", "b.svg"):
+            plot_snr(tmp_path / name, curves(["float8_e5m2", "float8_e3m4"]))
+        assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+    def test_user_settings_neither_count_nor_change(self, tmp_path):
+        import matplotlib as mpl
+
+        found = {"float16": np.linspace(0, 70, 61)}
+        plot_snr(tmp_path / "a.svg", found)
+        with mpl.rc_context({"font.size": 30, "axes.facecolor": "red"}):
+            before = dict(mpl.rcParams)
+            plot_snr(tmp_path / "b.svg", found)
+            assert dict(mpl.rcParams) == before
+        assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_missing_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ArgumentError, match=r"^plot: matplotlib is missing: pip install 'refscale\[plots\]'$"):
+        check_plot("f.svg")
+
+
+def test_unknown_kind_of_file():
+    with pytest.raises(
+        ArgumentError, match=r"plot: cannot write 'f\.bmp', expected a name ending in \.svg, \.png, \.pdf"
+    ):
+        check_plot("f.bmp")

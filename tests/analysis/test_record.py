@@ -1,0 +1,177 @@
+import numpy as np
+import pytest
+
+from refscale.analysis import KINDS, record
+from refscale.analysis.record import KEY_BIAS, ZERO_BIAS, layer_of, work
+from refscale.data import Vocabulary, load_text, masked_lm_batches
+from refscale.engine import Tape, backward
+from refscale.errors import ArgumentError, DataError, ShapeError
+from refscale.graph import gradient_factors
+from refscale.models import bert
+from refscale.progress import Progress
+from refscale.scales import get_scheme
+
+CONFIG = bert.get_config("bert-tiny")
+SMALL = {"batch": 2, "seq": 32}
+
+
+def by_name(report, kind):
+    return {t.name: t for t in report.of_kind(kind)}
+
+
+class TestTensors:
+    def test_every_parameter_and_its_gradient(self, unit):
+        specs = bert.specs(CONFIG)
+        weights = unit.of_kind("weight")
+        assert [t.name for t in weights] == list(specs)
+        assert [(t.shape, t.role) for t in weights] == [(s.shape, s.role) for s in specs.values()]
+        gradients = by_name(unit, "weight gradient")
+        assert gradients.keys() - specs.keys() == {"embeddings.word.fork#1", "embeddings.word.fork#2"}
+        assert specs.keys() <= gradients.keys()
+
+    def test_order_and_names(self, regular):
+        for kind in KINDS:
+            names = [t.name for t in regular.of_kind(kind)]
+            assert len(names) == len(set(names)), kind
+            layers = list(dict.fromkeys(t.layer for t in regular.of_kind(kind)))
+            expected = ["embeddings", "encoder.0", "encoder.1", "encoder", "mlm", "nsp"]
+            assert layers == [layer for layer in expected if layer in layers]
+
+    def test_no_rows_for_what_only_moves_values(self, unit):
+        roles = {t.role for t in unit.tensors}
+        assert not roles & {"reshape", "transpose"}
+        assert not {t.role for t in unit.of_kind("activation")} & {"bias", "fork", "scaled"}
+        assert {"matmul", "gelu", "layer_norm", "masked_softmax", "attention_scores"} <= roles
+
+    def test_losses_are_apart(self, regular):
+        assert list(regular.losses) == ["mlm.softmax_cross_entropy", "nsp.softmax_cross_entropy", "loss_sum"]
+        mlm, nsp, total = regular.losses.values()
+        assert total == pytest.approx(mlm + nsp)
+        assert mlm == pytest.approx(np.log(4096), rel=0.02)  # small logits: uniform over the vocabulary
+        assert all(t.shape for t in regular.tensors)
+
+    def test_figures_are_those_of_the_arrays(self, unit):
+        scheme = get_scheme("unit")
+        text = load_text()
+        vocabulary = Vocabulary.from_text(text, CONFIG.vocabulary)
+        batch = next(masked_lm_batches(text, vocabulary, batch=8, seq=128, rng=np.random.default_rng(0)))
+        tape = Tape(scheme)
+        p = bert.parameters_on(tape, bert.initial_parameters(CONFIG, scheme, np.random.default_rng(0)), CONFIG)
+        losses = bert.pretraining_loss(p, batch, CONFIG)
+        factors = gradient_factors(losses.total)
+        backward(losses.total)
+        rows = by_name(unit, "weight gradient")
+        for name, parameter in p.items():
+            t, x = rows[name], parameter.grad.astype(np.float64)
+            assert t.std == pytest.approx(x.std(), rel=1e-9)
+            assert t.rms == pytest.approx(np.sqrt((x**2).mean()), rel=1e-9)
+            assert t.amax == np.abs(x).max()
+            assert t.zeros == np.count_nonzero(x == 0)
+            assert t.c == factors[parameter.variable]
+
+    def test_c_is_of_gradients(self, regular, unit):
+        for t in (*regular.tensors, *unit.tensors):
+            assert (t.c is not None) == t.kind.endswith("gradient")
+        assert {t.c for t in regular.tensors} == {None, 1.0}
+        assert len({t.c for t in unit.tensors}) > 5
+
+
+class TestThePoint:
+    def test_regular_is_far_from_unit_scale(self, regular):
+        s = regular.summary()
+        assert s.outside_count / s.judged_count > 0.8
+        assert s.outside["activation gradient"] == s.judged["activation gradient"]
+        assert s.worst.scale < 2**-20
+        assert all(t.std == pytest.approx(0.02, rel=0.15) for t in regular.of_kind("weight") if t.role == "weight")
+
+    def test_unit_is_near(self, unit):
+        s = unit.summary()
+        assert s.outside_count / s.judged_count < 0.15
+        assert s.outside["weight"] == 0
+
+    def test_a_poisoned_unit_model_is_caught(self):
+        # All weights 8 times too wide: nothing that looks at scales may pass this.
+        class Wide(type(get_scheme("unit"))):
+            def initial_std(self, regular):
+                return 8.0
+
+        s = record("bert-tiny", Wide("wide"), **SMALL).summary()
+        assert s.outside["weight"] == sum(t.role in ("weight", "embedding") for t in record_weights())
+
+
+def record_weights():
+    return record("bert-tiny", "unit", **SMALL).of_kind("weight")
+
+
+class TestZeroByConstruction:
+    def test_named(self, unit):
+        zero = unit.summary().zero
+        assert zero.keys() == {ZERO_BIAS, KEY_BIAS}
+        assert len(zero[ZERO_BIAS]) == sum(s.role == "bias" for s in bert.specs(CONFIG).values())
+        assert zero[KEY_BIAS] == ("encoder.0.attention.key.bias", "encoder.1.attention.key.bias")
+
+    @pytest.mark.parametrize("which", ["regular", "unit"])
+    def test_key_biases_have_rounding_only(self, which, request):
+        gradients = by_name(request.getfixturevalue(which), "weight gradient")
+        for i in range(CONFIG.layers):
+            key, query = (gradients[f"encoder.{i}.attention.{part}.bias"] for part in ("key", "query"))
+            # A sum of 1024 rows in float32, against one of like terms that do not cancel.
+            assert key.rms < 1024 * 2.0**-23 * query.rms
+
+
+class TestArguments:
+    def test_same_seed_same_report(self):
+        a = record("bert-tiny", "unit", seed=3, **SMALL)
+        assert a == record("bert-tiny", "unit", seed=3, **SMALL)
+        assert a != record("bert-tiny", "unit", seed=4, **SMALL)
+
+    def test_precision_counts_casts(self):
+        r = record("bert-tiny", "regular", "fp8", **SMALL)
+        places = {(c.place, c.format) for c in r.casts}
+        assert ("operand", "float8_e4m3fn") in places
+        assert ("operand_gradient", "float8_e5m2") in places
+        flushed = {c.place: c.flushed / c.elements for c in r.casts}
+        assert flushed["operand_gradient"] > 0.1
+        u = record("bert-tiny", "unit", "fp8", **SMALL)
+        assert all(c.flushed / c.elements < 0.02 and c.clipped == 0 for c in u.casts)
+        # What is stored in FP16 has nothing left to lose there.
+        assert all(t.lost["float16"].underflow == t.lost["float16"].overflow == 0 for t in r.tensors)
+
+    def test_fp32_has_no_casts(self, regular):
+        assert regular.casts == ()
+
+    def test_unit_rms_is_judged_by_rms(self):
+        r = record("bert-tiny", "unit-rms", **SMALL)
+        assert {t.statistic for t in r.tensors} == {"rms"}
+        softmax = next(t for t in r.tensors if t.role == "masked_softmax")
+        assert softmax.scale == softmax.rms != softmax.std
+
+    def test_a_configuration_and_a_file(self, tmp_path):
+        path = tmp_path / "text.txt"
+        path.write_text("The cat sat on the mat. The dog ran to the cat. It was late. " * 40)
+        config = bert.BertConfig(layers=1, width=16, heads=2, hidden=32, vocabulary=30, positions=16, tied=False)
+        r = record(config, "unit", text=path, batch=2, seq=16)
+        assert (r.model, r.text) == ("bert", str(path))
+        assert "mlm.decoder.weight" in by_name(r, "weight gradient")
+
+    def test_progress_reaches_its_total(self):
+        with Progress(work("bert-tiny"), visible=False) as progress:
+            record("bert-tiny", "unit", progress=progress, **SMALL)
+        assert progress.done == pytest.approx(progress.total)
+
+    def test_errors(self, tmp_path):
+        with pytest.raises(
+            ArgumentError, match=r"record\(batch=0, seq=128, seed=0\): expected batch, seq ≥ 1, seed ≥ 0"
+        ):
+            record("bert-tiny", "unit", batch=0)
+        with pytest.raises(ArgumentError, match="get_config\\('bert-huge'\\)"):
+            record("bert-huge", "unit")
+        with pytest.raises(ShapeError, match="sequence length 600, expected at most 512"):
+            record("bert-tiny", "unit", batch=1, seq=600)
+        with pytest.raises(DataError, match="no such file"):
+            record("bert-tiny", "unit", text=tmp_path / "none.txt")
+
+
+def test_layers():
+    names = ["encoder.10.ffn.up.weight", "mlm.norm.gain", "encoder.fork", "embeddings.word"]
+    assert [layer_of(n) for n in names] == ["encoder.10", "mlm", "encoder", "embeddings"]

@@ -1,0 +1,98 @@
+import math
+
+import numpy as np
+import pytest
+
+from refscale.analysis import curves, render_snr, snr
+from refscale.analysis.snr import EXPONENTS, SIGMAS, SNR_FORMATS, plateau
+from refscale.errors import ArgumentError, FormatError
+from refscale.formats import values
+
+AT_ONE = EXPONENTS.index(0)
+
+
+def exact_snr(format, sigma):
+    """The same by closed form: over the cell of each value v, ∫ (x − v)²·density, in terms of erf and exp.
+
+    Cancellation costs about (spacing/value)^-2 units of 2^-53, next to nothing at 8 bits.
+    """
+    v = np.unique(values(format)[np.isfinite(values(format))].astype(np.float64))
+    edges = np.concatenate([[-np.inf], (v[1:] + v[:-1]) / 2, [np.inf]]) / sigma
+    density = np.exp(-0.5 * edges**2) / math.sqrt(2 * math.pi)
+    # The distribution from the nearer end, so that tails keep their digits.
+    below = np.array([0.5 * math.erfc(-e / math.sqrt(2)) for e in edges])
+    above = np.array([0.5 * math.erfc(e / math.sqrt(2)) for e in edges])
+    mass = np.where(edges[1:] < 0, np.diff(below), -np.diff(above))
+    weighted = np.where(np.isinf(edges), 0, edges) * density
+    z = v / sigma
+    noise = (1 + z * z) * mass - np.diff(weighted) + 2 * z * np.diff(density)
+    return -10 * math.log10(noise.sum())
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e3m4"])
+def test_equals_the_closed_form(name):
+    # 131 072 points; each cell that matters holds hundreds, and a sawtooth over k points errs by about 1/k².
+    exponents = range(-18, 19)
+    found = snr(name, [2.0**k for k in exponents])
+    assert found == pytest.approx([exact_snr(name, 2.0**k) for k in exponents], abs=0.005)
+
+
+def test_closed_form_tells_formats_apart():
+    assert abs(snr("float8_e4m3fn", [256.0])[0] - exact_snr("float8_e4m3fnuz", 256.0)) > 1
+
+
+@pytest.mark.parametrize("name", SNR_FORMATS)
+def test_flat_near_one_and_falling_at_both_ends(name):
+    found = snr(name)
+    assert found[AT_ONE] >= found.max() - 0.05
+    low, high = plateau(found)
+    assert low <= -4
+    assert high >= 5
+    left, right = found[: EXPONENTS.index(low) + 1], found[EXPONENTS.index(high) :]
+    assert (np.diff(left) >= -0.01).all()
+    assert (np.diff(right) <= 0.01).all()
+    if name != "bfloat16":
+        assert found[0] < 0.01
+        assert found[-1] < 0.01
+
+
+def test_known_values():
+    # Uniform rounding error in a binade: noise 2^-2p/12 times E 4^⌊log2 |x|⌋; each mantissa bit is worth 6.02 dB.
+    found = {name: values[AT_ONE] for name, values in curves().items()}
+    assert found["float16"] - found["bfloat16"] == pytest.approx(18.06, abs=0.05)
+    assert found["float8_e4m3fn"] - found["float8_e5m2"] == pytest.approx(6.02, abs=0.2)
+    assert found["bfloat16"] - found["float8_e5m2"] == pytest.approx(30.1, abs=0.1)
+    assert found["float16"] == pytest.approx(73.65, abs=0.05)
+
+
+def test_the_tails_count():
+    # At σ = 2^14 clipping happens beyond 4σ only, and yet decides.
+    assert snr("float16", [2.0**14])[0] == pytest.approx(52.0, abs=0.2)
+
+
+def test_everything_lost():
+    assert snr("float8_e4m3fn", [2.0**-40]) == pytest.approx([0.0], abs=1e-12)
+
+
+def test_plateau():
+    found = np.full(len(SIGMAS), 0.0)
+    found[10:21] = 30
+    found[9] = 29.5
+    assert plateau(found) == (EXPONENTS[9], EXPONENTS[20])
+
+
+def test_errors():
+    with pytest.raises(ArgumentError, match=r"snr\('float8_e8m0fnu'\): expected a format with a sign"):
+        snr("e8m0")
+    with pytest.raises(ArgumentError, match=r"snr\(sigmas\): got 0, expected positive finite standard deviations"):
+        snr("float16", [0])
+    with pytest.raises(FormatError, match="unknown format"):
+        curves(["float17"])
+
+
+def test_table():
+    lines = list(render_snr(curves(["float16", "float8_e4m3fn"])))
+    assert lines[1].split() == ["σ", "FP16", "E4M3"]
+    assert "2^0            73.7       31.5   ← unit scale" in lines
+    assert lines[-1] == "E4M3       within 1 dB of its best, 31.5 dB, from σ = 2^-5 to 2^7"
+    assert max(map(len, render_snr(curves()))) <= 120

@@ -1,0 +1,209 @@
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+import refscale
+from refscale import analysis
+from refscale.cli import main
+
+SMALL = ["--batch", "2", "--seq", "32"]
+
+
+def run(capsys, *argv):
+    code = main(argv)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def outside(out, scheme):
+    line = next(line for line in out.split("\n") if line.startswith(f"{scheme}: "))
+    words = line.split()
+    return int(words[1]), int(words[3])
+
+
+class TestReport:
+    def test_without_arguments(self, capsys):
+        code, out, err = run(capsys)
+        assert (code, err) == (0, "")
+        r, u = outside(out, "regular"), outside(out, "unit")
+        assert r[0] > 0.8 * r[1]
+        assert u[0] < 0.15 * u[1]
+        assert run(capsys, "report", "bert-tiny", "--scheme", "both") == (0, out, "")
+
+    def test_one_scheme(self, capsys):
+        code, out, _ = run(capsys, "report", "--model", "bert-tiny", "--scheme", "unit-rms", *SMALL)
+        assert code == 0
+        assert "unit-rms: " in out
+        assert "regular" not in out
+
+    def test_unconstrained(self, capsys):
+        """Forks repay what the factors leave: no activation and no gradient of one is outside [1/4, 4]."""
+        assert main(["report", "bert-tiny", "--scheme", "unit", "--constraint", "none"]) == 0
+        out = capsys.readouterr().out
+        assert ", constraint none" in out
+        assert re.search(r"^  weights 0/24, activations 0/40, activation gradients 0/54, weight", out, re.MULTILINE)
+
+    def test_json_and_plot(self, capsys, tmp_path):
+        pytest.importorskip("matplotlib")
+        path, figure = tmp_path / "r.json", tmp_path / "r.svg"
+        code, out, _ = run(capsys, "report", *SMALL, "--seed", "5", "--json", str(path), "--plot", str(figure))
+        assert code == 0
+        reports = analysis.load(path)
+        assert [r.scheme for r in reports] == ["regular", "unit"]
+        assert (reports[0].batch, reports[0].seq, reports[0].seed) == (2, 32, 5)
+        assert outside(out, "unit") == (reports[1].summary().outside_count, reports[1].summary().judged_count)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["r.json", "r.svg"]
+
+    def test_precision_mix(self, capsys, tmp_path):
+        mix = "store=bf16,operand=e4m3fn"
+        path = tmp_path / "r.json"
+        code, out, _ = run(capsys, "report", "--scheme", "unit", "--precision", mix, "--json", str(path), *SMALL)
+        assert code == 0
+        assert mix in out
+        assert {c["format"] for c in json.loads(path.read_text())["reports"][0]["casts"]} == {
+            "bfloat16",
+            "float8_e4m3fn",
+        }
+
+    def test_text_file(self, capsys, tmp_path):
+        path = tmp_path / "t.txt"
+        path.write_text("One day the sun rose. The bird sang. Nobody heard it at all. " * 60)
+        code, _, err = run(capsys, "report", "--scheme", "unit", "--text", str(path), *SMALL)
+        assert (code, err) == (0, "")
+
+    def test_all(self, capsys):
+        _, short, _ = run(capsys, "report", "--scheme", "unit", *SMALL)
+        _, long, _ = run(capsys, "report", "--scheme", "unit", "--all", *SMALL)
+        assert len(long) > len(short)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("argv", "said"),
+        [
+            (["report", "bert-huge"], "get_config('bert-huge'): expected one of bert-tiny, bert-mini, "),
+            (["report", "--precision", "fp12"], "get_precision('fp12'): expected one of fp32, fp16, "),
+            (["report", "--precision", "store=e4m3"], "format 'e4m3' is three different formats"),
+            (["report", "--text", "/no/such.txt"], "load_text('/no/such.txt'): no such file, expected a UTF-8 file"),
+            (["report", "--batch", "0"], "record(batch=0, seq=128, seed=0): expected batch, seq ≥ 1, seed ≥ 0"),
+            (["report", "--seq", "9999", "--batch", "1"], "sequence length 9999, expected at most 512"),
+            (["report", "bert-tiny", "--model", "bert-base"], "two models, 'bert-tiny' and --model 'bert-base'"),
+            (["report", "--json", "/no/dir/x.json"], "cannot write '/no/dir/x.json': there is no directory '/no/dir'"),
+            (["report", "--plot", "x.bmp"], "plot: cannot write 'x.bmp', expected a name ending in .svg, .png, .pdf"),
+            (["snr", "--formats", "float17"], "unknown format 'float17'"),
+            (["ops", "--shape", "q=3"], "unknown size 'q'"),
+        ],
+    )
+    def test_message_and_status(self, capsys, argv, said):
+        code, out, err = run(capsys, *argv)
+        assert (code, out) == (2, "")
+        assert err.startswith("refscale: ")
+        assert said in err
+        assert err.count("\n") == 1
+
+    def test_missing_matplotlib_is_said_before_the_run(self, capsys, monkeypatch):
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        monkeypatch.setattr(analysis, "record", lambda *_, **__: pytest.fail("ran"))
+        code, _, err = run(capsys, "report", "--plot", "x.svg")
+        assert (code, err) == (2, "refscale: plot: matplotlib is missing: pip install 'refscale[plots]'\n")
+
+    def test_file_that_cannot_be_written(self, capsys, tmp_path):
+        code, _, err = run(capsys, "report", "--scheme", "unit", *SMALL, "--json", str(tmp_path))
+        assert code == 2
+        assert err.startswith("refscale: ")
+        assert "irectory" in err
+        assert list(tmp_path.iterdir()) == []
+
+    def test_misspelled_option(self, capsys):
+        with pytest.raises(SystemExit) as stop:
+            main(["report", "--shceme", "unit"])
+        assert stop.value.code == 2
+        assert "--shceme" in capsys.readouterr().err
+
+    def test_interrupt(self, capsys, monkeypatch):
+        def interrupt(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(analysis, "record", interrupt)
+        assert run(capsys, "report") == (130, "", "")
+
+    def test_bugs_are_not_hidden(self, monkeypatch):
+        monkeypatch.setattr(analysis, "record", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main([])
+
+
+class TestOthers:
+    def test_formats(self, capsys):
+        code, out, _ = run(capsys, "formats")
+        assert code == 0
+        assert "float8_e4m3fnuz" in out
+
+    def test_snr(self, capsys):
+        code, out, _ = run(capsys, "snr", "--formats", "fp16,e5m2")
+        assert code == 0
+        assert "← unit scale" in out
+
+    def test_snr_plot(self, capsys, tmp_path):
+        pytest.importorskip("matplotlib")
+        assert run(capsys, "snr", "--plot", str(tmp_path / "s.png"))[0] == 0
+        assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_ops(self, capsys):
+        code, out, _ = run(capsys, "ops", "--shape", "b=64,m=16,n=4")
+        assert code == 0
+        row = next(line for line in out.split("\n") if line.startswith("matmul"))
+        assert "(64,16) (16,4)" in row
+        assert " 0.25 " in row  # 16^-1/2
+        assert " 0.5, 0.125 " in row  # 4^-1/2, 64^-1/2
+
+    @pytest.mark.parametrize("command", [[], ["report"], ["formats"], ["snr"], ["ops"]])
+    def test_help(self, capsys, command):
+        with pytest.raises(SystemExit) as stop:
+            main([*command, "--help"])
+        assert stop.value.code == 0
+        assert capsys.readouterr().out.startswith("usage: refscale")
+
+    def test_version(self, capsys):
+        with pytest.raises(SystemExit) as stop:
+            main(["--version"])
+        assert stop.value.code == 0
+        assert capsys.readouterr().out == f"refscale {refscale.__version__}\n"
+
+
+def process(*argv, **environment):
+    command = [sys.executable, "-W", "error", "-m", "refscale", *argv]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment}, text=False
+    )
+
+
+class TestProcess:
+    def test_module_is_quiet_when_piped(self):
+        with process("report", "--scheme", "unit", *SMALL) as p:
+            out, err = p.communicate(timeout=60)
+        assert (p.returncode, err) == (0, b"")
+        assert b"unit: " in out
+
+    def test_reader_goes_away(self):
+        with process("report", "--all", *SMALL) as p:
+            p.stdout.close()
+            err = p.stderr.read()
+            p.wait(timeout=60)
+        assert (p.returncode, err) == (141, b"")
+
+    def test_ascii_terminal(self):
+        with process("snr", "--formats", "e5m2", PYTHONIOENCODING="ascii", PYTHONUTF8="0") as p:
+            out, err = p.communicate(timeout=60)
+        assert (p.returncode, err) == (0, b"")
+        assert b"?" in out
+
+    def test_matplotlib_is_not_imported_unasked(self):
+        code = (
+            "import sys, refscale.cli as c; c.main(['snr', '--formats', 'e5m2']); sys.exit('matplotlib' in sys.modules)"
+        )
+        assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
