@@ -85,11 +85,17 @@ class TestOrder:
         assert x.grad == np.float32(np.float16(np.float32(1 / 3)))
 
     def test_the_sum_of_gradients_is_rounded(self):
-        tape = Tape(regular, fp16)
+        tape = Tape(unit, fp16)
         x = leaf(tape, 1.0)
-        y = apply(ops.Add(), apply(ops.Scaled(), x), apply(ops.Scaled(), x))
-        backward(y, np.array([2049.0]))  # seed rounds to 2048, twice that is 4096
-        assert x.grad == 4096
+        y = apply(ops.Add(), apply(ops.Scaled(), x), apply(ops.Scaled(beta=3 * 2**-11), x))
+        backward(y)
+        assert x.grad == 1 + 2**-9  # 1 + 3·2^-11 lies between two values, nearer to the even one
+
+    def test_a_gradient_is_rounded_where_beta_is_1(self):
+        tape = Tape(regular, fp16)
+        x = leaf(tape, 0.5)
+        backward(apply(ops.Tanh(), x))
+        assert x.grad == np.float16(1 - np.tanh(np.float32(0.5)) ** 2)
 
     def test_every_cast_is_recorded(self):
         tape, *_ = self.run()
@@ -184,6 +190,27 @@ class TestGradients:
         np.testing.assert_array_equal(g, 1)
         np.testing.assert_array_equal(z.grad, 1)
         np.testing.assert_array_equal(x.grad, 143)
+
+    def test_one_array_may_be_the_gradient_of_two_inputs(self):
+        @dataclass(frozen=True)
+        class Twice(Op):
+            inputs = ("x", "y")
+            source = "test"
+
+            def forward(self, x, y):
+                return x + y, ()
+
+            def backward(self, g):
+                one = g * 1.0
+                return one, one
+
+            def scale(self, x, y):
+                return Scales(1.0, (2.0, 3.0))
+
+        tape = Tape(unit, dtype=np.float64)
+        x, y = leaf(tape, 1.0), leaf(tape, 1.0, name="y")
+        backward(apply(Twice(), x, y))
+        assert (x.grad, y.grad) == (2, 3)
 
     def test_tanh_keeps_its_own_output_not_the_scaled_one(self):
         tape = Tape(unit, dtype=np.float64)

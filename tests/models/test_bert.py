@@ -76,6 +76,13 @@ def test_the_paper_s_configurations():
     assert found == {"bert-base": (12, 768, 3072, 12, 64, 30400), "bert-large": (24, 1024, 4096, 16, 64, 30400)}
 
 
+def test_what_all_configurations_share():
+    """As published: gelu by erf, norms' eps, dropout, initial σ; post-norm, tied; and the paper's constraint."""
+    for c in bert.CONFIGS.values():
+        assert (c.gelu, c.eps, c.dropout, c.std, c.positions) == ("erf", 1e-12, 0.1, 0.02, 512)
+        assert (c.post_norm, c.tied, c.exponent, c.values, c.constraint) == (True, True, 0.5, "correlated", geometric)
+
+
 def test_shapes_and_names():
     specs = bert.specs(bert.get_config("bert-tiny", tied=False, post_norm=False))
     assert specs["embeddings.word"] == layers.Spec("embedding", (4096, 128))
