@@ -7,6 +7,7 @@ of x are laid out as rows of a matrix, so that a convolution is a matrix product
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -73,7 +74,7 @@ class Windows:
             yield tap, tuple(slice(k * d, k * d + s * (n - 1) + 1, s) for k, d, n, s in axes)
 
 
-class _Convolution(Op):
+class _Convolution(Op, ABC):
     """What Conv1d and Conv2d share: everything but the number of axes."""
 
     inputs = ("x", "weight")
@@ -82,9 +83,9 @@ class _Convolution(Op):
     groups: int
     _layout: ClassVar[tuple[str, ...]]
 
+    @abstractmethod
     def _axes(self) -> tuple[tuple[int, ...], tuple[Padding, ...], tuple[int, ...]]:
         """Stride, padding and dilation of each spatial axis."""
-        raise NotImplementedError
 
     def __post_init__(self) -> None:
         stride, padding, dilation = self._axes()
