@@ -189,6 +189,59 @@ def layer_norm(x: Tensor, gain: Tensor, bias: Tensor, eps: float = 1e-12) -> Ten
     return apply(ops.LayerNorm(eps), x, gain, bias, constraint=geometric, constrained=(0,))
 
 
+def masked_lm_head(
+    h: Tensor,
+    positions: NDArray[np.integer[Any]],
+    *,
+    transform: tuple[Tensor, Tensor],
+    norm: tuple[Tensor, Tensor],
+    decoder: tuple[Tensor, Tensor],
+    gelu: Literal["erf", "tanh"] = "erf",
+    eps: float = 1e-12,
+) -> Tensor:
+    """Masked-LM head at the given positions: gather, dense, gelu, norm, readout (Devlin et al. 2018).
+
+    Nothing is constrained: the head hangs on a cut-edge, or starts with a ``fork`` that repays its factors.
+
+    Args:
+        h: encoder output (batch, seq, d).
+        positions: (batch, k), places to predict.
+        transform: weight (d, d) and bias (d,) of the dense layer.
+        norm: gain (d,) and bias (d,).
+        decoder: weight (d, words), which may be the word embedding transposed, and bias (words,).
+        gelu: "erf" or "tanh".
+        eps: of the norm.
+
+    Returns:
+        Logits (batch, k, words).
+    """
+    x = apply(ops.Gather(), h, positions)
+    with h.tape.scope("transform"):
+        x = linear(x, *transform, constraint=none)
+    x = layer_norm(apply(ops.Gelu(gelu), x), *norm, eps)
+    return readout(x, *decoder)
+
+
+def next_sentence_head(h: Tensor, *, pooler: tuple[Tensor, Tensor], classifier: tuple[Tensor, Tensor]) -> Tensor:
+    """Next-sentence head on the first token: dense, tanh, readout (Devlin et al. 2018).
+
+    Nothing is constrained, as in ``masked_lm_head``.
+
+    Args:
+        h: encoder output (batch, seq, d).
+        pooler: weight (d, d) and bias (d,).
+        classifier: weight (d, 2) and bias (2,).
+
+    Returns:
+        Logits (batch, 2).  Class 1: the second part follows the first.
+    """
+    first = apply(ops.Slice(1, 0, 1), h)
+    x = apply(ops.Reshape((h.shape[0], h.shape[2])), first)
+    with h.tape.scope("pooler"):
+        x = linear(x, *pooler, constraint=none)
+    return readout(apply(ops.Tanh(), x), *classifier)
+
+
 def dropout(x: Tensor, p: float, rng: np.random.Generator | None) -> Tensor:
     """x·keep/(1−p) with keep drawn from ``rng``; x itself if p = 0 or ``rng`` is None (evaluation).
 

@@ -30,7 +30,6 @@ from refscale.layers import (
     Tensors,
     Values,
     initialize,
-    linear,
     linear_specs,
     norm,
     norm_specs,
@@ -38,7 +37,7 @@ from refscale.layers import (
     transformer_layer,
     transformer_layer_specs,
 )
-from refscale.scales import Constraint, PlainAdd, ResidualRule, Scheme, default, fixed, geometric, none
+from refscale.scales import Constraint, PlainAdd, ResidualRule, Scheme, default, fixed, geometric
 
 
 @dataclass(frozen=True)
@@ -184,42 +183,6 @@ def encode(
         return norm(p, "encoder.norm", x, config.eps)
 
 
-def masked_lm_logits(p: Tensors, decoder: Tensor, h: Tensor, positions: NDArray[Any], config: BertConfig) -> Tensor:
-    """Masked-LM head at the given positions: gather, dense, gelu, norm, decoder.
-
-    Args:
-        p: parameters as tensors.
-        decoder: (width, vocabulary).
-        h: encoder output (batch, seq, width), through a fork.
-        positions: (batch, k), positions to predict.
-        config: the model.
-
-    Returns:
-        (batch, k, vocabulary).  The head starts at a fork, so none of its factors is constrained.
-    """
-    x = apply(ops.Gather(), h, positions)
-    x = linear(p, "mlm.transform", x, none)
-    x = apply(ops.Gelu(config.gelu), x)
-    x = norm(p, "mlm.norm", x, config.eps)
-    return F.readout(x, decoder, p["mlm.decoder.bias"])
-
-
-def next_sentence_logits(p: Tensors, h: Tensor) -> Tensor:
-    """Next-sentence head on the first token: dense, tanh, classifier.
-
-    Args:
-        p: parameters as tensors.
-        h: encoder output (batch, seq, width), through a fork.
-
-    Returns:
-        (batch, 2).  Class 1: the second part follows the first.
-    """
-    first = apply(ops.Slice(1, 0, 1), h)
-    x = apply(ops.Reshape((h.shape[0], h.shape[2])), first)
-    x = apply(ops.Tanh(), linear(p, "nsp.pooler", x, none))
-    return F.readout(x, p["nsp.classifier.weight"], p["nsp.classifier.bias"])
-
-
 @dataclass(frozen=True)
 class Losses:
     """What a pre-training step computes: scalars on one tape, and the encoder's output (batch, seq, width)."""
@@ -257,9 +220,23 @@ def pretraining_loss(p: Tensors, batch: Batch, config: BertConfig, rng: np.rando
     with tape.scope("encoder"):
         to_mlm, to_nsp = F.fork(encoded, 2)
     with tape.scope("mlm"):
-        masked_lm = F.cross_entropy(masked_lm_logits(p, decoder, to_mlm, batch.positions, config), batch.labels, IGNORE)
+        logits = F.masked_lm_head(
+            to_mlm,
+            batch.positions,
+            transform=(p["mlm.transform.weight"], p["mlm.transform.bias"]),
+            norm=(p["mlm.norm.gain"], p["mlm.norm.bias"]),
+            decoder=(decoder, p["mlm.decoder.bias"]),
+            gelu=config.gelu,
+            eps=config.eps,
+        )
+        masked_lm = F.cross_entropy(logits, batch.labels, IGNORE)
     with tape.scope("nsp"):
-        next_sentence = F.cross_entropy(next_sentence_logits(p, to_nsp), batch.is_next)
+        logits = F.next_sentence_head(
+            to_nsp,
+            pooler=(p["nsp.pooler.weight"], p["nsp.pooler.bias"]),
+            classifier=(p["nsp.classifier.weight"], p["nsp.classifier.bias"]),
+        )
+        next_sentence = F.cross_entropy(logits, batch.is_next)
     total = F.total_loss(masked_lm, next_sentence)
     balance(total)
     return Losses(total, masked_lm, next_sentence, encoded)

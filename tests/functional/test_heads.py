@@ -1,0 +1,62 @@
+"""The heads of BERT against a plain transcription, and their factors: none constrained."""
+
+import math
+
+import numpy as np
+
+from refscale import functional as F  # noqa: N812
+from refscale.engine import Tape
+from refscale.scales import regular, unit
+from tests.functional.near import assert_near
+
+BATCH, SEQ, WIDTH, WORDS, PLACES = 3, 5, 8, 20, 2
+
+
+def draw(*shapes):
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape) for shape in shapes]
+
+
+def masked_lm(scheme):
+    arrays = draw((BATCH, SEQ, WIDTH), (WIDTH, WIDTH), WIDTH, WIDTH, WIDTH, (WIDTH, WORDS), WORDS)
+    positions = np.array([[0, 4], [1, 1], [3, 2]])
+    tape = Tape(scheme, dtype=np.float64)
+    h, *p = (tape.tensor(a) for a in arrays)
+    logits = F.masked_lm_head(h, positions, transform=(p[0], p[1]), norm=(p[2], p[3]), decoder=(p[4], p[5]), eps=1e-12)
+    return logits, arrays, positions
+
+
+def test_masked_lm_head_is_the_published_one():
+    logits, (h, w, b, gain, bias, decoder, shift), positions = masked_lm(regular)
+    expected = np.empty((BATCH, PLACES, WORDS))
+    for i in range(BATCH):
+        for j in range(PLACES):
+            x = h[i, positions[i, j]] @ w + b
+            x = np.array([v * 0.5 * math.erfc(-v / math.sqrt(2)) for v in x])
+            x = (x - x.mean()) / math.sqrt(x.var() + 1e-12) * gain + bias
+            expected[i, j] = x @ decoder + shift
+    assert_near(logits.value, expected, 200)
+
+
+def next_sentence(scheme):
+    arrays = draw((BATCH, SEQ, WIDTH), (WIDTH, WIDTH), WIDTH, (WIDTH, 2), 2)
+    tape = Tape(scheme, dtype=np.float64)
+    h, *p = (tape.tensor(a) for a in arrays)
+    return F.next_sentence_head(h, pooler=(p[0], p[1]), classifier=(p[2], p[3])), arrays
+
+
+def test_next_sentence_head_is_the_published_one():
+    logits, (h, w, b, classifier, shift) = next_sentence(regular)
+    assert_near(logits.value, np.tanh(h[:, 0] @ w + b) @ classifier + shift, 100)
+
+
+def test_no_factor_of_a_head_is_constrained():
+    for output in (masked_lm(unit)[0], next_sentence(unit)[0]):
+        for node in output.tape.nodes:
+            assert node.scales == unit_factors(node)
+    assert masked_lm(unit)[0].tape.nodes[-2].scales.alpha == 1 / WIDTH
+
+
+def unit_factors(node):
+    shapes = [v.shape for v in node.inputs]
+    return node.op.scale(*shapes, statistic="std") if node.op.has_mean else node.op.scale(*shapes)
