@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import mpmath as mp
 
-from refscale import special
+from refscale.special import fits
 
 Real = Any  # mpmath has no types
 Coefficients = list[Real]
@@ -29,7 +29,7 @@ class Target(NamedTuple):
     z: Callable[[Real], Real]
     spread: Callable[[Real], Real]
     end: str
-    carried: special._Rational
+    carried: fits.Rational
 
     @property
     def degrees(self) -> tuple[int, int]:
@@ -61,10 +61,10 @@ def spread_tail(u: Real) -> Real:
 
 
 TARGETS = {
-    "erf, float32": Target(erf_ratio, lambda x: x * x, spread_even, "3.92", special._ERF32),
-    "erf, float64": Target(erf_ratio, lambda x: x * x, spread_even, "5.92", special._ERF64),
-    "tail, float32": Target(tail_ratio, lambda a: a, spread_tail, "14.2", special._TAIL32),
-    "tail, float64": Target(tail_ratio, lambda a: a, spread_tail, "38.6", special._TAIL64),
+    "erf, float32": Target(erf_ratio, lambda x: x * x, spread_even, "3.92", fits.ERF32),
+    "erf, float64": Target(erf_ratio, lambda x: x * x, spread_even, "5.92", fits.ERF64),
+    "tail, float32": Target(tail_ratio, lambda a: a, spread_tail, "14.2", fits.TAIL32),
+    "tail, float64": Target(tail_ratio, lambda a: a, spread_tail, "38.6", fits.TAIL64),
 }
 
 

@@ -42,24 +42,40 @@ And its backward pass, by inner products in float64:
     >>> assert_vjp(product, backward, inputs, rng=rng) < 1e-9
     True
 
+The verbs, and what each asks of the caller:
+
+| verb | equality | the caller owes |
+|---|---|---|
+| `assert_same_bits` | dtype, shape and every bit | nothing |
+| `assert_within_ulp` | distance on the ordered-integer line | the bound, derived |
+| `assert_within_standard_errors`, `assert_unit_variance` | distance in standard errors | a false-alarm rate, a power |
+| `assert_exact_rms` | a known RMS, up to counted roundings | the construction, proved |
+| `assert_vjp` | inner products, against differences in float64 | a point without kinks |
+
 The same claim over all shapes is a property: `refscale.testing.strategies` draws formats, shapes, arrays and graphs.
 That module needs Hypothesis (`pip install refscale[test]`) and is not imported here.
 """
 
-from refscale.testing.assertions import (
+from refscale.testing.constructions import (
     assert_exact_rms,
-    assert_same_bits,
+    correlated_rows,
+    hadamard,
+    quantile_grid,
+    rms,
+    signs,
+    std,
+)
+from refscale.testing.equality import assert_same_bits, assert_within_ulp
+from refscale.testing.variance import (
     assert_unit_variance,
-    assert_vjp,
     assert_within_standard_errors,
-    assert_within_ulp,
     effective_samples_matmul,
     false_alarm_of,
     required_samples,
     standard_error_of_std,
     z_of,
 )
-from refscale.testing.constructions import correlated_rows, hadamard, quantile_grid, rms, signs, std
+from refscale.testing.vjp import assert_vjp
 
 __all__ = [
     "assert_exact_rms",

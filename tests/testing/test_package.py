@@ -9,7 +9,7 @@ import pytest
 
 import refscale.testing
 
-MODULES = ["", ".assertions", ".constructions", ".equality", ".graphs", ".strategies", ".variance", ".vjp"]
+MODULES = ["", ".constructions", ".equality", ".graphs", ".strategies", ".variance", ".vjp"]
 
 
 @pytest.mark.parametrize("name", MODULES)

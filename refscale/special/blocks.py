@@ -1,0 +1,94 @@
+"""Arrays walked in blocks that fit the cache, with reused buffers; a block costs one call of each ufunc."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refscale.errors import CarrierError
+from refscale.special.fits import ERF32, ERF64, TAIL32, TAIL64, Rational
+
+Array = NDArray[Any]
+
+BLOCK = 1 << 15
+"""Elements per pass: arguments, results and buffers of ``gelu_erf`` then take 1 MiB in float32, 2 MiB in float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """What depends on the dtype.
+
+    Attributes:
+        erf, tail: the fits.
+        erf_end: from here on the fit of erf exceeds 1, and is cut to 1.
+        tail_end: exp(−a²/2) is 0 from here on.
+        silu_end: x·exp(−x) is 0 from here on.
+        tanh_end: likewise x·exp(−2u) with the 2u of ``gelu_tanh``.
+        bits: unsigned integers as wide as the carrier.
+        head: mask that keeps the upper half of the significand, so that its square is exact.
+    """
+
+    erf: Rational
+    tail: Rational
+    erf_end: float
+    tail_end: float
+    silu_end: float
+    tanh_end: float
+    bits: type[np.unsignedinteger[Any]]
+    head: int
+
+
+CARRIERS = {
+    np.dtype(np.float32): Carrier(ERF32, TAIL32, 4.0, 15.0, 128.0, 11.0, np.uint32, 0xFFFFF000),
+    np.dtype(np.float64): Carrier(ERF64, TAIL64, 6.0, 39.0, 768.0, 22.0, np.uint64, 0xFFFFFFFFF8000000),
+}
+
+Kernel = Callable[[Carrier, Array, tuple[Array, ...], tuple[Array, ...]], None]
+"""``kernel(carrier, x, results, buffers)`` fills the results from x; all are flat and of one size."""
+
+
+def blocked(name: str, kernel: Kernel, argument: ArrayLike, results: int, buffers: int) -> tuple[Array, ...]:
+    """Walk an array through a kernel, block by block."""
+    x = np.asarray(argument)
+    carrier = CARRIERS.get(x.dtype)
+    if carrier is None:
+        raise CarrierError(f"{name}: argument is {x.dtype}, expected float32 or float64")
+    flat = x.reshape(-1)
+    outs = tuple(np.empty(flat.size, x.dtype) for _ in range(results))
+    scratch = np.empty((buffers, min(flat.size, BLOCK)), x.dtype)
+    # A tail that underflows does what it should, also for a caller who has asked to hear of underflow.
+    with np.errstate(under="ignore"):
+        for start in range(0, flat.size, BLOCK):
+            part = flat[start : start + BLOCK]
+            rows = tuple(row[: part.size] for row in scratch)
+            kernel(carrier, part, tuple(out[start : start + BLOCK] for out in outs), rows)
+    return tuple(out.reshape(x.shape) for out in outs)
+
+
+def polynomial(coefficients: tuple[float, ...], z: Array, out: Array) -> None:
+    """Σ c_k z^k by Horner's rule.  Python floats as coefficients leave the dtype alone."""
+    *lower, second, first = coefficients
+    np.multiply(z, first, out=out)
+    out += second
+    for c in reversed(lower):
+        out *= z
+        out += c
+
+
+def quotient(fit: Rational, z: Array, out: Array, buffer: Array) -> None:
+    """P(z)/Q(z).  Every coefficient is positive and z ≥ 0, so nothing cancels."""
+    polynomial(fit.numerator, z, out)
+    polynomial(fit.denominator, z, buffer)
+    out /= buffer
+
+
+def reflect(step: Array, tail: Array, out: Array, buffer: Array) -> None:
+    """``tail`` where step = 0 and ``1 − tail`` where step = 1, without a branch."""
+    np.multiply(step, -2, out=buffer)
+    buffer += 1
+    buffer *= tail
+    np.add(step, buffer, out=out)
