@@ -116,11 +116,11 @@ def attention(
     heads: int,
     mask: Mask | None = None,
     causal: bool = False,
-    exponent: float = 0.5,
+    scores: ops.ScoresRule = "1/sqrt(d)",
     values: Literal["correlated", "independent"] = "correlated",
     constraint: Constraint = geometric,
 ) -> Tensor:
-    """Multi-head attention: softmax(q·kᵀ·d^-exponent)·v for each head, heads side by side.
+    """Multi-head attention: softmax(q·kᵀ·damping)·v for each head, heads side by side.
 
     Args:
         query: (batch, s, heads·d).
@@ -129,7 +129,7 @@ def attention(
         heads: number of heads, which divides the width.
         mask: boolean (batch, t), True at keys that may be seen (False: padding); None if all may.
         causal: query i sees keys j ≤ i + t − s only.
-        exponent: 0.5 (Vaswani et al. 2017) or 1 (u-μP).
+        scores: damping of the scores by name, "1/sqrt(d)" (Vaswani et al. 2017) or "1/d" (u-μP).
         values: how alike the values of a sequence are taken to be, see ``ops.AttentionMix``.
         constraint: ties α and both β of each product, and α and β of the softmax; inside a residual branch no edge here
             is a cut-edge.  The mixture of correlated values takes its α, so that it stays the weighted mean.
@@ -144,12 +144,12 @@ def attention(
     if mask is not None and mask.shape != (batch, t):
         raise ShapeError(f"attention: mask has shape {mask.shape}, expected {(batch, t)}")
     q, k, v = (_to_heads(x, heads) for x in (query, key, value))
-    scores = apply(ops.AttentionScores(exponent), q, k, constraint=constraint, constrained=(0, 1))
+    logits = apply(ops.AttentionScores(scores), q, k, constraint=constraint, constrained=(0, 1))
     if mask is None and not causal:
-        weights = apply(ops.Softmax(), scores, constraint=constraint, constrained=(0,))
+        weights = apply(ops.Softmax(), logits, constraint=constraint, constrained=(0,))
     else:
         seen = np.ones((1, 1, 1, t), np.bool_) if mask is None else mask[:, None, None, :]
-        weights = apply(ops.MaskedSoftmax(causal), scores, seen, constraint=constraint, constrained=(0,))
+        weights = apply(ops.MaskedSoftmax(causal), logits, seen, constraint=constraint, constrained=(0,))
     mixture = to_output_scale if values == "correlated" and constraint is not none else constraint
     mixed = apply(ops.AttentionMix(values), weights, v, constraint=mixture, constrained=(0, 1))
     merged = apply(ops.Transpose((0, 2, 1, 3)), mixed)

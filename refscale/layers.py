@@ -130,7 +130,7 @@ class Block:
         gelu: "erf" or "tanh".
         eps: of the norms.
         dropout: probability, used where a generator is given.
-        exponent: of the attention scores.
+        scores: damping of the attention scores, "1/sqrt(d)" or "1/d".
         values: correlated or independent, see ``ops.AttentionMix``.
         constraint: ties factors inside residual branches; with ``none``, forks repay what differs (``graph.balance``).
     """
@@ -141,7 +141,7 @@ class Block:
     gelu: Literal["erf", "tanh"]
     eps: float
     dropout: float
-    exponent: float
+    scores: ops.ScoresRule
     values: Values
     constraint: Constraint
 
@@ -157,7 +157,7 @@ def self_attention(p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block:
         for part, use in zip(("query", "key", "value"), uses, strict=True)
     )
     mixed = F.attention(
-        q, k, v, heads=block.heads, mask=mask, exponent=block.exponent, values=block.values, constraint=block.constraint
+        q, k, v, heads=block.heads, mask=mask, scores=block.scores, values=block.values, constraint=block.constraint
     )
     return linear(p, f"{name}.output", mixed, block.constraint)
 

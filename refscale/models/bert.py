@@ -54,7 +54,7 @@ class BertConfig:
             variance (bert-base at initialization: 0.02 to 0.14, ``refscale report bert-base --all``).  None: that, with
             ``fixed(0.1)`` as its stand-in under unit scaling if post-norm, the running mean if pre-norm.
         gelu, eps, dropout: as the original.
-        exponent: of the attention scores, 0.5 or 1.
+        scores: damping of the attention scores, "1/sqrt(d)" or "1/d".
         values: correlated or independent, see ``ops.AttentionMix``.
         constraint: ties factors inside residual branches: ``geometric`` is the paper's; with ``none`` every op keeps
             its own factors, and forks repay the difference where branches and uses start.
@@ -73,7 +73,7 @@ class BertConfig:
     gelu: Literal["erf", "tanh"] = "erf"
     eps: float = 1e-12
     dropout: float = 0.1
-    exponent: float = 0.5
+    scores: ops.ScoresRule = "1/sqrt(d)"
     values: Values = "correlated"
     constraint: Constraint = geometric
     std: float = 0.02
@@ -95,7 +95,7 @@ class BertConfig:
             self.gelu,
             self.eps,
             self.dropout,
-            self.exponent,
+            self.scores,
             self.values,
             self.constraint,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from refscale.engine import Array, Op
 from refscale.errors import ArgumentError, ShapeError
@@ -11,6 +11,7 @@ from refscale.ops._shapes import broadcast, size, unbroadcast
 from refscale.scales import Scales, Shape
 
 Kept = tuple[Any, ...]
+ScoresRule = Literal["1/sqrt(d)", "1/d"]
 
 
 def _product_shape(name: str, x: Shape, w: Shape) -> Shape:
@@ -53,24 +54,24 @@ class Matmul(Op):
 
 @dataclass(frozen=True)
 class AttentionScores(Op):
-    """q·kᵀ·d^-exponent for queries q (…, s, d) and keys k (…, t, d).
+    """q·kᵀ·damping for queries q (…, s, d) and keys k (…, t, d); the damping is d^-1/2 or 1/d.
 
     The damping is part of the function, under every scheme, for it sets the temperature of the softmax that follows:
-    ½ gives logits of variance 1 (Vaswani et al. 2017), 1 damps them on purpose (u-μP, arXiv 2407.17465).  So α = 1;
-    the gradient of q sums t damped products, that of k sums s: β_q = d^exponent·t^-1/2, β_k = d^exponent·s^-1/2.
+    d^-1/2 gives logits of variance 1 (Vaswani et al. 2017), 1/d damps them on purpose (u-μP, arXiv 2407.17465).  So
+    α = 1; the gradient of q sums t damped products, that of k sums s: β_q = t^-1/2/damping, β_k = s^-1/2/damping.
 
     Attributes:
-        exponent: 0.5 or 1.
+        rule: "1/sqrt(d)" or "1/d".
     """
 
-    exponent: float = 0.5
+    rule: ScoresRule = "1/sqrt(d)"
     inputs = ("q", "k")
-    source = "Table A.2 (matmul, with d^-exponent in the function)"
+    source = "Table A.2 (matmul, with the damping in the function)"
     contraction = True
 
     def __post_init__(self) -> None:
-        if self.exponent not in (0.5, 1):
-            raise ArgumentError(f"AttentionScores(exponent={self.exponent}): expected 0.5 or 1")
+        if self.rule not in get_args(ScoresRule):
+            raise ArgumentError(f"AttentionScores(rule={self.rule!r}): expected one of {get_args(ScoresRule)}")
 
     def forward(self, q: Array, k: Array) -> tuple[Array, Kept]:
         self._check(q.shape, k.shape)
@@ -88,7 +89,8 @@ class AttentionScores(Op):
         return Scales(1.0, (max(1, k[-2]) ** -0.5 / damping, max(1, q[-2]) ** -0.5 / damping))
 
     def _damping(self, q: Shape) -> float:
-        return float(max(1, q[-1]) ** -self.exponent)
+        d = max(1, q[-1])
+        return d**-0.5 if self.rule == "1/sqrt(d)" else 1 / d
 
     def _check(self, q: Shape, k: Shape) -> None:
         if len(q) < 2 or len(q) != len(k) or q[:-2] != k[:-2] or q[-1] != k[-1]:

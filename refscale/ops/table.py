@@ -51,7 +51,7 @@ def _examples(b: int, m: int, n: int, s: int) -> list[Example]:
         (ops.Fork(2**-0.5), (x,)),
         (ops.Matmul(), (x, (m, n))),
         (ops.AttentionScores(), ((b, s, m), (b, s, m))),
-        (ops.AttentionScores(1), ((b, s, m), (b, s, m))),
+        (ops.AttentionScores("1/d"), ((b, s, m), (b, s, m))),
         (ops.AttentionMix(), ((b, s, s), (b, s, m))),
         (ops.AttentionMix("independent"), ((b, s, s), (b, s, m))),
         (ops.Readout(), (x, (m, s))),

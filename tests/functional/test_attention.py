@@ -17,8 +17,12 @@ from refscale.testing.strategies import generators
 from tests.functional.near import assert_near
 
 
-def transcription(q, k, v, heads, mask=None, causal=False, exponent=0.5, alphas=(1.0, 1.0, 1.0)):
-    """softmax(α₁·q·kᵀ·d^-exponent), times α₂, times v, times α₃."""
+def damping(scores, d):
+    return {"1/sqrt(d)": d**-0.5, "1/d": 1 / d}[scores]
+
+
+def transcription(q, k, v, heads, mask=None, causal=False, scores="1/sqrt(d)", alphas=(1.0, 1.0, 1.0)):
+    """softmax(α₁·q·kᵀ·damping), times α₂, times v, times α₃."""
     scores_alpha, softmax_alpha, mix_alpha = alphas
     (batch, s, width), t = q.shape, k.shape[1]
     d = width // heads
@@ -30,7 +34,7 @@ def transcription(q, k, v, heads, mask=None, causal=False, exponent=0.5, alphas=
                 seen = [j for j in range(t) if (mask is None or mask[n, j]) and (not causal or j <= i + t - s)]
                 if not seen:
                     continue
-                logits = [scores_alpha * float(q[n, i, part] @ k[n, j, part]) * d**-exponent for j in seen]
+                logits = [scores_alpha * float(q[n, i, part] @ k[n, j, part]) * damping(scores, d) for j in seen]
                 top = max(logits)
                 weights = [math.exp(x - top) for x in logits]
                 total = math.fsum(weights)
@@ -39,9 +43,9 @@ def transcription(q, k, v, heads, mask=None, causal=False, exponent=0.5, alphas=
     return y
 
 
-def unit_alphas(s, t, d, exponent, values, constraint):
+def unit_alphas(s, t, d, scores, values, constraint):
     """The forward factors, from Table A.2: scores, softmax, mixture."""
-    beta_q, beta_k = d**exponent * t**-0.5, d**exponent * s**-0.5
+    beta_q, beta_k = t**-0.5 / damping(scores, d), s**-0.5 / damping(scores, d)
     tied = constraint is geometric
     scores = (beta_q * beta_k) ** (1 / 3) if tied else 1.0
     mixture = 1 / t if values == "correlated" else (t * d * s) ** (-1 / 6) if tied else t**-0.5
@@ -68,15 +72,15 @@ def operations(t, d):
     st.tuples(*[st.integers(1, 3)] * 2, *[st.integers(1, 5)] * 2, st.integers(1, 4)),
     st.booleans(),
     st.booleans(),
-    st.sampled_from([0.5, 1]),
+    st.sampled_from(["1/sqrt(d)", "1/d"]),
     st.sampled_from(["correlated", "independent"]),
     st.sampled_from([geometric, none, to_output_scale]),
     st.booleans(),
 )
-@example(np.random.default_rng(0), (1, 1, 1, 1, 1), True, True, 0.5, "correlated", geometric, True)
-@example(np.random.default_rng(0), (2, 2, 3, 5, 4), True, True, 1, "independent", geometric, True)
-@example(np.random.default_rng(0), (2, 2, 5, 3, 4), False, True, 0.5, "correlated", geometric, True)
-def test_attention_is_the_transcription(rng, sizes, masked, causal, exponent, values, constraint, scaled):
+@example(np.random.default_rng(0), (1, 1, 1, 1, 1), True, True, "1/sqrt(d)", "correlated", geometric, True)
+@example(np.random.default_rng(0), (2, 2, 3, 5, 4), True, True, "1/d", "independent", geometric, True)
+@example(np.random.default_rng(0), (2, 2, 5, 3, 4), False, True, "1/sqrt(d)", "correlated", geometric, True)
+def test_attention_is_the_transcription(rng, sizes, masked, causal, scores, values, constraint, scaled):
     batch, heads, s, t, d = sizes
     arrays = inputs(rng, batch, s, t, heads * d)
     mask = rng.random((batch, t)) < 0.7 if masked else None
@@ -85,17 +89,17 @@ def test_attention_is_the_transcription(rng, sizes, masked, causal, exponent, va
         heads=heads,
         mask=mask,
         causal=causal,
-        exponent=exponent,
+        scores=scores,
         values=values,
         constraint=constraint,
     )
-    alphas = unit_alphas(s, t, d, exponent, values, constraint) if scaled else (1.0, 1.0, 1.0)
-    assert_near(y.value, transcription(*arrays, heads, mask, causal, exponent, alphas), operations(t, d))
+    alphas = unit_alphas(s, t, d, scores, values, constraint) if scaled else (1.0, 1.0, 1.0)
+    assert_near(y.value, transcription(*arrays, heads, mask, causal, scores, alphas), operations(t, d))
 
 
 @settings(max_examples=30)
-@given(generators(), st.booleans(), st.booleans(), st.sampled_from([0.5, 1]))
-def test_its_gradient(rng, masked, causal, exponent):
+@given(generators(), st.booleans(), st.booleans(), st.sampled_from(["1/sqrt(d)", "1/d"]))
+def test_its_gradient(rng, masked, causal, scores):
     arrays = inputs(rng, 2, 3, 4, 6)
     mask = rng.random((2, 4)) < 0.7 if masked else None
     tensors = []
@@ -103,7 +107,7 @@ def test_its_gradient(rng, masked, causal, exponent):
     def forward(*xs):
         tape = Tape(regular, dtype=np.float64)
         tensors[:] = on(tape, xs)
-        tensors.append(F.attention(*tensors, heads=2, mask=mask, causal=causal, exponent=exponent))
+        tensors.append(F.attention(*tensors, heads=2, mask=mask, causal=causal, scores=scores))
         return tensors[-1].value
 
     def gradients(g):
@@ -153,15 +157,15 @@ def test_padding_is_not_read():
     assert_same_bits(F.attention(*on(Tape(unit, dtype=np.float64), (q, k, v)), heads=1, mask=mask).value, y.value)
 
 
-@pytest.mark.parametrize("exponent", [0.5, 1])
+@pytest.mark.parametrize("scores", ["1/sqrt(d)", "1/d"])
 @pytest.mark.parametrize("constraint", [geometric, to_output_scale])
 @pytest.mark.parametrize("masked", [False, True])
-def test_inside_a_branch_every_factor_is_tied(exponent, constraint, masked):
+def test_inside_a_branch_every_factor_is_tied(scores, constraint, masked):
     """c = 1 for query, key and value: α = β on every edge."""
     tensors = on(Tape(unit, dtype=np.float64), inputs(np.random.default_rng(0), 2, 3, 4, 6))
     mask = np.ones((2, 4), np.bool_) if masked else None
     for values in ("correlated", "independent"):
-        y = F.attention(*tensors, heads=2, mask=mask, exponent=exponent, values=values, constraint=constraint)
+        y = F.attention(*tensors, heads=2, mask=mask, scores=scores, values=values, constraint=constraint)
         c = gradient_factors(y)
         assert set(c.values()) == {1.0}
 
@@ -206,19 +210,19 @@ def test_errors():
         F.attention(q, tape.tensor(np.ones((2, 4, 4))), v, heads=2)
     assert str(error.value) == ("attention_scores: q (2, 2, 3, 3) and k (2, 2, 4, 2), expected (…, s, d) and (…, t, d)")
     with pytest.raises(ArgumentError) as argument:
-        F.attention(q, k, v, heads=2, exponent=0.7)
-    assert str(argument.value) == "AttentionScores(exponent=0.7): expected 0.5 or 1"
+        F.attention(q, k, v, heads=2, scores="d")
+    assert str(argument.value) == "AttentionScores(rule='d'): expected one of ('1/sqrt(d)', '1/d')"
 
 
 # Wrong transcriptions, which the comparison must reject.
 
 
-@pytest.mark.parametrize("change", [{"causal": False}, {"exponent": 1}, {"heads": 1}, {"mask": None}])
+@pytest.mark.parametrize("change", [{"causal": False}, {"scores": "1/d"}, {"heads": 1}, {"mask": None}])
 def test_the_comparison_can_fail(change):
     rng = np.random.default_rng(0)
     arrays = inputs(rng, 2, 4, 4, 6)
     mask = np.array([[True, True, False, True], [True] * 4])
-    right = {"heads": 2, "mask": mask, "causal": True, "exponent": 0.5}
+    right = {"heads": 2, "mask": mask, "causal": True, "scores": "1/sqrt(d)"}
     y = F.attention(*on(Tape(regular, dtype=np.float64), arrays), **right)
     assert_near(y.value, transcription(*arrays, **right), operations(4, 3))
     with pytest.raises(AssertionError, match="off by"):

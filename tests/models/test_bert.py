@@ -80,7 +80,13 @@ def test_what_all_configurations_share():
     """As published: gelu by erf, norms' eps, dropout, initial σ; post-norm, tied; and the paper's constraint."""
     for c in bert.CONFIGS.values():
         assert (c.gelu, c.eps, c.dropout, c.std, c.positions) == ("erf", 1e-12, 0.1, 0.02, 512)
-        assert (c.post_norm, c.tied, c.exponent, c.values, c.constraint) == (True, True, 0.5, "correlated", geometric)
+        assert (c.post_norm, c.tied, c.scores, c.values, c.constraint) == (
+            True,
+            True,
+            "1/sqrt(d)",
+            "correlated",
+            geometric,
+        )
 
 
 def test_shapes_and_names():
@@ -142,10 +148,10 @@ def certify(config, batch, scheme=unit):
 @POST
 @TIED
 @pytest.mark.parametrize("constraint", [geometric, to_output_scale, none], ids=lambda f: f.__name__)
-@pytest.mark.parametrize("exponent", [0.5, 1])
-def test_every_gradient_is_a_multiple(name, post_norm, tied, constraint, exponent):
+@pytest.mark.parametrize("scores", ["1/sqrt(d)", "1/d"])
+def test_every_gradient_is_a_multiple(name, post_norm, tied, constraint, scores):
     config = bert.get_config(
-        name, vocabulary=WORDS, post_norm=post_norm, tied=tied, constraint=constraint, exponent=exponent
+        name, vocabulary=WORDS, post_norm=post_norm, tied=tied, constraint=constraint, scores=scores
     )
     assert certify(config, text_batch(WORDS)).keys() == bert.specs(config).keys()
 

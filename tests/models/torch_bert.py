@@ -24,7 +24,7 @@ class ExplicitAttention(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.heads, self.exponent = config.heads, config.exponent
+        self.heads, self.exponent = config.heads, 0.5 if config.scores == "1/sqrt(d)" else 1
         for part in ("query", "key", "value", "output"):
             setattr(self, part, nn.Linear(config.width, config.width))
 
@@ -45,7 +45,7 @@ class Layer(nn.Module):
         super().__init__()
         d = config.width
         self.post_norm = config.post_norm
-        whole = config.exponent == 0.5
+        whole = config.scores == "1/sqrt(d)"
         self.attention = (
             nn.MultiheadAttention(d, config.heads, batch_first=True) if whole else ExplicitAttention(config)
         )

@@ -116,7 +116,7 @@ EXAMPLES = {
     ],
     ops.AttentionScores: [
         case(ops.AttentionScores(), (2, 3, 4), (2, 5, 4)),
-        case(ops.AttentionScores(1), (3, 4), (5, 4)),
+        case(ops.AttentionScores("1/d"), (3, 4), (5, 4)),
     ],
     ops.AttentionMix: [
         case(ops.AttentionMix(), (2, 3, 5), (2, 5, 4)),
@@ -217,7 +217,7 @@ def _dropout(draw):
 @st.composite
 def _scores(draw):
     lead, (s, t, d) = draw(shapes(max_dims=2)), draw(st.tuples(*[st.integers(1, 5)] * 3))
-    return case(ops.AttentionScores(draw(st.sampled_from([0.5, 1]))), (*lead, s, d), (*lead, t, d))
+    return case(ops.AttentionScores(draw(st.sampled_from(["1/sqrt(d)", "1/d"]))), (*lead, s, d), (*lead, t, d))
 
 
 @st.composite

@@ -155,8 +155,8 @@ matmul_gradients(ops.AttentionMix("independent"))
 check(ops.AttentionMix("independent"), "α", H32[:, :12], any_signs(12, 20))
 mixture = RNG.random((5, 12))
 check(ops.AttentionMix(), "α", mixture / mixture.mean(1, keepdims=True), np.tile(any_signs(1, 20), (12, 1)))
-for exponent in (0.5, 1):
-    scores = ops.AttentionScores(exponent)
+for rule, exponent in (("1/sqrt(d)", 0.5), ("1/d", 1)):
+    scores = ops.AttentionScores(rule)
     # Damped on purpose by d^(½ − exponent), which is part of the function.
     check(scores, "α", H32[:, :12], any_signs(20, 12), expected=12 ** (0.5 - exponent))
     check(scores, 0, any_signs(32, 12), any_signs(20, 12), gradient=H32[:, :20])

@@ -48,7 +48,7 @@ def matmul(op, x, w):
 
 def scores(op, q, k):
     d = q.shape[-1]
-    return product("...id,...jd->...ij", q, k, d + 2, 1 / math.sqrt(d) if op.exponent == 0.5 else 1 / d)
+    return product("...id,...jd->...ij", q, k, d + 2, 1 / math.sqrt(d) if op.rule == "1/sqrt(d)" else 1 / d)
 
 
 def convolution(op, x, weight):

@@ -18,7 +18,7 @@ ATTRIBUTES = {
     "Scaled(alpha=1.0, beta=inf): expected positive finite factors": lambda: ops.Scaled(1.0, float("inf")),
     "Fork(beta=0.0): expected a positive finite factor": lambda: ops.Fork(0.0),
     "Dropout(p=1): expected 0 ≤ p < 1": lambda: ops.Dropout(1),
-    "AttentionScores(exponent=2): expected 0.5 or 1": lambda: ops.AttentionScores(2),
+    "AttentionScores(rule='d'): expected one of ('1/sqrt(d)', '1/d')": lambda: ops.AttentionScores("d"),
     "AttentionMix(values='same'): expected 'correlated' or 'independent'": lambda: ops.AttentionMix("same"),
     "layer_norm(eps=-1): expected eps ≥ 0": lambda: ops.LayerNorm(-1),
     "rms_norm(eps=nan): expected eps ≥ 0": lambda: ops.RmsNorm(float("nan")),
