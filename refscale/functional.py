@@ -1,4 +1,4 @@
-"""What users call: linear layers, attention, residual branches, embeddings, losses (paper, section 5).
+"""What users call: linear layers, attention, residual branches, embeddings, losses.
 
 Every function takes tensors of one tape and asks that tape's scheme for factors, so the same call builds a regular or a
 unit-scaled model.  Constraints follow the paper's recipe: ops inside a residual branch are constrained by the geometric
@@ -99,7 +99,7 @@ def residual(fn: Callable[[Tensor], Tensor], x: Tensor, tau: ResidualRule = defa
         layer: number of this addition, from 1, since the stream was last normalized.
 
     Returns:
-        The stream after the branch.  Source: paper, sections 4.5 and 5.
+        The stream after the branch.  Source: paper, weighted addition and the reference FFN.
     """
     skip, branch = x.tape.scheme.residual_weights(tau, layer)
     # WeightedAdd has α = (a² + b²)^-1/2, β_x = α by the constraint, β_f = 1/b: the branch receives the gradient whole,
@@ -171,7 +171,7 @@ def embedding_sum(*parts: tuple[Tensor, NDArray[np.integer[Any]]]) -> Tensor:
         parts: pairs of a table (v_i, d) and ids, e.g. words (batch, seq), positions (seq,), segments (batch, seq).
 
     Returns:
-        (batch, seq, d).  Source: paper, section 5 (a weighted add with equal weights).
+        (batch, seq, d).  Source: paper, BERT (a weighted add with equal weights).
     """
     rows = [apply(ops.Embedding(), table, ids) for table, ids in parts]
     return apply(ops.WeightedAdd((1.0,) * len(rows)), *rows)

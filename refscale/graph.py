@@ -70,7 +70,7 @@ def cut_edges(output: Tensor) -> set[Edge]:
         output: where the graph ends.
 
     Returns:
-        The cut-edges.  Source: paper, Definition 4.2.
+        The cut-edges.  Source: paper, definition of a cut-edge.
     """
     neighbors: dict[Variable, list[tuple[Edge, Variable]]] = defaultdict(list)
     for node in _ancestors(output):
@@ -149,12 +149,11 @@ def balance(output: Tensor) -> None:
     scheme, nothing changes.  Call it after the forward pass: no β is used before ``backward``.
 
     With forks where a residual branch starts, and where a tensor is used more than once, every op may keep the factors
-    that suit it, and no constraint is needed: that is the ``none`` constraint of BERT.
+    that suit it, and no constraint is needed: that is the ``none`` constraint of BERT.  A disagreement without forks is
+    left as it is, for ``gradient_factors`` to report.
 
     Args:
         output: where the gradient starts, usually the loss.
-
-    A disagreement without forks is left as it is: ``gradient_factors`` reports it.
     """
     demanded: dict[Variable, list[tuple[Edge, float]]] = defaultdict(list)
     for node in _ancestors(output):
@@ -258,7 +257,7 @@ def plan(
     """The paper's recipe, automatic: record once, find the cut-edges, resolve every op's factors.
 
     1. Run ``fn`` on leaves made of ``inputs``, unscaled.
-    2. Each op gets its own factors (section 4.2).
+    2. Each op gets its own factors (scaling for unit variance).
     3. Every op consuming edges that are not cut-edges gets one value for α and the β of those edges: their ``mean``.
     4. An add of tensors of unlike origin becomes a weighted add: its constrained edges take α, so that
        Σ γ_i x_i / √Σ γ_i² passes back what it took.  (The geometric mean would let the stream grow by 2^(1/3)
@@ -275,7 +274,7 @@ def plan(
         add: resolves the constrained factors of additions.
 
     Returns:
-        A scheme for ``Tape``; running ``fn`` under it replays the factors.  Source: paper, section 5.
+        A scheme for ``Tape``; running ``fn`` under it replays the factors.  Source: paper, recipe.
     """
     tape = Tape()
     output = fn(*(_leaves(tape, x, f"input{i}") for i, x in enumerate(inputs)))

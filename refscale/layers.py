@@ -46,7 +46,7 @@ def initialize(specs: Specs, scheme: Scheme, rng: np.random.Generator, std: floa
         std: customary σ of the model under the regular scheme.
 
     Returns:
-        float32 arrays by name.  Source: paper, section 5, step 1.
+        float32 arrays by name.  Source: paper, recipe, step 1.
     """
     sigma = np.float32(scheme.initial_std(std))
     values: dict[str, NDArray[Any]] = {}

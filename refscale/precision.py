@@ -16,7 +16,7 @@ store               every sum of gradients, where a tensor has several consumers
 So a contraction's backward pass sees the narrow operands that its forward pass saw, and the rounding itself is
 passed by gradients unchanged (straight through).  Inside an op arithmetic is that of the carrier: a matmul accumulates
 in float32.  Two things are not stored narrow: the value of a loss, which is a report and no operand, and whatever
-an op keeps for its own backward pass.  Sources: paper, section 6 and Appendix B; Noune et al. 2022
+an op keeps for its own backward pass.  Sources: paper, FP16 and FP8 experiments; Noune et al. 2022
 (arXiv 2206.02915) for the fnuz formats; Micikevicius et al. 2022 (arXiv 2209.05433) for e4m3fn and e5m2.
 """
 

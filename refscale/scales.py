@@ -1,8 +1,9 @@
 """Scale factors: what α and β are, how a constraint ties them, and what a scheme decides.
 
 A scaled op computes ``α·f(x)`` forward and ``β_i·(vjp of f)_i`` backward, with positive constants that depend on
-shapes and attributes, never on data (paper, Definition 4.1).  An op states the factors that give unit variance; a
-*constraint* ties those that must be equal for the gradient to stay right; a *scheme* decides whether they are used.
+shapes and attributes, never on data (paper, definition of a scaled op).  An op states the factors that give unit
+variance; a *constraint* ties those that must be equal for the gradient to stay right; a *scheme* decides whether they
+are used.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Statistic = Literal["std", "rms"]
 class Scales:
     """The factors of one scaled op: ``alpha`` forward, ``beta[i]`` for the gradient of input i.
 
-    ``beta[i]`` is None where input i has no gradient (token ids, masks).  Source: paper, Definition 4.1.
+    ``beta[i]`` is None where input i has no gradient (token ids, masks).  Source: paper, definition of a scaled op.
     """
 
     alpha: float
@@ -51,7 +52,7 @@ Constraint = Callable[[float, tuple[float, ...]], float | None]
 
 
 def geometric(alpha: float, betas: tuple[float, ...]) -> float:
-    """Geometric mean: the paper's choice (section 4.4, Table A.2)."""
+    """Geometric mean: the paper's choice (recipe; Table A.2)."""
     return math.exp(sum(math.log(f) for f in (alpha, *betas)) / (1 + len(betas)))
 
 
@@ -127,7 +128,7 @@ def constrain(scales: Scales, inputs: Sequence[int], constraint: Constraint) -> 
         constraint: one of the functions above, or any of the same form.
 
     Returns:
-        ``scales`` itself if nothing is constrained, else new ones.  Source: paper, section 4.3 and Theorem 5.2.
+        ``scales`` itself if nothing is constrained, else new ones.  Source: paper, Theorem 5.2.
     """
     tied = tuple(i for i in inputs if scales.beta[i] is not None)
     betas = tuple(b for b in (scales.beta[i] for i in tied) if b is not None)
@@ -169,7 +170,7 @@ class Moments:
 
 
 def gaussian_moments(f: Callable[[Any], Any], derivative: Callable[[Any], Any]) -> Moments:
-    """Moments of a smooth activation, by quadrature.  Source: paper, section 4.2 and Appendix E.1."""
+    """Moments of a smooth activation, by quadrature.  Source: paper, Table A.2."""
     mean = gaussian_mean(f)
     return Moments(
         std=math.sqrt(gaussian_mean(lambda x: (f(x) - mean) ** 2)),
@@ -185,7 +186,7 @@ ResidualRule = Callable[[int], tuple[float, float]]
 
 
 def running_mean(layer: int) -> tuple[float, float]:
-    """√(l/(l+1))·x + √(1/(l+1))·f(x): every branch of the stack in equal parts.  Source: paper, section 4.5."""
+    """√(l/(l+1))·x + √(1/(l+1))·f(x): every branch of the stack in equal parts.  Source: paper, residual rules."""
     if layer < 1:
         raise ArgumentError(f"running_mean(layer={layer}): expected layer ≥ 1")
     return math.sqrt(layer / (layer + 1)), math.sqrt(1 / (layer + 1))
@@ -204,7 +205,7 @@ class PlainAdd:
     normalized: ResidualRule = running_mean
 
     def __call__(self, layer: int) -> tuple[float, float]:
-        """Weights 1 and 1.  Source: paper, section 4.5 (default)."""
+        """Weights 1 and 1.  Source: paper, residual rules (default)."""
         return 1.0, 1.0
 
 
@@ -213,7 +214,7 @@ default = PlainAdd()
 
 @cache
 def fixed(tau: float) -> ResidualRule:
-    """√(1−τ)·x + √τ·f(x), 0 < τ < 1: unit variance, every branch alike.  Source: paper, section 4.5."""
+    """√(1−τ)·x + √τ·f(x), 0 < τ < 1: unit variance, every branch alike.  Source: paper, residual rules."""
     if not 0 < tau < 1:
         raise ArgumentError(f"fixed(tau={tau}): expected 0 < tau < 1")
 
@@ -320,13 +321,13 @@ class Unit:
         return constrain(scales, call.constrained, call.constraint)
 
     def unconstrained(self, call: Call) -> Scales:
-        """Factors of one call as if every edge were a cut-edge.  Source: paper, section 4.2."""
+        """Factors of one call as if every edge were a cut-edge.  Source: paper, scaling for unit variance."""
         if call.op.has_mean:
             return call.op.scale(*call.shapes, statistic=self.statistic)
         return call.op.scale(*call.shapes)
 
     def initial_std(self, regular: float) -> float:
-        """Always 1.  Source: paper, section 5, step 1 of the recipe."""
+        """Always 1.  Source: paper, recipe, step 1."""
         return 1.0
 
     def residual_weights(self, rule: ResidualRule, layer: int) -> tuple[float, float]:

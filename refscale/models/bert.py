@@ -107,7 +107,7 @@ CONFIGS: dict[str, BertConfig] = {
     "bert-base": BertConfig(layers=12, width=768, heads=12, hidden=3072),
     "bert-large": BertConfig(layers=24, width=1024, heads=16, hidden=4096),
 }
-"""Sources: paper, section 8 (base, large, vocabulary 30400); Turc et al. 2019, arXiv 1908.08962 (tiny, mini)."""
+"""Sources: paper, BERT experiments (base, large, vocabulary 30400); Turc et al. 2019, arXiv 1908.08962 (tiny, mini)."""
 
 
 def get_config(name: str, **changes: Any) -> BertConfig:

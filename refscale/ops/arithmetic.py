@@ -179,7 +179,7 @@ class Scaled(Op):
     alpha: float = 1.0
     beta: float = 1.0
     inputs = ("x",)
-    source = "section 5, residual branch"
+    source = "paper, residual branch of the reference FFN"
     carries_factors = True
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ from tests.functional.near import assert_near
 
 
 def weights(rule, layer, scaled):
-    """(skip, branch) as the paper writes them (section 4.5); default under unit scaling: its stand-in."""
+    """(skip, branch) as the paper writes them; default under unit scaling: its stand-in."""
     root = math.sqrt(layer + 1)
     return {
         "default": (math.sqrt(layer) / root, 1 / root) if scaled else (1.0, 1.0),

@@ -54,7 +54,7 @@ def ffn():
 
 
 def test_the_factors_of_the_feed_forward_network(ffn):
-    """Paper, section 5: a projection has α = β_x = (m·n)^-1/4 and β_w = b^-1/2, gelu 1.587."""
+    """Paper, reference FFN: a projection has α = β_x = (m·n)^-1/4 and β_w = b^-1/2, gelu 1.587."""
     found = {
         name: (pytest.approx(step.resolved.alpha, rel=1e-12), [pytest.approx(b, rel=1e-12) for b in step.resolved.beta])
         for name, step in zip(("norm", "up", "gelu", "down", "add"), ffn[0].steps, strict=True)

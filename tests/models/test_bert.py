@@ -67,7 +67,7 @@ def test_published_sizes():
 
 
 def test_the_paper_s_configurations():
-    """Section 8: layers, width, hidden, heads of 64, vocabulary 30400."""
+    """Paper, BERT experiments: layers, width, hidden, heads of 64, vocabulary 30400."""
     found = {
         name: (c.layers, c.width, c.hidden, c.heads, c.width // c.heads, c.vocabulary)
         for name, c in bert.CONFIGS.items()
