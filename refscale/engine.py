@@ -130,8 +130,9 @@ class Tensor:
 class CastRecord:
     """One rounding: of which variable, where, by which cast, and (if the tape counts) what it lost.
 
-    ``place`` is "leaf", "output", "operand", "operand_gradient" or "gradient".  ``clipped`` counts finite elements
-    beyond the format's largest value, ``flushed`` non-zero elements that became zero; None if not counted.
+    ``place`` is "leaf", "output", "operand", "operand_gradient" or "gradient". ``clipped`` counts finite elements
+    that the format cannot hold (beyond its largest value; of an unsigned format, negative), ``flushed`` non-zero
+    elements that became zero; None if not counted.
     """
 
     variable: Variable
@@ -179,6 +180,8 @@ class Tape:
     def tensor(self, value: ArrayLike, name: str = "leaf", *, requires_grad: bool = True) -> Tensor:
         """A leaf: rounded once to the policy's ``store`` format.  Integers and booleans enter as they are.
 
+        An array that needs no rounding is kept, not copied: do not write to it before ``backward``.
+
         Raises:
             CarrierError: the dtype is no real floating-point, integer or boolean type.
         """
@@ -186,9 +189,8 @@ class Tape:
         variable = Variable(self._name(name), array.shape, requires_grad and array.dtype.kind not in "iub", None)
         if array.dtype.kind in "iub":
             return Tensor(array, variable, self)
-        if not np.can_cast(array.dtype, np.float64):  # complex, text, objects, records, long doubles
-            raise CarrierError(f"Tape.tensor({name!r}): got {array.dtype}, expected a float, integer or boolean array")
-        stored = self._round(self.precision.store, array, variable, "leaf").astype(self.dtype, copy=False)
+        stored = self._store(f"Tape.tensor({name!r})", array, variable, "leaf").view()
+        stored.flags.writeable = False
         if self.probe:
             self.probe("forward", variable, stored)
         return Tensor(stored, variable, self)
@@ -205,6 +207,14 @@ class Tape:
     def _name(self, name: str) -> str:
         return ".".join((*self._scope, name))
 
+    def _store(self, call: str, x: Array, variable: Variable, place: str) -> Array:
+        """An array from outside, rounded once to what the tape stores."""
+        if not np.can_cast(x.dtype, np.float64):  # complex, text, objects, records, long doubles
+            raise CarrierError(f"{call}: got {x.dtype}, expected a float, integer or boolean array")
+        if x.dtype.kind in "iub":
+            x = x.astype(np.float64)
+        return self._round(self.precision.store, x, variable, place).astype(self.dtype, copy=False)
+
     def _round(self, cast: Cast | None, x: Array, variable: Variable, place: str) -> Array:
         if cast is None:
             return x
@@ -216,7 +226,8 @@ class Tape:
         q = cast(x, bits)
         clipped = flushed = None
         if self.count_casts:
-            clipped = int(np.count_nonzero(np.isfinite(x) & (np.abs(x) > cast.format.max)))
+            beyond = (np.abs(x) > cast.format.max) | ~np.isfinite(q)
+            clipped = int(np.count_nonzero(np.isfinite(x) & beyond))
             flushed = int(np.count_nonzero((q == 0) & (x != 0)))
         self.casts.append(CastRecord(variable, place, cast, x.size, clipped, flushed))
         return q.astype(self.dtype, copy=False)
@@ -245,11 +256,21 @@ def apply(
         x if isinstance(x, Tensor) else tape.tensor(x, f"{op.name}.constant", requires_grad=False) for x in inputs
     ]
     shapes = tuple(t.shape for t in tensors)
-    if any(i >= len(tensors) for i in constrained):
+    if op.inputs[0][0] != "*" and len(tensors) != len(op.inputs):
+        raise ShapeError(f"apply({op.name}): {len(tensors)} inputs given, expected {', '.join(op.inputs)}")
+    for i, t in enumerate(tensors):
+        if t.value.dtype != tape.dtype and i not in op.constants:
+            raise CarrierError(f"apply({op.name}): input {i} is {t.value.dtype}, expected numbers of {tape.dtype}")
+    if not all(0 <= i < len(tensors) for i in constrained):
         raise ArgumentError(f"apply({op.name}): constrained={tuple(constrained)} but {len(tensors)} inputs given")
     scales = tape.scheme.scales(Call(op, shapes, constraint, tuple(constrained), len(tape.nodes)))
     node = Node(len(tape.nodes), op, tuple(t.variable for t in tensors), scales)
     arrays = [t.value for t in tensors]
+    if not op.reports:  # the value of a loss is not rounded until an op computes with it
+        arrays = [
+            tape._round(tape.precision.store, t.value, t.variable, "operand") if _is_report(t) else t.value
+            for t in tensors
+        ]
     if op.contraction:
         arrays = [
             tape._round(tape.precision.operand, a, t.variable, "operand") for a, t in zip(arrays, tensors, strict=True)
@@ -289,10 +310,10 @@ def backward(output: Tensor, gradient: ArrayLike | None = None) -> None:
         if output.value.size != 1:
             raise TapeError(f"backward({output}): not a scalar, so dL/d(output) must be given")
         gradient = np.ones(start.shape)
-    seed = np.asarray(gradient).astype(tape.dtype)
+    seed = np.asarray(gradient)
     if seed.shape != start.shape:
         raise ShapeError(f"backward({output}): gradient has shape {seed.shape}, expected {start.shape}")
-    pending: dict[Variable, Array] = {start: tape._round(tape.precision.store, seed, start, "gradient")}
+    pending = {start: tape._store(f"backward({output})", seed, start, "gradient")}
     for node in reversed(tape.nodes[: start.node.index + 1]):
         g = pending.pop(node.output, None)
         if g is None:
@@ -313,7 +334,9 @@ def backward(output: Tensor, gradient: ArrayLike | None = None) -> None:
     for leaf, g in pending.items():
         if tape.probe:
             tape.probe("backward", leaf, g)
-        leaf.gradient = g.view() if leaf.gradient is None else np.asarray(leaf.gradient + g)
+        if leaf.gradient is not None:  # of an earlier backward, from another output
+            g = tape._round(tape.precision.store, np.asarray(leaf.gradient + g), leaf, "gradient")
+        leaf.gradient = g.view()
         leaf.gradient.flags.writeable = False
 
 
@@ -335,6 +358,10 @@ def _pieces(tape: Tape, node: Node, g: Array) -> Iterator[tuple[Variable, Array]
         if beta != 1 or not _aliases(scaled, [g]):
             scaled = tape._round(tape.precision.store, scaled, variable, "gradient")
         yield variable, scaled
+
+
+def _is_report(t: Tensor) -> bool:
+    return t.variable.node is not None and t.variable.node.op.reports
 
 
 def _tape_of(op: Op, inputs: Sequence[object]) -> Tape:

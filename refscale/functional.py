@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from refscale import ops
 from refscale.engine import Tensor, apply
@@ -255,7 +255,7 @@ def dropout(x: Tensor, p: float, rng: np.random.Generator | None) -> Tensor:
     return apply(ops.Dropout(p), x, rng.random(x.shape) >= p)
 
 
-def cross_entropy(logits: Tensor, targets: NDArray[np.integer[Any]], ignore_index: int | None = None) -> Tensor:
+def cross_entropy(logits: Tensor, targets: Tensor | ArrayLike, ignore_index: int | None = None) -> Tensor:
     """Mean of −log softmax(logits)[target] over the rows whose target is not ``ignore_index``.
 
     Args:
@@ -269,6 +269,7 @@ def cross_entropy(logits: Tensor, targets: NDArray[np.integer[Any]], ignore_inde
     Raises:
         ArgumentError: no row counts, or a target is out of range.
     """
+    targets = np.asarray(targets.value if isinstance(targets, Tensor) else targets)
     kept = None if ignore_index is None else int(np.count_nonzero(targets != ignore_index))
     return apply(ops.SoftmaxCrossEntropy("mean", ignore_index, kept), logits, targets)
 

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from refscale.engine import Node, Op, Tape, Tensor, Variable
 from refscale.errors import FactorError, TapeError
-from refscale.ops.arithmetic import Add, Fork, WeightedAdd
+from refscale.ops.arithmetic import Add, Fork, Subtract, WeightedAdd
 from refscale.scales import Call, Constraint, Scales, Unit, constrain, geometric, none, to_output_scale, unit
 
 TOLERANCE = 1e-9
@@ -173,7 +173,7 @@ def _settle(uses: list[tuple[Edge, float]]) -> float:
     forks = [(edge.node, c / _ratio(edge)) for edge, c in uses if isinstance(edge.node.op, Fork)]
     c = direct[0] if direct else 1 / math.hypot(*(1 / c_i for _, c_i in forks))
     for node, c_i in forks:
-        node.scales = Scales(1.0, (c / c_i,))
+        node.scales = Scales(node.scales.alpha, (node.scales.alpha * c / c_i,))
     return c
 
 
@@ -194,7 +194,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan(Unit):
-    """A scheme that replays the factors found by ``plan``, call by call; ``str(plan)`` is their table."""
+    """A scheme that replays the factors found by ``plan``, call by call; ``str(plan)`` is their table.
+
+    They are those of the recorded batch, also where a factor counts rows (a mean over the rows that are not ignored).
+    """
 
     name: str = "plan"
     steps: tuple[Step, ...] = ()
@@ -289,7 +292,7 @@ def plan(
             free = node.scales
         elif node in relevant:
             tied = tuple(edge.position for edge in _edges(node) if edge not in cut)
-        rule = add if isinstance(node.op, Add | WeightedAdd) else mean
+        rule = add if isinstance(node.op, Add | Subtract | WeightedAdd) else mean
         resolved = constrain(free, tied, rule)
         steps.append(Step(node.output.name, node.op, shapes, free, resolved, tied if rule is not none else ()))
     return Plan(name=f"plan({mean.__name__})", statistic=base.statistic, steps=tuple(steps))

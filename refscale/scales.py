@@ -130,6 +130,10 @@ def constrain(scales: Scales, inputs: Sequence[int], constraint: Constraint) -> 
     Returns:
         ``scales`` itself if nothing is constrained, else new ones.  Source: paper, Theorem 5.2.
     """
+    if len(set(inputs)) != len(inputs) or not all(0 <= i < len(scales.beta) for i in inputs):
+        raise ArgumentError(
+            f"constrain(inputs={tuple(inputs)}): expected different positions of {len(scales.beta)} inputs"
+        )
     tied = tuple(i for i in inputs if scales.beta[i] is not None)
     betas = tuple(b for b in (scales.beta[i] for i in tied) if b is not None)
     value = constraint(scales.alpha, betas) if tied else None

@@ -37,16 +37,27 @@ def silu_moments() -> Moments:
     return gaussian_moments(lambda x: special.silu(x)[0], lambda x: special.silu(x)[1])
 
 
+def tanh_derivative(x: Array) -> Array:
+    """1 − tanh² as 4e/(1+e)² with e = exp(−2|x|), which neither cancels nor overflows."""
+    e = np.exp(-2 * np.abs(x))
+    return np.asarray(4 * e / (1 + e) ** 2)
+
+
+def sigmoid_derivative(x: Array) -> Array:
+    """σ(x)·σ(−x)."""
+    return special.sigmoid(x) * special.sigmoid(-x)
+
+
 @cache
 def tanh_moments() -> Moments:
     """Of tanh."""
-    return gaussian_moments(np.tanh, lambda x: np.cosh(x) ** -2.0)
+    return gaussian_moments(np.tanh, tanh_derivative)
 
 
 @cache
 def sigmoid_moments() -> Moments:
     """Of 1/(1+e^-x)."""
-    return gaussian_moments(special.sigmoid, lambda x: special.sigmoid(x) * special.sigmoid(-x))
+    return gaussian_moments(special.sigmoid, sigmoid_derivative)
 
 
 @cache
@@ -98,7 +109,7 @@ class Relu(Op):
         return np.maximum(x, 0), (positive,)
 
     def backward(self, g: Array, positive: Array) -> tuple[Array]:
-        return (g * positive,)
+        return (np.where(positive, g, np.zeros((), g.dtype)),)
 
     def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:
         return leaky_relu_moments(0.0).scales(statistic)
@@ -155,11 +166,10 @@ class Tanh(Op):
     source = "Table A.2; quadrature"
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
-        y = np.tanh(x)
-        return y, (y,)
+        return np.tanh(x), (tanh_derivative(x),)
 
-    def backward(self, g: Array, y: Array) -> tuple[Array]:
-        return (g * ((1 - y) * (1 + y)),)
+    def backward(self, g: Array, derivative: Array) -> tuple[Array]:
+        return (g * derivative,)
 
     def scale(self, x: Shape) -> Scales:
         return tanh_moments().scales("std")
@@ -174,11 +184,11 @@ class Sigmoid(Op):
     has_mean = True
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
-        y = special.sigmoid(x)
-        return y, (y,)
+        # Not y·(1 − y), which cancels where y is near 1.
+        return special.sigmoid(x), (sigmoid_derivative(x),)
 
-    def backward(self, g: Array, y: Array) -> tuple[Array]:
-        return (g * (y * (1 - y)),)
+    def backward(self, g: Array, derivative: Array) -> tuple[Array]:
+        return (g * derivative,)
 
     def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:
         return sigmoid_moments().scales(statistic)

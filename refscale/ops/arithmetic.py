@@ -183,6 +183,7 @@ class Scaled(Op):
     carries_factors = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not all(f > 0 and math.isfinite(f) for f in (self.alpha, self.beta)):
             raise ArgumentError(f"Scaled(alpha={self.alpha}, beta={self.beta}): expected positive finite factors")
 
@@ -250,10 +251,10 @@ class Dropout(Op):
     def forward(self, x: Array, keep: Array) -> tuple[Array, Kept]:
         if keep.dtype != np.bool_ or keep.shape != x.shape:
             raise ShapeError(f"dropout: keep is {keep.dtype}{keep.shape}, expected bool{x.shape}")
-        return keep * x * (1 / (1 - self.p)), (keep,)
+        return np.where(keep, x * (1 / (1 - self.p)), 0).astype(x.dtype, copy=False), (keep,)
 
     def backward(self, g: Array, keep: Array) -> tuple[Array, None]:
-        return keep * g * (1 / (1 - self.p)), None
+        return np.where(keep, g * (1 / (1 - self.p)), 0).astype(g.dtype, copy=False), None
 
     def scale(self, x: Shape, keep: Shape) -> Scales:
         return Scales(math.sqrt(1 - self.p), (math.sqrt(1 - self.p), None))

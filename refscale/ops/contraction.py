@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -12,6 +13,10 @@ from refscale.scales import Scales, Shape
 
 Kept = tuple[Any, ...]
 ScoresRule = Literal["1/sqrt(d)", "1/d"]
+
+
+def _as_rows(x: Array) -> Array:
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def _product_shape(name: str, x: Shape, w: Shape) -> Shape:
@@ -36,13 +41,13 @@ class Matmul(Op):
     def forward(self, x: Array, w: Array) -> tuple[Array, Kept]:
         shape = _product_shape(self.name, x.shape, w.shape)
         if w.ndim == 2:  # one large product instead of a batch of small ones
-            return (x.reshape(-1, x.shape[-1]) @ w).reshape(shape), (x, w)
+            return (_as_rows(x) @ w).reshape(shape), (x, w)
         return x @ w, (x, w)
 
     def backward(self, g: Array, x: Array, w: Array) -> tuple[Array, Array]:
         if w.ndim == 2:
-            rows = g.reshape(-1, g.shape[-1])
-            return (rows @ w.T).reshape(x.shape), x.reshape(-1, x.shape[-1]).T @ rows
+            rows = _as_rows(g)
+            return (rows @ w.T).reshape(x.shape), _as_rows(x).T @ rows
         return unbroadcast(g @ w.swapaxes(-1, -2), x.shape), unbroadcast(x.swapaxes(-1, -2) @ g, w.shape)
 
     def scale(self, x: Shape, w: Shape) -> Scales:

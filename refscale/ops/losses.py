@@ -64,11 +64,13 @@ class SoftmaxCrossEntropy(Op):
         p = np.exp(shifted, out=shifted)
         total = p.sum(-1, keepdims=True)
         weight = (counts / (kept if self.reduction == "mean" else 1)).astype(logits.dtype)
-        value = (weight * (np.log(total[:, 0]) - picked)).sum()
+        # where, not a product with 0: an ignored row may be NaN.
+        value = np.where(counts, weight * (np.log(total[:, 0]) - picked), 0).sum(dtype=logits.dtype)
         # The gradient for dL = 1, made here so that only one array of this size is kept.
         p /= total
         p[np.arange(rows), index] -= 1
         p *= weight[:, None]
+        p[~counts] = 0
         return np.asarray(value), (p.reshape(logits.shape),)
 
     def backward(self, g: Array, gradient: Array) -> tuple[Array, None]:

@@ -127,18 +127,19 @@ class Gather(Op):
     def forward(self, x: Array, positions: Array) -> tuple[Array, Kept]:
         self._check(x.shape, positions.shape)
         _check_indices(self.name, positions, x.shape[-2])
+        positions = positions.astype(np.intp)
         index = positions[..., None]
         return np.take_along_axis(x, index, -2), (x.shape, positions)
 
     def backward(self, g: Array, shape: Shape, positions: Array) -> tuple[Array, None]:
-        sequences = size(shape[:-2])
+        sequences = math.prod(shape[:-2])
         offsets = np.arange(sequences).reshape((*shape[:-2], 1)) * shape[-2]
-        full = _sum_rows(g.reshape(-1, shape[-1]), (positions + offsets).ravel(), sequences * shape[-2])
+        full = _sum_rows(g.reshape(positions.size, shape[-1]), (positions + offsets).ravel(), sequences * shape[-2])
         return full.reshape(shape), None
 
     def scale(self, x: Shape, positions: Shape) -> Scales:
         self._check(x, positions)
-        return Scales(1.0, (math.sqrt(x[-2] / max(1, positions[-1])), None))
+        return Scales(1.0, (math.sqrt(max(1, x[-2]) / max(1, positions[-1])), None))
 
     def _check(self, x: Shape, positions: Shape) -> None:
         if len(x) < 2 or not positions or x[:-2] != positions[:-1]:
@@ -162,7 +163,7 @@ class Embedding(Op):
         return table[ids], (table.shape, ids)
 
     def backward(self, g: Array, shape: Shape, ids: Array) -> tuple[Array, None]:
-        return _sum_rows(g.reshape(-1, shape[1]), ids.ravel(), shape[0]), None
+        return _sum_rows(g.reshape(ids.size, shape[1]), ids.ravel(), shape[0]), None
 
     def scale(self, table: Shape, ids: Shape) -> Scales:
         self._check(table)

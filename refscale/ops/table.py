@@ -15,7 +15,7 @@ from typing import Any
 from refscale import ops
 from refscale.engine import Op
 from refscale.errors import ArgumentError
-from refscale.scales import Scales, Shape, Statistic, constrain, geometric
+from refscale.scales import Scales, Shape, Statistic, constrain, geometric, to_output_scale
 
 DEFAULTS: Mapping[str, int] = MappingProxyType({"b": 1024, "m": 768, "n": 3072, "s": 512})
 
@@ -90,8 +90,8 @@ class Row:
         statistic: "std" or "rms" where they differ, else "".
         alpha: the factor of the output.
         beta: that of each input's gradient, None where there is none.
-        constrained: what α and the β of the first input become under the geometric mean; None for losses, whose value
-            is not rescaled.
+        constrained: what α and the β of the first input become by the recipe: their geometric mean, of additions α;
+            None for losses, whose value is not rescaled, and for identities that only carry factors.
         source: where the factors come from.
     """
 
@@ -158,7 +158,8 @@ def _rows_of(op: Op, shapes: tuple[Shape, ...]) -> list[Row]:
 
 
 def _row(op: Op, shapes: tuple[Shape, ...], statistic: str, scales: Scales) -> Row:
-    value = None if op.reports else constrain(scales, (0,), geometric).alpha
+    mean = to_output_scale if isinstance(op, ops.Add | ops.Subtract | ops.WeightedAdd) else geometric  # as the recipe
+    value = None if op.reports or op.carries_factors else constrain(scales, (0,), mean).alpha
     return Row(op.name, _attributes(op), shapes, statistic, scales.alpha, scales.beta, value, op.source)
 
 

@@ -119,6 +119,11 @@ class TestOrder:
         # inf is not a finite element any more; 500 > 448; 2^-12 is below half the smallest e4m3fn.
         assert (operand.clipped, operand.flushed) == (1, 1)
 
+    def test_what_becomes_nan_is_counted(self):
+        tape = Tape(regular, Precision("scale", store=Cast("e8m0", "nearest_even", "saturate")), count_casts=True)
+        leaf(tape, -1.0, 0.0, 1.0, 3.0)
+        assert tape.casts[0].clipped == 2
+
     def test_losses_are_not_rounded(self):
         tape = Tape(regular, fp16)
         x = tape.tensor(np.array([[0.1, 0.7, -0.3]]))

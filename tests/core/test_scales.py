@@ -94,6 +94,14 @@ class TestQuadrature:
         assert scales.gaussian_mean(np.exp) == pytest.approx(math.exp(0.5), rel=1e-14)
         assert scales.gaussian_mean(lambda x: np.exp(2 * x)) == pytest.approx(math.exp(2), rel=1e-14)
 
+    def test_gelu_has_a_closed_form(self):
+        """Stein's identity: E f² = 1/3 + 1/(2π√3), (E f)² = 1/(4π), E f'² = 1/3 + 2/(3π√3)."""
+        square, slope = 1 / 3 + 1 / (2 * math.pi * math.sqrt(3)), 1 / 3 + 2 / (3 * math.pi * math.sqrt(3))
+        std, rms = (ops.Gelu().scale((1,), statistic=s) for s in ("std", "rms"))
+        assert std.alpha == pytest.approx((square - 1 / (4 * math.pi)) ** -0.5, rel=1e-14)
+        assert rms.alpha == pytest.approx(square**-0.5, rel=1e-14)
+        assert std.beta[0] == rms.beta[0] == pytest.approx(slope**-0.5, rel=1e-14)
+
     def test_std_removes_the_mean_and_rms_does_not(self):
         m = scales.gaussian_moments(lambda x: x + 2, np.ones_like)
         assert (m.std, m.rms, m.gradient_rms) == pytest.approx((1, math.sqrt(5), 1), rel=1e-13)
