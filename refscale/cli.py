@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: after ``--help`` and ``--version`` (0) and misspelled options (2), as argparse does.
     """
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without σ gets ?
     try:
@@ -47,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else error)
+    except MemoryError as error:
+        return _fail(f"not enough memory ({error}); a smaller --batch or --seq needs less")
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
@@ -92,11 +96,11 @@ def _report(args: argparse.Namespace) -> None:
                     progress=progress,
                 )
             )
-    print(analysis.render(reports, everything=args.all), end="")
-    if args.json:
+    if args.json:  # files first: a reader that goes away early takes no result along
         analysis.save(args.json, reports)
     if args.plot:
         analysis.plot(args.plot, reports)
+    print(analysis.render(reports, everything=args.all), end="")
 
 
 def _formats(args: argparse.Namespace) -> None:
@@ -112,9 +116,9 @@ def _snr(args: argparse.Namespace) -> None:
         analysis.check_plot(args.plot)
     _check_directories(args.plot)
     found = analysis.curves(args.formats.split(",")) if args.formats else analysis.curves()
-    print("\n".join(analysis.render_snr(found)))
     if args.plot:
         analysis.plot_snr(args.plot, found)
+    print("\n".join(analysis.render_snr(found)))
 
 
 def _ops(args: argparse.Namespace) -> None:
@@ -122,7 +126,7 @@ def _ops(args: argparse.Namespace) -> None:
 
     rows = table.rows(table.parse_shape(args.shape))
     print("α: factor of the output. β: of the gradient of each input; - is none. statistic: what α normalizes, where")
-    print("it matters. constrained: α = β of the first input, their geometric mean, for an edge that is no cut-edge.\n")
+    print("it matters. constrained: α = β of the first input by the recipe, for an edge that is no cut-edge.\n")
     print(table.render(rows))
 
 
@@ -131,6 +135,8 @@ def _check_directories(*paths: str | None) -> None:
     for path in paths:
         if path and not Path(path).parent.is_dir():
             raise ArgumentError(f"cannot write {path!r}: there is no directory {str(Path(path).parent)!r}")
+        if path and Path(path).is_dir():
+            raise ArgumentError(f"cannot write {path!r}: it is a directory")
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------

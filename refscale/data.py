@@ -239,10 +239,11 @@ class _Pairs:
             taken = after - first + 1  # neither in A nor right after it
             b = rng.integers(len(self.starts) - 1 - taken)
             b += taken if b >= first else 0
-        # A loses its beginning, B its end: what meets stays.
+        # A loses its beginning, B its end: what meets stays.  A random B from before A stops where A starts.
         end = self.starts[after]
         part_a = self.tokens[max(self.starts[first], end - self.half) : end]
-        part_b = self.tokens[self.starts[b] : self.starts[b] + room - len(part_a)]
+        stop = self.starts[first] if b < first else len(self.tokens)
+        part_b = self.tokens[self.starts[b] : min(stop, self.starts[b] + room - len(part_a))]
         return part_a, part_b, follows
 
 
@@ -319,7 +320,8 @@ def masked_lm_batches(
     if not len(pairs.first):
         raise DataError(
             f"masked_lm_batches(seq={seq}): {len(encoded)} sentences of {len(pairs.tokens)} words together, "
-            f"expected {pairs.half} words, a sentence that follows them and one elsewhere"
+            f"expected {pairs.half} words, a sentence that follows them and one elsewhere "
+            "(a sentence ends at . ? ! before white space, or at a blank line)"
         )
     if not np.any(pairs.tokens >= len(SPECIALS)):
         raise DataError(f"masked_lm_batches: none of {len(pairs.tokens)} words is in the vocabulary, expected some")

@@ -41,7 +41,8 @@ class Progress:
     ) -> None:
         self.total, self.unit, self.label, self.done = total, unit, label, 0.0
         self._stream = sys.stderr if stream is None else stream
-        self._visible = self._stream.isatty() if visible is None else visible
+        # A closed stderr is None.
+        self._visible = bool(self._stream and self._stream.isatty()) if visible is None else visible
         self._clock = clock
         self._start = clock()
         self._drawn = self._start

@@ -446,13 +446,15 @@ PINNED = (
             {"text": "ba be. bi bo."},
             DataError,
             "masked_lm_batches(seq=32): 2 sentences of 6 words together, "
-            "expected 14 words, a sentence that follows them and one elsewhere",
+            "expected 14 words, a sentence that follows them and one elsewhere "
+            "(a sentence ends at . ? ! before white space, or at a blank line)",
         ),
         (
             {"text": ""},
             DataError,
             "masked_lm_batches(seq=32): 0 sentences of 0 words together, "
-            "expected 14 words, a sentence that follows them and one elsewhere",
+            "expected 14 words, a sentence that follows them and one elsewhere "
+            "(a sentence ends at . ? ! before white space, or at a blank line)",
         ),
         (
             {"text": ["xx", "yy", "zz"] * 9},
@@ -465,3 +467,18 @@ def test_errors_come_with_the_call(options, error, message):
     with pytest.raises(error) as caught:
         batches(**options)  # before the first batch is asked for
     assert str(caught.value) == message
+
+
+def test_a_random_second_part_shares_nothing_with_the_first():
+    """Every word of this text occurs once, so that a shared place would show."""
+    words = ["".join(chr(97 + (i // 26**k) % 26) for k in range(4)) for i in range(600)]
+    text = " ".join(w + ("." if i % 5 == 4 else "") for i, w in enumerate(words))
+    vocabulary = Vocabulary.from_text(text, 1000)
+    full_stop = vocabulary.tokens.index(".")
+    batches = masked_lm_batches(text, vocabulary, batch=64, seq=128, rng=np.random.default_rng(0), mask_share=1e-9)
+    for _ in range(5):
+        batch = next(batches)
+        for ids, segments, mask, follows in zip(batch.ids, batch.segments, batch.mask, batch.is_next, strict=True):
+            real = mask & (ids >= len(SPECIALS)) & (ids != full_stop)
+            a, b = set(ids[real & (segments == 0)]), set(ids[real & (segments == 1)])
+            assert follows or not a & b

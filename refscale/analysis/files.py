@@ -23,6 +23,8 @@ SCHEMA = "refscale.report/1"
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then rename it; on any error nothing is left.
 
+    A link is followed.  What is no regular file (a device, a pipe) is written to, not replaced.
+
     Args:
         path: the file to make or replace.
         write: takes an open binary file.
@@ -30,8 +32,12 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
     Raises:
         OSError: the directory does not exist or cannot be written to.
     """
-    path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    path = Path(path).resolve()
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            write(file)
+        return
+    handle, name = tempfile.mkstemp(prefix=".refscale.", dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -63,7 +63,7 @@ def histograms(reports: Sequence[Report]) -> list[str]:
 
 
 def _judged(report: Report, kind: Kind) -> list[TensorStats]:
-    return [t for t in report.of_kind(kind) if not t.zero_because]
+    return [t for t in report.of_kind(kind) if t.is_judged]
 
 
 def _side_by_side(label: str, panels: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from refscale.analysis.stats import KINDS, REPORT_FORMATS, Kind, Measurement, Te
 from refscale.data import Batch, Vocabulary, load_text, masked_lm_batches
 from refscale.engine import Array, CastRecord, Tape, Variable, backward
 from refscale.errors import ArgumentError
+from refscale.formats import get_format
 from refscale.graph import gradient_factors
 from refscale.layers import Specs, count
 from refscale.models import bert
@@ -76,6 +77,7 @@ def record(
     precision = get_precision(precision) if isinstance(precision, str) else precision
     if batch < 1 or seq < 1 or seed < 0:
         raise ArgumentError(f"record(batch={batch}, seq={seq}, seed={seed}): expected batch, seq ≥ 1, seed ≥ 0")
+    formats = tuple(get_format(f).name for f in formats)
     data = _batch(config, text, batch, seq, seed)
     recorder = _Recorder(bert.specs(config), formats, progress)
     tape = Tape(scheme, precision, probe=recorder, count_casts=precision != fp32)
@@ -93,7 +95,7 @@ def record(
         seq=seq,
         seed=seed,
         text="built-in" if text is None else str(text),
-        formats=tuple(formats),
+        formats=formats,
         losses=recorder.losses,
         tensors=recorder.tensors(factors, statistic),
         casts=_casts(tape.casts),

@@ -71,8 +71,8 @@ def snr(format: str | Format, sigmas: Sequence[float] = SIGMAS) -> NDArray[np.fl
             raise ArgumentError(f"snr(sigmas): got {sigma}, expected positive finite standard deviations")
         x = z * sigma
         noise = x - quantize(x, f, rounding="nearest_even", overflow="saturate")
-        power = float(weights @ np.square(noise))
-        result.append(10 * math.log10(float(weights @ np.square(x)) / power) if power else math.inf)
+        power = float(weights @ np.square(noise / sigma))  # relative, so that no square leaves float64's range
+        result.append(10 * math.log10(float(weights @ np.square(z)) / power) if power else math.inf)
     return np.array(result)
 
 

@@ -14,10 +14,11 @@ DETAILED = 6
 """Models with more layers than this (embeddings and heads count) get one line per layer and kind."""
 
 LEGEND = """\
-σ: standard deviation; RMS: root of the mean square; !: σ, or RMS where all elements are equal, outside [1/4, 4];
-∞: some elements are not finite.  zero, sub, ovr: percent of the non-zero elements that a cast to the format, to
-nearest even, would take to zero, to a subnormal value, beyond the largest value; · is none.  c: the computed gradient
-is c times the true one.  Left out: reshapes, and the sum with a bias, which starts at zero and so changes nothing."""
+σ: standard deviation; RMS: root of the mean square; !: σ outside [1/4, 4] (RMS, where all elements are equal and
+under unit-rms); ∞: some elements are not finite. zero, sub, ovr: percent of the non-zero elements that a cast to the
+format, to nearest even, would take to zero, to a subnormal value, beyond the largest value; · is none. c: the
+computed gradient is c times the true one. Left out: reshapes, and the sum with a bias, which starts at zero and so
+changes nothing."""
 
 
 def render(reports: Sequence[Report], *, everything: bool = False) -> str:
@@ -28,7 +29,7 @@ def render(reports: Sequence[Report], *, everything: bool = False) -> str:
         everything: a line for every tensor, however large the model.
 
     Returns:
-        Lines of at most 120 columns.
+        Lines of at most 120 columns for three formats and two reports.
     """
     parts = [LEGEND]
     for report in reports:
@@ -42,6 +43,8 @@ def heading(report: Report) -> list[str]:
     """Two lines: what was run, and the losses."""
     losses = ", ".join(f"{_short_loss(name)} {value:.4f}" for name, value in report.losses.items())
     what = f"{report.model}, batch {report.batch} × {report.seq}, {report.precision}, seed {report.seed}"
+    if report.text != "built-in":
+        what += f", text {report.text}"
     if report.constraint != "geometric":
         what += f", constraint {report.constraint}"
     return [f"━━ {report.scheme}: {what}", f"   loss: {losses}"]

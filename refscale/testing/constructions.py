@@ -27,8 +27,9 @@ def hadamard(n: int) -> Float64Array:
     matrix is. *Proof.* In the first case x^T x = b I, so the sum of squares of y is tr(w^T x^T x w) = b tr(w^T w) =
     b m n, over b n elements. The second case is the transpose of the first. Every partial sum is an integer of at most
     m, so no float format with integers up to m rounds anything, in any order of summation. Hence the factor m^-1/2 must
-    make the RMS exactly 1, up to the rounding of that factor and product (`assert_exact_rms`). In a square case
-    (b = m = n) the same holds of both gradients. *Not* so for rows of H in x, as then x^T x is not a multiple of I.
+    make the RMS exactly 1, up to the rounding of that factor and product (`assert_exact_rms`). The
+    gradients g w^T and x^T g are such products, too: a square Hadamard w makes the first exact, x the second, g both.
+    *Not* so for rows of H in x, as then x^T x is not a multiple of I.
 
     Args:
         n: the side, a power of two.
@@ -217,6 +218,10 @@ def assert_exact_rms(x: npt.ArrayLike, expected: float = 1.0, *, roundings: int 
     error = measured / expected - 1
     u = 2.0 ** -_PRECISION[array.dtype.name]
     bound = math.expm1(roundings * math.log1p(u)) + (25 + math.log2(array.size)) * 2.0**-53
+    if bound > 0.01:
+        raise ArgumentError(
+            f"assert_exact_rms: {roundings} roundings to {array.dtype} allow {bound:.3g}: nothing exact"
+        )
     if not abs(error) <= bound:  # NaN deviates
         raise AssertionError(
             f"the RMS is {measured!r}, expected {expected!r}: relative error {error:.3g}, where {roundings} roundings "

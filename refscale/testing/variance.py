@@ -182,6 +182,8 @@ def assert_within_standard_errors(
     if not 0 < z < math.inf:
         raise ArgumentError(f"z is {z!r}, expected a finite number of standard errors > 0")
     s, e, se = np.broadcast_arrays(*(np.asarray(a, np.float64) for a in (statistic, expected, standard_error)))
+    if not s.size:
+        raise ArgumentError("assert_within_standard_errors: no statistic given, so there is nothing to check")
     bad = ~((se > 0) & np.isfinite(se))
     if bad.any():
         raise ArgumentError(f"standard_error is {se[bad][0]}, expected a finite number > 0")
@@ -248,6 +250,8 @@ def assert_unit_variance(
     if x.dtype.kind == "c" or x.size == 0:
         raise ArgumentError(f"samples are {x.dtype} of shape {x.shape}, expected at least one real number")
     n = float(x.size if n_eff is None else n_eff)
+    if math.isfinite(n) and n > 2 * x.size:  # a matrix product of signs is worth a little more than its elements
+        raise ArgumentError(f"n_eff is {n:g} for {x.size} samples, expected at most about as many")
     if _kurtosis(kurtosis) == 1:
         raise ArgumentError("kurtosis is 1: such samples are +-1 and have no sampling error; use assert_exact_rms")
     se = standard_error_of_std(n, kurtosis)

@@ -199,6 +199,8 @@ def _gradients(gradients: Sequence[npt.ArrayLike | None], point: list[Array]) ->
         if not np.isfinite(array).all():
             raise AssertionError(f"the gradient of input {i} is not finite")
         checked.append(array)
+    if all(gradient is None for gradient in checked):
+        raise ArgumentError("assert_vjp: backward returned None for every input, so there is nothing to check")
     return checked
 
 

@@ -22,6 +22,23 @@ def test_round_trip(regular, unit, tmp_path):
     assert summary["worst"]["name"] == regular.summary().worst.name
 
 
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    write_atomically(tmp_path / "link", lambda file: file.write(b"new"))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "new"
+
+
+def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(tmp_path / "pipe", lambda file: file.write(b"new"))
+    assert os.read(reader, 9) == b"new"
+    os.close(reader)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
 def test_a_loss_that_overflowed():
     r = report([tensor(spread(1.0))], losses={"loss_sum": math.inf, "mlm": -math.inf})
     assert from_json(to_json([r])) == [r]

@@ -175,3 +175,7 @@ class TestArguments:
 def test_layers():
     names = ["encoder.10.ffn.up.weight", "mlm.norm.gain", "encoder.fork", "embeddings.word"]
     assert [layer_of(n) for n in names] == ["encoder.10", "mlm", "encoder", "embeddings"]
+
+
+def test_formats_by_alias():
+    assert record("bert-tiny", "unit", formats=["e4m3fn"], **SMALL).formats == ("float8_e4m3fn",)

@@ -5,8 +5,9 @@ import pytest
 
 from refscale.analysis import curves, render_snr, snr
 from refscale.analysis.snr import EXPONENTS, SIGMAS, SNR_FORMATS, plateau
+from refscale.analysis.stats import format_label
 from refscale.errors import ArgumentError, FormatError
-from refscale.formats import values
+from refscale.formats import FORMATS, values
 
 AT_ONE = EXPONENTS.index(0)
 
@@ -96,3 +97,14 @@ def test_table():
     assert "2^0            73.7       31.5   ← unit scale" in lines
     assert lines[-1] == "E4M3       within 1 dB of its best, 31.5 dB, from σ = 2^-5 to 2^7"
     assert max(map(len, render_snr(curves()))) <= 120
+
+
+def test_far_outside_all_ranges():
+    """Where all becomes zero the noise is the signal; where all saturates, nearly so.  Squares would leave float64."""
+    assert snr("float16", [1e-170, 1e-300, 1e160, 1e300]) == pytest.approx([0, 0, 0, 0], abs=1e-9)
+
+
+def test_no_two_formats_share_a_label():
+    labels = [format_label(name) for name in FORMATS]
+    assert len(set(labels)) == len(labels)
+    assert max(map(len, labels)) <= 9
