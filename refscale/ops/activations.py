@@ -71,7 +71,7 @@ class LeakyRelu(Op):
     """x where x > 0, else slope·x; derivative ``slope`` at 0.
 
     Attributes:
-        slope: 0 ≤ slope < 1.
+        slope: 0 < slope < 1; ``Relu`` is slope 0.
     """
 
     slope: float = 0.01
@@ -81,8 +81,8 @@ class LeakyRelu(Op):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.slope < 1:
-            raise ArgumentError(f"LeakyRelu(slope={self.slope}): expected 0 ≤ slope < 1")
+        if not 0 < self.slope < 1:
+            raise ArgumentError(f"LeakyRelu(slope={self.slope}): expected 0 < slope < 1")
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         positive = x > 0

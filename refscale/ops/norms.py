@@ -30,8 +30,9 @@ def _to_row(g: Array) -> Array:
 class LayerNorm(Op):
     """gain·(x − mean)/√(var + eps) + bias over the n elements of the last axis; b rows.
 
-    The output has unit variance whatever x is: α = 1; for x of unit variance β_x = 1 (exactly √((n−3)/(n−2)) for
-    Gaussian x, 1 in the paper); the parameters' gradients sum b rows: β_gain = β_bias = b^-1/2.
+    The output has unit variance whatever x is (while its squares stay within the carrier's range): α = 1; for x of
+    unit variance β_x = 1 (exactly √((n−3)/(n−2)) for Gaussian x, 1 in the paper); the parameters' gradients sum b
+    rows: β_gain = β_bias = b^-1/2.
 
     Attributes:
         eps: added to the variance.

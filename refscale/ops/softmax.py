@@ -111,12 +111,14 @@ class MaskedSoftmax(Op):
 class LogSoftmax(Op):
     """x_i − log Σ e^x_j over the s elements of the last axis.
 
-    Shifting by a nearly constant term leaves the variance: α = 1.  At uniform logits the gradient is g minus its mean:
+    Shifting by a nearly constant term, log s + ½ for logits N(0, 1), leaves the variance: α = 1; by RMS,
+    α = (1 + (log s + ½)²)^-1/2.  At uniform logits the gradient is g minus its mean:
     β = (1 − 1/s)^-1/2, and 1 for s = 1, where the gradient is 0.
     """
 
     inputs = ("x",)
     source = "closed form at uniform logits"
+    has_mean = True
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         _width(self.name, x.shape)
@@ -127,6 +129,7 @@ class LogSoftmax(Op):
     def backward(self, g: Array, y: Array) -> tuple[Array]:
         return (g - np.exp(y) * g.sum(-1, keepdims=True),)
 
-    def scale(self, x: Shape) -> Scales:
+    def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:
         s = _width(self.name, x)
-        return Scales(1.0, (1.0 if s == 1 else (1 - 1 / s) ** -0.5,))
+        alpha = 1.0 if statistic == "std" else (1 + (math.log(s) + 0.5) ** 2) ** -0.5
+        return Scales(alpha, (1.0 if s == 1 else (1 - 1 / s) ** -0.5,))

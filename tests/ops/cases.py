@@ -211,7 +211,7 @@ def _bias(draw):
 @st.composite
 def _dropout(draw):
     shape = draw(shapes())
-    return case(ops.Dropout(draw(st.floats(0, 0.875))), shape, Input(shape, "mask"))
+    return case(ops.Dropout(draw(st.floats(0.125, 0.875))), shape, Input(shape, "mask"))
 
 
 @st.composite
@@ -358,7 +358,7 @@ STRATEGIES = {
     ops.Conv2d: _convolution(2),
     ops.MaxPool: _max_pool(),
     ops.Relu: _of_one_shape(ops.Relu()),
-    ops.LeakyRelu: _of_one_shape(st.builds(ops.LeakyRelu, st.floats(0, 0.875))),
+    ops.LeakyRelu: _of_one_shape(st.builds(ops.LeakyRelu, st.floats(0.125, 0.875))),
     ops.Gelu: _of_one_shape(st.builds(ops.Gelu, st.sampled_from(["erf", "tanh"]))),
     ops.Silu: _of_one_shape(ops.Silu()),
     ops.Tanh: _of_one_shape(ops.Tanh()),

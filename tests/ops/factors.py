@@ -232,6 +232,8 @@ for op, more in ((ops.Softmax(), ()), (ops.MaskedSoftmax(), (np.ones((1, 1), boo
     check(op, 0, row, *more, gradient=alternating, statistic="rms", tolerance=TAIL)
 check(ops.LogSoftmax(), "α", row, measure="std", tolerance=GRID)
 check(ops.LogSoftmax(), 0, np.zeros((8, 8)), gradient=H8)  # the first row is constant: all of it is removed
+check(ops.LogSoftmax(), "α", row, statistic="rms", tolerance=GRID)
+check(ops.LogSoftmax(), 0, np.zeros((8, 8)), gradient=H8, statistic="rms")
 
 # Norms: normalized rows of signs of mean zero are themselves; g orthogonal to them and to 1 passes whole.
 

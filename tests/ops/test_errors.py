@@ -9,8 +9,8 @@ from refscale.errors import ArgumentError, RefscaleError, ShapeError
 from refscale.scales import regular, unit
 
 ATTRIBUTES = {
-    "LeakyRelu(slope=1): expected 0 ≤ slope < 1": lambda: ops.LeakyRelu(1),
-    "LeakyRelu(slope=-0.1): expected 0 ≤ slope < 1": lambda: ops.LeakyRelu(-0.1),
+    "LeakyRelu(slope=1): expected 0 < slope < 1": lambda: ops.LeakyRelu(1),
+    "LeakyRelu(slope=-0.1): expected 0 < slope < 1": lambda: ops.LeakyRelu(-0.1),
     "Gelu(form='exact'): expected 'erf' or 'tanh'": lambda: ops.Gelu("exact"),
     "WeightedAdd(weights=(1.0, 0.0)): expected positive finite weights": lambda: ops.WeightedAdd((1.0, 0.0)),
     "WeightedAdd(weights=()): expected positive finite weights": lambda: ops.WeightedAdd(()),
