@@ -249,7 +249,9 @@ def apply(
 
     Raises:
         TapeError: no tensor among the inputs, or tensors of two tapes.
-        ShapeError: shapes that do not fit the op.
+        ShapeError: shapes that do not fit the op, or another number of inputs than it has.
+        CarrierError: integers or booleans where the op computes with numbers.
+        ArgumentError: ``constrained`` names no input.
     """
     tape = _tape_of(op, inputs)
     tensors = [

@@ -117,7 +117,7 @@ def attention(
     mask: Mask | None = None,
     causal: bool = False,
     scores: ops.ScoresRule = "1/sqrt(d)",
-    values: Literal["correlated", "independent"] = "correlated",
+    values: ops.ValuesRule = "correlated",
     constraint: Constraint = geometric,
 ) -> Tensor:
     """Multi-head attention: softmax(q·kᵀ·damping)·v for each head, heads side by side.

@@ -116,9 +116,6 @@ def self_attention_specs(name: str, d: int) -> Specs:
     return specs
 
 
-Values = Literal["correlated", "independent"]
-
-
 @dataclass(frozen=True)
 class Block:
     """What the residual blocks of a transformer have in common.
@@ -142,7 +139,7 @@ class Block:
     eps: float
     dropout: float
     scores: ops.ScoresRule
-    values: Values
+    values: ops.ValuesRule
     constraint: Constraint
 
 

@@ -68,7 +68,7 @@ def get_precision(text: str) -> Precision:
     casts make a ``Precision`` of your own.
 
     Raises:
-        ArgumentError: unknown policy or field.
+        ArgumentError: unknown policy or field, or a field named twice.
         FormatError: unknown format.
     """
     if text in POLICIES:
@@ -76,7 +76,7 @@ def get_precision(text: str) -> Precision:
     casts: dict[str, Cast] = {}
     for part in text.split(","):
         field, equals, name = part.partition("=")
-        if not equals or field not in ("store", "operand", "operand_gradient"):
+        if not equals or field in casts or field not in ("store", "operand", "operand_gradient"):
             raise ArgumentError(
                 f"get_precision({text!r}): expected one of {', '.join(POLICIES)}, or a mix such as "
                 "store=bf16,operand=e4m3fn,operand_gradient=e5m2"

@@ -28,7 +28,6 @@ from refscale.layers import (
     Spec,
     Specs,
     Tensors,
-    Values,
     initialize,
     linear_specs,
     norm,
@@ -74,7 +73,7 @@ class BertConfig:
     eps: float = 1e-12
     dropout: float = 0.1
     scores: ops.ScoresRule = "1/sqrt(d)"
-    values: Values = "correlated"
+    values: ops.ValuesRule = "correlated"
     constraint: Constraint = geometric
     std: float = 0.02
 

@@ -168,8 +168,21 @@ class SiluGlu(Op):
         return Scales(1 / m.rms, (1 / m.rms, 1 / m.gradient_rms))
 
 
+class _Identity(Op):
+    """What ``Scaled`` and ``Fork`` compute: nothing; the engine multiplies by their factors."""
+
+    inputs = ("x",)
+    carries_factors = True
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        return x, ()
+
+    def backward(self, g: Array) -> tuple[Array]:
+        return (g,)
+
+
 @dataclass(frozen=True)
-class Scaled(Op):
+class Scaled(_Identity):
     """Identity with chosen factors: α·x forward, β·g backward.  Under the regular scheme, the identity.
 
     Attributes:
@@ -178,27 +191,19 @@ class Scaled(Op):
 
     alpha: float = 1.0
     beta: float = 1.0
-    inputs = ("x",)
     source = "paper, residual branch of the reference FFN"
-    carries_factors = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not all(f > 0 and math.isfinite(f) for f in (self.alpha, self.beta)):
             raise ArgumentError(f"Scaled(alpha={self.alpha}, beta={self.beta}): expected positive finite factors")
 
-    def forward(self, x: Array) -> tuple[Array, Kept]:
-        return x, ()
-
-    def backward(self, g: Array) -> tuple[Array]:
-        return (g,)
-
     def scale(self, x: Shape) -> Scales:
         return Scales(self.alpha, (self.beta,))
 
 
 @dataclass(frozen=True)
-class Fork(Op):
+class Fork(_Identity):
     """Identity at the start of one of several uses of a tensor: the place where gradients of different c are put right.
 
     x forward, β·g backward.  Where the uses of a tensor send back different multiples of the true gradient, their sum
@@ -209,20 +214,12 @@ class Fork(Op):
     """
 
     beta: float = 1.0
-    inputs = ("x",)
     source = "c(x_i) = c(y)·β_i/α, solved for β"
-    carries_factors = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.beta > 0 and math.isfinite(self.beta)):
             raise ArgumentError(f"Fork(beta={self.beta}): expected a positive finite factor")
-
-    def forward(self, x: Array) -> tuple[Array, Kept]:
-        return x, ()
-
-    def backward(self, g: Array) -> tuple[Array]:
-        return (g,)
 
     def scale(self, x: Shape) -> Scales:
         return Scales(1.0, (self.beta,))

@@ -13,6 +13,7 @@ from refscale.scales import Scales, Shape
 
 Kept = tuple[Any, ...]
 ScoresRule = Literal["1/sqrt(d)", "1/d"]
+ValuesRule = Literal["correlated", "independent"]
 
 
 def _as_rows(x: Array) -> Array:
@@ -115,13 +116,13 @@ class AttentionMix(Op):
         values: "correlated" or "independent".
     """
 
-    values: Literal["correlated", "independent"] = "correlated"
+    values: ValuesRule = "correlated"
     inputs = ("weights", "v")
     source = "Table A.2 (matmul); correlated: mean of t equal values"
     contraction = True
 
     def __post_init__(self) -> None:
-        if self.values not in ("correlated", "independent"):
+        if self.values not in get_args(ValuesRule):
             raise ArgumentError(f"AttentionMix(values={self.values!r}): expected 'correlated' or 'independent'")
 
     def forward(self, weights: Array, v: Array) -> tuple[Array, Kept]:

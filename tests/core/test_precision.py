@@ -49,7 +49,9 @@ def test_mix():
     assert names(get_precision("operand=float4_e2m1fn")) == (None, ("float4_e2m1fn", "nearest_even", "saturate"), None)
 
 
-@pytest.mark.parametrize("text", ["fp7", "", "store", "weights=fp16", "store=fp16;operand=e5m2x"])
+@pytest.mark.parametrize(
+    "text", ["fp7", "", "store", "weights=fp16", "store=fp16;operand=e5m2x", "store=fp16,store=bf16"]
+)
 def test_unknown(text):
     with pytest.raises((ArgumentError, FormatError)) as caught:
         get_precision(text)

@@ -110,6 +110,15 @@ call          op          unconstrained                  resolved               
     )
 
 
+@pytest.mark.parametrize("op", [ops.Add(), ops.Subtract(), ops.WeightedAdd((1, 1))])
+def test_additions_pass_back_what_they_took(op):
+    """x ± f(x): α of the addition for all, or the stream would grow; f itself takes the geometric mean."""
+    p = plan(lambda x: apply(op, x, apply(ops.Relu(), x)), np.ones((3, 3)))
+    branch, join = (step.resolved for step in p.steps)
+    assert branch.alpha == branch.beta[0] == pytest.approx(math.sqrt(math.sqrt(2 / (1 - 1 / math.pi)) * math.sqrt(2)))
+    assert (join.alpha, *join.beta) == pytest.approx([2**-0.5] * 3, rel=1e-15)
+
+
 def test_another_program_is_refused(ffn):
     p, x, parameters = ffn
     with pytest.raises(FactorError) as another_op:
