@@ -4,51 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from refscale import __version__
 from refscale.analysis.report import CastSummary, Report, summarize
 from refscale.analysis.stats import Lost, TensorStats
 from refscale.errors import DataError
+from refscale.files import write_atomically
 
 SCHEMA = "refscale.report/1"
 """Raised by one whenever a reader of the former could go wrong."""
-
-
-def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it; on any error nothing is left.
-
-    A link is followed.  What is no regular file (a device, a pipe) is written to, not replaced.
-
-    Args:
-        path: the file to make or replace.
-        write: takes an open binary file.
-
-    Raises:
-        OSError: the directory does not exist or cannot be written to.
-    """
-    path = Path(path).resolve()
-    if path.exists() and not path.is_file():
-        with path.open("wb") as file:
-            write(file)
-        return
-    handle, name = tempfile.mkstemp(prefix=".refscale.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's own mode keeps others out
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def to_json(reports: Sequence[Report]) -> str:

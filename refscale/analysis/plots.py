@@ -13,11 +13,11 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.analysis.files import write_atomically
 from refscale.analysis.report import Report, by_layer
 from refscale.analysis.snr import EXPONENTS
 from refscale.analysis.stats import KINDS, TensorStats, format_label
 from refscale.errors import ArgumentError
+from refscale.files import write_atomically
 from refscale.formats import get_format
 
 if TYPE_CHECKING:

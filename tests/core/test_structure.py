@@ -14,6 +14,7 @@ import refscale
 ROOT = Path(refscale.__file__).parent
 ORDER = [
     "errors",
+    "files",
     "formats",
     "special",
     "scales",
@@ -26,7 +27,9 @@ ORDER = [
     "data",
     "models",
     "progress",
+    "optim",
     "analysis",
+    "train",
     "testing",
     "cli",
     "__main__",

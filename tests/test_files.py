@@ -1,0 +1,60 @@
+import os
+import stat
+
+import pytest
+
+from refscale.files import write_atomically
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    write_atomically(tmp_path / "link", lambda file: file.write(b"new"))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "new"
+
+
+def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(tmp_path / "pipe", lambda file: file.write(b"new"))
+    assert os.read(reader, 9) == b"new"
+    os.close(reader)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_failure_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "f"
+    path.write_bytes(b"old")
+
+    def fail(file):
+        file.write(b"half")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_nothing_is_there_before_the_end(tmp_path):
+    path = tmp_path / "f"
+    write_atomically(path, lambda file: (file.write(b"new"), file.flush(), seen.append(path.exists())))
+    assert seen == [False]
+    assert path.read_bytes() == b"new"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes of POSIX")
+def test_mode_is_that_of_any_new_file(tmp_path):
+    write_atomically(tmp_path / "f", lambda file: file.write(b""))
+    (tmp_path / "g").write_bytes(b"")
+    assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == stat.S_IMODE((tmp_path / "g").stat().st_mode)
+
+
+def test_no_directory(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_atomically(tmp_path / "none" / "f", lambda file: None)
+
+
+seen: list[bool] = []
