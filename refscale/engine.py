@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from refscale.errors import ArgumentError, CarrierError, ShapeError, TapeError
 from refscale.formats import Cast
-from refscale.precision import Precision, fp32
+from refscale.precision import OperandScales, Precision, fp32, random_bits
 from refscale.scales import Call, Constraint, Scales, Scheme, Shape, none, regular
 
 Array = NDArray[Any]
@@ -39,7 +39,7 @@ class Op:
 
     ``constants`` are positions of inputs without gradient.  ``contraction`` marks ops that hardware runs on narrow
     operands.  ``has_mean`` marks outputs whose standard deviation and RMS differ: ``scale`` then takes ``statistic``.
-    ``reports`` marks a value that is read by people, not by ops, and is not rounded (losses).
+    ``reports`` marks a value that is read by people, not by ops, and is not rounded, nor is its gradient (losses).
     ``carries_factors`` marks identities that exist only for their factors: a regular model is the same without them.
     """
 
@@ -132,7 +132,7 @@ class CastRecord:
 
     ``place`` is "leaf", "output", "operand", "operand_gradient" or "gradient". ``clipped`` counts finite elements
     that the format cannot hold (beyond its largest value; of an unsigned format, negative), ``flushed`` non-zero
-    elements that became zero; None if not counted.
+    elements that became zero; None if not counted.  ``scale`` is the factor around the cast, 1 without.
     """
 
     variable: Variable
@@ -141,6 +141,7 @@ class CastRecord:
     elements: int
     clipped: int | None
     flushed: int | None
+    scale: float = 1.0
 
 
 Probe = Callable[[str, Variable, Array], None]
@@ -157,6 +158,7 @@ class Tape:
         probe: called with every value and gradient as it is made.
         rng: source of random bits, needed only if a cast rounds stochastically.
         count_casts: also count what each cast clipped and flushed.
+        operand_scales: the powers of two around the casts of operands; used once.
     """
 
     def __init__(
@@ -168,11 +170,12 @@ class Tape:
         probe: Probe | None = None,
         rng: np.random.Generator | None = None,
         count_casts: bool = False,
+        operand_scales: OperandScales | None = None,
     ) -> None:
         if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
             raise CarrierError(f"Tape(dtype={dtype}): expected float32 or float64")
         self.scheme, self.precision, self.dtype = scheme, precision, np.dtype(dtype)
-        self.probe, self.rng, self.count_casts = probe, rng, count_casts
+        self.probe, self.rng, self.count_casts, self.operand_scales = probe, rng, count_casts, operand_scales
         self.nodes: list[Node] = []
         self.casts: list[CastRecord] = []
         self._scope: list[str] = []
@@ -189,7 +192,7 @@ class Tape:
         variable = Variable(self._name(name), array.shape, requires_grad and array.dtype.kind not in "iub", None)
         if array.dtype.kind in "iub":
             return Tensor(array, variable, self)
-        stored = self._store(f"Tape.tensor({name!r})", array, variable, "leaf").view()
+        stored = self._enter(f"Tape.tensor({name!r})", array, variable, "leaf").view()
         stored.flags.writeable = False
         if self.probe:
             self.probe("forward", variable, stored)
@@ -207,30 +210,34 @@ class Tape:
     def _name(self, name: str) -> str:
         return ".".join((*self._scope, name))
 
-    def _store(self, call: str, x: Array, variable: Variable, place: str) -> Array:
+    def _enter(self, call: str, x: Array, variable: Variable, place: str) -> Array:
         """An array from outside, rounded once to what the tape stores."""
         if not np.can_cast(x.dtype, np.float64):  # complex, text, objects, records, long doubles
             raise CarrierError(f"{call}: got {x.dtype}, expected a float, integer or boolean array")
         if x.dtype.kind in "iub":
             x = x.astype(np.float64)
-        return self._round(self.precision.store, x, variable, place).astype(self.dtype, copy=False)
+        return self._store(x, variable, place).astype(self.dtype, copy=False)
 
-    def _round(self, cast: Cast | None, x: Array, variable: Variable, place: str) -> Array:
+    def _store(self, x: Array, variable: Variable, place: str) -> Array:
+        """A value or gradient as the tape stores it; those of a report stay as they are."""
+        return x if _is_report(variable) else self._round(self.precision.store, x, variable, place)
+
+    def _round(self, cast: Cast | None, x: Array, variable: Variable, place: str, key: str = "") -> Array:
+        """cast(x·s)/s, where s is a power of two for the operand ``key``, if operands are scaled, and else 1."""
         if cast is None:
             return x
-        bits = None
-        if cast.rounding == "stochastic":
-            if self.rng is None:
-                raise TapeError(f"{cast} needs random bits: Tape(rng=numpy.random.default_rng(seed))")
-            bits = self.rng.integers(0, 2**32, x.shape, np.uint32)
-        q = cast(x, bits)
+        s = self.operand_scales.scale(key, x, cast.format) if key and self.operand_scales else 1.0
+        with np.errstate(over="ignore", under="ignore"):  # what leaves the carrier is beyond the format, too
+            scaled = x if s == 1 else np.asarray(x * s)
+        q = cast(scaled, random_bits(cast, x.shape, self.rng, "Tape"))
         clipped = flushed = None
         if self.count_casts:
-            beyond = (np.abs(x) > cast.format.max) | ~np.isfinite(q)
+            beyond = (np.abs(scaled) > cast.format.max) | ~np.isfinite(q)
             clipped = int(np.count_nonzero(np.isfinite(x) & beyond))
             flushed = int(np.count_nonzero((q == 0) & (x != 0)))
-        self.casts.append(CastRecord(variable, place, cast, x.size, clipped, flushed))
-        return q.astype(self.dtype, copy=False)
+        self.casts.append(CastRecord(variable, place, cast, x.size, clipped, flushed, s))
+        q = q.astype(self.dtype, copy=False)
+        return q if s == 1 else np.asarray(q / s)
 
 
 def apply(
@@ -268,23 +275,21 @@ def apply(
     scales = tape.scheme.scales(Call(op, shapes, constraint, tuple(constrained), len(tape.nodes)))
     node = Node(len(tape.nodes), op, tuple(t.variable for t in tensors), scales)
     arrays = [t.value for t in tensors]
-    if not op.reports:  # the value of a loss is not rounded until an op computes with it
-        arrays = [
-            tape._round(tape.precision.store, t.value, t.variable, "operand") if _is_report(t) else t.value
-            for t in tensors
-        ]
-    if op.contraction:
-        arrays = [
-            tape._round(tape.precision.operand, a, t.variable, "operand") for a, t in zip(arrays, tensors, strict=True)
-        ]
+    narrow = op.contraction and tape.precision.narrows(op.name)
+    for i, t in enumerate(tensors):
+        if _is_report(t.variable) and not op.reports:  # a loss is not rounded until an op computes with it
+            arrays[i] = tape._round(tape.precision.store, arrays[i], t.variable, "operand")
+        if narrow:
+            key = f"{node.index}.{op.name}.{i}"
+            arrays[i] = tape._round(tape.precision.operand, arrays[i], t.variable, "operand", key)
     y, kept = op.forward(*arrays)
     y = np.asarray(y)  # NumPy makes a scalar of what has no dimensions
     requires_grad = any(t.variable.requires_grad for i, t in enumerate(tensors) if i not in op.constants)
     node.output = Variable(tape._name(op.name), y.shape, requires_grad, node)
     y = _times(scales.alpha, y, *arrays, *kept)
     # A view times 1 holds values that are representable already.
-    if not op.reports and (scales.alpha != 1 or not _aliases(y, arrays)):
-        y = tape._round(tape.precision.store, y, node.output, "output")
+    if scales.alpha != 1 or not _aliases(y, arrays):
+        y = tape._store(y, node.output, "output")
     node.kept = kept if requires_grad else None
     _check(f"{op.name}.forward", y, y.shape, tape.dtype)
     tape.nodes.append(node)
@@ -315,7 +320,7 @@ def backward(output: Tensor, gradient: ArrayLike | None = None) -> None:
     seed = np.asarray(gradient)
     if seed.shape != start.shape:
         raise ShapeError(f"backward({output}): gradient has shape {seed.shape}, expected {start.shape}")
-    pending = {start: tape._store(f"backward({output})", seed, start, "gradient")}
+    pending = {start: tape._enter(f"backward({output})", seed, start, "gradient")}
     for node in reversed(tape.nodes[: start.node.index + 1]):
         g = pending.pop(node.output, None)
         if g is None:
@@ -324,12 +329,12 @@ def backward(output: Tensor, gradient: ArrayLike | None = None) -> None:
             raise TapeError(f"backward: {node} was consumed by an earlier backward; record it again")
         if tape.probe:
             tape.probe("backward", node.output, g)
-        if node.op.contraction:
-            g = tape._round(tape.precision.operand_gradient, g, node.output, "operand_gradient")
+        if node.op.contraction and tape.precision.narrows(node.op.name):
+            key = f"{node.index}.{node.op.name}.gradient"
+            g = tape._round(tape.precision.operand_gradient, g, node.output, "operand_gradient", key)
         for variable, piece in _pieces(tape, node, g):
             if variable in pending:
-                total = np.asarray(pending[variable] + piece)
-                pending[variable] = tape._round(tape.precision.store, total, variable, "gradient")
+                pending[variable] = tape._store(np.asarray(pending[variable] + piece), variable, "gradient")
             else:
                 pending[variable] = piece
         node.kept = None
@@ -337,7 +342,7 @@ def backward(output: Tensor, gradient: ArrayLike | None = None) -> None:
         if tape.probe:
             tape.probe("backward", leaf, g)
         if leaf.gradient is not None:  # of an earlier backward, from another output
-            g = tape._round(tape.precision.store, np.asarray(leaf.gradient + g), leaf, "gradient")
+            g = tape._store(np.asarray(leaf.gradient + g), leaf, "gradient")
         leaf.gradient = g.view()
         leaf.gradient.flags.writeable = False
 
@@ -358,12 +363,12 @@ def _pieces(tape: Tape, node: Node, g: Array) -> Iterator[tuple[Variable, Array]
         others = [p for j, p in enumerate(pieces) if j != i and p is not None]
         scaled = _times(beta, piece, g, *kept, *others)
         if beta != 1 or not _aliases(scaled, [g]):
-            scaled = tape._round(tape.precision.store, scaled, variable, "gradient")
+            scaled = tape._store(scaled, variable, "gradient")
         yield variable, scaled
 
 
-def _is_report(t: Tensor) -> bool:
-    return t.variable.node is not None and t.variable.node.op.reports
+def _is_report(variable: Variable) -> bool:
+    return variable.node is not None and variable.node.op.reports
 
 
 def _tape_of(op: Op, inputs: Sequence[object]) -> Tape:

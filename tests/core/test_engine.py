@@ -13,7 +13,7 @@ from refscale import ops
 from refscale.engine import Op, Tape, Tensor, apply, backward
 from refscale.errors import ArgumentError, CarrierError, ShapeError, TapeError
 from refscale.formats import Cast
-from refscale.precision import Precision, bf16, fp8, fp16, fp32
+from refscale.precision import Precision, bf16, fp8, fp8_hidden, fp16, fp32
 from refscale.scales import Scales, regular, to_output_scale, unit
 
 
@@ -133,6 +133,45 @@ class TestOrder:
             == apply(ops.SoftmaxCrossEntropy(), wide, np.array([1])).value
         )
 
+    def test_the_gradient_of_a_loss_is_not_rounded(self):
+        """A loss scale of 2^16 is beyond FP16, but what it makes of the gradient of the logits is not."""
+        logits, target = np.array([[0.1, 3.7, -0.3]]), np.array([1])
+        tape = Tape(regular, fp16)
+        x = tape.tensor(logits, "x")
+        one, two = (apply(ops.SoftmaxCrossEntropy(), x, target) for _ in range(2))
+        seen = {}
+        tape.probe = lambda kind, v, a: seen.update({v: a} if kind == "backward" else {})
+        seed = 2.0**16 + 2.0**-7  # no value of FP16, but of float32
+        backward(total := apply(ops.LossSum(), one, two), seed)
+        assert seen[total.variable] == seen[one.variable] == seen[two.variable] == np.float32(seed)
+        wide = Tape(regular, fp32)
+        reference = wide.tensor(x.value)
+        backward(apply(ops.SoftmaxCrossEntropy(), reference, target), seed)
+        piece = fp16.store(reference.grad)  # the first gradient that is rounded
+        np.testing.assert_array_equal(x.grad, fp16.store(2 * piece))
+        assert np.isfinite(x.grad).all()
+
+    def test_the_sum_of_a_losses_gradients_is_not_rounded(self):
+        tape = Tape(regular, fp16)
+        x = leaf(tape, 0.5)
+        loss = apply(ops.MseLoss(), x, np.array([0.25]))
+        backward(apply(ops.LossSum(), loss, loss, loss), 2.0**15)
+        assert [r.place for r in tape.casts if r.variable is loss.variable] == []
+        assert x.grad == 3 * 2.0**14  # (2/1)·(1/4)·3·2^15, of which 3·2^15 is beyond FP16
+
+    def test_contractions_not_named_keep_their_operands(self):
+        value = np.full((2, 2), 1 + 2.0**-7)  # bfloat16 holds it, e4m3fn does not
+        for op, expected in ((ops.Matmul(), 1.0), (ops.Readout(), 1 + 2.0**-7)):
+            tape = Tape(regular, fp8_hidden)
+            x, w = tape.tensor(value, "x"), tape.tensor(np.eye(2), "w")
+            y = apply(op, x, w)
+            backward(y, value)
+            assert np.diag(y.value).tolist() == [expected, expected]
+            assert np.diag(x.grad).tolist() == [expected, expected]
+            assert {r.place for r in tape.casts if r.cast.format.bits == 8} == (
+                {"operand", "operand_gradient"} if expected == 1 else set()
+            )
+
     def test_leaf_is_rounded_once_from_float64(self):
         # Through float32 this would be the tie 1 + 2^-11, and round to 1.
         value = np.array([1 + 2**-11 + 2**-40])
@@ -140,7 +179,7 @@ class TestOrder:
 
     def test_stochastic_rounding_takes_bits_from_the_tapes_generator(self):
         policy = Precision("sr", store=Cast("float16", "stochastic", "saturate"))
-        with pytest.raises(TapeError, match=r"needs random bits: Tape\(rng="):
+        with pytest.raises(ArgumentError, match=r"needs random bits: Tape\(rng="):
             Tape(regular, policy).tensor(np.full(4, 1 + 2**-12))
         tape = Tape(regular, policy, rng=np.random.default_rng(0))
         values = tape.tensor(np.full(4096, 1 + 2**-12)).value

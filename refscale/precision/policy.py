@@ -1,0 +1,175 @@
+"""Precision policies: which arrays are rounded, and to what.
+
+A policy is a record of up to four casts, consulted by the engine (the first three) and after an optimizer's update:
+
+==================  ==============================================================  =======================
+cast                applied to                                                      when
+==================  ==============================================================  =======================
+store               every leaf entering the tape (parameters, inputs)               ``Tape.tensor``
+store               every op's output, after the factor α; but no loss              forward
+operand             every input of a contraction (matmul, scores, convolution)      forward, before the op
+operand_gradient    the gradient that a contraction receives                        backward, before the vjp
+store               every gradient an op passes on, after the factor β; but none    backward
+                    of a loss
+store               every sum of gradients, where a tensor has several consumers    backward
+weights             every parameter, after the optimizer has changed it             ``store_weights``
+==================  ==============================================================  =======================
+
+So a contraction's backward pass sees the narrow operands that its forward pass saw, and the rounding itself is
+passed by gradients unchanged (straight through).  Inside an op arithmetic is that of the carrier: a matmul accumulates
+in float32.  Three things are not stored narrow.  The value of a loss is a report and no operand.  Its gradient, with
+which backward is seeded, is a loss scale, and one of 2^16 is beyond FP16; the first gradient that is rounded is that
+of what the loss was computed from.  And whatever an op keeps for its own backward pass.
+
+Sources: paper, FP16 and FP8 experiments; Noune et al. 2022 (arXiv 2206.02915) for the fnuz formats; Micikevicius et
+al. 2022 (arXiv 2209.05433) for e4m3fn and e5m2; µnit Scaling (arXiv 2502.05967) for FP8 in hidden layers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale.errors import ArgumentError
+from refscale.formats import Cast
+
+_CASTS = ("store", "operand", "operand_gradient", "weights")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A precision policy.  A cast that is None: not rounded, the carrier's own precision.
+
+    Args:
+        name: shown in reports.
+        store: of leaves, outputs and gradients.
+        operand: of a contraction's inputs.
+        operand_gradient: of the gradient a contraction receives.
+        weights: of parameters between steps; None: FP32 master weights.
+        contractions: names (``Op.name``) of the contractions whose operands are cast; None: all.
+    """
+
+    name: str
+    store: Cast | None = None
+    operand: Cast | None = None
+    operand_gradient: Cast | None = None
+    weights: Cast | None = None
+    contractions: tuple[str, ...] | None = None
+
+    def __str__(self) -> str:
+        parts = [f"{k}={getattr(self, k) or 'carrier'}" for k in _CASTS[:3]]
+        if self.weights is not None:
+            parts.append(f"weights={self.weights}")
+        if self.contractions is not None:
+            parts.append(f"contractions={'+'.join(self.contractions)}")
+        return f"{self.name} ({', '.join(parts)})"
+
+    def narrows(self, contraction: str) -> bool:
+        """Whether the operands of the contraction of that name are cast."""
+        return self.contractions is None or contraction in self.contractions
+
+    def store_weights(
+        self, parameters: Mapping[str, NDArray[Any]], rng: np.random.Generator | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Parameters as they are kept between steps: each rounded once by ``weights``.
+
+        Rounded to nearest, an update of less than half an ulp is lost, every time.  Rounded stochastically, it is
+        made with the probability that makes the expected weight the exact one.
+
+        Args:
+            parameters: after the optimizer's update, float32 or float64.
+            rng: source of random bits, drawn parameter by parameter in the mapping's order; needed only if
+                ``weights`` rounds stochastically.
+
+        Returns:
+            New arrays of the same dtypes; the arrays given, if ``weights`` is None.
+
+        Raises:
+            ArgumentError: random bits are needed, and there is no rng.
+
+        Source: paper, experiments on IPU: FP16 weights, updated with stochastic rounding.
+        """
+        cast = self.weights
+        if cast is None:
+            return dict(parameters)
+        return {
+            name: cast(x, random_bits(cast, x.shape, rng, "store_weights")).astype(x.dtype, copy=False)
+            for name, x in parameters.items()
+        }
+
+
+def random_bits(
+    cast: Cast, shape: tuple[int, ...], rng: np.random.Generator | None, call: str
+) -> NDArray[np.uint32] | None:
+    """The random bits that a cast of an array of that shape needs: None if it needs none.
+
+    Raises:
+        ArgumentError: it needs some, and ``rng`` is None; ``call`` is what the message names.
+    """
+    if cast.rounding != "stochastic":
+        return None
+    if rng is None:
+        raise ArgumentError(f"{cast} needs random bits: {call}(rng=numpy.random.default_rng(seed))")
+    return rng.integers(0, 2**32, shape, np.uint32)
+
+
+def _ieee(name: str) -> Cast:
+    """As processors convert to 16-bit formats: out of range becomes infinity."""
+    return Cast(name, "nearest_even", "nonsaturate")
+
+
+def _fp8(name: str) -> Cast:
+    """As accelerators convert to FP8 for training: out of range becomes the largest value."""
+    return Cast(name, "nearest_even", "saturate")
+
+
+def _stochastic(name: str) -> Cast:
+    """Rounded up or down by chance, the overflow as for that width above."""
+    cast = _ieee(name)
+    return Cast(name, "stochastic", "nonsaturate" if cast.format.bits > 8 else "saturate")
+
+
+fp32 = Precision("fp32")
+fp16 = Precision("fp16", store=_ieee("float16"))
+bf16 = Precision("bf16", store=_ieee("bfloat16"))
+fp8 = Precision("fp8", _ieee("float16"), _fp8("float8_e4m3fn"), _fp8("float8_e5m2"))
+fp8_fnuz = Precision("fp8-fnuz", _ieee("float16"), _fp8("float8_e4m3fnuz"), _fp8("float8_e5m2fnuz"))
+fp16_sr = Precision("fp16-sr", _ieee("float16"), weights=_stochastic("float16"))
+fp8_sr = Precision("fp8-sr", fp8.store, fp8.operand, fp8.operand_gradient, weights=_stochastic("float16"))
+fp8_hidden = Precision(
+    "fp8-hidden", _ieee("bfloat16"), fp8.operand, fp8.operand_gradient, contractions=("matmul",)
+)  # bfloat16 beside the FP8, as in µnit Scaling
+
+POLICIES: dict[str, Precision] = {p.name: p for p in (fp32, fp16, bf16, fp8, fp8_fnuz, fp16_sr, fp8_sr, fp8_hidden)}
+
+
+def get_precision(text: str) -> Precision:
+    """A policy by name, or a mix: ``store=bf16,operand=e4m3fn,operand_gradient=e5m2,weights=bf16``.
+
+    In a mix, formats of 8 bits or fewer saturate and wider ones do not, and weights are rounded stochastically, as in
+    the named policies; for any other casts, or for some contractions alone, make a ``Precision`` of your own.
+
+    Raises:
+        ArgumentError: unknown policy or field, or a field named twice.
+        FormatError: unknown format.
+    """
+    if text in POLICIES:
+        return POLICIES[text]
+    casts: dict[str, Cast] = {}
+    for part in text.split(","):
+        field, equals, name = part.partition("=")
+        if not equals or field in casts or field not in _CASTS:
+            raise ArgumentError(
+                f"get_precision({text!r}): expected one of {', '.join(POLICIES)}, or a mix such as "
+                "store=bf16,operand=e4m3fn,operand_gradient=e5m2,weights=bf16"
+            )
+        cast = _ieee(name)
+        wide = cast.format.bits > 8
+        casts[field] = _stochastic(name) if field == "weights" else cast if wide else _fp8(name)
+    return Precision(
+        text, casts.get("store"), casts.get("operand"), casts.get("operand_gradient"), casts.get("weights")
+    )

@@ -1,0 +1,315 @@
+"""The techniques of ``scaling``, as records: none, static, automatic, current and delayed; and their names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from refscale.errors import ArgumentError
+from refscale.precision.operands import OperandScales, operand_scale
+from refscale.precision.scaling import Array, Finished, Outcome, Scaling, State, all_finite
+
+_SMALLEST, _LARGEST = 2.0**-126, 2.0**127
+"""Between these a loss scale is a normal float32."""
+
+
+class _NoOperandScales:
+    """What loss scaling does to operands: nothing."""
+
+    def operand_scales(self, state: State) -> OperandScales | None:
+        """None."""
+        return None
+
+
+@dataclass(frozen=True)
+class NoScaling(_NoOperandScales):
+    """Nothing is scaled: all that unit scaling needs, and what regular FP16 fails with."""
+
+    tuned: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def name(self) -> str:
+        """``none``."""
+        return "none"
+
+    def init(self) -> State:
+        """Empty."""
+        return {}
+
+    def loss_scale(self, state: State) -> float:
+        """1."""
+        return 1.0
+
+    def finish(self, state: State, gradients: Mapping[str, Array], scales: OperandScales | None = None) -> Finished:
+        """The same gradients."""
+        return state, dict(gradients), Outcome()
+
+
+@dataclass(frozen=True)
+class StaticLossScale(_NoOperandScales):
+    """The loss times a chosen number, the gradients divided by it: exactly, if it is a power of two.
+
+    An overflow is left to the user: gradients come back that are not finite.
+
+    Args:
+        scale: from 2^-126 to 2^127.
+
+    Raises:
+        ArgumentError: another scale.
+    """
+
+    scale: float
+    tuned: ClassVar[tuple[str, ...]] = ("scale",)
+
+    def __post_init__(self) -> None:
+        if not _SMALLEST <= self.scale <= _LARGEST:
+            raise ArgumentError(f"StaticLossScale(scale={self.scale!r}): expected 2^-126 to 2^127")
+
+    @property
+    def name(self) -> str:
+        """``static:512``."""
+        return _name("static", self)
+
+    def init(self) -> State:
+        """Empty."""
+        return {}
+
+    def loss_scale(self, state: State) -> float:
+        """``scale``."""
+        return self.scale
+
+    def finish(self, state: State, gradients: Mapping[str, Array], scales: OperandScales | None = None) -> Finished:
+        """The gradients divided by ``scale``."""
+        return state, _divided(gradients, self.scale), Outcome(scales=1)
+
+
+@dataclass(frozen=True)
+class AutomaticLossScale(_NoOperandScales):
+    """A loss scale that grows until gradients overflow, and backs off when they do.
+
+        all gradients finite:  scale · growth after ``interval`` such steps in a row
+        else:                  scale · backoff, and the step is skipped
+
+    Args:
+        initial: the first scale.
+        growth: > 1.  A scale that would exceed 2^127, float32's last binade, stays.
+        backoff: between 0 and 1.
+        interval: good steps before the scale grows.
+        smallest: below this the scale does not go.
+
+    Raises:
+        ArgumentError: numbers outside these ranges.
+    """
+
+    initial: float = 2.0**16
+    growth: float = 2.0
+    backoff: float = 0.5
+    interval: int = 2000
+    smallest: float = 2.0**-24
+    tuned: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        known = _SMALLEST <= self.smallest <= self.initial <= _LARGEST
+        if not (known and 1 < self.growth < math.inf and 0 < self.backoff < 1 and self.interval >= 1):
+            raise ArgumentError(
+                f"{self}: expected 2^-126 ≤ smallest ≤ initial ≤ 2^127, growth > 1, 0 < backoff < 1, interval ≥ 1"
+            )
+
+    @property
+    def name(self) -> str:
+        """``automatic``, and what differs from its defaults."""
+        return _name("automatic", self)
+
+    def init(self) -> State:
+        """``initial``, and no good steps yet."""
+        return {"scale": np.array(self.initial), "good": np.array(0)}
+
+    def loss_scale(self, state: State) -> float:
+        """The scale now."""
+        return float(state["scale"])
+
+    def finish(self, state: State, gradients: Mapping[str, Array], scales: OperandScales | None = None) -> Finished:
+        """The gradients divided by the scale; skipped if any is then not finite."""
+        scale, good = float(state["scale"]), int(state["good"])
+        unscaled = _divided(gradients, scale)
+        finite = all_finite(unscaled.values())
+        good = good + 1 if finite else 0
+        following = scale
+        if not finite:
+            following = max(scale * self.backoff, self.smallest)
+        elif good == self.interval:
+            good = 0
+            if scale * self.growth <= _LARGEST:
+                following = scale * self.growth
+        outcome = Outcome(
+            skipped=not finite,
+            statistics=len(unscaled),
+            extra_passes=len(unscaled),  # no parameter may change before the last gradient has been looked at
+            elements=sum(g.size for g in unscaled.values()),
+            scales=1,
+            changes=int(following != scale),
+            state=2,
+        )
+        return {"scale": np.array(following), "good": np.array(good)}, unscaled, outcome
+
+
+@dataclass(frozen=True)
+class TensorScaling:
+    """A power of two around the cast of every operand of a contraction; see ``operands`` for the formula.
+
+    "current": by the operand's own largest magnitude, for which it must be read before it is cast.  "delayed": by the
+    largest it had in the last ``history`` steps in which it occurred, noted while it was cast; larger ones saturate.
+    Until there is a history s is 1; a tensor that is zero or not finite adds nothing to it.
+
+    Args:
+        kind: "current" or "delayed".
+        margin: binades left free below the format's largest value.
+        history: steps that are remembered; for "delayed" only.
+
+    Raises:
+        ArgumentError: another kind, a negative margin, or a history shorter than 1.
+    """
+
+    kind: Literal["current", "delayed"]
+    margin: int = 0
+    history: int = 16
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("current", "delayed") or self.margin < 0 or self.history < 1:
+            raise ArgumentError(f"{self}: expected kind 'current' or 'delayed', margin ≥ 0, history ≥ 1")
+
+    @property
+    def name(self) -> str:
+        """``current`` or ``delayed``, and what differs from its defaults."""
+        return _name(self.kind, self, skip=("kind",) if self.kind == "delayed" else ("kind", "history"))
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """How long to look back is a choice between overflow and lost digits."""
+        return ("history",) if self.kind == "delayed" else ()
+
+    def init(self) -> State:
+        """``keys``: of operands; ``amax`` (operands, history): their largest magnitudes, newest first; none yet."""
+        if self.kind == "current":
+            return {}
+        return {"keys": np.zeros(0, "U1"), "amax": np.zeros((0, self.history))}
+
+    def loss_scale(self, state: State) -> float:
+        """1."""
+        return 1.0
+
+    def operand_scales(self, state: State) -> OperandScales:
+        """Fresh ones, which know the largest of each operand's history."""
+        if self.kind == "current":
+            return OperandScales(self.margin)
+        return OperandScales(self.margin, {key: float(row.max()) for key, row in self._rows(state).items()})
+
+    def finish(self, state: State, gradients: Mapping[str, Array], scales: OperandScales | None = None) -> Finished:
+        """The same gradients; what the tape measured enters the histories.
+
+        Raises:
+            ArgumentError: no scales given, or the state is that of another history.
+        """
+        if scales is None:
+            raise ArgumentError(f"{self.name}.finish(scales=None): expected the OperandScales that the tape has used")
+        measured = scales.measured
+        if self.kind == "current":
+            elements = sum(m.elements for m in measured.values())
+            n = len(measured)
+            return state, dict(gradients), Outcome(statistics=n, extra_passes=n, elements=elements, scales=n)
+        rows, changes = self._rows(state), 0
+        for key, m in measured.items():
+            newest = m.amax if math.isfinite(m.amax) else 0.0
+            rows[key] = np.array([newest, *rows.get(key, np.zeros(self.history))[:-1]])
+            changes += operand_scale(m.format, float(rows[key].max()), self.margin) != m.scale
+        amax = np.array(list(rows.values())).reshape(len(rows), self.history)
+        following = {"keys": np.array(list(rows), np.str_), "amax": amax}
+        outcome = Outcome(statistics=len(measured), scales=len(measured), changes=changes, state=amax.size)
+        return following, dict(gradients), outcome
+
+    def _rows(self, state: State) -> dict[str, Array]:
+        """Each operand's history, newest first."""
+        keys, amax = state["keys"], state["amax"]
+        if amax.shape != (len(keys), self.history):
+            raise ArgumentError(f"{self}: state has amax {amax.shape}, expected ({len(keys)}, {self.history})")
+        return dict(zip(keys.tolist(), amax, strict=True))
+
+
+def _divided(gradients: Mapping[str, Array], scale: float) -> dict[str, Array]:
+    """Each gradient over the loss scale, in its own dtype: exact for powers of two, within the dtype's range."""
+    if scale == 1:
+        return dict(gradients)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        return {name: np.asarray(g / scale) for name, g in gradients.items()}
+
+
+SCALINGS = "none, static:512, automatic, current, delayed; with options as in automatic:2^10,interval=100"
+"""What ``get_scaling`` reads, in words."""
+
+_Rival = NoScaling | StaticLossScale | AutomaticLossScale | TensorScaling
+_NAMED: dict[str, tuple[type[_Rival], dict[str, Any]]] = {
+    "none": (NoScaling, {}),
+    "static": (StaticLossScale, {}),
+    "automatic": (AutomaticLossScale, {}),
+    "current": (TensorScaling, {"kind": "current"}),
+    "delayed": (TensorScaling, {"kind": "delayed"}),
+}
+
+
+def get_scaling(text: str) -> Scaling:
+    """A technique by name: ``none``, ``static:2^15``, ``automatic``, ``current``, ``delayed``.
+
+    After a colon come the record's fields, separated by commas: ``automatic:initial=2^10,interval=100``,
+    ``delayed:history=4,margin=1``.  The first number of a loss scale needs no name: ``static:512``,
+    ``automatic:2^10,interval=100``.  A number is decimal or a power such as ``2^-3``.  ``get_scaling(s.name) == s``.
+
+    Raises:
+        ArgumentError: an unknown name or field, no number, or a number that the record refuses.
+    """
+    refusal = f"get_scaling({text!r}): expected one of {SCALINGS}"
+    name, colon, rest = text.partition(":")
+    if name not in _NAMED:
+        raise ArgumentError(refusal)
+    record, given = _NAMED[name]
+    types = {f.name: str(f.type) for f in fields(record) if f.name not in given}
+    if name == "current":
+        del types["history"]
+    chosen: dict[str, Any] = {}
+    for i, part in enumerate(rest.split(",") if colon else ()):
+        field, equals, number = part.rpartition("=")
+        if not equals and i == 0 and types.keys() & {"scale", "initial"}:
+            field = next(iter(types))
+        value = _number(number)
+        if field not in types or field in chosen or value is None or (types[field] == "int" and value % 1):
+            raise ArgumentError(refusal)
+        chosen[field] = int(value) if types[field] == "int" else value
+    if name == "static" and not chosen:
+        raise ArgumentError(refusal)
+    return record(**given, **chosen)
+
+
+def _number(text: str) -> float | None:
+    """A decimal number or a power of two; None if it is neither, or not finite."""
+    try:
+        value = 2.0 ** int(text[2:]) if text.startswith("2^") else float(text)
+    except (ValueError, OverflowError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _name(kind: str, record: Any, skip: tuple[str, ...] = ()) -> str:
+    """What ``get_scaling`` would read to make the record: its kind, and the fields that are not at their defaults."""
+    parts = []
+    for f in fields(record):
+        value = getattr(record, f.name)
+        if f.name in skip or value == f.default:
+            continue
+        if isinstance(value, float):
+            mantissa, exponent = math.frexp(value)
+            value = int(value) if value % 1 == 0 and value < 1e6 else f"2^{exponent - 1}" if mantissa == 0.5 else value
+        parts.append(f"{value}" if f.default is MISSING else f"{f.name}={value}")
+    return f"{kind}:{','.join(parts)}" if parts else kind
