@@ -54,9 +54,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._width:
-            self._stream.write("\r" + " " * self._width + "\r")
-            self._stream.flush()
+        self._wipe()
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         """Count ``amount`` more, and draw if it is time; ``note`` (a loss, a layer's name) ends the line."""
@@ -66,6 +64,11 @@ class Progress:
             self._drawn = now
             self._draw(self.line(now, note))
 
+    def print(self, text: str) -> None:
+        """Print a line to stdout that stays, above the progress line."""
+        self._wipe()
+        print(text, flush=True)
+
     def line(self, now: float, note: str = "") -> str:
         """What the line says at the time ``now`` of the clock."""
         elapsed = now - self._start
@@ -74,6 +77,11 @@ class Progress:
         if rate > 0:
             parts.append(f"{duration(max(0.0, self.total - self.done) / rate)} left")
         return "   ".join(part for part in (*parts, note) if part)
+
+    def _wipe(self) -> None:
+        if self._width:
+            self._stream.write("\r" + " " * self._width + "\r")
+            self._stream.flush()
 
     def _draw(self, line: str) -> None:
         line = line[: shutil.get_terminal_size().columns - 1]

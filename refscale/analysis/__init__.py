@@ -3,10 +3,11 @@
 In reading order:
 
 1. ``stats``: an array in figures: σ, exponents, what a cast to a narrow format would lose.
-2. ``record``: one training step of a BERT, every tensor in figures: a ``Report``.
-3. ``report``: what a report comes to: how many tensors are far from unit scale.
+2. ``report``: what a report is, and comes to: how many tensors are far from unit scale.
+3. ``trace``, ``record``: one training step of a BERT, every tensor in figures: a ``Report``.
 4. ``text``, ``histogram``, ``plots``, ``files``: reports for a terminal, as figures, as JSON.
-5. ``snr``: how well a format carries Gaussian numbers, by their scale.
+5. ``drift``: how scales move while a model trains.
+6. ``snr``: how well a format carries Gaussian numbers, by their scale.
 
     >>> from refscale.analysis import record
     >>> report = record("bert-tiny", "unit")
@@ -14,8 +15,9 @@ In reading order:
     0
 """
 
+from refscale.analysis.drift import Drift, load_drifts, read_drift, render_drift, save_drifts
 from refscale.analysis.files import from_json, load, save, to_json
-from refscale.analysis.plots import check_plot, plot, plot_snr
+from refscale.analysis.plots import check_plot, plot, plot_drift, plot_losses, plot_snr
 from refscale.analysis.record import record
 from refscale.analysis.report import CastSummary, Report, Summary, summarize
 from refscale.analysis.snr import curves, render_snr, snr
@@ -26,6 +28,7 @@ __all__ = [
     "KINDS",
     "REPORT_FORMATS",
     "CastSummary",
+    "Drift",
     "Kind",
     "Limits",
     "Lost",
@@ -37,13 +40,19 @@ __all__ = [
     "curves",
     "from_json",
     "load",
+    "load_drifts",
     "measure",
     "plot",
+    "plot_drift",
+    "plot_losses",
     "plot_snr",
+    "read_drift",
     "record",
     "render",
+    "render_drift",
     "render_snr",
     "save",
+    "save_drifts",
     "snr",
     "summarize",
     "to_json",

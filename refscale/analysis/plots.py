@@ -1,4 +1,4 @@
-"""Figures: heat-maps of exponents (paper, Figures 1 and 6) and SNR over scale (paper, Figure 2).
+"""Figures: heat-maps of exponents (paper, Figures 1 and 6), SNR over scale (Figure 2), scales over steps, losses.
 
 Matplotlib is needed here only, and imported when a figure is asked for.  The same input gives the same file.
 """
@@ -13,7 +13,8 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.analysis.report import Report, by_layer
+from refscale.analysis.drift import Drift
+from refscale.analysis.report import HIGH, LOW, Report, by_layer
 from refscale.analysis.snr import EXPONENTS
 from refscale.analysis.stats import KINDS, TensorStats, format_label
 from refscale.errors import ArgumentError
@@ -208,3 +209,56 @@ def plot_snr(path: str | Path, found: Mapping[str, NDArray[np.float64]]) -> None
         ax.set_title("Signal-to-noise ratio of N(0, σ²) cast to a format", fontsize=9, fontweight="bold", loc="left")
         ax.grid(color="#e4e4e4", linewidth=0.5)
         ax.legend(frameon=False, ncols=2, fontsize=7)
+
+
+def plot_drift(path: str | Path, drifts: Sequence[Drift]) -> None:
+    """The scale of every tensor over the steps of training: a row for each run, a column for each kind.
+
+    Args:
+        path: .svg, .png or .pdf.
+        drifts: at least one, from ``drift.read_drift``.
+
+    Raises:
+        ArgumentError: see ``check_plot``.
+        OSError: the file cannot be written.
+    """
+    with _figure(path, 11, 0.6 + 2.2 * len(drifts)) as figure:
+        grid = figure.subplots(len(drifts), len(KINDS), squeeze=False, sharex="row", sharey=True)
+        for axes_row, drift in zip(grid, drifts, strict=True):
+            for ax, kind in zip(axes_row, KINDS, strict=True):
+                ax.axhspan(np.log2(LOW), np.log2(HIGH), color="#e8f0ec", linewidth=0)
+                for series in drift.of_kind(kind):
+                    logs = [np.log2(x) if x > 0 else np.nan for x in series.scales]
+                    ax.plot(drift.steps, logs, color="#2e7d6b", linewidth=0.6, alpha=0.5)
+                ax.set_title(f"{drift.label}: {kind}s", fontsize=8, fontweight="bold", loc="left")
+                ax.grid(color="#e4e4e4", linewidth=0.5)
+        for ax in grid[-1]:
+            ax.set_xlabel("step")
+        for ax in grid[:, 0]:
+            ax.set_ylabel("log2 of scale")
+
+
+def plot_losses(path: str | Path, rows: Mapping[str, Sequence[float | None]]) -> None:
+    """The final loss of every run: a row for each variant, a dot for each seed; × at the edge for one that diverged.
+
+    Args:
+        path: .svg, .png or .pdf.
+        rows: losses of the seeds by name of the variant; None if it diverged.
+
+    Raises:
+        ArgumentError: see ``check_plot``.
+        OSError: the file cannot be written.
+    """
+    finite = [x for losses in rows.values() for x in losses if x is not None]
+    edge = max(finite, default=1.0)
+    with _figure(path, 7, 0.7 + 0.22 * len(rows)) as figure:
+        ax = figure.subplots()
+        for y, (name, losses) in enumerate(rows.items()):
+            color = "#2e7d6b" if not name.startswith("regular") else "#d1495b"
+            known = [x for x in losses if x is not None]
+            ax.plot(known, [y] * len(known), "o", color=color, markersize=3.5, alpha=0.8)
+            ax.plot([edge] * (len(losses) - len(known)), [y] * (len(losses) - len(known)), "x", color=color)
+        ax.set_yticks(range(len(rows)), list(rows), fontsize=7)
+        ax.invert_yaxis()
+        ax.set_xlabel("validation loss of masked words, nats")
+        ax.grid(color="#e4e4e4", linewidth=0.5)

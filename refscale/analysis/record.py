@@ -1,37 +1,25 @@
-"""Run a BERT once, forward and backward at initialization, and keep every tensor's figures."""
+"""One training step of a BERT at initialization, every tensor in figures."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from refscale.analysis.report import CastSummary, Report
-from refscale.analysis.stats import KINDS, REPORT_FORMATS, Kind, Measurement, TensorStats, measure
+from refscale.analysis.report import Report
+from refscale.analysis.stats import REPORT_FORMATS
+from refscale.analysis.trace import Trace, summarize_casts
 from refscale.data import Batch, Vocabulary, load_text, masked_lm_batches
-from refscale.engine import Array, CastRecord, Tape, Variable, backward
+from refscale.engine import Tape, backward
 from refscale.errors import ArgumentError
 from refscale.formats import get_format
-from refscale.graph import gradient_factors
-from refscale.layers import Specs, count
+from refscale.layers import count
 from refscale.models import bert
-from refscale.ops import Bias, Fork, Readout, Reshape, Transpose
 from refscale.precision import Precision, fp32, get_precision
 from refscale.progress import Progress
-from refscale.scales import Scheme, Statistic, Unit, get_constraint, get_scheme
-
-SAME_VALUES = (Reshape, Transpose, Bias)
-"""Ops whose output is left out: it holds the values of its input, and its gradient is that of its input.
-
-A bias is zero at initialization, so what it is added to stands for both.
-"""
-
-ZERO_BIAS = "biases at the start"
-KEY_BIAS = "gradients of key biases, as the softmax ignores a shift"
-"""A bias added to every key adds one number to all scores of a query; what is left of its gradient is rounding."""
+from refscale.scales import Scheme, get_constraint, get_scheme
 
 
 def record(
@@ -79,13 +67,11 @@ def record(
         raise ArgumentError(f"record(batch={batch}, seq={seq}, seed={seed}): expected batch, seq ≥ 1, seed ≥ 0")
     formats = tuple(get_format(f).name for f in formats)
     data = _batch(config, text, batch, seq, seed)
-    recorder = _Recorder(bert.specs(config), formats, progress)
-    tape = Tape(scheme, precision, probe=recorder, count_casts=precision != fp32)
+    trace = Trace(bert.specs(config), formats, progress)
+    tape = Tape(scheme, precision, probe=trace, count_casts=precision != fp32)
     parameters = bert.initial_parameters(config, scheme, np.random.default_rng(seed))
     losses = bert.pretraining_loss(bert.parameters_on(tape, parameters, config), data, config)
-    factors = gradient_factors(losses.total)
     backward(losses.total)
-    statistic: Statistic = scheme.statistic if isinstance(scheme, Unit) else "std"
     return Report(
         model=model if isinstance(model, str) else "bert",
         scheme=scheme.name,
@@ -96,9 +82,9 @@ def record(
         seed=seed,
         text="built-in" if text is None else str(text),
         formats=formats,
-        losses=recorder.losses,
-        tensors=recorder.tensors(factors, statistic),
-        casts=_casts(tape.casts),
+        losses=trace.losses,
+        tensors=trace.tensors(losses.total, scheme),
+        casts=summarize_casts(tape.casts),
     )
 
 
@@ -112,127 +98,3 @@ def _batch(config: bert.BertConfig, path: str | Path | None, batch: int, seq: in
     vocabulary = Vocabulary.from_text(text, config.vocabulary)
     rng = np.random.default_rng(seed)
     return next(iter(masked_lm_batches(text, vocabulary, batch=batch, seq=seq, rng=rng)))
-
-
-class _Recorder:
-    """The tape's probe: measures each array as it is made, and keeps the figures only."""
-
-    def __init__(self, specs: Specs, formats: Sequence[str], progress: Progress | None) -> None:
-        self.specs, self.formats, self.progress = specs, formats, progress
-        self.found: list[tuple[Kind, Variable, Measurement]] = []
-        self.losses: dict[str, float] = {}
-
-    def __call__(self, direction: str, variable: Variable, array: Array) -> None:
-        if array.ndim == 0:
-            if direction == "forward":
-                self.losses[variable.name] = float(array)
-            return
-        kind = self._kind(direction == "backward", variable)
-        if kind is not None:
-            self.found.append((kind, variable, measure(array, self.formats)))
-        if self.progress:
-            self.progress.advance(array.size / 1e6 if variable.node is None else 0, f"{direction} {variable.name}")
-
-    def _kind(self, is_gradient: bool, variable: Variable) -> Kind | None:
-        """What the tensor is, or None if it has no row of its own."""
-        node = variable.node
-        if node is None:
-            if variable.name not in self.specs:
-                return None
-            return "weight gradient" if is_gradient else "weight"
-        if isinstance(node.op, SAME_VALUES):
-            return None
-        if not is_gradient:
-            return None if node.op.carries_factors else "activation"
-        # A fork of a parameter receives a part of that parameter's gradient.
-        of_parameter = isinstance(node.op, Fork) and node.inputs[0].node is None
-        return "weight gradient" if of_parameter else "activation gradient"
-
-    def tensors(self, factors: dict[Variable, float], statistic: Statistic) -> tuple[TensorStats, ...]:
-        """All rows, kind by kind in the order of the forward pass."""
-        position = {name: i for i, name in enumerate(self.specs)}
-
-        def order(variable: Variable) -> tuple[int, int]:
-            if variable.node is None:
-                return position[variable.name], 0
-            owner = variable.node.inputs[0]
-            if isinstance(variable.node.op, Fork) and owner.node is None:
-                return position[owner.name], 1 + variable.node.index
-            return len(position), variable.node.index
-
-        rows = []
-        for kind in KINDS:
-            of_kind = sorted(((v, m) for k, v, m in self.found if k == kind), key=lambda row: order(row[0]))
-            names = _unique([v.name for v, _ in of_kind])
-            for name, (variable, m) in zip(names, of_kind, strict=True):
-                c = factors.get(variable) if kind.endswith("gradient") else None
-                rows.append(self._row(name, kind, variable, m, c, statistic))
-        return tuple(rows)
-
-    def _row(
-        self, name: str, kind: Kind, variable: Variable, m: Measurement, c: float | None, statistic: Statistic
-    ) -> TensorStats:
-        role = self.specs[name].role if variable.node is None else variable.node.op.name
-        reason = ""
-        if kind == "weight" and role == "bias" and m.zeros == m.elements:
-            reason = ZERO_BIAS
-        if kind == "weight gradient" and name.endswith("attention.key.bias"):
-            reason = KEY_BIAS
-        return TensorStats(
-            **{f.name: getattr(m, f.name) for f in fields(m)},
-            name=name,
-            kind=kind,
-            layer=layer_of(name),
-            role=role,
-            shape=variable.shape,
-            c=c,
-            zero_because=reason,
-            damped=kind == "activation" and _is_damped(variable),
-            statistic=statistic,
-        )
-
-
-def _is_damped(variable: Variable) -> bool:
-    node = variable.node
-    return node is not None and isinstance(node.op, Readout) and node.scales.alpha != 1
-
-
-def layer_of(name: str) -> str:
-    """``encoder.0.ffn.up.weight`` → ``encoder.0``; ``mlm.norm.gain`` → ``mlm``."""
-    first, *rest = name.split(".")
-    return f"{first}.{rest[0]}" if rest and rest[0].isdigit() else first
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    """Names that occur more than once are numbered: ``fork#1``, ``fork#2``."""
-    total, seen = Counter(names), Counter[str]()
-    unique = []
-    for name in names:
-        seen[name] += 1
-        unique.append(f"{name}#{seen[name]}" if total[name] > 1 else name)
-    return unique
-
-
-def _casts(records: Sequence[CastRecord]) -> tuple[CastSummary, ...]:
-    groups: dict[tuple[str, str], list[CastRecord]] = defaultdict(list)
-    for r in records:
-        groups[r.place, r.cast.format.name].append(r)
-
-    def lost(r: CastRecord) -> int:
-        return (r.clipped or 0) + (r.flushed or 0)
-
-    summaries = []
-    for (place, format), group in groups.items():
-        worst = max(group, key=lambda r: lost(r) / max(1, r.elements))
-        summaries.append(
-            CastSummary(
-                place,
-                format,
-                casts=len(group),
-                elements=sum(r.elements for r in group),
-                clipped=sum(r.clipped or 0 for r in group),
-                flushed=sum(r.flushed or 0 for r in group),
-                worst=worst.variable.name if lost(worst) else "",
-            )
-        )
-    return tuple(summaries)

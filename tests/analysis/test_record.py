@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from refscale.analysis import KINDS, record
-from refscale.analysis.record import KEY_BIAS, ZERO_BIAS, layer_of, work
+from refscale.analysis.record import work
+from refscale.analysis.trace import KEY_BIAS, ZERO_BIAS, layer_of
 from refscale.data import Vocabulary, load_text, masked_lm_batches
 from refscale.engine import Tape, backward
 from refscale.errors import ArgumentError, DataError, ShapeError

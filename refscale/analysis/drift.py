@@ -1,0 +1,128 @@
+"""How the scales of tensors move while a model trains: read from a run's ``scales.jsonl``, as a table, as a figure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from refscale.analysis.report import HIGH, LOW
+from refscale.analysis.stats import KINDS, Kind
+from refscale.errors import DataError
+from refscale.files import write_atomically
+
+SCHEMA = "refscale.drift/1"
+
+
+@dataclass(frozen=True)
+class Series:
+    """The scale of one tensor at each recorded step: σ, or what else it is judged by; 0 if it is all zero."""
+
+    name: str
+    kind: Kind
+    scales: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The scales of a run.
+
+    Attributes:
+        label: of the run, such as "unit fp32".
+        steps: that were recorded; step 1 is measured before the first update.
+        tensors: those that are judged, in the order of the forward pass.
+    """
+
+    label: str
+    steps: tuple[int, ...]
+    tensors: tuple[Series, ...]
+
+    def of_kind(self, kind: Kind) -> list[Series]:
+        """The tensors of one kind."""
+        return [t for t in self.tensors if t.kind == kind]
+
+
+def read_drift(out: str | Path) -> Drift:
+    """The scales of the run in a directory, up to its last whole line.
+
+    Raises:
+        DataError: nothing was recorded there (``--scales-every`` asks for it), or the lines cannot be understood.
+    """
+    call = f"read_drift({str(out)!r})"
+    path = Path(out) / "scales.jsonl"
+    try:
+        config = json.loads((Path(out) / "config.json").read_text(encoding="utf-8"))["config"]
+        text = path.read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        found: dict[tuple[Kind, str], dict[int, float]] = {}
+        for line in lines:
+            for t in line["tensors"]:
+                if t["judged"]:
+                    found.setdefault((t["kind"], t["name"]), {})[line["step"]] = float(t["scale"])
+    except FileNotFoundError as error:
+        raise DataError(f"{call}: no {Path(error.filename).name}, expected a run with --scales-every N") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{call}: {type(error).__name__} {error}, expected what train writes") from error
+    if not found:
+        raise DataError(f"{call}: no step recorded, expected a run with --scales-every N")
+    steps = tuple(line["step"] for line in lines)
+    label = " ".join(config[k] for k in ("scheme", "precision", "scaling") if config[k] != "none")
+    tensors = (Series(name, kind, tuple(by.get(s, 0.0) for s in steps)) for (kind, name), by in found.items())
+    return Drift(label, steps, tuple(tensors))
+
+
+def render_drift(drifts: Sequence[Drift]) -> list[str]:
+    """For each run, kind and recorded step: median, smallest and largest scale, and how many are outside [1/4, 4]."""
+    lines = ["log2 of scales, median [smallest, largest], and how many tensors are outside [1/4, 4]"]
+    for drift in drifts:
+        lines += ["", drift.label, "  step".rjust(8) + "".join(f"{kind:>27}" for kind in KINDS)]
+        for i, step in enumerate(drift.steps):
+            lines.append(f"{step:>8}" + "".join(f"{_cell(drift.of_kind(kind), i):>27}" for kind in KINDS))
+    return lines
+
+
+def _cell(series: Sequence[Series], i: int) -> str:
+    scales = [s.scales[i] for s in series]
+    outside = sum(not LOW <= x <= HIGH for x in scales)
+    logs = [math.log2(x) for x in scales if x > 0]
+    if not logs:
+        return "all zero"
+    return f"{median(logs):.1f} [{min(logs):.1f}, {max(logs):.1f}] {outside}/{len(scales)}"
+
+
+def save_drifts(path: str | Path, drifts: Sequence[Drift]) -> None:
+    """Write drifts as JSON, atomically.  Raises OSError."""
+    content = {"schema": SCHEMA, "runs": [_content(d) for d in drifts]}
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def load_drifts(path: str | Path) -> list[Drift]:
+    """Read what ``save_drifts`` wrote.  Raises DataError, OSError."""
+    call = f"load_drifts({str(path)!r})"
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise DataError(f"{call}: schema is {content['schema']!r}, expected {SCHEMA!r}")
+        return list(_drifts(content["runs"]))
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{call}: {type(error).__name__} {error}, expected what save_drifts writes") from error
+
+
+def _content(drift: Drift) -> dict[str, Any]:
+    content = asdict(drift)
+    for series in content["tensors"]:
+        series["scales"] = [float(f"{x:.4g}") for x in series["scales"]]
+    return content
+
+
+def _drifts(runs: Sequence[dict[str, Any]]) -> Iterator[Drift]:
+    for run in runs:
+        tensors = tuple(Series(t["name"], t["kind"], tuple(t["scales"])) for t in run["tensors"])
+        yield Drift(run["label"], tuple(run["steps"]), tensors)
