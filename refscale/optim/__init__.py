@@ -1,0 +1,35 @@
+"""Optimizers as pairs of pure functions, and learning-rate schedules.
+
+>>> import numpy as np
+>>> optimizer, schedule = adamw(weight_decay=0.1), linear(steps=10, warmup=2)
+>>> parameters = {"w": np.ones(3, np.float32)}
+>>> state = optimizer.init(parameters)
+>>> parameters, state = optimizer.update({"w": parameters["w"]}, state, parameters, Rate(0.1, schedule(0)))
+>>> parameters["w"]
+array([0.945, 0.945, 0.945], dtype=float32)
+"""
+
+from refscale.optim.records import Group, Optimizer, Rate, State, groups
+from refscale.optim.rules import OPTIMIZERS, adam, adamw, get_optimizer, lamb, sgd
+from refscale.optim.schedules import SCHEDULES, Schedule, constant, cosine, get_schedule, halving, linear
+
+__all__ = [
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "Group",
+    "Optimizer",
+    "Rate",
+    "Schedule",
+    "State",
+    "adam",
+    "adamw",
+    "constant",
+    "cosine",
+    "get_optimizer",
+    "get_schedule",
+    "groups",
+    "halving",
+    "lamb",
+    "linear",
+    "sgd",
+]

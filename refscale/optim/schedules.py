@@ -1,0 +1,148 @@
+"""Learning-rate schedules: the step, 0, 1, 2, …, to the multiplier s(step) in [0, 1] of the peak rate.
+
+All begin with a warmup: s(step) = (step + 1)/warmup for step < warmup, so that no step is lost at rate 0 and the last
+of the warmup is at the peak.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from refscale.errors import ArgumentError
+
+Schedule = Callable[[int], float]
+"""``schedule(step)`` → multiplier; raises ArgumentError for a negative step."""
+
+
+def constant(warmup: int = 0, steps: int | None = None) -> Schedule:
+    """Stay at the peak: s(step) = 1 after the warmup.
+
+    Args:
+        warmup: number of steps, at least 0.
+        steps: length of the run; makes no difference, and is here so that it can be given to any schedule of a run.
+
+    Raises:
+        ArgumentError: a value is outside its range.
+    """
+    if steps is not None:
+        _check_run("constant", steps, warmup)
+    return _schedule("constant", warmup, lambda step: 1.0)
+
+
+def linear(steps: int, warmup: int = 0) -> Schedule:
+    """Fall to 0 in a line: s(step) = (steps − step)/(steps − warmup) after the warmup, and 0 from ``steps`` on.
+
+    Args:
+        steps: length of the run, at least 1.
+        warmup: number of steps, from 0 to ``steps``.
+
+    Raises:
+        ArgumentError: a value is outside its range.
+
+    Source: Devlin et al., arXiv 1810.04805, appendix A.2.
+    """
+    _check_run("linear", steps, warmup)
+    return _schedule("linear", warmup, lambda step: (steps - step) / (steps - warmup) if step < steps else 0.0)
+
+
+def cosine(steps: int, warmup: int = 0, final: float = 0.0) -> Schedule:
+    """Fall to ``final`` in half a cosine.
+
+    s(step) = final + (1 − final)·(1 + cos(π·x))/2 with x = (step − warmup)/(steps − warmup) after the warmup, and
+    ``final`` from ``steps`` on.
+
+    Args:
+        steps: length of the run, at least 1.
+        warmup: number of steps, from 0 to ``steps``.
+        final: in [0, 1].
+
+    Raises:
+        ArgumentError: a value is outside its range.
+
+    Source: Loshchilov & Hutter, arXiv 1608.03983, equation 5.
+    """
+    _check_run("cosine", steps, warmup)
+    if not 0 <= final <= 1:
+        raise ArgumentError(f"cosine(final={final}): expected 0 ≤ final ≤ 1")
+    final = float(final)
+
+    def after(step: int) -> float:
+        if step >= steps:
+            return final
+        return final + (1 - final) * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
+
+    return _schedule("cosine", warmup, after)
+
+
+def halving(every: int, warmup: int = 0) -> Schedule:
+    """Halve at intervals: s(step) = 2^−⌊step/every⌋, multiplied by (step + 1)/warmup during the warmup.
+
+    Args:
+        every: steps between halvings, at least 1; counted from step 0.
+        warmup: number of steps, at least 0.
+
+    Raises:
+        ArgumentError: a value is outside its range.
+
+    Source: paper, appendix on the character language models.
+    """
+    if every < 1:
+        raise ArgumentError(f"halving(every={every}): expected every ≥ 1")
+    ramp = _schedule("halving", warmup, lambda step: 1.0)
+    return lambda step: ramp(step) * math.ldexp(1.0, -(step // every))
+
+
+def _schedule(call: str, warmup: int, after: Schedule) -> Schedule:
+    """The warmup, then ``after``."""
+    if warmup < 0:
+        raise ArgumentError(f"{call}(warmup={warmup}): expected warmup ≥ 0")
+
+    def schedule(step: int) -> float:
+        step = operator.index(step)
+        if step < 0:
+            raise ArgumentError(f"{call} schedule at step {step}: expected step ≥ 0")
+        return (step + 1) / warmup if step < warmup else after(step)
+
+    return schedule
+
+
+def _check_run(call: str, steps: int, warmup: int) -> None:
+    if steps < 1:
+        raise ArgumentError(f"{call}(steps={steps}): expected steps ≥ 1")
+    if not 0 <= warmup <= steps:
+        raise ArgumentError(f"{call}(steps={steps}, warmup={warmup}): expected 0 ≤ warmup ≤ steps")
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "constant": constant,
+    "linear": linear,
+    "cosine": cosine,
+    "halving": halving,
+}
+
+
+def get_schedule(name: str, **options: Any) -> Schedule:
+    """The schedule of that name.
+
+    Args:
+        name: a key of ``SCHEDULES``.
+        options: its arguments, by name.
+
+    Raises:
+        ArgumentError: the name or an option is unknown or missing, or a value is outside its range.
+    """
+    if name not in SCHEDULES:
+        raise ArgumentError(f"get_schedule({name!r}): expected one of {', '.join(SCHEDULES)}")
+    make = SCHEDULES[name]
+    known = inspect.signature(make).parameters
+    for key, value in options.items():
+        if key not in known:
+            raise ArgumentError(f"get_schedule({name!r}, {key}={value!r}): expected some of {', '.join(known)}")
+    for key, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and key not in options:
+            raise ArgumentError(f"get_schedule({name!r}): expected {key}=")
+    return make(**options)

@@ -1,0 +1,281 @@
+"""What passes through an optimizer: purity, dtypes, checkpoints, blocks, groups, errors."""
+
+from __future__ import annotations
+
+import io
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refscale import optim
+from refscale.errors import ArgumentError, CarrierError, ShapeError
+from refscale.optim import OPTIMIZERS, Group, Rate, get_optimizer, groups, update
+from tests.optim import published
+
+VARIANTS = [
+    ("sgd", {}),
+    ("sgd", {"momentum": 0.9}),
+    ("sgd", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    ("adam", {"weight_decay": 0.1}),
+    ("adamw", {}),
+    ("adamw", {"independent": True}),
+    ("lamb", {}),
+]
+ADAM = {"b1": 0.9, "b2": 0.99, "eps": 0.0123, "weight_decay": 0.1}
+each_variant = pytest.mark.parametrize(("name", "hyper"), VARIANTS)
+
+
+def bits(arrays):
+    """What two mappings must share to be the same: names in order, dtypes, shapes, bytes."""
+    return [(key, a.dtype.str, a.shape, a.tobytes()) for key, a in arrays.items()]
+
+
+def advance(optimizer, case, p, state, steps):
+    for step in steps:
+        p, state = optimizer.update(case.gradients[step], state, p, case.rates[step], case.groups)
+    return p, state
+
+
+@each_variant
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+class TestPure:
+    def test_inputs_are_never_written_and_outputs_are_fresh(self, name, hyper, dtype):
+        case, made = published.problem().to(dtype), get_optimizer(name, **hyper)
+        p, state = advance(made, case, case.parameters, made.init(case.parameters), range(2))
+        g = case.gradients[2]
+        before = bits(p), bits(state), bits(g)
+        for array in (*p.values(), *state.values(), *g.values()):
+            array.flags.writeable = False
+        new, kept = made.update(g, state, p, case.rates[2], case.groups)
+        assert (bits(p), bits(state), bits(g)) == before
+        outputs = [*new.values(), *kept.values()]
+        for out in outputs:
+            assert out.flags.writeable
+            assert not any(np.may_share_memory(out, a) for a in (*p.values(), *state.values(), *g.values()))
+        assert sum(np.may_share_memory(a, b) for a in outputs for b in outputs) == len(outputs)
+
+    def test_dtypes_and_shapes_stay(self, name, hyper, dtype):
+        case, made = published.problem().to(dtype), get_optimizer(name, **hyper)
+        first = made.init(case.parameters)
+        p, state = advance(made, case, case.parameters, first, range(3))
+        assert {k: (a.dtype, a.shape) for k, a in p.items()} == {
+            k: (dtype, a.shape) for k, a in case.parameters.items()
+        }
+        assert [(k, a.dtype, a.shape) for k, a in state.items()] == [(k, a.dtype, a.shape) for k, a in first.items()]
+        assert state["step"].dtype == np.int64
+        assert state["step"] == 3
+
+    def test_a_checkpoint_changes_no_bit(self, name, hyper, dtype):
+        case, made = published.problem().to(dtype), get_optimizer(name, **hyper)
+        p, state = advance(made, case, case.parameters, made.init(case.parameters), range(7))
+        file = io.BytesIO()
+        np.savez(file, **state)
+        file.seek(0)
+        with np.load(file) as loaded:
+            restored = {key: loaded[key] for key in loaded.files}
+        assert bits(restored) == bits(state)
+        for array in restored.values():
+            array.flags.writeable = False
+        straight, resumed = (advance(made, case, p, s, range(7, published.STEPS)) for s in (state, restored))
+        assert bits(straight[0]) == bits(resumed[0])
+        assert bits(straight[1]) == bits(resumed[1])
+
+    def test_the_order_of_the_state_does_not_matter(self, name, hyper, dtype):
+        case, made = published.problem().to(dtype), get_optimizer(name, **hyper)
+        state = made.init(case.parameters)
+        p = advance(made, case, case.parameters, state, range(2))[0]
+        q = advance(made, case, case.parameters, dict(reversed(state.items())), range(2))[0]
+        assert bits(p) == bits(q)
+
+
+@each_variant
+def test_the_size_of_a_block_changes_no_bit(name, hyper, monkeypatch):
+    case, made = published.problem().to(np.float32), get_optimizer(name, **hyper)
+    results = set()
+    for block in (1, 3, 7, 16, 1 << 14):
+        monkeypatch.setattr(update, "BLOCK", block)
+        p, state = advance(made, case, case.parameters, made.init(case.parameters), range(4))
+        results.add(repr((bits(p), bits(state))))
+    assert len(results) == 1
+
+
+@each_variant
+def test_parameters_of_several_blocks(name, hyper):
+    """As if each element stood alone; LAMB's ratio alone sees the whole."""
+    rng = np.random.default_rng(3)
+    p, g = ({"w": rng.standard_normal((3, update.BLOCK)).astype(np.float32)[:, :-5]} for _ in range(2))
+    made, rate, group = get_optimizer(name, **hyper), Rate(0.1), {"w": Group(decayed=name != "lamb")}
+    new, _ = made.update(g, made.init(p), p, rate, group)
+    part_p, part_g = ({"w": a["w"][1:2, -9:]} for a in (p, g))
+    part, _ = made.update(part_g, made.init(part_p), part_p, rate, group)
+    np.testing.assert_array_equal(new["w"][1:2, -9:], part["w"])
+
+
+@each_variant
+def test_empty_parameters(name, hyper):
+    made, p = get_optimizer(name, **hyper), {"w": np.zeros((0, 3), np.float32)}
+    new, state = made.update(p, made.init(p), p, Rate(0.1))
+    assert new["w"].shape == (0, 3)
+    new, state = made.update({}, made.init({}), {}, Rate(0.1))
+    assert (new, list(state)) == ({}, ["step"])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_squares_that_underflow_are_no_error(name):
+    p, g = {"w": np.ones(3, np.float32)}, {"w": np.full(3, 1e-30, np.float32)}
+    made = get_optimizer(name)
+    with np.errstate(all="raise"):
+        new, _ = made.update(g, made.init(p), p, Rate(0.0))
+    np.testing.assert_array_equal(new["w"], p["w"])
+
+
+@each_variant
+def test_numpy_hyperparameters_widen_nothing(name, hyper):
+    case = published.problem().to(np.float32)
+    hyper = ADAM | hyper if name != "sgd" else hyper
+    results = []
+    for number in (float, np.float64):
+        made = get_optimizer(name, **{k: v if type(v) is bool else number(v) for k, v in hyper.items()})
+        rate = Rate(number(0.1), number(0.5))
+        group = {k: Group(number(g.lr_scale), g.decayed) for k, g in case.groups.items()}
+        assert type(rate.peak) is type(rate.multiplier) is type(group["bias"].lr_scale) is float
+        new, state = made.update(case.gradients[0], made.init(case.parameters), case.parameters, rate, group)
+        results.append((bits(new), bits(state)))
+    assert results[0] == results[1]
+
+
+def test_a_kernel_that_widens_is_not_narrowed_in_silence():
+    with pytest.raises(TypeError, match="Cannot cast array data from dtype"):
+        update.walk(lambda x: (x * np.float64(0.1),), 1, np.ones(3, np.float32))
+
+
+def test_the_names_of_the_state():
+    p = {"a.weight": np.ones((2, 3)), "b": np.ones(3, np.float32)}
+    assert list(get_optimizer("sgd").init(p)) == ["step"]
+    assert list(get_optimizer("sgd", momentum=0.5).init(p)) == ["step", "m/a.weight", "m/b"]
+    for name in ("adam", "adamw", "lamb"):
+        assert list(get_optimizer(name).init(p)) == ["step", "m/a.weight", "m/b", "v/a.weight", "v/b"]
+        assert get_optimizer(name).name == name
+
+
+# --- Groups and rates -------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(0, 1e3), st.floats(0, 1), st.floats(0, 10))
+def test_the_rate_of_a_parameter(peak, multiplier, lr_scale):
+    assert Rate(peak, multiplier).of(Group(lr_scale)) == peak * multiplier * lr_scale
+
+
+def test_groups_ask_the_scheme_and_the_role():
+    roles = ("weight", "embedding", "readout", "bias", "gain")
+    specs = {role: SimpleNamespace(role=role, shape=(4, i + 1), depth=i) for i, role in enumerate(roles)}
+    asked = []
+
+    class Scheme:
+        def lr_scale(self, role, shape, depth):
+            asked.append((role, shape, depth))
+            return 1 / (1 + depth)
+
+    got = groups(specs, Scheme())
+    assert asked == [(role, (4, i + 1), i) for i, role in enumerate(roles)]
+    assert got == {
+        "weight": Group(1.0, True),
+        "embedding": Group(1 / 2, True),
+        "readout": Group(1 / 3, True),
+        "bias": Group(1 / 4, False),
+        "gain": Group(1 / 5, False),
+    }
+    assert all(type(group.decayed) is bool for group in got.values())
+
+
+def test_without_groups_all_are_alike():
+    case, made = published.problem(), get_optimizer("adamw")
+    state, alike = made.init(case.parameters), dict.fromkeys(case.parameters, Group(1.0, True))
+    plain = made.update(case.gradients[0], state, case.parameters, case.rates[0], None)
+    assert bits(plain[0]) == bits(made.update(case.gradients[0], state, case.parameters, case.rates[0], alike)[0])
+
+
+# --- Errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Group(lr_scale=-1.0), "Group(lr_scale=-1.0): expected 0 ≤ lr_scale < ∞"),
+        (lambda: Group(lr_scale=math.nan), "Group(lr_scale=nan): expected 0 ≤ lr_scale < ∞"),
+        (lambda: Rate(math.inf, 1.0), "Rate(peak=inf): expected 0 ≤ peak < ∞"),
+        (lambda: Rate(-0.1, 1.0), "Rate(peak=-0.1): expected 0 ≤ peak < ∞"),
+        (lambda: Rate(0.1, math.nan), "Rate(multiplier=nan): expected 0 ≤ multiplier ≤ 1"),
+        (lambda: Rate(0.1, 1.5), "Rate(multiplier=1.5): expected 0 ≤ multiplier ≤ 1"),
+        (lambda: optim.sgd(momentum=1.0), "sgd(momentum=1.0): expected 0 ≤ momentum < 1"),
+        (
+            lambda: optim.sgd(nesterov=True),
+            "sgd(momentum=0.0, nesterov=True): expected momentum > 0 with nesterov",
+        ),
+        (lambda: optim.sgd(weight_decay=-1), "sgd(weight_decay=-1): expected 0 ≤ weight_decay < ∞"),
+        (lambda: optim.adam(b1=1), "adam(b1=1): expected 0 ≤ b1 < 1"),
+        (lambda: optim.adam(b2=-0.1), "adam(b2=-0.1): expected 0 ≤ b2 < 1"),
+        (lambda: optim.adamw(eps=0), "adamw(eps=0): expected 0 < eps < ∞"),
+        (lambda: optim.adamw(eps=math.nan), "adamw(eps=nan): expected 0 < eps < ∞"),
+        (lambda: optim.lamb(weight_decay=math.inf), "lamb(weight_decay=inf): expected 0 ≤ weight_decay < ∞"),
+        (lambda: get_optimizer("lion"), "get_optimizer('lion'): expected one of sgd, adam, adamw, lamb"),
+        (
+            lambda: get_optimizer("sgd", b1=0.9),
+            "get_optimizer('sgd', b1=0.9): expected some of momentum, nesterov, weight_decay",
+        ),
+    ],
+)
+def test_arguments_out_of_range(make, text):
+    with pytest.raises(ArgumentError) as error:
+        make()
+    assert str(error.value) == text
+
+
+P = {"a": np.ones((2, 3), np.float32), "b": np.ones(3, np.float32)}
+STATE = optim.adam().init(P)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "state", "parameters", "groups_", "error", "text"),
+    [
+        ({"a": P["a"]}, STATE, P, None, ShapeError, "gradients missing or unknown: b (1 in all)"),
+        (P | {"c": P["b"]}, STATE, P, None, ShapeError, "gradients missing or unknown: c (1 in all)"),
+        (P | {"a": P["a"].T}, STATE, P, None, ShapeError, "gradient of a has shape (3, 2), expected (2, 3)"),
+        (P | {"a": np.ones((2, 3))}, STATE, P, None, CarrierError, "gradient of a is float64, expected float32"),
+        (P, optim.sgd().init(P), P, None, ShapeError, "state missing or unknown: m/a, m/b, v/a, v/b (4 in all)"),
+        (P, STATE | {"x/a": P["a"]}, P, None, ShapeError, "state missing or unknown: x/a (1 in all)"),
+        (P, STATE | {"v/b": P["a"]}, P, None, ShapeError, "v/b has shape (2, 3), expected (3,)"),
+        (P, STATE | {"m/b": np.ones(3)}, P, None, CarrierError, "m/b is float64, expected float32"),
+        (
+            P,
+            STATE | {"step": np.zeros(1, np.int64)},
+            P,
+            None,
+            ShapeError,
+            "step is int64 of shape (1,), expected an int64 scalar",
+        ),
+        (P, STATE | {"step": np.array(-1)}, P, None, ArgumentError, "step is -1, expected step ≥ 0"),
+        (
+            P,
+            STATE,
+            P | {"a": np.ones((2, 3), np.float16)},
+            None,
+            CarrierError,
+            "a is float16, expected float32 or float64",
+        ),
+        (P, STATE, P, {"a": Group()}, ShapeError, "groups missing or unknown: b (1 in all)"),
+    ],
+)
+def test_what_does_not_fit(gradients, state, parameters, groups_, error, text):
+    with pytest.raises(error) as raised:
+        optim.adam().update(gradients, state, parameters, Rate(0.1), groups_)
+    assert str(raised.value) == f"adam.update: {text}"
+
+
+def test_init_refuses_integers():
+    with pytest.raises(CarrierError, match=r"^lamb\.init: w is int64, expected float32 or float64$"):
+        optim.lamb().init({"w": np.arange(3)})
