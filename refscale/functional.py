@@ -17,7 +17,7 @@ from refscale import ops
 from refscale.engine import Tensor, apply
 from refscale.errors import ShapeError
 from refscale.ops._shapes import axis_of
-from refscale.scales import Constraint, ResidualRule, default, geometric, none, to_output_scale
+from refscale.scales import Constraint, ResidualRule, ScoresRule, default, geometric, none, to_output_scale
 
 Mask = NDArray[np.bool_]
 
@@ -41,7 +41,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, constraint:
 
 
 def readout(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(x @ weight)/m + bias for an output layer; under the regular scheme x @ weight + bias.
+    """α·(x @ weight) + bias for an output layer; α is m^-1/2, or 1/m under schemes that damp it.
 
     Args:
         x: (…, m).
@@ -49,10 +49,10 @@ def readout(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias: (n,) or None.
 
     Returns:
-        (…, n).  α = 1/m, β_x = n^-1/2 differ: legal on a cut-edge or in a branch that starts with ``fork``.
-        Source: u-μP (arXiv 2407.17465).
+        (…, n).  α and β_x = n^-1/2 differ: legal on a cut-edge or in a branch that starts with ``fork``.
+        Source: paper, Table A.2; 1/m: u-μP (arXiv 2407.17465).
     """
-    y = apply(ops.Readout(), x, weight)
+    y = apply(ops.Readout(x.tape.scheme.readout), x, weight)
     return y if bias is None else apply(ops.Bias(), y, bias)
 
 
@@ -85,7 +85,9 @@ def fork(x: Tensor, ways: int) -> list[Tensor]:
     return [apply(ops.Fork(ways**-0.5), x) for _ in range(ways)]
 
 
-def residual(fn: Callable[[Tensor], Tensor], x: Tensor, tau: ResidualRule = default, layer: int = 1) -> Tensor:
+def residual(
+    fn: Callable[[Tensor], Tensor], x: Tensor, tau: ResidualRule = default, layer: int = 1, depth: int | None = None
+) -> Tensor:
     """a·x + b·fn(x), with unit variance of activations *and* gradients inside the branch.
 
     The gradient meets the branch's weight b at the branch's start instead of at its end:
@@ -97,11 +99,12 @@ def residual(fn: Callable[[Tensor], Tensor], x: Tensor, tau: ResidualRule = defa
         x: the stream.
         tau: ``scales.default``, ``fixed(τ)``, ``running_mean``, ``ratio(τ)``, or any rule from layer to (a, b).
         layer: number of this addition, from 1, since the stream was last normalized.
+        depth: how many additions there will be, ``layer`` if None; some schemes ask.
 
     Returns:
         The stream after the branch.  Source: paper, weighted addition and the reference FFN.
     """
-    skip, branch = x.tape.scheme.residual_weights(tau, layer)
+    skip, branch = x.tape.scheme.residual_weights(tau, layer, layer if depth is None else depth)
     # WeightedAdd has α = (a² + b²)^-1/2, β_x = α by the constraint, β_f = 1/b: the branch receives the gradient whole,
     # and owes b·α, which it pays where it starts.
     start = apply(ops.Fork(branch * (skip**2 + branch**2) ** -0.5), x)
@@ -116,7 +119,7 @@ def attention(
     heads: int,
     mask: Mask | None = None,
     causal: bool = False,
-    scores: ops.ScoresRule = "1/sqrt(d)",
+    scores: ScoresRule | None = None,
     values: ops.ValuesRule = "correlated",
     constraint: Constraint = geometric,
 ) -> Tensor:
@@ -129,7 +132,7 @@ def attention(
         heads: number of heads, which divides the width.
         mask: boolean (batch, t), True at keys that may be seen (False: padding); None if all may.
         causal: query i sees keys j ≤ i + t − s only.
-        scores: damping of the scores by name, "1/sqrt(d)" (Vaswani et al. 2017) or "1/d" (u-μP).
+        scores: damping of the scores by name, "1/sqrt(d)" (Vaswani et al. 2017) or "1/d" (u-μP); None: the scheme's.
         values: how alike the values of a sequence are taken to be, see ``ops.AttentionMix``.
         constraint: ties α and both β of each product, and α and β of the softmax; inside a residual branch no edge here
             is a cut-edge.  The mixture of correlated values takes its α, so that it stays the weighted mean.
@@ -144,6 +147,7 @@ def attention(
     if mask is not None and mask.shape != (batch, t):
         raise ShapeError(f"attention: mask has shape {mask.shape}, expected {(batch, t)}")
     q, k, v = (_to_heads(x, heads) for x in (query, key, value))
+    scores = scores or query.tape.scheme.attention_scores
     logits = apply(ops.AttentionScores(scores), q, k, constraint=constraint, constrained=(0, 1))
     if mask is None and not causal:
         weights = apply(ops.Softmax(), logits, constraint=constraint, constrained=(0,))

@@ -21,7 +21,18 @@ from numpy.typing import ArrayLike
 from refscale.engine import Node, Op, Tape, Tensor, Variable
 from refscale.errors import FactorError, TapeError
 from refscale.ops.arithmetic import Add, Fork, Subtract, WeightedAdd
-from refscale.scales import Call, Constraint, Scales, Unit, constrain, geometric, none, to_output_scale, unit
+from refscale.scales import (
+    Call,
+    Constraint,
+    ResidualRule,
+    Scales,
+    Unit,
+    constrain,
+    geometric,
+    none,
+    to_output_scale,
+    unit,
+)
 
 TOLERANCE = 1e-9
 """Relative; a product of a few thousand correctly rounded factors errs by less than 1e-12."""
@@ -214,7 +225,7 @@ class Plan(Unit):
             raise FactorError(f"plan: call {call.index} is {call.op} of {call.shapes}, the plan has {expected}")
         return step.resolved
 
-    def residual_weights(self, rule: Callable[[int], tuple[float, float]], layer: int) -> tuple[float, float]:
+    def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
         """As recorded: what the rule says."""
         return rule(layer)
 

@@ -18,26 +18,32 @@ from refscale import functional as F  # noqa: N812
 from refscale import ops
 from refscale.engine import Tape, Tensor, apply
 from refscale.errors import ShapeError
-from refscale.scales import Constraint, ResidualRule, Scheme, Shape, geometric, none
+from refscale.scales import Constraint, NormPlacement, ResidualRule, Role, Scheme, ScoresRule, Shape, geometric, none
 
-Role = Literal["weight", "embedding", "bias", "gain"]
 Parameters = Mapping[str, NDArray[Any]]
 Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Role and shape of one parameter; a weight is (fan_in, fan_out), an embedding (rows, d)."""
+    """What one parameter is.
+
+    Attributes:
+        role: weight, embedding, readout, bias or gain.
+        shape: (fan_in, fan_out) of a weight or readout, (rows, d) of an embedding, (n,) of a bias or gain.
+        depth: number of additions of the residual stack that it belongs to; 1 outside.
+    """
 
     role: Role
     shape: Shape
+    depth: int = 1
 
 
 Specs = dict[str, Spec]
 
 
 def initialize(specs: Specs, scheme: Scheme, rng: np.random.Generator, std: float = 0.02) -> dict[str, NDArray[Any]]:
-    """Initial parameters: weights and embeddings N(0, σ²) with the scheme's σ, biases 0, gains 1.
+    """Initial parameters: weights, embeddings and readouts N(0, σ²) with the scheme's σ, biases 0, gains 1.
 
     Args:
         specs: what to make, in order; the order and ``rng`` fix the values.
@@ -51,7 +57,7 @@ def initialize(specs: Specs, scheme: Scheme, rng: np.random.Generator, std: floa
     sigma = np.float32(scheme.initial_std(std))
     values: dict[str, NDArray[Any]] = {}
     for name, spec in specs.items():
-        if spec.role in ("weight", "embedding"):
+        if spec.role in ("weight", "embedding", "readout"):
             values[name] = rng.standard_normal(spec.shape, np.float32)
             values[name] *= sigma
         else:
@@ -82,9 +88,12 @@ def count(specs: Specs) -> int:
 # --- Blocks -----------------------------------------------------------------------------------------------------------
 
 
-def linear_specs(name: str, fan_in: int, fan_out: int) -> Specs:
-    """Of ``linear``."""
-    return {f"{name}.weight": Spec("weight", (fan_in, fan_out)), f"{name}.bias": Spec("bias", (fan_out,))}
+def linear_specs(name: str, fan_in: int, fan_out: int, depth: int = 1, role: Role = "weight") -> Specs:
+    """Of ``linear``; with the role "readout", of ``functional.readout``."""
+    return {
+        f"{name}.weight": Spec(role, (fan_in, fan_out), depth),
+        f"{name}.bias": Spec("bias", (fan_out,), depth),
+    }
 
 
 def linear(p: Tensors, name: str, x: Tensor, constraint: Constraint = geometric) -> Tensor:
@@ -93,9 +102,9 @@ def linear(p: Tensors, name: str, x: Tensor, constraint: Constraint = geometric)
         return F.linear(x, p[f"{name}.weight"], p[f"{name}.bias"], constraint=constraint)
 
 
-def norm_specs(name: str, d: int) -> Specs:
+def norm_specs(name: str, d: int, depth: int = 1) -> Specs:
     """Of ``norm``."""
-    return {f"{name}.gain": Spec("gain", (d,)), f"{name}.bias": Spec("bias", (d,))}
+    return {f"{name}.gain": Spec("gain", (d,), depth), f"{name}.bias": Spec("bias", (d,), depth)}
 
 
 def norm(p: Tensors, name: str, x: Tensor, eps: float) -> Tensor:
@@ -103,16 +112,16 @@ def norm(p: Tensors, name: str, x: Tensor, eps: float) -> Tensor:
     return F.layer_norm(x, p[f"{name}.gain"], p[f"{name}.bias"], eps)
 
 
-def feed_forward_specs(name: str, d: int, hidden: int) -> Specs:
+def feed_forward_specs(name: str, d: int, hidden: int, depth: int = 1) -> Specs:
     """Of ``feed_forward``."""
-    return linear_specs(f"{name}.up", d, hidden) | linear_specs(f"{name}.down", hidden, d)
+    return linear_specs(f"{name}.up", d, hidden, depth) | linear_specs(f"{name}.down", hidden, d, depth)
 
 
-def self_attention_specs(name: str, d: int) -> Specs:
+def self_attention_specs(name: str, d: int, depth: int = 1) -> Specs:
     """Of ``self_attention``."""
     specs: Specs = {}
     for part in ("query", "key", "value", "output"):
-        specs |= linear_specs(f"{name}.{part}", d, d)
+        specs |= linear_specs(f"{name}.{part}", d, d, depth)
     return specs
 
 
@@ -122,23 +131,25 @@ class Block:
 
     Attributes:
         heads: attention heads.
-        post_norm: norm(x + f(x)), as the original transformer; else x + f(norm(x)).
+        depth: residual additions in the stack.
+        norm: "post": norm(x + f(x)), as the original transformer; "pre": x + f(norm(x)); "branch": x + norm(f(x)).
         tau: residual rule.
         gelu: "erf" or "tanh".
         eps: of the norms.
         dropout: probability, used where a generator is given.
-        scores: damping of the attention scores, "1/sqrt(d)" or "1/d".
+        scores: damping of the attention scores, "1/sqrt(d)" or "1/d"; None: the scheme's.
         values: correlated or independent, see ``ops.AttentionMix``.
         constraint: ties factors inside residual branches; with ``none``, forks repay what differs (``graph.balance``).
     """
 
     heads: int
-    post_norm: bool
+    depth: int
+    norm: NormPlacement
     tau: ResidualRule
     gelu: Literal["erf", "tanh"]
     eps: float
     dropout: float
-    scores: ops.ScoresRule
+    scores: ScoresRule | None
     values: ops.ValuesRule
     constraint: Constraint
 
@@ -175,14 +186,14 @@ def residual_block(
     number: int,
     rng: np.random.Generator | None,
 ) -> Tensor:
-    """norm(x + fn(x)), or x + fn(norm(x)), with the parameters ``name.norm`` and dropout on the branch.
+    """norm(x + fn(x)), x + fn(norm(x)) or x + norm(fn(x)), with the parameters ``name.norm`` and dropout on the branch.
 
     Args:
         p: parameters as tensors.
         name: path of the branch's parameters.
         fn: the branch.
         x: the stream.
-        block: says which of the two, and how to add.
+        block: says which of them (the scheme may say another), and how to add.
         number: of this addition in the model, from 1; post-norm, the norm starts the stream anew and each is the first.
         rng: for dropout; None in evaluation.
     """
@@ -190,18 +201,23 @@ def residual_block(
     def normalized(h: Tensor) -> Tensor:
         return norm(p, f"{name}.norm", h, block.eps)
 
-    if block.post_norm:
-        return normalized(F.residual(lambda h: F.dropout(fn(h), block.dropout, rng), x, block.tau, 1))
-    return F.residual(lambda h: F.dropout(fn(normalized(h)), block.dropout, rng), x, block.tau, number)
+    def branch(h: Tensor) -> Tensor:
+        h = fn(normalized(h)) if placement == "pre" else fn(h)
+        return F.dropout(normalized(h) if placement == "branch" else h, block.dropout, rng)
+
+    placement = x.tape.scheme.norm_placement(block.norm)
+    if placement == "post":
+        return normalized(F.residual(branch, x, block.tau, 1))
+    return F.residual(branch, x, block.tau, number, block.depth)
 
 
-def transformer_layer_specs(name: str, d: int, hidden: int) -> Specs:
-    """Of ``transformer_layer``."""
+def transformer_layer_specs(name: str, d: int, hidden: int, depth: int = 1) -> Specs:
+    """Of ``transformer_layer``, in a stack of ``depth`` residual additions."""
     return {
-        **self_attention_specs(f"{name}.attention", d),
-        **norm_specs(f"{name}.attention.norm", d),
-        **feed_forward_specs(f"{name}.ffn", d, hidden),
-        **norm_specs(f"{name}.ffn.norm", d),
+        **self_attention_specs(f"{name}.attention", d, depth),
+        **norm_specs(f"{name}.attention.norm", d, depth),
+        **feed_forward_specs(f"{name}.ffn", d, hidden, depth),
+        **norm_specs(f"{name}.ffn.norm", d, depth),
     }
 
 

@@ -115,7 +115,7 @@ class Trace:
 
 def _is_damped(variable: Variable) -> bool:
     node = variable.node
-    return node is not None and isinstance(node.op, Readout) and node.scales.alpha != 1
+    return node is not None and isinstance(node.op, Readout) and node.op.rule == "1/m" and node.scales.alpha != 1
 
 
 def layer_of(name: str) -> str:

@@ -36,7 +36,17 @@ from refscale.layers import (
     transformer_layer,
     transformer_layer_specs,
 )
-from refscale.scales import Constraint, PlainAdd, ResidualRule, Scheme, default, fixed, geometric
+from refscale.scales import (
+    Constraint,
+    NormPlacement,
+    PlainAdd,
+    ResidualRule,
+    Scheme,
+    ScoresRule,
+    default,
+    fixed,
+    geometric,
+)
 
 
 @dataclass(frozen=True)
@@ -47,13 +57,14 @@ class BertConfig:
         layers, width, heads, hidden: of the encoder; ``hidden`` is the feed-forward width.
         vocabulary: rows of the word embedding.
         positions: longest sequence.
-        post_norm: as the original; False for pre-norm with a norm at the end.
+        norm: of the residual blocks, see ``layers.Block``: "post" as the original; "pre" and "branch" have another at
+            the end of the encoder.
         tied: the decoder uses the word embedding (the original) or a weight of its own.
         tau: residual rule.  Regular BERT computes x + f(x) with branches that add about a tenth of the stream's
             variance (bert-base at initialization: 0.02 to 0.14, ``refscale report bert-base --all``).  None: that, with
             ``fixed(0.1)`` as its stand-in under unit scaling if post-norm, the running mean if pre-norm.
         gelu, eps, dropout: as the original.
-        scores: damping of the attention scores, "1/sqrt(d)" or "1/d".
+        scores: damping of the attention scores, "1/sqrt(d)" or "1/d"; None: the scheme's.
         values: correlated or independent, see ``ops.AttentionMix``.
         constraint: ties factors inside residual branches: ``geometric`` is the paper's; with ``none`` every op keeps
             its own factors, and forks repay the difference where branches and uses start.
@@ -66,13 +77,13 @@ class BertConfig:
     hidden: int
     vocabulary: int = 30400
     positions: int = 512
-    post_norm: bool = True
+    norm: NormPlacement = "post"
     tied: bool = True
     tau: ResidualRule | None = None
     gelu: Literal["erf", "tanh"] = "erf"
     eps: float = 1e-12
     dropout: float = 0.1
-    scores: ops.ScoresRule = "1/sqrt(d)"
+    scores: ScoresRule | None = None
     values: ops.ValuesRule = "correlated"
     constraint: Constraint = geometric
     std: float = 0.02
@@ -86,10 +97,11 @@ class BertConfig:
     @property
     def block(self) -> Block:
         """What all layers share."""
-        plain = PlainAdd(fixed(0.1)) if self.post_norm else default
+        plain = PlainAdd(fixed(0.1)) if self.norm == "post" else default
         return Block(
             self.heads,
-            self.post_norm,
+            2 * self.layers,
+            self.norm,
             self.tau or plain,
             self.gelu,
             self.eps,
@@ -110,7 +122,7 @@ CONFIGS: dict[str, BertConfig] = {
 
 
 def get_config(name: str, **changes: Any) -> BertConfig:
-    """A named configuration, with fields replaced: ``get_config("bert-tiny", post_norm=False)``."""
+    """A named configuration, with fields replaced: ``get_config("bert-tiny", norm="pre")``."""
     if name not in CONFIGS:
         raise ArgumentError(f"get_config({name!r}): expected one of {', '.join(CONFIGS)}")
     return replace(CONFIGS[name], **changes)
@@ -126,14 +138,14 @@ def specs(config: BertConfig) -> Specs:
         **norm_specs("embeddings.norm", d),
     }
     for i in range(config.layers):
-        found |= transformer_layer_specs(f"encoder.{i}", d, config.hidden)
-    if not config.post_norm:
+        found |= transformer_layer_specs(f"encoder.{i}", d, config.hidden, 2 * config.layers)
+    if config.norm != "post":
         found |= norm_specs("encoder.norm", d)
     found |= linear_specs("mlm.transform", d, d) | norm_specs("mlm.norm", d)
     if not config.tied:
-        found["mlm.decoder.weight"] = Spec("weight", (d, config.vocabulary))
+        found["mlm.decoder.weight"] = Spec("readout", (d, config.vocabulary))
     found["mlm.decoder.bias"] = Spec("bias", (config.vocabulary,))
-    return found | linear_specs("nsp.pooler", d, d) | linear_specs("nsp.classifier", d, 2)
+    return found | linear_specs("nsp.pooler", d, d) | linear_specs("nsp.classifier", d, 2, role="readout")
 
 
 def initial_parameters(config: BertConfig, scheme: Scheme, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
@@ -176,7 +188,7 @@ def encode(
     for i in range(config.layers):
         with tape.scope(f"encoder.{i}"):
             x = transformer_layer(p, f"encoder.{i}", x, batch.mask, config.block, i, rng)
-    if config.post_norm:
+    if config.norm == "post":
         return x
     with tape.scope("encoder"):
         return norm(p, "encoder.norm", x, config.eps)
@@ -184,12 +196,20 @@ def encode(
 
 @dataclass(frozen=True)
 class Losses:
-    """What a pre-training step computes: scalars on one tape, and the encoder's output (batch, seq, width)."""
+    """What a pre-training step computes, on one tape.
+
+    Attributes:
+        total, masked_lm, next_sentence: scalars.
+        encoded: the encoder's output (batch, seq, width).
+        masked_lm_logits, next_sentence_logits: (batch, p, words) and (batch, 2).
+    """
 
     total: Tensor
     masked_lm: Tensor
     next_sentence: Tensor
     encoded: Tensor
+    masked_lm_logits: Tensor
+    next_sentence_logits: Tensor
 
 
 def pretraining_loss(p: Tensors, batch: Batch, config: BertConfig, rng: np.random.Generator | None = None) -> Losses:
@@ -219,7 +239,7 @@ def pretraining_loss(p: Tensors, batch: Batch, config: BertConfig, rng: np.rando
     with tape.scope("encoder"):
         to_mlm, to_nsp = F.fork(encoded, 2)
     with tape.scope("mlm"):
-        logits = F.masked_lm_head(
+        words = F.masked_lm_head(
             to_mlm,
             batch.positions,
             transform=(p["mlm.transform.weight"], p["mlm.transform.bias"]),
@@ -228,14 +248,14 @@ def pretraining_loss(p: Tensors, batch: Batch, config: BertConfig, rng: np.rando
             gelu=config.gelu,
             eps=config.eps,
         )
-        masked_lm = F.cross_entropy(logits, batch.labels, IGNORE)
+        masked_lm = F.cross_entropy(words, batch.labels, IGNORE)
     with tape.scope("nsp"):
-        logits = F.next_sentence_head(
+        follows = F.next_sentence_head(
             to_nsp,
             pooler=(p["nsp.pooler.weight"], p["nsp.pooler.bias"]),
             classifier=(p["nsp.classifier.weight"], p["nsp.classifier.bias"]),
         )
-        next_sentence = F.cross_entropy(logits, batch.is_next)
+        next_sentence = F.cross_entropy(follows, batch.is_next)
     total = F.total_loss(masked_lm, next_sentence)
     balance(total)
-    return Losses(total, masked_lm, next_sentence, encoded)
+    return Losses(total, masked_lm, next_sentence, encoded, words, follows)

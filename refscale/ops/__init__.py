@@ -19,7 +19,7 @@ page                      ops
 
 from refscale.ops.activations import Exp, Gelu, LeakyRelu, Log, Relu, Sigmoid, Silu, Softplus, Sqrt, Tanh
 from refscale.ops.arithmetic import Add, Bias, Dropout, Fork, Multiply, Scaled, SiluGlu, Subtract, WeightedAdd
-from refscale.ops.contraction import AttentionMix, AttentionScores, Matmul, Readout, ScoresRule, ValuesRule
+from refscale.ops.contraction import AttentionMix, AttentionScores, Matmul, Readout, ValuesRule
 from refscale.ops.convolution import Conv1d, Conv2d, MaxPool
 from refscale.ops.losses import LossSum, MseLoss, SoftmaxCrossEntropy
 from refscale.ops.movement import Concat, Embedding, Gather, Reshape, Slice, Transpose, split_points
@@ -57,7 +57,6 @@ __all__ = [
     "Reshape",
     "RmsNorm",
     "Scaled",
-    "ScoresRule",
     "Sigmoid",
     "Silu",
     "SiluGlu",

@@ -9,10 +9,9 @@ from typing import Any, Literal, get_args
 from refscale.engine import Array, Op
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops._shapes import broadcast, size, unbroadcast
-from refscale.scales import Scales, Shape
+from refscale.scales import ReadoutRule, Scales, ScoresRule, Shape
 
 Kept = tuple[Any, ...]
-ScoresRule = Literal["1/sqrt(d)", "1/d"]
 ValuesRule = Literal["correlated", "independent"]
 
 
@@ -140,16 +139,24 @@ class AttentionMix(Op):
 
 @dataclass(frozen=True)
 class Readout(Op):
-    """Matrix product of x (…, m) and w (m, n) for an output layer, damped: α = 1/m.
+    """Matrix product of x (…, m) and w (m, n) for an output layer; on a cut-edge it needs no constraint.
 
-    The factor 1/m (not m^-1/2) makes the logits of a wide model start near 0, so that the softmax starts uniform,
-    where the cross-entropy's factor is exact; they grow with the correlations that training makes.  β as for matmul.
-    A readout on a cut-edge needs no constraint.
+    As for matmul, α = m^-1/2 and logits start at σ = 1.  With α = 1/m they start near 0, however wide the model, and
+    grow with the correlations that training makes; w then has to learn √m times as fast, or the model learns late.
+    β as for matmul.
+
+    Attributes:
+        rule: "1/sqrt(m)" or "1/m", which is α.
     """
 
+    rule: ReadoutRule = "1/sqrt(m)"
     inputs = ("x", "w")
-    source = "u-μP (arXiv 2407.17465), output layer"
+    source = "Table A.2 (matmul); 1/m: u-μP (arXiv 2407.17465), output layer"
     contraction = True
+
+    def __post_init__(self) -> None:
+        if self.rule not in get_args(ReadoutRule):
+            raise ArgumentError(f"Readout(rule={self.rule!r}): expected one of {get_args(ReadoutRule)}")
 
     def forward(self, x: Array, w: Array) -> tuple[Array, Kept]:
         self._check(x.shape, w.shape)
@@ -160,7 +167,8 @@ class Readout(Op):
 
     def scale(self, x: Shape, w: Shape) -> Scales:
         self._check(x, w)
-        return Scales(1 / max(1, w[0]), Matmul().scale(x, w).beta)
+        matmul = Matmul().scale(x, w)
+        return matmul if self.rule == "1/sqrt(m)" else Scales(1 / max(1, w[0]), matmul.beta)
 
     def _check(self, x: Shape, w: Shape) -> None:
         if len(w) != 2:

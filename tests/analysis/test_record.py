@@ -97,7 +97,7 @@ class TestThePoint:
                 return 8.0
 
         s = record("bert-tiny", Wide("wide"), **SMALL).summary()
-        assert s.outside["weight"] == sum(t.role in ("weight", "embedding") for t in record_weights())
+        assert s.outside["weight"] == sum(t.role in ("weight", "embedding", "readout") for t in record_weights())
 
 
 def record_weights():

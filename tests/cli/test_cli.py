@@ -41,11 +41,14 @@ class TestReport:
         assert "regular" not in out
 
     def test_unconstrained(self, capsys):
-        """Forks repay what the factors leave: no activation and no gradient of one is outside [1/4, 4]."""
+        """Forks repay what the factors leave: no gradient of an activation is outside [1/4, 4].
+
+        One activation may be: the logits of next sentence, two numbers that are nearly the same for all sequences.
+        """
         assert main(["report", "bert-tiny", "--scheme", "unit", "--constraint", "none"]) == 0
         out = capsys.readouterr().out
         assert ", constraint none" in out
-        assert re.search(r"^  weights 0/24, activations 0/40, activation gradients 0/54, weight", out, re.MULTILINE)
+        assert re.search(r"^  weights 0/24, activations [01]/42, activation gradients 0/54, weight", out, re.MULTILINE)
 
     def test_json_and_plot(self, capsys, tmp_path):
         pytest.importorskip("matplotlib")

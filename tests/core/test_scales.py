@@ -132,10 +132,10 @@ class TestResidualRules:
         assert weights == pytest.approx([(depth + 1) ** -0.5] * (depth + 1))
 
     def test_a_plain_add_is_normalized_under_unit_scaling_only(self):
-        assert regular.residual_weights(scales.default, 3) == (1, 1)
-        assert unit.residual_weights(scales.default, 3) == running_mean(3)
-        assert unit.residual_weights(scales.PlainAdd(fixed(0.1)), 3) == fixed(0.1)(3)
-        assert regular.residual_weights(fixed(0.1), 3) == unit.residual_weights(fixed(0.1), 3) == fixed(0.1)(3)
+        assert regular.residual_weights(scales.default, 3, 4) == (1, 1)
+        assert unit.residual_weights(scales.default, 3, 4) == running_mean(3)
+        assert unit.residual_weights(scales.PlainAdd(fixed(0.1)), 3, 4) == fixed(0.1)(3)
+        assert regular.residual_weights(fixed(0.1), 3, 4) == unit.residual_weights(fixed(0.1), 3, 4) == fixed(0.1)(3)
 
     @pytest.mark.parametrize("tau", [0.0, 1.0, -0.5, math.nan])
     def test_tau_out_of_range(self, tau):

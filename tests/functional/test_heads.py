@@ -54,7 +54,7 @@ def test_no_factor_of_a_head_is_constrained():
     for output in (masked_lm(unit)[0], next_sentence(unit)[0]):
         for node in output.tape.nodes:
             assert node.scales == unit_factors(node)
-    assert masked_lm(unit)[0].tape.nodes[-2].scales.alpha == 1 / WIDTH
+    assert masked_lm(unit)[0].tape.nodes[-2].scales.alpha == WIDTH**-0.5
 
 
 def unit_factors(node):

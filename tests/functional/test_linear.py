@@ -9,7 +9,7 @@ from refscale import functional as F  # noqa: N812
 from refscale.engine import Tape, backward
 from refscale.errors import ShapeError
 from refscale.graph import gradient_factors
-from refscale.scales import CONSTRAINTS, regular, unit
+from refscale.scales import CONSTRAINTS, regular, u_mup, unit
 from refscale.testing import assert_exact_rms, assert_same_bits, hadamard, signs
 from refscale.testing.strategies import generators
 
@@ -79,16 +79,17 @@ def test_regular_is_the_plain_layer():
 
 
 def test_readout():
-    """α = 1/m: logits of RMS m^-1/2; β as for a product, not tied to α."""
+    """α = m^-1/2, or 1/m under the schemes that damp; β as for a product, not tied to α."""
     rng = np.random.default_rng(0)
     x, w, bias = integers(rng, 2, 4, 3), integers(rng, 3, 5), integers(rng, 5)
-    tape = Tape(unit, dtype=np.float64)
-    leaf = tape.tensor(x)
-    y = F.readout(leaf, tape.tensor(w), tape.tensor(bias))
-    assert tape.nodes[0].scales.alpha == 1 / 3
-    assert tape.nodes[0].scales.beta == pytest.approx((5**-0.5, 8**-0.5), rel=1e-15)
-    assert_same_bits(y.value, (1 / 3) * (x @ w) + bias)
-    assert gradient_factors(y)[leaf.variable] == pytest.approx(3 * 5**-0.5, rel=1e-15)
+    for scheme, alpha in ((unit, 3**-0.5), (u_mup, 1 / 3)):
+        tape = Tape(scheme, dtype=np.float64)
+        leaf = tape.tensor(x)
+        y = F.readout(leaf, tape.tensor(w), tape.tensor(bias))
+        assert tape.nodes[0].scales.alpha == alpha
+        assert tape.nodes[0].scales.beta == pytest.approx((5**-0.5, 8**-0.5), rel=1e-15)
+        assert_same_bits(y.value, alpha * (x @ w) + bias)
+        assert gradient_factors(y)[leaf.variable] == pytest.approx(5**-0.5 / alpha, rel=1e-15)
 
 
 def test_unit_scale_exactly():

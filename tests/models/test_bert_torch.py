@@ -83,12 +83,12 @@ def assert_match(actual: Result, expected: Result, bound: float) -> None:
         assert error <= bound * scale, f"{name}: off by {error / scale:.3g} of {scale:.3g}, allowed {bound:.3g}"
 
 
-@pytest.mark.parametrize("post_norm", [True, False], ids=["post", "pre"])
+@pytest.mark.parametrize("norm", ["post", "pre"])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1e-5), (np.float64, 1e-10)], ids=["float32", "float64"])
 @pytest.mark.parametrize("std", [None, 0.1], ids=["initial", "learned"])
-def test_bert_is_torch_s(post_norm, tied, dtype, bound, std):
-    config = bert.get_config("bert-tiny", vocabulary=WORDS, post_norm=post_norm, tied=tied)
+def test_bert_is_torch_s(norm, tied, dtype, bound, std):
+    config = bert.get_config("bert-tiny", vocabulary=WORDS, norm=norm, tied=tied)
     batch = text_batch(WORDS)
     parameters = parameters_of(config, std)
     assert_match(ours(config, parameters, batch, dtype), theirs(config, parameters, batch, dtype), bound)
@@ -97,7 +97,7 @@ def test_bert_is_torch_s(post_norm, tied, dtype, bound, std):
 @pytest.mark.parametrize("gelu", ["erf", "tanh"])
 def test_the_other_exponent_and_the_other_gelu(gelu):
     """q·kᵀ/d, which torch.nn has no module for, out of linear layers."""
-    config = bert.get_config("bert-tiny", vocabulary=WORDS, scores="1/d", gelu=gelu, post_norm=False)
+    config = bert.get_config("bert-tiny", vocabulary=WORDS, scores="1/d", gelu=gelu, norm="pre")
     parameters = parameters_of(config, 0.1)
     batch = text_batch(WORDS)
     for dtype, bound in ((np.float32, 1e-5), (np.float64, 1e-10)):

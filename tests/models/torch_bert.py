@@ -24,7 +24,7 @@ class ExplicitAttention(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.heads, self.exponent = config.heads, 0.5 if config.scores == "1/sqrt(d)" else 1
+        self.heads, self.exponent = config.heads, 0.5 if config.scores != "1/d" else 1
         for part in ("query", "key", "value", "output"):
             setattr(self, part, nn.Linear(config.width, config.width))
 
@@ -44,8 +44,8 @@ class Layer(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         d = config.width
-        self.post_norm = config.post_norm
-        whole = config.scores == "1/sqrt(d)"
+        self.norm_first = config.norm == "pre"
+        whole = config.scores != "1/d"
         self.attention = (
             nn.MultiheadAttention(d, config.heads, batch_first=True) if whole else ExplicitAttention(config)
         )
@@ -59,7 +59,7 @@ class Layer(nn.Module):
         return self.attention(x, padding)
 
     def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
-        if self.post_norm:
+        if not self.norm_first:
             x = self.attention_norm(x + self.attend(x, padding))
             return self.ffn_norm(x + self.ffn(x))
         x = x + self.attend(self.attention_norm(x), padding)
@@ -129,7 +129,7 @@ class TorchBert(nn.Module):
             linear(f"encoder.{i}.ffn.up", layer.ffn[0])
             linear(f"encoder.{i}.ffn.down", layer.ffn[2])
             norm(f"encoder.{i}.ffn.norm", layer.ffn_norm)
-        if not self.config.post_norm:
+        if self.config.norm == "pre":
             norm("encoder.norm", self.final_norm)
         linear("mlm.transform", self.transform)
         norm("mlm.norm", self.mlm_norm)
@@ -147,7 +147,7 @@ class TorchBert(nn.Module):
         x = self.embedding_norm(x)
         for layer in self.layers:
             x = layer(x, ~mask)
-        return x if self.config.post_norm else self.final_norm(x)
+        return x if self.config.norm == "post" else self.final_norm(x)
 
     def losses(self, encoded: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         rows = torch.arange(len(encoded))[:, None]

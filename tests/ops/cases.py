@@ -230,7 +230,7 @@ def _mix(draw):
 @st.composite
 def _readout(draw):
     x, n = draw(shapes(min_dims=2)), draw(st.integers(1, 5))
-    return case(ops.Readout(), x, (x[-1], n))
+    return case(ops.Readout(draw(st.sampled_from(["1/sqrt(m)", "1/m"]))), x, (x[-1], n))
 
 
 @st.composite

@@ -18,6 +18,7 @@ ATTRIBUTES = {
     "Scaled(alpha=1.0, beta=inf): expected positive finite factors": lambda: ops.Scaled(1.0, float("inf")),
     "Fork(beta=0.0): expected a positive finite factor": lambda: ops.Fork(0.0),
     "Dropout(p=1): expected 0 ≤ p < 1": lambda: ops.Dropout(1),
+    "Readout(rule='m'): expected one of ('1/sqrt(m)', '1/m')": lambda: ops.Readout("m"),
     "AttentionScores(rule='d'): expected one of ('1/sqrt(d)', '1/d')": lambda: ops.AttentionScores("d"),
     "AttentionMix(values='same'): expected 'correlated' or 'independent'": lambda: ops.AttentionMix("same"),
     "layer_norm(eps=-1): expected eps ≥ 0": lambda: ops.LayerNorm(-1),

@@ -1,0 +1,105 @@
+"""Scale factors: what α and β are, how a constraint ties them, and what a scheme decides.
+
+A scaled op computes ``α·f(x)`` forward and ``β_i·(vjp of f)_i`` backward, with positive constants that depend on
+shapes and attributes, never on data (paper, definition of a scaled op).  An op states the factors that give unit
+variance; a *constraint* ties those that must be equal for the gradient to stay right; a *scheme* decides whether they
+are used.
+
+In reading order: ``factors``, ``moments`` (where the factors of activations come from), ``residuals``, ``schemes``.
+"""
+
+from refscale.scales.factors import (
+    CONSTRAINTS,
+    Constraint,
+    Scales,
+    Shape,
+    Statistic,
+    arithmetic,
+    constrain,
+    geometric,
+    get_constraint,
+    harmonic,
+    none,
+    to_grad_input_scale,
+    to_left_grad_scale,
+    to_output_scale,
+    to_right_grad_scale,
+)
+from refscale.scales.moments import (
+    Moments,
+    gaussian_mean,
+    gaussian_moments,
+)
+from refscale.scales.residuals import (
+    PlainAdd,
+    ResidualRule,
+    default,
+    equal_parts,
+    fixed,
+    ratio,
+    running_mean,
+)
+from refscale.scales.schemes import (
+    SCHEMES,
+    Call,
+    Munit,
+    NormPlacement,
+    ReadoutRule,
+    Regular,
+    Role,
+    ScaleRule,
+    Scheme,
+    ScoresRule,
+    UMup,
+    Unit,
+    get_scheme,
+    munit,
+    regular,
+    u_mup,
+    unit,
+)
+
+__all__ = [
+    "CONSTRAINTS",
+    "SCHEMES",
+    "Call",
+    "Constraint",
+    "Moments",
+    "Munit",
+    "NormPlacement",
+    "PlainAdd",
+    "ReadoutRule",
+    "Regular",
+    "ResidualRule",
+    "Role",
+    "ScaleRule",
+    "Scales",
+    "Scheme",
+    "ScoresRule",
+    "Shape",
+    "Statistic",
+    "UMup",
+    "Unit",
+    "arithmetic",
+    "constrain",
+    "default",
+    "equal_parts",
+    "fixed",
+    "gaussian_mean",
+    "gaussian_moments",
+    "geometric",
+    "get_constraint",
+    "get_scheme",
+    "harmonic",
+    "munit",
+    "none",
+    "ratio",
+    "regular",
+    "running_mean",
+    "to_grad_input_scale",
+    "to_left_grad_scale",
+    "to_output_scale",
+    "to_right_grad_scale",
+    "u_mup",
+    "unit",
+]

@@ -1,0 +1,133 @@
+"""What a factor is, and the constraints that tie those which must be equal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from refscale.errors import ArgumentError
+
+Shape = tuple[int, ...]
+Statistic = Literal["std", "rms"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """The factors of one scaled op: ``alpha`` forward, ``beta[i]`` for the gradient of input i.
+
+    ``beta[i]`` is None where input i has no gradient (token ids, masks).  Source: paper, definition of a scaled op.
+    """
+
+    alpha: float
+    beta: tuple[float | None, ...]
+
+    def __post_init__(self) -> None:
+        for factor in (self.alpha, *self.beta):
+            if factor is not None and not (factor > 0 and math.isfinite(factor)):
+                raise ArgumentError(f"Scales(alpha={self.alpha}, beta={self.beta}): factors must be positive, finite")
+        # A NumPy scalar here would widen float32 arrays to float64.
+        object.__setattr__(self, "alpha", float(self.alpha))
+        object.__setattr__(self, "beta", tuple(None if b is None else float(b) for b in self.beta))
+
+    def __str__(self) -> str:
+        betas = ", ".join("-" if b is None else f"{b:.6g}" for b in self.beta)
+        return f"α={self.alpha:.6g} β=({betas})"
+
+
+# --- Constraints: one value for α and the constrained β ---------------------------------------------------------------
+
+Constraint = Callable[[float, tuple[float, ...]], float | None]
+"""``constraint(α, (β_i of the constrained inputs))`` → the one value they all take, or None to leave them."""
+
+
+def geometric(alpha: float, betas: tuple[float, ...]) -> float:
+    """Geometric mean: the paper's choice (recipe; Table A.2)."""
+    return math.exp(sum(math.log(f) for f in (alpha, *betas)) / (1 + len(betas)))
+
+
+def arithmetic(alpha: float, betas: tuple[float, ...]) -> float:
+    """Arithmetic mean: leans to the larger factor."""
+    return (alpha + sum(betas)) / (1 + len(betas))
+
+
+def harmonic(alpha: float, betas: tuple[float, ...]) -> float:
+    """Harmonic mean: leans to the smaller factor."""
+    return (1 + len(betas)) / (1 / alpha + sum(1 / b for b in betas))
+
+
+def to_output_scale(alpha: float, betas: tuple[float, ...]) -> float:
+    """α for all: unit activations, gradients take what comes (the default of u-μP)."""
+    return alpha
+
+
+def _beta(name: str, position: int, betas: tuple[float, ...], expected: int) -> float:
+    if len(betas) != expected:
+        raise ArgumentError(f"{name}: got {len(betas)} constrained inputs, expected {expected}")
+    return betas[position]
+
+
+def to_grad_input_scale(alpha: float, betas: tuple[float, ...]) -> float:
+    """β of the one constrained input for all: unit gradients."""
+    return _beta("to_grad_input_scale", 0, betas, 1)
+
+
+def to_left_grad_scale(alpha: float, betas: tuple[float, ...]) -> float:
+    """β of the left of two constrained inputs for all."""
+    return _beta("to_left_grad_scale", 0, betas, 2)
+
+
+def to_right_grad_scale(alpha: float, betas: tuple[float, ...]) -> float:
+    """β of the right of two constrained inputs for all."""
+    return _beta("to_right_grad_scale", 1, betas, 2)
+
+
+def none(alpha: float, betas: tuple[float, ...]) -> None:
+    """No constraint: every factor keeps its own value.  Legal on cut-edges only."""
+    return
+
+
+CONSTRAINTS: dict[str, Constraint] = {
+    f.__name__: f
+    for f in (
+        geometric,
+        harmonic,
+        arithmetic,
+        to_output_scale,
+        to_grad_input_scale,
+        to_left_grad_scale,
+        to_right_grad_scale,
+        none,
+    )
+}
+
+
+def get_constraint(name: str) -> Constraint:
+    """The constraint of that name.  Raises ArgumentError for any other."""
+    if name not in CONSTRAINTS:
+        raise ArgumentError(f"get_constraint({name!r}): expected one of {', '.join(CONSTRAINTS)}")
+    return CONSTRAINTS[name]
+
+
+def constrain(scales: Scales, inputs: Sequence[int], constraint: Constraint) -> Scales:
+    """Give α and the β of ``inputs`` one common value.
+
+    Args:
+        scales: an op's unconstrained factors.
+        inputs: positions of the inputs whose edges are not cut-edges; those without gradient are passed over.
+        constraint: one of the functions above, or any of the same form.
+
+    Returns:
+        ``scales`` itself if nothing is constrained, else new ones.  Source: paper, Theorem 5.2.
+    """
+    if len(set(inputs)) != len(inputs) or not all(0 <= i < len(scales.beta) for i in inputs):
+        raise ArgumentError(
+            f"constrain(inputs={tuple(inputs)}): expected different positions of {len(scales.beta)} inputs"
+        )
+    tied = tuple(i for i in inputs if scales.beta[i] is not None)
+    betas = tuple(b for b in (scales.beta[i] for i in tied) if b is not None)
+    value = constraint(scales.alpha, betas) if tied else None
+    if value is None:
+        return scales
+    return Scales(value, tuple(value if i in tied else b for i, b in enumerate(scales.beta)))

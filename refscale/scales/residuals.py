@@ -1,0 +1,84 @@
+"""Residual rules: how much of a branch is added to the stream."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from refscale.errors import ArgumentError
+
+ResidualRule = Callable[[int], tuple[float, float]]
+"""``rule(l)`` for the l-th residual addition since the stream was last normalized gives the weights (skip, branch)."""
+
+
+def running_mean(layer: int) -> tuple[float, float]:
+    """√(l/(l+1))·x + √(1/(l+1))·f(x): every branch of the stack in equal parts.  Source: paper, residual rules."""
+    if layer < 1:
+        raise ArgumentError(f"running_mean(layer={layer}): expected layer ≥ 1")
+    return math.sqrt(layer / (layer + 1)), math.sqrt(1 / (layer + 1))
+
+
+@dataclass(frozen=True)
+class PlainAdd:
+    """x + f(x), whose variance grows with depth; under unit scaling, ``normalized`` stands in for it.
+
+    Attributes:
+        normalized: with the running mean, the same function up to a divisor that the next norm removes:
+            x₀ + f₁ + … + f_l over √(l+1).  That presumes branches as strong as the stream; ``fixed(τ)`` says how much
+            weaker they are in the regular model.
+    """
+
+    normalized: ResidualRule = running_mean
+
+    def __call__(self, layer: int) -> tuple[float, float]:
+        """Weights 1 and 1.  Source: paper, residual rules (default)."""
+        return 1.0, 1.0
+
+
+default = PlainAdd()
+
+
+@cache
+def fixed(tau: float) -> ResidualRule:
+    """√(1−τ)·x + √τ·f(x), 0 < τ < 1: unit variance, every branch alike.  Source: paper, residual rules."""
+    if not 0 < tau < 1:
+        raise ArgumentError(f"fixed(tau={tau}): expected 0 < tau < 1")
+
+    def rule(layer: int) -> tuple[float, float]:
+        return math.sqrt(1 - tau), math.sqrt(tau)
+
+    rule.__name__ = f"fixed({tau:g})"
+    return rule
+
+
+@cache
+def ratio(tau: float) -> ResidualRule:
+    """(x + τ·f(x))/√(1+τ²), τ > 0.  Source: u-μP (arXiv 2407.17465), section on residuals."""
+    if not tau > 0:
+        raise ArgumentError(f"ratio(tau={tau}): expected tau > 0")
+
+    def rule(layer: int) -> tuple[float, float]:
+        return 1 / math.sqrt(1 + tau**2), tau / math.sqrt(1 + tau**2)
+
+    rule.__name__ = f"ratio({tau:g})"
+    return rule
+
+
+def equal_parts(layer: int, depth: int) -> float:
+    """τ = (depth/2 + layer − 1)^-½ for ``ratio``: attention, feed-forward and embeddings end up with equal parts.
+
+    The stream after l additions is x₀·√(depth/2) + f₁ + … + f_l, normalized.
+
+    Args:
+        layer: number of the addition, from 1.
+        depth: how many there are.
+
+    Returns:
+        The branch's weight over the skip connection's.  Source: u-μP (arXiv 2407.17465), Appendix G, with all
+        multipliers 1.
+    """
+    if not 1 <= layer <= depth:
+        raise ArgumentError(f"equal_parts(layer={layer}, depth={depth}): expected 1 ≤ layer ≤ depth")
+    return float((depth / 2 + layer - 1) ** -0.5)

@@ -1,0 +1,254 @@
+"""Schemes: regular, unit, and what came after.  All that depends on the scheme is asked here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+from refscale.errors import ArgumentError
+from refscale.scales.factors import Constraint, Scales, Shape, Statistic, constrain, none, to_output_scale
+from refscale.scales.residuals import PlainAdd, ResidualRule, equal_parts, fixed, ratio, running_mean
+
+Role = Literal["weight", "embedding", "readout", "bias", "gain"]
+"""Of a parameter; a readout is a weight of an output layer."""
+
+ScoresRule = Literal["1/sqrt(d)", "1/d"]
+"""Damping of attention scores between vectors of length d."""
+
+ReadoutRule = Literal["1/sqrt(m)", "1/m"]
+"""Forward factor of an output layer with fan-in m, where the scheme scales."""
+
+NormPlacement = Literal["post", "pre", "branch"]
+"""norm(x + f(x)), x + f(norm(x)), or x + norm(f(x))."""
+
+
+class ScaleRule(Protocol):
+    """What a scheme asks of an op; every op of the engine has it."""
+
+    @property
+    def name(self) -> str:
+        """Such as "matmul"."""
+
+    has_mean: ClassVar[bool]
+    constants: ClassVar[tuple[int, ...]]
+    scale: ClassVar[Callable[..., Scales]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One use of an op, as a scheme sees it: shapes and position, no data.
+
+    Attributes:
+        op: the op with its attributes.
+        shapes: the shape of every input.
+        constraint: how α and the β of the constrained inputs are tied.
+        constrained: positions of the constrained inputs.
+        index: number of the call on its tape, from 0.
+    """
+
+    op: ScaleRule
+    shapes: tuple[Shape, ...]
+    constraint: Constraint = none
+    constrained: tuple[int, ...] = ()
+    index: int = 0
+
+
+class Scheme(Protocol):
+    """All that depends on the scheme; engine, blocks and optimizers ask, models never do."""
+
+    @property
+    def name(self) -> str:
+        """Name shown in reports."""
+
+    @property
+    def attention_scores(self) -> ScoresRule:
+        """How attention scores are damped, unless the model says so itself."""
+
+    @property
+    def readout(self) -> ReadoutRule:
+        """How output layers are scaled."""
+
+    def scales(self, call: Call) -> Scales:
+        """Factors of one call."""
+
+    def initial_std(self, regular: float) -> float:
+        """Standard deviation of an initial weight whose customary one is ``regular`` (BERT: 0.02)."""
+
+    def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
+        """(skip, branch) weights of the ``layer``-th of ``depth`` additions since the stream was last normalized."""
+
+    def norm_placement(self, placement: NormPlacement) -> NormPlacement:
+        """Where residual blocks have their norm, given where the model has it."""
+
+    def lr_scale(self, role: Role, shape: Shape, depth: int) -> float:
+        """What a parameter's learning rate is multiplied by; ``depth``: residual additions of its stack, 1 outside."""
+
+
+@dataclass(frozen=True)
+class Regular:
+    """No scaling: every factor is 1, weights start small.  The paper's base line."""
+
+    name: str = "regular"
+    attention_scores: ClassVar[ScoresRule] = "1/sqrt(d)"
+    readout: ClassVar[ReadoutRule] = "1/sqrt(m)"
+
+    def scales(self, call: Call) -> Scales:
+        """Factors of one call: all 1."""
+        return _plain(call, 1.0)
+
+    def initial_std(self, regular: float) -> float:
+        """The customary one."""
+        return regular
+
+    def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
+        """What the rule says."""
+        return rule(layer)
+
+    def norm_placement(self, placement: NormPlacement) -> NormPlacement:
+        """The model's."""
+        return placement
+
+    def lr_scale(self, role: Role, shape: Shape, depth: int) -> float:
+        """1."""
+        return 1.0
+
+
+def _plain(call: Call, factor: float) -> Scales:
+    """One factor for the output and every gradient."""
+    return Scales(factor, tuple(None if i in call.op.constants else factor for i in range(len(call.shapes))))
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Unit scaling: each op's own factors, tied by the call's constraint; weights start at standard deviation 1.
+
+    Attributes:
+        statistic: "std" (the paper: mean removed) or "rms", for ops whose output has a mean (relu, gelu, sigmoid, …).
+    """
+
+    name: str = "unit"
+    statistic: Statistic = "std"
+    attention_scores: ClassVar[ScoresRule] = "1/sqrt(d)"
+    readout: ClassVar[ReadoutRule] = "1/sqrt(m)"
+
+    def scales(self, call: Call) -> Scales:
+        """Factors of one call, constrained."""
+        scales = self.unconstrained(call)
+        return constrain(scales, call.constrained, call.constraint)
+
+    def unconstrained(self, call: Call) -> Scales:
+        """Factors of one call as if every edge were a cut-edge.  Source: paper, scaling for unit variance."""
+        if call.op.has_mean:
+            return call.op.scale(*call.shapes, statistic=self.statistic)
+        return call.op.scale(*call.shapes)
+
+    def initial_std(self, regular: float) -> float:
+        """Always 1.  Source: paper, recipe, step 1."""
+        return 1.0
+
+    def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
+        """What the rule says; for a plain add, what stands in for it."""
+        return rule.normalized(layer) if isinstance(rule, PlainAdd) else rule(layer)
+
+    def norm_placement(self, placement: NormPlacement) -> NormPlacement:
+        """The model's."""
+        return placement
+
+    def lr_scale(self, role: Role, shape: Shape, depth: int) -> float:
+        """n^-½ for a bias or gain of size n, 1 for matrices.  Source: paper, settings of the character models."""
+        return max(1, math.prod(shape)) ** -0.5 if len(shape) == 1 else 1.0
+
+
+@dataclass(frozen=True)
+class UMup(Unit):
+    """u-μP: unit scaling whose learning rate is the same for every width and depth.
+
+    Beside unit scaling: where anything is constrained, α is taken; readouts start near 0, by 1/fan-in; attention scores
+    are damped by 1/d; a plain add becomes (x + τ·f(x))/√(1+τ²) with the depth rule ``equal_parts``; and learning rates
+    (of Adam) are scaled by role, shape and depth.  The multipliers of its non-linearities are 1.
+
+    For a post-norm stack u-μP has no depth rule: the model's own stands (BERT: ``fixed(0.1)``).  A tied embedding is
+    trained at the rate of an embedding.
+
+    Source: arXiv 2407.17465, Tables 1 and 2, Appendix G; the library ``unit-scaling``.
+    """
+
+    name: str = "u-mup"
+    attention_scores: ClassVar[ScoresRule] = "1/d"
+    readout: ClassVar[ReadoutRule] = "1/m"
+
+    def scales(self, call: Call) -> Scales:
+        """Factors of one call; those that are constrained take α, unless the call says that nothing is."""
+        constraint = none if call.constraint is none else to_output_scale
+        return constrain(self.unconstrained(call), call.constrained, constraint)
+
+    def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
+        """What the rule says; for a plain add, the depth rule in place of the running mean."""
+        if isinstance(rule, PlainAdd) and rule.normalized is running_mean:
+            return ratio(equal_parts(layer, depth))(layer)
+        return super().residual_weights(rule, layer, depth)
+
+    def lr_scale(self, role: Role, shape: Shape, depth: int) -> float:
+        """fan_in^-½ for a weight, d^-½ for an embedding (rows, d), 1 for the rest; all times depth^-½ in a stack."""
+        width = {"weight": math.prod(shape[:-1]), "embedding": shape[-1]}.get(role, 1)
+        return float((max(1, width) * depth) ** -0.5)
+
+
+_WITH_WEIGHT = ("matmul", "readout", "conv1d", "conv2d")
+"""Ops that µnit Scaling gives a factor."""
+
+
+@dataclass(frozen=True)
+class Munit(Regular):
+    """µnit Scaling: one static factor for every linear layer, forward and backward alike.
+
+    Weights start at σ = 1; a linear layer multiplies output and gradients by fan_in^-½, a readout by 1/fan_in; all else
+    is plain, so that every gradient is the true one.  Activations stay in range by other means: residual additions
+    √(1−τ)·x + √τ·norm(f(x)), with the norm on the branch's output.  Gradients are as small as the loss makes them.
+    Its FP8 is in the hidden linear layers only: ``precision.fp8_hidden``.
+
+    Attributes:
+        tau: of the residual additions, if the model adds plainly; the deeper the model, the smaller.
+
+    Source: arXiv 2502.05967.
+    """
+
+    name: str = "munit"
+    tau: float = 0.3
+    readout: ClassVar[ReadoutRule] = "1/m"
+
+    def scales(self, call: Call) -> Scales:
+        """α of a linear layer for its output and both gradients; 1 for any other op."""
+        return _plain(call, call.op.scale(*call.shapes).alpha if call.op.name in _WITH_WEIGHT else 1.0)
+
+    def initial_std(self, regular: float) -> float:
+        """Always 1."""
+        return 1.0
+
+    def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
+        """What the rule says; √(1−τ) and √τ for a plain add."""
+        return (fixed(self.tau) if isinstance(rule, PlainAdd) else rule)(layer)
+
+    def norm_placement(self, placement: NormPlacement) -> NormPlacement:
+        """On the branch's output, wherever the model has it."""
+        return "branch"
+
+    def lr_scale(self, role: Role, shape: Shape, depth: int) -> float:
+        """fan_in^-½ for a weight, 1 for the rest."""
+        return float(max(1, math.prod(shape[:-1])) ** -0.5) if role == "weight" else 1.0
+
+
+regular = Regular()
+unit = Unit()
+u_mup = UMup()
+munit = Munit()
+SCHEMES: dict[str, Scheme] = {s.name: s for s in (regular, unit, Unit("unit-rms", "rms"), u_mup, munit)}
+
+
+def get_scheme(name: str) -> Scheme:
+    """The scheme of that name.  Raises ArgumentError for any other."""
+    if name not in SCHEMES:
+        raise ArgumentError(f"get_scheme({name!r}): expected one of {', '.join(SCHEMES)}")
+    return SCHEMES[name]
