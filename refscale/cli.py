@@ -1,4 +1,4 @@
-"""One command, thin: ``refscale report``, ``formats``, ``snr``, ``ops``; also ``python -m refscale``."""
+"""One command, thin: ``refscale report``, ``train``, ``compare``, …; also ``python -m refscale``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from refscale import __version__
 from refscale.errors import ArgumentError, RefscaleError
@@ -39,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a terminal without σ gets ?
     try:
         args = _parser().parse_args(argv)
-        {"report": _report, "formats": _formats, "snr": _snr, "ops": _ops}[args.command or "report"](args)
+        if args.command is None:
+            args = _parser().parse_args(["report"])
+        _COMMANDS[args.command](args)
         sys.stdout.flush()
     except RefscaleError as error:
         return _fail(error)
@@ -130,6 +134,69 @@ def _ops(args: argparse.Namespace) -> None:
     print(table.render(rows))
 
 
+def _train(args: argparse.Namespace) -> None:
+    from refscale.progress import Progress
+    from refscale.train import TrainConfig, train
+    from refscale.train.loop import read_config
+
+    given = {f.name: getattr(args, f.name) for f in fields(TrainConfig) if hasattr(args, f.name)}
+    out = Path(args.out)
+    if args.resume and (out / "config.json").exists():
+        config = replace(read_config(out)[0], **given)  # what differs is refused by name
+    else:
+        config = TrainConfig(**given)
+    with Progress(config.steps, "steps", f"{config.model} {config.scheme} {config.precision}") as progress:
+        summary = train(config, out, text=args.text, resume=args.resume, progress=progress, report=progress.print)
+    print(f"{config.steps} steps in {summary.seconds:.0f} s; {out}")
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from refscale.progress import Progress
+    from refscale.train import TrainConfig
+    from refscale.train.compare import SWEEP, VARIANTS, compare
+    from refscale.train.tables import tables
+
+    base = TrainConfig(
+        model=args.model,
+        steps=args.steps,
+        batch=args.batch,
+        seq=args.seq,
+        weight_decay=0.0,  # λ times a learning rate would be another decay under every scheme
+        evaluate_every=args.steps,
+        evaluation_batches=args.evaluation_batches,
+        checkpoint_every=max(1, args.steps // 5),
+    )
+    runs = len(VARIANTS) * args.seeds + len(SWEEP) + 3 * len({v.scheme for v in VARIANTS})
+    with Progress(runs, "runs", "compare") as progress:
+        result = compare(base, args.out, seeds=range(args.seeds), jobs=args.jobs, text=args.text, progress=progress)
+    print(tables(result), end="")
+
+
+def _scales(args: argparse.Namespace) -> None:
+    from refscale import analysis
+
+    if args.plot:
+        analysis.check_plot(args.plot)
+    _check_directories(args.plot, args.json)
+    drifts = [analysis.read_drift(out) for out in args.runs]
+    if args.json:
+        analysis.save_drifts(args.json, drifts)
+    if args.plot:
+        analysis.plot_drift(args.plot, drifts)
+    print("\n".join(analysis.render_drift(drifts)))
+
+
+_COMMANDS = {
+    "report": _report,
+    "scales": _scales,
+    "train": _train,
+    "compare": _compare,
+    "formats": _formats,
+    "snr": _snr,
+    "ops": _ops,
+}
+
+
 def _check_directories(*paths: str | None) -> None:
     """Say before a long run that its result could not be written."""
     for path in paths:
@@ -150,16 +217,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"refscale {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_report(commands.add_parser("report", help="every tensor of one BERT training step: scale, exponents, losses"))
+    _add_train(commands.add_parser("train", help="train a BERT on real text, in any scheme, precision, technique"))
+    _add_compare(commands.add_parser("compare", help="train with every precision and technique; print the tables"))
+    scales = commands.add_parser("scales", help="how the scales of tensors moved in runs of train")
+    scales.add_argument("runs", nargs="+", metavar="DIR", help="directories of runs with --scales-every")
+    scales.add_argument("--json", metavar="FILE", help="also write every tensor's scales as JSON")
+    scales.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
     commands.add_parser("formats", help="the floating-point formats, in figures")
     snr = commands.add_parser("snr", help="signal-to-noise ratio of Gaussian numbers in each format, by their scale")
     snr.add_argument("--formats", metavar="A,B", help="names, separated by commas (default: FP16, BF16 and four FP8)")
     snr.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
     ops = commands.add_parser("ops", help="the op table: factors of every op at given sizes")
     ops.add_argument("--shape", default="", metavar="SIZES", help="such as b=1024,m=768,n=3072,s=512 (the default)")
-    # Without a command the report's defaults apply.
-    report_defaults = argparse.ArgumentParser()
-    _add_report(report_defaults)
-    parser.set_defaults(**vars(report_defaults.parse_args([])))
     return parser
 
 
@@ -194,3 +263,78 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="also write everything as JSON")
     parser.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
     parser.add_argument("--all", action="store_true", help="a line for every tensor, however large the model")
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    from refscale.models.bert import CONFIGS
+    from refscale.optim import OPTIMIZERS, SCHEDULES
+    from refscale.precision import POLICIES
+    from refscale.scales import CONSTRAINTS, SCHEMES
+    from refscale.train import TrainConfig
+
+    default = TrainConfig()
+    parser.description = (
+        "Train a BERT (masked LM and next sentence) on real text. Killed at any moment, the same command with --resume "
+        "continues to the same bits."
+    )
+
+    def add(name: str, help: str, **options: Any) -> None:
+        # No defaults here: what is not given is the configuration's own, or that of the run being resumed.
+        shown = getattr(default, name.replace("-", "_"))
+        suffix = "" if shown is None else f" (default: {shown})"
+        parser.add_argument(f"--{name}", help=help + suffix, default=argparse.SUPPRESS, **options)
+
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default=argparse.SUPPRESS,
+        metavar="MODEL",
+        help=f"{', '.join(CONFIGS)} (default: bert-mini)",
+    )
+    add("scheme", "how tensors are scaled", choices=list(SCHEMES))
+    add("precision", f"{', '.join(POLICIES)}, or a mix such as store=bf16,operand=e4m3fn", metavar="NAME")
+    add("scaling", "none, static:2^15, automatic, current or delayed: the rivals of unit scaling", metavar="NAME")
+    add("constraint", "ties factors inside residual branches", choices=list(CONSTRAINTS))
+    add("steps", "optimizer steps", type=int, metavar="N")
+    add("batch", "sequences", type=int, metavar="N")
+    add("seq", "tokens in each", type=int, metavar="N")
+    add("lr", "peak learning rate, such as 0.01 or 2^-6 (default: the scheme's)", type=_power, metavar="RATE")
+    add("optimizer", "which", choices=list(OPTIMIZERS))
+    add("weight-decay", "of the optimizer", type=float, metavar="X")
+    add("schedule", "of the learning rate", choices=list(SCHEDULES))
+    add("warmup", "steps of warm-up (default: a tenth)", type=int, metavar="N")
+    add("halve-every", "steps between halvings, for that schedule", type=int, metavar="N")
+    add("dropout", "probability", type=float, metavar="P")
+    add("seed", "of weights, text, dropout and stochastic rounding", type=int, metavar="N")
+    add("evaluate-every", "steps between validations", type=int, metavar="N")
+    add("evaluation-batches", "batches of a validation", type=int, metavar="N")
+    add("scales-every", "steps between records of every tensor's scale; 0: none", type=int, metavar="N")
+    add("checkpoint-every", "steps between checkpoints", type=int, metavar="N")
+    parser.add_argument("--text", metavar="FILE", help="UTF-8 text to read (default: text that comes with Python)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="directory of the run")
+    parser.add_argument("--resume", action="store_true", help="continue the run in DIR, if there is one")
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    from refscale.train import TrainConfig
+
+    default = TrainConfig()
+    parser.description = (
+        "Train one model in FP32, FP16, BF16 and FP8, regular, unit-scaled and with the rival techniques; choose a "
+        "learning rate for each scheme. An interrupted comparison continues where it stopped."
+    )
+    parser.add_argument("model", nargs="?", default=default.model, metavar="MODEL", help=f"default: {default.model}")
+    parser.add_argument("--steps", type=int, default=default.steps, metavar="N", help=f"default: {default.steps}")
+    parser.add_argument("--batch", type=int, default=default.batch, metavar="N", help=f"default: {default.batch}")
+    parser.add_argument("--seq", type=int, default=default.seq, metavar="N", help=f"default: {default.seq}")
+    parser.add_argument("--evaluation-batches", type=int, default=64, metavar="N", help="default: 64")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many (default: 3)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at a time (default: 1)")
+    parser.add_argument("--text", metavar="FILE", help="UTF-8 text to read (default: text that comes with Python)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="directory of the runs")
+
+
+def _power(text: str) -> float:
+    """``0.01`` or ``2^-6``."""
+    base, caret, exponent = text.partition("^")
+    return float(base) ** float(exponent) if caret else float(text)

@@ -31,3 +31,11 @@ class FactorError(RefscaleError, ValueError):
 
 class DataError(RefscaleError, ValueError):
     """Text or batches that cannot be used."""
+
+
+class CheckpointError(RefscaleError, ValueError):
+    """A checkpoint that is damaged, or of another run."""
+
+
+class DivergedError(RefscaleError, ArithmeticError):
+    """A training run whose loss or gradients are no longer finite."""

@@ -34,7 +34,8 @@ class Drift:
     Attributes:
         label: of the run, such as "unit fp32".
         steps: that were recorded; step 1 is measured before the first update.
-        tensors: those that are judged, in the order of the forward pass.
+        tensors: those that are judged at every recorded step, in the order of the forward pass; so no biases, which
+            start at zero.
     """
 
     label: str
@@ -71,7 +72,9 @@ def read_drift(out: str | Path) -> Drift:
         raise DataError(f"{call}: no step recorded, expected a run with --scales-every N")
     steps = tuple(line["step"] for line in lines)
     label = " ".join(config[k] for k in ("scheme", "precision", "scaling") if config[k] != "none")
-    tensors = (Series(name, kind, tuple(by.get(s, 0.0) for s in steps)) for (kind, name), by in found.items())
+    tensors = (
+        Series(name, kind, tuple(by[s] for s in steps)) for (kind, name), by in found.items() if len(by) == len(steps)
+    )
     return Drift(label, steps, tuple(tensors))
 
 

@@ -1,0 +1,135 @@
+"""Checkpoints: one npz file a checkpoint, written whole or not at all, checked when read.
+
+The file holds ``meta`` (JSON text as bytes: schema, configuration, digest of the text, step, seconds) and the arrays of
+a ``TrainState`` under ``parameter/``, ``optimizer/`` and ``scaling/``.  A zip's directory stands at its end and every
+member has a checksum, so a file that lost its end or a bit is found out.  Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale import __version__
+from refscale.errors import CheckpointError, RefscaleError
+from refscale.files import write_atomically
+from refscale.train.config import TrainConfig
+from refscale.train.run import Run, TrainState
+
+SCHEMA = "refscale.checkpoint/1"
+"""Raised by one whenever a reader of the former could go wrong."""
+
+KEPT = 2
+"""How many checkpoints of a run stay: the last, and one to fall back on."""
+
+_PARTS = ("parameter", "optimizer", "scaling")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a checkpoint file says.
+
+    Attributes:
+        config: of the run.
+        text_digest: SHA-256 of its text, in hexadecimal.
+        seconds: how long the run had taken.
+        state: parameters and all.
+    """
+
+    config: TrainConfig
+    text_digest: str
+    seconds: float
+    state: TrainState
+
+
+def save_checkpoint(path: str | Path, run: Run, state: TrainState, seconds: float = 0.0) -> None:
+    """Write a checkpoint, atomically.  Raises OSError."""
+    meta = {
+        "schema": SCHEMA,
+        "version": __version__,
+        "config": asdict(run.config),
+        "text": run.text_digest,
+        "step": state.step,
+        "seconds": seconds,
+    }
+    arrays: dict[str, NDArray[Any]] = {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8)}
+    for part, values in zip(_PARTS, (state.parameters, state.optimizer, state.scaling), strict=True):
+        arrays |= {f"{part}/{name}": value for name, value in values.items()}
+
+    def write(file: IO[bytes]) -> None:
+        np.savez(file, allow_pickle=False, **arrays)
+
+    write_atomically(path, write)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointError: the file is truncated or damaged, or is no checkpoint of this schema.
+        OSError: it cannot be read.
+    """
+    call = f"load_checkpoint({str(path)!r})"
+    try:
+        arrays = _read(Path(path))
+        meta = json.loads(arrays.pop("meta").tobytes())
+        if meta["schema"] != SCHEMA:
+            raise CheckpointError(f"{call}: schema is {meta['schema']!r}, expected {SCHEMA!r}")
+        config = TrainConfig.from_mapping(meta["config"], call)
+        parts = {part: _under(part, arrays) for part in _PARTS}
+        state = TrainState(int(meta["step"]), parts["parameter"], parts["optimizer"], parts["scaling"])
+        return Checkpoint(config, str(meta["text"]), float(meta["seconds"]), state)
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        reason = error if isinstance(error, RefscaleError) else f"{type(error).__name__} {error}"
+        raise CheckpointError(f"{call}: truncated, damaged or no checkpoint at all: {reason}") from error
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an npz file; none if it is a single array."""
+    with path.open("rb") as file:  # np.load, given a path, would leave a damaged file open
+        content = np.load(file, allow_pickle=False)
+        return {name: content[name] for name in content.files} if isinstance(content, np.lib.npyio.NpzFile) else {}
+
+
+def _under(part: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    prefix = f"{part}/"
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
+def check_belongs(checkpoint: Checkpoint, run: Run, call: str) -> None:
+    """Raise CheckpointError unless the checkpoint is one of this run: configuration, text, names and shapes."""
+    differences = checkpoint.config.differences(run.config)
+    if checkpoint.text_digest != run.text_digest:
+        differences.append(f"text {checkpoint.text_digest[:8]}…, not {run.text_digest[:8]}…")
+    found = {name: array.shape for name, array in checkpoint.state.parameters.items()}
+    expected = {name: spec.shape for name, spec in run.specs.items()}
+    wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    differences += [f"{name} of shape {found.get(name)}, not {expected.get(name)}" for name in wrong]
+    if differences:
+        raise CheckpointError(f"{call}: a checkpoint of another run: {'; '.join(differences[:3])}")
+
+
+def checkpoint_path(out: Path, step: int) -> Path:
+    """Where the checkpoint after ``step`` steps stands in a run's directory."""
+    return out / f"checkpoint-{step:08}.npz"
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """The checkpoint files of a run's directory, newest first."""
+    return sorted(out.glob("checkpoint-*.npz"), reverse=True)
+
+
+def drop_old(out: Path) -> None:
+    """Remove all but the last ``KEPT`` checkpoints."""
+    for path in checkpoints(out)[KEPT:]:
+        path.unlink(missing_ok=True)

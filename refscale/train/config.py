@@ -1,0 +1,129 @@
+"""What a training run is: one record of plain values, which is also what its directory stores."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from refscale.errors import ArgumentError, DataError
+from refscale.models.bert import get_config
+from refscale.optim import OPTIMIZERS, SCHEDULES
+from refscale.precision import get_precision, get_scaling
+from refscale.scales import get_constraint, get_scheme
+
+DEFAULT_LOG2_LR: dict[str, float] = {"regular": -11, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6}
+"""Peak learning rates of AdamW by scheme, as ``refscale compare`` finds them for bert-mini."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.  Together with the text it fixes every bit of the result, on one machine.
+
+    Attributes:
+        model: a name in ``bert.CONFIGS``.
+        scheme, precision, scaling, constraint: names, see ``get_scheme``, ``get_precision``, ``get_scaling``,
+            ``get_constraint``.
+        steps: optimizer steps.
+        batch, seq: sequences in a batch, tokens in each.
+        lr: peak learning rate; None takes the scheme's from ``DEFAULT_LOG2_LR``.
+        optimizer: "sgd", "adam", "adamw" or "lamb".
+        weight_decay: of the optimizer.
+        schedule: "constant", "linear", "cosine" or "halving".
+        warmup: steps of warm-up; None takes a tenth of ``steps``.
+        halve_every: steps between halvings, for that schedule.
+        dropout: probability.  BERT's own is 0.1; a short run on a small text does better without.
+        seed: of initial parameters, text, dropout and stochastic rounding.
+        evaluate_every: steps between validations; there is always one at the end.
+        evaluation_batches: batches of a validation.
+        scales_every: steps between records of every tensor's scale; 0 for none.
+        checkpoint_every: steps between checkpoints; there is always one at the end.
+    """
+
+    model: str = "bert-mini"
+    scheme: str = "unit"
+    precision: str = "fp32"
+    scaling: str = "none"
+    constraint: str = "geometric"
+    steps: int = 500
+    batch: int = 16
+    seq: int = 32
+    lr: float | None = None
+    optimizer: str = "adamw"
+    weight_decay: float = 0.01
+    schedule: str = "linear"
+    warmup: int | None = None
+    halve_every: int = 1000
+    dropout: float = 0.0
+    seed: int = 0
+    evaluate_every: int = 100
+    evaluation_batches: int = 16
+    scales_every: int = 0
+    checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        model = get_config(self.model)
+        get_scheme(self.scheme), get_precision(self.precision), get_scaling(self.scaling)
+        get_constraint(self.constraint)
+        for field, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, field) not in known:
+                raise self._error(field, f"one of {', '.join(known)}")
+        for field, least in _LEAST.items():
+            if getattr(self, field) < least:
+                raise self._error(field, f"at least {least}")
+        if self.seq > model.positions:
+            raise self._error("seq", f"at most {model.positions}, the positions of {self.model}")
+        if self.lr is not None and not (0 < self.lr < math.inf):
+            raise self._error("lr", "a positive number")
+        if self.warmup is not None and not 0 <= self.warmup <= self.steps:
+            raise self._error("warmup", f"0 … {self.steps}, the steps")
+        if not 0 <= self.dropout < 1:
+            raise self._error("dropout", "0 ≤ dropout < 1")
+        if not 0 <= self.weight_decay < math.inf:
+            raise self._error("weight_decay", "at least 0")
+
+    def _error(self, field: str, expected: str) -> ArgumentError:
+        return ArgumentError(f"TrainConfig({field}={getattr(self, field)!r}): expected {expected}")
+
+    @property
+    def peak_lr(self) -> float:
+        """The peak learning rate, also where ``lr`` is None."""
+        return self.lr if self.lr is not None else 2.0 ** DEFAULT_LOG2_LR[self.scheme]
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of warm-up, also where ``warmup`` is None."""
+        return self.steps // 10 if self.warmup is None else self.warmup
+
+    def to_json(self) -> str:
+        """As JSON text, one field a line."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any], call: str) -> TrainConfig:
+        """From what ``asdict`` made.  Raises DataError, naming ``call``, if fields are missing or unknown."""
+        names = {f.name for f in fields(cls)}
+        if not isinstance(content, Mapping) or content.keys() != names:
+            wrong = sorted(names ^ set(content)) if isinstance(content, Mapping) else [repr(content)]
+            raise DataError(f"{call}: not a TrainConfig; missing or unknown: {', '.join(map(str, wrong))}")
+        return cls(**content)
+
+    def differences(self, other: TrainConfig) -> list[str]:
+        """Fields in which the two differ, as ``steps=500, not 1000``: ours, not theirs."""
+        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return [f"{name}={ours!r}, not {theirs!r}" for name, ours, theirs in pairs if ours != theirs]
+
+
+_LEAST: dict[str, int] = {
+    "steps": 1,
+    "batch": 1,
+    "seq": 8,
+    "halve_every": 1,
+    "seed": 0,
+    "evaluate_every": 1,
+    "evaluation_batches": 1,
+    "scales_every": 0,
+    "checkpoint_every": 1,
+}

@@ -1,0 +1,285 @@
+"""The loop: steps, metrics, validation, checkpoints; killed at any moment, it continues to the same bits.
+
+A run's directory holds
+
+======================  ==============================================================================================
+``config.json``         the ``TrainConfig``, and where the text came from
+``metrics.jsonl``       a line for every step: losses, learning rate, what the scaling technique took; ``validation``
+``scales.jsonl``        a line every ``scales_every`` steps: the scale of every tensor, and what casts lost
+``checkpoint-*.npz``    the last two checkpoints
+``summary.json``        what the run came to, written at its end
+======================  ==============================================================================================
+
+Everything but the seconds in ``summary.json`` is the same, bit for bit, however often the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import IO, Any
+
+from refscale.errors import ArgumentError, CheckpointError, DataError, DivergedError
+from refscale.files import write_atomically
+from refscale.precision import Outcome
+from refscale.progress import Progress
+from refscale.train.checkpoint import check_belongs, checkpoint_path, checkpoints, drop_old, load_checkpoint
+from refscale.train.checkpoint import save_checkpoint as save
+from refscale.train.config import TrainConfig
+from refscale.train.run import Run, TrainState
+from refscale.train.step import StepResult, Validation, evaluate, training_step
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to.
+
+    Attributes:
+        config: of the run.
+        steps: how many were done; fewer than ``config.steps`` if it diverged.
+        validation: the last one; None if it diverged before any.
+        diverged: the message; empty if it did not.
+        seconds: of all sittings together.
+        overhead: totals of what the scaling technique took, see ``precision.Outcome``.
+    """
+
+    config: TrainConfig
+    steps: int
+    validation: Validation | None
+    diverged: str
+    seconds: float
+    overhead: dict[str, int]
+
+
+def train(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    text: str | Path | None = None,
+    resume: bool = False,
+    report: Report = print,
+    progress: Progress | None = None,
+) -> Summary:
+    """Train, or continue to train.
+
+    Args:
+        config: the run.
+        out: its directory; made if it does not exist.
+        text: path of a UTF-8 text file; None for the text that comes along.
+        resume: continue from the last good checkpoint in ``out``, if there is one; the result has the same bits as if
+            the run had never stopped.
+        report: called with a line for every validation, and for every checkpoint refused.
+        progress: advanced by one per step.
+
+    Returns:
+        What the run came to.
+
+    Raises:
+        ArgumentError: ``out`` holds a run already and ``resume`` is False, or holds another run.
+        DataError: the text cannot be used.
+        DivergedError: loss or gradients are no longer finite; ``summary.json`` says so, too.
+        OSError: files cannot be read or written.
+    """
+    out = Path(out)
+    run = Run.of(config, text)
+    _claim(out, config, run.text_digest, resume)
+    state, before = _latest(out, run, report) if resume else (run.initial_state(), 0.0)
+    metrics, scales = out / "metrics.jsonl", out / "scales.jsonl"
+    validation, overhead = _replay(metrics, state.step)
+    _cut(metrics, state.step)
+    _cut(scales, state.step)
+    started = time.monotonic()
+    diverged: DivergedError | None = None
+    if progress:
+        progress.advance(state.step)
+    with ExitStack() as files:
+        metrics_file = files.enter_context(metrics.open("a", encoding="utf-8"))
+        scales_file = files.enter_context(scales.open("a", encoding="utf-8")) if config.scales_every else None
+        for batch in run.batches(state.step):
+            step = state.step + 1
+            trace = scales_file is not None and (step == 1 or step % config.scales_every == 0)
+            try:
+                state, result = training_step(run, state, batch, trace=trace)
+            except DivergedError as error:
+                diverged = error
+                break
+            _add(overhead, result.outcome)
+            line = _metrics(step, result)
+            last = step == config.steps
+            if last or step % config.evaluate_every == 0:
+                validation = evaluate(run, state)
+                line["validation"] = asdict(validation)
+                report(_validation_line(step, config.steps, result, validation))
+            _append(metrics_file, line)
+            if scales_file and trace:
+                _append(scales_file, _scales(step, result))
+            if last or step % config.checkpoint_every == 0:
+                save(checkpoint_path(out, step), run, state, before + time.monotonic() - started)
+                drop_old(out)
+            if progress:
+                progress.advance(1, f"loss {result.loss:.3f}")
+    seconds = before + time.monotonic() - started
+    message = "" if diverged is None else str(diverged)
+    summary = Summary(config, state.step, validation, message, seconds, overhead)
+    write_json(out / "summary.json", asdict(summary))
+    if diverged is not None:
+        raise diverged
+    return summary
+
+
+# --- the run's directory ----------------------------------------------------------------------------------------------
+
+
+def _claim(out: Path, config: TrainConfig, text_digest: str, resume: bool) -> None:
+    """Make the directory one of this run, or say why it cannot be."""
+    path = out / "config.json"
+    if path.exists():
+        if not resume:
+            raise ArgumentError(f"train: {str(out)!r} holds a run already; --resume continues it")
+        known, digest = read_config(out)
+        differences = known.differences(config)
+        if digest != text_digest:
+            differences.append("another text")
+        if differences:
+            raise ArgumentError(f"train: {str(out)!r} holds another run: {'; '.join(differences)}")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.glob("checkpoint-*.npz")) or (out / "metrics.jsonl").exists():
+        raise ArgumentError(f"train: {str(out)!r} holds files of a run, but no config.json; choose another directory")
+    write_json(path, {"config": asdict(config), "text": text_digest})
+
+
+def read_config(out: str | Path) -> tuple[TrainConfig, str]:
+    """Configuration and digest of the text of the run in a directory.
+
+    Raises:
+        DataError: there is no run, or its config.json cannot be understood.
+    """
+    path = Path(out) / "config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return TrainConfig.from_mapping(content["config"], f"read_config({str(out)!r})"), str(content["text"])
+    except FileNotFoundError as error:
+        raise DataError(f"read_config({str(out)!r}): holds no run, expected a directory with config.json") from error
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, DataError | ArgumentError):
+            raise
+        raise DataError(f"read_config({str(out)!r}): config.json cannot be understood: {error}") from error
+
+
+def _latest(out: Path, run: Run, report: Report) -> tuple[TrainState, float]:
+    """The newest checkpoint that can be trusted, or the beginning."""
+    lines = sum(1 for _ in _whole_lines(out / "metrics.jsonl"))
+    for path in checkpoints(out):
+        try:
+            checkpoint = load_checkpoint(path)
+            check_belongs(checkpoint, run, f"load_checkpoint({str(path)!r})")
+            if checkpoint.state.step > lines:
+                raise CheckpointError(
+                    f"load_checkpoint({str(path)!r}): of step {checkpoint.state.step}, metrics.jsonl ends at {lines}"
+                )
+        except CheckpointError as error:
+            report(f"refused: {error}")
+            continue
+        report(f"resumed from {path.name}")
+        return checkpoint.state, checkpoint.seconds
+    report("no checkpoint to resume from: starting at step 0")
+    return run.initial_state(), 0.0
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a JSON-lines file up to the first that was cut off."""
+    if not path.exists():
+        return
+    for line in path.read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
+
+
+def _cut(path: Path, step: int) -> None:
+    """Drop the lines after ``step``."""
+    if path.exists():
+        kept = [_line(line) for line in _whole_lines(path) if line["step"] <= step]
+        write_atomically(path, lambda file: file.write("".join(kept).encode()))
+
+
+def _replay(metrics: Path, step: int) -> tuple[Validation | None, dict[str, int]]:
+    """Last validation and totals of overhead up to ``step``."""
+    validation = None
+    overhead = {f.name: 0 for f in fields(Outcome)}
+    for line in _whole_lines(metrics):
+        if line["step"] <= step:
+            _add(overhead, Outcome(**line["scaling"]))
+            if "validation" in line:
+                validation = Validation(**line["validation"])
+    return validation, overhead
+
+
+# --- lines ------------------------------------------------------------------------------------------------------------
+
+
+_PER_STEP = ("scales", "state")
+"""Fields of an outcome that are levels, not amounts: their largest value is kept, not their sum."""
+
+
+def _add(overhead: dict[str, int], outcome: Outcome) -> None:
+    for name, value in asdict(outcome).items():
+        overhead[name] = max(overhead[name], int(value)) if name in _PER_STEP else overhead[name] + int(value)
+
+
+def _metrics(step: int, result: StepResult) -> dict[str, Any]:
+    return {
+        "step": step,
+        "loss": _number(result.loss),
+        "masked_lm": _number(result.masked_lm),
+        "next_sentence": _number(result.next_sentence),
+        "lr": result.lr,
+        "loss_scale": result.loss_scale,
+        "scaling": asdict(result.outcome),
+    }
+
+
+def _scales(step: int, result: StepResult) -> dict[str, Any]:
+    tensors = [
+        {"name": t.name, "kind": t.kind, "layer": t.layer, "role": t.role, "scale": t.scale, "judged": t.is_judged}
+        for t in result.tensors
+    ]
+    return {"step": step, "tensors": tensors, "casts": [asdict(c) for c in result.casts]}
+
+
+def _number(x: float) -> float | str:
+    return x if math.isfinite(x) else str(x)  # JSON has no inf
+
+
+def _line(content: dict[str, Any]) -> str:
+    return json.dumps(content, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _append(file: IO[str], content: dict[str, Any]) -> None:
+    file.write(_line(content))
+    file.flush()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, atomically."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _validation_line(step: int, steps: int, result: StepResult, v: Validation) -> str:
+    return (
+        f"step {step}/{steps}  loss {result.loss:.4f}  lr {result.lr:.3g}  "
+        f"validation: masked LM {v.masked_lm:.4f} ({v.masked_lm_accuracy:.1%} right), "
+        f"next sentence {v.next_sentence:.4f} ({v.next_sentence_accuracy:.1%})"
+    )

@@ -1,0 +1,63 @@
+"""A checkpoint as a report: every tensor of its next step in figures, as at the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from refscale.analysis.report import Report
+from refscale.analysis.stats import REPORT_FORMATS
+from refscale.analysis.trace import Trace, summarize_casts
+from refscale.errors import CheckpointError
+from refscale.progress import Progress
+from refscale.train.checkpoint import Checkpoint, check_belongs, checkpoints, load_checkpoint
+from refscale.train.run import Run
+from refscale.train.step import forward_backward
+
+
+def checkpoint_report(path: str | Path, *, text: str | Path | None = None, progress: Progress | None = None) -> Report:
+    """One forward and backward pass from a checkpoint, on the first validation batch of its run.
+
+    Args:
+        path: a checkpoint, or the directory of a run, whose newest good one is taken.
+        text: what the run was trained on, if not on the text that comes along.
+        progress: advanced by the parameters' elements in millions, forward and backward.
+
+    Returns:
+        The report.
+
+    Raises:
+        CheckpointError: no good checkpoint, or the text is another one.
+        DataError: the text cannot be used.
+        OSError: the file cannot be read.
+    """
+    path = Path(path)
+    checkpoint = _newest(path) if path.is_dir() else load_checkpoint(path)
+    config, state = checkpoint.config, checkpoint.state
+    run = Run.of(config, text)
+    check_belongs(checkpoint, run, f"checkpoint_report({str(path)!r})")
+    trace = Trace(run.specs, REPORT_FORMATS, progress)
+    result = forward_backward(run, state, run.validation[0], probe=trace, count_casts=config.precision != "fp32")
+    return Report(
+        model=f"{config.model} after {state.step} steps",
+        scheme=config.scheme,
+        precision=config.precision if config.scaling == "none" else f"{config.precision} {config.scaling}",
+        constraint=config.constraint,
+        batch=config.batch,
+        seq=config.seq,
+        seed=config.seed,
+        text="built-in" if text is None else str(text),
+        formats=REPORT_FORMATS,
+        losses=trace.losses,
+        tensors=trace.tensors(result.losses.total, run.scheme),
+        casts=summarize_casts(result.tape.casts),
+    )
+
+
+def _newest(out: Path) -> Checkpoint:
+    refused = []
+    for path in checkpoints(out):
+        try:
+            return load_checkpoint(path)
+        except CheckpointError as error:
+            refused.append(str(error))
+    raise CheckpointError("; ".join(refused) or f"checkpoint_report({str(out)!r}): holds no checkpoint")

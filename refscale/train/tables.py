@@ -1,0 +1,142 @@
+"""A comparison as tables in Markdown: what ``refscale compare`` prints, and what stands in the docs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import mean, stdev
+
+from refscale.precision import get_scaling
+from refscale.train.compare import Comparison, RunResult, Variant
+
+REFERENCE = Variant("regular", "fp32")
+"""What every other row is held against."""
+
+
+def tables(comparison: Comparison) -> str:
+    """All tables: learning rates, losses, what the techniques take.
+
+    Args:
+        comparison: with at least one run.
+
+    Returns:
+        Markdown, which reads well enough in a terminal.
+    """
+    base = comparison.base
+    setting = (
+        f"{base.model}, {base.steps} steps of {base.batch} × {base.seq} tokens, {base.optimizer}, "
+        f"{base.schedule} schedule; seeds {', '.join(map(str, comparison.seeds))}."
+    )
+    parts = (
+        setting,
+        "\n".join(_render(_grid(comparison))),
+        "\n".join(_render(_losses(comparison))),
+        "\n".join(_render(_techniques(comparison))),
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+Rows = Iterator[tuple[str, ...]]
+
+
+def _grid(c: Comparison) -> Rows:
+    """Validation losses of the FP32 runs, by scheme and learning rate."""
+    exponents = sorted({e for losses in c.grid.values() for e in losses})
+    yield ("loss by learning rate, FP32", *(f"2^{e:g}" for e in exponents))
+    for scheme, losses in c.grid.items():
+        cells = []
+        for e in exponents:
+            cell = _loss(losses[e]) if e in losses else ""
+            cells.append(f"**{cell}**" if e == c.log2_lr[scheme] else cell)
+        yield (scheme, *cells)
+
+
+def _losses(c: Comparison) -> Rows:
+    """One row a variant."""
+    head = ("run", "validation loss", "± sd", f"− {REFERENCE.name}", "accuracy", "gradients flushed", "s per run")
+    yield head
+    reference = {r.seed: r.loss for r in c.of(REFERENCE)}
+    for variant in dict.fromkeys(r.variant for r in c.runs):
+        runs = c.of(variant)
+        losses = [r.loss for r in runs if r.loss is not None]
+        if len(losses) < len(runs):
+            shown = [f"diverged in {len(runs) - len(losses)} of {len(runs)}", "", "", ""]
+        else:
+            accuracy = mean(r.accuracy for r in runs if r.accuracy is not None)
+            shown = [_loss(mean(losses)), _spread(losses), _difference(runs, reference), f"{accuracy:.1%}"]
+        seconds = mean(r.seconds for r in runs)
+        yield (variant.name, *shown, _flushed(runs), f"{seconds:.0f}")
+
+
+def _techniques(c: Comparison) -> Rows:
+    """The columns of the paper's Table 1, counted: per training step, mean over the runs."""
+    yield (
+        "technique",
+        "scale factors",
+        "chosen by hand",
+        "changed while training",
+        "statistics a step",
+        "extra passes a step",
+        "skipped steps",
+        "numbers kept",
+    )
+    for variant in dict.fromkeys(r.variant for r in c.runs if r.variant.seeds is None):
+        runs = [r for r in c.of(variant) if not r.diverged]
+        unscaled = variant.scheme == "regular" and variant.scaling == "none"
+        if unscaled or not runs or (variant.scheme != "regular" and variant.precision != "fp8"):
+            continue
+
+        def per_step(name: str, runs: Sequence[RunResult] = runs) -> str:
+            return f"{mean(r.overhead[name] for r in runs) / c.base.steps:.3g}"
+
+        def per_run(name: str, runs: Sequence[RunResult] = runs) -> str:
+            return f"{mean(r.overhead[name] for r in runs):.3g}"
+
+        scaled = variant.scheme != "regular"
+        yield (
+            variant.name,
+            f"{c.factors[variant.scheme]} constants" if scaled else per_run("scales"),
+            ", ".join(get_scaling(variant.scaling).tuned) or "nothing",
+            "every step" if variant.scaling == "current" else per_run("changes"),
+            per_step("statistics"),
+            per_step("extra_passes"),
+            per_run("skipped"),
+            per_run("state"),
+        )
+
+
+def _loss(x: float | None) -> str:
+    return "diverged" if x is None else f"{x:.3f}"
+
+
+def _spread(losses: Sequence[float]) -> str:
+    return f"{stdev(losses):.3f}" if len(losses) > 1 else ""
+
+
+def _difference(runs: Sequence[RunResult], reference: dict[int, float | None]) -> str:
+    """Mean and standard error of the loss minus the reference's of the same seed: text and weights are the same."""
+    pairs = [(r.loss, reference.get(r.seed)) for r in runs]
+    differences = [a - b for a, b in pairs if a is not None and b is not None]
+    if len(differences) < len(pairs) or runs[0].variant == REFERENCE:
+        return ""
+    error = f" ± {stdev(differences) / math.sqrt(len(differences)):.3f}" if len(differences) > 1 else ""
+    return f"{mean(differences):+.3f}{error}"
+
+
+def _flushed(runs: Sequence[RunResult]) -> str:
+    shares = [r.flushed for r in runs if r.flushed is not None]
+    if not shares or runs[0].variant.precision == "fp32":
+        return ""
+    return f"{mean(shares):.2%}"
+
+
+def _render(rows: Rows) -> Iterator[str]:
+    table = list(rows)
+    widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.ljust(w) for cell, w in zip(cells, widths, strict=True)) + " |"
+
+    yield line(table[0])
+    yield "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    yield from map(line, table[1:])

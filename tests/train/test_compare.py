@@ -1,0 +1,157 @@
+"""The comparison: learning rates, tables, files; a run that stands already is not repeated."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from refscale.errors import ArgumentError, DataError
+from refscale.train import Comparison, RunResult, Variant, compare, load_comparison, tables
+from refscale.train.compare import STATIC, VARIANTS, _best, _beyond, to_content
+from tests.train.runs import small, write_text
+
+REGULAR, UNIT = Variant("regular", "fp32"), Variant("unit", "fp8")
+AUTOMATIC = Variant("regular", "fp16", "automatic")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("compare")
+    text = write_text(directory)
+    base = small(steps=3, scales_every=0)
+    found = compare(base, directory / "out", seeds=(0, 1), variants=(REGULAR, UNIT, AUTOMATIC), text=text)
+    return found, directory, text
+
+
+class TestCompare:
+    def test_every_run_is_there(self, made):
+        found, *_ = made
+        assert [(r.variant, r.seed) for r in found.runs] == [(v, s) for v in (REGULAR, UNIT, AUTOMATIC) for s in (0, 1)]
+        assert all(r.loss is not None and r.seconds > 0 for r in found.runs)
+        for run in found.runs:
+            losses = found.grid[run.variant.scheme]
+            assert run.log2_lr == found.log2_lr[run.variant.scheme] == min(losses, key=losses.get)
+            assert min(losses) < run.log2_lr < max(losses)
+        assert [r.flushed is None for r in found.runs] == [False, True] * 3
+        assert found.of(AUTOMATIC)[0].overhead["statistics"] > 0
+        assert found.of(UNIT)[0].overhead["statistics"] == 0
+        assert found.factors["regular"] == 0
+        assert found.factors["unit"] > 50
+
+    def test_the_grids_own_run_is_one_of_the_results(self, made):
+        found, *_ = made
+        assert found.of(REGULAR)[0].loss == found.grid["regular"][found.log2_lr["regular"]]
+
+    def test_a_second_call_repeats_nothing(self, made):
+        found, directory, text = made
+        before = {p: p.stat().st_mtime_ns for p in (directory / "out").glob("*/summary.json")}
+        again = compare(found.base, directory / "out", seeds=(0, 1), variants=(REGULAR, UNIT, AUTOMATIC), text=text)
+        assert again == found
+        assert before == {p: p.stat().st_mtime_ns for p in (directory / "out").glob("*/summary.json")}
+
+    def test_other_runs_in_the_directory(self, made):
+        found, directory, text = made
+        with pytest.raises(ArgumentError, match="holds another run"):
+            compare(replace(found.base, batch=3), directory / "out", variants=(REGULAR,), text=text)
+
+    def test_round_trip(self, made, tmp_path):
+        found, directory, _ = made
+        assert load_comparison(directory / "out" / "comparison.json") == found
+        path = tmp_path / "c.json"
+        path.write_text(json.dumps(to_content(found) | {"schema": "refscale.comparison/9"}), encoding="utf-8")
+        with pytest.raises(DataError, match=r"schema is 'refscale\.comparison/9', expected 'refscale\.comparison/1'"):
+            load_comparison(path)
+        path.write_text("{}", encoding="utf-8")
+        with pytest.raises(DataError, match="KeyError 'schema', expected what compare writes"):
+            load_comparison(path)
+
+    @pytest.mark.parametrize("wrong", [{"seeds": ()}, {"variants": ()}, {"jobs": 0}])
+    def test_nothing_to_do(self, tmp_path, wrong):
+        with pytest.raises(ArgumentError, match="expected at least one of each"):
+            compare(small(), tmp_path, **wrong)
+
+
+class TestGrid:
+    @pytest.mark.parametrize(
+        ("losses", "best", "beyond"),
+        [
+            ({-2.0: 3.0, -1.0: 2.0, 0.0: 3.0}, -1.0, []),
+            ({-2.0: 1.0, -1.0: 2.0, 0.0: 3.0}, -2.0, [-3.0]),
+            ({-2.0: 3.0, -1.0: 2.0, 0.0: 1.0}, 0.0, [1.0]),
+            ({-2.0: 3.0, -1.0: 2.0, 0.0: None}, -1.0, []),
+            ({-2.0: None, -1.0: None, 0.0: None}, -2.0, [-3.0]),
+        ],
+    )
+    def test_the_best_is_inside(self, losses, best, beyond):
+        assert _best(losses) == best
+        assert list(_beyond(losses)) == beyond
+
+
+def result(variant: Variant, seed: int, loss: float | None, **changes) -> RunResult:
+    overhead = dict.fromkeys(("skipped", "statistics", "extra_passes", "elements", "scales", "changes", "state"), 0)
+    plain = RunResult(variant, seed, -6.0, loss, 0.25, "" if loss else "diverged at step 2", 60.0, None, overhead)
+    return replace(plain, **changes)
+
+
+class TestTables:
+    @pytest.fixture
+    def text(self):
+        runs = (
+            result(REGULAR, 0, 4.0),
+            result(REGULAR, 1, 4.2),
+            result(UNIT, 0, 3.9, flushed=0.001),
+            result(UNIT, 1, 4.4),
+            result(
+                AUTOMATIC,
+                0,
+                4.5,
+                overhead={
+                    "skipped": 2,
+                    "statistics": 16,
+                    "extra_passes": 24,
+                    "scales": 1,
+                    "elements": 0,
+                    "changes": 3,
+                    "state": 2,
+                },
+            ),
+            result(AUTOMATIC, 1, None),
+            result(Variant("regular", "fp16", "static:2^5", seeds=1), 0, 4.4),
+        )
+        base = small(scales_every=0)
+        grid = {"regular": {-12.0: 4.5, -11.0: 4.0}, "unit": {-7.0: None, -6.0: 3.9}}
+        return tables(
+            Comparison(base, (0, 1), grid, {"regular": -11.0, "unit": -6.0}, {"regular": 0, "unit": 99}, runs)
+        )
+
+    def row(self, text: str, table: int, start: str) -> list[str]:
+        block = text.split("\n\n")[table]
+        (line,) = [line for line in block.splitlines() if line.startswith(f"| {start} ")]
+        return [cell.strip() for cell in line.strip("|").split("|")]
+
+    def test_grid(self, text):
+        assert self.row(text, 1, "loss") == ["loss by learning rate, FP32", "2^-12", "2^-11", "2^-7", "2^-6"]
+        assert self.row(text, 1, "regular") == ["regular", "4.500", "**4.000**", "", ""]
+        assert self.row(text, 1, "unit") == ["unit", "", "", "diverged", "**3.900**"]
+
+    def test_losses(self, text):
+        assert self.row(text, 2, "regular fp32")[1:] == ["4.100", "0.141", "", "25.0%", "", "60"]
+        # differences −0.1 and +0.2: mean 0.05, standard error 0.15
+        assert self.row(text, 2, "unit fp8")[1:] == ["4.150", "0.354", "+0.050 ± 0.150", "25.0%", "0.10%", "60"]
+        assert self.row(text, 2, "regular fp16 automatic")[1] == "diverged in 1 of 2"
+        assert self.row(text, 2, re.escape("regular fp16 static:2^5").replace("\\", ""))[1] == "4.400"
+
+    def test_techniques(self, text):
+        assert self.row(text, 3, "unit fp8")[1:] == ["99 constants", "nothing", "0", "0", "0", "0", "0"]
+        assert self.row(text, 3, "regular fp16 automatic")[1:] == ["1", "nothing", "3", "2", "3", "2", "2"]
+        assert "regular fp32" not in text.split("\n\n")[3]
+
+
+def test_the_rows_the_paper_asks_for():
+    names = {v.name for v in VARIANTS}
+    assert {"regular fp32", "regular fp16", "regular fp8", "unit fp32", "unit fp16", "unit bf16", "unit fp8"} <= names
+    assert {"unit fp8-fnuz", "u-mup fp32", "u-mup fp8", "regular fp8 current", "regular fp8 delayed"} <= names
+    assert {f"regular {p} {s}" for p in ("fp16", "fp8") for s in (STATIC, "automatic")} <= names

@@ -1,0 +1,237 @@
+"""One step, one evaluation; what a run fixes; what stops it."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from refscale.data import IGNORE
+from refscale.engine import Tape, backward
+from refscale.errors import ArgumentError, DataError, DivergedError
+from refscale.models import bert
+from refscale.optim import Rate
+from refscale.train import Run, TrainConfig, evaluate, training_step
+from refscale.train.step import forward_backward
+from tests.train.runs import small, write_text
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_text(tmp_path_factory.mktemp("text"))
+
+
+def steps(run, count, **options):
+    state, results = run.initial_state(), []
+    for _, batch in zip(range(count), run.batches(0), strict=False):
+        state, result = training_step(run, state, batch, **options)
+        results.append(result)
+    return state, results
+
+
+def test_a_step_is_forward_backward_update(text):
+    """Written out once, with nothing of the trainer."""
+    run = Run.of(small(dropout=0.1), text)
+    state, batch = run.initial_state(), next(run.batches(0))
+    after, result = training_step(run, state, batch)
+    tape = Tape(run.scheme)
+    p = bert.parameters_on(tape, state.parameters, run.model)
+    losses = bert.pretraining_loss(p, batch, run.model, np.random.default_rng([0, 2, 0]))
+    backward(losses.total)
+    gradients = {name: t.grad for name, t in p.items()}
+    expected, optimizer = run.optimizer.update(
+        gradients, state.optimizer, state.parameters, Rate(run.config.peak_lr, run.schedule(0)), run.groups
+    )
+    assert result.loss == float(losses.total.value)
+    assert after.step == 1
+    assert after.parameters.keys() == expected.keys()
+    assert all(np.array_equal(after.parameters[k], expected[k]) for k in expected)
+    assert all(np.array_equal(after.optimizer[k], optimizer[k]) for k in optimizer)
+
+
+def test_the_state_before_is_left_alone(text):
+    run = Run.of(small(precision="fp8-sr"), text)
+    state = run.initial_state()
+    before = {k: v.copy() for k, v in state.parameters.items()}
+    for v in state.parameters.values():
+        v.flags.writeable = False
+    training_step(run, state, next(run.batches(0)))
+    assert all(np.array_equal(state.parameters[k], before[k]) for k in before)
+
+
+@pytest.mark.parametrize("changes", [{}, {"precision": "fp8-sr", "dropout": 0.1}], ids=["plain", "random"])
+def test_same_seed_same_bits_other_seed_other_bits(text, changes):
+    one, two = (steps(Run.of(small(**changes), text), 3)[0] for _ in range(2))
+    other, _ = steps(Run.of(small(seed=1, **changes), text), 3)
+    assert all(one.parameters[k].tobytes() == two.parameters[k].tobytes() for k in one.parameters)
+    assert any(one.parameters[k].tobytes() != other.parameters[k].tobytes() for k in one.parameters)
+
+
+def test_text_does_not_depend_on_scheme_or_precision(text):
+    runs = [Run.of(small(), text), Run.of(small(scheme="regular", precision="fp8", scaling="automatic"), text)]
+    for a, b in zip(*(run.batches(0) for run in runs), strict=True):
+        assert np.array_equal(a.ids, b.ids)
+    first, again = (next(runs[0].batches(k)) for k in (5, 5))
+    assert np.array_equal(first.ids, again.ids)
+    assert not np.array_equal(first.ids, next(runs[0].batches(6)).ids)
+
+
+def test_a_trace_changes_no_bit(text):
+    run = Run.of(small(precision="fp8"), text)
+    state, batch = run.initial_state(), next(run.batches(0))
+    plain, _ = training_step(run, state, batch)
+    traced, result = training_step(run, state, batch, trace=True)
+    assert all(plain.parameters[k].tobytes() == traced.parameters[k].tobytes() for k in plain.parameters)
+    assert {t.kind for t in result.tensors} == {"weight", "activation", "activation gradient", "weight gradient"}
+    assert {c.place for c in result.casts} >= {"leaf", "output", "operand", "operand_gradient", "gradient"}
+
+
+def test_weights_in_fp16_with_stochastic_rounding(text):
+    run = Run.of(small(precision="fp16-sr", steps=4), text)
+    state, _ = steps(run, 4)
+    for initial, value in zip(run.initial_state().parameters.values(), state.parameters.values(), strict=True):
+        for x in (initial, value):
+            assert np.array_equal(x.astype(np.float16).astype(np.float32), x)
+    masters, _ = steps(Run.of(small(precision="fp16", steps=4), text), 4)
+    assert any(not np.array_equal(x.astype(np.float16), x) for x in masters.parameters.values())
+
+
+@pytest.mark.parametrize("scheme", ["regular", "unit", "u-mup"])
+def test_the_loss_falls(text, scheme):
+    """Twenty steps on one batch: enough to see that gradients point downhill, whatever the scheme."""
+    run = Run.of(small(scheme=scheme, steps=20, schedule="constant", warmup=0), text)
+    state, batch = run.initial_state(), next(run.batches(0))
+    losses = []
+    for _ in range(20):
+        state, result = training_step(run, state, batch)
+        losses.append(result.loss)
+    assert losses[-1] < 0.85 * losses[0]
+
+
+class TestScalingTechniques:
+    @pytest.mark.parametrize("scaling", ["static:2^10", "static:2^-4", "automatic:2^10"])
+    def test_a_power_of_two_changes_no_bit_in_fp32(self, text, scaling):
+        plain, _ = steps(Run.of(small(scheme="regular"), text), 3)
+        scaled, results = steps(Run.of(small(scheme="regular", scaling=scaling), text), 3)
+        assert results[0].loss_scale in (2.0**10, 2.0**-4)
+        assert all(plain.parameters[k].tobytes() == scaled.parameters[k].tobytes() for k in plain.parameters)
+
+    def test_a_skipped_step_changes_nothing_but_the_scale(self, text):
+        run = Run.of(small(scheme="regular", precision="fp16", scaling="automatic:2^60"), text)
+        state, (result, *_) = steps(run, 1)
+        initial = run.initial_state()
+        assert result.outcome.skipped
+        assert math.isfinite(result.loss)
+        assert run.scaling.loss_scale(state.scaling) == 2.0**59
+        assert state.step == 1
+        assert all(np.array_equal(state.parameters[k], initial.parameters[k]) for k in initial.parameters)
+        assert all(np.array_equal(state.optimizer[k], initial.optimizer[k]) for k in initial.optimizer)
+
+    def test_delayed_scales_reach_the_tape_and_the_validation(self, text):
+        run = Run.of(small(scheme="regular", precision="fp8", scaling="delayed"), text)
+        state, (first, _) = steps(run, 2)
+        assert first.outcome.state > 0
+        result = forward_backward(run, state, next(run.batches(2)))
+        assert any(c.scale != 1 for c in result.tape.casts if c.place == "operand")
+        plain = replace(run, scaling=Run.of(small(scheme="regular", precision="fp8"), text).scaling)
+        assert evaluate(run, state) != evaluate(plain, state)
+
+
+class TestValidation:
+    def test_means_over_words_and_sequences(self, text):
+        run = Run.of(small(evaluation_batches=3), text)
+        state = run.initial_state()
+        found = evaluate(run, state)
+        words = sequences = 0
+        total, right = np.zeros(2), np.zeros(2)
+        for batch in run.validation:
+            tape = Tape(run.scheme)
+            losses = bert.pretraining_loss(bert.parameters_on(tape, state.parameters, run.model), batch, run.model)
+            for row in np.ndindex(batch.labels.shape):
+                if batch.labels[row] != IGNORE:
+                    logits = losses.masked_lm_logits.value[row].astype(np.float64)
+                    total[0] += np.log(np.exp(logits).sum()) - logits[batch.labels[row]]
+                    right[0] += logits.argmax() == batch.labels[row]
+                    words += 1
+            for row, label in enumerate(batch.is_next):
+                logits = losses.next_sentence_logits.value[row].astype(np.float64)
+                total[1] += np.log(np.exp(logits).sum()) - logits[label]
+                right[1] += logits.argmax() == label
+                sequences += 1
+        assert found.masked_lm == pytest.approx(total[0] / words, rel=1e-5)  # sums of float32 logits
+        assert found.next_sentence == pytest.approx(total[1] / sequences, rel=1e-5)
+        assert (found.masked_lm_accuracy, found.next_sentence_accuracy) == (right[0] / words, right[1] / sequences)
+
+    def test_held_out_text_is_not_trained_on(self, text):
+        run = Run.of(small(), text)
+        assert len(run.held_out) == round(0.1 * (len(run.held_out) + len(run.training)))
+        assert not set(run.validation[0].ids.ravel().tolist()) <= {1}
+        words = set(run.vocabulary.tokens)
+        assert words <= set(Run.of(small(), text).vocabulary.tokens)
+        assert any(w.lower() not in " ".join(run.training).lower() for s in run.held_out for w in s.split())
+
+
+class TestDivergence:
+    def test_fp16_overflow_names_step_and_tensor(self, text):
+        run = Run.of(small(scheme="regular", precision="fp16", scaling="static:2^30"), text)
+        with pytest.raises(
+            DivergedError,
+            match=re.escape(
+                "train: diverged at step 1: a gradient is not finite; the first tensor to leave the range of "
+            )
+            + r"float16, whose largest value is 65504, is gradient of nsp\.bias \(4 of 4 elements are not finite\)",
+        ):
+            training_step(run, run.initial_state(), next(run.batches(0)))
+
+    def test_forward_overflow(self, text):
+        run = Run.of(small(scheme="regular", precision="fp16"), text)
+        state = run.initial_state()
+        state.parameters["encoder.1.ffn.up.bias"] = np.full_like(state.parameters["encoder.1.ffn.up.bias"], 7e4)
+        with pytest.raises(DivergedError, match=r"step 1: the loss is not finite; .* is encoder\.1\.ffn\.up\.bias"):
+            training_step(run, state, next(run.batches(0)))
+
+    def test_an_automatic_scale_cannot_mend_the_forward_pass(self, text):
+        run = Run.of(small(scheme="regular", precision="fp16", scaling="automatic"), text)
+        state = run.initial_state()
+        state.parameters["embeddings.norm.gain"] = np.full_like(state.parameters["embeddings.norm.gain"], np.inf)
+        with pytest.raises(DivergedError, match="the loss is not finite"):
+            training_step(run, state, next(run.batches(0)))
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"model": "gpt"}, "get_config('gpt'): expected one of"),
+            ({"scheme": "none"}, "get_scheme('none'): expected one of"),
+            ({"precision": "fp7"}, "get_precision('fp7'): expected one of"),
+            ({"scaling": "dynamic"}, "get_scaling('dynamic'): expected one of"),
+            ({"optimizer": "adagrad"}, "TrainConfig(optimizer='adagrad'): expected one of sgd, adam, adamw, lamb"),
+            ({"schedule": "step"}, "TrainConfig(schedule='step'): expected one of"),
+            ({"steps": 0}, "TrainConfig(steps=0): expected at least 1"),
+            ({"seq": 7}, "TrainConfig(seq=7): expected at least 8"),
+            ({"seq": 513}, "TrainConfig(seq=513): expected at most 512, the positions of bert-tiny"),
+            ({"lr": 0.0}, "TrainConfig(lr=0.0): expected a positive number"),
+            ({"lr": math.nan}, "TrainConfig(lr=nan): expected a positive number"),
+            ({"warmup": 9}, "TrainConfig(warmup=9): expected 0 … 8, the steps"),
+            ({"dropout": 1.0}, "TrainConfig(dropout=1.0): expected 0 ≤ dropout < 1"),
+            ({"weight_decay": -1.0}, "TrainConfig(weight_decay=-1.0): expected at least 0"),
+            ({"seed": -1}, "TrainConfig(seed=-1): expected at least 0"),
+        ],
+    )
+    def test_bad_values(self, changes, said):
+        with pytest.raises(ArgumentError, match=re.escape(said)):
+            small(**changes)
+
+    def test_every_scheme_has_a_default_rate(self):
+        from refscale.scales import SCHEMES
+
+        assert all(TrainConfig(scheme=name).peak_lr > 0 for name in SCHEMES)
+
+    def test_too_little_text(self, tmp_path):
+        (tmp_path / "short.txt").write_text("One sentence only.", encoding="utf-8")
+        with pytest.raises(DataError, match="a text of 1 sentences, expected some to train on and some to validate"):
+            Run.of(small(), tmp_path / "short.txt")
