@@ -9,10 +9,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refscale import __version__
 from refscale.errors import ArgumentError, RefscaleError
+
+if TYPE_CHECKING:
+    from refscale.analysis import Report
 
 DEFAULT_MODEL = "bert-tiny"
 SMALL = ("bert-tiny", "bert-mini")
@@ -77,6 +80,11 @@ def _report(args: argparse.Namespace) -> None:
 
     if args.model and args.option and args.model != args.option:
         raise ArgumentError(f"report: two models, {args.model!r} and --model {args.option!r}, expected one")
+    if args.checkpoint:
+        _report_checkpoint(args)
+        return
+    if args.flops and args.plot:
+        raise ArgumentError("report: --flops with --plot, expected one of the two")
     model = args.model or args.option or DEFAULT_MODEL
     batch = args.batch if args.batch is not None else 8 if model in SMALL else 1
     schemes = ("regular", "unit") if args.scheme == "both" else (args.scheme,)
@@ -84,6 +92,15 @@ def _report(args: argparse.Namespace) -> None:
     if args.plot:
         analysis.check_plot(args.plot)
     _check_directories(args.plot, args.json)
+    if args.flops:
+        counts = [
+            analysis.count_flops(model, scheme, batch=batch, seq=args.seq, constraint=args.constraint)
+            for scheme in schemes
+        ]
+        if args.json:
+            analysis.save_flops(args.json, counts)
+        print("\n".join(analysis.render_flops(counts)))
+        return
     reports = []
     for scheme in schemes:
         with Progress(work(model), "M elements", f"{model} {scheme}") as progress:
@@ -100,6 +117,46 @@ def _report(args: argparse.Namespace) -> None:
                     progress=progress,
                 )
             )
+    _show(args, reports)
+
+
+def _report_checkpoint(args: argparse.Namespace) -> None:
+    from refscale import analysis
+    from refscale.progress import Progress
+    from refscale.train import checkpoint_report, load_checkpoint
+    from refscale.train.report import newest
+
+    given = [name for name, value in _OF_A_MODEL.items() if getattr(args, name) != value]
+    if given:
+        names = ", ".join("--model" if name == "option" else f"--{name}" for name in given)
+        raise ArgumentError(f"report: --checkpoint {args.checkpoint!r} with {names}, but a checkpoint has its own")
+    if args.plot:
+        analysis.check_plot(args.plot)
+    _check_directories(args.plot, args.json)
+    path = Path(args.checkpoint)
+    checkpoint = newest(path) if path.is_dir() else load_checkpoint(path)
+    parameters = sum(p.size for p in checkpoint.state.parameters.values())
+    with Progress(2 * parameters / 1e6, "M elements", checkpoint.config.model) as progress:
+        _show(args, [checkpoint_report(checkpoint, text=args.text, progress=progress)])
+
+
+_OF_A_MODEL: dict[str, object] = {
+    "model": None,
+    "option": None,
+    "scheme": "both",
+    "precision": "fp32",
+    "constraint": "geometric",
+    "batch": None,
+    "seq": 128,
+    "seed": 0,
+    "flops": False,
+}
+"""Options of ``report`` that say what a checkpoint knows, with their defaults."""
+
+
+def _show(args: argparse.Namespace, reports: list[Report]) -> None:
+    from refscale import analysis
+
     if args.json:  # files first: a reader that goes away early takes no result along
         analysis.save(args.json, reports)
     if args.plot:
@@ -153,7 +210,7 @@ def _train(args: argparse.Namespace) -> None:
 def _compare(args: argparse.Namespace) -> None:
     from refscale.progress import Progress
     from refscale.train import TrainConfig
-    from refscale.train.compare import SWEEP, VARIANTS, compare
+    from refscale.train.comparison import SWEEP, VARIANTS, compare
     from refscale.train.tables import tables
 
     base = TrainConfig(
@@ -168,7 +225,15 @@ def _compare(args: argparse.Namespace) -> None:
     )
     runs = len(VARIANTS) * args.seeds + len(SWEEP) + 3 * len({v.scheme for v in VARIANTS})
     with Progress(runs, "runs", "compare") as progress:
-        result = compare(base, args.out, seeds=range(args.seeds), jobs=args.jobs, text=args.text, progress=progress)
+        result = compare(
+            base,
+            args.out,
+            seeds=range(args.seeds),
+            variants=VARIANTS + SWEEP,
+            jobs=args.jobs,
+            text=args.text,
+            progress=progress,
+        )
     print(tables(result), end="")
 
 
@@ -262,6 +327,8 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text to read (default: text that comes with Python)")
     parser.add_argument("--json", metavar="FILE", help="also write everything as JSON")
     parser.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
+    parser.add_argument("--checkpoint", metavar="PATH", help="of a run of train, in place of a model at initialization")
+    parser.add_argument("--flops", action="store_true", help="count multiplications instead, and those by factors")
     parser.add_argument("--all", action="store_true", help="a line for every tensor, however large the model")
 
 

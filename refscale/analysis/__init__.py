@@ -7,7 +7,8 @@ In reading order:
 3. ``trace``, ``record``: one training step of a BERT, every tensor in figures: a ``Report``.
 4. ``text``, ``histogram``, ``plots``, ``files``: reports for a terminal, as figures, as JSON.
 5. ``drift``: how scales move while a model trains.
-6. ``snr``: how well a format carries Gaussian numbers, by their scale.
+6. ``flops``: what factors cost.
+7. ``snr``: how well a format carries Gaussian numbers, by their scale.
 
     >>> from refscale.analysis import record
     >>> report = record("bert-tiny", "unit")
@@ -17,6 +18,7 @@ In reading order:
 
 from refscale.analysis.drift import Drift, load_drifts, read_drift, render_drift, save_drifts
 from refscale.analysis.files import from_json, load, save, to_json
+from refscale.analysis.flops import Flops, OpFlops, count_flops, render_flops, save_flops, tape_flops
 from refscale.analysis.plots import check_plot, plot, plot_drift, plot_losses, plot_snr
 from refscale.analysis.record import record
 from refscale.analysis.report import CastSummary, Report, Summary, summarize
@@ -29,14 +31,17 @@ __all__ = [
     "REPORT_FORMATS",
     "CastSummary",
     "Drift",
+    "Flops",
     "Kind",
     "Limits",
     "Lost",
     "Measurement",
+    "OpFlops",
     "Report",
     "Summary",
     "TensorStats",
     "check_plot",
+    "count_flops",
     "curves",
     "from_json",
     "load",
@@ -50,10 +55,13 @@ __all__ = [
     "record",
     "render",
     "render_drift",
+    "render_flops",
     "render_snr",
     "save",
     "save_drifts",
+    "save_flops",
     "snr",
     "summarize",
+    "tape_flops",
     "to_json",
 ]

@@ -66,7 +66,7 @@ def record(
     if batch < 1 or seq < 1 or seed < 0:
         raise ArgumentError(f"record(batch={batch}, seq={seq}, seed={seed}): expected batch, seq ≥ 1, seed ≥ 0")
     formats = tuple(get_format(f).name for f in formats)
-    data = _batch(config, text, batch, seq, seed)
+    data = first_batch(config, text, batch, seq, seed)
     trace = Trace(bert.specs(config), formats, progress)
     tape = Tape(scheme, precision, probe=trace, count_casts=precision != fp32)
     parameters = bert.initial_parameters(config, scheme, np.random.default_rng(seed))
@@ -93,7 +93,8 @@ def work(model: str) -> float:
     return 2 * count(bert.specs(bert.get_config(model))) / 1e6
 
 
-def _batch(config: bert.BertConfig, path: str | Path | None, batch: int, seq: int, seed: int) -> Batch:
+def first_batch(config: bert.BertConfig, path: str | Path | None, batch: int, seq: int, seed: int) -> Batch:
+    """The first batch of a text, with the model's vocabulary.  Raises ArgumentError, DataError, OSError."""
     text = load_text(path)
     vocabulary = Vocabulary.from_text(text, config.vocabulary)
     rng = np.random.default_rng(seed)

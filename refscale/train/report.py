@@ -14,11 +14,13 @@ from refscale.train.run import Run
 from refscale.train.step import forward_backward
 
 
-def checkpoint_report(path: str | Path, *, text: str | Path | None = None, progress: Progress | None = None) -> Report:
+def checkpoint_report(
+    checkpoint: Checkpoint, *, text: str | Path | None = None, progress: Progress | None = None
+) -> Report:
     """One forward and backward pass from a checkpoint, on the first validation batch of its run.
 
     Args:
-        path: a checkpoint, or the directory of a run, whose newest good one is taken.
+        checkpoint: from ``load_checkpoint``, or ``newest``.
         text: what the run was trained on, if not on the text that comes along.
         progress: advanced by the parameters' elements in millions, forward and backward.
 
@@ -26,15 +28,12 @@ def checkpoint_report(path: str | Path, *, text: str | Path | None = None, progr
         The report.
 
     Raises:
-        CheckpointError: no good checkpoint, or the text is another one.
+        CheckpointError: the text is another one.
         DataError: the text cannot be used.
-        OSError: the file cannot be read.
     """
-    path = Path(path)
-    checkpoint = _newest(path) if path.is_dir() else load_checkpoint(path)
     config, state = checkpoint.config, checkpoint.state
     run = Run.of(config, text)
-    check_belongs(checkpoint, run, f"checkpoint_report({str(path)!r})")
+    check_belongs(checkpoint, run, "checkpoint_report")
     trace = Trace(run.specs, REPORT_FORMATS, progress)
     result = forward_backward(run, state, run.validation[0], probe=trace, count_casts=config.precision != "fp32")
     return Report(
@@ -53,11 +52,17 @@ def checkpoint_report(path: str | Path, *, text: str | Path | None = None, progr
     )
 
 
-def _newest(out: Path) -> Checkpoint:
+def newest(out: str | Path) -> Checkpoint:
+    """The newest good checkpoint in the directory of a run.
+
+    Raises:
+        CheckpointError: there is none; says why each was refused.
+        OSError: a file cannot be read.
+    """
     refused = []
-    for path in checkpoints(out):
+    for path in checkpoints(Path(out)):
         try:
             return load_checkpoint(path)
         except CheckpointError as error:
             refused.append(str(error))
-    raise CheckpointError("; ".join(refused) or f"checkpoint_report({str(out)!r}): holds no checkpoint")
+    raise CheckpointError("; ".join(refused) or f"newest({str(out)!r}): holds no checkpoint")

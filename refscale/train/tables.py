@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 
 from refscale.precision import get_scaling
-from refscale.train.compare import Comparison, RunResult, Variant
+from refscale.train.comparison import Comparison, RunResult, Variant
 
 REFERENCE = Variant("regular", "fp32")
 """What every other row is held against."""

@@ -10,7 +10,7 @@ import pytest
 
 from refscale.errors import ArgumentError, DataError
 from refscale.train import Comparison, RunResult, Variant, compare, load_comparison, tables
-from refscale.train.compare import STATIC, VARIANTS, _best, _beyond, to_content
+from refscale.train.comparison import STATIC, VARIANTS, _best, _beyond, to_content
 from tests.train.runs import small, write_text
 
 REGULAR, UNIT = Variant("regular", "fp32"), Variant("unit", "fp8")

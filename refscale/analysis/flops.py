@@ -1,0 +1,219 @@
+"""What unit scaling costs: the multiplications of one training step, and those that its factors add.
+
+Counted from a recorded tape, that is, from shapes alone: for each contraction the products of its forward pass, and of
+one product for each input that has a gradient; for each factor other than 1 the elements that it multiplies.  Nothing
+else is counted (norms, activations, the optimizer), so the share of the factors is an upper bound.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from refscale.analysis.record import first_batch
+from refscale.engine import Node, Tape, Tensor
+from refscale.errors import ArgumentError
+from refscale.files import write_atomically
+from refscale.models import bert
+from refscale.scales import Scheme, get_constraint, get_scheme
+
+SCHEMA = "refscale.flops/1"
+
+
+@dataclass(frozen=True)
+class OpFlops:
+    """All calls of one op.
+
+    Attributes:
+        op: its name.
+        calls: how many.
+        products: multiplications inside its contractions, forward and backward.
+        alpha, beta: elements multiplied by factors other than 1, forward and backward.
+        of_parameters: those among ``beta`` that are gradients of parameters; an optimizer could do it with its
+            learning rate.
+    """
+
+    op: str
+    calls: int = 0
+    products: int = 0
+    alpha: int = 0
+    beta: int = 0
+    of_parameters: int = 0
+
+
+@dataclass(frozen=True)
+class Flops:
+    """The multiplications of one training step.
+
+    Attributes:
+        model, scheme, constraint: their names.
+        batch, seq: sequences, tokens in each.
+        ops: op by op, the costliest first.
+    """
+
+    model: str
+    scheme: str
+    constraint: str
+    batch: int
+    seq: int
+    ops: tuple[OpFlops, ...]
+
+    @property
+    def products(self) -> int:
+        """Multiplications inside contractions."""
+        return sum(op.products for op in self.ops)
+
+    @property
+    def factors(self) -> int:
+        """Multiplications by factors."""
+        return sum(op.alpha + op.beta for op in self.ops)
+
+    @property
+    def of_parameters(self) -> int:
+        """Multiplications by factors, of gradients of parameters."""
+        return sum(op.of_parameters for op in self.ops)
+
+    @property
+    def share(self) -> float:
+        """Factors in all multiplications counted."""
+        return self.factors / max(1, self.products + self.factors)
+
+
+def tape_flops(output: Tensor) -> tuple[OpFlops, ...]:
+    """The multiplications of the calls recorded up to ``output`` and of their backward pass, op by op.
+
+    Args:
+        output: where backward would start; forks must be balanced.
+    """
+    last = output.variable.node
+    found: dict[str, OpFlops] = defaultdict(lambda: OpFlops(""))
+    for node in output.tape.nodes[: last.index + 1] if last else ():
+        known, counted = found[node.op.name], _count(node)
+        found[node.op.name] = OpFlops(
+            node.op.name,
+            known.calls + 1,
+            known.products + counted.products,
+            known.alpha + counted.alpha,
+            known.beta + counted.beta,
+            known.of_parameters + counted.of_parameters,
+        )
+    return tuple(sorted(found.values(), key=lambda op: (-op.products, -op.alpha - op.beta, op.op)))
+
+
+def _count(node: Node) -> OpFlops:
+    edges = [
+        (variable, beta)
+        for i, (variable, beta) in enumerate(zip(node.inputs, node.scales.beta, strict=True))
+        if variable.requires_grad and i not in node.op.constants
+    ]
+    scaled = [(math.prod(v.shape), v.node is None) for v, beta in edges if beta != 1]
+    return OpFlops(
+        node.op.name,
+        1,
+        _contraction(node) * (1 + len(edges)) if node.op.contraction else 0,
+        math.prod(node.output.shape) if node.scales.alpha != 1 else 0,
+        sum(elements for elements, _ in scaled),
+        sum(elements for elements, is_leaf in scaled if is_leaf),
+    )
+
+
+def _contraction(node: Node) -> int:
+    """Multiplications of a contraction's forward pass; each product of its backward pass has as many.
+
+    Every element of the output is a sum over the axes that the two inputs share and the output lacks.
+    """
+    x, w = (v.shape for v in node.inputs[:2])
+    if node.op.name in ("matmul", "readout", "attention_mix", "attention_scores"):
+        terms = x[-1]
+    elif node.op.name in ("conv1d", "conv2d"):
+        terms = math.prod(w[:-1])
+    else:
+        raise ArgumentError(f"tape_flops: no count for the contraction {node.op.name!r}")
+    return math.prod(node.output.shape) * terms
+
+
+def count_flops(
+    model: str | bert.BertConfig,
+    scheme: str | Scheme,
+    *,
+    batch: int = 8,
+    seq: int = 128,
+    constraint: str | None = None,
+    text: str | Path | None = None,
+) -> Flops:
+    """The multiplications of one pre-training step of a BERT.
+
+    Args:
+        model: a name in ``bert.CONFIGS``, or a configuration.
+        scheme: a name, or a scheme.
+        batch: sequences.
+        seq: tokens in each.
+        constraint: name of one in ``scales.CONSTRAINTS``, in place of the configuration's.
+        text: path of a UTF-8 text file; None for the text that comes along.
+
+    Returns:
+        The counts; one forward pass is run, for its record.
+
+    Raises:
+        ArgumentError: an unknown name, or sizes out of range.
+        DataError: the text cannot be used.
+    """
+    config = bert.get_config(model) if isinstance(model, str) else model
+    if constraint is not None:
+        config = replace(config, constraint=get_constraint(constraint))
+    scheme = get_scheme(scheme) if isinstance(scheme, str) else scheme
+    tape = Tape(scheme)
+    parameters = bert.initial_parameters(config, scheme, np.random.default_rng(0))
+    p = bert.parameters_on(tape, parameters, config)
+    losses = bert.pretraining_loss(p, first_batch(config, text, batch, seq, seed=0), config)
+    name = model if isinstance(model, str) else "bert"
+    return Flops(name, scheme.name, config.constraint.__name__, batch, seq, tape_flops(losses.total))
+
+
+# --- as text, as JSON -------------------------------------------------------------------------------------------------
+
+
+def render_flops(counts: Sequence[Flops]) -> list[str]:
+    """A table for each: ops, contraction multiplications, factors; and what they come to."""
+    lines = ["Multiplications of one training step, in millions: inside contractions, and by factors other than 1 (α"]
+    lines += ["forward, β backward; ∂w: those of β that scale gradients of parameters). Nothing else is counted."]
+    for flops in counts:
+        lines += ["", f"━━ {flops.scheme}: {flops.model}, batch {flops.batch} × {flops.seq}, {flops.constraint}"]
+        lines.append(f"{'op':<24}{'calls':>6}{'contraction':>14}{'α':>12}{'β':>12}{'∂w':>12}")
+        lines += _rows(flops)
+        lines.append(
+            f"{flops.factors / 1e6:.4g} of {(flops.products + flops.factors) / 1e6:.6g} million multiplications are by "
+            f"factors: {flops.share:.3%}"
+        )
+    return lines
+
+
+def _rows(flops: Flops) -> Iterator[str]:
+    total = OpFlops(
+        "all",
+        sum(op.calls for op in flops.ops),
+        flops.products,
+        sum(op.alpha for op in flops.ops),
+        sum(op.beta for op in flops.ops),
+        flops.of_parameters,
+    )
+    for op in (*(op for op in flops.ops if op.products or op.alpha or op.beta), total):
+        cells = "".join(f"{_millions(n):>12}" for n in (op.alpha, op.beta, op.of_parameters))
+        yield f"{op.op:<24}{op.calls:>6}{_millions(op.products):>14}{cells}"
+
+
+def _millions(n: int) -> str:
+    return f"{n / 1e6:.3f}" if n else "·"
+
+
+def save_flops(path: str | Path, counts: Sequence[Flops]) -> None:
+    """Write counts as JSON, atomically.  Raises OSError."""
+    runs = [asdict(f) | {"products": f.products, "factors": f.factors, "share": f.share} for f in counts]
+    text = json.dumps({"schema": SCHEMA, "runs": runs}, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))

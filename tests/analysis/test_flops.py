@@ -1,0 +1,131 @@
+"""Counts of multiplications: by hand, by formulas of shapes, and by watching the engine multiply."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from refscale import engine, ops
+from refscale import functional as F  # noqa: N812
+from refscale.analysis import Flops, OpFlops, count_flops, render_flops, save_flops, tape_flops
+from refscale.cli import main
+from refscale.engine import Tape, apply, backward
+from refscale.errors import ArgumentError
+from refscale.models import bert
+from refscale.scales import Scales, geometric, none, regular, unit
+from tests.models.batches import text_batch
+
+
+def by_op(output):
+    return {op.op: op for op in tape_flops(output)}
+
+
+def test_a_layer_by_hand():
+    """x (6, 4) · w (4, 5), then gelu: 6·4·5 products forward and again for each gradient."""
+    tape = Tape(unit)
+    x, w = tape.tensor(np.ones((6, 4)), requires_grad=False), tape.tensor(np.ones((4, 5)), "w")
+    y = apply(ops.Gelu(), apply(ops.Matmul(), x, w))
+    assert by_op(y) == {
+        "matmul": OpFlops("matmul", 1, 2 * 6 * 4 * 5, alpha=30, beta=20, of_parameters=20),  # x has no gradient
+        "gelu": OpFlops("gelu", 1, 0, alpha=30, beta=30, of_parameters=0),
+    }
+    tape = Tape(regular)
+    y = apply(ops.Matmul(), tape.tensor(np.ones((6, 4))), tape.tensor(np.ones((4, 5))))
+    assert by_op(y) == {"matmul": OpFlops("matmul", 1, 3 * 6 * 4 * 5)}
+
+
+def test_a_convolution_by_hand():
+    tape = Tape(regular)
+    x, w = tape.tensor(np.ones((2, 9, 4))), tape.tensor(np.ones((3, 2, 6)))
+    y = apply(ops.Conv1d(groups=2), x, w)
+    assert by_op(y)["conv1d"].products == 3 * (2 * 7 * 6) * (3 * 2)
+
+
+def test_a_contraction_without_a_count():
+    class Dot(ops.Matmul):
+        pass
+
+    tape = Tape(regular)
+    y = apply(Dot(), tape.tensor(np.ones((2, 2))), tape.tensor(np.ones((2, 2))))
+    with pytest.raises(ArgumentError, match=re.escape("tape_flops: no count for the contraction 'dot'")):
+        tape_flops(y)
+
+
+@pytest.mark.parametrize("name", ["bert-tiny", "bert-mini"])
+def test_contractions_of_a_bert_by_formula(name):
+    """Per layer 4d² + 2dh weights and two products of t keys; heads at p places; all times three for the gradients."""
+    config, batch, seq = bert.get_config(name), 2, 32
+    d, h, words, p = config.width, config.hidden, config.vocabulary, round(0.15 * seq)
+    layer = batch * seq * (4 * d * d + 2 * d * h + 2 * seq * d)
+    heads = batch * p * (d * d + d * words) + batch * (d * d + 2 * d)
+    for scheme in ("regular", "unit"):
+        flops = count_flops(name, scheme, batch=batch, seq=seq)
+        assert flops.products == 3 * (config.layers * layer + heads)
+    assert count_flops(name, "regular", batch=batch, seq=seq).factors == 0
+
+
+@pytest.mark.parametrize("constraint", [geometric, none], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("scheme", [regular, unit], ids=lambda s: s.name)
+def test_factors_as_the_engine_multiplies(scheme, constraint, monkeypatch):
+    """The engine's own multiplication, watched: the same number of elements."""
+    multiplied = []
+    real = engine._times
+
+    def watched(factor, x, *others):
+        if factor != 1:
+            multiplied.append(x.size)
+        return real(factor, x, *others)
+
+    monkeypatch.setattr(engine, "_times", watched)
+    config = bert.get_config("bert-tiny", vocabulary=600, constraint=constraint)
+    tape = Tape(scheme)
+    p = bert.parameters_on(tape, bert.initial_parameters(config, scheme, np.random.default_rng(0)), config)
+    losses = bert.pretraining_loss(p, text_batch(600), config)
+    backward(losses.total)
+    counted = tape_flops(losses.total)
+    assert sum(op.alpha + op.beta for op in counted) == sum(multiplied)
+    assert (sum(multiplied) > 0) == (scheme is unit)
+
+
+def test_what_is_not_on_the_way_is_not_counted():
+    tape = Tape(unit)
+    x, w = tape.tensor(np.ones((6, 4))), tape.tensor(np.ones((4, 5)))
+    y = apply(ops.Matmul(), x, w)
+    F.linear(y, tape.tensor(np.ones((5, 5))))
+    assert by_op(y)["matmul"].calls == 1
+    assert tape_flops(x) == ()
+
+
+def test_sums_and_shares(tmp_path):
+    flops = Flops("m", "unit", "geometric", 1, 2, (OpFlops("a", 1, 90, 4, 3, 2), OpFlops("b", 2, 0, 1, 2, 0)))
+    assert (flops.products, flops.factors, flops.of_parameters, flops.share) == (90, 10, 2, 0.1)
+    save_flops(tmp_path / "f.json", [flops])
+    content = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))
+    assert content["schema"] == "refscale.flops/1"
+    assert content["runs"][0]["share"] == 0.1
+    assert max(map(len, render_flops([flops]))) <= 110
+
+
+def test_scales_of_one_are_free():
+    assert Scales(1.0, (1.0,)).alpha == 1
+    tape = Tape(unit)
+    y = apply(ops.Reshape((4,)), tape.tensor(np.ones((2, 2))))
+    assert tape_flops(y) == (OpFlops("reshape", 1),)
+
+
+class TestCommand:
+    def test_table(self, capsys, tmp_path):
+        path = tmp_path / "f.json"
+        assert main(["report", "bert-tiny", "--flops", "--batch", "2", "--seq", "32", "--json", str(path)]) == 0
+        out = capsys.readouterr().out
+        assert "━━ regular: bert-tiny, batch 2 × 32, geometric" in out
+        shares = [float(x) for x in re.findall(r"factors: (\S+)%", out)]
+        assert shares[0] == 0 < shares[1] < 5
+        assert [r["scheme"] for r in json.loads(path.read_text(encoding="utf-8"))["runs"]] == ["regular", "unit"]
+
+    def test_not_with_a_plot(self, capsys):
+        assert main(["report", "--flops", "--plot", "x.svg"]) == 2
+        assert capsys.readouterr().err == "refscale: report: --flops with --plot, expected one of the two\n"
