@@ -28,7 +28,7 @@ class TrainConfig:
             ``get_constraint``.
         steps: optimizer steps.
         batch, seq: sequences in a batch, tokens in each.
-        lr: peak learning rate; None takes the scheme's from ``DEFAULT_LOG2_LR``.
+        lr: peak learning rate; None, for Adam and AdamW only, takes the scheme's from ``DEFAULT_LOG2_LR``.
         optimizer: "sgd", "adam", "adamw" or "lamb".
         weight_decay: of the optimizer.
         schedule: "constant", "linear", "cosine" or "halving".
@@ -75,6 +75,8 @@ class TrainConfig:
                 raise self._error(field, f"at least {least}")
         if self.seq > model.positions:
             raise self._error("seq", f"at most {model.positions}, the positions of {self.model}")
+        if self.lr is None and self.optimizer not in ("adam", "adamw"):
+            raise self._error("lr", f"a learning rate, for there is no default with {self.optimizer}")
         if self.lr is not None and not (0 < self.lr < math.inf):
             raise self._error("lr", "a positive number")
         if self.warmup is not None and not 0 <= self.warmup <= self.steps:

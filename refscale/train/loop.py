@@ -89,6 +89,7 @@ def train(
     """
     out = Path(out)
     run = Run.of(config, text)
+    next(run.batches(0)), run.validation  # a text too short for either is refused before anything is written
     _claim(out, config, run.text_digest, resume)
     state, before = _latest(out, run, report) if resume else (run.initial_state(), 0.0)
     metrics, scales = out / "metrics.jsonl", out / "scales.jsonl"

@@ -24,7 +24,7 @@ VARIANTS = {
     "dropout and stochastic rounding": {"precision": "fp16-sr", "dropout": 0.1},
     "automatic": {"scheme": "regular", "precision": "fp16", "scaling": "automatic:2^40,interval=2"},
     "delayed": {"scheme": "regular", "precision": "fp8", "scaling": "delayed"},
-    "lamb": {"optimizer": "lamb", "schedule": "cosine"},
+    "lamb": {"optimizer": "lamb", "lr": 2.0**-8, "schedule": "cosine"},
 }
 
 
@@ -222,6 +222,15 @@ def test_a_run_is_not_overwritten(tmp_path):
         train(small(), tmp_path / "run", text=text, resume=True, report=quiet)
     with pytest.raises(DataError, match=r"holds no run, expected a directory with config\.json"):
         train_loop.read_config(tmp_path / "run")
+
+
+def test_a_text_too_short_leaves_nothing_behind(tmp_path):
+    """Enough to train on, not enough held out."""
+    sentences = [f"The {i}th sentence has some more words than the others." for i in range(12)]
+    (tmp_path / "short.txt").write_text("\n\n".join(sentences), encoding="utf-8")
+    with pytest.raises(DataError, match="1 sentences of"):
+        train(small(), tmp_path / "run", text=tmp_path / "short.txt", report=quiet)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_finished_run_resumes_to_its_result(tmp_path):
