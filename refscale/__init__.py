@@ -6,7 +6,7 @@ In reading order:
 ``formats``         what FP16 and FP8 can say: formats as data, rounding, codes
 ``special``         erf and gelu without SciPy
 ``scales``          what a factor is: constraints, residual rules, schemes
-``precision``       where rounding happens: FP16 and FP8 policies
+``precision``       where rounding happens: FP16 and FP8 policies; the rivals of unit scaling
 ``engine``          how a gradient is made: Tensor, Tape, Op, apply, backward
 ``ops``             the op table: forward, backward and factors of every op
 ``graph``           when factors are legal: cut-edges, gradient factors, the recipe
@@ -14,7 +14,9 @@ In reading order:
 ``layers``          parameters as data, and the blocks of models
 ``data``            text that comes with Python, batches for masked language models
 ``models``          BERT, written once for every scheme and precision
+``optim``           SGD, Adam, AdamW, LAMB as pairs of pure functions; schedules
 ``analysis``        what the numbers did: recorded scales, reports, SNR, figures
+``train``           training out of the box; every precision and technique compared
 ``testing``         how to state such a claim as a test: assertions, strategies
 ``cli``             one command
 ==================  =====================================================================

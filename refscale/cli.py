@@ -366,7 +366,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("batch", "sequences", type=int, metavar="N")
     add("seq", "tokens in each", type=int, metavar="N")
     add("lr", "peak learning rate, such as 0.01 or 2^-6 (default: the scheme's)", type=_power, metavar="RATE")
-    add("optimizer", "which", choices=list(OPTIMIZERS))
+    add("optimizer", f"{', '.join(OPTIMIZERS)}; with options as in sgd:momentum=0.9, adamw:independent", metavar="NAME")
     add("weight-decay", "of the optimizer", type=float, metavar="X")
     add("schedule", "of the learning rate", choices=list(SCHEDULES))
     add("warmup", "steps of warm-up (default: a tenth)", type=int, metavar="N")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -244,21 +244,35 @@ def _not_negative(call: str, name: str, value: float) -> float:
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw, "lamb": lamb}
 
 
-def get_optimizer(name: str, **hyper: Any) -> Optimizer:
-    """The optimizer of that name.
+def get_optimizer(text: str, **hyper: Any) -> Optimizer:
+    """An optimizer by name: ``adamw``; or with hyperparameters: ``adamw:b2=0.95,independent``, ``sgd:momentum=0.9``.
 
     Args:
-        name: a key of ``OPTIMIZERS``.
-        hyper: its hyperparameters, by name.
+        text: a key of ``OPTIMIZERS``, and after a colon hyperparameters, separated by commas; what is true or false is
+            true if it is named.
+        hyper: hyperparameters by name; those in the text go before.
 
     Raises:
-        ArgumentError: the name or a hyperparameter is unknown, or a value is outside its range.
+        ArgumentError: the name or a hyperparameter is unknown, no number, or outside its range.
     """
+    name, colon, rest = text.partition(":")
     if name not in OPTIMIZERS:
-        raise ArgumentError(f"get_optimizer({name!r}): expected one of {', '.join(OPTIMIZERS)}")
+        raise ArgumentError(f"get_optimizer({text!r}): expected one of {', '.join(OPTIMIZERS)}")
     make = OPTIMIZERS[name]
     known = inspect.signature(make).parameters
     for key, value in hyper.items():
         if key not in known:
-            raise ArgumentError(f"get_optimizer({name!r}, {key}={value!r}): expected some of {', '.join(known)}")
+            raise ArgumentError(f"get_optimizer({text!r}, {key}={value!r}): expected some of {', '.join(known)}")
+    for part in rest.split(",") if colon else ():
+        key, equals, number = part.partition("=")
+        if key not in known or isinstance(known[key].default, bool) == bool(equals):
+            raise ArgumentError(f"get_optimizer({text!r}): {part!r}, expected some of {_options(known)}")
+        try:
+            hyper[key] = float(number) if equals else True
+        except ValueError as error:
+            raise ArgumentError(f"get_optimizer({text!r}): {part!r}, expected a number") from error
     return make(**hyper)
+
+
+def _options(known: Mapping[str, inspect.Parameter]) -> str:
+    return ", ".join(key if isinstance(p.default, bool) else f"{key}=NUMBER" for key, p in known.items())

@@ -10,7 +10,7 @@ from typing import Any
 
 from refscale.errors import ArgumentError, DataError
 from refscale.models.bert import get_config
-from refscale.optim import OPTIMIZERS, SCHEDULES
+from refscale.optim import SCHEDULES, get_optimizer
 from refscale.precision import get_precision, get_scaling
 from refscale.scales import get_constraint, get_scheme
 
@@ -29,7 +29,8 @@ class TrainConfig:
         steps: optimizer steps.
         batch, seq: sequences in a batch, tokens in each.
         lr: peak learning rate; None, for Adam and AdamW only, takes the scheme's from ``DEFAULT_LOG2_LR``.
-        optimizer: "sgd", "adam", "adamw" or "lamb".
+        optimizer: "sgd", "adam", "adamw" or "lamb", with hyperparameters as in "sgd:momentum=0.9"; see
+            ``get_optimizer``.
         weight_decay: of the optimizer.
         schedule: "constant", "linear", "cosine" or "halving".
         warmup: steps of warm-up; None takes a tenth of ``steps``.
@@ -67,15 +68,15 @@ class TrainConfig:
         model = get_config(self.model)
         get_scheme(self.scheme), get_precision(self.precision), get_scaling(self.scaling)
         get_constraint(self.constraint)
-        for field, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
-            if getattr(self, field) not in known:
-                raise self._error(field, f"one of {', '.join(known)}")
+        get_optimizer(self.optimizer)
+        if self.schedule not in SCHEDULES:
+            raise self._error("schedule", f"one of {', '.join(SCHEDULES)}")
         for field, least in _LEAST.items():
             if getattr(self, field) < least:
                 raise self._error(field, f"at least {least}")
         if self.seq > model.positions:
             raise self._error("seq", f"at most {model.positions}, the positions of {self.model}")
-        if self.lr is None and self.optimizer not in ("adam", "adamw"):
+        if self.lr is None and not self.optimizer.startswith("adam"):
             raise self._error("lr", f"a learning rate, for there is no default with {self.optimizer}")
         if self.lr is not None and not (0 < self.lr < math.inf):
             raise self._error("lr", "a positive number")

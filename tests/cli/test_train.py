@@ -34,7 +34,7 @@ class TestTrain:
             "scaling": "static:2^5",
             "constraint": "to_output_scale",
             "lr": 2.0**-9,
-            "optimizer": "lamb",
+            "optimizer": "lamb:eps=0.001,b1=0.8",
             "weight_decay": 0.02,
             "schedule": "halving",
             "warmup": 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -279,3 +280,44 @@ def test_what_does_not_fit(gradients, state, parameters, groups_, error, text):
 def test_init_refuses_integers():
     with pytest.raises(CarrierError, match=r"^lamb\.init: w is int64, expected float32 or float64$"):
         optim.lamb().init({"w": np.arange(3)})
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("text", "name", "hyper"),
+        [
+            ("sgd:momentum=0.9,nesterov", "sgd", {"momentum": 0.9, "nesterov": True}),
+            (
+                "adamw:independent,b2=0.95,weight_decay=1e-4",
+                "adamw",
+                {"independent": True, "b2": 0.95, "weight_decay": 1e-4},
+            ),
+            ("lamb:eps=1e-3", "lamb", {"eps": 1e-3}),
+            ("adam", "adam", {}),
+        ],
+    )
+    def test_hyperparameters_in_the_name(self, text, name, hyper):
+        case = published.problem()
+        a, b = (published.run(made, case) for made in (get_optimizer(text), OPTIMIZERS[name](**hyper)))
+        assert all(a[key].tobytes() == b[key].tobytes() for key in a)
+
+    def test_the_name_goes_before(self):
+        case = published.problem()
+        a = published.run(get_optimizer("sgd:weight_decay=0.5", weight_decay=0.1), case)
+        b = published.run(OPTIMIZERS["sgd"](weight_decay=0.5), case)
+        assert all(a[key].tobytes() == b[key].tobytes() for key in a)
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("adagrad", "expected one of sgd, adam, adamw, lamb"),
+            ("sgd:", "'', expected some of momentum=NUMBER, nesterov, weight_decay=NUMBER"),
+            ("sgd:speed=1", "'speed=1', expected some of momentum=NUMBER, nesterov, weight_decay=NUMBER"),
+            ("sgd:nesterov=1", "'nesterov=1', expected some of momentum=NUMBER, nesterov, weight_decay=NUMBER"),
+            ("sgd:momentum", "'momentum', expected some of momentum=NUMBER, nesterov, weight_decay=NUMBER"),
+            ("sgd:momentum=much", "'momentum=much', expected a number"),
+        ],
+    )
+    def test_other_names(self, text, said):
+        with pytest.raises(ArgumentError, match=re.escape(f"get_optimizer({text!r}): {said}")):
+            get_optimizer(text)

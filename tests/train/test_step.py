@@ -14,6 +14,7 @@ from refscale.engine import Tape, backward
 from refscale.errors import ArgumentError, DataError, DivergedError
 from refscale.models import bert
 from refscale.optim import Rate
+from refscale.precision import fp16_sr
 from refscale.train import Run, TrainConfig, evaluate, training_step
 from refscale.train.step import forward_backward
 from tests.train.runs import small, write_text
@@ -34,19 +35,21 @@ def steps(run, count, **options):
 
 def test_a_step_is_forward_backward_update(text):
     """Written out once, with nothing of the trainer."""
-    run = Run.of(small(dropout=0.1), text)
-    state, batch = run.initial_state(), next(run.batches(0))
+    run = Run.of(small(dropout=0.1, precision="fp16-sr"), text)
+    state, _ = training_step(run, run.initial_state(), next(run.batches(0)))
+    batch = next(run.batches(1))
     after, result = training_step(run, state, batch)
-    tape = Tape(run.scheme)
+    tape = Tape(run.scheme, fp16_sr)
     p = bert.parameters_on(tape, state.parameters, run.model)
-    losses = bert.pretraining_loss(p, batch, run.model, np.random.default_rng([0, 2, 0]))
+    losses = bert.pretraining_loss(p, batch, run.model, np.random.default_rng([0, 2, 1]))
     backward(losses.total)
     gradients = {name: t.grad for name, t in p.items()}
     expected, optimizer = run.optimizer.update(
-        gradients, state.optimizer, state.parameters, Rate(run.config.peak_lr, run.schedule(0)), run.groups
+        gradients, state.optimizer, state.parameters, Rate(run.config.peak_lr, run.schedule(1)), run.groups
     )
+    expected = fp16_sr.store_weights(expected, np.random.default_rng([0, 4, 2]))
     assert result.loss == float(losses.total.value)
-    assert after.step == 1
+    assert (after.step, int(after.optimizer["step"])) == (2, 2)
     assert after.parameters.keys() == expected.keys()
     assert all(np.array_equal(after.parameters[k], expected[k]) for k in expected)
     assert all(np.array_equal(after.optimizer[k], optimizer[k]) for k in optimizer)
@@ -80,12 +83,13 @@ def test_text_does_not_depend_on_scheme_or_precision(text):
 
 
 def test_a_trace_changes_no_bit(text):
-    run = Run.of(small(precision="fp8"), text)
+    run = Run.of(small(scheme="regular", precision="fp8"), text)
     state, batch = run.initial_state(), next(run.batches(0))
     plain, _ = training_step(run, state, batch)
     traced, result = training_step(run, state, batch, trace=True)
     assert all(plain.parameters[k].tobytes() == traced.parameters[k].tobytes() for k in plain.parameters)
     assert {t.kind for t in result.tensors} == {"weight", "activation", "activation gradient", "weight gradient"}
+    assert sum(c.flushed for c in result.casts) > 0
     assert {c.place for c in result.casts} >= {"leaf", "output", "operand", "operand_gradient", "gradient"}
 
 
@@ -209,7 +213,7 @@ class TestConfig:
             ({"scheme": "none"}, "get_scheme('none'): expected one of"),
             ({"precision": "fp7"}, "get_precision('fp7'): expected one of"),
             ({"scaling": "dynamic"}, "get_scaling('dynamic'): expected one of"),
-            ({"optimizer": "adagrad"}, "TrainConfig(optimizer='adagrad'): expected one of sgd, adam, adamw, lamb"),
+            ({"optimizer": "adagrad"}, "get_optimizer('adagrad'): expected one of sgd, adam, adamw, lamb"),
             ({"schedule": "step"}, "TrainConfig(schedule='step'): expected one of"),
             ({"steps": 0}, "TrainConfig(steps=0): expected at least 1"),
             ({"seq": 7}, "TrainConfig(seq=7): expected at least 8"),
