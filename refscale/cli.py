@@ -297,6 +297,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_MODEL_CONSTRAINTS = ("geometric", "harmonic", "arithmetic", "to_output_scale", "none")
+"""Those of ``scales.CONSTRAINTS`` that fit every op of a model, whatever its number of constrained inputs."""
+
+
 def _add_report(parser: argparse.ArgumentParser) -> None:
     from refscale.models.bert import CONFIGS
     from refscale.precision import POLICIES
@@ -317,7 +321,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--constraint",
-        choices=["geometric", "harmonic", "arithmetic", "to_output_scale", "none"],
+        choices=_MODEL_CONSTRAINTS,
         default="geometric",
         help="ties factors inside residual branches (default: geometric, the paper's; none: forks repay the rest)",
     )
@@ -336,7 +340,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     from refscale.models.bert import CONFIGS
     from refscale.optim import OPTIMIZERS, SCHEDULES
     from refscale.precision import POLICIES
-    from refscale.scales import CONSTRAINTS, SCHEMES
+    from refscale.scales import SCHEMES
     from refscale.train import TrainConfig
 
     default = TrainConfig()
@@ -361,7 +365,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("scheme", "how tensors are scaled", choices=list(SCHEMES))
     add("precision", f"{', '.join(POLICIES)}, or a mix such as store=bf16,operand=e4m3fn", metavar="NAME")
     add("scaling", "none, static:2^15, automatic, current or delayed: the rivals of unit scaling", metavar="NAME")
-    add("constraint", "ties factors inside residual branches", choices=list(CONSTRAINTS))
+    add("constraint", "ties factors inside residual branches", choices=_MODEL_CONSTRAINTS)
     add("steps", "optimizer steps", type=int, metavar="N")
     add("batch", "sequences", type=int, metavar="N")
     add("seq", "tokens in each", type=int, metavar="N")

@@ -29,6 +29,7 @@ from refscale.scales import (
     geometric,
     get_scheme,
     munit,
+    none,
     ratio,
     regular,
     running_mean,
@@ -181,6 +182,19 @@ class TestUMup:
             assert scores.op.rule == "1/d"
             (readout,) = [n for n in nodes if n.output.name == "mlm.readout"]
             assert readout.scales.alpha == 1 / 128
+
+    def test_where_nothing_is_constrained_every_factor_is_its_own(self):
+        config = bert.get_config("bert-tiny", vocabulary=WORDS, constraint=none)
+        nodes = run(config, text_batch(WORDS), u_mup)[0].total.tape.nodes
+        (up,) = [n for n in nodes if n.output.name == "encoder.0.ffn.up.matmul"]
+        assert up.scales == Scales(128**-0.5, (512**-0.5, (4 * 32) ** -0.5))
+
+    def test_the_depth_rule_reaches_the_model(self):
+        """bert-tiny, pre-norm: four additions, τ² = 1/2, 1/3, 1/4, 1/5."""
+        config = bert.get_config("bert-tiny", vocabulary=WORDS, norm="pre")
+        nodes = run(config, text_batch(WORDS), u_mup)[0].total.tape.nodes
+        adds = [n.op.weights for n in nodes if n.op.name == "weighted_add" and n.output.name.startswith("encoder")]
+        assert [branch / skip for skip, branch in adds] == pytest.approx([k**-0.5 for k in (2, 3, 4, 5)], rel=1e-14)
 
     @pytest.mark.parametrize("name", ["bert-tiny", "bert-mini"])
     def test_activations_start_at_unit_scale(self, name):
