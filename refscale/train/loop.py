@@ -19,20 +19,27 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from refscale.errors import ArgumentError, CheckpointError, DataError, DivergedError
 from refscale.files import write_atomically
 from refscale.precision import Outcome
 from refscale.progress import Progress
-from refscale.train.checkpoint import check_belongs, checkpoint_path, checkpoints, drop_old, load_checkpoint
-from refscale.train.checkpoint import save_checkpoint as save
+from refscale.train.checkpoint import (
+    check_belongs,
+    checkpoint_path,
+    checkpoints,
+    drop_old,
+    load_checkpoint,
+    save_checkpoint,
+)
 from refscale.train.config import TrainConfig
 from refscale.train.run import Run, TrainState
 from refscale.train.step import StepResult, Validation, evaluate, training_step
+
+METRICS, SCALES = "metrics.jsonl", "scales.jsonl"
 
 Report = Callable[[str], None]
 
@@ -92,47 +99,50 @@ def train(
     next(run.batches(0)), run.validation  # a text too short for either is refused before anything is written
     _claim(out, config, run.text_digest, resume)
     state, before = _latest(out, run, report) if resume else (run.initial_state(), 0.0)
-    metrics, scales = out / "metrics.jsonl", out / "scales.jsonl"
-    validation, overhead = _replay(metrics, state.step)
-    _cut(metrics, state.step)
-    _cut(scales, state.step)
+    validation, overhead = _replay(out / METRICS, state.step)
+    for name in (METRICS, SCALES):
+        _cut(out / name, state.step)
     started = time.monotonic()
     diverged: DivergedError | None = None
     if progress:
         progress.advance(state.step)
-    with ExitStack() as files:
-        metrics_file = files.enter_context(metrics.open("a", encoding="utf-8"))
-        scales_file = files.enter_context(scales.open("a", encoding="utf-8")) if config.scales_every else None
-        for batch in run.batches(state.step):
-            step = state.step + 1
-            trace = scales_file is not None and (step == 1 or step % config.scales_every == 0)
-            try:
-                state, result = training_step(run, state, batch, trace=trace)
-            except DivergedError as error:
-                diverged = error
-                break
+    try:
+        steps = _steps(run, state)
+        for state, result, found in steps:
             _add(overhead, result.outcome)
-            line = _metrics(step, result)
-            last = step == config.steps
-            if last or step % config.evaluate_every == 0:
-                validation = evaluate(run, state)
-                line["validation"] = asdict(validation)
-                report(_validation_line(step, config.steps, result, validation))
-            _append(metrics_file, line)
-            if scales_file and trace:
-                _append(scales_file, _scales(step, result))
-            if last or step % config.checkpoint_every == 0:
-                save(checkpoint_path(out, step), run, state, before + time.monotonic() - started)
+            if result.tensors:
+                _append(out / SCALES, _scales(state.step, result))
+            _append(out / METRICS, _metrics(state.step, result, found))
+            if found:
+                validation = found
+                report(_validation_line(state.step, config.steps, result, found))
+            if _is_due(state.step, config.checkpoint_every, config):
+                save_checkpoint(checkpoint_path(out, state.step), run, state, before + time.monotonic() - started)
                 drop_old(out)
             if progress:
                 progress.advance(1, f"loss {result.loss:.3f}")
+    except DivergedError as error:
+        diverged = error
     seconds = before + time.monotonic() - started
-    message = "" if diverged is None else str(diverged)
-    summary = Summary(config, state.step, validation, message, seconds, overhead)
+    summary = Summary(config, state.step, validation, str(diverged or ""), seconds, overhead)
     write_json(out / "summary.json", asdict(summary))
-    if diverged is not None:
+    if diverged:
         raise diverged
     return summary
+
+
+def _steps(run: Run, state: TrainState) -> Iterator[tuple[TrainState, StepResult, Validation | None]]:
+    """The steps that are left: the state after each, what it came to, and a validation where one is due."""
+    every = run.config.scales_every
+    for batch in run.batches(state.step):
+        step = state.step + 1
+        state, result = training_step(run, state, batch, trace=every > 0 and (step == 1 or step % every == 0))
+        due = _is_due(step, run.config.evaluate_every, run.config)
+        yield state, result, evaluate(run, state) if due else None
+
+
+def _is_due(step: int, every: int, config: TrainConfig) -> bool:
+    return step % every == 0 or step == config.steps
 
 
 # --- the run's directory ----------------------------------------------------------------------------------------------
@@ -152,7 +162,7 @@ def _claim(out: Path, config: TrainConfig, text_digest: str, resume: bool) -> No
             raise ArgumentError(f"train: {str(out)!r} holds another run: {'; '.join(differences)}")
         return
     out.mkdir(parents=True, exist_ok=True)
-    if any(out.glob("checkpoint-*.npz")) or (out / "metrics.jsonl").exists():
+    if any(out.glob("checkpoint-*.npz")) or (out / METRICS).exists():
         raise ArgumentError(f"train: {str(out)!r} holds files of a run, but no config.json; choose another directory")
     write_json(path, {"config": asdict(config), "text": text_digest})
 
@@ -177,7 +187,7 @@ def read_config(out: str | Path) -> tuple[TrainConfig, str]:
 
 def _latest(out: Path, run: Run, report: Report) -> tuple[TrainState, float]:
     """The newest checkpoint that can be trusted, or the beginning."""
-    lines = sum(1 for _ in _whole_lines(out / "metrics.jsonl"))
+    lines = sum(1 for _ in _whole_lines(out / METRICS))
     for path in checkpoints(out):
         try:
             checkpoint = load_checkpoint(path)
@@ -239,8 +249,8 @@ def _add(overhead: dict[str, int], outcome: Outcome) -> None:
         overhead[name] = max(overhead[name], int(value)) if name in _PER_STEP else overhead[name] + int(value)
 
 
-def _metrics(step: int, result: StepResult) -> dict[str, Any]:
-    return {
+def _metrics(step: int, result: StepResult, validation: Validation | None) -> dict[str, Any]:
+    line = {
         "step": step,
         "loss": _number(result.loss),
         "masked_lm": _number(result.masked_lm),
@@ -249,6 +259,7 @@ def _metrics(step: int, result: StepResult) -> dict[str, Any]:
         "loss_scale": result.loss_scale,
         "scaling": asdict(result.outcome),
     }
+    return line | {"validation": asdict(validation)} if validation else line
 
 
 def _scales(step: int, result: StepResult) -> dict[str, Any]:
@@ -267,9 +278,9 @@ def _line(content: dict[str, Any]) -> str:
     return json.dumps(content, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def _append(file: IO[str], content: dict[str, Any]) -> None:
-    file.write(_line(content))
-    file.flush()
+def _append(path: Path, content: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(_line(content))
 
 
 def write_json(path: Path, content: Any) -> None:
