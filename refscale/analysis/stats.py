@@ -104,13 +104,16 @@ class TensorStats(Measurement):
 
     @property
     def scale(self) -> float:
-        """What the tensor is judged by: σ, or RMS if so asked or if all its elements are the same (norm gains)."""
+        """What the tensor is judged by: σ, or RMS if so asked, if all elements are the same, or if it is a gain.
+
+        Gains start at 1, all alike, and move little: their σ would say nothing.
+        """
         return self.rms if self.judged_by_rms else self.std
 
     @property
     def judged_by_rms(self) -> bool:
         """Whether ``scale`` is the RMS."""
-        return self.statistic == "rms" or self.std == 0
+        return self.statistic == "rms" or self.std == 0 or (self.kind == "weight" and self.role == "gain")
 
     @property
     def is_judged(self) -> bool:

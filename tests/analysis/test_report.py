@@ -24,6 +24,13 @@ class TestJudgement:
         assert not is_outside(tensor(x))
         assert is_outside(tensor(x, statistic="rms"))
 
+    def test_gains_are_judged_by_rms(self):
+        """They start at 1, all alike; after a step their σ is small, and says nothing."""
+        x = np.linspace(0.99, 1.01, 100)
+        assert tensor(x, role="gain").scale == pytest.approx(1, abs=1e-3)
+        assert is_outside(tensor(x))
+        assert is_outside(tensor(x, role="gain", kind="weight gradient"))
+
     def test_equal_elements_are_judged_by_rms(self):
         assert not is_outside(tensor(np.ones(8)))
         assert is_outside(tensor(np.full(8, 8.0)))
