@@ -169,8 +169,10 @@ class UMup(Unit):
     are damped by 1/d; a plain add becomes (x + τ·f(x))/√(1+τ²) with the depth rule ``equal_parts``; and learning rates
     (of Adam) are scaled by role, shape and depth.  The multipliers of its non-linearities are 1.
 
-    For a post-norm stack u-μP has no depth rule: the model's own stands (BERT: ``fixed(0.1)``).  A tied embedding is
-    trained at the rate of an embedding.
+    Three things that u-μP does not know are taken from unit scaling.  Its linear layers have no biases, its norms no
+    gains (the library's rule for them, η·depth^-½, would move them by a sizable part of 1 at every step, for η is about
+    1): theirs is n^-½·depth^-½.  For a post-norm stack it has no depth rule: the model's own stands (BERT:
+    ``fixed(0.1)``).  And a tied embedding is trained at the rate of an embedding.
 
     Source: arXiv 2407.17465, Tables 1 and 2, Appendix G; the library ``unit-scaling``.
     """
@@ -191,8 +193,11 @@ class UMup(Unit):
         return super().residual_weights(rule, layer, depth)
 
     def lr_scale(self, role: Role, shape: Shape, depth: int) -> float:
-        """fan_in^-½ for a weight, d^-½ for an embedding (rows, d), 1 for the rest; all times depth^-½ in a stack."""
-        width = {"weight": math.prod(shape[:-1]), "embedding": shape[-1]}.get(role, 1)
+        """fan_in^-½ for a weight, d^-½ for an embedding (rows, d), 1 for a readout; all times depth^-½ in a stack.
+
+        n^-½, times the same, for biases and gains.
+        """
+        width = {"weight": math.prod(shape[:-1]), "readout": 1}.get(role, shape[-1])
         return float((max(1, width) * depth) ** -0.5)
 
 

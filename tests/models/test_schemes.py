@@ -44,7 +44,7 @@ TIED = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 
 
 class TestLearningRates:
-    """Rows: what the sources say.  A weight is (fan_in, fan_out), an embedding (rows, d); a stack of 16 additions."""
+    """Rows: what the sources say; 1-D parameters under u-μP, which has none, as under unit scaling.  A weight is (fan_in, fan_out), an embedding (rows, d); a stack of 16 additions."""
 
     CASES = (
         # role, shape, depth, regular, unit, u-μP, µnit
@@ -52,9 +52,9 @@ class TestLearningRates:
         ("weight", (64, 256), 1, 1, 1, 1 / 8, 1 / 8),
         ("embedding", (1000, 64), 1, 1, 1, 1 / 8, 1),
         ("readout", (64, 1000), 1, 1, 1, 1, 1),
-        ("bias", (256,), 16, 1, 1 / 16, 1 / 4, 1),
-        ("gain", (64,), 16, 1, 1 / 8, 1 / 4, 1),
-        ("gain", (64,), 1, 1, 1 / 8, 1, 1),
+        ("bias", (256,), 16, 1, 1 / 16, 1 / 16 / 4, 1),
+        ("gain", (64,), 16, 1, 1 / 8, 1 / 8 / 4, 1),
+        ("gain", (64,), 1, 1, 1 / 8, 1 / 8, 1),
     )
 
     @pytest.mark.parametrize(("role", "shape", "depth", "r", "u", "m", "s"), CASES)
@@ -67,11 +67,11 @@ class TestLearningRates:
         config = bert.get_config("bert-tiny", tied=False)
         found = groups(bert.specs(config), u_mup)
         assert found["encoder.1.ffn.up.weight"] == Group(128**-0.5 * 4**-0.5, True)
-        assert found["encoder.1.ffn.norm.gain"] == Group(0.5, False)
+        assert found["encoder.1.ffn.norm.gain"] == Group(128**-0.5 * 0.5, False)
         assert found["mlm.transform.weight"] == Group(128**-0.5, True)
         assert found["mlm.decoder.weight"] == found["nsp.classifier.weight"] == Group(1.0, True)
         assert found["embeddings.word"] == Group(128**-0.5, True)
-        assert found["mlm.decoder.bias"] == Group(1.0, False)
+        assert found["mlm.decoder.bias"] == Group(4096**-0.5, False)
         assert groups(bert.specs(config), unit)["mlm.decoder.bias"] == Group(4096**-0.5, False)
 
 
