@@ -208,6 +208,7 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
+    from refscale import analysis
     from refscale.progress import Progress
     from refscale.train import TrainConfig
     from refscale.train.comparison import SWEEP, VARIANTS, compare
@@ -223,6 +224,9 @@ def _compare(args: argparse.Namespace) -> None:
         evaluation_batches=args.evaluation_batches,
         checkpoint_every=max(1, args.steps // 5),
     )
+    if args.plot:
+        analysis.check_plot(args.plot)
+    _check_directories(args.plot)
     runs = len(VARIANTS) * args.seeds + len(SWEEP) + 3 * len({v.scheme for v in VARIANTS})
     with Progress(runs, "runs", "compare") as progress:
         result = compare(
@@ -234,6 +238,8 @@ def _compare(args: argparse.Namespace) -> None:
             text=args.text,
             progress=progress,
         )
+    if args.plot:
+        analysis.plot_losses(args.plot, result.losses())
     print(tables(result), end="")
 
 
@@ -400,6 +406,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seq", type=int, default=default.seq, metavar="N", help=f"default: {default.seq}")
     parser.add_argument("--evaluation-batches", type=int, default=64, metavar="N", help="default: 64")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many (default: 3)")
+    parser.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at a time (default: 1)")
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text to read (default: text that comes with Python)")
     parser.add_argument("--out", required=True, metavar="DIR", help="directory of the runs")

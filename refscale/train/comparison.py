@@ -128,6 +128,10 @@ class Comparison:
         """The runs of one variant, by seed."""
         return [r for r in self.runs if r.variant == variant]
 
+    def losses(self) -> dict[str, list[float | None]]:
+        """The losses of every variant by its name, for ``analysis.plot_losses``; None where a run diverged."""
+        return {v.name: [r.loss for r in self.of(v)] for v in dict.fromkeys(r.variant for r in self.runs)}
+
 
 def compare(
     base: TrainConfig,

@@ -15,7 +15,7 @@ from refscale.precision import get_precision, get_scaling
 from refscale.scales import get_constraint, get_scheme
 
 DEFAULT_LOG2_LR: dict[str, float] = {"regular": -10, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6}
-"""Peak learning rates of AdamW by scheme, as ``refscale compare`` finds them for bert-mini."""
+"""Peak learning rates of AdamW by scheme: as ``refscale compare`` finds them for bert-mini; munit, unit-rms: unit's."""
 
 
 @dataclass(frozen=True)

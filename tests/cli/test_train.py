@@ -156,7 +156,12 @@ def test_compare(capsys, tmp_path, text, monkeypatch):
     monkeypatch.setattr(comparison, "VARIANTS", (Variant("regular", "fp32"), Variant("unit", "fp8")))
     monkeypatch.setattr(comparison, "SWEEP", ())
     sizes = ["--steps", "2", "--batch", "2", "--seq", "16", "--evaluation-batches", "1", "--seeds", "2", "--jobs", "2"]
-    code, out, err = run(capsys, "compare", "bert-tiny", *sizes, "--text", text, "--out", tmp_path / "all")
+    pytest.importorskip("matplotlib")
+    figure = tmp_path / "f.svg"
+    code, out, err = run(
+        capsys, "compare", "bert-tiny", *sizes, "--text", text, "--out", tmp_path / "all", "--plot", figure
+    )
     assert (code, err) == (0, "")
     assert out.startswith("bert-tiny, 2 steps of 2 × 16 tokens, adamw, linear schedule; seeds 0, 1.\n")
+    assert figure.stat().st_size > 5000
     assert len(load_comparison(tmp_path / "all" / "comparison.json").runs) == 4
