@@ -44,7 +44,10 @@ TIED = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 
 
 class TestLearningRates:
-    """Rows: what the sources say; 1-D parameters under u-μP, which has none, as under unit scaling.  A weight is (fan_in, fan_out), an embedding (rows, d); a stack of 16 additions."""
+    """Rows: what the sources say; 1-D parameters under u-μP, which has none, as under unit scaling.
+
+    A weight is (fan_in, fan_out), an embedding (rows, d); a stack of 16 additions.
+    """
 
     CASES = (
         # role, shape, depth, regular, unit, u-μP, µnit
