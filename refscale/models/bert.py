@@ -58,7 +58,7 @@ class BertConfig:
         vocabulary: rows of the word embedding.
         positions: longest sequence.
         norm: of the residual blocks, see ``layers.Block``: "post" as the original; "pre" and "branch" have another at
-            the end of the encoder.
+            the end of the encoder.  A scheme that moves the norms of the blocks neither adds nor removes that one.
         tied: the decoder uses the word embedding (the original) or a weight of its own.
         tau: residual rule.  Regular BERT computes x + f(x) with branches that add about a tenth of the stream's
             variance (bert-base at initialization: 0.02 to 0.14, ``refscale report bert-base --all``).  None: that, with

@@ -174,6 +174,10 @@ class UMup(Unit):
     1): theirs is n^-½·depth^-½.  For a post-norm stack it has no depth rule: the model's own stands (BERT:
     ``fixed(0.1)``).  And a tied embedding is trained at the rate of an embedding.
 
+    Two things differ from the library.  Depth is counted in residual additions; it counts layers, so that its rates in
+    a stack are √2 times these.  And attention mixes values as the model says: the library's factor on the mixture is
+    that of independent values, t^½, to within t^(1/(8d)).
+
     Source: arXiv 2407.17465, Tables 1 and 2, Appendix G; the library ``unit-scaling``.
     """
 
@@ -214,10 +218,15 @@ class Munit(Regular):
     √(1−τ)·x + √τ·norm(f(x)), with the norm on the branch's output.  Gradients are as small as the loss makes them.
     Its FP8 is in the hidden linear layers only: ``precision.fp8_hidden``.
 
-    Attributes:
-        tau: of the residual additions, if the model adds plainly; the deeper the model, the smaller.
+    Attention is plain: the square root of its weights would keep the variance of independent values, but those of real
+    text are alike, and σ would grow along the sequence instead (section 2.1).  The norm on the branch settles both.
+    A norm at the end of the stack stays as the model has it.
 
-    Source: arXiv 2502.05967.
+    Attributes:
+        tau: of the residual additions, if the model adds plainly; the deeper the model, the smaller (0.4 for 4 layers:
+            section 3.1 and Appendix A.3).
+
+    Source: arXiv 2502.05967, Table 2 (factors, initial variance, learning rates), equation 11 (residual additions).
     """
 
     name: str = "munit"
