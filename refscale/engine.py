@@ -320,7 +320,9 @@ def backward(output: Tensor, gradient: ArrayLike | None = None) -> None:
     seed = np.asarray(gradient)
     if seed.shape != start.shape:
         raise ShapeError(f"backward({output}): gradient has shape {seed.shape}, expected {start.shape}")
-    pending = {start: tape._enter(f"backward({output})", seed, start, "gradient")}
+    seed = tape._enter(f"backward({output})", seed, start, "gradient").view()
+    seed.flags.writeable = False  # it may be the caller's own array
+    pending = {start: seed}
     for node in reversed(tape.nodes[: start.node.index + 1]):
         g = pending.pop(node.output, None)
         if g is None:
@@ -332,7 +334,9 @@ def backward(output: Tensor, gradient: ArrayLike | None = None) -> None:
         if node.op.contraction and tape.precision.narrows(node.op.name):
             key = f"{node.index}.{node.op.name}.gradient"
             g = tape._round(tape.precision.operand_gradient, g, node.output, "operand_gradient", key)
-        for variable, piece in _pieces(tape, node, g):
+        # The gradient of an identity is that of its output: β multiplies it in place, where nobody else holds it.
+        spare = node.op.carries_factors and not tape.probe and not _aliases(g, list(pending.values()))
+        for variable, piece in _pieces(tape, node, g, spare):
             if variable in pending:
                 pending[variable] = tape._store(np.asarray(pending[variable] + piece), variable, "gradient")
             else:
@@ -347,8 +351,8 @@ def backward(output: Tensor, gradient: ArrayLike | None = None) -> None:
         leaf.gradient.flags.writeable = False
 
 
-def _pieces(tape: Tape, node: Node, g: Array) -> Iterator[tuple[Variable, Array]]:
-    """The gradient that one node sends to each of its inputs: vjp, times β, rounded."""
+def _pieces(tape: Tape, node: Node, g: Array, spare: bool) -> Iterator[tuple[Variable, Array]]:
+    """The gradient that one node sends to each of its inputs: vjp, times β, rounded; ``spare`` lets it overwrite g."""
     kept = node.kept or ()
     pieces = node.op.backward(g, *kept)
     if len(pieces) != len(node.inputs):
@@ -361,7 +365,7 @@ def _pieces(tape: Tape, node: Node, g: Array) -> Iterator[tuple[Variable, Array]
         piece = np.asarray(piece)
         _check(f"{node.op.name}.backward", piece, variable.shape, tape.dtype)
         others = [p for j, p in enumerate(pieces) if j != i and p is not None]
-        scaled = _times(beta, piece, g, *kept, *others)
+        scaled = _times(beta, piece, None if spare else g, *kept, *others)
         if beta != 1 or not _aliases(scaled, [g]):
             scaled = tape._store(scaled, variable, "gradient")
         yield variable, scaled

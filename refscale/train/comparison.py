@@ -88,8 +88,9 @@ class RunResult:
         loss, accuracy: of masked words, on the held-out text; None if it diverged.
         diverged: the message, or empty.
         seconds: it took, on one thread.
-        flushed: share of the elements of all gradients that a cast took to zero, mean over the recorded steps; None if
-            none was recorded.
+        flushed: share of the elements of gradients that casts of one place took to zero in the first step, of the
+            place where it is largest; None if nothing was recorded.
+        dead: share of the gradients that were all zero in the last recorded step.
         overhead: totals of ``precision.Outcome``.
     """
 
@@ -101,6 +102,7 @@ class RunResult:
     diverged: str
     seconds: float
     flushed: float | None
+    dead: float | None
     overhead: dict[str, int]
 
 
@@ -253,21 +255,20 @@ def _result(job: _Job, summary: dict[str, Any], out: Path) -> RunResult:
         validation and validation["masked_lm_accuracy"],
         summary["diverged"],
         summary["seconds"],
-        _flushed(out / "scales.jsonl"),
+        *_lost(out / "scales.jsonl"),
         summary["overhead"],
     )
 
 
-def _flushed(path: Path) -> float | None:
-    """Share of gradient elements that casts flushed to zero, mean over the recorded steps."""
+def _lost(path: Path) -> tuple[float | None, float | None]:
+    """(flushed, dead) of a ``RunResult``."""
     if not path.exists():
-        return None
-    shares = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        casts = [c for c in json.loads(line)["casts"] if c["place"] in ("gradient", "operand_gradient")]
-        elements = sum(c["elements"] for c in casts)
-        shares.append(sum(c["flushed"] for c in casts) / elements if elements else 0.0)
-    return sum(shares) / len(shares) if shares else None
+        return None, None
+    first, *_, last = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] * 2
+    casts = [c for c in first["casts"] if c["place"] in ("gradient", "operand_gradient")]
+    gradients = [t["scale"] for t in last["tensors"] if t["judged"] and "gradient" in t["kind"]]
+    flushed = max((c["flushed"] / c["elements"] for c in casts if c["elements"]), default=0.0)
+    return flushed, gradients.count(0) / len(gradients)
 
 
 def _count_factors(config: TrainConfig, text: str | Path | None) -> int:

@@ -52,8 +52,21 @@ def _grid(c: Comparison) -> Rows:
 
 
 def _losses(c: Comparison) -> Rows:
-    """One row a variant."""
-    head = ("run", "validation loss", "± sd", f"− {REFERENCE.name}", "accuracy", "gradients flushed", "least s per run")
+    """One row a variant.
+
+    Flushed at first: the share of gradients' elements that the casts of one kind took to zero in the first step, of the
+    kind where it is largest.  Zero at last: gradients that were zero altogether in the last step.
+    """
+    head = (
+        "run",
+        "validation loss",
+        "± sd",
+        f"− {REFERENCE.name}",
+        "accuracy",
+        "flushed at first",
+        "zero at last",
+        "least s",
+    )
     yield head
     reference = {r.seed: r.loss for r in c.of(REFERENCE)}
     for variant in dict.fromkeys(r.variant for r in c.runs):
@@ -65,7 +78,8 @@ def _losses(c: Comparison) -> Rows:
             accuracy = mean(r.accuracy for r in runs if r.accuracy is not None)
             shown = [_loss(mean(losses)), _spread(losses), _difference(runs, reference), f"{accuracy:.1%}"]
         seconds = min(r.seconds for r in runs)  # of the run that was disturbed least
-        yield (variant.name, *shown, _flushed(runs), f"{seconds:.0f}")
+        lost = (_share(runs, [r.flushed for r in runs]), _share(runs, [r.dead for r in runs]))
+        yield (variant.name, *shown, *lost, f"{seconds:.0f}")
 
 
 def _techniques(c: Comparison) -> Rows:
@@ -123,11 +137,9 @@ def _difference(runs: Sequence[RunResult], reference: dict[int, float | None]) -
     return f"{mean(differences):+.3f}{error}"
 
 
-def _flushed(runs: Sequence[RunResult]) -> str:
-    shares = [r.flushed for r in runs if r.flushed is not None]
-    if not shares or runs[0].variant.precision == "fp32":
-        return ""
-    return f"{mean(shares):.2%}"
+def _share(runs: Sequence[RunResult], shares: Sequence[float | None]) -> str:
+    known = [share for share in shares if share is not None]
+    return f"{mean(known):.1%}" if known and runs[0].variant.precision != "fp32" else ""
 
 
 def _render(rows: Rows) -> Iterator[str]:

@@ -387,3 +387,45 @@ def test_scope_names_what_is_recorded_inside():
     assert y.name == "layer.ffn.tanh"
     assert apply(ops.Tanh(), y).name == "tanh"
     assert repr(y) == "Tensor(layer.ffn.tanh, shape=(1,), float32)"
+
+
+class TestForksInPlace:
+    """β of an identity multiplies the gradient where it stands, unless somebody else holds it."""
+
+    M = np.array([3.0, 5.0, 7.0, 9.0])
+
+    def fork(self, tape, name="x"):
+        x = tape.tensor(np.ones(4), name)
+        y = apply(ops.Fork(1.0), x)
+        tape.nodes[-1].scales = Scales(1.0, (0.25,))
+        return x, y
+
+    def test_nobody_else(self):
+        tape = Tape(regular, dtype=np.float64)
+        x, y = self.fork(tape)
+        backward(apply(ops.Multiply(), y, self.M), np.ones(4))
+        np.testing.assert_array_equal(x.grad, 0.25 * self.M)
+
+    def test_the_caller_s_gradient_is_left_alone(self):
+        tape = Tape(regular, dtype=np.float64)
+        (x, y), g = self.fork(tape), np.ones(4)
+        backward(y, g)
+        assert x.grad.tolist() == [0.25] * 4
+        assert g.tolist() == [1.0] * 4
+
+    def test_a_gradient_shared_with_another_tensor(self):
+        """Add hands the same array to both of its inputs, reshapes hand it on."""
+        tape = Tape(regular, dtype=np.float64)
+        (x, y), z = self.fork(tape), tape.tensor(np.ones(4), "z")
+        total = apply(ops.Add(), apply(ops.Reshape((2, 2)), y), apply(ops.Reshape((2, 2)), z))
+        backward(apply(ops.Multiply(), total, self.M.reshape(2, 2)), np.ones((2, 2)))
+        np.testing.assert_array_equal(x.grad, 0.25 * self.M)
+        np.testing.assert_array_equal(z.grad, self.M)
+
+    def test_what_a_probe_has_seen_stays(self):
+        seen = {}
+        tape = Tape(regular, dtype=np.float64, probe=lambda way, v, a: seen.setdefault((way, v.name), a))
+        _, y = self.fork(tape)
+        backward(apply(ops.Multiply(), y, self.M), np.ones(4))
+        np.testing.assert_array_equal(seen["backward", "fork"], self.M)
+        np.testing.assert_array_equal(seen["backward", "x"], 0.25 * self.M)

@@ -10,7 +10,7 @@ import pytest
 
 from refscale.errors import ArgumentError, DataError
 from refscale.train import Comparison, RunResult, Variant, compare, load_comparison, tables
-from refscale.train.comparison import STATIC, VARIANTS, _best, _beyond, to_content
+from refscale.train.comparison import STATIC, VARIANTS, _best, _beyond, _lost, to_content
 from tests.train.runs import small, write_text
 
 REGULAR, UNIT = Variant("regular", "fp32"), Variant("unit", "fp8")
@@ -36,6 +36,7 @@ class TestCompare:
             assert run.log2_lr == found.log2_lr[run.variant.scheme] == min(losses, key=losses.get)
             assert min(losses) < run.log2_lr < max(losses)
         assert [r.flushed is None for r in found.runs] == [False, True] * 3
+        assert [r.dead for r in found.of(UNIT)] == [0.0, None]
         assert found.of(AUTOMATIC)[0].overhead["statistics"] > 0
         assert found.of(UNIT)[0].overhead["statistics"] == 0
         assert found.factors["regular"] == 0
@@ -74,6 +75,28 @@ class TestCompare:
             compare(small(), tmp_path, **wrong)
 
 
+def test_what_is_lost(tmp_path):
+    """Of the first step the worst kind of cast, of the last the gradients that are zero."""
+    path = tmp_path / "scales.jsonl"
+    assert _lost(path) == (None, None)
+
+    def line(flushed, scales):
+        casts = [
+            {"place": place, "elements": 100, "flushed": n}
+            for place, n in zip(("output", "gradient", "operand_gradient"), flushed, strict=True)
+        ]
+        kinds = ("weight", "activation gradient", "weight gradient", "weight gradient")
+        tensors = [
+            {"kind": kind, "judged": i < 3, "scale": s} for i, (kind, s) in enumerate(zip(kinds, scales, strict=True))
+        ]
+        return json.dumps({"casts": casts, "tensors": tensors}) + "\n"
+
+    path.write_text(line((90, 10, 40), (0, 1, 1, 0)), encoding="utf-8")
+    assert _lost(path) == (0.4, 0.0)
+    path.write_text(line((90, 10, 4), (0, 1, 1, 0)) + line((0, 0, 0), (0, 0, 1, 0)), encoding="utf-8")
+    assert _lost(path) == (0.1, 0.5)
+
+
 class TestGrid:
     @pytest.mark.parametrize(
         ("losses", "best", "beyond"),
@@ -92,7 +115,7 @@ class TestGrid:
 
 def result(variant: Variant, seed: int, loss: float | None, **changes) -> RunResult:
     overhead = dict.fromkeys(("skipped", "statistics", "extra_passes", "elements", "scales", "changes", "state"), 0)
-    plain = RunResult(variant, seed, -6.0, loss, 0.25, "" if loss else "diverged at step 2", 60.0, None, overhead)
+    plain = RunResult(variant, seed, -6.0, loss, 0.25, "" if loss else "diverged at step 2", 60.0, None, None, overhead)
     return replace(plain, **changes)
 
 
@@ -102,7 +125,7 @@ class TestTables:
         runs = (
             result(REGULAR, 0, 4.0),
             result(REGULAR, 1, 4.2),
-            result(UNIT, 0, 3.9, flushed=0.001),
+            result(UNIT, 0, 3.9, flushed=0.001, dead=0.5),
             result(UNIT, 1, 4.4),
             result(
                 AUTOMATIC,
@@ -138,9 +161,9 @@ class TestTables:
         assert self.row(text, 1, "unit") == ["unit", "", "", "diverged", "**3.900**"]
 
     def test_losses(self, text):
-        assert self.row(text, 2, "regular fp32")[1:] == ["4.100", "0.141", "", "25.0%", "", "60"]
+        assert self.row(text, 2, "regular fp32")[1:] == ["4.100", "0.141", "", "25.0%", "", "", "60"]
         # differences −0.1 and +0.2: mean 0.05, standard error 0.15
-        assert self.row(text, 2, "unit fp8")[1:] == ["4.150", "0.354", "+0.050 ± 0.150", "25.0%", "0.10%", "60"]
+        assert self.row(text, 2, "unit fp8")[1:] == ["4.150", "0.354", "+0.050 ± 0.150", "25.0%", "0.1%", "50.0%", "60"]
         assert self.row(text, 2, "regular fp16 automatic")[1] == "diverged in 1 of 2"
         assert self.row(text, 2, re.escape("regular fp16 static:2^5").replace("\\", ""))[1] == "4.400"
 
