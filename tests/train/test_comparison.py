@@ -10,11 +10,12 @@ import pytest
 
 from refscale.errors import ArgumentError, DataError
 from refscale.train import Comparison, RunResult, Variant, compare, load_comparison, tables
-from refscale.train.comparison import STATIC, VARIANTS, _best, _beyond, _lost, to_content
+from refscale.train.comparison import STATIC, VARIANTS, _best, _beyond, _lost, _result, to_content
 from tests.train.runs import small, write_text
 
 REGULAR, UNIT = Variant("regular", "fp32"), Variant("unit", "fp8")
 AUTOMATIC = Variant("regular", "fp16", "automatic")
+ALL = (REGULAR, UNIT, AUTOMATIC, Variant("regular", "bf16", seeds=1))
 
 
 @pytest.fixture(scope="module")
@@ -22,20 +23,20 @@ def made(tmp_path_factory):
     directory = tmp_path_factory.mktemp("compare")
     text = write_text(directory)
     base = small(steps=3, scales_every=0)
-    found = compare(base, directory / "out", seeds=(0, 1), variants=(REGULAR, UNIT, AUTOMATIC), text=text)
+    found = compare(base, directory / "out", seeds=(0, 1), variants=ALL, text=text)
     return found, directory, text
 
 
 class TestCompare:
     def test_every_run_is_there(self, made):
         found, *_ = made
-        assert [(r.variant, r.seed) for r in found.runs] == [(v, s) for v in (REGULAR, UNIT, AUTOMATIC) for s in (0, 1)]
+        assert [(r.variant, r.seed) for r in found.runs] == [(v, s) for v in ALL for s in (0, 1)[: v.seeds]]
         assert all(r.loss is not None and r.seconds > 0 for r in found.runs)
         for run in found.runs:
             losses = found.grid[run.variant.scheme]
             assert run.log2_lr == found.log2_lr[run.variant.scheme] == min(losses, key=losses.get)
             assert min(losses) < run.log2_lr < max(losses)
-        assert [r.flushed is None for r in found.runs] == [False, True] * 3
+        assert [r.flushed is None for r in found.runs] == [*([False, True] * 3), False]
         assert [r.dead for r in found.of(UNIT)] == [0.0, None]
         assert found.of(AUTOMATIC)[0].overhead["statistics"] > 0
         assert found.of(UNIT)[0].overhead["statistics"] == 0
@@ -49,7 +50,7 @@ class TestCompare:
     def test_a_second_call_repeats_nothing(self, made):
         found, directory, text = made
         before = {p: p.stat().st_mtime_ns for p in (directory / "out").glob("*/summary.json")}
-        again = compare(found.base, directory / "out", seeds=(0, 1), variants=(REGULAR, UNIT, AUTOMATIC), text=text)
+        again = compare(found.base, directory / "out", seeds=(0, 1), variants=ALL, text=text)
         assert again == found
         assert before == {p: p.stat().st_mtime_ns for p in (directory / "out").glob("*/summary.json")}
 
@@ -73,6 +74,14 @@ class TestCompare:
     def test_nothing_to_do(self, tmp_path, wrong):
         with pytest.raises(ArgumentError, match="expected at least one of each"):
             compare(small(), tmp_path, **wrong)
+
+
+def test_a_run_that_diverged_has_no_loss(tmp_path):
+    """Also if it had a validation before."""
+    validation = {"masked_lm": 5.0, "masked_lm_accuracy": 0.1}
+    summary = {"diverged": "at step 7", "validation": validation, "seconds": 1.0, "overhead": {}}
+    assert _result((REGULAR, 0, -6.0), summary, tmp_path).loss is None
+    assert _result((REGULAR, 0, -6.0), summary | {"diverged": ""}, tmp_path).loss == 5.0
 
 
 def test_what_is_lost(tmp_path):

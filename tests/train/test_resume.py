@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -68,7 +69,9 @@ def test_same_bits_after_interruptions(changes, tmp_path, monkeypatch):
     parts = train(config, tmp_path / "parts", text=text, resume=True, report=quiet)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     assert asdict(whole) | {"seconds": 0} == asdict(parts) | {"seconds": 0}
-    assert parts.seconds > 0
+    lines = [json.loads(line)["scaling"] for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    for name, total in whole.overhead.items():  # amounts add up; of levels the largest counts
+        assert total == (max if name in ("scales", "state") else sum)(line[name] for line in lines)
 
 
 def test_a_wrong_resume_would_be_noticed(tmp_path, monkeypatch):
@@ -161,6 +164,15 @@ class TestRefusals:
             assert after.keys() == before.keys()
             assert all(after[k].tobytes() == before[k].tobytes() for k in before)
 
+    def test_of_another_schema(self, run):
+        path = checkpoint_path(run[1] / "parts", 6)
+        with np.load(path) as file:
+            content = dict(file)
+        meta = json.loads(content["meta"].tobytes()) | {"schema": "refscale.checkpoint/9"}
+        with path.open("wb") as file:
+            np.savez(file, **content | {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8)})
+        assert self.resumed(run)[0].endswith("schema is 'refscale.checkpoint/9', expected 'refscale.checkpoint/1'")
+
     def test_both_damaged(self, run):
         for path in checkpoints(run[1] / "parts"):
             path.write_bytes(b"PK")
@@ -238,6 +250,7 @@ def test_a_finished_run_resumes_to_its_result(tmp_path):
     first = train(small(), tmp_path / "run", text=text, report=quiet)
     metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     again = train(small(), tmp_path / "run", text=text, resume=True, report=quiet)
+    assert again.seconds > 0.5 * first.seconds  # of both sittings
     assert again.validation == first.validation
     assert again.overhead == first.overhead
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics

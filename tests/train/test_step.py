@@ -236,6 +236,9 @@ class TestConfig:
 
         assert all(TrainConfig(scheme=name).peak_lr > 0 for name in SCHEMES)
 
+    def test_warm_up_is_a_tenth_unless_given(self):
+        assert [TrainConfig(steps=200, warmup=w).warmup_steps for w in (None, 0, 3)] == [20, 0, 3]
+
     def test_too_little_text(self, tmp_path):
         (tmp_path / "short.txt").write_text("One sentence only.", encoding="utf-8")
         with pytest.raises(DataError, match="a text of 1 sentences, expected some to train on and some to validate"):

@@ -1,0 +1,62 @@
+"""One command, thin: ``refscale report``, ``train``, ``compare``, …; also ``python -m refscale``.
+
+``arguments`` says what each takes, ``commands`` what each does, and here is what becomes of errors.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from refscale.cli.arguments import parser
+from refscale.cli.commands import COMMANDS
+from refscale.errors import RefscaleError
+
+INTERRUPTED, BROKEN_PIPE = 130, 141
+"""128 + the number of SIGINT, SIGPIPE: what a shell reports of a command that these end."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; those of the process if None.
+
+    Returns:
+        Exit status: 0, 2 after an error with a message on stderr, 130 after Ctrl-C, 141 if the reader of the output
+        went away.
+
+    Raises:
+        SystemExit: after ``--help`` and ``--version`` (0) and misspelled options (2), as argparse does.
+    """
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without σ gets ?
+    try:
+        args = parser().parse_args(argv)
+        if args.command is None:
+            args = parser().parse_args(["report"])
+        COMMANDS[args.command](args)
+        sys.stdout.flush()
+    except RefscaleError as error:
+        return _fail(error)
+    except BrokenPipeError:
+        # What is still buffered would raise again when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else error)
+    except MemoryError as error:
+        return _fail(f"not enough memory ({error}); a smaller --batch or --seq needs less")
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def _fail(error: object) -> int:
+    sys.stdout.flush()
+    print(f"refscale: {error}", file=sys.stderr)
+    return 2

@@ -1,0 +1,150 @@
+"""What each command takes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from refscale import __version__
+
+DEFAULT_MODEL = "bert-tiny"
+"""Of ``report``."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line; each command adds its own."""
+    top = argparse.ArgumentParser(
+        prog="refscale",
+        description="Unit Scaling (arXiv 2303.11257) in NumPy. Without a command: refscale report bert-tiny.",
+    )
+    top.add_argument("--version", action="version", version=f"refscale {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    _add_report(commands.add_parser("report", help="every tensor of one BERT training step: scale, exponents, losses"))
+    _add_train(commands.add_parser("train", help="train a BERT on real text, in any scheme, precision, technique"))
+    _add_compare(commands.add_parser("compare", help="train with every precision and technique; print the tables"))
+    scales = commands.add_parser("scales", help="how the scales of tensors moved in runs of train")
+    scales.add_argument("runs", nargs="+", metavar="DIR", help="directories of runs with --scales-every")
+    scales.add_argument("--json", metavar="FILE", help="also write every tensor's scales as JSON")
+    scales.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
+    commands.add_parser("formats", help="the floating-point formats, in figures")
+    snr = commands.add_parser("snr", help="signal-to-noise ratio of Gaussian numbers in each format, by their scale")
+    snr.add_argument("--formats", metavar="A,B", help="names, separated by commas (default: FP16, BF16 and four FP8)")
+    snr.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
+    ops = commands.add_parser("ops", help="the op table: factors of every op at given sizes")
+    ops.add_argument("--shape", default="", metavar="SIZES", help="such as b=1024,m=768,n=3072,s=512 (the default)")
+    return top
+
+
+_MODEL_CONSTRAINTS = ("geometric", "harmonic", "arithmetic", "to_output_scale", "none")
+"""Those of ``scales.CONSTRAINTS`` that fit every op of a model, whatever its number of constrained inputs."""
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    from refscale.models.bert import CONFIGS
+    from refscale.precision import POLICIES
+    from refscale.scales import SCHEMES
+
+    parser.description = (
+        "Run one pre-training step of a BERT at initialization, on real text, and report the scale of every weight, "
+        "activation and gradient, and what FP16 and FP8 would lose of it."
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=f"{', '.join(CONFIGS)} (default: {DEFAULT_MODEL})")
+    parser.add_argument("--model", dest="option", metavar="MODEL", help="the same")
+    parser.add_argument("--scheme", choices=["both", *SCHEMES], default="both", help="default: regular beside unit")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        metavar="NAME",
+        help=f"{', '.join(POLICIES)}, or a mix such as store=bf16,operand=e4m3fn (default: fp32)",
+    )
+    parser.add_argument(
+        "--constraint",
+        choices=_MODEL_CONSTRAINTS,
+        default="geometric",
+        help="ties factors inside residual branches (default: geometric, the paper's; none: forks repay the rest)",
+    )
+    parser.add_argument("--batch", type=int, metavar="N", help="sequences (default: 8; base, large: 1)")
+    parser.add_argument("--seq", type=int, default=128, metavar="N", help="tokens in each (default: 128)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and batch (default: 0)")
+    parser.add_argument("--text", metavar="FILE", help="UTF-8 text to read (default: text that comes with Python)")
+    parser.add_argument("--json", metavar="FILE", help="also write everything as JSON")
+    parser.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
+    parser.add_argument("--checkpoint", metavar="PATH", help="of a run of train, in place of a model at initialization")
+    parser.add_argument("--flops", action="store_true", help="count multiplications instead, and those by factors")
+    parser.add_argument("--all", action="store_true", help="a line for every tensor, however large the model")
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    from refscale.models.bert import CONFIGS
+    from refscale.optim import OPTIMIZERS, SCHEDULES
+    from refscale.precision import POLICIES
+    from refscale.scales import SCHEMES
+    from refscale.train import TrainConfig
+
+    default = TrainConfig()
+    parser.description = (
+        "Train a BERT (masked LM and next sentence) on real text. Killed at any moment, the same command with --resume "
+        "continues to the same bits."
+    )
+
+    def add(name: str, help: str, **options: Any) -> None:
+        # No defaults here: what is not given is the configuration's own, or that of the run being resumed.
+        shown = getattr(default, name.replace("-", "_"))
+        suffix = "" if shown is None else f" (default: {shown})"
+        parser.add_argument(f"--{name}", help=help + suffix, default=argparse.SUPPRESS, **options)
+
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default=argparse.SUPPRESS,
+        metavar="MODEL",
+        help=f"{', '.join(CONFIGS)} (default: bert-mini)",
+    )
+    add("scheme", "how tensors are scaled", choices=list(SCHEMES))
+    add("precision", f"{', '.join(POLICIES)}, or a mix such as store=bf16,operand=e4m3fn", metavar="NAME")
+    add("scaling", "none, static:2^15, automatic, current or delayed: the rivals of unit scaling", metavar="NAME")
+    add("constraint", "ties factors inside residual branches", choices=_MODEL_CONSTRAINTS)
+    add("steps", "optimizer steps", type=int, metavar="N")
+    add("batch", "sequences", type=int, metavar="N")
+    add("seq", "tokens in each", type=int, metavar="N")
+    add("lr", "peak learning rate, such as 0.01 or 2^-6 (default: the scheme's)", type=_power, metavar="RATE")
+    add("optimizer", f"{', '.join(OPTIMIZERS)}; with options as in sgd:momentum=0.9, adamw:independent", metavar="NAME")
+    add("weight-decay", "of the optimizer", type=float, metavar="X")
+    add("schedule", "of the learning rate", choices=list(SCHEDULES))
+    add("warmup", "steps of warm-up (default: a tenth)", type=int, metavar="N")
+    add("halve-every", "steps between halvings, for that schedule", type=int, metavar="N")
+    add("dropout", "probability", type=float, metavar="P")
+    add("seed", "of weights, text, dropout and stochastic rounding", type=int, metavar="N")
+    add("evaluate-every", "steps between validations", type=int, metavar="N")
+    add("evaluation-batches", "batches of a validation", type=int, metavar="N")
+    add("scales-every", "steps between records of every tensor's scale; 0: none", type=int, metavar="N")
+    add("checkpoint-every", "steps between checkpoints", type=int, metavar="N")
+    parser.add_argument("--text", metavar="FILE", help="UTF-8 text to read (default: text that comes with Python)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="directory of the run")
+    parser.add_argument("--resume", action="store_true", help="continue the run in DIR, if there is one")
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    from refscale.train import TrainConfig
+
+    default = TrainConfig()
+    parser.description = (
+        "Train one model in FP32, FP16, BF16 and FP8, regular, unit-scaled and with the rival techniques; choose a "
+        "learning rate for each scheme. An interrupted comparison continues where it stopped."
+    )
+    parser.add_argument("model", nargs="?", default=default.model, metavar="MODEL", help=f"default: {default.model}")
+    parser.add_argument("--steps", type=int, default=default.steps, metavar="N", help=f"default: {default.steps}")
+    parser.add_argument("--batch", type=int, default=default.batch, metavar="N", help=f"default: {default.batch}")
+    parser.add_argument("--seq", type=int, default=default.seq, metavar="N", help=f"default: {default.seq}")
+    parser.add_argument("--evaluation-batches", type=int, default=64, metavar="N", help="default: 64")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many (default: 3)")
+    parser.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at a time (default: 1)")
+    parser.add_argument("--text", metavar="FILE", help="UTF-8 text to read (default: text that comes with Python)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="directory of the runs")
+
+
+def _power(text: str) -> float:
+    """``0.01`` or ``2^-6``."""
+    base, caret, exponent = text.partition("^")
+    return float(base) ** float(exponent) if caret else float(text)
