@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refscale.errors import CarrierError
+from refscale.special.elementary import NUMPY, Elementary
 from refscale.special.fits import ERF32, ERF64, TAIL32, TAIL64, Rational
 
 Array = NDArray[Any]
@@ -30,6 +31,7 @@ class Carrier:
         tanh_end: likewise x·exp(−2u) with the 2u of ``gelu_tanh``.
         bits: unsigned integers as wide as the carrier.
         head: mask that keeps the upper half of the significand, so that its square is exact.
+        elementary: exp and log1p.
     """
 
     erf: Rational
@@ -40,6 +42,7 @@ class Carrier:
     tanh_end: float
     bits: type[np.unsignedinteger[Any]]
     head: int
+    elementary: Elementary = NUMPY
 
 
 CARRIERS = {
@@ -52,11 +55,15 @@ Kernel = Callable[[Carrier, Array, tuple[Array, ...], tuple[Array, ...]], None]
 
 
 def blocked(name: str, kernel: Kernel, argument: ArrayLike, results: int, buffers: int) -> tuple[Array, ...]:
-    """Walk an array through a kernel, block by block."""
+    """Walk an array through a kernel, block by block.
+
+    A subclass of ndarray that has ``elementary`` functions of its own gets its results by these, and as its own.
+    """
     x = np.asarray(argument)
     carrier = CARRIERS.get(x.dtype)
     if carrier is None:
         raise CarrierError(f"{name}: argument is {x.dtype}, expected float32 or float64")
+    carrier = replace(carrier, elementary=getattr(argument, "elementary", NUMPY))
     flat = x.reshape(-1)
     outs = tuple(np.empty(flat.size, x.dtype) for _ in range(results))
     scratch = np.empty((buffers, min(flat.size, BLOCK)), x.dtype)
@@ -66,7 +73,15 @@ def blocked(name: str, kernel: Kernel, argument: ArrayLike, results: int, buffer
             part = flat[start : start + BLOCK]
             rows = tuple(row[: part.size] for row in scratch)
             kernel(carrier, part, tuple(out[start : start + BLOCK] for out in outs), rows)
-    return tuple(out.reshape(x.shape) for out in outs)
+    return tuple(_like(argument, out.reshape(x.shape)) for out in outs)
+
+
+def _like(argument: ArrayLike, y: Array) -> Array:
+    """y as the subclass of ndarray that the argument is, with what that keeps beside its elements."""
+    if isinstance(argument, np.ndarray) and type(argument) is not np.ndarray:
+        y = y.view(type(argument))
+        y.__array_finalize__(argument)
+    return y
 
 
 def polynomial(coefficients: tuple[float, ...], z: Array, out: Array) -> None:

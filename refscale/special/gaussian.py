@@ -28,7 +28,7 @@ def _bell(carrier: Carrier, a: Array, out: Array, head: Array, rest: Array) -> N
     rest += head
     rest *= -0.5
     out *= -0.5
-    np.exp(out, out=out)
+    carrier.elementary.exp(out, out=out)
     rest *= out
     out += rest
 

@@ -10,11 +10,11 @@ from numpy.typing import ArrayLike
 from refscale.special.blocks import Array, Carrier, blocked
 
 
-def _logistic(x: Array, sigma: Array, decay: Array, total: Array) -> None:
+def _logistic(carrier: Carrier, x: Array, sigma: Array, decay: Array, total: Array) -> None:
     """decay = exp(−|x|), total = 1 + decay, sigma = 1/total where x ≥ 0 and decay/total elsewhere."""
     np.abs(x, out=decay)
     np.negative(decay, out=decay)
-    np.exp(decay, out=decay)
+    carrier.elementary.exp(decay, out=decay)
     np.add(decay, 1, out=total)
     np.greater_equal(x, 0, out=sigma)
     np.maximum(sigma, decay, out=sigma)
@@ -23,7 +23,7 @@ def _logistic(x: Array, sigma: Array, decay: Array, total: Array) -> None:
 
 def _sigmoid(carrier: Carrier, x: Array, results: tuple[Array, ...], buffers: tuple[Array, ...]) -> None:
     (y,), (decay, total) = results, buffers
-    _logistic(x, y, decay, total)
+    _logistic(carrier, x, y, decay, total)
 
 
 def sigmoid(x: ArrayLike) -> Array:
@@ -51,8 +51,8 @@ def _softplus(carrier: Carrier, x: Array, results: tuple[Array, ...], buffers: t
     (y,), (decay,) = results, buffers
     np.abs(x, out=decay)
     np.negative(decay, out=decay)
-    np.exp(decay, out=decay)
-    np.log1p(decay, out=decay)
+    carrier.elementary.exp(decay, out=decay)
+    carrier.elementary.log1p(decay, out=decay)
     np.maximum(x, 0, out=y)
     y += decay
 
@@ -79,7 +79,7 @@ def softplus(x: ArrayLike) -> Array:
 
 def _silu(carrier: Carrier, x: Array, results: tuple[Array, ...], buffers: tuple[Array, ...]) -> None:
     (value, derivative), (sigma, decay, total) = results, buffers
-    _logistic(x, sigma, decay, total)
+    _logistic(carrier, x, sigma, decay, total)
     # σ′ = σ(x)·σ(−x) = decay/total²: no 1 − σ, which cancels for large x.
     np.clip(x, -carrier.silu_end, carrier.silu_end, out=derivative)  # ∞·0 would be NaN
     derivative *= decay
@@ -124,7 +124,7 @@ def _gelu_tanh(carrier: Carrier, x: Array, results: tuple[Array, ...], buffers: 
     np.multiply(square, _CUBIC, out=value)
     value += _LINEAR
     value *= clipped  # 2u
-    _logistic(value, sigma, decay, total)
+    _logistic(carrier, value, sigma, decay, total)
     np.multiply(square, 3 * _CUBIC, out=derivative)
     derivative += _LINEAR
     derivative *= clipped
