@@ -5,6 +5,7 @@ In reading order:
 ==================  =====================================================================
 ``formats``         what FP16 and FP8 can say: formats as data, rounding, codes
 ``special``         erf and gelu without SciPy
+``exact``           the right answer, on any machine: correctly rounded products, sums, functions
 ``scales``          what a factor is: constraints, residual rules, schemes
 ``precision``       where rounding happens: FP16 and FP8 policies; the rivals of unit scaling
 ``engine``          how a gradient is made: Tensor, Tape, Op, apply, backward
@@ -18,6 +19,7 @@ In reading order:
 ``analysis``        what the numbers did: recorded scales, reports, SNR, figures
 ``train``           training out of the box; every precision and technique compared
 ``testing``         how to state such a claim as a test: assertions, strategies
+``golden``          golden vectors, and the kit that holds a backend to them
 ``cli``             one command
 ==================  =====================================================================
 """

@@ -17,6 +17,7 @@ ORDER = [
     "files",
     "formats",
     "special",
+    "exact",
     "scales",
     "precision",
     "engine",
@@ -31,6 +32,7 @@ ORDER = [
     "analysis",
     "train",
     "testing",
+    "golden",
     "cli",
     "__main__",
 ]

@@ -1,0 +1,42 @@
+"""The right answer, on any machine: correctly rounded products, sums and functions.
+
+In reading order:
+
+1. ``errorfree``: sums and products without error, the bricks of the rest.
+2. ``product``: ``matmul``, each output the real number times a factor, rounded once; ``sums``: ``sum``, likewise.
+3. ``functions``: exp, gelu, … and their derivatives, correctly rounded, from basic operations.
+4. ``accumulators``: what hardware does instead, as models, each with a bound on its error.
+5. ``array``: ``ExactArray``, through which the ops of the table compute by these rules.
+
+    >>> import numpy as np
+    >>> from refscale import exact
+    >>> from refscale.formats import Cast
+    >>> a, b = np.float32([[1, 2**-24, -1]]), np.float32([[1], [1], [1]])
+    >>> exact.matmul(a, b, Cast("float32", "nearest_even", "nonsaturate")).item() == 2**-24
+    True
+"""
+
+from refscale.exact.accumulators import ACCUMULATORS, Accumulator, bound, get_accumulator, inside, interval
+from refscale.exact.array import ExactArray, Product, as_exact, rounded
+from refscale.exact.functions import FUNCTIONS, Function, evaluate
+from refscale.exact.product import matmul, matmul_float64
+from refscale.exact.sums import sum
+
+__all__ = [
+    "ACCUMULATORS",
+    "FUNCTIONS",
+    "Accumulator",
+    "ExactArray",
+    "Function",
+    "Product",
+    "as_exact",
+    "bound",
+    "evaluate",
+    "get_accumulator",
+    "inside",
+    "interval",
+    "matmul",
+    "matmul_float64",
+    "rounded",
+    "sum",
+]

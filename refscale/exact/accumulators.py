@@ -1,0 +1,270 @@
+"""What hardware does instead of the exact sum, as models; and how far each may be from it.
+
+================  ====================================================================================================
+name              the sum of K products
+================  ====================================================================================================
+``exact``         the real number
+``float32``       float32, in the order of the index: s ← fl(s + fl(a_k·b_k)), from +0
+``float32:B``     each block of B so, then promoted: block sums added in order to a second float32
+``truncated:N:B`` in blocks of B products: these and the sum so far are aligned to the largest exponent among them, cut
+                  to multiples of 2^(e_max − N), toward zero, added exactly, and cut to float32
+``any-order``     float32 in some order and some blocking, fused or not: what a BLAS promises; a bound only
+================  ====================================================================================================
+
+A bound is derived, not measured, and holds for every element: |s − Σ a_k b_k| ≤ bound.  With u = 2^-24,
+γ_n = n·u/(1 − n·u) and T = Σ |a_k·b_k|:
+
+* Where no term passes more than n roundings, of relative error u each, their sum errs by at most γ_n·T.  In the order
+  of the index it passes K additions and the rounding of its product, n = K + 1; in blocks at most B + ⌈K/B⌉ + 1; in any
+  order K + 1.  A product below float32's normal range loses up to 2^-150 more; a sum there is exact.
+* Cutting toward zero never lengthens a term, so every partial sum, and with it 2^e_max, is at most T.  A block cuts at
+  most B + 1 terms by less than 2^-N·T each, and its sum by less than 2^-23·T: ⌈K/B⌉·((B + 1)·2^-N + 2^-23)·T, or, below
+  the normal range, 2^-149 each in place of the last.
+
+Sources: Higham, *Accuracy and Stability of Numerical Algorithms*, section 4.2; DeepSeek-V3 (arXiv 2412.19437), section
+3.3.2, for promotion at 128 and the 14 bits of FP8 tensor cores; Fasi et al. 2021, "Numerical behavior of NVIDIA tensor
+cores", for alignment and truncation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refscale.errors import ArgumentError
+from refscale.exact.errorfree import Float64
+from refscale.exact.product import as_operands, matmul
+from refscale.formats import Cast
+
+Float32 = NDArray[np.float32]
+
+_U = 2.0**-24
+
+ACCUMULATORS = ("exact", "float32", "float32:128", "truncated:14:32", "any-order")
+"""Names, with the usual sizes where there is a choice."""
+
+
+class Accumulator(Protocol):
+    """How a matrix product is summed."""
+
+    @property
+    def name(self) -> str:
+        """As ``get_accumulator`` reads it."""
+
+    def matmul(self, a: ArrayLike, b: ArrayLike) -> Float32:
+        """Sums of a (…, M, K) and b (…, K, N), float32 (…, M, N), before any factor and cast.
+
+        Raises:
+            ArgumentError: a model that says no order, or whose sums are not float32.
+        """
+
+    def relative(self, inner: int) -> float:
+        """The bound for K = inner products, as a multiple of T."""
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The real sum."""
+
+    name: str = "exact"
+
+    def matmul(self, a: ArrayLike, b: ArrayLike) -> Float32:
+        """Is no float32."""
+        raise ArgumentError("accumulator 'exact' has no float32 sums; exact.matmul rounds to the format of the output")
+
+    def relative(self, inner: int) -> float:
+        """0."""
+        return 0.0
+
+
+@dataclass(frozen=True)
+class AnyOrder:
+    """float32 in an order that is not said."""
+
+    name: str = "any-order"
+
+    def matmul(self, a: ArrayLike, b: ArrayLike) -> Float32:
+        """Is not determined."""
+        raise ArgumentError("accumulator 'any-order' does not say what its sums are, only how far they may be off")
+
+    def relative(self, inner: int) -> float:
+        """γ of K + 1."""
+        return _gamma(inner + 1)
+
+
+@dataclass(frozen=True)
+class InOrder:
+    """float32 in the order of the index, in blocks; a block of 0 takes all.
+
+    Attributes:
+        block: products to a block.
+    """
+
+    block: int = 0
+
+    @property
+    def name(self) -> str:
+        """``float32`` or ``float32:B``."""
+        return f"float32:{self.block}" if self.block else "float32"
+
+    def matmul(self, a: ArrayLike, b: ArrayLike) -> Float32:
+        """Sums in float32; a product is rounded to float32 before it is added (exact for operands of 12 bits)."""
+        x, y = (np.asarray(o, np.float32) for o in as_operands(f"accumulator {self.name}", a, b))
+        inner = x.shape[-1]
+        size = self.block or max(1, inner)
+        shape = (*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])
+        total = np.zeros(shape, np.float32)
+        with np.errstate(all="ignore"):
+            for start in range(0, inner, size):
+                part = np.zeros(shape, np.float32)
+                for k in range(start, min(start + size, inner)):
+                    part += x[..., :, k, None] * y[..., None, k, :]
+                total = total + part if self.block else part
+        return total
+
+    def relative(self, inner: int) -> float:
+        """γ of the roundings that a term passes."""
+        blocks = math.ceil(inner / self.block) if self.block else 0
+        return _gamma(min(inner, self.block or inner) + blocks + 1)
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """Aligned to the largest exponent of a block, and cut.
+
+    Attributes:
+        bits: N, kept below the largest exponent; 4 to 40.
+        block: products to a block, at most 2^10.
+    """
+
+    bits: int = 14
+    block: int = 32
+
+    @property
+    def name(self) -> str:
+        """``truncated:N:B``."""
+        return f"truncated:{self.bits}:{self.block}"
+
+    def matmul(self, a: ArrayLike, b: ArrayLike) -> Float32:
+        """Sums in float32; in float64 every step is exact but the cutting."""
+        x, y = as_operands(f"accumulator {self.name}", a, b)
+        inner = x.shape[-1]
+        shape = (*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])
+        total = np.zeros(shape)
+        with np.errstate(all="ignore"):
+            for start in range(0, inner, self.block):
+                stop = min(start + self.block, inner)
+                terms = [x[..., :, k, None] * y[..., None, k, :] for k in range(start, stop)] + [total]
+                exponent = np.frexp(np.max(np.abs(terms), 0))[1]  # 2^(exponent − 1) ≤ the largest < 2^exponent
+                grain = np.ldexp(1.0, exponent - 1 - self.bits)
+                total = _cut(np.sum([np.trunc(t / grain) for t in terms], 0) * grain)
+                plain = np.sum(terms, 0)  # infinities and NaN
+                total = np.where(np.isfinite(plain), total, plain)
+            return total.astype(np.float32)
+
+    def relative(self, inner: int) -> float:
+        """What the cuts of all blocks can lose."""
+        terms = min(inner, self.block) + 1
+        return math.ceil(inner / self.block) * (terms * 2.0**-self.bits + 2.0**-23)
+
+
+def _cut(x: Float64) -> Float64:
+    """To float32's precision, toward zero; beyond its largest value, that."""
+    exponent = np.maximum(np.frexp(x)[1], -125)
+    grain = np.ldexp(1.0, exponent - 24)
+    largest = float(np.finfo(np.float32).max)
+    return np.asarray(np.clip(np.trunc(x / grain) * grain, -largest, largest))
+
+
+def get_accumulator(name: str) -> Accumulator:
+    """The model of that name, see the table above.
+
+    Raises:
+        ArgumentError: no such name, or sizes out of range.
+    """
+    kind, *sizes = name.split(":")
+    try:
+        numbers = [int(s) for s in sizes]
+    except ValueError:
+        numbers = [-1]
+    match kind, numbers:
+        case "exact", []:
+            return Exact()
+        case "any-order", []:
+            return AnyOrder()
+        case "float32", []:
+            return InOrder()
+        case "float32", [block] if block > 0:
+            return InOrder(block)
+        case "truncated", [bits] if 4 <= bits <= 40:
+            return Truncated(bits)
+        case "truncated", [bits, block] if 4 <= bits <= 40 and 0 < block <= 1024:
+            return Truncated(bits, block)
+    raise ArgumentError(
+        f"get_accumulator({name!r}): expected exact, any-order, float32, float32:B (B ≥ 1) or truncated:N:B "
+        "(4 ≤ N ≤ 40, 1 ≤ B ≤ 1024)"
+    )
+
+
+def bound(a: ArrayLike, b: ArrayLike, accumulator: Accumulator) -> Float64:
+    """How far the accumulator's sums may be from the exact ones: float64 (…, M, N), inf or NaN where operands are.
+
+    bound = relative(K)·T + K·2^-149,    T = Σ_k |a_ik·b_kj|
+    """
+    x, y = as_operands("accumulators.bound", a, b)
+    inner = x.shape[-1]
+    relative = accumulator.relative(inner)
+    with np.errstate(all="ignore"):
+        total = (np.abs(x) @ np.abs(y)) * (1 + (inner + 4) * 2.0**-52)  # T, and what float64 may have lost of it
+        return np.asarray(total * relative + (inner * 2.0**-149 if relative else 0.0))
+
+
+def interval(
+    a: ArrayLike, b: ArrayLike, accumulator: Accumulator, cast: Cast, factor: float = 1.0
+) -> tuple[Float32, Float32]:
+    """The least and the greatest value that a right implementation with this accumulator may return.
+
+        low = cast(factor·(s − bound)),    high = cast(factor·(s + bound)),    s the exact sum
+
+    Rounding is monotonic, so what lies between the ends before it lies between them after it.  An implementation may
+    round its float32 sum times the factor once more to float32; the bound includes that.
+
+    Args:
+        a, b: operands, (…, M, K) and (…, K, N).
+        accumulator: the model.
+        cast: to the format of the output, nearest.
+        factor: multiplies the sum.
+
+    Returns:
+        (low, high), float32 (…, M, N); the same for "exact".  An end that overflowed to NaN stands for "anything
+        beyond": see ``inside``.
+    """
+    if accumulator.relative(1) == 0:
+        y = matmul(a, b, cast, factor)
+        return y, y
+    x, w = as_operands("accumulators.interval", a, b)
+    with np.errstate(all="ignore"):
+        total = np.asarray(x @ w)
+        inexact = (np.abs(x) @ np.abs(w)) * ((x.shape[-1] + 8) * 2.0**-52)
+        error = (bound(a, b, accumulator) + inexact) * abs(factor)
+        middle = total * factor
+        error += (np.abs(middle) + error) * (4 * _U) + 2.0**-148
+        return cast(middle - error), cast(middle + error)
+
+
+def inside(y: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether low ≤ y ≤ high; NaN is inside where an end is NaN, and everything finite beyond the other end is, too."""
+    above = (y >= low) | np.isnan(low)
+    below = (y <= high) | np.isnan(high)
+    some = np.isnan(low) | np.isnan(high)
+    return np.asarray(np.where(np.isnan(y), some, above & below))
+
+
+def _gamma(n: int) -> float:
+    if n * _U >= 0.5:
+        raise ArgumentError(f"accumulators: a float32 sum of {n} terms has no useful bound, expected fewer than 2^23")
+    return n * _U / (1 - n * _U)

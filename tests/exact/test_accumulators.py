@@ -1,0 +1,198 @@
+"""Models of hardware sums: each against its definition in rationals, and each within its bound."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refscale import exact
+from refscale.errors import ArgumentError
+from refscale.exact.accumulators import Truncated
+from refscale.formats import Cast, quantize, round_exact
+from refscale.testing.equality import assert_same_bits
+
+FLOAT16 = Cast("float16", "nearest_even", "nonsaturate")
+MODELS = ("float32", "float32:4", "float32:16", "truncated:14:32", "truncated:10:4", "truncated:25:8")
+
+
+def fl(x, rounding="nearest_even"):
+    """A rational rounded to float32."""
+    overflow = "saturate" if rounding == "toward_zero" else "nonsaturate"
+    return Fraction(round_exact(x, "float32", rounding=rounding, overflow=overflow))
+
+
+def in_order(products, block):
+    """s ← fl(s + fl(p)); blocks promoted to a second sum."""
+    size = block or max(1, len(products))
+    total = Fraction(0)
+    for start in range(0, len(products), size):
+        part = Fraction(0)
+        for p in products[start : start + size]:
+            part = fl(part + fl(p))
+        total = fl(total + part) if block else part
+    return total
+
+
+def truncated(products, bits, block):
+    """Aligned to the largest exponent, cut to multiples of 2^(e_max − bits), added, cut to float32."""
+    total = Fraction(0)
+    for start in range(0, len(products), block):
+        terms = [*products[start : start + block], total]
+        largest = max(abs(t) for t in terms)
+        if largest:
+            e = 0
+            while Fraction(2) ** e > largest:
+                e -= 1
+            while Fraction(2) ** (e + 1) <= largest:
+                e += 1
+            grain = Fraction(2) ** (e - bits)
+            total = fl(sum((int(t / grain) * grain for t in terms), Fraction(0)), "toward_zero")
+    return total
+
+
+def by_definition(name, products):
+    kind, *sizes = name.split(":")
+    numbers = [int(s) for s in sizes]
+    return in_order(products, numbers[0] if numbers else 0) if kind == "float32" else truncated(products, *numbers)
+
+
+def operands(rng, inner, rows=3, columns=3, format="float8_e4m3fn", spread=5):
+    def make(*shape):
+        x = rng.standard_normal(shape) * 2.0 ** rng.integers(-spread, spread + 1, shape)
+        return quantize(x, format, rounding="nearest_even", overflow="saturate")
+
+    return make(rows, inner), make(inner, columns)
+
+
+def products(a, b, i, j):
+    return [Fraction(x) * Fraction(y) for x, y in zip(a[i].tolist(), b[:, j].tolist(), strict=True)]
+
+
+def check_model(name, sums, format="float8_e4m3fn"):
+    rng = np.random.default_rng(1)
+    for inner in (0, 1, 3, 4, 9, 40, 70):
+        a, b = operands(rng, inner, format=format)
+        y = sums(a, b)
+        for i, j in np.ndindex(y.shape):
+            assert Fraction(y[i, j].item()) == by_definition(name, products(a, b, i, j)), (name, inner)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_are_their_definitions(name):
+    for format in ("float8_e4m3fn", "float16"):
+        check_model(name, exact.get_accumulator(name).matmul, format)
+
+
+@pytest.mark.parametrize("name", [m for m in MODELS if m.startswith("float32")])
+def test_float32_operands_have_their_products_rounded(name):
+    check_model(name, exact.get_accumulator(name).matmul, "float32")
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("float32:16", "float32"),
+        ("float32", "float32:16"),
+        ("truncated:14:32", "truncated:13:32"),
+        ("truncated:10:4", "truncated:10:8"),
+    ],
+)
+def test_wrong_models_are_rejected(name, wrong):
+    with pytest.raises(AssertionError):
+        check_model(name, exact.get_accumulator(wrong).matmul, "float16")
+    with pytest.raises(AssertionError):
+        check_model(name, lambda a, b: exact.get_accumulator(name).matmul(a[:, ::-1], b[::-1]), "float16")
+
+
+@given(st.sampled_from(MODELS), st.integers(1, 200), st.integers(0, 2**32 - 1), st.sampled_from([0, 5, 12]))
+def test_sums_are_within_their_bounds(name, inner, seed, spread):
+    a, b = operands(np.random.default_rng(seed), inner, format="float16", spread=spread)
+    model = exact.get_accumulator(name)
+    off = np.abs(model.matmul(a, b).astype(np.float64) - exact.matmul_float64(a, b))
+    assert (off <= exact.bound(a, b, model)).all()
+
+
+def test_bounds_are_attained_to_a_tenth():
+    """Positive terms that are all cut by nearly a unit: the bound is no wild overestimate."""
+    model = Truncated(10, 32)
+    a = np.concatenate([np.full((1, 1), 1.0), np.full((1, 31), 2.0**-11)], 1)
+    b = np.ones((32, 1))
+    off = np.abs(model.matmul(a, b).astype(np.float64) - exact.matmul_float64(a, b)).item()
+    assert off >= 0.1 * exact.bound(a, b, model).item()
+    plain = exact.get_accumulator("float32")
+    a = np.concatenate([np.full((1, 1), 1.0), np.full((1, 63), 2.0**-25)], 1)
+    off = np.abs(
+        plain.matmul(a, np.ones((64, 1))).astype(np.float64) - exact.matmul_float64(a, np.ones((64, 1)))
+    ).item()
+    assert off >= 0.1 * exact.bound(a, np.ones((64, 1)), plain).item()
+
+
+@pytest.mark.parametrize("name", [m for m in MODELS if m.startswith("float32")])
+def test_float32_sums_in_any_order_are_within_any_order(name):
+    rng = np.random.default_rng(2)
+    anything = exact.get_accumulator("any-order")
+    for inner in (1, 64, 300):
+        a, b = operands(rng, inner, format="float16")
+        low, high = exact.interval(a, b, anything, FLOAT16)
+        assert exact.inside(FLOAT16(exact.get_accumulator(name).matmul(a, b)), low, high).all()
+        assert exact.inside(FLOAT16(a.astype(np.float32) @ b.astype(np.float32)), low, high).all()
+
+
+def test_an_interval_leaves_little_room():
+    """A result one float16 ulp off is outside nearly everywhere, where sums do not cancel."""
+    rng = np.random.default_rng(3)
+    a, b = operands(rng, 64, 20, 20, "float16", 0)
+    a, b = np.abs(a), np.abs(b)
+    low, high = exact.interval(a, b, exact.get_accumulator("any-order"), FLOAT16)
+    y = exact.matmul(a, b, FLOAT16)
+    off = y + FLOAT16.format.spacing(y.astype(np.float64)).astype(np.float32)
+    assert exact.inside(y, low, high).all()
+    assert exact.inside(off, low, high).mean() < 0.02
+    same_low, same_high = exact.interval(a, b, exact.get_accumulator("exact"), FLOAT16, 0.3)
+    assert_same_bits(same_low, exact.matmul(a, b, FLOAT16, 0.3))
+    assert_same_bits(same_high, same_low)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.3, -0.7])
+def test_intervals_hold_products_with_factors_in_float32(factor):
+    rng = np.random.default_rng(4)
+    for name in MODELS:
+        a, b = operands(rng, 50, format="float16")
+        model = exact.get_accumulator(name)
+        low, high = exact.interval(a, b, model, FLOAT16, factor)
+        assert exact.inside(FLOAT16(model.matmul(a, b) * np.float32(factor)), low, high).all()
+        assert (low <= high).all()
+
+
+def test_nan_and_overflow_in_intervals():
+    model = exact.get_accumulator("float32")
+    a = np.float32([[math.inf, 1], [math.nan, 1], [1, 1]])
+    low, high = exact.interval(a, np.ones((2, 1)), model, FLOAT16)
+    y = exact.matmul(a, np.ones((2, 1)), FLOAT16)
+    assert exact.inside(y, low, high).all()
+    assert not exact.inside(np.float32([[1], [1], [math.nan]]), low, high)[2]
+
+
+def test_infinities_pass_through_the_models():
+    a = np.float32([[math.inf, 1], [math.inf, -math.inf]])
+    for name in MODELS:
+        y = exact.get_accumulator(name).matmul(a, np.ones((2, 1)))
+        assert y[0, 0] == math.inf
+        assert math.isnan(y[1, 0])
+
+
+def test_names():
+    for name in (*exact.ACCUMULATORS, "float32:7", "truncated:40:1024"):
+        assert exact.get_accumulator(name).name == name
+    assert exact.get_accumulator("truncated:14").name == "truncated:14:32"
+    for name in ("", "fp32", "float32:0", "float32:x", "truncated", "truncated:3:8", "truncated:14:4096", "exact:1"):
+        with pytest.raises(ArgumentError, match="get_accumulator"):
+            exact.get_accumulator(name)
+    for name in ("exact", "any-order"):
+        with pytest.raises(ArgumentError, match=name):
+            exact.get_accumulator(name).matmul(np.ones((1, 1)), np.ones((1, 1)))
+    with pytest.raises(ArgumentError, match="no useful bound"):
+        exact.get_accumulator("float32").relative(2**23)
