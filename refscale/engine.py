@@ -19,11 +19,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refscale.errors import ArgumentError, CarrierError, ShapeError, TapeError
+from refscale.exact import Product, as_exact, rounded
 from refscale.formats import Cast
 from refscale.precision import OperandScales, Precision, fp32, random_bits
 from refscale.scales import Call, Constraint, Scales, Scheme, Shape, none, regular
 
 Array = NDArray[Any]
+
+
+_FLOAT32 = Cast("float32", "nearest_even", "nonsaturate")
 
 
 class Op:
@@ -218,18 +222,34 @@ class Tape:
             x = x.astype(np.float64)
         return self._store(x, variable, place).astype(self.dtype, copy=False)
 
-    def _store(self, x: Array, variable: Variable, place: str) -> Array:
-        """A value or gradient as the tape stores it; those of a report stay as they are."""
-        return x if _is_report(variable) else self._round(self.precision.store, x, variable, place)
+    def _store(self, x: Array | Product, variable: Variable, place: str) -> Array:
+        """A value or gradient as the tape stores it; those of a report stay as they are, in the carrier."""
+        if not _is_report(variable):
+            x = self._round(self.precision.store, x, variable, place)
+        return self._in_carrier(x)
 
-    def _round(self, cast: Cast | None, x: Array, variable: Variable, place: str, key: str = "") -> Array:
+    def _sum(self, g: Array, piece: Array, variable: Variable) -> Array:
+        """What two consumers of a tensor send back, added and stored."""
+        return self._store(np.asarray(self._arithmetic(g) + piece), variable, "gradient")
+
+    def _arithmetic(self, x: Array) -> Array:
+        """An array as an op computes with it: exactly, if the policy says so."""
+        accumulate = self.precision.accumulate
+        return x if accumulate is None else as_exact(x, accumulate)
+
+    def _in_carrier(self, x: Array | Product) -> Array:
+        """What an op has computed exactly, and no cast has rounded, rounded to the carrier; anything else as it is."""
+        exact = self.precision.accumulate is not None and x.dtype != self.dtype
+        return rounded(x, _FLOAT32) if exact else np.asarray(x)
+
+    def _round(self, cast: Cast | None, x: Any, variable: Variable, place: str, key: str = "") -> Any:
         """cast(x·s)/s, where s is a power of two for the operand ``key``, if operands are scaled, and else 1."""
         if cast is None:
             return x
         s = self.operand_scales.scale(key, x, cast.format) if key and self.operand_scales else 1.0
         with np.errstate(over="ignore", under="ignore"):  # what leaves the carrier is beyond the format, too
             scaled = x if s == 1 else np.asarray(x * s)
-        q = cast(scaled, random_bits(cast, x.shape, self.rng, "Tape"))
+        q = rounded(scaled, cast, random_bits(cast, x.shape, self.rng, "Tape"))
         clipped = flushed = None
         if self.count_casts:
             beyond = (np.abs(scaled) > cast.format.max) | ~np.isfinite(q)
@@ -282,8 +302,8 @@ def apply(
         if narrow:
             key = f"{node.index}.{op.name}.{i}"
             arrays[i] = tape._round(tape.precision.operand, arrays[i], t.variable, "operand", key)
-    y, kept = op.forward(*arrays)
-    y = np.asarray(y)  # NumPy makes a scalar of what has no dimensions
+    y, kept = op.forward(*map(tape._arithmetic, arrays))
+    y = _as_array(y)
     requires_grad = any(t.variable.requires_grad for i, t in enumerate(tensors) if i not in op.constants)
     node.output = Variable(tape._name(op.name), y.shape, requires_grad, node)
     y = _times(scales.alpha, y, *arrays, *kept)
@@ -291,7 +311,7 @@ def apply(
     if scales.alpha != 1 or not _aliases(y, arrays):
         y = tape._store(y, node.output, "output")
     node.kept = kept if requires_grad else None
-    _check(f"{op.name}.forward", y, y.shape, tape.dtype)
+    _check(f"{op.name}.forward", y, y.shape, tape)
     tape.nodes.append(node)
     if tape.probe:
         tape.probe("forward", node.output, y)
@@ -338,7 +358,7 @@ def backward(output: Tensor, gradient: ArrayLike | None = None) -> None:
         spare = node.op.carries_factors and not tape.probe and not _aliases(g, list(pending.values()))
         for variable, piece in _pieces(tape, node, g, spare):
             if variable in pending:
-                pending[variable] = tape._store(np.asarray(pending[variable] + piece), variable, "gradient")
+                pending[variable] = tape._sum(pending[variable], piece, variable)
             else:
                 pending[variable] = piece
         node.kept = None
@@ -346,7 +366,7 @@ def backward(output: Tensor, gradient: ArrayLike | None = None) -> None:
         if tape.probe:
             tape.probe("backward", leaf, g)
         if leaf.gradient is not None:  # of an earlier backward, from another output
-            g = tape._store(np.asarray(leaf.gradient + g), leaf, "gradient")
+            g = tape._sum(leaf.gradient, g, leaf)
         leaf.gradient = g.view()
         leaf.gradient.flags.writeable = False
 
@@ -354,7 +374,7 @@ def backward(output: Tensor, gradient: ArrayLike | None = None) -> None:
 def _pieces(tape: Tape, node: Node, g: Array, spare: bool) -> Iterator[tuple[Variable, Array]]:
     """The gradient that one node sends to each of its inputs: vjp, times β, rounded; ``spare`` lets it overwrite g."""
     kept = node.kept or ()
-    pieces = node.op.backward(g, *kept)
+    pieces = node.op.backward(tape._arithmetic(g), *kept)
     if len(pieces) != len(node.inputs):
         raise TapeError(f"{node.op.name}.backward returned {len(pieces)} gradients for {len(node.inputs)} inputs")
     for i, (variable, piece, beta) in enumerate(zip(node.inputs, pieces, node.scales.beta, strict=True)):
@@ -362,8 +382,8 @@ def _pieces(tape: Tape, node: Node, g: Array, spare: bool) -> Iterator[tuple[Var
             continue
         if piece is None or beta is None:
             raise TapeError(f"{node.op.name}: input {i} requires a gradient, but backward or scale gave None")
-        piece = np.asarray(piece)
-        _check(f"{node.op.name}.backward", piece, variable.shape, tape.dtype)
+        piece = _as_array(piece)
+        _check(f"{node.op.name}.backward", piece, variable.shape, tape)
         others = [p for j, p in enumerate(pieces) if j != i and p is not None]
         scaled = _times(beta, piece, None if spare else g, *kept, *others)
         if beta != 1 or not _aliases(scaled, [g]):
@@ -386,14 +406,22 @@ def _aliases(x: Array, others: Sequence[object]) -> bool:
     return any(isinstance(o, np.ndarray) and np.may_share_memory(x, o) for o in others)
 
 
-def _times(factor: float, x: Array, *others: object) -> Array:
+def _as_array(x: Any) -> Any:
+    """NumPy makes a scalar of what has no dimensions; a product is no array yet."""
+    return x if isinstance(x, Product) else np.asanyarray(x)
+
+
+def _times(factor: float, x: Any, *others: object) -> Any:
     """``factor·x``, in place unless someone else may hold the memory."""
     if factor == 1:
         return x
+    if isinstance(x, Product):
+        return x * factor
     own = x.flags.writeable and not _aliases(x, others)
     return np.asarray(np.multiply(x, factor, out=x if own else None))
 
 
-def _check(where: str, x: Array, shape: Shape, dtype: np.dtype[Any]) -> None:
+def _check(where: str, x: Array, shape: Shape, tape: Tape) -> None:
+    dtype = tape.dtype if tape.precision.accumulate is None else x.dtype  # exactly computed, it is still wide
     if x.shape != shape or x.dtype != dtype:
         raise TapeError(f"{where} returned {x.dtype}{list(x.shape)}, expected {dtype}{list(shape)}")

@@ -16,10 +16,14 @@ weights             every parameter, after the optimizer has changed it         
 ==================  ==============================================================  =======================
 
 So a contraction's backward pass sees the narrow operands that its forward pass saw, and the rounding itself is
-passed by gradients unchanged (straight through).  Inside an op arithmetic is that of the carrier: a matmul accumulates
-in float32.  Three things are not stored narrow.  The value of a loss is a report and no operand.  Its gradient, with
-which backward is seeded, is a loss scale, and one of 2^16 is beyond FP16; the first gradient that is rounded is that
-of what the loss was computed from.  And whatever an op keeps for its own backward pass.
+passed by gradients unchanged (straight through).  Three things are not stored narrow.  The value of a loss is a report
+and no operand.  Its gradient, with which backward is seeded, is a loss scale, and one of 2^16 is beyond FP16; the first
+gradient that is rounded is that of what the loss was computed from.  And whatever an op keeps for its own backward.
+
+Inside an op arithmetic is that of the carrier: a matmul accumulates in float32, in whatever order BLAS takes.  With
+``accumulate`` it is that of ``refscale.exact``, the same bits on every machine: products are real numbers, or the sums
+of a named accumulator; a product and its factors, or any other result and its factor, are rounded once, to what is
+stored.
 
 Sources: paper, FP16 and FP8 experiments; Noune et al. 2022 (arXiv 2206.02915) for the fnuz formats; Micikevicius et
 al. 2022 (arXiv 2209.05433) for e4m3fn and e5m2; µnit Scaling (arXiv 2502.05967) for FP8 in hidden layers alone.
@@ -28,13 +32,14 @@ al. 2022 (arXiv 2209.05433) for e4m3fn and e5m2; µnit Scaling (arXiv 2502.05967
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale.errors import ArgumentError
+from refscale.exact import get_accumulator
 from refscale.formats import Cast
 
 _CASTS = ("store", "operand", "operand_gradient", "weights")
@@ -51,6 +56,9 @@ class Precision:
         operand_gradient: of the gradient a contraction receives.
         weights: of parameters between steps; None: FP32 master weights.
         contractions: names (``Op.name``) of the contractions whose operands are cast; None: all.
+        accumulate: how products are summed, a name of ``exact.get_accumulator`` with sums of its own ("exact",
+            "float32", "float32:128", "truncated:14:32"); all else is then evaluated by the rules of ``exact.array``.
+            None: NumPy's arithmetic in the carrier, fast.
     """
 
     name: str
@@ -59,6 +67,11 @@ class Precision:
     operand_gradient: Cast | None = None
     weights: Cast | None = None
     contractions: tuple[str, ...] | None = None
+    accumulate: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.accumulate is not None and get_accumulator(self.accumulate).name == "any-order":
+            raise ArgumentError(f"Precision({self.name!r}): accumulate='any-order' does not say what a sum is")
 
     def __str__(self) -> str:
         parts = [f"{k}={getattr(self, k) or 'carrier'}" for k in _CASTS[:3]]
@@ -66,6 +79,8 @@ class Precision:
             parts.append(f"weights={self.weights}")
         if self.contractions is not None:
             parts.append(f"contractions={'+'.join(self.contractions)}")
+        if self.accumulate is not None:
+            parts.append(f"accumulate={self.accumulate}")
         return f"{self.name} ({', '.join(parts)})"
 
     def narrows(self, contraction: str) -> bool:
@@ -147,8 +162,10 @@ fp8_hidden = Precision(
 POLICIES: dict[str, Precision] = {p.name: p for p in (fp32, fp16, bf16, fp8, fp8_fnuz, fp16_sr, fp8_sr, fp8_hidden)}
 
 
-def get_precision(text: str) -> Precision:
+def get_precision(text: str, *, accumulate: str | None = None) -> Precision:
     """A policy by name, or a mix: ``store=bf16,operand=e4m3fn,operand_gradient=e5m2,weights=bf16``.
+
+    ``,accumulate=exact`` after either, or the argument, says how products are summed: see ``Precision``.
 
     In a mix, formats of 8 bits or fewer saturate and wider ones do not, and weights are rounded stochastically, as in
     the named policies; for any other casts, or for some contractions alone, make a ``Precision`` of your own.
@@ -157,6 +174,11 @@ def get_precision(text: str) -> Precision:
         ArgumentError: unknown policy or field, or a field named twice.
         FormatError: unknown format.
     """
+    policy, comma, named = text.partition(",accumulate=")
+    accumulate = named if comma else accumulate
+    if accumulate is not None:
+        found = get_precision(policy)
+        return replace(found, name=f"{found.name},accumulate={accumulate}", accumulate=accumulate)
     if text in POLICIES:
         return POLICIES[text]
     casts: dict[str, Cast] = {}
