@@ -39,3 +39,7 @@ class CheckpointError(RefscaleError, ValueError):
 
 class DivergedError(RefscaleError, ArithmeticError):
     """A training run whose loss or gradients are no longer finite."""
+
+
+class GoldenError(RefscaleError, ValueError):
+    """A set of golden vectors that is damaged, edited, or of another version; or a backend or waivers file amiss."""

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process if None.
 
     Returns:
-        Exit status: 0, 2 after an error with a message on stderr, 130 after Ctrl-C, 141 if the reader of the output
+        Exit status: 0, 1 if a backend fails ``conform``, 2 after an error with a message on stderr, 130 after Ctrl-C, 141 if the reader of the output
         went away.
 
     Raises:
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser().parse_args(argv)
         if args.command is None:
             args = parser().parse_args(["report"])
-        COMMANDS[args.command](args)
+        status = COMMANDS[args.command](args) or 0
         sys.stdout.flush()
     except RefscaleError as error:
         return _fail(error)
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"not enough memory ({error}); a smaller --batch or --seq needs less")
     except KeyboardInterrupt:
         return INTERRUPTED
-    return 0
+    return status
 
 
 def _fail(error: object) -> int:

@@ -32,6 +32,8 @@ def parser() -> argparse.ArgumentParser:
     snr.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
     ops = commands.add_parser("ops", help="the op table: factors of every op at given sizes")
     ops.add_argument("--shape", default="", metavar="SIZES", help="such as b=1024,m=768,n=3072,s=512 (the default)")
+    _add_golden(commands.add_parser("golden", help="golden vectors: generate a set, or check one byte by byte"))
+    _add_conform(commands.add_parser("conform", help="hold a backend to the golden vectors; exit status 1 if it fails"))
     return top
 
 
@@ -148,3 +150,32 @@ def _power(text: str) -> float:
     """``0.01`` or ``2^-6``."""
     base, caret, exponent = text.partition("^")
     return float(base) ** float(exponent) if caret else float(text)
+
+
+def _add_golden(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Golden vectors: arrays and manifests that any language can read, and every bit of them right."
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    write = actions.add_parser("write", help="generate the set into a directory")
+    write.add_argument("directory", metavar="DIR", help="new, empty, or an older set, which is replaced")
+    write.add_argument("--full", action="store_true", help="with every bulk array whole, not as hash and sample")
+    check = actions.add_parser("check", help="verify all hashes, generate the set anew, compare every byte")
+    check.add_argument("directory", nargs="?", metavar="DIR", help="default: the set that is installed")
+
+
+def _add_conform(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Run a backend on the golden vectors and compare bits; where it claims another accumulator, within the derived "
+        "bound. Exit status: 0 if nothing fails, 1 if something does, 2 after an error."
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("backend", nargs="?", metavar="BACKEND", help="module:Class, or a shipped one by its name")
+    which.add_argument("--pipe", metavar="PROGRAM", help="a program that reads requests and writes replies as text")
+    which.add_argument("--all-installed", action="store_true", help="every shipped backend that can be imported")
+    which.add_argument("--list", action="store_true", help="the shipped backends, and whether they can be imported")
+    parser.add_argument("--set", metavar="DIR", help="another set of golden vectors (default: the installed one)")
+    parser.add_argument("--only", action="append", default=[], metavar="PATTERN", help="ids, such as 'cast/*e4m3*'")
+    parser.add_argument("--full", action="store_true", help="bulk vectors, too: every float16 of every function, …")
+    parser.add_argument("--waivers", metavar="FILE", help="known deviations, as TOML, each with a reason")
+    parser.add_argument("--json", metavar="FILE", help="also write the verdict on every vector as JSON")
+    parser.add_argument("--bisect", metavar="MODEL", help="such as model/ffn/unit/fp8: name the first op that deviates")
+    parser.add_argument("--failures", type=int, default=5, metavar="N", help="how many failures are shown (default: 5)")

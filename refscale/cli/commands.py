@@ -203,7 +203,20 @@ def _scales(args: argparse.Namespace) -> None:
     print("\n".join(analysis.render_drift(drifts)))
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+def _golden(args: argparse.Namespace) -> None:
+    from refscale.cli import conformance
+
+    conformance.golden(args)
+
+
+def _conform(args: argparse.Namespace) -> int:
+    from refscale.cli import conformance
+
+    _check_directories(args.json)
+    return conformance.conform(args)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "report": _report,
     "scales": _scales,
     "train": _train,
@@ -211,6 +224,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "formats": _formats,
     "snr": _snr,
     "ops": _ops,
+    "golden": _golden,
+    "conform": _conform,
 }
 
 

@@ -37,7 +37,15 @@ ORDER = [
     "__main__",
 ]
 ALLOWED = {"numpy", "ml_dtypes"}
-OPTIONAL = {"matplotlib": "analysis", "hypothesis": "testing"}
+OPTIONAL = {
+    "matplotlib": "analysis",
+    "hypothesis": "testing",
+    "pytest": "golden",
+    "torch": "golden",
+    "jax": "golden",
+    "gfloat": "golden",
+    "unit_scaling": "golden",
+}
 
 
 def modules() -> list[Path]:

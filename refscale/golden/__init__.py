@@ -1,0 +1,26 @@
+"""Golden vectors, every bit of them right and the same on any machine, and the kit that holds a backend to them.
+
+In reading order: ``schema`` (what a vector is), ``inputs``, one module per family (``cast``, ``unary``, ``products``,
+``ops``, ``models``), ``families`` (all of them), ``store`` (the set on disk).
+"""
+
+from refscale.golden.families import FAMILIES, Family, complete, generate, get_family
+from refscale.golden.schema import FLAGS, OPS, Codes, Digest, Vector
+from refscale.golden.store import GoldenSet, check, load, write
+
+__all__ = [
+    "FAMILIES",
+    "FLAGS",
+    "OPS",
+    "Codes",
+    "Digest",
+    "Family",
+    "GoldenSet",
+    "Vector",
+    "check",
+    "complete",
+    "generate",
+    "get_family",
+    "load",
+    "write",
+]

@@ -1,0 +1,84 @@
+"""Libraries that cast: ml_dtypes and gfloat."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale.formats import FORMATS
+from refscale.golden.kit.backend import Claims
+
+Array = NDArray[Any]
+
+DTYPES: dict[str, Any] = {
+    "float16": np.float16,
+    "float32": np.float32,
+    **{name: getattr(ml_dtypes, name) for name in FORMATS if hasattr(ml_dtypes, name)},
+}
+"""Formats that are dtypes."""
+
+
+class MlDtypes:
+    """``x.astype(dtype)`` and back."""
+
+    name = "ml_dtypes"
+    version = ml_dtypes.__version__
+    claims = Claims(tuple(DTYPES), ("nearest_even",))
+
+    def cast(self, x: Array, *, format: str, overflow: str, **_: Any) -> Array:
+        """To the dtype; what has neither infinity nor NaN saturates, everything else does not."""
+        kind = FORMATS[format]
+        if overflow == "saturate" and (kind.has_inf or kind.has_nan):
+            raise NotImplementedError("astype does not saturate")
+        return np.asarray(x.astype(DTYPES[format]))
+
+    def decode(self, codes: Array, *, format: str) -> Array:
+        """From the dtype to float32."""
+        return np.asarray(codes.view(DTYPES[format]).astype(np.float32))
+
+
+class Gfloat:
+    """``gfloat.round_ndarray`` and ``decode_ndarray``."""
+
+    name = "gfloat"
+
+    def __init__(self) -> None:
+        import gfloat
+        from gfloat import formats as known
+
+        self._gfloat, self.version = gfloat, version("gfloat")
+        self._formats = {
+            "float8_e4m3fn": known.format_info_ocp_e4m3,
+            "float8_e5m2": known.format_info_ocp_e5m2,
+            "float6_e2m3fn": known.format_info_ocp_e2m3,
+            "float6_e3m2fn": known.format_info_ocp_e3m2,
+            "float4_e2m1fn": known.format_info_ocp_e2m1,
+            "float16": known.format_info_binary16,
+            "bfloat16": known.format_info_bfloat16,
+            "float32": known.format_info_binary32,
+        }
+        mode = gfloat.RoundMode
+        self._modes = {
+            "nearest_even": mode.TiesToEven,
+            "nearest_away": mode.TiesToAway,
+            "toward_zero": mode.TowardZero,
+            "up": mode.TowardPositive,
+            "down": mode.TowardNegative,
+        }
+        self.claims = Claims(tuple(self._formats), tuple(self._modes))
+
+    def cast(self, x: Array, *, format: str, rounding: str, overflow: str, **_: Any) -> Array:
+        """Rounded in float64."""
+        info = self._formats[format]
+        if overflow == "nonsaturate" and not (FORMATS[format].has_inf or FORMATS[format].has_nan):
+            raise NotImplementedError("no infinity and no NaN: the library saturates or raises")
+        wide = x.astype(np.float64)
+        return np.asarray(self._gfloat.round_ndarray(info, wide, self._modes[rounding], overflow == "saturate"))
+
+    def decode(self, codes: Array, *, format: str) -> Array:
+        """Values of codes."""
+        return np.asarray(self._gfloat.decode_ndarray(self._formats[format], codes)).astype(np.float32)

@@ -1,0 +1,105 @@
+"""The reference itself, called as any backend is: attributes in, arrays out, nothing from the generators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import refscale
+from refscale import exact
+from refscale.formats import Cast, decode
+from refscale.golden import models, replay
+from refscale.golden.kit.backend import Claims
+from refscale.golden.products import scaled_operands
+from refscale.optim import Group, Rate, adamw
+from refscale.scales import Scales
+
+Array = NDArray[Any]
+
+
+class Reference:
+    """refscale's own arithmetic."""
+
+    name = "reference"
+    version = refscale.__version__
+    claims = Claims(nan="same")
+
+    def cast(self, x: Array, *, format: str, rounding: str, overflow: str, random_bits: Array | None = None) -> Array:
+        """Rounded to the format."""
+        return Cast(format, rounding, overflow)(x, random_bits)  # type: ignore[arg-type]
+
+    def decode(self, codes: Array, *, format: str) -> Array:
+        """Values of codes."""
+        return decode(codes, format)
+
+    def unary(self, x: Array, *, function: str, derivative: bool, format: str, rounding: str, overflow: str) -> Array:
+        """A function of one number."""
+        return exact.evaluate(function, x, Cast(format, rounding, overflow), derivative)  # type: ignore[arg-type]
+
+    def matmul(
+        self, a: Array, b: Array, *, format: str, rounding: str, overflow: str, factor: float, **_: Any
+    ) -> Array:
+        """A product, correctly rounded."""
+        return exact.matmul(a, b, Cast(format, rounding, overflow), factor)  # type: ignore[arg-type]
+
+    def scaled_matmul(
+        self,
+        a: Array,
+        b: Array,
+        a_scale: Array,
+        b_scale: Array,
+        *,
+        block: int | None,
+        format: str,
+        rounding: str,
+        overflow: str,
+        **_: Any,
+    ) -> Array:
+        """A product of scaled operands."""
+        left, right = scaled_operands(a, b, a_scale, b_scale, block)
+        return exact.matmul(left, right, Cast(format, rounding, overflow))  # type: ignore[arg-type]
+
+    def op(
+        self,
+        *,
+        name: str,
+        attributes: dict[str, Any],
+        alpha: float,
+        beta: list[float | None],
+        store: str,
+        operand: str | None,
+        operand_gradient: str | None,
+        gradient: Array | None = None,
+        **arrays: Array,
+    ) -> dict[str, Array]:
+        """An op, forward and backward."""
+        op = replay.make_op(name, attributes)
+        given = [arrays[n] for n in replay.input_names(op, len(arrays))]
+        policy = replay.policy(op, store, operand, operand_gradient)
+        return replay.replay(op, given, gradient, Scales(alpha, tuple(beta)), policy).outputs
+
+    def model(self, *, name: str, scheme: str, precision: str, **arrays: Array) -> dict[str, Array]:
+        """A training step."""
+        return models.whole(name, scheme, precision, arrays)
+
+    def adamw(
+        self,
+        parameter: Array,
+        gradient: Array,
+        m: Array,
+        v: Array,
+        *,
+        t: int,
+        lr: float,
+        b1: float,
+        b2: float,
+        eps: float,
+        weight_decay: float,
+    ) -> dict[str, Array]:
+        """One step of AdamW."""
+        rule = adamw(b1, b2, eps, weight_decay)
+        state = {"step": np.asarray(t - 1), "m/p": m, "v/p": v}
+        new, after = rule.update({"p": gradient}, state, {"p": parameter}, Rate(lr), {"p": Group(1.0)})
+        return {"parameter": new["p"], "m": after["m/p"], "v": after["v/p"]}

@@ -1,0 +1,192 @@
+"""Families ``cast`` and ``decode``: every way to round into a format, and every code of it.
+
+Each group of inputs is made for one kind of bug, so that a backend with that bug fails there and, as far as that can
+be, nowhere else.  To nearest even, each group is a vector of its own; for the other roundings groups are joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale.formats import FORMATS, OVERFLOWS, ROUNDINGS, Cast, Format, decode
+from refscale.golden.inputs import Words, all_codes, both_signs, next_in, positive_values, successor
+from refscale.golden.schema import Codes, Vector
+
+Float64 = NDArray[np.float64]
+Groups = dict[str, tuple[tuple[str, ...], str, Codes]]
+
+SOURCES = ("float32", "float64")
+
+
+def generate_cast() -> Iterator[Vector]:
+    """Casts from float32 and float64 in groups, and from every float16 and bfloat16."""
+    for format in FORMATS.values():
+        for source in SOURCES:
+            groups = _groups(format, source)
+            joined = _joined(groups, source)
+            for rounding in ROUNDINGS:
+                for overflow in OVERFLOWS:
+                    cast = Cast(format, rounding, overflow)
+                    for name, (flags, comment, x) in (groups if rounding == "nearest_even" else joined).items():
+                        words = _words_for(x, cast) if rounding == "stochastic" else None
+                        more = ("stochastic-words",) if words else ()
+                        yield _vector(f"{source}/{name}", cast, x, flags + more, comment, words)
+        for source in ("float16", "bfloat16"):
+            x = all_codes(source)
+            if not format.has_nan:
+                x = Codes(source, x.codes[~np.isnan(x.values)])
+            for rounding in ROUNDINGS[:-1]:
+                for overflow in OVERFLOWS:
+                    comment = f"every {source}, in the order of codes" + ("" if format.has_nan else ", but NaN")
+                    flags = ("rounding-mode", "overflow")
+                    yield _vector(f"{source}/all", Cast(format, rounding, overflow), x, flags, comment, bulk=True)
+
+
+def generate_decode() -> Iterator[Vector]:
+    """Every code of every format of at most 16 bits, and some of float32 and tf32."""
+    for format in FORMATS.values():
+        if format.bits <= 16:
+            codes = all_codes(format.name).codes
+        else:
+            codes = Words(7).words(512).astype(format.code_dtype) & format.code_dtype.type(format.code_count - 1)
+        exponent = (codes >> format.mantissa_bits) & ((1 << format.exponent_bits) - 1)
+        special = ~np.isfinite(decode(codes, format))
+        top = exponent == (1 << format.exponent_bits) - 1
+        parts = {
+            "subnormal": (exponent == 0, ("decode-subnormal", "negative-zero")),
+            "special": (special, ("decode-special", "nan-code")),
+            "top": (top & ~special, ("decode-top", "fn-fnuz", "ieee-fn")),
+            "normal": ((exponent != 0) & ~top, ("bias", "sign")),
+        }
+        for name, (where, flags) in parts.items():
+            if where.any():
+                x = Codes(format.name, codes[where])
+                y = Codes.of(x.values, "float32")
+                bulk = x.codes.size > 4096
+                attributes = {"format": format.name}
+                yield Vector(f"decode/{format}/{name}", "decode", attributes, {"codes": x}, {"y": y}, flags, bulk=bulk)
+
+
+def _vector(
+    name: str,
+    cast: Cast,
+    x: Codes,
+    flags: tuple[str, ...],
+    comment: str,
+    words: Codes | None = None,
+    bulk: bool = False,
+) -> Vector:
+    with np.errstate(all="ignore"):
+        y = Codes.of(cast(x.native, None if words is None else words.codes), cast.format.name)
+    attributes = {"format": cast.format.name, "rounding": cast.rounding, "overflow": cast.overflow}
+    inputs = {"x": x} if words is None else {"x": x, "random_bits": words}
+    where = f"cast/{cast.format}/{cast.rounding}/{cast.overflow}/{name}"
+    return Vector(where, "cast", attributes, inputs, {"y": y}, flags, comment, bulk)
+
+
+def _groups(format: Format, source: str) -> Groups:
+    """Inputs by the bug they are there for."""
+    low = positive_values(format)
+    ties = (np.concatenate([[0.0], low]) + successor(np.concatenate([[0.0], low]), format)) / 2
+    ties = ties[_fits(ties, source)]
+    inner, first = ties[ties < format.max], format.min_normal
+    half, top = format.min_subnormal / 2, format.max
+    threshold = top + (successor(np.array([top]), format)[0] - top) / 2
+    powers = np.ldexp(1.0, np.arange(max(format.emin, -120), min(format.emax, 120) + 1))
+    above = np.array([threshold, threshold * (1 + 2.0**-20), 2 * top, 1.5 * 2.0**120])
+    tiny = np.array([half, 2.0**-100, 2.0**-140])
+    raw: dict[str, tuple[tuple[str, ...], str, Float64]] = {
+        "values": (("bias", "sign", "fn-fnuz", "ieee-fn"), "values of the format, which stay what they are", low),
+        "ties": (("tie-even", "tie-zero"), "midpoints of neighbors", inner[inner > first]),
+        "below-ties": (("double-rounding", "truncation"), "one ulp below midpoints", _step(source, inner, first, 0.0)),
+        "above-ties": (
+            ("double-rounding", "truncation"),
+            "one ulp above midpoints",
+            _step(source, inner, first, np.inf),
+        ),
+        "carry": (("carry",), "just below powers of two", next_in(source, powers[powers > first], 0.0)),
+        "subnormals": (
+            ("subnormal-flush", "subnormal-rounding"),
+            "values and midpoints below the smallest normal",
+            np.concatenate([low[low < first], inner[inner < first]]),
+        ),
+        "underflow": (
+            ("underflow", "negative-zero"),
+            "half the smallest value, one ulp to each side, and less",
+            np.concatenate([tiny, next_in(source, tiny[:1], 0.0), next_in(source, tiny[:1], np.inf)]),
+        ),
+        "top": (
+            ("top-binade",),
+            "the largest value, and what rounds to it",
+            np.array([top, top + (threshold - top) / 2, next_in(source, np.array([threshold]), 0.0)[0]]),
+        ),
+        "overflow": (("overflow",), "the overflow threshold and beyond", above),
+        "infinity": (("infinity", "overflow"), "infinities", np.array([np.inf])),
+        "zero": (("negative-zero",), "zeros", np.array([0.0])),
+    }
+    groups = {
+        name: (flags, comment, Codes.of(_as(source, both_signs(x[_fits(x, source)])), source))
+        for name, (flags, comment, x) in raw.items()
+    }
+    if format.has_nan:
+        groups["nan"] = (("nan-code", "nan-sign"), "NaN of both signs, several payloads", _nans(source))
+    return {name: group for name, group in groups.items() if group[2].codes.size}
+
+
+def _step(source: str, ties: Float64, first: float, direction: float) -> Float64:
+    return next_in(source, ties[ties > first], direction)
+
+
+def _fits(x: Float64, source: str) -> NDArray[np.bool_]:
+    """Whether the source can hold it."""
+    if source == "float64":
+        return np.ones(x.shape, np.bool_)
+    with np.errstate(over="ignore"):
+        return np.asarray((x.astype(np.float32) == x) & ((x == 0) | (np.abs(x) >= 2.0**-149)))
+
+
+def _as(source: str, x: Float64) -> NDArray[Any]:
+    return x.astype(np.float32) if source == "float32" else x
+
+
+def _nans(source: str) -> Codes:
+    if source == "float32":
+        return Codes(source, np.array([0x7FC00000, 0xFFC00000, 0x7FC01234, 0xFFFFFFFF], np.uint32))
+    quiet = [0x7FF8000000000000, 0xFFF8000000000000, 0x7FF8000000001234, 0xFFFFFFFFFFFFFFFF]
+    return Codes(source, np.array(quiet, np.uint64))
+
+
+def _joined(groups: Groups, source: str) -> Groups:
+    """Two vectors in place of many, for the roundings other than to nearest even."""
+    edges = ("overflow", "infinity", "zero", "nan", "top")
+    inside = [x.codes for name, (_, _, x) in groups.items() if name not in edges]
+    outside = [x.codes for name, (_, _, x) in groups.items() if name in edges]
+    return {
+        "inside": (
+            ("rounding-mode", "truncation", "subnormal-rounding", "carry"),
+            "values, midpoints and their neighbors, subnormals",
+            Codes(source, np.concatenate(inside)),
+        ),
+        "edges": (
+            ("rounding-mode", "overflow", "infinity"),
+            "from the largest value on; zeros; NaN",
+            Codes(source, np.concatenate(outside)),
+        ),
+    }
+
+
+def _words_for(x: Codes, cast: Cast) -> Codes:
+    """Random words about the threshold of each element: 2^32 − ⌊2^32·rest⌋ rounds outward, one less does not."""
+    value = np.abs(x.values.astype(np.float64))
+    with np.errstate(all="ignore"):
+        rest = np.where(np.isfinite(value), value / cast.format.spacing(np.where(np.isfinite(value), value, 1.0)), 0.0)
+        rest -= np.floor(rest)
+        threshold = (2**32 - np.floor(rest * 2.0**32)).astype(np.uint64)
+    choice = np.arange(value.size) % 4
+    extremes = np.where(choice == 2, 0, np.where(choice == 3, 2**32 - 1, 0)).astype(np.uint64)
+    words = np.where(choice == 0, threshold, np.where(choice == 1, threshold - np.uint64(1), extremes))
+    return Codes("uint32", np.minimum(words, np.uint64(2**32 - 1)).astype(np.uint32))

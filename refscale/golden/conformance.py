@@ -1,0 +1,48 @@
+"""The golden vectors as tests: ``pytest --pyargs refscale.golden.conformance --backend module:Class``.
+
+A vector that the backend does not implement is skipped, with the reason; one that is waived is an expected failure.
+Add ``--waivers FILE`` for known deviations, and ``-k`` for some of the ids.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from refscale.errors import GoldenError
+from refscale.golden.backends import find
+from refscale.golden.kit import Backend, Result, load_waivers, run, select
+from refscale.golden.kit.report import describe
+from refscale.golden.store import load
+
+
+def pytest_generate_tests(metafunc: Any) -> None:
+    """One test for each vector that is not bulk."""
+    vectors = select(load().values())
+    metafunc.parametrize("vector_id", [v.id for v in vectors])
+
+
+@pytest.fixture(scope="session")
+def results(request: Any) -> dict[str, Result]:
+    """The verdict on every vector, by id."""
+    where = request.config.getoption("--backend", None)
+    if not where:
+        raise GoldenError("refscale.golden.conformance: expected --backend module:Class")
+    backend: Backend = find(where)
+    waivers = request.config.getoption("--waivers", None)
+    found = run(backend, select(load().values()), load_waivers(waivers) if waivers else ())
+    return {r.vector.id: r for r in found}
+
+
+def test_vector(results: dict[str, Result], vector_id: str) -> None:
+    """The backend's result has the same bits, or is within its bound."""
+    result = results[vector_id]
+    if result.verdict == "not implemented":
+        pytest.skip(result.reason)
+    if result.verdict == "waived":
+        pytest.xfail(result.reason)
+    if result.verdict == "unexpectedly fixed":
+        pytest.fail(f"no longer fails, remove the waiver: {result.reason}")
+    if result.verdict == "fail":
+        pytest.fail("\n".join(describe(result)), pytrace=False)

@@ -1,0 +1,70 @@
+"""Every family of golden vectors, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+
+from refscale.errors import GoldenError
+from refscale.golden import cast, models, ops, products, unary
+from refscale.golden.schema import Vector
+
+
+@dataclass(frozen=True)
+class Family:
+    """Vectors of one kind.
+
+    Attributes:
+        name: first part of their ids.
+        title: one line.
+        generate: makes them, always the same, in the same order.
+    """
+
+    name: str
+    title: str
+    generate: Callable[[], Iterator[Vector]]
+
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        f.name: f
+        for f in (
+            Family("cast", "rounding to every format, in every mode", cast.generate_cast),
+            Family("decode", "every code of every format", cast.generate_decode),
+            Family("unary", "functions of one number and their derivatives", unary.generate),
+            Family("matmul", "matrix products of every pair of formats, scaled ones among them", products.generate),
+            Family("ops", "each row of the op table, forward and backward, with its factors", ops.generate),
+            Family("model", "training steps: feed-forward, attention, BERT, AdamW", models.generate),
+        )
+    }
+)
+"""By name, from the smallest thing to the largest: a backend that fails an early family need not look at later ones."""
+
+
+def get_family(name: str) -> Family:
+    """The family of that name.
+
+    Raises:
+        GoldenError: no such family.
+    """
+    if name not in FAMILIES:
+        raise GoldenError(f"golden family {name!r}: expected one of {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def generate(names: Iterable[str] | None = None) -> Iterator[Vector]:
+    """The vectors of some families, or of all."""
+    for name in FAMILIES if names is None else names:
+        yield from get_family(name).generate()
+
+
+def complete(vector: Vector) -> Vector:
+    """A bulk vector with its arrays, made anew; any other as it is."""
+    return _bulk(vector.family)[vector.id] if vector.bulk else vector
+
+
+@cache
+def _bulk(family: str) -> dict[str, Vector]:
+    return {v.id: v for v in FAMILIES[family].generate() if v.bulk}

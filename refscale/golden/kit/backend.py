@@ -1,0 +1,157 @@
+"""What a backend is: a class with a name, what it claims, and a method for each op it has."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from refscale.errors import ArgumentError, GoldenError
+from refscale.exact import get_accumulator
+from refscale.formats import FORMATS, OVERFLOWS, ROUNDINGS, get_format
+from refscale.golden.schema import PLAIN, Vector
+
+METHODS = ("cast", "decode", "unary", "matmul", "scaled_matmul", "op", "model", "adamw")
+"""Names a backend may define, each called with the arrays and attributes of a vector as keyword arguments."""
+
+_FORMAT_ATTRIBUTES = ("format", "a_format", "b_format", "store", "operand", "operand_gradient")
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a backend says of itself; vectors beyond that are "not implemented".
+
+    Attributes:
+        formats: names of formats; None: all.
+        roundings: modes it rounds in; None: all.
+        overflows: what it does beyond the largest value; None: either, as asked.
+        nan: "any": a NaN matches every NaN of its format, since IEEE 754 leaves sign and payload open; "same": bits.
+        accumulate: how it sums products, a name of ``exact.get_accumulator``; "exact" asks for the same bits.
+        function_ulps: how far its elementary functions may be off before they are rounded, in ulp of float32; 0 asks
+            for the same bits.
+        op_ulps: how far outputs of other ops may be off before they are rounded, in ulp of float32 of the largest
+            element of the tensor; 0 asks for the same bits.
+    """
+
+    formats: tuple[str, ...] | None = None
+    roundings: tuple[str, ...] | None = None
+    overflows: tuple[str, ...] | None = None
+    nan: Literal["any", "same"] = "any"
+    accumulate: str = "exact"
+    function_ulps: float = 0.0
+    op_ulps: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.formats is not None:
+            object.__setattr__(self, "formats", tuple(get_format(f).name for f in self.formats))
+        for name, known in (("roundings", ROUNDINGS), ("overflows", OVERFLOWS)):
+            if unknown := set(getattr(self, name) or ()) - set(known):
+                raise GoldenError(f"Claims({name}={sorted(unknown)}): expected some of {', '.join(known)}")
+        if self.nan not in ("any", "same"):
+            raise GoldenError(f"Claims(nan={self.nan!r}): expected 'any' or 'same'")
+        for name in ("function_ulps", "op_ulps"):
+            if not 0 <= getattr(self, name) < 2**23:
+                raise GoldenError(f"Claims({name}={getattr(self, name)}): expected 0 to 2^23")
+        try:
+            get_accumulator(self.accumulate)
+        except ArgumentError as error:
+            raise GoldenError(f"Claims: {error}") from None
+
+    def missing(self, vector: Vector) -> str:
+        """What of a vector is not claimed, in words; "" if all is."""
+        for key in _FORMAT_ATTRIBUTES:
+            format = vector.attributes.get(key)
+            if format and self.formats is not None and format in FORMATS and format not in self.formats:
+                return f"format {format}"
+        rounding, overflow = vector.attributes.get("rounding"), vector.attributes.get("overflow")
+        if rounding and self.roundings is not None and rounding not in self.roundings:
+            return f"rounding {rounding}"
+        if overflow and self.overflows is not None and overflow not in self.overflows:
+            return f"overflow {overflow}"
+        return ""
+
+
+class Backend(Protocol):
+    """The least a backend has; ``METHODS`` says what else.
+
+    A method gets NumPy arrays: float16, bfloat16, float32 and float64 by their own dtype; narrower formats, and tf32,
+    as float32 values; codes, indices, masks and random words as integers and booleans.  It returns an array, or, where
+    a vector has several outputs, a dict of arrays by name.  An array holds either codes (unsigned integers of the
+    format's width), or the very dtype of the format (float16, or one of ml_dtypes), or float32 or float64 values, which
+    the format must be able to hold.  What it does not have, a method says by NotImplementedError.
+
+    Instead of methods it may have one, ``answer(vector)``, which gets the ``Vector`` and returns the dict.
+    """
+
+    name: str
+    version: str
+    claims: Claims
+
+
+def load_backend(where: str) -> Backend:
+    """An instance of "module:Class", or of "path/to/file.py:Class".
+
+    Raises:
+        GoldenError: no such module or class, an error in making one, or an object that is no backend.
+    """
+    place, colon, name = where.rpartition(":")
+    if not colon or not place or not name.isidentifier():
+        raise GoldenError(f"backend {where!r}: expected module:Class or path/to/file.py:Class")
+    module = _module(where, place)
+    if not hasattr(module, name):
+        raise GoldenError(f"backend {where!r}: {place} has no {name}")
+    try:
+        backend = getattr(module, name)()
+    except Exception as error:
+        raise GoldenError(f"backend {where!r}: {name}() raised {type(error).__name__}: {error}") from error
+    return check_backend(backend, where)
+
+
+def _module(where: str, place: str) -> Any:
+    try:
+        if not place.endswith(".py"):
+            if str(Path.cwd()) not in sys.path:
+                sys.path.insert(0, str(Path.cwd()))  # as python -m does
+            return importlib.import_module(place)
+        path = Path(place)
+        if not path.is_file():
+            raise GoldenError(f"backend {where!r}: no file {place}")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except GoldenError:
+        raise
+    except Exception as error:
+        raise GoldenError(f"backend {where!r}: importing {place} raised {type(error).__name__}: {error}") from error
+    return module
+
+
+def check_backend(backend: Any, where: str) -> Backend:
+    """The backend itself, if it is one.
+
+    Raises:
+        GoldenError: it lacks name, version or claims, or every method.
+    """
+    for attribute, kind in (("name", str), ("version", str), ("claims", Claims)):
+        if not isinstance(getattr(backend, attribute, None), kind):
+            raise GoldenError(f"backend {where}: expected an attribute {attribute!r}, a {kind.__name__}")
+    if not any(callable(getattr(backend, m, None)) for m in (*METHODS, "answer")):
+        raise GoldenError(f"backend {where}: expected at least one method of {', '.join(METHODS)}")
+    found: Backend = backend
+    return found
+
+
+def matches(id: str, patterns: tuple[str, ...] | list[str]) -> bool:
+    """Whether a vector's id matches one of the patterns, where * is anything."""
+    return any(fnmatch.fnmatchcase(id, p) for p in patterns)
+
+
+def is_plain(format: str) -> bool:
+    """Whether arrays of that type are no codes."""
+    return format in PLAIN

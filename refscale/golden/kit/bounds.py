@@ -1,0 +1,108 @@
+"""How far a backend may be from the golden result, given what it claims; derived, element by element.
+
+* ``matmul``, ``scaled_matmul``: ``exact.interval`` of the accumulator it claims.
+* contractions among ``op``: they are bilinear, so the same op on absolute values gives T = Σ|terms|, and on ones the
+  number of terms; their sums err by at most relative(n)·T, and another rounding to float32.
+* ``unary``: the real number, give or take ``function_ulps`` ulp of float32, rounded.
+* other ``op``: the real result, give or take ``op_ulps`` ulp of float32 of the largest element of the tensor, rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale.exact import FUNCTIONS, get_accumulator, interval
+from refscale.formats import Cast
+from refscale.golden.inputs import cast_for
+from refscale.golden.kit.backend import Claims
+from refscale.golden.products import scaled_operands
+from refscale.golden.replay import input_names, make_op, policy, replay
+from refscale.golden.schema import Vector
+from refscale.scales import Scales
+
+Array = NDArray[Any]
+Interval = tuple[Array, Array]
+
+_ULP = 2.0**-23
+_SMALLEST = 2.0**-149
+
+
+def intervals(vector: Vector, claims: Claims) -> Mapping[str, Interval]:
+    """(low, high) of each output that has a bound; an output without one must have the same bits."""
+    with np.errstate(all="ignore"):
+        if vector.op in ("matmul", "scaled_matmul") and claims.accumulate != "exact":
+            return {"y": _product(vector, claims)}
+        if vector.op == "unary" and claims.function_ulps:
+            return {"y": _function(vector, claims.function_ulps)}
+        if vector.op == "op":
+            return _op(vector, claims)
+        if vector.op == "adamw" and claims.op_ulps:
+            cast = cast_for("float32")
+            return {n: _about(y.values.astype(np.float64), claims.op_ulps, cast) for n, y in vector.outputs.items()}
+    return {}
+
+
+def _product(vector: Vector, claims: Claims) -> Interval:
+    v = vector.attributes
+    a, b = vector.inputs["a"].values, vector.inputs["b"].values
+    if vector.op == "scaled_matmul":
+        a, b = scaled_operands(a, b, vector.inputs["a_scale"].values, vector.inputs["b_scale"].values, v["block"])
+    cast = Cast(v["format"], v["rounding"], v["overflow"])
+    return interval(a, b, get_accumulator(claims.accumulate), cast, v.get("factor", 1.0))
+
+
+def _function(vector: Vector, ulps: float) -> Interval:
+    v = vector.attributes
+    function = FUNCTIONS[v["function"]]
+    curve = function.derivative if v["derivative"] else function.value
+    y = curve(vector.inputs["x"].values.astype(np.float64))
+    error = ulps * np.maximum(np.abs(y) * _ULP, _SMALLEST)
+    return _rounded(y, error, Cast(v["format"], v["rounding"], v["overflow"]))
+
+
+def _rounded(y: Array, error: Array, cast: Cast) -> Interval:
+    known = ~np.isfinite(y)
+    return cast(np.where(known, y, y - error)), cast(np.where(known, y, y + error))
+
+
+def _about(y: Array, ulps: float, cast: Cast) -> Interval:
+    largest = float(np.max(np.abs(y), initial=0.0, where=np.isfinite(y)))
+    return _rounded(y, np.full(y.shape, ulps * max(_ULP * largest, _SMALLEST)), cast)
+
+
+def _op(vector: Vector, claims: Claims) -> Mapping[str, Interval]:
+    v = vector.attributes
+    op = make_op(v["name"], v["attributes"])
+    if op.contraction and claims.accumulate == "exact":
+        return {}
+    if not op.contraction and not claims.op_ulps:
+        return {}
+    names = input_names(op, len(vector.inputs) - ("gradient" in vector.inputs))
+    arrays = [vector.inputs[n].values for n in names]
+    gradient = vector.inputs["gradient"].values if "gradient" in vector.inputs else None
+    scales = Scales(v["alpha"], tuple(v["beta"]))
+    store = cast_for(v["store"])
+    wide = policy(op, "float32", v["operand"], v["operand_gradient"], accumulate=None)
+    exact = replay(op, arrays, gradient, scales, wide, dtype=np.float64).outputs
+    if not op.contraction:
+        report = {"y": cast_for("float32")} if op.reports else {}
+        return {n: _about(y, claims.op_ulps, report.get(n, store)) for n, y in exact.items()}
+    size = [np.abs(a) for a in arrays]
+    total_scales = Scales(abs(v["alpha"]), tuple(None if b is None else abs(b) for b in v["beta"]))
+    seed = None if gradient is None else np.abs(gradient)
+    totals = replay(op, size, seed, total_scales, wide, dtype=np.float64).outputs
+    ones = [np.ones_like(a) for a in arrays]
+    plain = policy(op, "float32", None, None, accumulate=None)
+    unit = Scales(1.0, tuple(None if b is None else 1.0 for b in v["beta"]))
+    counts = replay(op, ones, None if seed is None else np.ones_like(seed), unit, plain, dtype=np.float64).outputs
+    model = get_accumulator(claims.accumulate)
+    found = {}
+    for name, y in exact.items():
+        n = int(np.max(counts[name], initial=1))
+        error = totals[name] * (model.relative(n) + 4 * _ULP) + (n + 1) * _SMALLEST
+        found[name] = _rounded(y, error, store)
+    return found

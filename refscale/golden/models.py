@@ -1,0 +1,301 @@
+"""Family ``model``: whole training steps, op by op, and as a whole.
+
+A model is run once on a tape that computes exactly.  From what passed over it two kinds of vectors are made:
+
+* ``model/NAME/SCHEME/PRECISION/NNN.op``: an ``op`` vector for every call, with the inputs and the gradient that the
+  reference had there.  A backend is fed these, not its own results, so that the first op that deviates has a name.
+* ``model/NAME/SCHEME/PRECISION/whole``: parameters and batch in; every activation and its gradient, losses and the
+  gradient of every parameter out.  ``bert-tiny`` by hash, the small models in full.
+
+``model/bert-micro/…/step-T`` are three steps of AdamW from those gradients on, each from the parameters of the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale import functional as F  # noqa: N812
+from refscale.data import IGNORE, Batch
+from refscale.engine import Tape, Tensor, Variable, backward
+from refscale.errors import GoldenError
+from refscale.golden.inputs import Words
+from refscale.golden.ops import PRECISIONS, SCHEMES, float32_factors, op_vector
+from refscale.golden.schema import Codes, Vector
+from refscale.graph import balance
+from refscale.layers import Specs, feed_forward_specs, on_tape, self_attention_specs
+from refscale.layers import feed_forward as _feed_forward
+from refscale.layers import self_attention as _self_attention
+from refscale.models import bert
+from refscale.optim import Group, Rate, adamw
+from refscale.precision import Precision, get_precision
+from refscale.scales import Scheme, fixed
+
+Array = NDArray[Any]
+Parameters = dict[str, Array]
+
+MICRO = bert.BertConfig(
+    layers=1, width=16, heads=4, hidden=32, vocabulary=48, positions=8, dropout=0.0, tau=fixed(0.25)
+)
+TINY = bert.get_config("bert-tiny", dropout=0.0)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model with its inputs.
+
+    Attributes:
+        name: in ids.
+        specs: of its parameters.
+        arrays: what it reads beside parameters, by name.
+        run: (parameters on the tape, arrays) → the output that is differentiated.
+        seed: of the parameters.
+    """
+
+    name: str
+    specs: Specs
+    arrays: Mapping[str, Array]
+    run: Callable[[dict[str, Tensor], Mapping[str, Array]], Tensor]
+    seed: int
+
+
+def models() -> list[Model]:
+    """FFN, attention, and BERT in two sizes."""
+    words = Words(30_000)
+    ffn = Model("ffn", feed_forward_specs("ffn", 16, 64), {"x": words.normal(8, 16)}, _run_ffn, 1)
+    mask = np.array([[True] * 6, [True] * 4 + [False] * 2])
+    arrays = {"x": words.normal(2, 6, 16), "mask": mask}
+    attention = Model("attention", self_attention_specs("attention", 16), arrays, _run_attention, 2)
+    micro = Model("bert-micro", bert.specs(MICRO), _batch(words, MICRO, 2, 8, 2), _run_bert(MICRO), 3)
+    tiny = Model("bert-tiny", bert.specs(TINY), _batch(words, TINY, 2, 32, 5), _run_bert(TINY), 4)
+    return [ffn, attention, micro, tiny]
+
+
+def _run_ffn(p: dict[str, Tensor], arrays: Mapping[str, Array]) -> Tensor:
+    (tape,) = {t.tape for t in p.values()}
+    x = tape.tensor(arrays["x"], "x")
+    return F.residual(lambda h: _feed_forward(p, "ffn", h, MICRO.block), x, fixed(0.25))
+
+
+def _run_attention(p: dict[str, Tensor], arrays: Mapping[str, Array]) -> Tensor:
+    (tape,) = {t.tape for t in p.values()}
+    x = tape.tensor(arrays["x"], "x")
+    return F.residual(lambda h: _self_attention(p, "attention", h, arrays["mask"], MICRO.block), x, fixed(0.25))
+
+
+def _run_bert(config: bert.BertConfig) -> Callable[[dict[str, Tensor], Mapping[str, Array]], Tensor]:
+    return lambda p, arrays: bert.pretraining_loss(p, Batch(**arrays), config).total
+
+
+def _batch(words: Words, config: bert.BertConfig, size: int, seq: int, predictions: int) -> dict[str, Array]:
+    """Random tokens in two segments; the last sequence is padded, and one of its predictions does not count."""
+    ids = words.below(config.vocabulary - 5, size, seq) + 5
+    mask = np.ones((size, seq), np.bool_)
+    mask[-1, seq - seq // 4 :] = False
+    ids[~mask] = 0
+    positions = np.sort(words.words(size, seq // 2).argsort(-1)[:, :predictions] + 1, -1)
+    labels = np.take_along_axis(ids, positions, 1)
+    labels[-1, -1] = IGNORE
+    segments = ((np.arange(seq) >= seq // 2) & mask).astype(np.int64)
+    is_next = np.arange(size) % 2
+    return {
+        "ids": ids,
+        "segments": segments,
+        "mask": mask,
+        "positions": positions,
+        "labels": labels,
+        "is_next": is_next,
+    }
+
+
+def parameters(model: Model, scheme: Scheme) -> Parameters:
+    """Initial parameters: nearly normal, in float32; biases and gains a little off 0 and 1, so that mistakes show."""
+    words, found = Words(model.seed), {}
+    for name, spec in model.specs.items():
+        x = words.normal(*spec.shape)
+        if spec.role in ("bias", "gain"):
+            x = x / 8 + (spec.role == "gain")
+        else:
+            x = x * (1.0 if scheme.initial_std(0.0) else 2.0**-5)
+        found[name] = x.astype(np.float32)
+    return found
+
+
+class _NotingTape(Tape):
+    """A tape that remembers the value of every leaf, constants included."""
+
+    leaves: dict[Variable, Array]
+
+    def tensor(self, value: Any, name: str = "leaf", *, requires_grad: bool = True) -> Tensor:
+        """As of any tape."""
+        found = super().tensor(value, name, requires_grad=requires_grad)
+        self.leaves = {**getattr(self, "leaves", {}), found.variable: found.value}
+        return found
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What passed over a tape: the output, and values and complete gradients by variable."""
+
+    tape: Tape
+    output: Tensor
+    parameters: dict[str, Tensor]
+    values: dict[Variable, Array]
+    gradients: dict[Variable, Array]
+
+
+def run(model: Model, scheme: Scheme, precision: Precision, values: Parameters) -> Recorded:
+    """One forward and backward pass, exact."""
+    forward: dict[Variable, Array] = {}
+    gradients: dict[Variable, Array] = {}
+
+    def probe(way: str, variable: Variable, x: Array) -> None:
+        (forward if way == "forward" else gradients)[variable] = np.array(x)
+
+    tape = _NotingTape(scheme, precision, probe=probe)
+    leaves = on_tape(tape, values, model.specs)
+    output = model.run(leaves, model.arrays)
+    if scheme.name != "regular":
+        balance(output)
+        for node in tape.nodes:
+            node.scales = float32_factors(node.scales)
+    backward(output, np.ones(()) if output.shape == () else Words(model.seed + 100).normal(*output.shape))
+    return Recorded(tape, output, leaves, forward | tape.leaves, gradients)
+
+
+def generate() -> Iterator[Vector]:
+    """Every model under both schemes in each precision."""
+    for model in models():
+        for scheme_name, scheme in SCHEMES.items():
+            values = parameters(model, scheme)
+            for name in PRECISIONS:
+                precision = get_precision(name, accumulate="exact")
+                recorded = run(model, scheme, precision, values)
+                where = f"model/{model.name}/{scheme_name}/{name}"
+                if model.name != "bert-tiny":
+                    yield from _calls(where, recorded, get_precision(name))
+                yield _whole(where, model, scheme_name, name, values, recorded)
+                if model.name == "bert-micro":
+                    yield from _steps(where, model, scheme, precision, values)
+
+
+def calls(where: str) -> list[Vector]:
+    """The op vectors of one model, in the order of its forward pass; those of ``bert-tiny``, too, made on demand.
+
+    Args:
+        where: "model/NAME/SCHEME/PRECISION".
+
+    Raises:
+        GoldenError: no such model, scheme or precision.
+    """
+    known = {m.name: m for m in models()}
+    parts = where.split("/")
+    if len(parts) != 4 or parts[0] != "model" or parts[1] not in known or parts[2] not in SCHEMES:
+        parts = []
+    if not parts or parts[3] not in PRECISIONS:
+        raise GoldenError(
+            f"golden model {where!r}: expected model/NAME/SCHEME/PRECISION with NAME of {', '.join(known)}; SCHEME of "
+            f"{', '.join(SCHEMES)}; PRECISION of {', '.join(PRECISIONS)}"
+        )
+    model, scheme, name = known[parts[1]], SCHEMES[parts[2]], parts[3]
+    recorded = run(model, scheme, get_precision(name, accumulate="exact"), parameters(model, scheme))
+    return list(_calls(where, recorded, get_precision(name)))
+
+
+def whole(name: str, scheme: str, precision: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """A training step from given parameters and inputs: what a ``model`` vector expects, by name.
+
+    Raises:
+        GoldenError: no such model.
+    """
+    found = [m for m in models() if m.name == name]
+    if not found:
+        raise GoldenError(f"golden model {name!r}: no such model")
+    model = replace(found[0], arrays={k: arrays[k] for k in found[0].arrays})
+    values = {n: arrays[n] for n in model.specs}
+    return _outputs(run(model, SCHEMES[scheme], get_precision(precision, accumulate="exact"), values))
+
+
+def _calls(where: str, recorded: Recorded, precision: Precision) -> Iterator[Vector]:
+    """An op vector for every call but sums of losses, whose inputs and output are reports."""
+    for node in recorded.tape.nodes:
+        if node.op.name == "loss_sum":
+            continue
+        arrays = [recorded.values[v] for v in node.inputs]
+        gradient = recorded.gradients[node.output]
+        yield op_vector(
+            f"{where}/{node.index:03d}.{node.op.name}",
+            node.op,
+            arrays,
+            gradient,
+            node.scales,
+            precision,
+            ("alpha", "beta", "vjp"),
+            [v.requires_grad for v in node.inputs],
+            node.output.name,
+        )
+
+
+def _whole(where: str, model: Model, scheme: str, precision: str, values: Parameters, recorded: Recorded) -> Vector:
+    """Parameters and inputs; every activation and gradient."""
+    store = get_precision(precision).store
+    format = store.format.name if store else "float32"
+    inputs = {name: Codes.of(x, "float32") for name, x in values.items()}
+    for name, x in model.arrays.items():
+        inputs[name] = Codes.of(x, {"i": "int64", "b": "bool"}.get(x.dtype.kind, "float64"))
+    reports = {f"{w} {n.index:03d}.{n.output.name}" for n in recorded.tape.nodes if n.op.reports for w in _WHAT}
+    outputs = {k: Codes.of(x, "float32" if k in reports else format) for k, x in _outputs(recorded).items()}
+    attributes = {"name": model.name, "scheme": scheme, "precision": precision}
+    flags = ("alpha", "beta", "vjp", "gradient-sum")
+    comment = "every activation, loss and gradient of a training step"
+    return Vector(f"{where}/whole", "model", attributes, inputs, outputs, flags, comment, model.name == "bert-tiny")
+
+
+_WHAT = ("value", "gradient")
+
+
+def _outputs(recorded: Recorded) -> dict[str, Array]:
+    """Every activation with its gradient, then the gradient of every parameter."""
+    found: dict[str, Array] = {}
+    for node in recorded.tape.nodes:
+        name = f"{node.index:03d}.{node.output.name}"
+        found[f"value {name}"] = recorded.values[node.output]
+        found[f"gradient {name}"] = recorded.gradients[node.output]
+    for name, leaf in recorded.parameters.items():
+        if leaf.grad is not None:
+            found[f"gradient {name}"] = leaf.grad
+    return found
+
+
+def _steps(where: str, model: Model, scheme: Scheme, precision: Precision, values: Parameters) -> Iterator[Vector]:
+    """Three steps of AdamW, each from the parameters, moments and gradients that the reference has then."""
+    hyper = {"b1": 0.9, "b2": 0.999, "eps": 2.0**-20, "weight_decay": 2.0**-7}
+    optimizer = adamw(hyper["b1"], hyper["b2"], hyper["eps"], hyper["weight_decay"])
+    state = optimizer.init(values)
+    for t in (1, 2, 3):
+        recorded = run(model, scheme, precision, values)
+        gradients = {n: leaf.grad for n, leaf in recorded.parameters.items() if leaf.grad is not None}
+        old = {n: values[n] for n in gradients}
+        before = {k: v for k, v in state.items() if k == "step" or k.partition("/")[2] in gradients}
+        groups = {
+            n: Group(float(np.float32(scheme.lr_scale(s.role, s.shape, s.depth)))) for n, s in model.specs.items()
+        }
+        new, state = optimizer.update(gradients, before, old, Rate(2.0**-6), {n: groups[n] for n in gradients})
+        for name in gradients:
+            inputs = {"parameter": old[name], "gradient": gradients[name]}
+            inputs |= {"m": before[f"m/{name}"], "v": before[f"v/{name}"]}
+            outputs = {"parameter": new[name], "m": state[f"m/{name}"], "v": state[f"v/{name}"]}
+            yield Vector(
+                f"{where}/step-{t}/{name}",
+                "adamw",
+                {"t": t, "lr": 2.0**-6 * groups[name].lr_scale, **hyper},
+                {k: Codes.of(x, "float32") for k, x in inputs.items()},
+                {k: Codes.of(x, "float32") for k, x in outputs.items()},
+                ("optimizer",),
+                "parameter and moments in float32; every operation rounded to float32",
+            )
+        values = {**values, **new}

@@ -1,0 +1,193 @@
+"""Family ``ops``: each row of the op table, forward and vector-Jacobian products, with its factors.
+
+An ``op`` vector fixes everything: inputs and incoming gradient as stored, the casts of operands, α and each β (rounded
+to float32, as a backend holds them), and the storage format to which the output and every gradient are rounded, once:
+
+    y = store(α·f(…)),    grad_i = store(β_i·vjp_i)
+
+f and vjp are evaluated exactly: products as real numbers, the rest by the rules of ``exact.array``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale import ops
+from refscale.engine import Op
+from refscale.golden.inputs import Words
+from refscale.golden.replay import replay
+from refscale.golden.schema import Codes, Vector
+from refscale.precision import Precision, get_precision
+from refscale.scales import Call, Scales, Scheme, Unit, geometric, regular
+
+Array = NDArray[Any]
+
+PRECISIONS = ("fp32", "fp16", "fp8")
+
+
+def float32_factors(scales: Scales) -> Scales:
+    """Factors as a backend holds them."""
+    return Scales(float(np.float32(scales.alpha)), tuple(b if b is None else float(np.float32(b)) for b in scales.beta))
+
+
+@dataclass(frozen=True)
+class UnitInFloat32(Unit):
+    """Unit scaling with factors rounded to float32, so that their last bits do not depend on a machine's powers."""
+
+    def scales(self, call: Call) -> Scales:
+        """Factors of one call, constrained, rounded."""
+        return float32_factors(super().scales(call))
+
+
+SCHEMES: dict[str, Scheme] = {"regular": regular, "unit": UnitInFloat32()}
+
+
+@dataclass(frozen=True)
+class Example:
+    """An op and how to make its inputs: a shape for nearly normal numbers, or an array."""
+
+    op: Op
+    inputs: tuple[tuple[int, ...] | Array, ...]
+    flags: tuple[str, ...] = ()
+    constrained: tuple[int, ...] = ()
+
+
+def _mask(*rows: str) -> Array:
+    return np.array([[c == "1" for c in row] for row in rows])
+
+
+_IDS = np.array([[0, 3, 3], [4, 0, 3]])
+_TARGETS = np.array([[0, 2, -100], [3, -100, 1]])
+
+EXAMPLES: tuple[Example, ...] = (
+    Example(ops.Add(), ((3, 4), (4,)), ("broadcast",)),
+    Example(ops.Subtract(), ((4,), (2, 3, 4)), ("broadcast", "vjp-sign")),
+    Example(ops.WeightedAdd((0.75, 0.5)), ((3, 4), (3, 4)), ("vjp",)),
+    Example(ops.Bias(), ((2, 3, 4), (4,)), ("broadcast",)),
+    Example(ops.Multiply(), ((3, 4), (1, 4)), ("broadcast", "vjp")),
+    Example(ops.SiluGlu(), ((3, 4), (3, 4)), ("vjp",)),
+    Example(ops.Scaled(0.5, 3.0), ((3, 4),)),
+    Example(ops.Fork(0.25), ((3, 4),)),
+    Example(ops.Dropout(0.25), ((2, 8), _mask("11011101", "01110111")), ("masked",)),
+    Example(ops.Matmul(), ((2, 3, 16), (16, 5)), ("non-square", "gradient-operands")),
+    Example(ops.Matmul(), ((2, 3, 16), (2, 16, 5)), ("non-square", "gradient-operands"), (0,)),
+    Example(ops.AttentionScores(), ((2, 3, 4), (2, 5, 4)), ("non-square",), (0, 1)),
+    Example(ops.AttentionScores("1/d"), ((3, 4), (5, 4)), ("non-square",)),
+    Example(ops.AttentionMix(), ((2, 3, 5), (2, 5, 4)), ("non-square",)),
+    Example(ops.AttentionMix("independent"), ((3, 5), (5, 4)), ("non-square",)),
+    Example(ops.Readout(), ((2, 3, 16), (16, 5)), ("non-square",)),
+    Example(ops.Readout("1/m"), ((3, 16), (16, 5)), ("non-square",)),
+    Example(ops.Conv1d(), ((2, 7, 3), (3, 3, 4)), ("vjp",)),
+    Example(ops.Conv1d(stride=2, padding=(2, 1), dilation=2, groups=2), ((2, 8, 4), (3, 2, 6)), ("vjp",)),
+    Example(ops.Conv2d(), ((2, 4, 5, 3), (3, 2, 3, 2)), ("vjp",)),
+    Example(ops.MaxPool((2,)), ((2, 6, 3),), ("vjp",)),
+    Example(ops.MaxPool((2, 3), (1, 2), (1, 1)), ((2, 4, 5, 2),), ("vjp",)),
+    Example(ops.Relu(), (np.array([[1.5, -2.0, 0.0, -0.0], [0.25, -0.5, 3.0, -1.0]]),), ("vjp", "vjp-sign")),
+    Example(ops.LeakyRelu(0.25), ((3, 8),), ("vjp",)),
+    Example(ops.Gelu(), ((3, 16),), ("vjp", "function-form"), (0,)),
+    Example(ops.Gelu("tanh"), ((3, 16),), ("vjp", "function-form")),
+    Example(ops.Silu(), ((3, 16),), ("vjp",)),
+    Example(ops.Tanh(), ((3, 16),), ("vjp", "derivative")),
+    Example(ops.Sigmoid(), ((3, 16),), ("vjp", "derivative")),
+    Example(ops.Softplus(), ((3, 16),), ("vjp",)),
+    Example(ops.Exp(), ((3, 8),), ("vjp",)),
+    Example(ops.Log(), (np.array([[0.125, 1.0, 3.0, 100.0], [0.5, 2.0, 7.0, 0.75]]),), ("vjp",)),
+    Example(ops.Sqrt(), (np.array([[0.125, 1.0, 3.0, 100.0], [0.5, 2.0, 7.0, 0.75]]),), ("vjp",)),
+    Example(ops.Softmax(), ((3, 9),), ("vjp",), (0,)),
+    Example(ops.MaskedSoftmax(), ((2, 2, 3, 5), _mask("11111", "11010").reshape(2, 1, 1, 5)), ("masked",), (0,)),
+    Example(ops.MaskedSoftmax(causal=True), ((2, 3, 5), np.ones((1, 1, 5), np.bool_)), ("causal", "masked")),
+    Example(ops.MaskedSoftmax(), ((1, 2, 3), np.zeros((1, 1, 3), np.bool_)), ("masked",)),
+    Example(ops.LogSoftmax(), ((3, 9),), ("vjp",)),
+    Example(ops.LayerNorm(), ((3, 8), (8,), (8,)), ("variance",)),
+    Example(ops.LayerNorm(0.5), ((2, 3, 5), (5,), (5,)), ("variance",)),
+    Example(ops.RmsNorm(), ((3, 8), (8,)), ("variance",)),
+    Example(ops.Sum(), ((3, 8),), ("vjp",)),
+    Example(ops.Sum((-1, 0)), ((2, 3, 4),), ("vjp",)),
+    Example(ops.Mean((1,)), ((2, 3, 4),), ("vjp",)),
+    Example(ops.Reshape((2, -1)), ((3, 4),)),
+    Example(ops.Transpose((1, 2, 0)), ((2, 3, 4),), ("vjp",)),
+    Example(ops.Slice(-1, 1, 3), ((2, 5),), ("vjp",)),
+    Example(ops.Concat(-1), ((2, 3), (2, 1), (2, 4)), ("vjp",)),
+    Example(ops.Gather(), ((2, 5, 3), np.array([[0, 2, 2, 4], [1, 1, 1, 0]])), ("duplicates",)),
+    Example(ops.Embedding(), ((5, 3), _IDS), ("duplicates",)),
+    Example(ops.SoftmaxCrossEntropy(), ((4, 6), np.array([0, 5, 2, 2])), ("loss-unrounded", "vjp-sign")),
+    Example(ops.SoftmaxCrossEntropy("sum", -100, 4), ((2, 3, 4), _TARGETS), ("loss-unrounded", "counted-rows")),
+    Example(ops.SoftmaxCrossEntropy("mean", -100, 4), ((2, 3, 4), _TARGETS), ("loss-unrounded", "counted-rows")),
+    Example(ops.MseLoss(), ((3, 4), (3, 4)), ("loss-unrounded", "vjp-sign")),
+)
+
+
+def generate() -> Iterator[Vector]:
+    """Every example under both schemes, in each precision that changes something."""
+    for number, example in enumerate(EXAMPLES):
+        words = Words(20_000 + number)
+        arrays = [x if isinstance(x, np.ndarray) else words.normal(*x) for x in example.inputs]
+        for scheme_name, scheme in SCHEMES.items():
+            shapes = tuple(a.shape for a in arrays)
+            scales = scheme.scales(Call(example.op, shapes, geometric, example.constrained))
+            for name in PRECISIONS if example.op.contraction else PRECISIONS[:2]:
+                where = f"ops/{number:02d}.{example.op.name}/{scheme_name}/{name}"
+                gradient = words.normal(*_output_shape(example.op, arrays))
+                flags = (*example.flags, *(("alpha", "beta") if scheme_name == "unit" else ()))
+                yield op_vector(where, example.op, arrays, gradient, scales, get_precision(name), flags)
+
+
+def _output_shape(op: Op, arrays: Sequence[Array]) -> tuple[int, ...]:
+    y, _ = op.forward(*(a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays))
+    return np.shape(y)
+
+
+def op_vector(
+    where: str,
+    op: Op,
+    arrays: Sequence[Array],
+    gradient: Array,
+    scales: Scales,
+    precision: Precision,
+    flags: tuple[str, ...],
+    needed: Sequence[bool] | None = None,
+    comment: str = "",
+) -> Vector:
+    """One call of an op, run exactly on a tape of its own.
+
+    Args:
+        where: id of the vector.
+        op: what to compute.
+        arrays: inputs; floats are rounded to what the policy stores.
+        gradient: of the output.
+        scales: factors.
+        precision: casts; products are exact whatever it says.
+        flags: of the vector.
+        needed: which inputs get a gradient; None: all that can.
+        comment: of the vector.
+    """
+    exact = get_precision(precision.name, accumulate="exact")
+    done = replay(op, arrays, gradient, float32_factors(scales), exact, needed)
+    store = precision.store.format.name if precision.store else "float32"
+    kept = "float32" if op.reports else store
+    inputs = {n: _codes(x, store) for n, x in done.inputs.items()}
+    if done.gradient is not None:
+        inputs["gradient"] = Codes.of(done.gradient, kept)
+    outputs = {n: Codes.of(x, kept if n == "y" else store) for n, x in done.outputs.items()}
+    narrow = op.contraction and precision.operand is not None
+    attributes = {
+        "name": op.name,
+        "attributes": {f.name: getattr(op, f.name) for f in fields(op)},  # type: ignore[arg-type]
+        "alpha": done.scales.alpha,
+        "beta": list(done.scales.beta),
+        "store": store,
+        "operand": precision.operand.format.name if narrow and precision.operand else None,
+        "operand_gradient": precision.operand_gradient.format.name if narrow and precision.operand_gradient else None,
+    }
+    more = ("operand-cast", "gradient-cast") if narrow else ()
+    return Vector(where, "op", attributes, inputs, outputs, (*flags, *more), comment)
+
+
+def _codes(x: Array, store: str) -> Codes:
+    kind = {"i": "int64", "b": "bool"}.get(x.dtype.kind, store)
+    return Codes.of(x, kind)

@@ -1,0 +1,119 @@
+"""One call of an op, from the numbers of a vector: casts, forward, backward, factors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale import ops
+from refscale.engine import Op, Tape, apply, backward
+from refscale.errors import GoldenError
+from refscale.golden.inputs import cast_for
+from refscale.precision import Precision
+from refscale.scales import Call, Regular, Scales
+
+Array = NDArray[Any]
+
+_OPS: Mapping[str, type[Op]] = {
+    "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_"): op
+    for name, op in vars(ops).items()
+    if isinstance(op, type) and issubclass(op, Op)
+}
+
+
+@dataclass(frozen=True)
+class _Given(Regular):
+    """Factors that are given."""
+
+    factors: Scales = field(default_factory=lambda: Scales(1.0, ()))
+
+    def scales(self, call: Call) -> Scales:
+        """Those."""
+        return self.factors
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a call had and gave, by name, as stored.
+
+    Attributes:
+        inputs: arrays, rounded to what the policy stores.
+        gradient: of the output, as stored; None if nothing needs one.
+        outputs: "y", and "grad_NAME" of each input that has a gradient.
+        scales: factors.
+    """
+
+    inputs: dict[str, Array]
+    gradient: Array | None
+    outputs: dict[str, Array]
+    scales: Scales
+
+
+def make_op(name: str, attributes: Mapping[str, Any]) -> Op:
+    """The op of that name, such as "layer_norm"; lists, as JSON has them, are its tuples.
+
+    Raises:
+        GoldenError: no such op.
+    """
+    if name not in _OPS:
+        raise GoldenError(f"golden op {name!r}: no such op")
+    return _OPS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in attributes.items()})
+
+
+def input_names(op: Op, count: int) -> tuple[str, ...]:
+    """Names of its inputs; those of a list are numbered."""
+    if op.inputs[0].startswith("*"):
+        return tuple(f"{op.inputs[0][1:]}{i}" for i in range(count))
+    return op.inputs
+
+
+def policy(
+    op: Op, store: str, operand: str | None, operand_gradient: str | None, accumulate: str | None = "exact"
+) -> Precision:
+    """The casts of a vector's attributes."""
+    return Precision(
+        "vector",
+        None if store == "float32" else cast_for(store),
+        cast_for(operand) if operand else None,
+        cast_for(operand_gradient) if operand_gradient else None,
+        accumulate=accumulate,
+    )
+
+
+def replay(
+    op: Op,
+    arrays: Sequence[Array],
+    gradient: Array | None,
+    scales: Scales,
+    precision: Precision,
+    needed: Sequence[bool] | None = None,
+    dtype: type[np.floating[Any]] = np.float32,
+) -> Replayed:
+    """Run one call on a tape of its own.
+
+    Args:
+        op: what to compute.
+        arrays: inputs; floats are rounded to what the policy stores.
+        gradient: of the output; None: forward only.
+        scales: factors.
+        precision: casts and accumulator.
+        needed: which inputs get a gradient; None: all that can.
+        dtype: carrier.
+    """
+    tape = Tape(_Given(factors=scales), precision, dtype=dtype)
+    names = input_names(op, len(arrays))
+    wanted = [True] * len(arrays) if needed is None else needed
+    leaves = [tape.tensor(a, n, requires_grad=w) for a, n, w in zip(arrays, names, wanted, strict=True)]
+    y = apply(op, *leaves)
+    outputs, seed = {"y": y.value}, None
+    if gradient is not None and y.variable.requires_grad:
+        narrow = precision.store if not op.reports else None
+        seed = narrow(gradient) if narrow else np.asarray(gradient, dtype)
+        backward(y, seed)
+        outputs |= {f"grad_{n}": t.grad for n, t in zip(names, leaves, strict=True) if t.grad is not None}
+    inputs = {n: t.value for n, t in zip(names, leaves, strict=True)}
+    return Replayed(inputs, seed, outputs, tape.nodes[0].scales)

@@ -1,0 +1,270 @@
+"""What a golden vector is: named inputs and outputs as codes, attributes, and flags that name the bugs it catches.
+
+A vector says: apply ``op`` with ``attributes`` to ``inputs``, and these are the ``outputs``, every bit of them.
+Arrays are kept as codes, unsigned integers of their format's width, so that NaN, -0 and payloads have one meaning in
+every language.  What is no number of a format keeps its own dtype: indices (``int64``), masks (``bool``), random words
+(``uint32``), and the binary64 inputs of casts (``float64``, as uint64).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refscale.errors import FormatError
+from refscale.formats import decode, encode, get_format
+
+Array = NDArray[Any]
+
+PLAIN: Mapping[str, np.dtype[Any]] = MappingProxyType(
+    {"int64": np.dtype(np.int64), "bool": np.dtype(np.bool_), "uint32": np.dtype(np.uint32)}
+)
+"""Array types that are no floating-point format, and are kept as they are."""
+
+_NATIVE = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """An array by its bits.
+
+    Attributes:
+        format: full name of a format, ``float64``, or one of ``PLAIN``.
+        codes: unsigned integers of the format's width, any shape (of ``PLAIN``: that dtype itself); read-only.
+    """
+
+    format: str
+    codes: Array
+
+    def __post_init__(self) -> None:
+        expected = code_dtype(self.format)
+        codes = np.asarray(self.codes)
+        if codes.dtype != expected:
+            raise FormatError(f"Codes({self.format!r}): an array of {codes.dtype}, expected {expected}")
+        codes = np.ascontiguousarray(codes).reshape(codes.shape).view()
+        codes.flags.writeable = False
+        object.__setattr__(self, "codes", codes)
+
+    @classmethod
+    def of(cls, values: ArrayLike, format: str) -> Codes:
+        """The codes of values that the format can hold; float64 by its bits, ``PLAIN`` as they are."""
+        if format in PLAIN:
+            return cls(format, np.asarray(values, PLAIN[format]))
+        if format == "float64":
+            return cls(format, np.ascontiguousarray(values, np.float64).reshape(np.shape(values)).view(np.uint64))
+        return cls(get_format(format).name, encode(values, format))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self.codes.shape
+
+    @property
+    def data(self) -> bytes:
+        """The codes, little-endian, in the order of the index."""
+        return self.codes.astype(self.codes.dtype.newbyteorder("<"), copy=False).tobytes()
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of ``data``, in hexadecimal."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def values(self) -> Array:
+        """What the codes stand for: float32, float64, or the plain array."""
+        if self.format in PLAIN:
+            return self.codes
+        return self.codes.view(np.float64) if self.format == "float64" else decode(self.codes, self.format)
+
+    @property
+    def native(self) -> Array:
+        """As a backend receives it: float16, bfloat16, float32, float64 by their own dtype, bits kept; narrower
+        formats, and tf32, as float32 values."""
+        dtype = _NATIVE.get(self.format)
+        return self.values if dtype is None else self.codes.view(dtype)
+
+
+def code_dtype(format: str) -> np.dtype[Any]:
+    """The dtype that holds an array of that format.
+
+    Raises:
+        FormatError: no format of that name.
+    """
+    if format in PLAIN:
+        return PLAIN[format]
+    return np.dtype(np.uint64) if format == "float64" else get_format(format).code_dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Vector:
+    """One golden vector.
+
+    Attributes:
+        id: unique path, family first: "cast/float8_e4m3fn/nearest_even/saturate/float32/ties".
+        op: the method of a backend that it tests: "cast", "decode", "unary", "matmul", "scaled_matmul", "op".
+        attributes: keyword arguments of that call beside the arrays; JSON values (floats as they are).
+        inputs: arrays by argument name, in order.
+        outputs: arrays by name, in order; a single one is called "y".
+        flags: names in ``FLAGS``: bugs that this vector is there to catch.
+        comment: one line for the reader of a failure.
+        bulk: shipped as hashes and samples, and made anew from its family's generator, because it is large.
+    """
+
+    id: str
+    op: str
+    attributes: Mapping[str, Any]
+    inputs: Mapping[str, Codes]
+    outputs: Mapping[str, Codes]
+    flags: tuple[str, ...] = ()
+    comment: str = ""
+    bulk: bool = False
+
+    def __post_init__(self) -> None:
+        # As they come back from JSON: tuples are lists.
+        object.__setattr__(self, "attributes", json.loads(json.dumps(dict(self.attributes), allow_nan=False)))
+
+    @property
+    def family(self) -> str:
+        """The first part of the id."""
+        return self.id.partition("/")[0]
+
+
+@dataclass(frozen=True)
+class Digest:
+    """An array of which the set holds no more than the hash; ``families.complete`` makes it anew.
+
+    Attributes:
+        format, shape: as of ``Codes``.
+        sha256: of its ``data``.
+    """
+
+    format: str
+    shape: tuple[int, ...]
+    sha256: str
+
+
+OPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "cast": {
+            "computes": "y = x rounded to format, once; random_bits are the words of stochastic rounding",
+            "accumulate": "none",
+            "factor": "none",
+        },
+        "decode": {"computes": "y = the float32 value of each code", "accumulate": "none", "factor": "none"},
+        "unary": {
+            "computes": "y = function(x), or its derivative, the real number rounded once",
+            "accumulate": "none",
+            "factor": "none",
+        },
+        "matmul": {
+            "computes": "y = factor · a @ b, the real number rounded once",
+            "accumulate": "exact",
+            "factor": "on the sum, before it is rounded",
+        },
+        "scaled_matmul": {
+            "computes": "y = (a · a_scale) @ (b · b_scale), the real number rounded once; without block a scale per "
+            "row of a and per column of b, else one per block of the inner dimension",
+            "accumulate": "exact",
+            "factor": "scales: on the operands",
+        },
+        "op": {
+            "computes": "y = alpha · forward(inputs) and grad_i = beta_i · vjp_i(gradient), each rounded to store; "
+            "inputs of contractions are first rounded to operand, their gradient to operand_gradient; losses stay "
+            "float32",
+            "accumulate": "exact",
+            "factor": "on outputs and gradients, before they are rounded",
+        },
+        "model": {
+            "computes": "a training step: every activation, its gradient, losses, gradients of parameters",
+            "accumulate": "exact",
+            "factor": "on outputs and gradients, before they are rounded",
+        },
+        "adamw": {
+            "computes": "m = b1·m + (1 − b1)·g; v = b2·v + (g·g)·(1 − b2); "
+            "u = (m/(√v·(1 − b2^t)^-½ + eps))·(1/(1 − b1^t)); p = p − (u·lr + (lr·weight_decay)·p); numbers in "
+            "binary64, rounded to float32 where they meet an array; operations on arrays in float32",
+            "accumulate": "none",
+            "factor": "none",
+        },
+    }
+)
+"""Every op of a vector: what it computes, how sums are accumulated, and where a factor is applied.  Rounding is to
+nearest even where the attributes do not say otherwise; formats of at most 8 bits then saturate, others do not."""
+
+
+FLAGS: Mapping[str, str] = MappingProxyType(
+    {
+        # cast
+        "tie-even": "a tie goes to the neighbor with even significand",
+        "tie-zero": "a tie rounded toward zero, or away from it, where the mode says otherwise",
+        "truncation": "bits below the last place are rounded, not dropped",
+        "rounding-mode": "up, down, toward zero, nearest away: the mode that was asked for",
+        "double-rounding": "rounded once, not through a format between",
+        "carry": "a carry out of the significand goes into the exponent",
+        "top-binade": "values between the largest and the overflow threshold stay finite",
+        "overflow": "beyond the threshold: saturate, or not, as asked",
+        "infinity": "±inf: kept, saturated, or NaN in a format without it",
+        "nan-code": "the code of NaN in this format",
+        "nan-sign": "the sign of a NaN, where the format has one",
+        "negative-zero": "-0 stays -0, or is +0 in a format without it",
+        "fn-fnuz": "FN and FNUZ formats are not the same: bias, largest value, NaN",
+        "ieee-fn": "E4M3 with infinities (maximum 240) and without (448) are not the same",
+        "bias": "the exponent bias",
+        "subnormal-flush": "subnormals are values, no zeros",
+        "subnormal-rounding": "rounding to a subnormal keeps the spacing of the smallest binade",
+        "underflow": "half the smallest value and its neighbors: zero or the smallest value",
+        "sign": "the sign of the result",
+        "stochastic-words": "stochastic rounding: all 32 random bits count, and decide outward or inward as specified",
+        # decode
+        "decode-subnormal": "codes with a zero exponent field",
+        "decode-special": "codes of infinity and NaN",
+        "decode-top": "codes of the top exponent that are ordinary values in this format",
+        # unary
+        "function-tail": "relative accuracy where the result is small",
+        "function-tie": "the exact result lies just beside a tie",
+        "function-overflow": "results beyond the largest value, and inputs at the ends",
+        "function-form": "the erf and the tanh form of gelu are not the same function",
+        "derivative": "the derivative, not a difference that cancels",
+        # products
+        "accumulator": "sums kept narrower than the exact result, or rounded on the way",
+        "cancellation": "large terms cancel, small ones remain",
+        "big-small": "small terms beside a large one",
+        "k-order": "the result does not depend on the order of summation",
+        "k-tail": "an inner dimension that is no multiple of a block",
+        "inner-overflow": "a partial sum beyond the output format, a result within it",
+        "non-square": "rows and columns that differ in number: no transposed or swapped dimension",
+        "gradient-operands": "the gradient of x multiplies by w transposed, that of w by x transposed",
+        "factor": "the factor multiplies",
+        "factor-before-rounding": "the factor multiplies the sum before it is rounded",
+        "scale-row": "one scale per row of a",
+        "scale-column": "one scale per column of b",
+        "scale-block": "one scale per block of the inner dimension",
+        "inf-nan": "infinities and NaN follow IEEE 754",
+        "zero-sum": "an empty sum, and one that is exactly zero, is +0",
+        # ops and models
+        "alpha": "the output is multiplied by α before it is rounded",
+        "beta": "each gradient is multiplied by its own β before it is rounded",
+        "vjp": "the gradient formula",
+        "vjp-sign": "the sign of a gradient",
+        "broadcast": "gradients are summed over broadcast axes",
+        "duplicates": "gradients of rows that were read twice add up",
+        "counted-rows": "a mean over the rows that count, not over all",
+        "masked": "masked positions get nothing",
+        "causal": "which keys a query may see",
+        "variance": "the biased variance, and eps inside the square root",
+        "loss-unrounded": "the value of a loss is not rounded to the storage format",
+        "operand-cast": "operands of a contraction are cast to their format",
+        "gradient-cast": "the gradient that a contraction receives is cast to its own format",
+        "gradient-sum": "gradients of several uses are added, then stored",
+        "optimizer": "the update: moments, bias correction, decay",
+    }
+)
+"""Every flag, and what a backend that fails such a vector gets wrong."""

@@ -1,0 +1,359 @@
+"""A set of golden vectors on disk: ``.npy`` arrays and JSON manifests, written whole, and checked byte by byte.
+
+::
+
+    manifest.json               schema and set version; SHA-256 of every other file
+    FAMILY/manifest.json        arrays and vectors of one family; its form: ``manifest.schema.json``
+    FAMILY/uint8.npy, …         the elements of all its arrays, one after the other, by the dtype of their codes
+
+An array is ``{"format", "shape", "sha256", "file", "offset"}``: its elements are those of ``file`` from ``offset`` on,
+in the order of the index.  Arrays that are the same are there once.  A bulk array has no ``file`` but a ``sample``:
+every ``step``-th element, from the first on.  A vector names its arrays by their position in the table.
+
+    >>> from refscale.golden import load
+    >>> vectors = load()
+    >>> vector = vectors["cast/float8_e4m3fn/nearest_even/saturate/float32/ties"]
+    >>> vector.op, vector.attributes["format"], vector.flags
+    ('cast', 'float8_e4m3fn', ('tie-even', 'tie-zero'))
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale.errors import GoldenError, RefscaleError
+from refscale.golden.families import FAMILIES
+from refscale.golden.schema import FLAGS, OPS, Codes, Digest, Vector, code_dtype
+
+Array = NDArray[Any]
+Files = dict[str, bytes]
+
+SCHEMA = 1
+"""Version of the form; a reader of another one refuses."""
+
+SET = "1.0.0"
+"""Version of the content: the first number changes when an expected bit does, the second when vectors are added."""
+
+DATA = Path(__file__).with_name("data")
+"""The set that is shipped."""
+
+_SAMPLE = 64  # elements of a bulk array that are kept
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+class _Pack:
+    """The arrays of one family, each kept once."""
+
+    def __init__(self, full: bool) -> None:
+        self.full = full
+        self.table: list[dict[str, Any]] = []
+        self._known: dict[tuple[str, tuple[int, ...], str, bool], int] = {}
+        self._places: dict[tuple[str, bytes], int] = {}
+        self._parts: dict[str, list[Array]] = {}
+        self._lengths: dict[str, int] = {}
+
+    def add(self, array: Codes, bulk: bool) -> int:
+        """The position of an array in the table."""
+        digest = array.sha256
+        key = (array.format, array.shape, digest, bulk and not self.full)
+        if key not in self._known:
+            self._known[key] = len(self.table)
+            self.table.append(
+                {"format": array.format, "shape": list(array.shape), "sha256": digest, **self._put(array, bulk)}
+            )
+        return self._known[key]
+
+    def _put(self, array: Codes, bulk: bool) -> dict[str, Any]:
+        flat = array.codes.reshape(-1)
+        if self.full or not bulk or flat.size <= _SAMPLE:
+            return self._place(flat)
+        step = math.ceil(flat.size / _SAMPLE)
+        sample = flat[::step]
+        return {"sample": {**self._place(sample), "step": step, "count": sample.size}}
+
+    def _place(self, flat: Array) -> dict[str, Any]:
+        name = f"{flat.dtype.name}.npy"
+        key = (name, flat.tobytes())
+        if key not in self._places:
+            self._places[key] = self._lengths.get(name, 0)
+            self._lengths[name] = self._places[key] + flat.size
+            self._parts.setdefault(name, []).append(flat)
+        return {"file": name, "offset": self._places[key]}
+
+    def files(self) -> Files:
+        """Name → content of every .npy file."""
+        return {name: _npy(np.concatenate(parts)) for name, parts in sorted(self._parts.items())}
+
+
+def _npy(x: Array) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, x.astype(x.dtype.newbyteorder("<")), version=(1, 0), allow_pickle=False)
+    return file.getvalue()
+
+
+def render(full: bool = False) -> Files:
+    """Every file of the set, by its path; the same bytes on every machine.
+
+    Args:
+        full: keep bulk arrays whole, too.
+    """
+    files: Files = {}
+    summary = {}
+    for family in FAMILIES.values():
+        pack, vectors = _Pack(full), []
+        for v in family.generate():
+            vectors.append(_entry(v, pack))
+        own = pack.files()
+        own["manifest.json"] = _family_manifest(family.name, family.title, pack.table, vectors)
+        files |= {f"{family.name}/{name}": data for name, data in own.items()}
+        summary[family.name] = {"title": family.title, "vectors": len(vectors)}
+    top = {
+        "schema": SCHEMA,
+        "set": SET,
+        "full": full,
+        "families": summary,
+        "ops": {name: dict(op) for name, op in OPS.items()},
+        "flags": dict(FLAGS),
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    }
+    files["manifest.json"] = (json.dumps(top, indent=1, ensure_ascii=False) + "\n").encode()
+    return files
+
+
+def _entry(v: Vector, pack: _Pack) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "id": v.id,
+        "op": v.op,
+        "attributes": v.attributes,
+        "inputs": {name: pack.add(x, v.bulk) for name, x in v.inputs.items()},
+        "outputs": {name: pack.add(x, v.bulk) for name, x in v.outputs.items()},
+        "flags": list(v.flags),
+        "comment": v.comment,
+    }
+    return {**entry, "bulk": True} if v.bulk else entry
+
+
+def _family_manifest(name: str, title: str, arrays: list[Any], vectors: list[Any]) -> bytes:
+    """JSON with one array or vector to a line, for people and for differences between versions."""
+    head = {"schema": SCHEMA, "set": SET, "family": name, "title": title}
+    lines = [f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}," for k, v in head.items()]
+    for key, entries in (("arrays", arrays), ("vectors", vectors)):
+        rows = ",\n".join(json.dumps(e, ensure_ascii=False, separators=(",", ":"), allow_nan=False) for e in entries)
+        lines.append(f'"{key}": [\n{rows}\n]' + ("," if key == "arrays" else ""))
+    return ("{\n" + "\n".join(lines) + "\n}\n").encode()
+
+
+def write(directory: str | Path, full: bool = False) -> int:
+    """Generate the whole set into a directory; the number of bytes written.
+
+    Args:
+        directory: made if it is not there; replaced, whole, if it is empty or holds a set.
+        full: keep bulk arrays whole, too: hundreds of megabytes.
+
+    Raises:
+        GoldenError: the directory holds something else, which is left alone.
+        OSError: it cannot be written.
+    """
+    target = Path(directory).resolve()
+    if target.exists() and not _replaceable(target):
+        raise GoldenError(f"golden write {directory}: not an empty directory, and no set of golden vectors")
+    files = render(full)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        for name, data in files.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
+            (temporary / name).write_bytes(data)
+        temporary.chmod(0o755)
+        if target.exists():
+            old = temporary / ".old"
+            target.replace(old)
+            shutil.rmtree(old)
+        temporary.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return sum(map(len, files.values()))
+
+
+def _replaceable(target: Path) -> bool:
+    if not target.is_dir():
+        return False
+    if not any(target.iterdir()):
+        return True
+    try:
+        return "families" in _json(target, "manifest.json")
+    except GoldenError:
+        return False
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GoldenSet(Mapping[str, Vector]):
+    """Vectors by id, in the order of their families.
+
+    Attributes:
+        version: of the content.
+        full: whether bulk arrays are there whole; else they are a ``Digest`` each.
+        vectors: all of them.
+    """
+
+    version: str
+    full: bool
+    vectors: Mapping[str, Vector]
+
+    def __getitem__(self, id: str) -> Vector:
+        if id not in self.vectors:
+            raise GoldenError(f"golden vector {id!r}: no such id in set {self.version}")
+        return self.vectors[id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.vectors)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+def load(directory: str | Path | None = None) -> GoldenSet:
+    """Read a set; every file and every array against its hash.
+
+    Args:
+        directory: of the set; None: the one that is shipped.
+
+    Raises:
+        GoldenError: a file is missing, damaged or edited; or the set is of another schema version.
+    """
+    root = DATA if directory is None else Path(directory)
+    top = _top(root)
+    contents = {name: _checked_bytes(root, name, digest) for name, digest in top["files"].items()}
+    vectors: dict[str, Vector] = {}
+    for family in top["families"]:
+        for v in _read_family(root, family, contents):
+            vectors[v.id] = v
+    return GoldenSet(top["set"], bool(top["full"]), vectors)
+
+
+def check(directory: str | Path | None = None) -> int:
+    """Load a set, generate it anew, and compare every byte; the number of vectors.
+
+    Args:
+        directory: as of ``load``.
+
+    Raises:
+        GoldenError: as ``load``; or the set is not what this version of the package generates.
+    """
+    root = DATA if directory is None else Path(directory)
+    count = len(load(root))
+    full, version = _top(root)["full"], _top(root)["set"]
+    if version != SET:
+        raise GoldenError(f"golden check {root}: set {version}, but this version of refscale generates {SET}")
+    files = render(bool(full))
+    for name, data in files.items():
+        if (root / name).read_bytes() != data:
+            raise GoldenError(f"golden check {root}: {name} is whole, but not what this version of refscale generates")
+    found = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
+    if extra := sorted(found - set(files)):
+        raise GoldenError(f"golden check {root}: files that belong to no set: {', '.join(extra[:5])}")
+    return count
+
+
+def _top(root: Path) -> dict[str, Any]:
+    top = _json(root, "manifest.json")
+    if top.get("schema") != SCHEMA:
+        raise GoldenError(
+            f"golden set {root}: schema version {top.get('schema')!r}, this version of refscale reads {SCHEMA}"
+        )
+    for key, kind in (("set", str), ("full", bool), ("families", dict), ("files", dict)):
+        if not isinstance(top.get(key), kind):
+            raise GoldenError(f"golden set {root}: manifest.json has no {kind.__name__} {key!r}")
+    return top
+
+
+def _json(root: Path, name: str) -> dict[str, Any]:
+    path = root / name
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise GoldenError(f"golden set {root}: {name} is missing") from None
+    except ValueError as error:
+        raise GoldenError(f"golden set {root}: {name} is no JSON ({error})") from None
+    if not isinstance(document, dict):
+        raise GoldenError(f"golden set {root}: {name} is no JSON object")
+    return document
+
+
+def _checked_bytes(root: Path, name: str, digest: str) -> bytes:
+    path = root / name
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise GoldenError(f"golden set {root}: file {name!r} is outside")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise GoldenError(f"golden set {root}: {name} is missing") from None
+    found = hashlib.sha256(data).hexdigest()
+    if found != digest:
+        raise GoldenError(
+            f"golden set {root}: {name} has SHA-256 {found[:16]}…, manifest.json says {str(digest)[:16]}…"
+        )
+    return data
+
+
+def _read_family(root: Path, family: str, contents: Files) -> Iterator[Vector]:
+    where = f"{family}/manifest.json"
+    if where not in contents:
+        raise GoldenError(f"golden set {root}: manifest.json lists no {where}")
+    try:
+        document = json.loads(contents[where])
+        arrays = [_read_array(entry, family, contents) for entry in document["arrays"]]
+        for v in document["vectors"]:
+            inputs = {name: arrays[i] for name, i in v["inputs"].items()}
+            outputs = {name: arrays[i] for name, i in v["outputs"].items()}
+            bulk = v.get("bulk", False)
+            # Of a bulk vector ``families.complete`` makes the arrays that are digests here.
+            yield Vector(v["id"], v["op"], v["attributes"], inputs, outputs, tuple(v["flags"]), v["comment"], bulk)
+    except (KeyError, TypeError, ValueError, IndexError, RefscaleError) as error:
+        if isinstance(error, GoldenError):
+            raise
+        raise GoldenError(f"golden set {root}: {where} is not of schema {SCHEMA} ({error!r})") from error
+
+
+def _read_array(entry: Mapping[str, Any], family: str, contents: Files) -> Codes | Digest:
+    shape = tuple(entry["shape"])
+    if "file" not in entry:
+        return Digest(entry["format"], shape, entry["sha256"])
+    name = f"{family}/{entry['file']}"
+    if name not in contents:
+        raise GoldenError(f"golden family {family}: an array is in {name}, which manifest.json does not list")
+    flat = _elements(name, contents[name])
+    start, size = entry["offset"], math.prod(shape)
+    if not 0 <= start <= start + size <= flat.size:
+        raise GoldenError(f"golden family {family}: {name} ends before element {start + size}")
+    codes = Codes(entry["format"], flat[start : start + size].astype(code_dtype(entry["format"])).reshape(shape))
+    if codes.sha256 != entry["sha256"]:
+        raise GoldenError(f"golden family {family}: the array at {start} of {name} has another SHA-256 than it says")
+    return codes
+
+
+def _elements(name: str, data: bytes) -> Array:
+    try:
+        flat = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except ValueError as error:
+        raise GoldenError(f"golden set: {name} is no .npy file ({error})") from None
+    if flat.ndim != 1:
+        raise GoldenError(f"golden set: {name} holds shape {flat.shape}, expected one dimension")
+    return np.asarray(flat)
