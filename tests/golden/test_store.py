@@ -1,0 +1,263 @@
+"""The set on disk: its form, its hashes, its determinism, and what becomes of a damaged one."""
+
+import json
+import re
+import shutil
+from importlib import resources
+
+import numpy as np
+import pytest
+
+from refscale.cli import main
+from refscale.errors import GoldenError
+from refscale.golden import FAMILIES, Digest, check, complete, generate, load, store, write
+from tests.machines import MACHINES, output
+
+LIMIT = 10 * 2**20
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("golden") / "set"
+    write(path)
+    return path
+
+
+@pytest.fixture
+def copy(written, tmp_path, monkeypatch):
+    """A set to damage; what would be generated is what was."""
+    monkeypatch.setattr(store, "render", lambda full=False: files(written))
+    return shutil.copytree(written, tmp_path / "copy")
+
+
+def files(root):
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def test_the_shipped_set_is_what_is_generated(written):
+    assert files(written) == files(store.DATA)
+
+
+def test_the_shipped_set_is_small():
+    assert sum(map(len, files(store.DATA).values())) < LIMIT
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [m if m == "baseline" else pytest.param(m, marks=pytest.mark.slow) for m in MACHINES if m != "as it is"],
+)
+def test_the_same_bytes_on_every_machine(machine):
+    assert output("from refscale.golden import check; print(check())", machine) == str(len(load()))
+
+
+def test_loading_gives_what_was_generated(written):
+    names = ("decode", "unary", "matmul", "ops")
+    loaded = load(written)
+    made = list(generate(names))
+    assert [i for i in loaded if i.partition("/")[0] in names] == [v.id for v in made]
+    for v in made:
+        found = loaded[v.id]
+        assert (found.op, found.attributes, found.flags, found.comment, found.bulk) == (
+            v.op,
+            v.attributes,
+            v.flags,
+            v.comment,
+            v.bulk,
+        )
+        for ours, theirs in ((v.inputs, found.inputs), (v.outputs, found.outputs)):
+            assert list(ours) == list(theirs)
+            for name, x in ours.items():
+                assert (x.format, x.shape, x.sha256) == (theirs[name].format, theirs[name].shape, theirs[name].sha256)
+
+
+def test_bulk_vectors_keep_hashes_and_are_made_anew(written):
+    bulk = [v for v in load(written).values() if v.bulk]
+    assert any(isinstance(x, Digest) for v in bulk for x in v.outputs.values())
+    for v in bulk[:3]:
+        whole = complete(v)
+        assert [x.sha256 for x in whole.outputs.values()] == [x.sha256 for x in v.outputs.values()]
+
+
+def test_samples_are_every_so_many_elements(written):
+    manifest = json.loads((written / "unary/manifest.json").read_text(encoding="utf-8"))
+    entry, vector = next(
+        (manifest["arrays"][v["outputs"]["y"]], v)
+        for v in manifest["vectors"]
+        if "sample" in manifest["arrays"][v["outputs"]["y"]]
+    )
+    sample = entry["sample"]
+    kept = np.load(written / "unary" / sample["file"], allow_pickle=False)
+    whole = complete(load(written)[vector["id"]]).outputs["y"].codes
+    part = kept[sample["offset"] : sample["offset"] + sample["count"]]
+    assert part.tolist() == whole[:: sample["step"]].tolist()
+
+
+# --- the published schema --------------------------------------------------------------------------------------------
+
+
+def violations(x, schema, where="$"):
+    """What of the JSON Schema an instance breaks; the keywords that the manifest's schema uses."""
+    found = []
+    kinds = {"object": dict, "array": list, "string": str, "integer": int}
+    if "type" in schema and not isinstance(x, kinds[schema["type"]]):
+        return [f"{where}: no {schema['type']}"]
+    if "const" in schema and x != schema["const"]:
+        found.append(f"{where}: {x!r}")
+    if "enum" in schema and x not in schema["enum"]:
+        found.append(f"{where}: {x!r}")
+    if "pattern" in schema and not re.search(schema["pattern"], x):
+        found.append(f"{where}: {x!r}")
+    if "minimum" in schema and x < schema["minimum"]:
+        found.append(f"{where}: {x!r}")
+    if "oneOf" in schema and sum(not violations(x, {**s}, where) for s in schema["oneOf"]) != 1:
+        found.append(f"{where}: not exactly one")
+    if isinstance(x, dict):
+        found += [f"{where}: no {k}" for k in schema.get("required", []) if k not in x]
+        known, rest = schema.get("properties", {}), schema.get("additionalProperties", True)
+        for k, v in x.items():
+            if k in known:
+                found += violations(v, known[k], f"{where}.{k}")
+            elif rest is False:
+                found.append(f"{where}: unknown {k}")
+            elif isinstance(rest, dict):
+                found += violations(v, rest, f"{where}.{k}")
+    if isinstance(x, list):
+        found += [e for i, v in enumerate(x) for e in violations(v, schema.get("items", {}), f"{where}[{i}]")]
+    return found
+
+
+def schema():
+    text = resources.files("refscale.golden").joinpath("manifest.schema.json").read_text(encoding="utf-8")
+    return json.loads(text)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_manifests_follow_the_schema(family):
+    manifest = json.loads((store.DATA / family / "manifest.json").read_text(encoding="utf-8"))
+    assert violations(manifest, schema()) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.pop("set"),
+        lambda m: m.update(schema=2),
+        lambda m: m["arrays"][0].pop("sha256"),
+        lambda m: m["arrays"][0].update(shape=[-1]),
+        lambda m: m["vectors"][0].update(op="dance"),
+        lambda m: m["vectors"][0].update(more=1),
+        lambda m: m["vectors"][0]["inputs"].update(x="y"),
+    ],
+)
+def test_the_schema_rejects_other_manifests(change):
+    manifest = json.loads((store.DATA / "decode/manifest.json").read_text(encoding="utf-8"))
+    change(manifest)
+    assert violations(manifest, schema())
+
+
+# --- damaged sets ----------------------------------------------------------------------------------------------------
+
+
+def flip(path, place):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def edit(path, change):
+    document = json.loads(path.read_text(encoding="utf-8"))
+    change(document)
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+
+DAMAGES = {
+    "a flipped bit": (lambda r: flip(r / "cast/uint8.npy", 500), "cast/uint8.npy has SHA-256"),
+    "a truncated file": (lambda r: (r / "ops/uint16.npy").write_bytes(b"\x93NUMPY"), "ops/uint16.npy has SHA-256"),
+    "an edited manifest": (lambda r: flip(r / "model/manifest.json", 3000), "model/manifest.json has SHA-256"),
+    "a missing file": (lambda r: (r / "unary/uint16.npy").unlink(), "unary/uint16.npy is missing"),
+    "no manifest": (lambda r: (r / "manifest.json").unlink(), "manifest.json is missing"),
+    "half a manifest": (lambda r: (r / "manifest.json").write_text("{", encoding="utf-8"), "is no JSON"),
+    "a list": (lambda r: (r / "manifest.json").write_text("[]", encoding="utf-8"), "no JSON object"),
+    "a future schema": (lambda r: edit(r / "manifest.json", lambda m: m.update(schema=2)), "schema version 2"),
+    "no families": (lambda r: edit(r / "manifest.json", lambda m: m.pop("families")), "no dict 'families'"),
+    "a path outside": (
+        lambda r: edit(r / "manifest.json", lambda m: m["files"].update({"../../x": "0"})),
+        "is outside",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_set_is_named(copy, damage, capsys):
+    do, words = DAMAGES[damage]
+    do(copy)
+    for command in (load, check):
+        with pytest.raises(GoldenError, match=re.escape(words)):
+            command(copy)
+    assert main(["golden", "check", str(copy)]) == 2
+    assert words in capsys.readouterr().err
+
+
+def rehash(root):
+    """Make a set consistent with what was edited."""
+    import hashlib
+
+    def change(m):
+        m["files"] = {n: hashlib.sha256((root / n).read_bytes()).hexdigest() for n in m["files"]}
+
+    edit(root / "manifest.json", change)
+
+
+def test_an_array_that_is_edited_with_its_file_hash_is_found(copy):
+    flip(copy / "cast/uint8.npy", 5000)
+    rehash(copy)
+    with pytest.raises(GoldenError, match="another SHA-256 than it says"):
+        load(copy)
+
+
+def test_a_consistent_set_that_is_not_generated_is_found_by_check(copy):
+    edit(copy / "decode/manifest.json", lambda m: m["vectors"][0].update(comment="mine"))
+    rehash(copy)
+    assert len(load(copy)) == len(load())
+    with pytest.raises(GoldenError, match="not what this version of refscale generates"):
+        check(copy)
+
+
+def test_another_version_and_extra_files_are_found_by_check(copy):
+    (copy / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(GoldenError, match=r"belong to no set: notes\.txt"):
+        check(copy)
+    edit(copy / "manifest.json", lambda m: m.update(set="9.0.0"))
+    with pytest.raises(GoldenError, match=r"set 9\.0\.0, but this version of refscale generates 1\.0\.0"):
+        check(copy)
+
+
+def test_a_manifest_of_another_form_is_named(copy):
+    edit(copy / "decode/manifest.json", lambda m: m["vectors"][0].pop("op"))
+    rehash(copy)
+    with pytest.raises(GoldenError, match="is not of schema 1"):
+        load(copy)
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def test_writing_replaces_a_set_and_nothing_else(copy, tmp_path, capsys):
+    flip(copy / "cast/uint8.npy", 500)
+    assert main(["golden", "write", str(copy)]) == 0
+    assert files(copy) == files(store.DATA)
+    assert [p.name for p in tmp_path.iterdir()] == ["copy"]
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("x", encoding="utf-8")
+    assert main(["golden", "write", str(mine)]) == 2
+    assert "no set of golden vectors" in capsys.readouterr().err
+    assert [p.name for p in mine.iterdir()] == ["thesis.tex"]
+    a_file = mine / "thesis.tex"
+    with pytest.raises(GoldenError, match="not an empty directory"):
+        write(a_file)
+
+
+def test_an_unknown_id_is_named():
+    with pytest.raises(GoldenError, match="no such id"):
+        load()["cast/nothing"]
