@@ -1,0 +1,477 @@
+"""The kit: claims, verdicts, bounds, waivers, reports, bisection, pipes, pytest."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import refscale
+from refscale.cli import main
+from refscale.errors import GoldenError
+from refscale.exact import get_accumulator
+from refscale.formats import Cast
+from refscale.golden import load
+from refscale.golden.backends import SHIPPED, find
+from refscale.golden.backends.reference import Reference
+from refscale.golden.kit import Claims, Waiver, bisect, judge, load_backend, load_waivers, run, select, summary, to_json
+from refscale.golden.kit.pipe import PipeBackend
+from refscale.golden.kit.report import failed, matrix
+
+VECTORS = load()
+TIES = "cast/float8_e4m3fn/nearest_even/saturate/float32/ties"
+RIGHT = Reference()
+
+
+class Mine(Reference):
+    """The reference, but for what a test changes."""
+
+    name, version = "mine", "3"
+
+
+def only(*patterns):
+    return select(VECTORS.values(), patterns)
+
+
+# --- claims and verdicts ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [
+        (Claims(formats=("float16",)), "format float8_e4m3fn is not claimed"),
+        (Claims(roundings=("up",)), "rounding nearest_even is not claimed"),
+        (Claims(overflows=("nonsaturate",)), "overflow saturate is not claimed"),
+    ],
+)
+def test_what_is_not_claimed_is_not_implemented(claims, reason):
+    backend = Mine()
+    backend.claims = claims
+    result = judge(backend, VECTORS[TIES])
+    assert (result.verdict, result.reason) == ("not implemented", reason)
+
+
+def test_what_is_missing_or_raises():
+    class Few:
+        name, version, claims = "few", "1", Claims()
+
+        def unary(self, x, **_):
+            raise NotImplementedError("no functions today")
+
+        def matmul(self, a, b, **_):
+            raise ZeroDivisionError("oh")
+
+    results = {v.op: judge(Few(), v) for v in VECTORS.values() if not v.bulk}
+    assert results["cast"].reason == "no method cast"
+    assert results["unary"].reason == "no functions today"
+    assert (results["matmul"].verdict, results["matmul"].reason) == ("fail", "matmul raised ZeroDivisionError: oh")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda y: y[:-1], "shape"),
+        (lambda y: y.astype(np.int32), "dtype int32"),
+        (lambda y: y + np.float32(1e-4), "was not rounded"),
+        (lambda y: None, "shape"),
+        (lambda y: {"z": y, "w": y}, "no y"),
+    ],
+)
+def test_answers_of_another_form_say_so(answer, reason):
+    class Odd(Mine):
+        def cast(self, x, **v):
+            return answer(Reference.cast(self, x, **v))
+
+    result = judge(Odd(), VECTORS[TIES])
+    assert result.verdict in ("fail", "not implemented")
+    assert reason in result.reason
+
+
+def test_answers_may_be_codes_values_or_dtypes():
+    import ml_dtypes
+
+    from refscale.formats import encode
+
+    for form in (
+        lambda y: encode(y, "float8_e4m3fn"),
+        lambda y: y.astype(np.float64),
+        lambda y: y.astype(ml_dtypes.float8_e4m3fn),
+        lambda y: {"y": y},
+    ):
+
+        class Other(Mine):
+            def cast(self, x, form=form, **v):
+                return form(Reference.cast(self, x, **v))
+
+        assert judge(Other(), VECTORS[TIES]).verdict == "same bits"
+
+
+def test_a_backend_cannot_spoil_a_vector():
+    class Writes(Mine):
+        def cast(self, x, **v):
+            y = Reference.cast(self, x, **v)
+            x[...] = 0
+            return y
+
+    before = VECTORS[TIES].inputs["x"].codes.copy()
+    assert judge(Writes(), VECTORS[TIES]).verdict == "same bits"
+    assert (VECTORS[TIES].inputs["x"].codes == before).all()
+
+
+def test_nan_payloads_are_open_unless_claimed():
+    class Positive(Mine):
+        def cast(self, x, **v):
+            return np.abs(Reference.cast(self, x, **v))
+
+    vector = VECTORS["cast/float8_e5m2/nearest_even/saturate/float32/nan"]
+    backend = Positive()
+    backend.claims = Claims(nan="same")
+    assert judge(backend, vector).verdict == "fail"
+    backend.claims = Claims(nan="any")
+    assert judge(backend, vector).verdict == "same bits"
+
+
+def test_the_first_deviating_element_is_shown():
+    class Off(Mine):
+        def cast(self, x, **v):
+            y = Reference.cast(self, x, **v).copy()
+            y[2:4] = -y[2:4] * 2
+            return y
+
+    m = judge(Off(), VECTORS[TIES]).mismatch
+    assert (m.output, m.index, m.wrong) == ("y", (2,), 2)
+    x = VECTORS[TIES].inputs["x"]
+    assert m.source == f"0x{int(x.codes[2]):08x} ({float(x.values[2]):.9g})"
+    assert m.ulps > 2
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+class InFloat32(Mine):
+    """Products, functions and ops in float32."""
+
+    claims = Claims(accumulate="float32", function_ulps=4, op_ulps=64)
+    error = 0.0
+
+    def matmul(self, a, b, *, format, rounding, overflow, factor, **_):
+        y = get_accumulator("float32").matmul(a, b) * np.float32(factor)
+        return Cast(format, rounding, overflow)(y * np.float32(1 + self.error))
+
+    def unary(self, x, *, format, rounding, overflow, **v):
+        y = RIGHT.unary(x, format="float32", rounding="nearest_even", overflow="nonsaturate", **v)
+        return Cast(format, rounding, overflow)(y * np.float32(1 + self.error))
+
+    def op(self, *, store, **v):
+        outputs = RIGHT.op(store="float32", **v)
+        cast = Cast(store, "nearest_even", "nonsaturate")
+        scaled = {n: y * np.float32(1 + self.error) for n, y in outputs.items()}
+        reports = v["name"].endswith(("loss", "entropy"))
+        return {n: y if reports and n == "y" else cast(y) for n, y in scaled.items()}
+
+
+class FarOff(InFloat32):
+    error = 2.0**-12
+
+
+@pytest.mark.parametrize("pattern", ["matmul/*", "unary/*", "ops/*"])
+def test_bounds_hold_what_is_claimed_and_no_more(pattern):
+    vectors = only(pattern)
+    good = [r.verdict for r in run(InFloat32(), vectors)]
+    assert set(good) <= {"same bits", "within bound"}
+    assert "within bound" in good
+    assert failed(run(FarOff(), vectors))
+    exact = InFloat32()
+    exact.claims = Claims()
+    assert failed(run(exact, vectors))
+
+
+def test_a_model_backend_is_held_to_its_own_accumulator():
+    """Sums of another model are outside the bound of the one that is claimed."""
+
+    class Twelve(InFloat32):
+        def matmul(self, a, b, *, format, rounding, overflow, factor, **_):
+            y = get_accumulator("truncated:12:16").matmul(a, b) * np.float32(factor)
+            return Cast(format, rounding, overflow)(y)
+
+    backend, vectors = Twelve(), only("matmul/float8*/*")
+    assert failed(run(backend, vectors))
+    backend.claims = Claims(accumulate="truncated:12:16")
+    assert not failed(run(backend, vectors))
+
+
+# --- waivers ---------------------------------------------------------------------------------------------------------
+
+
+class TiesAway(Mine):
+    def cast(self, x, *, rounding, **v):
+        return Reference.cast(self, x, rounding="nearest_away" if rounding == "nearest_even" else rounding, **v)
+
+
+def test_waivers():
+    vectors = only("cast/float8_e4m3fn/nearest_even/*")
+    waiver = Waiver(
+        ("*/ties", "*/subnormals", "*/underflow", "*/overflow", "*/top"), "the chip rounds ties away", "mine"
+    )
+    results = run(TiesAway(), vectors, [waiver])
+    assert not failed(results)
+    assert {r.verdict for r in results} == {"same bits", "waived"}
+    assert all(r.reason == "the chip rounds ties away" for r in results if r.verdict == "waived")
+    assert failed(run(TiesAway(), vectors))
+    fixed = run(Mine(), vectors, [waiver])
+    assert {r.verdict for r in fixed} == {"same bits", "unexpectedly fixed"}
+    assert failed(fixed)
+    assert "remove the waiver" in summary(Mine(), fixed)
+    with pytest.raises(GoldenError, match="matches none of"):
+        run(Mine(), vectors, [Waiver(("nothing*",), "x")])
+    assert not failed(run(Mine(), vectors, [Waiver(("*/ties",), "x", "another backend")]))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[[waiver]]\nids = ["a"]', "reason is None"),
+        ('[[waiver]]\nids = ["a"]\nreason = " "', "why is this deviation accepted"),
+        ('[[waiver]]\nids = []\nreason = "x"', "expected a list of patterns"),
+        ('[[waiver]]\nids = "a"\nreason = "x"', "expected a list of patterns"),
+        ('[[waiver]]\nids = ["a"]\nreason = "x"\nwhen = 3', "unknown key when"),
+        ('[waivers]\nids = ["a"]', r"expected tables \[\[waiver\]\]"),
+        ("[[waiver", "Expected"),
+    ],
+)
+def test_bad_waivers_are_named(tmp_path, text, words):
+    path = tmp_path / "waivers.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(GoldenError, match=words):
+        load_waivers(path)
+
+
+def test_backends_that_are_none_are_named(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from refscale.golden.kit import Claims\n"
+        "class Nothing: pass\n"
+        "class Empty: name, version, claims = 'a', '1', Claims()\n"
+        "class Raises:\n    def __init__(self): 1 / 0\n"
+        "class Good(Empty):\n    def cast(self, x, **_): return x\n",
+        encoding="utf-8",
+    )
+    for where, words in {
+        "nothing": "expected module:Class or one of reference",
+        "no.such.module:A": "importing no.such.module raised ModuleNotFoundError",
+        f"{path}:Missing": "has no Missing",
+        f"{path}:Nothing": "expected an attribute 'name'",
+        f"{path}:Empty": "expected at least one method",
+        f"{path}:Raises": "raised ZeroDivisionError",
+        f"{tmp_path}/none.py:A": "no file",
+    }.items():
+        with pytest.raises(GoldenError, match=words):
+            find(where)
+    assert load_backend(f"{path}:Good").name == "a"
+    for wrong in ({"accumulate": "fp32"}, {"roundings": ("even",)}, {"nan": "some"}, {"op_ulps": -1}):
+        with pytest.raises(GoldenError):
+            Claims(**wrong)
+
+
+# --- reports, bisection, the command ---------------------------------------------------------------------------------
+
+
+def test_reports():
+    results = run(TiesAway(), only("cast/float8_e4m3fn/nearest_even/*", "decode/float8_e4m3fn/*"))
+    text = summary(TiesAway(), results, 1)
+    assert "tie-even: a tie goes to the neighbor with even significand" in text
+    assert f"FAIL {TIES}".replace("/saturate", "/nonsaturate") in text or f"FAIL {TIES}" in text
+    assert text.count("\nFAIL ") == 1
+    document = json.loads(json.dumps(to_json(TiesAway(), results, "1.0.0")))
+    assert document["totals"]["fail"] == sum(v["verdict"] == "fail" for v in document["vectors"]) > 0
+    assert len(document["vectors"]) == len(results)
+    assert "| mine | 3 |" in matrix([(TiesAway(), results)])
+
+
+def test_bisection_names_the_first_op_that_deviates():
+    class BadGelu(Mine):
+        def op(self, *, name, **v):
+            right = RIGHT.op(name=name, **v)
+            return {n: -y if n != "y" else y for n, y in right.items()} if name == "gelu" else right
+
+    class BadBias(Mine):
+        def op(self, *, name, **v):
+            right = RIGHT.op(name=name, **v)
+            return {**right, "y": -right["y"]} if name == "bias" else right
+
+    where = "model/ffn/unit/fp16"
+    assert bisect(RIGHT, where) is None
+    found = bisect(BadGelu(), where)
+    assert (found.result.vector.attributes["name"], found.output) == ("gelu", "grad_x")
+    found = bisect(BadBias(), where)
+    assert (found.result.vector.attributes["name"], found.output) == ("bias", "y")
+    for wrong in ("model/ffn", "model/ffn/unit/fp4", "cast/a/b/c", "model/no/unit/fp8"):
+        with pytest.raises(GoldenError, match="expected model/NAME"):
+            bisect(RIGHT, wrong)
+
+
+def test_the_command(tmp_path, capsys):
+    report = tmp_path / "report.json"
+    assert main(["conform", "reference", "--only", "cast/float16/*", "--json", str(report)]) == 0
+    assert json.loads(report.read_text(encoding="utf-8"))["totals"]["fail"] == 0
+    assert main(["conform", "tests.golden.test_kit:TiesAway", "--only", "cast/float16/*"]) == 1
+    assert "FAIL" in capsys.readouterr().out
+    waivers = tmp_path / "waivers.toml"
+    waivers.write_text('[[waiver]]\nids = ["cast/float16/*"]\nreason = "known"\n', encoding="utf-8")
+    command = ["conform", "tests.golden.test_kit:TiesAway", "--only", "cast/float16/*", "--waivers", str(waivers)]
+    assert main(command) == 0
+    assert main(["conform", "reference", "--only", "none/*"]) == 2
+    assert main(["conform", "reference", "--bisect", "model/attention/regular/fp8"]) == 0
+    assert "no call deviates" in capsys.readouterr().out
+    assert main(["conform", "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in SHIPPED)
+
+
+def test_shipped_backends_that_are_here(capsys):
+    assert main(["conform", "--all-installed", "--only", "cast/float8_e4m3fn/nearest_even/*"]) in (0, 1)
+    assert "| reference |" in capsys.readouterr().out
+    fails = {r.vector.id for r in run(find("ml_dtypes"), only("cast/*")) if r.verdict == "fail"}
+    assert fails, "ml_dtypes rounds float64 twice"
+    assert all("/float64/" in i or "e8m0" in i for i in fails)
+
+
+# --- programs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    path = tmp_path_factory.mktemp("c") / "backend"
+    with resources.as_file(resources.files("refscale.golden") / "examples/backend.c") as source:
+        warnings = ["-Wall", "-Wextra", "-Werror"]
+        subprocess.run(
+            [compiler, "-O2", "-ffp-contract=off", *warnings, "-o", path, source, "-lm"], check=True, timeout=120
+        )
+    return path
+
+
+def test_the_example_in_c_conforms(program):
+    with PipeBackend(str(program)) as backend:
+        results = run(backend, only("cast/*", "decode/*", "matmul/*"))
+    verdicts = {v: sum(r.verdict == v for r in results) for v in ("same bits", "within bound", "fail")}
+    assert verdicts["fail"] == 0
+    assert verdicts["same bits"] > 200
+    assert verdicts["within bound"] > 20
+
+
+def test_the_command_runs_a_program(program, capsys):
+    assert main(["conform", "--pipe", str(program), "--only", "cast/float16/nearest_even/*"]) == 0
+    assert "example-c 1: claims accumulate float32" in capsys.readouterr().out
+
+
+def test_a_wrong_program_fails(program, tmp_path):
+    """Each nonzero code one off: a filter between the kit and the right program."""
+    script = tmp_path / "wrong.py"
+    script.write_text(
+        f"""
+import subprocess, sys
+p = subprocess.Popen([{str(program)!r}], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+for line in sys.stdin:
+    p.stdin.write(line)
+    p.stdin.flush()
+    print(p.stdout.readline().strip().replace(" 3a", " 3b"), flush=True)
+""",
+        encoding="utf-8",
+    )
+    with PipeBackend(f"{sys.executable} {script}") as backend:
+        assert failed(run(backend, only("cast/float8_e4m3fn/nearest_even/saturate/float32/*")))
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("print('hello')", "expected 'refscale-pipe 1"),
+        ("print('refscale-pipe 2 name=a version=1')", "expected 'refscale-pipe 1"),
+        ("print('refscale-pipe 1 version=1')", "has no name="),
+        ("print('refscale-pipe 1 name=a version=1 speed=9')", "unknown fields speed"),
+        ("print('refscale-pipe 1 name=a version=1 formats=fp3')", "fp3"),
+        ("raise SystemExit(3)", "ended with status 3"),
+    ],
+)
+def test_bad_greetings_are_named(tmp_path, body, words):
+    script = tmp_path / "p.py"
+    script.write_text(f"{body}\n", encoding="utf-8")
+    with pytest.raises(GoldenError, match=words):
+        PipeBackend(f"{sys.executable} {script}")
+    with pytest.raises(GoldenError, match="cannot be started"):
+        PipeBackend(str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict", "words"),
+    [
+        ("unsupported", "not implemented", "unsupported"),
+        ("error out of ink", "fail", "error out of ink"),
+        ("ok | y 00", "fail", "1 codes, expected"),
+        ("ok | y " + "zz " * 224, "fail", "codes"),
+        ("fine", "fail", "expected 'ok"),
+        ("", "fail", "expected 'ok"),
+    ],
+)
+def test_bad_replies_are_named(tmp_path, reply, verdict, words):
+    script = tmp_path / "p.py"
+    script.write_text(
+        f"import sys\nprint('refscale-pipe 1 name=a version=1', flush=True)\nnext(sys.stdin)\n"
+        f"for line in sys.stdin: print({reply!r}, flush=True)\n",
+        encoding="utf-8",
+    )
+    with PipeBackend(f"{sys.executable} {script}") as backend:
+        result = judge(backend, VECTORS[TIES])
+    assert result.verdict == verdict
+    assert words in result.reason
+
+
+def test_a_program_that_dies_or_sleeps_fails_and_the_run_goes_on(tmp_path):
+    script = tmp_path / "p.py"
+    greeting = (
+        "import sys, time\nprint('refscale-pipe 1 name=a version=1', flush=True)\nnext(sys.stdin)\nnext(sys.stdin)\n"
+    )
+    script.write_text(greeting, encoding="utf-8")
+    with PipeBackend(f"{sys.executable} {script}") as backend:
+        results = run(backend, only("cast/float8_e4m3fn/nearest_even/saturate/float32/*"))
+    assert all(r.verdict == "fail" and "ended with status" in r.reason for r in results)
+    script.write_text(greeting + "time.sleep(60)\n", encoding="utf-8")
+    with PipeBackend(f"{sys.executable} {script}", timeout=0.5) as backend:
+        assert "no reply within 0.5 s" in judge(backend, VECTORS[TIES]).reason
+
+
+# --- as pytest -------------------------------------------------------------------------------------------------------
+
+
+def test_as_pytest(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from refscale.golden.backends.reference import Reference\n"
+        "class Mine(Reference):\n"
+        "    def cast(self, x, *, rounding, **v):\n"
+        "        return super().cast(x, rounding='up' if rounding == 'down' else rounding, **v)\n"
+        "    unary = None\n",
+        encoding="utf-8",
+    )
+    base = [sys.executable, "-m", "pytest", "--pyargs", "refscale.golden.conformance", "-q", "-p", "no:cacheprovider"]
+    plugin = ["-p", "refscale.testing.plugin"] if not _plugin_is_installed() else []
+    command = [*base, *plugin, "--backend", "mine:Mine", "-k", "float16 and (down or up or exp)"]
+    env = {**os.environ, "PYTHONPATH": str(Path(refscale.__file__).parents[1])}
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "cast/float16/down/saturate/float32/inside" in result.stdout
+    assert "passed" in result.stdout
+    assert "skipped" in result.stdout
+
+
+def _plugin_is_installed():
+    from importlib.metadata import entry_points
+
+    return any(e.value == "refscale.testing.plugin" for e in entry_points(group="pytest11"))
