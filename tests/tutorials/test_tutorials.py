@@ -1,6 +1,7 @@
 """Every lesson runs from top to bottom, and prints what it says; its figures are drawn by its own code.
 
-A lesson is Markdown.  Its ``python`` blocks are doctests that share one namespace; a block marked ``python figure`` has
+A lesson is Markdown.  Its ``python`` blocks are doctests that share one namespace; those marked ``python c`` follow them
+where there is a C compiler; a block marked ``python figure`` has
 no prompts, runs in the same namespace where matplotlib is installed, and writes ``figures/NAME.svg``.
 
     REFSCALE_FIGURES=write python -m pytest tests/tutorials    # draw the committed figures again
@@ -34,8 +35,8 @@ def blocks(text: str, info: str) -> str:
     return "\n".join(kept)
 
 
-def run(text: str, name: str, namespace: dict) -> doctest.TestResults:
-    test = doctest.DocTestParser().get_doctest(blocks(text, "python"), {}, name, name, 0)
+def run(text: str, name: str, namespace: dict, info: str = "python") -> doctest.TestResults:
+    test = doctest.DocTestParser().get_doctest(blocks(text, info), {}, name, name, 0)
     test.globs = namespace  # the figures need it afterwards
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     return runner.run(test, clear_globs=False)
@@ -51,6 +52,8 @@ def test_lesson(path, tmp_path, monkeypatch):
     result = run(text, path.name, namespace)
     assert result.attempted > 10
     assert result.failed == 0
+    if shutil.which("cc"):
+        assert run(text, path.name, namespace, "python c").failed == 0
     linked = set(re.findall(r"\(figures/([\w.-]+)\)", text))
     if importlib.util.find_spec("matplotlib") is not None:
         draw(text, path.name, namespace, linked)
