@@ -25,8 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process if None.
 
     Returns:
-        Exit status: 0, 1 if a backend fails ``conform``, 2 after an error with a message on stderr, 130 after Ctrl-C, 141 if the reader of the output
-        went away.
+        Exit status: 0, 1 if a backend fails ``conform``, 2 after an error with a message on stderr, 130 after Ctrl-C,
+        141 if the reader of the output went away.
 
     Raises:
         SystemExit: after ``--help`` and ``--version`` (0) and misspelled options (2), as argparse does.

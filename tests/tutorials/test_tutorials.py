@@ -1,8 +1,8 @@
 """Every lesson runs from top to bottom, and prints what it says; its figures are drawn by its own code.
 
-A lesson is Markdown.  Its ``python`` blocks are doctests that share one namespace; those marked ``python c`` follow them
-where there is a C compiler; a block marked ``python figure`` has
-no prompts, runs in the same namespace where matplotlib is installed, and writes ``figures/NAME.svg``.
+A lesson is Markdown.  Its ``python`` blocks are doctests that share one namespace; those marked ``python c`` follow
+them where there is a C compiler; a block marked ``python figure`` has no prompts, runs in the same namespace where
+matplotlib is installed, and writes ``figures/NAME.svg``.
 
     REFSCALE_FIGURES=write python -m pytest tests/tutorials    # draw the committed figures again
 """
