@@ -401,8 +401,3 @@ def _checked(call: str, name: str) -> Function:
     if name not in FUNCTIONS:
         raise ArgumentError(f"{call}({name!r}): expected one of {', '.join(FUNCTIONS)}")
     return FUNCTIONS[name]
-
-
-def evaluate_float64(function: Function, x: Float64, derivative: bool = False) -> Float64:
-    """f(x) or f′(x) in float64, to a few ulp and within its bounds; to compute with, not to be rounded to a format."""
-    return function.derivative(x) if derivative else function.value(x)

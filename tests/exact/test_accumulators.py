@@ -130,6 +130,17 @@ def test_bounds_are_attained_to_a_tenth():
     assert off >= 0.1 * exact.bound(a, np.ones((64, 1)), plain).item()
 
 
+def test_the_bound_of_any_order_is_attained():
+    """1, and then terms that are each half an ulp of it and round away: a sum may lose all of them."""
+    anything, plain = exact.get_accumulator("any-order"), exact.get_accumulator("float32")
+    a, b = np.concatenate([np.full((1, 1), 1.0), np.full((1, 299), 2.0**-24)], 1), np.ones((300, 1))
+    off = np.abs(plain.matmul(a, b).astype(np.float64) - exact.matmul_float64(a, b)).item()
+    bound = exact.bound(a, b, anything).item()
+    assert 0.9 * bound <= off <= bound
+    cast = Cast("float32", "nearest_even", "nonsaturate")
+    assert exact.inside(plain.matmul(a, b), *exact.interval(a, b, anything, cast)).all()
+
+
 @pytest.mark.parametrize("name", [m for m in MODELS if m.startswith("float32")])
 def test_float32_sums_in_any_order_are_within_any_order(name):
     rng = np.random.default_rng(2)

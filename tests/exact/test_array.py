@@ -14,6 +14,7 @@ from refscale.formats import Cast
 from refscale.models import bert
 from refscale.precision import Precision, get_precision
 from refscale.scales import regular, unit
+from refscale.special import elementary
 from refscale.testing.equality import assert_same_bits
 from tests.machines import MACHINES, output
 from tests.models.batches import random_batch
@@ -108,6 +109,14 @@ def test_models_of_accumulators_are_used():
             assert_same_bits(y, model.matmul(a, b))
         seen.add(y.tobytes())
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize("name", ["exp", "log", "log1p", "tanh"])
+def test_functions_are_those_from_basic_operations(name):
+    x = np.random.default_rng(6).uniform(0.1, 9, 4000)
+    ours = np.asarray(getattr(np, name)(as_exact(x)))
+    assert_same_bits(ours, getattr(elementary, name)(x))
+    assert (ours != getattr(np, name)(x)).any()  # NumPy's are others
 
 
 def test_sums_do_not_depend_on_their_order():

@@ -120,6 +120,16 @@ def test_matmul_float64_is_the_real_number_rounded():
                     assert y[i, j] == float(total * Fraction(factor)), (pair, kind, factor)
 
 
+@pytest.mark.parametrize("bits", [(26, 24), (27, 27), (29, 27)])
+def test_integers_about_the_limit_of_exact_partial_sums(bits):
+    """Sums below and beyond 2^53 units: whether a float64 product needs no bound is decided to the bit."""
+    rng = np.random.default_rng(8)
+    a, b = (rng.integers(2 ** (n - 1), 2**n, shape) | 1 for n, shape in zip(bits, [(6, 8), (8, 6)], strict=True))
+    y = exact.matmul_float64(a.astype(np.float64), b.astype(np.float64))
+    for i, j in np.ndindex(y.shape):
+        assert y[i, j] == float(sum(Fraction(int(u) * int(v)) for u, v in zip(a[i], b[:, j], strict=True)))
+
+
 def test_many_doubtful_outputs_are_summed_together():
     """Total cancellation of a whole matrix takes another path than that of a few elements."""
     rng = np.random.default_rng(4)

@@ -175,18 +175,22 @@ class InFloat32(Mine):
         return {n: y if reports and n == "y" else cast(y) for n, y in scaled.items()}
 
 
+class Near(InFloat32):
+    error = 2.0**-23
+
+
 class FarOff(InFloat32):
     error = 2.0**-12
 
 
-@pytest.mark.parametrize("pattern", ["matmul/*", "unary/*", "ops/*"])
+@pytest.mark.parametrize("pattern", ["matmul/*", "unary/*", "ops/*.matmul/*", "ops/*.conv1d/*", "ops/*.layer_norm/*"])
 def test_bounds_hold_what_is_claimed_and_no_more(pattern):
     vectors = only(pattern)
-    good = [r.verdict for r in run(InFloat32(), vectors)]
+    good = [r.verdict for r in run(Near(), vectors)]
     assert set(good) <= {"same bits", "within bound"}
     assert "within bound" in good
     assert failed(run(FarOff(), vectors))
-    exact = InFloat32()
+    exact = Near()
     exact.claims = Claims()
     assert failed(run(exact, vectors))
 
