@@ -67,7 +67,12 @@ class Op:
     @property
     def name(self) -> str:
         """``SoftmaxCrossEntropy`` → ``softmax_cross_entropy``."""
-        return "".join("_" + c.lower() if c.isupper() else c for c in type(self).__name__).lstrip("_")
+        return op_name(type(self))
+
+
+def op_name(kind: type[Op]) -> str:
+    """``Op.name`` of a class."""
+    return "".join("_" + c.lower() if c.isupper() else c for c in kind.__name__).lstrip("_")
 
 
 class Variable:
@@ -239,8 +244,9 @@ class Tape:
 
     def _in_carrier(self, x: Array | Product) -> Array:
         """What an op has computed exactly, and no cast has rounded, rounded to the carrier; anything else as it is."""
-        exact = self.precision.accumulate is not None and x.dtype != self.dtype
-        return rounded(x, _FLOAT32) if exact else np.asarray(x)
+        if x.dtype != self.dtype and self.precision.accumulate is not None:
+            return rounded(x, _FLOAT32)
+        return np.asarray(x.array() if isinstance(x, Product) else x)
 
     def _round(self, cast: Cast | None, x: Any, variable: Variable, place: str, key: str = "") -> Any:
         """cast(x·s)/s, where s is a power of two for the operand ``key``, if operands are scaled, and else 1."""

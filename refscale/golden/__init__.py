@@ -1,7 +1,8 @@
 """Golden vectors, every bit of them right and the same on any machine, and the kit that holds a backend to them.
 
 In reading order: ``schema`` (what a vector is), ``inputs``, one module per family (``cast``, ``unary``, ``products``,
-``ops``, ``models``), ``families`` (all of them), ``store`` (the set on disk).
+``replay`` and ``ops``, ``models``), ``families`` (all of them), ``store`` (the set on disk); then ``kit`` (verdicts on
+a backend), ``backends`` (those that are shipped), ``conformance`` (the kit as pytest).
 """
 
 from refscale.golden.families import FAMILIES, Family, complete, generate, get_family

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale import ops
-from refscale.engine import Op, Tape, apply, backward
+from refscale.engine import Op, Tape, apply, backward, op_name
 from refscale.errors import GoldenError
 from refscale.golden.inputs import cast_for
 from refscale.precision import Precision
@@ -19,9 +19,7 @@ from refscale.scales import Call, Regular, Scales
 Array = NDArray[Any]
 
 _OPS: Mapping[str, type[Op]] = {
-    "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_"): op
-    for name, op in vars(ops).items()
-    if isinstance(op, type) and issubclass(op, Op)
+    op_name(op): op for op in vars(ops).values() if isinstance(op, type) and issubclass(op, Op)
 }
 
 

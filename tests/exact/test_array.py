@@ -66,6 +66,22 @@ def test_contractions_round_product_and_factor_once(op):
             assert_same_bits(mine, FLOAT16(wide) + np.float32(0))
 
 
+@pytest.mark.parametrize("accumulate", ["exact", "float32"])
+def test_a_float64_carrier_stays_float64(accumulate):
+    rng = np.random.default_rng(7)
+    x, w = rng.standard_normal((4, 9)), rng.standard_normal((9, 3))
+    tape = Tape(regular, get_precision("fp32", accumulate=accumulate), dtype=np.float64)
+    a, b = tape.tensor(x), tape.tensor(w)
+    y = apply(ops.Gelu(), apply(ops.Matmul(), a, b))
+    backward(y, np.ones((4, 3)))
+    assert [t.dtype for t in (y.value, a.grad, b.grad)] == [np.float64] * 3
+    product = apply(ops.Matmul(), tape.tensor(x), tape.tensor(w)).value
+    if accumulate == "exact":
+        assert_same_bits(product, exact.matmul_float64(x, w))
+    else:
+        assert_same_bits(product, exact.get_accumulator("float32").matmul(x, w).astype(np.float64))
+
+
 def test_factors_are_part_of_the_product():
     """Not rounded before them: the paper's α is no power of two."""
     rng = np.random.default_rng(2)

@@ -123,6 +123,13 @@ def test_a_backend_cannot_spoil_a_vector():
     assert (VECTORS[TIES].inputs["x"].codes == before).all()
 
 
+def test_a_bulk_vector_as_it_is_shipped_is_judged():
+    vector = VECTORS["unary/gelu/float16/all"]
+    assert vector.bulk
+    assert judge(RIGHT, vector).verdict == "same bits"
+    assert vector.id in {v.id for v in select(VECTORS.values(), ["unary/gelu/*"], full=True)}
+
+
 def test_nan_payloads_are_open_unless_claimed():
     class Positive(Mine):
         def cast(self, x, **v):

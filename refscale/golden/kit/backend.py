@@ -13,9 +13,9 @@ from typing import Any, Literal, Protocol
 from refscale.errors import ArgumentError, GoldenError
 from refscale.exact import get_accumulator
 from refscale.formats import FORMATS, OVERFLOWS, ROUNDINGS, get_format
-from refscale.golden.schema import PLAIN, Vector
+from refscale.golden.schema import OPS, Vector
 
-METHODS = ("cast", "decode", "unary", "matmul", "scaled_matmul", "op", "model", "adamw")
+METHODS = tuple(OPS)
 """Names a backend may define, each called with the arrays and attributes of a vector as keyword arguments."""
 
 _FORMAT_ATTRIBUTES = ("format", "a_format", "b_format", "store", "operand", "operand_gradient")
@@ -150,8 +150,3 @@ def check_backend(backend: Any, where: str) -> Backend:
 def matches(id: str, patterns: tuple[str, ...] | list[str]) -> bool:
     """Whether a vector's id matches one of the patterns, where * is anything."""
     return any(fnmatch.fnmatchcase(id, p) for p in patterns)
-
-
-def is_plain(format: str) -> bool:
-    """Whether arrays of that type are no codes."""
-    return format in PLAIN

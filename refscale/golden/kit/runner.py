@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from refscale.errors import GoldenError
-from refscale.golden.families import complete
 from refscale.golden.kit.backend import Backend, matches
-from refscale.golden.kit.verdicts import Result, judge, relabel
+from refscale.golden.kit.verdicts import Result, judge
 from refscale.golden.models import calls
 from refscale.golden.schema import Vector
 
@@ -74,7 +73,7 @@ def select(vectors: Iterable[Vector], only: Sequence[str] = (), full: bool = Fal
     Args:
         vectors: to choose from.
         only: patterns of ids; none: all.
-        full: bulk vectors, too, made anew.
+        full: bulk vectors, too, which ``judge`` makes anew.
 
     Raises:
         GoldenError: a pattern that matches none.
@@ -84,7 +83,7 @@ def select(vectors: Iterable[Vector], only: Sequence[str] = (), full: bool = Fal
         if not any(matches(v.id, [pattern]) for v in vectors):
             raise GoldenError(f"--only {pattern!r}: matches none of {len(vectors)} vectors")
     chosen = [v for v in vectors if not only or matches(v.id, list(only))]
-    return [complete(v) for v in chosen if full or not v.bulk]
+    return [v for v in chosen if full or not v.bulk]
 
 
 def run(
@@ -121,11 +120,11 @@ def _waive(waiver: Waiver, results: list[Result]) -> None:
         raise GoldenError(f"waiver {', '.join(waiver.ids)}: matches none of {len(results)} vectors")
     failing = [i for i in places if results[i].verdict in ("fail", "waived")]
     for i in failing:
-        results[i] = relabel(results[i], "waived", waiver.reason)
+        results[i] = replace(results[i], verdict="waived", reason=waiver.reason)
     if not failing:
         for i in places:
             if results[i].verdict != "not implemented":
-                results[i] = relabel(results[i], "unexpectedly fixed", waiver.reason)
+                results[i] = replace(results[i], verdict="unexpectedly fixed", reason=waiver.reason)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from refscale.errors import FormatError, GoldenError, RefscaleError
 from refscale.exact import inside
 from refscale.formats import decode, encode, get_format
+from refscale.golden.families import complete
 from refscale.golden.kit.backend import Backend, Claims
 from refscale.golden.kit.bounds import intervals
 from refscale.golden.schema import PLAIN, Codes, Vector, code_dtype
@@ -37,8 +38,6 @@ VERDICTS: tuple[Verdict, ...] = (
     "unexpectedly fixed",
     "not implemented",
 )
-
-_NAMES = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float32"}
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,7 @@ class Result:
 
 def judge(backend: Backend, vector: Vector) -> Result:
     """Run a backend on one vector and compare."""
+    vector = complete(vector)  # a bulk vector as it is shipped has no arrays
     if missing := backend.claims.missing(vector):
         return _all(vector, "not implemented", f"{missing} is not claimed")
     try:
@@ -230,8 +230,3 @@ def _ulps(actual: Codes, expected: Codes) -> int | None:
         return code if not np.signbit(x.values) else -(code - half)
 
     return abs(on_line(actual) - on_line(expected))
-
-
-def relabel(result: Result, verdict: Verdict, reason: str) -> Result:
-    """The same result under another verdict, as a waiver has it."""
-    return replace(result, verdict=verdict, reason=reason)
