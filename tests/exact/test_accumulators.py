@@ -207,3 +207,18 @@ def test_names():
             exact.get_accumulator(name).matmul(np.ones((1, 1)), np.ones((1, 1)))
     with pytest.raises(ArgumentError, match="no useful bound"):
         exact.get_accumulator("float32").relative(2**23)
+
+
+@pytest.mark.parametrize(
+    ("name", "inner", "roundings"),
+    [("float32", 64, 65), ("any-order", 64, 65), ("float32:16", 64, 16 + 4 + 1), ("float32:16", 70, 16 + 5 + 1)],
+)
+def test_bounds_count_the_roundings_that_a_term_passes(name, inner, roundings):
+    u = Fraction(1, 2**24)
+    assert exact.get_accumulator(name).relative(inner) == float(roundings * u / (1 - roundings * u))
+
+
+@pytest.mark.parametrize(("inner", "blocks", "terms"), [(64, 2, 33), (70, 3, 33), (5, 1, 6)])
+def test_bounds_count_the_terms_that_are_cut(inner, blocks, terms):
+    cut = blocks * (Fraction(terms, 2**14) + Fraction(1, 2**23))
+    assert exact.get_accumulator("truncated:14:32").relative(inner) == float(cut)
