@@ -51,6 +51,7 @@ The verbs, and what each asks of the caller:
 | `assert_within_standard_errors`, `assert_unit_variance` | distance in standard errors | a false-alarm rate, a power |
 | `assert_exact_rms` | a known RMS, up to counted roundings | the construction, proved |
 | `assert_vjp` | inner products, against differences in float64 | a point without kinks |
+| `assert_gradient_factor` | each gradient a constant times the true one, to float64's rounding | a program to record twice |
 
 The same claim over all shapes is a property: `refscale.testing.strategies` draws formats, shapes, arrays and graphs.
 That module needs Hypothesis (`pip install refscale[test]`) and is not imported here.
@@ -66,6 +67,8 @@ from refscale.testing.constructions import (
     std,
 )
 from refscale.testing.equality import assert_same_bits, assert_within_ulp
+from refscale.testing.gradients import assert_gradient_factor
+from refscale.testing.places import Place
 from refscale.testing.variance import (
     assert_unit_variance,
     assert_within_standard_errors,
@@ -78,7 +81,9 @@ from refscale.testing.variance import (
 from refscale.testing.vjp import assert_vjp
 
 __all__ = [
+    "Place",
     "assert_exact_rms",
+    "assert_gradient_factor",
     "assert_same_bits",
     "assert_unit_variance",
     "assert_vjp",

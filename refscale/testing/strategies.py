@@ -37,6 +37,7 @@ from refscale.formats import (
     get_format,
 )
 from refscale.testing.graphs import Dag, undirected_edges
+from refscale.testing.places import Place
 
 __all__ = [
     "DEFAULT_KINDS",
@@ -50,6 +51,7 @@ __all__ = [
     "generators",
     "matmul_shapes",
     "overflows",
+    "places",
     "roundings",
     "seeds",
     "shapes",
@@ -293,6 +295,28 @@ def seeds() -> st.SearchStrategy[int]:
 def generators() -> st.SearchStrategy[np.random.Generator]:
     """Fresh `numpy.random.Generator`s; a failing example prints as `default_rng(seed)`."""
     return seeds().map(np.random.default_rng)
+
+
+# Places.
+
+
+def places(sizes: str = "bmns", *, max_size: int = 96) -> st.SearchStrategy[Place]:
+    """Where a claim is tested: sizes and a seed.
+
+    Args:
+        sizes: the letters of the sizes to draw, of b, m, n and s; the others keep their defaults.
+        max_size: the largest.
+
+    Returns:
+        A strategy of `Place`; shrinks toward sizes of 1 and the seed 0.
+
+    Raises:
+        ArgumentError: for another letter.
+    """
+    if unknown := set(sizes) - set("bmns"):
+        raise ArgumentError(f"places: sizes are {sizes!r}, expected letters of 'bmns', not {sorted(unknown)}")
+    drawn = {name: st.integers(1, max_size) for name in sizes}
+    return st.builds(Place, seed=seeds(), **drawn)
 
 
 # Graphs.
