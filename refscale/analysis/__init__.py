@@ -8,7 +8,8 @@ In reading order:
 4. ``text``, ``histogram``, ``plots``, ``files``: reports for a terminal, as figures, as JSON.
 5. ``drift``: how scales move while a model trains.
 6. ``flops``: what factors cost.
-7. ``snr``: how well a format carries Gaussian numbers, by their scale.
+7. ``kernels``, ``softmax_moments``, ``predict``: every scale of a model before it is run.
+8. ``snr``: how well a format carries Gaussian numbers, by their scale.
 
     >>> from refscale.analysis import record
     >>> report = record("bert-tiny", "unit")
@@ -20,6 +21,7 @@ from refscale.analysis.drift import Drift, load_drifts, read_drift, render_drift
 from refscale.analysis.files import from_json, load, save, to_json
 from refscale.analysis.flops import Flops, OpFlops, count_flops, render_flops, save_flops, tape_flops
 from refscale.analysis.plots import check_plot, plot, plot_drift, plot_losses, plot_snr
+from refscale.analysis.predict import Prediction, predict
 from refscale.analysis.record import record
 from refscale.analysis.report import CastSummary, Report, Summary, summarize
 from refscale.analysis.snr import curves, render_snr, snr
@@ -37,6 +39,7 @@ __all__ = [
     "Lost",
     "Measurement",
     "OpFlops",
+    "Prediction",
     "Report",
     "Summary",
     "TensorStats",
@@ -51,6 +54,7 @@ __all__ = [
     "plot_drift",
     "plot_losses",
     "plot_snr",
+    "predict",
     "read_drift",
     "record",
     "render",

@@ -1,0 +1,215 @@
+"""Second moments of a tensor, as few numbers as there are ways for two of its elements to agree.
+
+An element of a tensor has an index on every axis.  Take two elements, and note on which axes their indices agree.
+Where weights are drawn at random and nothing distinguishes one index from another, the expected product of the two
+depends on that alone.  So the second moments of a tensor of k axes are an array of shape (2, …, 2), k times: at
+(1, …, 1) the mean square, at (0, …, 0) the product of elements that have nothing in common (the square of the mean), at (1, 0) of a
+(batch, features) tensor what two features of one row share, and so on.  Sums over an axis of length L meet an index L
+times with itself and L·(L − 1) times with another, which is all there is to a matrix product.
+
+Source: the covariance kernels of infinitely wide networks (Neal 1996; Lee et al. 2018, arXiv 1711.00165), with an axis
+for everything that rows can share.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale.scales import Shape
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """The second moments of a tensor.
+
+    Attributes:
+        shape: of the tensor.
+        k: shape (2, …, 2), an axis for each of the tensor's: E x·x' by where x and x' agree (1) and where not (0).  On
+            an axis of length 1 both entries are the same.
+    """
+
+    shape: Shape
+    k: Array
+
+    @property
+    def square(self) -> float:
+        """E x²."""
+        return float(self.k[(1,) * self.k.ndim])
+
+    @property
+    def mean_square(self) -> float:
+        """E (mean over all elements)²."""
+        total = self.k
+        for n in reversed(self.shape):
+            total = total[..., 1] / n + total[..., 0] * (n - 1) / n
+        return float(total)
+
+    @property
+    def rms(self) -> float:
+        """√E x²."""
+        return math.sqrt(max(self.square, 0.0))
+
+    @property
+    def std(self) -> float:
+        """√(E x² − E mean²): what a standard deviation over all elements measures."""
+        return math.sqrt(max(self.square - self.mean_square, 0.0))
+
+    def times(self, factor: float) -> Kernel:
+        """Of factor·x."""
+        return Kernel(self.shape, self.k * factor**2)
+
+    def plus(self, other: Kernel) -> Kernel:
+        """Of the sum with an independent tensor of the same shape."""
+        return Kernel(self.shape, self.k + other.k)
+
+    def with_axes(self, ndim: int) -> Kernel:
+        """With axes of length 1 before the others."""
+        new = ndim - len(self.shape)
+        k = np.broadcast_to(self.k, (2,) * new + self.k.shape)
+        return Kernel((1,) * new + self.shape, np.array(k))
+
+    def repeated(self, shape: Shape) -> Kernel:
+        """Broadcast to a shape: copies are the same whether their indices agree or not."""
+        return Kernel(shape, self.with_axes(len(shape)).k)
+
+    def summed(self, axis: int) -> Kernel:
+        """Summed over an axis, which is kept with length 1."""
+        n = self.shape[axis]
+        one = np.take(self.k, [1], axis) * n + np.take(self.k, [0], axis) * n * (n - 1)
+        return Kernel((*self.shape[:axis], 1, *self.shape[axis + 1 :]), np.repeat(one, 2, axis))
+
+    def dropped(self, axis: int) -> Kernel:
+        """Without an axis of length 1."""
+        return Kernel(self.shape[:axis] + self.shape[axis + 1 :], np.take(self.k, 1, axis))
+
+    def unbroadcast(self, shape: Shape) -> Kernel:
+        """Summed over the axes along which a tensor of that shape was repeated."""
+        found = self
+        while len(found.shape) > len(shape):
+            found = found.summed(0).dropped(0)
+        for axis, n in enumerate(shape):
+            if n != found.shape[axis]:
+                found = found.summed(axis)
+        return found
+
+    def transposed(self, axes: Sequence[int]) -> Kernel:
+        """With axes in another order."""
+        return Kernel(tuple(self.shape[a] for a in axes), self.k.transpose(axes))
+
+    def reshaped(self, shape: Shape) -> Kernel:
+        """In another shape: an axis that is split agrees where all its parts do; merged axes, where all of them do.
+
+        Exact but for what merged axes agree on in part, which is averaged.
+        """
+        found = self
+        place = 0
+        for old, new in _factors(self.shape, shape):
+            while len(old) > 1:  # merge the last two
+                found = found._merged(place + len(old) - 2)
+                old = (*old[:-2], old[-2] * old[-1])
+            if not old:  # a new axis of length 1
+                found = Kernel(
+                    (*found.shape[:place], 1, *found.shape[place:]), np.stack([found.k, found.k], axis=place)
+                )
+                old = (1,)
+            rest = new
+            while len(rest) > 1:
+                found = found._split(place + len(new) - len(rest), rest[0], math.prod(rest[1:]))
+                rest = rest[1:]
+            if not new:
+                found = found.dropped(place)
+            place += len(new)
+        return found
+
+    def _merged(self, axis: int) -> Kernel:
+        m, n = self.shape[axis : axis + 2]
+        k = np.moveaxis(self.k, (axis, axis + 1), (0, 1))
+        pairs = m * n - 1
+        apart = (k[1, 0] * (n - 1) + k[0, 1] * (m - 1) + k[0, 0] * (m - 1) * (n - 1)) / pairs if pairs else k[1, 1]
+        merged = np.moveaxis(np.stack([apart, k[1, 1]]), 0, axis)
+        return Kernel((*self.shape[:axis], m * n, *self.shape[axis + 2 :]), merged)
+
+    def _split(self, axis: int, m: int, n: int) -> Kernel:
+        k = np.moveaxis(self.k, axis, 0)
+        table = np.stack([np.stack([k[1] if m == n == 1 else k[0], k[1] if m == 1 else k[0]]),
+                          np.stack([k[1] if n == 1 else k[0], k[1]])])  # fmt: skip
+        split = np.moveaxis(table, (0, 1), (axis, axis + 1))
+        return Kernel((*self.shape[:axis], m, n, *self.shape[axis + 1 :]), split)
+
+
+def independent(shape: Shape, sigma: float) -> Kernel:
+    """Independent elements of mean 0."""
+    k = np.zeros((2,) * len(shape))
+    k[(1,) * len(shape)] = sigma**2
+    for axis, n in enumerate(shape):
+        if n == 1:
+            k = np.repeat(np.take(k, [1], axis), 2, axis)
+    return Kernel(shape, k)
+
+
+def constant(shape: Shape, value: float) -> Kernel:
+    """All elements the same."""
+    return Kernel(shape, np.full((2,) * len(shape), value**2))
+
+
+def contracted(x: Kernel, w: Kernel) -> Kernel:
+    """Of x (…, b, m) times w (…, m, n), independent of each other."""
+    ndim = max(len(x.shape), len(w.shape))
+    x, w = x.with_axes(ndim), w.with_axes(ndim)
+    m = x.shape[-1]
+    k = m * x.k[..., :, 1, None] * w.k[..., 1, :][..., None, :]
+    k = k + m * (m - 1) * x.k[..., :, 0, None] * w.k[..., 0, :][..., None, :]
+    lead = tuple(max(a, b) for a, b in zip(x.shape[:-2], w.shape[:-2], strict=True))
+    return Kernel((*lead, x.shape[-2], w.shape[-1]), k)
+
+
+_Z = np.linspace(-8.0, 8.0, 129)
+_W = np.exp(-0.5 * _Z**2) / np.exp(-0.5 * _Z**2).sum()
+
+
+def through(x: Kernel, f: Callable[[Array], Array]) -> Kernel:
+    """Of f(x), element by element, for x jointly normal: E f(u)·f(v) for every covariance, on a grid."""
+    square = x.square
+    if square <= 0:
+        return constant(x.shape, float(f(np.zeros(1))[0]))
+
+    @cache
+    def product(rho: float) -> float:
+        if rho >= 1:
+            return float(np.sum(_W * f(math.sqrt(square) * _Z) ** 2))
+        u = math.sqrt(square) * _Z
+        v = rho * u[:, None] + math.sqrt(1 - rho**2) * u[None, :]
+        return float(np.sum((_W * f(u))[:, None] * _W[None, :] * f(v)))
+
+    rho = np.clip(x.k / square, -1.0, 1.0)
+    values = np.array([product(round(float(r), 9)) for r in rho.ravel()])
+    return Kernel(x.shape, values.reshape(x.k.shape))
+
+
+def _factors(old: Shape, new: Shape) -> list[tuple[Shape, Shape]]:
+    """Runs of axes of two shapes of one size that have the same number of elements, as short as can be."""
+    groups: list[tuple[Shape, Shape]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        a, b = list(old[i : i + 1]), list(new[j : j + 1])
+        i, j = i + len(a), j + len(b)
+        while math.prod(a) != math.prod(b):
+            if (math.prod(a) < math.prod(b) or not b) and i < len(old):
+                a.append(old[i])
+                i += 1
+            elif j < len(new):
+                b.append(new[j])
+                j += 1
+            else:
+                a.append(old[i])
+                i += 1
+        groups.append((tuple(a), tuple(b)))
+    return groups

@@ -1,0 +1,414 @@
+"""Every scale of a model before it is run: σ of activations and gradients, from factors and shapes alone.
+
+``predict`` walks a recorded graph with the second moments of ``kernels`` in place of values: forward through every op,
+then backward.  No value is read, so it knows what the method knows when it chooses factors, and more: what constraints
+leave ((m/n)^±¼ of a projection), what a non-linearity makes of an input that is not N(0, 1), what the rows of a
+gradient share, so that b^-½ is too large a factor for their sum.
+
+What it assumes, and where that fails:
+
+* weights are independent normal numbers of the given σ, biases 0, gains 1: true before the first step only;
+* ids and labels are uniform and independent, masks let everything through: real text repeats words (Zipf), so that
+  embedding gradients are larger, and rows more alike, than predicted;
+* an incoming gradient is independent of the values it meets, and two uses of a tensor send back independent gradients:
+  true of random weights that differ, not of one weight used twice, of a norm's gain before a readout, whose softmax
+  knows what it multiplies, or of a key's bias, a shift that the softmax ignores;
+* any two tokens of a sequence are as alike as any other two: where they fall into blocks (two segments, repeated
+  words), values, keys and queries are alike in the same pairs, and the gradients of queries and keys are larger;
+* sums of many terms are normal: not for widths below about 8, nor for gradients behind a softmax.
+
+Source: mean-field theory of signal propagation (Poole et al. 2016, arXiv 1606.05340; Schoenholz et al. 2017,
+arXiv 1611.01232).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from refscale import ops
+from refscale.analysis.kernels import Array, Kernel, constant, contracted, independent, through
+from refscale.analysis.softmax_moments import SoftmaxMoments, alike, softmax_moments
+from refscale.engine import Node, Op, Tensor, Variable
+from refscale.errors import ArgumentError
+from refscale.scales import Shape
+
+UNARY = (ops.Relu, ops.LeakyRelu, ops.Gelu, ops.Silu, ops.Tanh, ops.Sigmoid, ops.Softplus)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the tensors of a recorded graph will look like.
+
+    Attributes:
+        values: second moments of every tensor.
+        gradients: of the gradient of every tensor that the output depends on.
+    """
+
+    values: Mapping[Variable, Kernel]
+    gradients: Mapping[Variable, Kernel]
+
+
+def predict(
+    output: Tensor, std: float | Mapping[str, float] = 1.0, agreement: Mapping[str, float] | None = None
+) -> Prediction:
+    """Second moments of every tensor that a recorded graph computes, and of every gradient.
+
+    Args:
+        output: where the graph ends; a scalar loss, or anything else, whose gradient is then taken to be N(0, 1).
+        std: σ of the leaves, one for all or by name (1 for those not named); gains are 1 and biases 0 whatever it says.
+        agreement: by name of an embedding's table, the chance that two tokens have the same id; 1 over its rows for
+            those not named.
+
+    Returns:
+        Kernels by variable: ``prediction.values[t.variable].std``.
+
+    Raises:
+        ArgumentError: the graph has an op without a rule (convolutions, pooling, log, square root, exponential,
+            log softmax).
+    """
+    values: dict[Variable, Kernel] = {}
+    nodes = output.tape.nodes[: output.variable.node.index + 1] if output.variable.node else []
+    for node in nodes:
+        for i, variable in enumerate(node.inputs):
+            if variable not in values:
+                values[variable] = _leaf(node, i, variable, std)
+        values[node.output] = _forward(node, [values[v] for v in node.inputs], agreement).times(node.scales.alpha)
+    seed = independent(output.shape, 1.0)
+    gradients: dict[Variable, Kernel] = {output.variable: seed}
+    for node in reversed(nodes):
+        g = gradients.get(node.output)
+        if g is None:
+            continue
+        pieces = _backward(node, g, [values[v] for v in node.inputs], agreement)
+        for variable, piece, beta in zip(node.inputs, pieces, node.scales.beta, strict=True):
+            if piece is None or beta is None or not variable.requires_grad:
+                continue
+            scaled = piece.times(beta)
+            known = gradients.get(variable)
+            gradients[variable] = scaled if known is None else known.plus(scaled)
+    return Prediction(values, gradients)
+
+
+def _leaf(node: Node, position: int, variable: Variable, std: float | Mapping[str, float]) -> Kernel:
+    """A leaf, by its first use."""
+    name = node.op.inputs[min(position, len(node.op.inputs) - 1)]
+    if name == "gain":
+        return constant(variable.shape, 1.0)
+    if name == "bias":
+        return constant(variable.shape, 0.0)
+    sigma = std if isinstance(std, int | float) else std.get(variable.name, 1.0)
+    return independent(variable.shape, sigma)
+
+
+def _unknown(op: Op) -> ArgumentError:
+    return ArgumentError(f"predict: there is no rule for {op.name}")
+
+
+def _forward(node: Node, xs: list[Kernel], agreement: Mapping[str, float] | None) -> Kernel:
+    """Second moments of the unscaled output."""
+    op, shape = node.op, node.output.shape
+    match op:
+        case ops.Matmul() | ops.Readout() | ops.AttentionMix():
+            return contracted(*xs)
+        case ops.AttentionScores():
+            return contracted(xs[0], _swapped(xs[1])).times(_damping(op, node))
+        case ops.Add() | ops.Subtract() | ops.WeightedAdd() | ops.Bias():
+            parts = [x.repeated(shape).times(w) for x, w in zip(xs, _weights(op, len(xs)), strict=True)]
+            return Kernel(shape, np.sum([p.k for p in parts], axis=0))
+        case ops.Multiply():
+            return Kernel(shape, xs[0].repeated(shape).k * xs[1].repeated(shape).k)
+        case ops.SiluGlu():
+            return Kernel(shape, xs[0].k * through(xs[1], lambda z: _value(ops.Silu(), z)).k)
+        case ops.Dropout():
+            return _dropped_out(xs[0], op.p)
+        case ops.Scaled() | ops.Fork():
+            return xs[0]
+        case ops.Softmax() | ops.MaskedSoftmax():
+            return _softmax(op, xs[0])[0]
+        case ops.LayerNorm() | ops.RmsNorm():
+            return _normalized(op, xs[0])
+        case ops.Sum() | ops.Mean():
+            return _reduced(op, xs[0], node).reshaped(shape)
+        case ops.Reshape():
+            return xs[0].reshaped(shape)
+        case ops.Transpose():
+            return xs[0].transposed(op.axes)
+        case ops.Slice():
+            return Kernel(shape, xs[0].k)
+        case ops.Concat():
+            return _concatenated(op, xs, shape)
+        case ops.Gather():
+            return _gathered(xs[0], shape)
+        case ops.Embedding():
+            return _embedded(xs[0], shape, _agreement(node, agreement))
+        case ops.SoftmaxCrossEntropy() | ops.MseLoss() | ops.LossSum():
+            return constant(shape, 0.0)
+        case _ if isinstance(op, UNARY):
+            return through(xs[0], lambda z: _value(op, z))
+    raise _unknown(op)
+
+
+def _backward(node: Node, g: Kernel, xs: list[Kernel], agreement: Mapping[str, float] | None) -> list[Kernel | None]:
+    """Second moments of the unscaled gradient of every input."""
+    op = node.op
+    match op:
+        case ops.Matmul() | ops.Readout() | ops.AttentionMix():
+            x, w = xs
+            dx = contracted(g, _swapped(w))
+            dw = contracted(_swapped(x), g)
+            return [dx.unbroadcast(x.shape), dw.unbroadcast(w.shape)]
+        case ops.AttentionScores():
+            g = g.times(_damping(op, node))
+            return [contracted(g, xs[1]), contracted(_swapped(g), xs[0])]
+        case ops.Add() | ops.Subtract() | ops.WeightedAdd() | ops.Bias():
+            return [g.times(w).unbroadcast(x.shape) for x, w in zip(xs, _weights(op, len(xs)), strict=True)]
+        case ops.Multiply():
+            pair = [x.repeated(g.shape) for x in reversed(xs)]
+            return [Kernel(g.shape, g.k * y.k).unbroadcast(x.shape) for x, y in zip(xs, pair, strict=True)]
+        case ops.SiluGlu():
+            value = through(xs[1], lambda z: _value(ops.Silu(), z))
+            slope = through(xs[1], lambda z: _slope(ops.Silu(), z))
+            return [Kernel(g.shape, g.k * value.k), Kernel(g.shape, g.k * xs[0].k * slope.k)]
+        case ops.Dropout():
+            return [_dropped_out(g, op.p), None]
+        case ops.Scaled() | ops.Fork():
+            return [g]
+        case ops.Softmax() | ops.MaskedSoftmax():
+            return [_softmax_gradient(op, g, xs[0]), *[None] * (len(xs) - 1)]
+        case ops.LayerNorm() | ops.RmsNorm():
+            normal = _normalized(op, xs[0])
+            parameters = [Kernel(g.shape, g.k * normal.k), g]
+            return [_norm_gradient(op, g, xs[0]), *(p.unbroadcast(x.shape) for p, x in zip(parameters, xs[1:]))]  # noqa: B905
+        case ops.Sum() | ops.Mean():
+            whole = g.reshaped(_reduced(op, xs[0], node).shape).repeated(xs[0].shape)
+            return [whole.times(_share(op, xs[0], node))]
+        case ops.Reshape():
+            return [g.reshaped(xs[0].shape)]
+        case ops.Transpose():
+            return [g.transposed(np.argsort(op.axes).tolist())]
+        case ops.Slice():
+            return [_sliced_gradient(op, g, xs[0].shape)]
+        case ops.Concat():
+            return [Kernel(x.shape, g.k) for x in xs]
+        case ops.Gather():
+            return [_gathered_gradient(g, xs[0].shape), None]
+        case ops.Embedding():
+            return [_embedded_gradient(g, xs[0].shape, _agreement(node, agreement)), None]
+        case ops.SoftmaxCrossEntropy():
+            return [_cross_entropy_gradient(op, xs[0]).times(g.rms), None]
+        case ops.MseLoss():
+            n = math.prod(xs[0].shape)
+            both = xs[0].plus(xs[1]).times(2 / n * g.rms)
+            return [both, both]
+        case ops.LossSum():
+            return [g] * len(xs)
+        case _ if isinstance(op, UNARY):
+            return [Kernel(g.shape, g.k * through(xs[0], lambda z: _slope(op, z)).k)]
+    raise _unknown(op)
+
+
+# --- Rules that take more than a line ---------------------------------------------------------------------------------
+
+
+def _value(op: Op, z: Array) -> Array:
+    return np.asarray(op.forward(z)[0])
+
+
+def _slope(op: Op, z: Array) -> Array:
+    _, kept = op.forward(z)
+    return np.asarray(op.backward(np.ones_like(z), *kept)[0])
+
+
+def _swapped(x: Kernel) -> Kernel:
+    ndim = len(x.shape)
+    return x.transposed((*range(ndim - 2), ndim - 1, ndim - 2))
+
+
+def _damping(op: ops.AttentionScores, node: Node) -> float:
+    d = node.inputs[0].shape[-1]
+    return d**-0.5 if op.rule == "1/sqrt(d)" else 1 / d
+
+
+def _weights(op: Op, count: int) -> tuple[float, ...]:
+    return op.weights if isinstance(op, ops.WeightedAdd) else (1.0,) * count
+
+
+def _dropped_out(x: Kernel, p: float) -> Kernel:
+    """Each element is kept by itself: only its square grows, to 1/(1 − p)."""
+    k = x.k.copy()
+    k[(1,) * k.ndim] /= 1 - p
+    return Kernel(x.shape, k)
+
+
+def _contrast(x: Kernel) -> Array:
+    """What is left of the last axis without the mean over it: by where the rows agree."""
+    return np.asarray(x.k[..., 1] - x.k[..., 0])
+
+
+def _without_mean(contrast: Array, shape: Shape) -> Kernel:
+    """Rows of so many elements that sum to 0, by their squares."""
+    n = shape[-1]
+    return Kernel(shape, np.stack([-contrast / max(1, n - 1), contrast], axis=-1))
+
+
+def _rows(op: Op, x: Kernel) -> tuple[SoftmaxMoments, Array]:
+    """Moments of a softmax's rows, and how alike two rows are, 0 to 1, by where they agree."""
+    causal = isinstance(op, ops.MaskedSoftmax) and op.causal
+    contrast = _contrast(x)
+    variance = max(float(contrast[(1,) * contrast.ndim]), 0.0)
+    found = softmax_moments(x.shape[-1], round(math.sqrt(variance), 4), x.shape[-2] if causal else 0)
+    if variance == 0:
+        return found, np.ones_like(contrast)
+    sigma = round(math.sqrt(variance), 4)
+    rho = np.clip(contrast / variance, -1.0, 1.0).round(4)
+    return found, np.array([alike(x.shape[-1], sigma, float(r)) for r in rho.ravel()]).reshape(rho.shape)
+
+
+def _softmax(op: Op, x: Kernel) -> tuple[Kernel, SoftmaxMoments]:
+    """Weights that sum to 1: squares as those of the rows, products of two rows by how alike they are."""
+    n = x.shape[-1]
+    found, likeness = _rows(op, x)
+    same = 1 / n**2 + likeness * (found.square - 1 / n**2)
+    other = (1 / n - same) / max(1, n - 1)
+    return Kernel(x.shape, np.stack([other, same], axis=-1)), found
+
+
+def _softmax_gradient(op: Op, g: Kernel, x: Kernel) -> Kernel:
+    """p·(g − Σ p·g): the mean of g over the row does not matter, and the result sums to 0."""
+    found, likeness = _rows(op, x)
+    n = x.shape[-1]
+    weights = (1 / n**2 + likeness * (found.square - 1 / n**2)) * found.gradient / found.square
+    return _without_mean(_contrast(g) * weights, x.shape)
+
+
+def _cross_entropy_gradient(op: ops.SoftmaxCrossEntropy, x: Kernel) -> Kernel:
+    """(p − onehot)/rows: labels are uniform, and differ from row to row."""
+    n, rows = x.shape[-1], math.prod(x.shape[:-1])
+    kept = rows if op.kept is None else op.kept
+    found, likeness = _rows(op, x)
+    same_row = found.square - 2 / n**2 + 1 / n
+    contrast = likeness * (found.square - 1 / n**2) * (kept / rows) ** 2
+    contrast[(1,) * contrast.ndim] = same_row * kept / rows
+    share = 1 / kept if op.reduction == "mean" else 1.0
+    return _without_mean(contrast, x.shape).times(share)
+
+
+def _spread(op: Op, x: Kernel) -> tuple[Array, float]:
+    """What a norm divides: the rows' second moments without what it removes, and the mean square of one row."""
+    n = x.shape[-1]
+    centered = isinstance(op, ops.LayerNorm)
+    v = x.k[..., 1] - (x.k[..., 1] + (n - 1) * x.k[..., 0]) / n if centered else x.k[..., 1]
+    eps = op.eps if isinstance(op, ops.LayerNorm | ops.RmsNorm) else 0.0
+    return np.asarray(v), float(v[(1,) * v.ndim]) + eps
+
+
+def _normalized(op: Op, x: Kernel) -> Kernel:
+    v, square = _spread(op, x)
+    if square <= 0:
+        return constant(x.shape, 0.0)
+    if isinstance(op, ops.LayerNorm):
+        return _without_mean(v / square, x.shape)
+    return Kernel(x.shape, x.k / square)
+
+
+def _norm_gradient(op: Op, g: Kernel, x: Kernel) -> Kernel:
+    """(g − mean g − y·mean(g·y))/s: two directions of n are lost, and E 1/s² is (n − 1)/(n − 3) of 1/E s²."""
+    n = x.shape[-1]
+    _, square = _spread(op, x)
+    gv, _ = _spread(op, g) if isinstance(op, ops.LayerNorm) else (g.k[..., 1], 0.0)
+    few = (n - 1) / (n - 3) if n > 3 else 1.0
+    factor = (1 - 1 / n) * few / square
+    if isinstance(op, ops.LayerNorm):
+        return _without_mean(gv * factor, x.shape)
+    return Kernel(x.shape, g.k * factor)
+
+
+def _reduced(op: Op, x: Kernel, node: Node) -> Kernel:
+    assert isinstance(op, ops.Sum | ops.Mean)
+    axes = range(len(x.shape)) if op.axes is None else [a % len(x.shape) for a in op.axes]
+    found = x
+    for axis in axes:
+        found = found.summed(axis)
+    return found.times(_share(op, x, node))
+
+
+def _share(op: Op, x: Kernel, node: Node) -> float:
+    """1/n of a mean over n elements, 1 of a sum."""
+    return math.prod(node.output.shape) / math.prod(x.shape) if isinstance(op, ops.Mean) else 1.0
+
+
+def _sliced_gradient(op: ops.Slice, g: Kernel, shape: Shape) -> Kernel:
+    """Zero outside of the slice: k of n elements, k·(k − 1) of n·(n − 1) pairs."""
+    axis = op.axis % len(shape)
+    n, k = shape[axis], g.shape[axis]
+    shares = np.array([k * (k - 1) / max(1, n * (n - 1)), k / n])
+    return Kernel(shape, g.k * shares.reshape([2 if a == axis else 1 for a in range(len(shape))]))
+
+
+def _concatenated(op: ops.Concat, xs: list[Kernel], shape: Shape) -> Kernel:
+    axis = op.axis % len(shape)
+    n = shape[axis]
+    total = np.zeros((2,) * len(shape))
+    for x in xs:
+        k = x.shape[axis]
+        shares = np.array([k * (k - 1) / max(1, n * (n - 1)), k / n])
+        total += x.k * shares.reshape([2 if a == axis else 1 for a in range(len(shape))])
+    return Kernel(shape, total)
+
+
+def _gathered(x: Kernel, shape: Shape) -> Kernel:
+    """Different rows of one sequence; of two sequences, the same place by chance."""
+    n = x.shape[-2]
+    k = x.k.copy()
+    apart = np.ones(k.ndim - 2, bool).nonzero()[0]
+    for bits in np.ndindex(*(2,) * len(apart)):
+        if all(bits):
+            continue
+        mixed = k[bits][1] / n + k[bits][0] * (n - 1) / n
+        k[bits] = np.stack([mixed, mixed])
+    return Kernel(shape, k)
+
+
+def _gathered_gradient(g: Kernel, shape: Shape) -> Kernel:
+    n, k = shape[-2], g.shape[-2]
+    out = g.k.copy()
+    for bits in np.ndindex(*(2,) * (out.ndim - 2)):
+        if all(bits):
+            out[bits] = np.stack([g.k[bits][0] * k * (k - 1) / max(1, n * (n - 1)), g.k[bits][1] * k / n])
+        else:
+            mixed = (g.k[bits][1] / k + g.k[bits][0] * (k - 1) / k) * (k / n) ** 2
+            out[bits] = np.stack([mixed, mixed])
+    return Kernel(shape, out)
+
+
+def _agreement(node: Node, agreement: Mapping[str, float] | None) -> float:
+    table = node.inputs[0]
+    return (agreement or {}).get(table.name, 1 / table.shape[0])
+
+
+def _embedded(table: Kernel, shape: Shape, agreement: float) -> Kernel:
+    """Rows of a table by ids that agree by chance."""
+    lead = len(shape) - 1
+    k = np.empty((2,) * len(shape))
+    k[...] = table.k[1] * agreement + table.k[0] * (1 - agreement)
+    k[(1,) * lead] = table.k[1]
+    for axis, n in enumerate(shape[:-1]):
+        if n == 1:
+            k = np.repeat(np.take(k, [1], axis), 2, axis)
+    return Kernel(shape, k)
+
+
+def _embedded_gradient(g: Kernel, table: Shape, agreement: float) -> Kernel:
+    """A row of the table sums the gradients of the tokens that are it."""
+    v, tokens = table[0], math.prod(g.shape[:-1])
+    same = g.k[(1,) * (g.k.ndim - 1)]
+    total = g
+    for axis in range(len(g.shape) - 1):
+        total = total.summed(axis)
+    pairs = total.k[(1,) * (g.k.ndim - 1)] - tokens * same
+    mixed = (1 - agreement) / max(1, v * (v - 1))  # the chance that two tokens are two given rows
+    return Kernel(table, np.stack([pairs * mixed, (tokens * same + pairs * agreement) / v]))
