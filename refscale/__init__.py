@@ -20,6 +20,7 @@ In reading order:
 ``train``           training out of the box; every precision and technique compared
 ``testing``         how to state such a claim as a test: assertions, strategies
 ``golden``          golden vectors, and the kit that holds a backend to them
+``claims``          the specification: numbered claims, each with the function that checks it
 ``cli``             one command
 ==================  =====================================================================
 """

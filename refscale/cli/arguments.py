@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     snr.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
     ops = commands.add_parser("ops", help="the op table: factors of every op at given sizes")
     ops.add_argument("--shape", default="", metavar="SIZES", help="such as b=1024,m=768,n=3072,s=512 (the default)")
+    _add_verify(commands.add_parser("verify", help="check the claims of the specification; exit status 1 if one fails"))
     _add_golden(commands.add_parser("golden", help="golden vectors: generate a set, or check one byte by byte"))
     _add_conform(commands.add_parser("conform", help="hold a backend to the golden vectors; exit status 1 if it fails"))
     return top
@@ -150,6 +151,19 @@ def _power(text: str) -> float:
     """``0.01`` or ``2^-6``."""
     base, caret, exponent = text.partition("^")
     return float(base) ** float(exponent) if caret else float(text)
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Check the numbered claims of the specification on this machine, at default shapes or at yours. Exit status: "
+        "0 if all hold, 1 if one fails, 2 after an error."
+    )
+    parser.add_argument("--list", action="store_true", help="print the claims with statements and sources, as Markdown")
+    parser.add_argument("--only", action="append", default=[], metavar="CLAIM", help="an id (3.9), section (3) or name")
+    parser.add_argument("--shape", default="", metavar="SIZES", help="such as b=1024,m=768,n=3072; others: default")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
+    parser.add_argument("--slow", action="store_true", help="also the slow ones: large models, training")
+    parser.add_argument("--json", metavar="FILE", help="also write every figure as JSON")
 
 
 def _add_golden(parser: argparse.ArgumentParser) -> None:

@@ -203,6 +203,13 @@ def _scales(args: argparse.Namespace) -> None:
     print("\n".join(analysis.render_drift(drifts)))
 
 
+def _verify(args: argparse.Namespace) -> int:
+    from refscale.cli import claims
+
+    _check_directories(args.json)
+    return claims.verify(args)
+
+
 def _golden(args: argparse.Namespace) -> None:
     from refscale.cli import conformance
 
@@ -224,6 +231,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "formats": _formats,
     "snr": _snr,
     "ops": _ops,
+    "verify": _verify,
     "golden": _golden,
     "conform": _conform,
 }

@@ -143,6 +143,15 @@ def rows(shape: Mapping[str, int] = DEFAULTS) -> list[Row]:
     return [row for op, shapes in _examples(**_checked("rows", shape)) for row in _rows_of(op, shapes)]
 
 
+def examples(shape: Mapping[str, int] = DEFAULTS) -> list[Example]:
+    """At least one use of every op at given sizes, as ``rows`` lists them: the op, and the shapes of its inputs.
+
+    Raises:
+        ArgumentError: as ``rows``.
+    """
+    return _examples(**_checked("examples", shape))
+
+
 def render(rows: Iterable[Row]) -> str:
     """The rows as aligned text, under a line of headings.  "-" stands for a factor that does not exist."""
     cells = [("op", "shapes", "statistic", "α", "β", "constrained", "source"), *map(_cells, rows)]

@@ -33,6 +33,7 @@ ORDER = [
     "train",
     "testing",
     "golden",
+    "claims",
     "cli",
     "__main__",
 ]

@@ -1,0 +1,42 @@
+"""The claims as an executable specification: numbered statements, each with a source and a function that checks it.
+
+``refscale verify`` runs them on your machine and in your shapes; ``CLAIMS.md`` beside this file is the list.
+
+In reading order:
+
+1. ``claim``: what a claim is, and the figures it finds: exact, derived, or sampled at a stated false-alarm rate.
+2. ``catalog``: the sections, and every claim by its id.
+3. The sections, a module each: ``formats``, ``vjp``, ``factors_of_products`` and ``factors_of_functions`` (on inputs
+   made by ``one_op``), ``constraints``, ``graphs``, ``residuals``, ``initialization``, ``models`` (measured by
+   ``measure``), ``precision``, ``snr``, ``training``, ``bends``.
+4. ``run``: claims at places, verdicts; ``report``: tables, the list, JSON.
+
+    >>> from refscale.claims import CLAIMS, verify
+    >>> print(CLAIMS["3.9"].title[:47])
+    x (…, b, m) times w (m, n): α = m^-½, β_x = n^-
+    >>> from refscale.testing.places import Place
+    >>> [result.verdict for result in verify([CLAIMS["3.9"]], [Place(b=1000, m=700, n=300)])]
+    ['holds']
+"""
+
+from refscale.claims.catalog import CLAIMS, SECTIONS, Section, select
+from refscale.claims.claim import Claim, Figure, between, claim, near, none_wrong, same, sampled
+from refscale.claims.run import Result, places, verify
+
+__all__ = [
+    "CLAIMS",
+    "SECTIONS",
+    "Claim",
+    "Figure",
+    "Result",
+    "Section",
+    "between",
+    "claim",
+    "near",
+    "none_wrong",
+    "places",
+    "same",
+    "sampled",
+    "select",
+    "verify",
+]

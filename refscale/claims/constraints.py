@@ -1,0 +1,197 @@
+"""Constraints: one value for α and the β of every edge that is not a cut-edge."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from refscale import functional as F  # noqa: N812
+from refscale import ops
+from refscale.claims.claim import Figures, claim, near, none_wrong, same
+from refscale.claims.one_op import GRID, columns, grid
+from refscale.claims.one_op import unit as one
+from refscale.engine import Op, Tensor, apply
+from refscale.scales import (
+    CONSTRAINTS,
+    Call,
+    Constraint,
+    Scales,
+    Unit,
+    constrain,
+    fixed,
+    geometric,
+    get_scheme,
+    none,
+    to_grad_input_scale,
+    to_left_grad_scale,
+    to_output_scale,
+    to_right_grad_scale,
+    unit,
+)
+from refscale.testing import rms, signs
+from refscale.testing.gradients import assert_gradient_factor
+from refscale.testing.places import Place
+
+MATMUL: Op = ops.Matmul()
+GELU: Op = ops.Gelu()
+
+ULPS = 1e-14
+"""Relative: logarithm, sum, quotient and exponential of a few numbers near 1."""
+
+
+@claim("paper, section 3; the definitions of the means")
+def claim_4_01_means(place: Place) -> Figures:
+    """Every constraint is a mean of α and the constrained β: equal factors stay, and harmonic ≤ geometric ≤ arithmetic.
+
+    The geometric mean of k factors to the k is their product; by name, α or a β is taken as it is.
+    """
+    rng = place.rng()
+    alpha, left, right = (float(f) for f in np.exp2(rng.uniform(-6, 6, 3)))
+    mean = {name: f for name, f in CONSTRAINTS.items() if name in ("harmonic", "geometric", "arithmetic")}
+    values = {name: f(alpha, (left, right)) or 0.0 for name, f in mean.items()}
+    yield near("geometric³", values["geometric"] ** 3, alpha * left * right, ULPS)
+    yield near("harmonic", 3 / values["harmonic"], 1 / alpha + 1 / left + 1 / right, ULPS)
+    yield near("arithmetic", 3 * values["arithmetic"], alpha + left + right, ULPS)
+    order = values["harmonic"] <= values["geometric"] <= values["arithmetic"]
+    yield none_wrong("means out of order", not order)
+    for name, f in mean.items():
+        yield near(f"{name} of equals", f(alpha, (alpha, alpha)) or 0.0, alpha, ULPS)
+    yield same("to_output_scale", to_output_scale(alpha, (left, right)), alpha)
+    yield same("to_grad_input_scale", to_grad_input_scale(alpha, (left,)), left)
+    yield same("to_left_grad_scale", to_left_grad_scale(alpha, (left, right)), left)
+    yield same("to_right_grad_scale", to_right_grad_scale(alpha, (left, right)), right)
+    yield none_wrong("none constrains", none(alpha, (left,)) is not None)  # type: ignore[func-returns-value]
+
+
+@claim("paper, section 3")
+def claim_4_02_only_what_is_constrained(place: Place) -> Figures:
+    """A constraint changes α and the β of the constrained inputs, to one value, and nothing else."""
+    rng = place.rng()
+    factors = [float(f) for f in np.exp2(rng.uniform(-4, 4, 4))]
+    scales = Scales(factors[0], (*factors[1:], None))
+    for tied in ((), (0,), (1, 2), (0, 1, 2), (3,), (0, 3)):
+        found = constrain(scales, tied, geometric)
+        expected = float(np.exp(np.mean(np.log([factors[0], *(factors[i + 1] for i in tied if i < 3)]))))
+        yield near(f"α constrained by {tied}", found.alpha, expected, ULPS)
+        for i, (before, after) in enumerate(zip(scales.beta, found.beta, strict=True)):
+            if before is None or after is None:
+                yield none_wrong("a gradient out of nothing", before is not after)
+            elif i in tied:
+                yield same(f"β of {i}, constrained by {tied}", after, found.alpha)
+            else:
+                yield same(f"β of {i}, free of {tied}", after, before)
+
+
+@claim("paper, section 3: a projection has α = β_x = (m·n)^-¼, β_w = b^-½", "bmn")
+def claim_4_03_projection(place: Place) -> Figures:
+    """A linear layer in a branch: output RMS (m/n)^¼, input gradient (n/m)^¼, weight gradient 1.
+
+    What the constraint costs is what a wide layer owes a narrow one, and the next layer pays it back.
+    """
+    b, m, n = place.b, place.m, place.n
+    scales = unit.scales(Call(MATMUL, ((b, m), (m, n)), geometric, (0,)))
+    yield near("α", scales.alpha, (m * n) ** -0.25, ULPS)
+    yield same("β of x", scales.beta[0] or 0, scales.alpha)
+    yield near("β of w", scales.beta[1] or 0, b**-0.5, ULPS)
+    x = columns(m)
+    y = x @ signs((m, 3), place.rng())
+    yield near("RMS of the output", scales.alpha * rms(y), (m / n) ** 0.25, 1e-12)
+    g = columns(n)
+    dx = g @ signs((n, 3), place.rng())
+    yield near("RMS of the gradient", (scales.beta[0] or 0) * rms(dx), (n / m) ** 0.25, 1e-12)
+
+
+@claim("paper, Table A.2: gelu, constrained, 1.587")
+def claim_4_04_activations(place: Place) -> Figures:
+    """A constrained gelu has α = β = √(1.70093·1.48111) = 1.58720: outputs of σ 0.933, gradients of RMS 1.0716."""
+    for form, value in (("erf", 1.5872197), ("tanh", 1.5872440)):
+        op: Op = ops.Gelu(form)  # type: ignore[arg-type]
+        scales = unit.scales(Call(op, ((4,),), geometric, (0,)))
+        yield near(f"gelu by {form}: α", scales.alpha, value, 6e-8)
+        yield same(f"gelu by {form}: β", scales.beta[0] or 0, scales.alpha)
+    free = unit.scales(Call(GELU, ((4,),)))
+    yield near("σ × RMS of the gradient", scales.alpha**2, free.alpha * (free.beta[0] or 0), 1e-4)
+    yield one("α of the unconstrained", ops.Gelu(), (grid(),), measure=lambda x: float(np.std(x)), relative=GRID)
+
+
+@dataclass(frozen=True)
+class AnyFactors(Unit):
+    """Factors drawn at random for every op that changes values, before they are constrained."""
+
+    name: str = "any factors"
+    seed: int = 0
+
+    def unconstrained(self, call: Call) -> Scales:
+        """Identities and moves keep their own; additions keep what their weights say."""
+        own = super().unconstrained(call)
+        if isinstance(call.op, ops.WeightedAdd | ops.Fork | ops.Reshape | ops.Transpose | ops.Bias):
+            return own
+        draw = np.random.default_rng([self.seed, call.index])
+        alpha, *betas = (float(f) for f in np.exp2(draw.uniform(-1, 1, 1 + len(own.beta))))
+        return Scales(alpha, tuple(None if b is None else new for b, new in zip(own.beta, betas, strict=True)))
+
+
+def _block(constraint: Constraint) -> dict[str, object]:
+    """Residual branches of every kind that the package's models are made of."""
+
+    def attention(x: Tensor, *w: Tensor, causal: bool = False) -> Tensor:
+        def branch(h: Tensor) -> Tensor:
+            h = F.layer_norm(h, w[3], w[4])
+            q, k, v = (F.linear(h, part, constraint=constraint) for part in w[:3])
+            return F.attention(q, k, v, heads=2, causal=causal, constraint=constraint)
+
+        return F.residual(branch, x, fixed(0.3))
+
+    def feed_forward(x: Tensor, *w: Tensor) -> Tensor:
+        def branch(h: Tensor) -> Tensor:
+            h = apply(ops.Gelu(), F.linear(h, w[0], constraint=constraint), constraint=constraint, constrained=(0,))
+            return F.linear(h, w[1], w[4], constraint=constraint)
+
+        return F.residual(branch, x, fixed(0.3))
+
+    def gated(x: Tensor, *w: Tensor) -> Tensor:
+        def branch(h: Tensor) -> Tensor:
+            left, right = F.split(F.linear(h, w[0], constraint=constraint), 2)
+            product = apply(ops.SiluGlu(), left, right, constraint=constraint, constrained=(0, 1))
+            both = apply(ops.Concat(-1), product, left, constraint=constraint, constrained=(0, 1))
+            return F.linear(both, w[1], constraint=constraint)
+
+        return F.residual(branch, x, fixed(0.3))
+
+    def causal(x: Tensor, *w: Tensor) -> Tensor:
+        return attention(x, *w, causal=True)
+
+    return {"attention": attention, "causal attention": causal, "feed-forward": feed_forward, "gated": gated}
+
+
+@claim("paper, Theorem 5.2; section 5", "bms")
+def claim_4_05_branches(place: Place) -> Figures:
+    """With any factors at all, constrained where the blocks say, every gradient is a constant times the true one.
+
+    So no block forgets an edge that is no cut-edge, whatever factors the ops on it happen to have.
+    """
+    p, rng = place.at_most(b=2, m=3, s=4), place.rng()
+    width = 2 * p.m
+    x = rng.standard_normal((p.b, p.s, width))
+    weights = [rng.standard_normal((width, width)) for _ in range(3)] + [np.ones(width), np.zeros(width)]
+    for name in ("geometric", "to_output_scale"):
+        for what, block in _block(CONSTRAINTS[name]).items():
+            scheme = AnyFactors(seed=place.seed)
+            c = assert_gradient_factor(block, x, *weights, scheme=scheme, rng=rng)  # type: ignore[arg-type]
+            yield near(f"{what}, {name}: c of the stream", c["0"], 1.0, 1e-12)
+
+
+@claim("arXiv 2407.17465: to output scale; refscale.scales.UMup")
+def claim_4_06_u_mup(place: Place) -> Figures:
+    """u-μP takes α wherever unit scaling takes the geometric mean, and leaves unconstrained what is."""
+    call = Call(MATMUL, ((5, 12), (12, 7)), geometric, (0,))
+    found = get_scheme("u-mup").scales(call)
+    yield near("α", found.alpha, 12**-0.5, ULPS)
+    yield same("β of x", found.beta[0] or 0, found.alpha)
+    free = get_scheme("u-mup").scales(Call(MATMUL, ((5, 12), (12, 7)), none, (0,)))
+    yield near("β of x, unconstrained", free.beta[0] or 0, 7**-0.5, ULPS)
+    readout = get_scheme("u-mup").readout
+    yield near("α of a readout", ops.Readout(readout).scale((5, 12), (12, 7)).alpha, 1 / 12, ULPS)
+    yield near("α of 1/d scores", math.sqrt(ops.AttentionScores("1/d").scale((5, 4), (6, 4)).alpha), 1.0, ULPS)

@@ -1,0 +1,212 @@
+"""Factors of activations, softmax, norms and losses: what each makes 1, on quantiles, in closed form, by counting."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from refscale import ops
+from refscale.claims.claim import Figures, claim, near, none_wrong
+from refscale.claims.factors_of_products import QUADRANTS, TABLE
+from refscale.claims.one_op import (
+    GRID,
+    WIDE,
+    Measure,
+    by_density,
+    columns,
+    grid,
+    lattice,
+    mean,
+    power_of_two,
+    std_by_density,
+    unit,
+)
+from refscale.engine import Array, Op
+from refscale.scales import Call, Scheme, Statistic, get_scheme
+from refscale.testing import rms, signs, std
+from refscale.testing.places import Place
+
+STATISTICS: tuple[tuple[Statistic, Measure], ...] = (("std", std), ("rms", rms))
+IGNORE = -100
+EVERYTHING = np.ones((1, 1), np.bool_)
+
+
+def _activation(op: Op, place: Place) -> Figures:
+    """α by both statistics, and β, on the quantiles of N(0, 1)."""
+    gradient = signs(grid().shape, place.rng())
+    for by, measure in STATISTICS if op.has_mean else STATISTICS[:1]:
+        yield unit(f"α by {by}", op, (grid(),), measure=measure, statistic=by, relative=GRID)
+        yield unit(f"β by {by}", op, (grid(),), 0, gradient, statistic=by, relative=GRID)
+
+
+def _growing(op: Op, x: Array, measures: tuple[tuple[Statistic, Measure], ...]) -> Figures:
+    """The same for functions that weigh the tails, by the density of N(0, 1)."""
+    for by, measure in measures:
+        yield unit(f"α by {by}", op, (x,), measure=measure, statistic=by, relative=GRID)
+        yield unit(f"β by {by}", op, (x,), 0, np.ones_like(x), measure=by_density, statistic=by, relative=GRID)
+
+
+BY_DENSITY: tuple[tuple[Statistic, Measure], ...] = (("std", std_by_density), ("rms", by_density))
+
+
+@claim(TABLE + "; closed form √(2/(1−1/π)), √2")
+def claim_3_20_relu(place: Place) -> Figures:
+    """relu: α = √(2/(1−1/π)) by standard deviation, √2 by RMS; β = √2."""
+    yield from _activation(ops.Relu(), place)
+
+
+@claim("closed form")
+def claim_3_21_leaky_relu(place: Place) -> Figures:
+    """leaky relu of any slope: E f = (1−a)/√(2π), E f² = E f'² = (1+a²)/2."""
+    yield from _activation(ops.LeakyRelu(), place)
+    yield from _activation(ops.LeakyRelu(float(place.rng().uniform(0.05, 0.95))), place)
+
+
+@claim(TABLE + "; quadrature")
+def claim_3_22_gelu(place: Place) -> Figures:
+    """gelu by erf and by tanh: α = 1.701, β = 1.481; their constants differ from the fifth digit on."""
+    yield from _activation(ops.Gelu(), place)
+    yield from _activation(ops.Gelu("tanh"), place)
+
+
+@claim("quadrature")
+def claim_3_23_silu(place: Place) -> Figures:
+    """silu: α = 1.787, β = 1.623."""
+    yield from _activation(ops.Silu(), place)
+
+
+@claim(TABLE + "; quadrature")
+def claim_3_24_tanh(place: Place) -> Figures:
+    """tanh: α = 1.593, β = 1.467."""
+    yield from _activation(ops.Tanh(), place)
+
+
+@claim(TABLE + "; quadrature")
+def claim_3_25_sigmoid(place: Place) -> Figures:
+    """sigmoid: α = 4.801 by standard deviation, 1.846 by RMS; β = 4.723."""
+    yield from _activation(ops.Sigmoid(), place)
+
+
+@claim("quadrature")
+def claim_3_26_softplus(place: Place) -> Figures:
+    """softplus: α = 1.919 by standard deviation, 1.042 by RMS; β = 1.846, that of sigmoid by RMS."""
+    yield from _activation(ops.Softplus(), place)
+
+
+@claim("moments of the lognormal distribution")
+def claim_3_27_exponentials(place: Place) -> Figures:
+    """exp of N(0, 1), log and square root of its exponential: closed forms of the lognormal distribution."""
+    z = lattice()
+    yield from _growing(ops.Exp(), z, BY_DENSITY)
+    yield from _growing(ops.Log(), np.exp(z), BY_DENSITY if ops.Log.has_mean else BY_DENSITY[:1])
+    yield from _growing(ops.Sqrt(), np.exp(z), BY_DENSITY if ops.Sqrt.has_mean else BY_DENSITY[:1])
+
+
+@claim(TABLE + "; by RMS: the limit of wide rows", "s")
+def claim_3_28_softmax(place: Place) -> Figures:
+    """softmax over s: α = s makes the mean 1, β = s the gradient's RMS 1 at uniform logits and g of mean zero.
+
+    By RMS, s/√e: the limit of wide rows of N(0, 1) logits, reached to 1 % at 65 536.  With a mask of ones, the same.
+    """
+    s, rng = place.s, place.rng()
+    h = columns(power_of_two(max(2, s)))
+    row, alternating = grid()[None], np.where(np.arange(grid().size) % 2, 1.0, -1.0)[None]
+    ones: tuple[tuple[Op, tuple[Array, ...]], ...] = (
+        (ops.Softmax(), ()),
+        (ops.MaskedSoftmax(), (np.ones((1, 1), bool),)),
+    )
+    for op, more in ones:
+        yield unit("α", op, (rng.standard_normal((3, s)), *more), measure=mean)
+        yield unit("β", op, (np.zeros((len(h) - 1, len(h))), *more), 0, h[1:])
+        yield unit("α by rms", op, (row, *more), statistic="rms", relative=WIDE)
+        yield unit("β by rms", op, (row, *more), 0, alternating, statistic="rms", relative=WIDE)
+
+
+@claim("log-softmax of wide rows is the logits, less a constant; Σ g is removed", "s")
+def claim_3_29_log_softmax(place: Place) -> Figures:
+    """log softmax over s: α = 1 about the mean; at uniform logits the gradient loses its mean, one part in s."""
+    h = columns(power_of_two(max(2, place.s)))  # the first row is constant, so that all of it is removed
+    for by, measure in STATISTICS:
+        yield unit(f"β by {by}", ops.LogSoftmax(), (np.zeros(h.shape),), 0, h, statistic=by)
+        yield unit(f"α by {by}", ops.LogSoftmax(), (grid()[None],), measure=measure, statistic=by, relative=GRID)
+
+
+@claim(TABLE, "bn")
+def claim_3_30_norms(place: Place) -> Figures:
+    """Layer norm and RMS norm over b rows: α = β_x = 1; β = b^-½ for gain and bias.
+
+    Rows of signs of mean zero are their own norm, and a gradient orthogonal to them and to 1 passes whole.
+    """
+    rng, n = place.rng(), power_of_two(max(4, place.at_most(n=256).n))
+    h = columns(n)
+    flip = np.repeat(signs((n // 2,), rng), 2)[:, None] * np.ones((1, n))  # the same sign for rows that are compared
+    x, one, zero = h[1] * flip, np.ones(n), np.zeros(n)
+    g = columns(place.b).T  # (b, p): sums over its rows have an RMS of √b
+    wide = np.tile(g, (1, max(1, n // g.shape[1])))[:, : max(n, g.shape[1])]
+    y = columns(wide.shape[1])[1] * signs((place.b, 1), rng)
+    pairs: tuple[tuple[Op, int], ...] = ((ops.LayerNorm(0.0), 2), (ops.RmsNorm(0.0), 1))
+    for op, count in pairs:
+        small = (one, zero)[:count]
+        yield unit("α", op, (float(rng.uniform(1, 9)) * x, *small))
+        yield unit("β of x", op, (x[2:], *small), 0, h[2:])
+        large = (np.ones(wide.shape[1]), np.zeros(wide.shape[1]))[:count]
+        yield unit(f"β of the gain over {place.b} rows", op, (y, *large), 1, wide * y)
+        if count == 2:
+            yield unit(f"β of the bias over {place.b} rows", op, (y, *large), 2, wide)
+
+
+@claim(TABLE + "; a mean over rows multiplies β by their number", "bs")
+def claim_3_31_cross_entropy(place: Place) -> Figures:
+    """Cross-entropy of s classes: α = 1; β = s/√(s−1), exact at uniform logits; of a mean, times the rows that count.
+
+    Every target is as good as any other, so rows are enumerated, not drawn.  One class: nothing to learn, β = 1.
+    """
+    b, s = place.b, max(2, place.s)
+    uniform, targets = np.zeros((b, s)), np.arange(b) % s
+    kept = 1 + int(place.rng().integers(0, b))
+    some = np.where(np.arange(b) < kept, targets, IGNORE)
+    for reduction, rows in (("sum", 1), ("mean", 0)):
+        every = ops.SoftmaxCrossEntropy(reduction)  # type: ignore[arg-type]
+        masked = ops.SoftmaxCrossEntropy(reduction, IGNORE, kept)  # type: ignore[arg-type]
+        yield unit(f"α, {reduction}", every, (uniform, targets), measure=mean, expected=math.log(s) * b**rows)
+        yield unit(f"β, {reduction} of {b}", every, (uniform, targets), 0, 1.0)
+        value = math.log(s) * kept**rows
+        yield unit(f"α, {reduction} of {kept} kept", masked, (uniform, some), measure=mean, expected=value)
+        yield unit(f"β, {reduction} of {kept} kept", masked, (uniform, some), 0, 1.0)
+    one = ops.SoftmaxCrossEntropy("sum").scale((b, 1), (b,))
+    yield none_wrong("β of one class is not 1", one.beta[0] != 1.0)
+
+
+@claim("gradient 2(x−y)/n of two independent inputs; a sum is the objective")
+def claim_3_32_other_losses(place: Place) -> Figures:
+    """Squared error: β = n/√8, for x − y has variance 2.  A sum of losses: every factor 1."""
+    yield unit("α", ops.MseLoss(), tuple(QUADRANTS), measure=mean, expected=2.0)
+    for i in (0, 1):
+        yield unit(f"β of input {i}", ops.MseLoss(), tuple(QUADRANTS), i, 1.0)
+    losses = tuple(np.asarray(v) for v in place.rng().uniform(1, 4, 3))
+    yield unit("α", ops.LossSum(), losses, measure=mean, expected=float(sum(losses)))
+    for i in range(3):
+        yield unit(f"β of input {i}", ops.LossSum(), losses, i, 1.0)
+
+
+CONSTANTS: tuple[tuple[Op, float, float, float], ...] = (
+    (ops.Relu(), 1.7128586, 1.4142136, 1.4142136),
+    (ops.Gelu(), 1.7009262, 1.5335304, 1.4811144),
+    (ops.Gelu("tanh"), 1.7009166, 1.5335805, 1.4811681),
+    (ops.Silu(), 1.7871872, 1.6765325, 1.6233203),
+    (ops.Tanh(), 1.5925374, 1.5925374, 1.4674136),
+    (ops.Sigmoid(), 4.8013134, 1.8462285, 4.7226461),
+)
+"""α by standard deviation, α by RMS, β: quadrature to 30 digits, rounded to eight."""
+
+
+@claim("quadrature to 30 digits; paper, Table A.2, to its ±0.0005")
+def claim_3_33_constants(place: Place) -> Figures:
+    """The constants of the activations, to eight digits."""
+    schemes: tuple[Scheme, Scheme] = (get_scheme("unit"), get_scheme("unit-rms"))
+    for op, *alphas, beta in CONSTANTS:
+        for scheme, alpha in zip(schemes, alphas, strict=True):
+            scales = scheme.scales(Call(op, ((5, 7),)))
+            yield near(f"{op.name}: α, {scheme.name}", scales.alpha, alpha, 4e-8)
+            yield near(f"{op.name}: β, {scheme.name}", scales.beta[0] or 0, beta, 4e-8)

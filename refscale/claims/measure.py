@@ -1,0 +1,125 @@
+"""Whole models, measured and predicted: every tensor's RMS over several runs, beside what ``analysis.predict`` says.
+
+How far a measured RMS may be from its expectation by chance.  A model's tensors come from independent normal arrays
+(inputs, weights, the incoming gradient) by products.  The mean square of a product of x (b, m) and w (m, n) has the
+relative variance 2·(1/bm + 1/mn + 1/bn + 1/bmn) (``refscale.testing.effective_samples_matmul``), those of consecutive
+products add up, and so do those of the branches of a sum, at most.  So with k products on the way, sides of at least l,
+and p elements of its own, a mean square over R runs has a relative variance of at most 2·(3k/l² + 1/p)·κ/R, its root a
+quarter of that; κ = 2 allows for elements that are products of normal numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from refscale.analysis import predict
+from refscale.analysis.trace import SAME_VALUES
+from refscale.claims.claim import Figure, sampled
+from refscale.data import Batch
+from refscale.engine import Array, Tape, Tensor, Variable, backward
+from refscale.models.bert import BertConfig
+from refscale.scales import Scheme, unit
+
+KAPPA = 2.0
+"""Of elements that are products of two normal numbers, (9 − 1)/(3 − 1) = 4 at most; of sums of them, nearer to 1."""
+
+Model = Callable[[Tape, np.random.Generator], Tensor]
+"""Records a run on new inputs and weights; the same graph at every call."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor of a model: its RMS over several runs, and the predicted one.
+
+    Attributes:
+        name: in the model.
+        way: "forward" or "backward".
+        shape: of the tensor.
+        measured, predicted: RMS.
+        std, predicted_std: about the mean over all elements.
+    """
+
+    name: str
+    way: str
+    shape: tuple[int, ...]
+    measured: float
+    predicted: float
+    std: float
+    predicted_std: float
+
+
+def rows(
+    model: Model,
+    runs: int,
+    rng: np.random.Generator,
+    scheme: Scheme = unit,
+    agreement: Mapping[str, float] | None = None,
+) -> list[Row]:
+    """Every tensor that is not zero by prediction, forward, then backward; leaves are N(0, 1).
+
+    Those that hold the values of another are left out (``analysis.trace.SAME_VALUES``).
+    """
+    squares: dict[tuple[str, int | str], list[tuple[float, float]]] = {}
+
+    def key(way: str, variable: Variable) -> tuple[str, int | str]:
+        return way, variable.node.index if variable.node else variable.name
+
+    def probe(way: str, variable: Variable, array: Array) -> None:
+        if array.ndim:
+            wide = array.astype(np.float64)
+            squares.setdefault(key(way, variable), []).append((float(np.mean(wide * wide)), float(np.var(wide))))
+
+    for _ in range(runs):
+        tape = Tape(scheme, probe=probe)
+        output = model(tape, rng)
+        seed = rng.standard_normal(output.shape) if output.shape else None
+        backward(output, seed)
+    prediction = predict(output, agreement=agreement)
+    found = []
+    for way, kernels in (("forward", prediction.values), ("backward", prediction.gradients)):
+        for variable, kernel in kernels.items():
+            moved = variable.node is not None and isinstance(variable.node.op, SAME_VALUES)
+            if kernel.rms > 1e-6 and not moved and key(way, variable) in squares:
+                measured, about = np.sqrt(np.mean(squares[key(way, variable)], axis=0))
+                found.append(Row(variable.name, way, variable.shape, measured, kernel.rms, about, kernel.std))
+    return found
+
+
+def standard_error(products: int, side: int, elements: int, runs: int) -> float:
+    """Of a measured RMS over the expected one: see the head of this module."""
+    return 0.5 * math.sqrt(2 * (3 * products / side**2 + 1 / elements) * KAPPA / runs)
+
+
+def compared(row: Row, products: int, side: int, runs: int, relative: float) -> Figure:
+    """Measured over predicted, within a model error and so many standard errors."""
+    elements = max(1, math.prod(row.shape))
+    se = standard_error(products, side, min(elements, side**2), runs)
+    return sampled(f"{row.way} {row.name} {row.shape}", row.measured / row.predicted, 1.0, se, relative)
+
+
+def uniform_batch(config: BertConfig, rng: np.random.Generator, size: int, seq: int, predictions: int) -> Batch:
+    """Ids, labels and positions uniform and independent; one segment, no padding."""
+    positions = np.sort(
+        rng.permuted(np.tile(np.arange(seq, dtype=np.int32), (size, 1)), axis=1)[:, :predictions], axis=1
+    )
+    return Batch(
+        ids=rng.integers(0, config.vocabulary, (size, seq), np.int32),
+        segments=np.zeros((size, seq), np.int32),
+        mask=np.ones((size, seq), np.bool_),
+        positions=positions,
+        labels=rng.integers(0, config.vocabulary, positions.shape, np.int32),
+        is_next=rng.integers(0, 2, size, np.int32),
+    )
+
+
+def worst(figures: Iterator[Figure]) -> Figure:
+    """The one nearest to failing."""
+    return max(figures, key=lambda f: f.strain)
+
+
+ONE_SEGMENT = {"embeddings.segment": 1.0}
+"""What ``predict`` is told of such a batch: the chance that two tokens have the same segment."""

@@ -1,0 +1,235 @@
+"""Precision policies: which cast where, what is never rounded, and nothing clipped at initialization."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from refscale import functional as F  # noqa: N812
+from refscale import ops
+from refscale.claims.claim import Figures, between, claim, none_wrong, same
+from refscale.claims.measure import uniform_batch
+from refscale.claims.models import ffn_model, small_bert
+from refscale.engine import Array, Tape, Tensor, Variable, apply, backward
+from refscale.formats import Cast, Overflow, Rounding
+from refscale.models import bert
+from refscale.precision import POLICIES, Precision, get_precision
+from refscale.scales import Call, Regular, Scales, regular, unit
+from refscale.testing.places import Place
+
+IEEE: tuple[Rounding, Overflow] = ("nearest_even", "nonsaturate")
+FP8: tuple[Rounding, Overflow] = ("nearest_even", "saturate")
+EXPECTED: dict[str, tuple[Cast | None, Cast | None, Cast | None]] = {
+    "fp32": (None, None, None),
+    "fp16": (Cast("float16", *IEEE), None, None),
+    "bf16": (Cast("bfloat16", *IEEE), None, None),
+    "fp8": (Cast("float16", *IEEE), Cast("float8_e4m3fn", *FP8), Cast("float8_e5m2", *FP8)),
+    "fp8-fnuz": (Cast("float16", *IEEE), Cast("float8_e4m3fnuz", *FP8), Cast("float8_e5m2fnuz", *FP8)),
+}
+"""What is stored, what a contraction is given, and the gradient that it receives: the paper's runs, section 7."""
+
+
+@dataclass(frozen=True)
+class Fixed(Regular):
+    """Factors that are no powers of two, so that a rounding left out or added shows."""
+
+    def scales(self, call: Call) -> Scales:
+        """0.7 forward, 0.6 and 0.9 backward."""
+        return Scales(0.7, (0.6, 0.9)[: len(call.shapes)])
+
+
+def _cast(cast: Cast | None, x: Array) -> Array:
+    return x if cast is None else cast(x)
+
+
+def _same(a: Array | None, b: Array) -> bool:
+    return a is not None and np.array_equal(a, b.astype(np.float32))
+
+
+@claim("paper, FP16 and FP8 experiments; refscale.precision.policy", "bmn")
+def claim_9_01_which_cast_where(place: Place) -> Figures:
+    """A matmul rounds its operands, then its output after α; backward its incoming gradient, then each after β.
+
+    y = store(α·(operand(x)·operand(w))), dx = store(β_x·(gradient(g)·operand(w)ᵀ)), dw likewise: the same bits, from
+    leaves that are stored first.  Not one cast more or less.
+    """
+    rng = place.rng()
+    p = place.at_most(b=64, m=64, n=64)
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((p.b, p.m), (p.m, p.n)))
+    g = rng.standard_normal((p.b, p.n)).astype(np.float32)
+    for name, (store, operand, gradient) in EXPECTED.items():
+        tape = Tape(Fixed(), get_precision(name))
+        a, b = tape.tensor(x), tape.tensor(w)
+        y = apply(ops.Matmul(), a, b)
+        backward(y, g)
+        xs, ws, gs = _cast(store, x), _cast(store, w), _cast(store, g)
+        xo, wo, go = _cast(operand, xs), _cast(operand, ws), _cast(gradient, gs)
+        yield none_wrong(f"{name}: leaves", not (_same(a.value, xs) and _same(b.value, ws)))
+        yield none_wrong(f"{name}: y", not _same(y.value, _cast(store, (xo @ wo) * np.float32(0.7))))
+        yield none_wrong(f"{name}: dx", not _same(a.grad, _cast(store, (go @ wo.T) * np.float32(0.6))))
+        yield none_wrong(f"{name}: dw", not _same(b.grad, _cast(store, (xo.T @ go) * np.float32(0.9))))
+        stored, narrow, received = (int(c is not None) for c in (store, operand, gradient))
+        yield same(f"{name}: casts", len(tape.casts), 6 * stored + 2 * narrow + received)
+
+
+@claim("refscale.precision.policy: every output, every gradient, every sum of gradients", "bm")
+def claim_9_02_everything_is_stored(place: Place) -> Figures:
+    """Every value and every gradient that a tape holds is one of the storage format, sums of gradients included.
+
+    A model's as well as one op's: nothing passes from one op to the next unrounded, but losses.
+    """
+    for name in ("fp16", "bf16", "fp8", "fp8-fnuz"):
+        store = EXPECTED[name][0]
+        assert store is not None
+        wrong: Counter[str] = Counter()
+        seen: Counter[str] = Counter()
+
+        def probe(
+            way: str,
+            variable: Variable,
+            x: Array,
+            store: Cast = store,
+            wrong: Counter[str] = wrong,
+            seen: Counter[str] = seen,
+        ) -> None:
+            if not (variable.node and variable.node.op.reports):
+                seen[way] += 1
+                wrong[way] += not _same(x, store(x))
+
+        config = small_bert(layers=1)
+        tape = Tape(unit, get_precision(name), probe=probe)
+        parameters = bert.initial_parameters(config, unit, place.rng())
+        batch = uniform_batch(config, place.rng(), 4, 8, 2)
+        backward(bert.pretraining_loss(bert.parameters_on(tape, parameters, config), batch, config).total)
+        for way in ("forward", "backward"):
+            yield none_wrong(f"{name}: of {seen[way]} tensors not stored, {way}", wrong[way])
+        tape = Tape(Fixed(), get_precision(name))
+        leaf = tape.tensor(place.rng().standard_normal((place.b, place.m)))
+        parts = [apply(ops.Relu(), leaf) for _ in range(3)]
+        total = apply(ops.Add(), apply(ops.Add(), parts[0], parts[1]), parts[2])
+        backward(total, place.rng().standard_normal(total.shape))
+        yield none_wrong(f"{name}: a sum of gradients not stored", not _same(leaf.grad, store(np.asarray(leaf.grad))))
+
+
+@claim("refscale.precision.policy: the value of a loss is a report")
+def claim_9_03_losses_are_not_rounded(place: Place) -> Figures:
+    """A loss and the gradient it is seeded with are not rounded: a loss scale of 2^16, beyond FP16, passes."""
+    rng = place.rng()
+    logits, targets = rng.standard_normal((64, 8)), rng.integers(0, 8, 64)
+    losses, gradients = [], []
+    for name, seed in (("fp16", 1.0), ("fp16", 2.0**16)):
+        tape = Tape(regular, get_precision(name))
+        leaf = tape.tensor(logits)
+        loss = F.cross_entropy(leaf, targets)
+        backward(loss, seed)
+        losses.append(float(loss.value))
+        gradients.append(np.asarray(leaf.grad))
+    yield none_wrong("the loss was rounded to FP16", losses[0] == float(np.float16(losses[0])))
+    wide = gradients[1] / 2.0**16
+    yield none_wrong("a scaled gradient is not finite", not np.isfinite(wide).all())
+    near_zero = float(np.max(np.abs(wide - gradients[0])))
+    yield between(
+        "the largest difference of scaled and plain gradients", near_zero, 0, 2.0**-11 * float(np.abs(wide).max())
+    )
+
+
+@claim("arXiv 2502.05967: FP8 in hidden linear layers")
+def claim_9_04_hidden_layers_only(place: Place) -> Figures:
+    """``fp8-hidden`` casts the operands of matmuls alone: attention products and readouts stay in BF16."""
+    config = small_bert(layers=1)
+    tape = Tape(unit, get_precision("fp8-hidden"))
+    parameters = bert.initial_parameters(config, unit, place.rng())
+    losses = bert.pretraining_loss(
+        bert.parameters_on(tape, parameters, config), uniform_batch(config, place.rng(), 2, 8, 2), config
+    )
+    matmuls = sum(isinstance(n.op, ops.Matmul) for n in tape.nodes)
+    yield same("operands cast", sum(r.place == "operand" for r in tape.casts), 2 * matmuls)
+    backward(losses.total)
+    yield same("gradients cast", sum(r.place == "operand_gradient" for r in tape.casts), matmuls)
+
+
+@claim("paper, section 7: no loss scale; refscale.engine.CastRecord", "bmn")
+def claim_9_05_nothing_is_clipped(place: Place) -> Figures:
+    """At initialization under unit scaling no cast clips a single element, in FP16, BF16 or FP8, of FFN or BERT.
+
+    And few are flushed to zero: less than 1 in 200 in FP16, 1 in 50 in FP8.
+    """
+    p = place.at_most(b=256, m=256, n=512)
+    for name in ("fp16", "bf16", "fp8", "fp8-fnuz"):
+        precision = get_precision(name)
+        tape = Tape(unit, precision, count_casts=True)
+        rng = place.rng()
+        y = ffn_model(p.b, p.m, p.n)(tape, rng)
+        backward(y, rng.standard_normal(y.shape))
+        yield none_wrong(f"FFN in {name}: clipped", sum(r.clipped or 0 for r in tape.casts))
+        clipped, flushed, elements = _bert_losses(precision, True, place)
+        yield none_wrong(f"BERT in {name}: clipped", clipped)
+        most = 0.02 if name.startswith("fp8") else 0.005
+        yield between(f"BERT in {name}: share flushed", flushed / elements, 0, most)
+
+
+@claim("paper, section 1; refscale report bert-tiny --precision fp8")
+def claim_9_06_what_unscaled_fp8_loses(place: Place) -> Figures:
+    """Without scaling, FP8 flushes more than a tenth of the gradients that matmuls receive; unit scaling below 2 %."""
+    for scaled, low, high in ((False, 0.1, 1.0), (True, 0.0, 0.02)):
+        precision = get_precision("fp8")
+        _, flushed, elements = _bert_losses(precision, scaled, place, "operand_gradient")
+        yield between(f"{'unit' if scaled else 'regular'}: share flushed", flushed / elements, low, high)
+
+
+def _bert_losses(precision: Precision, scaled: bool, place: Place, where: str = "") -> tuple[int, int, int]:
+    """Clipped, flushed and all elements of the casts of a BERT step."""
+    scheme = unit if scaled else regular
+    config = small_bert()
+    tape = Tape(scheme, precision, count_casts=True)
+    parameters = bert.initial_parameters(config, scheme, place.rng())
+    batch = uniform_batch(config, place.rng(), 8, 16, 3)
+    backward(bert.pretraining_loss(bert.parameters_on(tape, parameters, config), batch, config).total)
+    records = [r for r in tape.casts if not where or r.place == where]
+    return (
+        sum(r.clipped or 0 for r in records),
+        sum(r.flushed or 0 for r in records),
+        sum(r.elements for r in records),
+    )
+
+
+@claim("paper, experiments on IPU: FP16 weights, stochastic rounding")
+def claim_9_07_weights_between_steps(place: Place) -> Figures:
+    """Policies with narrow weights round them once after each step, at random; others leave them as they are.
+
+    So an update of a quarter of an ulp is made one time in four, where rounding to nearest would lose it every time.
+    """
+    start = np.ones(4096, np.float32)
+    moved = start + np.float32(2.0**-12)  # a quarter of FP16's spacing at 1
+    for name in ("fp32", "fp16", "fp8", "fp8-hidden"):
+        kept = POLICIES[name].store_weights({"w": moved})["w"]
+        yield none_wrong(f"{name}: weights rounded", not np.array_equal(kept, moved))
+    for name in ("fp16-sr", "fp8-sr"):
+        rounded = POLICIES[name].store_weights({"w": moved}, place.rng())["w"]
+        steps = (rounded - 1) / 2.0**-10
+        yield none_wrong(f"{name}: weights that are no neighbors", np.count_nonzero((steps != 0) & (steps != 1)))
+        # 4096 independent trials: the standard error is √(3/16/4096) = 0.0068, seven of which are 2.6e-12.
+        yield between(f"{name}: share rounded up", float(steps.mean()), 0.25 - 7 * 0.00677, 0.25 + 7 * 0.00677)
+
+
+@claim("straight-through; paper, definition of a scaled op")
+def claim_9_08_factors_do_not_see_precision(place: Place) -> Figures:
+    """Factors are the same in every precision: rounding is passed by gradients unchanged, and changes no constant."""
+    config = small_bert(layers=1)
+    tapes: list[list[Scales]] = []
+    for name in EXPECTED:
+        tape = Tape(unit, get_precision(name))
+        p = bert.parameters_on(tape, bert.initial_parameters(config, unit, place.rng()), config)
+        bert.pretraining_loss(p, uniform_batch(config, place.rng(), 2, 8, 2), config)
+        tapes.append([n.scales for n in tape.nodes])
+    yield none_wrong("policies with other factors", sum(scales != tapes[0] for scales in tapes))
+    for name, expected in EXPECTED.items():
+        policy = POLICIES[name]
+        yield none_wrong(f"{name}: other casts", (policy.store, policy.operand, policy.operand_gradient) != expected)
+    bare = replace(POLICIES["fp8"], operand=None)
+    tape = Tape(unit, bare)
+    x: Tensor = tape.tensor(np.ones((2, 2)))
+    apply(ops.Matmul(), x, x)
+    yield none_wrong("a cast that the policy does not name", any(r.place == "operand" for r in tape.casts))

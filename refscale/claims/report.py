@@ -1,0 +1,124 @@
+"""Results as a table, failures with what reproduces them, the list of claims, JSON."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from refscale.claims.catalog import SECTIONS
+from refscale.claims.claim import Claim, Figure
+from refscale.claims.run import Result
+
+SCHEMA = "refscale.claims/1"
+WIDTH = 42
+"""Columns of the worst figure's name in the table."""
+
+
+def table(results: Iterable[Result]) -> Iterator[str]:
+    """A line for every claim: id, name, the figure nearest to failing at any place, expected, measured, verdict."""
+    names = f"{'id':6}{'claim':29}{'figures':>7}  {'of which the nearest to failing':{WIDTH}}"
+    yield f"{names}{'expected':>12}{'measured':>12}  verdict"
+    by_claim: dict[str, list[Result]] = {}
+    for result in results:
+        by_claim.setdefault(result.claim.id, []).append(result)
+    for several in by_claim.values():
+        yield _line(several)
+
+
+def _line(several: Sequence[Result]) -> str:
+    worst = max(several, key=lambda r: (r.verdict == "fails", r.strain))
+    figure = worst.worst
+    count = sum(len(r.figures) for r in several)
+    cells = f"{worst.claim.id:6}{worst.claim.name[:28]:29}{count:>7}  "
+    if worst.error or figure is None:
+        return cells + f"{_cut(worst.error.splitlines()[0], WIDTH + 24):{WIDTH + 24}}  {worst.verdict}"
+    numbers = f"{figure.expected:>12.5g}{figure.measured:>12.5g}"
+    return f"{cells}{_cut(figure.what, WIDTH - 1):{WIDTH}}{numbers}  {worst.verdict}"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def failures(results: Iterable[Result], shown: int = 5) -> Iterator[str]:
+    """Of every result that fails: the claim, its statement, its wrong figures, and the command that reproduces it."""
+    for result in results:
+        if result.verdict == "holds":
+            continue
+        c = result.claim
+        yield f"\n{c.id} {c.name} fails"
+        yield from textwrap.wrap(c.title, 116, initial_indent="  ", subsequent_indent="  ")
+        if result.error:
+            yield textwrap.indent(result.error, "  ")
+        wrong = [f for f in result.figures if not f.holds]
+        yield from (f"  {f}" for f in wrong[:shown])
+        if len(wrong) > shown:
+            yield f"  and {len(wrong) - shown} more"
+        yield f"  reproduce: {result.command}"
+
+
+def summary(results: Sequence[Result]) -> str:
+    """How many claims hold, and how long it took."""
+    ids = {r.claim.id for r in results}
+    failed = {r.claim.id for r in results if r.verdict == "fails"}
+    figures = sum(len(r.figures) for r in results)
+    seconds = sum(r.seconds for r in results)
+    return f"{len(ids) - len(failed)} of {len(ids)} claims hold: {figures} figures in {seconds:.0f} s"
+
+
+def listing() -> Iterator[str]:
+    """The list of claims, in Markdown."""
+    yield "# The claims"
+    yield ""
+    yield "The specification: numbered statements, each with its source and a function that checks it"
+    yield "(`claim_3_09_matmul` states 3.9).  Sizes are those of `--shape`; *slow* ones run with `--slow` or by id."
+    yield "This page is what `refscale verify --list` prints."
+    for section in SECTIONS:
+        yield ""
+        yield f"## {section.number}. {section.title}"
+        for module in section.modules:
+            yield ""
+            yield (module.__doc__ or "").strip()
+        for claim in section.claims:
+            yield ""
+            yield from _entry(claim)
+
+
+def _entry(claim: Claim) -> Iterator[str]:
+    marks = [f"sizes {', '.join(claim.sizes)}"] if claim.sizes else []
+    marks += ["*slow*"] if claim.slow else []
+    yield f"**{claim.id} · {claim.name.replace('_', ' ')}**" + (f" ({'; '.join(marks)})" if marks else "")
+    yield claim.statement
+    yield f"*Source: {claim.source}.*"
+
+
+def to_json(results: Sequence[Result]) -> dict[str, Any]:
+    """Every result with every figure."""
+    return {
+        "schema": SCHEMA,
+        "holds": all(r.verdict == "holds" for r in results),
+        "results": [_result(r) for r in results],
+    }
+
+
+def _result(r: Result) -> Mapping[str, Any]:
+    return {
+        "id": r.claim.id,
+        "name": r.claim.name,
+        "statement": r.claim.statement,
+        "source": r.claim.source,
+        "place": {**r.place.sizes, "seed": r.place.seed},
+        "verdict": r.verdict,
+        "error": r.error,
+        "seconds": round(r.seconds, 3),
+        "command": r.command,
+        "figures": [_figure(f) for f in r.figures],
+    }
+
+
+def _figure(f: Figure) -> Mapping[str, Any]:
+    numbers = {"measured": f.measured, "expected": f.expected, "allowed": f.allowed}
+    # JSON knows no infinity and no NaN.
+    finite = {k: v if abs(v) < float("inf") else repr(v) for k, v in numbers.items()}
+    return {"what": f.what, **finite, "kind": f.kind, "holds": f.holds}

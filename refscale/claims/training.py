@@ -1,0 +1,58 @@
+"""Training: unit scaling learns in FP8 as in FP32, with nothing to tune; unscaled FP8 falls behind.
+
+A small BERT on text that comes with Python, short enough for a few minutes; ``refscale compare`` is the long form, and
+its result stands in the lesson on training.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from functools import cache
+
+from refscale.claims.claim import Figures, between, claim, none_wrong
+from refscale.errors import DivergedError
+from refscale.testing.places import Place
+from refscale.train import TrainConfig, train
+
+STEPS = 400
+
+
+@cache
+def loss_of(scheme: str, precision: str, scaling: str, seed: int) -> float:
+    """Validation loss of masked words after the run; infinite if it diverged."""
+    config = TrainConfig(
+        "bert-tiny", scheme, precision, scaling, steps=STEPS, evaluate_every=STEPS, checkpoint_every=STEPS, seed=seed
+    )
+    with tempfile.TemporaryDirectory() as out:
+        try:
+            summary = train(config, out, report=lambda line: None)
+        except DivergedError:
+            return math.inf
+    return summary.validation.masked_lm if summary.validation else math.inf
+
+
+@claim("paper, section 1, claim 1; tutorials/07-training-in-fp8.md", slow=True)
+def claim_11_01_unit_scaling_out_of_the_box(place: Place) -> Figures:
+    """Unit-scaled, FP16 and FP8 end where FP32 ends, at one learning rate, without a loss scale: within 0.05 nats."""
+    wide = loss_of("unit", "fp32", "none", place.seed)
+    for precision in ("fp16", "fp8", "fp8-fnuz"):
+        found = loss_of("unit", precision, "none", place.seed)
+        yield between(f"unit {precision}: loss above FP32's", found - wide, -0.05, 0.05)
+
+
+@claim("paper, section 8; tutorials/07-training-in-fp8.md", slow=True)
+def claim_11_02_unscaled_fp8_learns_less(place: Place) -> Figures:
+    """Regular FP8 without a scale ends at least 0.15 nats above regular FP32; a static loss scale mends it to 0.1."""
+    wide = loss_of("regular", "fp32", "none", place.seed)
+    plain = loss_of("regular", "fp8", "none", place.seed)
+    mended = loss_of("regular", "fp8", "static:2^15", place.seed)
+    yield none_wrong("regular FP8 learns as FP32 does", plain - wide < 0.15)
+    yield between("regular FP8 with 2^15: loss above FP32's", mended - wide, -0.1, 0.1)
+
+
+@claim("paper, section 1, claim 3; tutorials/07-training-in-fp8.md", slow=True)
+def claim_11_03_no_worse_than_regular(place: Place) -> Figures:
+    """Unit-scaled FP8 ends no higher than regular FP32, each at its own learning rate, to 0.1 nats."""
+    difference = loss_of("unit", "fp8", "none", place.seed) - loss_of("regular", "fp32", "none", place.seed)
+    yield between("unit FP8: loss above regular FP32's", difference, -1.0, 0.1)

@@ -1,0 +1,188 @@
+"""Backward passes: every one is the vector-Jacobian product of its forward pass, and the engine only adds factors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from refscale import ops
+from refscale.claims.claim import Figures, claim, near, none_wrong, same
+from refscale.engine import Array, Op, Tape, Tensor, apply, backward
+from refscale.errors import TapeError
+from refscale.ops import table
+from refscale.scales import Call, Regular, Scales, Shape, regular
+from refscale.testing import assert_vjp
+from refscale.testing.places import Place
+
+SMALL = 5
+"""Sizes are cut to this: a wrong element shows in an inner product of few as well as of many."""
+GOOD = 1e-6
+"""Relative error of differences in float64, Richardson's; usually below 1e-9."""
+
+
+def inputs_of(op: Op, shapes: tuple[Shape, ...], rng: np.random.Generator) -> list[Array]:
+    """Arrays that an op can take, no kinks among them: normal numbers, masks, indices, targets."""
+    arrays: list[Array] = [rng.standard_normal(shape) for shape in shapes]
+    match op:
+        case ops.Log() | ops.Sqrt():
+            arrays[0] = np.exp(0.5 * arrays[0])
+        case ops.Dropout():
+            arrays[1] = rng.random(shapes[1]) >= op.p
+        case ops.MaskedSoftmax():
+            arrays[1] = rng.random(shapes[1]) >= 0.3
+        case ops.Gather():
+            arrays[1] = rng.integers(0, shapes[0][-2], shapes[1])
+        case ops.Embedding():
+            arrays[1] = rng.integers(0, shapes[0][0], shapes[1])
+        case ops.SoftmaxCrossEntropy():
+            arrays[1] = rng.integers(0, shapes[0][-1], shapes[1])
+    return arrays
+
+
+def examples(place: Place, page: str | None = None) -> list[tuple[Op, list[Array]]]:
+    """Every op of the table (of one page of it), at small sizes, with inputs."""
+    p, rng = place.at_most(b=SMALL, m=SMALL, n=SMALL, s=SMALL), place.rng()
+    found = table.examples(p.sizes)
+    here = [(op, shapes) for op, shapes in found if page is None or type(op).__module__ == f"refscale.ops.{page}"]
+    return [(op, inputs_of(op, shapes, rng)) for op, shapes in here]
+
+
+def check(op: Op, arrays: list[Array], rng: np.random.Generator) -> float:
+    """``assert_vjp`` of one op through the engine, unscaled."""
+    last: list[tuple[Tensor, list[Tensor]]] = []
+
+    def forward(*xs: Array) -> Array:
+        tape = Tape(regular, dtype=np.float64)
+        leaves = [tape.tensor(x) for x in xs]
+        last[:] = [(apply(op, *leaves), leaves)]
+        return last[0][0].value
+
+    def vjp(g: Array) -> list[Array | None]:
+        output, leaves = last[0]
+        backward(output, g)
+        return [leaf.grad for leaf in leaves]
+
+    return assert_vjp(forward, vjp, arrays, rng=rng, directions=2)
+
+
+def _page(page: str, place: Place) -> Figures:
+    for op, arrays in examples(place, page):
+        what = f"{op.name} of {' '.join(str(a.shape) for a in arrays)}: relative error"
+        yield near(what, 1 + check(op, arrays, place.rng()), 1.0, GOOD)
+
+
+SOURCE = "inner products with differences of the forward pass, float64 (refscale.testing.assert_vjp)"
+
+
+@claim(SOURCE, "bmns")
+def claim_2_01_arithmetic(place: Place) -> Figures:
+    """Sums, weighted sums, biases, products, gated units, dropout."""
+    yield from _page("arithmetic", place)
+
+
+@claim(SOURCE, "bmns")
+def claim_2_02_contraction(place: Place) -> Figures:
+    """Matrix products, attention scores and mixtures, readouts."""
+    yield from _page("contraction", place)
+
+
+@claim(SOURCE, "bmns")
+def claim_2_03_convolution(place: Place) -> Figures:
+    """Convolutions in one and two dimensions, with stride, padding, dilation and groups; pooling."""
+    yield from _page("convolution", place)
+    p, rng = place.at_most(b=3, m=2, n=2, s=4), place.rng()
+    for op, x, w in (
+        (ops.Conv1d(2, (2, 1), 2, 2), (p.b, p.s + 4, 2 * p.m), (3, p.m, 2 * p.n)),
+        (ops.Conv2d((2, 1), ((1, 0), 2), (1, 2), 2), (p.b, p.s + 2, p.s + 2, 2 * p.m), (2, 3, p.m, 2 * p.n)),
+    ):
+        error = check(op, [rng.standard_normal(x), rng.standard_normal(w)], rng)
+        yield near(f"{op.name}, strided, dilated, in groups: relative error", 1 + error, 1.0, GOOD)
+
+
+@claim(SOURCE, "bmns")
+def claim_2_04_activations(place: Place) -> Figures:
+    """Activations and elementary functions."""
+    yield from _page("activations", place)
+
+
+@claim(SOURCE, "bmns")
+def claim_2_05_softmax(place: Place) -> Figures:
+    """Softmax, masked and causal; log softmax."""
+    yield from _page("softmax", place)
+
+
+@claim(SOURCE, "bmns")
+def claim_2_06_norms(place: Place) -> Figures:
+    """Layer norm and RMS norm: input, gain and bias."""
+    yield from _page("norms", place)
+
+
+@claim(SOURCE, "bmns")
+def claim_2_07_reduction_and_movement(place: Place) -> Figures:
+    """Sums and means; reshape, transpose, slice, concatenate, gather, embedding with repeated ids."""
+    yield from _page("reduction", place)
+    yield from _page("movement", place)
+
+
+@claim(SOURCE, "bmns")
+def claim_2_08_losses(place: Place) -> Figures:
+    """Cross-entropy, whole and with rows left out; squared error; sums of losses."""
+    yield from _page("losses", place)
+    rng = place.rng()
+    targets = rng.integers(0, SMALL, 6)
+    targets[2::3] = -100
+    for reduction in ("sum", "mean"):
+        op = ops.SoftmaxCrossEntropy(reduction, -100, 4)
+        error = check(op, [rng.standard_normal((6, SMALL)), targets], rng)
+        yield near(f"{reduction} over 4 of 6 rows: relative error", 1 + error, 1.0, GOOD)
+
+
+@dataclass(frozen=True)
+class PowersOfTwo(Regular):
+    """A scheme of any factors that multiply without rounding."""
+
+    def scales(self, call: Call) -> Scales:
+        """α = 4, β = 1/2, 1/4, …"""
+        betas = tuple(None if i in call.op.constants else 2.0 ** -(i + 1) for i in range(len(call.shapes)))
+        return Scales(4.0, betas)
+
+
+@claim("paper, definition of a scaled op", "bmns")
+def claim_2_09_scaled_op(place: Place) -> Figures:
+    """A scaled op computes α·f forward and β_i·vjp_i backward, to the last bit, and nothing else."""
+    for op, arrays in examples(place):
+        runs = []
+        for scheme in (regular, PowersOfTwo()):
+            tape = Tape(scheme, dtype=np.float64)
+            leaves = [tape.tensor(x) for x in arrays]
+            y = apply(op, *leaves)
+            backward(y, np.random.default_rng(1).standard_normal(y.shape))
+            runs.append((y.value, [leaf.grad for leaf in leaves]))
+        (plain, gradients), (scaled, others) = runs
+        wrong = int(not np.array_equal(4 * plain, scaled))
+        for i, (g, h) in enumerate(zip(gradients, others, strict=True)):
+            if g is not None and h is not None:
+                wrong += int(not np.array_equal(2.0 ** -(i + 1) * g, h))
+        yield none_wrong(f"{op.name}: results that are not scaled", wrong)
+
+
+@claim("reverse accumulation; Griewank and Walther 2008, section 3.2", "bm")
+def claim_2_10_engine(place: Place) -> Figures:
+    """The gradients that the consumers of a tensor send back are added; a consumed tape is refused."""
+    rng = place.rng()
+    x = rng.integers(-8, 9, (place.b, place.m)).astype(np.float64)  # small integers, so that no sum is rounded
+    tape = Tape(regular, dtype=np.float64)
+    leaf = tape.tensor(x)
+    y = apply(ops.Add(), apply(ops.Multiply(), leaf, leaf), leaf)
+    backward(y, np.ones(x.shape))
+    yield none_wrong("d(x·x + x)/dx is not 2x + 1", not np.array_equal(leaf.grad, 2 * x + 1))  # type: ignore[arg-type]
+    try:
+        backward(y, np.ones(x.shape))
+        refused = False
+    except TapeError:
+        refused = True
+    yield none_wrong("a second backward was let through", not refused)
+    total = apply(ops.Sum(), tape.tensor(x))
+    yield same("sum", float(total.value), math.fsum(x.ravel()))

@@ -1,0 +1,44 @@
+"""``refscale verify``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+
+from refscale import claims
+from refscale.claims import report
+from refscale.errors import ArgumentError
+from refscale.files import write_atomically
+from refscale.ops.table import parse_shape
+from refscale.progress import Progress
+from refscale.testing.places import Place
+
+FAILED = 1
+"""Exit status if a claim fails."""
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Check claims, or list them; 1 if one fails."""
+    if args.list:
+        print("\n".join(report.listing()))
+        return 0
+    if args.seed < 0:
+        raise ArgumentError(f"verify: --seed is {args.seed}, expected a number >= 0")
+    chosen = claims.select(args.only, slow=args.slow)
+    at = [replace(Place(seed=args.seed), **parse_shape(args.shape))] if args.shape else []
+    results: list[claims.Result] = []
+    with Progress(len(chosen), "claims", "verify") as progress:
+        for claim in chosen:
+            results += claims.verify([claim], at, args.seed)
+            progress.advance(1, f"{claim.id} {claim.name}")
+    if args.json:
+        text = json.dumps(report.to_json(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomically(args.json, lambda file: file.write(text.encode()))
+    for line in report.table(results):
+        print(line)
+    for line in report.failures(results):
+        print(line)
+    print()
+    print(report.summary(results))
+    return FAILED if any(r.verdict == "fails" for r in results) else 0
