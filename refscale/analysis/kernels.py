@@ -3,9 +3,9 @@
 An element of a tensor has an index on every axis.  Take two elements, and note on which axes their indices agree.
 Where weights are drawn at random and nothing distinguishes one index from another, the expected product of the two
 depends on that alone.  So the second moments of a tensor of k axes are an array of shape (2, …, 2), k times: at
-(1, …, 1) the mean square, at (0, …, 0) the product of elements that have nothing in common (the square of the mean), at (1, 0) of a
-(batch, features) tensor what two features of one row share, and so on.  Sums over an axis of length L meet an index L
-times with itself and L·(L − 1) times with another, which is all there is to a matrix product.
+(1, …, 1) the mean square, at (0, …, 0) the product of elements that have nothing in common (the square of the mean),
+at (1, 0) of a (batch, features) tensor what two features of one row share, and so on.  Sums over an axis of length L
+meet an index L times with itself and L·(L − 1) times with another, which is all there is to a matrix product.
 
 Source: the covariance kernels of infinitely wide networks (Neal 1996; Lee et al. 2018, arXiv 1711.00165), with an axis
 for everything that rows can share.

@@ -92,7 +92,7 @@ def claim_12_02_zipf_tokens(place: Place) -> Figures:
     yield near("the first row, over all columns", math.sqrt(v / b) * rms(full), first, EXACT)
 
 
-@claim("√0.15; paper, BERT: a masked-LM loss counts a seventh of the tokens")
+@claim("√0.15; paper, BERT: a masked-LM loss counts a seventh of the tokens", "s")
 def claim_12_03_masked_loss(place: Place) -> Figures:
     """A loss that counts 15 % of its rows has gradients of RMS 0.387 if the factor counts all of them."""
     rows, kept, s = 200, 30, max(2, place.s)

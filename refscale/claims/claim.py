@@ -13,8 +13,11 @@ from refscale.errors import ArgumentError
 from refscale.testing import z_of
 from refscale.testing.places import Place
 
-FALSE_ALARM = 1e-12
-"""Of one sampled figure.  A run has fewer than a thousand, so that correct code fails in one run of 1e9 at most."""
+FALSE_ALARM = 1e-13
+"""Of one sampled figure.  A run has fewer than ten thousand, so that correct code fails in one run of 1e9 at most."""
+
+DEFAULT = Place()
+"""Where a claim is checked if nothing is said."""
 
 Kind = Literal["exact", "derived", "sampled"]
 
@@ -127,18 +130,18 @@ class Claim:
         """The first sentence of the statement's first paragraph."""
         return " ".join(self.statement.partition("\n\n")[0].split())
 
-    def figures(self, place: Place | None = None) -> list[Figure]:
+    def figures(self, place: Place = DEFAULT) -> list[Figure]:
         """What the check finds at a place, at least one figure.
 
         Raises:
             AssertionError: what the check asserts on the way does not hold.
         """
-        found = list(self.check(Place() if place is None else place))
+        found = list(self.check(place))
         if not found:
             raise ArgumentError(f"claim {self.id}: it has checked nothing at {place}")
         return found
 
-    def hold(self, place: Place | None = None) -> None:
+    def hold(self, place: Place = DEFAULT) -> None:
         """Raise AssertionError, naming every figure that is wrong, unless all hold."""
         wrong = [f for f in self.figures(place) if not f.holds]
         if wrong:

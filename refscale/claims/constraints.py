@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from refscale import functional as F  # noqa: N812
-from refscale import ops
+from refscale import layers, ops
 from refscale.claims.claim import Figures, claim, near, none_wrong, same
 from refscale.claims.one_op import GRID, columns, grid
 from refscale.claims.one_op import unit as one
@@ -17,6 +18,7 @@ from refscale.scales import (
     CONSTRAINTS,
     Call,
     Constraint,
+    NormPlacement,
     Scales,
     Unit,
     constrain,
@@ -36,6 +38,8 @@ from refscale.testing.places import Place
 
 MATMUL: Op = ops.Matmul()
 GELU: Op = ops.Gelu()
+
+PLACEMENTS: tuple[NormPlacement, ...] = ("pre", "branch")
 
 ULPS = 1e-14
 """Relative: logarithm, sum, quotient and exponential of a few numbers near 1."""
@@ -133,7 +137,7 @@ class AnyFactors(Unit):
         return Scales(alpha, tuple(None if b is None else new for b, new in zip(own.beta, betas, strict=True)))
 
 
-def _block(constraint: Constraint) -> dict[str, object]:
+def _block(constraint: Constraint) -> dict[str, Callable[..., Tensor]]:
     """Residual branches of every kind that the package's models are made of."""
 
     def attention(x: Tensor, *w: Tensor, causal: bool = False) -> Tensor:
@@ -179,8 +183,17 @@ def claim_4_05_branches(place: Place) -> Figures:
     for name in ("geometric", "to_output_scale"):
         for what, block in _block(CONSTRAINTS[name]).items():
             scheme = AnyFactors(seed=place.seed)
-            c = assert_gradient_factor(block, x, *weights, scheme=scheme, rng=rng)  # type: ignore[arg-type]
+            c = assert_gradient_factor(block, x, *weights, scheme=scheme, rng=rng)
             yield near(f"{what}, {name}: c of the stream", c["0"], 1.0, 1e-12)
+        for norm in PLACEMENTS:
+            shared = layers.Block(2, 2, norm, fixed(0.3), "erf", 1e-12, 0.0, None, "correlated", CONSTRAINTS[name])
+            parameters = layers.initialize(layers.transformer_layer_specs("layer", width, 3 * width), unit, rng)
+
+            def layer(x: Tensor, p: layers.Tensors, shared: layers.Block = shared) -> Tensor:
+                return layers.transformer_layer(p, "layer", x, None, shared, 0, None)
+
+            c = assert_gradient_factor(layer, x, parameters, scheme=AnyFactors(seed=place.seed), rng=rng)
+            yield near(f"transformer layer, {norm}-norm, {name}: c of the stream", c["0"], 1.0, 1e-12)
 
 
 @claim("arXiv 2407.17465: to output scale; refscale.scales.UMup")

@@ -94,11 +94,18 @@ def standard_error(products: int, side: int, elements: int, runs: int) -> float:
     return 0.5 * math.sqrt(2 * (3 * products / side**2 + 1 / elements) * KAPPA / runs)
 
 
-def compared(row: Row, products: int, side: int, runs: int, relative: float) -> Figure:
-    """Measured over predicted, within a model error and so many standard errors."""
+def compared(row: Row, products: int, side: int, runs: int, relative: float, most: float = 1.0) -> Figure:
+    """Measured over predicted, after so many products of such sides."""
     elements = max(1, math.prod(row.shape))
-    se = standard_error(products, side, min(elements, side**2), runs)
-    return sampled(f"{row.way} {row.name} {row.shape}", row.measured / row.predicted, 1.0, se, relative)
+    return over_predicted(row, standard_error(products, side, min(elements, side**2), runs), relative, most)
+
+
+def over_predicted(row: Row, standard_error: float, relative: float, most: float) -> Figure:
+    """Measured over predicted: from 1 to ``most``, a model error and so many standard errors to either side."""
+    middle = (1 + most) / 2
+    allowed = (most - 1) / 2 + relative * most
+    what = f"{row.way} {row.name} {row.shape}"
+    return sampled(what, row.measured / row.predicted, middle, standard_error, allowed / middle)
 
 
 def uniform_batch(config: BertConfig, rng: np.random.Generator, size: int, seq: int, predictions: int) -> Batch:

@@ -21,14 +21,24 @@ from refscale.testing.places import Place
 
 IEEE: tuple[Rounding, Overflow] = ("nearest_even", "nonsaturate")
 FP8: tuple[Rounding, Overflow] = ("nearest_even", "saturate")
-EXPECTED: dict[str, tuple[Cast | None, Cast | None, Cast | None]] = {
-    "fp32": (None, None, None),
-    "fp16": (Cast("float16", *IEEE), None, None),
-    "bf16": (Cast("bfloat16", *IEEE), None, None),
-    "fp8": (Cast("float16", *IEEE), Cast("float8_e4m3fn", *FP8), Cast("float8_e5m2", *FP8)),
-    "fp8-fnuz": (Cast("float16", *IEEE), Cast("float8_e4m3fnuz", *FP8), Cast("float8_e5m2fnuz", *FP8)),
+FP16, BF16 = Cast("float16", *IEEE), Cast("bfloat16", *IEEE)
+OCP = Cast("float8_e4m3fn", *FP8), Cast("float8_e5m2", *FP8)
+FNUZ = Cast("float8_e4m3fnuz", *FP8), Cast("float8_e5m2fnuz", *FP8)
+AT_RANDOM = Cast("float16", "stochastic", "nonsaturate")
+EXPECTED: dict[str, tuple[Cast | None, Cast | None, Cast | None, Cast | None]] = {
+    "fp32": (None, None, None, None),
+    "fp16": (FP16, None, None, None),
+    "bf16": (BF16, None, None, None),
+    "fp8": (FP16, *OCP, None),
+    "fp8-fnuz": (FP16, *FNUZ, None),
+    "fp16-sr": (FP16, None, None, AT_RANDOM),
+    "fp8-sr": (FP16, *OCP, AT_RANDOM),
+    "fp8-hidden": (BF16, *OCP, None),
 }
-"""What is stored, what a contraction is given, and the gradient that it receives: the paper's runs, section 7."""
+"""What is stored, what a contraction is given, the gradient that it receives, and weights between steps.
+
+The paper's runs, section 7; µnit Scaling's (arXiv 2502.05967) for FP8 in hidden layers alone.
+"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ def claim_9_01_which_cast_where(place: Place) -> Figures:
     p = place.at_most(b=64, m=64, n=64)
     x, w = (rng.standard_normal(s).astype(np.float32) for s in ((p.b, p.m), (p.m, p.n)))
     g = rng.standard_normal((p.b, p.n)).astype(np.float32)
-    for name, (store, operand, gradient) in EXPECTED.items():
+    for name, (store, operand, gradient, _) in EXPECTED.items():
         tape = Tape(Fixed(), get_precision(name))
         a, b = tape.tensor(x), tape.tensor(w)
         y = apply(ops.Matmul(), a, b)
@@ -216,7 +226,7 @@ def claim_9_07_weights_between_steps(place: Place) -> Figures:
 
 @claim("straight-through; paper, definition of a scaled op")
 def claim_9_08_factors_do_not_see_precision(place: Place) -> Figures:
-    """Factors are the same in every precision: rounding is passed by gradients unchanged, and changes no constant."""
+    """The casts of every policy are those stated, and its factors the same: rounding changes no constant."""
     config = small_bert(layers=1)
     tapes: list[list[Scales]] = []
     for name in EXPECTED:
@@ -227,7 +237,9 @@ def claim_9_08_factors_do_not_see_precision(place: Place) -> Figures:
     yield none_wrong("policies with other factors", sum(scales != tapes[0] for scales in tapes))
     for name, expected in EXPECTED.items():
         policy = POLICIES[name]
-        yield none_wrong(f"{name}: other casts", (policy.store, policy.operand, policy.operand_gradient) != expected)
+        casts = (policy.store, policy.operand, policy.operand_gradient, policy.weights)
+        yield none_wrong(f"{name}: other casts", casts != expected)
+    yield none_wrong("policies that are not stated", len(POLICIES.keys() ^ EXPECTED.keys()))
     bare = replace(POLICIES["fp8"], operand=None)
     tape = Tape(unit, bare)
     x: Tensor = tape.tensor(np.ones((2, 2)))

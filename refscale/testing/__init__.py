@@ -51,7 +51,7 @@ The verbs, and what each asks of the caller:
 | `assert_within_standard_errors`, `assert_unit_variance` | distance in standard errors | a false-alarm rate, a power |
 | `assert_exact_rms` | a known RMS, up to counted roundings | the construction, proved |
 | `assert_vjp` | inner products, against differences in float64 | a point without kinks |
-| `assert_gradient_factor` | each gradient a constant times the true one, to float64's rounding | a program to record twice |
+| `assert_gradient_factor` | each gradient a constant times the true one | a program to record twice |
 
 The same claim over all shapes is a property: `refscale.testing.strategies` draws formats, shapes, arrays and graphs.
 That module needs Hypothesis (`pip install refscale[test]`) and is not imported here.

@@ -20,8 +20,8 @@ Inputs = ArrayLike | Mapping[str, ArrayLike]
 
 RELATIVE = 1e-10
 """Two float64 passes over the same terms, each off by some 1e-15, and room for cancellation in their sums."""
-NEGLIGIBLE = 1e-5
-"""A true gradient this much smaller than the largest counts as zero: of a bias that a softmax ignores, say."""
+NEGLIGIBLE = 1e-13
+"""What rounding leaves of a gradient that is 0, of a bias that a softmax ignores, say: a part of the largest."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def assert_gradient_factor(
 ) -> dict[str, float]:
     """Assert that every gradient computed under a scheme is one positive constant times the true one.
 
-        ‖computed_i − c_i·true_i‖ <= relative·‖c_i·true_i‖
+        ‖computed_i − c_i·true_i‖ <= relative·‖c_i·true_i‖, or rounding: 1e-13 of the largest gradient
 
     The true gradient is that of the function that the forward pass computes, by plain backpropagation; the constants
     are those that ``graph.gradient_factors`` predicts from the factors alone.
@@ -147,7 +147,7 @@ def assert_gradient_factor(
         raise ArgumentError(f"assert_gradient_factor: expected names {', '.join(unknown)}, no input with a gradient")
     largest = max((float(np.linalg.norm(c * true)) for _, c, true in found.values()), default=0.0)
     for name, (computed, c, true) in found.items():
-        bound = relative * max(float(np.linalg.norm(c * true)), NEGLIGIBLE * largest)
+        bound = max(relative * float(np.linalg.norm(c * true)), NEGLIGIBLE * largest)
         error = float(np.linalg.norm(computed - c * true))
         if not (c > 0 and error <= bound):
             raise AssertionError(

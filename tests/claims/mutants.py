@@ -1,0 +1,394 @@
+"""Rules changed on purpose, one at a time, and the claims that must notice: ``python -m tests.claims.mutants``.
+
+A mutant is a patch of the package and the sections of claims that are asked about it.  It is killed if one of them
+fails, or breaks off, at the default place.  Every list here is read off the package, so that a new op, format, policy
+or constraint brings its mutants along.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from unittest.mock import patch
+
+import numpy as np
+
+from refscale import engine, functional, graph, layers
+from refscale.claims import CLAIMS, Claim, verify
+from refscale.engine import Op, Tape
+from refscale.formats import FORMATS, Cast, cast
+from refscale.ops import table
+from refscale.precision import POLICIES
+from refscale.scales import CONSTRAINTS, Scales, residuals, schemes
+from refscale.testing import Place
+
+EXAMPLES = {type(op): (op, shapes) for op, shapes in table.examples({"b": 4, "m": 4, "n": 4, "s": 8})}
+"""An op of each class, and the shapes of its inputs."""
+
+
+Patch = Callable[[], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change.
+
+    Attributes:
+        kind: of rule.
+        name: what is changed, and how.
+        sections: whose claims are asked.
+        patched: the change, as a context.
+    """
+
+    kind: str
+    name: str
+    sections: tuple[int, ...]
+    patched: Patch
+
+    def claims(self) -> list[Claim]:
+        """Those asked, the ones named like what is changed first."""
+        asked = [c for s in self.sections for c in CLAIMS.values() if c.section == s and not c.slow]
+        return sorted(asked, key=lambda c: c.name not in self.name)
+
+    def killer(self) -> str | None:
+        """The id of the first claim that fails under the change; None if it survives."""
+        with self.patched(), np.errstate(all="ignore"):
+            for claim in self.claims():
+                try:
+                    results = list(verify([claim], [Place()]))
+                except Exception:
+                    return claim.id  # a change that breaks the claim's own code is noticed, too
+                if any(r.verdict == "fails" for r in results):
+                    return claim.id
+        return None
+
+
+# --- Factors ----------------------------------------------------------------------------------------------------------
+
+
+def _changed(scales: Scales, place: int | None, factor: float) -> Scales:
+    if place is None:
+        return Scales(scales.alpha * factor, scales.beta)
+    beta = (b * factor if b is not None and i == place else b for i, b in enumerate(scales.beta))
+    return Scales(scales.alpha, tuple(beta))
+
+
+def _scale_of(
+    kind: type[Op], change: Callable[[Scales], Scales], statistic: str | None = None
+) -> Callable[..., object]:
+    right = kind.scale
+
+    def wrong(self: Op, *shapes: tuple[int, ...], **options: str) -> Scales:
+        scales = right(self, *shapes, **options)
+        return change(scales) if statistic in (None, options.get("statistic", "std")) else scales
+
+    return lambda: patch.object(kind, "scale", wrong)
+
+
+def _places(kind: type[Op]) -> list[int | None]:
+    op, shapes = EXAMPLES[kind]
+    return [None, *(i for i, b in enumerate(op.scale(*shapes).beta) if b is not None)]
+
+
+def factors() -> Iterator[Mutant]:
+    """Every factor of every op, 3 % up and down; by RMS alone, where it has one of its own."""
+    for kind, (op, _) in EXAMPLES.items():
+        for place in _places(kind):
+            where = "α" if place is None else f"β{place}"
+            for factor in (0.97, 1.03):
+
+                def change(s: Scales, place: int | None = place, factor: float = factor) -> Scales:
+                    return _changed(s, place, factor)
+
+                yield Mutant("factor", f"{op.name} {where} × {factor}", (3, 12), _scale_of(kind, change))
+                if op.has_mean:
+                    name = f"{op.name} {where} × {factor} by RMS"
+                    yield Mutant("factor", name, (3,), _scale_of(kind, change, "rms"))
+
+
+def statistics() -> Iterator[Mutant]:
+    """Standard deviation and RMS, exchanged."""
+    other = {"std": "rms", "rms": "std"}
+    for kind, (op, _) in EXAMPLES.items():
+        if op.has_mean:
+            right = kind.scale
+
+            def wrong(self: Op, *shapes: tuple[int, ...], statistic: str = "std", right: object = right) -> Scales:
+                return right(self, *shapes, statistic=other[statistic])  # type: ignore[operator]
+
+            yield Mutant(
+                "std for RMS", op.name, (3,), lambda kind=kind, wrong=wrong: patch.object(kind, "scale", wrong)
+            )
+
+
+# --- Backward passes --------------------------------------------------------------------------------------------------
+
+
+def gradients() -> Iterator[Mutant]:
+    """The gradient of every input of every op: its sign, 3 %, lost."""
+    for kind, (op, _) in EXAMPLES.items():
+        for place in _places(kind)[1:]:
+            for what, factor in (("sign", -1.0), ("× 1.03", 1.03), ("lost", 0.0)):
+                right = kind.backward
+
+                def wrong(self, g, *kept, right=right, place=place, factor=factor):
+                    return tuple(
+                        np.asarray(factor * p) if i == place else p for i, p in enumerate(right(self, g, *kept))
+                    )
+
+                yield Mutant(
+                    "vjp",
+                    f"{op.name}, input {place}: {what}",
+                    (2,),
+                    lambda kind=kind, wrong=wrong: patch.object(kind, "backward", wrong),
+                )
+
+
+# --- Constraints ------------------------------------------------------------------------------------------------------
+
+
+def _sites(module: ModuleType) -> Iterator[tuple[str, range]]:
+    """Every call in a module's source that names constrained inputs: what it applies, and its lines."""
+    tree = ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8"))
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call) and any(k.arg == "constrained" for k in node.keywords):
+                op = ast.unparse(node.args[0]).partition("(")[0]
+                yield f"{function.name}: {op}", range(node.lineno, (node.end_lineno or node.lineno) + 1)
+
+
+def constraints() -> Iterator[Mutant]:
+    """Each constraint dropped where it is asked for; each mean off by 3 %; none at all."""
+    for module in (functional, layers):
+        right = module.apply  # type: ignore[attr-defined]
+        for name, lines in dict(_sites(module)).items():
+
+            def wrong(*args, lines=lines, right=right, **options):
+                if sys._getframe(1).f_lineno in lines:
+                    options.pop("constrained", None)
+                return right(*args, **options)
+
+            yield Mutant(
+                "constraint",
+                f"{name}, dropped",
+                (4, 5, 6, 8),
+                lambda module=module, wrong=wrong: patch.object(module, "apply", wrong),
+            )
+    for name, mean in CONSTRAINTS.items():
+        if name != "none":
+            yield Mutant(
+                "constraint",
+                f"{name} × 1.03",
+                (4, 5),
+                lambda name=name, mean=mean: _everywhere(mean, lambda *factors: mean(*factors) * 1.03, name),
+            )
+    nothing = lambda scales, inputs, constraint: scales  # noqa: E731
+    yield Mutant("constraint", "none kept", (4,), lambda: _everywhere(schemes.constrain, nothing, "constrain"))
+
+
+@contextmanager
+def _everywhere(right: object, wrong: object, name: str) -> Iterator[None]:
+    """Replace a function in every module of the package that holds it by name, and in the tables of constraints."""
+    with ExitStack() as stack:
+        for module in [m for n, m in sys.modules.items() if n.startswith("refscale") and m is not None]:
+            if vars(module).get(name) is right:
+                stack.enter_context(patch.object(module, name, wrong))
+        if name in CONSTRAINTS:
+            stack.enter_context(patch.dict(CONSTRAINTS, {name: wrong}))  # type: ignore[dict-item]
+        yield
+
+
+# --- Formats and casts ------------------------------------------------------------------------------------------------
+
+
+def roundings() -> Iterator[Mutant]:
+    """Ties to even replaced, format by format."""
+    right = cast._quantize
+    for name in FORMATS:
+        for other in ("nearest_away", "toward_zero"):
+
+            def wrong(x, format, rounding, *rest, name=name, other=other):
+                here = format.name == name and rounding == "nearest_even"
+                return right(x, format, other if here else rounding, *rest)
+
+            if FORMATS[name].mantissa_bits == 0 and other == "nearest_away":
+                continue  # without a mantissa bit no value is even: the larger, either way
+            yield Mutant(
+                "rounding", f"{name}: {other}", (1,), lambda wrong=wrong: patch.object(cast, "_quantize", wrong)
+            )
+    for was, other in (("up", "down"), ("down", "up"), ("nearest_away", "nearest_even"), ("toward_zero", "up")):
+
+        def swapped(x, format, rounding, *rest, was=was, other=other):
+            return right(x, format, other if rounding == was else rounding, *rest)
+
+        yield Mutant(
+            "rounding", f"{was} as {other}", (1,), lambda wrong=swapped: patch.object(cast, "_quantize", wrong)
+        )
+    for was, other in (("saturate", "nonsaturate"), ("nonsaturate", "saturate")):
+
+        def overflowing(x, format, rounding, overflow, *rest, was=was, other=other):
+            return right(x, format, rounding, other if overflow == was else overflow, *rest)
+
+        yield Mutant("rounding", f"{was} as {other}", (1,), _quantize_as(overflowing))
+
+    def twice(x, *rest):
+        x = np.asarray(x)
+        with np.errstate(all="ignore"):
+            return right(x.astype(np.float32) if x.dtype == np.float64 else x, *rest)
+
+    yield Mutant("rounding", "float64 through float32", (1,), _quantize_as(twice))
+
+
+def _quantize_as(wrong: Callable[..., object]) -> Patch:
+    return lambda: patch.object(cast, "_quantize", wrong)
+
+
+def limits() -> Iterator[Mutant]:
+    """Every format's largest value one step lower or higher, its smallest twice as large or half."""
+    for name, f in FORMATS.items():
+        step = float(f.spacing(f.max)) if f.mantissa_bits else f.max / 2
+        for what, field, value in (
+            ("max lower", "max", f.max - step),
+            ("max higher", "max", f.max + step),
+            ("min higher", "emin", f.emin + 1),
+            ("min lower", "emin", f.emin - 1),
+        ):
+            yield Mutant("limit", f"{name}: {what}", (1,), lambda f=f, c={field: value}: patch.dict(f.__dict__, c))
+
+
+def casts() -> Iterator[Mutant]:
+    """Every cast of every policy removed, or added; every place where the engine casts."""
+    for name, policy in POLICIES.items():
+        for field in ("store", "operand", "operand_gradient", "weights"):
+            has = getattr(policy, field) is not None
+            other = None if has else Cast("float16", "nearest_even", "nonsaturate")
+            if name == "fp32" and field == "weights":
+                continue
+            changed = {name: replace(policy, **{field: other})}
+            what = f"{name}: {field} {'removed' if has else 'added'}"
+            yield Mutant("cast", what, (9,), lambda c=changed: patch.dict(POLICIES, c))
+    right = Tape._round
+    for place in ("leaf", "output", "operand", "operand_gradient", "gradient"):
+
+        def unrounded(self, cast, x, variable, where, key="", place=place):
+            return right(self, None if where == place else cast, x, variable, where, key)
+
+        yield Mutant("cast", f"engine: {place}", (9,), lambda wrong=unrounded: patch.object(Tape, "_round", wrong))
+    plain = lambda self, g, piece, variable: np.asarray(g + piece)  # noqa: E731
+    yield Mutant("cast", "engine: sum of gradients", (9,), lambda: patch.object(Tape, "_sum", plain))
+    yield Mutant("cast", "engine: losses rounded", (9,), lambda: patch.object(engine, "_is_report", lambda v: False))
+
+
+# --- Everything else --------------------------------------------------------------------------------------------------
+
+
+def rules() -> Iterator[Mutant]:
+    """Residual rules, initialization, learning rates, and what the engine and the graph do with factors."""
+    for kind, rule in (("running_mean", residuals.running_mean), ("equal_parts", residuals.equal_parts)):
+
+        def off(*args, rule=rule):
+            found = rule(*args)
+            return found * 1.03 if isinstance(found, float) else (found[0], found[1] * 1.03)
+
+        yield Mutant("rule", f"{kind} × 1.03", (6,), lambda rule=rule, off=off, k=kind: _everywhere(rule, off, k))
+    for name in ("fixed", "ratio"):
+        make = getattr(residuals, name)
+
+        def swapped(tau, make=make):
+            return lambda layer: make(tau)(layer)[::-1]
+
+        yield Mutant("rule", f"{name}: weights swapped", (6,), lambda m=make, s=swapped, n=name: _everywhere(m, s, n))
+    for scheme in (schemes.Regular, schemes.Unit, schemes.Munit):
+        for method in ("initial_std", "lr_scale"):
+            right = scheme.__dict__[method]
+
+            def more(self, *args, right=right):
+                return right(self, *args) * 1.03
+
+            what = f"{scheme.__name__}.{method} × 1.03"
+            yield Mutant("rule", what, (7,), lambda s=scheme, m=method, w=more: patch.object(s, m, w))
+    right_rate = schemes.UMup.lr_scale
+    more_rate = lambda self, *args: right_rate(self, *args) * 1.03  # noqa: E731
+    yield Mutant("rule", "UMup.lr_scale × 1.03", (7,), lambda: patch.object(schemes.UMup, "lr_scale", more_rate))
+    zero_gain = layers.initialize
+    wrong_start = lambda *args, **kw: {n: x + (x.ndim == 1) for n, x in zero_gain(*args, **kw).items()}  # noqa: E731
+    yield Mutant("rule", "biases start at 1", (7,), lambda: patch.object(layers, "initialize", wrong_start))
+    whole = functional.residual
+    start_free = lambda fn, x, *args, **kw: whole(lambda h: fn(x), x, *args, **kw)  # noqa: E731
+    yield Mutant("rule", "a branch that pays nothing", (6,), lambda: _everywhere(whole, start_free, "residual"))
+    times = engine._times
+    yield Mutant("engine", "no factor at all", (2, 3), lambda: patch.object(engine, "_times", lambda f, x, *o: x))
+    square = lambda f, x, *o: times(f * f, x, *o)  # noqa: E731
+    yield Mutant("engine", "factors twice", (2,), lambda: patch.object(engine, "_times", square))
+    last = lambda self, g, piece, variable: piece  # noqa: E731
+    yield Mutant("engine", "gradients overwritten", (2,), lambda: patch.object(Tape, "_sum", last))
+    ratio = graph._ratio
+    yield Mutant("graph", "ratio inverted", (5, 6), lambda: patch.object(graph, "_ratio", lambda e: 1 / ratio(e)))
+    yield Mutant("graph", "disagreement let through", (5,), lambda: patch.object(graph, "TOLERANCE", math.inf))
+    idle = lambda output: None  # noqa: E731
+    yield Mutant("graph", "balance idle", (5,), lambda: _everywhere(graph.balance, idle, "balance"))
+    found = graph.cut_edges
+    fewer = lambda output: set(list(found(output))[1:])  # noqa: E731
+    yield Mutant("graph", "a cut-edge missed", (5,), lambda: _everywhere(found, fewer, "cut_edges"))
+
+
+@contextmanager
+def nothing() -> Iterator[None]:
+    """The change that is none."""
+    yield
+
+
+KINDS: tuple[Callable[[], Iterator[Mutant]], ...] = (
+    factors,
+    statistics,
+    gradients,
+    constraints,
+    roundings,
+    limits,
+    casts,
+    rules,
+)
+
+
+def all_mutants() -> list[Mutant]:
+    """Every one, kind by kind."""
+    return [mutant for kind in KINDS for mutant in kind()]
+
+
+def survivors(mutants: Sequence[Mutant], report: Callable[[str], None] | None = None) -> list[Mutant]:
+    """Those that no claim notices."""
+    alive = []
+    for mutant in mutants:
+        killer = mutant.killer()
+        if killer is None:
+            alive.append(mutant)
+        if report:
+            report(f"{mutant.kind}: {mutant.name}: {f'killed by {killer}' if killer else 'SURVIVES'}")
+    return alive
+
+
+def main() -> int:
+    """Run all, print killed/total by kind; 1 if any survives."""
+    mutants = all_mutants()
+    verbose = "-v" in sys.argv
+    alive = survivors(mutants, print if verbose else None)
+    total, lived = Counter(m.kind for m in mutants), Counter(m.kind for m in alive)
+    for kind, count in total.items():
+        print(f"{kind:14}{count - lived[kind]:>5} of {count:>3} killed")
+    for mutant in alive:
+        print(f"survives: {mutant.kind}: {mutant.name}")
+    print(f"{len(mutants) - len(alive)} of {len(mutants)} mutants killed")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

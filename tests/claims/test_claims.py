@@ -1,0 +1,75 @@
+"""Every claim is a test named by its id: ``test_3_09_matmul``; ``python -m pytest tests/claims -k test_3_09``.
+
+Shapes, attributes and seeds are drawn by Hypothesis; whole models are run at the default place, where they have many
+shapes already, and slow claims only when asked for (``-m slow``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+
+from refscale.claims import CLAIMS, SECTIONS, Claim, select
+from refscale.claims.run import WHOLE_MODELS
+from refscale.testing import Place
+from refscale.testing.strategies import places
+
+EXAMPLES = 8
+
+
+def _test(claim: Claim) -> Callable[..., None]:
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(place=places(claim.sizes))
+    @example(place=Place())
+    def drawn(place: Place) -> None:
+        claim.hold(place)
+
+    def fixed() -> None:
+        claim.hold()
+
+    test = fixed if claim.section == WHOLE_MODELS or claim.slow else drawn
+    test.__name__ = test.__qualname__ = f"test_{claim.section}_{claim.number:02d}_{claim.name}"
+    test.__doc__ = claim.statement
+    return pytest.mark.slow(test) if claim.slow else test
+
+
+for one in CLAIMS.values():
+    made = _test(one)
+    globals()[made.__name__] = made
+
+
+class TestTheList:
+    def test_every_module_of_claims_is_in_a_section(self):
+        stated = [c for section in SECTIONS for c in section.claims]
+        assert len(stated) == len(CLAIMS)
+        for section in SECTIONS:
+            assert [c.number for c in section.claims] == list(range(1, len(section.claims) + 1)), section.title
+            assert {c.section for c in section.claims} == {section.number}
+
+    def test_every_claim_has_a_statement_and_a_source(self):
+        for c in CLAIMS.values():
+            assert len(c.title) > 20, c.id
+            assert len(c.source) > 4, c.id
+            assert set(c.sizes) <= set("bmns"), c.id
+
+    @pytest.mark.parametrize("c", [c for c in CLAIMS.values() if c.section not in (8, 11)], ids=lambda c: c.id)
+    def test_a_claim_reads_no_size_but_those_that_it_names(self, c):
+        def found(place):
+            return [(f.what, f.measured, f.expected) for f in c.figures(place)]
+
+        others = {name: 7 for name in "bmns" if name not in c.sizes}
+        assert found(Place(**others)) == found(Place())
+
+    def test_select(self):
+        assert [c.id for c in select(["3.9"])] == ["3.9"]
+        assert {c.section for c in select(["4"])} == {4}
+        assert {c.name for c in select(["soft*"])} == {"softmax", "softplus"}
+        assert not any(c.slow for c in select())
+        assert any(c.slow for c in select(slow=True))
+        assert [c.id for c in select(["11.1"])] == ["11.1"]  # by its full id, a slow one too
+        with pytest.raises(
+            ValueError, match=r"^claim '99': expected an id such as 3\.9, a section, or a name; see --list$"
+        ):
+            select(["99"])
