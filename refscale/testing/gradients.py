@@ -145,6 +145,25 @@ def assert_gradient_factor(
     found = computed_and_true(program, *inputs, scheme=scheme, rng=rng)
     if unknown := sorted((expected or {}).keys() - found.keys()):
         raise ArgumentError(f"assert_gradient_factor: expected names {', '.join(unknown)}, no input with a gradient")
+    assert_multiples(found, relative)
+    constants = {name: c for name, (_, c, _) in found.items()}
+    for name, wanted in (expected or {}).items():
+        c = constants[name]
+        if not abs(c - wanted) <= 1e-9 * abs(wanted):
+            raise AssertionError(f"the gradient of {name} is {c:.9g} times the true one, expected {wanted:.9g} times")
+    return constants
+
+
+def assert_multiples(found: Mapping[str, tuple[Array, float, Array]], relative: float = RELATIVE) -> None:
+    """Assert that each computed gradient is its constant times the true one.
+
+    Args:
+        found: from ``computed_and_true``.
+        relative: distance allowed; that of a gradient near 0 is what rounding leaves of the largest.
+
+    Raises:
+        AssertionError: naming the first that is not.
+    """
     largest = max((float(np.linalg.norm(c * true)) for _, c, true in found.values()), default=0.0)
     for name, (computed, c, true) in found.items():
         bound = max(relative * float(np.linalg.norm(c * true)), NEGLIGIBLE * largest)
@@ -153,7 +172,3 @@ def assert_gradient_factor(
             raise AssertionError(
                 f"the gradient of {name} is not {c:.9g} times the true one: off by {error:.3g}, allowed {bound:.3g}"
             )
-        wanted = (expected or {}).get(name, c)
-        if not abs(c - wanted) <= 1e-9 * abs(wanted):
-            raise AssertionError(f"the gradient of {name} is {c:.9g} times the true one, expected {wanted:.9g} times")
-    return {name: c for name, (_, c, _) in found.items()}

@@ -11,10 +11,11 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 
-from refscale.claims import CLAIMS, SECTIONS, Claim, select
+from refscale.claims import CLAIMS, SECTIONS, Claim, one_op, select, vjp
 from refscale.claims.run import WHOLE_MODELS
 from refscale.testing import Place
 from refscale.testing.strategies import places
+from tests.ops.cases import ALL_OPS
 
 EXAMPLES = 8
 
@@ -61,6 +62,20 @@ class TestTheList:
 
         others = {name: 7 for name in "bmns" if name not in c.sizes}
         assert found(Place(**others)) == found(Place())
+
+    def test_every_op_has_its_factors_and_gradients_checked(self, monkeypatch):
+        used = {2: set(), 3: set()}
+        for module, section in ((vjp, 2), (one_op, 3)):
+
+            def spy(op, *inputs, right=module.apply, seen=used[section], **options):
+                seen.add(type(op))
+                return right(op, *inputs, **options)
+
+            monkeypatch.setattr(module, "apply", spy)
+            for c in CLAIMS.values():
+                if c.section == section:
+                    c.hold()
+        assert used[2] == used[3] == set(ALL_OPS)
 
     def test_select(self):
         assert [c.id for c in select(["3.9"])] == ["3.9"]

@@ -8,7 +8,7 @@ from refscale.claims import CLAIMS
 from refscale.precision import POLICIES
 from tests.claims.mutants import KINDS, Mutant, all_mutants, constraints, nothing, survivors
 
-SAMPLE = 9
+SAMPLE = 5
 
 
 def names(mutants):

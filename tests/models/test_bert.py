@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,9 +15,6 @@ from refscale.errors import ArgumentError, FactorError, ShapeError
 from refscale.graph import gradient_factors
 from refscale.models import bert
 from refscale.scales import (
-    Call,
-    Scales,
-    Scheme,
     Unit,
     default,
     fixed,
@@ -31,6 +28,7 @@ from refscale.scales import (
     unit,
 )
 from refscale.testing import assert_same_bits, assert_vjp
+from refscale.testing.gradients import TrueGradients, assert_multiples, computed_and_true
 from tests.models.batches import random_batch, text_batch
 
 WORDS = 600
@@ -239,44 +237,10 @@ def test_forks_that_nobody_balanced_are_caught(monkeypatch):
 # The constant, and the gradient
 
 
-@dataclass(frozen=True)
-class Replay:
-    """The forward factors of an earlier run, with β = α: plain backpropagation of the same function."""
-
-    base: Scheme
-    factors: tuple[Scales, ...] = ()
-
-    def __getattr__(self, name: str):
-        return getattr(self.base, name)
-
-    def scales(self, call: Call) -> Scales:
-        alpha, beta = self.factors[call.index].alpha, self.factors[call.index].beta
-        return Scales(alpha, tuple(None if b is None else alpha for b in beta))
-
-
-def computed_and_true(config, batch, parameters=None, scheme=unit):
-    """{name: (computed gradient, c, true gradient)} in float64."""
-    if parameters is None:
-        parameters = bert.initial_parameters(config, scheme, np.random.default_rng(0))
-    losses, p = run(config, batch, scheme, np.float64, parameters)
-    c = gradient_factors(losses.total)
-    replay = Replay(scheme, tuple(node.scales for node in losses.total.tape.nodes))
-    reference, q = run(config, batch, replay, np.float64, parameters)
-    assert set(gradient_factors(reference.total).values()) == {1.0}
-    assert reference.total.value == losses.total.value
-    backward(losses.total)
-    backward(reference.total)
-    return {name: (p[name].grad, c[p[name].variable], q[name].grad) for name in p}
-
-
-def assert_multiples(found) -> None:
-    """‖computed − c·true‖ ≤ 1e-10·‖c·true‖; of the key's bias, whose true gradient is zero, by the query's scale."""
-    for name, (computed, c, true) in found.items():
-        scale = c * true
-        if name.endswith("attention.key.bias"):
-            scale = found[name.replace("key", "query")][0]
-        error, bound = np.linalg.norm(computed - c * true), 1e-10 * np.linalg.norm(scale)
-        assert error <= bound, f"{name} is not {c:.6g} times the true gradient: off by {error:.3g}, allowed {bound:.3g}"
+def gradients_of(config, batch, scheme=unit):
+    """``computed_and_true`` of the pre-training loss, at initialization."""
+    parameters = bert.initial_parameters(config, scheme, np.random.default_rng(0))
+    return computed_and_true(lambda p: bert.pretraining_loss(p, batch, config).total, parameters, scheme=scheme)
 
 
 @POST
@@ -284,7 +248,7 @@ def assert_multiples(found) -> None:
 @pytest.mark.parametrize("constraint", [geometric, none], ids=lambda f: f.__name__)
 def test_every_gradient_is_c_times_the_true_one(norm, tied, constraint):
     config = bert.get_config("bert-tiny", vocabulary=WORDS, norm=norm, tied=tied, constraint=constraint)
-    found = computed_and_true(config, text_batch(WORDS))
+    found = gradients_of(config, text_batch(WORDS))
     assert_multiples(found)
     assert len({round(c, 6) for _, c, _ in found.values()}) > 10  # and the constants are many
     # A wrong constant, by one part in a million, is seen.
@@ -306,7 +270,7 @@ def test_the_true_one_is_the_derivative(norm):
     specs = bert.specs(config)
     start = {name: rng.standard_normal(spec.shape) * 0.5 + (spec.role == "gain") for name, spec in specs.items()}
     losses, _ = run(config, batch, unit, np.float64, start)
-    replay = Replay(unit, tuple(node.scales for node in losses.total.tape.nodes))
+    replay = TrueGradients(unit, losses.total.tape)
     last = {}
 
     def forward(*arrays):

@@ -36,8 +36,9 @@ from refscale.scales import (
     u_mup,
     unit,
 )
+from refscale.testing.gradients import assert_multiples
 from tests.models.batches import random_batch, text_batch
-from tests.models.test_bert import WORDS, assert_multiples, computed_and_true, run
+from tests.models.test_bert import WORDS, gradients_of, run
 
 NORMS = pytest.mark.parametrize("norm", ["post", "pre", "branch"])
 TIED = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
@@ -136,7 +137,7 @@ def test_the_model_does_not_know_the_schemes():
 class TestGradients:
     def test_every_gradient_is_c_times_the_true_one(self, scheme, norm, tied):
         config = bert.get_config("bert-tiny", vocabulary=WORDS, norm=norm, tied=tied)
-        found = computed_and_true(config, text_batch(WORDS), scheme=scheme)
+        found = gradients_of(config, text_batch(WORDS), scheme)
         assert_multiples(found)
         constants = {c for _, c, _ in found.values()}
         assert constants == {1.0} if scheme is munit else len(constants) > 10

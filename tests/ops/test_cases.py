@@ -1,4 +1,4 @@
-"""No op is forgotten: each has examples, a strategy, a reference, factor checks and a row of the table."""
+"""No op is forgotten: each has examples, a strategy, a reference and a row of the table."""
 
 import inspect
 import re
@@ -9,7 +9,6 @@ from refscale import ops
 from refscale.engine import Op
 from refscale.ops import table
 from tests.ops.cases import ALL_OPS, EXAMPLES, STRATEGIES
-from tests.ops.factors import CHECKS
 from tests.ops.references import REFERENCES
 
 PAGES = [page for page in vars(ops).values() if inspect.ismodule(page) and page.__name__.startswith("refscale.ops.")]
@@ -30,9 +29,7 @@ def test_every_op_is_in_the_table_of_contents():
     assert all(re.search(rf"\b{EXAMPLES[op][0].op.name}\b", ops.__doc__) for op in ALL_OPS)
 
 
-@pytest.mark.parametrize(
-    "registry", [EXAMPLES, STRATEGIES, REFERENCES, CHECKS], ids=["examples", "strategies", "references", "checks"]
-)
+@pytest.mark.parametrize("registry", [EXAMPLES, STRATEGIES, REFERENCES], ids=["examples", "strategies", "references"])
 def test_every_op_is_in_every_registry(registry):
     assert set(registry) == set(ALL_OPS)
 
