@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from refscale.analysis.predict import predict
 from refscale.analysis.report import Report
 from refscale.analysis.stats import REPORT_FORMATS
 from refscale.analysis.trace import Trace, summarize_casts
@@ -83,7 +84,7 @@ def record(
         text="built-in" if text is None else str(text),
         formats=formats,
         losses=trace.losses,
-        tensors=trace.tensors(losses.total, scheme),
+        tensors=trace.tensors(losses.total, scheme, predict(losses.total, scheme.initial_std(config.std))),
         casts=summarize_casts(tape.casts),
     )
 

@@ -90,6 +90,7 @@ class TensorStats(Measurement):
         zero_because: why the tensor is zero whatever its scale; empty if it is not.
         damped: whether it is made small on purpose (the output of a readout with α = 1/fan-in).
         statistic: what it is judged by, "std" or "rms".
+        predicted: σ by ``predict``, from factors and shapes alone; None if weights are not initial ones.
     """
 
     name: str
@@ -101,6 +102,13 @@ class TensorStats(Measurement):
     zero_because: str = ""
     damped: bool = False
     statistic: Statistic = "std"
+    predicted: float | None = None
+
+    @property
+    def over_predicted(self) -> float | None:
+        """σ over the predicted one; None where there is none, or it is 0 or next to it."""
+        small = self.predicted is None or self.predicted < 1e-6 * self.rms or self.zero_because
+        return None if small or not self.predicted else self.std / self.predicted
 
     @property
     def scale(self) -> float:

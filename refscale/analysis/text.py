@@ -17,8 +17,8 @@ LEGEND = """\
 σ: standard deviation; RMS: root of the mean square; !: σ outside [1/4, 4] (RMS, where all elements are equal and
 under unit-rms); ∞: some elements are not finite. zero, sub, ovr: percent of the non-zero elements that a cast to the
 format, to nearest even, would take to zero, to a subnormal value, beyond the largest value; · is none. c: the
-computed gradient is c times the true one. Left out: reshapes, and the sum with a bias, which starts at zero and so
-changes nothing."""
+computed gradient is c times the true one. /pred: σ over what factors and shapes alone predict. Left out: reshapes, and
+the sum with a bias, which starts at zero and so changes nothing."""
 
 
 def render(reports: Sequence[Report], *, everything: bool = False) -> str:
@@ -67,9 +67,10 @@ def table(report: Report, everything: bool = False) -> Iterator[str]:
 
 
 def _detailed(kind: Kind, tensors: Sequence[TensorStats], formats: Sequence[str], everything: bool) -> Iterator[str]:
-    yield " " * 70 + _format_heads(formats)
-    title = f"{plural(kind).upper():<28}{'shape':>15}{'σ':>9}{'log2 σ':>7} {'RMS':>10}"
-    yield f"{title}{_loss_heads(formats)}{'c' if 'gradient' in kind else '':>10}".rstrip()
+    yield " " * 72 + _format_heads(formats)
+    predicted = "/pred" if any(t.predicted is not None for t in tensors) else ""
+    title = f"{plural(kind).upper():<28}{'shape':>13}{'σ':>9}{'log2':>6} {'RMS':>9}{predicted:>6}"
+    yield f"{title}{_loss_heads(formats)}{'c' if 'gradient' in kind else '':>9}".rstrip()
     for layer, rows in by_layer(tensors):
         yield layer
         shown = rows if everything else [t for t in rows if not (kind == "weight" and t.zero_because)]
@@ -83,12 +84,20 @@ def _line(t: TensorStats, layer: str, formats: Sequence[str]) -> str:
     name = t.name.removeprefix(f"{layer}.")
     shape = "×".join(map(str, t.shape))
     log2 = f"{exponent(t.std):.1f}" if t.std else ""
-    start = f"  {name:<26}{shape:>15}{figure(t.std):>9}{log2:>7}{_mark(t)}{figure(t.rms):>10}"
+    start = f"  {name:<26}{shape:>13}{figure(t.std):>9}{log2:>6}{_mark(t)}{figure(t.rms):>9}"
     if t.zero_because:
         return f"{start}  zero by construction"
+    start += f"{_ratio(t.over_predicted):>6}"
     shares = _shares([t], formats)
     c = "" if t.c is None else figure(t.c)
-    return f"{start}{shares}{c:>10}".rstrip()
+    return f"{start}{shares}{c:>9}".rstrip()
+
+
+def _ratio(x: float | None) -> str:
+    """Two decimals, in at most five columns."""
+    if x is None:
+        return ""
+    return f"{x:.2f}" if x < 10 else f"{x:.0f}" if x < 1e4 else ">1e4"
 
 
 def _grouped(kind: Kind, tensors: Sequence[TensorStats], formats: Sequence[str], everything: bool) -> Iterator[str]:
@@ -154,12 +163,22 @@ def summary_lines(report: Report) -> list[str]:
         f"{report.scheme}: {s.outside_count} of {s.judged_count} tensors have a scale outside [1/4, 4]",
         f"  {shares}",
         f"  farthest from 1: {_farthest(s)}",
+        *_predicted_line(report.tensors),
     ]
     if zero:
         lines.append(f"  not judged, zero by construction: {zero}")
     if s.damped:
         lines.append(f"  not judged, damped by 1/fan-in on purpose: {', '.join(s.damped)}")
     return lines
+
+
+def _predicted_line(tensors: Sequence[TensorStats]) -> Iterator[str]:
+    """How near the scales are to those predicted from factors and shapes."""
+    ratios = sorted(r for t in tensors if t.is_judged and (r := t.over_predicted) is not None)
+    if ratios:
+        near = sum(abs(r - 1) <= 0.15 for r in ratios)
+        ends = f"{ratios[0]:.2f} to {ratios[-1]:.3g}"
+        yield f"  σ over predicted: {near} of {len(ratios)} within 15 %, median {median(ratios):.2f}, {ends}"
 
 
 def _farthest(s: Summary) -> str:

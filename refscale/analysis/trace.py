@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
+from refscale.analysis.predict import Prediction
 from refscale.analysis.report import CastSummary
 from refscale.analysis.stats import KINDS, Kind, Measurement, TensorStats, measure
 from refscale.engine import Array, CastRecord, Tensor, Variable
@@ -67,8 +68,14 @@ class Trace:
         of_parameter = isinstance(node.op, Fork) and node.inputs[0].node is None
         return "weight gradient" if of_parameter else "activation gradient"
 
-    def tensors(self, output: Tensor, scheme: Scheme) -> tuple[TensorStats, ...]:
-        """Every tensor in figures, kind by kind in the order of the forward pass, after ``backward(output)``."""
+    def tensors(self, output: Tensor, scheme: Scheme, prediction: Prediction | None = None) -> tuple[TensorStats, ...]:
+        """Every tensor in figures, kind by kind in the order of the forward pass, after ``backward(output)``.
+
+        Args:
+            output: where backward started.
+            scheme: of the run.
+            prediction: of the same graph, at initialization.
+        """
         factors = gradient_factors(output)
         statistic: Statistic = scheme.statistic if isinstance(scheme, Unit) else "std"
         position = {name: i for i, name in enumerate(self.specs)}
@@ -87,7 +94,11 @@ class Trace:
             names = _unique([v.name for v, _ in of_kind])
             for name, (variable, m) in zip(names, of_kind, strict=True):
                 c = factors.get(variable) if kind.endswith("gradient") else None
-                rows.append(self._row(name, kind, variable, m, c, statistic))
+                row = self._row(name, kind, variable, m, c, statistic)
+                if prediction:
+                    kernels = prediction.gradients if kind.endswith("gradient") else prediction.values
+                    row = replace(row, predicted=kernels[variable].std if variable in kernels else None)
+                rows.append(row)
         return tuple(rows)
 
     def _row(
