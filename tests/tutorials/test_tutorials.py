@@ -1,7 +1,7 @@
 """Every lesson runs from top to bottom, and prints what it says; its figures are drawn by its own code.
 
 A lesson is Markdown.  Its ``python`` blocks are doctests that share one namespace; those marked ``python c`` follow
-them where there is a C compiler; a block marked ``python figure`` has no prompts, runs in the same namespace where
+them where there is a C compiler; one marked ``python pytest`` is a file of tests, and must pass; a block marked ``python figure`` has no prompts, runs in the same namespace where
 matplotlib is installed, and writes ``figures/NAME.svg``.
 
     REFSCALE_FIGURES=write python -m pytest tests/tutorials    # draw the committed figures again
@@ -14,6 +14,8 @@ import importlib.util
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,11 @@ def test_lesson(path, tmp_path, monkeypatch):
     assert result.failed == 0
     if shutil.which("cc"):
         assert run(text, path.name, namespace, "python c").failed == 0
+    if tests := blocks(text, "python pytest").strip():
+        (tmp_path / "test_lesson.py").write_text(tests, encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "test_lesson.py"]
+        here = {**os.environ, "PYTHONPATH": str(LESSONS.parent)}
+        subprocess.run(command, cwd=tmp_path, env=here, check=True, timeout=120)
     linked = set(re.findall(r"\(figures/([\w.-]+)\)", text))
     if importlib.util.find_spec("matplotlib") is not None:
         draw(text, path.name, namespace, linked)
