@@ -3,9 +3,9 @@
 How far a measured RMS may be from its expectation by chance.  A model's tensors come from independent normal arrays
 (inputs, weights, the incoming gradient) by products.  The mean square of a product of x (b, m) and w (m, n) has the
 relative variance 2·(1/bm + 1/mn + 1/bn + 1/bmn) (``refscale.testing.effective_samples_matmul``), those of consecutive
-products add up, and so do those of the branches of a sum, at most.  So with k products on the way, sides of at least l,
-and p elements of its own, a mean square over R runs has a relative variance of at most 2·(3k/l² + 1/p)·κ/R, its root a
-quarter of that; κ = 2 allows for elements that are products of normal numbers.
+products add up, and so do those of the branches of a sum, at most.  So with k products on the way, no two sides
+of which have a product below q, and p elements of its own, a mean square over R runs has a relative variance of at most
+2·(3k/q + 1/p)·κ/R, its root a quarter of that; κ = 2 allows for elements that are products of normal numbers.
 """
 
 from __future__ import annotations
@@ -89,15 +89,15 @@ def rows(
     return found
 
 
-def standard_error(products: int, side: int, elements: int, runs: int) -> float:
-    """Of a measured RMS over the expected one: see the head of this module."""
-    return 0.5 * math.sqrt(2 * (3 * products / side**2 + 1 / elements) * KAPPA / runs)
+def standard_error(products: int, pair: int, elements: int, runs: int) -> float:
+    """Of a measured RMS over the expected one: see the head of this module, where k, q, p and R are these."""
+    return 0.5 * math.sqrt(2 * (3 * products / pair + 1 / elements) * KAPPA / runs)
 
 
-def compared(row: Row, products: int, side: int, runs: int, relative: float, most: float = 1.0) -> Figure:
+def compared(row: Row, products: int, pair: int, runs: int, relative: float, most: float = 1.0) -> Figure:
     """Measured over predicted, after so many products of such sides."""
     elements = max(1, math.prod(row.shape))
-    return over_predicted(row, standard_error(products, side, min(elements, side**2), runs), relative, most)
+    return over_predicted(row, standard_error(products, pair, min(elements, pair), runs), relative, most)
 
 
 def over_predicted(row: Row, standard_error: float, relative: float, most: float) -> Figure:

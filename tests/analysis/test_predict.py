@@ -206,7 +206,7 @@ def test_every_rule(name):
                 continue
             measured = math.sqrt(np.mean(squares[key]))
             # 7 standard errors at 1.3 % for the fewest elements, and 8 % of the rules themselves at width 32.
-            allowed = 0.08 + 7 * standard_error(3, 32, max(1, math.prod(variable.shape)), runs)
+            allowed = 0.08 + 7 * standard_error(3, 32 * 32, max(1, math.prod(variable.shape)), runs)
             assert measured == pytest.approx(kernel.rms, rel=allowed), (way, variable, measured, kernel.rms)
 
 

@@ -1,8 +1,9 @@
 """Every lesson runs from top to bottom, and prints what it says; its figures are drawn by its own code.
 
 A lesson is Markdown.  Its ``python`` blocks are doctests that share one namespace; those marked ``python c`` follow
-them where there is a C compiler; one marked ``python pytest`` is a file of tests, and must pass; a block marked ``python figure`` has no prompts, runs in the same namespace where
-matplotlib is installed, and writes ``figures/NAME.svg``.
+them where there is a C compiler; one marked ``python pytest`` is a file of tests, and must pass; one marked
+``python figure`` has no prompts, runs in the same namespace where matplotlib is installed, and writes
+``figures/NAME.svg``.
 
     REFSCALE_FIGURES=write python -m pytest tests/tutorials    # draw the committed figures again
 """
