@@ -139,8 +139,8 @@ class Kernel:
 
     def _split(self, axis: int, m: int, n: int) -> Kernel:
         k = np.moveaxis(self.k, axis, 0)
-        table = np.stack([np.stack([k[1] if m == n == 1 else k[0], k[1] if m == 1 else k[0]]),
-                          np.stack([k[1] if n == 1 else k[0], k[1]])])  # fmt: skip
+        # Where one of the parts has length 1, it agrees always, and the other decides.
+        table = np.stack([np.stack([k[0], k[int(m == 1)]]), np.stack([k[int(n == 1)], k[1]])])
         split = np.moveaxis(table, (0, 1), (axis, axis + 1))
         return Kernel((*self.shape[:axis], m, n, *self.shape[axis + 1 :]), split)
 

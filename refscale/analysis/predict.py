@@ -319,11 +319,10 @@ def _norm_gradient(op: Op, g: Kernel, x: Kernel) -> Kernel:
     """(g − mean g − y·mean(g·y))/s: two directions of n are lost, and E 1/s² is (n − 1)/(n − 3) of 1/E s²."""
     n = x.shape[-1]
     _, square = _spread(op, x)
-    gv, _ = _spread(op, g) if isinstance(op, ops.LayerNorm) else (g.k[..., 1], 0.0)
     few = (n - 1) / (n - 3) if n > 3 else 1.0
     factor = (1 - 1 / n) * few / square
     if isinstance(op, ops.LayerNorm):
-        return _without_mean(gv * factor, x.shape)
+        return _without_mean(_spread(op, g)[0] * factor, x.shape)
     return Kernel(x.shape, g.k * factor)
 
 
@@ -364,8 +363,7 @@ def _gathered(x: Kernel, shape: Shape) -> Kernel:
     """Different rows of one sequence; of two sequences, the same place by chance."""
     n = x.shape[-2]
     k = x.k.copy()
-    apart = np.ones(k.ndim - 2, bool).nonzero()[0]
-    for bits in np.ndindex(*(2,) * len(apart)):
+    for bits in np.ndindex(*(2,) * (k.ndim - 2)):
         if all(bits):
             continue
         mixed = k[bits][1] / n + k[bits][0] * (n - 1) / n
