@@ -20,7 +20,7 @@ In reading order:
 """
 
 from refscale.claims.catalog import CLAIMS, SECTIONS, Section, select
-from refscale.claims.claim import Claim, Figure, between, claim, near, none_wrong, same, sampled
+from refscale.claims.claim import Claim, Figure, at_most, between, claim, near, none_wrong, same, sampled
 from refscale.claims.run import Result, places, verify
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Figure",
     "Result",
     "Section",
+    "at_most",
     "between",
     "claim",
     "near",

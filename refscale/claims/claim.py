@@ -78,6 +78,11 @@ def between(what: str, measured: float, low: float, high: float) -> Figure:
     return Figure(what, float(measured), (low + high) / 2, (high - low) / 2, "derived")
 
 
+def at_most(what: str, measured: float, limit: float) -> Figure:
+    """A number that is not negative, and the nearer to 0 the better."""
+    return Figure(what, float(measured), 0.0, limit, "derived")
+
+
 def sampled(what: str, measured: float, expected: float, standard_error: float, relative: float = 0.0) -> Figure:
     """An estimate, within so many standard errors of what is expected.
 

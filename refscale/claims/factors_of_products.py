@@ -145,6 +145,12 @@ def claim_3_09_matmul(place: Place) -> Figures:
     yield unit(f"β of x over 4·{place.n} terms", op, arrays, 0, four)
     arrays = (halves, signs((1, x.shape[1], FEW), rng))
     yield unit(f"β of one w for two x, over 2·{place.b} terms", op, arrays, 1, signs((2, place.b, FEW), rng))
+    pairs = np.stack([columns(place.b).T] * 3)  # three products, side by side: nothing is repeated
+    arrays = (pairs, signs((3, pairs.shape[2], FEW), rng))
+    yield unit(f"β of w in three products over {place.b} terms", op, arrays, 1, signs((3, place.b, FEW), rng))
+    g = np.stack([columns(place.n)] * 3)
+    arrays = (signs((3, g.shape[1], FEW), rng), signs((3, FEW, place.n), rng))
+    yield unit(f"β of x in three products over {place.n} terms", op, arrays, 0, g)
 
 
 @claim(TABLE + "; 1/m: arXiv 2407.17465, output layer", "bmn")

@@ -67,8 +67,10 @@ def check(op: Op, arrays: list[Array], rng: np.random.Generator) -> float:
     return assert_vjp(forward, vjp, arrays, rng=rng, directions=2)
 
 
-def _page(page: str, place: Place) -> Figures:
-    for op, arrays in examples(place, page):
+def _page(page: str, place: Place, *more: tuple[Op, tuple[Shape, ...]]) -> Figures:
+    """Every op of a page, and more uses of them."""
+    others = [(op, inputs_of(op, shapes, place.rng())) for op, shapes in more]
+    for op, arrays in examples(place, page) + others:
         what = f"{op.name} of {' '.join(str(a.shape) for a in arrays)}: relative error"
         yield near(what, 1 + check(op, arrays, place.rng()), 1.0, GOOD)
 
@@ -85,7 +87,16 @@ def claim_2_01_arithmetic(place: Place) -> Figures:
 @claim(SOURCE, "bmns")
 def claim_2_02_contraction(place: Place) -> Figures:
     """Matrix products, attention scores and mixtures, readouts."""
-    yield from _page("contraction", place)
+    b, m, n, s = place.at_most(b=2, m=3, n=4, s=3).sizes.values()
+    yield from _page(
+        "contraction",
+        place,
+        (ops.Matmul(), ((b, s, m), (m, n))),
+        (ops.Matmul(), ((b, 1, s, m), (2, m, n))),
+        (ops.AttentionScores(), ((2, b, s, m), (2, b, n, m))),
+        (ops.AttentionMix(), ((2, b, s, n), (2, b, n, m))),
+        (ops.Readout(), ((b, s, m), (m, n))),
+    )
 
 
 @claim(SOURCE, "bmns")
@@ -110,13 +121,23 @@ def claim_2_04_activations(place: Place) -> Figures:
 @claim(SOURCE, "bmns")
 def claim_2_05_softmax(place: Place) -> Figures:
     """Softmax, masked and causal; log softmax."""
-    yield from _page("softmax", place)
+    b, _, n, s = place.at_most(b=2, n=4, s=3).sizes.values()
+    yield from _page(
+        "softmax",
+        place,
+        (ops.Softmax(), ((b, 2, s, n),)),
+        (ops.MaskedSoftmax(), ((b, 2, s, n), (b, 1, 1, n))),
+        (ops.LogSoftmax(), ((b, s, n),)),
+    )
 
 
 @claim(SOURCE, "bmns")
 def claim_2_06_norms(place: Place) -> Figures:
     """Layer norm and RMS norm: input, gain and bias."""
-    yield from _page("norms", place)
+    b, m, _, s = place.at_most(b=2, m=5, s=3).sizes.values()
+    width = (m + 3,)  # of two numbers a norm leaves signs, without a slope
+    several = (b, s, *width)
+    yield from _page("norms", place, (ops.LayerNorm(), (several, width, width)), (ops.RmsNorm(), (several, width)))
 
 
 @claim(SOURCE, "bmns")

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from refscale.claims import CLAIMS, Claim, between, claim, near, none_wrong, places, same, sampled, verify
+from refscale.claims import CLAIMS, Claim, at_most, between, claim, near, none_wrong, places, same, sampled, verify
 from refscale.claims.claim import FALSE_ALARM
 from refscale.claims.run import OTHERS, WHOLE_MODELS
 from refscale.errors import ArgumentError
@@ -25,6 +25,8 @@ from tests.claims.mutants import all_mutants
         (near("x", 1.5, 1.0, 0.5), True, 1.0),
         (near("x", -1.5, -1.0, 0.4), False, 1.25),
         (near("x", math.nan, 1.0, 0.5), False, math.inf),
+        (at_most("x", 0.5, 2.0), True, 0.25),
+        (at_most("x", 2.5, 2.0), False, 1.25),
         (between("x", 2.0, 1.0, 2.0), True, 1.0),
         (between("x", 2.5, 1.0, 2.0), False, 2.0),
     ],
@@ -130,5 +132,6 @@ def test_the_command_reproduces_the_failure():
         "matmul: β of w over 64 terms",
         "matmul: β of w over 2·64 terms",
         "matmul: β of one w for two x, over 2·64 terms",
+        "matmul: β of w in three products over 64 terms",
     }
     assert {round(f.measured, 6) for f in wrong} == {1.03}
