@@ -8,7 +8,7 @@ In reading order:
 4. ``text``, ``histogram``, ``plots``, ``files``: reports for a terminal, as figures, as JSON.
 5. ``drift``: how scales move while a model trains.
 6. ``flops``: what factors cost.
-7. ``kernels``, ``softmax_moments``, ``predict``: every scale of a model before it is run.
+7. ``kernels``, ``softmax_kernels``, ``predict``: every scale of a model before it is run.
 8. ``snr``: how well a format carries Gaussian numbers, by their scale.
 
     >>> from refscale.analysis import record

@@ -160,6 +160,17 @@ def constant(shape: Shape, value: float) -> Kernel:
     return Kernel(shape, np.full((2,) * len(shape), value**2))
 
 
+def contrast(x: Kernel) -> Array:
+    """What is left of the last axis without the mean over it: by where the rows agree."""
+    return np.asarray(x.k[..., 1] - x.k[..., 0])
+
+
+def without_mean(squares: Array, shape: Shape) -> Kernel:
+    """Rows of so many elements that sum to 0, by their squares."""
+    n = shape[-1]
+    return Kernel(shape, np.stack([-squares / max(1, n - 1), squares], axis=-1))
+
+
 def contracted(x: Kernel, w: Kernel) -> Kernel:
     """Of x (…, b, m) times w (…, m, n), independent of each other."""
     ndim = max(len(x.shape), len(w.shape))

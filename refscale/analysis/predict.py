@@ -30,8 +30,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from refscale import ops
-from refscale.analysis.kernels import Array, Kernel, constant, contracted, independent, through
-from refscale.analysis.softmax_moments import SoftmaxMoments, alike, softmax_moments
+from refscale.analysis.kernels import Array, Kernel, constant, contracted, independent, through, without_mean
+from refscale.analysis.softmax_kernels import cross_entropy_gradient, softmax_gradient, softmax_kernel
 from refscale.engine import Node, Op, Tensor, Variable
 from refscale.errors import ArgumentError
 from refscale.scales import Shape
@@ -128,7 +128,7 @@ def _forward(node: Node, xs: list[Kernel], agreement: Mapping[str, float] | None
         case ops.Scaled() | ops.Fork():
             return xs[0]
         case ops.Softmax() | ops.MaskedSoftmax():
-            return _softmax(op, xs[0])[0]
+            return softmax_kernel(op, xs[0])
         case ops.LayerNorm() | ops.RmsNorm():
             return _normalized(op, xs[0])
         case ops.Sum() | ops.Mean():
@@ -178,7 +178,7 @@ def _backward(node: Node, g: Kernel, xs: list[Kernel], agreement: Mapping[str, f
         case ops.Scaled() | ops.Fork():
             return [g]
         case ops.Softmax() | ops.MaskedSoftmax():
-            return [_softmax_gradient(op, g, xs[0]), *[None] * (len(xs) - 1)]
+            return [softmax_gradient(op, g, xs[0]), *[None] * (len(xs) - 1)]
         case ops.LayerNorm() | ops.RmsNorm():
             normal = _normalized(op, xs[0])
             parameters = [Kernel(g.shape, g.k * normal.k), g]
@@ -199,7 +199,7 @@ def _backward(node: Node, g: Kernel, xs: list[Kernel], agreement: Mapping[str, f
         case ops.Embedding():
             return [_embedded_gradient(g, xs[0].shape, _agreement(node, agreement)), None]
         case ops.SoftmaxCrossEntropy():
-            return [_cross_entropy_gradient(op, xs[0]).times(g.rms), None]
+            return [cross_entropy_gradient(op, xs[0]).times(g.rms), None]
         case ops.MseLoss():
             n = math.prod(xs[0].shape)
             both = xs[0].plus(xs[1]).times(2 / n * g.rms)
@@ -244,59 +244,6 @@ def _dropped_out(x: Kernel, p: float) -> Kernel:
     return Kernel(x.shape, k)
 
 
-def _contrast(x: Kernel) -> Array:
-    """What is left of the last axis without the mean over it: by where the rows agree."""
-    return np.asarray(x.k[..., 1] - x.k[..., 0])
-
-
-def _without_mean(contrast: Array, shape: Shape) -> Kernel:
-    """Rows of so many elements that sum to 0, by their squares."""
-    n = shape[-1]
-    return Kernel(shape, np.stack([-contrast / max(1, n - 1), contrast], axis=-1))
-
-
-def _rows(op: Op, x: Kernel) -> tuple[SoftmaxMoments, Array]:
-    """Moments of a softmax's rows, and how alike two rows are, 0 to 1, by where they agree."""
-    causal = isinstance(op, ops.MaskedSoftmax) and op.causal
-    contrast = _contrast(x)
-    variance = max(float(contrast[(1,) * contrast.ndim]), 0.0)
-    found = softmax_moments(x.shape[-1], round(math.sqrt(variance), 4), x.shape[-2] if causal else 0)
-    if variance == 0:
-        return found, np.ones_like(contrast)
-    sigma = round(math.sqrt(variance), 4)
-    rho = np.clip(contrast / variance, -1.0, 1.0).round(4)
-    return found, np.array([alike(x.shape[-1], sigma, float(r)) for r in rho.ravel()]).reshape(rho.shape)
-
-
-def _softmax(op: Op, x: Kernel) -> tuple[Kernel, SoftmaxMoments]:
-    """Weights that sum to 1: squares as those of the rows, products of two rows by how alike they are."""
-    n = x.shape[-1]
-    found, likeness = _rows(op, x)
-    same = 1 / n**2 + likeness * (found.square - 1 / n**2)
-    other = (1 / n - same) / max(1, n - 1)
-    return Kernel(x.shape, np.stack([other, same], axis=-1)), found
-
-
-def _softmax_gradient(op: Op, g: Kernel, x: Kernel) -> Kernel:
-    """p·(g − Σ p·g): the mean of g over the row does not matter, and the result sums to 0."""
-    found, likeness = _rows(op, x)
-    n = x.shape[-1]
-    weights = (1 / n**2 + likeness * (found.square - 1 / n**2)) * found.gradient / found.square
-    return _without_mean(_contrast(g) * weights, x.shape)
-
-
-def _cross_entropy_gradient(op: ops.SoftmaxCrossEntropy, x: Kernel) -> Kernel:
-    """(p − onehot)/rows: labels are uniform, and differ from row to row."""
-    n, rows = x.shape[-1], math.prod(x.shape[:-1])
-    kept = rows if op.kept is None else op.kept
-    found, likeness = _rows(op, x)
-    same_row = found.square - 2 / n**2 + 1 / n
-    contrast = likeness * (found.square - 1 / n**2) * (kept / rows) ** 2
-    contrast[(1,) * contrast.ndim] = same_row * kept / rows
-    share = 1 / kept if op.reduction == "mean" else 1.0
-    return _without_mean(contrast, x.shape).times(share)
-
-
 def _spread(op: Op, x: Kernel) -> tuple[Array, float]:
     """What a norm divides: the rows' second moments without what it removes, and the mean square of one row."""
     n = x.shape[-1]
@@ -311,7 +258,7 @@ def _normalized(op: Op, x: Kernel) -> Kernel:
     if square <= 0:
         return constant(x.shape, 0.0)
     if isinstance(op, ops.LayerNorm):
-        return _without_mean(v / square, x.shape)
+        return without_mean(v / square, x.shape)
     return Kernel(x.shape, x.k / square)
 
 
@@ -322,7 +269,7 @@ def _norm_gradient(op: Op, g: Kernel, x: Kernel) -> Kernel:
     few = (n - 1) / (n - 3) if n > 3 else 1.0
     factor = (1 - 1 / n) * few / square
     if isinstance(op, ops.LayerNorm):
-        return _without_mean(_spread(op, g)[0] * factor, x.shape)
+        return without_mean(_spread(op, g)[0] * factor, x.shape)
     return Kernel(x.shape, g.k * factor)
 
 

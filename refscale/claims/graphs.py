@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,12 +42,17 @@ def random_dag(rng: np.random.Generator, leaves: int, size: int) -> Dag:
     return Dag(leaves, tuple(calls))
 
 
-def run(dag: Dag, tape: Tape, arrays: list[Array]) -> list[Tensor]:
+def connect(dag: Dag, leaves: Sequence[Tensor]) -> list[Tensor]:
     """The tensors of all nodes."""
-    nodes = [tape.tensor(x, f"leaf{i}") for i, x in enumerate(arrays)]
+    nodes = list(leaves)
     for kind, inputs in dag.ops:
         nodes.append(apply(KINDS[kind], *(nodes[i] for i in inputs)))
     return nodes
+
+
+def run(dag: Dag, tape: Tape, arrays: list[Array]) -> list[Tensor]:
+    """``connect`` on new leaves."""
+    return connect(dag, [tape.tensor(x, f"leaf{i}") for i, x in enumerate(arrays)])
 
 
 def _leaves(dag: Dag, rng: np.random.Generator) -> list[Array]:
@@ -120,7 +125,6 @@ def claim_5_02_constraint_scaled_graphs(place: Place) -> Figures:
     Random graphs, random factors on cut-edges, in float64 against plain backpropagation of the same function.
     """
     rng = place.rng()
-    tied_edges = 0
     for _ in range(GRAPHS):
         dag = random_dag(rng, 3, 1 + place.at_most(s=12).s)
         arrays, free = _leaves(dag, rng), _any_factors(dag, rng)
@@ -131,19 +135,12 @@ def claim_5_02_constraint_scaled_graphs(place: Place) -> Figures:
             constrain(s, tuple(i for i in range(len(s.beta)) if (k, i) not in cut), geometric)
             for k, s in enumerate(free)
         )
-        tied_edges += sum(len(s.beta) for s in free) - len(cut)
 
         def program(*leaves: Tensor, dag: Dag = dag) -> Tensor:
-            nodes = list(leaves)
-            for kind, inputs in dag.ops:
-                nodes.append(apply(KINDS[kind], *(nodes[i] for i in inputs)))
-            return nodes[-1]
+            return connect(dag, leaves)[-1]
 
         c = assert_gradient_factor(program, *arrays, scheme=Chosen(factors=tied), rng=rng)
         yield none_wrong("constants that are not positive", sum(not f > 0 for f in c.values()))
-
-
-Update = Callable[[Array, Array, float], Array]
 
 
 def _trajectories(scheme: Chosen, weights: list[Array], rates: list[float], x: Array, adaptive: bool) -> list[Array]:
@@ -213,10 +210,9 @@ def claim_5_04_mixed_gradients(place: Place) -> Figures:
         def f(h: Tensor) -> Tensor:
             return apply(ops.Tanh(), h)
 
-        if not forked:
-            return F.residual(f, x, fixed(0.4))
         y = F.residual(f, x, fixed(0.4))
-        balance(y)
+        if forked:
+            balance(y)
         return y
 
     for name, program, x in (("tied embedding", tied, table), ("residual branch", branch, rng.standard_normal((3, 4)))):

@@ -80,13 +80,13 @@ SOURCE = "inner products with differences of the forward pass, float64 (refscale
 
 @claim(SOURCE, "bmns")
 def claim_2_01_arithmetic(place: Place) -> Figures:
-    """Sums, weighted sums, biases, products, gated units, dropout."""
+    """The backward passes of sums, weighted sums, biases, products, gated units and dropout are their derivatives."""
     yield from _page("arithmetic", place)
 
 
 @claim(SOURCE, "bmns")
 def claim_2_02_contraction(place: Place) -> Figures:
-    """Matrix products, attention scores and mixtures, readouts."""
+    """So are those of matrix products, attention scores and mixtures, and readouts, with any leading axes."""
     b, m, n, s = place.at_most(b=2, m=3, n=4, s=3).sizes.values()
     yield from _page(
         "contraction",
@@ -101,7 +101,7 @@ def claim_2_02_contraction(place: Place) -> Figures:
 
 @claim(SOURCE, "bmns")
 def claim_2_03_convolution(place: Place) -> Figures:
-    """Convolutions in one and two dimensions, with stride, padding, dilation and groups; pooling."""
+    """So are those of convolutions, with stride, padding, dilation and groups, and of pooling."""
     yield from _page("convolution", place)
     p, rng = place.at_most(b=3, m=2, n=2, s=4), place.rng()
     for op, x, w in (
@@ -114,13 +114,13 @@ def claim_2_03_convolution(place: Place) -> Figures:
 
 @claim(SOURCE, "bmns")
 def claim_2_04_activations(place: Place) -> Figures:
-    """Activations and elementary functions."""
+    """So are those of activations and elementary functions."""
     yield from _page("activations", place)
 
 
 @claim(SOURCE, "bmns")
 def claim_2_05_softmax(place: Place) -> Figures:
-    """Softmax, masked and causal; log softmax."""
+    """So are those of softmax, masked and causal, and of log softmax."""
     b, _, n, s = place.at_most(b=2, n=4, s=3).sizes.values()
     yield from _page(
         "softmax",
@@ -133,7 +133,7 @@ def claim_2_05_softmax(place: Place) -> Figures:
 
 @claim(SOURCE, "bmns")
 def claim_2_06_norms(place: Place) -> Figures:
-    """Layer norm and RMS norm: input, gain and bias."""
+    """So are those of layer norm and RMS norm, for input, gain and bias."""
     b, m, _, s = place.at_most(b=2, m=5, s=3).sizes.values()
     width = (m + 3,)  # of two numbers a norm leaves signs, without a slope
     several = (b, s, *width)
@@ -142,14 +142,14 @@ def claim_2_06_norms(place: Place) -> Figures:
 
 @claim(SOURCE, "bmns")
 def claim_2_07_reduction_and_movement(place: Place) -> Figures:
-    """Sums and means; reshape, transpose, slice, concatenate, gather, embedding with repeated ids."""
+    """So are those of sums, means and moves, with rows that are gathered or embedded more than once."""
     yield from _page("reduction", place)
     yield from _page("movement", place)
 
 
 @claim(SOURCE, "bmns")
 def claim_2_08_losses(place: Place) -> Figures:
-    """Cross-entropy, whole and with rows left out; squared error; sums of losses."""
+    """So are those of cross-entropy, whole and with rows left out, of squared error, and of sums of losses."""
     yield from _page("losses", place)
     rng = place.rng()
     targets = rng.integers(0, SMALL, 6)

@@ -14,7 +14,7 @@ from refscale import functional as F  # noqa: N812
 from refscale import ops
 from refscale.analysis import predict, record
 from refscale.analysis.kernels import Kernel, constant, contracted, independent, through
-from refscale.analysis.softmax_moments import alike, softmax_moments
+from refscale.analysis.softmax_kernels import alike, softmax_moments
 from refscale.claims.measure import standard_error
 from refscale.engine import Tape, apply, backward
 from refscale.errors import ArgumentError

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from refscale import ops
 from refscale.engine import Op, Tape, Tensor, Variable, apply, backward
 from refscale.functional import fork
-from refscale.scales import Call, Regular, Scales, Scheme
+from refscale.scales import Scales, Scheme
 from refscale.testing.graphs import Dag
 
 Array = NDArray[Any]
@@ -33,17 +33,6 @@ OPS: dict[str, Op] = {
     "masked": ops.Dropout(0.25),
 }
 KEEP = np.array([[1, 1, 0], [0, 1, 1], [1, 1, 1]], np.bool_)
-
-
-@dataclass(frozen=True)
-class Chosen(Regular):
-    """A scheme that gives call number i the factors number i, whatever the op."""
-
-    name: str = "chosen"
-    factors: tuple[Scales, ...] = ()
-
-    def scales(self, call: Call) -> Scales:
-        return self.factors[call.index]
 
 
 def leaves(dag: Dag, rng: np.random.Generator) -> list[Array]:

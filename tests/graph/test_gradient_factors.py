@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 
 from refscale import ops
+from refscale.claims.graphs import Chosen
 from refscale.engine import Tape, Tensor, Variable, apply, backward
 from refscale.errors import FactorError
 from refscale.functional import fork
@@ -20,7 +21,6 @@ from refscale.testing.strategies import dags, generators
 from tests.graph.recorded import (
     KINDS,
     SIDE,
-    Chosen,
     assert_multiple,
     leaves,
     random_factor,

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refscale import ops
+from refscale.claims.graphs import Chosen
 from refscale.engine import Tape, apply, backward
 from refscale.errors import FactorError
 from refscale.graph import cut_edges, gradient_factors, plan
 from refscale.models import bert
 from refscale.scales import arithmetic, geometric, harmonic, none, regular, to_output_scale, unit
 from refscale.testing.strategies import dags, generators
-from tests.graph.recorded import KINDS, SIDE, Chosen, assert_multiple, connect, leaves, run, true_factors
+from tests.graph.recorded import KINDS, SIDE, assert_multiple, connect, leaves, run, true_factors
 from tests.models.batches import random_batch
 
 ROWS, WIDTH, HIDDEN = 8, 16, 64

@@ -1,12 +1,16 @@
-"""Second moments of a softmax over n normal logits, and of its gradient."""
+"""Second moments of a softmax over n normal logits, of its gradient, and of that of a cross-entropy."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
+
+from refscale import ops
+from refscale.analysis.kernels import Array, Kernel, contrast, without_mean
+from refscale.engine import Op
 
 ELEMENTS = 1 << 17
 """Of the sample: at σ = 1, means are then good to half a percent."""
@@ -59,6 +63,48 @@ def alike(n: int, sigma: float, rho: float) -> float:
     return float((np.mean(p * q) - (1 - rho) * np.mean(p * r)) / np.mean(p * p))
 
 
-def _rows(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+def _rows(logits: Array) -> Array:
     x = np.exp(logits)
     return np.asarray(x / x.sum(1, keepdims=True))
+
+
+def _moments(op: Op, x: Kernel) -> tuple[SoftmaxMoments, Array]:
+    """Moments of a softmax's rows, and how alike two rows are, 0 to 1, by where they agree."""
+    causal = isinstance(op, ops.MaskedSoftmax) and op.causal
+    shared = contrast(x)
+    variance = max(float(shared[(1,) * shared.ndim]), 0.0)
+    found = softmax_moments(x.shape[-1], round(math.sqrt(variance), 4), x.shape[-2] if causal else 0)
+    if variance == 0:
+        return found, np.ones_like(shared)
+    sigma = round(math.sqrt(variance), 4)
+    rho = np.clip(shared / variance, -1.0, 1.0).round(4)
+    return found, np.array([alike(x.shape[-1], sigma, float(r)) for r in rho.ravel()]).reshape(rho.shape)
+
+
+def softmax_kernel(op: Op, x: Kernel) -> Kernel:
+    """Weights that sum to 1: squares as those of the rows, products of two rows by how alike they are."""
+    n = x.shape[-1]
+    found, likeness = _moments(op, x)
+    same = 1 / n**2 + likeness * (found.square - 1 / n**2)
+    other = (1 / n - same) / max(1, n - 1)
+    return Kernel(x.shape, np.stack([other, same], axis=-1))
+
+
+def softmax_gradient(op: Op, g: Kernel, x: Kernel) -> Kernel:
+    """p·(g − Σ p·g): the mean of g over the row does not matter, and the result sums to 0."""
+    found, likeness = _moments(op, x)
+    n = x.shape[-1]
+    weights = (1 / n**2 + likeness * (found.square - 1 / n**2)) * found.gradient / found.square
+    return without_mean(contrast(g) * weights, x.shape)
+
+
+def cross_entropy_gradient(op: ops.SoftmaxCrossEntropy, x: Kernel) -> Kernel:
+    """(p − onehot)/rows: labels are uniform, and differ from row to row."""
+    n, rows = x.shape[-1], math.prod(x.shape[:-1])
+    kept = rows if op.kept is None else op.kept
+    found, likeness = _moments(op, x)
+    same_row = found.square - 2 / n**2 + 1 / n
+    squares = likeness * (found.square - 1 / n**2) * (kept / rows) ** 2
+    squares[(1,) * squares.ndim] = same_row * kept / rows
+    share = 1 / kept if op.reduction == "mean" else 1.0
+    return without_mean(squares, x.shape).times(share)
