@@ -124,6 +124,6 @@ def test_core_imports_without_optional_packages():
     code = (
         "import sys; sys.modules.update(dict.fromkeys("
         "['hypothesis', 'pytest', 'matplotlib', 'torch', 'mpmath', 'jax', 'gfloat']));"
-        "import refscale.cli.conformance, refscale.testing, refscale.models.bert"
+        "import refscale.cli.claims, refscale.cli.conformance, refscale.testing, refscale.models.bert"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
