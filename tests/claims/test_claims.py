@@ -15,6 +15,7 @@ from refscale.claims import CLAIMS, SECTIONS, Claim, one_op, select, vjp
 from refscale.claims.run import WHOLE_MODELS
 from refscale.testing import Place
 from refscale.testing.strategies import places
+from tests.claims.found import at_default
 from tests.ops.cases import ALL_OPS
 
 EXAMPLES = 8
@@ -28,7 +29,8 @@ def _test(claim: Claim) -> Callable[..., None]:
         claim.hold(place)
 
     def fixed() -> None:
-        claim.hold()
+        wrong = [str(f) for f in at_default(claim.id) if not f.holds]
+        assert wrong == []
 
     test = fixed if claim.section == WHOLE_MODELS or claim.slow else drawn
     test.__name__ = test.__qualname__ = f"test_{claim.section}_{claim.number:02d}_{claim.name}"
