@@ -184,6 +184,7 @@ def claim_8_03_attention(place: Place) -> Figures:
 def claim_8_04_bert(place: Place) -> Figures:
     """BERT, post-, pre- and branch-norm, on uniform tokens: every tensor has the predicted RMS, to 15 %.
 
+    Beyond the 15 %, 7.4 standard errors of 1280 sequences; an error of 15 % and twice that is caught as surely.
     Three kinds of gradients are named exceptions, and larger: those of queries and keys by up to √(1 + 5·seq/width),
     those of the norm before the readout and of the next-sentence head.
     """
@@ -194,17 +195,17 @@ def claim_8_04_bert(place: Place) -> Figures:
         yield from _bert_figures(config, 32, seq, 40, place.rng())
 
 
-@claim("paper, residual rules; refscale.analysis.predict", "s")
+@claim("paper, residual rules; refscale.analysis.predict")
 def claim_8_05_depth(place: Place) -> Figures:
     """From 1 layer to 48: the scales of BERT's activations stay as predicted, and none leaves [¼, 4]."""
     for layers in (1, 6, 48):
         for norm in ("post", "pre"):
             config = small_bert(layers=layers, norm=norm)
-            found = rows(bert_model(config, 16, 8), 3, place.rng(), agreement=ONE_SEGMENT)
+            found = rows(bert_model(config, 16, 8), 6, place.rng(), agreement=ONE_SEGMENT)
             # What all tokens share is one number in the scores of a head: too few to judge.
             few = ("nsp", "attention_scores")
             activations = [r for r in found if r.way == "forward" and not any(part in r.name for part in few)]
-            yield worst(_bert_figure(r, 16 * 3, 8, config.width) for r in activations)
+            yield worst(_bert_figure(r, 16 * 6, 8, config.width) for r in activations)
             outside = [r for r in activations if not 0.25 <= r.measured <= 4]
             yield none_wrong(f"{layers} layers, {norm}-norm: activations outside [¼, 4]", len(outside))
 
@@ -213,8 +214,7 @@ def claim_8_05_depth(place: Place) -> Figures:
 def claim_8_06_widths_and_batches(place: Place) -> Figures:
     """Feed-forward layers of width 8 to 512, on 1 to 1024 rows: as predicted, to 3 %."""
     for b, m, n in ((1024, 8, 16), (1, 128, 256), (8, 128, 128), (64, 512, 128), (32, 64, 512)):
-        figure = worst(_ffn_figures(b, m, n, place.rng()))
-        yield figure
+        yield worst(_ffn_figures(b, m, n, place.rng()))
 
 
 @claim("paper, Table A.2; refscale.analysis.predict", slow=True)

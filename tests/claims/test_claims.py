@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 
 from refscale.claims import CLAIMS, SECTIONS, Claim, one_op, select, vjp
 from refscale.claims.run import WHOLE_MODELS
+from refscale.ops import Matmul
 from refscale.testing import Place
 from refscale.testing.strategies import places
 from tests.claims.found import at_default
@@ -41,6 +42,20 @@ def _test(claim: Claim) -> Callable[..., None]:
 for one in CLAIMS.values():
     made = _test(one)
     globals()[made.__name__] = made
+
+
+@pytest.mark.parametrize(("id", "error"), [("8.1", 1.12), ("8.4", 1.5)])
+def test_whole_models_have_the_power_that_they_state(id, error, monkeypatch):
+    """Products that are too large, which no factor knows of."""
+    right = Matmul.forward
+
+    def wrong(self, x, w):
+        y, kept = right(self, x, w)
+        return error * y, kept
+
+    monkeypatch.setattr(Matmul, "forward", wrong)
+    with pytest.raises(AssertionError, match=f"^claim {id} "):
+        CLAIMS[id].hold()
 
 
 class TestTheList:
