@@ -23,7 +23,9 @@ EXAMPLES = 8
 
 
 def _test(claim: Claim) -> Callable[..., None]:
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    examples = EXAMPLES if claim.sizes else 2  # without sizes, seeds alone are drawn
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(place=places(claim.sizes))
     @example(place=Place())
     def drawn(place: Place) -> None:
