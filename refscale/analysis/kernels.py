@@ -145,14 +145,19 @@ class Kernel:
         return Kernel((*self.shape[:axis], m, n, *self.shape[axis + 1 :]), split)
 
 
-def independent(shape: Shape, sigma: float) -> Kernel:
-    """Independent elements of mean 0."""
-    k = np.zeros((2,) * len(shape))
-    k[(1,) * len(shape)] = sigma**2
+def of_axes(shape: Shape, k: Array) -> Kernel:
+    """Second moments whose entries for two indices of an axis of length 1 mean nothing yet: there is one."""
     for axis, n in enumerate(shape):
         if n == 1:
             k = np.repeat(np.take(k, [1], axis), 2, axis)
     return Kernel(shape, k)
+
+
+def independent(shape: Shape, sigma: float) -> Kernel:
+    """Independent elements of mean 0."""
+    k = np.zeros((2,) * len(shape))
+    k[(1,) * len(shape)] = sigma**2
+    return of_axes(shape, k)
 
 
 def constant(shape: Shape, value: float) -> Kernel:
@@ -182,7 +187,7 @@ def contracted(x: Kernel, w: Kernel) -> Kernel:
     return Kernel((*lead, x.shape[-2], w.shape[-1]), k)
 
 
-_Z = np.linspace(-8.0, 8.0, 129)
+_Z = np.linspace(-8.0, 8.0, 128)  # none of them at 0, where activations have their kinks
 _W = np.exp(-0.5 * _Z**2) / np.exp(-0.5 * _Z**2).sum()
 
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from refscale import ops
-from refscale.analysis.kernels import Array, Kernel, constant, contracted, independent, through, without_mean
+from refscale.analysis.kernels import Array, Kernel, constant, contracted, independent, of_axes, through, without_mean
 from refscale.analysis.softmax_kernels import cross_entropy_gradient, softmax_gradient, softmax_kernel
 from refscale.engine import Node, Op, Tensor, Variable
 from refscale.errors import ArgumentError
@@ -115,7 +115,7 @@ def _forward(node: Node, xs: list[Kernel], agreement: Mapping[str, float] | None
         case ops.Matmul() | ops.Readout() | ops.AttentionMix():
             return contracted(*xs)
         case ops.AttentionScores():
-            return contracted(xs[0], _swapped(xs[1])).times(_damping(op, node))
+            return contracted(xs[0], _swapped(xs[1])).times(op.damping(node.inputs[0].shape))
         case ops.Add() | ops.Subtract() | ops.WeightedAdd() | ops.Bias():
             parts = [x.repeated(shape).times(w) for x, w in zip(xs, _weights(op, len(xs)), strict=True)]
             return Kernel(shape, np.sum([p.k for p in parts], axis=0))
@@ -140,7 +140,7 @@ def _forward(node: Node, xs: list[Kernel], agreement: Mapping[str, float] | None
         case ops.Slice():
             return Kernel(shape, xs[0].k)
         case ops.Concat():
-            return _concatenated(op, xs, shape)
+            return Kernel(shape, np.sum([_filling(x, op.axis, shape).k for x in xs], axis=0))
         case ops.Gather():
             return _gathered(xs[0], shape)
         case ops.Embedding():
@@ -162,7 +162,7 @@ def _backward(node: Node, g: Kernel, xs: list[Kernel], agreement: Mapping[str, f
             dw = contracted(_swapped(x), g)
             return [dx.unbroadcast(x.shape), dw.unbroadcast(w.shape)]
         case ops.AttentionScores():
-            g = g.times(_damping(op, node))
+            g = g.times(op.damping(node.inputs[0].shape))
             return [contracted(g, xs[1]), contracted(_swapped(g), xs[0])]
         case ops.Add() | ops.Subtract() | ops.WeightedAdd() | ops.Bias():
             return [g.times(w).unbroadcast(x.shape) for x, w in zip(xs, _weights(op, len(xs)), strict=True)]
@@ -191,7 +191,7 @@ def _backward(node: Node, g: Kernel, xs: list[Kernel], agreement: Mapping[str, f
         case ops.Transpose():
             return [g.transposed(np.argsort(op.axes).tolist())]
         case ops.Slice():
-            return [_sliced_gradient(op, g, xs[0].shape)]
+            return [_filling(g, op.axis, xs[0].shape)]
         case ops.Concat():
             return [Kernel(x.shape, g.k) for x in xs]
         case ops.Gather():
@@ -226,11 +226,6 @@ def _slope(op: Op, z: Array) -> Array:
 def _swapped(x: Kernel) -> Kernel:
     ndim = len(x.shape)
     return x.transposed((*range(ndim - 2), ndim - 1, ndim - 2))
-
-
-def _damping(op: ops.AttentionScores, node: Node) -> float:
-    d = node.inputs[0].shape[-1]
-    return d**-0.5 if op.rule == "1/sqrt(d)" else 1 / d
 
 
 def _weights(op: Op, count: int) -> tuple[float, ...]:
@@ -287,23 +282,11 @@ def _share(op: Op, x: Kernel, node: Node) -> float:
     return math.prod(node.output.shape) / math.prod(x.shape) if isinstance(op, ops.Mean) else 1.0
 
 
-def _sliced_gradient(op: ops.Slice, g: Kernel, shape: Shape) -> Kernel:
-    """Zero outside of the slice: k of n elements, k·(k − 1) of n·(n − 1) pairs."""
-    axis = op.axis % len(shape)
-    n, k = shape[axis], g.shape[axis]
+def _filling(x: Kernel, axis: int, shape: Shape) -> Kernel:
+    """A part of an axis, the rest 0: k of n elements, k·(k − 1) of n·(n − 1) pairs."""
+    n, k = shape[axis], x.shape[axis]
     shares = np.array([k * (k - 1) / max(1, n * (n - 1)), k / n])
-    return Kernel(shape, g.k * shares.reshape([2 if a == axis else 1 for a in range(len(shape))]))
-
-
-def _concatenated(op: ops.Concat, xs: list[Kernel], shape: Shape) -> Kernel:
-    axis = op.axis % len(shape)
-    n = shape[axis]
-    total = np.zeros((2,) * len(shape))
-    for x in xs:
-        k = x.shape[axis]
-        shares = np.array([k * (k - 1) / max(1, n * (n - 1)), k / n])
-        total += x.k * shares.reshape([2 if a == axis else 1 for a in range(len(shape))])
-    return Kernel(shape, total)
+    return Kernel(shape, x.k * shares.reshape([2 if a == axis % len(shape) else 1 for a in range(len(shape))]))
 
 
 def _gathered(x: Kernel, shape: Shape) -> Kernel:
@@ -341,10 +324,7 @@ def _embedded(table: Kernel, shape: Shape, agreement: float) -> Kernel:
     k = np.empty((2,) * len(shape))
     k[...] = table.k[1] * agreement + table.k[0] * (1 - agreement)
     k[(1,) * lead] = table.k[1]
-    for axis, n in enumerate(shape[:-1]):
-        if n == 1:
-            k = np.repeat(np.take(k, [1], axis), 2, axis)
-    return Kernel(shape, k)
+    return of_axes(shape, k)
 
 
 def _embedded_gradient(g: Kernel, table: Shape, agreement: float) -> Kernel:

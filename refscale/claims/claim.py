@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, SupportsFloat
 
 from refscale.errors import ArgumentError
 from refscale.testing import z_of
@@ -63,9 +63,9 @@ def same(what: str, measured: float, expected: float) -> Figure:
     return Figure(what, float(measured), float(expected), 0.0, "exact")
 
 
-def none_wrong(what: str, wrong: object) -> Figure:
+def none_wrong(what: str, wrong: SupportsFloat) -> Figure:
     """A count of what is wrong, which must be 0: a number, or a condition that must not hold."""
-    return same(what, float(wrong), 0.0)  # type: ignore[arg-type]
+    return same(what, float(wrong), 0.0)
 
 
 def near(what: str, measured: float, expected: float, relative: float) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 
@@ -166,9 +167,10 @@ def claim_3_31_cross_entropy(place: Place) -> Figures:
     uniform, targets = np.zeros((b, s)), np.arange(b) % s
     kept = 1 + int(place.rng().integers(0, b))
     some = np.where(np.arange(b) < kept, targets, IGNORE)
-    for reduction, rows in (("sum", 1), ("mean", 0)):
-        every = ops.SoftmaxCrossEntropy(reduction)  # type: ignore[arg-type]
-        masked = ops.SoftmaxCrossEntropy(reduction, IGNORE, kept)  # type: ignore[arg-type]
+    reductions: tuple[tuple[Literal["sum", "mean"], int], ...] = (("sum", 1), ("mean", 0))
+    for reduction, rows in reductions:
+        every = ops.SoftmaxCrossEntropy(reduction)
+        masked = ops.SoftmaxCrossEntropy(reduction, IGNORE, kept)
         yield unit(f"α, {reduction}", every, (uniform, targets), measure=mean, expected=math.log(s) * b**rows)
         yield unit(f"β, {reduction} of {b}", every, (uniform, targets), 0, 1.0)
         value = math.log(s) * kept**rows

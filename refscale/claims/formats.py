@@ -18,7 +18,6 @@ from refscale.formats import (
     ROUNDINGS,
     Cast,
     Format,
-    Overflow,
     Rounding,
     decode,
     encode,
@@ -204,7 +203,7 @@ def claim_1_06_once(place: Place) -> Figures:
 def claim_1_07_zero_and_nan(place: Place) -> Figures:
     """-0 stays -0 where the format has it, NaN stays NaN; a format without NaN refuses it."""
     for f in FORMATS.values():
-        cast: Cast = Cast(f, "nearest_even", "saturate")
+        cast = Cast(f, "nearest_even", "saturate")
         if f.has_zero:
             zero = cast(np.array([-0.0, 0.0, -f.min_subnormal / 4]))
             negative = bool(f.nan != "negative_zero")
@@ -248,11 +247,7 @@ def claim_1_09_order(place: Place) -> Figures:
         for rounding in ROUNDINGS:
             if rounding == "stochastic":
                 continue
-            y = _cast(f, rounding)(x)
-            other = _cast(f, mirror.get(rounding, rounding))
-            wrong = _wrong(_cast(f, rounding)(y), y) + int(np.count_nonzero(np.diff(y) < 0))
+            y = Cast(f, rounding, "saturate")(x)
+            other = Cast(f, mirror.get(rounding, rounding), "saturate")
+            wrong = _wrong(Cast(f, rounding, "saturate")(y), y) + int(np.count_nonzero(np.diff(y) < 0))
             yield none_wrong(f"{f}: {rounding} breaks the order", wrong + _wrong(np.abs(other(-x)), np.abs(y)))
-
-
-def _cast(format: Format, rounding: Rounding, overflow: Overflow = "saturate") -> Cast:
-    return Cast(format, rounding, overflow)

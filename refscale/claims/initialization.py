@@ -7,7 +7,7 @@ import numpy as np
 from refscale import layers
 from refscale.claims.claim import Figures, claim, near, none_wrong, same
 from refscale.models import bert
-from refscale.scales import geometric, get_scheme
+from refscale.scales import Role, geometric, get_scheme
 from refscale.testing.places import Place
 
 
@@ -38,7 +38,7 @@ def claim_7_02_learning_rates(place: Place) -> Figures:
     """Learning rates: unit, n^-½ for a bias or gain of size n; u-μP, fan_in^-½ and depth^-½; µnit, fan_in^-½."""
     m, n = place.m, place.n
     weight, bias = (m, n), (n,)
-    expected = {
+    expected: dict[tuple[str, Role], float] = {
         ("regular", "weight"): 1.0,
         ("regular", "bias"): 1.0,
         ("unit", "weight"): 1.0,
@@ -54,7 +54,7 @@ def claim_7_02_learning_rates(place: Place) -> Figures:
     }
     for (name, role), rate in expected.items():
         shape = bias if role in ("bias", "gain") else weight
-        yield near(f"{name}: {role}", get_scheme(name).lr_scale(role, shape, 8), rate, 1e-14)  # type: ignore[arg-type]
+        yield near(f"{name}: {role}", get_scheme(name).lr_scale(role, shape, 8), rate, 1e-14)
 
 
 @claim("Devlin et al. 2018; paper, BERT experiments")

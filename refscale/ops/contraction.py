@@ -81,19 +81,20 @@ class AttentionScores(Op):
     def forward(self, q: Array, k: Array) -> tuple[Array, Kept]:
         self._check(q.shape, k.shape)
         y = q @ k.swapaxes(-1, -2)
-        y *= self._damping(q.shape)
+        y *= self.damping(q.shape)
         return y, (q, k)
 
     def backward(self, g: Array, q: Array, k: Array) -> tuple[Array, Array]:
-        g = g * self._damping(q.shape)
+        g = g * self.damping(q.shape)
         return g @ k, g.swapaxes(-1, -2) @ q
 
     def scale(self, q: Shape, k: Shape) -> Scales:
         self._check(q, k)
-        damping = self._damping(q)
+        damping = self.damping(q)
         return Scales(1.0, (max(1, k[-2]) ** -0.5 / damping, max(1, q[-2]) ** -0.5 / damping))
 
-    def _damping(self, q: Shape) -> float:
+    def damping(self, q: Shape) -> float:
+        """What the scores of queries of that shape are multiplied by."""
         d = max(1, q[-1])
         return d**-0.5 if self.rule == "1/sqrt(d)" else 1 / d
 

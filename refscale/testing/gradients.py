@@ -41,8 +41,12 @@ class TrueGradients:
 
     def scales(self, call: Call) -> Scales:
         """α of the recorded call, for its output and every gradient."""
-        recorded = self.tape.nodes[call.index].scales
-        return Scales(recorded.alpha, tuple(None if b is None else recorded.alpha for b in recorded.beta))
+        return plain(self.tape.nodes[call.index].scales)
+
+
+def plain(scales: Scales) -> Scales:
+    """α, for the output and every gradient: the vjp of α·f."""
+    return Scales(scales.alpha, tuple(None if b is None else scales.alpha for b in scales.beta))
 
 
 def computed_and_true(

@@ -384,3 +384,71 @@ def test_labels_differ_from_row_to_row():
         tape.probe = probe
         backward(loss)
     assert_close(predict(loss).gradients[x.variable], empirical(np.array(gradients)), 0.06)
+
+
+# --- Closed forms: 3 % on any rule is noticed -------------------------------------------------------------------------
+
+EXACTLY = {  # program, RMS of the output, RMS of the gradient of x (6, 10, 32), both N(0, 1), unscaled
+    "add": (lambda x, y, w: apply(ops.Add(), x, y), 2**0.5, 1),
+    "subtract": (lambda x, y, w: apply(ops.Subtract(), y, x), 2**0.5, 1),
+    "weighted_add": (lambda x, y, w: apply(ops.WeightedAdd((0.6, 1.4)), x, y), (0.36 + 1.96) ** 0.5, 0.6),
+    "bias": (lambda x, y, w: apply(ops.Bias(), x, x.tape.tensor(np.zeros(32), "b")), 1, 1),
+    "multiply": (lambda x, y, w: apply(ops.Multiply(), x, y), 1, 1),
+    "silu_glu": (lambda x, y, w: apply(ops.SiluGlu(), x, y), 0.59646921, 0.59646921),
+    "dropout": (lambda x, y, w: apply(ops.Dropout(0.25), x, np.ones(N, bool)), (4 / 3) ** 0.5, (4 / 3) ** 0.5),
+    "matmul": (lambda x, y, w: apply(ops.Matmul(), x, w), 32**0.5, 8**0.5),
+    "scores": (lambda x, y, w: apply(ops.AttentionScores(), x, y), 1, (10 / 32) ** 0.5),
+    "scores by 1/d": (lambda x, y, w: apply(ops.AttentionScores("1/d"), x, y), 32**-0.5, 10**0.5 / 32),
+    "relu": (lambda x, y, w: apply(ops.Relu(), x), 0.70710678, 0.70710678),
+    "tanh": (lambda x, y, w: apply(ops.Tanh(), x), 0.62792873, 0.68147113),
+    "sum": (lambda x, y, w: apply(ops.Sum((1,)), x), 10**0.5, 1),
+    "mean": (lambda x, y, w: apply(ops.Mean((0, 2)), x), 192**-0.5, 1 / 192),
+    "reshape": (lambda x, y, w: apply(ops.Reshape((6, 320)), x), 1, 1),
+    "transpose": (lambda x, y, w: apply(ops.Transpose((2, 0, 1)), x), 1, 1),
+    "slice": (lambda x, y, w: apply(ops.Slice(2, 3, 11), x), 1, (8 / 32) ** 0.5),
+    "concat": (lambda x, y, w: apply(ops.Concat(1), x, y), 1, 1),
+    "gather": (lambda x, y, w: apply(ops.Gather(), x, np.zeros((6, 3), int)), 1, 0.3**0.5),
+    "rms_norm": (
+        lambda x, y, w: apply(ops.RmsNorm(0.0), x, x.tape.tensor(np.ones(32), "gain")),
+        1,
+        (31 / 32 * 31 / 29) ** 0.5,
+    ),
+    "layer_norm": (
+        lambda x, y, w: apply(
+            ops.LayerNorm(0.0), x, x.tape.tensor(np.ones(32), "gain"), x.tape.tensor(np.zeros(32), "bias")
+        ),
+        1,
+        (31 / 32 * 31 / 29) ** 0.5,
+    ),
+    "mse": (lambda x, y, w: apply(ops.MseLoss(), x, y), 0, 2 * 2**0.5 / 1920),
+}
+
+
+@pytest.mark.parametrize("name", EXACTLY)
+def test_closed_forms(name):
+    program, value, gradient = EXACTLY[name]
+    tape = Tape(regular, dtype=np.float64)
+    x, y = (tape.tensor(np.random.default_rng(0).standard_normal(N), n) for n in "xy")
+    output = program(x, y, tape.tensor(np.zeros((32, 8)), "w"))
+    found = predict(output)
+    near = 2e-3 if name == "relu" else 1e-7  # a grid of 128 points, and a kink
+    assert found.values[output.variable].rms == pytest.approx(value, rel=near)
+    assert found.gradients[x.variable].rms == pytest.approx(gradient, rel=near)
+
+
+def test_closed_forms_of_equal_logits():
+    """Softmax over 32: 1/32, its gradient √(31/32)/32.  Cross-entropy, mean of 60 rows: √31/32/60.  Tables: √(6/4)."""
+    tape = Tape(regular, dtype=np.float64)
+    x = tape.tensor(np.zeros(N), "x")
+    y = apply(ops.Softmax(), x)
+    found = predict(y, {"x": 0.0})
+    assert found.values[y.variable].rms == pytest.approx(1 / 32, rel=1e-9)
+    assert found.gradients[x.variable].rms == pytest.approx((31 / 32) ** 0.5 / 32, rel=1e-9)
+    loss = apply(ops.SoftmaxCrossEntropy("mean"), x, np.zeros(N[:2], int))
+    assert predict(loss, {"x": 0.0}).gradients[x.variable].rms == pytest.approx(31**0.5 / 32 / 60, rel=1e-9)
+    half = apply(ops.SoftmaxCrossEntropy("sum", -100, 30), x, np.where(np.arange(60).reshape(6, 10) < 30, 0, -100))
+    assert predict(half, {"x": 0.0}).gradients[x.variable].rms == pytest.approx(0.5**0.5 * 31**0.5 / 32, rel=1e-9)
+    table = tape.tensor(np.zeros((4, 8)), "table")
+    rows = apply(ops.Embedding(), table, np.zeros(6, int))
+    assert predict(rows).values[rows.variable].rms == 1
+    assert predict(rows).gradients[table.variable].rms == pytest.approx(1.5**0.5, rel=1e-9)

@@ -15,6 +15,7 @@ from refscale import ops
 from refscale.engine import Op, Tape, Tensor, Variable, apply, backward
 from refscale.functional import fork
 from refscale.scales import Scales, Scheme
+from refscale.testing.gradients import assert_multiples, plain
 from refscale.testing.graphs import Dag
 
 Array = NDArray[Any]
@@ -106,7 +107,7 @@ def true_factors(factors: tuple[Scales, ...]) -> tuple[Scales, ...]:
 
     (Each op is then α·f with the vjp of α·f, plain backpropagation; ``test_gradient_factors`` checks it.)
     """
-    return tuple(Scales(s.alpha, tuple(None if b is None else s.alpha for b in s.beta)) for s in factors)
+    return tuple(map(plain, factors))
 
 
 def assert_multiple(computed: Array | None, c: float, true: Array | None, what: object = "gradient") -> None:
@@ -116,8 +117,5 @@ def assert_multiple(computed: Array | None, c: float, true: Array | None, what: 
     in their sum, and a wrong factor (at least 1e-9 off, in practice percents) is far outside.
     """
     assert (computed is None) == (true is None), what
-    if computed is None or true is None:
-        return
-    error = float(np.linalg.norm(computed - c * true))
-    bound = 1e-10 * float(np.linalg.norm(c * true))
-    assert error <= bound, f"{what} is not {c:.9g} times the true one: off by {error:.3g}, allowed {bound:.3g}"
+    if computed is not None and true is not None:
+        assert_multiples({str(what): (computed, c, true)})

@@ -123,7 +123,7 @@ def reference():
 
 def test_without_the_damping_of_the_scores_it_is_another_model(reference, monkeypatch):
     config, parameters, batch, expected = reference
-    monkeypatch.setattr(ops.AttentionScores, "_damping", lambda self, q: 1.0)
+    monkeypatch.setattr(ops.AttentionScores, "damping", lambda self, q: 1.0)
     with pytest.raises(AssertionError):
         assert_match(ours(config, parameters, batch, np.float32), expected, 1e-5)
 
