@@ -452,3 +452,16 @@ def test_closed_forms_of_equal_logits():
     rows = apply(ops.Embedding(), table, np.zeros(6, int))
     assert predict(rows).values[rows.variable].rms == 1
     assert predict(rows).gradients[table.variable].rms == pytest.approx(1.5**0.5, rel=1e-9)
+
+
+def test_gathered_rows_whose_gradients_are_shared():
+    """3 of 10 rows, one gradient for all: two sequences gather a given place in 0.3² of cases, as the same row in ⅓."""
+    tape = Tape(regular, dtype=np.float64)
+    x = tape.tensor(np.zeros(N), "x")
+    rows = apply(ops.Gather(), x, np.zeros((6, 3), int))
+    found = predict(apply(ops.Sum((0,)), rows)).gradients[x.variable]
+    assert found.k[1, 1, 1] == pytest.approx(0.3)
+    assert found.k[0, 1, 1] == found.k[0, 0, 1] == pytest.approx(0.3**2 / 3)
+    together = predict(apply(ops.Sum((0, 1)), rows)).gradients[x.variable]
+    assert together.k[0, 1, 1] == together.k[0, 0, 1] == pytest.approx(0.3**2)
+    assert together.k[1, 0, 1] == pytest.approx(3 * 2 / (10 * 9))
