@@ -31,7 +31,7 @@ from refscale.formats.table import Format, get_format
 Array = NDArray[Any]
 Random = NDArray[np.uint32]
 
-_BLOCK = 1 << 16  # elements: two or three buffers of this length fit a core's own cache
+_BLOCK = 1 << 15  # elements: input, result and two or three buffers of this length fit a core's own cache
 _F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
 _INPUTS = (_F32, _F64, np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
@@ -105,7 +105,7 @@ def quantize(
             rounding drops, in units of the spacing S. All k = 32 bits count. Within ±max, the expected result is x
             exactly if 2^32 · rest is an integer: for float32 wherever |x| ≥ 2^-9 S, for float16 and bfloat16 2^-22 S
             and 2^-25 S. Otherwise it is nearer to zero than x, by less than 2^-32 S.
-        out: float32, of x's shape, C-contiguous: where to put the result. It may be x itself.
+        out: float32, of x's shape, contiguous, its axes in any order: where to put the result. It may be x itself.
 
     Returns:
         float32 of x's shape. NaN is the canonical quiet one; it and -0 keep their signs where the format has such
@@ -138,26 +138,51 @@ def _quantize(
         )
     _check_random(random_bits, x.shape, rounding)
     if out is None:
-        out = np.empty(x.shape, _F32)
+        out = np.empty_like(x, _F32, subok=False)  # laid out as x is
     else:
         _check_out(out, x.shape)
-        if np.may_share_memory(x, out) and not _is_same(x, out):
+        if x is not out and np.may_share_memory(x, out) and not _is_same(x, out):
             x = x.copy()  # a block's result would be written over input that is yet to be read
     plan = _plan(format, rounding, overflow, x.dtype == _F64)
-    flat, flat_out = x.reshape(-1), out.reshape(-1)
-    flat_random = None if random_bits is None else random_bits.reshape(-1)
-    length = min(flat.size, _BLOCK)
-    buffers = [np.empty(length, plan.carrier) for _ in range(2 if x.dtype == plan.carrier else 3)]
+    flat, flat_out = _in_memory_order(x, out)
+    flat_random = None if random_bits is None else _in_memory_order(random_bits, out)[0]
+    size = flat.size
+    buffers = plan.buffers(min(size, _BLOCK), x.dtype)
     with np.errstate(all="ignore"):  # NaN and overflow are part of the work, set by rule
-        for start in range(0, flat.size, _BLOCK):
-            block, block_out = flat[start : start + _BLOCK], flat_out[start : start + _BLOCK]
-            scratch = [b[: block.size] for b in buffers]
-            random = None if flat_random is None else flat_random[start : start + _BLOCK]
-            bad = plan.run(block, block_out, scratch, random)
+        if size <= _BLOCK:
+            bad = plan.run(flat, flat_out, buffers, flat_random) if size else None
             if bad is not None:
-                index = tuple(int(i) for i in np.unravel_index(start + bad, x.shape))
-                raise FormatError(f"quantize to {format}: x is NaN at index {index}, and {format} has no NaN")
+                raise _no_nan(format, bad, out)
+            return out
+        for start in range(0, size, _BLOCK):
+            stop = min(start + _BLOCK, size)
+            random = None if flat_random is None else flat_random[start:stop]
+            scratch = buffers if stop - start == _BLOCK else [b[: stop - start] for b in buffers]
+            bad = plan.run(flat[start:stop], flat_out[start:stop], scratch, random)
+            if bad is not None:
+                raise _no_nan(format, start + bad, out)
     return out
+
+
+def _axes(out: Array) -> list[int]:
+    """Axes of an array without gaps, the one with the largest steps first."""
+    return sorted(range(out.ndim), key=lambda axis: out.strides[axis], reverse=True)
+
+
+def _in_memory_order(x: Array, out: Array) -> tuple[Array, Array]:
+    """Both as flat arrays, in the order in which ``out`` lies in memory; ``out`` as a view."""
+    if not out.flags.c_contiguous:
+        axes = _axes(out)
+        x, out = x.transpose(axes), out.transpose(axes)
+    return x.reshape(-1), out.reshape(-1)
+
+
+def _no_nan(format: Format, position: int, out: Array) -> FormatError:
+    """What to raise for the NaN at a position in memory order."""
+    axes = list(range(out.ndim)) if out.flags.c_contiguous else _axes(out)
+    found = np.unravel_index(position, [out.shape[axis] for axis in axes])
+    index = tuple(int(found[axes.index(axis)]) for axis in range(out.ndim))
+    return FormatError(f"quantize to {format}: x is NaN at index {index}, and {format} has no NaN")
 
 
 def _check_random(random_bits: Random | None, shape: tuple[int, ...], rounding: Rounding) -> None:
@@ -180,8 +205,9 @@ def _check_out(out: Array, shape: tuple[int, ...]) -> None:
         raise CarrierError(f"quantize: out is {what}, expected an array of float32")
     if out.shape != shape:
         raise ShapeError(f"quantize: out has shape {out.shape}, expected that of x, {shape}")
-    if not (out.flags.c_contiguous and out.flags.writeable):
-        raise ArgumentError("quantize: out must be C-contiguous and writeable")
+    flags = out.flags
+    if not (flags.writeable and (flags.c_contiguous or out.transpose(_axes(out)).flags.c_contiguous)):
+        raise ArgumentError("quantize: out must be writeable, and contiguous, its axes in any order")
 
 
 def _is_same(x: Array, out: Array) -> bool:
@@ -198,9 +224,10 @@ class _Plan:
     format: Format
     carrier: np.dtype[Any]
     integer: np.dtype[Any]  # of the carrier's width
-    exponent_mask: int  # of the carrier
-    lowest: int  # emin, as the carrier's exponent field in place
-    shift: int  # mantissa_bits, likewise
+    # Operands of integer ufuncs are arrays: a Python integer takes a microsecond to become one.
+    exponent_mask: Array  # of the carrier
+    lowest: Array  # emin, as the carrier's exponent field in place
+    shift: Array  # mantissa_bits, likewise
     watch: int  # blocks whose largest exponent field is smaller hold nothing special
     bounds: tuple[float, float]  # finite x is clipped to these before rounding
     beyond: float | None  # what replaces a magnitude larger than max; None if nothing can be
@@ -209,12 +236,16 @@ class _Plan:
     as_bits: bool
     as_powers: bool
 
+    def buffers(self, length: int, source: np.dtype[Any]) -> list[Array]:
+        """For the spacing; for the quotient, unless the float32 result serves; for x widened, if it has to be."""
+        return [np.empty(length, self.carrier) for _ in range(1 + (self.carrier == _F64) + (source != self.carrier))]
+
     def widened(self, x: Array, scratch: list[Array]) -> Array:
         """x in the carrier."""
         if x.dtype == self.carrier:
             return x
-        np.copyto(scratch[2], x, casting="unsafe")  # exact
-        return scratch[2]
+        np.copyto(scratch[-1], x, casting="unsafe")  # exact
+        return scratch[-1]
 
     def run(self, x: Array, out: Array, scratch: list[Array], random: Random | None) -> int | None:
         """Round x into out; the position of a NaN that the format cannot hold, or None."""
@@ -223,7 +254,7 @@ class _Plan:
         x = self.widened(x, scratch)
         exponent = scratch[0].view(self.integer)
         np.bitwise_and(x.view(self.integer), self.exponent_mask, out=exponent)
-        if np.maximum.reduce(exponent) >= self.watch:
+        if exponent.max() >= self.watch:
             return self.run_special(x, out, scratch, random)
         self.round(x, out, scratch, random)
         return None
@@ -233,7 +264,7 @@ class _Plan:
         if self.as_bits:
             _nearest_even_bits(x, out, scratch[0], 23 - self.format.mantissa_bits)
             return
-        spacing, quotient = scratch[0], scratch[1]
+        spacing, quotient = scratch[0], scratch[1] if self.carrier == _F64 else out
         bits = spacing.view(self.integer)
         np.maximum(bits, self.lowest, out=bits)
         np.subtract(bits, self.shift, out=bits)
@@ -286,9 +317,9 @@ def _plan(format: Format, rounding: Rounding, overflow: Overflow, is_float64: bo
         format=format,
         carrier=carrier,
         integer=np.dtype(integer),
-        exponent_mask=(2 * bias + 1) << mantissa,
-        lowest=(format.emin + bias) << mantissa,
-        shift=format.mantissa_bits << mantissa,
+        exponent_mask=np.array((2 * bias + 1) << mantissa, integer),
+        lowest=np.array((format.emin + bias) << mantissa, integer),
+        shift=np.array(format.mantissa_bits << mantissa, integer),
         watch=(format.emax + bias) << mantissa if format.signed else 0,
         bounds=(low, high),
         beyond=None if saturates else math.inf if format.has_inf else math.nan,
