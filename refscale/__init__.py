@@ -22,6 +22,7 @@ In reading order:
 ``golden``          golden vectors, and the kit that holds a backend to them
 ``claims``          the specification: numbered claims, each with the function that checks it
 ``cli``             one command
+``memory``          freed memory that stays with the process, for speed; only if you ask
 ==================  =====================================================================
 """
 

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from refscale import memory
 from refscale.cli.arguments import parser
 from refscale.cli.commands import COMMANDS
 from refscale.errors import RefscaleError
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a terminal without σ gets ?
     try:
         args = parser().parse_args(argv)
+        memory.keep()
         if args.command is None:
             args = parser().parse_args(["report"])
         status = COMMANDS[args.command](args) or 0

@@ -15,6 +15,7 @@ ROOT = Path(refscale.__file__).parent
 ORDER = [
     "errors",
     "files",
+    "memory",
     "formats",
     "special",
     "exact",
