@@ -60,10 +60,16 @@ def spread_tail(u: Real) -> Real:
     return v / (1 + 5 * (1 - v))
 
 
+def spread_near(u: Real) -> Real:
+    """Chebyshev's points of [0, 1]."""
+    return mp.sin(mp.pi / 2 * u) ** 2
+
+
 TARGETS = {
     "erf, float32": Target(erf_ratio, lambda x: x * x, spread_even, "3.92", fits.ERF32),
     "erf, float64": Target(erf_ratio, lambda x: x * x, spread_even, "5.92", fits.ERF64),
     "tail, float32": Target(tail_ratio, lambda a: a, spread_tail, "14.2", fits.TAIL32),
+    "near tail, float32": Target(tail_ratio, lambda a: a, spread_near, "2.84", fits.TAIL32_NEAR),
     "tail, float64": Target(tail_ratio, lambda a: a, spread_tail, "38.6", fits.TAIL64),
 }
 

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from refscale import special
-from refscale.engine import Array, Op
+from refscale.engine import Array, Kernel, Op
 from refscale.errors import ArgumentError
+from refscale.ops.kernels import elements
 from refscale.scales import Moments, Scales, Shape, Statistic, gaussian_moments
 
 Kept = tuple[Any, ...]
@@ -123,6 +124,7 @@ class Gelu(Op):
     inputs = ("x",)
     source = "Table A.2; quadrature"
     has_mean = True
+    fast = Kernel(elements.gelu, elements.activation_backward)
 
     def __post_init__(self) -> None:
         if self.form not in ("erf", "tanh"):
@@ -146,6 +148,7 @@ class Silu(Op):
     inputs = ("x",)
     source = "quadrature"
     has_mean = True
+    fast = Kernel(elements.silu, elements.activation_backward)
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         value, derivative = special.silu(x)
@@ -164,6 +167,7 @@ class Tanh(Op):
 
     inputs = ("x",)
     source = "Table A.2; quadrature"
+    fast = Kernel(elements.tanh, elements.activation_backward)
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         return np.tanh(x), (tanh_derivative(x),)
@@ -182,6 +186,7 @@ class Sigmoid(Op):
     inputs = ("x",)
     source = "Table A.2; quadrature"
     has_mean = True
+    fast = Kernel(elements.sigmoid, elements.activation_backward)
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         # Not y·(1 − y), which cancels where y is near 1.
@@ -201,6 +206,7 @@ class Softplus(Op):
     inputs = ("x",)
     source = "quadrature"
     has_mean = True
+    fast = Kernel(elements.softplus, elements.softplus_backward)
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         return special.softplus(x), (x,)

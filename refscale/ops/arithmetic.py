@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from refscale.engine import Array, Op
+from refscale.engine import Array, Kernel, Op
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops._shapes import broadcast, broadcast_factor, unbroadcast
 from refscale.ops.activations import silu_moments
+from refscale.ops.kernels import elements
 from refscale.scales import Scales, Shape
 from refscale.special import silu
 
@@ -27,17 +28,23 @@ class Add(Op):
 
     inputs = ("x", "y")
     source = "Table A.2 (weighted add, γ = 1)"
+    weights: ClassVar[tuple[float, float]] = (1.0, 1.0)
+    fast = Kernel(elements.add, elements.add_backward)
 
     def forward(self, x: Array, y: Array) -> tuple[Array, Kept]:
-        broadcast(self.name, x.shape, y.shape)
+        self.broadcast(x.shape, y.shape)
         return x + y, (x.shape, y.shape)
 
     def backward(self, g: Array, x_shape: Shape, y_shape: Shape) -> tuple[Array, Array]:
         return unbroadcast(g, x_shape), unbroadcast(g, y_shape)
 
     def scale(self, x: Shape, y: Shape) -> Scales:
-        out = broadcast(self.name, x, y)
+        out = self.broadcast(x, y)
         return Scales(2**-0.5, (broadcast_factor(x, out), broadcast_factor(y, out)))
+
+    def broadcast(self, x: Shape, y: Shape) -> Shape:
+        """The common shape, or a ShapeError."""
+        return broadcast(self.name, x, y)
 
 
 @dataclass(frozen=True)
@@ -46,17 +53,23 @@ class Subtract(Op):
 
     inputs = ("x", "y")
     source = "Table A.2 (weighted add, |γ| = 1)"
+    weights: ClassVar[tuple[float, float]] = (1.0, -1.0)
+    fast = Kernel(elements.add, elements.add_backward)
 
     def forward(self, x: Array, y: Array) -> tuple[Array, Kept]:
-        broadcast(self.name, x.shape, y.shape)
+        self.broadcast(x.shape, y.shape)
         return x - y, (x.shape, y.shape)
 
     def backward(self, g: Array, x_shape: Shape, y_shape: Shape) -> tuple[Array, Array]:
         return unbroadcast(g, x_shape), unbroadcast(-g, y_shape)
 
     def scale(self, x: Shape, y: Shape) -> Scales:
-        broadcast(self.name, x, y)
+        self.broadcast(x, y)
         return Add().scale(x, y)
+
+    def broadcast(self, x: Shape, y: Shape) -> Shape:
+        """The common shape, or a ShapeError."""
+        return broadcast(self.name, x, y)
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,7 @@ class WeightedAdd(Op):
     weights: tuple[float, ...]
     inputs = ("*x",)
     source = "Table A.2 (weighted add)"
+    fast = Kernel(elements.add, elements.add_backward)
 
     def __post_init__(self) -> None:
         if not self.weights or not all(w > 0 and math.isfinite(w) for w in self.weights):
@@ -79,7 +93,7 @@ class WeightedAdd(Op):
         object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
 
     def forward(self, *xs: Array) -> tuple[Array, Kept]:
-        self._broadcast(*(x.shape for x in xs))
+        self.broadcast(*(x.shape for x in xs))
         total = self.weights[0] * xs[0]
         for weight, x in zip(self.weights[1:], xs[1:], strict=True):
             total = total + weight * x
@@ -89,11 +103,12 @@ class WeightedAdd(Op):
         return tuple(unbroadcast(w * g, s) for w, s in zip(self.weights, shapes, strict=True))
 
     def scale(self, *shapes: Shape) -> Scales:
-        out = self._broadcast(*shapes)
+        out = self.broadcast(*shapes)
         betas = tuple(broadcast_factor(s, out) / w for s, w in zip(shapes, self.weights, strict=True))
         return Scales(sum(w**2 for w in self.weights) ** -0.5, betas)
 
-    def _broadcast(self, *shapes: Shape) -> Shape:
+    def broadcast(self, *shapes: Shape) -> Shape:
+        """The common shape, or a ShapeError."""
         if len(shapes) != len(self.weights):
             raise ShapeError(f"weighted_add: {len(self.weights)} weights for {len(shapes)} inputs")
         return broadcast(self.name, *shapes)
@@ -108,10 +123,10 @@ class Bias(Op):
 
     inputs = ("x", "bias")
     source = "Table A.2 (broadcast bias)"
+    fast = Kernel(elements.add_bias, elements.add_bias_backward)
 
     def forward(self, x: Array, bias: Array) -> tuple[Array, Kept]:
-        if broadcast(self.name, x.shape, bias.shape) != x.shape:
-            raise ShapeError(f"bias: shape {bias.shape} does not fit x of shape {x.shape}")
+        self.check(x.shape, bias.shape)
         return x + bias, (bias.shape,)
 
     def backward(self, g: Array, shape: Shape) -> tuple[Array, Array]:
@@ -119,6 +134,11 @@ class Bias(Op):
 
     def scale(self, x: Shape, bias: Shape) -> Scales:
         return Scales(1.0, (1.0, broadcast_factor(bias, x)))
+
+    def check(self, x: Shape, bias: Shape) -> None:
+        """A ShapeError, unless they fit."""
+        if broadcast(self.name, x, bias) != x:
+            raise ShapeError(f"bias: shape {bias} does not fit x of shape {x}")
 
 
 @dataclass(frozen=True)
@@ -173,6 +193,7 @@ class _Identity(Op):
 
     inputs = ("x",)
     carries_factors = True
+    moves = True
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         return x, ()
@@ -239,6 +260,7 @@ class Dropout(Op):
     inputs = ("x", "keep")
     source = "paper, Table A.2; E[keep²]/(1−p)² = 1/(1−p)"
     constants = (1,)
+    fast = Kernel(elements.drop, elements.drop_backward)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -246,8 +268,7 @@ class Dropout(Op):
             raise ArgumentError(f"Dropout(p={self.p}): expected 0 ≤ p < 1")
 
     def forward(self, x: Array, keep: Array) -> tuple[Array, Kept]:
-        if keep.dtype != np.bool_ or keep.shape != x.shape:
-            raise ShapeError(f"dropout: keep is {keep.dtype}{keep.shape}, expected bool{x.shape}")
+        self.check(x, keep)
         return np.where(keep, x * (1 / (1 - self.p)), 0).astype(x.dtype, copy=False), (keep,)
 
     def backward(self, g: Array, keep: Array) -> tuple[Array, None]:
@@ -255,3 +276,8 @@ class Dropout(Op):
 
     def scale(self, x: Shape, keep: Shape) -> Scales:
         return Scales(math.sqrt(1 - self.p), (math.sqrt(1 - self.p), None))
+
+    def check(self, x: Array, keep: Array) -> None:
+        """A ShapeError, unless there is one boolean for every element."""
+        if keep.dtype != np.bool_ or keep.shape != x.shape:
+            raise ShapeError(f"dropout: keep is {keep.dtype}{keep.shape}, expected bool{x.shape}")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from refscale.engine import Array, Op
+from refscale.engine import Array, Kernel, Op
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops._shapes import broadcast, size, unbroadcast
+from refscale.ops.kernels import products
+from refscale.ops.kernels.blocks import by_row
 from refscale.scales import ReadoutRule, Scales, ScoresRule, Shape
 
 Kept = tuple[Any, ...]
 ValuesRule = Literal["correlated", "independent"]
-
-
-def _as_rows(x: Array) -> Array:
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def _product_shape(name: str, x: Shape, w: Shape) -> Shape:
@@ -37,24 +34,29 @@ class Matmul(Op):
     inputs = ("x", "w")
     source = "Table A.2"
     contraction = True
+    fast = Kernel(products.matmul, products.matmul_backward)
 
     def forward(self, x: Array, w: Array) -> tuple[Array, Kept]:
-        shape = _product_shape(self.name, x.shape, w.shape)
+        shape = self.check(x.shape, w.shape)
         if w.ndim == 2:  # one large product instead of a batch of small ones
-            return (_as_rows(x) @ w).reshape(shape), (x, w)
+            return (by_row(x) @ w).reshape(shape), (x, w)
         return x @ w, (x, w)
 
     def backward(self, g: Array, x: Array, w: Array) -> tuple[Array, Array]:
         if w.ndim == 2:
-            rows = _as_rows(g)
-            return (rows @ w.T).reshape(x.shape), _as_rows(x).T @ rows
+            rows = by_row(g)
+            return (rows @ w.T).reshape(x.shape), by_row(x).T @ rows
         return unbroadcast(g @ w.swapaxes(-1, -2), x.shape), unbroadcast(x.swapaxes(-1, -2) @ g, w.shape)
 
     def scale(self, x: Shape, w: Shape) -> Scales:
-        batch = size(_product_shape(self.name, x, w)[:-2])
+        batch = size(self.check(x, w)[:-2])
         repeats_x, repeats_w = batch / size(x[:-2]), batch / size(w[:-2])
         b, m, n = (max(1, k) for k in (x[-2], x[-1], w[-1]))
         return Scales(m**-0.5, ((n * repeats_x) ** -0.5, (b * repeats_w) ** -0.5))
+
+    def check(self, x: Shape, w: Shape) -> Shape:
+        """Shape of the result, or a ShapeError."""
+        return _product_shape(self.name, x, w)
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,14 @@ class AttentionScores(Op):
     inputs = ("q", "k")
     source = "Table A.2 (matmul, with the damping in the function)"
     contraction = True
+    fast = Kernel(products.scores, products.scores_backward)
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(ScoresRule):
             raise ArgumentError(f"AttentionScores(rule={self.rule!r}): expected one of {get_args(ScoresRule)}")
 
     def forward(self, q: Array, k: Array) -> tuple[Array, Kept]:
-        self._check(q.shape, k.shape)
+        self.check(q.shape, k.shape)
         y = q @ k.swapaxes(-1, -2)
         y *= self.damping(q.shape)
         return y, (q, k)
@@ -89,7 +92,7 @@ class AttentionScores(Op):
         return g @ k, g.swapaxes(-1, -2) @ q
 
     def scale(self, q: Shape, k: Shape) -> Scales:
-        self._check(q, k)
+        self.check(q, k)
         damping = self.damping(q)
         return Scales(1.0, (max(1, k[-2]) ** -0.5 / damping, max(1, q[-2]) ** -0.5 / damping))
 
@@ -98,7 +101,8 @@ class AttentionScores(Op):
         d = max(1, q[-1])
         return d**-0.5 if self.rule == "1/sqrt(d)" else 1 / d
 
-    def _check(self, q: Shape, k: Shape) -> None:
+    def check(self, q: Shape, k: Shape) -> None:
+        """A ShapeError, unless they fit."""
         if len(q) < 2 or len(q) != len(k) or q[:-2] != k[:-2] or q[-1] != k[-1]:
             raise ShapeError(f"attention_scores: q {q} and k {k}, expected (…, s, d) and (…, t, d)")
 
@@ -120,22 +124,27 @@ class AttentionMix(Op):
     inputs = ("weights", "v")
     source = "Table A.2 (matmul); correlated: mean of t equal values"
     contraction = True
+    fast = Kernel(products.matmul, products.matmul_backward)
 
     def __post_init__(self) -> None:
         if self.values not in get_args(ValuesRule):
             raise ArgumentError(f"AttentionMix(values={self.values!r}): expected 'correlated' or 'independent'")
 
     def forward(self, weights: Array, v: Array) -> tuple[Array, Kept]:
-        _product_shape(self.name, weights.shape, v.shape)
+        self.check(weights.shape, v.shape)
         return Matmul().forward(weights, v)
 
     def backward(self, g: Array, weights: Array, v: Array) -> tuple[Array, Array]:
         return Matmul().backward(g, weights, v)
 
     def scale(self, weights: Shape, v: Shape) -> Scales:
-        _product_shape(self.name, weights, v)
+        self.check(weights, v)
         matmul = Matmul().scale(weights, v)
         return matmul if self.values == "independent" else Scales(1 / max(1, v[-2]), matmul.beta)
+
+    def check(self, weights: Shape, v: Shape) -> Shape:
+        """Shape of the result, or a ShapeError."""
+        return _product_shape(self.name, weights, v)
 
 
 @dataclass(frozen=True)
@@ -154,24 +163,26 @@ class Readout(Op):
     inputs = ("x", "w")
     source = "Table A.2 (matmul); 1/m: u-μP (arXiv 2407.17465), output layer"
     contraction = True
+    fast = Kernel(products.matmul, products.matmul_backward)
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(ReadoutRule):
             raise ArgumentError(f"Readout(rule={self.rule!r}): expected one of {get_args(ReadoutRule)}")
 
     def forward(self, x: Array, w: Array) -> tuple[Array, Kept]:
-        self._check(x.shape, w.shape)
+        self.check(x.shape, w.shape)
         return Matmul().forward(x, w)
 
     def backward(self, g: Array, x: Array, w: Array) -> tuple[Array, Array]:
         return Matmul().backward(g, x, w)
 
     def scale(self, x: Shape, w: Shape) -> Scales:
-        self._check(x, w)
+        self.check(x, w)
         matmul = Matmul().scale(x, w)
         return matmul if self.rule == "1/sqrt(m)" else Scales(1 / max(1, w[0]), matmul.beta)
 
-    def _check(self, x: Shape, w: Shape) -> None:
+    def check(self, x: Shape, w: Shape) -> Shape:
+        """Shape of the result, or a ShapeError."""
         if len(w) != 2:
             raise ShapeError(f"readout: w {w}, expected (m, n)")
-        _product_shape(self.name, x, w)
+        return _product_shape(self.name, x, w)

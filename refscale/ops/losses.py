@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from refscale.engine import Array, Op
+from refscale.engine import Array, Kernel, Op
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops._shapes import size
+from refscale.ops.kernels import rows
 from refscale.scales import Scales, Shape
 
 Kept = tuple[Any, ...]
@@ -38,6 +39,7 @@ class SoftmaxCrossEntropy(Op):
     source = "Table A.2, with the mean and ignored rows counted"
     constants = (1,)
     reports = True
+    fast = Kernel(rows.cross_entropy, rows.cross_entropy_backward)
 
     def __post_init__(self) -> None:
         if self.reduction not in ("mean", "sum"):
@@ -46,19 +48,9 @@ class SoftmaxCrossEntropy(Op):
             raise ArgumentError(f"SoftmaxCrossEntropy(kept={self.kept}): expected at least one row that counts")
 
     def forward(self, logits: Array, targets: Array) -> tuple[Array, Kept]:
-        rows, kept = self._rows_and_kept(logits.shape, targets.shape)
-        s = logits.shape[-1]
-        if targets.dtype.kind not in "iu":
-            raise ArgumentError(f"softmax_cross_entropy: targets are {targets.dtype}, expected integers")
-        counts = np.ones(rows, np.bool_) if self.ignore_index is None else targets.ravel() != self.ignore_index
-        index = np.where(counts, targets.ravel(), 0)
-        if np.count_nonzero(counts) != kept:
-            raise ArgumentError(f"softmax_cross_entropy: kept={kept}, but {np.count_nonzero(counts)} rows count")
-        if index.min() < 0 or index.max() >= s:
-            raise ArgumentError(
-                f"softmax_cross_entropy: targets from {index.min()} to {index.max()}, expected 0 … {s - 1}"
-            )
-        flat = logits.reshape(rows, s)
+        counts, index, kept = self.check(logits.shape, targets)
+        rows = len(index)
+        flat = logits.reshape(rows, logits.shape[-1])
         shifted = flat - flat.max(-1, keepdims=True)
         picked = shifted[np.arange(rows), index]
         p = np.exp(shifted, out=shifted)
@@ -81,6 +73,21 @@ class SoftmaxCrossEntropy(Op):
         s = logits[-1]
         beta = s / math.sqrt(s - 1) * math.sqrt(rows / kept) if s > 1 else 1.0
         return Scales(1.0, (beta * kept if self.reduction == "mean" else beta, None))
+
+    def check(self, logits: Shape, targets: Array) -> tuple[Array, Array, int]:
+        """Which rows count, the target of each (0 where it does not), and how many count; or an error."""
+        rows, kept = self._rows_and_kept(logits, targets.shape)
+        if targets.dtype.kind not in "iu":
+            raise ArgumentError(f"softmax_cross_entropy: targets are {targets.dtype}, expected integers")
+        counts = np.ones(rows, np.bool_) if self.ignore_index is None else targets.ravel() != self.ignore_index
+        index = np.where(counts, targets.ravel(), 0)
+        if np.count_nonzero(counts) != kept:
+            raise ArgumentError(f"softmax_cross_entropy: kept={kept}, but {np.count_nonzero(counts)} rows count")
+        if index.min() < 0 or index.max() >= logits[-1]:
+            raise ArgumentError(
+                f"softmax_cross_entropy: targets from {index.min()} to {index.max()}, expected 0 … {logits[-1] - 1}"
+            )
+        return counts, index, kept
 
     def _rows_and_kept(self, logits: Shape, targets: Shape) -> tuple[int, int]:
         if not logits or logits[-1] < 1 or logits[:-1] != targets:

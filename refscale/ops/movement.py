@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from refscale.engine import Array, Op
+from refscale.engine import Array, Kernel, Op, Rows
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops._shapes import axis_of, size
 from refscale.scales import Scales, Shape
@@ -24,6 +24,7 @@ class Reshape(Op):
     shape: Shape
     inputs = ("x",)
     source = "moves values"
+    moves = True
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         try:
@@ -45,6 +46,7 @@ class Transpose(Op):
     axes: tuple[int, ...]
     inputs = ("x",)
     source = "moves values"
+    moves = True
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         if sorted(self.axes) != list(range(x.ndim)):
@@ -71,6 +73,7 @@ class Slice(Op):
     stop: int
     inputs = ("x",)
     source = "share of elements with a gradient"
+    moves = True
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         return x[self._index(x.shape)], (x.shape,)
@@ -98,6 +101,7 @@ class Concat(Op):
     axis: int
     inputs = ("*x",)
     source = "moves values"
+    moves = True
 
     def forward(self, *xs: Array) -> tuple[Array, Kept]:
         axis = axis_of(self.name, self.axis, xs[0].ndim)
@@ -146,6 +150,20 @@ class Gather(Op):
             raise ShapeError(f"gather: x {x} and positions {positions}, expected (…, n, d) and (…, k)")
 
 
+def _embed(op: Any, alpha: float, table: Array, ids: Array) -> tuple[Array, Kept]:
+    y, kept = op.forward(table, ids)
+    if alpha != 1:
+        y *= alpha
+    return y, kept
+
+
+def _embed_backward(op: Op, betas: Sequence[float | None], g: Array, shape: Shape, ids: Array) -> tuple[Any, None]:
+    """As ``Rows``: only those that were used are summed, and added to what else the table receives."""
+    if betas[0] is None:
+        return None, None
+    return Rows.summed(g.reshape(ids.size, shape[1]), ids.ravel(), shape, betas[0]), None
+
+
 @dataclass(frozen=True)
 class Embedding(Op):
     """Rows of a table (v, d) by ids (…): the result is (…, d).
@@ -156,6 +174,7 @@ class Embedding(Op):
     inputs = ("table", "ids")
     source = "Table A.2 (embedding, uniform tokens)"
     constants = (1,)
+    fast = Kernel(_embed, _embed_backward)
 
     def forward(self, table: Array, ids: Array) -> tuple[Array, Kept]:
         self._check(table.shape)

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from refscale.engine import Array, Op
+from refscale.engine import Array, Kernel, Op
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops._shapes import size
+from refscale.ops.kernels import rows
 from refscale.scales import Scales, Shape
 
 Kept = tuple[Any, ...]
@@ -41,13 +42,14 @@ class LayerNorm(Op):
     eps: float = 1e-12
     inputs = ("x", "gain", "bias")
     source = "Table A.2"
+    fast = Kernel(rows.layer_norm, rows.layer_norm_backward)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_eps(self.name, self.eps)
 
     def forward(self, x: Array, gain: Array, bias: Array) -> tuple[Array, Kept]:
-        _rows(self.name, x.shape, gain.shape, bias.shape)
+        self.check(x.shape, gain.shape, bias.shape)
         n = x.shape[-1]
         centered = x - x.sum(-1, keepdims=True) / n
         inverse = 1 / np.sqrt(np.einsum("...i,...i->...", centered, centered)[..., None] / n + self.eps)
@@ -62,8 +64,12 @@ class LayerNorm(Op):
         return gradient, _to_row(g * normal), _to_row(g)
 
     def scale(self, x: Shape, gain: Shape, bias: Shape) -> Scales:
-        beta = 1 / math.sqrt(_rows(self.name, x, gain, bias))
+        beta = 1 / math.sqrt(self.check(x, gain, bias))
         return Scales(1.0, (1.0, beta, beta))
+
+    def check(self, x: Shape, gain: Shape, bias: Shape) -> int:
+        """Number of rows, or a ShapeError."""
+        return _rows(self.name, x, gain, bias)
 
 
 @dataclass(frozen=True)
@@ -77,13 +83,14 @@ class RmsNorm(Op):
     eps: float = 1e-6
     inputs = ("x", "gain")
     source = "as Table A.2, layer norm; arXiv 1910.07467"
+    fast = Kernel(rows.rms_norm, rows.rms_norm_backward)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_eps(self.name, self.eps)
 
     def forward(self, x: Array, gain: Array) -> tuple[Array, Kept]:
-        _rows(self.name, x.shape, gain.shape)
+        self.check(x.shape, gain.shape)
         inverse = 1 / np.sqrt(np.einsum("...i,...i->...", x, x)[..., None] / x.shape[-1] + self.eps)
         normal = x * inverse
         return normal * gain, (normal, inverse, gain)
@@ -94,7 +101,11 @@ class RmsNorm(Op):
         return (d - normal * slope) * inverse, _to_row(g * normal)
 
     def scale(self, x: Shape, gain: Shape) -> Scales:
-        return Scales(1.0, (1.0, 1 / math.sqrt(_rows(self.name, x, gain))))
+        return Scales(1.0, (1.0, 1 / math.sqrt(self.check(x, gain))))
+
+    def check(self, x: Shape, gain: Shape) -> int:
+        """Number of rows, or a ShapeError."""
+        return _rows(self.name, x, gain)
 
 
 def _check_eps(name: str, eps: float) -> None:

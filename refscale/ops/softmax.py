@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from refscale.engine import Array, Op
+from refscale.engine import Array, Kernel, Op
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops._shapes import broadcast
+from refscale.ops.kernels import rows
 from refscale.scales import Scales, Shape, Statistic
 
 Kept = tuple[Any, ...]
@@ -48,9 +49,10 @@ class Softmax(Op):
     inputs = ("x",)
     source = "Table A.2"
     has_mean = True
+    fast = Kernel(rows.softmax, rows.softmax_backward)
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
-        _width(self.name, x.shape)
+        self.check(x.shape)
         y = _softmax(x)
         return y, (y,)
 
@@ -58,8 +60,12 @@ class Softmax(Op):
         return (_softmax_backward(g, y),)
 
     def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:
-        alpha, beta = _softmax_scales(_width(self.name, x), statistic)
+        alpha, beta = _softmax_scales(self.check(x), statistic)
         return Scales(alpha, (beta,))
+
+    def check(self, x: Shape) -> int:
+        """Width of the rows, or a ShapeError."""
+        return _width(self.name, x)
 
 
 @dataclass(frozen=True)
@@ -79,11 +85,10 @@ class MaskedSoftmax(Op):
     source = "Table A.2 (softmax)"
     constants = (1,)
     has_mean = True
+    fast = Kernel(rows.masked_softmax, rows.masked_softmax_backward)
 
     def forward(self, x: Array, mask: Array) -> tuple[Array, Kept]:
-        self._check(x.shape, mask.shape)
-        if mask.dtype != np.bool_:
-            raise ArgumentError(f"masked_softmax: mask is {mask.dtype}, expected bool")
+        self.check(x, mask)
         if self.causal:
             s, t = x.shape[-2:]
             mask = mask & np.tri(s, t, t - s, dtype=np.bool_)
@@ -97,11 +102,17 @@ class MaskedSoftmax(Op):
         return _softmax_backward(g, y), None
 
     def scale(self, x: Shape, mask: Shape, statistic: Statistic = "std") -> Scales:
-        self._check(x, mask)
+        self._fits(x, mask)
         alpha, beta = _softmax_scales(_width(self.name, x), statistic)
         return Scales(alpha, (beta, None))
 
-    def _check(self, x: Shape, mask: Shape) -> None:
+    def check(self, x: Array, mask: Array) -> None:
+        """A ShapeError or ArgumentError, unless the mask is one of x."""
+        self._fits(x.shape, mask.shape)
+        if mask.dtype != np.bool_:
+            raise ArgumentError(f"masked_softmax: mask is {mask.dtype}, expected bool")
+
+    def _fits(self, x: Shape, mask: Shape) -> None:
         _width(self.name, x)
         if len(x) < 2 or broadcast(self.name, x, mask) != x:
             raise ShapeError(f"masked_softmax: x {x} and mask {mask}, expected (…, s, t) and a shape that fits it")

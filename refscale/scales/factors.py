@@ -25,7 +25,7 @@ class Scales:
 
     def __post_init__(self) -> None:
         for factor in (self.alpha, *self.beta):
-            if factor is not None and not (factor > 0 and math.isfinite(factor)):
+            if factor is not None and not 0 < factor < math.inf:
                 raise ArgumentError(f"Scales(alpha={self.alpha}, beta={self.beta}): factors must be positive, finite")
         # A NumPy scalar here would widen float32 arrays to float64.
         object.__setattr__(self, "alpha", float(self.alpha))
@@ -121,6 +121,8 @@ def constrain(scales: Scales, inputs: Sequence[int], constraint: Constraint) -> 
     Returns:
         ``scales`` itself if nothing is constrained, else new ones.  Source: paper, Theorem 5.2.
     """
+    if not inputs:
+        return scales
     if len(set(inputs)) != len(inputs) or not all(0 <= i < len(scales.beta) for i in inputs):
         raise ArgumentError(
             f"constrain(inputs={tuple(inputs)}): expected different positions of {len(scales.beta)} inputs"

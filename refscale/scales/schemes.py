@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Literal, Protocol
 
 from refscale.errors import ArgumentError
@@ -36,7 +37,7 @@ class ScaleRule(Protocol):
     scale: ClassVar[Callable[..., Scales]]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: one is made at every call, and that would take twice as long
 class Call:
     """One use of an op, as a scheme sees it: shapes and position, no data.
 
@@ -117,7 +118,12 @@ class Regular:
 
 def _plain(call: Call, factor: float) -> Scales:
     """One factor for the output and every gradient."""
-    return Scales(factor, tuple(None if i in call.op.constants else factor for i in range(len(call.shapes))))
+    return _equal(factor, len(call.shapes), call.op.constants)
+
+
+@lru_cache(maxsize=1024)
+def _equal(factor: float, inputs: int, constants: tuple[int, ...]) -> Scales:
+    return Scales(factor, tuple(None if i in constants else factor for i in range(inputs)))
 
 
 @dataclass(frozen=True)

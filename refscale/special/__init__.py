@@ -6,7 +6,8 @@ its exponential, R(a) = exp(a²/2)·(1 − Φ(a)), smooth from R(0) = ½ down to
     1 − Φ(a) = exp(−a²/2)·R(a),    gelu(x) = max(x, 0) − |x|·(1 − Φ(|x|))
 
 keep their *relative* accuracy where 1 − erf would cancel.  The logistic functions are made of exp(−|x|) ≤ 1, which
-cannot overflow.  Nothing branches on data: one path serves every element.
+cannot overflow.  Nothing branches on data: one path serves every element, but that gelu in float32 takes a shorter one
+from −√8 on, where exp(−x²/2) does not magnify the rounding of x².
 
 Arrays are walked in blocks that fit the cache, with reused buffers; a block costs one call of each ufunc.  The result
 has the dtype of the argument, and float32 is computed in float32.  NaN gives NaN; no input warns.

@@ -55,6 +55,16 @@ TAIL32 = _rational(
         0x1.a133297ff9637p-4 0x1.521439a38debbp-7
     """,
 )
+# R(a), degrees (3, 4), for a ≤ 2.84: 3.7e-9, or 2⁻²⁸·⁰.
+TAIL32_NEAR = _rational(
+    """
+        0x1.ffffffe3752a3p-2 0x1.3a10d26774efbp-2 0x1.732ca0508ef1cp-4 0x1.60778d6feac67p-7
+    """,
+    """
+        0x1.0000000000000p+0 0x1.694a8e10c008dp+0 0x1.9d55365fd74bcp-1 0x1.ceb63fbe6ff21p-3
+        0x1.bac13ca679028p-6
+    """,
+)
 # R(a), degrees (9, 10), for a ≤ 38.6: 5.1e-17; 1.2e-16 with coefficients rounded to float64.
 TAIL64 = _rational(
     """

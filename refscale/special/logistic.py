@@ -26,13 +26,14 @@ def _sigmoid(carrier: Carrier, x: Array, results: tuple[Array, ...], buffers: tu
     _logistic(carrier, x, y, decay, total)
 
 
-def sigmoid(x: ArrayLike) -> Array:
+def sigmoid(x: ArrayLike, factor: float = 1.0) -> Array:
     """Logistic function, stable at both ends.
 
         σ(x) = 1/(1 + exp(−x)) = exp(x)/(1 + exp(x))
 
     Args:
         x: float32 or float64, any shape, any value.
+        factor: multiplies the value, in cache.
 
     Returns:
         Array of the same shape and dtype, in [0, 1]; σ(−∞) = 0, σ(∞) = 1.  Error at most 3.7 ulp in float32 and
@@ -44,7 +45,7 @@ def sigmoid(x: ArrayLike) -> Array:
     Source:
         Definition; the second form for x < 0, so that the exponential never exceeds 1.
     """
-    return blocked("sigmoid", _sigmoid, x, 1, 2)[0]
+    return blocked("sigmoid", _sigmoid, x, 1, 2, factor)[0]
 
 
 def _softplus(carrier: Carrier, x: Array, results: tuple[Array, ...], buffers: tuple[Array, ...]) -> None:
@@ -57,13 +58,14 @@ def _softplus(carrier: Carrier, x: Array, results: tuple[Array, ...], buffers: t
     y += decay
 
 
-def softplus(x: ArrayLike) -> Array:
+def softplus(x: ArrayLike, factor: float = 1.0) -> Array:
     """Smooth ramp, stable at both ends; its derivative is ``sigmoid``.
 
         softplus(x) = log(1 + exp(x)) = max(x, 0) + log1p(exp(−|x|))
 
     Args:
         x: float32 or float64, any shape, any value.
+        factor: multiplies the value, in cache.
 
     Returns:
         Array of the same shape and dtype, ≥ 0; 0 at −∞.  Error at most 3.4 ulp in float32 and 1.3 in float64.
@@ -74,7 +76,7 @@ def softplus(x: ArrayLike) -> Array:
     Source:
         Dugas et al. 2001, "Incorporating second-order functional knowledge for better option pricing".
     """
-    return blocked("softplus", _softplus, x, 1, 1)[0]
+    return blocked("softplus", _softplus, x, 1, 1, factor)[0]
 
 
 def _silu(carrier: Carrier, x: Array, results: tuple[Array, ...], buffers: tuple[Array, ...]) -> None:
@@ -90,13 +92,14 @@ def _silu(carrier: Carrier, x: Array, results: tuple[Array, ...], buffers: tuple
     value *= sigma
 
 
-def silu(x: ArrayLike) -> tuple[Array, Array]:
+def silu(x: ArrayLike, factor: float = 1.0) -> tuple[Array, Array]:
     """Sigmoid linear unit (swish) and its derivative, in one pass.
 
         silu(x) = x·σ(x),    silu′(x) = σ(x) + x·σ(x)·σ(−x)
 
     Args:
         x: float32 or float64, any shape, any value.
+        factor: multiplies the value, in cache.
 
     Returns:
         (value, derivative), arrays of the same shape and dtype; silu(−0) = −0, and silu(−∞) = −0.  Error of the value
@@ -109,7 +112,7 @@ def silu(x: ArrayLike) -> tuple[Array, Array]:
     Source:
         Hendrycks and Gimpel 2016 (arXiv 1606.08415), section 2.
     """
-    value, derivative = blocked("silu", _silu, x, 2, 3)
+    value, derivative = blocked("silu", _silu, x, 2, 3, factor)
     return value, derivative
 
 
@@ -136,7 +139,7 @@ def _gelu_tanh(carrier: Carrier, x: Array, results: tuple[Array, ...], buffers: 
     value *= sigma
 
 
-def gelu_tanh(x: ArrayLike) -> tuple[Array, Array]:
+def gelu_tanh(x: ArrayLike, factor: float = 1.0) -> tuple[Array, Array]:
     """The tanh approximation of gelu and its derivative, in one pass.
 
         gelu(x) ≈ ½x·(1 + tanh u) = x·σ(2u),    u = √(2/π)·(x + 0.044715·x³)
@@ -144,6 +147,7 @@ def gelu_tanh(x: ArrayLike) -> tuple[Array, Array]:
 
     Args:
         x: float32 or float64, any shape, any value.
+        factor: multiplies the value, in cache.
 
     Returns:
         (value, derivative), arrays of the same shape and dtype; −0 and −∞ give −0.  Error of the value at most 3.8 ulp
@@ -156,5 +160,37 @@ def gelu_tanh(x: ArrayLike) -> tuple[Array, Array]:
     Source:
         Hendrycks and Gimpel 2016 (arXiv 1606.08415), section 2; ½(1 + tanh u) = σ(2u) does not cancel for u < 0.
     """
-    value, derivative = blocked("gelu_tanh", _gelu_tanh, x, 2, 5)
+    value, derivative = blocked("gelu_tanh", _gelu_tanh, x, 2, 5, factor)
+    return value, derivative
+
+
+def _sigmoid_pair(carrier: Carrier, x: Array, results: tuple[Array, ...], buffers: tuple[Array, ...]) -> None:
+    (y, derivative), (decay, total) = results, buffers
+    _logistic(carrier, x, y, decay, total)
+    np.divide(1, total, out=derivative)
+    decay /= total
+    derivative *= decay
+
+
+def sigmoid_pair(x: ArrayLike, factor: float = 1.0) -> tuple[Array, Array]:
+    """``sigmoid`` and its derivative σ(x)·σ(−x), in one pass: the same bits as one after the other."""
+    value, derivative = blocked("sigmoid", _sigmoid_pair, x, 2, 2, factor)
+    return value, derivative
+
+
+def _tanh_pair(carrier: Carrier, x: Array, results: tuple[Array, ...], buffers: tuple[Array, ...]) -> None:
+    (value, derivative), (total,) = results, buffers
+    np.tanh(x, out=value)
+    np.abs(x, out=derivative)
+    derivative *= -2
+    np.exp(derivative, out=derivative)
+    np.add(derivative, 1, out=total)
+    total *= total
+    derivative *= 4
+    derivative /= total
+
+
+def tanh_pair(x: ArrayLike, factor: float = 1.0) -> tuple[Array, Array]:
+    """tanh and its derivative 4e/(1 + e)² with e = exp(−2|x|), in one pass."""
+    value, derivative = blocked("tanh", _tanh_pair, x, 2, 1, factor)
     return value, derivative

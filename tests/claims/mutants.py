@@ -20,9 +20,9 @@ from unittest.mock import patch
 
 import numpy as np
 
-from refscale import engine, functional, graph, layers
+from refscale import functional, graph, layers
 from refscale.claims import CLAIMS, Claim, verify
-from refscale.engine import Op, Tape
+from refscale.engine import Kernel, Op, Rows, Tape, record, run
 from refscale.formats import FORMATS, Cast, cast
 from refscale.ops import table
 from refscale.precision import POLICIES
@@ -149,6 +149,38 @@ def gradients() -> Iterator[Mutant]:
                     (2,),
                     lambda kind=kind, wrong=wrong: patch.object(kind, "backward", wrong),
                 )
+
+
+def kernels() -> Iterator[Mutant]:
+    """The same of every fast form; and its factors, forward and for each gradient: 3 %, lost."""
+    for kind, (op, _) in EXAMPLES.items():
+        fast = kind.fast
+        if fast is None:
+            continue
+        for factor in (1.03, None):
+
+            def forward(self, alpha, *arrays, right=fast.forward, factor=factor):
+                return right(self, alpha * factor if factor else 1.0, *arrays)
+
+            wrong = Kernel(forward, fast.backward)
+            name = f"{op.name}, α {'lost' if factor is None else f'× {factor}'}"
+            yield Mutant("kernel", name, (2, 3), lambda kind=kind, wrong=wrong: patch.object(kind, "fast", wrong))
+        for place in _places(kind)[1:]:
+            for what, factor in (("sign", -1.0), ("× 1.03", 1.03), ("lost", 0.0)):
+
+                def backward(self, betas, g, *kept, right=fast.backward, place=place, factor=factor):
+                    pieces = right(self, betas, g, *kept)
+                    return tuple(_multiplied(p, factor) if i == place else p for i, p in enumerate(pieces))
+
+                wrong = Kernel(fast.forward, backward)
+                name = f"{op.name}, input {place}: {what}"
+                yield Mutant("kernel", name, (2,), lambda kind=kind, wrong=wrong: patch.object(kind, "fast", wrong))
+
+
+def _multiplied(piece: object, factor: float) -> object:
+    if isinstance(piece, Rows):
+        return Rows(piece.indices, piece.values * factor, piece.shape)
+    return None if piece is None else np.asarray(factor * np.asarray(piece))
 
 
 # --- Constraints ------------------------------------------------------------------------------------------------------
@@ -279,13 +311,13 @@ def casts() -> Iterator[Mutant]:
     right = Tape._round
     for place in ("leaf", "output", "operand", "operand_gradient", "gradient"):
 
-        def unrounded(self, cast, x, variable, where, key="", place=place):
-            return right(self, None if where == place else cast, x, variable, where, key)
+        def unrounded(self, cast, x, variable, where, key="", own=False, place=place):
+            return right(self, None if where == place else cast, x, variable, where, key, own)
 
         yield Mutant("cast", f"engine: {place}", (9,), lambda wrong=unrounded: patch.object(Tape, "_round", wrong))
-    plain = lambda self, g, piece, variable: np.asarray(g + piece)  # noqa: E731
-    yield Mutant("cast", "engine: sum of gradients", (9,), lambda: patch.object(Tape, "_sum", plain))
-    yield Mutant("cast", "engine: losses rounded", (9,), lambda: patch.object(engine, "_is_report", lambda v: False))
+    plain = lambda self, a, a_own, b, b_own, variable: np.asarray(a + b)  # noqa: E731
+    yield Mutant("cast", "engine: sum of gradients", (9,), lambda: patch.object(run._Pending, "sum", plain))
+    yield Mutant("cast", "engine: losses rounded", (9,), lambda: patch.object(record, "is_report", lambda v: False))
 
 
 # --- Everything else --------------------------------------------------------------------------------------------------
@@ -325,12 +357,12 @@ def rules() -> Iterator[Mutant]:
     whole = functional.residual
     start_free = lambda fn, x, *args, **kw: whole(lambda h: fn(x), x, *args, **kw)  # noqa: E731
     yield Mutant("rule", "a branch that pays nothing", (6,), lambda: _everywhere(whole, start_free, "residual"))
-    times = engine._times
-    yield Mutant("engine", "no factor at all", (2, 3), lambda: patch.object(engine, "_times", lambda f, x, *o: x))
-    square = lambda f, x, *o: times(f * f, x, *o)  # noqa: E731
-    yield Mutant("engine", "factors twice", (2,), lambda: patch.object(engine, "_times", square))
-    last = lambda self, g, piece, variable: piece  # noqa: E731
-    yield Mutant("engine", "gradients overwritten", (2,), lambda: patch.object(Tape, "_sum", last))
+    times = run._times
+    yield Mutant("engine", "no factor at all", (2, 3), lambda: patch.object(run, "_times", lambda f, x, own: x))
+    square = lambda f, x, own: times(f * f, x, own)  # noqa: E731
+    yield Mutant("engine", "factors twice", (2,), lambda: patch.object(run, "_times", square))
+    last = lambda self, a, a_own, b, b_own, variable: b  # noqa: E731
+    yield Mutant("engine", "gradients overwritten", (2,), lambda: patch.object(run._Pending, "sum", last))
     ratio = graph._ratio
     yield Mutant("graph", "ratio inverted", (5, 6), lambda: patch.object(graph, "_ratio", lambda e: 1 / ratio(e)))
     yield Mutant("graph", "disagreement let through", (5,), lambda: patch.object(graph, "TOLERANCE", math.inf))
@@ -351,6 +383,7 @@ KINDS: tuple[Callable[[], Iterator[Mutant]], ...] = (
     factors,
     statistics,
     gradients,
+    kernels,
     constraints,
     roundings,
     limits,

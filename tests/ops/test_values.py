@@ -1,11 +1,16 @@
 """The regular scheme is plain NumPy, the unit scheme is the regular one times its factors, and carriers stay."""
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refscale.scales import SCHEMES, Call
+from refscale import ops
+from refscale.engine import kernel_of
+from refscale.scales import SCHEMES, Call, Scales, Unit
 from refscale.testing import assert_same_bits
 from refscale.testing.strategies import seeds
 from tests.ops.cases import ALL_OPS, CASES, PROPERTY, STRATEGIES, run
@@ -33,25 +38,84 @@ def test_a_wrong_value_is_rejected(case):
         assert_close_to_reference(case.op, arrays, y)
 
 
+@dataclass(frozen=True)
+class PowersOfTwo(Unit):
+    """Unit scaling with every factor at the next power of two."""
+
+    def scales(self, call):
+        scales = super().scales(call)
+        round_up = lambda f: None if f is None else 2.0 ** math.ceil(math.log2(f))  # noqa: E731
+        return Scales(round_up(scales.alpha), tuple(map(round_up, scales.beta)))
+
+
+def assert_scaled(op, arrays, scheme, check):
+    """``check(what, under the scheme, factor, without)`` of the output and of every gradient."""
+    before = [a.copy() for a in arrays]
+    y, gradients = run(op, arrays)
+    scaled_y, scaled_gradients = run(op, arrays, scheme=scheme)
+    scales = scheme.scales(Call(op, tuple(a.shape for a in arrays)))
+    check(None, scaled_y, scales.alpha, y)
+    for i, (scaled, gradient, beta) in enumerate(zip(scaled_gradients, gradients, scales.beta, strict=True)):
+        if i in op.constants:
+            assert scaled is gradient is beta is None
+        else:
+            check(i, scaled, beta, gradient)
+    for array, copy in zip(arrays, before, strict=True):
+        assert_same_bits(array, copy)
+
+
+@pytest.mark.parametrize("op", ALL_OPS, **by_name)
+@settings(PROPERTY, max_examples=20)
+@given(data=st.data(), seed=seeds())
+def test_powers_of_two_change_no_other_bit(op, data, seed):
+    """Wherever a kernel applies its factor: the same bits as multiplying in the end."""
+    case = data.draw(STRATEGIES[op])
+
+    def same(what, scaled, factor, plain):
+        assert_same_bits(scaled, np.asarray(factor * plain))
+
+    assert_scaled(case.op, case.arrays(np.random.default_rng(seed)), PowersOfTwo(), same)
+
+
+def magnitudes(op, arrays):
+    """Output and gradients of the same op on absolute values: of sums of products, the sums of their magnitudes."""
+    absolute = [np.abs(a) if a.dtype == np.float64 else a for a in arrays]
+    op = ops.Add() if isinstance(op, ops.Subtract) else op
+    y = op.forward(*absolute)[0]
+    return run(op, absolute, np.abs(np.random.default_rng(9).standard_normal(y.shape)))
+
+
+SUMS = (ops.Matmul, ops.Readout, ops.AttentionScores, ops.AttentionMix)
+SUMS += (ops.Add, ops.Subtract, ops.WeightedAdd, ops.Bias, ops.Embedding)
+
+
 @pytest.mark.parametrize("scheme", ["unit", "unit-rms"])
 @pytest.mark.parametrize("op", ALL_OPS, **by_name)
 @settings(PROPERTY, max_examples=10)
 @given(data=st.data(), seed=seeds())
 def test_unit_is_regular_times_the_factors(op, scheme, data, seed):
+    """To the bit, where the engine multiplies; to a few roundings of every term, where a kernel does.
+
+    A factor rounded into each of K terms, K roundings of their sum in another order, one of the result: K + 2 halves of
+    2^-52, of the sum of magnitudes.  Of element-wise functions, one rounding in place of another.
+    """
     case = data.draw(STRATEGIES[op])
     arrays = case.arrays(np.random.default_rng(seed))
-    before = [a.copy() for a in arrays]
-    y, gradients = run(case.op, arrays)
-    scaled_y, scaled_gradients = run(case.op, arrays, scheme=SCHEMES[scheme])
-    scales = SCHEMES[scheme].scales(Call(case.op, tuple(a.shape for a in arrays)))
-    assert_same_bits(scaled_y, np.asarray(scales.alpha * y))
-    for i, (scaled, gradient, beta) in enumerate(zip(scaled_gradients, gradients, scales.beta, strict=True)):
-        if i in case.op.constants:
-            assert scaled is gradient is beta is None
+    terms = max((a.size for a in arrays), default=0) + 2
+    of_sums = magnitudes(case.op, arrays) if isinstance(case.op, SUMS) else None
+
+    def near(what, scaled, factor, plain):
+        expected = np.asarray(factor * plain)
+        if kernel_of(case.op) is None:
+            assert_same_bits(scaled, expected)
+        elif of_sums is None:
+            scale = np.max(np.abs(expected), initial=0) or factor
+            assert np.max(np.abs(scaled - expected), initial=0) <= 16 * 2.0**-52 * scale
         else:
-            assert_same_bits(scaled, np.asarray(beta * gradient))
-    for array, copy in zip(arrays, before, strict=True):
-        assert_same_bits(array, copy)
+            magnitude = of_sums[0] if what is None else of_sums[1][what]
+            assert np.all(np.abs(scaled - expected) <= terms * 2.0**-52 * factor * magnitude)
+
+    assert_scaled(case.op, arrays, SCHEMES[scheme], near)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

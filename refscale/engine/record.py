@@ -1,0 +1,346 @@
+"""What is recorded: ops, tensors, and the tape, which says how each array is rounded.
+
+The tape holds no values.  What an op needs for its backward it returns as ``kept``; ``backward`` drops each as it goes.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refscale.errors import CarrierError
+from refscale.formats import Cast
+from refscale.precision import OperandScales, Precision, fp32, random_bits
+from refscale.scales import Scales, Scheme, Shape, regular
+
+Array = NDArray[Any]
+
+_FLOAT32 = Cast("float32", "nearest_even", "nonsaturate")
+
+
+class Kernel(NamedTuple):
+    """The fast form of an op: the same function, in passes that stay in cache, with the factors inside.
+
+    * ``forward(op, α, *arrays) -> (α·y, kept)``
+    * ``backward(op, betas, g, *kept) -> (β_i · gradient of input i, ...)``; None where β_i is: nobody asks for it.
+
+    A kernel is handed its factors, and only says where they cost least; it never chooses them.  It writes to nothing
+    that it was given, but its backward, which runs once, may overwrite what its own forward has made and kept.  What it
+    returns are new arrays, each another, except that y may be one that it keeps, and a gradient may be g itself.
+    """
+
+    forward: Callable[..., tuple[Array, tuple[Any, ...]]]
+    backward: Callable[..., tuple[Any, ...]]
+
+
+class Op:
+    """One row of the op table: forward, backward and factors of one function.
+
+    A subclass is a frozen dataclass whose fields are the op's attributes, and defines
+
+    * ``inputs``: their names; ``source``: where the factors come from;
+    * ``forward(*arrays) -> (y, kept)``: the function, and a tuple of what backward will need;
+    * ``backward(g, *kept) -> (gradient of each input, None for those in ``constants``)``;
+    * ``scale(*shapes) -> Scales``: the factors that give unit variance when inputs and gradients are
+      independent N(0, 1).  It sees shapes and attributes only.
+
+    ``constants`` are positions of inputs without gradient.  ``contraction`` marks ops that hardware runs on narrow
+    operands.  ``has_mean`` marks outputs whose standard deviation and RMS differ: ``scale`` then takes ``statistic``.
+    ``reports`` marks a value that is read by people, not by ops, and is not rounded, nor is its gradient (losses).
+    ``carries_factors`` marks identities that exist only for their factors: a regular model is the same without them.
+
+    ``fast`` is the fast form of ``forward`` and ``backward``, if there is one.  The engine runs it, unless the policy
+    asks for exact arithmetic, or other functions have taken the place of the two that it stands for, in a subclass or
+    by a patch.
+
+    ``moves`` marks ops that compute nothing: y holds values of the inputs, and the gradients hold those of g, so that
+    neither has to be rounded; of one input, its gradient is g or a view of it.
+    """
+
+    inputs: ClassVar[tuple[str, ...]]
+    source: ClassVar[str]
+    name: ClassVar[str]
+    constants: ClassVar[tuple[int, ...]] = ()
+    contraction: ClassVar[bool] = False
+    has_mean: ClassVar[bool] = False
+    reports: ClassVar[bool] = False
+    carries_factors: ClassVar[bool] = False
+    moves: ClassVar[bool] = False
+    fast: ClassVar[Kernel | None] = None
+    _stands_for: ClassVar[tuple[Any, Any]] = (None, None)
+    forward: ClassVar[Callable[..., tuple[Array, tuple[Any, ...]]]]
+    backward: ClassVar[Callable[..., tuple[Array | None, ...]]]
+    scale: ClassVar[Callable[..., Scales]]
+
+    def __init_subclass__(cls) -> None:
+        cls.name = op_name(cls)
+        if "fast" in vars(cls):
+            cls._stands_for = cls.forward, cls.backward
+
+    def __post_init__(self) -> None:
+        # A NumPy scalar attribute would widen float32 arrays to float64.
+        for field, value in vars(self).items():
+            if isinstance(value, np.floating):
+                object.__setattr__(self, field, float(value))
+
+
+def kernel_of(op: Op) -> Kernel | None:
+    """The fast form of an op, if it has one that stands for its forward and backward."""
+    kind = type(op)
+    forward, backward = kind._stands_for
+    return kind.fast if kind.forward is forward and kind.backward is backward else None
+
+
+def op_name(kind: type[Op]) -> str:
+    """``SoftmaxCrossEntropy`` → ``softmax_cross_entropy``."""
+    return "".join("_" + c.lower() if c.isupper() else c for c in kind.__name__).lstrip("_")
+
+
+class Variable:
+    """What the tape remembers of a tensor: everything but its value."""
+
+    __slots__ = ("gradient", "name", "node", "requires_grad", "shape")
+
+    def __init__(self, name: str, shape: Shape, requires_grad: bool, node: Node | None) -> None:
+        self.name, self.shape, self.requires_grad, self.node = name, shape, requires_grad, node
+        self.gradient: Array | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.name}{list(self.shape)}"
+
+
+class Node:
+    """One recorded call: op, variables in and out, factors, and what backward will need (None once used).
+
+    ``kernel`` is the fast form, if it was run: what is kept is for that one.
+    """
+
+    __slots__ = ("index", "inputs", "kept", "kernel", "op", "output", "scales")
+
+    def __init__(self, index: int, op: Op, inputs: tuple[Variable, ...], scales: Scales) -> None:
+        self.index, self.op, self.inputs, self.scales = index, op, inputs, scales
+        self.output: Variable
+        self.kept: tuple[Any, ...] | None = None
+        self.kernel: Kernel | None = None
+
+    def __repr__(self) -> str:
+        return f"#{self.index} {self.op.name}"
+
+
+class Tensor:
+    """A value with an identity on a tape.
+
+    Attributes:
+        value: the array, of the tape's carrier dtype (or integer or boolean for constants); not to be written to.
+        variable: its identity; ``grad``, ``shape`` and ``name`` read from it.
+        tape: where it is recorded; scheme and precision travel with it.
+    """
+
+    __slots__ = ("tape", "value", "variable")
+
+    def __init__(self, value: Array, variable: Variable, tape: Tape) -> None:
+        self.value, self.variable, self.tape = value, variable, tape
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the value."""
+        return self.variable.shape
+
+    @property
+    def name(self) -> str:
+        """Name shown in reports and errors."""
+        return self.variable.name
+
+    @property
+    def grad(self) -> Array | None:
+        """Gradient accumulated by ``backward``, for leaves; read-only.  None before, and for all else."""
+        return self.variable.gradient
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.name}, shape={self.shape}, {self.value.dtype})"
+
+
+class CastRecord(NamedTuple):
+    """One rounding: of which variable, where, by which cast, and (if the tape counts) what it lost.
+
+    ``place`` is "leaf", "output", "operand", "operand_gradient" or "gradient". ``clipped`` counts finite elements
+    that the format cannot hold (beyond its largest value; of an unsigned format, negative), ``flushed`` non-zero
+    elements that became zero; None if not counted.  ``scale`` is the factor around the cast, 1 without.  An operand
+    that several products use is rounded once, and recorded for each.
+    """
+
+    variable: Variable
+    place: str
+    cast: Cast
+    elements: int
+    clipped: int | None
+    flushed: int | None
+    scale: float = 1.0
+
+
+Probe = Callable[[str, Variable, Array], None]
+"""``probe("forward" | "backward", variable, value or complete gradient)``, called for every one as it is made."""
+
+
+class Tape:
+    """A recording: scheme, precision, carrier, and the calls made so far.
+
+    Args:
+        scheme: decides the factors.
+        precision: decides the rounding.
+        dtype: the carrier, float32 or float64 (for proofs and gradient checks).
+        probe: called with every value and gradient as it is made.
+        rng: source of random bits, needed only if a cast rounds stochastically.
+        count_casts: also count what each cast clipped and flushed.
+        operand_scales: the powers of two around the casts of operands; used once.
+    """
+
+    def __init__(
+        self,
+        scheme: Scheme = regular,
+        precision: Precision = fp32,
+        dtype: type[np.floating[Any]] = np.float32,
+        *,
+        probe: Probe | None = None,
+        rng: np.random.Generator | None = None,
+        count_casts: bool = False,
+        operand_scales: OperandScales | None = None,
+    ) -> None:
+        self.nodes: list[Node] = []
+        if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
+            raise CarrierError(f"Tape(dtype={dtype}): expected float32 or float64")
+        self.scheme, self.precision, self.dtype = scheme, precision, np.dtype(dtype)
+        self.probe, self.rng, self.count_casts, self.operand_scales = probe, rng, count_casts, operand_scales
+        self.exact = precision.accumulate is not None
+        self.casts: list[CastRecord] = []
+        self._scope: list[str] = []
+        self._narrow: dict[int, tuple[weakref.ref[Array], weakref.ref[Array], CastRecord]] = {}
+
+    def __del__(self) -> None:
+        # A call and its output refer to each other.  No tensor is left when the tape goes: let go of the arrays now,
+        # and not when Python's collector comes round.
+        for node in self.nodes:
+            node.kept = None
+            for variable in node.inputs:
+                variable.gradient = None
+
+    def tensor(self, value: ArrayLike, name: str = "leaf", *, requires_grad: bool = True) -> Tensor:
+        """A leaf: rounded once to the policy's ``store`` format.  Integers and booleans enter as they are.
+
+        An array that needs no rounding is kept, not copied: do not write to it before ``backward``.
+
+        Raises:
+            CarrierError: the dtype is no real floating-point, integer or boolean type.
+        """
+        array = np.asarray(value)
+        variable = Variable(self._name(name), array.shape, requires_grad and array.dtype.kind not in "iub", None)
+        if array.dtype.kind in "iub":
+            return Tensor(array, variable, self)
+        stored = read_only(self._enter(f"Tape.tensor({name!r})", array, variable, "leaf"))
+        if self.probe:
+            self.probe("forward", variable, stored)
+        return Tensor(stored, variable, self)
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Prefix ``name.`` to the names of what is recorded inside; for reports only."""
+        self._scope.append(name)
+        try:
+            yield
+        finally:
+            self._scope.pop()
+
+    def _name(self, name: str) -> str:
+        return ".".join((*self._scope, name)) if self._scope else name
+
+    def _enter(self, call: str, x: Array, variable: Variable, place: str) -> Array:
+        """An array from outside, rounded once to what the tape stores."""
+        if not np.can_cast(x.dtype, np.float64):  # complex, text, objects, records, long doubles
+            raise CarrierError(f"{call}: got {x.dtype}, expected a float, integer or boolean array")
+        if x.dtype.kind in "iub":
+            x = x.astype(np.float64)
+        return self._store(x, variable, place).astype(self.dtype, copy=False)
+
+    def _store(self, x: Any, variable: Variable, place: str, own: bool = False) -> Array:
+        """A value or gradient as the tape stores it; those of a report stay as they are, in the carrier."""
+        if self.precision.store is not None and not is_report(variable):
+            return self._round(self.precision.store, x, variable, place, own=own)
+        if not self.exact:
+            return x  # type: ignore[no-any-return]
+        if x.dtype != self.dtype:  # computed exactly, and not rounded yet
+            return _exact().rounded(x, _FLOAT32)  # type: ignore[no-any-return]
+        return np.asarray(x.array() if isinstance(x, _exact().Product) else x)
+
+    def _arithmetic(self, x: Any) -> Any:
+        """An array as an op computes with it: exactly, if the policy says so."""
+        return _exact().as_exact(x, self.precision.accumulate) if self.exact else x
+
+    def _operand(self, x: Array, variable: Variable, key: str) -> Array:
+        """An operand of a contraction, rounded; one array that several of them use is rounded once."""
+        cast = self.precision.operand
+        if cast is None or self.operand_scales or cast.rounding == "stochastic":
+            return self._round(cast, x, variable, "operand", key)
+        known = self._narrow.get(id(x))
+        if known and known[0]() is x and (q := known[1]()) is not None:
+            self.casts.append(known[2]._replace(variable=variable))
+            return q
+        q = self._round(cast, x, variable, "operand")
+        self._narrow[id(x)] = weakref.ref(x), weakref.ref(q), self.casts[-1]
+        return q
+
+    def _round(
+        self, cast: Cast | None, x: Any, variable: Variable, place: str, key: str = "", own: bool = False
+    ) -> Array:
+        """cast(x·s)/s, where s is a power of two for the operand ``key``, if operands are scaled, and else 1.
+
+        Where x is the engine's ``own``, the result may take its place.
+        """
+        if cast is None:
+            return x  # type: ignore[no-any-return]
+        s = self.operand_scales.scale(key, x, cast.format) if key and self.operand_scales else 1.0
+        scaled = x if s == 1 else _times(s, x)
+        bits = random_bits(cast, x.shape, self.rng, "Tape") if cast.rounding == "stochastic" else None
+        if self.exact:
+            q = _exact().rounded(scaled, cast, bits)
+        else:
+            q = cast(scaled, bits, out=x if own and x.dtype == np.float32 and not self.count_casts else None)
+        clipped = flushed = None
+        if self.count_casts:
+            beyond = (np.abs(scaled) > cast.format.max) | ~np.isfinite(q)
+            clipped = int(np.count_nonzero(np.isfinite(x) & beyond))
+            flushed = int(np.count_nonzero((q == 0) & (x != 0)))
+        self.casts.append(CastRecord(variable, place, cast, math.prod(variable.shape), clipped, flushed, s))
+        if q.dtype != self.dtype:
+            q = q.astype(self.dtype)
+        return q if s == 1 else np.asarray(q / s)
+
+
+def is_report(variable: Variable) -> bool:
+    """Whether it is the value of a loss."""
+    return variable.node is not None and variable.node.op.reports
+
+
+def read_only(x: Array) -> Array:
+    """A view of x that nobody writes to by mistake."""
+    x = x.view()
+    x.flags.writeable = False
+    return x
+
+
+def _times(factor: float, x: Array) -> Array:
+    """x times a power of two around a cast: what leaves the carrier is beyond the format, too."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(x * factor)
+
+
+def _exact() -> Any:
+    """``refscale.exact``, imported late: only who computes exactly pays for it."""
+    from refscale import exact
+
+    return exact
