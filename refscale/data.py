@@ -29,8 +29,8 @@ PAD, UNK, CLS, SEP, MASK = range(len(SPECIALS))
 IGNORE = -100
 """Label of a place that counts for nothing."""
 
-_TOKEN = re.compile(r"[^\W\d_]+|\d+|_|[^\w\s]")  # letters, digits, or one mark
-_SENTENCE_END = re.compile(r"(?<=[.?!])\s+|\n\s*\n")
+_TOKEN = r"[^\W\d_]+|\d+|_|[^\w\s]"  # letters, digits, or one mark
+_SENTENCE_END = r"(?<=[.?!])\s+|\n\s*\n"
 
 # --- Text -------------------------------------------------------------------------------------------------------------
 
@@ -87,12 +87,12 @@ def sentences(text: str) -> list[str]:
     Returns:
         Sentences with their marks, white space collapsed to single spaces, none empty.
     """
-    parts = (" ".join(part.split()) for part in _SENTENCE_END.split(text))
+    parts = (" ".join(part.split()) for part in re.split(_SENTENCE_END, text))
     return [part for part in parts if part]
 
 
 def _words(text: str) -> list[str]:
-    return _TOKEN.findall(text.lower())
+    return re.findall(_TOKEN, text.lower())
 
 
 @dataclass(frozen=True)

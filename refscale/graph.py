@@ -166,8 +166,11 @@ def balance(output: Tensor) -> None:
     Args:
         output: where the gradient starts, usually the loss.
     """
+    nodes = _ancestors(output)
+    if all(factor in (1, None) for node in nodes for factor in (node.scales.alpha, *node.scales.beta)):
+        return
     demanded: dict[Variable, list[tuple[Edge, float]]] = defaultdict(list)
-    for node in _ancestors(output):
+    for node in nodes:
         c = _settle(demanded.pop(node.output)) if node.output in demanded else 1.0
         for edge in _edges(node):
             demanded[edge.variable].append((edge, c * _ratio(edge)))
@@ -191,8 +194,7 @@ def _settle(uses: list[tuple[Edge, float]]) -> float:
 # --- The recipe, automatic --------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One call of a plan: what it is, its factors before and after, and the inputs that constrained it."""
 
     name: str

@@ -42,7 +42,7 @@ class Kernel(NamedTuple):
 class Op:
     """One row of the op table: forward, backward and factors of one function.
 
-    A subclass is a frozen dataclass whose fields are the op's attributes, and defines
+    A subclass with attributes is a frozen dataclass, of which they are the fields.  It defines
 
     * ``inputs``: their names; ``source``: where the factors come from;
     * ``forward(*arrays) -> (y, kept)``: the function, and a tuple of what backward will need;
@@ -82,6 +82,23 @@ class Op:
         cls.name = op_name(cls)
         if "fast" in vars(cls):
             cls._stands_for = cls.forward, cls.backward
+
+    # What a frozen dataclass has; one is made for ops with attributes only, as making it takes half a millisecond.
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{self!r}: cannot assign to {name!r}, the attributes of an op do not change")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{self!r}: cannot delete {name!r}, the attributes of an op do not change")
+
+    def __eq__(self, other: object) -> bool:
+        """Of one class, and of the same attributes."""
+        return vars(self) == vars(other) if type(self) is type(other) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in vars(self).items())})"
 
     def __post_init__(self) -> None:
         # A NumPy scalar attribute would widen float32 arrays to float64.
@@ -218,6 +235,7 @@ class Tape:
         self.scheme, self.precision, self.dtype = scheme, precision, np.dtype(dtype)
         self.probe, self.rng, self.count_casts, self.operand_scales = probe, rng, count_casts, operand_scales
         self.exact = precision.accumulate is not None
+        self.rounds = self.exact or precision.store is not None
         self.casts: list[CastRecord] = []
         self._scope: list[str] = []
         self._narrow: dict[int, tuple[weakref.ref[Array], weakref.ref[Array], CastRecord]] = {}

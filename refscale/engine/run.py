@@ -74,7 +74,7 @@ def apply(
         arrays.append(x)
     y, kept, own = _forward(tape, node, arrays)
     output = node.output = Variable(tape._name(op.name), y.shape, requires_grad, node)
-    if scales.alpha != 1 or not op.moves:  # what was moved is rounded already
+    if tape.rounds and (scales.alpha != 1 or not op.moves):  # what was moved is rounded already
         y = tape._store(y, output, "output", own)
     if y.dtype != tape.dtype:
         raise TapeError(f"{op.name}.forward returned {y.dtype}{list(y.shape)}, expected {tape.dtype}{list(y.shape)}")
@@ -238,7 +238,7 @@ def _send_back(pending: _Pending, node: Node) -> None:
             moved = beta == 1 and (op.moves or piece is g)
             if beta != 1:
                 piece, owned = _times(beta, tape._arithmetic(piece), owned), True
-        if not moved:  # what was moved is rounded already
+        if tape.rounds and not moved:  # what was moved is rounded already
             stored = _stored(tape, piece, variable, owned)
             piece, owned = stored, owned or stored is not piece
         pending.add(variable, piece, owned and not tape.exact)
@@ -257,7 +257,9 @@ def _times(factor: float, x: Any, own: bool) -> Any:
         return x
     if isinstance(x, Rows):
         return Rows(x.indices, _times(factor, x.values, own), x.shape)
-    return np.asarray(np.multiply(x, factor, out=x)) if own else _as_array(x * factor)
+    if own:
+        return np.multiply(x, factor, out=x)
+    return _as_array(x * factor)
 
 
 def _as_array(x: Any) -> Any:

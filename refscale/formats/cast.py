@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -31,7 +31,7 @@ from refscale.formats.table import Format, get_format
 Array = NDArray[Any]
 Random = NDArray[np.uint32]
 
-_BLOCK = 1 << 15  # elements: input, result and two or three buffers of this length fit a core's own cache
+_BLOCK = 1 << 17  # elements: two or three arrays of this length stay in cache, and ten calls cost little beside them
 _F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
 _INPUTS = (_F32, _F64, np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
@@ -217,8 +217,7 @@ def _is_same(x: Array, out: Array) -> bool:
 # --- one block -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Plan:
+class _Plan(NamedTuple):
     """What a cast does to a block, worked out once for a format, its modes and a carrier."""
 
     format: Format

@@ -4,8 +4,8 @@
 
 S is the spacing of the format at x, a power of two; x/S lies between two integers; the rounding mode takes one of
 them, m. The exponent is unbounded while it does so. If |m · S| is then beyond the largest value, the overflow rule
-says what becomes of it. Everything is a ``Fraction``, nothing is approximate, and nothing is fast: ``cast`` has the
-array form, which the tests hold equal to this one.
+says what becomes of it. Everything is an integer or a ratio of two, nothing is approximate, and nothing is fast:
+``cast`` has the array form, which the tests hold equal to this one.
 
 Two sentences of IEEE 754-2019 decide the corner cases. Section 4.3.1: at a tie take the even significand, and where
 there is none (a format without mantissa bits) the larger magnitude. Section 7.4: rounding to nearest carries overflow
@@ -15,11 +15,13 @@ to infinity; toward zero, to the largest value; up, to +inf or to the most negat
 from __future__ import annotations
 
 import math
-from fractions import Fraction
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from refscale.errors import ArgumentError, FormatError
 from refscale.formats.table import Format, get_format
+
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 Rounding = Literal["nearest_even", "toward_zero", "up", "down", "nearest_away", "stochastic"]
 Overflow = Literal["saturate", "nonsaturate"]
@@ -80,7 +82,7 @@ def round_exact(
     if random_bits is not None and not 0 <= random_bits < 2**RANDOM_BITS:
         raise ArgumentError(f"round_exact: random_bits is {random_bits}, expected within [0, 2^{RANDOM_BITS})")
 
-    negative = x < 0 if isinstance(x, Fraction) else math.copysign(1.0, x) < 0
+    negative = math.copysign(1.0, x) < 0 if isinstance(x, float) else x < 0
     if isinstance(x, float) and math.isnan(x):
         if not format.has_nan:
             raise FormatError(f"round_exact: NaN, which {format} cannot hold")
@@ -90,36 +92,41 @@ def round_exact(
     if isinstance(x, float) and math.isinf(x):
         return _signed(_beyond(format, overflow), negative, format)
 
-    magnitude = abs(Fraction(x))
-    if not format.has_zero and magnitude < Fraction(format.min_normal):
+    magnitude: float | Fraction = -x if negative else x
+    numerator, denominator = magnitude.as_integer_ratio()
+    exponent = floor_log2(magnitude)
+    if not format.has_zero and exponent < format.emin:
         lost = overflow == "nonsaturate" and rounding in ("down", "toward_zero")
         return _nan(format, negative) if lost else format.min_normal
 
-    spacing = Fraction(2) ** (max(floor_log2(magnitude), format.emin) - format.mantissa_bits)
-    integer, rest = divmod(magnitude / spacing, 1)
-    rounded = (integer + _outward(integer, rest, negative, rounding, random_bits)) * spacing
-    if rounded > Fraction(format.max):
+    place = max(exponent, format.emin) - format.mantissa_bits  # S = 2^place
+    whole = denominator << place if place > 0 else denominator  # |x|/S = (integer · whole + rest) / whole
+    integer, rest = divmod(numerator << -place if place < 0 else numerator, whole)
+    integer += _outward(integer, rest, whole, negative, rounding, random_bits)
+    rounded = math.ldexp(integer, place) if exponent <= format.emax else math.inf
+    if rounded > format.max:
         inward = rounding == "toward_zero" or rounding == ("up" if negative else "down")
         return _signed(format.max if inward else _beyond(format, overflow), negative, format)
-    return _signed(float(rounded), negative, format)
+    return _signed(rounded, negative, format)
 
 
-def floor_log2(x: Fraction) -> int:
+def floor_log2(x: float | Fraction) -> int:
     """The exponent of the binade of x ≥ 0: ⌊log2 x⌋, in exact arithmetic; very small for zero."""
-    if x == 0:
+    numerator, denominator = x.as_integer_ratio()
+    if numerator == 0:
         return -(2**30)
-    guess = x.numerator.bit_length() - x.denominator.bit_length()
-    return guess if x >= Fraction(2) ** guess else guess - 1
+    guess = numerator.bit_length() - denominator.bit_length()  # right, or one too large
+    right = numerator >= denominator << guess if guess >= 0 else numerator << -guess >= denominator
+    return guess if right else guess - 1
 
 
-def _outward(integer: int, rest: Fraction, negative: bool, rounding: Rounding, random_bits: int | None) -> bool:
-    """Whether the neighbor farther from zero is taken, given |x|/S = integer + rest."""
-    half = Fraction(1, 2)
+def _outward(integer: int, rest: int, whole: int, negative: bool, rounding: Rounding, random_bits: int | None) -> bool:
+    """Whether the neighbor farther from zero is taken, given |x|/S = integer + rest/whole."""
     match rounding:
         case "nearest_even":
-            return rest > half or (rest == half and integer % 2 == 1)
+            return 2 * rest > whole or (2 * rest == whole and integer % 2 == 1)
         case "nearest_away":
-            return rest >= half
+            return 2 * rest >= whole
         case "toward_zero":
             return False
         case "up":
@@ -129,7 +136,7 @@ def _outward(integer: int, rest: Fraction, negative: bool, rounding: Rounding, r
         case "stochastic":
             # As hardware does: add random bits below the last place, and truncate.
             assert random_bits is not None
-            return int(rest * (1 << RANDOM_BITS)) + random_bits >= 1 << RANDOM_BITS
+            return (rest << RANDOM_BITS) // whole + random_bits >= 1 << RANDOM_BITS
 
 
 def _beyond(format: Format, overflow: Overflow) -> float:

@@ -23,6 +23,10 @@ class Words:
     def __init__(self, seed: int) -> None:
         self._source = np.random.PCG64(seed)
 
+    def skip(self, count: int) -> None:
+        """Pass over so many words."""
+        self._source.advance(count)
+
     def words(self, *shape: int) -> NDArray[np.uint32]:
         """uint32, uniform: the upper halves of raw words."""
         raw = self._source.random_raw(max(1, math.prod(shape)))

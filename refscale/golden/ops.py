@@ -11,7 +11,7 @@ f and vjp are evaluated exactly: products as real numbers, the rest by the rules
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -177,7 +177,7 @@ def op_vector(
     narrow = op.contraction and precision.operand is not None
     attributes = {
         "name": op.name,
-        "attributes": {f.name: getattr(op, f.name) for f in fields(op)},  # type: ignore[arg-type]
+        "attributes": vars(op).copy(),
         "alpha": done.scales.alpha,
         "beta": list(done.scales.beta),
         "store": store,

@@ -6,7 +6,8 @@ accumulator, a lost term, a factor in the wrong place, or a scale with the wrong
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,12 @@ PRINCIPAL = (
     ("bfloat16", "bfloat16"),
     ("float32", "float32"),
 )
+
+_HITS: Mapping[tuple[str, str, str], Iterable[int]] = {
+    ("float8_e4m3fn", "float8_e4m3fn", "float32"): (487, 546, 805, 1929, 2174, 2522, 3514, 4476)
+}
+"""What a long search found, so that it need not be made again: the draws of ``_factor_before_rounding`` that hold
+operands.  Float32 holds nearly every sum of such products, and a sum that it holds is rounded but once."""
 
 
 def generate() -> Iterator[Vector]:
@@ -127,13 +134,18 @@ def _factor_before_rounding(words: Words, where: str, left: str, right: str, out
     cast, factor = cast_for(output), 0.7
     found: list[tuple[Array, Array]] = []
     rows, columns = [], []
-    while len(found) < 8:
+    after = 0
+    for draw in _HITS.get((left, right, output), count()):
+        words.skip((draw - after) * 12 * (512 * 24 + 24 * 8))  # a normal number is twelve words
+        after = draw + 1
         a = cast_for(left)(words.normal(512, 24) * 3)
         b = cast_for(right)(words.normal(24, 8))
         once = matmul(a, b, cast, factor)
         twice = cast(matmul(a, b, cast).astype(np.float64) * factor)
         for i, j in zip(*np.nonzero(once != twice), strict=True):
             found.append((a[i], b[:, j]))
+        if len(found) >= 8:
+            break
     for a, b in found[:8]:
         rows.append(a)
         columns.append(b)

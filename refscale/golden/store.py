@@ -319,7 +319,8 @@ def _read_family(root: Path, family: str, contents: Files) -> Iterator[Vector]:
         raise GoldenError(f"golden set {root}: manifest.json lists no {where}")
     try:
         document = json.loads(contents[where])
-        arrays = [_read_array(entry, family, contents) for entry in document["arrays"]]
+        files: dict[str, Array] = {}
+        arrays = [_read_array(entry, family, contents, files) for entry in document["arrays"]]
         for v in document["vectors"]:
             inputs = {name: arrays[i] for name, i in v["inputs"].items()}
             outputs = {name: arrays[i] for name, i in v["outputs"].items()}
@@ -332,14 +333,17 @@ def _read_family(root: Path, family: str, contents: Files) -> Iterator[Vector]:
         raise GoldenError(f"golden set {root}: {where} is not of schema {SCHEMA} ({error!r})") from error
 
 
-def _read_array(entry: Mapping[str, Any], family: str, contents: Files) -> Codes | Digest:
+def _read_array(entry: Mapping[str, Any], family: str, contents: Files, files: dict[str, Array]) -> Codes | Digest:
+    """An array of the table; ``files`` keeps the elements of every file that one was read from."""
     shape = tuple(entry["shape"])
     if "file" not in entry:
         return Digest(entry["format"], shape, entry["sha256"])
     name = f"{family}/{entry['file']}"
     if name not in contents:
         raise GoldenError(f"golden family {family}: an array is in {name}, which manifest.json does not list")
-    flat = _elements(name, contents[name])
+    if name not in files:
+        files[name] = _elements(name, contents[name])
+    flat = files[name]
     start, size = entry["offset"], math.prod(shape)
     if not 0 <= start <= start + size <= flat.size:
         raise GoldenError(f"golden family {family}: {name} ends before element {start + size}")

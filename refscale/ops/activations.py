@@ -96,7 +96,6 @@ class LeakyRelu(Op):
         return leaky_relu_moments(self.slope).scales(statistic)
 
 
-@dataclass(frozen=True)
 class Relu(Op):
     """max(x, 0); derivative 0 at 0.  α = √(2/(1−1/π)), β = √2."""
 
@@ -141,7 +140,6 @@ class Gelu(Op):
         return gelu_moments(self.form).scales(statistic)
 
 
-@dataclass(frozen=True)
 class Silu(Op):
     """x·sigmoid(x)."""
 
@@ -161,7 +159,6 @@ class Silu(Op):
         return silu_moments().scales(statistic)
 
 
-@dataclass(frozen=True)
 class Tanh(Op):
     """tanh(x), odd, so its mean is 0.  α = 1.593, β = 1.467."""
 
@@ -179,7 +176,6 @@ class Tanh(Op):
         return tanh_moments().scales("std")
 
 
-@dataclass(frozen=True)
 class Sigmoid(Op):
     """1/(1+e^-x).  α = 4.801, β = 4.723; by RMS α = 1.846."""
 
@@ -199,7 +195,6 @@ class Sigmoid(Op):
         return sigmoid_moments().scales(statistic)
 
 
-@dataclass(frozen=True)
 class Softplus(Op):
     """log(1+e^x)."""
 
@@ -218,7 +213,6 @@ class Softplus(Op):
         return softplus_moments().scales(statistic)
 
 
-@dataclass(frozen=True)
 class Exp(Op):
     """e^x.  For X ~ N(0, 1): σ² = e(e−1), RMS = e, and the gradient's RMS is e too."""
 
@@ -237,7 +231,6 @@ class Exp(Op):
         return Moments(math.sqrt(math.e * (math.e - 1)), math.e, math.e).scales(statistic)
 
 
-@dataclass(frozen=True)
 class Log(Op):
     """log x, x > 0.  A Gaussian has no logarithm; the rule takes X = e^Z, Z ~ N(0, 1): α = 1, β = 1/RMS(1/X) = 1/e."""
 
@@ -256,7 +249,6 @@ class Log(Op):
         return Scales(1.0, (1 / math.e,))
 
 
-@dataclass(frozen=True)
 class Sqrt(Op):
     """√x, x > 0.  Under the rule of ``log``, √X = e^(Z/2): σ² = e^¼(e^¼−1), E[X] = e^½, RMS(½X^-½) = ½e^¼."""
 

@@ -19,7 +19,6 @@ from refscale.special import silu
 Kept = tuple[Any, ...]
 
 
-@dataclass(frozen=True)
 class Add(Op):
     """x + y, broadcast.
 
@@ -47,7 +46,6 @@ class Add(Op):
         return broadcast(self.name, x, y)
 
 
-@dataclass(frozen=True)
 class Subtract(Op):
     """x − y, broadcast.  Factors as for x + y: the sign does not change a variance."""
 
@@ -114,7 +112,6 @@ class WeightedAdd(Op):
         return broadcast(self.name, *shapes)
 
 
-@dataclass(frozen=True)
 class Bias(Op):
     """x + bias, bias broadcast over the b leading elements of x.
 
@@ -141,7 +138,6 @@ class Bias(Op):
             raise ShapeError(f"bias: shape {bias} does not fit x of shape {x}")
 
 
-@dataclass(frozen=True)
 class Multiply(Op):
     """x·y, broadcast.
 
@@ -163,7 +159,6 @@ class Multiply(Op):
         return Scales(1.0, (broadcast_factor(x, out), broadcast_factor(y, out)))
 
 
-@dataclass(frozen=True)
 class SiluGlu(Op):
     """x·silu(gate), the gated linear unit of SwiGLU; x and gate of one shape.
 

@@ -22,7 +22,6 @@ def _product_shape(name: str, x: Shape, w: Shape) -> Shape:
     return (*broadcast(name, x[:-2], w[:-2]), x[-2], w[-1])
 
 
-@dataclass(frozen=True)
 class Matmul(Op):
     """Matrix product of x (…, b, m) and w (…, m, n); leading axes broadcast.
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,7 @@ Padding = int | tuple[int, int]
 """Elements added before and after an axis: one number for both sides, or (before, after)."""
 
 
-@dataclass(frozen=True)
-class Windows:
+class Windows(NamedTuple):
     """Where the windows lie on the spatial axes of x (batch, *space, channels); one entry per axis.
 
     Output o sees the elements o·stride + k·dilation − before, for k < kernel.

@@ -99,7 +99,6 @@ class SoftmaxCrossEntropy(Op):
         return rows, kept
 
 
-@dataclass(frozen=True)
 class MseLoss(Op):
     """Σ (x − target)² / N over all N elements; x and target of one shape.
 
@@ -130,7 +129,6 @@ class MseLoss(Op):
             raise ShapeError(f"mse_loss: x {x} and target {target}, expected one shape with at least one element")
 
 
-@dataclass(frozen=True)
 class LossSum(Op):
     """Σ losses.  α = β = 1: the value is the objective, and each loss starts its own backward pass."""
 

@@ -117,7 +117,6 @@ class Concat(Op):
         return Scales(1.0, (1.0,) * len(xs))
 
 
-@dataclass(frozen=True)
 class Gather(Op):
     """Rows of each sequence: x (…, n, d) and positions (…, k) give (…, k, d), row ``positions[…, j]`` of x[…].
 
@@ -164,7 +163,6 @@ def _embed_backward(op: Op, betas: Sequence[float | None], g: Array, shape: Shap
     return Rows.summed(g.reshape(ids.size, shape[1]), ids.ravel(), shape, betas[0]), None
 
 
-@dataclass(frozen=True)
 class Embedding(Op):
     """Rows of a table (v, d) by ids (…): the result is (…, d).
 

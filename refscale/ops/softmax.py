@@ -42,7 +42,6 @@ def _softmax_scales(s: int, statistic: Statistic) -> tuple[float, float]:
     return (s, s) if statistic == "std" else (s / math.sqrt(math.e), s / math.sqrt(math.e))
 
 
-@dataclass(frozen=True)
 class Softmax(Op):
     """e^x_i / Σ e^x_j over the s elements of the last axis.  α = β = s."""
 
@@ -118,7 +117,6 @@ class MaskedSoftmax(Op):
             raise ShapeError(f"masked_softmax: x {x} and mask {mask}, expected (…, s, t) and a shape that fits it")
 
 
-@dataclass(frozen=True)
 class LogSoftmax(Op):
     """x_i − log Σ e^x_j over the s elements of the last axis.
 

@@ -14,6 +14,9 @@ In reading order:
     StaticLossScale(scale=32768.0)
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from refscale.precision.operands import Measured, OperandScales, operand_scale
 from refscale.precision.policy import (
     POLICIES,
@@ -29,15 +32,17 @@ from refscale.precision.policy import (
     get_precision,
     random_bits,
 )
-from refscale.precision.rivals import (
-    SCALINGS,
-    AutomaticLossScale,
-    NoScaling,
-    StaticLossScale,
-    TensorScaling,
-    get_scaling,
-)
-from refscale.precision.scaling import Outcome, Scaling, State, all_finite
+
+if TYPE_CHECKING:
+    from refscale.precision.rivals import (
+        SCALINGS,
+        AutomaticLossScale,
+        NoScaling,
+        StaticLossScale,
+        TensorScaling,
+        get_scaling,
+    )
+    from refscale.precision.scaling import Outcome, Scaling, State, all_finite
 
 __all__ = [
     "POLICIES",
@@ -66,3 +71,18 @@ __all__ = [
     "operand_scale",
     "random_bits",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What ``scaling`` and ``rivals`` define, imported when it is asked for: unit scaling needs none of it."""
+    for part in ("scaling", "rivals"):
+        module = import_module(f"{__name__}.{part}")
+        if name == part:
+            return module
+        if name in __all__ and hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -44,8 +43,7 @@ def operand_scale(format: Format, amax: float, margin: int = 0) -> float:
     return math.ldexp(1.0, min(max(k, lowest), highest))
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """What one operand was in one step: the format it was cast to, its largest magnitude, its size, its factor."""
 
     format: Format

@@ -39,7 +39,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale.errors import ArgumentError
-from refscale.exact import get_accumulator
 from refscale.formats import Cast
 
 _CASTS = ("store", "operand", "operand_gradient", "weights")
@@ -70,7 +69,11 @@ class Precision:
     accumulate: str | None = None
 
     def __post_init__(self) -> None:
-        if self.accumulate is not None and get_accumulator(self.accumulate).name == "any-order":
+        if self.accumulate is None:
+            return
+        from refscale.exact import get_accumulator  # late: only who computes exactly pays for it
+
+        if get_accumulator(self.accumulate).name == "any-order":
             raise ArgumentError(f"Precision({self.name!r}): accumulate='any-order' does not say what a sum is")
 
     def __str__(self) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,8 +23,7 @@ def gaussian_mean(f: Callable[[np.ndarray[Any, np.dtype[np.float64]]], np.ndarra
     return float(np.sum(_WEIGHTS * f(_NODES)))
 
 
-@dataclass(frozen=True, slots=True)
-class Moments:
+class Moments(NamedTuple):
     """What N(0, 1) inputs and gradients look like after an activation f.
 
     ``std`` and ``rms`` of f(X), and ``gradient_rms`` of G·f'(X), with X, G ~ N(0, 1) independent.

@@ -67,7 +67,9 @@ def blocked(
     carrier = CARRIERS.get(x.dtype)
     if carrier is None:
         raise CarrierError(f"{name}: argument is {x.dtype}, expected float32 or float64")
-    carrier = replace(carrier, elementary=getattr(argument, "elementary", NUMPY))
+    elementary = getattr(argument, "elementary", NUMPY)
+    if elementary is not carrier.elementary:
+        carrier = replace(carrier, elementary=elementary)
     flat = x.reshape(-1)
     outs = tuple(np.empty(flat.size, x.dtype) for _ in range(results))
     scratch = np.empty((buffers, min(flat.size, BLOCK)), x.dtype)

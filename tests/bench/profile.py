@@ -120,7 +120,7 @@ def watching(clock: Clock) -> Iterator[None]:
     try:
         for kind in set(every_op()):
             for attribute, value in list(vars(kind).items()):
-                if attribute in ("forward", "backward") and callable(value):
+                if attribute in ("forward", "backward") and kind.fast is None and callable(value):
                     replace(kind, attribute, clock.watched(value, part(attribute), once=True))
                 elif isinstance(value, Kernel):
                     ways = {way: clock.watched(getattr(value, way), part(way), once=True) for way in Kernel._fields}

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
+from refscale import memory
 from refscale.analysis.flops import tape_flops
 from tests.bench import peers, work
 from tests.bench.work import SIZES, Size, Step
@@ -160,11 +161,12 @@ def _quartiles(q: list[float] | None) -> str:
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def memory(size_name: str, names: Sequence[str]) -> dict[str, float]:
+def peaks(size_name: str, names: Sequence[str], keep: bool) -> dict[str, float]:
     """Print the peak memory of a step of each, in a process of its own, in MiB; and return it."""
     found = {}
     for name in names:
         command = [sys.executable, __file__, "--memory-of", name, "--sizes", size_name]
+        command.append("--keep-memory" if keep else "--no-keep-memory")
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             print(f"{name}: skipped, {done.stderr.strip().splitlines()[-1]}")
@@ -242,7 +244,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="contestants whose names hold one of these, separated by commas")
     parser.add_argument("--json", type=Path, help="also write what was found there")
     parser.add_argument("--memory", action="store_true", help="peak memory of a step instead of its time")
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # the process that ``memory`` starts
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # the process that ``peaks`` starts
     parser.add_argument("--sweep", choices=(*SWEEPS, "all"), help="time against one of the sizes")
     parser.add_argument("--figure", type=Path, help="draw all sweeps there, as SVG")
     work.add_arguments(parser)
@@ -257,7 +259,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    if args.memory_of:  # threads and memory are those of its parent
+    if args.memory_of:  # threads are those of its parent
+        if args.keep_memory:
+            memory.keep()
         print(memory_of(args.memory_of, SIZES[args.sizes[0]]))
         return
     work.restart(args)
@@ -273,7 +277,7 @@ def main() -> None:
         found["memory_mib"] = {}
         for name in args.sizes:
             print(f"\n{name}: {SIZES[name]}; peak memory of a step over what stood before it")
-            found["memory_mib"][name] = memory(name, chosen(every, args.only))
+            found["memory_mib"][name] = peaks(name, chosen(every, args.only), args.keep_memory)
     else:
         found["rounds"], found["sizes"] = args.rounds, {}
         for name in args.sizes:

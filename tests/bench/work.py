@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale import functional as F  # noqa: N812
-from refscale import ops
+from refscale import memory, ops
 from refscale.engine import Tape, Tensor, apply, backward
 from refscale.graph import balance
 from refscale.layers import Specs, Tensors, initialize, norm, on_tape, transformer_layer
@@ -163,26 +163,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def kept_memory() -> dict[str, str]:
-    """Settings of glibc under which freed memory stays with the process; read when a process starts."""
-    return {
-        "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
-        "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
-        "MALLOC_TOP_PAD_": str(1 << 26),
-    }
-
-
 def restart(args: argparse.Namespace) -> None:
-    """Start this script once more with threads and memory as asked, unless they are: BLAS reads them when loaded."""
-    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    wanted = dict.fromkeys(names, str(args.threads)) | (kept_memory() if args.keep_memory else {})
+    """Threads and memory as asked; starts this script once more, if need be: BLAS reads its threads when loaded."""
+    wanted = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads))
     cores = sorted(os.sched_getaffinity(0))
     if args.threads < len(cores):
         os.sched_setaffinity(0, cores[: args.threads])  # the only limit that all libraries keep
-    if wanted.items() <= os.environ.items():
-        return
-    sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | wanted)
+    if not wanted.items() <= os.environ.items():
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | wanted)
+    if args.keep_memory:
+        memory.keep()  # of all contestants: they share the process
 
 
 def threads() -> int:
@@ -218,11 +209,10 @@ def facts() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = "absent"
-    keeps = kept_memory().items() <= os.environ.items()
     return found | {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "threads": os.environ.get("OMP_NUM_THREADS", "default"),
-        "freed memory": "kept" if keeps else "returned",
+        "freed memory": "kept" if memory.keep.cache_info().currsize else "returned",
         "load": f"{os.getloadavg()[0]:.1f}",
     }
 

@@ -56,8 +56,7 @@ def test_whole_models_have_the_power_that_they_state(id, error, monkeypatch):
         return error * y, kept
 
     monkeypatch.setattr(Matmul, "forward", wrong)
-    with pytest.raises(AssertionError, match=f"^claim {id} "):
-        CLAIMS[id].hold()
+    assert not all(f.holds for f in CLAIMS[id].check(Place()))  # up to the first that does not: the rest takes seconds
 
 
 class TestTheList:
@@ -76,11 +75,11 @@ class TestTheList:
 
     @pytest.mark.parametrize("c", [c for c in CLAIMS.values() if c.section not in (8, 11)], ids=lambda c: c.id)
     def test_a_claim_reads_no_size_but_those_that_it_names(self, c):
-        def found(place):
-            return [(f.what, f.measured, f.expected) for f in c.figures(place)]
+        def found(figures):
+            return [(f.what, f.measured, f.expected) for f in figures]
 
         others = {name: 7 for name in "bmns" if name not in c.sizes}
-        assert found(Place(**others)) == found(Place())
+        assert found(c.figures(Place(**others))) == found(at_default(c.id))
 
     def test_every_op_has_its_factors_and_gradients_checked(self, monkeypatch):
         used = {2: set(), 3: set()}

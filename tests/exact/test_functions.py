@@ -50,7 +50,12 @@ def real(mp, name, derivative, x):
     one, zero = mp.mpf(1), mp.mpf(0)
     tail = lambda v: mp.erfc(v / mp.sqrt(2)) / 2  # noqa: E731
     density = lambda v: mp.exp(-v * v / 2) / mp.sqrt(2 * mp.pi)  # noqa: E731
-    linear, cubic = 2 * mp.sqrt(2 / mp.pi), mp.mpf(44715) / 1000000
+
+    def polynomial():
+        """2·√(2/π)·(x + 0.044715·x³), and its derivative."""
+        linear, cubic = 2 * mp.sqrt(2 / mp.pi), mp.mpf(44715) / 1000000
+        return linear * (x + cubic * x**3), linear * (1 + 3 * cubic * x**2)
+
     match name, derivative:
         case "exp", _:
             return mp.exp(x), zero
@@ -77,10 +82,10 @@ def real(mp, name, derivative, x):
         case "gelu", True:
             return (tail(-x) + x * density(x), zero) if x < 4 else (one, x * density(x) - tail(x))
         case "gelu_tanh", False:
-            v = linear * (x + cubic * x**3)
+            v, _ = polynomial()
             return (x / (1 + mp.exp(-v)), zero) if x < 4 else (x, -x / (1 + mp.exp(v)))
         case "gelu_tanh", True:
-            v, slope = linear * (x + cubic * x**3), linear * (1 + 3 * cubic * x**2)
+            v, slope = polynomial()
             curved = x * slope * (mp.sech(v / 2) / 2) ** 2
             return (1 / (1 + mp.exp(-v)) + curved, zero) if x < 4 else (one, curved - 1 / (1 + mp.exp(v)))
         case "silu", False:

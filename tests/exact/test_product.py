@@ -30,12 +30,20 @@ FLOAT16 = Cast("float16", "nearest_even", "nonsaturate")
 FLOAT32 = Cast("float32", "nearest_even", "nonsaturate")
 
 
+def as_integers(x):
+    """Floats as integers over one denominator, a power of two."""
+    ratios = [v.as_integer_ratio() for v in x.ravel().tolist()]
+    denominator = max((d for _, d in ratios), default=1)
+    return np.array([n * (denominator // d) for n, d in ratios], object).reshape(x.shape), denominator
+
+
 def in_rationals(a, b, cast, factor=1.0):
-    """The definition, one output at a time."""
-    out = np.empty((a.shape[0], b.shape[1]), np.float32)
+    """The definition, one output at a time; sums in Python's integers, as those of Fractions are slow."""
+    (left, p), (right, q) = as_integers(a), as_integers(b)
+    totals = left @ right
+    out = np.empty(totals.shape, np.float32)
     for i, j in np.ndindex(out.shape):
-        pairs = zip(a[i].tolist(), b[:, j].tolist(), strict=True)
-        total = sum((Fraction(x) * Fraction(y) for x, y in pairs), Fraction(0)) * Fraction(factor)
+        total = Fraction(totals[i, j], p * q) * Fraction(factor)
         out[i, j] = round_exact(total, cast.format, rounding=cast.rounding, overflow=cast.overflow)
     return out
 

@@ -10,7 +10,7 @@ import pytest
 
 from refscale.cli import main
 from refscale.errors import GoldenError
-from refscale.golden import FAMILIES, Digest, check, complete, generate, load, store, write
+from refscale.golden import FAMILIES, Digest, check, complete, generate, load, products, store, write
 from tests.machines import MACHINES, output
 
 LIMIT = 10 * 2**20
@@ -68,6 +68,15 @@ def test_loading_gives_what_was_generated(written):
             assert list(ours) == list(theirs)
             for name, x in ours.items():
                 assert (x.format, x.shape, x.sha256) == (theirs[name].format, theirs[name].shape, theirs[name].sha256)
+
+
+@pytest.mark.slow
+def test_a_search_of_every_draw_finds_the_same_operands(monkeypatch):
+    loaded = load()
+    monkeypatch.setattr(products, "_HITS", {})
+    for v in generate(["matmul"]):
+        for ours, theirs in ((v.inputs, loaded[v.id].inputs), (v.outputs, loaded[v.id].outputs)):
+            assert [x.sha256 for x in ours.values()] == [x.sha256 for x in theirs.values()]
 
 
 def test_bulk_vectors_keep_hashes_and_are_made_anew(written):

@@ -22,9 +22,18 @@ def test_examples_in_docstrings(name):
 
 
 def test_hypothesis_is_optional():
-    code = "import sys; sys.modules['hypothesis'] = None; import refscale.testing; print(len(refscale.testing.__all__))"
+    code = (
+        "import sys; sys.modules['hypothesis'] = None; import refscale.testing as t; from refscale.testing import *;"
+        "print(len(set(dir()) & set(t.__all__)))"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(run.stdout) == len(refscale.testing.__all__)
+
+
+def test_the_plugin_of_pytest_does_not_load_numpy():
+    """Else it would do so before any ``conftest.py`` can say with how many threads."""
+    code = "import sys, refscale.testing.plugin; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_exports():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,19 +119,28 @@ def test_kill_9(tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A whole run and one that was stopped, to be copied."""
+    directory = tmp_path_factory.mktemp("trained")
+    text = write_text(directory)
+    train(small(), directory / "whole", text=text, report=quiet)
+    with pytest.MonkeyPatch.context() as patch:
+        stopped_after(small(), directory / "parts", text, 7, patch)
+    assert [p.name for p in checkpoints(directory / "parts")] == [
+        "checkpoint-00000006.npz",
+        "checkpoint-00000004.npz",
+    ]
+    return directory
+
+
 class TestRefusals:
     """A checkpoint that cannot be trusted is refused by name, and the one before it is used."""
 
     @pytest.fixture
-    def run(self, tmp_path, monkeypatch):
-        config, text = small(), write_text(tmp_path)
-        train(config, tmp_path / "whole", text=text, report=quiet)
-        stopped_after(config, tmp_path / "parts", text, 7, monkeypatch)
-        assert [p.name for p in checkpoints(tmp_path / "parts")] == [
-            "checkpoint-00000006.npz",
-            "checkpoint-00000004.npz",
-        ]
-        return config, tmp_path, text
+    def run(self, trained, tmp_path):
+        shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+        return small(), tmp_path, tmp_path / "text.txt"
 
     def resumed(self, run) -> list[str]:
         config, directory, text = run
