@@ -181,7 +181,7 @@ def balance(output: Tensor) -> None:
 def _settle(uses: list[tuple[Edge, float]]) -> float:
     """The c of one tensor, given what its uses demand, after its forks are balanced."""
     first = uses[0][1]
-    if all(math.isclose(c, first, rel_tol=TOLERANCE) for _, c in uses):
+    if len(uses) == 1 or all(math.isclose(c, first, rel_tol=TOLERANCE) for _, c in uses):
         return first
     direct = [c for edge, c in uses if not isinstance(edge.node.op, Fork)]
     forks = [(edge.node, c / _ratio(edge)) for edge, c in uses if isinstance(edge.node.op, Fork)]

@@ -24,12 +24,16 @@ class Scales:
     beta: tuple[float | None, ...]
 
     def __post_init__(self) -> None:
+        plain = True
         for factor in (self.alpha, *self.beta):
-            if factor is not None and not 0 < factor < math.inf:
+            if factor is None:
+                continue
+            if not 0 < factor < math.inf:
                 raise ArgumentError(f"Scales(alpha={self.alpha}, beta={self.beta}): factors must be positive, finite")
-        # A NumPy scalar here would widen float32 arrays to float64.
-        object.__setattr__(self, "alpha", float(self.alpha))
-        object.__setattr__(self, "beta", tuple(None if b is None else float(b) for b in self.beta))
+            plain = plain and type(factor) is float
+        if not plain:  # a NumPy scalar would widen float32 arrays to float64
+            object.__setattr__(self, "alpha", float(self.alpha))
+            object.__setattr__(self, "beta", tuple(None if b is None else float(b) for b in self.beta))
 
     def __str__(self) -> str:
         betas = ", ".join("-" if b is None else f"{b:.6g}" for b in self.beta)
@@ -44,7 +48,7 @@ Constraint = Callable[[float, tuple[float, ...]], float | None]
 
 def geometric(alpha: float, betas: tuple[float, ...]) -> float:
     """Geometric mean: the paper's choice (recipe; Table A.2)."""
-    return math.exp(sum(math.log(f) for f in (alpha, *betas)) / (1 + len(betas)))
+    return math.exp(sum(map(math.log, betas), math.log(alpha)) / (1 + len(betas)))
 
 
 def arithmetic(alpha: float, betas: tuple[float, ...]) -> float:
@@ -123,13 +127,13 @@ def constrain(scales: Scales, inputs: Sequence[int], constraint: Constraint) -> 
     """
     if not inputs:
         return scales
-    if len(set(inputs)) != len(inputs) or not all(0 <= i < len(scales.beta) for i in inputs):
+    beta = scales.beta
+    if len(set(inputs)) < len(inputs) or min(inputs) < 0 or max(inputs) >= len(beta):
         raise ArgumentError(
             f"constrain(inputs={tuple(inputs)}): expected different positions of {len(scales.beta)} inputs"
         )
-    tied = tuple(i for i in inputs if scales.beta[i] is not None)
-    betas = tuple(b for b in (scales.beta[i] for i in tied) if b is not None)
-    value = constraint(scales.alpha, betas) if tied else None
+    betas = tuple([b for b in [beta[i] for i in inputs] if b is not None])
+    value = constraint(scales.alpha, betas) if betas else None
     if value is None:
         return scales
-    return Scales(value, tuple(value if i in tied else b for i, b in enumerate(scales.beta)))
+    return Scales(value, tuple([value if i in inputs and b is not None else b for i, b in enumerate(beta)]))

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from refscale import memory
 from refscale.engine import Tape
 from refscale.errors import ArgumentError, DataError, DivergedError
 from refscale.models import bert
@@ -152,7 +153,7 @@ def compare(
         out: directory, made if it does not exist; runs that are there already are not repeated.
         seeds: at least one.
         variants: rows.
-        jobs: processes at a time, each with one BLAS thread.
+        jobs: processes at a time, each with one BLAS thread; they keep freed memory, see ``memory.keep``.
         text: path of a UTF-8 text file; None for the text that comes along.
         progress: advanced by one per run.
 
@@ -172,7 +173,7 @@ def compare(
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))  # read by the BLAS of each new process
     try:
-        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), memory.keep) as pool:
             work = _Pool(pool, base, out, text, progress)
             schemes = tuple(dict.fromkeys(v.scheme for v in variants))
             grid = _grid(work, schemes, seeds[0])

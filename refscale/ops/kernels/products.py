@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from refscale.engine import Array, Op
-from refscale.ops._shapes import unbroadcast
+from refscale.ops._shapes import broadcast, unbroadcast
 from refscale.ops.kernels.blocks import Betas, by_row
 
 
 def product(a: Array, b: Array, factor: float, like: Array | None = None) -> Array:
     """factor · a @ b, for a (…, s, m) and b (…, m, n); laid out in memory as ``like``, if that has its shape."""
-    shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
+    shape = (*broadcast("product", a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
     out = None
     if like is not None and like.ndim == len(shape) and not like.flags.c_contiguous:
         out = np.empty_like(like, shape=shape)
