@@ -1,22 +1,11 @@
 """How a gradient is made: Tensor, Tape, Op, apply, backward.
 
-In reading order: ``record`` (what is recorded, and how each array is rounded), ``rows`` (gradients that are zero but
-for some rows), ``run`` (how it runs, and who owns an array).
+In reading order: ``op`` (what an op is), ``record`` (what is recorded, and how each array is rounded), ``rows``
+(gradients that are zero but for some rows), ``run`` (how it runs, and who owns an array).
 """
 
-from refscale.engine.record import (
-    Array,
-    CastRecord,
-    Kernel,
-    Node,
-    Op,
-    Probe,
-    Tape,
-    Tensor,
-    Variable,
-    kernel_of,
-    op_name,
-)
+from refscale.engine.op import Array, Kernel, Op, kernel_of, op_name
+from refscale.engine.record import CastRecord, Node, Probe, Tape, Tensor, Variable
 from refscale.engine.rows import Rows
 from refscale.engine.run import apply, backward
 

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refscale.engine.record import Array, Node, Op, Tape, Tensor, Variable, is_report, kernel_of, read_only
+from refscale.engine.op import Array, Op, kernel_of
+from refscale.engine.record import Node, Tape, Tensor, Variable, is_report, read_only
 from refscale.engine.rows import Rows
 from refscale.errors import ArgumentError, CarrierError, ShapeError, TapeError
 from refscale.scales import Call, Constraint, none
