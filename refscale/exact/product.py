@@ -223,18 +223,28 @@ def _is_moderate(x: Float64) -> bool:
 
 def _ends32(near: Float64, row: Float64, column: Float64) -> tuple[Float32, Float32]:
     """Both ends of the interval about ``near``, in float32, and wider by more than what that rounds away."""
-    middle = near.astype(np.float32)
-    error = np.abs(middle)
-    error *= np.float32(2.0**-22)
-    error += np.multiply.outer(row.astype(np.float32), column.astype(np.float32))
-    error += np.float32(2.0**-126)
-    return middle - error, np.add(middle, error, out=error)
+    with np.errstate(over="ignore", invalid="ignore"):  # an end beyond float32 stays in doubt
+        middle = near.astype(np.float32)
+        error = np.abs(middle)
+        error *= np.float32(2.0**-22)
+        error += np.multiply.outer(row.astype(np.float32), column.astype(np.float32))
+        error += np.float32(2.0**-126)
+        return middle - error, np.add(middle, error, out=error)
 
 
 def _ends_differ(low: NDArray[Any], high: NDArray[Any], cast: Cast, out: Float32) -> NDArray[np.intp]:
-    """Round the upper ends into ``out``; the flat positions where the lower ends have other bits."""
+    """Round the upper ends into ``out``; the flat positions where the lower ends have other bits.
+
+    Or where both overflow, on either side of zero, to the one NaN of a format without infinity; or where an end is no
+    number any more, which directed roundings treat as no large number.
+    """
     cast(high, out=out)
-    return np.flatnonzero(cast(low).view(np.uint32) != out.view(np.uint32))
+    differ = cast(low).view(np.uint32) != out.view(np.uint32)
+    if not cast.format.has_inf and cast.overflow == "nonsaturate":
+        differ |= np.isnan(out) & (low < 0) & (high > 0)
+    if not (-math.inf < low.min(initial=0) and high.max(initial=0) < math.inf):
+        differ |= ~(np.isfinite(low) & np.isfinite(high))
+    return np.flatnonzero(differ)
 
 
 # --- without error ----------------------------------------------------------------------------------------------------

@@ -114,6 +114,25 @@ def test_any_float32_operands(rows, inner, columns, output, mode, data):
     assert_same_bits(exact.matmul(a, b, cast), in_rationals(a, b, cast))
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_a_sum_that_cancels_far_beyond_the_format(output, mode):
+    """Its error leaves both signs open; formats without infinity overflow to one NaN on either side."""
+    big, small = np.float32(2.0**55 * 1.5), np.float32(2.0**55 * 1.25 + 2.0**33)
+    a, b = np.array([[big, small, 1]], np.float32), np.array([[small, 1], [-big, 0], [0.5, 2]], np.float32)
+    cast = Cast(output, mode, "nonsaturate")
+    assert_same_bits(exact.matmul(a, b, cast), in_rationals(a, b, cast))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("size", [3.5947239884980224e16, 1e18])
+def test_a_product_about_the_end_of_float32(output, mode, size):
+    a, b = np.float32([[9.466158840966506e21, 1]]), np.float32([[size, -size], [0.3, 0.3]])
+    cast = Cast(output, mode, "nonsaturate")
+    assert_same_bits(exact.matmul(a, b, cast), in_rationals(a, b, cast))
+
+
 def test_matmul_float64_is_the_real_number_rounded():
     rng = np.random.default_rng(3)
     for pair in PAIRS:
