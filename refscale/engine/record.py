@@ -193,11 +193,11 @@ class Tape:
         """A value or gradient as the tape stores it; those of a report stay as they are, in the carrier."""
         if self.precision.store is not None and not is_report(variable):
             return self._round(self.precision.store, x, variable, place, own=own)
-        if not self.exact:
-            return x  # type: ignore[no-any-return]
-        if x.dtype != self.dtype:  # computed exactly, and not rounded yet
-            return _exact().rounded(x, _FLOAT32)  # type: ignore[no-any-return]
-        return np.asarray(x.array() if isinstance(x, _exact().Product) else x)
+        if self.exact and x.dtype != self.dtype:  # computed exactly, and not rounded yet
+            x = _exact().rounded(x, _FLOAT32)
+        elif self.exact and isinstance(x, _exact().Product):
+            x = x.array()
+        return np.asarray(x)
 
     def _arithmetic(self, x: Any) -> Any:
         """An array as an op computes with it: exactly, if the policy says so."""
@@ -224,7 +224,7 @@ class Tape:
         Where x is the engine's ``own``, the result may take its place.
         """
         if cast is None:
-            return x  # type: ignore[no-any-return]
+            return np.asarray(x)
         s = self.operand_scales.scale(key, x, cast.format) if key and self.operand_scales else 1.0
         scaled = x if s == 1 else _times(s, x)
         bits = random_bits(cast, x.shape, self.rng, "Tape") if cast.rounding == "stochastic" else None
