@@ -10,6 +10,7 @@ In reading order:
 6. ``flops``: what factors cost.
 7. ``kernels``, ``softmax_kernels``, ``predict``: every scale of a model before it is run.
 8. ``snr``: how well a format carries Gaussian numbers, by their scale.
+9. ``ops_table``, ``formats_table``: every op's factors, every format, in figures.
 
     >>> from refscale.analysis import record
     >>> report = record("bert-tiny", "unit")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from refscale import ops
+from refscale.analysis import ops_table
 from refscale.claims.claim import Figures, claim, near, none_wrong, same
 from refscale.engine import Array, Op, Tape, Tensor, apply, backward
 from refscale.errors import TapeError
-from refscale.ops import table
 from refscale.scales import Call, Regular, Scales, Shape, regular
 from refscale.testing import assert_vjp
 from refscale.testing.places import Place
@@ -44,7 +44,7 @@ def inputs_of(op: Op, shapes: tuple[Shape, ...], rng: np.random.Generator) -> li
 def examples(place: Place, page: str | None = None) -> list[tuple[Op, list[Array]]]:
     """Every op of the table (of one page of it), at small sizes, with inputs."""
     p, rng = place.at_most(b=SMALL, m=SMALL, n=SMALL, s=SMALL), place.rng()
-    found = table.examples(p.sizes)
+    found = ops_table.examples(p.sizes)
     here = [(op, shapes) for op, shapes in found if page is None or type(op).__module__ == f"refscale.ops.{page}"]
     return [(op, inputs_of(op, shapes, rng)) for op, shapes in here]
 

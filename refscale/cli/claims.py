@@ -7,10 +7,10 @@ import json
 from dataclasses import replace
 
 from refscale import claims
+from refscale.analysis.ops_table import parse_shape
 from refscale.claims import report
 from refscale.errors import ArgumentError
 from refscale.files import write_atomically
-from refscale.ops.table import parse_shape
 from refscale.progress import Progress
 from refscale.testing.places import Place
 

@@ -129,12 +129,12 @@ def _snr(args: argparse.Namespace) -> None:
 
 
 def _ops(args: argparse.Namespace) -> None:
-    from refscale.ops import table
+    from refscale.analysis import ops_table
 
-    rows = table.rows(table.parse_shape(args.shape))
+    rows = ops_table.rows(ops_table.parse_shape(args.shape))
     print("α: factor of the output. β: of the gradient of each input; - is none. statistic: what α normalizes, where")
     print("it matters. constrained: α = β of the first input by the recipe, for an edge that is no cut-edge.\n")
-    print(table.render(rows))
+    print(ops_table.render(rows))
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -21,15 +21,15 @@ from unittest.mock import patch
 import numpy as np
 
 from refscale import functional, graph, layers
+from refscale.analysis import ops_table
 from refscale.claims import CLAIMS, Claim, verify
 from refscale.engine import Kernel, Op, Rows, Tape, record, run
 from refscale.formats import FORMATS, Cast, cast
-from refscale.ops import table
 from refscale.precision import POLICIES
 from refscale.scales import CONSTRAINTS, Scales, residuals, schemes
 from refscale.testing import Place
 
-EXAMPLES = {type(op): (op, shapes) for op, shapes in table.examples({"b": 4, "m": 4, "n": 4, "s": 8})}
+EXAMPLES = {type(op): (op, shapes) for op, shapes in ops_table.examples({"b": 4, "m": 4, "n": 4, "s": 8})}
 """An op of each class, and the shapes of its inputs."""
 
 

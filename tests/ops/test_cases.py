@@ -6,8 +6,8 @@ import re
 import pytest
 
 from refscale import ops
+from refscale.analysis import ops_table
 from refscale.engine import Op
-from refscale.ops import table
 from tests.ops.cases import ALL_OPS, EXAMPLES, STRATEGIES
 from tests.ops.references import REFERENCES
 
@@ -35,7 +35,7 @@ def test_every_op_is_in_every_registry(registry):
 
 
 def test_every_op_has_a_row_in_the_table():
-    assert {row.op for row in table.rows()} == {EXAMPLES[op][0].op.name for op in ALL_OPS}
+    assert {row.op for row in ops_table.rows()} == {EXAMPLES[op][0].op.name for op in ALL_OPS}
 
 
 @pytest.mark.parametrize("op", ALL_OPS, ids=lambda op: op.__name__)

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refscale import ops
+from refscale.analysis import ops_table as table
 from refscale.errors import ArgumentError
-from refscale.ops import table
 from refscale.scales import Call, geometric, to_output_scale, unit
 from tests.ops.cases import ALL_OPS, PROPERTY
 
@@ -72,7 +72,12 @@ def test_text():
             "mse_loss  (16,4) (16,4)             1        22.6274, 22.6274  -            closed form",
         ]
     )
-    assert table.render([row_of("embedding")]).splitlines()[1].split()[:4] == ["embedding", "(512,768)", "(1024,)", "1"]
+    assert table.render([row_of("embedding")]).splitlines()[1].split()[:4] == [
+        "embedding",
+        "(512,768)",
+        "(1024,)",
+        "1",
+    ]
     assert "0.707107, -" in table.render([row_of("embedding")])
 
 
