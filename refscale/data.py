@@ -1,7 +1,8 @@
 """Text in, batches out: a vocabulary of words, and BERT's two tasks, masked words and next sentence.
 
-Enough to pre-train on text that comes with Python itself, without a download; a tokenizer of sub-words is not the
-subject of this package.  All randomness comes from the generator that is passed in.
+Enough to pre-train on text that comes with Python itself, without a download.  A published model brings its own
+tokenizer of sub-words, see ``bert.load_pretrained``; what is asked of one is ``Tokenizer``.  All randomness comes from
+the generator that is passed in.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -91,6 +92,23 @@ def sentences(text: str) -> list[str]:
     return [part for part in parts if part]
 
 
+class Tokenizer(Protocol):
+    """What batches ask of a vocabulary: ``Vocabulary``, or that of a published model."""
+
+    @property
+    def specials(self) -> tuple[int, int, int, int, int]:
+        """Ids of [PAD], [UNK], [CLS], [SEP], [MASK]."""
+
+    def __len__(self) -> int:
+        """How many tokens there are; ids are 0 … len−1."""
+
+    def encode(self, text: str) -> Ids:
+        """(tokens,) int32: the ids of a text, none added at its ends."""
+
+    def spans(self, text: str) -> tuple[Ids, NDArray[np.int64]]:
+        """The ids, and (tokens, 2): where each token starts and stops, in characters of the text."""
+
+
 def _words(text: str) -> list[str]:
     return re.findall(_TOKEN, text.lower())
 
@@ -141,6 +159,11 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def specials(self) -> tuple[int, int, int, int, int]:
+        """0 … 4."""
+        return PAD, UNK, CLS, SEP, MASK
+
     @cached_property
     def _index(self) -> dict[str, int]:
         return {token: i for i, token in enumerate(self.tokens)}
@@ -155,6 +178,20 @@ class Vocabulary:
             (words,) int32.
         """
         return np.array([self._index.get(word, UNK) for word in _words(text)], np.int32)
+
+    def spans(self, text: str) -> tuple[Ids, NDArray[np.int64]]:
+        """The ids of a text, and where each word starts and stops.
+
+        Args:
+            text: any text; its lower case has as many characters, or words are found in the text as it is.
+
+        Returns:
+            (words,) int32 and (words, 2) int64.
+        """
+        lower = text.lower()
+        found = list(re.finditer(_TOKEN, lower if len(lower) == len(text) else text))
+        ids = np.array([self._index.get(match.group().lower(), UNK) for match in found], np.int32)
+        return ids, np.array([match.span() for match in found], np.int64).reshape(-1, 2)
 
     def decode(self, ids: ArrayLike) -> str:
         """Tokens of ids, joined by spaces.
@@ -199,6 +236,22 @@ class Batch:
     positions: Ids
     labels: Ids
     is_next: Ids
+
+
+@dataclass(frozen=True, eq=False)
+class SpanBatch:
+    """Sequences ``[CLS] question [SEP] context [SEP] [PAD] …`` with the answer as a run of the context's tokens.
+
+    Attributes:
+        ids, segments, mask: as those of a ``Batch``; segment 1 is the context with its [SEP].
+        starts, ends: (batch,) int32, places of the answer's first and last token; 0, the [CLS], where there is none.
+    """
+
+    ids: Ids
+    segments: Ids
+    mask: NDArray[np.bool_]
+    starts: Ids
+    ends: Ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,35 +300,38 @@ class _Pairs:
         return part_a, part_b, follows
 
 
-def _hide(ids: Ids, places: NDArray[Any], words: int, rng: np.random.Generator) -> None:
+def _hide(ids: Ids, places: NDArray[Any], mask: int, words: Ids, rng: np.random.Generator) -> None:
     """Replace the tokens at the places: 80 % by [MASK], 10 % by a random word, 10 % by themselves."""
     fate = rng.random(len(places))
-    random_words = rng.integers(len(SPECIALS), words, len(places))
-    ids[places] = np.where(fate < 0.8, MASK, np.where(fate < 0.9, random_words, ids[places]))
+    random_words = words[rng.integers(0, len(words), len(places))]
+    ids[places] = np.where(fate < 0.8, mask, np.where(fate < 0.9, random_words, ids[places]))
 
 
-def _make_batch(pairs: _Pairs, words: int, batch: int, seq: int, p: int, rng: np.random.Generator) -> Batch:
-    ids = np.full((batch, seq), PAD, np.int32)
+def _make_batch(
+    pairs: _Pairs, tokenizer: Tokenizer, words: Ids, batch: int, seq: int, p: int, rng: np.random.Generator
+) -> Batch:
+    pad, _, cls, sep, mask = tokenizer.specials
+    ids = np.full((batch, seq), pad, np.int32)
     segments = np.zeros((batch, seq), np.int32)
     positions = np.zeros((batch, p), np.int32)
     labels = np.full((batch, p), IGNORE, np.int32)
     is_next = np.zeros(batch, np.int32)
     for row in range(batch):
         a, b, is_next[row] = pairs.draw(rng, seq - 3)
-        tokens = np.concatenate([[CLS], a, [SEP], b, [SEP]])
+        tokens = np.concatenate([[cls], a, [sep], b, [sep]])
         ids[row, : len(tokens)] = tokens
         segments[row, len(a) + 2 : len(tokens)] = 1
-        maskable = np.flatnonzero(ids[row] >= len(SPECIALS))
+        maskable = np.flatnonzero(~np.isin(ids[row], tokenizer.specials))
         chosen = np.sort(rng.choice(maskable, min(p, len(maskable)), replace=False))
         positions[row, : len(chosen)] = chosen
         labels[row, : len(chosen)] = ids[row, chosen]
-        _hide(ids[row], chosen, words, rng)
-    return Batch(ids, segments, ids != PAD, positions, labels, is_next)
+        _hide(ids[row], chosen, mask, words, rng)
+    return Batch(ids, segments, ids != pad, positions, labels, is_next)
 
 
 def masked_lm_batches(
     text: str | Sequence[str],
-    vocabulary: Vocabulary,
+    vocabulary: Tokenizer,
     *,
     batch: int,
     seq: int,
@@ -323,12 +379,13 @@ def masked_lm_batches(
             f"expected {pairs.half} words, a sentence that follows them and one elsewhere "
             "(a sentence ends at . ? ! before white space, or at a blank line)"
         )
-    if not np.any(pairs.tokens >= len(SPECIALS)):
+    if np.isin(pairs.tokens, vocabulary.specials).all():
         raise DataError(f"masked_lm_batches: none of {len(pairs.tokens)} words is in the vocabulary, expected some")
     p = max(1, round(mask_share * seq))
+    words = np.setdiff1d(np.arange(len(vocabulary), dtype=np.int32), vocabulary.specials)
 
     def generate() -> Iterator[Batch]:
         while True:
-            yield _make_batch(pairs, len(vocabulary), batch, seq, p, rng)
+            yield _make_batch(pairs, vocabulary, words, batch, seq, p, rng)
 
     return generate()

@@ -8,18 +8,20 @@ mean unless the caller names another; those on cut-edges are not constrained.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refscale import ops
-from refscale.engine import Tensor, apply
+from refscale.engine import Op, Tensor, apply
 from refscale.errors import ShapeError
 from refscale.ops._shapes import axis_of
 from refscale.scales import Constraint, ResidualRule, ScoresRule, default, geometric, none, to_output_scale
 
 Mask = NDArray[np.bool_]
+
+_GELU = ops.Gelu()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, constraint: Constraint = geometric) -> Tensor:
@@ -40,19 +42,20 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, constraint:
     return y if bias is None else apply(ops.Bias(), y, bias)
 
 
-def readout(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def readout(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, constraint: Constraint = none) -> Tensor:
     """α·(x @ weight) + bias for an output layer; α is m^-1/2, or 1/m under schemes that damp it.
 
     Args:
         x: (…, m).
         weight: (m, n).
         bias: (n,) or None.
+        constraint: ties α and β_x.
 
     Returns:
         (…, n).  α and β_x = n^-1/2 differ: legal on a cut-edge or in a branch that starts with ``fork``.
         Source: paper, Table A.2; 1/m: u-μP (arXiv 2407.17465).
     """
-    y = apply(ops.Readout(x.tape.scheme.readout), x, weight)
+    y = apply(ops.Readout(x.tape.scheme.readout), x, weight, constraint=constraint, constrained=(0,))
     return y if bias is None else apply(ops.Bias(), y, bias)
 
 
@@ -122,6 +125,9 @@ def attention(
     scores: ScoresRule | None = None,
     values: ops.ValuesRule = "correlated",
     constraint: Constraint = geometric,
+    scores_constraint: Constraint | None = None,
+    dropout: float = 0.0,
+    rng: np.random.Generator | None = None,
 ) -> Tensor:
     """Multi-head attention: softmax(q·kᵀ·damping)·v for each head, heads side by side.
 
@@ -136,6 +142,9 @@ def attention(
         values: how alike the values of a sequence are taken to be, see ``ops.AttentionMix``.
         constraint: ties α and both β of each product, and α and β of the softmax; inside a residual branch no edge here
             is a cut-edge.  The mixture of correlated values takes its α, so that it stays the weighted mean.
+        scores_constraint: of the scores, if another.
+        dropout: probability that a query does not see a key, if there is a generator.
+        rng: for dropout; None in evaluation.
 
     Returns:
         (batch, s, heads·d).  A query that may see no key gets 0; s = t = 1 is no special case.
@@ -148,12 +157,15 @@ def attention(
         raise ShapeError(f"attention: mask has shape {mask.shape}, expected {(batch, t)}")
     q, k, v = (_to_heads(x, heads) for x in (query, key, value))
     scores = scores or query.tape.scheme.attention_scores
-    logits = apply(ops.AttentionScores(scores), q, k, constraint=constraint, constrained=(0, 1))
+    tied = constraint if scores_constraint is None else scores_constraint
+    logits = apply(ops.AttentionScores(scores), q, k, constraint=tied, constrained=(0, 1))
     if mask is None and not causal:
         weights = apply(ops.Softmax(), logits, constraint=constraint, constrained=(0,))
     else:
         seen = np.ones((1, 1, 1, t), np.bool_) if mask is None else mask[:, None, None, :]
         weights = apply(ops.MaskedSoftmax(causal), logits, seen, constraint=constraint, constrained=(0,))
+    with query.tape.scope("weights"):
+        weights = _drop(weights, dropout, rng)
     mixture = to_output_scale if values == "correlated" and constraint is not none else constraint
     mixed = apply(ops.AttentionMix(values), weights, v, constraint=mixture, constrained=(0, 1))
     merged = apply(ops.Transpose((0, 2, 1, 3)), mixed)
@@ -168,17 +180,18 @@ def _to_heads(x: Tensor, heads: int) -> Tensor:
     return apply(ops.Transpose((0, 2, 1, 3)), apply(ops.Reshape((batch, s, heads, width // heads)), x))
 
 
-def embedding_sum(*parts: tuple[Tensor, NDArray[np.integer[Any]]]) -> Tensor:
-    """Σ table_i[ids_i] with equal weights, broadcast, at unit variance.
+def embedding_sum(*parts: tuple[Tensor, NDArray[np.integer[Any]]], weights: tuple[float, ...] | None = None) -> Tensor:
+    """Σ weight_i·table_i[ids_i], broadcast, at unit variance.
 
     Args:
         parts: pairs of a table (v_i, d) and ids, e.g. words (batch, seq), positions (seq,), segments (batch, seq).
+        weights: of the parts; equal ones if None.
 
     Returns:
         (batch, seq, d).  Source: paper, BERT (a weighted add with equal weights).
     """
     rows = [apply(ops.Embedding(), table, ids) for table, ids in parts]
-    return apply(ops.WeightedAdd((1.0,) * len(rows)), *rows)
+    return apply(ops.WeightedAdd(weights or (1.0,) * len(rows)), *rows)
 
 
 def layer_norm(x: Tensor, gain: Tensor, bias: Tensor, eps: float = 1e-12) -> Tensor:
@@ -200,12 +213,13 @@ def masked_lm_head(
     transform: tuple[Tensor, Tensor],
     norm: tuple[Tensor, Tensor],
     decoder: tuple[Tensor, Tensor],
-    gelu: Literal["erf", "tanh"] = "erf",
+    activation: Op = _GELU,
     eps: float = 1e-12,
+    constraints: tuple[Constraint, Constraint] = (none, none),
 ) -> Tensor:
-    """Masked-LM head at the given positions: gather, dense, gelu, norm, readout (Devlin et al. 2018).
+    """Masked-LM head at the given positions: gather, dense, activation, norm, readout (Devlin et al. 2018).
 
-    Nothing is constrained: the head hangs on a cut-edge, or starts with a ``fork`` that repays its factors.
+    Nothing needs a constraint: the head hangs on a cut-edge, or starts with a ``fork`` that repays its factors.
 
     Args:
         h: encoder output (batch, seq, d).
@@ -213,37 +227,96 @@ def masked_lm_head(
         transform: weight (d, d) and bias (d,) of the dense layer.
         norm: gain (d,) and bias (d,).
         decoder: weight (d, words), which may be the word embedding transposed, and bias (words,).
-        gelu: "erf" or "tanh".
+        activation: gelu, in the original.
         eps: of the norm.
+        constraints: of the dense layer and of the readout.
 
     Returns:
         Logits (batch, k, words).
     """
     x = apply(ops.Gather(), h, positions)
     with h.tape.scope("transform"):
-        x = linear(x, *transform, constraint=none)
-    x = layer_norm(apply(ops.Gelu(gelu), x), *norm, eps)
-    return readout(x, *decoder)
+        x = linear(x, *transform, constraint=constraints[0])
+    x = layer_norm(apply(activation, x), *norm, eps)
+    return readout(x, *decoder, constraint=constraints[1])
 
 
-def next_sentence_head(h: Tensor, *, pooler: tuple[Tensor, Tensor], classifier: tuple[Tensor, Tensor]) -> Tensor:
+def first_pooled(h: Tensor, weight: Tensor, bias: Tensor, *, constraint: Constraint = none) -> Tensor:
+    """tanh(dense(the first token)), as BERT pools a sequence (Devlin et al. 2018).
+
+    Args:
+        h: encoder output (batch, seq, d).
+        weight: (d, d).
+        bias: (d,).
+        constraint: of the dense layer.
+
+    Returns:
+        (batch, d).
+    """
+    first = apply(ops.Slice(1, 0, 1), h)
+    x = apply(ops.Reshape((h.shape[0], h.shape[2])), first)
+    with h.tape.scope("pooler"):
+        x = linear(x, weight, bias, constraint=constraint)
+    return apply(ops.Tanh(), x)
+
+
+def mean_pooled(h: Tensor, mask: Mask) -> Tensor:
+    """The mean of the tokens that are no padding.
+
+    Args:
+        h: encoder output (batch, seq, d).
+        mask: (batch, seq), True at real tokens, at least one in each sequence.
+
+    Returns:
+        (batch, d): the mean, times √seq under unit scaling, as is right for independent tokens.
+
+    Raises:
+        ShapeError: the mask does not fit, or a sequence has no token.
+    """
+    if mask.shape != h.shape[:2] or not mask.any(-1).all():
+        raise ShapeError(f"mean_pooled: mask {mask.shape} of {h}, expected (batch, seq) with a True in each row")
+    share = mask * (mask.shape[1] / mask.sum(-1, keepdims=True))
+    weights = np.broadcast_to(share[:, :, None], h.shape).astype(h.value.dtype)
+    return apply(ops.Mean((1,)), apply(ops.Multiply(), h, weights))
+
+
+def next_sentence_head(
+    h: Tensor,
+    *,
+    pooler: tuple[Tensor, Tensor],
+    classifier: tuple[Tensor, Tensor],
+    constraints: tuple[Constraint, Constraint] = (none, none),
+) -> Tensor:
     """Next-sentence head on the first token: dense, tanh, readout (Devlin et al. 2018).
 
-    Nothing is constrained, as in ``masked_lm_head``.
+    Nothing needs a constraint, as in ``masked_lm_head``.
 
     Args:
         h: encoder output (batch, seq, d).
         pooler: weight (d, d) and bias (d,).
         classifier: weight (d, 2) and bias (2,).
+        constraints: of the dense layer and of the readout.
 
     Returns:
         Logits (batch, 2).  Class 1: the second part follows the first.
     """
-    first = apply(ops.Slice(1, 0, 1), h)
-    x = apply(ops.Reshape((h.shape[0], h.shape[2])), first)
-    with h.tape.scope("pooler"):
-        x = linear(x, *pooler, constraint=none)
-    return readout(apply(ops.Tanh(), x), *classifier)
+    return readout(first_pooled(h, *pooler, constraint=constraints[0]), *classifier, constraint=constraints[1])
+
+
+def span_head(h: Tensor, weight: Tensor, bias: Tensor, *, constraint: Constraint = none) -> list[Tensor]:
+    """Logits of where an answer starts and ends, from each token's vector (Devlin et al. 2018, SQuAD).
+
+    Args:
+        h: encoder output (batch, seq, d).
+        weight: (d, 2).
+        bias: (2,).
+        constraint: of the readout.
+
+    Returns:
+        Start and end, (batch, seq) each; also of padding, as in the original.
+    """
+    logits = readout(h, weight, bias, constraint=constraint)
+    return [apply(ops.Reshape(h.shape[:2]), part) for part in split(logits, 2)]
 
 
 def dropout(x: Tensor, p: float, rng: np.random.Generator | None) -> Tensor:
@@ -257,6 +330,9 @@ def dropout(x: Tensor, p: float, rng: np.random.Generator | None) -> Tensor:
     if p == 0 or rng is None:
         return x
     return apply(ops.Dropout(p), x, rng.random(x.shape) >= p)
+
+
+_drop = dropout  # where an argument has the name
 
 
 def cross_entropy(logits: Tensor, targets: Tensor | ArrayLike, ignore_index: int | None = None) -> Tensor:

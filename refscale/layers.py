@@ -9,16 +9,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale import functional as F  # noqa: N812
-from refscale import ops
-from refscale.engine import Tape, Tensor, apply
+from refscale.engine import Op, Tape, Tensor, apply
 from refscale.errors import ShapeError
-from refscale.scales import Constraint, NormPlacement, ResidualRule, Role, Scheme, ScoresRule, Shape, geometric, none
+from refscale.ops import ValuesRule
+from refscale.scales import (
+    Constraint,
+    NormPlacement,
+    ResidualRule,
+    Role,
+    Scheme,
+    ScoresRule,
+    Shape,
+    constraint_at,
+    geometric,
+    none,
+    residual_at,
+)
 
 Parameters = Mapping[str, NDArray[Any]]
 Tensors = Mapping[str, Tensor]
@@ -98,8 +110,9 @@ def linear_specs(name: str, fan_in: int, fan_out: int, depth: int = 1, role: Rol
 
 def linear(p: Tensors, name: str, x: Tensor, constraint: Constraint = geometric) -> Tensor:
     """``functional.linear`` with the parameters ``name.weight`` and ``name.bias``."""
+    tied = constraint_at(x.tape.scheme, name, constraint)
     with x.tape.scope(name.rpartition(".")[2]):
-        return F.linear(x, p[f"{name}.weight"], p[f"{name}.bias"], constraint=constraint)
+        return F.linear(x, p[f"{name}.weight"], p[f"{name}.bias"], constraint=tied)
 
 
 def norm_specs(name: str, d: int, depth: int = 1) -> Specs:
@@ -108,7 +121,8 @@ def norm_specs(name: str, d: int, depth: int = 1) -> Specs:
 
 
 def norm(p: Tensors, name: str, x: Tensor, eps: float) -> Tensor:
-    """``functional.layer_norm`` with the parameters ``name.gain`` and ``name.bias``."""
+    """``functional.layer_norm`` with the parameters ``name.gain`` and ``name.bias``; eps in units of x."""
+    eps *= x.tape.scheme.trained.get(name, 1.0)
     return F.layer_norm(x, p[f"{name}.gain"], p[f"{name}.bias"], eps)
 
 
@@ -134,9 +148,10 @@ class Block:
         depth: residual additions in the stack.
         norm: "post": norm(x + f(x)), as the original transformer; "pre": x + f(norm(x)); "branch": x + norm(f(x)).
         tau: residual rule.
-        gelu: "erf" or "tanh".
+        activation: of the feed-forward layer.
         eps: of the norms.
-        dropout: probability, used where a generator is given.
+        dropout, attention_dropout: probabilities for a branch's output and for attention weights, used where a
+            generator is given.
         scores: damping of the attention scores, "1/sqrt(d)" or "1/d"; None: the scheme's.
         values: correlated or independent, see ``ops.AttentionMix``.
         constraint: ties factors inside residual branches; with ``none``, forks repay what differs (``graph.balance``).
@@ -146,15 +161,23 @@ class Block:
     depth: int
     norm: NormPlacement
     tau: ResidualRule
-    gelu: Literal["erf", "tanh"]
+    activation: Op
     eps: float
     dropout: float
+    attention_dropout: float
     scores: ScoresRule | None
-    values: ops.ValuesRule
+    values: ValuesRule
     constraint: Constraint
 
 
-def self_attention(p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block) -> Tensor:
+def self_attention(
+    p: Tensors,
+    name: str,
+    x: Tensor,
+    mask: F.Mask | None,
+    block: Block,
+    rng: np.random.Generator | None = None,
+) -> Tensor:
     """output(attention(query(x), key(x), value(x))): (batch, seq, d) → the same.
 
     Constrained, the three uses of x agree on c; unconstrained, each starts with a fork.
@@ -165,15 +188,25 @@ def self_attention(p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block:
         for part, use in zip(("query", "key", "value"), uses, strict=True)
     )
     mixed = F.attention(
-        q, k, v, heads=block.heads, mask=mask, scores=block.scores, values=block.values, constraint=block.constraint
+        q,
+        k,
+        v,
+        heads=block.heads,
+        mask=mask,
+        scores=block.scores,
+        values=block.values,
+        constraint=block.constraint,
+        scores_constraint=constraint_at(x.tape.scheme, f"{name}.scores", block.constraint),
+        dropout=block.attention_dropout,
+        rng=rng,
     )
     return linear(p, f"{name}.output", mixed, block.constraint)
 
 
 def feed_forward(p: Tensors, name: str, x: Tensor, block: Block) -> Tensor:
-    """down(gelu(up(x))): (…, d) → (…, hidden) → (…, d)."""
+    """down(activation(up(x))): (…, d) → (…, hidden) → (…, d)."""
     hidden = linear(p, f"{name}.up", x, block.constraint)
-    hidden = apply(ops.Gelu(block.gelu), hidden, constraint=block.constraint, constrained=(0,))
+    hidden = apply(block.activation, hidden, constraint=block.constraint, constrained=(0,))
     return linear(p, f"{name}.down", hidden, block.constraint)
 
 
@@ -206,9 +239,10 @@ def residual_block(
         return F.dropout(normalized(h) if placement == "branch" else h, block.dropout, rng)
 
     placement = x.tape.scheme.norm_placement(block.norm)
+    tau = residual_at(x.tape.scheme, name, block.tau)
     if placement == "post":
-        return normalized(F.residual(branch, x, block.tau, 1))
-    return F.residual(branch, x, block.tau, number, block.depth)
+        return normalized(F.residual(branch, x, tau, 1))
+    return F.residual(branch, x, tau, number, block.depth)
 
 
 def transformer_layer_specs(name: str, d: int, hidden: int, depth: int = 1) -> Specs:
@@ -239,9 +273,12 @@ def transformer_layer(
         (batch, seq, d).  Post-norm: unit variance; pre-norm: the stream, to be normalized at the end.
     """
 
+    attention, ffn = f"{name}.attention", f"{name}.ffn"
+
+    def attend(h: Tensor) -> Tensor:
+        return self_attention(p, attention, h, mask, block, rng)
+
     with x.tape.scope("attention"):
-        path = f"{name}.attention"
-        x = residual_block(p, path, lambda h: self_attention(p, path, h, mask, block), x, block, 2 * number + 1, rng)
+        x = residual_block(p, attention, attend, x, block, 2 * number + 1, rng)
     with x.tape.scope("ffn"):
-        path = f"{name}.ffn"
-        return residual_block(p, path, lambda h: feed_forward(p, path, h, block), x, block, 2 * number + 2, rng)
+        return residual_block(p, ffn, lambda h: feed_forward(p, ffn, h, block), x, block, 2 * number + 2, rng)

@@ -188,7 +188,9 @@ def claim_4_05_branches(place: Place) -> Figures:
             c = assert_gradient_factor(block, x, *weights, scheme=scheme, rng=rng)
             yield near(f"{what}, {name}: c of the stream", c["0"], 1.0, 1e-12)
         for norm in PLACEMENTS:
-            shared = layers.Block(2, 2, norm, fixed(0.3), "erf", 1e-12, 0.0, None, "correlated", CONSTRAINTS[name])
+            shared = layers.Block(
+                2, 2, norm, fixed(0.3), ops.Gelu(), 1e-12, 0.0, 0.0, None, "correlated", CONSTRAINTS[name]
+            )
             parameters = layers.initialize(layers.transformer_layer_specs("layer", width, 3 * width), unit, rng)
 
             def layer(x: Tensor, p: layers.Tensors, shared: layers.Block = shared) -> Tensor:

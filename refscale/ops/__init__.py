@@ -17,6 +17,7 @@ page                      ops
 ``apply(op, *tensors)`` runs one; ``refscale ops`` prints their factors.
 """
 
+from refscale.engine import Op
 from refscale.ops.activations import Exp, Gelu, LeakyRelu, Log, Relu, Sigmoid, Silu, Softplus, Sqrt, Tanh
 from refscale.ops.arithmetic import Add, Bias, Dropout, Fork, Multiply, Scaled, SiluGlu, Subtract, WeightedAdd
 from refscale.ops.contraction import AttentionMix, AttentionScores, Matmul, Readout, ValuesRule
@@ -27,7 +28,18 @@ from refscale.ops.norms import LayerNorm, RmsNorm
 from refscale.ops.reduction import Mean, Sum
 from refscale.ops.softmax import LogSoftmax, MaskedSoftmax, Softmax
 
+ACTIVATIONS: dict[str, Op] = {
+    "gelu": Gelu(),
+    "gelu-tanh": Gelu("tanh"),
+    "relu": Relu(),
+    "silu": Silu(),
+    "tanh": Tanh(),
+    "sigmoid": Sigmoid(),
+}
+"""What a model's configuration can name."""
+
 __all__ = [
+    "ACTIVATIONS",
     "Add",
     "AttentionMix",
     "AttentionScores",

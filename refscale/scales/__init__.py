@@ -5,7 +5,8 @@ shapes and attributes, never on data (paper, definition of a scaled op).  An op 
 variance; a *constraint* ties those that must be equal for the gradient to stay right; a *scheme* decides whether they
 are used.
 
-In reading order: ``factors``, ``moments`` (where the factors of activations come from), ``residuals``, ``schemes``.
+In reading order: ``factors``, ``moments`` (where the factors of activations come from), ``residuals``, ``schemes``,
+``trained`` (a model whose weights were not drawn at random).
 """
 
 from refscale.scales.factors import (
@@ -58,6 +59,11 @@ from refscale.scales.schemes import (
     u_mup,
     unit,
 )
+from refscale.scales.trained import (
+    constraint_at,
+    exactly,
+    residual_at,
+)
 
 __all__ = [
     "CONSTRAINTS",
@@ -82,8 +88,10 @@ __all__ = [
     "Unit",
     "arithmetic",
     "constrain",
+    "constraint_at",
     "default",
     "equal_parts",
+    "exactly",
     "fixed",
     "gaussian_mean",
     "gaussian_moments",
@@ -95,6 +103,7 @@ __all__ = [
     "none",
     "ratio",
     "regular",
+    "residual_at",
     "running_mean",
     "to_grad_input_scale",
     "to_left_grad_scale",

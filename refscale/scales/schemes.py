@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
+from types import MappingProxyType
 from typing import ClassVar, Literal, Protocol
 
 from refscale.errors import ArgumentError
@@ -71,6 +72,10 @@ class Scheme(Protocol):
     def readout(self) -> ReadoutRule:
         """How output layers are scaled."""
 
+    @property
+    def trained(self) -> Mapping[str, float]:
+        """Constants of a trained model, by place, see ``scales.trained``; none where weights start at random."""
+
     def scales(self, call: Call) -> Scales:
         """Factors of one call."""
 
@@ -94,6 +99,7 @@ class Regular:
     name: str = "regular"
     attention_scores: ClassVar[ScoresRule] = "1/sqrt(d)"
     readout: ClassVar[ReadoutRule] = "1/sqrt(m)"
+    trained: ClassVar[Mapping[str, float]] = MappingProxyType({})
 
     def scales(self, call: Call) -> Scales:
         """Factors of one call: all 1."""
@@ -132,12 +138,14 @@ class Unit:
 
     Attributes:
         statistic: "std" (the paper: mean removed) or "rms", for ops whose output has a mean (relu, gelu, sigmoid, …).
+        trained: constants of a trained model, by place, see ``scales.trained``; empty where weights start at random.
     """
 
     name: str = "unit"
     statistic: Statistic = "std"
     attention_scores: ClassVar[ScoresRule] = "1/sqrt(d)"
     readout: ClassVar[ReadoutRule] = "1/sqrt(m)"
+    trained: Mapping[str, float] = field(default_factory=dict, kw_only=True, repr=False, hash=False)
 
     def scales(self, call: Call) -> Scales:
         """Factors of one call, constrained."""

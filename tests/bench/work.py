@@ -123,7 +123,7 @@ def loss(p: Tensors, batch: Data, config: bert.BertConfig) -> Tensor:
             x = transformer_layer(p, f"encoder.{i}", x, None, config.block, i, None)
     with tape.scope("mlm"):
         x = F.linear(x, p["mlm.transform.weight"], p["mlm.transform.bias"], constraint=none)
-        x = norm(p, "mlm.norm", apply(ops.Gelu(config.gelu), x), config.eps)
+        x = norm(p, "mlm.norm", apply(ops.ACTIVATIONS[config.activation], x), config.eps)
         mean = F.cross_entropy(F.readout(x, decoder, p["mlm.decoder.bias"]), batch.labels)
     balance(mean)
     return mean

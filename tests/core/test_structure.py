@@ -28,6 +28,7 @@ ORDER = [
     "layers",
     "data",
     "models",
+    "squad",
     "progress",
     "optim",
     "analysis",
@@ -47,6 +48,8 @@ OPTIONAL = {
     "jax": "golden",
     "gfloat": "golden",
     "unit_scaling": "golden",
+    "safetensors": "models",
+    "tokenizers": "models",
 }
 
 
@@ -124,7 +127,7 @@ def test_the_check_rejects_a_wrong_import(source):
 def test_core_imports_without_optional_packages():
     code = (
         "import sys; sys.modules.update(dict.fromkeys("
-        "['hypothesis', 'pytest', 'matplotlib', 'torch', 'mpmath', 'jax', 'gfloat']));"
+        "['hypothesis', 'pytest', 'matplotlib', 'torch', 'mpmath', 'jax', 'gfloat', 'safetensors', 'tokenizers']));"
         "import refscale.cli.claims, refscale.cli.conformance, refscale.testing, refscale.models.bert"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

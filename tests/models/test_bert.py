@@ -80,7 +80,7 @@ def test_the_paper_s_configurations():
 def test_what_all_configurations_share():
     """As published: gelu by erf, norms' eps, dropout, initial σ; post-norm, tied; and the paper's constraint."""
     for c in bert.CONFIGS.values():
-        assert (c.gelu, c.eps, c.dropout, c.std, c.positions) == ("erf", 1e-12, 0.1, 0.02, 512)
+        assert (c.activation, c.eps, c.dropout, c.std, c.positions) == ("gelu", 1e-12, 0.1, 0.02, 512)
         assert (c.norm, c.tied, c.scores, c.values, c.constraint) == (
             "post",
             True,
@@ -222,14 +222,14 @@ def test_a_branch_that_starts_with_another_factor_is_put_right(monkeypatch, beta
 
 
 def test_branches_without_constraints_or_balance_are_caught(monkeypatch):
-    monkeypatch.setattr(bert, "balance", lambda output: None)
+    monkeypatch.setattr(bert.model, "balance", lambda output: None)
     config = bert.get_config("bert-tiny", vocabulary=WORDS, constraint=none)
     with pytest.raises(FactorError, match="consumers of encoder"):
         certify(config, text_batch(WORDS))
 
 
 def test_forks_that_nobody_balanced_are_caught(monkeypatch):
-    monkeypatch.setattr(bert, "balance", lambda output: None)
+    monkeypatch.setattr(bert.model, "balance", lambda output: None)
     with pytest.raises(FactorError, match=r"consumers of encoder\.1\.ffn\.layer_norm"):
         certify(bert.get_config("bert-tiny", vocabulary=WORDS), text_batch(WORDS))
 
@@ -413,13 +413,13 @@ def test_evaluation_is_deterministic():
 
 @POST
 def test_dropout(norm):
-    """Three places per layer pair: after the embeddings and on each branch; certified, and the generator decides."""
+    """After the embeddings, on attention weights and on each branch; certified, and the generator decides."""
     config, batch = bert.get_config("bert-tiny", vocabulary=WORDS, norm=norm), text_batch(WORDS)
     losses = [run(config, batch, rng=np.random.default_rng(seed))[0].total for seed in (1, 1, 2)]
     nodes = losses[0].tape.nodes
     assert [node.output.name for node in nodes if isinstance(node.op, ops.Dropout)] == [
         "embeddings.dropout",
-        *(f"encoder.{i}.{branch}.dropout" for i in (0, 1) for branch in ("attention", "ffn")),
+        *(f"encoder.{i}.{place}.dropout" for i in (0, 1) for place in ("attention.weights", "attention", "ffn")),
     ]
     assert losses[0].value == losses[1].value != losses[2].value
     gradient_factors(losses[0])

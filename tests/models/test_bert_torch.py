@@ -94,10 +94,10 @@ def test_bert_is_torch_s(norm, tied, dtype, bound, std):
     assert_match(ours(config, parameters, batch, dtype), theirs(config, parameters, batch, dtype), bound)
 
 
-@pytest.mark.parametrize("gelu", ["erf", "tanh"])
-def test_the_other_exponent_and_the_other_gelu(gelu):
+@pytest.mark.parametrize("activation", ["gelu", "gelu-tanh"])
+def test_the_other_exponent_and_the_other_gelu(activation):
     """q·kᵀ/d, which torch.nn has no module for, out of linear layers."""
-    config = bert.get_config("bert-tiny", vocabulary=WORDS, scores="1/d", gelu=gelu, norm="pre")
+    config = bert.get_config("bert-tiny", vocabulary=WORDS, scores="1/d", activation=activation, norm="pre")
     parameters = parameters_of(config, 0.1)
     batch = text_batch(WORDS)
     for dtype, bound in ((np.float32, 1e-5), (np.float64, 1e-10)):
@@ -129,7 +129,7 @@ def test_without_the_damping_of_the_scores_it_is_another_model(reference, monkey
 
 
 @pytest.mark.parametrize(
-    "change", [{"gelu": "tanh"}, {"eps": 1e-4}, {"scores": "1/d"}, {"heads": 4}], ids=lambda c: next(iter(c))
+    "change", [{"activation": "gelu-tanh"}, {"eps": 1e-4}, {"scores": "1/d"}, {"heads": 4}], ids=lambda c: next(iter(c))
 )
 def test_another_configuration_is_another_model(reference, change):
     _, parameters, batch, expected = reference

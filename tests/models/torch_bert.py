@@ -50,7 +50,7 @@ class Layer(nn.Module):
             nn.MultiheadAttention(d, config.heads, batch_first=True) if whole else ExplicitAttention(config)
         )
         self.attention_norm, self.ffn_norm = (nn.LayerNorm(d, config.eps) for _ in range(2))
-        gelu = nn.GELU(approximate="none" if config.gelu == "erf" else "tanh")
+        gelu = nn.GELU(approximate="none" if config.activation == "gelu" else "tanh")
         self.ffn = nn.Sequential(nn.Linear(d, config.hidden), gelu, nn.Linear(config.hidden, d))
 
     def attend(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ class TorchBert(nn.Module):
         self.decoder, self.classifier = nn.Linear(d, config.vocabulary), nn.Linear(d, 2)
         if config.tied:
             self.decoder.weight = self.word.weight
-        self.gelu = nn.GELU(approximate="none" if config.gelu == "erf" else "tanh")
+        self.gelu = nn.GELU(approximate="none" if config.activation == "gelu" else "tanh")
         self.to(dtype)
         slots = self.slots()
         assert slots.keys() == parameters.keys()

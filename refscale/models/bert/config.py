@@ -1,0 +1,118 @@
+"""What a BERT is: sizes and rules, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from refscale import ops
+from refscale.errors import ArgumentError
+from refscale.layers import Block
+from refscale.scales import Constraint, NormPlacement, PlainAdd, ResidualRule, ScoresRule, default, fixed, geometric
+
+Output = Literal["mlm", "nsp", "pooler", "span"]
+OUTPUTS: tuple[Output, ...] = get_args(Output)
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """Shape and rules of a BERT.  Sizes are the published ones; the rules default to the paper's.
+
+    Attributes:
+        layers, width, heads, hidden: of the encoder; ``hidden`` is the feed-forward width.
+        vocabulary: rows of the word embedding.
+        positions: longest sequence.
+        segments: rows of the segment embedding.
+        outputs: what stands on the encoder: "mlm" (masked-LM head), "nsp" (next-sentence head, with its pooler),
+            "pooler" (that pooler alone), "span" (logits of where an answer starts and ends).
+        norm: of the residual blocks, see ``layers.Block``: "post" as the original; "pre" and "branch" have another at
+            the end of the encoder.  A scheme that moves the norms of the blocks neither adds nor removes that one.
+        tied: the decoder uses the word embedding (the original) or a weight of its own.
+        tau: residual rule.  Regular BERT computes x + f(x) with branches that add about a tenth of the stream's
+            variance (bert-base at initialization: 0.02 to 0.14, ``refscale report bert-base --all``).  None: that, with
+            ``fixed(0.1)`` as its stand-in under unit scaling if post-norm, the running mean if pre-norm.
+        activation: of the feed-forward layers and the masked-LM head, a name of ``ops.ACTIVATIONS``.
+        eps: of the norms.
+        dropout, attention_dropout: probabilities: for embeddings and branches; for attention weights.
+        scores: damping of the attention scores, "1/sqrt(d)" or "1/d"; None: the scheme's.
+        values: correlated or independent, see ``ops.AttentionMix``.
+        constraint: ties factors inside residual branches: ``geometric`` is the paper's; with ``none`` every op keeps
+            its own factors, and forks repay the difference where branches and uses start.
+        std: of initial weights under the regular scheme.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    hidden: int
+    vocabulary: int = 30400
+    positions: int = 512
+    segments: int = 2
+    outputs: tuple[Output, ...] = ("mlm", "nsp")
+    norm: NormPlacement = "post"
+    tied: bool = True
+    tau: ResidualRule | None = None
+    activation: str = "gelu"
+    eps: float = 1e-12
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    scores: ScoresRule | None = None
+    values: ops.ValuesRule = "correlated"
+    constraint: Constraint = geometric
+    std: float = 0.02
+
+    def __post_init__(self) -> None:
+        sizes = (self.layers, self.width, self.heads, self.hidden, self.vocabulary, self.positions, self.segments)
+        if min(sizes) < 1:
+            raise ArgumentError(f"{self}: sizes must be at least 1")
+        if self.width % self.heads:
+            raise ArgumentError(f"{self}: width {self.width} is no multiple of heads {self.heads}")
+        if self.activation not in ops.ACTIVATIONS:
+            raise ArgumentError(
+                f"BertConfig(activation={self.activation!r}): expected one of {', '.join(ops.ACTIVATIONS)}"
+            )
+        wrong = [name for name in self.outputs if name not in OUTPUTS]
+        if wrong or len(set(self.outputs)) < len(self.outputs):
+            raise ArgumentError(f"BertConfig(outputs={self.outputs}): expected different ones of {', '.join(OUTPUTS)}")
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ArgumentError(f"BertConfig({name}={getattr(self, name)}): expected 0 ≤ {name} < 1")
+
+    @property
+    def pools(self) -> bool:
+        """Whether there is a pooler."""
+        return "nsp" in self.outputs or "pooler" in self.outputs
+
+    @property
+    def block(self) -> Block:
+        """What all layers share."""
+        plain = PlainAdd(fixed(0.1)) if self.norm == "post" else default
+        return Block(
+            self.heads,
+            2 * self.layers,
+            self.norm,
+            self.tau or plain,
+            ops.ACTIVATIONS[self.activation],
+            self.eps,
+            self.dropout,
+            self.attention_dropout,
+            self.scores,
+            self.values,
+            self.constraint,
+        )
+
+
+CONFIGS: dict[str, BertConfig] = {
+    "bert-tiny": BertConfig(layers=2, width=128, heads=2, hidden=512, vocabulary=4096),
+    "bert-mini": BertConfig(layers=4, width=256, heads=4, hidden=1024, vocabulary=4096),
+    "bert-base": BertConfig(layers=12, width=768, heads=12, hidden=3072),
+    "bert-large": BertConfig(layers=24, width=1024, heads=16, hidden=4096),
+}
+"""Sources: paper, BERT experiments (base, large, vocabulary 30400); Turc et al. 2019, arXiv 1908.08962 (tiny, mini)."""
+
+
+def get_config(name: str, **changes: Any) -> BertConfig:
+    """A named configuration, with fields replaced: ``get_config("bert-tiny", norm="pre")``."""
+    if name not in CONFIGS:
+        raise ArgumentError(f"get_config({name!r}): expected one of {', '.join(CONFIGS)}")
+    return replace(CONFIGS[name], **changes)

@@ -1,0 +1,271 @@
+"""BERT (Devlin et al. 2018), its encoder and its heads, regular or unit-scaled by the tape's scheme.
+
+Where unit scaling shows: residual additions are weighted (``functional.residual``), embeddings are summed by a weighted
+add, and a tensor used by parts whose gradients carry different factors is forked: the encoder's output by the two
+heads, and the word embedding by input and decoder if they are tied.  ``graph.balance`` settles the forks at the end, so
+that every gradient computed is one constant times the true one; ``graph.gradient_factors`` certifies it.
+
+Under the regular scheme all of these are the plain operations of the original.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale import functional as F  # noqa: N812
+from refscale import ops
+from refscale.data import IGNORE, Batch, SpanBatch
+from refscale.engine import Tape, Tensor, apply
+from refscale.errors import ArgumentError, ShapeError
+from refscale.graph import balance
+from refscale.layers import (
+    Parameters,
+    Spec,
+    Specs,
+    Tensors,
+    initialize,
+    linear_specs,
+    norm,
+    norm_specs,
+    on_tape,
+    transformer_layer,
+    transformer_layer_specs,
+)
+from refscale.models.bert.config import BertConfig
+from refscale.scales import Constraint, Scheme, constraint_at, none
+
+
+def specs(config: BertConfig) -> Specs:
+    """Every parameter, in order."""
+    d = config.width
+    found: Specs = {
+        "embeddings.word": Spec("embedding", (config.vocabulary, d)),
+        "embeddings.position": Spec("embedding", (config.positions, d)),
+        "embeddings.segment": Spec("embedding", (config.segments, d)),
+        **norm_specs("embeddings.norm", d),
+    }
+    for i in range(config.layers):
+        found |= transformer_layer_specs(f"encoder.{i}", d, config.hidden, 2 * config.layers)
+    if config.norm != "post":
+        found |= norm_specs("encoder.norm", d)
+    if "mlm" in config.outputs:
+        found |= linear_specs("mlm.transform", d, d) | norm_specs("mlm.norm", d)
+        if not config.tied:
+            found["mlm.decoder.weight"] = Spec("readout", (d, config.vocabulary))
+        found["mlm.decoder.bias"] = Spec("bias", (config.vocabulary,))
+    if config.pools:
+        found |= linear_specs("nsp.pooler", d, d)
+    if "nsp" in config.outputs:
+        found |= linear_specs("nsp.classifier", d, 2, role="readout")
+    return found | linear_specs("span", d, 2, role="readout") if "span" in config.outputs else found
+
+
+def initial_parameters(config: BertConfig, scheme: Scheme, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+    """Initial parameters by name; see ``layers.initialize``."""
+    return initialize(specs(config), scheme, rng, config.std)
+
+
+def parameters_on(tape: Tape, parameters: Parameters, config: BertConfig) -> dict[str, Tensor]:
+    """Parameters as leaves of a tape; see ``layers.on_tape``."""
+    return on_tape(tape, parameters, specs(config))
+
+
+def encode(
+    p: Tensors,
+    config: BertConfig,
+    ids: NDArray[Any],
+    mask: NDArray[np.bool_] | None = None,
+    segments: NDArray[Any] | None = None,
+    rng: np.random.Generator | None = None,
+    *,
+    word: Tensor | None = None,
+) -> Tensor:
+    """Encoder: token ids to contextual vectors.
+
+    Args:
+        p: parameters as tensors, from ``parameters_on``.
+        config: the model.
+        ids: (batch, seq) integers below ``config.vocabulary``.
+        mask: (batch, seq), True at real tokens, False at padding; None if all are real.
+        segments: (batch, seq) integers below ``config.segments``; None: all 0.
+        rng: for dropout; None in evaluation.
+        word: one fork of the word embedding, if it has another use.
+
+    Returns:
+        (batch, seq, width), of unit variance under unit scaling.  Who goes on from here and wants gradients calls
+        ``graph.balance`` on what is differentiated, in case a constraint of ``none`` left forks to settle.
+
+    Raises:
+        ShapeError: ids, mask and segments do not fit each other, or are longer than ``config.positions``.
+    """
+    ids = np.asarray(ids)
+    segments = np.zeros_like(ids) if segments is None else segments
+    if ids.ndim != 2 or segments.shape != ids.shape or (mask is not None and mask.shape != ids.shape):
+        shapes = (ids.shape, None if mask is None else mask.shape, segments.shape)
+        raise ShapeError(f"bert: ids, mask, segments of shapes {shapes}, expected three times (batch, seq)")
+    seq = ids.shape[1]
+    if seq > config.positions:
+        raise ShapeError(f"bert: sequence length {seq}, expected at most {config.positions}")
+    word = p["embeddings.word"] if word is None else word
+    tape = word.tape
+    places = ("embeddings.word", "embeddings.position", "embeddings.segment")
+    with tape.scope("embeddings"):
+        x = F.embedding_sum(
+            (word, ids),
+            (p["embeddings.position"], np.arange(seq)),
+            (p["embeddings.segment"], segments),
+            weights=tuple(tape.scheme.trained.get(place, 1.0) for place in places),
+        )
+        x = norm(p, "embeddings.norm", x, config.eps)
+        x = F.dropout(x, config.dropout, rng)
+    for i in range(config.layers):
+        with tape.scope(f"encoder.{i}"):
+            x = transformer_layer(p, f"encoder.{i}", x, mask, config.block, i, rng)
+    if config.norm == "post":
+        return x
+    with tape.scope("encoder"):
+        return norm(p, "encoder.norm", x, config.eps)
+
+
+def pooled(p: Tensors, encoded: Tensor) -> Tensor:
+    """tanh(dense(the first token)): (batch, seq, width) → (batch, width), by a pooler that was trained.
+
+    ``functional.mean_pooled`` is the other usual way to make one vector of a sequence.
+    """
+    weight, bias = p["nsp.pooler.weight"], p["nsp.pooler.bias"]
+    return F.first_pooled(encoded, weight, bias, constraint=constraint_at(weight.tape.scheme, "nsp.pooler", none))
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a pre-training step computes, on one tape.
+
+    Attributes:
+        total, masked_lm, next_sentence: scalars.
+        encoded: the encoder's output (batch, seq, width).
+        masked_lm_logits, next_sentence_logits: (batch, p, words) and (batch, 2).
+
+    A model without a next-sentence head has None for the two.
+    """
+
+    total: Tensor
+    masked_lm: Tensor
+    next_sentence: Tensor | None
+    encoded: Tensor
+    masked_lm_logits: Tensor
+    next_sentence_logits: Tensor | None
+
+
+def pretraining_loss(p: Tensors, batch: Batch, config: BertConfig, rng: np.random.Generator | None = None) -> Losses:
+    """Masked-LM plus next-sentence loss, with every factor settled; ready for ``backward(losses.total)``.
+
+    Args:
+        p: parameters as tensors, from ``parameters_on``.
+        batch: real text.
+        config: the model, with a masked-LM head; without the other one, masked LM is all there is.
+        rng: for dropout; None in evaluation.
+
+    Returns:
+        The losses.
+
+    Raises:
+        ArgumentError: the model has no masked-LM head.
+        ShapeError: the batch does not fit the configuration.
+    """
+    if "mlm" not in config.outputs:
+        raise ArgumentError(f"pretraining_loss(outputs={config.outputs}): expected a model with the output 'mlm'")
+    word = p["embeddings.word"]
+    tape = word.tape
+    if config.tied:
+        with tape.scope("embeddings.word"):
+            word, decoder = F.fork(word, 2)
+            decoder = apply(ops.Transpose((1, 0)), decoder)
+    else:
+        decoder = p["mlm.decoder.weight"]
+    encoded = encode(p, config, batch.ids, batch.mask, batch.segments, rng, word=word)
+    to_mlm = to_nsp = encoded
+    if "nsp" in config.outputs:
+        with tape.scope("encoder"):
+            to_mlm, to_nsp = F.fork(encoded, 2)
+
+    def tied(*places: str) -> tuple[Constraint, Constraint]:
+        first, second = (constraint_at(tape.scheme, place, none) for place in places)
+        return first, second
+
+    with tape.scope("mlm"):
+        words = F.masked_lm_head(
+            to_mlm,
+            batch.positions,
+            transform=(p["mlm.transform.weight"], p["mlm.transform.bias"]),
+            norm=(p["mlm.norm.gain"], p["mlm.norm.bias"]),
+            decoder=(decoder, p["mlm.decoder.bias"]),
+            activation=ops.ACTIVATIONS[config.activation],
+            eps=config.eps * tape.scheme.trained.get("mlm.norm", 1.0),
+            constraints=tied("mlm.transform", "mlm.decoder"),
+        )
+        masked_lm = F.cross_entropy(words, batch.labels, IGNORE)
+    if "nsp" not in config.outputs:
+        balance(masked_lm)
+        return Losses(masked_lm, masked_lm, None, encoded, words, None)
+    with tape.scope("nsp"):
+        follows = F.next_sentence_head(
+            to_nsp,
+            pooler=(p["nsp.pooler.weight"], p["nsp.pooler.bias"]),
+            classifier=(p["nsp.classifier.weight"], p["nsp.classifier.bias"]),
+            constraints=tied("nsp.pooler", "nsp.classifier"),
+        )
+        next_sentence = F.cross_entropy(follows, batch.is_next)
+    total = F.total_loss(masked_lm, next_sentence)
+    balance(total)
+    return Losses(total, masked_lm, next_sentence, encoded, words, follows)
+
+
+@dataclass(frozen=True)
+class SpanLosses:
+    """What a step of span extraction computes, on one tape.
+
+    Attributes:
+        total, start, end: scalars; the first is the sum of the others.
+        encoded: the encoder's output (batch, seq, width).
+        start_logits, end_logits: (batch, seq).
+    """
+
+    total: Tensor
+    start: Tensor
+    end: Tensor
+    encoded: Tensor
+    start_logits: Tensor
+    end_logits: Tensor
+
+
+def span_loss(p: Tensors, batch: SpanBatch, config: BertConfig, rng: np.random.Generator | None = None) -> SpanLosses:
+    """Cross-entropy of where the answer starts plus that of where it ends, with every factor settled.
+
+    Args:
+        p: parameters as tensors, from ``parameters_on``.
+        batch: questions, contexts, answers.
+        config: the model, with the output "span".
+        rng: for dropout; None in evaluation.
+
+    Returns:
+        The losses; the mean of the two that the original takes would be half of their sum.
+
+    Raises:
+        ArgumentError: the model has no span head.
+        ShapeError: the batch does not fit the configuration.
+    """
+    if "span" not in config.outputs:
+        raise ArgumentError(f"span_loss(outputs={config.outputs}): expected a model with the output 'span'")
+    encoded = encode(p, config, batch.ids, batch.mask, batch.segments, rng)
+    tape = encoded.tape
+    with tape.scope("span"):
+        constraint = constraint_at(tape.scheme, "span", none)
+        logits = F.span_head(encoded, p["span.weight"], p["span.bias"], constraint=constraint)
+        start, end = (F.cross_entropy(x, places) for x, places in zip(logits, (batch.starts, batch.ends), strict=True))
+    total = F.total_loss(start, end)
+    balance(total)
+    return SpanLosses(total, start, end, encoded, *logits)
