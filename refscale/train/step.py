@@ -77,7 +77,7 @@ def training_step(run: Run, state: TrainState, batch: Batch, *, trace: bool = Fa
     return after, StepResult(
         result.loss,
         float(result.losses.masked_lm.value),
-        float(result.losses.next_sentence.value),
+        float(result.losses.parts["next_sentence"].value),
         rate.peak * rate.multiplier,
         run.scaling.loss_scale(state.scaling),
         outcome,
@@ -180,6 +180,8 @@ def evaluate(run: Run, state: TrainState, batches: Sequence[Batch] | None = None
             losses = bert.pretraining_loss(bert.parameters_on(tape, state.parameters, run.model), batch, run.model)
         counted = batch.labels != IGNORE
         right = (losses.masked_lm_logits.value.argmax(-1) == batch.labels)[counted]
+        assert losses.next_sentence is not None  # the models that are trained have both heads
+        assert losses.next_sentence_logits is not None
         right_next = losses.next_sentence_logits.value.argmax(-1) == batch.is_next
         n, s = right.size, right_next.size
         totals += (

@@ -159,6 +159,12 @@ class Losses:
     masked_lm_logits: Tensor
     next_sentence_logits: Tensor | None
 
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """What the total is the sum of."""
+        second = {"next_sentence": self.next_sentence} if self.next_sentence else {}
+        return {"masked_lm": self.masked_lm, **second}
+
 
 def pretraining_loss(p: Tensors, batch: Batch, config: BertConfig, rng: np.random.Generator | None = None) -> Losses:
     """Masked-LM plus next-sentence loss, with every factor settled; ready for ``backward(losses.total)``.
