@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +75,43 @@ def load_pretrained(directory: str | Path, *, ignore: Sequence[str] = ()) -> Pre
             found = [p.name for p in sorted(directory.glob(instead))] if directory.is_dir() else []
             but = f"; {', '.join(found)} is not read, for it can hold code: save it as safetensors" if found else ""
             raise CheckpointError(f"{call}: no file {name}, expected config.json and model.safetensors{but}")
-    published = _published(_read_tensors(directory / "model.safetensors"))
-    config = config_from(_read_json(directory / "config.json"), _outputs(published), call, ignore)
-    parameters = _parameters(published, config, call)
+    content = _read_json(directory / "config.json")
+    model = from_published(content, _read_tensors(directory / "model.safetensors"), call, ignore=ignore)
     tokenizer = SubWords.load(directory)
-    if tokenizer and len(tokenizer) > config.vocabulary:
-        raise DataError(f"{call}: the tokenizer has {len(tokenizer)} tokens, the embedding {config.vocabulary} rows")
+    if tokenizer and len(tokenizer) > model.config.vocabulary:
+        raise DataError(
+            f"{call}: the tokenizer has {len(tokenizer)} tokens, the embedding {model.config.vocabulary} rows"
+        )
     digest = hashlib.sha256()
     for name in _FILES:
         with (directory / name).open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return Pretrained(config, parameters, tokenizer, digest.hexdigest())
+    return replace(model, tokenizer=tokenizer, digest=digest.hexdigest())
+
+
+def from_published(
+    content: Mapping[str, Any],
+    tensors: Mapping[str, NDArray[Any]],
+    call: str,
+    *,
+    ignore: Sequence[str] = (),
+    dtype: type[np.floating[Any]] = np.float32,
+) -> Pretrained:
+    """A model without tokenizer from the content of a ``config.json`` and tensors under their published names.
+
+    Args:
+        content: sizes and rules.
+        tensors: with or without the prefix "bert.".
+        call: named in errors.
+        ignore: see ``load_pretrained``.
+        dtype: of the parameters.
+
+    Raises:
+        DataError, CheckpointError: see ``load_pretrained``.
+    """
+    published = _published(tensors)
+    config = config_from(content, _outputs(published), call, ignore)
+    return Pretrained(config, _parameters(published, config, call, dtype), None, "")
 
 
 def save_pretrained(
@@ -319,7 +345,7 @@ def _read_tensors(path: Path) -> Arrays:
     return {name: x.astype(np.float32) if x.dtype.itemsize == 2 else x for name, x in found.items()}
 
 
-def _published(found: Arrays) -> Arrays:
+def _published(found: Mapping[str, NDArray[Any]]) -> Arrays:
     """Tensors without what older files and other heads call otherwise, and without buffers."""
     renamed: Arrays = {}
     for name, x in found.items():
@@ -339,7 +365,7 @@ def _outputs(published: Arrays) -> tuple[Output, ...]:
     return (*found, "span") if any(name.startswith("qa_outputs.") for name in published) else tuple(found)
 
 
-def _parameters(published: Arrays, config: BertConfig, call: str) -> Arrays:
+def _parameters(published: Arrays, config: BertConfig, call: str, dtype: type[np.floating[Any]]) -> Arrays:
     expected = specs(config)
     names = {_their_name(name): name for name in expected}
     for copy, original in _COPIES.items():
@@ -359,7 +385,7 @@ def _parameters(published: Arrays, config: BertConfig, call: str) -> Arrays:
     if wrong:
         raise CheckpointError(f"{call}: {wrong[0]} is {published[wrong[0]].dtype}, expected floating-point numbers")
     return {
-        ours: np.ascontiguousarray(_turned(published[theirs], expected[ours].role, ours), np.float32)
+        ours: np.ascontiguousarray(_turned(published[theirs], expected[ours].role, ours), dtype)
         for theirs, ours in names.items()
     }
 
