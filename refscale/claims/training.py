@@ -29,7 +29,7 @@ def loss_of(scheme: str, precision: str, scaling: str, seed: int) -> float:
             summary = train(config, out, report=lambda line: None)
         except DivergedError:
             return math.inf
-    return summary.validation.masked_lm if summary.validation else math.inf
+    return summary.validation["masked_lm"] if summary.validation else math.inf
 
 
 @claim("paper, section 1, claim 1; tutorials/07-training-in-fp8.md", slow=True)

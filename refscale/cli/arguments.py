@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refscale import __version__
+
+if TYPE_CHECKING:
+    from refscale.train import TrainConfig
 
 DEFAULT_MODEL = "bert-tiny"
 """Of ``report``."""
@@ -21,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     _add_report(commands.add_parser("report", help="every tensor of one BERT training step: scale, exponents, losses"))
     _add_train(commands.add_parser("train", help="train a BERT on real text, in any scheme, precision, technique"))
+    _add_finetune(commands.add_parser("finetune", help="go on from a trained BERT: extract answers, as in SQuAD 1.1"))
     _add_compare(commands.add_parser("compare", help="train with every precision and technique; print the tables"))
     scales = commands.add_parser("scales", help="how the scales of tensors moved in runs of train")
     scales.add_argument("runs", nargs="+", metavar="DIR", help="directories of runs with --scales-every")
@@ -49,16 +53,17 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
     parser.description = (
         "Run one pre-training step of a BERT at initialization, on real text, and report the scale of every weight, "
-        "activation and gradient, and what FP16 and FP8 would lose of it."
+        "activation and gradient, and what FP16 and FP8 would lose of it. With --pretrained: what they do to the "
+        "output and gradients of a trained one, and which op's casts cost what."
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help=f"{', '.join(CONFIGS)} (default: {DEFAULT_MODEL})")
     parser.add_argument("--model", dest="option", metavar="MODEL", help="the same")
     parser.add_argument("--scheme", choices=["both", *SCHEMES], default="both", help="default: regular beside unit")
     parser.add_argument(
         "--precision",
-        default="fp32",
         metavar="NAME",
-        help=f"{', '.join(POLICIES)}, or a mix such as store=bf16,operand=e4m3fn (default: fp32)",
+        help=f"{', '.join(POLICIES)}, or a mix such as store=bf16,operand=e4m3fn (default: fp32; with --pretrained, "
+        "fp16, bf16, fp8 and fp8-fnuz)",
     )
     parser.add_argument(
         "--constraint",
@@ -73,29 +78,19 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="also write everything as JSON")
     parser.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
     parser.add_argument("--checkpoint", metavar="PATH", help="of a run of train, in place of a model at initialization")
+    parser.add_argument("--pretrained", metavar="DIR", help="a published BERT: what narrow formats do to it, trained")
     parser.add_argument("--flops", action="store_true", help="count multiplications instead, and those by factors")
     parser.add_argument("--all", action="store_true", help="a line for every tensor, however large the model")
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     from refscale.models.bert import CONFIGS
-    from refscale.optim import OPTIMIZERS, SCHEDULES
-    from refscale.precision import POLICIES
-    from refscale.scales import SCHEMES
     from refscale.train import TrainConfig
 
-    default = TrainConfig()
     parser.description = (
         "Train a BERT (masked LM and next sentence) on real text. Killed at any moment, the same command with --resume "
         "continues to the same bits."
     )
-
-    def add(name: str, help: str, **options: Any) -> None:
-        # No defaults here: what is not given is the configuration's own, or that of the run being resumed.
-        shown = getattr(default, name.replace("-", "_"))
-        suffix = "" if shown is None else f" (default: {shown})"
-        parser.add_argument(f"--{name}", help=help + suffix, default=argparse.SUPPRESS, **options)
-
     parser.add_argument(
         "model",
         nargs="?",
@@ -103,7 +98,48 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help=f"{', '.join(CONFIGS)} (default: bert-mini)",
     )
-    add("scheme", "how tensors are scaled", choices=list(SCHEMES))
+    _add_run(parser, TrainConfig())
+    parser.add_argument("--text", metavar="FILE", help="UTF-8 text to read (default: text that comes with Python)")
+
+
+def _add_finetune(parser: argparse.ArgumentParser) -> None:
+    from refscale.train import FINE_TUNING
+
+    parser.description = (
+        "Fine-tune a trained BERT to extract answers, as in SQuAD 1.1. The model is a published checkpoint or a run of "
+        "train; under --scheme unit a regular one is adapted: the same function, unit-scaled. Killed at any moment, "
+        "the same command with --resume continues to the same bits."
+    )
+    parser.add_argument("task", choices=["squad"], help="what is learned")
+    _add_span_data(parser, required=True)
+    _add_run(parser, FINE_TUNING)
+    parser.add_argument("--predictions", metavar="FILE", help="also write the answers, for the script of SQuAD")
+    parser.add_argument("--save", metavar="DIR", help="also write the fine-tuned model as a published checkpoint")
+
+
+def _add_span_data(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    parser.add_argument(
+        "--pretrained", required=required, metavar="DIR", help="a published BERT, or a run of train: what to go on from"
+    )
+    parser.add_argument("--train", metavar="FILE", help="questions in the format of SQuAD 1.1 (default: a made set)")
+    parser.add_argument("--dev", metavar="FILE", help="questions to validate on (default: of the made set)")
+    text = "UTF-8 text that the model was trained on (default: text that comes with Python)"
+    parser.add_argument("--text", metavar="FILE", help=text)
+
+
+def _add_run(parser: argparse.ArgumentParser, default: TrainConfig) -> None:
+    """What a run is, beside what it reads."""
+    from refscale.optim import OPTIMIZERS, SCHEDULES
+    from refscale.precision import POLICIES
+    from refscale.train.config import DEFAULT_LOG2_LR
+
+    def add(name: str, help: str, **options: Any) -> None:
+        # No defaults here: what is not given is the configuration's own, or that of the run being resumed.
+        shown = getattr(default, name.replace("-", "_"))
+        suffix = "" if shown is None else f" (default: {shown})"
+        parser.add_argument(f"--{name}", help=help + suffix, default=argparse.SUPPRESS, **options)
+
+    add("scheme", "how tensors are scaled", choices=list(DEFAULT_LOG2_LR[default.task]))
     add("precision", f"{', '.join(POLICIES)}, or a mix such as store=bf16,operand=e4m3fn", metavar="NAME")
     add("scaling", "none, static:2^15, automatic, current or delayed: the rivals of unit scaling", metavar="NAME")
     add("constraint", "ties factors inside residual branches", choices=_MODEL_CONSTRAINTS)
@@ -119,31 +155,37 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("dropout", "probability", type=float, metavar="P")
     add("seed", "of weights, text, dropout and stochastic rounding", type=int, metavar="N")
     add("evaluate-every", "steps between validations", type=int, metavar="N")
-    add("evaluation-batches", "batches of a validation", type=int, metavar="N")
+    add("evaluation-batches", "batches of a validation; of questions, 0 for all", type=int, metavar="N")
+    if default.task == "squad":
+        add("stride", "tokens from one window of a long context to the next (default: half)", type=int, metavar="N")
     add("scales-every", "steps between records of every tensor's scale; 0: none", type=int, metavar="N")
     add("checkpoint-every", "steps between checkpoints", type=int, metavar="N")
-    parser.add_argument("--text", metavar="FILE", help="UTF-8 text to read (default: text that comes with Python)")
     parser.add_argument("--out", required=True, metavar="DIR", help="directory of the run")
     parser.add_argument("--resume", action="store_true", help="continue the run in DIR, if there is one")
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
-    from refscale.train import TrainConfig
+    from refscale.train import FINE_TUNING, TrainConfig
 
-    default = TrainConfig()
+    pre, fine = TrainConfig(), FINE_TUNING
     parser.description = (
         "Train one model in FP32, FP16, BF16 and FP8, regular, unit-scaled and with the rival techniques; choose a "
-        "learning rate for each scheme. An interrupted comparison continues where it stopped."
+        "learning rate for each scheme. With --pretrained, fine-tune that model instead. An interrupted comparison "
+        "continues where it stopped."
     )
-    parser.add_argument("model", nargs="?", default=default.model, metavar="MODEL", help=f"default: {default.model}")
-    parser.add_argument("--steps", type=int, default=default.steps, metavar="N", help=f"default: {default.steps}")
-    parser.add_argument("--batch", type=int, default=default.batch, metavar="N", help=f"default: {default.batch}")
-    parser.add_argument("--seq", type=int, default=default.seq, metavar="N", help=f"default: {default.seq}")
-    parser.add_argument("--evaluation-batches", type=int, default=64, metavar="N", help="default: 64")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many (default: 3)")
+
+    def add(name: str, help: str, shown: object, **options: Any) -> None:
+        parser.add_argument(f"--{name}", help=f"{help}default: {shown}", **options)
+
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=f"default: {pre.model}; none with --pretrained")
+    for name in ("steps", "batch", "seq"):
+        before, after = getattr(pre, name), getattr(fine, name)
+        add(name, "", before if before == after else f"{before}; with --pretrained {after}", type=int, metavar="N")
+    add("evaluation-batches", "0 for all questions; ", "64; with --pretrained 0", type=int, metavar="N")
+    add("seeds", "how many; ", 3, type=int, default=3, metavar="N")
     parser.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at a time (default: 1)")
-    parser.add_argument("--text", metavar="FILE", help="UTF-8 text to read (default: text that comes with Python)")
+    add("jobs", "processes at a time; ", 1, type=int, default=1, metavar="N")
+    _add_span_data(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="directory of the runs")
 
 

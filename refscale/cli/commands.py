@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,8 @@ from refscale.errors import ArgumentError
 
 if TYPE_CHECKING:
     from refscale.analysis import Report
+    from refscale.models import bert
+    from refscale.train import Data, SpanData, TrainConfig
 
 SMALL = ("bert-tiny", "bert-mini")
 """Models that get a batch of 8 by default; others get 1."""
@@ -26,6 +28,9 @@ def _report(args: argparse.Namespace) -> None:
 
     if args.model and args.option and args.model != args.option:
         raise ArgumentError(f"report: two models, {args.model!r} and --model {args.option!r}, expected one")
+    if args.pretrained:
+        _report_pretrained(args)
+        return
     if args.checkpoint:
         _report_checkpoint(args)
         return
@@ -34,7 +39,7 @@ def _report(args: argparse.Namespace) -> None:
     model = args.model or args.option or DEFAULT_MODEL
     batch = args.batch if args.batch is not None else 8 if model in SMALL else 1
     schemes = ("regular", "unit") if args.scheme == "both" else (args.scheme,)
-    precision = get_precision(args.precision)
+    precision = get_precision(args.precision or "fp32")
     if args.plot:
         analysis.check_plot(args.plot)
     _check_directories(args.plot, args.json)
@@ -69,12 +74,9 @@ def _report(args: argparse.Namespace) -> None:
 def _report_checkpoint(args: argparse.Namespace) -> None:
     from refscale import analysis
     from refscale.progress import Progress
-    from refscale.train import checkpoint_report, load_checkpoint
-    from refscale.train.report import newest
+    from refscale.train import checkpoint_report, load_checkpoint, newest
 
-    given = [name for name, value in _OF_A_MODEL.items() if getattr(args, name) != value]
-    if given:
-        names = ", ".join("--model" if name == "option" else f"--{name}" for name in given)
+    if names := _given(args, _OF_A_MODEL):
         raise ArgumentError(f"report: --checkpoint {args.checkpoint!r} with {names}, but a checkpoint has its own")
     if args.plot:
         analysis.check_plot(args.plot)
@@ -86,11 +88,55 @@ def _report_checkpoint(args: argparse.Namespace) -> None:
         _show(args, [checkpoint_report(checkpoint, text=args.text, progress=progress)])
 
 
+def _report_pretrained(args: argparse.Namespace) -> None:
+    from refscale import analysis
+    from refscale.analysis.fidelity import POLICIES, passes
+    from refscale.progress import Progress
+
+    if names := _given(args, _NOT_OF_A_TRAINED_MODEL):
+        raise ArgumentError(f"report: --pretrained {args.pretrained!r} with {names}, which it does not take")
+    if args.plot:
+        analysis.check_plot(args.plot)
+    _check_directories(args.plot, args.json)
+    model = _pretrained(args.pretrained)
+    policies = (args.precision,) if args.precision else POLICIES
+    schemes = None if args.scheme == "both" else (args.scheme,)
+    batch = 8 if args.batch is None else args.batch
+    with Progress(passes(model, policies, schemes), "passes", Path(args.pretrained).name) as progress:
+        report = analysis.fidelity(
+            model,
+            policies=policies,
+            schemes=schemes,
+            text=args.text,
+            batch=batch,
+            seq=args.seq,
+            seed=args.seed,
+            progress=progress,
+        )
+    if args.json:
+        analysis.save_fidelity(args.json, report)
+    if args.plot:
+        analysis.plot_fidelity(args.plot, report)
+    print(analysis.render_fidelity(report), end="")
+
+
+def _pretrained(directory: str) -> bert.Pretrained:
+    from refscale.models import bert
+
+    return bert.load_pretrained(directory)
+
+
+def _given(args: argparse.Namespace, defaults: Mapping[str, object]) -> str:
+    """The options among these that are not at their defaults, as they are written; empty if there are none."""
+    given = [name for name, value in defaults.items() if getattr(args, name) != value]
+    return ", ".join({"model": f"MODEL {args.model}", "option": "--model"}.get(name, f"--{name}") for name in given)
+
+
 _OF_A_MODEL: dict[str, object] = {
     "model": None,
     "option": None,
     "scheme": "both",
-    "precision": "fp32",
+    "precision": None,
     "constraint": "geometric",
     "batch": None,
     "seq": 128,
@@ -98,6 +144,16 @@ _OF_A_MODEL: dict[str, object] = {
     "flops": False,
 }
 """Options of ``report`` that say what a checkpoint knows, with their defaults."""
+
+_NOT_OF_A_TRAINED_MODEL: dict[str, object] = {
+    "model": None,
+    "option": None,
+    "constraint": "geometric",
+    "checkpoint": None,
+    "flops": False,
+    "all": False,
+}
+"""Options of ``report`` that say nothing to ``--pretrained``, with their defaults."""
 
 
 def _show(args: argparse.Namespace, reports: list[Report]) -> None:
@@ -138,50 +194,81 @@ def _ops(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from refscale.train import TrainConfig
+
+    _run(args, TrainConfig(), args.text)
+
+
+def _finetune(args: argparse.Namespace) -> None:
+    from refscale.cli import finetuned
+    from refscale.train import FINE_TUNING
+
+    _check_directories(args.predictions)
+    data = _span_data(args)
+    run = _run(args, replace(FINE_TUNING, model=Path(args.pretrained).resolve().name), data)
+    if args.predictions or args.save:
+        finetuned.write(run, data, args.out, args.predictions, args.save)
+
+
+def _span_data(args: argparse.Namespace) -> SpanData:
+    from refscale.train import SpanData
+
+    return SpanData(args.pretrained, args.train, args.dev, args.text)
+
+
+def _run(args: argparse.Namespace, default: TrainConfig, data: Data) -> TrainConfig:
+    """Train, or continue to; returns the configuration."""
     from refscale.progress import Progress
-    from refscale.train import TrainConfig, train
+    from refscale.train import train
     from refscale.train.loop import read_config
 
-    given = {f.name: getattr(args, f.name) for f in fields(TrainConfig) if hasattr(args, f.name)}
     out = Path(args.out)
-    if args.resume and (out / "config.json").exists():
-        config = replace(read_config(out)[0], **given)  # what differs is refused by name
-    else:
-        config = TrainConfig(**given)
+    given = {f.name: getattr(args, f.name) for f in fields(default) if hasattr(args, f.name)}
+    resumed = args.resume and (out / "config.json").exists()
+    config = replace(read_config(out)[0] if resumed else default, **given)  # what differs is refused by name
     with Progress(config.steps, "steps", f"{config.model} {config.scheme} {config.precision}") as progress:
-        summary = train(config, out, text=args.text, resume=args.resume, progress=progress, report=progress.print)
+        summary = train(config, out, data=data, resume=args.resume, progress=progress, report=progress.print)
     print(f"{config.steps} steps in {summary.seconds:.0f} s; {out}")
+    return config
 
 
 def _compare(args: argparse.Namespace) -> None:
     from refscale import analysis
     from refscale.progress import Progress
-    from refscale.train import TrainConfig
+    from refscale.train import FINE_TUNING, TrainConfig
     from refscale.train.comparison import SWEEP, VARIANTS, compare
     from refscale.train.tables import tables
 
-    base = TrainConfig(
-        model=args.model,
-        steps=args.steps,
-        batch=args.batch,
-        seq=args.seq,
+    if args.pretrained and args.model:
+        raise ArgumentError(f"compare: MODEL {args.model!r} and --pretrained {args.pretrained!r}, expected one")
+    if not args.pretrained and (args.train or args.dev):
+        raise ArgumentError("compare: --train and --dev are for --pretrained")
+    default = replace(FINE_TUNING, model=Path(args.pretrained).resolve().name) if args.pretrained else TrainConfig()
+    given = {
+        name: value
+        for name in ("model", "steps", "batch", "seq", "evaluation_batches")
+        if (value := getattr(args, name)) is not None
+    }
+    base = replace(default, **({} if args.pretrained else {"evaluation_batches": 64}) | given)
+    base = replace(
+        base,
         weight_decay=0.0,  # λ times a learning rate would be another decay under every scheme
-        evaluate_every=args.steps,
-        evaluation_batches=args.evaluation_batches,
-        checkpoint_every=max(1, args.steps // 5),
+        evaluate_every=base.steps,
+        checkpoint_every=max(1, base.steps // 5),
     )
     if args.plot:
         analysis.check_plot(args.plot)
     _check_directories(args.plot)
-    runs = len(VARIANTS) * args.seeds + len(SWEEP) + 3 * len({v.scheme for v in VARIANTS})
+    variants = VARIANTS[base.task] + (() if args.pretrained else SWEEP)
+    runs = sum(v.seeds or args.seeds for v in variants) + 3 * len({v.scheme for v in variants})
     with Progress(runs, "runs", "compare") as progress:
         result = compare(
             base,
             args.out,
             seeds=range(args.seeds),
-            variants=VARIANTS + SWEEP,
+            variants=variants,
             jobs=args.jobs,
-            text=args.text,
+            data=_span_data(args) if args.pretrained else args.text,
             progress=progress,
         )
     if args.plot:
@@ -227,6 +314,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "report": _report,
     "scales": _scales,
     "train": _train,
+    "finetune": _finetune,
     "compare": _compare,
     "formats": _formats,
     "snr": _snr,

@@ -1,19 +1,20 @@
 """Checkpoints: one npz file a checkpoint, written whole or not at all, checked when read.
 
-The file holds ``meta`` (JSON text as bytes: schema, configuration, digest of the text, step, seconds) and the arrays of
+The file holds ``meta`` (JSON text as bytes: schema, configuration, digest of the data, step, seconds) and the arrays of
 a ``TrainState`` under ``parameter/``, ``optimizer/`` and ``scaling/``.  A zip's directory stands at its end and every
 member has a checksum, so a file that lost its end or a bit is found out.  Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,14 @@ from numpy.typing import NDArray
 from refscale import __version__
 from refscale.errors import CheckpointError, RefscaleError
 from refscale.files import write_atomically
+from refscale.optim import State as OptimizerState
+from refscale.precision import State as ScalingState
 from refscale.train.config import TrainConfig
-from refscale.train.run import Run, TrainState
 
-SCHEMA = "refscale.checkpoint/1"
+if TYPE_CHECKING:
+    from refscale.train.run import Run
+
+SCHEMA = "refscale.checkpoint/2"
 """Raised by one whenever a reader of the former could go wrong."""
 
 KEPT = 2
@@ -34,20 +39,39 @@ _PARTS = ("parameter", "optimizer", "scaling")
 
 
 @dataclass(frozen=True, eq=False)
+class TrainState:
+    """All that changes from step to step; what a checkpoint holds.
+
+    Attributes:
+        step: how many are done.
+        parameters: float32 by name; FP32 masters, or values of the format in which ``Precision.weights`` stores them.
+        optimizer: of the optimizer.
+        scaling: of the scaling technique.
+    """
+
+    step: int
+    parameters: dict[str, NDArray[Any]]
+    optimizer: OptimizerState
+    scaling: ScalingState
+
+
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
     """What a checkpoint file says.
 
     Attributes:
         config: of the run.
-        text_digest: SHA-256 of its text, in hexadecimal.
+        data_digest: SHA-256 of what it read, in hexadecimal.
         seconds: how long the run had taken.
         state: parameters and all.
+        digest: SHA-256 of the file, in hexadecimal.
     """
 
     config: TrainConfig
-    text_digest: str
+    data_digest: str
     seconds: float
     state: TrainState
+    digest: str
 
 
 def save_checkpoint(path: str | Path, run: Run, state: TrainState, seconds: float = 0.0) -> None:
@@ -56,7 +80,7 @@ def save_checkpoint(path: str | Path, run: Run, state: TrainState, seconds: floa
         "schema": SCHEMA,
         "version": __version__,
         "config": asdict(run.config),
-        "text": run.text_digest,
+        "data": run.task.digest,
         "step": state.step,
         "seconds": seconds,
     }
@@ -86,7 +110,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         config = TrainConfig.from_mapping(meta["config"], call)
         parts = {part: _under(part, arrays) for part in _PARTS}
         state = TrainState(int(meta["step"]), parts["parameter"], parts["optimizer"], parts["scaling"])
-        return Checkpoint(config, str(meta["text"]), float(meta["seconds"]), state)
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return Checkpoint(config, str(meta["data"]), float(meta["seconds"]), state, digest)
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -107,10 +132,10 @@ def _under(part: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[A
 
 
 def check_belongs(checkpoint: Checkpoint, run: Run, call: str) -> None:
-    """Raise CheckpointError unless the checkpoint is one of this run: configuration, text, names and shapes."""
+    """Raise CheckpointError unless the checkpoint is one of this run: configuration, data, names and shapes."""
     differences = checkpoint.config.differences(run.config)
-    if checkpoint.text_digest != run.text_digest:
-        differences.append(f"text {checkpoint.text_digest[:8]}…, not {run.text_digest[:8]}…")
+    if checkpoint.data_digest != run.task.digest:
+        differences.append(f"data {checkpoint.data_digest[:8]}…, not {run.task.digest[:8]}…")
     found = {name: array.shape for name, array in checkpoint.state.parameters.items()}
     expected = {name: spec.shape for name, spec in run.specs.items()}
     wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
@@ -133,3 +158,19 @@ def drop_old(out: Path) -> None:
     """Remove all but the last ``KEPT`` checkpoints."""
     for path in checkpoints(out)[KEPT:]:
         path.unlink(missing_ok=True)
+
+
+def newest(out: str | Path) -> Checkpoint:
+    """The newest good checkpoint in the directory of a run.
+
+    Raises:
+        CheckpointError: there is none; says why each was refused.
+        OSError: a file cannot be read.
+    """
+    refused = []
+    for path in checkpoints(Path(out)):
+        try:
+            return load_checkpoint(path)
+        except CheckpointError as error:
+            refused.append(str(error))
+    raise CheckpointError("; ".join(refused) or f"newest({str(out)!r}): holds no checkpoint")

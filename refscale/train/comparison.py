@@ -21,11 +21,11 @@ from typing import Any
 from refscale import memory
 from refscale.engine import Tape
 from refscale.errors import ArgumentError, DataError, DivergedError
-from refscale.models import bert
+from refscale.layers import on_tape
 from refscale.progress import Progress
-from refscale.train.config import DEFAULT_LOG2_LR, TrainConfig
+from refscale.train.config import DEFAULT_LOG2_LR, TASKS, TrainConfig
 from refscale.train.loop import train, write_json
-from refscale.train.run import Run
+from refscale.train.run import Data, Run
 
 SCHEMA = "refscale.comparison/1"
 
@@ -53,7 +53,7 @@ class Variant:
 STATIC = "static:2^15"
 """A loss scale for FP16 and FP8; the paper needed 512 and 32768 for its two BERTs."""
 
-VARIANTS = (
+_PRETRAINING = (
     Variant("regular", "fp32"),
     Variant("regular", "fp16"),
     Variant("regular", "fp8"),
@@ -71,7 +71,18 @@ VARIANTS = (
     Variant("u-mup", "fp32"),
     Variant("u-mup", "fp8"),
 )
-"""The rows that are compared."""
+
+_FINE_TUNING = (
+    Variant("regular", "fp32"),
+    Variant("regular", "fp8"),
+    Variant("regular", "fp8", STATIC),
+    Variant("regular", "fp8", "current"),
+    Variant("unit", "fp32"),
+    Variant("unit", "fp8"),
+)
+
+VARIANTS = {"masked-lm": _PRETRAINING, "squad": _FINE_TUNING}
+"""The rows that are compared, by task."""
 
 SWEEP = tuple(Variant("regular", "fp16", f"static:2^{e}", seeds=1) for e in (-10, -5, 20, 25))
 """What a static loss scale costs in tuning: the same run at other scales, one seed each.
@@ -86,7 +97,8 @@ class RunResult:
 
     Attributes:
         variant, seed, log2_lr: which run.
-        loss, accuracy: of masked words, on the held-out text; None if it diverged.
+        loss, accuracy: the task's two scores: of masked words, on the held-out text; or of questions, with F1 in place
+            of the accuracy.  None if it diverged.
         diverged: the message, or empty.
         seconds: it took, on one thread.
         flushed: share of the elements of gradients that casts of one place took to zero in the first step, of the
@@ -141,9 +153,9 @@ def compare(
     out: str | Path,
     *,
     seeds: Sequence[int] = (0, 1, 2),
-    variants: Sequence[Variant] = VARIANTS + SWEEP,
+    variants: Sequence[Variant] | None = None,
     jobs: int = 1,
-    text: str | Path | None = None,
+    data: Data = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Choose learning rates, run everything, write ``comparison.json``.
@@ -152,9 +164,9 @@ def compare(
         base: model, steps, batch and so on; scheme, precision, scaling, learning rate and seed are replaced.
         out: directory, made if it does not exist; runs that are there already are not repeated.
         seeds: at least one.
-        variants: rows.
+        variants: rows; None: ``VARIANTS`` of the task, and the ``SWEEP`` of pre-training.
         jobs: processes at a time, each with one BLAS thread; they keep freed memory, see ``memory.keep``.
-        text: path of a UTF-8 text file; None for the text that comes along.
+        data: see ``train``.
         progress: advanced by one per run.
 
     Returns:
@@ -162,8 +174,10 @@ def compare(
 
     Raises:
         ArgumentError: no seed, no variant, or jobs < 1; or ``out`` holds other runs.
-        DataError: the text cannot be used.
+        DataError: the data cannot be used.
     """
+    if variants is None:
+        variants = VARIANTS[base.task] + (SWEEP if base.task == "masked-lm" else ())
     if not seeds or not variants or jobs < 1:
         raise ArgumentError(
             f"compare(seeds={tuple(seeds)}, {len(variants)} variants, jobs={jobs}): expected at least one of each"
@@ -174,7 +188,7 @@ def compare(
     os.environ.update(dict.fromkeys(_THREADS, "1"))  # read by the BLAS of each new process
     try:
         with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), memory.keep) as pool:
-            work = _Pool(pool, base, out, text, progress)
+            work = _Pool(pool, base, out, data, progress)
             schemes = tuple(dict.fromkeys(v.scheme for v in variants))
             grid = _grid(work, schemes, seeds[0])
             log2_lr = {scheme: _best(losses) for scheme, losses in grid.items()}
@@ -183,7 +197,7 @@ def compare(
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-    factors = {scheme: _count_factors(replace(base, scheme=scheme), text) for scheme in schemes}
+    factors = {scheme: _count_factors(replace(base, scheme=scheme), data) for scheme in schemes}
     comparison = Comparison(base, tuple(seeds), grid, log2_lr, factors, tuple(found))
     write_json(out / "comparison.json", to_content(comparison))
     return comparison
@@ -198,13 +212,13 @@ class _Pool:
     pool: ProcessPoolExecutor
     base: TrainConfig
     out: Path
-    text: str | Path | None
+    data: Data
     progress: Progress | None
 
     def run(self, jobs: Sequence[_Job], traced_seed: int) -> list[RunResult]:
         """The results of jobs, in their order; of the traced seed every tensor's scale is recorded, too."""
         futures = {
-            self.pool.submit(_run, self._config(job, traced_seed), str(self.out / _directory(job)), self.text): job
+            self.pool.submit(_run, self._config(job, traced_seed), str(self.out / _directory(job)), self.data): job
             for job in dict.fromkeys(jobs)
         }
         found = {}
@@ -233,12 +247,12 @@ def _directory(job: _Job) -> str:
     return f"{variant.name.replace(' ', '_').replace(':', '-').replace('^', '')}_lr{log2_lr:g}_seed{seed}"
 
 
-def _run(config: TrainConfig, out: str, text: str | Path | None) -> dict[str, Any]:
+def _run(config: TrainConfig, out: str, data: Data) -> dict[str, Any]:
     """One run, in a process of its own: continued if it was interrupted, read if it is done."""
     path = Path(out) / "summary.json"
     if not path.exists():
         with suppress(DivergedError):  # summary.json says so
-            train(config, out, text=text, resume=True, report=lambda _: None)
+            train(config, out, data=data, resume=True, report=lambda _: None)
     summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if summary["config"] != asdict(config):
         raise ArgumentError(f"compare: {out!r} holds another run; choose another directory")
@@ -248,12 +262,13 @@ def _run(config: TrainConfig, out: str, text: str | Path | None) -> dict[str, An
 def _result(job: _Job, summary: dict[str, Any], out: Path) -> RunResult:
     variant, seed, log2_lr = job
     validation = None if summary["diverged"] else summary["validation"]
+    loss, share = TASKS[summary["config"]["task"]]
     return RunResult(
         variant,
         seed,
         log2_lr,
-        validation and validation["masked_lm"],
-        validation and validation["masked_lm_accuracy"],
+        validation and validation[loss],
+        validation and validation[share],
         summary["diverged"],
         summary["seconds"],
         *_lost(out / "scales.jsonl"),
@@ -272,12 +287,11 @@ def _lost(path: Path) -> tuple[float | None, float | None]:
     return flushed, gradients.count(0) / len(gradients)
 
 
-def _count_factors(config: TrainConfig, text: str | Path | None) -> int:
+def _count_factors(config: TrainConfig, data: Data) -> int:
     """How many constants other than 1 a training step multiplies by: α of every call, β of every gradient."""
-    run = Run.of(config, text)
+    run = Run.of(config, data)
     tape = Tape(run.scheme)
-    p = bert.parameters_on(tape, run.initial_state().parameters, run.model)
-    bert.pretraining_loss(p, next(run.batches(0)), run.model)
+    run.task.loss(on_tape(tape, run.initial_state().parameters, run.specs), next(run.batches(0)))
     return sum(
         (node.scales.alpha != 1)
         + sum(v.requires_grad and b not in (None, 1) for v, b in zip(node.inputs, node.scales.beta, strict=True))
@@ -291,7 +305,7 @@ def _count_factors(config: TrainConfig, text: str | Path | None) -> int:
 def _grid(work: _Pool, schemes: Iterable[str], seed: int) -> dict[str, dict[float, float | None]]:
     """FP32 losses on a grid of powers of two around each scheme's default, extended until the best is inside."""
     losses: dict[str, dict[float, float | None]] = {s: {} for s in schemes}
-    wanted = {s: [DEFAULT_LOG2_LR[s] + k for k in (-1, 0, 1)] for s in schemes}
+    wanted = {s: [DEFAULT_LOG2_LR[work.base.task][s] + k for k in (-1, 0, 1)] for s in schemes}
     while any(wanted.values()):
         jobs = [(Variant(s, "fp32"), seed, e) for s, exponents in wanted.items() for e in exponents]
         for result in work.run(jobs, seed):

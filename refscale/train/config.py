@@ -14,16 +14,22 @@ from refscale.optim import SCHEDULES, get_optimizer
 from refscale.precision import get_precision, get_scaling
 from refscale.scales import get_constraint, get_scheme
 
-DEFAULT_LOG2_LR: dict[str, float] = {"regular": -10, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6}
-"""Peak learning rates of AdamW by scheme: as ``refscale compare`` finds them for bert-mini; munit, unit-rms: unit's."""
+TASKS: dict[str, tuple[str, str]] = {"masked-lm": ("masked_lm", "masked_lm_accuracy"), "squad": ("loss", "f1")}
+"""Tasks, and by which of its scores runs of one are compared: a loss, and a share of what is right."""
+
+DEFAULT_LOG2_LR: dict[str, dict[str, float]] = {
+    "masked-lm": {"regular": -10, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6},
+    "squad": {"regular": -13, "unit": -9},
+}
+"""Peak learning rates of AdamW by task and scheme: as ``refscale compare`` finds them; munit, unit-rms: unit's."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run.  Together with the text it fixes every bit of the result, on one machine.
+    """A training run.  Together with its data it fixes every bit of the result, on one machine.
 
     Attributes:
-        model: a name in ``bert.CONFIGS``.
+        model: a name in ``bert.CONFIGS``; for a trained model, what it is to be called.
         scheme, precision, scaling, constraint: names, see ``get_scheme``, ``get_precision``, ``get_scaling``,
             ``get_constraint``.
         steps: optimizer steps.
@@ -38,9 +44,11 @@ class TrainConfig:
         dropout: probability.  BERT's own is 0.1; a short run on a small text does better without.
         seed: of initial parameters, text, dropout and stochastic rounding.
         evaluate_every: steps between validations; there is always one at the end.
-        evaluation_batches: batches of a validation.
+        evaluation_batches: batches of a validation; of questions, as many windows, and 0 for all there are.
         scales_every: steps between records of every tensor's scale; 0 for none.
         checkpoint_every: steps between checkpoints; there is always one at the end.
+        stride: tokens from one window of a long context to the next; None: half of what has room.  For questions only.
+        task: "masked-lm", pre-training on a text; or "squad", fine-tuning a trained model to extract answers.
     """
 
     model: str = "bert-mini"
@@ -63,9 +71,12 @@ class TrainConfig:
     evaluation_batches: int = 16
     scales_every: int = 0
     checkpoint_every: int = 100
+    stride: int | None = None
+    task: str = "masked-lm"
 
     def __post_init__(self) -> None:
-        model = get_config(self.model)
+        if self.task not in TASKS:
+            raise self._error("task", f"one of {', '.join(TASKS)}")
         get_scheme(self.scheme), get_precision(self.precision), get_scaling(self.scaling)
         get_constraint(self.constraint)
         get_optimizer(self.optimizer)
@@ -74,8 +85,16 @@ class TrainConfig:
         for field, least in _LEAST.items():
             if getattr(self, field) < least:
                 raise self._error(field, f"at least {least}")
-        if self.seq > model.positions:
-            raise self._error("seq", f"at most {model.positions}, the positions of {self.model}")
+        if self.task == "masked-lm":
+            positions = get_config(self.model).positions
+            if self.seq > positions:
+                raise self._error("seq", f"at most {positions}, the positions of {self.model}")
+            if self.evaluation_batches < 1:
+                raise self._error("evaluation_batches", "at least 1")
+        if self.scheme not in DEFAULT_LOG2_LR[self.task]:
+            raise self._error("scheme", f"for the task {self.task!r}, one of {', '.join(DEFAULT_LOG2_LR[self.task])}")
+        if self.stride is not None and self.stride < 1:
+            raise self._error("stride", "at least 1")
         if self.lr is None and not self.optimizer.startswith("adam"):
             raise self._error("lr", f"a learning rate, for there is no default with {self.optimizer}")
         if self.lr is not None and not (0 < self.lr < math.inf):
@@ -93,7 +112,7 @@ class TrainConfig:
     @property
     def peak_lr(self) -> float:
         """The peak learning rate, also where ``lr`` is None."""
-        return self.lr if self.lr is not None else 2.0 ** DEFAULT_LOG2_LR[self.scheme]
+        return self.lr if self.lr is not None else 2.0 ** DEFAULT_LOG2_LR[self.task][self.scheme]
 
     @property
     def warmup_steps(self) -> int:
@@ -126,7 +145,19 @@ _LEAST: dict[str, int] = {
     "halve_every": 1,
     "seed": 0,
     "evaluate_every": 1,
-    "evaluation_batches": 1,
+    "evaluation_batches": 0,
     "scales_every": 0,
     "checkpoint_every": 1,
 }
+
+FINE_TUNING = TrainConfig(
+    model="trained",
+    steps=300,
+    batch=8,
+    seq=128,
+    evaluate_every=300,
+    evaluation_batches=0,
+    checkpoint_every=50,
+    task="squad",
+)
+"""Where ``refscale finetune`` starts from; on all of SQuAD, two epochs of 32 × 384 are about 5500 steps."""

@@ -3,7 +3,7 @@
 A run's directory holds
 
 ======================  ==============================================================================================
-``config.json``         the ``TrainConfig``, and where the text came from
+``config.json``         the ``TrainConfig``, and the digest of what was read
 ``metrics.jsonl``       a line for every step: losses, learning rate, what the scaling technique took; ``validation``
 ``scales.jsonl``        a line every ``scales_every`` steps: the scale of every tensor, and what casts lost
 ``checkpoint-*.npz``    the last two checkpoints
@@ -28,6 +28,7 @@ from refscale.files import write_atomically
 from refscale.precision import Outcome
 from refscale.progress import Progress
 from refscale.train.checkpoint import (
+    TrainState,
     check_belongs,
     checkpoint_path,
     checkpoints,
@@ -36,8 +37,9 @@ from refscale.train.checkpoint import (
     save_checkpoint,
 )
 from refscale.train.config import TrainConfig
-from refscale.train.run import Run, TrainState
-from refscale.train.step import StepResult, Validation, evaluate, training_step
+from refscale.train.run import Data, Run
+from refscale.train.step import StepResult, evaluate, training_step
+from refscale.train.task import Scores
 
 METRICS, SCALES = "metrics.jsonl", "scales.jsonl"
 
@@ -51,7 +53,7 @@ class Summary:
     Attributes:
         config: of the run.
         steps: how many were done; fewer than ``config.steps`` if it diverged.
-        validation: the last one; None if it diverged before any.
+        validation: scores of the last one; None if it diverged before any.
         diverged: the message; empty if it did not.
         seconds: of all sittings together.
         overhead: totals of what the scaling technique took, see ``precision.Outcome``.
@@ -59,7 +61,7 @@ class Summary:
 
     config: TrainConfig
     steps: int
-    validation: Validation | None
+    validation: Scores | None
     diverged: str
     seconds: float
     overhead: dict[str, int]
@@ -69,7 +71,7 @@ def train(
     config: TrainConfig,
     out: str | Path,
     *,
-    text: str | Path | None = None,
+    data: Data = None,
     resume: bool = False,
     report: Report = print,
     progress: Progress | None = None,
@@ -79,7 +81,7 @@ def train(
     Args:
         config: the run.
         out: its directory; made if it does not exist.
-        text: path of a UTF-8 text file; None for the text that comes along.
+        data: path of a UTF-8 text file, or None for the text that comes along; ``SpanData`` for the task "squad".
         resume: continue from the last good checkpoint in ``out``, if there is one; the result has the same bits as if
             the run had never stopped.
         report: called with a line for every validation, and for every checkpoint refused.
@@ -90,14 +92,14 @@ def train(
 
     Raises:
         ArgumentError: ``out`` holds a run already and ``resume`` is False, or holds another run.
-        DataError: the text cannot be used.
+        DataError: the data cannot be used.
         DivergedError: loss or gradients are no longer finite; ``summary.json`` says so, too.
         OSError: files cannot be read or written.
     """
     out = Path(out)
-    run = Run.of(config, text)
+    run = Run.of(config, data)
     next(run.batches(0)), run.validation  # a text too short for either is refused before anything is written
-    _claim(out, config, run.text_digest, resume)
+    _claim(out, config, run.task.digest, resume)
     state, before = _latest(out, run, report) if resume else (run.initial_state(), 0.0)
     validation, overhead = _replay(out / METRICS, state.step)
     for name in (METRICS, SCALES):
@@ -115,7 +117,7 @@ def train(
             _append(out / METRICS, _metrics(state.step, result, found))
             if found:
                 validation = found
-                report(_validation_line(state.step, config.steps, result, found))
+                report(_validation_line(state.step, config.steps, result, run.task.line(found)))
             if _is_due(state.step, config.checkpoint_every, config):
                 save_checkpoint(checkpoint_path(out, state.step), run, state, before + time.monotonic() - started)
                 drop_old(out)
@@ -131,7 +133,7 @@ def train(
     return summary
 
 
-def _steps(run: Run, state: TrainState) -> Iterator[tuple[TrainState, StepResult, Validation | None]]:
+def _steps(run: Run, state: TrainState) -> Iterator[tuple[TrainState, StepResult, Scores | None]]:
     """The steps that are left: the state after each, what it came to, and a validation where one is due."""
     every = run.config.scales_every
     for batch in run.batches(state.step):
@@ -148,7 +150,7 @@ def _is_due(step: int, every: int, config: TrainConfig) -> bool:
 # --- the run's directory ----------------------------------------------------------------------------------------------
 
 
-def _claim(out: Path, config: TrainConfig, text_digest: str, resume: bool) -> None:
+def _claim(out: Path, config: TrainConfig, data_digest: str, resume: bool) -> None:
     """Make the directory one of this run, or say why it cannot be."""
     path = out / "config.json"
     if path.exists():
@@ -156,19 +158,19 @@ def _claim(out: Path, config: TrainConfig, text_digest: str, resume: bool) -> No
             raise ArgumentError(f"train: {str(out)!r} holds a run already; --resume continues it")
         known, digest = read_config(out)
         differences = known.differences(config)
-        if digest != text_digest:
-            differences.append("another text")
+        if digest != data_digest:
+            differences.append("other data")
         if differences:
             raise ArgumentError(f"train: {str(out)!r} holds another run: {'; '.join(differences)}")
         return
     out.mkdir(parents=True, exist_ok=True)
     if any(out.glob("checkpoint-*.npz")) or (out / METRICS).exists():
         raise ArgumentError(f"train: {str(out)!r} holds files of a run, but no config.json; choose another directory")
-    write_json(path, {"config": asdict(config), "text": text_digest})
+    write_json(path, {"config": asdict(config), "data": data_digest})
 
 
 def read_config(out: str | Path) -> tuple[TrainConfig, str]:
-    """Configuration and digest of the text of the run in a directory.
+    """Configuration and digest of the data of the run in a directory.
 
     Raises:
         DataError: there is no run, or its config.json cannot be understood.
@@ -176,7 +178,7 @@ def read_config(out: str | Path) -> tuple[TrainConfig, str]:
     path = Path(out) / "config.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return TrainConfig.from_mapping(content["config"], f"read_config({str(out)!r})"), str(content["text"])
+        return TrainConfig.from_mapping(content["config"], f"read_config({str(out)!r})"), str(content["data"])
     except FileNotFoundError as error:
         raise DataError(f"read_config({str(out)!r}): holds no run, expected a directory with config.json") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -225,7 +227,7 @@ def _cut(path: Path, step: int) -> None:
         write_atomically(path, lambda file: file.write("".join(kept).encode()))
 
 
-def _replay(metrics: Path, step: int) -> tuple[Validation | None, dict[str, int]]:
+def _replay(metrics: Path, step: int) -> tuple[Scores | None, dict[str, int]]:
     """Last validation and totals of overhead up to ``step``."""
     validation = None
     overhead = {f.name: 0 for f in fields(Outcome)}
@@ -233,7 +235,7 @@ def _replay(metrics: Path, step: int) -> tuple[Validation | None, dict[str, int]
         if line["step"] <= step:
             _add(overhead, Outcome(**line["scaling"]))
             if "validation" in line:
-                validation = Validation(**line["validation"])
+                validation = dict(line["validation"])
     return validation, overhead
 
 
@@ -249,17 +251,16 @@ def _add(overhead: dict[str, int], outcome: Outcome) -> None:
         overhead[name] = max(overhead[name], int(value)) if name in _PER_STEP else overhead[name] + int(value)
 
 
-def _metrics(step: int, result: StepResult, validation: Validation | None) -> dict[str, Any]:
+def _metrics(step: int, result: StepResult, validation: Scores | None) -> dict[str, Any]:
     line = {
         "step": step,
         "loss": _number(result.loss),
-        "masked_lm": _number(result.masked_lm),
-        "next_sentence": _number(result.next_sentence),
+        **{name: _number(part) for name, part in result.parts.items()},
         "lr": result.lr,
         "loss_scale": result.loss_scale,
         "scaling": asdict(result.outcome),
     }
-    return line | {"validation": asdict(validation)} if validation else line
+    return line | {"validation": validation} if validation else line
 
 
 def _scales(step: int, result: StepResult) -> dict[str, Any]:
@@ -289,9 +290,5 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def _validation_line(step: int, steps: int, result: StepResult, v: Validation) -> str:
-    return (
-        f"step {step}/{steps}  loss {result.loss:.4f}  lr {result.lr:.3g}  "
-        f"validation: masked LM {v.masked_lm:.4f} ({v.masked_lm_accuracy:.1%} right), "
-        f"next sentence {v.next_sentence:.4f} ({v.next_sentence_accuracy:.1%})"
-    )
+def _validation_line(step: int, steps: int, result: StepResult, scores: str) -> str:
+    return f"step {step}/{steps}  loss {result.loss:.4f}  lr {result.lr:.3g}  validation: {scores}"

@@ -9,7 +9,7 @@ from refscale.analysis.stats import REPORT_FORMATS
 from refscale.analysis.trace import Trace, summarize_casts
 from refscale.errors import CheckpointError
 from refscale.progress import Progress
-from refscale.train.checkpoint import Checkpoint, check_belongs, checkpoints, load_checkpoint
+from refscale.train.checkpoint import Checkpoint, check_belongs
 from refscale.train.run import Run
 from refscale.train.step import forward_backward
 
@@ -28,10 +28,12 @@ def checkpoint_report(
         The report.
 
     Raises:
-        CheckpointError: the text is another one.
+        CheckpointError: the text is another one, or the run is no pre-training.
         DataError: the text cannot be used.
     """
     config, state = checkpoint.config, checkpoint.state
+    if config.task != "masked-lm":
+        raise CheckpointError(f"checkpoint_report: of a run of {config.task!r}, expected one of 'masked-lm'")
     run = Run.of(config, text)
     check_belongs(checkpoint, run, "checkpoint_report")
     trace = Trace(run.specs, REPORT_FORMATS, progress)
@@ -50,19 +52,3 @@ def checkpoint_report(
         tensors=trace.tensors(result.losses.total, run.scheme),
         casts=summarize_casts(result.tape.casts),
     )
-
-
-def newest(out: str | Path) -> Checkpoint:
-    """The newest good checkpoint in the directory of a run.
-
-    Raises:
-        CheckpointError: there is none; says why each was refused.
-        OSError: a file cannot be read.
-    """
-    refused = []
-    for path in checkpoints(Path(out)):
-        try:
-            return load_checkpoint(path)
-        except CheckpointError as error:
-            refused.append(str(error))
-    raise CheckpointError("; ".join(refused) or f"newest({str(out)!r}): holds no checkpoint")

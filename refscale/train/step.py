@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from refscale.analysis.report import CastSummary
 from refscale.analysis.stats import TensorStats
 from refscale.analysis.trace import Trace, summarize_casts
-from refscale.data import IGNORE, Batch
 from refscale.engine import Array, Probe, Tape, Variable, backward
 from refscale.errors import DivergedError
-from refscale.models import bert
+from refscale.layers import on_tape
 from refscale.precision import Outcome, all_finite
-from refscale.train.run import Run, TrainState
+from refscale.train.checkpoint import TrainState
+from refscale.train.run import Run
+from refscale.train.task import Loss, Scores
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class StepResult:
     """What one step came to.
 
     Attributes:
-        loss, masked_lm, next_sentence: the objective and its parts, in nats, before the update.
+        loss, parts: the objective and what it is the sum of, in nats, before the update.
         lr: the learning rate, before parameters' own scales.
         loss_scale: what the gradient was seeded with.
         outcome: what the scaling technique took; see ``precision.Outcome``.
@@ -34,8 +35,7 @@ class StepResult:
     """
 
     loss: float
-    masked_lm: float
-    next_sentence: float
+    parts: dict[str, float]
     lr: float
     loss_scale: float
     outcome: Outcome
@@ -43,7 +43,7 @@ class StepResult:
     casts: tuple[CastSummary, ...] = ()
 
 
-def training_step(run: Run, state: TrainState, batch: Batch, *, trace: bool = False) -> tuple[TrainState, StepResult]:
+def training_step(run: Run, state: TrainState, batch: Any, *, trace: bool = False) -> tuple[TrainState, StepResult]:
     """Forward, backward, unscale, update.
 
     Args:
@@ -76,8 +76,7 @@ def training_step(run: Run, state: TrainState, batch: Batch, *, trace: bool = Fa
         after = replace(after, parameters=parameters, optimizer=optimizer)
     return after, StepResult(
         result.loss,
-        float(result.losses.masked_lm.value),
-        float(result.losses.parts["next_sentence"].value),
+        {name: float(part.value) for name, part in result.losses.parts.items()},
         rate.peak * rate.multiplier,
         run.scaling.loss_scale(state.scaling),
         outcome,
@@ -91,7 +90,7 @@ class Pass:
     """A forward and a backward pass: tape, losses, and the parameters' gradients, times the loss scale."""
 
     tape: Tape
-    losses: bert.Losses
+    losses: Loss
     gradients: dict[str, NDArray[Any]]
 
     @property
@@ -101,14 +100,14 @@ class Pass:
 
 
 def forward_backward(
-    run: Run, state: TrainState, batch: Batch, *, probe: Probe | None = None, count_casts: bool = False
+    run: Run, state: TrainState, batch: Any, *, probe: Probe | None = None, count_casts: bool = False
 ) -> Pass:
     """One forward and backward pass from a state.  What overflows is for the caller to find.
 
     Args:
         run: what stays the same.
         state: parameters, and the state of the scaling technique.
-        batch: real text.
+        batch: from ``run.batches`` or ``run.validation``.
         probe, count_casts: see ``engine.Tape``.
     """
     tape = Tape(
@@ -120,14 +119,14 @@ def forward_backward(
         operand_scales=run.scaling.operand_scales(state.scaling),
     )
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        p = bert.parameters_on(tape, state.parameters, run.model)
-        losses = bert.pretraining_loss(p, batch, run.model, run.rng("dropout", state.step))
+        p = on_tape(tape, state.parameters, run.specs)
+        losses = run.task.loss(p, batch, run.rng("dropout", state.step))
         backward(losses.total, run.scaling.loss_scale(state.scaling))
     gradients = {name: t.grad for name, t in p.items() if t.grad is not None}
     return Pass(tape, losses, gradients)
 
 
-def _first(run: Run, state: TrainState, batch: Batch) -> str:
+def _first(run: Run, state: TrainState, batch: Any) -> str:
     """The first tensor of the step that is not finite, found by running the step again."""
     found: list[str] = []
 
@@ -145,23 +144,8 @@ def _first(run: Run, state: TrainState, batch: Batch) -> str:
     return f"the first tensor to leave the range of {limit}, is {found[0]}"
 
 
-@dataclass(frozen=True)
-class Validation:
-    """Means over the held-out text.
-
-    Attributes:
-        masked_lm, next_sentence: losses in nats.
-        masked_lm_accuracy, next_sentence_accuracy: shares predicted right.
-    """
-
-    masked_lm: float
-    next_sentence: float
-    masked_lm_accuracy: float
-    next_sentence_accuracy: float
-
-
-def evaluate(run: Run, state: TrainState, batches: Sequence[Batch] | None = None) -> Validation:
-    """Losses and accuracies without dropout, in the run's own scheme, precision and scaling.
+def evaluate(run: Run, state: TrainState, batches: Sequence[Any] | None = None) -> Scores:
+    """The task's scores without dropout, in the run's own scheme, precision and scaling.
 
     Args:
         run: the run.
@@ -169,27 +153,18 @@ def evaluate(run: Run, state: TrainState, batches: Sequence[Batch] | None = None
         batches: those of ``run.validation`` if None.
 
     Returns:
-        Means over words (masked LM) and sequences (next sentence).
+        Scores by name.
     """
-    totals = np.zeros(4)
-    words = sequences = 0
-    for i, batch in enumerate(run.validation if batches is None else batches):
+    return run.task.score(observe(run, state, run.validation if batches is None else batches))
+
+
+def observe(run: Run, state: TrainState, batches: Sequence[Any]) -> list[Any]:
+    """What the task keeps of each batch, from a forward pass without dropout."""
+    observed = []
+    for i, batch in enumerate(batches):
         scales = run.scaling.operand_scales(state.scaling)
         tape = Tape(run.scheme, run.precision, rng=run.rng("validation", i + 1), operand_scales=scales)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            losses = bert.pretraining_loss(bert.parameters_on(tape, state.parameters, run.model), batch, run.model)
-        counted = batch.labels != IGNORE
-        right = (losses.masked_lm_logits.value.argmax(-1) == batch.labels)[counted]
-        assert losses.next_sentence is not None  # the models that are trained have both heads
-        assert losses.next_sentence_logits is not None
-        right_next = losses.next_sentence_logits.value.argmax(-1) == batch.is_next
-        n, s = right.size, right_next.size
-        totals += (
-            float(losses.masked_lm.value) * n,
-            float(losses.next_sentence.value) * s,
-            right.sum(),
-            right_next.sum(),
-        )
-        words, sequences = words + n, sequences + s
-    masked_lm, next_sentence, right_words, right_sequences = (float(x) for x in totals)
-    return Validation(masked_lm / words, next_sentence / sequences, right_words / words, right_sequences / sequences)
+            loss = run.task.loss(on_tape(tape, state.parameters, run.specs), batch)
+        observed.append(run.task.observe(batch, loss))
+    return observed

@@ -8,6 +8,7 @@ from statistics import mean, stdev
 
 from refscale.precision import get_scaling
 from refscale.train.comparison import Comparison, RunResult, Variant
+from refscale.train.config import TASKS
 
 REFERENCE = Variant("regular", "fp32")
 """What every other row is held against."""
@@ -62,7 +63,7 @@ def _losses(c: Comparison) -> Rows:
         "validation loss",
         "± sd",
         f"− {REFERENCE.name}",
-        "accuracy",
+        TASKS[c.base.task][1].rpartition("_")[2],
         "flushed at first",
         "zero at last",
         "least s",

@@ -51,7 +51,7 @@ class TestTrain:
         assert out.endswith(f"; {tmp_path / 'run'}\n")
         config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["config"]
         sizes = {"model": "bert-tiny", "steps": 4, "batch": 2, "seq": 16, "evaluate_every": 2, "evaluation_batches": 1}
-        assert config == sizes | options
+        assert config == sizes | options | {"stride": None, "task": "masked-lm"}
         lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines] == [1, 2, 3, 4]
         assert ["validation" in line for line in lines] == [False, True, False, True]
@@ -139,7 +139,7 @@ class TestAfterwards:
         assert run(capsys, "report", "--checkpoint", file, "--text", text)[1] == shown
         code, _, err = run(capsys, "report", "--checkpoint", out)
         assert code == 2
-        assert "a checkpoint of another run: text" in err
+        assert "a checkpoint of another run: data" in err
 
     def test_report_of_a_damaged_checkpoint(self, capsys, out, text):
         file = out / "checkpoint-00000004.npz"
@@ -153,7 +153,7 @@ def test_compare(capsys, tmp_path, text, monkeypatch):
     """The command, with two rows instead of twenty."""
     from refscale.train import comparison
 
-    monkeypatch.setattr(comparison, "VARIANTS", (Variant("regular", "fp32"), Variant("unit", "fp8")))
+    monkeypatch.setitem(comparison.VARIANTS, "masked-lm", (Variant("regular", "fp32"), Variant("unit", "fp8")))
     monkeypatch.setattr(comparison, "SWEEP", ())
     sizes = ["--steps", "2", "--batch", "2", "--seq", "16", "--evaluation-batches", "1", "--seeds", "2", "--jobs", "2"]
     pytest.importorskip("matplotlib")

@@ -38,7 +38,7 @@ def differences(c: Comparison, name: str, reference: str) -> list[float]:
 def check(c: Comparison) -> None:
     """The claims.  Noise is the standard deviation over seeds of the run that is compared with."""
     assert len(c.seeds) >= 3
-    assert {r.variant for r in c.runs} >= set(VARIANTS)
+    assert {r.variant for r in c.runs} >= set(VARIANTS["masked-lm"])
     noise = stdev(losses(c, "unit fp32"))
     for precision in ("fp16", "bf16", "fp8", "fp8-fnuz"):
         assert abs(mean(differences(c, f"unit {precision}", "unit fp32"))) < noise, precision
@@ -54,7 +54,7 @@ def check(c: Comparison) -> None:
         name = f"regular fp8 {scaling}"
         assert c.of(Variant("regular", "fp8", scaling))[0].dead == 0, name
         assert abs(mean(differences(c, name, "regular fp32"))) < stdev(losses(c, "regular fp32")), name
-    for variant in VARIANTS:
+    for variant in VARIANTS["masked-lm"]:
         statistics = [r.overhead["statistics"] for r in c.of(variant)]
         assert (min(statistics) > 0) == (variant.scaling in ("automatic", "current", "delayed")), variant
 

@@ -50,7 +50,7 @@ def stopped_after(config: TrainConfig, out: Path, text: Path, step: int, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(train_loop, "training_step", stopping)
         with pytest.raises(StopError):
-            train(config, out, text=text, resume=True, report=quiet)
+            train(config, out, data=text, resume=True, report=quiet)
 
 
 def assert_same_run(a: Path, b: Path) -> None:
@@ -64,10 +64,10 @@ def assert_same_run(a: Path, b: Path) -> None:
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 def test_same_bits_after_interruptions(changes, tmp_path, monkeypatch):
     config, text = small(**changes), write_text(tmp_path)
-    whole = train(config, tmp_path / "whole", text=text, report=quiet)
+    whole = train(config, tmp_path / "whole", data=text, report=quiet)
     for step in (1, 4, 5, 7):  # before the first checkpoint, just after one, between two, again
         stopped_after(config, tmp_path / "parts", text, step, monkeypatch)
-    parts = train(config, tmp_path / "parts", text=text, resume=True, report=quiet)
+    parts = train(config, tmp_path / "parts", data=text, resume=True, report=quiet)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     assert asdict(whole) | {"seconds": 0} == asdict(parts) | {"seconds": 0}
     lines = [json.loads(line)["scaling"] for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
@@ -78,7 +78,7 @@ def test_same_bits_after_interruptions(changes, tmp_path, monkeypatch):
 def test_a_wrong_resume_would_be_noticed(tmp_path, monkeypatch):
     """The comparison sees an optimizer that starts anew."""
     config, text = small(), write_text(tmp_path)
-    train(config, tmp_path / "whole", text=text, report=quiet)
+    train(config, tmp_path / "whole", data=text, report=quiet)
     stopped_after(config, tmp_path / "parts", text, 5, monkeypatch)
     real = train_loop.load_checkpoint
 
@@ -89,7 +89,7 @@ def test_a_wrong_resume_would_be_noticed(tmp_path, monkeypatch):
         return checkpoint
 
     monkeypatch.setattr(train_loop, "load_checkpoint", forgetful)
-    train(config, tmp_path / "parts", text=text, resume=True, report=quiet)
+    train(config, tmp_path / "parts", data=text, resume=True, report=quiet)
     with pytest.raises(AssertionError):
         assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
@@ -124,7 +124,7 @@ def trained(tmp_path_factory):
     """A whole run and one that was stopped, to be copied."""
     directory = tmp_path_factory.mktemp("trained")
     text = write_text(directory)
-    train(small(), directory / "whole", text=text, report=quiet)
+    train(small(), directory / "whole", data=text, report=quiet)
     with pytest.MonkeyPatch.context() as patch:
         stopped_after(small(), directory / "parts", text, 7, patch)
     assert [p.name for p in checkpoints(directory / "parts")] == [
@@ -145,7 +145,7 @@ class TestRefusals:
     def resumed(self, run) -> list[str]:
         config, directory, text = run
         said: list[str] = []
-        train(config, directory / "parts", text=text, resume=True, report=said.append)
+        train(config, directory / "parts", data=text, resume=True, report=said.append)
         assert_same_run(directory / "whole", directory / "parts")
         return said
 
@@ -181,7 +181,7 @@ class TestRefusals:
         meta = json.loads(content["meta"].tobytes()) | {"schema": "refscale.checkpoint/9"}
         with path.open("wb") as file:
             np.savez(file, **content | {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8)})
-        assert self.resumed(run)[0].endswith("schema is 'refscale.checkpoint/9', expected 'refscale.checkpoint/1'")
+        assert self.resumed(run)[0].endswith("schema is 'refscale.checkpoint/9', expected 'refscale.checkpoint/2'")
 
     def test_both_damaged(self, run):
         for path in checkpoints(run[1] / "parts"):
@@ -192,7 +192,7 @@ class TestRefusals:
 
     def test_of_another_run(self, run):
         _, directory, text = run
-        train(small(seed=1), directory / "other", text=text, report=quiet)
+        train(small(seed=1), directory / "other", data=text, report=quiet)
         path = checkpoint_path(directory / "parts", 6)
         path.write_bytes(checkpoint_path(directory / "other", 6).read_bytes())
         said = self.resumed(run)
@@ -202,10 +202,10 @@ class TestRefusals:
         config, directory, text = run
         other = tmp_path / "other.txt"
         other.write_text(text.read_text(encoding="utf-8").replace("the", "a"), encoding="utf-8")
-        train(config, directory / "other", text=other, report=quiet)
+        train(config, directory / "other", data=other, report=quiet)
         path = checkpoint_path(directory / "parts", 6)
         path.write_bytes(checkpoint_path(directory / "other", 6).read_bytes())
-        assert "a checkpoint of another run: text" in self.resumed(run)[0]
+        assert "a checkpoint of another run: data" in self.resumed(run)[0]
 
     def test_no_archive_but_an_array(self, run):
         path = checkpoint_path(run[1] / "parts", 6)
@@ -230,18 +230,18 @@ class TestRefusals:
 
 def test_a_run_is_not_overwritten(tmp_path):
     text = write_text(tmp_path)
-    train(small(), tmp_path / "run", text=text, report=quiet)
+    train(small(), tmp_path / "run", data=text, report=quiet)
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
     with pytest.raises(ArgumentError, match="holds a run already; --resume continues it"):
-        train(small(), tmp_path / "run", text=text, report=quiet)
+        train(small(), tmp_path / "run", data=text, report=quiet)
     with pytest.raises(ArgumentError, match=r"holds another run: steps=8, not 9; seed=0, not 1"):
-        train(small(steps=9, seed=1), tmp_path / "run", text=text, resume=True, report=quiet)
+        train(small(steps=9, seed=1), tmp_path / "run", data=text, resume=True, report=quiet)
     assert before == {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
-    with pytest.raises(ArgumentError, match="holds another run: another text"):
+    with pytest.raises(ArgumentError, match="holds another run: other data"):
         train(small(), tmp_path / "run", resume=True, report=quiet)
     (tmp_path / "run" / "config.json").unlink()
     with pytest.raises(ArgumentError, match=r"holds files of a run, but no config\.json"):
-        train(small(), tmp_path / "run", text=text, resume=True, report=quiet)
+        train(small(), tmp_path / "run", data=text, resume=True, report=quiet)
     with pytest.raises(DataError, match=r"holds no run, expected a directory with config\.json"):
         train_loop.read_config(tmp_path / "run")
 
@@ -251,15 +251,15 @@ def test_a_text_too_short_leaves_nothing_behind(tmp_path):
     sentences = [f"The {i}th sentence has some more words than the others." for i in range(12)]
     (tmp_path / "short.txt").write_text("\n\n".join(sentences), encoding="utf-8")
     with pytest.raises(DataError, match="1 sentences of"):
-        train(small(), tmp_path / "run", text=tmp_path / "short.txt", report=quiet)
+        train(small(), tmp_path / "run", data=tmp_path / "short.txt", report=quiet)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_finished_run_resumes_to_its_result(tmp_path):
     text = write_text(tmp_path)
-    first = train(small(), tmp_path / "run", text=text, report=quiet)
+    first = train(small(), tmp_path / "run", data=text, report=quiet)
     metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    again = train(small(), tmp_path / "run", text=text, resume=True, report=quiet)
+    again = train(small(), tmp_path / "run", data=text, resume=True, report=quiet)
     assert again.seconds > 0.5 * first.seconds  # of both sittings
     assert again.validation == first.validation
     assert again.overhead == first.overhead

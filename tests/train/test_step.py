@@ -40,8 +40,8 @@ def test_a_step_is_forward_backward_update(text):
     batch = next(run.batches(1))
     after, result = training_step(run, state, batch)
     tape = Tape(run.scheme, fp16_sr)
-    p = bert.parameters_on(tape, state.parameters, run.model)
-    losses = bert.pretraining_loss(p, batch, run.model, np.random.default_rng([0, 2, 1]))
+    p = bert.parameters_on(tape, state.parameters, run.task.model)
+    losses = bert.pretraining_loss(p, batch, run.task.model, np.random.default_rng([0, 2, 1]))
     backward(losses.total)
     gradients = {name: t.grad for name, t in p.items()}
     expected, optimizer = run.optimizer.update(
@@ -153,7 +153,9 @@ class TestValidation:
         total, right = np.zeros(2), np.zeros(2)
         for batch in run.validation:
             tape = Tape(run.scheme)
-            losses = bert.pretraining_loss(bert.parameters_on(tape, state.parameters, run.model), batch, run.model)
+            losses = bert.pretraining_loss(
+                bert.parameters_on(tape, state.parameters, run.task.model), batch, run.task.model
+            )
             for row in np.ndindex(batch.labels.shape):
                 if batch.labels[row] != IGNORE:
                     logits = losses.masked_lm_logits.value[row].astype(np.float64)
@@ -165,17 +167,20 @@ class TestValidation:
                 total[1] += np.log(np.exp(logits).sum()) - logits[label]
                 right[1] += logits.argmax() == label
                 sequences += 1
-        assert found.masked_lm == pytest.approx(total[0] / words, rel=1e-5)  # sums of float32 logits
-        assert found.next_sentence == pytest.approx(total[1] / sequences, rel=1e-5)
-        assert (found.masked_lm_accuracy, found.next_sentence_accuracy) == (right[0] / words, right[1] / sequences)
+        assert found["masked_lm"] == pytest.approx(total[0] / words, rel=1e-5)  # sums of float32 logits
+        assert found["next_sentence"] == pytest.approx(total[1] / sequences, rel=1e-5)
+        assert (found["masked_lm_accuracy"], found["next_sentence_accuracy"]) == (
+            right[0] / words,
+            right[1] / sequences,
+        )
 
     def test_held_out_text_is_not_trained_on(self, text):
         run = Run.of(small(), text)
-        assert len(run.held_out) == round(0.1 * (len(run.held_out) + len(run.training)))
+        assert len(run.task.held_out) == round(0.1 * (len(run.task.held_out) + len(run.task.training)))
         assert not set(run.validation[0].ids.ravel().tolist()) <= {1}
-        words = set(run.vocabulary.tokens)
-        assert words <= set(Run.of(small(), text).vocabulary.tokens)
-        assert any(w.lower() not in " ".join(run.training).lower() for s in run.held_out for w in s.split())
+        words = set(run.task.vocabulary.tokens)
+        assert words <= set(Run.of(small(), text).task.vocabulary.tokens)
+        assert any(w.lower() not in " ".join(run.task.training).lower() for s in run.task.held_out for w in s.split())
 
 
 class TestDivergence:

@@ -247,6 +247,11 @@ class SpanLosses:
     start_logits: Tensor
     end_logits: Tensor
 
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """What the total is the sum of."""
+        return {"start": self.start, "end": self.end}
+
 
 def span_loss(p: Tensors, batch: SpanBatch, config: BertConfig, rng: np.random.Generator | None = None) -> SpanLosses:
     """Cross-entropy of where the answer starts plus that of where it ends, with every factor settled.

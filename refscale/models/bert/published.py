@@ -39,15 +39,17 @@ class Pretrained:
 
     Attributes:
         config: sizes, rules, and in ``outputs`` the heads that are there.
-        parameters: float32, of the scheme ``regular``.
+        parameters: float32.
         tokenizer: None if the directory has none.
         digest: SHA-256 of what it was read from, in hexadecimal.
+        scheme: under which they were trained; "regular" for published ones.
     """
 
     config: BertConfig
     parameters: Arrays
     tokenizer: Tokenizer | None
     digest: str
+    scheme: str = "regular"
 
 
 def load_pretrained(directory: str | Path, *, ignore: Sequence[str] = ()) -> Pretrained:

@@ -1,0 +1,28 @@
+"""What is left of a fine-tuned model: its answers, and itself in published form."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from refscale.errors import ArgumentError
+from refscale.files import write_atomically
+from refscale.models import bert
+from refscale.train import Run, SpanData, SpanExtraction, TrainConfig, newest, observe
+
+
+def write(config: TrainConfig, data: SpanData, out: str | Path, predictions: str | None, save: str | None) -> None:
+    """Write the answers of a run's newest checkpoint, and the model, each where a path is given."""
+    run, state = Run.of(config, data), newest(out).state
+    task = run.task
+    if not isinstance(task, SpanExtraction):
+        raise ArgumentError(f"finetuned.write(task={config.task!r}): expected 'squad'")
+    if save:
+        bert.save_pretrained(save, task.model, task.regular(state.parameters), _published(task))
+    if predictions:
+        text = json.dumps(task.answers(observe(run, state, run.validation)), ensure_ascii=False, indent=1)
+        write_atomically(predictions, lambda file: file.write(text.encode()))
+
+
+def _published(task: SpanExtraction) -> bert.SubWords | None:
+    return task.tokenizer if isinstance(task.tokenizer, bert.SubWords) else None

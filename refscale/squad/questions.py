@@ -1,0 +1,179 @@
+"""Questions whose answers are runs of their contexts: read from files, or made by rule."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refscale.data import load_text, sentences
+from refscale.errors import DataError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A run of a context.
+
+    Attributes:
+        text: the answer.
+        start: where it starts, in characters.
+    """
+
+    text: str
+    start: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its context.
+
+    Attributes:
+        id: unique in its set.
+        question: the question.
+        context: the text that holds the answer.
+        answers: at least one; the first is trained on, all of them count as right.
+    """
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[Answer, ...]
+
+
+def read_squad(path: str | Path) -> tuple[Question, ...]:
+    """The questions of a file in the format of SQuAD 1.1, in order.
+
+    Raises:
+        DataError: no such file, no JSON, another structure; or a question, which is named, without answer, with an
+            answer that does not stand where it is said to, or with the id of another.  (Questions that cannot be
+            answered are SQuAD 2.0, which is not supported.)
+    """
+    call = f"read_squad({str(path)!r})"
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{call}: cannot be read ({error.strerror}), expected a JSON file") from error
+    except ValueError as error:
+        raise DataError(f"{call}: no JSON in UTF-8: {error}") from error
+    found: dict[str, Question] = {}
+    for question in _parsed(content, call):
+        if question.id in found:
+            raise DataError(f"{call}: two questions have the id {question.id!r}, expected different ones")
+        for answer in question.answers:
+            there = question.context[max(0, answer.start) :][: len(answer.text)]
+            if answer.start < 0 or not answer.text or there != answer.text:
+                raise DataError(
+                    f"{call}: question {question.id!r} has the answer {answer.text!r} at {answer.start}, "
+                    f"where the context has {there!r}"
+                )
+        found[question.id] = question
+    if not found:
+        raise DataError(f"{call}: holds no question")
+    return tuple(found.values())
+
+
+def _parsed(content: Any, call: str) -> Iterator[Question]:
+    try:
+        for article in content["data"]:
+            for paragraph in article["paragraphs"]:
+                for qa in paragraph["qas"]:
+                    if qa.get("is_impossible") or not qa["answers"]:
+                        raise DataError(
+                            f"{call}: question {qa['id']!r} has no answer, expected SQuAD 1.1, where each has one"
+                        )
+                    answers = tuple(Answer(_text(a["text"]), int(a["answer_start"])) for a in qa["answers"])
+                    yield Question(_text(qa["id"]), _text(qa["question"]), _text(paragraph["context"]), answers)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{call}: not the format of SQuAD 1.1: {type(error).__name__} {error}") from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def to_squad(questions: Sequence[Question]) -> dict[str, Any]:
+    """Questions in the format of SQuAD 1.1, as plain values for JSON."""
+    paragraphs = [
+        {
+            "context": q.context,
+            "qas": [
+                {
+                    "id": q.id,
+                    "question": q.question,
+                    "answers": [{"text": a.text, "answer_start": a.start} for a in q.answers],
+                }
+            ],
+        }
+        for q in questions
+    ]
+    return {"version": "1.1", "data": [{"title": "", "paragraphs": paragraphs}]}
+
+
+# --- A made set -------------------------------------------------------------------------------------------------------
+
+HELD_OUT = 0.1
+"""The last part of the text's sentences, for validation only."""
+
+SENTENCES, LEAST, MOST = 3, 6, 30
+"""Sentences of a context; words of a sentence that is asked about."""
+
+_WORD = re.compile(r"[^\W\d_]+")
+_ANSWER = re.compile(
+    r"\b(is|are|returns?|raises?|called|of|by|to|in|with) ((?:an? |the )?[*\"]?\w(?:[\w.]*\w)?[*\"]?(?:\(\))?)"
+)
+"""What stands after one of these words: at most an article and a word, with the marks around it."""
+
+
+def made_questions(text: str | None = None) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
+    """Questions made by fixed rules: a sentence of which one word is asked for, among its neighbours.
+
+    A context is a run of three sentences.  In each of them that has 6 to 30 words, what stands after the last of
+    "is", "are", "returns", "raises", "called", "of", "by", "to", "in", "with" is the answer, and the sentence with
+    "what" in its place the question: "Comparisons yield what values?"  To answer is to find the sentence and to see
+    what is missing.  Natural questions are harder; this is to try things out without a download.
+
+    Args:
+        text: the text; None: the one that comes along with Python.
+
+    Returns:
+        To train on, from the first nine tenths of the sentences, and to validate on, from the rest.
+
+    Raises:
+        DataError: the text yields none for one of the two.
+    """
+    prose = [s for s in sentences(load_text() if text is None else text) if _is_prose(s)]
+    held = round(HELD_OUT * len(prose))
+    training, held_out = (tuple(_asked(part)) for part in (prose[: len(prose) - held], prose[len(prose) - held :]))
+    if not training or not held_out:
+        raise DataError(f"made_questions: {len(prose)} sentences of prose yield no question, expected a longer text")
+    return training, held_out
+
+
+def _is_prose(sentence: str) -> bool:
+    """Whether a sentence is made of words: code and tables, which the text has many of, are left out."""
+    words = _WORD.findall(sentence)
+    if "|" in sentence or sentence.startswith("*"):
+        return False
+    return len(words) >= 4 and len(sentence) < 300 and sum(map(len, words)) > 0.7 * len(sentence.replace(" ", ""))
+
+
+def _asked(prose: Sequence[str]) -> Iterator[Question]:
+    for first in range(0, len(prose) - SENTENCES + 1, SENTENCES):
+        run = prose[first : first + SENTENCES]
+        context = " ".join(run)
+        start = 0
+        for k, sentence in enumerate(run):
+            found = list(_ANSWER.finditer(sentence))
+            if found and LEAST <= len(sentence.split()) <= MOST:
+                a, b = found[-1].span(2)
+                question = f"{sentence[:a]}what{sentence[b:]}".rstrip(".?!:") + "?"
+                answer = Answer(sentence[a:b], start + a)
+                yield Question(f"{first + k}", question, context, (answer,))
+            start += len(sentence) + 1

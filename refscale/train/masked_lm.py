@@ -1,0 +1,120 @@
+"""Pre-training: BERT's masked words and next sentences, on a text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale.data import IGNORE, Batch, Vocabulary, load_text, masked_lm_batches, sentences
+from refscale.errors import DataError
+from refscale.layers import Specs, Tensors
+from refscale.models import bert
+from refscale.scales import Scheme, get_constraint, get_scheme
+from refscale.train.config import TrainConfig
+from refscale.train.task import Scores
+
+HELD_OUT = 0.1
+"""The last part of the text's sentences, for validation only."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedLM:
+    """The task "masked-lm"; see ``task.Task``.
+
+    Attributes:
+        config: of the run.
+        model: with as many words as the vocabulary has.
+        vocabulary: of the text's first nine tenths, on which it trains.
+        training, held_out: sentences.
+        digest: of the text.
+    """
+
+    config: TrainConfig
+    model: bert.BertConfig
+    vocabulary: Vocabulary
+    training: tuple[str, ...]
+    held_out: tuple[str, ...]
+    digest: str
+
+    @classmethod
+    def of(cls, config: TrainConfig, text: str | Path | None = None) -> MaskedLM:
+        """Read the text.  None: the text that comes along.  Raises DataError if it cannot be used."""
+        content = load_text(text)
+        parts = sentences(content)
+        if len(parts) < 2:
+            raise DataError(f"train: a text of {len(parts)} sentences, expected some to train on and some to validate")
+        held = max(1, round(HELD_OUT * len(parts)))
+        training, held_out = tuple(parts[:-held]), tuple(parts[-held:])
+        model = bert.get_config(
+            config.model,
+            dropout=config.dropout,
+            attention_dropout=config.dropout,
+            constraint=get_constraint(config.constraint),
+        )
+        vocabulary = Vocabulary.from_text(" ".join(training), model.vocabulary)
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        return cls(config, replace(model, vocabulary=len(vocabulary)), vocabulary, training, held_out, digest)
+
+    @cached_property
+    def specs(self) -> Specs:
+        """Of the model's parameters."""
+        return bert.specs(self.model)
+
+    @property
+    def scheme(self) -> Scheme:
+        """As configured."""
+        return get_scheme(self.config.scheme)
+
+    def initial_parameters(self, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+        """At random."""
+        return bert.initial_parameters(self.model, self.scheme, rng)
+
+    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """Of the training text."""
+        return self._draw(self.training, rng)
+
+    def validation(self, rng: np.random.Generator) -> tuple[Batch, ...]:
+        """Of the held-out text."""
+        drawn = self._draw(self.held_out, rng)
+        return tuple(next(drawn) for _ in range(self.config.evaluation_batches))
+
+    def _draw(self, text: tuple[str, ...], rng: np.random.Generator) -> Iterator[Batch]:
+        return masked_lm_batches(text, self.vocabulary, batch=self.config.batch, seq=self.config.seq, rng=rng)
+
+    def loss(self, p: Tensors, batch: Batch, rng: np.random.Generator | None = None) -> bert.Losses:
+        """Masked LM plus next sentence."""
+        return bert.pretraining_loss(p, batch, self.model, rng)
+
+    def observe(self, batch: Batch, loss: bert.Losses) -> NDArray[np.float64]:
+        """Sums over words and sequences: losses, how many are right, how many there are."""
+        assert loss.next_sentence is not None  # the model has both heads
+        assert loss.next_sentence_logits is not None
+        right = (loss.masked_lm_logits.value.argmax(-1) == batch.labels)[batch.labels != IGNORE]
+        follows = loss.next_sentence_logits.value.argmax(-1) == batch.is_next
+        n, s = right.size, follows.size
+        losses = float(loss.masked_lm.value) * n, float(loss.next_sentence.value) * s
+        return np.array([*losses, right.sum(), follows.sum(), n, s], np.float64)
+
+    def score(self, observed: Sequence[NDArray[np.float64]]) -> Scores:
+        """Means over words (masked LM) and sequences (next sentence): losses in nats, shares predicted right."""
+        masked_lm, next_sentence, right, follows, words, sequences = np.sum(observed, 0).tolist()
+        return {
+            "masked_lm": masked_lm / words,
+            "next_sentence": next_sentence / sequences,
+            "masked_lm_accuracy": right / words,
+            "next_sentence_accuracy": follows / sequences,
+        }
+
+    def line(self, scores: Scores) -> str:
+        """Losses and accuracies."""
+        return (
+            f"masked LM {scores['masked_lm']:.4f} ({scores['masked_lm_accuracy']:.1%} right), "
+            f"next sentence {scores['next_sentence']:.4f} ({scores['next_sentence_accuracy']:.1%})"
+        )

@@ -1,0 +1,228 @@
+"""Fine-tuning: a trained BERT learns to extract answers, as in the paper's experiment on SQuAD 1.1."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale import squad
+from refscale.data import SpanBatch
+from refscale.errors import ArgumentError, DataError
+from refscale.layers import Specs, Tensors, initialize
+from refscale.models import bert
+from refscale.scales import Scheme, get_constraint, get_scheme, regular
+from refscale.train.config import TrainConfig
+from refscale.train.task import Scores
+from refscale.train.trained import load_trained
+
+LONGEST_QUESTION = 64
+"""Tokens; Devlin et al. 2018, run_squad."""
+
+
+@dataclass(frozen=True)
+class SpanData:
+    """What is read to fine-tune.
+
+    Attributes:
+        pretrained: directory of the trained model, see ``load_trained``.
+        train, dev: files in the format of SQuAD 1.1; None, both: ``squad.made_questions``.
+        text: what the model was trained on, if that was a run of ``train`` on a text of its own.
+    """
+
+    pretrained: str | Path
+    train: str | Path | None = None
+    dev: str | Path | None = None
+    text: str | Path | None = None
+
+    def questions(self) -> tuple[tuple[squad.Question, ...], tuple[squad.Question, ...]]:
+        """Those to train on, those to validate on.  Raises ArgumentError, DataError."""
+        if (self.train is None) != (self.dev is None):
+            raise ArgumentError(f"SpanData(train={self.train!r}, dev={self.dev!r}): expected both files or neither")
+        if self.train is None or self.dev is None:
+            return squad.made_questions()
+        return squad.read_squad(self.train), squad.read_squad(self.dev)
+
+
+@dataclass(frozen=True, eq=False)
+class SpanExtraction:
+    """The task "squad"; see ``task.Task``.
+
+    Under the regular scheme the model's parameters are taken as they are; under unit scaling, those of a regular model
+    are adapted (``bert.adapt``), head and all, so that both start from the same function.
+
+    Attributes:
+        config: of the run.
+        model: the encoder with a span head in place of the heads it had.
+        scheme: as configured, with the constants of an adapted model.
+        adapted: how it was adapted, if it was.
+        start: parameters before the first step.
+        questions, held_out: to train on, to validate on.
+        training, windows: windows of the two; of the latter, as many as ``evaluation_batches`` asks for.
+        tokenizer: of the model.
+        digest: of model and questions.
+    """
+
+    config: TrainConfig
+    model: bert.BertConfig
+    scheme: Scheme
+    adapted: bert.Adapted | None
+    start: dict[str, NDArray[Any]]
+    questions: tuple[squad.Question, ...]
+    held_out: tuple[squad.Question, ...]
+    training: squad.Windows
+    windows: squad.Windows
+    tokenizer: Any
+    digest: str
+
+    @classmethod
+    def of(cls, config: TrainConfig, data: SpanData) -> SpanExtraction:
+        """Read model and questions.
+
+        Raises:
+            ArgumentError: a scheme that does not fit the model's, or windows too short or too long.
+            CheckpointError, DataError: model or questions cannot be used.
+        """
+        pretrained = load_trained(data.pretrained, data.text)
+        tokenizer = pretrained.tokenizer
+        if tokenizer is None:
+            raise DataError(f"finetune: no tokenizer in {str(data.pretrained)!r}, expected tokenizer.json or vocab.txt")
+        if config.seq > pretrained.config.positions:
+            raise ArgumentError(
+                f"TrainConfig(seq={config.seq}): expected at most {pretrained.config.positions}, the model's positions"
+            )
+        model = replace(
+            pretrained.config,
+            outputs=("span",),
+            dropout=config.dropout,
+            attention_dropout=config.dropout,
+            constraint=get_constraint(config.constraint),
+        )
+        scheme, adapted, start = _start(config, model, pretrained)
+        questions, held_out = data.questions()
+
+        def windows(of: Sequence[squad.Question]) -> squad.Windows:
+            return squad.windows(of, tokenizer, seq=config.seq, stride=config.stride, longest_question=LONGEST_QUESTION)
+
+        held_windows = windows(held_out)
+        if config.evaluation_batches:
+            last = min(len(held_windows), config.evaluation_batches * config.batch) - 1
+            held_out = held_out[: int(held_windows.question[last]) + 1]
+            held_windows = windows(held_out)
+        digest = hashlib.sha256(pretrained.digest.encode())
+        for question in (*questions, *held_out):
+            digest.update(repr(question).encode())
+        return cls(
+            config,
+            model,
+            scheme,
+            adapted,
+            start,
+            questions,
+            held_out,
+            windows(questions),
+            held_windows,
+            tokenizer,
+            digest.hexdigest(),
+        )
+
+    @cached_property
+    def specs(self) -> Specs:
+        """Of the model's parameters."""
+        return bert.specs(self.model)
+
+    def initial_parameters(self, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+        """Those of the trained model; the head's are drawn once, by the run's seed."""
+        return dict(self.start)
+
+    def regular(self, parameters: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Parameters as those of a regular model, which can be saved as a published one.
+
+        Raises:
+            ArgumentError: they were trained under unit scaling from the start.
+        """
+        if self.adapted is None and self.scheme.name != regular.name:
+            raise ArgumentError(
+                f"finetune: a model trained under {self.scheme.name!r} from the start has no regular form to save"
+            )
+        return self.adapted.regular(parameters) if self.adapted else parameters
+
+    def batches(self, rng: np.random.Generator) -> Iterator[SpanBatch]:
+        """Windows at random."""
+        while True:
+            yield self.training.draw(rng, self.config.batch)
+
+    def validation(self, rng: np.random.Generator) -> Sequence[SpanBatch]:
+        """All windows of the questions held out, in order."""
+        return _Batches(self.windows, self.config.batch)
+
+    def loss(self, p: Tensors, batch: SpanBatch, rng: np.random.Generator | None = None) -> bert.SpanLosses:
+        """Start plus end."""
+        return bert.span_loss(p, batch, self.model, rng)
+
+    def observe(self, batch: SpanBatch, loss: bert.SpanLosses) -> tuple[float, int, NDArray[Any], NDArray[Any]]:
+        """Sum of the losses over windows, their number, and their logits."""
+        n, seq = batch.ids.shape
+        wide = [np.full((n, self.config.seq), -np.inf, np.float32) for _ in range(2)]  # a batch is cut to its longest
+        for x, logits in zip(wide, (loss.start_logits, loss.end_logits), strict=True):
+            x[:, :seq] = logits.value
+        return float(loss.total.value) * n, n, wide[0], wide[1]
+
+    def answers(self, observed: Sequence[tuple[float, int, NDArray[Any], NDArray[Any]]]) -> dict[str, str]:
+        """The answer to each question held out, by its id."""
+        start, end = (np.concatenate([part[k] for part in observed]) for k in (2, 3))
+        return squad.predict(self.held_out, self.windows, start, end)
+
+    def score(self, observed: Sequence[tuple[float, int, NDArray[Any], NDArray[Any]]]) -> Scores:
+        """Mean loss over windows in nats; exact match and F1 over questions, as shares."""
+        loss, count = sum(part[0] for part in observed), sum(part[1] for part in observed)
+        found = squad.score(self.held_out, self.answers(observed))
+        return {"loss": loss / count, "exact_match": found.exact_match / 100, "f1": found.f1 / 100}
+
+    def line(self, scores: Scores) -> str:
+        """Loss, exact match, F1."""
+        return f"loss {scores['loss']:.4f}, exact match {scores['exact_match']:.1%}, F1 {scores['f1']:.1%}"
+
+
+def _start(
+    config: TrainConfig, model: bert.BertConfig, pretrained: bert.Pretrained
+) -> tuple[Scheme, bert.Adapted | None, dict[str, NDArray[Any]]]:
+    """Scheme, adaptation and first parameters: the encoder's, and a new head."""
+    specs, trained = bert.specs(model), get_scheme(pretrained.scheme)
+    head = {name: spec for name, spec in specs.items() if name.startswith("span.")}
+    rng = np.random.default_rng([config.seed, 0])
+    parameters = {name: pretrained.parameters[name] for name in specs if name not in head}
+    parameters |= initialize(head, trained, rng, model.std)
+    if config.scheme == pretrained.scheme:
+        return trained, None, parameters
+    if (pretrained.scheme, config.scheme) != ("regular", "unit"):
+        raise ArgumentError(
+            f"TrainConfig(scheme={config.scheme!r}): the model was trained under {pretrained.scheme!r}; "
+            "expected the same, or 'unit' for a regular one"
+        )
+    adapted = bert.adapt(model, parameters)
+    return adapted.scheme, adapted, adapted.unit(parameters)
+
+
+@dataclass(frozen=True)
+class _Batches(Sequence[SpanBatch]):
+    """Windows in order, so many at a time; the last batch may have fewer."""
+
+    windows: squad.Windows
+    size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.windows) // self.size)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        return self.windows.batch(np.arange(i * self.size, min((i + 1) * self.size, len(self.windows))))
