@@ -10,7 +10,8 @@ In reading order:
 6. ``flops``: what factors cost.
 7. ``kernels``, ``softmax_kernels``, ``predict``: every scale of a model before it is run.
 8. ``snr``: how well a format carries Gaussian numbers, by their scale.
-9. ``ops_table``, ``formats_table``: every op's factors, every format, in figures.
+9. ``fidelity_report``, ``fidelity_watch``, ``fidelity``, ``fidelity_text``: what narrow formats do to a trained model.
+10. ``ops_table``, ``formats_table``: every op's factors, every format, in figures.
 
     >>> from refscale.analysis import record
     >>> report = record("bert-tiny", "unit")
@@ -19,9 +20,23 @@ In reading order:
 """
 
 from refscale.analysis.drift import Drift, load_drifts, read_drift, render_drift, save_drifts
+from refscale.analysis.fidelity import fidelity
+from refscale.analysis.fidelity_report import (
+    CastLosses,
+    Errors,
+    FidelityReport,
+    OperandStats,
+    StorageStats,
+    fidelity_from_json,
+    fidelity_to_json,
+    load_fidelity,
+    save_fidelity,
+)
+from refscale.analysis.fidelity_text import render_fidelity
+from refscale.analysis.fidelity_watch import cast_snr
 from refscale.analysis.files import from_json, load, save, to_json
 from refscale.analysis.flops import Flops, OpFlops, count_flops, render_flops, save_flops, tape_flops
-from refscale.analysis.plots import check_plot, plot, plot_drift, plot_losses, plot_snr
+from refscale.analysis.plots import check_plot, plot, plot_drift, plot_fidelity, plot_losses, plot_snr
 from refscale.analysis.predict import Prediction, predict
 from refscale.analysis.record import record
 from refscale.analysis.report import CastSummary, Report, Summary, summarize
@@ -32,27 +47,38 @@ from refscale.analysis.text import render
 __all__ = [
     "KINDS",
     "REPORT_FORMATS",
+    "CastLosses",
     "CastSummary",
     "Drift",
+    "Errors",
+    "FidelityReport",
     "Flops",
     "Kind",
     "Limits",
     "Lost",
     "Measurement",
     "OpFlops",
+    "OperandStats",
     "Prediction",
     "Report",
+    "StorageStats",
     "Summary",
     "TensorStats",
+    "cast_snr",
     "check_plot",
     "count_flops",
     "curves",
+    "fidelity",
+    "fidelity_from_json",
+    "fidelity_to_json",
     "from_json",
     "load",
     "load_drifts",
+    "load_fidelity",
     "measure",
     "plot",
     "plot_drift",
+    "plot_fidelity",
     "plot_losses",
     "plot_snr",
     "predict",
@@ -60,10 +86,12 @@ __all__ = [
     "record",
     "render",
     "render_drift",
+    "render_fidelity",
     "render_flops",
     "render_snr",
     "save",
     "save_drifts",
+    "save_fidelity",
     "save_flops",
     "snr",
     "summarize",

@@ -71,14 +71,16 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         default="geometric",
         help="ties factors inside residual branches (default: geometric, the paper's; none: forks repay the rest)",
     )
-    parser.add_argument("--batch", type=int, metavar="N", help="sequences (default: 8; base, large: 1)")
+    parser.add_argument("--batch", type=int, metavar="N", help="sequences (default: 8, 1 or 4, by size of the model)")
     parser.add_argument("--seq", type=int, default=128, metavar="N", help="tokens in each (default: 128)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and batch (default: 0)")
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text to read (default: text that comes with Python)")
     parser.add_argument("--json", metavar="FILE", help="also write everything as JSON")
     parser.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
     parser.add_argument("--checkpoint", metavar="PATH", help="of a run of train, in place of a model at initialization")
-    parser.add_argument("--pretrained", metavar="DIR", help="a published BERT: what narrow formats do to it, trained")
+    parser.add_argument(
+        "--pretrained", metavar="DIR", help="what narrow formats do to a published BERT or a run of train"
+    )
     parser.add_argument("--flops", action="store_true", help="count multiplications instead, and those by factors")
     parser.add_argument("--all", action="store_true", help="a line for every tensor, however large the model")
 

@@ -13,7 +13,6 @@ from refscale.errors import ArgumentError
 
 if TYPE_CHECKING:
     from refscale.analysis import Report
-    from refscale.models import bert
     from refscale.train import Data, SpanData, TrainConfig
 
 SMALL = ("bert-tiny", "bert-mini")
@@ -92,17 +91,18 @@ def _report_pretrained(args: argparse.Namespace) -> None:
     from refscale import analysis
     from refscale.analysis.fidelity import POLICIES, passes
     from refscale.progress import Progress
+    from refscale.train import load_trained
 
     if names := _given(args, _NOT_OF_A_TRAINED_MODEL):
         raise ArgumentError(f"report: --pretrained {args.pretrained!r} with {names}, which it does not take")
     if args.plot:
         analysis.check_plot(args.plot)
     _check_directories(args.plot, args.json)
-    model = _pretrained(args.pretrained)
+    model = load_trained(args.pretrained, args.text)
     policies = (args.precision,) if args.precision else POLICIES
     schemes = None if args.scheme == "both" else (args.scheme,)
-    batch = 8 if args.batch is None else args.batch
-    with Progress(passes(model, policies, schemes), "passes", Path(args.pretrained).name) as progress:
+    batch = 4 if args.batch is None else args.batch
+    with Progress(passes(model, policies, schemes), "passes", Path(args.pretrained).resolve().name) as progress:
         report = analysis.fidelity(
             model,
             policies=policies,
@@ -118,12 +118,6 @@ def _report_pretrained(args: argparse.Namespace) -> None:
     if args.plot:
         analysis.plot_fidelity(args.plot, report)
     print(analysis.render_fidelity(report), end="")
-
-
-def _pretrained(directory: str) -> bert.Pretrained:
-    from refscale.models import bert
-
-    return bert.load_pretrained(directory)
 
 
 def _given(args: argparse.Namespace, defaults: Mapping[str, object]) -> str:

@@ -148,7 +148,8 @@ def made_questions(text: str | None = None) -> tuple[tuple[Question, ...], tuple
     Raises:
         DataError: the text yields none for one of the two.
     """
-    prose = [s for s in sentences(load_text() if text is None else text) if _is_prose(s)]
+    found = sentences(load_text() if text is None else text)
+    prose = [s for s in dict.fromkeys(found) if _is_prose(s)]  # some paragraphs stand under several topics
     held = round(HELD_OUT * len(prose))
     training, held_out = (tuple(_asked(part)) for part in (prose[: len(prose) - held], prose[len(prose) - held :]))
     if not training or not held_out:

@@ -19,7 +19,7 @@ TASKS: dict[str, tuple[str, str]] = {"masked-lm": ("masked_lm", "masked_lm_accur
 
 DEFAULT_LOG2_LR: dict[str, dict[str, float]] = {
     "masked-lm": {"regular": -10, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6},
-    "squad": {"regular": -13, "unit": -9},
+    "squad": {"regular": -12, "unit": -8},
 }
 """Peak learning rates of AdamW by task and scheme: as ``refscale compare`` finds them; munit, unit-rms: unit's."""
 

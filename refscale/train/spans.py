@@ -23,7 +23,7 @@ from refscale.train.task import Scores
 from refscale.train.trained import load_trained
 
 LONGEST_QUESTION = 64
-"""Tokens; Devlin et al. 2018, run_squad."""
+"""Tokens, or half of a window; Devlin et al. 2018, run_squad."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,13 @@ class SpanExtraction:
         questions, held_out = data.questions()
 
         def windows(of: Sequence[squad.Question]) -> squad.Windows:
-            return squad.windows(of, tokenizer, seq=config.seq, stride=config.stride, longest_question=LONGEST_QUESTION)
+            return squad.windows(
+                of,
+                tokenizer,
+                seq=config.seq,
+                stride=config.stride,
+                longest_question=min(LONGEST_QUESTION, config.seq // 2),
+            )
 
         held_windows = windows(held_out)
         if config.evaluation_batches:

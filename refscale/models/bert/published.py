@@ -142,6 +142,8 @@ def save_pretrained(
         _their_name(name, heads): np.ascontiguousarray(_turned(parameters[name], spec.role, name))
         for name, spec in expected.items()
     }
+    if "mlm" in config.outputs:
+        tensors[_DECODER_BIAS] = tensors[_COPIES[_DECODER_BIAS]]
     saved = _safetensors(call).numpy.save(tensors, metadata={"format": "pt"})  # transformers insists on "pt"
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -296,9 +298,11 @@ _OUTSIDE = {
     "span": "qa_outputs",
 }
 
+_DECODER_BIAS = "cls.predictions.decoder.bias"
+
 _COPIES = {
     "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
+    _DECODER_BIAS: "cls.predictions.bias",
 }
 """Tensors that some files hold twice."""
 
@@ -370,6 +374,8 @@ def _outputs(published: Arrays) -> tuple[Output, ...]:
 def _parameters(published: Arrays, config: BertConfig, call: str, dtype: type[np.floating[Any]]) -> Arrays:
     expected = specs(config)
     names = {_their_name(name): name for name in expected}
+    if not config.tied and _DECODER_BIAS in published:  # the one that counts, where the two are not tied
+        published[_COPIES[_DECODER_BIAS]] = published[_DECODER_BIAS]
     for copy, original in _COPIES.items():
         if copy in published and copy not in names:
             if original not in published:

@@ -1,0 +1,260 @@
+"""A report on a trained network in narrow formats as text, no wider than 100 columns."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from refscale.analysis.fidelity_report import Errors, FidelityReport, OperandStats
+from refscale.analysis.stats import KINDS, format_label
+from refscale.analysis.text import figure, percent, plural
+
+LOWEST = 8
+"""Operands of each scheme that are listed."""
+
+SAME = 0.05
+"""Errors that differ by less than this share count as equal."""
+
+LEGEND = """\
+error: ‖x − x0‖/‖x0‖, x0 in float64: of the encoder's output without padding, and of all parameters'
+gradients as one vector. cosine: of x and x0; of the output, the mean over tokens. clip, flush:
+how many numbers cast were beyond the largest value, how many became zero. fp32: no cast, arithmetic
+in float32. ×2^k: with that loss scale, which changes nothing before the backward pass."""
+
+OPERANDS_LEGEND = """\
+bound: 1 dB below the best SNR of Gaussian numbers in the format. any: SNR if a power of two had
+brought the largest number next to the format's largest value; what this lacks, no scale can give.
+log2: of the RMS. amax: over the RMS. zero, sub, ovr: percent of the numbers cast to zero, to a
+subnormal value, from beyond the largest value. ∂: a gradient."""
+
+
+def render_fidelity(report: FidelityReport) -> str:
+    """A report as text: errors by policy and by op, operands, storage, and what the figures come to.
+
+    Args:
+        report: from ``fidelity``, of at most two schemes.
+
+    Returns:
+        Lines of at most 100 columns; longer names are cut.
+    """
+    parts = [heading(report), LEGEND.split("\n"), error_table("POLICY", report.policies)]
+    if report.classes:
+        parts.append(error_table(f"OF {_fitted(report.focus, 18)}, ALONE", report.classes))
+    if report.operands:
+        parts += [list(operand_table(report)), OPERANDS_LEGEND.split("\n")]
+        parts += [list(lowest_table(report, scheme)) for scheme in report.schemes]
+    if report.store:
+        parts.append(list(storage_lines(report)))
+    parts.append(conclusions(report))
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def heading(report: FidelityReport) -> list[str]:
+    """Two or three lines: what was run on what, and the loss."""
+    padding = f", {100 * report.padding:.0f} % padding" if report.padding else ""
+    text = "" if report.text == "built-in" else f", text {report.text}"
+    return [
+        f"━━ {report.model}, {report.digest[:12]}",
+        f"   batch {report.batch} × {report.seq}{padding}, seed {report.seed}{text}",
+        f"   objective: {report.objective}, {report.loss:.5g} in float64",
+    ]
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def error_table(title: str, rows: Sequence[Errors]) -> list[str]:
+    """One line for each pass."""
+    lines = [
+        f"{'':<33}{'output':>18}{'gradients':>19}{'forward':>14}{'backward':>15}",
+        f"{title:<33}{'error':>9}{'cosine':>9}{'error':>10}{'cosine':>9}" + f"{'clip':>8}{'flush':>7}" * 2,
+    ]
+    former = ""
+    for e in rows:
+        name = e.policy if e.policy != former else ""
+        former = e.policy
+        scaled = e.loss_scale is not None
+        output = f"{figure(e.output):>9}{e.output_cosine:>9.5f}" if not scaled else ""
+        forward = f"{quantity(e.forward.clipped):>8}{quantity(e.forward.flushed):>7}" if not scaled else ""
+        lines.append(
+            f"{_fitted(name, 18):<19}{_label(e):<14}{output:>18}{figure(e.gradient):>10}{e.gradient_cosine:>9.5f}"
+            f"{forward:>15}{quantity(e.backward.clipped):>8}{quantity(e.backward.flushed):>7}"
+        )
+    return lines
+
+
+def _label(e: Errors) -> str:
+    return e.scheme if e.loss_scale is None else f"{e.scheme} ×2^{math.log2(e.loss_scale):.0f}"
+
+
+def operand_table(report: FidelityReport) -> Iterator[str]:
+    """For each kind of operand, how many are below the bound, and the median and lowest SNR."""
+    title = f"OPERANDS OF {_fitted(report.focus, 18)}, SNR in dB"
+    yield f"{title:<44}" + "".join(f"{scheme:>25}" for scheme in report.schemes)
+    head = f"{'below':>9}{'median':>8}{'lowest':>8}"
+    yield f"{'kind':<21}{'format':<10}{'bound':>5}{'number':>8}" + head * len(report.schemes)
+    for kind in KINDS:
+        found = {s: [t for t in report.of_scheme(s) if t.kind == kind] for s in report.schemes}
+        some = found[report.schemes[0]]
+        if not some:
+            continue
+        format = some[0].format
+        line = f"{plural(kind):<21}{format_label(format):<10}{report.bound(format):>5.1f}{len(some):>8}"
+        for operands in found.values():
+            values = sorted(t.snr for t in operands)
+            below = sum(map(report.is_below, operands)) or "·"
+            line += f"{below:>9}{decibels(median(values)):>8}{decibels(values[0]):>8}"
+        yield line
+
+
+def lowest_table(report: FidelityReport, scheme: str) -> Iterator[str]:
+    """The operands whose SNR is lowest in a scheme, counted from the bound, with what they are in the others."""
+    operands = sorted(report.of_scheme(scheme), key=lambda t: t.snr - report.bound(t.format))[:LOWEST]
+    by_name = {s: {(t.name, t.kind): t for t in report.of_scheme(s)} for s in report.schemes}
+    heads = "".join(f"{s[:7]:>8}" for s in report.schemes)
+    yield f"{'':<42}{'SNR':>{8 * len(report.schemes)}}{'':>6}{'log2':>{8 * len(report.schemes)}}"
+    yield f"{'LOWEST, ' + scheme:<42}{heads}{'any':>6}{heads}{'amax':>6}{'zero':>5}{'sub':>4}{'ovr':>4}"
+    for t in operands:
+        same = [by_name[s][t.name, t.kind] for s in report.schemes]
+        snrs = "".join(f"{decibels(u.snr):>8}" for u in same)
+        logs = "".join(f"{math.log2(u.rms):>8.1f}" if u.rms else f"{'-∞':>8}" for u in same)
+        shares = f"{percent(t.flushed):>5}{percent(t.subnormal):>4}{percent(t.clipped):>4}"
+        yield f"{_fitted(_shown(t), 42):<42}{snrs}{decibels(t.scaled_snr):>6}{logs}{t.outlier:>6.3g}{shares}"
+
+
+def _shown(operand: OperandStats) -> str:
+    return f"∂ {operand.name}" if operand.kind == "activation gradient" else operand.name
+
+
+def storage_lines(report: FidelityReport) -> Iterator[str]:
+    """For each scheme, how many tensors leave the range of the format of storage, and which most."""
+    label = format_label(report.store)
+    yield f"STORAGE in {label}: tensors of which something is flushed or clipped"
+    for scheme in report.schemes:
+        beyond = [t for t in report.beyond if t.scheme == scheme]
+        much = sum(t.flushed + t.clipped > 0.01 for t in beyond)
+        yield f"{scheme}: {len(beyond)} of {report.stored[scheme]}, {much} of them by more than 1 %"
+        if beyond:
+            most = max(beyond, key=lambda t: t.flushed + t.clipped)
+            lost = ((most.flushed, "flushed"), (most.clipped, "clipped"))
+            shares = ", ".join(f"{percent(share)} % {what}" for share, what in lost if share)
+            yield "  " + ", ".join(f"{n} {plural(k)}" for k in KINDS if (n := sum(t.kind == k for t in beyond)))
+            yield f"  most: {most.kind} {most.name}, {shares}"
+
+
+# --- what it comes to -------------------------------------------------------------------------------------------------
+
+
+def conclusions(report: FidelityReport) -> list[str]:
+    """A few sentences, computed from the figures."""
+    lines = [*_errors_of_focus(report)]
+    if report.schemes == ("regular", "unit"):
+        lines += _where_not(report)
+    lines += [*_dearest(report), *(_below(report, scheme) for scheme in report.schemes if report.operands)]
+    return [part for line in lines for part in _wrapped(line)]
+
+
+def _errors_of_focus(report: FidelityReport) -> Iterator[str]:
+    found = [e for e in report.policies if e.policy == (report.focus or "fp32")]
+    plain = [e for e in found if e.loss_scale is None]
+    outputs = ", ".join(f"{figure(e.output)} under {e.scheme}" for e in plain)
+    gradients = ", ".join(f"{figure(e.gradient)} under {_label(e)}" for e in found)
+    yield f"{plain[0].policy} changes the output by {outputs}; the gradients by {gradients}."
+    if report.objective != "mean projection":
+        losses = ", ".join(f"{e.loss:.4f} under {e.scheme}" for e in plain)
+        yield f"The loss is {report.loss:.4f} in float64; in {plain[0].policy} {losses}."
+
+
+def _where_not(report: FidelityReport) -> Iterator[str]:
+    """Where unit scaling is no better than the regular scheme, without a loss scale and with one."""
+    yield _verdict("Beside regular", _pairs(report, scaled=False))
+    with_scale = _pairs(report, scaled=True)
+    if with_scale:
+        yield _verdict("Beside regular with the loss scale", with_scale)
+
+
+def _pairs(report: FidelityReport, scaled: bool) -> list[tuple[str, float, float]]:
+    """(what, regular error, unit error) of everything that a cast has changed."""
+    rows = [*report.policies, *(e for e in report.classes if e.policy != "storage")]  # which is one of the policies
+    noise = 10 * max(max(e.output, e.gradient) for e in rows if e.policy == "fp32")
+    units = {e.policy: e for e in rows if e.scheme == "unit"}
+    found = []
+    for e in rows:
+        if e.scheme != "regular" or (e.loss_scale is not None) != scaled:
+            continue
+        u = units[e.policy]
+        if not scaled:
+            found.append((f"{e.policy} (output)", e.output, u.output))
+        found.append((f"{e.policy} (gradients)", e.gradient, u.gradient))
+    return [(what, r, u) for what, r, u in found if max(r, u) > noise]
+
+
+def _verdict(beside: str, pairs: Sequence[tuple[str, float, float]]) -> str:
+    if not pairs:
+        return f"{beside}, no cast changes anything."
+    worse = sorted((p for p in pairs if p[2] > p[1] * (1 + SAME)), key=lambda p: p[1] / p[2])
+    better = [p for p in pairs if p[2] < p[1] * (1 - SAME)]
+    line = (
+        f"{beside}, unit scaling errs less in {len(better)} of {len(pairs)} figures, "
+        f"as much (within {100 * SAME:.0f} %) in {len(pairs) - len(better) - len(worse)}, more in {len(worse)}"
+    )
+    if worse:
+        shown = [f"{what} {figure(u)} against {figure(r)}" for what, r, u in worse[:4]]
+        line += f": {', '.join(shown)}{f' and {len(worse) - 4} more' if len(worse) > 4 else ''}"
+    return f"{line}."
+
+
+def _dearest(report: FidelityReport) -> Iterator[str]:
+    """Which op's cast costs the output most."""
+    ops = [e for e in report.classes if "_" in e.policy or e.policy in ("matmul", "readout")]
+    if not ops:
+        return
+    parts = []
+    for scheme in report.schemes:
+        rows = sorted((e for e in ops if e.scheme == scheme and e.loss_scale is None), key=lambda e: -e.output)
+        rest = "".join(f", {e.policy} {figure(e.output)}" for e in rows[1:])
+        parts.append(f"under {scheme} {rows[0].policy} ({figure(rows[0].output)}{rest})")
+    yield f"Of one op's casts alone, those that cost the output most: {'; '.join(parts)}."
+
+
+def _below(report: FidelityReport, scheme: str) -> str:
+    """How many operands are below the bound, and whether a scale would help."""
+    operands = report.of_scheme(scheme)
+    below = [t for t in operands if report.is_below(t)]
+    line = f"{len(below)} of {len(operands)} operands are below the bound under {scheme}"
+    if below:
+        helped = [t for t in below if t.scaled_snr >= report.bound(t.format)]
+        return f"{line}; {len(helped)} of them would be above it if multiplied by a power of two."
+    lowest = min(operands, key=lambda t: t.snr - report.bound(t.format))
+    found = f"{_shown(lowest)}, {decibels(lowest.snr)} dB with amax/RMS {figure(lowest.outlier)}"
+    return f"{line}; lowest is {found}, {decibels(lowest.scaled_snr)} dB at any power of two."
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def decibels(x: float) -> str:
+    """One decimal; ∞ where nothing is lost."""
+    return f"{x:.1f}" if math.isfinite(x) else "∞" if x > 0 else "-∞"
+
+
+def quantity(n: int) -> str:
+    """A count in at most six columns; ``·`` is none."""
+    if n == 0:
+        return "·"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if n >= 0.9995 * size:
+            return f"{n / size:.3g}{unit}"
+    return str(n)
+
+
+def _fitted(name: str, width: int) -> str:
+    """A name in at most so many columns."""
+    return name if len(name) <= width else name[: width - 1] + "…"
+
+
+def _wrapped(sentence: str, width: int = 100) -> list[str]:
+    """Lines of at most so many columns, the second and later ones indented."""
+    return textwrap.wrap(sentence, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

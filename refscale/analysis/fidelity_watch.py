@@ -1,0 +1,147 @@
+"""What narrow formats would do to each tensor of a pass in float32: operands that are cast, tensors that are stored."""
+
+from __future__ import annotations
+
+import math
+import weakref
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refscale import ops
+from refscale.analysis.fidelity_report import OperandStats, StorageStats
+from refscale.analysis.stats import Kind, measure
+from refscale.engine import Array, Variable
+from refscale.formats import Cast
+from refscale.layers import Specs
+from refscale.precision import Precision, fp32, operand_scale
+from refscale.precision.operands import largest_magnitude
+
+
+def cast_snr(x: ArrayLike, cast: Cast, scale: float = 1.0) -> float:
+    """Signal-to-noise ratio of a cast, of these numbers.
+
+        10·log10( Σ x² / Σ (x − q)² ),    q = cast(x·scale)/scale
+
+    Args:
+        x: any shape.
+        cast: to a format.
+        scale: a power of two.
+
+    Returns:
+        dB; infinite if nothing is lost, 0 if all becomes zero, minus infinity if x or q is not finite.
+    """
+    exact = np.asarray(x, np.float64).reshape(-1) * scale
+    noise = exact - cast(exact)
+    lost, signal = float(noise @ noise), float(exact @ exact)
+    if not math.isfinite(lost):
+        return -math.inf
+    if signal == 0 or lost == 0:
+        return math.inf
+    return 10 * math.log10(signal / lost)
+
+
+class Watch:
+    """A probe: measures what a policy would cast, as it comes by in float32.
+
+    An operand is known as such when the product that takes it has been made, and is still there then.
+
+    Args:
+        specs: of the model's parameters; other leaves are not measured.
+        policy: whose casts; None: of none.
+
+    Attributes:
+        operands, beyond: as in the report, ``scheme`` left empty.
+        stored: how many tensors the policy would store.
+        largest_gradient: largest magnitude in any gradient.
+    """
+
+    def __init__(self, specs: Specs, policy: Precision | None) -> None:
+        self.specs, self.policy = specs, policy or fp32
+        self.operands: list[OperandStats] = []
+        self.beyond: list[StorageStats] = []
+        self.stored = 0
+        self.largest_gradient = 0.0
+        self._values: dict[Variable, weakref.ref[Array]] = {}
+        self._seen: set[Variable] = set()
+
+    def __call__(self, direction: str, variable: Variable, x: Array) -> None:
+        """Measure one array; this is what makes it a ``Probe``."""
+        node = variable.node
+        is_gradient = direction == "backward"
+        self.store(variable, x, is_gradient)
+        if is_gradient:
+            self.largest_gradient = max(self.largest_gradient, largest_magnitude(x) if x.ndim else 0.0)
+        else:
+            self._values[variable] = weakref.ref(x)
+        if node is None or not node.op.contraction or not self.policy.narrows(node.op.name):
+            return
+        if is_gradient:
+            self.measure(variable.name, "activation gradient", x, self.policy.operand_gradient)
+            return
+        for role, operand in zip(node.op.inputs, node.inputs, strict=True):
+            value = self._values[operand]()
+            source = _parameter(operand)
+            if operand not in self._seen and value is not None:
+                self._seen.add(operand)
+                name = source.name if source else f"{variable.name}.{role}"
+                self.measure(name, "weight" if source else "activation", value, self.policy.operand)
+
+    def measure(self, name: str, kind: Kind, x: Array, cast: Cast | None) -> None:
+        """Add the figures of an operand."""
+        if cast is None:
+            return
+        format = cast.format.name
+        m = measure(x, [format])
+        lost = m.lost[format]
+        self.operands.append(
+            OperandStats(
+                scheme="",
+                name=name,
+                kind=kind,
+                format=format,
+                elements=m.elements,
+                std=m.std,
+                rms=m.rms,
+                amax=m.amax,
+                flushed=m.share(lost.underflow),
+                subnormal=m.share(lost.subnormal),
+                clipped=m.share(lost.overflow),
+                snr=cast_snr(x, cast),
+                scaled_snr=cast_snr(x, cast, operand_scale(cast.format, m.amax)),
+            )
+        )
+
+    def store(self, variable: Variable, x: Array, is_gradient: bool) -> None:
+        """Note whether a tensor that is stored leaves the format's range; what was only moved is stored already."""
+        cast, node = self.policy.store, variable.node
+        if cast is None or x.ndim == 0:
+            return
+        if node is None and (variable.name not in self.specs or (is_gradient and is_rounding(variable.name))):
+            return
+        if node is not None and (
+            isinstance(node.op, ops.Reshape | ops.Transpose) or (node.op.moves and not is_gradient)
+        ):
+            return
+        self.stored += 1
+        m = measure(x, [cast.format.name])
+        lost = m.lost[cast.format.name]
+        if lost.underflow or lost.overflow:
+            kind: Kind = "activation" if node else "weight"
+            if is_gradient:
+                kind = "activation gradient" if node else "weight gradient"
+            self.beyond.append(
+                StorageStats("", variable.name, kind, m.rms, m.share(lost.underflow), m.share(lost.overflow))
+            )
+
+
+def is_rounding(name: str) -> bool:
+    """Whether a parameter's gradient is nothing but rounding: a bias of keys, as the softmax ignores a shift."""
+    return name.endswith("attention.key.bias")
+
+
+def _parameter(variable: Variable) -> Variable | None:
+    """The parameter that a tensor is, perhaps moved; None if it was computed."""
+    while variable.node is not None and variable.node.op.moves and len(variable.node.inputs) == 1:
+        variable = variable.node.inputs[0]
+    return variable if variable.node is None else None

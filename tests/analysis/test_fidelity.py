@@ -1,0 +1,183 @@
+"""What narrow formats do to a trained network: errors, SNR, one class at a time; and what would be wrong."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from refscale import analysis
+from refscale.analysis import fidelity_from_json, fidelity_to_json, render_fidelity
+from refscale.analysis.fidelity import compare, passes
+from refscale.analysis.fidelity_watch import cast_snr
+from refscale.data import Vocabulary, load_text
+from refscale.errors import ArgumentError, DataError
+from refscale.formats import Cast
+from refscale.models import bert
+from refscale.precision import fp8
+from refscale.progress import Progress
+from refscale.scales import regular
+
+E4M3 = Cast("float8_e4m3fn", "nearest_even", "saturate")
+SIZE = {"batch": 2, "seq": 32}
+LARGE = {"batch": 16, "seq": 32}
+"""Elements enough for the gradient of their mean to be below FP8's range."""
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(load_text()[:20_000], encoding="utf-8")
+    return path
+
+
+def model_of(text, outputs=("pooler",), factor=1.0, **changes):
+    words = Vocabulary.from_text(text.read_text(encoding="utf-8"), 300)
+    config = bert.BertConfig(2, 32, 2, 64, len(words), 32, outputs=outputs, **changes)
+    parameters = bert.initial_parameters(config, regular, np.random.default_rng(0))
+    for name, x in parameters.items():
+        if "encoder" in name and x.ndim == 2:
+            x *= np.float32(5 * factor)  # σ = 0.1, about what training leaves
+    return bert.Pretrained(config, parameters, words, "digest")
+
+
+@pytest.fixture(scope="module")
+def report(text):
+    return analysis.fidelity(model_of(text), policies=("fp16", "fp8"), text=text, **LARGE)
+
+
+@pytest.fixture(scope="module")
+def with_loss(text):
+    return analysis.fidelity(model_of(text, ("mlm", "nsp")), policies=("fp8",), text=text, **SIZE)
+
+
+def row(rows, policy, scheme, scaled=False):
+    (found,) = (e for e in rows if (e.policy, e.scheme, e.loss_scale is not None) == (policy, scheme, scaled))
+    return found
+
+
+def test_snr_by_hand():
+    """1 is exact, 1.0625 = 1 + 1/16 is a tie to 1: noise 1/16; 2^-11 becomes 0, all of it lost."""
+    assert cast_snr([1.0, 0.5], E4M3) == math.inf
+    assert cast_snr([1.0625], E4M3) == pytest.approx(20 * math.log10(17))
+    assert cast_snr([2.0**-11], E4M3) == 0
+    assert cast_snr([2.0**-11], E4M3, 2.0**10) == math.inf
+    assert cast_snr([1.0, np.inf], E4M3) == -math.inf
+
+
+def test_errors_by_hand():
+    x, y = np.array([3.0, 4.0]), np.array([3.0, 5.0])
+    assert compare([(y, x)]) == (pytest.approx(1 / 5), pytest.approx(29 / (5 * math.sqrt(34))))
+    assert compare([(x, x)]) == (0, pytest.approx(1))
+    assert compare([(x[:1], x[:1]), (y[1:], x[1:])]) == compare([(y, x)])  # in parts
+    assert compare([(np.array([np.nan]), np.array([1.0]))]) == (math.inf, 0)
+
+
+def test_float32_is_near_float64(report):
+    for scheme in ("regular", "unit"):
+        e = row(report.policies, "fp32", scheme)
+        assert (0 < e.output < 1e-5, 0 < e.gradient < 1e-5) == (True, True)
+        assert (e.output_cosine, e.gradient_cosine) == (pytest.approx(1), pytest.approx(1))
+        assert (e.forward.elements, e.backward.elements) == (0, 0)
+
+
+def test_what_fp8_costs(report):
+    """Regular gradients of a mean are flushed away; unit ones are not, nor those with a loss scale."""
+    plain, scaled, unit = (row(report.policies, "fp8", *key) for key in (("regular",), ("regular", True), ("unit",)))
+    assert plain.gradient > 3 * max(scaled.gradient, unit.gradient)
+    assert plain.backward.flushed > 3 * unit.backward.flushed
+    assert plain.output < 0.2
+    assert unit.output < 0.2
+
+
+def test_one_class_at_a_time(report):
+    """Each costs something, none more than all but by chance; forward casts do not touch what comes back alone."""
+    assert report.focus == "fp8"
+    names = list(dict.fromkeys(e.policy for e in report.classes))
+    assert names == ["matmul", "attention_scores", "attention_mix", "operands", "incoming gradients", "storage"]
+    for scheme in ("regular", "unit"):
+        everything = row(report.policies, "fp8", scheme)
+        for name in names:
+            assert row(report.classes, name, scheme).output < 1.5 * everything.output
+        assert row(report.classes, "incoming gradients", scheme).forward.elements == 0
+        assert row(report.classes, "operands", scheme).backward.elements == 0
+        forward = [row(report.classes, name, scheme).forward.elements for name in names[:3]]
+        assert sum(forward) == row(report.classes, "operands", scheme).forward.elements
+        assert min(forward) > 0
+
+
+def test_readouts_are_a_class_where_there_is_one(with_loss):
+    assert "readout" in {e.policy for e in with_loss.classes}
+    assert with_loss.objective == "masked LM + next sentence"
+
+
+def test_operands_and_their_bound(report):
+    assert report.bound("float8_e4m3fn") == pytest.approx(analysis.snr("float8_e4m3fn").max() - 1)
+    for scheme in ("regular", "unit"):
+        kinds = [t.kind for t in report.of_scheme(scheme)]
+        assert kinds.count("weight") == 12
+        assert kinds.count("activation gradient") == 16  # six products and two of attention, twice
+    below = {s: sum(map(report.is_below, report.of_scheme(s))) for s in report.schemes}
+    assert below["unit"] < below["regular"]
+
+
+def test_tiny_weights_are_lost_unless_unit_scaled(text):
+    """Regular matrices of 2^-20 are all zero in E4M3; their unit-scaled form is what it was."""
+    found = analysis.fidelity(model_of(text, factor=2.0**-20), policies=("fp8",), text=text, **SIZE)
+    weights = {s: [t.snr for t in found.of_scheme(s) if t.kind == "weight"] for s in found.schemes}
+    assert max(weights["regular"]) == 0
+    assert min(weights["unit"]) > 30
+
+
+def test_gradients_are_compared_in_the_models_own_units(text, monkeypatch):
+    """Not divided by c and by what matrices were divided by, they would not be those of the model."""
+    module = __import__("sys").modules["refscale.analysis.fidelity"]
+    monkeypatch.setattr(module._Pass, "gradient", lambda self, name: self.gradients[name][0].astype(np.float64))
+    found = analysis.fidelity(model_of(text), policies=(), text=text, **SIZE)
+    assert row(found.policies, "fp32", "unit").gradient > 0.1
+
+
+def test_json_and_text(report, with_loss):
+    for found in (report, with_loss):
+        again = fidelity_from_json(fidelity_to_json(found))
+        assert fidelity_to_json(again) == fidelity_to_json(found)
+        assert render_fidelity(again) == render_fidelity(found)
+        assert max(map(len, render_fidelity(found).splitlines())) <= 100
+    with pytest.raises(DataError, match="fidelity_from_json"):
+        fidelity_from_json("{}")
+    assert "errs less in" in render_fidelity(report)
+
+
+def test_only_storage(text):
+    found = analysis.fidelity(model_of(text), policies=("fp16",), text=text, **SIZE)
+    assert (found.classes, found.operands, found.focus, found.store) == ((), (), "fp16", "float16")
+    assert "STORAGE in FP16" in render_fidelity(found)
+
+
+def test_passes_are_counted(text):
+    model = model_of(text)
+    with Progress(passes(model, ("fp8",)), "passes", "test") as progress:
+        analysis.fidelity(model, policies=("fp8",), text=text, progress=progress, **SIZE)
+        assert progress.done == pytest.approx(passes(model, ("fp8",)), abs=4)  # one that is known is not run again
+
+
+def test_refusals(text):
+    model = model_of(text)
+    with pytest.raises(DataError, match="no tokenizer"):
+        analysis.fidelity(replace(model, tokenizer=None))
+    with pytest.raises(ArgumentError, match="trained under 'regular' has regular and unit"):
+        analysis.fidelity(model, schemes=("u-mup",), text=text)
+    with pytest.raises(ArgumentError, match="seed ≥ 0"):
+        analysis.fidelity(model, seed=-1, text=text)
+    with pytest.raises(ArgumentError, match="trained under 'unit' has unit"):
+        analysis.fidelity(replace(model, scheme="unit"), schemes=("regular",), text=text)
+
+
+def test_the_figure(report, with_loss, tmp_path):
+    pytest.importorskip("matplotlib")
+    for k, found in enumerate((report, with_loss)):
+        analysis.plot_fidelity(tmp_path / f"{k}.svg", found)
+        assert (tmp_path / f"{k}.svg").read_bytes().startswith(b"<?xml")
+    assert fp8.operand

@@ -1,0 +1,106 @@
+"""Questions from files, each fault named; and those made by rule."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+from refscale import squad
+from refscale.errors import DataError
+from refscale.squad import Answer, Question
+
+GOOD = squad.to_squad(
+    [
+        Question("a", "Who wrote it?", "Ada wrote the first program.", (Answer("Ada", 0),)),
+        Question("b", "What?", "Ünïcode, 1843: a program.", (Answer("1843", 9), Answer("a program", 15))),
+    ]
+)
+
+
+def written(tmp_path, content):
+    path = tmp_path / "squad.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def changed(change):
+    content = copy.deepcopy(GOOD)
+    change(content["data"][0]["paragraphs"])
+    return content
+
+
+def test_there_and_back(tmp_path):
+    found = squad.read_squad(written(tmp_path, GOOD))
+    assert [q.id for q in found] == ["a", "b"]
+    assert found[1].answers == (Answer("1843", 9), Answer("a program", 15))
+    assert squad.to_squad(found) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "no JSON in UTF-8"),
+        ([], "not the format of SQuAD 1.1: TypeError"),
+        ({"data": []}, "holds no question"),
+        ({"data": [{}]}, "not the format of SQuAD 1.1: KeyError 'paragraphs'"),
+        (changed(lambda p: p[0]["qas"][0].pop("question")), "not the format of SQuAD 1.1: KeyError 'question'"),
+        (changed(lambda p: p[0].update(context=3)), "not the format of SQuAD 1.1: TypeError 3 is no text"),
+        (
+            changed(lambda p: p[0]["qas"][0]["answers"][0].update(answer_start=1)),
+            "question 'a' has the answer 'Ada' at 1, where the context has 'da '",
+        ),
+        (
+            changed(lambda p: p[0]["qas"][0]["answers"][0].update(answer_start=-3)),
+            "question 'a' has the answer 'Ada' at -3",
+        ),
+        (changed(lambda p: p[0]["qas"][0].update(answers=[])), "question 'a' has no answer, expected SQuAD 1.1"),
+        (changed(lambda p: p[0]["qas"][0].update(is_impossible=True)), "question 'a' has no answer"),
+        (changed(lambda p: p[1]["qas"][0].update(id="a")), "two questions have the id 'a'"),
+    ],
+)
+def test_faults_are_named(tmp_path, content, message):
+    path = written(tmp_path, content)
+    with pytest.raises(DataError) as error:
+        squad.read_squad(path)
+    assert str(error.value).startswith(f"read_squad({str(path)!r}): ")
+    assert message in str(error.value)
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        squad.read_squad(tmp_path / "none.json")
+
+
+def test_a_made_question():
+    """The last of the words that an answer follows; the sentence with "what" in its place."""
+    run = "The cat sat on the mat. A list is a sequence of the items. It returns the value to a caller today."
+    letters = "bcdefghijklmnpq"
+    more = [f"The {word} {k} ran over a hill of sand and stone. " for k in letters for word in ("dog", "cow", "ant")]
+    training, held_out = squad.made_questions(f"{run} {''.join(more)}")
+    first = training[0]
+    assert (first.question, first.answers[0].text) == ("A list is a sequence of what?", "the items")
+    assert first.context == run
+    for q in (*training, *held_out):
+        (answer,) = q.answers
+        assert q.context[answer.start :].startswith(answer.text)
+
+
+def test_the_set_of_the_text_that_comes_along():
+    """Enough of them, from disjoint parts, always the same; each answer stands where it is said to."""
+    training, held_out = squad.made_questions()
+    assert (len(training) > 1500, len(held_out) > 150) == (True, True)
+    assert (training, held_out) == squad.made_questions()
+    assert not {q.context for q in training} & {q.context for q in held_out}
+    for part in (training, held_out):
+        assert len({q.id for q in part}) == len(part)
+        for q in part:
+            (answer,) = q.answers
+            assert q.context[answer.start :].startswith(answer.text)
+            assert "what" in q.question
+
+
+def test_a_text_without_questions():
+    with pytest.raises(DataError, match="yield no question"):
+        squad.made_questions("One two. Three four.")

@@ -1,0 +1,104 @@
+"""Windows: where they are, what they are labelled with; nothing is skipped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refscale.data import CLS, PAD, SEP, Vocabulary
+from refscale.errors import ArgumentError, DataError
+from refscale.squad import Answer, Question, windows
+
+WORDS = [f"w{chr(97 + i)}" for i in range(20)]
+VOCABULARY = Vocabulary.from_text(" ".join(WORDS) + " who ?", 100)
+
+
+def question(context: str, answer: str, asked: str = "who ?", number: int = 0) -> Question:
+    return Question(f"q{number}", asked, context, (Answer(answer, context.index(answer)),))
+
+
+def test_by_hand():
+    """8 tokens: [CLS] who ? [SEP], then room for 3 of 5, then [SEP]; by 2."""
+    found = windows([question("wa wb wc wd we", "wc wd")], VOCABULARY, seq=8, stride=2)
+    a, b, c, d, e = (int(VOCABULARY.encode(w)[0]) for w in ("wa", "wb", "wc", "wd", "we"))
+    who, mark = VOCABULARY.encode("who ?").tolist()
+    assert found.ids.tolist() == [[CLS, who, mark, SEP, a, b, c, SEP], [CLS, who, mark, SEP, c, d, e, SEP]]
+    assert found.segments.tolist() == [[0] * 4 + [1] * 4] * 2
+    assert found.mask.all()
+    assert (found.starts.tolist(), found.ends.tolist()) == ([0, 4], [0, 5])  # the first has only half of it
+    assert found.offsets[1, 4:7].tolist() == [[6, 8], [9, 11], [12, 14]]
+    assert (found.offsets[:, [0, 1, 2, 3, 7]] == -1).all()
+    assert found.question.tolist() == [0, 0]
+
+
+def test_a_short_context_is_padded():
+    found = windows([question("wa wb", "wb")], VOCABULARY, seq=10)
+    assert found.ids[0, 7:].tolist() == [PAD] * 3
+    assert found.mask[0].tolist() == [True] * 7 + [False] * 3
+    assert (found.starts[0], found.ends[0]) == (5, 5)
+
+
+def test_an_answer_inside_a_word_takes_the_word():
+    found = windows([Question("q", "who ?", "wa wb", (Answer("b", 4),))], VOCABULARY, seq=10)
+    assert (found.starts[0], found.ends[0]) == (5, 5)
+
+
+def test_a_long_question_is_cut():
+    found = windows([question("wa wb", "wb", "who " * 9)], VOCABULARY, seq=12, longest_question=3)
+    assert found.ids[0, :5].tolist() == [CLS, *VOCABULARY.encode("who who who").tolist(), SEP]
+
+
+@pytest.mark.parametrize("options", [{"seq": 5}, {"seq": 8, "stride": 0}, {"seq": 8, "stride": 4}])
+def test_what_does_not_fit(options):
+    with pytest.raises(ArgumentError, match="expected 1 ≤ stride ≤ room"):
+        windows([question("wa wb wc wd we", "wb")], VOCABULARY, **options)
+
+
+def test_nothing_to_make_windows_of():
+    with pytest.raises(DataError, match="no question"):
+        windows([], VOCABULARY, seq=9)
+    with pytest.raises(DataError, match="'q' has no token"):
+        windows([Question("q", "who", " ", (Answer(" ", 0),))], VOCABULARY, seq=9)
+
+
+contexts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=40)
+
+
+@given(contexts, st.data())
+def test_every_token_and_every_answer(words, data):
+    """Each token is in a window; a label's tokens are the answer's; a window has the answer, if the stride allows."""
+    first = data.draw(st.integers(0, len(words) - 1))
+    last = data.draw(st.integers(first, min(len(words) - 1, first + 3)))
+    room = data.draw(st.integers(5, 12))
+    stride = data.draw(st.integers(1, room))
+    starts = np.cumsum([0, *(len(w) + 1 for w in words)])
+    text, context = " ".join(words[first : last + 1]), " ".join(words)
+    q = Question("q", "who ?", context, (Answer(text, int(starts[first])),))
+    found = windows([q], VOCABULARY, seq=room + 5, stride=stride)
+    seen = {tuple(span) for span in found.offsets.reshape(-1, 2).tolist()} - {(-1, -1)}
+    assert seen == {(int(s), int(s) + len(w)) for s, w in zip(starts, words, strict=False)}
+    labelled = np.flatnonzero(found.starts)
+    for row in labelled:
+        a, b = found.offsets[row, found.starts[row], 0], found.offsets[row, found.ends[row], 1]
+        assert context[a:b] == text
+    if stride <= room - (last - first):
+        assert labelled.size
+    wrong = replace(found, starts=np.where(found.starts, found.starts + 1, 0))
+    for row in labelled:  # a label that is off by one would be seen
+        a, b = found.offsets[row, wrong.starts[row], 0], found.offsets[row, found.ends[row], 1]
+        assert context[a:b] != text
+
+
+def test_batches():
+    many = [question("wa wb wc wd we" if k else "wa", "wa", number=k) for k in range(5)]
+    found = windows(many, VOCABULARY, seq=10)
+    batch = found.batch(np.array([0]))
+    assert batch.ids.shape == (1, 6)  # cut to the longest
+    assert batch.ids.tolist() == found.ids[:1, :6].tolist()
+    drawn = found.draw(np.random.default_rng(0), 5)
+    assert sorted(map(tuple, drawn.ids.tolist())) == sorted(map(tuple, found.ids.tolist()))
+    assert found.draw(np.random.default_rng(0), 50).ids.shape == (50, 10)

@@ -1,0 +1,174 @@
+"""Fine-tuning: the model it starts from, its schemes, its scores; resumed to the same bits; on a run of train."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from refscale import squad
+from refscale.engine import Tape
+from refscale.errors import ArgumentError, CheckpointError, DataError
+from refscale.layers import on_tape
+from refscale.models import bert
+from refscale.train import (
+    FINE_TUNING,
+    Run,
+    SpanData,
+    Variant,
+    compare,
+    evaluate,
+    load_trained,
+    observe,
+    tables,
+    train,
+    training_step,
+)
+from tests.train.runs import same_bits, small, write_text
+
+FINE = replace(FINE_TUNING, steps=6, batch=4, seq=40, evaluate_every=3, evaluation_batches=2, checkpoint_every=2)
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, text):
+    """Runs of both schemes on positions enough, and questions from the same text, as files."""
+    out = tmp_path_factory.mktemp("trained")
+    for scheme in ("regular", "unit"):
+        train(small(scheme=scheme, seq=40, scales_every=0), out / scheme, data=text, report=quiet)
+    training, held_out = squad.made_questions(text.read_text(encoding="utf-8"))
+    for name, part in (("train", training[:60]), ("dev", held_out[:9])):
+        (out / f"{name}.json").write_text(json.dumps(squad.to_squad(part)), encoding="utf-8")
+    return out
+
+
+@pytest.fixture
+def data(trained, text):
+    return SpanData(trained / "regular", trained / "train.json", trained / "dev.json", text)
+
+
+def test_both_schemes_start_from_the_same_function(data):
+    """Head and all: the same logits for the same seed."""
+    logits = []
+    for scheme in ("regular", "unit"):
+        run = Run.of(replace(FINE, scheme=scheme), data)
+        p = on_tape(Tape(run.scheme), run.initial_state().parameters, run.specs)
+        logits.append(run.task.loss(p, run.validation[0]).start_logits.value)
+    assert np.abs(logits[0]).max() > 1e-3
+    np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-5)
+
+
+def test_the_encoder_is_the_trained_one(data, trained, text):
+    run = Run.of(replace(FINE, scheme="regular"), data)
+    found = load_trained(trained / "regular", text)
+    for name, x in run.initial_state().parameters.items():
+        assert name.startswith("span.") or (x == found.parameters[name]).all()
+    assert run.task.tokenizer == found.tokenizer
+
+
+def test_a_unit_run_goes_on_as_it_is(data, trained):
+    run = Run.of(replace(FINE, scheme="unit"), replace(data, pretrained=trained / "unit"))
+    assert run.task.adapted is None
+    with pytest.raises(ArgumentError, match="has no regular form to save"):
+        run.task.regular(run.initial_state().parameters)
+    with pytest.raises(ArgumentError, match=r"TrainConfig\(scheme='regular'\): the model was trained under 'unit'"):
+        Run.of(replace(FINE, scheme="regular"), replace(data, pretrained=trained / "unit"))
+
+
+def test_scores_are_those_of_the_answers(data):
+    run = Run.of(FINE, data)
+    state = run.initial_state()
+    answers = run.task.answers(observe(run, state, run.validation))
+    found = squad.score(run.task.held_out, answers)
+    scores = evaluate(run, state)
+    assert (scores["f1"], scores["exact_match"]) == (found.f1 / 100, found.exact_match / 100)
+    assert answers.keys() == {q.id for q in run.task.held_out}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp8"])
+def test_it_learns(data, precision):
+    run = Run.of(replace(FINE, precision=precision, steps=40, batch=8, lr=2.0**-6), data)
+    state, losses = run.initial_state(), []
+    for batch in run.batches(0):
+        state, result = training_step(run, state, batch)
+        losses.append(result.loss)
+        assert result.loss == pytest.approx(sum(result.parts.values()), rel=1e-5)
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
+
+
+def test_resumed_to_the_same_bits(tmp_path, data):
+    config = replace(FINE, precision="fp8", dropout=0.1)
+    train(config, tmp_path / "whole", data=data, report=quiet)
+    train(config, tmp_path / "parts", data=data, report=quiet)
+    for path in (tmp_path / "parts").glob("checkpoint-00000006.npz"):
+        path.unlink()
+    train(config, tmp_path / "parts", data=data, resume=True, report=quiet)
+    assert same_bits(*(tmp_path / part / "checkpoint-00000006.npz" for part in ("whole", "parts")))
+    for name in ("metrics.jsonl", "config.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+    with pytest.raises(ArgumentError, match="other data"):
+        train(config, tmp_path / "parts", data=replace(data, dev=data.train), resume=True, report=quiet)
+
+
+def test_all_questions_or_some(data):
+    some, everything = (Run.of(replace(FINE, evaluation_batches=n), data) for n in (1, 0))
+    assert len(some.task.held_out) <= 4 < len(everything.task.held_out) == 9
+    assert sum(len(b.ids) for b in everything.validation) == len(everything.task.windows)
+
+
+def test_refusals(data, trained, tmp_path):
+    with pytest.raises(ArgumentError, match="expected both files or neither"):
+        Run.of(FINE, replace(data, dev=None))
+    with pytest.raises(ArgumentError, match="expected the data of that task"):
+        Run.of(FINE, None)
+    with pytest.raises(ArgumentError, match="expected the data of that task"):
+        Run.of(small(), data)
+    with pytest.raises(ArgumentError, match=r"TrainConfig\(seq=1000\)"):
+        Run.of(replace(FINE, seq=1000), data)
+    with pytest.raises(ArgumentError, match=r"scheme='munit'\): expected for the task 'squad', one of regular, unit"):
+        replace(FINE, scheme="munit")
+    with pytest.raises(CheckpointError, match="trained on another text"):
+        load_trained(trained / "regular")
+    train(replace(FINE, steps=1), tmp_path / "fine", data=data, report=quiet)
+    with pytest.raises(CheckpointError, match="a run of 'squad', expected one of 'masked-lm'"):
+        load_trained(tmp_path / "fine")
+    with pytest.raises(CheckpointError, match=r"no file config\.json"):
+        load_trained(tmp_path)
+    with pytest.raises(DataError, match=r"read_squad\("):
+        Run.of(FINE, replace(data, train=tmp_path / "none.json"))
+
+
+def test_a_comparison(tmp_path, data):
+    """The same machine as for pre-training; its rows are those of fine-tuning, F1 its share."""
+    variants = (Variant("regular", "fp32"), Variant("unit", "fp8"))
+    found = compare(replace(FINE, steps=2, model="m"), tmp_path, seeds=(0,), variants=variants, data=data)
+    assert {r.variant.name for r in found.runs} == {"regular fp32", "unit fp8"}
+    assert all(0 <= r.accuracy <= 1 for r in found.runs)
+    text = tables(found)
+    assert "| f1 " in text
+    assert "unit fp8" in text
+
+
+def test_saved_and_read_again(tmp_path, data):
+    """Fine-tuned under unit scaling, written in published form, read as a regular model: the same answers."""
+    pytest.importorskip("safetensors", reason="needs refscale[pretrained]")
+    run = Run.of(replace(FINE, scheme="unit"), data)
+    state, _ = training_step(run, run.initial_state(), next(run.batches(0)))
+    bert.save_pretrained(tmp_path / "saved", run.task.model, run.task.regular(state.parameters))
+    found = bert.load_pretrained(tmp_path / "saved")
+    assert found.config.outputs == ("span",)
+    logits = []
+    for scheme, parameters in ((run.scheme, state.parameters), (None, found.parameters)):
+        tape = Tape(scheme) if scheme else Tape()
+        logits.append(run.task.loss(on_tape(tape, parameters, run.specs), run.validation[0]).start_logits.value)
+    np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-5)
