@@ -6,14 +6,16 @@ its result stands in the lesson on training.
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
+from dataclasses import replace
 from functools import cache
 
-from refscale.claims.claim import Figures, between, claim, none_wrong
+from refscale.claims.claim import Figures, between, claim, near, none_wrong
 from refscale.errors import DivergedError
 from refscale.testing.places import Place
-from refscale.train import TrainConfig, train
+from refscale.train import FINE_TUNING, SpanData, TrainConfig, train
 
 STEPS = 400
 
@@ -56,3 +58,24 @@ def claim_11_03_no_worse_than_regular(place: Place) -> Figures:
     """Unit-scaled FP8 ends no higher than regular FP32, each at its own learning rate, to 0.1 nats."""
     difference = loss_of("unit", "fp8", "none", place.seed) - loss_of("regular", "fp32", "none", place.seed)
     yield between("unit FP8: loss above regular FP32's", difference, -1.0, 0.1)
+
+
+@claim("paper, SQuAD v1.1; refscale.models.bert.adapt; tutorials/06-bert.md", slow=True)
+def claim_11_04_fine_tuning(place: Place) -> Figures:
+    """A regular model, adapted to unit scale, fine-tunes in FP8 without a loss scale as it does in FP32: F1 on made
+    questions within 0.1, and the losses of the first step, before any update, within 2 %."""
+    with tempfile.TemporaryDirectory() as out:
+        pre = TrainConfig("bert-tiny", "regular", steps=STEPS, seq=64, evaluate_every=STEPS, seed=place.seed)
+        train(pre, f"{out}/trained", report=lambda line: None)
+        found = {}
+        for scheme, precision in (("regular", "fp32"), ("unit", "fp32"), ("unit", "fp8")):
+            fine = replace(FINE_TUNING, scheme=scheme, precision=precision, steps=STEPS, seq=96, seed=place.seed)
+            run = f"{out}/{scheme}-{precision}"
+            summary = train(fine, run, data=SpanData(f"{out}/trained"), report=lambda line: None)
+            with open(f"{run}/metrics.jsonl", encoding="utf-8") as lines:  # noqa: PTH123
+                first = json.loads(next(lines))["loss"]
+            found[scheme, precision] = first, (summary.validation or {}).get("f1", 0.0)
+    (regular, _), (unit, wide), (narrow, fp8) = found.values()
+    yield near("unit FP32: loss of the first step over regular's", unit, regular, 1e-3)
+    yield near("unit FP8: loss of the first step over FP32's", narrow, unit, 0.02)
+    yield between("unit FP8: F1 above FP32's", fp8 - wide, -0.1, 1.0)

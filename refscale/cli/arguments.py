@@ -71,7 +71,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         default="geometric",
         help="ties factors inside residual branches (default: geometric, the paper's; none: forks repay the rest)",
     )
-    parser.add_argument("--batch", type=int, metavar="N", help="sequences (default: 8, 1 or 4, by size of the model)")
+    parser.add_argument("--batch", type=int, metavar="N", help="sequences (default: 8; base, large: 1; trained: 2)")
     parser.add_argument("--seq", type=int, default=128, metavar="N", help="tokens in each (default: 128)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and batch (default: 0)")
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text to read (default: text that comes with Python)")

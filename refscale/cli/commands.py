@@ -101,7 +101,7 @@ def _report_pretrained(args: argparse.Namespace) -> None:
     model = load_trained(args.pretrained, args.text)
     policies = (args.precision,) if args.precision else POLICIES
     schemes = None if args.scheme == "both" else (args.scheme,)
-    batch = 4 if args.batch is None else args.batch
+    batch = 2 if args.batch is None else args.batch
     with Progress(passes(model, policies, schemes), "passes", Path(args.pretrained).resolve().name) as progress:
         report = analysis.fidelity(
             model,
