@@ -14,7 +14,9 @@ In reading order:
 ``functional``      what users call: linear, attention, residual, losses
 ``layers``          parameters as data, and the blocks of models
 ``data``            text that comes with Python, batches for masked language models
-``models``          BERT, written once for every scheme and precision
+``published``       models as other libraries write them: configurations, tensors, tokenizers
+``models``          BERT, written once for every scheme and precision; a trained one, adapted
+``squad``           questions, windows, answers: the data and the scores of SQuAD 1.1
 ``optim``           SGD, Adam, AdamW, LAMB as pairs of pure functions; schedules
 ``analysis``        what the numbers did: recorded scales, reports, SNR, figures
 ``train``           training out of the box; every precision and technique compared

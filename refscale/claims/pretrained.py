@@ -14,7 +14,6 @@ from refscale.data import Batch
 from refscale.engine import Tape, Tensor, backward
 from refscale.graph import gradient_factors
 from refscale.models import bert
-from refscale.models.bert.published import from_published
 from refscale.scales import regular
 from refscale.special import gelu_erf
 from refscale.testing.places import Place
@@ -135,7 +134,7 @@ def claim_8_11_a_published_bert(place: Place) -> Figures:
     """A BERT under its published names and layouts computes what a plain transcription of it computes, to 1e-12."""
     rng = place.rng()
     published, batch = tensors(rng), _batch(rng)
-    model = from_published(PUBLISHED, published, "claim_8_11", dtype=np.float64)
+    model = bert.from_published(PUBLISHED, published, "claim_8_11", dtype=np.float64)
     tape = Tape(dtype=np.float64)
     found = _outputs(
         bert.pretraining_loss(bert.parameters_on(tape, model.parameters, model.config), batch, model.config)
@@ -163,7 +162,7 @@ def claim_8_12_adapted_the_same_function(place: Place) -> Figures:
     """A trained regular BERT and its unit-scaled form compute the same outputs and losses, to 1e-12; each gradient of
     the latter is its certified constant times the true one, and each of its matrices has RMS 1."""
     rng = place.rng()
-    batch, model = _batch(rng), from_published(PUBLISHED, tensors(rng), "claim_8_12", dtype=np.float64)
+    batch, model = _batch(rng), bert.from_published(PUBLISHED, tensors(rng), "claim_8_12", dtype=np.float64)
     for norm in ("post", "pre", "branch"):
         for tied in (True, False):
             config = replace(model.config, norm=norm, tied=tied)

@@ -8,6 +8,7 @@ from pathlib import Path
 from refscale.errors import ArgumentError
 from refscale.files import write_atomically
 from refscale.models import bert
+from refscale.published import SubWords
 from refscale.train import Run, SpanData, SpanExtraction, TrainConfig, newest, observe
 
 
@@ -24,5 +25,5 @@ def write(config: TrainConfig, data: SpanData, out: str | Path, predictions: str
         write_atomically(predictions, lambda file: file.write(text.encode()))
 
 
-def _published(task: SpanExtraction) -> bert.SubWords | None:
-    return task.tokenizer if isinstance(task.tokenizer, bert.SubWords) else None
+def _published(task: SpanExtraction) -> SubWords | None:
+    return task.tokenizer if isinstance(task.tokenizer, SubWords) else None

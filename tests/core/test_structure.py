@@ -27,6 +27,7 @@ ORDER = [
     "functional",
     "layers",
     "data",
+    "published",
     "models",
     "squad",
     "progress",
@@ -48,8 +49,8 @@ OPTIONAL = {
     "jax": "golden",
     "gfloat": "golden",
     "unit_scaling": "golden",
-    "safetensors": "models",
-    "tokenizers": "models",
+    "safetensors": "published",
+    "tokenizers": "published",
 }
 
 

@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from refscale import published
 from refscale.claims.pretrained import PUBLISHED, tensors
 from refscale.errors import ArgumentError, CheckpointError, DataError
 from refscale.models import bert
@@ -50,7 +51,8 @@ def test_every_field():
         "pooler_fc_size": 768,
         "transformers_version": "4",
     }
-    assert bert.published.config_from(content, ("span",), "call") == bert.BertConfig(
+    found = published.from_fields(content, "call")
+    assert bert.BertConfig(**found, outputs=("span",)) == bert.BertConfig(
         layers=3,
         width=12,
         heads=2,
@@ -66,7 +68,7 @@ def test_every_field():
         tied=False,
         outputs=("span",),
     )
-    again = bert.published.config_to(bert.published.config_from(content, ("span",), "call"), "call")
+    again = published.to_fields(found, ("span",))
     for name in content.keys() & again.keys():
         assert again[name] == content[name], name
 
@@ -91,7 +93,7 @@ def test_every_field():
 )
 def test_refused_by_name(change, message):
     with pytest.raises(DataError) as error:
-        bert.published.config_from(PUBLISHED | change, (), "call")
+        bert.from_published(PUBLISHED | change, tensors(np.random.default_rng(0)), "call")
     assert str(error.value).startswith("call: config.json")
     assert message in str(error.value)
 

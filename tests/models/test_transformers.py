@@ -21,6 +21,7 @@ from refscale.engine import Tape, apply, backward
 from refscale.graph import gradient_factors
 from refscale.models import bert
 from refscale.ops import Multiply, Sum
+from refscale.published.tensors import their_name
 from refscale.scales import regular
 
 pytest.importorskip("safetensors", reason="needs refscale[pretrained]")
@@ -140,7 +141,7 @@ def test_questions_and_all_gradients(tmp_path, dtype, other, bound):
     gradients = {n.removeprefix("bert."): g.grad.numpy() for n, g in model.named_parameters() if g.grad is not None}
     scale = np.sqrt(np.mean([np.mean(np.square(g)) for g in gradients.values()]))
     for name, spec in bert.specs(found.config).items():
-        g = gradients[bert.published._their_name(name)]
+        g = gradients[their_name(name)]
         g = g.T if spec.role in ("weight", "readout") else g
         assert np.abs(p[name].grad - g).max() / scale < 10 * bound, name
     assert len(gradients) == len(p)
@@ -235,7 +236,7 @@ def test_the_real_one(real, text, dtype, other, hidden, gradients):
         true = {n: g.grad.numpy() for n, g in model.named_parameters() if g.grad is not None}
         worst = 0.0
         for name, spec in bert.specs(found.config).items():
-            theirs_name = bert.published._their_name(name)
+            theirs_name = their_name(name)
             if p[name].grad is None or theirs_name not in true or name.endswith("key.bias"):
                 continue
             g = true[theirs_name].T if spec.role in ("weight", "readout") else true[theirs_name]

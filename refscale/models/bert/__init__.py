@@ -5,7 +5,7 @@ In reading order:
 1. ``config``: sizes and rules, as data.
 2. ``model``: parameters, encoder, heads, losses; written once for every scheme and precision.
 3. ``adapt``: a trained regular BERT as a unit-scaled one that computes the same function.
-4. ``published``, ``subwords``: checkpoints and tokenizers as other libraries write them, read and written.
+4. ``published``: a published one from its directory, and into one.
 
     >>> from refscale.models import bert
     >>> bert.get_config("bert-tiny").width
@@ -25,8 +25,7 @@ from refscale.models.bert.model import (
     span_loss,
     specs,
 )
-from refscale.models.bert.published import Pretrained, load_pretrained, save_pretrained
-from refscale.models.bert.subwords import SubWords
+from refscale.models.bert.published import Pretrained, from_published, load_pretrained, save_pretrained
 
 __all__ = [
     "CONFIGS",
@@ -37,9 +36,9 @@ __all__ = [
     "Output",
     "Pretrained",
     "SpanLosses",
-    "SubWords",
     "adapt",
     "encode",
+    "from_published",
     "get_config",
     "initial_parameters",
     "load_pretrained",

@@ -1,0 +1,123 @@
+"""``config.json``: their fields and ours, what is supported, and what changes nothing.
+
+Source: Hugging Face transformers, ``BertConfig``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from refscale.errors import DataError
+
+FIELDS: dict[str, tuple[str, Any]] = {
+    "layers": ("num_hidden_layers", None),
+    "width": ("hidden_size", None),
+    "heads": ("num_attention_heads", None),
+    "hidden": ("intermediate_size", None),
+    "vocabulary": ("vocab_size", None),
+    "positions": ("max_position_embeddings", 512),
+    "segments": ("type_vocab_size", 2),
+    "activation": ("hidden_act", "gelu"),
+    "eps": ("layer_norm_eps", 1e-12),
+    "dropout": ("hidden_dropout_prob", 0.1),
+    "attention_dropout": ("attention_probs_dropout_prob", 0.1),
+    "std": ("initializer_range", 0.02),
+    "tied": ("tie_word_embeddings", True),
+}
+"""Ours, theirs, and what theirs is where the file does not say; None: it must."""
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu-tanh",
+    "gelu_pytorch_tanh": "gelu-tanh",
+    "gelu_fast": "gelu-tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+    "sigmoid": "sigmoid",
+}
+"""Theirs and ours; the first of those that mean one of ours is written."""
+
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "model_type": ("bert",),
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+    "is_encoder_decoder": (False,),
+    "pruned_heads": ({}, None),
+    "quantization_config": (None,),
+    "cross_attention_hidden_size": (None,),
+}
+"""Fields that may have these values alone."""
+
+_WITHOUT_EFFECT = re.compile(
+    r"_name_or_path|architectures|auto_map|attn_implementation|_attn_implementation.*|bos_token_id|chunk_size_feed_forward"
+    r"|classifier_dropout|directionality|dtype|eos_token_id|finetuning_task|gradient_checkpointing|id2label|label2id"
+    r"|language|name|num_labels|output_(attentions|hidden_states|past)|pad_token_id|pooler_.*|problem_type|return_dict"
+    r"|sep_token_id|tokenizer_class|torch_dtype|torchscript|transformers(\.js_config|_version)|use_cache"
+)
+"""Fields that change nothing of what is computed here."""
+
+
+def from_fields(content: Mapping[str, Any], call: str, ignore: Sequence[str] = ()) -> dict[str, Any]:
+    """What the content of a ``config.json`` says, under our names.
+
+    Args:
+        content: theirs.
+        call: named in errors.
+        ignore: fields that are not known here, and change nothing.
+
+    Raises:
+        DataError: naming ``call`` and the field that is missing, unknown or not supported.
+    """
+    for name, allowed in _ONLY.items():
+        if name in content and content[name] not in allowed:
+            raise DataError(f"{call}: config.json has {name} = {content[name]!r}, supported: {allowed[0]!r}")
+    known = {theirs for theirs, _ in FIELDS.values()} | _ONLY.keys() | set(ignore)
+    unknown = [name for name in content if name not in known and not _WITHOUT_EFFECT.fullmatch(name)]
+    if unknown:
+        raise DataError(
+            f"{call}: config.json has {unknown[0]} = {content[unknown[0]]!r}, which is not supported; "
+            "ignore=[…] leaves out what changes nothing"
+        )
+    values: dict[str, Any] = {}
+    for ours, (theirs, default) in FIELDS.items():
+        value = content.get(theirs, default)
+        kind = type(default) if default is not None else int
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise DataError(f"{call}: config.json has {theirs} = {value!r}, expected a value of type {kind.__name__}")
+        values[ours] = value
+    if values["activation"] not in ACTIVATIONS:
+        raise DataError(
+            f"{call}: config.json has hidden_act = {values['activation']!r}, supported: {', '.join(ACTIVATIONS)}"
+        )
+    values["activation"] = ACTIVATIONS[values["activation"]]
+    return values
+
+
+def to_fields(values: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+    """The content of a ``config.json`` from values under our names, for a model with these outputs."""
+    content = {theirs: values[ours] for ours, (theirs, _) in FIELDS.items()}
+    content["hidden_act"] = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == values["activation"])
+    heads = {"span": "QuestionAnswering", "nsp": "PreTraining", "mlm": "MaskedLM"}
+    architecture = next((f"BertFor{heads[name]}" for name in heads if name in outputs), "BertModel")
+    return {"architectures": [architecture], "model_type": "bert", **content}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.  Raises DataError, OSError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"load_pretrained: {str(path)!r} cannot be understood: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"load_pretrained: {str(path)!r} holds a {type(content).__name__}, expected an object")
+    return content

@@ -1,0 +1,194 @@
+"""``model.safetensors``: their names and layouts, and ours.
+
+Source: Hugging Face transformers, ``BertModel`` and its heads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale.errors import ArgumentError, CheckpointError
+from refscale.layers import Parameters, Specs
+from refscale.published.subwords import EXTRA
+
+Arrays = dict[str, NDArray[Any]]
+
+_LAYER = {
+    "attention.query": "attention.self.query",
+    "attention.key": "attention.self.key",
+    "attention.value": "attention.self.value",
+    "attention.output": "attention.output.dense",
+    "attention.norm": "attention.output.LayerNorm",
+    "ffn.up": "intermediate.dense",
+    "ffn.down": "output.dense",
+    "ffn.norm": "output.LayerNorm",
+}
+
+_OUTSIDE = {
+    "embeddings.word": "embeddings.word_embeddings.weight",
+    "embeddings.position": "embeddings.position_embeddings.weight",
+    "embeddings.segment": "embeddings.token_type_embeddings.weight",
+    "embeddings.norm": "embeddings.LayerNorm",
+    "nsp.pooler": "pooler.dense",
+    "nsp.classifier": "cls.seq_relationship",
+    "mlm.transform": "cls.predictions.transform.dense",
+    "mlm.norm": "cls.predictions.transform.LayerNorm",
+    "mlm.decoder.weight": "cls.predictions.decoder.weight",
+    "mlm.decoder.bias": "cls.predictions.bias",
+    "span": "qa_outputs",
+}
+
+_DECODER_BIAS = "cls.predictions.decoder.bias"
+
+_COPIES = {
+    "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+    _DECODER_BIAS: "cls.predictions.bias",
+}
+"""Tensors that some files hold twice."""
+
+
+def their_name(name: str, prefixed: bool = False) -> str:
+    """Their name of one of our parameters; with heads, what is not of a head stands under "bert."."""
+    owner, _, part = name.rpartition(".")
+    if name in _OUTSIDE:
+        theirs = _OUTSIDE[name]
+    else:
+        part = "weight" if part == "gain" else part
+        layer = re.fullmatch(r"encoder\.(\d+)\.(.*)", owner)
+        theirs = f"encoder.layer.{layer[1]}.{_LAYER[layer[2]]}.{part}" if layer else f"{_OUTSIDE[owner]}.{part}"
+    of_head = theirs.startswith(("cls.", "qa_outputs."))
+    return f"bert.{theirs}" if prefixed and not of_head else theirs
+
+
+def turned(x: NDArray[Any], role: str, name: str) -> NDArray[Any]:
+    """Ours as theirs, or theirs as ours: a matrix (fan_in, fan_out) is theirs (fan_out, fan_in).
+
+    Of the next-sentence head, class 0 is theirs for "follows", class 1 ours.
+    """
+    x = x.T if role in ("weight", "readout") else x
+    if name == "nsp.classifier.weight":
+        return x[:, ::-1] if x.shape[1] == 2 else x[::-1]
+    return x[::-1] if name == "nsp.classifier.bias" else x
+
+
+def _safetensors(call: str) -> Any:
+    try:
+        import safetensors
+        import safetensors.numpy
+    except ImportError as error:
+        raise ArgumentError(f"{call}: safetensors is missing: {EXTRA}") from error
+    return safetensors
+
+
+def read_tensors(path: Path) -> Arrays:
+    """The tensors of a file, floats of 16 bits as float32."""
+    call = f"load_pretrained({str(path.parent)!r})"
+    library = _safetensors(call)
+    try:
+        found: Arrays = library.numpy.load_file(path)
+    except (library.SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{call}: {path.name} is truncated, damaged or of another kind: {error}") from error
+    return {name: x.astype(np.float32) if x.dtype.itemsize == 2 else x for name, x in found.items()}
+
+
+def renamed(found: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Tensors without what older files and other heads call otherwise, and without buffers."""
+    kept: Arrays = {}
+    for name, x in found.items():
+        name = name.removeprefix("bert.")
+        name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
+        if name != "embeddings.position_ids":  # 0, 1, 2, …: no parameter
+            kept[name] = x
+    return kept
+
+
+def heads(published: Arrays) -> tuple[str, ...]:
+    """The heads that are there."""
+    signs = (("mlm", "cls.predictions."), ("nsp", "cls.seq_relationship."))
+    found = [output for output, sign in signs if any(name.startswith(sign) for name in published)]
+    if "nsp" not in found and any(name.startswith("pooler.") for name in published):
+        found.append("pooler")
+    return (*found, "span") if any(name.startswith("qa_outputs.") for name in published) else tuple(found)
+
+
+def parameters(
+    published: Arrays, expected: Specs, tied: bool, call: str, dtype: type[np.floating[Any]] = np.float32
+) -> Arrays:
+    """Tensors under our names, as our matrices.
+
+    Args:
+        published: from ``renamed``.
+        expected: of our parameters.
+        tied: whether the decoder is the word embedding.
+        call: named in errors.
+        dtype: of the result.
+
+    Raises:
+        CheckpointError: tensors are missing, additional or misshapen, copies differ, or numbers are no floats.
+    """
+    names = {their_name(name): name for name in expected}
+    if not tied and _DECODER_BIAS in published:  # the one that counts, where the two are not tied
+        published[_COPIES[_DECODER_BIAS]] = published[_DECODER_BIAS]
+    for copy, original in _COPIES.items():
+        if copy in published and copy not in names:
+            if original not in published:
+                published[original] = published[copy]
+            elif not np.array_equal(published[copy], published[original]):
+                raise CheckpointError(f"{call}: {copy} is not {original}, expected the same values in both")
+            del published[copy]
+    shapes = {}
+    for theirs, x in published.items():
+        ours = names.get(theirs)
+        matrix = ours is not None and expected[ours].role in ("weight", "readout")
+        shapes[theirs] = x.shape[::-1] if matrix else x.shape
+    check_shapes(call, shapes, {theirs: expected[ours].shape for theirs, ours in names.items()})
+    wrong = [name for name, x in published.items() if x.dtype.kind != "f"]
+    if wrong:
+        raise CheckpointError(f"{call}: {wrong[0]} is {published[wrong[0]].dtype}, expected floating-point numbers")
+    return {
+        ours: np.ascontiguousarray(turned(published[theirs], expected[ours].role, ours), dtype)
+        for theirs, ours in names.items()
+    }
+
+
+def check_shapes(call: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise CheckpointError, naming what is missing, additional or misshapen."""
+    missing = sorted(expected.keys() - found.keys())
+    additional = sorted(found.keys() - expected.keys())
+    misshapen = [
+        f"{name} of shape {found[name]}, not {expected[name]}"
+        for name in sorted(expected.keys() & found.keys())
+        if found[name] != expected[name]
+    ]
+    parts = [
+        f"{what} {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        for what, names in (("missing", missing), ("additional", additional), ("misshapen", misshapen))
+        if names
+    ]
+    if parts:
+        raise CheckpointError(f"{call}: tensors are {'; '.join(parts)}")
+
+
+def to_bytes(parameters: Parameters, specs: Specs, call: str) -> bytes:
+    """The content of a file with our parameters under their names; what is not of a head stands under "bert.".
+
+    Raises:
+        ArgumentError: the library is not installed.
+        CheckpointError: parameters are missing, additional or misshapen.
+    """
+    check_shapes(call, {n: x.shape for n, x in parameters.items()}, {n: s.shape for n, s in specs.items()})
+    prefixed = any(name.startswith(("mlm.", "nsp.classifier", "span.")) for name in specs)
+    tensors = {
+        their_name(name, prefixed): np.ascontiguousarray(turned(parameters[name], spec.role, name))
+        for name, spec in specs.items()
+    }
+    if _COPIES[_DECODER_BIAS] in tensors:
+        tensors[_DECODER_BIAS] = tensors[_COPIES[_DECODER_BIAS]]
+    content: bytes = _safetensors(call).numpy.save(tensors, metadata={"format": "pt"})  # transformers insists on "pt"
+    return content
