@@ -76,6 +76,7 @@ _FINE_TUNING = (
     Variant("regular", "fp32"),
     Variant("regular", "fp8"),
     Variant("regular", "fp8", STATIC),
+    Variant("regular", "fp8", "static:2^7"),
     Variant("regular", "fp8", "current"),
     Variant("unit", "fp32"),
     Variant("unit", "fp8"),

@@ -1,0 +1,64 @@
+"""What the docs claim of fine-tuning, held against the stored comparisons, and (slow) against one made anew.
+
+    refscale train bert-mini --scheme regular --seq 128 --batch 8 --steps 1000 --out trained
+    refscale compare --pretrained trained --jobs 2 --out evidence
+    REFSCALE_FINE_TUNING=evidence python -m pytest -m slow tests/train/test_finetune_evidence.py
+
+The same with a published checkpoint in place of ``trained``.  Without ``REFSCALE_FINE_TUNING`` the slow test does all
+of this itself, in a temporary directory.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+
+from refscale.train import FINE_TUNING, Comparison, SpanData, TrainConfig, compare, load_comparison, tables, train
+from refscale.train.comparison import VARIANTS
+
+RESULTS = Path(__file__).parents[2] / "tutorials" / "results"
+DOCS = Path(__file__).parents[2] / "tutorials" / "06-bert.md"
+STORED = ("finetune-minilm.json",)
+
+
+def shares(c: Comparison, name: str) -> list[float]:
+    """F1 of every seed; 0 where a run diverged."""
+    (variant,) = {r.variant for r in c.runs if r.variant.name == name}
+    return [r.accuracy or 0.0 for r in c.of(variant)]
+
+
+def check(c: Comparison) -> None:
+    """Unit FP8 does as unit FP32, without a scale; regular FP8 needs one."""
+    assert len(c.seeds) >= 3
+    assert {r.variant for r in c.runs} >= set(VARIANTS["squad"])
+    noise = 2 * max(stdev(shares(c, name)) for name in ("regular fp32", "unit fp32"))
+    assert abs(mean(shares(c, "unit fp8")) - mean(shares(c, "unit fp32"))) < noise
+    unit = [r for r in c.runs if r.variant.scheme == "unit"]
+    assert max(r.overhead["statistics"] for r in unit) == 0
+    assert all(r.diverged == "" for r in unit)
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_the_stored_comparison(name):
+    check(load_comparison(RESULTS / name))
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_the_lesson_shows_it(name):
+    lines = DOCS.read_text(encoding="utf-8").splitlines()
+    shown = tables(load_comparison(RESULTS / name)).splitlines()
+    assert [line for line in shown if line.startswith("| ") and line not in lines] == []
+
+
+@pytest.mark.slow
+def test_made_anew(tmp_path):
+    stored = os.environ.get("REFSCALE_FINE_TUNING")
+    if stored:
+        check(load_comparison(Path(stored) / "comparison.json"))
+        return
+    config = TrainConfig("bert-mini", "regular", seq=128, batch=8, steps=1000)
+    train(config, tmp_path / "trained", report=lambda line: None)
+    check(compare(FINE_TUNING, tmp_path / "runs", data=SpanData(tmp_path / "trained"), jobs=2))
