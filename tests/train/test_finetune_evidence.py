@@ -21,7 +21,7 @@ from refscale.train.comparison import VARIANTS
 
 RESULTS = Path(__file__).parents[2] / "tutorials" / "results"
 DOCS = Path(__file__).parents[2] / "tutorials" / "06-bert.md"
-STORED = ("finetune-minilm.json",)
+STORED = ("finetune-mini.json", "finetune-minilm.json")
 
 
 def shares(c: Comparison, name: str) -> list[float]:
