@@ -6,6 +6,7 @@ In reading order:
 ``formats``         what FP16 and FP8 can say: formats as data, rounding, codes
 ``special``         erf and gelu without SciPy
 ``exact``           the right answer, on any machine: correctly rounded products, sums, functions
+``blocks``          block-scaled formats: MX, NVFP4, tiled FP8; their scales, casts and products, to the bit
 ``scales``          what a factor is: constraints, residual rules, schemes
 ``precision``       where rounding happens: FP16 and FP8 policies; the rivals of unit scaling
 ``engine``          how a gradient is made: Tensor, Tape, Op, apply, backward

@@ -253,8 +253,13 @@ class _Plan(NamedTuple):
         x = self.widened(x, scratch)
         exponent = scratch[0].view(self.integer)
         np.bitwise_and(x.view(self.integer), self.exponent_mask, out=exponent)
-        if exponent.max() >= self.watch:
-            return self.run_special(x, out, scratch, random)
+        top = exponent.max()
+        if top >= self.watch:
+            if top == self.exponent_mask or self.beyond is not None or not self.format.signed:
+                return self.run_special(x, out, scratch, random)
+            clipped = out if self.carrier == _F32 else scratch[1]  # finite, and saturating: nothing else is special
+            x = np.clip(x, *self.bounds, out=clipped)
+            np.bitwise_and(x.view(self.integer), self.exponent_mask, out=exponent)
         self.round(x, out, scratch, random)
         return None
 

@@ -89,6 +89,9 @@ def _table(format: Format) -> NDArray[np.float32]:
 def _decode(codes: Codes, format: Format) -> NDArray[np.float32]:
     """The formula for a row of codes, field by field; in float64, where no intermediate is subnormal."""
     code = codes.astype(np.int64)
+    if format.nan == "twos_complement":
+        code -= (code & format.sign_code) << 1
+        return np.asarray(code * format.min_subnormal, np.float32)
     mantissa = code & ((1 << format.mantissa_bits) - 1)
     exponent = (code >> format.mantissa_bits) & ((1 << format.exponent_bits) - 1)
     negative = (code & format.sign_code) != 0
@@ -170,7 +173,11 @@ def _encode(x: NDArray[Any], codes: Codes, format: Format) -> int | None:
             good &= ~(negative & (magnitude == 0))
     else:
         good &= (magnitude >= format.min_normal) & ~negative
-    code |= negative * format.sign_code
+    if format.nan == "twos_complement":
+        good |= negative & (magnitude == 2 * format.min_normal)
+        code = np.where(negative, -code, code) & (format.code_count - 1)
+    else:
+        code |= negative * format.sign_code
 
     if format.inf_code is not None or format.nan_code is not None:
         special = ~np.isfinite(magnitude)

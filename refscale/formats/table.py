@@ -15,6 +15,10 @@ except for the few codes given to infinity and NaN. There the formats part, in f
 ``none``           no NaN, no inf                   OCP MX elements of 6 and 4 bits
 =================  ===============================  ==================================================
 
+int8_q6, the integer element of OCP MX, fits in as a format of one exponent bit, where subnormals and normals are
+spaced alike: 1/64 up to 127/64. Its codes are two's complement (``nan="twos_complement"``: no NaN, no inf, no -0). The
+one of -2, which no positive number has, is decoded but never rounded to, as MX 1.0 recommends.
+
 float8_e8m0fnu holds powers of two only: no sign, no mantissa, and E = 0 is a normal value, so that it has no zero.
 """
 
@@ -32,7 +36,7 @@ from numpy.typing import ArrayLike
 
 from refscale.errors import FormatError
 
-NanEncoding = Literal["top_exponent", "all_ones", "negative_zero", "none"]
+NanEncoding = Literal["top_exponent", "all_ones", "negative_zero", "none", "twos_complement"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class Format:
             raise FormatError(f"Format({self.name!r}): a format has a sign and a zero, or neither and no NaN at -0")
         if self.has_zero and self.mantissa_bits == 0:
             raise FormatError(f"Format({self.name!r}): a format with zero needs at least one mantissa bit")
+        if self.nan == "twos_complement" and not (self.signed and self.exponent_bits == 1):
+            raise FormatError(f"Format({self.name!r}): two's complement needs a sign, and values of one spacing")
         if self.exponent_bits == 1 and self.nan == "top_exponent":
             raise FormatError(f"Format({self.name!r}): one exponent bit, given to infinity and NaN, leaves no values")
         if self.emax > 127 or self.emin - self.mantissa_bits < -149:
@@ -103,12 +109,12 @@ class Format:
     @property
     def has_nan(self) -> bool:
         """Whether it has a NaN."""
-        return self.nan != "none"
+        return self.nan not in ("none", "twos_complement")
 
     @property
     def has_signed_zero(self) -> bool:
         """Whether -0 differs from +0."""
-        return self.signed and self.nan != "negative_zero"
+        return self.signed and self.nan not in ("negative_zero", "twos_complement")
 
     @property
     def has_signed_nan(self) -> bool:
@@ -205,7 +211,7 @@ class Format:
                 return ones
             case "negative_zero":
                 return self.sign_code
-            case "none":
+            case _:
                 return None
 
     @property
@@ -246,10 +252,11 @@ _ALL = (
     Format("float6_e2m3fn", 2, 3, 1, "none", source=_MX),
     Format("float6_e3m2fn", 3, 2, 3, "none", source=_MX),
     Format("float4_e2m1fn", 2, 1, 1, "none", source=_MX),
+    Format("int8_q6", 1, 6, 1, "twos_complement", source=_MX),
 )
 
 FORMATS: Mapping[str, Format] = MappingProxyType({f.name: f for f in _ALL})
-"""Every format by its full name, widest first."""
+"""Every format by its full name: floating point, widest first, then fixed point."""
 
 _ALIASES = {
     "fp32": "float32",

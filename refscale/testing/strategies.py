@@ -14,6 +14,7 @@ easiest to read: the first format, round to nearest, zeros and ones, short shape
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from refscale.blocks import ARITHMETICS, BLOCK_FORMATS, SCALE_RULES, BlockCast
 from refscale.errors import ArgumentError, CarrierError
 from refscale.formats import (
     FORMATS,
@@ -43,6 +45,7 @@ __all__ = [
     "DEFAULT_KINDS",
     "Dag",
     "arrays_in",
+    "block_casts",
     "broadcastable_shapes",
     "casts",
     "dags",
@@ -116,6 +119,39 @@ def casts(into: st.SearchStrategy[Format] | None = None, *, stochastic: bool = F
     return st.builds(Cast, formats() if into is None else into, roundings(stochastic=stochastic), overflows())
 
 
+def block_casts(
+    into: st.SearchStrategy[BlockCast] | None = None, *, dims: int = 2, max_block: int = 5
+) -> st.SearchStrategy[BlockCast]:
+    """Block-scaled formats, with every rule and way of rounding that goes with them, in small blocks along any axis.
+
+    Args:
+        into: a strategy of block formats, whose blocks and axes are replaced; those of the table if left out.
+        dims: dimensions of the arrays that they are for, at least 2.
+        max_block: longest side of a block.
+
+    Returns:
+        A strategy of `BlockCast`, without stochastic rounding; shrinks toward MXFP8 by the rule of MX, blocks of 1.
+    """
+
+    def varied(cast: BlockCast) -> st.SearchStrategy[BlockCast]:
+        powers = cast.rule != "amax"
+        side = st.integers(1, max_block)
+        return st.builds(
+            replace,
+            st.just(cast),
+            block=st.tuples(*[side] * len(cast.block)),
+            axis=st.integers(-dims, dims - 1) if len(cast.block) == 1 else st.just(-1),
+            rule=st.sampled_from([r for r in SCALE_RULES if (r != "amax") == powers]),
+            arithmetic=st.just("exact") if powers else st.sampled_from(ARITHMETICS),
+            least=st.just(0.0) if powers else st.sampled_from([0.0, 2.0**-6]),
+            nonfinite=st.sampled_from(["nan", "saturate"]),
+            rounding=roundings(),
+            overflow=overflows(),
+        )
+
+    return (st.sampled_from(list(BLOCK_FORMATS.values())) if into is None else into).flatmap(varied)
+
+
 # Arrays.
 
 
@@ -153,12 +189,17 @@ def arrays_in(
     one, largest = (int(encode(np.float32(x), format)) for x in (1.0, format.max))
     edges = [one, one + unit, one - 1, one + 1, 0, largest, largest - 1]
     if format.has_zero:
-        edges = [0, *edges, unit, 1, unit - 1]
+        edges = [0, *(e for e in edges if e <= largest), unit, 1, unit - 1]
     specials = [format.inf_code] if allow_infinity and format.inf_code is not None else []
     specials += [format.nan_code] if allow_nan and format.nan_code is not None else []
 
     def values(drawn: Array) -> Array:
-        codes = (drawn >> np.uint64(1)) | (drawn & np.uint64(1)) * np.uint64(format.sign_code)
+        magnitude, negative = drawn >> np.uint64(1), drawn & np.uint64(1)
+        if format.nan == "twos_complement":
+            codes = np.where(negative, np.uint64(format.code_count) - magnitude, magnitude)
+            codes &= np.uint64(format.code_count - 1)
+            return np.asarray(decode(codes.astype(format.code_dtype), format), dtype)
+        codes = magnitude | negative * np.uint64(format.sign_code)
         if not format.has_signed_zero:
             codes = np.where(drawn == 1, np.uint64(0), codes)
         return np.asarray(decode(codes.astype(format.code_dtype), format), dtype)

@@ -19,6 +19,7 @@ ORDER = [
     "formats",
     "special",
     "exact",
+    "blocks",
     "scales",
     "precision",
     "engine",

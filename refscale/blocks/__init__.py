@@ -1,0 +1,51 @@
+"""What block-scaled hardware can say: MX, NVFP4 and tiled FP8, to the bit.
+
+In reading order:
+
+1. ``table``: a ``BlockCast`` says all that decides bits; ``BLOCK_FORMATS`` are the named ones.
+2. ``rounding``: one block in exact arithmetic, with every rule for its scale: the specification.
+3. ``cast``: the same of arrays, fast: ``quantize_blocks``, ``encode_blocks``, ``decode_blocks``.
+4. ``product``: products of such matrices, exact, or summed as hardware does.
+
+    >>> from refscale.blocks import encode_blocks, quantize_blocks
+    >>> quantize_blocks([1.0, 2.0, 3.0, 60.0], "mxfp4").tolist()
+    [0.0, 0.0, 4.0, 48.0]
+    >>> encode_blocks([1.0, 2.0, 3.0, 60.0], "mxfp4").scales.tolist()  # 2^(130 - 127)
+    [130]
+"""
+
+from refscale.blocks.cast import BlockCodes, Blocks, decode_blocks, encode_blocks, quantize_blocks, split_blocks
+from refscale.blocks.product import block_matmul
+from refscale.blocks.rounding import round_block_exact, scale_exact
+from refscale.blocks.table import (
+    ARITHMETICS,
+    BLOCK_FORMATS,
+    NONFINITES,
+    SCALE_RULES,
+    Arithmetic,
+    BlockCast,
+    Nonfinite,
+    ScaleRule,
+    get_block_cast,
+)
+
+__all__ = [
+    "ARITHMETICS",
+    "BLOCK_FORMATS",
+    "NONFINITES",
+    "SCALE_RULES",
+    "Arithmetic",
+    "BlockCast",
+    "BlockCodes",
+    "Blocks",
+    "Nonfinite",
+    "ScaleRule",
+    "block_matmul",
+    "decode_blocks",
+    "encode_blocks",
+    "get_block_cast",
+    "quantize_blocks",
+    "round_block_exact",
+    "scale_exact",
+    "split_blocks",
+]

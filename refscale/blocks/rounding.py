@@ -1,0 +1,174 @@
+"""What a block-scaled conversion is, one block at a time, in exact arithmetic: the specification.
+
+    amax  →  the scale s  →  each element, cast(x / s)
+
+Rules that make powers of two, s = 2^k, from amax and from the largest value of the element format, max = M·2^emax,
+1 ≤ M < 2, of m mantissa bits:
+
+===========  ====================================  ===============================================================
+rule         k                                     who
+===========  ====================================  ===============================================================
+``floor``    ⌊log2 amax⌋ − emax                    OCP MX 1.0, section 6.3; what exceeds max saturates
+``ceil``     ⌈log2 amax⌉ − emax                    torchao CEIL
+``rceil``    ⌈log2(amax/max)⌉                      cuBLAS, cuDNN, arXiv 2506.08027, torchao RCEIL; nothing saturates
+``even``     ⌊log2 amax'⌋ − emax                   torchao EVEN, Quark; amax' is amax rounded to m mantissa bits (ties
+                                                   up or to even: below a power of two that is the same)
+``nearest``  log2(amax/max), to the nearest        MLX before 4353; saturates by up to 2^½
+             integer (it is no half-integer)
+===========  ====================================  ===============================================================
+
+k is clipped to the range of the scale format; a block of zeros has the smallest scale.
+
+``amax``, the other rule, makes s = amax/max, rounded to the scale format, nearest even, saturating; in NVFP4 it is
+amax/(max·T), where T, the scale of the tensor, is amax_tensor/(max·448) in float32.  There the order of operations
+decides bits.  With fl(), a float32 operation, rounded to nearest and saturating:
+
+==============  ====================================================================================================
+``exact``       T = fl(amax_tensor/(max·448)); s = cast(amax/(max·T)); elements cast(x/(s·T)): real quotients
+``divide``      T as above; s = cast(fl(fl(amax/max)/T)); elements cast(fl(x/fl(s·T)))      torchao; tiles: T = 1
+``reciprocal``  E = fl(max·448/amax_tensor), T = fl(1/E); s = cast(fl(fl(amax/max)·E));
+                elements cast(fl(x·fl(1/fl(s·T))))                                          arXiv 2509.25149, appendix C
+==============  ====================================================================================================
+
+A tensor of zeros has T = E = 1, a T that would be zero is float32's smallest.  A block whose s is zero is all zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+from refscale.blocks.table import BlockCast
+from refscale.errors import ArgumentError
+from refscale.formats import Format, get_format, round_exact
+from refscale.formats.rounding import floor_log2
+
+FLOAT32_MAX = get_format("float32").max
+_SMALLEST = 2.0**-149
+
+
+def exponent_exact(rule: str, amax: Fraction, element: Format) -> int:
+    """k of the table above, before it is clipped; amax > 0."""
+    top, ratio = Fraction(element.max), amax / Fraction(element.max)
+    match rule:
+        case "floor":
+            return floor_log2(amax) - element.emax
+        case "ceil":
+            return -floor_log2(1 / amax) - element.emax
+        case "rceil":
+            return -floor_log2(top / amax)
+        case "even":
+            unit = Fraction(2) ** (floor_log2(amax) - element.mantissa_bits)
+            return floor_log2(math.floor(amax / unit + Fraction(1, 2)) * unit) - element.emax
+        case "nearest":
+            k = floor_log2(ratio)
+            return k + (ratio * ratio > Fraction(2) ** (2 * k + 1))
+    raise ArgumentError(f"exponent_exact({rule!r}): expected a rule that makes powers of two")
+
+
+def tensor_scale_exact(amax: float, cast: BlockCast) -> tuple[float, float]:
+    """(T, E) of a tensor: its scale, and the reciprocal that "reciprocal" derives it from.
+
+    Args:
+        amax: largest magnitude of the tensor's blocks, finite.
+        cast: with or without a ``tensor_scale``; without one both are 1.
+    """
+    if not cast.tensor_scale or amax == 0:
+        return 1.0, 1.0
+    range_ = Fraction(cast.element.max) * Fraction(cast.scale.max)
+    if cast.arithmetic != "reciprocal":
+        return _float32(Fraction(amax) / range_) or _SMALLEST, math.nan
+    encode = _float32(range_ / Fraction(amax))
+    return _float32(1 / Fraction(encode)), encode
+
+
+def scale_exact(amax: float, cast: BlockCast, tensor: tuple[float, float] = (1.0, 1.0)) -> float:
+    """The scale s of a block.
+
+    Args:
+        amax: largest magnitude of the block as ``nonfinite`` has it: a float ≥ 0, or NaN for a block that becomes NaN.
+        cast: the format.
+        tensor: of ``tensor_scale_exact``.
+
+    Returns:
+        A value of the scale format; NaN where amax is.
+    """
+    scale = cast.scale
+    if math.isnan(amax):
+        return math.nan
+    if cast.rule != "amax":
+        k = exponent_exact(cast.rule, Fraction(amax), cast.element) if amax else scale.emin
+        return math.ldexp(1.0, min(max(k, scale.emin), scale.emax))
+    (t, e), top = tensor, Fraction(cast.element.max)
+    match cast.arithmetic:
+        case "exact":
+            s = Fraction(amax) / (top * Fraction(t))
+        case "divide":
+            s = Fraction(_float32(Fraction(_float32(Fraction(amax) / top)) / Fraction(t)))
+        case "reciprocal":
+            s = Fraction(_float32(Fraction(_float32(Fraction(amax) / top)) * Fraction(e)))
+    return max(round_exact(s, scale, rounding="nearest_even", overflow="saturate"), cast.least)
+
+
+def element_exact(x: float, s: float, cast: BlockCast, t: float = 1.0, random_bits: int | None = None) -> float:
+    """One element, a value of the element format; of a block whose scale s is NaN, or whose s·T is zero, a zero."""
+    if math.isnan(s):
+        return 0.0
+    q: float | Fraction = x
+    if math.isfinite(x):
+        total = Fraction(s) * Fraction(t)
+        if cast.rule == "amax" and cast.arithmetic != "exact":
+            total = Fraction(_float32(total))
+        if total == 0 or x == 0:
+            q = math.copysign(0.0, x)
+        elif cast.arithmetic == "reciprocal":
+            q = _or_zero(_float32(Fraction(x) * Fraction(_float32(1 / total))), x)
+        else:
+            q = Fraction(x) / total
+            q = _or_zero(_float32(q), x) if cast.arithmetic == "divide" else q
+    return round_exact(q, cast.element, rounding=cast.rounding, overflow=cast.overflow, random_bits=random_bits)
+
+
+def round_block_exact(
+    values: Sequence[float], cast: BlockCast, tensor_amax: float | None = None, random_bits: Sequence[int] | None = None
+) -> tuple[float, list[float], float]:
+    """One block, converted.
+
+    Args:
+        values: floats, finite or not.
+        cast: the format; block and axis are not looked at.
+        tensor_amax: of a format with a ``tensor_scale``: the largest magnitude in its tensor; None: in this block.
+        random_bits: for stochastic rounding and only there, one integer in [0, 2^32) for each value.
+
+    Returns:
+        (s, elements, T).
+
+    Raises:
+        FormatError: a NaN for an element format without one, where ``nonfinite`` is "ignore".
+    """
+    amax = amax_exact(values, cast)
+    tensor = tensor_scale_exact((0.0 if math.isnan(amax) else amax) if tensor_amax is None else tensor_amax, cast)
+    s = scale_exact(amax, cast, tensor)
+    words = [None] * len(values) if random_bits is None else random_bits
+    return s, [element_exact(x, s, cast, tensor[0], w) for x, w in zip(values, words, strict=True)], tensor[0]
+
+
+def amax_exact(values: Sequence[float], cast: BlockCast) -> float:
+    """The largest magnitude of a block, as ``nonfinite`` has it; NaN for a block that becomes NaN."""
+    sizes = [abs(x) for x in values]
+    if cast.nonfinite == "ignore":
+        return max((x for x in sizes if math.isfinite(x)), default=0.0)
+    if any(map(math.isnan, sizes)) or (cast.nonfinite == "nan" and any(map(math.isinf, sizes))):
+        return math.nan
+    return max((FLOAT32_MAX if math.isinf(x) else x for x in sizes), default=0.0)
+
+
+def _float32(x: Fraction) -> float:
+    """A float32 operation: the real result, rounded to nearest even, saturating."""
+    return round_exact(x, "float32", rounding="nearest_even", overflow="saturate")
+
+
+def _or_zero(q: float, x: float) -> float:
+    """A quotient that underflowed keeps the sign of x."""
+    return q if q else math.copysign(0.0, x)

@@ -1,0 +1,169 @@
+"""Block-scaled formats, as data: an element format, a block that shares a scale, and how that scale is derived.
+
+A value is T·s·e: an element e, the scale s of its block, and, in NVFP4, the scale T of its tensor.  A ``BlockCast``
+says all of it, because two conversions that differ in one word of it differ in their bits.
+
+===============  ==============  ================  ============  ========  ===========================================
+name             elements        block             scales        rule      who defines it
+===============  ==============  ================  ============  ========  ===========================================
+``mxfp8_e4m3``   float8_e4m3fn   1 × 32            e8m0          floor     OCP MX 1.0
+``mxfp8_e5m2``   float8_e5m2     1 × 32            e8m0          floor     OCP MX 1.0
+``mxfp6_e3m2``   float6_e3m2fn   1 × 32            e8m0          floor     OCP MX 1.0
+``mxfp6_e2m3``   float6_e2m3fn   1 × 32            e8m0          floor     OCP MX 1.0
+``mxfp4``        float4_e2m1fn   1 × 32            e8m0          floor     OCP MX 1.0
+``mxint8``       int8_q6         1 × 32            e8m0          floor     OCP MX 1.0
+``nvfp4``        float4_e2m1fn   1 × 16            e4m3fn, T     amax      NVIDIA, arXiv 2509.25149
+``nvfp4_16x16``  float4_e2m1fn   16 × 16           e4m3fn, T     amax      the same, for weights
+``fp8_1x128``    float8_e4m3fn   1 × 128           float32       amax      DeepSeek-V3, arXiv 2412.19437
+``fp8_128x128``  float8_e4m3fn   128 × 128         float32       amax      the same, for weights
+===============  ==============  ================  ============  ========  ===========================================
+
+A block 1 × n lies along ``axis``; r × c covers the last two axes.  The last block of an axis may be shorter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from refscale.errors import FormatError
+from refscale.formats import Format, Overflow, Rounding, get_format
+from refscale.formats.rounding import check_modes
+
+ScaleRule = Literal["floor", "ceil", "rceil", "even", "nearest", "amax"]
+Arithmetic = Literal["exact", "divide", "reciprocal"]
+Nonfinite = Literal["nan", "saturate", "ignore"]
+
+SCALE_RULES: tuple[ScaleRule, ...] = get_args(ScaleRule)
+ARITHMETICS: tuple[Arithmetic, ...] = get_args(Arithmetic)
+NONFINITES: tuple[Nonfinite, ...] = get_args(Nonfinite)
+
+
+@dataclass(frozen=True, init=False)
+class BlockCast:
+    """A conversion to a block-scaled format, as a record.
+
+    Args:
+        element: format of the elements.
+        block: n for blocks of 1 × n along ``axis``, or (r, c) for blocks over the last two axes.
+        scale: format of the scales.
+        rule: how a scale comes from amax, the largest magnitude of the block; see ``scale``.
+        axis: that blocks of 1 × n lie along.
+        tensor_scale: whether the tensor has a scale of its own, in float32 (NVFP4); for rule "amax" only.
+        arithmetic: of rule "amax", whose scales are no powers of two: "exact" (scale and element are real quotients,
+            rounded once), or "divide" or "reciprocal", in float32; see ``rounding``.
+        least: the smallest scale that is used; 0: none, and a block whose scale rounds to zero is zero.
+        nonfinite: what a block with an infinity or NaN becomes: "nan", NaN as a whole; "saturate", the same for NaN,
+            but ±inf count as ±float32's largest; "ignore", the scale is that of the finite elements, and the cast of
+            each element does the rest.
+        rounding, overflow: of the elements, as of ``formats.Cast``.
+
+    Raises:
+        FormatError: an unknown name, a block without elements, or fields that do not go together.
+    """
+
+    element: Format
+    block: tuple[int, ...]
+    scale: Format
+    rule: ScaleRule
+    axis: int
+    tensor_scale: bool
+    arithmetic: Arithmetic
+    least: float
+    nonfinite: Nonfinite
+    rounding: Rounding
+    overflow: Overflow
+
+    def __init__(
+        self,
+        element: str | Format,
+        block: int | tuple[int, ...],
+        scale: str | Format = "float8_e8m0fnu",
+        rule: ScaleRule = "floor",
+        *,
+        axis: int = -1,
+        tensor_scale: bool = False,
+        arithmetic: Arithmetic = "exact",
+        least: float = 0.0,
+        nonfinite: Nonfinite = "nan",
+        rounding: Rounding = "nearest_even",
+        overflow: Overflow = "saturate",
+    ) -> None:
+        shape = (block,) if isinstance(block, int) else tuple(block)
+        fields = {
+            "element": get_format(element),
+            "block": shape,
+            "scale": get_format(scale),
+            "rule": rule,
+            "axis": axis,
+            "tensor_scale": tensor_scale,
+            "arithmetic": arithmetic,
+            "least": float(least),
+            "nonfinite": nonfinite,
+            "rounding": rounding,
+            "overflow": overflow,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        check_modes(rounding, overflow, "BlockCast")
+        for what, known in (("rule", SCALE_RULES), ("arithmetic", ARITHMETICS), ("nonfinite", NONFINITES)):
+            if fields[what] not in known:
+                raise FormatError(f"BlockCast: unknown {what} {fields[what]!r}; known: {', '.join(known)}")
+        if not 1 <= len(shape) <= 2 or any(n < 1 for n in shape) or (len(shape) == 2 and axis != -1):
+            raise FormatError(f"BlockCast(block={block!r}, axis={axis}): expected n ≥ 1, or (rows, columns), axis -1")
+        if not self.element.signed or self.element.bits > 8:
+            raise FormatError(f"BlockCast: elements of {self.element}, expected a signed format of at most 8 bits")
+        if not self.scale.has_nan or self.scale.emax - self.scale.emin < 4:
+            raise FormatError(f"BlockCast: scales of {self.scale}, expected a format with NaN and some range")
+        powers = rule != "amax"
+        if powers and (tensor_scale or arithmetic != "exact" or least):
+            raise FormatError(
+                f"BlockCast(rule={rule!r}): powers of two are exact; no tensor_scale, arithmetic or least"
+            )
+        if tensor_scale and self.scale.bits > 16:
+            raise FormatError(f"BlockCast(scale={self.scale}): expected at most 16 bits beside a scale of the tensor")
+        if not powers and not self.scale.has_zero:
+            raise FormatError(f"BlockCast(rule='amax', scale={self.scale}): that format holds powers of two only")
+
+    def __str__(self) -> str:
+        where = " × ".join(map(str, self.block if len(self.block) == 2 else (1, *self.block)))
+        scale = f"{self.scale}{' and float32' if self.tensor_scale else ''}"
+        return f"{self.element} in blocks of {where}, scales {scale} by {self.rule}"
+
+
+_NVFP4 = BlockCast("e2m1fn", 16, "e4m3fn", "amax", tensor_scale=True, arithmetic="reciprocal")
+_TILES = BlockCast("e4m3fn", 128, "float32", "amax", arithmetic="divide")
+
+BLOCK_FORMATS: Mapping[str, BlockCast] = MappingProxyType(
+    {
+        "mxfp8_e4m3": BlockCast("e4m3fn", 32),
+        "mxfp8_e5m2": BlockCast("e5m2", 32),
+        "mxfp6_e3m2": BlockCast("e3m2", 32),
+        "mxfp6_e2m3": BlockCast("e2m3", 32),
+        "mxfp4": BlockCast("e2m1", 32),
+        "mxint8": BlockCast("int8_q6", 32),
+        "nvfp4": _NVFP4,
+        "nvfp4_16x16": BlockCast("e2m1fn", (16, 16), "e4m3fn", "amax", tensor_scale=True, arithmetic="reciprocal"),
+        "fp8_1x128": _TILES,
+        "fp8_128x128": BlockCast("e4m3fn", (128, 128), "float32", "amax", arithmetic="divide"),
+    }
+)
+"""The named formats, see the table above."""
+
+
+def get_block_cast(format: str | BlockCast, **changes: Any) -> BlockCast:
+    """The block format of that name, with some of its fields changed.
+
+        get_block_cast("mxfp8_e4m3", rule="rceil", axis=0)
+
+    Raises:
+        FormatError: an unknown name, or fields that do not go together.
+        TypeError: no such field.
+    """
+    if isinstance(format, str):
+        if format.lower() not in BLOCK_FORMATS:
+            raise FormatError(f"unknown block format {format!r}; known: {', '.join(BLOCK_FORMATS)}")
+        format = BLOCK_FORMATS[format.lower()]
+    return replace(format, **changes) if changes else format

@@ -1,0 +1,142 @@
+"""The specification: every rule by search, blocks worked by hand, and the stated answers of the corner cases."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refscale.blocks import BLOCK_FORMATS, get_block_cast, round_block_exact, scale_exact
+from refscale.blocks.rounding import exponent_exact
+from refscale.errors import ArgumentError
+from refscale.formats import FORMATS, get_format
+from tests.blocks.oracles import POWER_RULES, exponent_by_search
+
+ELEMENTS = [FORMATS[n] for n in ("float8_e4m3fn", "float8_e5m2", "float6_e3m2fn", "float6_e2m3fn", "float4_e2m1fn")]
+ELEMENTS.append(FORMATS["int8_q6"])
+
+
+def boundaries(element):
+    """Magnitudes at which some rule changes, with their neighbors in float32."""
+    top, m = element.max, element.mantissa_bits
+    marks = [1.0, top, top / 2**element.emax, 2.0**element.emax * (2 - 2.0 ** -(m + 1)), math.sqrt(2) * top]
+    for mark in marks:
+        for scale in (1.0, 2.0**-7, 2.0**30):
+            x = mark * scale
+            step = 2.0 ** (math.frexp(x)[1] - 24)
+            yield from (x - step, x, x + step)
+
+
+@pytest.mark.parametrize("element", ELEMENTS, ids=str)
+@pytest.mark.parametrize("rule", POWER_RULES)
+def test_each_rule_is_what_it_is_for(rule, element):
+    for amax in boundaries(element):
+        assert exponent_exact(rule, Fraction(amax), element) == exponent_by_search(rule, amax, element), amax
+
+
+@given(st.sampled_from(POWER_RULES), st.sampled_from(ELEMENTS), st.floats(2.0**-126, 2.0**127, width=32))
+def test_each_rule_on_any_magnitude(rule, element, amax):
+    assert exponent_exact(rule, Fraction(amax), element) == exponent_by_search(rule, amax, element)
+
+
+HAND = {  # amax: exponents by rule, for e4m3fn (max 448, emax 8) and e2m1fn (max 6, emax 2)
+    "float8_e4m3fn": {
+        1.0: (-8, -8, -8, -8, -9),  # 1/448 = 2^-8.81
+        448.0: (0, 1, 0, 0, 0),
+        449.0: (0, 1, 1, 0, 0),
+        479.0: (0, 1, 1, 0, 0),
+        480.0: (0, 1, 1, 0, 0),
+        496.0: (0, 1, 1, 1, 0),  # rounds to 512 at four bits
+        512.0: (1, 1, 1, 1, 0),
+        634.0: (1, 2, 1, 1, 1),  # 448·√2 = 633.57
+        633.0: (1, 2, 1, 1, 0),
+    },
+    "float4_e2m1fn": {
+        4.0: (0, 0, 0, 0, -1),  # log2(4/6) = -0.58
+        4.25: (0, 1, 0, 0, 0),  # 6/√2 = 4.243
+        6.0: (0, 1, 0, 0, 0),
+        6.5: (0, 1, 1, 0, 0),
+        7.0: (0, 1, 1, 1, 0),
+        8.0: (1, 1, 1, 1, 0),
+        8.5: (1, 2, 1, 1, 1),
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "amax"), [(n, a) for n, rows in HAND.items() for a in rows])
+def test_worked_by_hand(name, amax):
+    found = tuple(exponent_exact(rule, Fraction(amax), FORMATS[name]) for rule in POWER_RULES)
+    assert found == HAND[name][amax]
+
+
+def test_a_block_of_mxfp4_by_hand():
+    # amax 9.5: ⌊log2⌋ = 3, less 2: s = 2. Elements 4.75 → 4 (tie to even would be between 4 and 6: 5), 0.5, -1.5, 0
+    assert round_block_exact([9.5, 1.0, -3.0, 0.25], BLOCK_FORMATS["mxfp4"]) == (2.0, [4.0, 0.5, -1.5, 0.0], 1.0)
+
+
+def test_a_block_of_nvfp4_by_hand():
+    """A tensor of amax 2688 has T = 1; a block of amax 3 the scale 0.5; 2.9/0.5 = 5.8 → 6."""
+    s, e, t = round_block_exact([3.0, 2.9, -0.6, 0.1], BLOCK_FORMATS["nvfp4"], 2688.0)
+    assert (s, e, t) == (0.5, [6.0, 6.0, -1.0, 0.0], 1.0)
+
+
+@pytest.mark.parametrize("name", BLOCK_FORMATS)
+def test_a_block_of_zeros(name):
+    cast = BLOCK_FORMATS[name]
+    s, e, t = round_block_exact([0.0, -0.0], cast)
+    assert s == (2.0**-127 if cast.rule != "amax" else 0.0)
+    assert t == 1.0
+    assert [math.copysign(1, x) for x in e] == [1, -1 if cast.element.has_signed_zero else 1]
+
+
+@pytest.mark.parametrize("rule", POWER_RULES)
+def test_the_ends_of_e8m0(rule):
+    cast = get_block_cast("mxfp8_e4m3", rule=rule)
+    assert scale_exact(2.0**-149, cast) == 2.0**-127
+    assert scale_exact(float(get_format("float32").max), cast) == 2.0 ** {"floor": 119, "nearest": 119}.get(rule, 120)
+    huge = get_block_cast("mxint8", rule=rule)
+    assert scale_exact(2.0**200, huge) == 2.0**127
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite(bad):
+    def block(name, nonfinite):
+        return round_block_exact([1.0, bad], get_block_cast(name, nonfinite=nonfinite))
+
+    for name in ("mxfp8_e4m3", "nvfp4", "fp8_1x128"):
+        s, e, _ = block(name, "nan")
+        assert math.isnan(s)
+        assert e == [0.0, 0.0]
+        s, e, _ = block(name, "saturate")
+        if math.isnan(bad):
+            assert math.isnan(s)
+        else:
+            top = BLOCK_FORMATS[name].element.max
+            assert e == [0.0, math.copysign(top, bad)]
+    s, e, _ = block("mxfp8_e4m3", "ignore")
+    assert s == 2.0**-8
+    assert e[0] == 256.0
+    assert math.isnan(e[1]) if math.isnan(bad) else e[1] == math.copysign(448, bad)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "elements"),
+    [
+        ("fp8_1x128", [-0.2389, -0.8288, 0.185, -0.2841], {"exact": 104.0, "divide": 96.0, "reciprocal": 96.0}),
+        ("nvfp4", [-0.1254, -0.0209, 1.0032, 0.4467], {"exact": -0.5, "divide": -1.0, "reciprocal": -1.0}),
+    ],
+)
+def test_arithmetic_decides_bits(name, values, elements):
+    """Found by search: a quotient so near to a tie that float32 takes it for one."""
+    x = np.float32(values).tolist()
+    position = 2 if name == "fp8_1x128" else 0
+    for arithmetic, expected in elements.items():
+        _, e, _ = round_block_exact(x, get_block_cast(name, arithmetic=arithmetic))
+        assert e[position] == expected
+
+
+def test_no_exponent_by_amax():
+    with pytest.raises(ArgumentError, match="expected a rule that makes powers of two"):
+        exponent_exact("amax", Fraction(1), FORMATS["float4_e2m1fn"])
