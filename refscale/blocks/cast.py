@@ -148,8 +148,7 @@ def decode_blocks(blocks: BlockCodes, *, dtype: Any = np.float32) -> Array:
 def from_codes(blocks: BlockCodes) -> Blocks:
     """Codes by the parts that they stand for."""
     cast, codes = blocks.cast, np.asarray(blocks.codes)
-    length = dict(zip(block_axes(cast, codes.shape), cast.block, strict=True))
-    shape = tuple(-(-n // length.get(axis, 1)) for axis, n in enumerate(codes.shape))
+    shape = scale_shape(cast, codes.shape)
     if np.shape(blocks.scales) != shape:
         raise ShapeError(f"decode_blocks: scales of shape {np.shape(blocks.scales)}, expected {shape}")
     return Blocks(cast, decode(codes, cast.element), decode(blocks.scales, cast.scale), blocks.tensor_scale)
@@ -354,6 +353,12 @@ class _Tiling(NamedTuple):
     def spread(self, per_block: Array) -> Array:
         """One to each column of the rows that hold the blocks."""
         return (per_block if self.c == 1 else np.repeat(per_block, self.c)).reshape(-1, 1, self.form[2])
+
+
+def scale_shape(cast: BlockCast, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the scales of an array: each blocked axis divided by the length of a block, rounded up."""
+    length = dict(zip(block_axes(cast, shape), cast.block, strict=True))
+    return tuple(-(-n // length.get(axis, 1)) for axis, n in enumerate(shape))
 
 
 def block_axes(cast: BlockCast, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -127,10 +127,16 @@ class BlockCast:
         if not powers and not self.scale.has_zero:
             raise FormatError(f"BlockCast(rule='amax', scale={self.scale}): that format holds powers of two only")
 
+    @property
+    def format(self) -> Format:
+        """The elements' format: what a report of casts names."""
+        return self.element
+
     def __str__(self) -> str:
         where = " × ".join(map(str, self.block if len(self.block) == 2 else (1, *self.block)))
         scale = f"{self.scale}{' and float32' if self.tensor_scale else ''}"
-        return f"{self.element} in blocks of {where}, scales {scale} by {self.rule}"
+        rounding = "" if self.rounding == "nearest_even" else f", {self.rounding}"
+        return f"{self.element} in blocks of {where}, scales {scale} by {self.rule}{rounding}"
 
 
 _NVFP4 = BlockCast("e2m1fn", 16, "e4m3fn", "amax", tensor_scale=True, arithmetic="reciprocal")

@@ -185,6 +185,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
         add(name, "", before if before == after else f"{before}; with --pretrained {after}", type=int, metavar="N")
     add("evaluation-batches", "0 for all questions; ", "64; with --pretrained 0", type=int, metavar="N")
     add("seeds", "how many; ", 3, type=int, default=3, metavar="N")
+    parser.add_argument("--blocks", action="store_true", help="block-scaled formats in place of the other techniques")
     parser.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
     add("jobs", "processes at a time; ", 1, type=int, default=1, metavar="N")
     _add_span_data(parser)

@@ -230,7 +230,7 @@ def _compare(args: argparse.Namespace) -> None:
     from refscale import analysis
     from refscale.progress import Progress
     from refscale.train import FINE_TUNING, TrainConfig
-    from refscale.train.comparison import SWEEP, VARIANTS, compare
+    from refscale.train.comparison import BLOCKS, SWEEP, VARIANTS, compare
     from refscale.train.tables import tables
 
     if args.pretrained and args.model:
@@ -253,7 +253,7 @@ def _compare(args: argparse.Namespace) -> None:
     if args.plot:
         analysis.check_plot(args.plot)
     _check_directories(args.plot)
-    variants = VARIANTS[base.task] + (() if args.pretrained else SWEEP)
+    variants = BLOCKS if args.blocks else VARIANTS[base.task] + (() if args.pretrained else SWEEP)
     runs = sum(v.seeds or args.seeds for v in variants) + 3 * len({v.scheme for v in variants})
     with Progress(runs, "runs", "compare") as progress:
         result = compare(

@@ -40,12 +40,13 @@ class Op:
       independent N(0, 1).  It sees shapes and attributes only.
 
     ``constants`` are positions of inputs without gradient.  ``contraction`` marks ops that hardware runs on narrow
-    operands.  ``has_mean`` marks outputs whose standard deviation and RMS differ: ``scale`` then takes ``statistic``.
+    operands, ``weight_inputs`` the positions of those that are weights, where they are matrices.  ``has_mean`` marks
+    outputs whose standard deviation and RMS differ: ``scale`` then takes ``statistic``.
     ``reports`` marks a value that is read by people, not by ops, and is not rounded, nor is its gradient (losses).
     ``carries_factors`` marks identities that exist only for their factors: a regular model is the same without them.
 
     ``fast`` is the fast form of ``forward`` and ``backward``, if there is one.  The engine runs it, unless the policy
-    asks for exact arithmetic, or other functions have taken the place of the two that it stands for, in a subclass or
+    asks for another arithmetic, or other functions have taken the place of the two that it stands for, in a subclass or
     by a patch.
 
     ``moves`` marks ops that compute nothing: y holds values of the inputs, and the gradients hold those of g, so that
@@ -57,6 +58,7 @@ class Op:
     name: ClassVar[str]
     constants: ClassVar[tuple[int, ...]] = ()
     contraction: ClassVar[bool] = False
+    weight_inputs: ClassVar[tuple[int, ...]] = ()
     has_mean: ClassVar[bool] = False
     reports: ClassVar[bool] = False
     carries_factors: ClassVar[bool] = False

@@ -9,11 +9,15 @@ import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refscale.blocks import BlockCast, Operand, Recipe
+from refscale.blocks.cast import scale_shape
+from refscale.blocks.operand import convert, lost
 from refscale.engine.op import Array, Kernel, Op
 from refscale.errors import CarrierError
 from refscale.formats import Cast
@@ -92,17 +96,19 @@ class CastRecord(NamedTuple):
 
     ``place`` is "leaf", "output", "operand", "operand_gradient" or "gradient". ``clipped`` counts finite elements
     that the format cannot hold (beyond its largest value; of an unsigned format, negative), ``flushed`` non-zero
-    elements that became zero; None if not counted.  ``scale`` is the factor around the cast, 1 without.  An operand
-    that several products use is rounded once, and recorded for each.
+    elements that became zero; None if not counted.  ``scale`` is the factor around the cast, 1 without; ``blocks``
+    how many blocks got a scale of their own.  An operand that several products use is rounded once, and recorded for
+    each; in blocks it is converted for each.
     """
 
     variable: Variable
     place: str
-    cast: Cast
+    cast: Cast | BlockCast
     elements: int
     clipped: int | None
     flushed: int | None
     scale: float = 1.0
+    blocks: int = 0
 
 
 Probe = Callable[[str, Variable, Array], None]
@@ -199,9 +205,44 @@ class Tape:
             x = x.array()
         return np.asarray(x)
 
-    def _arithmetic(self, x: Any) -> Any:
-        """An array as an op computes with it: exactly, if the policy says so."""
-        return _exact().as_exact(x, self.precision.accumulate) if self.exact else x
+    def has_arithmetic(self, op: Op) -> bool:
+        """Whether the arrays of an op compute in a way of their own, in its readable form."""
+        return self.exact or self._recipe(op) is not None
+
+    def _arithmetic(self, x: Any, node: Node | None = None, index: int | None = None) -> Any:
+        """An array as an op computes with it: exactly, or converted to blocks where it is multiplied, or as it is.
+
+        Args:
+            x: the array.
+            node: the call, if x is an input of it, or the gradient of its output.
+            index: which input; None: the gradient.
+        """
+        if self.exact:
+            return _exact().as_exact(x, self.precision.accumulate)
+        recipe = self._recipe(node.op) if node else None
+        if recipe is None or node is None:
+            return x
+        if index is None:
+            return Operand.of(x, recipe, "gradient", node.output, self._convert)
+        is_weight = index in node.op.weight_inputs and x.ndim == 2
+        return Operand.of(x, recipe, "weight" if is_weight else "activation", node.inputs[index], self._convert)
+
+    def _recipe(self, op: Op) -> Recipe | None:
+        """How the operands of an op are block-scaled."""
+        recipe = self.precision.blocks
+        if recipe is None or not op.contraction or not self.precision.narrows(op.name):
+            return None
+        return recipe if op.weight_inputs or not recipe.hadamard else replace(recipe, hadamard=0)
+
+    def _convert(self, x: Array, cast: BlockCast, operand: Operand) -> Array:
+        """An operand in blocks, recorded."""
+        bits = random_bits(cast, x.shape, self.rng, "Tape")
+        q = convert(x, cast, operand, bits)
+        clipped, flushed = lost(x, q, cast) if self.count_casts else (None, None)
+        place = "operand_gradient" if operand.role == "gradient" else "operand"
+        blocks = math.prod(scale_shape(cast, x.shape))
+        self.casts.append(CastRecord(operand.label, place, cast, x.size, clipped, flushed, blocks=blocks))
+        return q
 
     def _operand(self, x: Array, variable: Variable, key: str) -> Array:
         """An operand of a contraction, rounded; one array that several of them use is rounded once."""

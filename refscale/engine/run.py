@@ -90,11 +90,11 @@ def apply(
 def _forward(tape: Tape, node: Node, arrays: list[Array]) -> tuple[Any, tuple[Any, ...], bool]:
     """α·y, what backward will need, and whether the engine owns the former."""
     op, alpha = node.op, node.scales.alpha
-    node.kernel = None if tape.exact else kernel_of(op)
+    node.kernel = None if tape.has_arithmetic(op) else kernel_of(op)
     if node.kernel is not None:
         y, kept = node.kernel.forward(op, alpha, *arrays)
         return _as_array(y), kept, not any(y is k for k in kept)
-    y, kept = op.forward(*(arrays if op.moves else map(tape._arithmetic, arrays)))
+    y, kept = op.forward(*(arrays if op.moves else [tape._arithmetic(x, node, i) for i, x in enumerate(arrays)]))
     return _times(alpha, tape._arithmetic(_as_array(y)), False) if alpha != 1 else _as_array(y), kept, alpha != 1
 
 
@@ -215,7 +215,7 @@ def _send_back(pending: _Pending, node: Node) -> None:
         all_betas = tuple([b and b * pending.paid.get(v, 1.0) / paid for b, v in zip(all_betas, inputs, strict=True)])
     kernel = node.kernel
     if kernel is None:
-        pieces = op.backward(g if op.moves else tape._arithmetic(g), *kept)
+        pieces = op.backward(g if op.moves else tape._arithmetic(g, node), *kept)
     else:
         betas = [beta if w else None for beta, w in zip(all_betas, wanted, strict=True)]
         pieces = kernel.backward(op, betas, g, *kept)

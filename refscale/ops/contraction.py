@@ -33,6 +33,7 @@ class Matmul(Op):
     inputs = ("x", "w")
     source = "Table A.2"
     contraction = True
+    weight_inputs = (1,)
     fast = Kernel(products.matmul, products.matmul_backward)
 
     def forward(self, x: Array, w: Array) -> tuple[Array, Kept]:
@@ -162,6 +163,7 @@ class Readout(Op):
     inputs = ("x", "w")
     source = "Table A.2 (matmul); 1/m: u-μP (arXiv 2407.17465), output layer"
     contraction = True
+    weight_inputs = (1,)
     fast = Kernel(products.matmul, products.matmul_backward)
 
     def __post_init__(self) -> None:

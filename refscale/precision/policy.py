@@ -20,6 +20,9 @@ passed by gradients unchanged (straight through).  Three things are not stored n
 and no operand.  Its gradient, with which backward is seeded, is a loss scale, and one of 2^16 is beyond FP16; the first
 gradient that is rounded is that of what the loss was computed from.  And whatever an op keeps for its own backward.
 
+A policy with ``blocks`` casts operands where they are multiplied, instead, in blocks along the axis that is summed
+over: each operand in forward, and once more in backward along its other axis (``refscale.blocks.operand``).
+
 Inside an op arithmetic is that of the carrier: a matmul accumulates in float32, in whatever order BLAS takes.  With
 ``accumulate`` it is that of ``refscale.exact``, the same bits on every machine: products are real numbers, or the sums
 of a named accumulator; a product and its factors, or any other result and its factor, are rounded once, to what is
@@ -38,6 +41,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale.blocks import BlockCast, Recipe, get_block_cast
 from refscale.errors import ArgumentError
 from refscale.formats import Cast
 
@@ -55,6 +59,8 @@ class Precision:
         operand_gradient: of the gradient a contraction receives.
         weights: of parameters between steps; None: FP32 master weights.
         contractions: names (``Op.name``) of the contractions whose operands are cast; None: all.
+        blocks: how operands of contractions are converted to block-scaled formats, in place of ``operand`` and
+            ``operand_gradient``.
         accumulate: how products are summed, a name of ``exact.get_accumulator`` with sums of its own ("exact",
             "float32", "float32:128", "truncated:14:32"); all else is then evaluated by the rules of ``exact.array``.
             None: NumPy's arithmetic in the carrier, fast.
@@ -66,9 +72,14 @@ class Precision:
     operand_gradient: Cast | None = None
     weights: Cast | None = None
     contractions: tuple[str, ...] | None = None
+    blocks: Recipe | None = None
     accumulate: str | None = None
 
     def __post_init__(self) -> None:
+        if self.blocks is not None and (self.operand or self.operand_gradient or self.accumulate):
+            raise ArgumentError(
+                f"Precision({self.name!r}): blocks, and operand, operand_gradient or accumulate beside them"
+            )
         if self.accumulate is None:
             return
         from refscale.exact import get_accumulator  # late: only who computes exactly pays for it
@@ -77,7 +88,10 @@ class Precision:
             raise ArgumentError(f"Precision({self.name!r}): accumulate='any-order' does not say what a sum is")
 
     def __str__(self) -> str:
-        parts = [f"{k}={getattr(self, k) or 'carrier'}" for k in _CASTS[:3]]
+        casts = _CASTS[:1] if self.blocks else _CASTS[:3]
+        parts = [f"{k}={getattr(self, k) or 'carrier'}" for k in casts]
+        if self.blocks is not None:
+            parts.append(f"operands={self.blocks}")
         if self.weights is not None:
             parts.append(f"weights={self.weights}")
         if self.contractions is not None:
@@ -121,7 +135,7 @@ class Precision:
 
 
 def random_bits(
-    cast: Cast, shape: tuple[int, ...], rng: np.random.Generator | None, call: str
+    cast: Cast | BlockCast, shape: tuple[int, ...], rng: np.random.Generator | None, call: str
 ) -> NDArray[np.uint32] | None:
     """The random bits that a cast of an array of that shape needs: None if it needs none.
 
@@ -161,8 +175,29 @@ fp8_sr = Precision("fp8-sr", fp8.store, fp8.operand, fp8.operand_gradient, weigh
 fp8_hidden = Precision(
     "fp8-hidden", _ieee("bfloat16"), fp8.operand, fp8.operand_gradient, contractions=("matmul",)
 )  # bfloat16 beside the FP8, as in µnit Scaling
+fp4 = Precision("fp4", bf16.store, _fp8("float4_e2m1fn"), _fp8("float4_e2m1fn"))  # one scale to a tensor, or none
 
-POLICIES: dict[str, Precision] = {p.name: p for p in (fp32, fp16, bf16, fp8, fp8_fnuz, fp16_sr, fp8_sr, fp8_hidden)}
+
+def _blocks(name: str, activation: BlockCast, weight: str = "", hadamard: int = 0) -> Precision:
+    """BF16, with block-scaled operands; with a Hadamard transform gradients are rounded stochastically."""
+    w = get_block_cast(weight or activation)
+    g = get_block_cast(activation, rounding="stochastic" if hadamard else "nearest_even")
+    return Precision(name, bf16.store, blocks=Recipe(activation, w, g, hadamard))
+
+
+mxfp8 = _blocks("mxfp8", get_block_cast("mxfp8_e4m3", rule="rceil"))  # Mishra et al. 2025, arXiv 2506.08027
+mxfp6 = _blocks("mxfp6", get_block_cast("mxfp6_e3m2"))  # Rouhani et al. 2023, arXiv 2310.10537
+mxfp4 = _blocks("mxfp4", get_block_cast("mxfp4"))  # OCP MX 1.0, and nothing beside it
+nvfp4 = _blocks("nvfp4", get_block_cast("nvfp4"), "nvfp4_16x16", hadamard=16)  # NVIDIA 2025, arXiv 2509.25149
+fp8_tiles = _blocks("fp8-tiles", get_block_cast("fp8_1x128"), "fp8_128x128")  # DeepSeek-V3, arXiv 2412.19437
+
+POLICIES: dict[str, Precision] = {
+    p.name: p
+    for p in (
+        *(fp32, fp16, bf16, fp8, fp8_fnuz, fp16_sr, fp8_sr, fp8_hidden),
+        *(fp4, mxfp8, mxfp6, mxfp4, nvfp4, fp8_tiles),
+    )
+}
 
 
 def get_precision(text: str, *, accumulate: str | None = None) -> Precision:

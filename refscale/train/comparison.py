@@ -82,8 +82,26 @@ _FINE_TUNING = (
     Variant("unit", "fp8"),
 )
 
+BLOCKS = (
+    Variant("regular", "fp32"),
+    Variant("regular", "mxfp8"),
+    Variant("regular", "fp8-tiles"),
+    Variant("regular", "mxfp4"),
+    Variant("regular", "nvfp4"),
+    Variant("regular", "fp4", "current"),
+    Variant("unit", "fp32"),
+    Variant("unit", "fp8"),
+    Variant("unit", "mxfp8"),
+    Variant("unit", "fp8-tiles"),
+    Variant("unit", "mxfp4"),
+    Variant("unit", "nvfp4"),
+    Variant("unit", "fp4"),
+    Variant("unit", "fp4", "current"),
+)
+"""Block-scaled formats, and the same elements with one scale to a tensor, or none."""
+
 VARIANTS = {"masked-lm": _PRETRAINING, "squad": _FINE_TUNING}
-"""The rows that are compared, by task."""
+"""The rows that are compared if nothing is said, by task."""
 
 SWEEP = tuple(Variant("regular", "fp16", f"static:2^{e}", seeds=1) for e in (-10, -5, 20, 25))
 """What a static loss scale costs in tuning: the same run at other scales, one seed each.

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from refscale.analysis.report import CastSummary
 from refscale.analysis.stats import TensorStats
 from refscale.analysis.trace import Trace, summarize_casts
-from refscale.engine import Array, Probe, Tape, Variable, backward
+from refscale.blocks import BlockCast
+from refscale.engine import Array, CastRecord, Probe, Tape, Variable, backward
 from refscale.errors import DivergedError
 from refscale.layers import on_tape
 from refscale.precision import Outcome, all_finite
@@ -63,6 +64,7 @@ def training_step(run: Run, state: TrainState, batch: Any, *, trace: bool = Fals
     tracer = Trace(run.specs) if trace else None
     result = forward_backward(run, state, batch, probe=tracer, count_casts=trace)
     scaling, gradients, outcome = run.scaling.finish(state.scaling, result.gradients, result.tape.operand_scales)
+    outcome = _with_blocks(outcome, result.tape.casts)
     rate = run.rate(state.step)
     if not np.isfinite(result.loss) or not (outcome.skipped or all_finite(gradients.values())):
         what = "a gradient" if np.isfinite(result.loss) else "the loss"
@@ -82,6 +84,28 @@ def training_step(run: Run, state: TrainState, batch: Any, *, trace: bool = Fals
         outcome,
         tracer.tensors(result.losses.total, run.scheme) if tracer else (),
         summarize_casts(result.tape.casts) if tracer else (),
+    )
+
+
+def _with_blocks(outcome: Outcome, casts: Sequence[CastRecord]) -> Outcome:
+    """What block-scaled operands took besides: a statistic and a scale to each block, and to each scaled tensor.
+
+    The first conversion of an operand reads what any cast reads, and a block's statistic with it; one along another
+    axis, or a scale of the whole tensor, needs another pass.
+    """
+    converted = [c for c in casts if c.blocks]
+    if not converted:
+        return outcome
+    tensors = [c for c in converted if isinstance(c.cast, BlockCast) and c.cast.tensor_scale]
+    first = {(c.variable, c.place): c for c in reversed(converted)}
+    again = [c for c in converted if first[c.variable, c.place] is not c]
+    scales = sum(c.blocks for c in converted) + len(tensors)
+    return replace(
+        outcome,
+        statistics=outcome.statistics + scales,
+        extra_passes=outcome.extra_passes + len(again) + len(tensors),
+        elements=outcome.elements + sum(c.elements for c in (*again, *tensors)),
+        scales=outcome.scales + scales,
     )
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 
-from refscale.precision import get_scaling
+from refscale.precision import get_precision, get_scaling
 from refscale.train.comparison import Comparison, RunResult, Variant
 from refscale.train.config import TASKS
 
@@ -97,8 +97,10 @@ def _techniques(c: Comparison) -> Rows:
     )
     for variant in dict.fromkeys(r.variant for r in c.runs if r.variant.seeds is None):
         runs = [r for r in c.of(variant) if not r.diverged]
-        unscaled = variant.scheme == "regular" and variant.scaling == "none"
-        if unscaled or not runs or (variant.scheme != "regular" and variant.precision != "fp8"):
+        if not runs:
+            continue
+        scaled, blocks = variant.scheme != "regular", get_precision(variant.precision).blocks is not None
+        if not (blocks or variant.scaling != "none" or (scaled and variant.precision == "fp8")):
             continue
 
         def per_step(name: str, runs: Sequence[RunResult] = runs) -> str:
@@ -107,12 +109,14 @@ def _techniques(c: Comparison) -> Rows:
         def per_run(name: str, runs: Sequence[RunResult] = runs) -> str:
             return f"{mean(r.overhead[name] for r in runs):.3g}"
 
-        scaled = variant.scheme != "regular"
+        factors = [f"{c.factors[variant.scheme]} constants"] if scaled else []
+        if not scaled or variant.scaling != "none" or blocks:
+            factors.append(per_run("scales"))
         yield (
             variant.name,
-            f"{c.factors[variant.scheme]} constants" if scaled else per_run("scales"),
+            " and ".join(factors),
             ", ".join(get_scaling(variant.scaling).tuned) or "nothing",
-            "every step" if variant.scaling == "current" else per_run("changes"),
+            "every step" if variant.scaling == "current" or blocks else per_run("changes"),
             per_step("statistics"),
             per_step("extra_passes"),
             per_run("skipped"),

@@ -1,0 +1,176 @@
+"""Operands of contractions that are converted where they meet: each along the axis that is summed over.
+
+A block-scaled product sums over blocks, so both operands must lie in blocks along the contracted axis.  The three
+products of a training step contract three different axes,
+
+    y = x @ w        over the columns of x
+    dx = g @ wᵀ      over the columns of g
+    dw = xᵀ @ g      over the rows of x and g
+
+so one tensor is converted twice, along two axes, to two different sets of values, unless its blocks are squares.  An
+``Operand`` is an array that knows how: views, transposes and factors leave it what it is, and ``@`` converts both
+sides.  Ops are written as ever, and see no format.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale.blocks.cast import quantize_blocks, split_blocks
+from refscale.blocks.table import BlockCast
+from refscale.errors import ArgumentError
+
+Array = NDArray[Any]
+Role = Literal["activation", "weight", "gradient"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the operands of contractions are converted, by what they are.
+
+    Args:
+        activation, weight, gradient: the format of each; the axis of 1 × n blocks is the contracted one.
+        hadamard: length of the random Hadamard transform that both operands of a weight's gradient go through along
+            the contracted axis, a power of two; 0: none.  The product stays what it is, outliers are spread out.
+
+    Raises:
+        ArgumentError: another length.
+    """
+
+    activation: BlockCast
+    weight: BlockCast
+    gradient: BlockCast
+    hadamard: int = 0
+
+    def __post_init__(self) -> None:
+        if self.hadamard and (self.hadamard < 2 or self.hadamard & (self.hadamard - 1)):
+            raise ArgumentError(f"Recipe(hadamard={self.hadamard}): expected 0 or a power of two")
+
+    def cast(self, role: Role, axis: int) -> BlockCast:
+        """The format of an operand that is contracted along an axis."""
+        found: BlockCast = getattr(self, role)
+        return found if len(found.block) == 2 else replace(found, axis=axis)
+
+    def __str__(self) -> str:
+        """``float8_e4m3fn in blocks of 1 × 32, …``; the weights and the gradients after it where they are others."""
+        parts = [str(self.activation)]
+        parts += [f"{what} {how}" for what, how in (("weights", self.weight), ("gradients", self.gradient))
+                  if how != self.activation]  # fmt: skip
+        return "; ".join(parts) + (f"; Hadamard {self.hadamard}" if self.hadamard else "")
+
+
+Convert = Callable[[Array, BlockCast, "Operand"], Array]
+"""``convert(x, cast, operand)``: x in a block-scaled format, values in its own dtype; x is of the operand's values."""
+
+
+def convert(x: Array, cast: BlockCast, operand: Operand | None = None, words: Array | None = None) -> Array:
+    """x in a block-scaled format, in its own dtype; scales by amax are those of x in float32."""
+    narrow = x.astype(np.float32) if x.dtype == np.float64 and cast.rule == "amax" else x
+    return quantize_blocks(narrow, cast, words, dtype=x.dtype)
+
+
+def lost(x: Array, q: Array, cast: BlockCast) -> tuple[int, int]:
+    """(finite elements beyond the largest value of their block, elements other than zero that became zero)."""
+    parts = split_blocks(
+        x.astype(np.float32), cast if cast.rounding != "stochastic" else replace(cast, rounding="down")
+    )
+    with np.errstate(all="ignore"):
+        top = parts.scale_of_each(np.float64) * (parts.tensor_scale * cast.element.max)
+        return int(np.count_nonzero(np.isfinite(x) & (np.abs(x) > top))), int(np.count_nonzero((q == 0) & (x != 0)))
+
+
+class Operand(np.ndarray[Any, Any]):
+    """An array whose products are block-scaled.  It is a view of the array that it is made from."""
+
+    recipe: Recipe
+    role: Role
+    label: Any
+    convert: Convert
+
+    @classmethod
+    def of(cls, x: Array, recipe: Recipe, role: Role, label: Any = None, convert: Convert = convert) -> Operand:
+        """View an array as an operand.
+
+        Args:
+            x: float32 or float64.
+            recipe: how its products are converted.
+            role: what it is.
+            label: handed on to ``convert``, for its records.
+            convert: does the conversion.
+        """
+        y = x.view(cls)
+        y.recipe, y.role, y.label, y.convert = recipe, role, label, convert
+        return y
+
+    def __array_finalize__(self, source: Any) -> None:
+        if isinstance(source, Operand):
+            vars(self).update(vars(source))
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
+        """Products are converted; whatever else is computed of an operand is one of the same kind."""
+        if ufunc is np.matmul and method == "__call__":
+            left, right = inputs
+            if not (isinstance(left, Operand) and isinstance(right, Operand)):
+                raise ArgumentError("Operand @: expected an operand on both sides")
+            return np.matmul(*_converted(left, right), out=None if out is None else out[0])
+        plain = [np.asarray(x) if isinstance(x, Operand) else x for x in inputs]
+        if out is not None:
+            kwargs["out"] = tuple(np.asarray(x) if isinstance(x, Operand) else x for x in out)
+        result = getattr(ufunc, method)(*plain, **kwargs)
+        if not isinstance(result, np.ndarray):
+            return result
+        return Operand.of(result, self.recipe, self.role, self.label, self.convert)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """Keep the kind; refuse other ways to contract, which would pass the conversion by."""
+        if function in (np.dot, np.einsum, np.inner, np.tensordot, np.vdot):
+            raise ArgumentError(f"Operand: {function.__name__} would not convert its operands, expected @")
+        result = super().__array_function__(function, types, args, kwargs)
+        if type(result) is np.ndarray and result.dtype == self.dtype:  # what pads or slides forgets the kind
+            return Operand.of(result, self.recipe, self.role, self.label, self.convert)
+        return result
+
+
+def _converted(left: Operand, right: Operand) -> tuple[Array, Array]:
+    """Both sides, in blocks along the axis that is summed over."""
+    x, w = np.asarray(left), np.asarray(right)
+    roles = {left.role, right.role}
+    if left.recipe.hadamard and roles == {"activation", "gradient"}:
+        x, w = transform(x, left.recipe.hadamard, -1), transform(w, left.recipe.hadamard, -2)
+    return (
+        left.convert(x, left.recipe.cast(left.role, -1), left),
+        right.convert(w, right.recipe.cast(right.role, -2), right),
+    )
+
+
+def transform(x: Array, n: int, axis: int) -> Array:
+    """The random Hadamard transform of every n elements along an axis; the last ones filled up with zeros.
+
+        y = H·diag(signs)·x / √n
+
+    It is orthogonal, so products of what was transformed along the contracted axis are what they were.  The signs are
+    fixed, the same in every step and layer, as in arXiv 2509.25149.
+    """
+    moved = np.moveaxis(x, axis, -1)
+    length = moved.shape[-1]
+    filled = np.zeros((*moved.shape[:-1], -(-length // n) * n), x.dtype)
+    filled[..., :length] = moved
+    y = filled.reshape(*filled.shape[:-1], -1, n) @ _hadamard(n).astype(x.dtype)
+    return np.moveaxis(y.reshape(filled.shape), -1, axis)
+
+
+@lru_cache(maxsize=8)
+def _hadamard(n: int) -> NDArray[np.float64]:
+    """(H·diag(signs)/√n)ᵀ; signs from the raw output of PCG64, which no release changes."""
+    h = np.ones((1, 1))
+    while len(h) < n:
+        h = np.block([[h, h], [h, -h]])
+    signs = 1 - 2 * (np.asarray(np.random.PCG64(n).random_raw(n), np.uint64) >> np.uint64(63)).astype(np.float64)
+    return np.asarray((h * signs).T / math.sqrt(n))
