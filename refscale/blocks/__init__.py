@@ -16,7 +16,7 @@ In reading order:
 """
 
 from refscale.blocks.cast import BlockCodes, Blocks, decode_blocks, encode_blocks, quantize_blocks, split_blocks
-from refscale.blocks.operand import Operand, Recipe
+from refscale.blocks.operand import RECIPES, Operand, Recipe
 from refscale.blocks.product import block_matmul
 from refscale.blocks.rounding import round_block_exact, scale_exact
 from refscale.blocks.table import (
@@ -35,6 +35,7 @@ __all__ = [
     "ARITHMETICS",
     "BLOCK_FORMATS",
     "NONFINITES",
+    "RECIPES",
     "SCALE_RULES",
     "Arithmetic",
     "BlockCast",

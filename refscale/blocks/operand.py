@@ -15,16 +15,17 @@ sides.  Ops are written as ever, and see no format.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale.blocks.cast import quantize_blocks, split_blocks
-from refscale.blocks.table import BlockCast
+from refscale.blocks.table import BlockCast, get_block_cast
 from refscale.errors import ArgumentError
 
 Array = NDArray[Any]
@@ -65,6 +66,23 @@ class Recipe:
                   if how != self.activation]  # fmt: skip
         return "; ".join(parts) + (f"; Hadamard {self.hadamard}" if self.hadamard else "")
 
+
+def _recipe(activation: BlockCast, weight: str = "", hadamard: int = 0) -> Recipe:
+    """With a transform, gradients are rounded stochastically; all else is as for activations."""
+    gradient = replace(activation, rounding="stochastic") if hadamard else activation
+    return Recipe(activation, get_block_cast(weight) if weight else activation, gradient, hadamard)
+
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "mxfp8": _recipe(get_block_cast("mxfp8_e4m3", rule="rceil")),  # Mishra et al. 2025, arXiv 2506.08027
+        "mxfp6": _recipe(get_block_cast("mxfp6_e3m2")),  # Rouhani et al. 2023, arXiv 2310.10537
+        "mxfp4": _recipe(get_block_cast("mxfp4")),  # OCP MX 1.0, and nothing beside it
+        "nvfp4": _recipe(get_block_cast("nvfp4"), "nvfp4_16x16", 16),  # NVIDIA 2025, arXiv 2509.25149
+        "fp8-tiles": _recipe(get_block_cast("fp8_1x128"), "fp8_128x128"),  # DeepSeek-V3, arXiv 2412.19437
+    }
+)
+"""By the name of the precision policy that uses each; all else of such a policy is bfloat16."""
 
 Convert = Callable[[Array, BlockCast, "Operand"], Array]
 """``convert(x, cast, operand)``: x in a block-scaled format, values in its own dtype; x is of the operand's values."""

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from refscale.blocks import BlockCast, Operand, Recipe
 from refscale.blocks.cast import scale_shape
-from refscale.blocks.operand import convert, lost
+from refscale.blocks.operand import Role, convert, lost
 from refscale.engine.op import Array, Kernel, Op
 from refscale.errors import CarrierError
 from refscale.formats import Cast
@@ -212,20 +212,16 @@ class Tape:
     def _arithmetic(self, x: Any, node: Node | None = None, index: int | None = None) -> Any:
         """An array as an op computes with it: exactly, or converted to blocks where it is multiplied, or as it is.
 
-        Args:
-            x: the array.
-            node: the call, if x is an input of it, or the gradient of its output.
-            index: which input; None: the gradient.
+        It is input ``index`` of the call ``node``, or without an index the gradient of its output.
         """
         if self.exact:
             return _exact().as_exact(x, self.precision.accumulate)
-        recipe = self._recipe(node.op) if node else None
-        if recipe is None or node is None:
+        if node is None or (recipe := self._recipe(node.op)) is None:
             return x
         if index is None:
             return Operand.of(x, recipe, "gradient", node.output, self._convert)
-        is_weight = index in node.op.weight_inputs and x.ndim == 2
-        return Operand.of(x, recipe, "weight" if is_weight else "activation", node.inputs[index], self._convert)
+        role: Role = "weight" if index in node.op.weight_inputs and x.ndim == 2 else "activation"
+        return Operand.of(x, recipe, role, node.inputs[index], self._convert)
 
     def _recipe(self, op: Op) -> Recipe | None:
         """How the operands of an op are block-scaled."""

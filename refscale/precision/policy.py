@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.blocks import BlockCast, Recipe, get_block_cast
+from refscale.blocks import RECIPES, BlockCast, Recipe
 from refscale.errors import ArgumentError
 from refscale.formats import Cast
 
@@ -76,10 +76,8 @@ class Precision:
     accumulate: str | None = None
 
     def __post_init__(self) -> None:
-        if self.blocks is not None and (self.operand or self.operand_gradient or self.accumulate):
-            raise ArgumentError(
-                f"Precision({self.name!r}): blocks, and operand, operand_gradient or accumulate beside them"
-            )
+        if self.blocks and (self.operand or self.operand_gradient or self.accumulate):
+            raise ArgumentError(f"Precision({self.name!r}): blocks beside operand, operand_gradient or accumulate")
         if self.accumulate is None:
             return
         from refscale.exact import get_accumulator  # late: only who computes exactly pays for it
@@ -88,8 +86,7 @@ class Precision:
             raise ArgumentError(f"Precision({self.name!r}): accumulate='any-order' does not say what a sum is")
 
     def __str__(self) -> str:
-        casts = _CASTS[:1] if self.blocks else _CASTS[:3]
-        parts = [f"{k}={getattr(self, k) or 'carrier'}" for k in casts]
+        parts = [f"{k}={getattr(self, k) or 'carrier'}" for k in _CASTS[: 1 if self.blocks else 3]]
         if self.blocks is not None:
             parts.append(f"operands={self.blocks}")
         if self.weights is not None:
@@ -177,27 +174,8 @@ fp8_hidden = Precision(
 )  # bfloat16 beside the FP8, as in µnit Scaling
 fp4 = Precision("fp4", bf16.store, _fp8("float4_e2m1fn"), _fp8("float4_e2m1fn"))  # one scale to a tensor, or none
 
-
-def _blocks(name: str, activation: BlockCast, weight: str = "", hadamard: int = 0) -> Precision:
-    """BF16, with block-scaled operands; with a Hadamard transform gradients are rounded stochastically."""
-    w = get_block_cast(weight or activation)
-    g = get_block_cast(activation, rounding="stochastic" if hadamard else "nearest_even")
-    return Precision(name, bf16.store, blocks=Recipe(activation, w, g, hadamard))
-
-
-mxfp8 = _blocks("mxfp8", get_block_cast("mxfp8_e4m3", rule="rceil"))  # Mishra et al. 2025, arXiv 2506.08027
-mxfp6 = _blocks("mxfp6", get_block_cast("mxfp6_e3m2"))  # Rouhani et al. 2023, arXiv 2310.10537
-mxfp4 = _blocks("mxfp4", get_block_cast("mxfp4"))  # OCP MX 1.0, and nothing beside it
-nvfp4 = _blocks("nvfp4", get_block_cast("nvfp4"), "nvfp4_16x16", hadamard=16)  # NVIDIA 2025, arXiv 2509.25149
-fp8_tiles = _blocks("fp8-tiles", get_block_cast("fp8_1x128"), "fp8_128x128")  # DeepSeek-V3, arXiv 2412.19437
-
-POLICIES: dict[str, Precision] = {
-    p.name: p
-    for p in (
-        *(fp32, fp16, bf16, fp8, fp8_fnuz, fp16_sr, fp8_sr, fp8_hidden),
-        *(fp4, mxfp8, mxfp6, mxfp4, nvfp4, fp8_tiles),
-    )
-}
+POLICIES = {p.name: p for p in (fp32, fp16, bf16, fp8, fp8_fnuz, fp16_sr, fp8_sr, fp8_hidden, fp4)}
+POLICIES |= {name: Precision(name, bf16.store, blocks=recipe) for name, recipe in RECIPES.items()}
 
 
 def get_precision(text: str, *, accumulate: str | None = None) -> Precision:
