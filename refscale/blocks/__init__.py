@@ -6,7 +6,8 @@ In reading order:
 2. ``rounding``: one block in exact arithmetic, with every rule for its scale: the specification.
 3. ``cast``: the same of arrays, fast: ``quantize_blocks``, ``encode_blocks``, ``decode_blocks``.
 4. ``product``: products of such matrices, exact, or summed as hardware does.
-5. ``operand``: the operands of a training step, each converted along the axis that is summed over: a ``Recipe``.
+5. ``layout``: codes as they lie in memory on hardware.
+6. ``operand``: the operands of a training step, each converted along the axis that is summed over: a ``Recipe``.
 
     >>> from refscale.blocks import encode_blocks, quantize_blocks
     >>> quantize_blocks([1.0, 2.0, 3.0, 60.0], "mxfp4").tolist()
@@ -16,6 +17,7 @@ In reading order:
 """
 
 from refscale.blocks.cast import BlockCodes, Blocks, decode_blocks, encode_blocks, quantize_blocks, split_blocks
+from refscale.blocks.layout import pack_nibbles, tile_scales, unpack_nibbles, untile_scales
 from refscale.blocks.operand import RECIPES, Operand, Recipe
 from refscale.blocks.product import block_matmul
 from refscale.blocks.rounding import round_block_exact, scale_exact
@@ -49,8 +51,12 @@ __all__ = [
     "decode_blocks",
     "encode_blocks",
     "get_block_cast",
+    "pack_nibbles",
     "quantize_blocks",
     "round_block_exact",
     "scale_exact",
     "split_blocks",
+    "tile_scales",
+    "unpack_nibbles",
+    "untile_scales",
 ]

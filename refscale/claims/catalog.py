@@ -9,6 +9,7 @@ from types import MappingProxyType, ModuleType
 
 from refscale.claims import (
     bends,
+    blocks,
     constraints,
     factors_of_functions,
     factors_of_products,
@@ -60,6 +61,7 @@ SECTIONS: tuple[Section, ...] = (
     Section(10, "Signal-to-noise ratio", (snr,)),
     Section(11, "Training", (training,)),
     Section(12, "Where the method bends", (bends,)),
+    Section(13, "Block-scaled formats", (blocks,)),
 )
 
 CLAIMS: Mapping[str, Claim] = MappingProxyType({c.id: c for s in SECTIONS for c in s.claims})

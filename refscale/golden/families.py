@@ -8,7 +8,7 @@ from functools import cache
 from types import MappingProxyType
 
 from refscale.errors import GoldenError
-from refscale.golden import cast, models, ops, products, unary
+from refscale.golden import blocks, cast, models, ops, products, unary
 from refscale.golden.schema import Vector
 
 
@@ -35,6 +35,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             Family("decode", "every code of every format", cast.generate_decode),
             Family("unary", "functions of one number and their derivatives", unary.generate),
             Family("matmul", "matrix products of every pair of formats, scaled ones among them", products.generate),
+            Family("block-scale", "scales of blocks by every rule, where rules change", blocks.generate_scales),
+            Family("block-cast", "block-scaled formats: scales, codes, layouts", blocks.generate_casts),
+            Family("block-matmul", "products of block-scaled matrices", blocks.generate_products),
             Family("ops", "each row of the op table, forward and backward, with its factors", ops.generate),
             Family("model", "training steps: feed-forward, attention, BERT, AdamW", models.generate),
         )

@@ -3,7 +3,7 @@
 A vector says: apply ``op`` with ``attributes`` to ``inputs``, and these are the ``outputs``, every bit of them.
 Arrays are kept as codes, unsigned integers of their format's width, so that NaN, -0 and payloads have one meaning in
 every language.  What is no number of a format keeps its own dtype: indices (``int64``), masks (``bool``), random words
-(``uint32``), and the binary64 inputs of casts (``float64``, as uint64).
+(``uint32``), codes that are only moved (``uint8``), and the binary64 inputs of casts (``float64``, as uint64).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from refscale.formats import decode, encode, get_format
 Array = NDArray[Any]
 
 PLAIN: Mapping[str, np.dtype[Any]] = MappingProxyType(
-    {"int64": np.dtype(np.int64), "bool": np.dtype(np.bool_), "uint32": np.dtype(np.uint32)}
+    {name: np.dtype(name) for name in ("int64", "bool", "uint32", "uint8")}
 )
 """Array types that are no floating-point format, and are kept as they are."""
 
@@ -175,6 +175,24 @@ OPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "accumulate": "exact",
             "factor": "scales: on the operands",
         },
+        "block_quantize": {
+            "computes": "x in a block-scaled format: elements (codes), scales (codes, one to a block, in the array's "
+            "shape), tensor_scale; the rule by name, as refscale.blocks.rounding defines it",
+            "accumulate": "none",
+            "factor": "none",
+        },
+        "block_matmul": {
+            "computes": "y = T_a·T_b·Σ s_a·s_b·a·b, the real number rounded once; blocks of a along its columns, of b "
+            "along its rows, or over both axes where a block has two lengths",
+            "accumulate": "exact",
+            "factor": "scales: on the elements; tensor scales: on the sum",
+        },
+        "block_layout": {
+            "computes": "y = codes as they lie in memory: 'nibbles', two to a byte, the first in the low half; "
+            "'cublas-scales', in tiles of 128 rows × 4 blocks",
+            "accumulate": "none",
+            "factor": "none",
+        },
         "op": {
             "computes": "y = alpha · forward(inputs) and grad_i = beta_i · vjp_i(gradient), each rounded to store; "
             "inputs of contractions are first rounded to operand, their gradient to operand_gradient; losses stay "
@@ -249,6 +267,28 @@ FLAGS: Mapping[str, str] = MappingProxyType(
         "scale-block": "one scale per block of the inner dimension",
         "inf-nan": "infinities and NaN follow IEEE 754",
         "zero-sum": "an empty sum, and one that is exactly zero, is +0",
+        # blocks
+        "scale-power": "the scale of an exact power of two, not twice that",
+        "scale-low": "the exponent of the scale, not one less",
+        "scale-threshold": "the scale one ulp to each side of where the rule changes",
+        "scale-rule": "the rule that was asked for, not another",
+        "scale-zero": "a block of zeros, or so small that its scale is the smallest",
+        "scale-range": "scales beyond either end of their format are clipped to it",
+        "scale-nonfinite": "what an infinity or a NaN does to its block, as asked",
+        "block-elements": "elements are the numbers over the scale, rounded once",
+        "block-saturate": "elements beyond the largest saturate, as the rule lets them",
+        "block-low-end": "small numbers of a block are subnormals of the element format, or zero",
+        "block-axis": "blocks lie along the axis that was asked for",
+        "block-short": "the last block of an axis may be shorter, and has its own amax",
+        "block-square": "blocks of r × c over the last two axes",
+        "block-stochastic": "random bits decide elements, not scales",
+        "block-tensor-scale": "the scale of the tensor comes first, from the whole tensor",
+        "block-arithmetic": "the order and precision of the operations that make scales and elements, as asked",
+        "block-nan": "a block whose scale is NaN is NaN as a whole",
+        "block-scale-index": "each block is multiplied by its own scale",
+        "block-scale-once": "a scale multiplies once",
+        "nibble-order": "the first of two 4-bit codes is in the low half of the byte",
+        "scale-tiles": "scales in tiles of 128 × 4, interleaved by 32 rows",
         # ops and models
         "alpha": "the output is multiplied by α before it is rounded",
         "beta": "each gradient is multiplied by its own β before it is rounded",

@@ -22,7 +22,9 @@ import numpy as np
 
 from refscale import functional, graph, layers
 from refscale.analysis import ops_table
+from refscale.blocks import RECIPES
 from refscale.claims import CLAIMS, Claim, verify
+from refscale.claims import blocks as claims_of_blocks
 from refscale.engine import Kernel, Op, Rows, Tape, record, run
 from refscale.formats import FORMATS, Cast, cast
 from refscale.precision import POLICIES
@@ -297,9 +299,44 @@ def limits() -> Iterator[Mutant]:
             yield Mutant("limit", f"{name}: {what}", (1,), lambda f=f, c={field: value}: patch.dict(f.__dict__, c))
 
 
+def _recipes(name, policy) -> Iterator[Mutant]:
+    """A block-scaled policy: each role converted as another is, or by another rule; what is stored."""
+    recipe = policy.blocks
+    for role in ("activation", "weight", "gradient"):
+        cast = getattr(recipe, role)
+        changes = {"block": (cast.block[0] // 2, *cast.block[1:]), "nonfinite": "saturate", "rounding": "toward_zero"}
+        if cast.rule != "amax":
+            changes["rule"] = "ceil"
+        else:
+            changes["arithmetic"] = "exact"
+        for field, value in changes.items():
+            wrong = replace(recipe, **{role: replace(cast, **{field: value})})
+            changed = {name: replace(policy, blocks=wrong)}
+            yield Mutant(
+                "cast", f"{name}: {role}: {field}", (13,), lambda c=changed, w=wrong: _recipe_instead(name, c, w)
+            )
+    for field, value in (("hadamard", 8 if recipe.hadamard else 16),):
+        wrong = replace(recipe, **{field: value})
+        changed = {name: replace(policy, blocks=wrong)}
+        yield Mutant("cast", f"{name}: {field}", (13,), lambda c=changed, w=wrong: _recipe_instead(name, c, w))
+    changed = {name: replace(policy, store=None)}
+    yield Mutant("cast", f"{name}: store removed", (13,), lambda c=changed: patch.dict(POLICIES, c))
+
+
+@contextmanager
+def _recipe_instead(name, policies, recipe) -> Iterator[None]:
+    """Another recipe, wherever it is looked up."""
+    known = {**RECIPES, name: recipe}
+    with patch.dict(POLICIES, policies), patch.object(claims_of_blocks, "RECIPES", known):
+        yield
+
+
 def casts() -> Iterator[Mutant]:
     """Every cast of every policy removed, or added; every place where the engine casts."""
     for name, policy in POLICIES.items():
+        if policy.blocks is not None:
+            yield from _recipes(name, policy)
+            continue
         for field in ("store", "operand", "operand_gradient", "weights"):
             has = getattr(policy, field) is not None
             other = None if has else Cast("float16", "nearest_even", "nonsaturate")

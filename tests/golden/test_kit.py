@@ -404,8 +404,8 @@ for line in sys.stdin:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("print('hello')", "expected 'refscale-pipe 1"),
-        ("print('refscale-pipe 2 name=a version=1')", "expected 'refscale-pipe 1"),
+        ("print('hello')", "expected 'refscale-pipe 2"),
+        ("print('refscale-pipe 3 name=a version=1')", "expected 'refscale-pipe 2"),
         ("print('refscale-pipe 1 version=1')", "has no name="),
         ("print('refscale-pipe 1 name=a version=1 speed=9')", "unknown fields speed"),
         ("print('refscale-pipe 1 name=a version=1 formats=fp3')", "fp3"),

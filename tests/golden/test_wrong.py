@@ -4,6 +4,7 @@ import pytest
 
 from refscale.golden import FLAGS, load
 from refscale.golden.kit import METHODS, judge
+from tests.golden import wrong_blocks  # noqa: F401, registers its controls
 from tests.golden.wrong import CONTROLS, RIGHT
 
 VECTORS = list(load().values())

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 import refscale
 from refscale import exact
+from refscale.blocks import block_matmul, encode_blocks, pack_nibbles, tile_scales
 from refscale.formats import Cast, decode
 from refscale.golden import models, replay
+from refscale.golden.blocks import block_operands, cast_of
 from refscale.golden.kit.backend import Claims
 from refscale.golden.products import scaled_operands
 from refscale.optim import Group, Rate, adamw
@@ -60,6 +62,34 @@ class Reference:
         """A product of scaled operands."""
         left, right = scaled_operands(a, b, a_scale, b_scale, block)
         return exact.matmul(left, right, Cast(format, rounding, overflow))  # type: ignore[arg-type]
+
+    def block_quantize(self, x: Array, random_bits: Array | None = None, **attributes: Any) -> dict[str, Array]:
+        """A conversion to a block-scaled format."""
+        y = encode_blocks(x, cast_of(**attributes), random_bits)
+        return {"elements": y.codes, "scales": y.scales, "tensor_scale": np.asarray(y.tensor_scale, np.float32)}
+
+    def block_matmul(
+        self,
+        a: Array,
+        b: Array,
+        a_scales: Array,
+        b_scales: Array,
+        *,
+        format: str,
+        rounding: str,
+        overflow: str,
+        a_tensor_scale: Array | float = 1.0,
+        b_tensor_scale: Array | float = 1.0,
+        **v: Any,
+    ) -> Array:
+        """A product of block-scaled matrices."""
+        scales = (a_scales, b_scales), (float(a_tensor_scale), float(b_tensor_scale))
+        left, right = block_operands(v, (a, b), *scales)
+        return block_matmul(left, right, Cast(format, rounding, overflow))  # type: ignore[arg-type]
+
+    def block_layout(self, codes: Array, *, layout: str) -> Array:
+        """Codes, moved."""
+        return pack_nibbles(codes) if layout == "nibbles" else tile_scales(codes)
 
     def op(
         self,

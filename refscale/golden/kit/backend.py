@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from refscale.blocks import SCALE_RULES
 from refscale.errors import ArgumentError, GoldenError
 from refscale.exact import get_accumulator
 from refscale.formats import FORMATS, OVERFLOWS, ROUNDINGS, get_format
@@ -18,7 +19,10 @@ from refscale.golden.schema import OPS, Vector
 METHODS = tuple(OPS)
 """Names a backend may define, each called with the arrays and attributes of a vector as keyword arguments."""
 
-_FORMAT_ATTRIBUTES = ("format", "a_format", "b_format", "store", "operand", "operand_gradient")
+_FORMAT_ATTRIBUTES = (
+    *("format", "a_format", "b_format", "store", "operand", "operand_gradient"),
+    *("scale_format", "a_scale_format", "b_scale_format"),
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Claims:
             for the same bits.
         op_ulps: how far outputs of other ops may be off before they are rounded, in ulp of float32 of the largest
             element of the tensor; 0 asks for the same bits.
+        scale_rules: how it derives the scales of blocks; None: by any rule, as asked.
     """
 
     formats: tuple[str, ...] | None = None
@@ -44,11 +49,12 @@ class Claims:
     accumulate: str = "exact"
     function_ulps: float = 0.0
     op_ulps: float = 0.0
+    scale_rules: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.formats is not None:
             object.__setattr__(self, "formats", tuple(get_format(f).name for f in self.formats))
-        for name, known in (("roundings", ROUNDINGS), ("overflows", OVERFLOWS)):
+        for name, known in (("roundings", ROUNDINGS), ("overflows", OVERFLOWS), ("scale_rules", SCALE_RULES)):
             if unknown := set(getattr(self, name) or ()) - set(known):
                 raise GoldenError(f"Claims({name}={sorted(unknown)}): expected some of {', '.join(known)}")
         if self.nan not in ("any", "same"):
@@ -72,6 +78,9 @@ class Claims:
             return f"rounding {rounding}"
         if overflow and self.overflows is not None and overflow not in self.overflows:
             return f"overflow {overflow}"
+        rule = vector.attributes.get("rule") if vector.op == "block_quantize" else None
+        if rule and self.scale_rules is not None and rule not in self.scale_rules:
+            return f"scale rule {rule}"
         return ""
 
 

@@ -1,6 +1,7 @@
 """How far a backend may be from the golden result, given what it claims; derived, element by element.
 
 * ``matmul``, ``scaled_matmul``: ``exact.interval`` of the accumulator it claims.
+* ``block_matmul``: likewise, with the roundings of the scales.
 * contractions among ``op``: they are bilinear, so the same op on absolute values gives T = Σ|terms|, and on ones the
   number of terms; their sums err by at most relative(n)·T, and another rounding to float32.
 * ``unary``: the real number, give or take ``function_ulps`` ulp of float32, rounded.
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from refscale.exact import FUNCTIONS, get_accumulator, interval
 from refscale.formats import Cast
+from refscale.golden.blocks import block_operands
 from refscale.golden.inputs import cast_for
 from refscale.golden.kit.backend import Claims
 from refscale.golden.products import scaled_operands
@@ -36,6 +38,8 @@ def intervals(vector: Vector, claims: Claims) -> Mapping[str, Interval]:
     with np.errstate(all="ignore"):
         if vector.op in ("matmul", "scaled_matmul") and claims.accumulate != "exact":
             return {"y": _product(vector, claims)}
+        if vector.op == "block_matmul" and claims.accumulate != "exact":
+            return {"y": _block_product(vector, claims)}
         if vector.op == "unary" and claims.function_ulps:
             return {"y": _function(vector, claims.function_ulps)}
         if vector.op == "op":
@@ -53,6 +57,19 @@ def _product(vector: Vector, claims: Claims) -> Interval:
         a, b = scaled_operands(a, b, vector.inputs["a_scale"].values, vector.inputs["b_scale"].values, v["block"])
     cast = Cast(v["format"], v["rounding"], v["overflow"])
     return interval(a, b, get_accumulator(claims.accumulate), cast, v.get("factor", 1.0))
+
+
+def _block_product(vector: Vector, claims: Claims) -> Interval:
+    """As a product of scaled elements, each term rounded thrice more: with fl(s_a·s_b), and with fl(T_a·T_b)."""
+    v, x = vector.attributes, {name: c.values for name, c in vector.inputs.items()}
+    tensor = [float(x.get(f"{name}_tensor_scale", 1.0)) for name in "ab"]
+    left, right = block_operands(v, (x["a"], x["b"]), (x["a_scales"], x["b_scales"]), tensor)
+    a, b = left.scaled(), right.scaled()
+    y, total, n = a @ b, np.abs(a) @ np.abs(b), a.shape[1]
+    relative = get_accumulator(claims.accumulate).relative(n) + 4 * _ULP
+    alpha = tensor[0] * tensor[1]
+    cast = Cast(v["format"], v["rounding"], v["overflow"])
+    return _rounded(y * alpha, total * alpha * relative + (n + 1) * _SMALLEST, cast)
 
 
 def _function(vector: Vector, ulps: float) -> Interval:

@@ -2,12 +2,12 @@
 
 The program reads requests from its standard input and answers each on its standard output, flushed.  The first is ::
 
-    hello 1
+    hello 2
 
 and its answer names the program and what it claims; all but ``name`` and ``version`` may be left out::
 
-    refscale-pipe 1 name=mychip version=2.1 formats=float8_e4m3fn,float8_e5m2 roundings=nearest_even
-        overflows=saturate accumulate=float32 nan=any function_ulps=0 op_ulps=0          (on one line)
+    refscale-pipe 2 name=mychip version=2.1 formats=float8_e4m3fn,float8_e5m2 roundings=nearest_even
+        overflows=saturate accumulate=float32 nan=any function_ulps=0 op_ulps=0 scale_rules=rceil   (on one line)
 
 Every other request is an op of ``golden.OPS`` with its attributes, then its arrays, each after " | "::
 
@@ -21,6 +21,9 @@ JSON, and numbers are decimal.  The reply is one of ::
     ok | y 38 c0 7f                 the codes of each output, in its expected format
     unsupported                     the verdict is "not implemented"
     error any text                  the verdict is "fail", with that text
+
+Version 2 added block-scaled formats: the ops ``block_quantize``, ``block_matmul`` and ``block_layout``, arrays of
+``uint8``, and ``scale_rules``.  A program of version 1 answers "refscale-pipe 1" and "unsupported", and all is well.
 
 When its input ends, the program ends.  ``examples/backend.c`` in this folder's parent is one in C.
 """
@@ -44,7 +47,8 @@ from refscale.golden.schema import PLAIN, Codes, Vector, code_dtype
 
 Array = NDArray[Any]
 
-VERSION = 1
+VERSION = 2
+_KNOWN = ("1", "2")
 
 
 class PipeBackend:
@@ -127,7 +131,8 @@ class PipeBackend:
     def _greet(self) -> tuple[str, str, Claims]:
         try:
             words = self.ask(f"hello {VERSION}").split()
-            if words[:2] != ["refscale-pipe", str(VERSION)] or not all("=" in w for w in words[2:]):
+            known = words[:1] == ["refscale-pipe"] and words[1:2] and words[1] in _KNOWN
+            if not known or not all("=" in w for w in words[2:]):
                 raise GoldenError(f"expected 'refscale-pipe {VERSION} name=… version=…', got {' '.join(words)[:80]!r}")
             fields = dict(w.split("=", 1) for w in words[2:])
             name, version = fields.pop("name"), fields.pop("version")
@@ -162,6 +167,7 @@ def _claims(fields: dict[str, str]) -> Claims:
         fields.pop("accumulate", "exact"),
         float(fields.pop("function_ulps", 0)),
         float(fields.pop("op_ulps", 0)),
+        names("scale_rules"),
     )
     if fields:
         raise GoldenError(f"its greeting has unknown fields {', '.join(fields)}")

@@ -1,0 +1,97 @@
+"""How codes lie in memory on hardware: two 4-bit codes in a byte, and scales in the tiles that cuBLAS reads.
+
+Layouts move codes and change none.  Each has its inverse.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refscale.errors import CarrierError, FormatError, ShapeError
+
+Bytes = NDArray[np.uint8]
+
+ROWS, COLUMNS = 128, 4
+"""Scales of a tile: of 128 rows, 4 blocks each."""
+
+
+def pack_nibbles(codes: ArrayLike) -> Bytes:
+    """Two 4-bit codes to a byte, the first in the low half, along the last axis.
+
+        byte_i = codes_2i + 16·codes_(2i+1)
+
+    Args:
+        codes: uint8 below 16, (…, n), n even.
+
+    Returns:
+        uint8 (…, n/2).
+
+    Raises:
+        CarrierError, FormatError, ShapeError: no such codes.
+
+    Source: torch.float4_e2m1fn_x2; CUDA's ``__nv_fp4x2_storage_t``, first element in bits 0 to 3.
+    """
+    x = _bytes("pack_nibbles", codes)
+    if x.ndim == 0 or x.shape[-1] % 2:
+        raise ShapeError(f"pack_nibbles: shape {x.shape}, expected an even number along the last axis")
+    if x.size and int(x.max()) > 15:
+        raise FormatError(f"pack_nibbles: code {int(x.max()):#x}, expected below 0x10")
+    return np.asarray(x[..., ::2] | (x[..., 1::2] << np.uint8(4)))
+
+
+def unpack_nibbles(packed: ArrayLike) -> Bytes:
+    """The inverse of ``pack_nibbles``: uint8 (…, n) to (…, 2n)."""
+    x = _bytes("unpack_nibbles", packed)
+    if x.ndim == 0:
+        raise ShapeError("unpack_nibbles: a scalar, expected at least one axis")
+    return np.stack([x & np.uint8(15), x >> np.uint8(4)], -1).reshape(*x.shape[:-1], 2 * x.shape[-1])
+
+
+def tile_scales(scales: ArrayLike) -> Bytes:
+    """Codes of scales in the order in which cuBLAS reads them.
+
+    A tile has the scales of 128 rows, 4 blocks each, in 512 bytes; scale (r, c) of a tile stands at
+    ``(r mod 32)·16 + (r div 32)·4 + c``.  Tiles follow one another along the blocks, then along the rows; what a last
+    tile lacks is zero.
+
+    Args:
+        scales: uint8, (rows, blocks of a row): ``BlockCodes.scales`` of blocks along the last axis.
+
+    Returns:
+        uint8, flat: 512 for each tile.
+
+    Source: cuBLAS documentation, "1D Block Scaling Factors Layout"; PTX ISA, ``tcgen05.mma`` with block scaling.
+    """
+    x = _bytes("tile_scales", scales)
+    if x.ndim != 2:
+        raise ShapeError(f"tile_scales: shape {x.shape}, expected (rows, blocks)")
+    rows, columns = -(-x.shape[0] // ROWS), -(-x.shape[1] // COLUMNS)
+    filled = np.zeros((rows * ROWS, columns * COLUMNS), np.uint8)
+    filled[: x.shape[0], : x.shape[1]] = x
+    tiles = filled.reshape(rows, 4, 32, columns, COLUMNS)  # tile row, r div 32, r mod 32, tile column, c
+    return tiles.transpose(0, 3, 2, 1, 4).reshape(-1)
+
+
+def untile_scales(tiled: ArrayLike, shape: tuple[int, int]) -> Bytes:
+    """The inverse of ``tile_scales``.
+
+    Args:
+        tiled: uint8, flat.
+        shape: (rows, blocks of a row).
+    """
+    x = _bytes("untile_scales", tiled)
+    rows, columns = -(-shape[0] // ROWS), -(-shape[1] // COLUMNS)
+    if x.shape != (rows * columns * ROWS * COLUMNS,):
+        raise ShapeError(f"untile_scales: shape {x.shape}, expected ({rows * columns * ROWS * COLUMNS},) for {shape}")
+    tiles = x.reshape(rows, columns, 32, 4, COLUMNS).transpose(0, 3, 2, 1, 4)
+    return tiles.reshape(rows * ROWS, columns * COLUMNS)[: shape[0], : shape[1]].copy()
+
+
+def _bytes(call: str, codes: ArrayLike) -> NDArray[Any]:
+    x = np.asarray(codes)
+    if x.dtype != np.uint8:
+        raise CarrierError(f"{call}: an array of {x.dtype}, expected uint8")
+    return x

@@ -1,0 +1,328 @@
+"""Families ``block-scale``, ``block-cast`` and ``block-matmul``: which scale, which code, which sum.
+
+Scales are asked for at every place where one of the rules changes, in every element format; all rules see the same
+inputs, so that a backend with another rule fails where the two part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale.blocks import (
+    ARITHMETICS,
+    BLOCK_FORMATS,
+    BlockCast,
+    Blocks,
+    block_matmul,
+    encode_blocks,
+    get_block_cast,
+    pack_nibbles,
+    split_blocks,
+    tile_scales,
+)
+from refscale.formats import get_format
+from refscale.golden.inputs import Words, cast_for
+from refscale.golden.schema import Codes, Vector
+
+Array = NDArray[Any]
+Float32 = NDArray[np.float32]
+
+POWER_RULES = ("floor", "ceil", "rceil", "even", "nearest")
+_MX = ("mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e3m2", "mxfp6_e2m3", "mxfp4", "mxint8")
+
+
+# --- scales -----------------------------------------------------------------------------------------------------------
+
+
+def generate_scales() -> Iterator[Vector]:
+    """Every rule at every boundary of every rule, in blocks of 32."""
+    for name in _MX:
+        element = BLOCK_FORMATS[name].element
+        groups = {
+            "powers": (("scale-power", "scale-low"), "amax an exact power of two", _powers()),
+            "thresholds": (
+                ("scale-threshold", "scale-rule"),
+                "amax where a rule changes, and one ulp to each side",
+                _thresholds(element.max, element.emax, element.mantissa_bits),
+            ),
+            "edges": (("scale-zero", "scale-range"), "zeros; amax too small for a scale, or the largest", _edges()),
+        }
+        for rule in POWER_RULES:
+            cast = get_block_cast(name, rule=rule)
+            for group, (flags, comment, amax) in groups.items():
+                x = Codes.of(_rows(amax), "float32")
+                yield _quantized(f"block-scale/{name}/{rule}/{group}", x, cast, flags, comment)
+        for nonfinite in ("nan", "saturate"):
+            cast = get_block_cast(name, rule="rceil", nonfinite=nonfinite)
+            x = Codes.of(_nonfinite_rows(), "float32")
+            flags = ("scale-nonfinite", "block-nan")
+            yield _quantized(
+                f"block-scale/{name}/rceil/nonfinite-{nonfinite}", x, cast, flags, "an infinity or a NaN among 32"
+            )
+
+
+def _powers() -> Float32:
+    return np.ldexp(np.float32(1), np.arange(-126, 128, 3))
+
+
+def _thresholds(top: float, emax: int, mantissa_bits: int) -> Float32:
+    """Where a rule changes, in a few binades: floor and ceil; rceil; even; nearest."""
+    fraction = top / 2.0**emax
+    root = math.sqrt(2) * fraction
+    marks = [1.0, fraction, 2 - 2.0 ** -(mantissa_bits + 1), root if root < 2 else root / 2]
+    found = []
+    for mark in marks:
+        for binade in (0, emax, -30, 60):
+            x = np.float32(mark) * np.float32(2.0**binade)
+            found += [np.nextafter(x, np.float32(0)), x, np.nextafter(x, np.float32(np.inf))]
+    return np.array(found, np.float32)
+
+
+def _edges() -> Float32:
+    tiny = [0.0, 2.0**-149, 3 * 2.0**-149, 2.0**-127, 2.0**-126, 1.5 * 2.0**-126, 2.0**-120]
+    largest = np.finfo(np.float32).max
+    return np.array([*tiny, largest, 2.0**127, np.nextafter(np.float32(2.0**127), np.float32(0))], np.float32)
+
+
+def _rows(amax: Float32) -> Float32:
+    """Blocks of 32 with that amax, each at another place and of another sign, and smaller numbers beside it."""
+    words = Words(9000 + len(amax))
+    with np.errstate(under="ignore"):
+        x = (amax[:, None] * (words.normal(len(amax), 32) / 8).astype(np.float32)).astype(np.float32)
+    at = np.arange(len(amax))
+    x[at, at % 32] = np.where(at % 2, -amax, amax)
+    return x
+
+
+def _nonfinite_rows() -> Float32:
+    x = Words(9500).normal(8, 32).astype(np.float32)
+    for i, value in enumerate([np.inf, -np.inf, np.nan, -np.nan]):
+        x[i, 3 * i] = value
+    x[4, [1, 2]] = np.inf, np.nan
+    return x
+
+
+# --- conversions ------------------------------------------------------------------------------------------------------
+
+
+def generate_casts() -> Iterator[Vector]:
+    """Every named format on usual and unusual numbers, along both axes, with short blocks; then what decides bits."""
+    for i, (name, cast) in enumerate(BLOCK_FORMATS.items()):
+        words = Words(9600 + i)
+        n = cast.block[-1]
+        casts = {"": cast}
+        if cast.rule != "amax":
+            casts |= {f"/{rule}": get_block_cast(cast, rule=rule) for rule in ("rceil", "even")}
+        usual = words.normal(2 * n if len(cast.block) == 2 else 8, 2 * n)
+        binades = np.ldexp(1.0, words.below(24, *usual.shape) - 12)
+        inputs = {
+            "usual": (usual, ("block-elements", "block-saturate"), "nearly normal numbers"),
+            "spread": (usual * binades, ("block-elements", "block-low-end"), "over 24 binades"),
+            "short": (
+                usual[: n + 3, : n + n // 2 - 1],
+                ("block-short",),
+                "an axis that the block does not divide",
+            ),
+        }
+        for suffix, c in casts.items():
+            for what, (x, flags, comment) in inputs.items():
+                yield _quantized(f"block-cast/{name}{suffix}/{what}", _float32(x), c, flags, comment)
+        if len(cast.block) == 1:
+            x = (usual * binades).T[: n + 5]
+            across = get_block_cast(cast, axis=0)
+            yield _quantized(
+                f"block-cast/{name}/axis-0", _float32(x), across, ("block-axis",), "blocks down the columns"
+            )
+        else:
+            flags = ("block-square",)
+            yield _quantized(f"block-cast/{name}/square", _float32(usual * binades), cast, flags, "blocks are squares")
+        random = get_block_cast(cast, rounding="stochastic")
+        bits = Codes("uint32", words.words(*usual.shape))
+        flags = ("block-stochastic",)
+        yield _quantized(f"block-cast/{name}/stochastic", _float32(usual), random, flags, "random bits given", bits)
+    yield from _tensor_scales()
+    yield from _arithmetics()
+    yield from _layouts()
+
+
+def _float32(x: Array) -> Codes:
+    return Codes.of(np.ascontiguousarray(x, np.float32), "float32")
+
+
+def _tensor_scales() -> Iterator[Vector]:
+    """Tensors of other sizes than 1, whose blocks differ: T is of the tensor, s of the block."""
+    x = Words(9700).normal(6, 48) * np.ldexp(1.0, np.arange(6) * 3 - 9)[:, None]
+    zero = np.zeros((2, 32))
+    zero[0, 5] = 2.0**-20
+    for name, flags, values, comment in (
+        ("large", ("block-tensor-scale",), x * 2.0**40, "far above 1"),
+        ("small", ("block-tensor-scale",), x * 2.0**-40, "far below 1"),
+        ("lost", ("block-tensor-scale", "scale-zero"), np.concatenate([x, x * 2.0**-30]), "blocks whose s is zero"),
+        ("zeros", ("block-tensor-scale", "scale-zero"), zero * 0, "T of a tensor of zeros is 1"),
+        ("one", ("block-tensor-scale",), zero, "a single element"),
+    ):
+        yield _quantized(f"block-cast/nvfp4/tensor-{name}", _float32(values), BLOCK_FORMATS["nvfp4"], flags, comment)
+
+
+def _arithmetics() -> Iterator[Vector]:
+    """Blocks, found by search, for which the order of float32 operations decides an element or a scale."""
+    for name, rows in (("fp8_1x128", 16384), ("nvfp4", 16384)):
+        casts = {a: get_block_cast(name, arithmetic=a) for a in ARITHMETICS}
+        n = casts["exact"].block[0]
+        x = Words(9800 + n).normal(rows, n).astype(np.float32)
+        x[0, 0] = 7.5  # the tensor's amax
+        parts = [split_blocks(x, c) for c in casts.values()]
+        differ = np.zeros(len(x), bool)
+        for other in parts[1:]:
+            differ |= (other.elements != parts[0].elements).any(-1) | (other.scales != parts[0].scales)[:, 0]
+        hits = np.flatnonzero(differ)[:12]
+        chosen = x[np.concatenate([[0], hits[hits > 0]])]
+        for arithmetic, cast in casts.items():
+            where = f"block-cast/{name}/arithmetic-{arithmetic}"
+            yield _quantized(where, _float32(chosen), cast, ("block-arithmetic",), "near ties of the quotient")
+
+
+def _layouts() -> Iterator[Vector]:
+    words = Words(9900)
+    nibbles = words.below(16, 3, 32).astype(np.uint8)
+    yield _layout("nibbles", "nibbles", nibbles, pack_nibbles(nibbles), "nibble-order", "two codes in a byte")
+    for rows, columns in ((128, 4), (160, 6), (32, 1)):
+        scales = words.below(255, rows, columns).astype(np.uint8)
+        comment = f"scales of {rows} rows of {columns} blocks, in tiles of 128 × 4"
+        tiled = tile_scales(scales)
+        yield _layout(f"tiles-{rows}x{columns}", "cublas-scales", scales, tiled, "scale-tiles", comment)
+
+
+def _layout(name: str, layout: str, codes: Array, y: Array, flag: str, comment: str) -> Vector:
+    inputs, outputs = {"codes": Codes("uint8", codes)}, {"y": Codes("uint8", y)}
+    return Vector(f"block-cast/layout/{name}", "block_layout", {"layout": layout}, inputs, outputs, (flag,), comment)
+
+
+def attributes_of(cast: BlockCast) -> dict[str, Any]:
+    """A record as the attributes of a vector."""
+    return {
+        "format": cast.element.name,
+        "block": list(cast.block),
+        "scale_format": cast.scale.name,
+        "rule": cast.rule,
+        "axis": cast.axis,
+        "tensor_scale": cast.tensor_scale,
+        "arithmetic": cast.arithmetic,
+        "least": cast.least,
+        "nonfinite": cast.nonfinite,
+        "rounding": cast.rounding,
+        "overflow": cast.overflow,
+    }
+
+
+def cast_of(format: str, block: list[int], scale_format: str, rule: Any, **rest: Any) -> BlockCast:
+    """The record that the attributes of a vector say."""
+    return BlockCast(format, tuple(block), scale_format, rule, **rest)
+
+
+def _quantized(
+    where: str, x: Codes, cast: BlockCast, flags: tuple[str, ...], comment: str, bits: Codes | None = None
+) -> Vector:
+    y = encode_blocks(x.values, cast, None if bits is None else bits.codes)
+    outputs = {"elements": Codes(cast.element.name, y.codes), "scales": Codes(cast.scale.name, y.scales)}
+    if cast.tensor_scale:
+        outputs["tensor_scale"] = Codes.of(np.float32(y.tensor_scale), "float32")
+    inputs = {"x": x} if bits is None else {"x": x, "random_bits": bits}
+    return Vector(where, "block_quantize", attributes_of(cast), inputs, outputs, flags, comment)
+
+
+# --- products ---------------------------------------------------------------------------------------------------------
+
+
+def generate_products() -> Iterator[Vector]:
+    """Products of the pairs of formats that hardware multiplies, to float32 and bfloat16."""
+    pairs = (
+        ("mxfp8_e4m3", "mxfp8_e4m3"),
+        ("mxfp8_e4m3", "mxfp8_e5m2"),
+        ("mxfp6_e2m3", "mxfp6_e3m2"),
+        ("mxfp8_e4m3", "mxfp4"),
+        ("mxfp4", "mxfp4"),
+        ("mxint8", "mxint8"),
+        ("nvfp4", "nvfp4"),
+        ("nvfp4", "nvfp4_16x16"),
+        ("fp8_1x128", "fp8_1x128"),
+        ("fp8_1x128", "fp8_128x128"),
+    )
+    for i, (left, right) in enumerate(pairs):
+        words, where = Words(10000 + i), f"block-matmul/{left}.{right}"
+        first, second = BLOCK_FORMATS[left], BLOCK_FORMATS[right]
+        second = second if len(second.block) == 2 else get_block_cast(second, axis=-2)
+        n = max(first.block[-1], second.block[0])
+        k = 2 * n + n // 2
+        a, b = words.normal(5, k), words.normal(k, 3)
+        distinct = np.ldexp(1.0, words.below(13, 5, k) - 6), np.ldexp(1.0, words.below(13, k, 3) - 6)
+        half = k // 2
+        cancelling = np.concatenate([a[:, :half], -a[:, :half], a[:, -n:] / 64], 1)
+        against = np.concatenate([b[:half], b[:half], b[-n:]])
+        cases = {
+            "usual": (a, b, ("accumulator", "block-short", "block-scale-once"), "two blocks and a half"),
+            "scales": (
+                a * distinct[0],
+                b * distinct[1],
+                ("block-scale-index", "block-scale-once", "non-square"),
+                "blocks of different scales",
+            ),
+            "cancellation": (
+                cancelling,
+                against,
+                ("cancellation", "accumulator"),
+                "what remains is in the last blocks",
+            ),
+        }
+        for what, (x, w, flags, comment) in cases.items():
+            for output in ("float32", "bfloat16"):
+                yield _product(f"{where}/{output}/{what}", x, w, first, second, output, flags, comment)
+        x = a.copy()
+        x[1, 0], x[3, k - 1] = np.nan, np.inf
+        yield _product(f"{where}/float32/nan", x, b, first, second, "float32", ("block-nan",), "two blocks are NaN")
+
+
+def _product(
+    where: str,
+    x: Array,
+    w: Array,
+    first: BlockCast,
+    second: BlockCast,
+    output: str,
+    flags: tuple[str, ...],
+    comment: str,
+) -> Vector:
+    a, b = split_blocks(np.float32(x), first), split_blocks(np.float32(w), second)
+    if first.tensor_scale or second.tensor_scale:
+        flags = (*flags, "block-tensor-scale")
+    cast = cast_for(output)
+    inputs: dict[str, Codes] = {}
+    attributes: dict[str, Any] = {}
+    for name, part in (("a", a), ("b", b)):
+        inputs[name] = Codes.of(part.elements, part.cast.element.name)
+        inputs[f"{name}_scales"] = Codes.of(part.scales, part.cast.scale.name)
+        attributes |= {f"{name}_format": part.cast.element.name, f"{name}_block": list(part.cast.block)}
+        attributes[f"{name}_scale_format"] = part.cast.scale.name
+        if part.cast.tensor_scale:
+            inputs[f"{name}_tensor_scale"] = Codes.of(np.float32(part.tensor_scale), "float32")
+    attributes |= {"format": output, "rounding": cast.rounding, "overflow": cast.overflow}
+    y = {"y": Codes.of(block_matmul(a, b, cast), output)}
+    return Vector(where, "block_matmul", attributes, inputs, y, flags, comment)
+
+
+def block_operands(
+    attributes: Mapping[str, Any], elements: Sequence[Array], scales: Sequence[Array], tensor_scales: Sequence[float]
+) -> tuple[Blocks, Blocks]:
+    """The two sides of a ``block_matmul`` from what a backend is given."""
+    sides = []
+    for name, axis, e, s, t in zip("ab", (-1, -2), elements, scales, tensor_scales, strict=True):
+        format, block, scale = (attributes[f"{name}_{what}"] for what in ("format", "block", "scale_format"))
+        rule: Any = "amax" if get_format(scale).has_zero else "floor"
+        cast = BlockCast(format, tuple(block), scale, rule, axis=axis if len(block) == 1 else -1)
+        sides.append(Blocks(cast, e, s, t))
+    return sides[0], sides[1]
