@@ -25,7 +25,7 @@ decides bits.  With fl(), a float32 operation, rounded to nearest and saturating
 
 ==============  ====================================================================================================
 ``exact``       T = fl(amax_tensor/(max·448)); s = cast(amax/(max·T)); elements cast(x/(s·T)): real quotients
-``divide``      T as above; s = cast(fl(fl(amax/max)/T)); elements cast(fl(x/fl(s·T)))      torchao; tiles: T = 1
+``divide``      T as above; s = cast(fl(fl(amax/max)/T)); elements cast(fl(x/fl(s·T)))   DeepSeek-V3, T = 1
 ``reciprocal``  E = fl(max·448/amax_tensor), T = fl(1/E); s = cast(fl(fl(amax/max)·E));
                 elements cast(fl(x·fl(1/fl(s·T))))                                          arXiv 2509.25149, appendix C
 ==============  ====================================================================================================

@@ -236,6 +236,13 @@ def _quantized(
     return Vector(where, "block_quantize", attributes_of(cast), inputs, outputs, flags, comment)
 
 
+def in_nan_blocks(vector: Vector) -> NDArray[np.bool_]:
+    """Which elements of a ``block_quantize`` say nothing, because the scale of their block is NaN."""
+    elements, scales = vector.outputs["elements"], vector.outputs["scales"]
+    parts = Blocks(cast_of(**vector.attributes), elements.values, scales.values, 1.0)
+    return np.isnan(parts.scale_of_each())
+
+
 # --- products ---------------------------------------------------------------------------------------------------------
 
 

@@ -50,6 +50,7 @@ OPTIONAL = {
     "jax": "golden",
     "gfloat": "golden",
     "unit_scaling": "golden",
+    "torchao": "golden",
     "safetensors": "published",
     "tokenizers": "published",
 }

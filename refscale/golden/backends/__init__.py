@@ -44,7 +44,8 @@ SHIPPED: Mapping[str, Shipped] = MappingProxyType(
             Shipped("torch", f"{_HERE}.torch:Torch", ("torch",), "PyTorch on the CPU: casts, products, ops"),
             Shipped("torch-cuda", f"{_HERE}.torch:TorchCuda", ("torch",), "PyTorch on a GPU"),
             Shipped("jax", f"{_HERE}.jax:Jax", ("jax",), "JAX: casts, products, functions"),
-            Shipped("gfloat", f"{_HERE}.casts:Gfloat", ("gfloat",), "gfloat: casts in every rounding mode"),
+            Shipped("gfloat", f"{_HERE}.casts:Gfloat", ("gfloat",), "gfloat: casts, blocks by floor"),
+            Shipped("torchao", f"{_HERE}.torchao:TorchAo", ("torchao", "torch"), "torchao: MX, NVFP4, layouts"),
             Shipped("unit-scaling", f"{_HERE}.unit_scaling:UnitScaling", ("unit_scaling", "torch"), "its scaled ops"),
         )
     }

@@ -69,7 +69,16 @@ class Gfloat:
             "up": mode.TowardPositive,
             "down": mode.TowardNegative,
         }
-        self.claims = Claims(tuple(self._formats), tuple(self._modes))
+        self._blocks = {
+            "float8_e4m3fn": known.format_info_mxfp8_e4m3,
+            "float8_e5m2": known.format_info_mxfp8_e5m2,
+            "float6_e2m3fn": known.format_info_mxfp6_e2m3,
+            "float6_e3m2fn": known.format_info_mxfp6_e3m2,
+            "float4_e2m1fn": known.format_info_mxfp4_e2m1,
+            "int8_q6": known.format_info_mxint8,
+        }
+        formats = (*self._formats, "int8_q6", "float8_e8m0fnu")
+        self.claims = Claims(formats, tuple(self._modes), scale_rules=("floor",))
 
     def cast(self, x: Array, *, format: str, rounding: str, overflow: str, **_: Any) -> Array:
         """Rounded in float64."""
@@ -78,6 +87,26 @@ class Gfloat:
             raise NotImplementedError("no infinity and no NaN: the library saturates or raises")
         wide = x.astype(np.float64)
         return np.asarray(self._gfloat.round_ndarray(info, wide, self._modes[rounding], overflow == "saturate"))
+
+    def block_quantize(
+        self, x: Array, *, format: str, block: list[int], scale_format: str, axis: int, rounding: str, **_: Any
+    ) -> dict[str, Array]:
+        """Block by block, in float64."""
+        if scale_format != "float8_e8m0fnu" or block != [32] or axis != -1 or x.shape[-1] % 32:
+            raise NotImplementedError("whole blocks of 32 along the last axis only")
+        if not np.isfinite(x).all():
+            raise NotImplementedError("finite numbers only")
+        info, codes, scales = self._blocks[format], [], []
+        for values in x.astype(np.float64).reshape(-1, 32):
+            s = float(self._gfloat.compute_scale_amax(info.etype.emax, values))
+            scale, *elements = self._gfloat.encode_block(info, s, values / s, self._modes[rounding])
+            scales.append(scale)
+            codes.append(elements)
+        shape = (*x.shape[:-1], x.shape[-1] // 32)
+        return {
+            "elements": np.array(codes, np.uint8).reshape(x.shape),
+            "scales": np.array(scales, np.uint8).reshape(shape),
+        }
 
     def decode(self, codes: Array, *, format: str) -> Array:
         """Values of codes."""

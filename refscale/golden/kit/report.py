@@ -33,6 +33,12 @@ def row_of(vector: Vector, output: str) -> Row:
         case "matmul" | "scaled_matmul":
             tail = vector.id.rpartition("/")[2]
             return vector.op, tail if tail.startswith("grad_") else "forward", _pair(v)
+        case "block_quantize":
+            return f"block_quantize {v['rule']}", output, v["format"]
+        case "block_matmul":
+            return vector.op, "forward", _pair(v)
+        case "block_layout":
+            return vector.op, "-", v["layout"]
         case "op":
             narrow = f"{v['operand']}, {v['operand_gradient']} → " if v["operand"] else ""
             return f"op {v['name']}", "forward" if output == "y" else "backward", narrow + v["store"]
