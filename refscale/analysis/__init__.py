@@ -9,7 +9,7 @@ In reading order:
 5. ``drift``: how scales move while a model trains.
 6. ``flops``: what factors cost.
 7. ``kernels``, ``softmax_kernels``, ``predict``: every scale of a model before it is run.
-8. ``snr``: how well a format carries Gaussian numbers, by their scale.
+8. ``snr``: how well a format carries Gaussian numbers, by their scale; ``snr_blocks``: block-scaled formats.
 9. ``fidelity_report``, ``fidelity_watch``, ``fidelity``, ``fidelity_text``: what narrow formats do to a trained model.
 10. ``ops_table``, ``formats_table``: every op's factors, every format, in figures.
 
@@ -33,14 +33,14 @@ from refscale.analysis.fidelity_report import (
     save_fidelity,
 )
 from refscale.analysis.fidelity_text import render_fidelity
-from refscale.analysis.fidelity_watch import cast_snr
 from refscale.analysis.files import from_json, load, save, to_json
 from refscale.analysis.flops import Flops, OpFlops, count_flops, render_flops, save_flops, tape_flops
 from refscale.analysis.plots import check_plot, plot, plot_drift, plot_fidelity, plot_losses, plot_snr
 from refscale.analysis.predict import Prediction, predict
 from refscale.analysis.record import record
 from refscale.analysis.report import CastSummary, Report, Summary, summarize
-from refscale.analysis.snr import curves, render_snr, snr
+from refscale.analysis.snr import cast_snr, curves, render_snr, snr
+from refscale.analysis.snr_blocks import block_curves, render_block_snr
 from refscale.analysis.stats import KINDS, REPORT_FORMATS, Kind, Limits, Lost, Measurement, TensorStats, measure
 from refscale.analysis.text import render
 
@@ -64,6 +64,7 @@ __all__ = [
     "StorageStats",
     "Summary",
     "TensorStats",
+    "block_curves",
     "cast_snr",
     "check_plot",
     "count_flops",
@@ -85,6 +86,7 @@ __all__ = [
     "read_drift",
     "record",
     "render",
+    "render_block_snr",
     "render_drift",
     "render_fidelity",
     "render_flops",

@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import weakref
-
-import numpy as np
-from numpy.typing import ArrayLike
 
 from refscale import ops
 from refscale.analysis.fidelity_report import OperandStats, StorageStats
+from refscale.analysis.snr import cast_snr
 from refscale.analysis.stats import Kind, measure
 from refscale.engine import Array, Variable
 from refscale.formats import Cast
 from refscale.layers import Specs
 from refscale.precision import Precision, fp32, operand_scale
 from refscale.precision.operands import largest_magnitude
-
-
-def cast_snr(x: ArrayLike, cast: Cast, scale: float = 1.0) -> float:
-    """Signal-to-noise ratio of a cast, of these numbers.
-
-        10·log10( Σ x² / Σ (x − q)² ),    q = cast(x·scale)/scale
-
-    Args:
-        x: any shape.
-        cast: to a format.
-        scale: a power of two.
-
-    Returns:
-        dB; infinite if nothing is lost, 0 if all becomes zero, minus infinity if x or q is not finite.
-    """
-    exact = np.asarray(x, np.float64).reshape(-1) * scale
-    noise = exact - cast(exact)
-    lost, signal = float(noise @ noise), float(exact @ exact)
-    if not math.isfinite(lost):
-        return -math.inf
-    if signal == 0 or lost == 0:
-        return math.inf
-    return 10 * math.log10(signal / lost)
 
 
 class Watch:

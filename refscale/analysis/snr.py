@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from refscale.analysis.stats import format_label
+from refscale.blocks import BlockCast, quantize_blocks
 from refscale.errors import ArgumentError
-from refscale.formats import Format, get_format, quantize
+from refscale.formats import Cast, Format, get_format, quantize
 
 SNR_FORMATS = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 """The paper's FP8 formats are the fnuz ones."""
@@ -74,6 +75,30 @@ def snr(format: str | Format, sigmas: Sequence[float] = SIGMAS) -> NDArray[np.fl
         power = float(weights @ np.square(noise / sigma))  # relative, so that no square leaves float64's range
         result.append(10 * math.log10(float(weights @ np.square(z)) / power) if power else math.inf)
     return np.array(result)
+
+
+def cast_snr(x: ArrayLike, cast: Cast | BlockCast, scale: float = 1.0) -> float:
+    """Signal-to-noise ratio of a cast, of these numbers.
+
+        10·log10( Σ x² / Σ (x − q)² ),    q = cast(x·scale)/scale
+
+    Args:
+        x: any shape; of a block-scaled format one that has its axes, in float32.
+        cast: to a format.
+        scale: a power of two.
+
+    Returns:
+        dB; infinite if nothing is lost, 0 if all becomes zero, minus infinity if x or q is not finite.
+    """
+    exact = np.asarray(x, np.float64) * scale
+    q = quantize_blocks(exact.astype(np.float32), cast) if isinstance(cast, BlockCast) else cast(exact)
+    noise, exact = (exact - q).reshape(-1), exact.reshape(-1)
+    lost, signal = float(noise @ noise), float(exact @ exact)
+    if not math.isfinite(lost):
+        return -math.inf
+    if signal == 0 or lost == 0:
+        return math.inf
+    return 10 * math.log10(signal / lost)
 
 
 def curves(formats: Sequence[str] = SNR_FORMATS) -> dict[str, NDArray[np.float64]]:

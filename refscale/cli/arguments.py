@@ -33,6 +33,8 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("formats", help="the floating-point formats, in figures")
     snr = commands.add_parser("snr", help="signal-to-noise ratio of Gaussian numbers in each format, by their scale")
     snr.add_argument("--formats", metavar="A,B", help="names, separated by commas (default: FP16, BF16 and four FP8)")
+    snr.add_argument("--blocks", action="store_true", help="block-scaled formats, on numbers of several kinds")
+    snr.add_argument("--pretrained", metavar="DIR", help="with --blocks: the matrices of a trained model, too")
     snr.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
     ops = commands.add_parser("ops", help="the op table: factors of every op at given sizes")
     ops.add_argument("--shape", default="", metavar="SIZES", help="such as b=1024,m=768,n=3072,s=512 (the default)")

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from refscale.cli.arguments import DEFAULT_MODEL
 from refscale.errors import ArgumentError
@@ -172,10 +172,26 @@ def _snr(args: argparse.Namespace) -> None:
     if args.plot:
         analysis.check_plot(args.plot)
     _check_directories(args.plot)
+    if args.blocks:
+        if args.plot or args.formats:
+            raise ArgumentError("snr: --blocks is a table of its own, without --plot or --formats")
+        print("\n".join(analysis.render_block_snr(analysis.block_curves(_matrices(args.pretrained)))))
+        return
+    if args.pretrained:
+        raise ArgumentError("snr: --pretrained is for --blocks")
     found = analysis.curves(args.formats.split(",")) if args.formats else analysis.curves()
     if args.plot:
         analysis.plot_snr(args.plot, found)
     print("\n".join(analysis.render_snr(found)))
+
+
+def _matrices(directory: str | None) -> list[Any]:
+    """The matrices of a trained model, with their rows along the inputs that products sum over."""
+    if directory is None:
+        return []
+    from refscale.train import load_trained
+
+    return [x.T for x in load_trained(directory).parameters.values() if x.ndim == 2]
 
 
 def _ops(args: argparse.Namespace) -> None:

@@ -67,7 +67,7 @@ def generate_scales() -> Iterator[Vector]:
 
 
 def _powers() -> Float32:
-    return np.ldexp(np.float32(1), np.arange(-126, 128, 3))
+    return np.ldexp(np.float32(1), np.arange(-100, 128, 3))
 
 
 def _thresholds(top: float, emax: int, mantissa_bits: int) -> Float32:

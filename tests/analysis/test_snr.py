@@ -5,11 +5,14 @@ import pytest
 
 from refscale.analysis import curves, render_snr, snr
 from refscale.analysis.snr import EXPONENTS, SIGMAS, SNR_FORMATS, plateau
+from refscale.analysis.snr_blocks import block_curves, render_block_snr
 from refscale.analysis.stats import format_label
 from refscale.errors import ArgumentError, FormatError
 from refscale.formats import FORMATS, values
 
 AT_ONE = EXPONENTS.index(0)
+
+SCALES = ("σ 2^-20", "σ 1", "σ 2^20")
 
 
 def exact_snr(format, sigma):
@@ -108,3 +111,18 @@ def test_no_two_formats_share_a_label():
     labels = [format_label(name) for name in FORMATS]
     assert len(set(labels)) == len(labels)
     assert max(map(len, labels)) <= 9
+
+
+def test_block_formats_do_not_see_the_scale():
+    """Within 0.1 dB over forty binades; at σ = 1 E4M3 alone has what MXFP8 has, one step of the scale apart."""
+    found = block_curves([np.eye(4, dtype=np.float32)])
+    for name, row in found.items():
+        if not name.startswith("float"):
+            assert max(row[s] for s in SCALES) - min(row[s] for s in SCALES) < 0.1, name
+        assert row["trained"] > 30  # zeros and ones lose nothing, or, as 1/448 rounded, little
+    assert abs(found["float8_e4m3fn"]["σ 1"] - float(snr("float8_e4m3fn", [1.0])[0])) < 0.1
+    assert abs(found["mxfp8_e4m3 rceil"]["σ 1"] - found["float8_e4m3fn"]["σ 1"]) < 0.1
+    assert found["nvfp4"]["σ 1"] > found["mxfp4"]["σ 1"] + 1 > found["float4_e2m1fn"]["σ 1"] + 3
+    lines = list(render_block_snr(found))
+    assert len(lines) == 2 + len(found)
+    assert max(map(len, lines)) <= 100

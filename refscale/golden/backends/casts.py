@@ -82,7 +82,7 @@ class Gfloat:
 
     def cast(self, x: Array, *, format: str, rounding: str, overflow: str, **_: Any) -> Array:
         """Rounded in float64."""
-        info = self._formats[format]
+        info = self._info(format)
         if overflow == "nonsaturate" and not (FORMATS[format].has_inf or FORMATS[format].has_nan):
             raise NotImplementedError("no infinity and no NaN: the library saturates or raises")
         wide = x.astype(np.float64)
@@ -110,4 +110,9 @@ class Gfloat:
 
     def decode(self, codes: Array, *, format: str) -> Array:
         """Values of codes."""
-        return np.asarray(self._gfloat.decode_ndarray(self._formats[format], codes)).astype(np.float32)
+        return np.asarray(self._gfloat.decode_ndarray(self._info(format), codes)).astype(np.float32)
+
+    def _info(self, format: str) -> Any:
+        if format not in self._formats:
+            raise NotImplementedError(f"{format} in blocks only")
+        return self._formats[format]
