@@ -144,7 +144,7 @@ class Tape:
             raise CarrierError(f"Tape(dtype={dtype}): expected float32 or float64")
         self.scheme, self.precision, self.dtype = scheme, precision, np.dtype(dtype)
         self.probe, self.rng, self.count_casts, self.operand_scales = probe, rng, count_casts, operand_scales
-        self.exact = precision.accumulate is not None
+        self.exact, self._blocked = precision.accumulate is not None, precision.blocks is not None
         self.rounds = self.exact or precision.store is not None
         self.casts: list[CastRecord] = []
         self._scope: list[str] = []
@@ -207,7 +207,7 @@ class Tape:
 
     def has_arithmetic(self, op: Op) -> bool:
         """Whether the arrays of an op compute in a way of their own, in its readable form."""
-        return self.exact or self._recipe(op) is not None
+        return self.exact or (self._blocked and self._recipe(op) is not None)
 
     def _arithmetic(self, x: Any, node: Node | None = None, index: int | None = None) -> Any:
         """An array as an op computes with it: exactly, or converted to blocks where it is multiplied, or as it is.
@@ -216,7 +216,7 @@ class Tape:
         """
         if self.exact:
             return _exact().as_exact(x, self.precision.accumulate)
-        if node is None or (recipe := self._recipe(node.op)) is None:
+        if not self._blocked or node is None or (recipe := self._recipe(node.op)) is None:
             return x
         if index is None:
             return Operand.of(x, recipe, "gradient", node.output, self._convert)
