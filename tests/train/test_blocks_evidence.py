@@ -1,0 +1,67 @@
+"""What lesson 11 claims of training in block-scaled formats, held against the stored comparison, and (slow) anew.
+
+    refscale compare bert-mini --blocks --jobs 2 --out evidence              # about an hour and a half on two cores
+    REFSCALE_BLOCKS=evidence python -m pytest -m slow tests/train/test_blocks_evidence.py
+
+Without ``REFSCALE_BLOCKS`` the slow test makes the comparison itself, in a temporary directory.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+
+from refscale.precision import get_precision
+from refscale.train import Comparison, compare, load_comparison, tables
+from refscale.train.comparison import BLOCKS
+from tests.train.test_evidence import differences, losses
+
+RESULTS = Path(__file__).parents[2] / "tutorials" / "results" / "blocks.json"
+DOCS = Path(__file__).parents[2] / "tutorials" / "11-blocks.md"
+
+
+def check(c: Comparison) -> None:
+    """Unit scaling makes block scales unnecessary in FP8; in FP4 it does not, and blocks do."""
+    assert len(c.seeds) >= 3
+    assert {r.variant for r in c.runs} >= set(BLOCKS)
+    noise = stdev(losses(c, "unit fp32"))
+    for name in ("unit fp8", "unit mxfp8", "unit fp8-tiles", "regular mxfp8", "regular fp8-tiles"):
+        assert abs(mean(differences(c, name, f"{name.split()[0]} fp32"))) < noise, name
+    assert abs(mean(differences(c, "unit fp8", "unit mxfp8"))) < noise
+    for scheme in ("regular", "unit"):
+        for precision in ("mxfp4", "nvfp4"):
+            assert -noise < mean(differences(c, f"{scheme} {precision}", f"{scheme} fp32")) < 3 * noise
+    assert min(differences(c, "unit fp4", "unit fp32")) > 1
+    for scheme in ("regular", "unit"):
+        assert min(losses(c, f"{scheme} fp4 current")) > 9  # worse than guessing evenly among 4096 words
+    for variant in BLOCKS:
+        counted = [r.overhead["statistics"] for r in c.of(variant)]
+        blocks = get_precision(variant.precision).blocks is not None
+        assert (min(counted) > 0) == (blocks or variant.scaling == "current"), variant
+
+
+@pytest.fixture(scope="module")
+def stored() -> Comparison:
+    return load_comparison(RESULTS)
+
+
+def test_the_stored_comparison(stored):
+    check(stored)
+
+
+def test_the_lesson_shows_it(stored):
+    lines = DOCS.read_text(encoding="utf-8").splitlines()
+    assert [line for line in tables(stored).splitlines() if line.startswith("| ") and line not in lines] == []
+
+
+@pytest.mark.slow
+def test_made_anew(stored, tmp_path):
+    made = os.environ.get("REFSCALE_BLOCKS")
+    if made:
+        check(load_comparison(Path(made) / "comparison.json"))
+        return
+    check(compare(replace(stored.base), tmp_path, variants=BLOCKS, jobs=2))
