@@ -40,7 +40,7 @@ from refscale.analysis.predict import Prediction, predict
 from refscale.analysis.record import record
 from refscale.analysis.report import CastSummary, Report, Summary, summarize
 from refscale.analysis.snr import cast_snr, curves, render_snr, snr
-from refscale.analysis.snr_blocks import block_curves, render_block_snr
+from refscale.analysis.snr_blocks import block_curves, curves_over_scale, render_block_snr
 from refscale.analysis.stats import KINDS, REPORT_FORMATS, Kind, Limits, Lost, Measurement, TensorStats, measure
 from refscale.analysis.text import render
 
@@ -69,6 +69,7 @@ __all__ = [
     "check_plot",
     "count_flops",
     "curves",
+    "curves_over_scale",
     "fidelity",
     "fidelity_from_json",
     "fidelity_to_json",

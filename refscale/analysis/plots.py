@@ -20,7 +20,7 @@ from refscale.analysis.snr import EXPONENTS, snr
 from refscale.analysis.stats import KINDS, TensorStats, format_label
 from refscale.errors import ArgumentError
 from refscale.files import write_atomically
-from refscale.formats import get_format
+from refscale.formats import FORMATS, get_format
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,6 +41,8 @@ COLORS = {
     "float8_e5m2fnuz": "#e07a2f",
 }
 OTHER_COLOR = "#b07d2b"
+BLOCK_COLORS = {"mxfp8_e4m3": "#2e7d6b", "mxfp6_e2m3": "#1f78b4", "mxfp4": "#d1495b", "nvfp4": "#8a5fbf"}
+"""Of block-scaled formats, whose curves are dash-dotted."""
 
 REGULAR_COLOR, UNIT_COLOR = "#d1495b", "#2e7d6b"
 
@@ -193,7 +195,7 @@ def plot_snr(path: str | Path, found: Mapping[str, NDArray[np.float64]]) -> None
 
     Args:
         path: .svg, .png or .pdf.
-        found: from ``snr.curves``.
+        found: from ``snr.curves``, or from ``snr_blocks.curves_over_scale``.
 
     Raises:
         ArgumentError: see ``check_plot``.
@@ -202,9 +204,11 @@ def plot_snr(path: str | Path, found: Mapping[str, NDArray[np.float64]]) -> None
     with _figure(path, 6.5, 3.6) as figure:
         ax = figure.subplots()
         for name, values in found.items():
-            color = COLORS.get(name, OTHER_COLOR)
-            style = "--" if "fnuz" in name else "-"
-            ax.plot(list(EXPONENTS), values, style, color=color, linewidth=1.4, label=format_label(name))
+            known = name in FORMATS
+            color = COLORS.get(name, OTHER_COLOR) if known else BLOCK_COLORS.get(name, OTHER_COLOR)
+            style = "-." if not known else "--" if "fnuz" in name else "-"
+            label = format_label(name) if known else name
+            ax.plot(list(EXPONENTS), values, style, color=color, linewidth=1.4, label=label)
         ax.axvline(0, color="#222222", linewidth=0.6, linestyle=(0, (1, 2)))
         ax.set_xlim(EXPONENTS[0], EXPONENTS[-1])
         ax.set_ylim(0)

@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.analysis.snr import cast_snr
+from refscale.analysis.snr import EXPONENTS, cast_snr, snr
 from refscale.blocks import BLOCK_FORMATS, BlockCast, get_block_cast
 from refscale.formats import Cast
 
@@ -24,6 +24,9 @@ SIDE = 1024
 
 ELEMENTS = ("float8_e4m3fn", "float8_e5m2", "float6_e3m2fn", "float4_e2m1fn")
 """Formats without blocks, for comparison: what unit scaling uses."""
+
+PLOTTED = ("float8_e4m3fn", "float4_e2m1fn", "mxfp8_e4m3", "mxfp6_e2m3", "mxfp4", "nvfp4")
+"""Two formats alone, and four in blocks: the curves of a figure."""
 
 
 def samples() -> dict[str, Float32]:
@@ -56,6 +59,17 @@ def block_curves(trained: Sequence[Float32] = ()) -> dict[str, dict[str, float]]
         found[name] = {what: cast_snr(x, cast) for what, x in known.items()}
         if trained:
             found[name]["trained"] = median(cast_snr(x, cast) for x in trained)
+    return found
+
+
+def curves_over_scale(formats: Sequence[str] = PLOTTED) -> dict[str, NDArray[np.float64]]:
+    """SNR of N(0, σ²) at σ = 2^-30 … 2^30, as ``snr.curves`` has it, of elements alone and of block formats."""
+    x = np.random.default_rng(20230311).standard_normal((256, 256)).astype(np.float32)
+    found = {}
+    for name in formats:
+        cast = get_block_cast(name) if name in BLOCK_FORMATS else None
+        scaled = (x * np.float32(2.0**k) for k in EXPONENTS)
+        found[name] = snr(name) if cast is None else np.array([cast_snr(y, cast) for y in scaled])
     return found
 
 

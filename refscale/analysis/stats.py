@@ -274,5 +274,6 @@ def format_label(name: str) -> str:
         "float8_e4m3fn": "E4M3",  # what hardware calls so
         "float8_e4m3": "E4M3IEEE",
         "float8_e4m3b11fnuz": "E4M3B11",
+        "int8_q6": "INT8",
     }
     return short.get(name, name.rpartition("_")[2].upper())

@@ -173,8 +173,10 @@ def _snr(args: argparse.Namespace) -> None:
         analysis.check_plot(args.plot)
     _check_directories(args.plot)
     if args.blocks:
-        if args.plot or args.formats:
-            raise ArgumentError("snr: --blocks is a table of its own, without --plot or --formats")
+        if args.formats:
+            raise ArgumentError("snr: --blocks is a table of its own, without --formats")
+        if args.plot:
+            analysis.plot_snr(args.plot, analysis.curves_over_scale())
         print("\n".join(analysis.render_block_snr(analysis.block_curves(_matrices(args.pretrained)))))
         return
     if args.pretrained:
