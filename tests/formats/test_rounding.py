@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from refscale.errors import ArgumentError, FormatError
 from refscale.formats import FORMATS, Format, get_format, round_exact
 from refscale.formats.rounding import floor_log2
-from tests.formats.oracles import DETERMINISTIC, NARROW, OVERFLOWS, by_ml_dtypes, by_search, edge_points, same
+from tests.formats.oracles import DETERMINISTIC, NARROW, OVERFLOWS, by_ml_dtypes, by_search, edge_points, same, widened
 
 SEARCHED = [*(f for f in NARROW if f.has_zero), FORMATS["float16"]]
 
@@ -21,7 +21,7 @@ def magnitudes_by_dtype(format: Format) -> list[Fraction]:
     codes = np.arange(1 << (format.bits - 1), dtype=format.code_dtype)
     if format.dtype is None:
         return [Fraction(int(c), 64) for c in range(129)]
-    values = codes.view(format.dtype).astype(np.float64)
+    values = widened(codes.view(format.dtype), np.float64)
     table = [Fraction(v) for v in values[np.isfinite(values)].tolist()]
     return [*table, 2 * table[-1] - table[-2]]
 
