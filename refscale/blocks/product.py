@@ -12,9 +12,9 @@ accumulate             the sum
 NAME                   by that accumulator on scaled elements, as if there were no blocks; then as above
 =====================  =============================================================================================
 
-NAME is any of ``exact.get_accumulator``.  ``blocks:truncated:14:32`` of FP8 tiles is what DeepSeek-V3 (arXiv
-2412.19437, section 3.3.2) found on tensor cores, about 14 bits inside, with its remedy, a promotion to float32 every
-128 terms.  Where the blocks of a and b differ, sums are cut at the boundaries of both.
+NAME is any of ``exact.get_accumulator``.  ``blocks:truncated:13:32`` of FP8 tiles is what DeepSeek-V3 (arXiv
+2412.19437, section 3.3.2) found on tensor cores, 14 significant bits inside, with its remedy, a promotion to float32
+every 128 terms.  Where the blocks of a and b differ, sums are cut at the boundaries of both.
 """
 
 from __future__ import annotations

@@ -1,15 +1,21 @@
 """What hardware does instead of the exact sum, as models; and how far each may be from it.
 
-================  ====================================================================================================
-name              the sum of K products
-================  ====================================================================================================
-``exact``         the real number
-``float32``       float32, in the order of the index: s ← fl(s + fl(a_k·b_k)), from +0
-``float32:B``     each block of B so, then promoted: block sums added in order to a second float32
-``truncated:N:B`` in blocks of B products: these and the sum so far are aligned to the largest exponent among them, cut
-                  to multiples of 2^(e_max − N), toward zero, added exactly, and cut to float32
-``any-order``     float32 in some order and some blocking, fused or not: what a BLAS promises; a bound only
-================  ====================================================================================================
+===================  =================================================================================================
+name                 the sum of K products
+===================  =================================================================================================
+``exact``            the real number
+``float32``          float32, in the order of the index: s ← fl(s + fl(a_k·b_k)), from +0
+``float32:P``        each block of P so, then promoted: block sums added in order to a second float32
+``truncated:N:B``    a tensor core: B products at a time, with the sum so far, are aligned to the largest exponent among
+                     them (of a product: e(a) + e(b)), cut to multiples of 2^(e_max − N), toward zero, and added
+                     exactly; the sum is cut to N + 1 significant bits, at most float32's 24
+``truncated:N:B:P``  each block of P so, then promoted
+``any-order``        float32 in some order and some blocking, fused or not: what a BLAS promises; a bound only
+===================  =================================================================================================
+
+An H200 (and so a Hopper) sums FP8 as ``truncated:13:32``, with ``use_fast_accum=False`` of PyTorch as
+``truncated:13:32:128``, FP16 and BF16 as ``truncated:25:16``: every bit, on sums of up to 256 terms that are up to 2^30
+apart (python -m tests.which_accumulator).
 
 A bound is derived, not measured, and holds for every element: |s − Σ a_k b_k| ≤ bound.  With u = 2^-24,
 γ_n = n·u/(1 − n·u) and T = Σ |a_k·b_k|:
@@ -18,12 +24,14 @@ A bound is derived, not measured, and holds for every element: |s − Σ a_k b_k
   of the index it passes K additions and the rounding of its product, n = K + 1; in blocks at most B + ⌈K/B⌉ + 1; in any
   order K + 1.  A product below float32's normal range loses up to 2^-150 more; a sum there is exact.
 * Cutting toward zero never lengthens a term, so every partial sum, and with it 2^e_max, is at most T.  A block cuts at
-  most B + 1 terms by less than 2^-N·T each, and its sum by less than 2^-23·T: ⌈K/B⌉·((B + 1)·2^-N + 2^-23)·T, or, below
-  the normal range, 2^-149 each in place of the last.
+  most B + 1 terms by less than 2^-N·T each, and its sum of S significant bits by less than 2^(1 − S)·T:
+  c = ⌈K/B⌉·((B + 1)·2^-N + 2^(1 − S)), or, below the normal range, 2^-149 each in place of the last.  With promotion c
+  is that of P products; the n = ⌈K/P⌉ sums err by c times their own T each, and are added with n roundings:
+  c + γ_n·(1 + c).
 
 Sources: Higham, *Accuracy and Stability of Numerical Algorithms*, section 4.2; DeepSeek-V3 (arXiv 2412.19437), section
 3.3.2, for promotion at 128 and the 14 bits of FP8 tensor cores; Fasi et al. 2021, "Numerical behavior of NVIDIA tensor
-cores", for alignment and truncation.
+cores", for alignment and truncation; sizes and the rest by experiment.
 """
 
 from __future__ import annotations
@@ -44,7 +52,7 @@ Float32 = NDArray[np.float32]
 
 _U = 2.0**-24
 
-ACCUMULATORS = ("exact", "float32", "float32:128", "truncated:14:32", "any-order")
+ACCUMULATORS = ("exact", "float32", "float32:128", "truncated:13:32", "truncated:13:32:128", "any-order")
 """Names, with the usual sizes where there is a choice."""
 
 
@@ -139,43 +147,66 @@ class Truncated:
     Attributes:
         bits: N, kept below the largest exponent; 4 to 40.
         block: products to a block, at most 2^10.
+        promoted: products after which the sum goes to a second float32; 0 for never.
     """
 
-    bits: int = 14
+    bits: int = 13
     block: int = 32
+    promoted: int = 0
 
     @property
     def name(self) -> str:
-        """``truncated:N:B``."""
-        return f"truncated:{self.bits}:{self.block}"
+        """``truncated:N:B`` or ``truncated:N:B:P``."""
+        return f"truncated:{self.bits}:{self.block}" + (f":{self.promoted}" if self.promoted else "")
+
+    @property
+    def significant(self) -> int:
+        """Bits of a sum."""
+        return min(self.bits + 1, 24)
 
     def matmul(self, a: ArrayLike, b: ArrayLike) -> Float32:
         """Sums in float32; in float64 every step is exact but the cutting."""
         x, y = as_operands(f"accumulator {self.name}", a, b)
         inner = x.shape[-1]
-        shape = (*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])
-        total = np.zeros(shape)
+        part = self.promoted or max(1, inner)
+        sums = [self._sum(x[..., s : s + part], y[..., s : s + part, :]) for s in range(0, max(1, inner), part)]
+        with np.errstate(all="ignore"):
+            return np.asarray(sum(sums[1:], sums[0]), np.float32)
+
+    def _sum(self, x: Float64, y: Float64) -> Float32:
+        """Without promotion."""
+        inner = x.shape[-1]
+        row, column = _exponents(x), _exponents(y)
+        total = np.zeros((*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1]))
         with np.errstate(all="ignore"):
             for start in range(0, inner, self.block):
-                stop = min(start + self.block, inner)
-                terms = [x[..., :, k, None] * y[..., None, k, :] for k in range(start, stop)] + [total]
-                exponent = np.frexp(np.max(np.abs(terms), 0))[1]  # 2^(exponent − 1) ≤ the largest < 2^exponent
-                grain = np.ldexp(1.0, exponent - 1 - self.bits)
-                total = _cut(np.sum([np.trunc(t / grain) for t in terms], 0) * grain)
+                ks = range(start, min(start + self.block, inner))
+                exponent = _exponents(total)
+                for k in ks:
+                    np.maximum(exponent, row[..., :, k, None] + column[..., None, k, :], out=exponent)
+                grain = np.ldexp(1.0, exponent - self.bits)
+                terms = [total, *(x[..., :, k, None] * y[..., None, k, :] for k in ks)]
+                cut = _cut(np.sum([np.trunc(t / grain) for t in terms], 0) * grain, self.significant)
                 plain = np.sum(terms, 0)  # infinities and NaN
-                total = np.where(np.isfinite(plain), total, plain)
+                total = np.where(np.isfinite(plain), cut, plain)
             return total.astype(np.float32)
 
     def relative(self, inner: int) -> float:
-        """What the cuts of all blocks can lose."""
-        terms = min(inner, self.block) + 1
-        return math.ceil(inner / self.block) * (terms * 2.0**-self.bits + 2.0**-23)
+        """What the cuts of all blocks can lose, and the roundings of parts."""
+        part = min(inner, self.promoted or inner)
+        terms = min(part, self.block) + 1
+        cuts = math.ceil(part / self.block) * (terms * 2.0**-self.bits + 2.0 ** (1 - self.significant))
+        return cuts + _gamma(math.ceil(inner / self.promoted)) * (1 + cuts) if self.promoted else cuts
 
 
-def _cut(x: Float64) -> Float64:
-    """To float32's precision, toward zero; beyond its largest value, that."""
-    exponent = np.maximum(np.frexp(x)[1], -125)
-    grain = np.ldexp(1.0, exponent - 24)
+def _exponents(x: Float64) -> NDArray[np.int32]:
+    """e where 2^e ≤ |x| < 2^(e + 1); of zero, which aligns nothing, less than that of any product."""
+    return np.asarray(np.where(x == 0, -500, np.frexp(x)[1] - 1))
+
+
+def _cut(x: Float64, bits: int) -> Float64:
+    """To bits of significand, toward zero, as far as float32 has them; beyond its largest value, that."""
+    grain = np.ldexp(1.0, np.maximum(np.frexp(x)[1] - bits, -149))
     largest = float(np.finfo(np.float32).max)
     return np.asarray(np.clip(np.trunc(x / grain) * grain, -largest, largest))
 
@@ -204,9 +235,11 @@ def get_accumulator(name: str) -> Accumulator:
             return Truncated(bits)
         case "truncated", [bits, block] if 4 <= bits <= 40 and 0 < block <= 1024:
             return Truncated(bits, block)
+        case "truncated", [bits, block, promoted] if 4 <= bits <= 40 and 0 < block <= 1024 and promoted > 0:
+            return Truncated(bits, block, promoted)
     raise ArgumentError(
-        f"get_accumulator({name!r}): expected exact, any-order, float32, float32:B (B ≥ 1) or truncated:N:B "
-        "(4 ≤ N ≤ 40, 1 ≤ B ≤ 1024)"
+        f"get_accumulator({name!r}): expected exact, any-order, float32, float32:P, truncated:N:B or "
+        "truncated:N:B:P (4 ≤ N ≤ 40, 1 ≤ B ≤ 1024, P ≥ 1)"
     )
 
 

@@ -62,7 +62,7 @@ class Precision:
         blocks: how operands of contractions are converted to block-scaled formats, in place of ``operand`` and
             ``operand_gradient``.
         accumulate: how products are summed, a name of ``exact.get_accumulator`` with sums of its own ("exact",
-            "float32", "float32:128", "truncated:14:32"); all else is then evaluated by the rules of ``exact.array``.
+            "float32", "float32:128", "truncated:13:32"); all else is then evaluated by the rules of ``exact.array``.
             None: NumPy's arithmetic in the carrier, fast.
     """
 

@@ -15,7 +15,15 @@ from refscale.formats import Cast, quantize, round_exact
 from refscale.testing.equality import assert_same_bits
 
 FLOAT16 = Cast("float16", "nearest_even", "nonsaturate")
-MODELS = ("float32", "float32:4", "float32:16", "truncated:14:32", "truncated:10:4", "truncated:25:8")
+MODELS = (
+    "float32",
+    "float32:4",
+    "float32:16",
+    "truncated:13:32",
+    "truncated:10:4",
+    "truncated:25:8",
+    "truncated:13:8:24",
+)
 
 
 def fl(x, rounding="nearest_even"):
@@ -24,39 +32,48 @@ def fl(x, rounding="nearest_even"):
     return Fraction(round_exact(x, "float32", rounding=rounding, overflow=overflow))
 
 
-def in_order(products, block):
-    """s ← fl(s + fl(p)); blocks promoted to a second sum."""
-    size = block or max(1, len(products))
+def exponent(x):
+    """e where 2^e ≤ |x| < 2^(e + 1), by counting."""
+    e = 0
+    while Fraction(2) ** e > abs(x):
+        e -= 1
+    while Fraction(2) ** (e + 1) <= abs(x):
+        e += 1
+    return e
+
+
+def in_order(pairs):
+    """s ← fl(s + fl(a·b))."""
     total = Fraction(0)
-    for start in range(0, len(products), size):
-        part = Fraction(0)
-        for p in products[start : start + size]:
-            part = fl(part + fl(p))
-        total = fl(total + part) if block else part
+    for a, b in pairs:
+        total = fl(total + fl(a * b))
     return total
 
 
-def truncated(products, bits, block):
-    """Aligned to the largest exponent, cut to multiples of 2^(e_max − bits), added, cut to float32."""
+def truncated(pairs, bits, block):
+    """Aligned to the largest exponent, cut to multiples of 2^(e_max − bits), added, cut to bits + 1 or 24 bits."""
     total = Fraction(0)
-    for start in range(0, len(products), block):
-        terms = [*products[start : start + block], total]
-        largest = max(abs(t) for t in terms)
-        if largest:
-            e = 0
-            while Fraction(2) ** e > largest:
-                e -= 1
-            while Fraction(2) ** (e + 1) <= largest:
-                e += 1
-            grain = Fraction(2) ** (e - bits)
-            total = fl(sum((int(t / grain) * grain for t in terms), Fraction(0)), "toward_zero")
+    for start in range(0, len(pairs), block):
+        some = [(a, b) for a, b in pairs[start : start + block] if a * b] + [(total, Fraction(1))] * bool(total)
+        if some:
+            grain = Fraction(2) ** (max(exponent(a) + exponent(b) for a, b in some) - bits)
+            total = sum((int(a * b / grain) * grain for a, b in some), Fraction(0))
+        if total:
+            grain = Fraction(2) ** max(exponent(total) + 1 - min(bits + 1, 24), -149)
+            total = int(total / grain) * grain
     return total
 
 
-def by_definition(name, products):
+def by_definition(name, pairs):
     kind, *sizes = name.split(":")
     numbers = [int(s) for s in sizes]
-    return in_order(products, numbers[0] if numbers else 0) if kind == "float32" else truncated(products, *numbers)
+    plain = 0 if kind == "float32" else 2  # sizes before that of promotion
+    size = numbers[plain] if len(numbers) > plain else max(1, len(pairs))
+    total = Fraction(0)
+    for start in range(0, len(pairs), size):
+        part = pairs[start : start + size]
+        total = fl(total + (in_order(part) if kind == "float32" else truncated(part, *numbers[:2])))
+    return total
 
 
 def operands(rng, inner, rows=3, columns=3, format="float8_e4m3fn", spread=5):
@@ -67,8 +84,8 @@ def operands(rng, inner, rows=3, columns=3, format="float8_e4m3fn", spread=5):
     return make(rows, inner), make(inner, columns)
 
 
-def products(a, b, i, j):
-    return [Fraction(x) * Fraction(y) for x, y in zip(a[i].tolist(), b[:, j].tolist(), strict=True)]
+def pairs(a, b, i, j):
+    return [(Fraction(x), Fraction(y)) for x, y in zip(a[i].tolist(), b[:, j].tolist(), strict=True)]
 
 
 def check_model(name, sums, format="float8_e4m3fn"):
@@ -77,7 +94,7 @@ def check_model(name, sums, format="float8_e4m3fn"):
         a, b = operands(rng, inner, format=format)
         y = sums(a, b)
         for i, j in np.ndindex(y.shape):
-            assert Fraction(y[i, j].item()) == by_definition(name, products(a, b, i, j)), (name, inner)
+            assert Fraction(y[i, j].item()) == by_definition(name, pairs(a, b, i, j)), (name, inner)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -96,7 +113,9 @@ def test_float32_operands_have_their_products_rounded(name):
     [
         ("float32:16", "float32"),
         ("float32", "float32:16"),
-        ("truncated:14:32", "truncated:13:32"),
+        ("truncated:13:32", "truncated:14:32"),
+        ("truncated:13:8:24", "truncated:13:8"),
+        ("truncated:13:8", "truncated:13:8:24"),
         ("truncated:10:4", "truncated:10:8"),
     ],
 )
@@ -199,7 +218,18 @@ def test_names():
     for name in (*exact.ACCUMULATORS, "float32:7", "truncated:40:1024"):
         assert exact.get_accumulator(name).name == name
     assert exact.get_accumulator("truncated:14").name == "truncated:14:32"
-    for name in ("", "fp32", "float32:0", "float32:x", "truncated", "truncated:3:8", "truncated:14:4096", "exact:1"):
+    assert exact.get_accumulator("truncated:13:32:128") == Truncated(13, 32, 128)
+    for name in (
+        "",
+        "fp32",
+        "float32:0",
+        "float32:x",
+        "truncated",
+        "truncated:3:8",
+        "truncated:14:4096",
+        "truncated:14:32:0",
+        "exact:1",
+    ):
         with pytest.raises(ArgumentError, match="get_accumulator"):
             exact.get_accumulator(name)
     for name in ("exact", "any-order"):
@@ -220,5 +250,15 @@ def test_bounds_count_the_roundings_that_a_term_passes(name, inner, roundings):
 
 @pytest.mark.parametrize(("inner", "blocks", "terms"), [(64, 2, 33), (70, 3, 33), (5, 1, 6)])
 def test_bounds_count_the_terms_that_are_cut(inner, blocks, terms):
-    cut = blocks * (Fraction(terms, 2**14) + Fraction(1, 2**23))
-    assert exact.get_accumulator("truncated:14:32").relative(inner) == float(cut)
+    cut = blocks * (Fraction(terms, 2**13) + Fraction(1, 2**13))
+    assert exact.get_accumulator("truncated:13:32").relative(inner) == float(cut)
+    cut = blocks * (Fraction(terms, 2**25) + Fraction(1, 2**23))
+    assert exact.get_accumulator("truncated:25:32").relative(inner) == float(cut)
+
+
+def test_bounds_of_promoted_sums():
+    """Parts of 128 are cut in four blocks of 32; a term passes as many roundings as there are parts."""
+    cut = 4 * (Fraction(33, 2**13) + Fraction(1, 2**13))
+    gamma = 3 * Fraction(1, 2**24) / (1 - 3 * Fraction(1, 2**24))
+    expected = float(cut + gamma * (1 + cut))
+    assert exact.get_accumulator("truncated:13:32:128").relative(300) == pytest.approx(expected, rel=2.0**-50)
