@@ -8,19 +8,22 @@ In reading order:
 ``exact``           the right answer, on any machine: correctly rounded products, sums, functions
 ``blocks``          block-scaled formats: MX, NVFP4, tiled FP8; their scales, casts and products, to the bit
 ``scales``          what a factor is: constraints, residual rules, schemes
-``precision``       where rounding happens: FP16 and FP8 policies; the rivals of unit scaling
+``precision``       where rounding happens: FP16 and FP8 policies
 ``engine``          how a gradient is made: Tensor, Tape, Op, apply, backward
 ``ops``             the op table: forward, backward and factors of every op
 ``graph``           when factors are legal: cut-edges, gradient factors, the recipe
 ``functional``      what users call: linear, attention, residual, losses
 ``layers``          parameters as data, and the blocks of models
-``data``            text that comes with Python, batches for masked language models
-``published``       models as other libraries write them: configurations, tensors, tokenizers
-``models``          BERT, written once for every scheme and precision; a trained one, adapted
+``data``            text that comes with Python; words and characters, batches of them
+``models``          BERT, character models, decoders, written once for every scheme and precision
+``published``       models as other libraries write them; a trained one, adapted to unit scale
 ``squad``           questions, windows, answers: the data and the scores of SQuAD 1.1
+``tasks``           what is learned: masked words, the next character, answers to questions
+``rivals``          what unit scaling replaces: loss scaling, per-tensor scaling
 ``optim``           SGD, Adam, AdamW, LAMB as pairs of pure functions; schedules
 ``analysis``        what the numbers did: recorded scales, reports, SNR, figures
-``train``           training out of the box; every precision and technique compared
+``train``           training out of the box
+``sweep``           many runs: a grid, learning rates that are searched, any executor; the comparison
 ``testing``         how to state such a claim as a test: assertions, strategies
 ``golden``          golden vectors, and the kit that holds a backend to them
 ``claims``          the specification: numbered claims, each with the function that checks it

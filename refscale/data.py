@@ -1,8 +1,8 @@
-"""Text in, batches out: a vocabulary of words, and BERT's two tasks, masked words and next sentence.
+"""Text in, batches out: words with BERT's two tasks, masked words and next sentence; characters with the next one.
 
 Enough to pre-train on text that comes with Python itself, without a download.  A published model brings its own
-tokenizer of sub-words, see ``bert.load_pretrained``; what is asked of one is ``Tokenizer``.  All randomness comes from
-the generator that is passed in.
+tokenizer of sub-words, see ``published.load_pretrained``; what is asked of one is ``Tokenizer``.  All randomness comes
+from the generator that is passed in.
 """
 
 from __future__ import annotations
@@ -214,6 +214,65 @@ class Vocabulary:
         return " ".join(self.tokens[int(i)] for i in flat)
 
 
+@dataclass(frozen=True)
+class Characters:
+    """Characters and their ids, which are 1 more than their places; 0 is any other.
+
+    Attributes:
+        characters: at least one, all different.
+    """
+
+    characters: str
+
+    def __post_init__(self) -> None:
+        if not self.characters or len(set(self.characters)) < len(self.characters):
+            raise ArgumentError(f"Characters({self.characters[:20]!r}): expected characters, each once")
+
+    @classmethod
+    def from_text(cls, text: str, size: int) -> Characters:
+        """The size − 1 most frequent characters of a text; of equally frequent ones, those with smaller code points.
+
+        Raises:
+            ArgumentError: size < 2.
+            DataError: the text is empty.
+        """
+        if size < 2:
+            raise ArgumentError(f"Characters.from_text(size={size}): expected at least 2")
+        if not text:
+            raise DataError("Characters.from_text: the text is empty, expected at least one character")
+        counts = Counter(text)
+        return cls("".join(sorted(counts, key=lambda c: (-counts[c], c))[: size - 1]))
+
+    def __len__(self) -> int:
+        return 1 + len(self.characters)
+
+    @cached_property
+    def _by_code(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        codes = _codes(self.characters)
+        order = np.argsort(codes)
+        return codes[order], (order + 1).astype(np.int32)
+
+    def encode(self, text: str) -> Ids:
+        """(characters,) int32."""
+        codes, ids = self._by_code
+        found = _codes(text)
+        place = np.minimum(np.searchsorted(codes, found), len(codes) - 1)
+        return np.where(codes[place] == found, ids[place], 0).astype(np.int32)
+
+    def decode(self, ids: ArrayLike) -> str:
+        """The characters of ids, U+FFFD for 0.  Raises ArgumentError for an id outside 0 … len−1."""
+        flat = np.asarray(ids).reshape(-1)
+        if flat.size and (flat.dtype.kind not in "iu" or flat.min() < 0 or flat.max() >= len(self)):
+            raise ArgumentError(
+                f"Characters.decode: {flat.dtype} to {flat.max()}, expected integers 0 … {len(self) - 1}"
+            )
+        return "".join("\ufffd" if i == 0 else self.characters[i - 1] for i in flat.tolist())
+
+
+def _codes(text: str) -> NDArray[Any]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
 # --- Batches ----------------------------------------------------------------------------------------------------------
 
 
@@ -252,6 +311,19 @@ class SpanBatch:
     mask: NDArray[np.bool_]
     starts: Ids
     ends: Ids
+
+
+@dataclass(frozen=True, eq=False)
+class TextBatch:
+    """Pieces of a text, of which the beginning may only be context.
+
+    Attributes:
+        ids: (batch, seq) int32; 0 after the text's end.
+        labels: (batch, seq) int32: the same where the token is to be predicted; ``IGNORE`` at context and padding.
+    """
+
+    ids: Ids
+    labels: Ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -389,3 +461,59 @@ def masked_lm_batches(
             yield _make_batch(pairs, vocabulary, words, batch, seq, p, rng)
 
     return generate()
+
+
+def _pieces(tokens: Ids, starts: Sequence[int], seq: int, overlap: int) -> TextBatch:
+    """Pieces of which the tokens from each start on are to be predicted, ``overlap`` tokens of context before."""
+    ids = np.zeros((len(starts), seq), np.int32)
+    labels = np.full((len(starts), seq), IGNORE, np.int32)
+    for row, start in enumerate(starts):
+        begin = max(0, start - overlap)
+        piece = tokens[begin : start + seq - overlap]
+        ids[row, : len(piece)] = piece
+        labels[row, start - begin : len(piece)] = piece[start - begin :]
+    return TextBatch(ids, labels)
+
+
+def _check_pieces(call: str, tokens: Ids, batch: int, seq: int, overlap: int) -> None:
+    if batch < 1 or not 0 < overlap < seq:
+        raise ArgumentError(
+            f"{call}(batch={batch}, seq={seq}, overlap={overlap}): expected batch ≥ 1, 0 < overlap < seq"
+        )
+    if len(tokens) < seq:
+        raise DataError(f"{call}: a text of {len(tokens)} tokens, expected at least {seq}, one sequence")
+
+
+def text_batches(tokens: Ids, *, batch: int, seq: int, overlap: int, rng: np.random.Generator) -> Iterator[TextBatch]:
+    """Batches of pieces from random places of a text, without end.
+
+    Args:
+        tokens: the text, (tokens,).
+        batch: pieces in each.
+        seq: tokens of a piece: ``overlap`` of context, for the rest to be predicted from.
+        overlap: 1 … seq − 1.
+        rng: the source of all places.
+
+    Raises:
+        ArgumentError: a number out of range.
+        DataError: a text shorter than a piece.
+
+    Source: paper, character models (8 pieces of 256, 32 of them context).
+    """
+    _check_pieces("text_batches", tokens, batch, seq, overlap)
+
+    def generate() -> Iterator[TextBatch]:
+        while True:
+            yield _pieces(tokens, rng.integers(0, len(tokens) - (seq - overlap), batch).tolist(), seq, overlap)
+
+    return generate()
+
+
+def text_windows(tokens: Ids, *, batch: int, seq: int, overlap: int) -> list[TextBatch]:
+    """A text once through, in overlapping pieces: every token is predicted once.  The last batch may be smaller.
+
+    Arguments and errors as for ``text_batches``.
+    """
+    _check_pieces("text_windows", tokens, batch, seq, overlap)
+    starts = range(0, len(tokens), seq - overlap)
+    return [_pieces(tokens, starts[i : i + batch], seq, overlap) for i in range(0, len(starts), batch)]

@@ -1,12 +1,20 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and directories that one process holds."""
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from refscale.errors import ArgumentError
+
+if sys.platform != "win32":
+    import fcntl
 
 
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -40,3 +48,35 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def locked(directory: str | Path, call: str) -> Iterator[None]:
+    """Hold a directory: while the ``with`` block runs, no other process can.
+
+    The lock is the operating system's, so that it ends with the process, whatever ends that; the file ``.lock`` stays.
+    On Windows nothing is held.
+
+    Args:
+        directory: that exists.
+        call: named in the error.
+
+    Raises:
+        ArgumentError: another process holds it, which is named.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    with (Path(directory) / ".lock").open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            file.seek(0)
+            holder = file.read(20).decode("ascii", "replace").strip() or "unknown"
+            raise ArgumentError(f"{call}: {str(directory)!r} is in use by process {holder}") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n".encode())
+        file.flush()
+        yield

@@ -7,6 +7,7 @@ mean unless the caller names another; those on cut-edges are not constrained.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -108,6 +109,8 @@ def residual(
         The stream after the branch.  Source: paper, weighted addition and the reference FFN.
     """
     skip, branch = x.tape.scheme.residual_weights(tau, layer, layer if depth is None else depth)
+    if skip == 0:
+        return fn(x)
     # WeightedAdd has α = (a² + b²)^-1/2, β_x = α by the constraint, β_f = 1/b: the branch receives the gradient whole,
     # and owes b·α, which it pays where it starts.
     start = apply(ops.Fork(branch * (skip**2 + branch**2) ** -0.5), x)
@@ -120,8 +123,11 @@ def attention(
     value: Tensor,
     *,
     heads: int,
+    kv_heads: int | None = None,
     mask: Mask | None = None,
     causal: bool = False,
+    rotary: tuple[NDArray[Any], NDArray[Any]] | None = None,
+    distances: Tensor | None = None,
     scores: ScoresRule | None = None,
     values: ops.ValuesRule = "correlated",
     constraint: Constraint = geometric,
@@ -133,11 +139,16 @@ def attention(
 
     Args:
         query: (batch, s, heads·d).
-        key: (batch, t, heads·d).
-        value: (batch, t, heads·d).
+        key: (batch, t, kv_heads·d).
+        value: (batch, t, kv_heads·d).
         heads: number of heads, which divides the width.
+        kv_heads: of keys and values, if fewer: heads/kv_heads queries after another share one (grouped queries, Ainslie
+            et al. 2023).
         mask: boolean (batch, t), True at keys that may be seen (False: padding); None if all may.
         causal: query i sees keys j ≤ i + t − s only.
+        rotary: cos and sin (s, d/2) by which queries and keys are rotated, see ``rotary_angles``; s = t.
+        distances: (s, heads·d), a vector for each distance 0, 1, … that a query can look back; their product with the
+            query is added to its score (Dai et al. 2019, without their bias); s = t.
         scores: damping of the scores by name, "1/sqrt(d)" (Vaswani et al. 2017) or "1/d" (u-μP); None: the scheme's.
         values: how alike the values of a sequence are taken to be, see ``ops.AttentionMix``.
         constraint: ties α and both β of each product, and α and β of the softmax; inside a residual branch no edge here
@@ -150,15 +161,30 @@ def attention(
         (batch, s, heads·d).  A query that may see no key gets 0; s = t = 1 is no special case.
 
     Raises:
-        ShapeError: the width is no multiple of ``heads``, or the mask does not fit.
+        ShapeError: the width is no multiple of ``heads``, ``heads`` none of ``kv_heads``, or the mask does not fit.
     """
     batch, t = key.shape[:2]
+    kv_heads = heads if kv_heads is None else kv_heads
     if mask is not None and mask.shape != (batch, t):
         raise ShapeError(f"attention: mask has shape {mask.shape}, expected {(batch, t)}")
-    q, k, v = (_to_heads(x, heads) for x in (query, key, value))
-    scores = scores or query.tape.scheme.attention_scores
+    q, k, v = _to_heads(query, heads), _to_heads(key, kv_heads), _to_heads(value, kv_heads)
+    if heads % kv_heads:
+        raise ShapeError(f"attention: {heads} heads with kv_heads={kv_heads}, expected a divisor")
+    if rotary is not None:
+        q, k = (apply(ops.Rotary(), x, *rotary, constraint=constraint, constrained=(0,)) for x in (q, k))
+    op = ops.AttentionScores(scores or query.tape.scheme.attention_scores)
     tied = constraint if scores_constraint is None else scores_constraint
-    logits = apply(ops.AttentionScores(scores), q, k, constraint=tied, constrained=(0, 1))
+    by_place = None
+    if distances is not None:
+        q, looking_back = fork(q, 2) if constraint is none else [q] * 2
+        by_place = _scores_by_place(op, looking_back, distances, tied)
+    # The queries that share a key stand in one axis for the products: (batch, kv_heads, queries·s, d).
+    s, d, queries = query.shape[1], q.shape[3], heads // kv_heads
+    together, apart = (batch, kv_heads, queries * s), (batch, heads, s)
+    logits = _reshaped(apply(op, _reshaped(q, (*together, d)), k, constraint=tied, constrained=(0, 1)), (*apart, t))
+    if by_place is not None:
+        both = ops.WeightedAdd((1.0, 1.0))
+        logits = apply(both, logits, by_place, constraint=to_output_scale, constrained=(0, 1))
     if mask is None and not causal:
         weights = apply(ops.Softmax(), logits, constraint=constraint, constrained=(0,))
     else:
@@ -167,9 +193,49 @@ def attention(
     with query.tape.scope("weights"):
         weights = _drop(weights, dropout, rng)
     mixture = to_output_scale if values == "correlated" and constraint is not none else constraint
-    mixed = apply(ops.AttentionMix(values), weights, v, constraint=mixture, constrained=(0, 1))
+    weights = _reshaped(weights, (*together, t))
+    mixed = _reshaped(apply(ops.AttentionMix(values), weights, v, constraint=mixture, constrained=(0, 1)), (*apart, d))
     merged = apply(ops.Transpose((0, 2, 1, 3)), mixed)
     return apply(ops.Reshape(query.shape), merged)
+
+
+def _reshaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return x if x.shape == shape else apply(ops.Reshape(shape), x)
+
+
+def _scores_by_place(op: ops.AttentionScores, q: Tensor, distances: Tensor, constraint: Constraint) -> Tensor:
+    """Of queries (batch, heads, s, d) and vectors (s, heads·d) for the distances: (batch, heads, s, s)."""
+    heads, s, d = q.shape[1:]
+    if distances.shape != (s, heads * d):
+        raise ShapeError(f"attention: distances {distances}, expected {(s, heads * d)}")
+    table = _to_heads(apply(ops.Reshape((1, s, heads * d)), distances), heads)
+    by_distance = apply(op, q, table, constraint=constraint, constrained=(0,))
+    return apply(ops.RelativeShift(), by_distance, constraint=to_output_scale, constrained=(0,))
+
+
+def sinusoids(length: int, frequencies: int, period: int = 1024) -> NDArray[np.float64]:
+    """√2·sin(ω_k·t + φ_k): places as vectors of unit RMS, sines and cosines of falling frequencies.
+
+    Args:
+        length: places t = 0, 1, …
+        frequencies: numbers to each, even, at least 4; ω_k = π·(2/period)^(⌊k/2⌋/(frequencies/2 − 1)), φ_k = 0, π/2, …
+        period: of the lowest frequency, in places.
+
+    Returns:
+        (length, frequencies).  Source: paper, character models; Vaswani et al. 2017, section 3.5.
+    """
+    k = np.arange(frequencies)
+    omega = np.pi * (2 / period) ** ((k // 2) / (frequencies // 2 - 1))
+    return np.asarray(math.sqrt(2) * np.sin(np.arange(length)[:, None] * omega + np.pi / 2 * (k % 2)))
+
+
+def rotary_angles(length: int, d: int, base: float = 10000.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """cos and sin of t·base^(−2i/d), (length, d/2) each: by what ``ops.Rotary`` turns pair i at place t.
+
+    Source: Su et al. 2021 (arXiv 2104.09864), equation 15; pairs (i, i + d/2) as in published decoders.
+    """
+    angles = np.arange(length)[:, None] * base ** (-2 * np.arange(d // 2) / d)
+    return np.cos(angles), np.sin(angles)
 
 
 def _to_heads(x: Tensor, heads: int) -> Tensor:
@@ -204,6 +270,17 @@ def layer_norm(x: Tensor, gain: Tensor, bias: Tensor, eps: float = 1e-12) -> Ten
         eps: added to the variance.
     """
     return apply(ops.LayerNorm(eps), x, gain, bias, constraint=geometric, constrained=(0,))
+
+
+def rms_norm(x: Tensor, gain: Tensor, eps: float = 1e-6) -> Tensor:
+    """RMS norm over the last axis; α and β_x tied, both are 1.
+
+    Args:
+        x: (…, n).
+        gain: (n,), starts at 1.
+        eps: added to the mean square.
+    """
+    return apply(ops.RmsNorm(eps), x, gain, constraint=geometric, constrained=(0,))
 
 
 def masked_lm_head(

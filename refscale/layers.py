@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale import functional as F  # noqa: N812
+from refscale import ops
 from refscale.engine import Op, Tape, Tensor, apply
 from refscale.errors import ShapeError
 from refscale.ops import ValuesRule
@@ -30,8 +31,10 @@ from refscale.scales import (
     geometric,
     none,
     residual_at,
+    to_output_scale,
 )
 
+Mixer = Literal["attention", "convolution", "recurrence"]
 Parameters = Mapping[str, NDArray[Any]]
 Tensors = Mapping[str, Tensor]
 
@@ -54,24 +57,31 @@ class Spec:
 Specs = dict[str, Spec]
 
 
-def initialize(specs: Specs, scheme: Scheme, rng: np.random.Generator, std: float = 0.02) -> dict[str, NDArray[Any]]:
+def glorot(spec: Spec) -> float:
+    """√(2/(fan_in + fan_out)) for a weight or readout, 1 for an embedding.  Source: Glorot and Bengio 2010."""
+    *kernel, fan_in, fan_out = spec.shape
+    return 1.0 if spec.role == "embedding" else float((2 / ((fan_in + fan_out) * math.prod(kernel))) ** 0.5)
+
+
+def initialize(
+    specs: Specs, scheme: Scheme, rng: np.random.Generator, std: Callable[[Spec], float] = lambda spec: 0.02
+) -> dict[str, NDArray[Any]]:
     """Initial parameters: weights, embeddings and readouts N(0, σ²) with the scheme's σ, biases 0, gains 1.
 
     Args:
         specs: what to make, in order; the order and ``rng`` fix the values.
-        scheme: decides σ (regular: ``std``; unit: 1).
+        scheme: decides σ (regular: ``std(spec)``; unit: 1).
         rng: source of randomness.
-        std: customary σ of the model under the regular scheme.
+        std: customary σ of each under the regular scheme.
 
     Returns:
         float32 arrays by name.  Source: paper, recipe, step 1.
     """
-    sigma = np.float32(scheme.initial_std(std))
     values: dict[str, NDArray[Any]] = {}
     for name, spec in specs.items():
         if spec.role in ("weight", "embedding", "readout"):
             values[name] = rng.standard_normal(spec.shape, np.float32)
-            values[name] *= sigma
+            values[name] *= np.float32(scheme.initial_std(std(spec)))
         else:
             values[name] = np.full(spec.shape, spec.role == "gain", np.float32)
     return values
@@ -100,43 +110,83 @@ def count(specs: Specs) -> int:
 # --- Blocks -----------------------------------------------------------------------------------------------------------
 
 
-def linear_specs(name: str, fan_in: int, fan_out: int, depth: int = 1, role: Role = "weight") -> Specs:
+def linear_specs(
+    name: str, fan_in: int, fan_out: int, depth: int = 1, role: Role = "weight", bias: bool = True
+) -> Specs:
     """Of ``linear``; with the role "readout", of ``functional.readout``."""
-    return {
-        f"{name}.weight": Spec(role, (fan_in, fan_out), depth),
-        f"{name}.bias": Spec("bias", (fan_out,), depth),
-    }
+    specs: Specs = {f"{name}.weight": Spec(role, (fan_in, fan_out), depth)}
+    return specs | {f"{name}.bias": Spec("bias", (fan_out,), depth)} if bias else specs
 
 
 def linear(p: Tensors, name: str, x: Tensor, constraint: Constraint = geometric) -> Tensor:
-    """``functional.linear`` with the parameters ``name.weight`` and ``name.bias``."""
+    """``functional.linear`` with the parameters ``name.weight`` and, if there is one, ``name.bias``."""
     tied = constraint_at(x.tape.scheme, name, constraint)
     with x.tape.scope(name.rpartition(".")[2]):
-        return F.linear(x, p[f"{name}.weight"], p[f"{name}.bias"], constraint=tied)
+        return F.linear(x, p[f"{name}.weight"], p.get(f"{name}.bias"), constraint=tied)
 
 
-def norm_specs(name: str, d: int, depth: int = 1) -> Specs:
-    """Of ``norm``."""
-    return {f"{name}.gain": Spec("gain", (d,), depth), f"{name}.bias": Spec("bias", (d,), depth)}
+def norm_specs(name: str, d: int, depth: int = 1, bias: bool = True) -> Specs:
+    """Of ``norm``; without a bias, the RMS norm."""
+    specs: Specs = {f"{name}.gain": Spec("gain", (d,), depth)}
+    return specs | {f"{name}.bias": Spec("bias", (d,), depth)} if bias else specs
 
 
 def norm(p: Tensors, name: str, x: Tensor, eps: float) -> Tensor:
-    """``functional.layer_norm`` with the parameters ``name.gain`` and ``name.bias``; eps in units of x."""
+    """Layer norm with the parameters ``name.gain`` and ``name.bias``; RMS norm with a gain only; eps in units of x."""
     eps *= x.tape.scheme.trained.get(name, 1.0)
-    return F.layer_norm(x, p[f"{name}.gain"], p[f"{name}.bias"], eps)
+    gain, bias = p[f"{name}.gain"], p.get(f"{name}.bias")
+    return F.rms_norm(x, gain, eps) if bias is None else F.layer_norm(x, gain, bias, eps)
 
 
-def feed_forward_specs(name: str, d: int, hidden: int, depth: int = 1) -> Specs:
+def feed_forward_specs(
+    name: str, d: int, hidden: int, depth: int = 1, *, bias: bool = True, gated: bool = False
+) -> Specs:
     """Of ``feed_forward``."""
-    return linear_specs(f"{name}.up", d, hidden, depth) | linear_specs(f"{name}.down", hidden, d, depth)
+    specs = linear_specs(f"{name}.up", d, hidden, depth, bias=bias)
+    if gated:
+        specs |= linear_specs(f"{name}.gate", d, hidden, depth, bias=bias)
+    return specs | linear_specs(f"{name}.down", hidden, d, depth, bias=bias)
 
 
-def self_attention_specs(name: str, d: int, depth: int = 1) -> Specs:
-    """Of ``self_attention``."""
+def self_attention_specs(
+    name: str,
+    d: int,
+    depth: int = 1,
+    *,
+    shared: int = 1,
+    biased: tuple[str, ...] = ("query", "key", "value", "output"),
+    frequencies: int = 0,
+) -> Specs:
+    """Of ``self_attention``.
+
+    Args:
+        name: path.
+        d: width.
+        depth: of the stack.
+        shared: queries that share a key and a value.
+        biased: linear layers with a bias.
+        frequencies: of the sinusoids that distances are made of; 0: scores do not know distances.
+    """
     specs: Specs = {}
     for part in ("query", "key", "value", "output"):
-        specs |= linear_specs(f"{name}.{part}", d, d, depth)
-    return specs
+        width = d // shared if part in ("key", "value") else d
+        specs |= linear_specs(f"{name}.{part}", d, width, depth, bias=part in biased)
+    return specs | linear_specs(f"{name}.distance", frequencies, d, depth, bias=False) if frequencies else specs
+
+
+def convolution_specs(name: str, d: int, kernel: int, groups: int, depth: int = 1) -> Specs:
+    """Of ``convolution``."""
+    weight = Spec("weight", (kernel, d // groups, d), depth)
+    return {f"{name}.weight": weight, f"{name}.bias": Spec("bias", (d,), depth)}
+
+
+def recurrence_specs(name: str, d: int, depth: int = 1) -> Specs:
+    """Of ``recurrence``."""
+    return {
+        **linear_specs(f"{name}.input", d, 2 * d, depth),
+        **linear_specs(f"{name}.state", d, 2 * d, depth, bias=False),
+        f"{name}.start": Spec("bias", (d,), depth),
+    }
 
 
 @dataclass(frozen=True)
@@ -146,7 +196,8 @@ class Block:
     Attributes:
         heads: attention heads.
         depth: residual additions in the stack.
-        norm: "post": norm(x + f(x)), as the original transformer; "pre": x + f(norm(x)); "branch": x + norm(f(x)).
+        norm: "post": norm(x + f(x)), as the original transformer; "pre": x + f(norm(x)); "branch": x + norm(f(x));
+            "none": x + f(x).
         tau: residual rule.
         activation: of the feed-forward layer.
         eps: of the norms.
@@ -155,6 +206,10 @@ class Block:
         scores: damping of the attention scores, "1/sqrt(d)" or "1/d"; None: the scheme's.
         values: correlated or independent, see ``ops.AttentionMix``.
         constraint: ties factors inside residual branches; with ``none``, forks repay what differs (``graph.balance``).
+        mixer: what mixes the tokens of a sequence: "attention", "convolution" or "recurrence".
+        causal: no token sees later ones.
+        kv_heads: of keys and values; None: as many as ``heads``.
+        rotary: base of rotary positions; None: queries and keys are not rotated.
     """
 
     heads: int
@@ -168,6 +223,10 @@ class Block:
     scores: ScoresRule | None
     values: ValuesRule
     constraint: Constraint
+    mixer: Mixer = "attention"
+    causal: bool = False
+    kv_heads: int | None = None
+    rotary: float | None = None
 
 
 def self_attention(
@@ -187,12 +246,22 @@ def self_attention(
         linear(p, f"{name}.{part}", use, block.constraint)
         for part, use in zip(("query", "key", "value"), uses, strict=True)
     )
+    seq = x.shape[1]
+    distances = None
+    if f"{name}.distance.weight" in p:
+        table = p[f"{name}.distance.weight"]
+        with x.tape.scope("distance"):
+            distances = apply(ops.Matmul(), F.sinusoids(seq, table.shape[0]), table)
     mixed = F.attention(
         q,
         k,
         v,
         heads=block.heads,
+        kv_heads=block.kv_heads,
         mask=mask,
+        causal=block.causal,
+        rotary=F.rotary_angles(seq, q.shape[2] // block.heads, block.rotary) if block.rotary else None,
+        distances=distances,
         scores=block.scores,
         values=block.values,
         constraint=block.constraint,
@@ -203,10 +272,71 @@ def self_attention(
     return linear(p, f"{name}.output", mixed, block.constraint)
 
 
+def convolution(
+    p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block, rng: np.random.Generator | None = None
+) -> Tensor:
+    """activation(conv(x)), causal, in groups: (batch, seq, d) → the same.  Source: paper, character models."""
+    weight, tied = p[f"{name}.weight"], block.constraint
+    op = ops.Conv1d(padding=(weight.shape[0] - 1, 0), groups=x.shape[2] // weight.shape[1])
+    y = apply(ops.Bias(), apply(op, x, weight, constraint=tied, constrained=(0,)), p[f"{name}.bias"])
+    return apply(block.activation, y, constraint=tied, constrained=(0,))
+
+
+GATE_BIAS = -1.0
+"""Of the gates of ``recurrence``, so that states persist at first.  Source: the paper's code."""
+
+
+def recurrence(
+    p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block, rng: np.random.Generator | None = None
+) -> Tensor:
+    """Recurrent highway network of depth 1: (batch, seq, d) → its states, of the same shape.
+
+    h_t = h_{t−1} + sigmoid(u_t − 1)·(tanh(c_t) − h_{t−1}),    (c_t, u_t) = input(x_t) + state(h_{t−1})
+
+    Everything inside the loop is constrained, whatever the model's constraint: a state is used by the next one, and
+    a weight by all of them, so that a factor of α/β ≠ 1 would grow along the sequence.  The gradient of the state's
+    weight sums seq times as many terms as one step: it starts with a factor of seq^-½.
+
+    Source: Zilly et al. 2017 (arXiv 1607.03474), depth 1, as in the paper's character models.
+    """
+    batch, seq, d = x.shape
+    tied = geometric if block.constraint is none else block.constraint
+    gates = linear(p, f"{name}.input", apply(ops.Transpose((1, 0, 2)), x), tied)
+    weight = apply(ops.Fork(seq**-0.5), p[f"{name}.state.weight"])
+    h = apply(ops.Bias(), np.zeros((1, batch, d)), p[f"{name}.start"])
+    states = []
+    for t in range(seq):
+        parts = apply(ops.Slice(0, t, t + 1), gates, constraint=to_output_scale, constrained=(0,))
+        both = ops.WeightedAdd((1.0, 1.0))
+        parts = apply(both, parts, F.linear(h, weight, constraint=tied), constraint=to_output_scale, constrained=(0, 1))
+        candidate, update = F.split(parts, 2)
+        candidate = apply(ops.Tanh(), candidate, constraint=tied, constrained=(0,))
+        cell = ops.Highway(GATE_BIAS)
+        h = apply(cell, h, candidate, update, constraint=to_output_scale, constrained=(0, 1, 2))
+        states.append(h)
+    joined = apply(ops.Concat(0), *states, constraint=to_output_scale, constrained=tuple(range(seq)))
+    return apply(ops.Transpose((1, 0, 2)), joined)
+
+
+MIXERS: dict[Mixer, Callable[..., Tensor]] = {
+    "attention": self_attention,
+    "convolution": convolution,
+    "recurrence": recurrence,
+}
+"""By name, called as ``self_attention`` is."""
+
+
 def feed_forward(p: Tensors, name: str, x: Tensor, block: Block) -> Tensor:
-    """down(activation(up(x))): (…, d) → (…, hidden) → (…, d)."""
-    hidden = linear(p, f"{name}.up", x, block.constraint)
-    hidden = apply(block.activation, hidden, constraint=block.constraint, constrained=(0,))
+    """down(activation(up(x))), or down(up(x)·silu(gate(x))) with a gate: (…, d) → (…, hidden) → (…, d)."""
+    if f"{name}.gate.weight" in p:
+        uses = F.fork(x, 2) if block.constraint is none else [x] * 2
+        parts = [
+            linear(p, f"{name}.{part}", use, block.constraint) for part, use in zip(("up", "gate"), uses, strict=True)
+        ]
+        hidden = apply(ops.SiluGlu(), *parts, constraint=block.constraint, constrained=(0, 1))
+    else:
+        hidden = linear(p, f"{name}.up", x, block.constraint)
+        hidden = apply(block.activation, hidden, constraint=block.constraint, constrained=(0,))
     return linear(p, f"{name}.down", hidden, block.constraint)
 
 
@@ -219,7 +349,7 @@ def residual_block(
     number: int,
     rng: np.random.Generator | None,
 ) -> Tensor:
-    """norm(x + fn(x)), x + fn(norm(x)) or x + norm(fn(x)), with the parameters ``name.norm`` and dropout on the branch.
+    """norm(x + fn(x)), x + fn(norm(x)), x + norm(fn(x)) or x + fn(x), with the parameters ``name.norm`` and dropout.
 
     Args:
         p: parameters as tensors.
@@ -258,7 +388,7 @@ def transformer_layer_specs(name: str, d: int, hidden: int, depth: int = 1) -> S
 def transformer_layer(
     p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block, number: int, rng: np.random.Generator | None
 ) -> Tensor:
-    """One encoder layer: an attention branch and a feed-forward branch on the residual stream.
+    """One layer: a branch that mixes tokens and a feed-forward branch, on the residual stream.
 
     Args:
         p: parameters as tensors.
@@ -273,12 +403,12 @@ def transformer_layer(
         (batch, seq, d).  Post-norm: unit variance; pre-norm: the stream, to be normalized at the end.
     """
 
-    attention, ffn = f"{name}.attention", f"{name}.ffn"
+    mixer, ffn = f"{name}.{block.mixer}", f"{name}.ffn"
 
-    def attend(h: Tensor) -> Tensor:
-        return self_attention(p, attention, h, mask, block, rng)
+    def mix(h: Tensor) -> Tensor:
+        return MIXERS[block.mixer](p, mixer, h, mask, block, rng)
 
-    with x.tape.scope("attention"):
-        x = residual_block(p, attention, attend, x, block, 2 * number + 1, rng)
+    with x.tape.scope(block.mixer):
+        x = residual_block(p, mixer, mix, x, block, 2 * number + 1, rng)
     with x.tape.scope("ffn"):
         return residual_block(p, ffn, lambda h: feed_forward(p, ffn, h, block), x, block, 2 * number + 2, rng)

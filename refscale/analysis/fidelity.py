@@ -1,7 +1,7 @@
 """What narrow formats do to a trained network: errors of its output and gradients, and what each cast costs.
 
 One batch of real text, once through in float64, and then in each policy, under the scheme that the model was trained
-with and, adapted to the same function (``bert.adapt``), under unit scaling.  One float32 pass of each scheme is
+with and, adapted to the same function (``published.adapt``), under unit scaling.  One float32 pass of each scheme is
 watched: every operand that FP8 would cast, every tensor that would be stored, in figures.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale import published
 from refscale.analysis.fidelity_report import CastLosses, Errors, FidelityReport
 from refscale.analysis.fidelity_watch import Watch
 from refscale.analysis.snr import snr
@@ -38,7 +39,7 @@ FORWARD = ("leaf", "output", "operand")
 
 
 def fidelity(
-    model: bert.Pretrained,
+    model: published.Pretrained,
     *,
     policies: Sequence[str | Precision] = POLICIES,
     schemes: Sequence[str] | None = None,
@@ -131,7 +132,7 @@ def fidelity(
 
 
 def passes(
-    model: bert.Pretrained, policies: Sequence[str | Precision] = POLICIES, schemes: Sequence[str] | None = None
+    model: published.Pretrained, policies: Sequence[str | Precision] = POLICIES, schemes: Sequence[str] | None = None
 ) -> int:
     """How often ``fidelity`` runs the model.  Raises ArgumentError as it does."""
     sides = _sides(model, schemes)
@@ -156,7 +157,7 @@ def compare(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[float, 
 
 
 def _plan(
-    model: bert.Pretrained, policies: Sequence[str | Precision]
+    model: published.Pretrained, policies: Sequence[str | Precision]
 ) -> tuple[list[tuple[str, str, Precision]], Precision | None]:
     """(group, label, policy) of every pass of a scheme, and the policy whose casts are looked at one by one."""
     named = [get_precision(p) if isinstance(p, str) else p for p in policies]
@@ -185,11 +186,11 @@ class _Side:
     divisors: Mapping[str, float]
 
 
-def _own(model: bert.Pretrained) -> _Side:
+def _own(model: published.Pretrained) -> _Side:
     return _Side(model.scheme, get_scheme(model.scheme), model.parameters, dict.fromkeys(model.parameters, 1.0))
 
 
-def _sides(model: bert.Pretrained, schemes: Sequence[str] | None) -> list[_Side]:
+def _sides(model: published.Pretrained, schemes: Sequence[str] | None) -> list[_Side]:
     possible = ("regular", "unit") if model.scheme == "regular" else (model.scheme,)
     names = tuple(dict.fromkeys(possible if schemes is None else schemes))
     if not names or not set(names) <= set(possible):
@@ -200,7 +201,7 @@ def _sides(model: bert.Pretrained, schemes: Sequence[str] | None) -> list[_Side]
         if name == model.scheme:
             sides.append(_own(model))
         else:
-            adapted = bert.adapt(model.config, model.parameters)
+            adapted = published.adapt(model.config, model.parameters)
             sides.append(_Side(name, adapted.scheme, adapted.unit(model.parameters), adapted.divisors))
     return sides
 

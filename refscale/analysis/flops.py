@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from refscale.analysis.record import first_batch
+from refscale.analysis.record import first_task
 from refscale.engine import Node, Tape, Tensor
 from refscale.errors import ArgumentError
 from refscale.files import write_atomically
-from refscale.models import bert
+from refscale.layers import on_tape
+from refscale.models import Config, get_config
 from refscale.scales import Scheme, get_constraint, get_scheme
 
 SCHEMA = "refscale.flops/1"
@@ -139,7 +140,7 @@ def _contraction(node: Node) -> int:
 
 
 def count_flops(
-    model: str | bert.BertConfig,
+    model: str | Config,
     scheme: str | Scheme,
     *,
     batch: int = 8,
@@ -147,10 +148,10 @@ def count_flops(
     constraint: str | None = None,
     text: str | Path | None = None,
 ) -> Flops:
-    """The multiplications of one pre-training step of a BERT.
+    """The multiplications of one training step.
 
     Args:
-        model: a name in ``bert.CONFIGS``, or a configuration.
+        model: as ``models.get_config`` reads it, or a configuration.
         scheme: a name, or a scheme.
         batch: sequences.
         seq: tokens in each.
@@ -164,15 +165,15 @@ def count_flops(
         ArgumentError: an unknown name, or sizes out of range.
         DataError: the text cannot be used.
     """
-    config = bert.get_config(model) if isinstance(model, str) else model
+    config = get_config(model) if isinstance(model, str) else model
     if constraint is not None:
         config = replace(config, constraint=get_constraint(constraint))
     scheme = get_scheme(scheme) if isinstance(scheme, str) else scheme
     tape = Tape(scheme)
-    parameters = bert.initial_parameters(config, scheme, np.random.default_rng(0))
-    p = bert.parameters_on(tape, parameters, config)
-    losses = bert.pretraining_loss(p, first_batch(config, text, batch, seq, seed=0), config)
-    name = model if isinstance(model, str) else "bert"
+    task = first_task(config, scheme, text, batch, seq)
+    p = on_tape(tape, task.initial_parameters(np.random.default_rng(0)), task.specs)
+    losses = task.loss(p, next(task.batches(np.random.default_rng(0))))
+    name = model if isinstance(model, str) else type(model).__name__
     return Flops(name, scheme.name, config.constraint.__name__, batch, seq, tape_flops(losses.total))
 
 

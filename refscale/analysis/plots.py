@@ -81,7 +81,7 @@ def check_plot(path: str | Path) -> None:
 
 
 @contextmanager
-def _figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
+def open_figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
     """A figure of so many inches, written to ``path`` at the end."""
     check_plot(path)
     import matplotlib as mpl
@@ -116,7 +116,7 @@ def plot(path: str | Path, reports: Sequence[Report]) -> None:
     exponents = _span(reports)
     rows = max(len(reports[0].of_kind(kind)) for kind in KINDS)
     panel = min(6.0, max(2.6, 0.055 * rows))  # inches
-    with _figure(path, 12.5, 1.1 + len(reports) * panel) as figure:
+    with open_figure(path, 12.5, 1.1 + len(reports) * panel) as figure:
         grid = figure.subplots(len(reports), len(KINDS), squeeze=False, sharex=True)
         images = []
         for axes_row, report in zip(grid, reports, strict=True):
@@ -201,7 +201,7 @@ def plot_snr(path: str | Path, found: Mapping[str, NDArray[np.float64]]) -> None
         ArgumentError: see ``check_plot``.
         OSError: the file cannot be written.
     """
-    with _figure(path, 6.5, 3.6) as figure:
+    with open_figure(path, 6.5, 3.6) as figure:
         ax = figure.subplots()
         for name, values in found.items():
             known = name in FORMATS
@@ -231,7 +231,7 @@ def plot_drift(path: str | Path, drifts: Sequence[Drift]) -> None:
         ArgumentError: see ``check_plot``.
         OSError: the file cannot be written.
     """
-    with _figure(path, 11, 0.6 + 2.2 * len(drifts)) as figure:
+    with open_figure(path, 11, 0.6 + 2.2 * len(drifts)) as figure:
         grid = figure.subplots(len(drifts), len(KINDS), squeeze=False, sharex="row", sharey=True)
         for axes_row, drift in zip(grid, drifts, strict=True):
             for ax, kind in zip(axes_row, KINDS, strict=True):
@@ -260,7 +260,7 @@ def plot_losses(path: str | Path, rows: Mapping[str, Sequence[float | None]]) ->
     """
     finite = [x for losses in rows.values() for x in losses if x is not None]
     edge = max(finite, default=1.0)
-    with _figure(path, 7, 0.7 + 0.22 * len(rows)) as figure:
+    with open_figure(path, 7, 0.7 + 0.22 * len(rows)) as figure:
         ax = figure.subplots()
         for y, (name, losses) in enumerate(rows.items()):
             color = "#2e7d6b" if not name.startswith("regular") else "#d1495b"
@@ -288,7 +288,7 @@ def plot_fidelity(path: str | Path, report: FidelityReport) -> None:
         OSError: the file cannot be written.
     """
     names = list(dict.fromkeys(e.policy for e in (*report.policies, *report.classes)))
-    with _figure(path, 13, max(3.8, 1.2 + 0.27 * len(names))) as figure:
+    with open_figure(path, 13, max(3.8, 1.2 + 0.27 * len(names))) as figure:
         outputs, gradients, ax = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
         _plot_errors(outputs, report, "output")
         _plot_errors(gradients, report, "gradient")

@@ -13,6 +13,10 @@ What it assumes, and where that fails:
 * an incoming gradient is independent of the values it meets, and two uses of a tensor send back independent gradients:
   true of random weights that differ, not of one weight used twice, of a norm's gain before a readout, whose softmax
   knows what it multiplies, or of a key's bias, a shift that the softmax ignores;
+* a rotation by place leaves it as it is how alike two tokens are, and scores by distance are looked at where a causal
+  mask lets them be seen: over all places, zeros included, their σ is √½ of that;
+* a state of a recurrence is independent of its candidate and gate, which it made: true but for the gradients of its
+  weight;
 * any two tokens of a sequence are as alike as any other two: where they fall into blocks (two segments, repeated
   words), values, keys and queries are alike in the same pairs, and the gradients of queries and keys are larger;
 * sums of many terms are normal: not for widths below about 8, nor for gradients behind a softmax.
@@ -32,9 +36,12 @@ import numpy as np
 from refscale import ops
 from refscale.analysis.kernels import Array, Kernel, constant, contracted, independent, of_axes, through, without_mean
 from refscale.analysis.softmax_kernels import cross_entropy_gradient, softmax_gradient, softmax_kernel
+from refscale.analysis.window_kernels import convolution_gradients, convolved
 from refscale.engine import Node, Op, Tensor, Variable
 from refscale.errors import ArgumentError
+from refscale.ops.activations import sigmoid_derivative
 from refscale.scales import Shape
+from refscale.special import sigmoid
 
 UNARY = (ops.Relu, ops.LeakyRelu, ops.Gelu, ops.Silu, ops.Tanh, ops.Sigmoid, ops.Softplus)
 
@@ -67,8 +74,8 @@ def predict(
         Kernels by variable: ``prediction.values[t.variable].std``.
 
     Raises:
-        ArgumentError: the graph has an op without a rule (convolutions, pooling, log, square root, exponential,
-            log softmax).
+        ArgumentError: the graph has an op without a rule (conv2d, pooling, log, square root, exponential, log
+            softmax).
     """
     values: dict[Variable, Kernel] = {}
     nodes = output.tape.nodes[: output.variable.node.index + 1] if output.variable.node else []
@@ -100,6 +107,10 @@ def _leaf(node: Node, position: int, variable: Variable, std: float | Mapping[st
         return constant(variable.shape, 1.0)
     if name == "bias":
         return constant(variable.shape, 0.0)
+    if isinstance(node.op, ops.Bias) and not variable.requires_grad:  # a bias that stands for itself
+        return constant(variable.shape, 0.0)
+    if isinstance(node.op, ops.Rotary) and position > 0:
+        return independent(variable.shape, 0.5**0.5)
     sigma = std if isinstance(std, int | float) else std.get(variable.name, 1.0)
     return independent(variable.shape, sigma)
 
@@ -123,9 +134,14 @@ def _forward(node: Node, xs: list[Kernel], agreement: Mapping[str, float] | None
             return Kernel(shape, xs[0].repeated(shape).k * xs[1].repeated(shape).k)
         case ops.SiluGlu():
             return Kernel(shape, xs[0].k * through(xs[1], lambda z: _value(ops.Silu(), z)).k)
+        case ops.Highway():
+            carry, gate = _gates(op, xs[2])
+            return Kernel(shape, xs[0].k * carry.k + xs[1].k * gate.k)
+        case ops.Conv1d():
+            return convolved(op, node, *xs)
         case ops.Dropout():
             return _dropped_out(xs[0], op.p)
-        case ops.Scaled() | ops.Fork():
+        case ops.Scaled() | ops.Fork() | ops.Rotary() | ops.RelativeShift():
             return xs[0]
         case ops.Softmax() | ops.MaskedSoftmax():
             return softmax_kernel(op, xs[0])
@@ -163,7 +179,8 @@ def _backward(node: Node, g: Kernel, xs: list[Kernel], agreement: Mapping[str, f
             return [dx.unbroadcast(x.shape), dw.unbroadcast(w.shape)]
         case ops.AttentionScores():
             g = g.times(op.damping(node.inputs[0].shape))
-            return [contracted(g, xs[1]), contracted(_swapped(g), xs[0])]
+            dq, dk = contracted(g, xs[1]), contracted(_swapped(g), xs[0])
+            return [dq.unbroadcast(xs[0].shape), dk.unbroadcast(xs[1].shape)]
         case ops.Add() | ops.Subtract() | ops.WeightedAdd() | ops.Bias():
             return [g.times(w).unbroadcast(x.shape) for x, w in zip(xs, _weights(op, len(xs)), strict=True)]
         case ops.Multiply():
@@ -173,10 +190,19 @@ def _backward(node: Node, g: Kernel, xs: list[Kernel], agreement: Mapping[str, f
             value = through(xs[1], lambda z: _value(ops.Silu(), z))
             slope = through(xs[1], lambda z: _slope(ops.Silu(), z))
             return [Kernel(g.shape, g.k * value.k), Kernel(g.shape, g.k * xs[0].k * slope.k)]
+        case ops.Highway():
+            carry, gate = _gates(op, xs[2])
+            slope = through(xs[2], lambda z: sigmoid_derivative(z + op.bias))
+            change = xs[0].plus(xs[1])
+            return [Kernel(g.shape, g.k * k) for k in (carry.k, gate.k, change.k * slope.k)]
+        case ops.Conv1d():
+            return list(convolution_gradients(op, node, g, *xs))
         case ops.Dropout():
             return [_dropped_out(g, op.p), None]
-        case ops.Scaled() | ops.Fork():
+        case ops.Scaled() | ops.Fork() | ops.RelativeShift():
             return [g]
+        case ops.Rotary():
+            return [g, None, None]
         case ops.Softmax() | ops.MaskedSoftmax():
             return [softmax_gradient(op, g, xs[0]), *[None] * (len(xs) - 1)]
         case ops.LayerNorm() | ops.RmsNorm():
@@ -221,6 +247,11 @@ def _value(op: Op, z: Array) -> Array:
 def _slope(op: Op, z: Array) -> Array:
     _, kept = op.forward(z)
     return np.asarray(op.backward(np.ones_like(z), *kept)[0])
+
+
+def _gates(op: ops.Highway, update: Kernel) -> tuple[Kernel, Kernel]:
+    """Of 1 − s and of s."""
+    return through(update, lambda z: sigmoid(-z - op.bias)), through(update, lambda z: sigmoid(z + op.bias))
 
 
 def _swapped(x: Kernel) -> Kernel:

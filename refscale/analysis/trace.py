@@ -27,6 +27,10 @@ KEY_BIAS = "gradients of key biases, as the softmax ignores a shift"
 """A bias added to every key adds one number to all scores of a query; what is left of its gradient is rounding."""
 
 
+PAD = "gradients of the first prediction, where no sequence starts a text"
+START = "products of a state that starts at zero"
+
+
 class Trace:
     """What a tape's probe saw in one forward and backward pass.
 
@@ -110,6 +114,10 @@ class Trace:
             reason = ZERO_BIAS
         if kind == "weight gradient" and name.endswith("attention.key.bias"):
             reason = KEY_BIAS
+        if m.zeros == m.elements and kind == "weight gradient" and name == "pad":
+            reason = PAD
+        if m.zeros == m.elements and kind == "activation" and ".recurrence." in name:
+            reason = START
         return TensorStats(
             **{f.name: getattr(m, f.name) for f in fields(m)},
             name=name,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from zlib import crc32
 
 import numpy as np
 
@@ -124,17 +125,24 @@ def claim_4_04_activations(place: Place) -> Figures:
 
 @dataclass(frozen=True)
 class AnyFactors(Unit):
-    """Factors drawn at random for every op that changes values, before they are constrained."""
+    """Factors drawn at random for every op that changes values, before they are constrained.
+
+    Attributes:
+        seed: of the draw.
+        by_shape: equal calls get equal factors, as under every scheme; needed where a loop uses a weight again.
+    """
 
     name: str = "any factors"
     seed: int = 0
+    by_shape: bool = False
 
     def unconstrained(self, call: Call) -> Scales:
         """Identities and moves keep their own; additions keep what their weights say."""
         own = super().unconstrained(call)
         if isinstance(call.op, ops.WeightedAdd | ops.Fork | ops.Reshape | ops.Transpose | ops.Bias):
             return own
-        draw = np.random.default_rng([self.seed, call.index])
+        place = crc32(repr((call.op, call.shapes)).encode()) if self.by_shape else call.index
+        draw = np.random.default_rng([self.seed, place])
         alpha, *betas = (float(f) for f in np.exp2(draw.uniform(-1, 1, 1 + len(own.beta))))
         return Scales(alpha, tuple(None if b is None else new for b, new in zip(own.beta, betas, strict=True)))
 
@@ -172,6 +180,36 @@ def _block(constraint: Constraint) -> dict[str, Callable[..., Tensor]]:
     return {"attention": attention, "causal attention": causal, "feed-forward": feed_forward, "gated": gated}
 
 
+def _language_layers(constraint: Constraint) -> list[tuple[str, layers.Block, layers.Specs]]:
+    """Layers of the character models and of a decoder, of width 8."""
+    plain = layers.Block(
+        4, 2, "pre", fixed(0.3), ops.Relu(), 1e-6, 0.0, 0.0, None, "correlated", constraint, causal=True
+    )
+    attention, ffn = "layer.attention", "layer.ffn"
+    norms = {**layers.norm_specs(f"{attention}.norm", 8, bias=False), **layers.norm_specs(f"{ffn}.norm", 8, bias=False)}
+    up = layers.feed_forward_specs(ffn, 8, 12)
+    return [
+        (
+            "decoder layer",
+            replace(plain, kv_heads=2, rotary=100.0),
+            norms
+            | layers.self_attention_specs(attention, 8, shared=2, biased=())
+            | layers.feed_forward_specs(ffn, 8, 12, bias=False, gated=True),
+        ),
+        ("attention by distance", plain, norms | layers.self_attention_specs(attention, 8, frequencies=4) | up),
+        (
+            "convolution",
+            replace(plain, mixer="convolution", norm="none"),
+            layers.convolution_specs("layer.convolution", 8, 3, 2) | up,
+        ),
+        (
+            "recurrence",
+            replace(plain, mixer="recurrence", norm="none"),
+            layers.recurrence_specs("layer.recurrence", 8) | up,
+        ),
+    ]
+
+
 @claim("paper, Theorem 5.2; section 5", "bms")
 def claim_4_05_branches(place: Place) -> Figures:
     """With any factors at all, constrained where the blocks say, every gradient is a constant times the true one.
@@ -198,6 +236,16 @@ def claim_4_05_branches(place: Place) -> Figures:
 
             c = assert_gradient_factor(layer, x, parameters, scheme=AnyFactors(seed=place.seed), rng=rng)
             yield near(f"transformer layer, {norm}-norm, {name}: c of the stream", c["0"], 1.0, 1e-12)
+        for what, shared, specs in _language_layers(CONSTRAINTS[name]):
+            parameters = layers.initialize(specs, unit, rng)
+            x8 = rng.standard_normal((p.b, p.s, 8))
+
+            def layer(x: Tensor, p: layers.Tensors, shared: layers.Block = shared) -> Tensor:
+                return layers.transformer_layer(p, "layer", x, None, shared, 0, None)
+
+            scheme = AnyFactors(seed=place.seed, by_shape=shared.mixer == "recurrence")
+            c = assert_gradient_factor(layer, x8, parameters, scheme=scheme, rng=rng)
+            yield near(f"{what}, {name}: c of the stream", c["0"], 1.0, 1e-12)
 
 
 @claim("arXiv 2407.17465: to output scale; refscale.scales.UMup")

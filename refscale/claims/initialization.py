@@ -20,7 +20,7 @@ def claim_7_01_initialization(place: Place) -> Figures:
     specs = layers.linear_specs("layer", place.m, place.n) | layers.norm_specs("norm", place.n)
     specs |= {"table": layers.Spec("embedding", (place.n, place.m)), "out": layers.Spec("readout", (place.m, place.n))}
     for name, sigma in (("unit", 1.0), ("u-mup", 1.0), ("munit", 1.0), ("regular", 0.02)):
-        values = layers.initialize(specs, get_scheme(name), place.rng(), 0.02)
+        values = layers.initialize(specs, get_scheme(name), place.rng())
         rng, wrong = place.rng(), 0
         for key, spec in specs.items():
             drawn = spec.role in ("weight", "embedding", "readout")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale import published
 from refscale.claims.claim import Figure, Figures, at_most, claim, near
 from refscale.data import Batch
 from refscale.engine import Tape, Tensor, backward
@@ -133,22 +134,24 @@ def _outputs(losses: bert.Losses) -> dict[str, Array]:
 def claim_8_11_a_published_bert(place: Place) -> Figures:
     """A BERT under its published names and layouts computes what a plain transcription of it computes, to 1e-12."""
     rng = place.rng()
-    published, batch = tensors(rng), _batch(rng)
-    model = bert.from_published(PUBLISHED, published, "claim_8_11", dtype=np.float64)
+    named, batch = tensors(rng), _batch(rng)
+    model = published.from_published(PUBLISHED, named, "claim_8_11", dtype=np.float64)
     tape = Tape(dtype=np.float64)
     found = _outputs(
         bert.pretraining_loss(bert.parameters_on(tape, model.parameters, model.config), batch, model.config)
     )
-    for what, expected in transcribed(published, batch).items():
+    for what, expected in transcribed(named, batch).items():
         yield _close(what, found[what], expected)
 
 
 _Run = tuple[bert.Losses, dict[str, Tensor]]
 
 
-def _both(config: bert.BertConfig, parameters: Mapping[str, Array], batch: Batch) -> tuple[_Run, _Run, bert.Adapted]:
+def _both(
+    config: bert.BertConfig, parameters: Mapping[str, Array], batch: Batch
+) -> tuple[_Run, _Run, published.Adapted]:
     """Losses and leaves of the regular model and of the adapted one, after backward."""
-    adapted, runs = bert.adapt(config, parameters), []
+    adapted, runs = published.adapt(config, parameters), []
     for scheme, values in ((regular, parameters), (adapted.scheme, adapted.unit(parameters))):
         p = bert.parameters_on(Tape(scheme, dtype=np.float64), values, config)
         losses = bert.pretraining_loss(p, batch, config)
@@ -157,12 +160,12 @@ def _both(config: bert.BertConfig, parameters: Mapping[str, Array], batch: Batch
     return runs[0], runs[1], adapted
 
 
-@claim("paper, Proposition 5.1; refscale.models.bert.adapt")
+@claim("paper, Proposition 5.1; refscale.published.adapt")
 def claim_8_12_adapted_the_same_function(place: Place) -> Figures:
     """A trained regular BERT and its unit-scaled form compute the same outputs and losses, to 1e-12; each gradient of
     the latter is its certified constant times the true one, and each of its matrices has RMS 1."""
     rng = place.rng()
-    batch, model = _batch(rng), bert.from_published(PUBLISHED, tensors(rng), "claim_8_12", dtype=np.float64)
+    batch, model = _batch(rng), published.from_published(PUBLISHED, tensors(rng), "claim_8_12", dtype=np.float64)
     for norm in ("post", "pre", "branch"):
         for tied in (True, False):
             config = replace(model.config, norm=norm, tied=tied)

@@ -14,8 +14,9 @@ from functools import cache
 
 from refscale.claims.claim import Figures, between, claim, near, none_wrong
 from refscale.errors import DivergedError
+from refscale.tasks import SpanData
 from refscale.testing.places import Place
-from refscale.train import FINE_TUNING, SpanData, TrainConfig, train
+from refscale.train import FINE_TUNING, TrainConfig, train
 
 STEPS = 400
 
@@ -60,7 +61,7 @@ def claim_11_03_no_worse_than_regular(place: Place) -> Figures:
     yield between("unit FP8: loss above regular FP32's", difference, -1.0, 0.1)
 
 
-@claim("paper, SQuAD v1.1; refscale.models.bert.adapt; tutorials/06-bert.md", slow=True)
+@claim("paper, SQuAD v1.1; refscale.published.adapt; tutorials/06-bert.md", slow=True)
 def claim_11_04_fine_tuning(place: Place) -> Figures:
     """A regular model, adapted to unit scale, fine-tunes in FP8 without a loss scale as it does in FP32: F1 on made
     questions within 0.1, and the losses of the first step, before any update, within 2 %."""

@@ -38,6 +38,8 @@ def inputs_of(op: Op, shapes: tuple[Shape, ...], rng: np.random.Generator) -> li
             arrays[1] = rng.integers(0, shapes[0][0], shapes[1])
         case ops.SoftmaxCrossEntropy():
             arrays[1] = rng.integers(0, shapes[0][-1], shapes[1])
+        case ops.Rotary():
+            arrays[1:] = np.cos(arrays[1]), np.sin(arrays[1])
     return arrays
 
 
@@ -207,3 +209,9 @@ def claim_2_10_engine(place: Place) -> Figures:
     yield none_wrong("a second backward was let through", not refused)
     total = apply(ops.Sum(), tape.tensor(x))
     yield same("sum", float(total.value), math.fsum(x.ravel()))
+
+
+@claim(SOURCE, "bmns")
+def claim_2_11_positions(place: Place) -> Figures:
+    """The backward passes of rotary embedding and of scores by distance are their derivatives, too."""
+    yield from _page("positions", place)

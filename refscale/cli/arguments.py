@@ -22,10 +22,11 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"refscale {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
-    _add_report(commands.add_parser("report", help="every tensor of one BERT training step: scale, exponents, losses"))
-    _add_train(commands.add_parser("train", help="train a BERT on real text, in any scheme, precision, technique"))
+    _add_report(commands.add_parser("report", help="every tensor of one training step: scale, exponents, losses"))
+    _add_train(commands.add_parser("train", help="train a model on real text, in any scheme, precision, technique"))
     _add_finetune(commands.add_parser("finetune", help="go on from a trained BERT: extract answers, as in SQuAD 1.1"))
     _add_compare(commands.add_parser("compare", help="train with every precision and technique; print the tables"))
+    _add_sweep(commands.add_parser("sweep", help="train a grid of settings, each at its best learning rate, by a spec"))
     scales = commands.add_parser("scales", help="how the scales of tensors moved in runs of train")
     scales.add_argument("runs", nargs="+", metavar="DIR", help="directories of runs with --scales-every")
     scales.add_argument("--json", metavar="FILE", help="also write every tensor's scales as JSON")
@@ -44,21 +45,31 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _models() -> str:
+    from refscale.models import NAMES
+
+    return f"{', '.join(NAMES)}; or one with fields replaced, such as charlm-conv:norm=post,layers=2"
+
+
 _MODEL_CONSTRAINTS = ("geometric", "harmonic", "arithmetic", "to_output_scale", "none")
 """Those of ``scales.CONSTRAINTS`` that fit every op of a model, whatever its number of constrained inputs."""
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
-    from refscale.models.bert import CONFIGS
     from refscale.precision import POLICIES
     from refscale.scales import SCHEMES
 
     parser.description = (
-        "Run one pre-training step of a BERT at initialization, on real text, and report the scale of every weight, "
+        "Run one training step of a model at initialization, on real text, and report the scale of every weight, "
         "activation and gradient, and what FP16 and FP8 would lose of it. With --pretrained: what they do to the "
         "output and gradients of a trained one, and which op's casts cost what."
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help=f"{', '.join(CONFIGS)} (default: {DEFAULT_MODEL})")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help=f"{_models()} (default: {DEFAULT_MODEL})",
+    )
     parser.add_argument("--model", dest="option", metavar="MODEL", help="the same")
     parser.add_argument("--scheme", choices=["both", *SCHEMES], default="both", help="default: regular beside unit")
     parser.add_argument(
@@ -73,7 +84,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         default="geometric",
         help="ties factors inside residual branches (default: geometric, the paper's; none: forks repay the rest)",
     )
-    parser.add_argument("--batch", type=int, metavar="N", help="sequences (default: 8; base, large: 1; trained: 2)")
+    parser.add_argument("--batch", type=int, metavar="N", help="sequences (default: 8; larger models: 1; trained: 2)")
     parser.add_argument("--seq", type=int, default=128, metavar="N", help="tokens in each (default: 128)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and batch (default: 0)")
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text to read (default: text that comes with Python)")
@@ -88,19 +99,19 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    from refscale.models.bert import CONFIGS
     from refscale.train import TrainConfig
 
     parser.description = (
-        "Train a BERT (masked LM and next sentence) on real text. Killed at any moment, the same command with --resume "
-        "continues to the same bits."
+        "Train a model on real text: a BERT on masked words and next sentences, a language model on the next "
+        "character. Killed at any moment, the same command with --resume continues to the same bits. Defaults are "
+        "bert-mini's; language models have --batch 8 and --seq 128."
     )
     parser.add_argument(
         "model",
         nargs="?",
         default=argparse.SUPPRESS,
         metavar="MODEL",
-        help=f"{', '.join(CONFIGS)} (default: bert-mini)",
+        help=f"{_models()} (default: bert-mini)",
     )
     _add_run(parser, TrainConfig())
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text to read (default: text that comes with Python)")
@@ -135,7 +146,6 @@ def _add_run(parser: argparse.ArgumentParser, default: TrainConfig) -> None:
     """What a run is, beside what it reads."""
     from refscale.optim import OPTIMIZERS, SCHEDULES
     from refscale.precision import POLICIES
-    from refscale.train.config import DEFAULT_LOG2_LR
 
     def add(name: str, help: str, **options: Any) -> None:
         # No defaults here: what is not given is the configuration's own, or that of the run being resumed.
@@ -143,7 +153,7 @@ def _add_run(parser: argparse.ArgumentParser, default: TrainConfig) -> None:
         suffix = "" if shown is None else f" (default: {shown})"
         parser.add_argument(f"--{name}", help=help + suffix, default=argparse.SUPPRESS, **options)
 
-    add("scheme", "how tensors are scaled", choices=list(DEFAULT_LOG2_LR[default.task]))
+    add("scheme", "how tensors are scaled", choices=list(default.kind.log2_lr))
     add("precision", f"{', '.join(POLICIES)}, or a mix such as store=bf16,operand=e4m3fn", metavar="NAME")
     add("scaling", "none, static:2^15, automatic, current or delayed: the rivals of unit scaling", metavar="NAME")
     add("constraint", "ties factors inside residual branches", choices=_MODEL_CONSTRAINTS)
@@ -192,6 +202,21 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     add("jobs", "processes at a time; ", 1, type=int, default=1, metavar="N")
     _add_span_data(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="directory of the runs")
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Train every cell of a grid in every variant, each at a learning rate that is searched for, and print what "
+        "came of it. Killed at any moment, the same command goes on; a run that diverged or failed is a row, too."
+    )
+    parser.add_argument("spec", metavar="SPEC", help="a TOML file, or the name of one that comes along: charlm, …")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at a time (default: 1)")
+    parser.add_argument("--executor", metavar="dask:ADDRESS", help="run on the workers of a Dask cluster instead")
+    parser.add_argument("--text", metavar="FILE", help="UTF-8 text to read (default: text that comes with Python)")
+    parser.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
+    parser.add_argument("--keep", action="store_true", help="keep the checkpoints of all runs")
+    parser.add_argument("--report", action="store_true", help="run nothing, print what stands in DIR")
+    parser.add_argument("--out", required=True, metavar="DIR", help="directory of the sweep")
 
 
 def _power(text: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,11 @@ from refscale.errors import ArgumentError
 
 if TYPE_CHECKING:
     from refscale.analysis import Report
-    from refscale.train import Data, SpanData, TrainConfig
+    from refscale.tasks import Data, SpanData
+    from refscale.train import TrainConfig
 
-SMALL = ("bert-tiny", "bert-mini")
-"""Models that get a batch of 8 by default; others get 1."""
+SMALL = 20_000_000
+"""Parameters: models with fewer get a batch of 8 by default; others get 1."""
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -36,7 +38,7 @@ def _report(args: argparse.Namespace) -> None:
     if args.flops and args.plot:
         raise ArgumentError("report: --flops with --plot, expected one of the two")
     model = args.model or args.option or DEFAULT_MODEL
-    batch = args.batch if args.batch is not None else 8 if model in SMALL else 1
+    batch = args.batch if args.batch is not None else 8 if 5e5 * work(model) < SMALL else 1
     schemes = ("regular", "unit") if args.scheme == "both" else (args.scheme,)
     precision = get_precision(args.precision or "fp32")
     if args.plot:
@@ -206,9 +208,9 @@ def _ops(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from refscale.train import TrainConfig
+    from refscale.train import TrainConfig, default_config
 
-    _run(args, TrainConfig(), args.text)
+    _run(args, default_config(getattr(args, "model", TrainConfig().model)), args.text)
 
 
 def _finetune(args: argparse.Namespace) -> None:
@@ -223,7 +225,7 @@ def _finetune(args: argparse.Namespace) -> None:
 
 
 def _span_data(args: argparse.Namespace) -> SpanData:
-    from refscale.train import SpanData
+    from refscale.tasks import SpanData
 
     return SpanData(args.pretrained, args.train, args.dev, args.text)
 
@@ -247,9 +249,9 @@ def _run(args: argparse.Namespace, default: TrainConfig, data: Data) -> TrainCon
 def _compare(args: argparse.Namespace) -> None:
     from refscale import analysis
     from refscale.progress import Progress
+    from refscale.sweep import tables
+    from refscale.sweep.comparison import BLOCKS, SWEEP, VARIANTS, compare
     from refscale.train import FINE_TUNING, TrainConfig
-    from refscale.train.comparison import BLOCKS, SWEEP, VARIANTS, compare
-    from refscale.train.tables import tables
 
     if args.pretrained and args.model:
         raise ArgumentError(f"compare: MODEL {args.model!r} and --pretrained {args.pretrained!r}, expected one")
@@ -277,7 +279,7 @@ def _compare(args: argparse.Namespace) -> None:
         result = compare(
             base,
             args.out,
-            seeds=range(args.seeds),
+            seeds=args.seeds,
             variants=variants,
             jobs=args.jobs,
             data=_span_data(args) if args.pretrained else args.text,
@@ -286,6 +288,29 @@ def _compare(args: argparse.Namespace) -> None:
     if args.plot:
         analysis.plot_losses(args.plot, result.losses())
     print(tables(result), end="")
+
+
+def _sweep(args: argparse.Namespace) -> None:
+    from refscale import analysis
+    from refscale.progress import Progress
+    from refscale.sweep import draw, load_spec, open_executor, read_rows, summary, sweep
+
+    spec = load_spec(args.spec)
+    if args.plot:
+        analysis.check_plot(args.plot)
+    _check_directories(args.plot)
+    if args.report:
+        rows = read_rows(args.out)
+    else:
+        runs = sum(c.seeds for c in spec.cells())
+        with Progress(runs, "runs", "sweep") as progress, ExitStack() as stack:
+            executor = stack.enter_context(open_executor(args.executor)) if args.executor else None
+            rows = sweep(
+                spec, args.out, executor=executor, jobs=args.jobs, data=args.text, keep=args.keep, progress=progress
+            )
+    if args.plot:
+        draw(args.plot, spec, rows)
+    print(summary(spec, rows), end="")
 
 
 def _scales(args: argparse.Namespace) -> None:
@@ -328,6 +353,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "train": _train,
     "finetune": _finetune,
     "compare": _compare,
+    "sweep": _sweep,
     "formats": _formats,
     "snr": _snr,
     "ops": _ops,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from refscale import published
 from refscale.errors import ArgumentError
 from refscale.files import write_atomically
-from refscale.models import bert
 from refscale.published import SubWords
-from refscale.train import Run, SpanData, SpanExtraction, TrainConfig, newest, observe
+from refscale.tasks import SpanData, SpanExtraction
+from refscale.train import Run, TrainConfig, newest, observe
 
 
 def write(config: TrainConfig, data: SpanData, out: str | Path, predictions: str | None, save: str | None) -> None:
@@ -19,7 +20,7 @@ def write(config: TrainConfig, data: SpanData, out: str | Path, predictions: str
     if not isinstance(task, SpanExtraction):
         raise ArgumentError(f"finetuned.write(task={config.task!r}): expected 'squad'")
     if save:
-        bert.save_pretrained(save, task.model, task.regular(state.parameters), _published(task))
+        published.save_pretrained(save, task.model, task.regular(state.parameters), _published(task))
     if predictions:
         text = json.dumps(task.answers(observe(run, state, run.validation)), ensure_ascii=False, indent=1)
         write_atomically(predictions, lambda file: file.write(text.encode()))

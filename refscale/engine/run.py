@@ -233,7 +233,7 @@ def _send_back(pending: _Pending, node: Node) -> None:
                 f"expected {tape.dtype}{list(variable.shape)}"
             )
         if kernel is not None:
-            owned, moved = piece is not g, piece is g
+            owned, moved = piece is not g, piece is g or (op.moves and beta == 1)
         else:
             owned = own and op.moves and len(pieces) == 1
             moved = beta == 1 and (op.moves or piece is g)

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale import functional as F  # noqa: N812
-from refscale.data import IGNORE, Batch
+from refscale.data import IGNORE, Batch, TextBatch
 from refscale.engine import Tape, Tensor, Variable, backward
 from refscale.errors import GoldenError
 from refscale.golden.inputs import Words
@@ -30,7 +30,7 @@ from refscale.graph import balance
 from refscale.layers import Specs, feed_forward_specs, on_tape, self_attention_specs
 from refscale.layers import feed_forward as _feed_forward
 from refscale.layers import self_attention as _self_attention
-from refscale.models import bert
+from refscale.models import bert, get_config, language
 from refscale.optim import Group, Rate, adamw
 from refscale.precision import Precision, get_precision
 from refscale.scales import Scheme, fixed
@@ -42,6 +42,13 @@ MICRO = bert.BertConfig(
     layers=1, width=16, heads=4, hidden=32, vocabulary=48, positions=8, dropout=0.0, tau=fixed(0.25)
 )
 TINY = bert.get_config("bert-tiny", dropout=0.0)
+_LANGUAGE = "layers=1,width=16,head_size=4,vocabulary=24,multiple=2.0,frequencies=4"
+LANGUAGE: dict[str, language.LanguageConfig] = {
+    f"{name}-micro": cast(language.LanguageConfig, get_config(f"{name}:{_LANGUAGE}"))
+    for name in ("charlm-attention", "charlm-rnn", "decoder-mini")
+}
+CALLS = ("ffn", "attention", "bert-micro")
+"""Models of which every call is a vector of the set; of the others they are made on demand."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Model:
 
 
 def models() -> list[Model]:
-    """FFN, attention, and BERT in two sizes."""
+    """FFN, attention, BERT in two sizes, and the language models in one."""
     words = Words(30_000)
     ffn = Model("ffn", feed_forward_specs("ffn", 16, 64), {"x": words.normal(8, 16)}, _run_ffn, 1)
     mask = np.array([[True] * 6, [True] * 4 + [False] * 2])
@@ -72,7 +79,13 @@ def models() -> list[Model]:
     attention = Model("attention", self_attention_specs("attention", 16), arrays, _run_attention, 2)
     micro = Model("bert-micro", bert.specs(MICRO), _batch(words, MICRO, 2, 8, 2), _run_bert(MICRO), 3)
     tiny = Model("bert-tiny", bert.specs(TINY), _batch(words, TINY, 2, 32, 5), _run_bert(TINY), 4)
-    return [ffn, attention, micro, tiny]
+    text = {"ids": words.below(24, 2, 5)}
+    text["labels"] = np.where(np.arange(5) < 1, IGNORE, text["ids"])
+    others = [
+        Model(name, language.specs(config), text, _run_language(config), 5 + i)
+        for i, (name, config) in enumerate(LANGUAGE.items())
+    ]
+    return [ffn, attention, micro, tiny, *others]
 
 
 def _run_ffn(p: dict[str, Tensor], arrays: Mapping[str, Array]) -> Tensor:
@@ -89,6 +102,10 @@ def _run_attention(p: dict[str, Tensor], arrays: Mapping[str, Array]) -> Tensor:
 
 def _run_bert(config: bert.BertConfig) -> Callable[[dict[str, Tensor], Mapping[str, Array]], Tensor]:
     return lambda p, arrays: bert.pretraining_loss(p, Batch(**arrays), config).total
+
+
+def _run_language(config: language.LanguageConfig) -> Callable[[dict[str, Tensor], Mapping[str, Array]], Tensor]:
+    return lambda p, arrays: language.next_token_loss(p, TextBatch(**arrays), config).total
 
 
 def _batch(words: Words, config: bert.BertConfig, size: int, seq: int, predictions: int) -> dict[str, Array]:
@@ -176,7 +193,7 @@ def generate() -> Iterator[Vector]:
                 precision = get_precision(name, accumulate="exact")
                 recorded = run(model, scheme, precision, values)
                 where = f"model/{model.name}/{scheme_name}/{name}"
-                if model.name != "bert-tiny":
+                if model.name in CALLS:
                     yield from _calls(where, recorded, get_precision(name))
                 yield _whole(where, model, scheme_name, name, values, recorded)
                 if model.name == "bert-micro":
@@ -184,7 +201,7 @@ def generate() -> Iterator[Vector]:
 
 
 def calls(where: str) -> list[Vector]:
-    """The op vectors of one model, in the order of its forward pass; those of ``bert-tiny``, too, made on demand.
+    """The op vectors of one model, in the order of its forward pass; also of those that the set holds whole.
 
     Args:
         where: "model/NAME/SCHEME/PRECISION".

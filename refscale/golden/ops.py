@@ -62,6 +62,7 @@ def _mask(*rows: str) -> Array:
 
 
 _IDS = np.array([[0, 3, 3], [4, 0, 3]])
+_COS, _SIN = np.array([[[1.0, 1.0], [0.6, 0.96], [-0.28, 0.8432]], [[0.0, 0.0], [0.8, 0.28], [0.96, 0.5376]]])
 _TARGETS = np.array([[0, 2, -100], [3, -100, 1]])
 
 EXAMPLES: tuple[Example, ...] = (
@@ -119,6 +120,11 @@ EXAMPLES: tuple[Example, ...] = (
     Example(ops.SoftmaxCrossEntropy("sum", -100, 4), ((2, 3, 4), _TARGETS), ("loss-unrounded", "counted-rows")),
     Example(ops.SoftmaxCrossEntropy("mean", -100, 4), ((2, 3, 4), _TARGETS), ("loss-unrounded", "counted-rows")),
     Example(ops.MseLoss(), ((3, 4), (3, 4)), ("loss-unrounded", "vjp-sign")),
+    Example(ops.Highway(-1.0), ((3, 4), (3, 4), (3, 4)), ("vjp", "derivative"), (0, 1, 2)),
+    Example(ops.Rotary(), ((2, 3, 4), _COS, _SIN), ("vjp", "vjp-sign")),
+    Example(ops.RelativeShift(), ((2, 3, 3),), ("vjp", "causal")),
+    Example(ops.AttentionScores(), ((2, 3, 4), (1, 5, 4)), ("broadcast",)),
+    Example(ops.Conv1d(padding=(3, 0), groups=2), ((2, 5, 4), (4, 2, 6)), ("vjp", "causal"), (0,)),
 )
 
 

@@ -43,7 +43,7 @@ Files = dict[str, bytes]
 SCHEMA = 1
 """Version of the form; a reader of another one refuses."""
 
-SET = "1.2.0"
+SET = "1.3.0"
 """Version of the content: the first number changes when an expected bit does, the second when vectors are added."""
 
 DATA = Path(__file__).with_name("data")

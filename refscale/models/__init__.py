@@ -1,1 +1,13 @@
-"""Existing models, adapted: written once, regular or unit-scaled by the tape they run on."""
+"""Existing models, adapted: written once, regular or unit-scaled by the tape they run on.
+
+``get_config`` knows all of them by name.  A family of models is a package with ``CONFIGS``, ``specs``,
+``initial_std``, ``initial_parameters`` and ``parameters_on``; ``family`` finds that of a configuration.
+
+    >>> from refscale.models import get_config
+    >>> get_config("charlm-attention:norm=post,tau=fixed(0.5),layers=2").layers
+    2
+"""
+
+from refscale.models.named import FAMILIES, NAMES, Config, Family, family, get_config, with_rules
+
+__all__ = ["FAMILIES", "NAMES", "Config", "Family", "family", "get_config", "with_rules"]

@@ -3,11 +3,12 @@
 ========================  ==============================================================================================
 page                      ops
 ========================  ==============================================================================================
-``arithmetic``            add, subtract, weighted_add, bias, multiply, silu_glu, dropout; scaled, fork
+``arithmetic``            add, subtract, weighted_add, bias, multiply, silu_glu, highway, dropout; scaled, fork
 ``contraction``           matmul, attention_scores, attention_mix, readout
 ``convolution``           conv1d, conv2d, max_pool
 ``activations``           relu, leaky_relu, gelu, silu, tanh, sigmoid, softplus, exp, log, sqrt
 ``softmax``               softmax, masked_softmax, log_softmax
+``positions``             rotary, relative_shift
 ``norms``                 layer_norm, rms_norm
 ``reduction``             sum, mean
 ``movement``              reshape, transpose, slice, concat, gather, embedding
@@ -19,12 +20,13 @@ page                      ops
 
 from refscale.engine import Op
 from refscale.ops.activations import Exp, Gelu, LeakyRelu, Log, Relu, Sigmoid, Silu, Softplus, Sqrt, Tanh
-from refscale.ops.arithmetic import Add, Bias, Dropout, Fork, Multiply, Scaled, SiluGlu, Subtract, WeightedAdd
+from refscale.ops.arithmetic import Add, Bias, Dropout, Fork, Highway, Multiply, Scaled, SiluGlu, Subtract, WeightedAdd
 from refscale.ops.contraction import AttentionMix, AttentionScores, Matmul, Readout, ValuesRule
 from refscale.ops.convolution import Conv1d, Conv2d, MaxPool
 from refscale.ops.losses import LossSum, MseLoss, SoftmaxCrossEntropy
 from refscale.ops.movement import Concat, Embedding, Gather, Reshape, Slice, Transpose, split_points
 from refscale.ops.norms import LayerNorm, RmsNorm
+from refscale.ops.positions import RelativeShift, Rotary
 from refscale.ops.reduction import Mean, Sum
 from refscale.ops.softmax import LogSoftmax, MaskedSoftmax, Softmax
 
@@ -53,6 +55,7 @@ __all__ = [
     "Fork",
     "Gather",
     "Gelu",
+    "Highway",
     "LayerNorm",
     "LeakyRelu",
     "Log",
@@ -65,9 +68,11 @@ __all__ = [
     "MseLoss",
     "Multiply",
     "Readout",
+    "RelativeShift",
     "Relu",
     "Reshape",
     "RmsNorm",
+    "Rotary",
     "Scaled",
     "Sigmoid",
     "Silu",

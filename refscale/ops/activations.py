@@ -62,6 +62,12 @@ def sigmoid_moments() -> Moments:
 
 
 @cache
+def gate_moments(bias: float) -> Moments:
+    """Of 1/(1+e^-(x+bias)) = 1 − 1/(1+e^(x+bias))."""
+    return gaussian_moments(lambda x: special.sigmoid(x + bias), lambda x: sigmoid_derivative(x + bias))
+
+
+@cache
 def softplus_moments() -> Moments:
     """Of log(1+e^x)."""
     return gaussian_moments(special.softplus, special.sigmoid)

@@ -11,10 +11,10 @@ import numpy as np
 from refscale.engine import Array, Kernel, Op
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops._shapes import broadcast, broadcast_factor, unbroadcast
-from refscale.ops.activations import silu_moments
+from refscale.ops.activations import gate_moments, sigmoid_derivative, silu_moments
 from refscale.ops.kernels import elements
 from refscale.scales import Scales, Shape
-from refscale.special import silu
+from refscale.special import sigmoid, silu
 
 Kept = tuple[Any, ...]
 
@@ -168,10 +168,10 @@ class SiluGlu(Op):
 
     inputs = ("x", "gate")
     source = "quadrature; arXiv 2002.05202"
+    fast = Kernel(elements.silu_glu, elements.silu_glu_backward)
 
     def forward(self, x: Array, gate: Array) -> tuple[Array, Kept]:
-        if x.shape != gate.shape:
-            raise ShapeError(f"silu_glu: x {x.shape} and gate {gate.shape} must have one shape")
+        self.check(x.shape, gate.shape)
         value, derivative = silu(gate)
         return x * value, (x, value, derivative)
 
@@ -181,6 +181,52 @@ class SiluGlu(Op):
     def scale(self, x: Shape, gate: Shape) -> Scales:
         m = silu_moments()
         return Scales(1 / m.rms, (1 / m.rms, 1 / m.gradient_rms))
+
+    def check(self, x: Shape, gate: Shape) -> None:
+        """A ShapeError, unless they have one shape."""
+        if x != gate:
+            raise ShapeError(f"silu_glu: x {x} and gate {gate} must have one shape")
+
+
+@dataclass(frozen=True)
+class Highway(Op):
+    """(1 − s)·h + s·c with the gate s = sigmoid(update + bias): the cell of a recurrent highway network.
+
+    The state h after a step is a mean of what it was and of the candidate c, whatever the gate: α = 1 keeps it one.  (A
+    factor that suits independent h and c would multiply the state at every step, and grow over a sequence without
+    bound where the gate is shut.)  β_h = 1/RMS(1 − s), β_c = 1/RMS(s), β_update = 1/(√2·RMS(s′)), for N(0, 1) in all.
+
+    Attributes:
+        bias: of the gate; −1 lets the state persist.
+    """
+
+    bias: float = 0.0
+    inputs = ("h", "candidate", "update")
+    source = "quadrature; Zilly et al. 2017 (arXiv 1607.03474), mean of two equal values"
+    fast = Kernel(elements.highway, elements.highway_backward)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not math.isfinite(self.bias):
+            raise ArgumentError(f"Highway(bias={self.bias}): expected a finite number")
+
+    def forward(self, h: Array, candidate: Array, update: Array) -> tuple[Array, Kept]:
+        self.check(h.shape, candidate.shape, update.shape)
+        change, shifted = candidate - h, update + self.bias
+        return h + sigmoid(shifted) * change, (change, shifted)
+
+    def backward(self, g: Array, change: Array, shifted: Array) -> tuple[Array, Array, Array]:
+        return g * sigmoid(-shifted), g * sigmoid(shifted), g * change * sigmoid_derivative(shifted)
+
+    def scale(self, h: Shape, candidate: Shape, update: Shape) -> Scales:
+        self.check(h, candidate, update)
+        carry, gate = gate_moments(-self.bias), gate_moments(self.bias)
+        return Scales(1.0, (1 / carry.rms, 1 / gate.rms, 1 / (math.sqrt(2) * gate.gradient_rms)))
+
+    def check(self, h: Shape, candidate: Shape, update: Shape) -> None:
+        """A ShapeError, unless they have one shape."""
+        if not h == candidate == update:
+            raise ShapeError(f"highway: h {h}, candidate {candidate} and update {update} must have one shape")
 
 
 class _Identity(Op):

@@ -65,7 +65,8 @@ class AttentionScores(Op):
 
     The damping is part of the function, under every scheme, for it sets the temperature of the softmax that follows:
     d^-1/2 gives logits of variance 1 (Vaswani et al. 2017), 1/d damps them on purpose (u-μP, arXiv 2407.17465).  So
-    α = 1; the gradient of q sums t damped products, that of k sums s: β_q = t^-1/2/damping, β_k = s^-1/2/damping.
+    α = 1; the gradient of q sums t damped products, that of k sums s: β_q = t^-1/2/damping, β_k = s^-1/2/damping; what
+    leading axes repeat, as for matmul.
 
     Attributes:
         rule: "1/sqrt(d)" or "1/d".
@@ -89,22 +90,24 @@ class AttentionScores(Op):
 
     def backward(self, g: Array, q: Array, k: Array) -> tuple[Array, Array]:
         g = g * self.damping(q.shape)
-        return g @ k, g.swapaxes(-1, -2) @ q
+        return unbroadcast(g @ k, q.shape), unbroadcast(g.swapaxes(-1, -2) @ q, k.shape)
 
     def scale(self, q: Shape, k: Shape) -> Scales:
-        self.check(q, k)
-        damping = self.damping(q)
-        return Scales(1.0, (max(1, k[-2]) ** -0.5 / damping, max(1, q[-2]) ** -0.5 / damping))
+        batch, damping = size(self.check(q, k)[:-2]), self.damping(q)
+        repeats_q, repeats_k = batch / size(q[:-2]), batch / size(k[:-2])
+        t, s = max(1, k[-2]) * repeats_q, max(1, q[-2]) * repeats_k
+        return Scales(1.0, (t**-0.5 / damping, s**-0.5 / damping))
 
     def damping(self, q: Shape) -> float:
         """What the scores of queries of that shape are multiplied by."""
         d = max(1, q[-1])
         return d**-0.5 if self.rule == "1/sqrt(d)" else 1 / d
 
-    def check(self, q: Shape, k: Shape) -> None:
-        """A ShapeError, unless they fit."""
-        if len(q) < 2 or len(q) != len(k) or q[:-2] != k[:-2] or q[-1] != k[-1]:
+    def check(self, q: Shape, k: Shape) -> Shape:
+        """Shape of the result, or a ShapeError."""
+        if len(q) < 2 or len(k) < 2 or q[-1] != k[-1]:
             raise ShapeError(f"attention_scores: q {q} and k {k}, expected (…, s, d) and (…, t, d)")
+        return (*broadcast(self.name, q[:-2], k[:-2]), q[-2], k[-2])
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,24 @@ class Transpose(Op):
         return Scales(1.0, (1.0,))
 
 
+def _cut(op: Any, alpha: float, x: Array) -> tuple[Array, Kept]:
+    y, kept = op.forward(x)
+    return y * y.dtype.type(alpha), kept
+
+
+def _cut_backward(op: Any, betas: Sequence[float | None], g: Array, shape: Shape) -> tuple[Any]:
+    """Along the first axis as ``Rows``: a sequence that is cut into its places takes each gradient where it belongs."""
+    beta = betas[0]
+    if beta is None:
+        return (None,)
+    if axis_of(op.name, op.axis, len(shape)) == 0:
+        return (Rows(np.arange(op.start, op.stop), g * g.dtype.type(beta), shape),)
+    (full,) = op.backward(g, shape)
+    if beta != 1:
+        full *= beta
+    return (full,)
+
+
 @dataclass(frozen=True)
 class Slice(Op):
     """Elements start ≤ i < stop along one axis.
@@ -74,6 +92,7 @@ class Slice(Op):
     inputs = ("x",)
     source = "share of elements with a gradient"
     moves = True
+    fast = Kernel(_cut, _cut_backward)
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         return x[self._index(x.shape)], (x.shape,)

@@ -1,27 +1,36 @@
-"""Published models: files as other libraries write them.
+"""Published models: files as other libraries write them, and a trained model adapted to unit scale.
 
 In reading order:
 
 1. ``fields``: ``config.json``.
 2. ``tensors``: ``model.safetensors``, which holds arrays and nothing that could be executed.
 3. ``subwords``: ``tokenizer.json`` or ``vocab.txt``.
+4. ``pretrained``: a BERT from a directory of these, and into one.
+5. ``adapt``: a trained regular BERT as a unit-scaled one that computes the same function.
 
-``bert.load_pretrained`` and ``bert.save_pretrained`` put them together.  Needs the optional extra:
-``pip install 'refscale[pretrained]'`` (safetensors and tokenizers).
+Files need the optional extra: ``pip install 'refscale[pretrained]'`` (safetensors and tokenizers).
 """
 
+from refscale.published.adapt import Adapted, adapt
 from refscale.published.fields import from_fields, read_json, to_fields
+from refscale.published.pretrained import Pretrained, from_published, load_pretrained, save_pretrained
 from refscale.published.subwords import SubWords
 from refscale.published.tensors import heads, parameters, read_tensors, renamed, to_bytes
 
 __all__ = [
+    "Adapted",
+    "Pretrained",
     "SubWords",
+    "adapt",
     "from_fields",
+    "from_published",
     "heads",
+    "load_pretrained",
     "parameters",
     "read_json",
     "read_tensors",
     "renamed",
+    "save_pretrained",
     "to_bytes",
     "to_fields",
 ]

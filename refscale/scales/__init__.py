@@ -34,9 +34,11 @@ from refscale.scales.moments import (
 from refscale.scales.residuals import (
     PlainAdd,
     ResidualRule,
+    branch_only,
     default,
     equal_parts,
     fixed,
+    get_residual,
     ratio,
     running_mean,
 )
@@ -87,6 +89,7 @@ __all__ = [
     "UMup",
     "Unit",
     "arithmetic",
+    "branch_only",
     "constrain",
     "constraint_at",
     "default",
@@ -97,6 +100,7 @@ __all__ = [
     "gaussian_moments",
     "geometric",
     "get_constraint",
+    "get_residual",
     "get_scheme",
     "harmonic",
     "munit",

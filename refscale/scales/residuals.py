@@ -40,6 +40,11 @@ class PlainAdd:
 default = PlainAdd()
 
 
+def branch_only(layer: int) -> tuple[float, float]:
+    """f(x): no residual connection.  Source: paper, character models (residual none)."""
+    return 0.0, 1.0
+
+
 @cache
 def fixed(tau: float) -> ResidualRule:
     """√(1−τ)·x + √τ·f(x), 0 < τ < 1: unit variance, every branch alike.  Source: paper, residual rules."""
@@ -64,6 +69,28 @@ def ratio(tau: float) -> ResidualRule:
 
     rule.__name__ = f"ratio({tau:g})"
     return rule
+
+
+RULES: dict[str, ResidualRule] = {"default": default, "running-mean": running_mean, "none": branch_only}
+"""Rules without a parameter, by name."""
+
+_WITH_TAU = {"fixed": fixed, "ratio": ratio}
+
+
+def get_residual(name: str) -> ResidualRule:
+    """A residual rule by name: ``default``, ``running-mean``, ``none``; ``fixed(0.5)``, ``ratio(0.5)``.
+
+    Raises:
+        ArgumentError: another name, or τ out of range.
+    """
+    kind, _, rest = name.partition("(")
+    try:
+        return RULES[name] if name in RULES else _WITH_TAU[kind](float(rest.removesuffix(")")))
+    except (KeyError, ValueError) as error:
+        if isinstance(error, ArgumentError):
+            raise
+        expected = ", ".join([*RULES, *(f"{kind}(NUMBER)" for kind in _WITH_TAU)])
+        raise ArgumentError(f"get_residual({name!r}): expected one of {expected}") from error
 
 
 def equal_parts(layer: int, depth: int) -> float:

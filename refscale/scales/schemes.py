@@ -22,8 +22,8 @@ ScoresRule = Literal["1/sqrt(d)", "1/d"]
 ReadoutRule = Literal["1/sqrt(m)", "1/m"]
 """Forward factor of an output layer with fan-in m, where the scheme scales."""
 
-NormPlacement = Literal["post", "pre", "branch"]
-"""norm(x + f(x)), x + f(norm(x)), or x + norm(f(x))."""
+NormPlacement = Literal["post", "pre", "branch", "none"]
+"""norm(x + f(x)), x + f(norm(x)), x + norm(f(x)), or x + f(x)."""
 
 
 class ScaleRule(Protocol):
@@ -261,7 +261,7 @@ class Munit(Regular):
 
     def norm_placement(self, placement: NormPlacement) -> NormPlacement:
         """On the branch's output, wherever the model has it."""
-        return "branch"
+        return placement if placement == "none" else "branch"
 
     def lr_scale(self, role: Role, shape: Shape, depth: int) -> float:
         """fan_in^-½ for a weight, 1 for the rest."""

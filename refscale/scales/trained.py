@@ -16,7 +16,8 @@ a part of a sum of     its weight
 embeddings
 =====================  ===============================================================================================
 
-Everything else keeps the factors of unit scaling.  ``bert.adapt`` finds the constants; ``Scheme.trained`` holds them.
+Everything else keeps the factors of unit scaling.  ``published.adapt`` finds the constants;
+``Scheme.trained`` holds them.
 """
 
 from __future__ import annotations

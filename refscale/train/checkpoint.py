@@ -23,7 +23,7 @@ from refscale import __version__
 from refscale.errors import CheckpointError, RefscaleError
 from refscale.files import write_atomically
 from refscale.optim import State as OptimizerState
-from refscale.precision import State as ScalingState
+from refscale.rivals import State as ScalingState
 from refscale.train.config import TrainConfig
 
 if TYPE_CHECKING:

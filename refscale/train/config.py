@@ -9,19 +9,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from refscale.errors import ArgumentError, DataError
-from refscale.models.bert import get_config
+from refscale.models import get_config, with_rules
 from refscale.optim import SCHEDULES, get_optimizer
-from refscale.precision import get_precision, get_scaling
+from refscale.precision import get_precision
+from refscale.rivals import get_scaling
 from refscale.scales import get_constraint, get_scheme
-
-TASKS: dict[str, tuple[str, str]] = {"masked-lm": ("masked_lm", "masked_lm_accuracy"), "squad": ("loss", "f1")}
-"""Tasks, and by which of its scores runs of one are compared: a loss, and a share of what is right."""
-
-DEFAULT_LOG2_LR: dict[str, dict[str, float]] = {
-    "masked-lm": {"regular": -10, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6},
-    "squad": {"regular": -12, "unit": -8},
-}
-"""Peak learning rates of AdamW by task and scheme: as ``refscale compare`` finds them; munit, unit-rms: unit's."""
+from refscale.tasks import KINDS, Kind, Setup, get_kind, kind_of
 
 
 @dataclass(frozen=True)
@@ -29,12 +22,12 @@ class TrainConfig:
     """A training run.  Together with its data it fixes every bit of the result, on one machine.
 
     Attributes:
-        model: a name in ``bert.CONFIGS``; for a trained model, what it is to be called.
+        model: as ``models.get_config`` reads it; for a trained model, what it is to be called.
         scheme, precision, scaling, constraint: names, see ``get_scheme``, ``get_precision``, ``get_scaling``,
             ``get_constraint``.
         steps: optimizer steps.
         batch, seq: sequences in a batch, tokens in each.
-        lr: peak learning rate; None, for Adam and AdamW only, takes the scheme's from ``DEFAULT_LOG2_LR``.
+        lr: peak learning rate; None, for Adam and AdamW only, takes what is customary for task and scheme.
         optimizer: "sgd", "adam", "adamw" or "lamb", with hyperparameters as in "sgd:momentum=0.9"; see
             ``get_optimizer``.
         weight_decay: of the optimizer.
@@ -48,7 +41,8 @@ class TrainConfig:
         scales_every: steps between records of every tensor's scale; 0 for none.
         checkpoint_every: steps between checkpoints; there is always one at the end.
         stride: tokens from one window of a long context to the next; None: half of what has room.  For questions only.
-        task: "masked-lm", pre-training on a text; or "squad", fine-tuning a trained model to extract answers.
+        task: "masked-lm" or "next-token", training on a text; "squad", fine-tuning a trained model to extract answers;
+            empty for the one that the model is made for.
     """
 
     model: str = "bert-mini"
@@ -72,11 +66,11 @@ class TrainConfig:
     scales_every: int = 0
     checkpoint_every: int = 100
     stride: int | None = None
-    task: str = "masked-lm"
+    task: str = ""
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise self._error("task", f"one of {', '.join(TASKS)}")
+        if self.task not in ("", *KINDS):
+            raise self._error("task", f"one of {', '.join(KINDS)}")
         get_scheme(self.scheme), get_precision(self.precision), get_scaling(self.scaling)
         get_constraint(self.constraint)
         get_optimizer(self.optimizer)
@@ -85,14 +79,12 @@ class TrainConfig:
         for field, least in _LEAST.items():
             if getattr(self, field) < least:
                 raise self._error(field, f"at least {least}")
-        if self.task == "masked-lm":
-            positions = get_config(self.model).positions
-            if self.seq > positions:
-                raise self._error("seq", f"at most {positions}, the positions of {self.model}")
-            if self.evaluation_batches < 1:
-                raise self._error("evaluation_batches", "at least 1")
-        if self.scheme not in DEFAULT_LOG2_LR[self.task]:
-            raise self._error("scheme", f"for the task {self.task!r}, one of {', '.join(DEFAULT_LOG2_LR[self.task])}")
+        if self.task != "squad":
+            self._check_model()
+        if self.task == "masked-lm" and self.evaluation_batches < 1:
+            raise self._error("evaluation_batches", "at least 1")
+        if self.scheme not in self.kind.log2_lr:
+            raise self._error("scheme", f"for the task {self.task!r}, one of {', '.join(self.kind.log2_lr)}")
         if self.stride is not None and self.stride < 1:
             raise self._error("stride", "at least 1")
         if self.lr is None and not self.optimizer.startswith("adam"):
@@ -106,13 +98,50 @@ class TrainConfig:
         if not 0 <= self.weight_decay < math.inf:
             raise self._error("weight_decay", "at least 0")
 
+    def _check_model(self) -> None:
+        """Raise ArgumentError unless the model fits the task, which it names if nothing else does."""
+        model = get_config(self.model)
+        given = [field for field in ("dropout", "constraint") if f"{field}=" in self.model]
+        if given:
+            raise self._error("model", f"{given[0]} as an argument of its own")
+        kind = kind_of(model)
+        if self.task == "":
+            object.__setattr__(self, "task", kind.name)
+        if self.task != kind.name:
+            raise self._error("task", f"{kind.name!r}, that of {self.model}")
+        longest = kind.longest(model)
+        if longest is not None and self.seq > longest:
+            raise self._error("seq", f"at most {longest}, the positions of {self.model}")
+
     def _error(self, field: str, expected: str) -> ArgumentError:
         return ArgumentError(f"TrainConfig({field}={getattr(self, field)!r}): expected {expected}")
 
     @property
+    def kind(self) -> Kind:
+        """The task, with what is customary for it."""
+        return get_kind(self.task)
+
+    @property
+    def setup(self) -> Setup:
+        """What the task is set up with."""
+        constraint = get_constraint(self.constraint)
+        model = None if self.task == "squad" else get_config(self.model)
+        return Setup(
+            model=model and with_rules(model, dropout=self.dropout, constraint=constraint),
+            scheme=get_scheme(self.scheme),
+            batch=self.batch,
+            seq=self.seq,
+            dropout=self.dropout,
+            constraint=constraint,
+            evaluation_batches=self.evaluation_batches,
+            stride=self.stride,
+            seed=self.seed,
+        )
+
+    @property
     def peak_lr(self) -> float:
         """The peak learning rate, also where ``lr`` is None."""
-        return self.lr if self.lr is not None else 2.0 ** DEFAULT_LOG2_LR[self.task][self.scheme]
+        return self.lr if self.lr is not None else 2.0 ** self.kind.log2_lr[self.scheme]
 
     @property
     def warmup_steps(self) -> int:
@@ -136,6 +165,11 @@ class TrainConfig:
         """Fields in which the two differ, as ``steps=500, not 1000``: ours, not theirs."""
         pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         return [f"{name}={ours!r}, not {theirs!r}" for name, ours, theirs in pairs if ours != theirs]
+
+
+def default_config(model: str) -> TrainConfig:
+    """A run of a model with what is customary for its task.  Raises ArgumentError for a model that is not known."""
+    return TrainConfig(model=model, **kind_of(get_config(model)).settings)
 
 
 _LEAST: dict[str, int] = {

@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from refscale.errors import ArgumentError, CheckpointError, DataError, DivergedError
-from refscale.files import write_atomically
-from refscale.precision import Outcome
+from refscale.files import locked, write_atomically
 from refscale.progress import Progress
+from refscale.rivals import Outcome
+from refscale.tasks import Data, Scores
 from refscale.train.checkpoint import (
     TrainState,
     check_belongs,
@@ -37,9 +38,8 @@ from refscale.train.checkpoint import (
     save_checkpoint,
 )
 from refscale.train.config import TrainConfig
-from refscale.train.run import Data, Run
+from refscale.train.run import Run
 from refscale.train.step import StepResult, evaluate, training_step
-from refscale.train.task import Scores
 
 METRICS, SCALES = "metrics.jsonl", "scales.jsonl"
 
@@ -56,7 +56,7 @@ class Summary:
         validation: scores of the last one; None if it diverged before any.
         diverged: the message; empty if it did not.
         seconds: of all sittings together.
-        overhead: totals of what the scaling technique took, see ``precision.Outcome``.
+        overhead: totals of what the scaling technique took, see ``rivals.Outcome``.
     """
 
     config: TrainConfig
@@ -91,7 +91,8 @@ def train(
         What the run came to.
 
     Raises:
-        ArgumentError: ``out`` holds a run already and ``resume`` is False, or holds another run.
+        ArgumentError: ``out`` holds a run already and ``resume`` is False, or holds another run, or another process
+            is in it.
         DataError: the data cannot be used.
         DivergedError: loss or gradients are no longer finite; ``summary.json`` says so, too.
         OSError: files cannot be read or written.
@@ -99,6 +100,14 @@ def train(
     out = Path(out)
     run = Run.of(config, data)
     next(run.batches(0)), run.validation  # a text too short for either is refused before anything is written
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out, "train"):
+        return _train(run, out, resume, report, progress)
+
+
+def _train(run: Run, out: Path, resume: bool, report: Report, progress: Progress | None) -> Summary:
+    """Train in a directory that is held."""
+    config = run.config
     _claim(out, config, run.task.digest, resume)
     state, before = _latest(out, run, report) if resume else (run.initial_state(), 0.0)
     validation, overhead = _replay(out / METRICS, state.step)

@@ -28,12 +28,12 @@ def checkpoint_report(
         The report.
 
     Raises:
-        CheckpointError: the text is another one, or the run is no pre-training.
+        CheckpointError: the text is another one, or the run is not on a text.
         DataError: the text cannot be used.
     """
     config, state = checkpoint.config, checkpoint.state
-    if config.task != "masked-lm":
-        raise CheckpointError(f"checkpoint_report: of a run of {config.task!r}, expected one of 'masked-lm'")
+    if config.task == "squad":
+        raise CheckpointError(f"checkpoint_report: of a run of {config.task!r}, expected one on a text")
     run = Run.of(config, text)
     check_belongs(checkpoint, run, "checkpoint_report")
     trace = Trace(run.specs, REPORT_FORMATS, progress)

@@ -5,27 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from refscale.errors import ArgumentError
 from refscale.layers import Specs
 from refscale.optim import Group, Optimizer, Rate, Schedule, get_optimizer, get_schedule, groups
-from refscale.precision import Precision, Scaling, get_precision, get_scaling
+from refscale.precision import Precision, get_precision
+from refscale.rivals import Scaling, get_scaling
 from refscale.scales import Scheme
+from refscale.tasks import Data, Task, get_task
 from refscale.train.checkpoint import TrainState
 from refscale.train.config import TrainConfig
-from refscale.train.masked_lm import MaskedLM
-from refscale.train.spans import SpanData, SpanExtraction
-from refscale.train.task import Task
+from refscale.train.trained import load_trained
 
 Purpose = Literal["weights", "text", "dropout", "rounding", "update", "validation"]
 _STREAMS: dict[Purpose, int] = {p: i for i, p in enumerate(get_args(Purpose))}
-
-Data = str | Path | SpanData | None
-"""What a run reads: a text file, or None for the text that comes along; for the task "squad", a ``SpanData``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +45,7 @@ class Run:
         every = {"every": config.halve_every} if config.schedule == "halving" else {"steps": config.steps}
         return cls(
             config=config,
-            task=_task(config, data),
+            task=get_task(config.task, config.setup, data, load_trained),
             precision=get_precision(config.precision),
             scaling=get_scaling(config.scaling),
             optimizer=get_optimizer(config.optimizer, weight_decay=config.weight_decay),
@@ -102,9 +97,3 @@ class Run:
     def validation(self) -> Sequence[Any]:
         """Validation batches, the same at every evaluation, and in every run of the same seed."""
         return self.task.validation(self.rng("validation"))
-
-
-def _task(config: TrainConfig, data: Data) -> Task:
-    if isinstance(data, SpanData) != (config.task == "squad"):
-        raise ArgumentError(f"train(task={config.task!r}): got {data!r}, expected the data of that task")
-    return SpanExtraction.of(config, data) if isinstance(data, SpanData) else MaskedLM.of(config, data)

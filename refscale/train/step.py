@@ -16,10 +16,10 @@ from refscale.blocks import BlockCast
 from refscale.engine import Array, CastRecord, Probe, Tape, Variable, backward
 from refscale.errors import DivergedError
 from refscale.layers import on_tape
-from refscale.precision import Outcome, all_finite
+from refscale.rivals import Outcome, all_finite
+from refscale.tasks import Loss, Scores
 from refscale.train.checkpoint import TrainState
 from refscale.train.run import Run
-from refscale.train.task import Loss, Scores
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class StepResult:
         loss, parts: the objective and what it is the sum of, in nats, before the update.
         lr: the learning rate, before parameters' own scales.
         loss_scale: what the gradient was seeded with.
-        outcome: what the scaling technique took; see ``precision.Outcome``.
+        outcome: what the scaling technique took; see ``rivals.Outcome``.
         tensors: every tensor in figures, if asked for.
         casts: what rounding lost, if asked for.
     """

@@ -4,36 +4,38 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from refscale import published
 from refscale.errors import CheckpointError
-from refscale.models import bert
+from refscale.tasks import MaskedLM, get_task
 from refscale.train.checkpoint import checkpoints, newest
-from refscale.train.masked_lm import MaskedLM
 
 
-def load_trained(directory: str | Path, text: str | Path | None = None) -> bert.Pretrained:
+def load_trained(directory: str | Path, text: str | Path | None = None) -> published.Pretrained:
     """A trained model.
 
     Args:
-        directory: of a published BERT, see ``bert.load_pretrained``; or of a run of ``train``, whose newest checkpoint
-            is taken.
+        directory: of a published BERT, see ``published.load_pretrained``; or of a run of ``train``, whose newest
+            checkpoint is taken.
         text: what that run was trained on, for its vocabulary; None: the text that comes along.
 
     Returns:
         The model; ``scheme`` says under which its parameters were trained.
 
     Raises:
-        ArgumentError, CheckpointError, DataError: it cannot be read, see ``bert.load_pretrained``; or it is a run of
-            another task, or on another text.
+        ArgumentError, CheckpointError, DataError: it cannot be read, see ``published.load_pretrained``; or it is a
+            run of another task, or on another text.
     """
     if not checkpoints(Path(directory)):
-        return bert.load_pretrained(directory)
+        return published.load_pretrained(directory)
     call = f"load_trained({str(directory)!r})"
     checkpoint = newest(directory)
-    if checkpoint.config.task != "masked-lm":
-        raise CheckpointError(f"{call}: a run of {checkpoint.config.task!r}, expected one of 'masked-lm'")
-    task = MaskedLM.of(checkpoint.config, text)
+    config = checkpoint.config
+    if config.task != "masked-lm":
+        raise CheckpointError(f"{call}: a run of {config.task!r}, expected one of 'masked-lm'")
+    task = get_task(config.task, config.setup, text, load_trained)
+    assert isinstance(task, MaskedLM)
     if task.digest != checkpoint.data_digest:
         raise CheckpointError(f"{call}: trained on another text, whose words its embedding stands for")
-    return bert.Pretrained(
+    return published.Pretrained(
         task.model, checkpoint.state.parameters, task.vocabulary, checkpoint.digest, checkpoint.config.scheme
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from refscale import analysis
+from refscale import analysis, published
 from refscale.analysis import fidelity_from_json, fidelity_to_json, render_fidelity
 from refscale.analysis.fidelity import compare, passes
 from refscale.analysis.fidelity_watch import cast_snr
@@ -40,7 +40,7 @@ def model_of(text, outputs=("pooler",), factor=1.0, **changes):
     for name, x in parameters.items():
         if "encoder" in name and x.ndim == 2:
             x *= np.float32(5 * factor)  # σ = 0.1, about what training leaves
-    return bert.Pretrained(config, parameters, words, "digest")
+    return published.Pretrained(config, parameters, words, "digest")
 
 
 @pytest.fixture(scope="module")

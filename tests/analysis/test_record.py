@@ -152,7 +152,7 @@ class TestArguments:
         path.write_text("The cat sat on the mat. The dog ran to the cat. It was late. " * 40)
         config = bert.BertConfig(layers=1, width=16, heads=2, hidden=32, vocabulary=30, positions=16, tied=False)
         r = record(config, "unit", text=path, batch=2, seq=16)
-        assert (r.model, r.text) == ("bert", str(path))
+        assert (r.model, r.text) == ("BertConfig", str(path))
         assert "mlm.decoder.weight" in by_name(r, "weight gradient")
 
     def test_progress_reaches_its_total(self):

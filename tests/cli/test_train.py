@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from refscale.cli import main
-from refscale.train import TrainConfig, Variant, load_comparison
+from refscale.sweep import Variant, load_comparison
+from refscale.train import TrainConfig
 from tests.train.runs import write_text
 
 SMALL = ["--steps", "4", "--batch", "2", "--seq", "16", "--evaluate-every", "2", "--evaluation-batches", "1"]
@@ -151,7 +152,7 @@ class TestAfterwards:
 
 def test_compare(capsys, tmp_path, text, monkeypatch):
     """The command, with two rows instead of twenty."""
-    from refscale.train import comparison
+    from refscale.sweep import comparison
 
     monkeypatch.setitem(comparison.VARIANTS, "masked-lm", (Variant("regular", "fp32"), Variant("unit", "fp8")))
     monkeypatch.setattr(comparison, "SWEEP", ())

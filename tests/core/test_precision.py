@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from refscale import precision
+from refscale import precision, rivals
 from refscale.errors import ArgumentError, FormatError
 from refscale.precision import POLICIES, fp8_hidden, fp16, fp16_sr, fp32, get_precision
 
@@ -151,6 +151,6 @@ class TestStoredWeights:
 
 
 def test_the_examples_in_the_docstring():
-    found = doctest.testmod(precision)
-    assert found.attempted == 3
-    assert found.failed == 0
+    for module, examples in ((precision, 2), (rivals, 2)):
+        found = doctest.testmod(module)
+        assert (found.attempted, found.failed) == (examples, 0)

@@ -11,16 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refscale.errors import ArgumentError
-from refscale.precision import (
+from refscale.precision import fp16, fp32
+from refscale.rivals import (
     AutomaticLossScale,
     NoScaling,
+    Outcome,
     StaticLossScale,
     TensorScaling,
     all_finite,
-    fp16,
-    fp32,
     get_scaling,
-    scaling,
 )
 from tests.core.one_step import X, gradient_of, same_state, step, through_npz
 
@@ -32,7 +31,7 @@ class TestLossScale:
         state, gradients, outcome = technique.finish(technique.init(), g)
         assert technique.loss_scale(state) == 1
         assert gradients["w"] is g["w"]
-        assert outcome == scaling.Outcome()
+        assert outcome == Outcome()
 
     @pytest.mark.parametrize("scale", [2.0**-20, 0.5, 512.0, 2.0**40])
     def test_a_power_of_two_changes_no_bit_in_fp32(self, scale):
@@ -68,7 +67,7 @@ class TestLossScale:
         assert not outcome.skipped
 
     def test_what_it_takes(self):
-        assert step(StaticLossScale(8.0), {}, fp32)[2] == scaling.Outcome(scales=1)
+        assert step(StaticLossScale(8.0), {}, fp32)[2] == Outcome(scales=1)
 
     @pytest.mark.parametrize("scale", [0.0, -2.0, math.inf, math.nan, 2.0**-127, 2.0**128])
     def test_refused_scales(self, scale):
@@ -198,9 +197,9 @@ class TestAutomatic:
     def test_what_it_takes(self):
         technique = AutomaticLossScale(interval=1)
         _, _, outcome = technique.finish(technique.init(), GOOD)
-        assert outcome == scaling.Outcome(False, 2, 2, 5, scales=1, changes=1, state=2)
+        assert outcome == Outcome(False, 2, 2, 5, scales=1, changes=1, state=2)
         _, _, outcome = AutomaticLossScale().finish(technique.init(), GOOD)
-        assert outcome == scaling.Outcome(False, 2, 2, 5, scales=1, changes=0, state=2)
+        assert outcome == Outcome(False, 2, 2, 5, scales=1, changes=0, state=2)
         assert technique.finish(technique.init(), BAD)[2].changes == 1
 
     def test_state_through_npz(self):

@@ -28,13 +28,16 @@ ORDER = [
     "functional",
     "layers",
     "data",
-    "published",
     "models",
+    "published",
     "squad",
     "progress",
+    "tasks",
+    "rivals",
     "optim",
     "analysis",
     "train",
+    "sweep",
     "testing",
     "golden",
     "claims",
@@ -53,6 +56,7 @@ OPTIONAL = {
     "torchao": "golden",
     "safetensors": "published",
     "tokenizers": "published",
+    "distributed": "sweep",
 }
 
 

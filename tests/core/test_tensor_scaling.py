@@ -15,17 +15,8 @@ from refscale import ops
 from refscale.engine import Tape, apply
 from refscale.errors import ArgumentError
 from refscale.formats import FORMATS, get_format
-from refscale.precision import (
-    NoScaling,
-    OperandScales,
-    TensorScaling,
-    fp8,
-    fp8_hidden,
-    fp16,
-    fp32,
-    operand_scale,
-    scaling,
-)
+from refscale.precision import OperandScales, fp8, fp8_hidden, fp16, fp32, operand_scale
+from refscale.rivals import NoScaling, Outcome, TensorScaling
 from refscale.scales import regular
 from tests.core.one_step import W, X, same_state, step, through_npz
 
@@ -143,7 +134,7 @@ class TestCurrent:
         assert records[2].scale > 2.0**40
         assert records[2].flushed == 0
         assert cast_of(step(NoScaling(), {}, FP8_WIDE, times=2.0**-30, count_casts=True)[3], "operand_gradient").flushed
-        assert outcome == scaling.Outcome(False, 3, 3, X.size + W.size + 18, scales=3)
+        assert outcome == Outcome(False, 3, 3, X.size + W.size + 18, scales=3)
 
     def test_the_cast_alone_rounds_in_a_float64_carrier(self):
         technique = TensorScaling("current")
@@ -262,7 +253,7 @@ class TestDelayed:
         # The first step ends the scales of 1; that of the operand gradient stays if its amax has not left a binade.
         assert [o.changes for o in outcomes[:2]] == [3, 0]
         assert outcomes[2].changes >= 1
-        assert replace(outcomes[2], changes=0) == scaling.Outcome(statistics=3, scales=3, state=12)
+        assert replace(outcomes[2], changes=0) == Outcome(statistics=3, scales=3, state=12)
 
     def test_state_through_npz(self):
         technique = TensorScaling("delayed")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refscale import functional as F  # noqa: N812
-from refscale import ops
+from refscale import ops, published
 from refscale.data import SpanBatch
 from refscale.engine import Tape, backward
 from refscale.errors import ArgumentError, ShapeError
@@ -135,13 +135,13 @@ configs = st.builds(
 def test_the_same_function(config, seed):
     """Every logit and loss to 1e-12, every gradient, too, once divided by its certified constant."""
     parameters = trained(config, seed)
-    values, gradients = worst(config, parameters, bert.adapt(config, parameters), batch_of(config, seed))
+    values, gradients = worst(config, parameters, published.adapt(config, parameters), batch_of(config, seed))
     assert (values < 1e-12, gradients < 1e-11) == (True, True)
 
 
 def test_matrices_have_unit_rms_and_the_way_back():
     parameters = trained(SMALL)
-    adapted = bert.adapt(SMALL, parameters)
+    adapted = published.adapt(SMALL, parameters)
     mine = adapted.unit(parameters)
     for name, x in mine.items():
         if x.ndim == 2:
@@ -155,7 +155,7 @@ def test_matrices_have_unit_rms_and_the_way_back():
 def test_norms_stay_and_zero_matrices_too():
     parameters = trained(SMALL)
     parameters["encoder.0.ffn.down.weight"][:] = 0
-    adapted = bert.adapt(SMALL, parameters)
+    adapted = published.adapt(SMALL, parameters)
     assert adapted.divisors["encoder.0.ffn.down.weight"] == 1
     assert {adapted.divisors[name] for name in parameters if ".norm." in name} == {1.0}
     values, _ = worst(SMALL, parameters, adapted)
@@ -173,7 +173,7 @@ WRONG = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_adaptation_is_seen(what, monkeypatch):
-    walk = sys.modules["refscale.models.bert.adapt"]._Walk
+    walk = sys.modules["refscale.published.adapt"]._Walk
     right = getattr(walk, WRONG[what][0])
 
     def free(self, name, s):
@@ -198,17 +198,17 @@ def test_a_wrong_adaptation_is_seen(what, monkeypatch):
     monkeypatch.setattr(walk, WRONG[what][0], WRONG[what][1] or wrong[WRONG[what][0]])
     config = replace(SMALL, eps=1e-2)
     parameters = trained(config)
-    values, _ = worst(config, parameters, bert.adapt(config, parameters))
+    values, _ = worst(config, parameters, published.adapt(config, parameters))
     assert values > 1e-6
 
 
 def test_what_cannot_be_adapted():
     with pytest.raises(ArgumentError, match=r"adapt\(values='independent'\)"):
-        bert.adapt(replace(SMALL, values="independent"), trained(SMALL))
+        published.adapt(replace(SMALL, values="independent"), trained(SMALL))
     parameters = trained(SMALL)
     parameters["span.weight"][0, 0] = np.inf
     with pytest.raises(ArgumentError, match=r"span\.weight has an RMS of inf"):
-        bert.adapt(SMALL, parameters)
+        published.adapt(SMALL, parameters)
 
 
 # Encoder, pooling, heads

@@ -93,7 +93,7 @@ def test_every_field():
 )
 def test_refused_by_name(change, message):
     with pytest.raises(DataError) as error:
-        bert.from_published(PUBLISHED | change, tensors(np.random.default_rng(0)), "call")
+        published.from_published(PUBLISHED | change, tensors(np.random.default_rng(0)), "call")
     assert str(error.value).startswith("call: config.json")
     assert message in str(error.value)
 
@@ -101,8 +101,8 @@ def test_refused_by_name(change, message):
 def test_an_unknown_field_can_be_ignored(tmp_path):
     directory = write(tmp_path / "model", PUBLISHED | {"flavor": "vanilla"})
     with pytest.raises(DataError, match="flavor = 'vanilla', which is not supported"):
-        bert.load_pretrained(directory)
-    assert bert.load_pretrained(directory, ignore=("flavor",)).config.width == 24
+        published.load_pretrained(directory)
+    assert published.load_pretrained(directory, ignore=("flavor",)).config.width == 24
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])
@@ -110,7 +110,7 @@ def test_a_configuration_that_is_none(tmp_path, content):
     directory = write(tmp_path / "model")
     (directory / "config.json").write_text(content)
     with pytest.raises(DataError, match=r"config\.json"):
-        bert.load_pretrained(directory)
+        published.load_pretrained(directory)
 
 
 # Tensors
@@ -118,7 +118,7 @@ def test_a_configuration_that_is_none(tmp_path, content):
 
 def test_names_and_layouts(tmp_path, found):
     """Matrices are turned, the classes of the next-sentence head swapped; heads are those that are there."""
-    model = bert.load_pretrained(write(tmp_path / "model"))
+    model = published.load_pretrained(write(tmp_path / "model"))
     assert (model.config.outputs, model.scheme) == (("mlm", "nsp"), "regular")
     p = model.parameters
     assert p.keys() == bert.specs(model.config).keys()
@@ -150,8 +150,8 @@ def only_the_copy(found):
 
 @pytest.mark.parametrize("change", [older, with_copies, only_the_copy])
 def test_other_layouts(tmp_path, found, change):
-    expected = bert.load_pretrained(write(tmp_path / "plain")).parameters
-    model = bert.load_pretrained(write(tmp_path / "other", found=change(found)))
+    expected = published.load_pretrained(write(tmp_path / "plain")).parameters
+    model = published.load_pretrained(write(tmp_path / "other", found=change(found)))
     for name, x in expected.items():
         np.testing.assert_array_equal(model.parameters[name], x)
 
@@ -160,8 +160,8 @@ def test_a_copy_that_is_none(tmp_path, found):
     wrong = with_copies(found)
     wrong["cls.predictions.decoder.weight"][3, 3] += 1
     with pytest.raises(CheckpointError, match=r"decoder.weight is not embeddings.word_embeddings.weight"):
-        bert.load_pretrained(write(tmp_path / "model", found=wrong))
-    untied = bert.load_pretrained(write(tmp_path / "untied", PUBLISHED | {"tie_word_embeddings": False}, wrong))
+        published.load_pretrained(write(tmp_path / "model", found=wrong))
+    untied = published.load_pretrained(write(tmp_path / "untied", PUBLISHED | {"tie_word_embeddings": False}, wrong))
     assert (untied.parameters["mlm.decoder.weight"] == wrong["cls.predictions.decoder.weight"].T).all()
 
 
@@ -170,7 +170,7 @@ def test_what_is_wrong_is_named(tmp_path, found):
     found["classifier.weight"] = np.zeros((2, 24), np.float32)
     found["pooler.dense.weight"] = np.zeros((24, 23), np.float32)
     with pytest.raises(CheckpointError) as error:
-        bert.load_pretrained(write(tmp_path / "model", found=found))
+        published.load_pretrained(write(tmp_path / "model", found=found))
     assert str(error.value).endswith(
         "tensors are missing encoder.layer.0.output.dense.bias; additional classifier.weight; "
         "misshapen pooler.dense.weight of shape (23, 24), not (24, 24)"
@@ -180,13 +180,13 @@ def test_what_is_wrong_is_named(tmp_path, found):
 def test_many_are_counted(tmp_path, found):
     few = {name: x for name, x in found.items() if not name.startswith("encoder.layer.1")}
     with pytest.raises(CheckpointError, match="and 11 more"):
-        bert.load_pretrained(write(tmp_path / "model", found=few))
+        published.load_pretrained(write(tmp_path / "model", found=few))
 
 
 def test_integers_are_no_parameters(tmp_path, found):
     found["cls.predictions.bias"] = np.zeros(50, np.int32)
     with pytest.raises(CheckpointError, match=r"cls.predictions.bias is int32, expected floating-point numbers"):
-        bert.load_pretrained(write(tmp_path / "model", found=found))
+        published.load_pretrained(write(tmp_path / "model", found=found))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
@@ -202,7 +202,7 @@ def test_sixteen_bits_are_widened_exactly(tmp_path, found, dtype):
         save_file(
             {n: torch.from_numpy(x).to(torch.bfloat16) for n, x in found.items()}, directory / "model.safetensors"
         )
-    model = bert.load_pretrained(directory)
+    model = published.load_pretrained(directory)
     word = narrow["embeddings.word_embeddings.weight"].astype(np.float32)
     assert (model.parameters["embeddings.word"] == word).all()
     assert model.parameters["embeddings.word"].dtype == np.float32
@@ -215,7 +215,7 @@ def test_damage(tmp_path):
     for damaged in (whole[:-1], whole[:100], b"", b"PK\x03\x04" + whole):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match="truncated, damaged or of another kind"):
-            bert.load_pretrained(directory)
+            published.load_pretrained(directory)
 
 
 class Trap:
@@ -232,10 +232,10 @@ def test_nothing_is_unpickled(tmp_path):
     (directory / "model.safetensors").unlink()
     (directory / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(tmp_path / "trapped")))
     with pytest.raises(CheckpointError, match=r"pytorch_model.bin is not read, for it can hold code"):
-        bert.load_pretrained(directory)
+        published.load_pretrained(directory)
     assert not (tmp_path / "trapped").exists()
     with pytest.raises(CheckpointError, match=r"no file config.json"):
-        bert.load_pretrained(tmp_path / "nowhere")
+        published.load_pretrained(tmp_path / "nowhere")
 
 
 # Writing
@@ -248,34 +248,34 @@ def test_there_and_back(tmp_path, outputs, tied):
         pytest.skip("without the head there is nothing to tie")
     config = bert.BertConfig(2, 8, 2, 12, 20, 6, outputs=outputs, tied=tied, activation="relu", eps=1e-4, dropout=0.2)
     parameters = bert.initial_parameters(config, regular, np.random.default_rng(0))
-    bert.save_pretrained(tmp_path / "saved", config, parameters)
-    found = bert.load_pretrained(tmp_path / "saved")
+    published.save_pretrained(tmp_path / "saved", config, parameters)
+    found = published.load_pretrained(tmp_path / "saved")
     assert (found.config, found.tokenizer) == (config, None)
     for name, x in parameters.items():
         np.testing.assert_array_equal(found.parameters[name], x)
 
 
-@pytest.mark.parametrize("change", [{"norm": "pre"}, {"scores": "1/d"}, {"tau": bert.adapt}])
+@pytest.mark.parametrize("change", [{"norm": "pre"}, {"scores": "1/d"}, {"tau": published.adapt}])
 def test_without_a_published_form(tmp_path, change):
     config = bert.get_config("bert-tiny", vocabulary=10, **change)
     with pytest.raises(ArgumentError, match=f"{next(iter(change))}=.* has no published form"):
-        bert.save_pretrained(tmp_path / "saved", config, {})
+        published.save_pretrained(tmp_path / "saved", config, {})
     assert not (tmp_path / "saved").exists()
 
 
 def test_parameters_that_do_not_fit(tmp_path):
     with pytest.raises(CheckpointError, match=r"missing .* and \d+ more"):
-        bert.save_pretrained(tmp_path / "saved", bert.get_config("bert-tiny"), {})
+        published.save_pretrained(tmp_path / "saved", bert.get_config("bert-tiny"), {})
 
 
 # Tokenizers
 
 
 def test_vocabulary_and_tokenizer_files_agree(tmp_path):
-    model = bert.load_pretrained(write(tmp_path / "model"))
+    model = published.load_pretrained(write(tmp_path / "model"))
     config, words = model.config, model.tokenizer
-    bert.save_pretrained(tmp_path / "again", config, model.parameters, words)
-    again = bert.load_pretrained(tmp_path / "again").tokenizer
+    published.save_pretrained(tmp_path / "again", config, model.parameters, words)
+    again = published.load_pretrained(tmp_path / "again").tokenizer
     text = "The unaffable Café, w3 nothing!"
     for tokenizer in (words, again):
         ids, where = tokenizer.spans(text)
@@ -288,26 +288,26 @@ def test_vocabulary_and_tokenizer_files_agree(tmp_path):
 def test_case_is_as_configured(tmp_path):
     directory = write(tmp_path / "model")
     (directory / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
-    assert bert.load_pretrained(directory).tokenizer.encode("The the").tolist() == [1, WORDS.index("the")]
+    assert published.load_pretrained(directory).tokenizer.encode("The the").tolist() == [1, WORDS.index("the")]
 
 
 def test_stored_truncation_and_padding_are_off(tmp_path):
     directory = write(tmp_path / "model")
-    raw = bert.load_pretrained(directory).tokenizer._tokenizer
+    raw = published.load_pretrained(directory).tokenizer._tokenizer
     raw.enable_truncation(3)
     raw.enable_padding(length=7)
     raw.save(str(directory / "tokenizer.json"))
-    assert len(bert.load_pretrained(directory).tokenizer.encode("the a the a the")) == 5
+    assert len(published.load_pretrained(directory).tokenizer.encode("the a the a the")) == 5
 
 
 def test_tokenizers_that_do_not_fit(tmp_path):
     directory = write(tmp_path / "model")
     (directory / "vocab.txt").write_text("\n".join([*WORDS, "more"]))
     with pytest.raises(DataError, match="has 51 tokens, the embedding 50 rows"):
-        bert.load_pretrained(directory)
+        published.load_pretrained(directory)
     (directory / "vocab.txt").write_text("\n".join(w for w in WORDS if w != "[MASK]"))
     with pytest.raises(DataError, match=r"has no \[MASK\]"):
-        bert.load_pretrained(directory)
+        published.load_pretrained(directory)
     (directory / "tokenizer.json").write_text("{")
     with pytest.raises(DataError, match=r"tokenizer\.json"):
-        bert.load_pretrained(directory)
+        published.load_pretrained(directory)

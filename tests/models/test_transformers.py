@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from refscale import functional as F  # noqa: N812
+from refscale import published
 from refscale.data import Batch, SpanBatch, load_text, sentences
 from refscale.engine import Tape, apply, backward
 from refscale.graph import gradient_factors
@@ -73,7 +74,7 @@ def distance(found, expected):
 
 def saved(model, tmp_path):
     model.save_pretrained(tmp_path / "theirs", safe_serialization=True)
-    return bert.load_pretrained(tmp_path / "theirs")
+    return published.load_pretrained(tmp_path / "theirs")
 
 
 @pytest.mark.parametrize(("dtype", "other", "bound"), PRECISIONS, ids=["float32", "float64"])
@@ -160,13 +161,13 @@ def test_questions_and_all_gradients(tmp_path, dtype, other, bound):
 def test_they_read_what_we_write(tmp_path, name, outputs, tied):
     config = bert.BertConfig(2, 24, 3, 40, 50, 12, outputs=outputs, tied=tied)
     parameters = bert.initial_parameters(config, regular, np.random.default_rng(3))
-    bert.save_pretrained(tmp_path / "ours", config, parameters)
+    published.save_pretrained(tmp_path / "ours", config, parameters)
     model, info = getattr(transformers, name).from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     ids, mask, segments = batch_of()
     base = model if name == "BertModel" else model.bert
     _, expected = theirs(base, torch.float64, ids, mask, segments)
-    h = bert.encode(ours(bert.load_pretrained(tmp_path / "ours"), np.float64), config, ids, mask, segments)
+    h = bert.encode(ours(published.load_pretrained(tmp_path / "ours"), np.float64), config, ids, mask, segments)
     assert distance(h.value[mask], expected.last_hidden_state.detach().numpy()[mask]) < 1e-12
 
 
@@ -190,7 +191,7 @@ def text():
 
 def test_tokens_of_the_real_one(real, text):
     tokenizer = transformers.AutoTokenizer.from_pretrained(real)
-    mine = bert.load_pretrained(real).tokenizer
+    mine = published.load_pretrained(real).tokenizer
     for sentence in text:
         assert mine.encode(sentence).tolist() == tokenizer(sentence, add_special_tokens=False)["input_ids"]
 
@@ -202,7 +203,7 @@ def test_tokens_of_the_real_one(real, text):
 )
 def test_the_real_one(real, text, dtype, other, hidden, gradients):
     """Hidden states, both ways of pooling, and all gradients of a fixed projection; regular, and adapted to unit."""
-    found = bert.load_pretrained(real)
+    found = published.load_pretrained(real)
     pad, _, cls, sep, _ = found.tokenizer.specials
     rows = [[cls, *found.tokenizer.encode(sentence), sep] for sentence in text]
     seq = max(map(len, rows))
@@ -216,7 +217,7 @@ def test_the_real_one(real, text, dtype, other, hidden, gradients):
     (h * torch.tensor(numbers)).sum().backward()
     weights = torch.tensor(mask).to(other)[..., None]
     mean = (h * weights).sum(1) / weights.sum(1)
-    adapted = bert.adapt(found.config, found.parameters)
+    adapted = published.adapt(found.config, found.parameters)
     wide = {n: x.astype(dtype) for n, x in found.parameters.items()}
     for scheme, parameters, divisors in (
         (regular, wide, dict.fromkeys(wide, 1.0)),

@@ -106,6 +106,9 @@ EXAMPLES = {
     ops.Bias: [case(ops.Bias(), (3, 4), (4,)), case(ops.Bias(), (2, 3, 4), (3, 1))],
     ops.Multiply: [case(ops.Multiply(), (3, 4), (3, 4)), case(ops.Multiply(), (2, 3, 4), (4,))],
     ops.SiluGlu: [case(ops.SiluGlu(), (3, 4), (3, 4))],
+    ops.Highway: [case(ops.Highway(-1.0), (3, 4), (3, 4), (3, 4))],
+    ops.Rotary: [case(ops.Rotary(), (2, 3, 4), (3, 2), (3, 2))],
+    ops.RelativeShift: [case(ops.RelativeShift(), (2, 4, 4)), case(ops.RelativeShift(), (1, 1))],
     ops.Scaled: [case(ops.Scaled(0.5, 3.0), (3, 4))],
     ops.Fork: [case(ops.Fork(0.25), (3, 4))],
     ops.Dropout: [case(ops.Dropout(0.3), (5, 6), Input((5, 6), "mask"))],
@@ -117,6 +120,7 @@ EXAMPLES = {
     ops.AttentionScores: [
         case(ops.AttentionScores(), (2, 3, 4), (2, 5, 4)),
         case(ops.AttentionScores("1/d"), (3, 4), (5, 4)),
+        case(ops.AttentionScores(), (2, 3, 4), (1, 5, 4)),
     ],
     ops.AttentionMix: [
         case(ops.AttentionMix(), (2, 3, 5), (2, 5, 4)),
@@ -338,6 +342,19 @@ def _cross_entropy(draw):
     return cross_entropy(rows, draw(st.integers(1, 6)), draw(st.sampled_from(["mean", "sum"])), ignored)
 
 
+@st.composite
+def _rotary(draw):
+    *lead, s = draw(shapes(min_dims=1))
+    half = draw(st.integers(1, 3))
+    return case(ops.Rotary(), (*lead, s, 2 * half), (s, half), (s, half))
+
+
+@st.composite
+def _squares(draw):
+    s = draw(st.integers(1, 6))
+    return (*draw(shapes(max_dims=2)), s, s)
+
+
 factors = st.floats(2**-6, 2**6)
 
 STRATEGIES = {
@@ -347,6 +364,9 @@ STRATEGIES = {
     ops.Bias: _bias(),
     ops.Multiply: _broadcast(ops.Multiply()),
     ops.SiluGlu: _of_one_shape(ops.SiluGlu(), 2),
+    ops.Highway: _of_one_shape(st.builds(ops.Highway, st.floats(-2, 2)), 3),
+    ops.Rotary: _rotary(),
+    ops.RelativeShift: _squares().map(lambda shape: case(ops.RelativeShift(), shape)),
     ops.Scaled: _of_one_shape(st.builds(ops.Scaled, factors, factors)),
     ops.Fork: _of_one_shape(st.builds(ops.Fork, st.integers(1, 5))),
     ops.Dropout: _dropout(),

@@ -38,6 +38,27 @@ def silu_glu(op, x, gate):
     return relative(x * gate / (1 + np.exp(-gate)), 24)
 
 
+def highway(op, h, candidate, update):
+    gate = 1 / (1 + np.exp(-update - op.bias))
+    return (1 - gate) * h + gate * candidate, 24 * U * (np.abs(h) + np.abs(candidate)) * (2 + np.abs(update))
+
+
+def rotary(op, x, cos, sin):
+    """As complex numbers x_i + i·x_{i+d/2}, times cos + i·sin."""
+    half = x.shape[-1] // 2
+    y = (x[..., :half] + 1j * x[..., half:]) * (cos + 1j * sin)
+    value = np.concatenate([y.real, y.imag], -1)
+    return value, 8 * U * np.concatenate([np.abs(x[..., :half]) + np.abs(x[..., half:])] * 2, -1)
+
+
+def relative_shift(op, x):
+    y = np.zeros_like(x)
+    for i, j in np.ndindex(x.shape[-2:]):
+        if j <= i:
+            y[..., i, j] = x[..., i, i - j]
+    return exact(y)
+
+
 def dropout(op, x, keep):
     return relative(np.where(keep, x / (1 - op.p), 0.0), 4)
 
@@ -194,6 +215,9 @@ REFERENCES = {
     ops.Bias: lambda op, x, bias: exact(x + bias),
     ops.Multiply: lambda op, x, y: exact(x * y),
     ops.SiluGlu: silu_glu,
+    ops.Highway: highway,
+    ops.Rotary: rotary,
+    ops.RelativeShift: relative_shift,
     ops.Scaled: lambda op, x: exact(x),
     ops.Fork: lambda op, x: exact(x),
     ops.Dropout: dropout,

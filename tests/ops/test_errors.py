@@ -67,6 +67,18 @@ SHAPES = [
     (ops.WeightedAdd((1.0, 2.0)), [(2, 3)], "weighted_add: 2 weights for 1 inputs"),
     (ops.Bias(), [(2, 3), (2, 2, 3)], "bias: shape (2, 2, 3) does not fit x of shape (2, 3)"),
     (ops.SiluGlu(), [(2, 3), (2, 1)], "silu_glu: x (2, 3) and gate (2, 1) must have one shape"),
+    (
+        ops.Highway(),
+        [(2, 3), (2, 3), (2, 1)],
+        "highway: h (2, 3), candidate (2, 3) and update (2, 1) must have one shape",
+    ),
+    (
+        ops.Rotary(),
+        [(2, 3, 5), (3, 2), (3, 2)],
+        "rotary: x (2, 3, 5), cos (3, 2), sin (3, 2), expected (…, s, d) with d even and twice (s, d/2)",
+    ),
+    (ops.RelativeShift(), [(2, 3, 4)], "relative_shift: x (2, 3, 4), expected (…, s, s)"),
+    (ops.AttentionScores(), [(2, 3, 4), (3, 5, 4)], "attention_scores: shapes (2,), (3,) do not broadcast together"),
     (ops.Matmul(), [(2, 3), (4, 5)], "matmul: x (2, 3) and w (4, 5), expected (…, b, m) and (…, m, n)"),
     (ops.Matmul(), [(3,), (3, 5)], "matmul: x (3,) and w (3, 5), expected (…, b, m) and (…, m, n)"),
     (ops.Matmul(), [(2, 2, 3), (4, 3, 5)], "matmul: shapes (2,), (4,) do not broadcast together"),

@@ -16,8 +16,8 @@ from statistics import mean, stdev
 import pytest
 
 from refscale.precision import get_precision
-from refscale.train import Comparison, compare, load_comparison, tables
-from refscale.train.comparison import BLOCKS
+from refscale.sweep import Comparison, compare, load_comparison, tables
+from refscale.sweep.comparison import BLOCKS
 from tests.train.test_evidence import differences, losses
 
 RESULTS = Path(__file__).parents[2] / "tutorials" / "results" / "blocks.json"

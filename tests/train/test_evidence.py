@@ -17,8 +17,8 @@ from statistics import mean, stdev
 import pytest
 
 from refscale.analysis import load_drifts
-from refscale.train import Comparison, Variant, compare, load_comparison, tables
-from refscale.train.comparison import STATIC, VARIANTS
+from refscale.sweep import Comparison, Variant, compare, load_comparison, tables
+from refscale.sweep.comparison import STATIC, VARIANTS
 
 RESULTS = Path(__file__).parents[2] / "tutorials" / "results"
 DOCS = Path(__file__).parents[2] / "tutorials" / "07-training-in-fp8.md"

@@ -16,8 +16,10 @@ from statistics import mean, stdev
 
 import pytest
 
-from refscale.train import FINE_TUNING, Comparison, SpanData, TrainConfig, compare, load_comparison, tables, train
-from refscale.train.comparison import VARIANTS
+from refscale.sweep import Comparison, compare, load_comparison, tables
+from refscale.sweep.comparison import VARIANTS
+from refscale.tasks import SpanData
+from refscale.train import FINE_TUNING, TrainConfig, train
 
 RESULTS = Path(__file__).parents[2] / "tutorials" / "results"
 DOCS = Path(__file__).parents[2] / "tutorials" / "06-bert.md"

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from refscale.errors import ArgumentError, CheckpointError, DataError
+from refscale.files import locked
 from refscale.train import TrainConfig, load_checkpoint, train
 from refscale.train import loop as train_loop
 from refscale.train.checkpoint import checkpoint_path, checkpoints
@@ -264,3 +265,14 @@ def test_a_finished_run_resumes_to_its_result(tmp_path):
     assert again.validation == first.validation
     assert again.overhead == first.overhead
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_second_process_in_the_directory(tmp_path):
+    """The one that holds it is named; nothing is written."""
+    text, out = write_text(tmp_path), tmp_path / "run"
+    out.mkdir()
+    message = rf"^train: '{out}' is in use by process {os.getpid()}$"
+    with locked(out, "here"), pytest.raises(ArgumentError, match=message):
+        train(small(), out, data=text)
+    assert {p.name for p in out.iterdir()} == {".lock"}
+    train(small(), out, data=text, report=quiet)

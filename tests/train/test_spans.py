@@ -8,24 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from refscale import squad
+from refscale import published, squad
 from refscale.engine import Tape
 from refscale.errors import ArgumentError, CheckpointError, DataError
 from refscale.layers import on_tape
-from refscale.models import bert
-from refscale.train import (
-    FINE_TUNING,
-    Run,
-    SpanData,
-    Variant,
-    compare,
-    evaluate,
-    load_trained,
-    observe,
-    tables,
-    train,
-    training_step,
-)
+from refscale.sweep import Variant, compare, tables
+from refscale.tasks import SpanData
+from refscale.train import FINE_TUNING, Run, evaluate, load_trained, observe, train, training_step
 from tests.train.runs import same_bits, small, write_text
 
 FINE = replace(FINE_TUNING, steps=6, batch=4, seq=40, evaluate_every=3, evaluation_batches=2, checkpoint_every=2)
@@ -81,7 +70,7 @@ def test_a_unit_run_goes_on_as_it_is(data, trained):
     assert run.task.adapted is None
     with pytest.raises(ArgumentError, match="has no regular form to save"):
         run.task.regular(run.initial_state().parameters)
-    with pytest.raises(ArgumentError, match=r"TrainConfig\(scheme='regular'\): the model was trained under 'unit'"):
+    with pytest.raises(ArgumentError, match=r"finetune\(scheme='regular'\): the model was trained under 'unit'"):
         Run.of(replace(FINE, scheme="regular"), replace(data, pretrained=trained / "unit"))
 
 
@@ -133,7 +122,7 @@ def test_refusals(data, trained, tmp_path):
         Run.of(FINE, None)
     with pytest.raises(ArgumentError, match="expected the data of that task"):
         Run.of(small(), data)
-    with pytest.raises(ArgumentError, match=r"TrainConfig\(seq=1000\)"):
+    with pytest.raises(ArgumentError, match=r"finetune\(seq=1000\)"):
         Run.of(replace(FINE, seq=1000), data)
     with pytest.raises(ArgumentError, match=r"scheme='munit'\): expected for the task 'squad', one of regular, unit"):
         replace(FINE, scheme="munit")
@@ -151,7 +140,7 @@ def test_refusals(data, trained, tmp_path):
 def test_a_comparison(tmp_path, data):
     """The same machine as for pre-training; its rows are those of fine-tuning, F1 its share."""
     variants = (Variant("regular", "fp32"), Variant("unit", "fp8"))
-    found = compare(replace(FINE, steps=2, model="m"), tmp_path, seeds=(0,), variants=variants, data=data)
+    found = compare(replace(FINE, steps=2, model="m"), tmp_path, seeds=1, variants=variants, data=data)
     assert {r.variant.name for r in found.runs} == {"regular fp32", "unit fp8"}
     assert all(0 <= r.accuracy <= 1 for r in found.runs)
     text = tables(found)
@@ -164,8 +153,8 @@ def test_saved_and_read_again(tmp_path, data):
     pytest.importorskip("safetensors", reason="needs refscale[pretrained]")
     run = Run.of(replace(FINE, scheme="unit"), data)
     state, _ = training_step(run, run.initial_state(), next(run.batches(0)))
-    bert.save_pretrained(tmp_path / "saved", run.task.model, run.task.regular(state.parameters))
-    found = bert.load_pretrained(tmp_path / "saved")
+    published.save_pretrained(tmp_path / "saved", run.task.model, run.task.regular(state.parameters))
+    found = published.load_pretrained(tmp_path / "saved")
     assert found.config.outputs == ("span",)
     logits = []
     for scheme, parameters in ((run.scheme, state.parameters), (None, found.parameters)):

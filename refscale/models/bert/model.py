@@ -11,6 +11,7 @@ Under the regular scheme all of these are the plain operations of the original.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,9 +65,14 @@ def specs(config: BertConfig) -> Specs:
     return found | linear_specs("span", d, 2, role="readout") if "span" in config.outputs else found
 
 
+def initial_std(config: BertConfig, spec: Spec) -> float:
+    """Of a weight under the regular scheme: one for all (Devlin et al. 2018)."""
+    return config.std
+
+
 def initial_parameters(config: BertConfig, scheme: Scheme, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
     """Initial parameters by name; see ``layers.initialize``."""
-    return initialize(specs(config), scheme, rng, config.std)
+    return initialize(specs(config), scheme, rng, partial(initial_std, config))
 
 
 def parameters_on(tape: Tape, parameters: Parameters, config: BertConfig) -> dict[str, Tensor]:

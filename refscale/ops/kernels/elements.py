@@ -126,6 +126,51 @@ def softplus_backward(op: Op, betas: Betas, g: Array, x: Array) -> tuple[Array |
     return (None,) if betas[0] is None else activation_backward(op, betas, g, special.sigmoid(x))
 
 
+def silu_glu(op: Any, alpha: float, x: Array, gate: Array) -> tuple[Array, Kept]:
+    """α·x·silu(gate); keeps x, and silu with its derivative."""
+    op.check(x.shape, gate.shape)
+    value, derivative = special.silu(gate)
+    y = x * value
+    if alpha != 1:
+        y *= alpha
+    return y, (x, value, derivative)
+
+
+def silu_glu_backward(op: Op, betas: Betas, g: Array, x: Array, value: Array, derivative: Array) -> tuple[Any, ...]:
+    """β_x·g·silu and β_gate·g·x·silu′, in their places."""
+    for_x, for_gate = betas
+    if for_x is not None:
+        _multiply(value, g, for_x)
+    if for_gate is not None:
+        _multiply(derivative, g, for_gate)
+        derivative *= x
+    return None if for_x is None else value, None if for_gate is None else derivative
+
+
+def highway(op: Any, alpha: float, h: Array, candidate: Array, update: Array) -> tuple[Array, Kept]:
+    """α·(h + gate·(candidate − h)); keeps the difference, and the gate with all that its gradient needs."""
+    op.check(h.shape, candidate.shape, update.shape)
+    change, shifted = candidate - h, update + op.bias
+    gate, slope = sigmoid_pair(shifted)
+    y = gate * change
+    y += h
+    if alpha != 1:
+        y *= alpha
+    return y, (change, gate, special.sigmoid(-shifted), slope)
+
+
+def highway_backward(
+    op: Op, betas: Betas, g: Array, change: Array, gate: Array, carry: Array, slope: Array
+) -> tuple[Any, ...]:
+    """β_h·g·(1 − s), β_c·g·s and β_u·g·(c − h)·s′, in their places."""
+    slope *= change
+    parts = [(y, beta) for y, beta in zip((carry, gate, slope), betas, strict=True)]
+    for y, beta in parts:
+        if beta is not None:
+            _multiply(y, g, beta)
+    return tuple([None if beta is None else y for y, beta in parts])
+
+
 def _multiply(y: Array, g: Array, factor: float) -> None:
     """y·g·factor in place of y, which is contiguous."""
     if factor == 1 or y.size <= blocks.BLOCK:

@@ -67,6 +67,6 @@ def scores_backward(op: Any, betas: Betas, g: Array, q: Array, k: Array) -> tupl
     """β_q · damping · g @ k and β_k · damping · gᵀ @ q."""
     damping, (for_q, for_k) = op.damping(q.shape), betas
     return (
-        None if for_q is None else product(g, k, for_q * damping, like=q),
-        None if for_k is None else product(g.swapaxes(-1, -2), q, for_k * damping, like=k),
+        None if for_q is None else unbroadcast(product(g, k, for_q * damping, like=q), q.shape),
+        None if for_k is None else unbroadcast(product(g.swapaxes(-1, -2), q, for_k * damping, like=k), k.shape),
     )

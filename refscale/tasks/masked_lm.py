@@ -13,15 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale.data import IGNORE, Batch, Vocabulary, load_text, masked_lm_batches, sentences
-from refscale.errors import DataError
+from refscale.errors import ArgumentError, DataError
 from refscale.layers import Specs, Tensors
 from refscale.models import bert
-from refscale.scales import Scheme, get_constraint, get_scheme
-from refscale.train.config import TrainConfig
-from refscale.train.task import Scores
-
-HELD_OUT = 0.1
-"""The last part of the text's sentences, for validation only."""
+from refscale.scales import Scheme
+from refscale.tasks.task import Scores, Setup
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +25,14 @@ class MaskedLM:
     """The task "masked-lm"; see ``task.Task``.
 
     Attributes:
-        config: of the run.
+        setup: sizes and rules.
         model: with as many words as the vocabulary has.
-        vocabulary: of the text's first nine tenths, on which it trains.
+        vocabulary: of the part of the text that is trained on.
         training, held_out: sentences.
         digest: of the text.
     """
 
-    config: TrainConfig
+    setup: Setup
     model: bert.BertConfig
     vocabulary: Vocabulary
     training: tuple[str, ...]
@@ -44,23 +40,25 @@ class MaskedLM:
     digest: str
 
     @classmethod
-    def of(cls, config: TrainConfig, text: str | Path | None = None) -> MaskedLM:
-        """Read the text.  None: the text that comes along.  Raises DataError if it cannot be used."""
+    def of(cls, setup: Setup, text: str | Path | None = None) -> MaskedLM:
+        """Read the text.  None: the text that comes along.
+
+        Raises:
+            ArgumentError: no BERT.
+            DataError: the text cannot be used.
+        """
+        if not isinstance(setup.model, bert.BertConfig):
+            raise ArgumentError(f"masked-lm: got {setup.model!r}, expected a BERT")
         content = load_text(text)
         parts = sentences(content)
-        if len(parts) < 2:
+        if len(parts) < 2 and setup.held_out:
             raise DataError(f"train: a text of {len(parts)} sentences, expected some to train on and some to validate")
-        held = max(1, round(HELD_OUT * len(parts)))
-        training, held_out = tuple(parts[:-held]), tuple(parts[-held:])
-        model = bert.get_config(
-            config.model,
-            dropout=config.dropout,
-            attention_dropout=config.dropout,
-            constraint=get_constraint(config.constraint),
-        )
-        vocabulary = Vocabulary.from_text(" ".join(training), model.vocabulary)
+        cut = len(parts) - (max(1, round(setup.held_out * len(parts))) if setup.held_out else 0)
+        training, held_out = tuple(parts[:cut]), tuple(parts[cut:])
+        vocabulary = Vocabulary.from_text(" ".join(training), setup.model.vocabulary)
         digest = hashlib.sha256(content.encode()).hexdigest()
-        return cls(config, replace(model, vocabulary=len(vocabulary)), vocabulary, training, held_out, digest)
+        model = replace(setup.model, vocabulary=len(vocabulary)) if setup.fit else setup.model
+        return cls(setup, model, vocabulary, training, held_out, digest)
 
     @cached_property
     def specs(self) -> Specs:
@@ -69,8 +67,8 @@ class MaskedLM:
 
     @property
     def scheme(self) -> Scheme:
-        """As configured."""
-        return get_scheme(self.config.scheme)
+        """As set up."""
+        return self.setup.scheme
 
     def initial_parameters(self, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
         """At random."""
@@ -83,10 +81,10 @@ class MaskedLM:
     def validation(self, rng: np.random.Generator) -> tuple[Batch, ...]:
         """Of the held-out text."""
         drawn = self._draw(self.held_out, rng)
-        return tuple(next(drawn) for _ in range(self.config.evaluation_batches))
+        return tuple(next(drawn) for _ in range(self.setup.evaluation_batches))
 
     def _draw(self, text: tuple[str, ...], rng: np.random.Generator) -> Iterator[Batch]:
-        return masked_lm_batches(text, self.vocabulary, batch=self.config.batch, seq=self.config.seq, rng=rng)
+        return masked_lm_batches(text, self.vocabulary, batch=self.setup.batch, seq=self.setup.seq, rng=rng)
 
     def loss(self, p: Tensors, batch: Batch, rng: np.random.Generator | None = None) -> bert.Losses:
         """Masked LM plus next sentence."""

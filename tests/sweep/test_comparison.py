@@ -9,8 +9,10 @@ from dataclasses import replace
 import pytest
 
 from refscale.errors import ArgumentError, DataError
-from refscale.train import Comparison, RunResult, Variant, compare, load_comparison, tables
-from refscale.train.comparison import STATIC, VARIANTS, _best, _beyond, _lost, _result, to_content
+from refscale.sweep import Bracket, Comparison, RunResult, Variant, compare, load_comparison, tables
+from refscale.sweep.comparison import STATIC, VARIANTS, to_content
+from refscale.sweep.engine import lost, to_row
+from refscale.sweep.search import best
 from tests.train.runs import small, write_text
 
 REGULAR, UNIT = Variant("regular", "fp32"), Variant("unit", "fp8")
@@ -23,7 +25,7 @@ def made(tmp_path_factory):
     directory = tmp_path_factory.mktemp("compare")
     text = write_text(directory)
     base = small(steps=3, scales_every=0)
-    found = compare(base, directory / "out", seeds=(0, 1), variants=ALL, data=text)
+    found = compare(base, directory / "out", seeds=2, variants=ALL, data=text)
     return found, directory, text
 
 
@@ -49,14 +51,14 @@ class TestCompare:
 
     def test_a_second_call_repeats_nothing(self, made):
         found, directory, text = made
-        before = {p: p.stat().st_mtime_ns for p in (directory / "out").glob("*/summary.json")}
-        again = compare(found.base, directory / "out", seeds=(0, 1), variants=ALL, data=text)
+        before = {p: p.stat().st_mtime_ns for p in (directory / "out").glob("runs/*/summary.json")}
+        again = compare(found.base, directory / "out", seeds=2, variants=ALL, data=text)
         assert again == found
-        assert before == {p: p.stat().st_mtime_ns for p in (directory / "out").glob("*/summary.json")}
+        assert before == {p: p.stat().st_mtime_ns for p in (directory / "out").glob("runs/*/summary.json")}
 
     def test_other_runs_in_the_directory(self, made):
         found, directory, text = made
-        with pytest.raises(ArgumentError, match="holds another run"):
+        with pytest.raises(ArgumentError, match=r"holds another sweep, whose base differs from \{'batch': 3\}"):
             compare(replace(found.base, batch=3), directory / "out", variants=(REGULAR,), data=text)
 
     def test_round_trip(self, made, tmp_path):
@@ -70,13 +72,13 @@ class TestCompare:
         with pytest.raises(DataError, match="KeyError 'schema', expected what compare writes"):
             load_comparison(path)
 
-    @pytest.mark.parametrize("wrong", [{"seeds": ()}, {"variants": ()}, {"jobs": 0}])
+    @pytest.mark.parametrize("wrong", [{"seeds": 0}, {"variants": ()}, {"jobs": 0}])
     def test_nothing_to_do(self, tmp_path, wrong):
         with pytest.raises(ArgumentError, match="expected at least one of each"):
             compare(small(), tmp_path, **wrong)
 
 
-def test_a_run_that_diverged_has_no_loss(tmp_path):
+def test_a_run_that_diverged_has_no_loss():
     """Also if it had a validation before."""
     validation = {"masked_lm": 5.0, "masked_lm_accuracy": 0.1}
     summary = {
@@ -86,14 +88,18 @@ def test_a_run_that_diverged_has_no_loss(tmp_path):
         "seconds": 1.0,
         "overhead": {},
     }
-    assert _result((REGULAR, 0, -6.0), summary, tmp_path).loss is None
-    assert _result((REGULAR, 0, -6.0), summary | {"diverged": ""}, tmp_path).loss == 5.0
+    row = to_row("id", {}, -6.0, 0, summary)
+    assert (row.status, row.loss, row.message) == ("diverged", None, "at step 7")
+    row = to_row("id", {}, -6.0, 0, summary | {"diverged": ""})
+    assert (row.status, row.loss, row.share) == ("done", 5.0, 0.1)
+    row = to_row("id", {}, -6.0, 0, {"failed": "DataError: no text"})
+    assert (row.status, row.loss, row.message) == ("failed", None, "DataError: no text")
 
 
 def test_what_is_lost(tmp_path):
     """Of the first step the worst kind of cast, of the last the gradients that are zero."""
     path = tmp_path / "scales.jsonl"
-    assert _lost(path) == (None, None)
+    assert lost(path) == (None, None)
 
     def line(flushed, scales):
         casts = [
@@ -107,14 +113,14 @@ def test_what_is_lost(tmp_path):
         return json.dumps({"casts": casts, "tensors": tensors}) + "\n"
 
     path.write_text(line((90, 10, 40), (0, 1, 1, 0)), encoding="utf-8")
-    assert _lost(path) == (0.4, 0.0)
+    assert lost(path) == (0.4, 0.0)
     path.write_text(line((90, 10, 4), (0, 1, 1, 0)) + line((0, 0, 0), (0, 0, 1, 0)), encoding="utf-8")
-    assert _lost(path) == (0.1, 0.5)
+    assert lost(path) == (0.1, 0.5)
 
 
 class TestGrid:
     @pytest.mark.parametrize(
-        ("losses", "best", "beyond"),
+        ("losses", "least", "beyond"),
         [
             ({-2.0: 3.0, -1.0: 2.0, 0.0: 3.0}, -1.0, []),
             ({-2.0: 1.0, -1.0: 2.0, 0.0: 3.0}, -2.0, [-3.0]),
@@ -123,9 +129,9 @@ class TestGrid:
             ({-2.0: None, -1.0: None, 0.0: None}, -2.0, [-3.0]),
         ],
     )
-    def test_the_best_is_inside(self, losses, best, beyond):
-        assert _best(losses) == best
-        assert list(_beyond(losses)) == beyond
+    def test_the_best_is_inside(self, losses, least, beyond):
+        assert best(losses) == least
+        assert Bracket(-1.0).next(losses) == beyond
 
 
 def result(variant: Variant, seed: int, loss: float | None, **changes) -> RunResult:

@@ -8,24 +8,23 @@ is tuned.  Runs stand in directories of their own, and a comparison that was int
 from __future__ import annotations
 
 import json
-import math
-import multiprocessing
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from refscale import memory
 from refscale.engine import Tape
-from refscale.errors import ArgumentError, DataError, DivergedError
+from refscale.errors import ArgumentError, DataError
 from refscale.layers import on_tape
 from refscale.progress import Progress
-from refscale.train.config import DEFAULT_LOG2_LR, TASKS, TrainConfig
-from refscale.train.loop import train, write_json
-from refscale.train.run import Data, Run
+from refscale.sweep.engine import sweep
+from refscale.sweep.rows import Row
+from refscale.sweep.spec import Spec, run_id
+from refscale.sweep.summary import outcomes
+from refscale.tasks import Data
+from refscale.train import Run, TrainConfig
+from refscale.train.loop import write_json
 
 SCHEMA = "refscale.comparison/1"
 
@@ -123,7 +122,7 @@ class RunResult:
         flushed: share of the elements of gradients that casts of one place took to zero in the first step, of the
             place where it is largest; None if nothing was recorded.
         dead: share of the gradients that were all zero in the last recorded step.
-        overhead: totals of ``precision.Outcome``.
+        overhead: totals of ``rivals.Outcome``.
     """
 
     variant: Variant
@@ -171,9 +170,10 @@ def compare(
     base: TrainConfig,
     out: str | Path,
     *,
-    seeds: Sequence[int] = (0, 1, 2),
+    seeds: int = 3,
     variants: Sequence[Variant] | None = None,
     jobs: int = 1,
+    executor: Executor | None = None,
     data: Data = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -182,9 +182,9 @@ def compare(
     Args:
         base: model, steps, batch and so on; scheme, precision, scaling, learning rate and seed are replaced.
         out: directory, made if it does not exist; runs that are there already are not repeated.
-        seeds: at least one.
+        seeds: how many, at least one.
         variants: rows; None: ``VARIANTS`` of the task, and the ``SWEEP`` of pre-training.
-        jobs: processes at a time, each with one BLAS thread; they keep freed memory, see ``memory.keep``.
+        jobs, executor: see ``sweep``.
         data: see ``train``.
         progress: advanced by one per run.
 
@@ -192,118 +192,68 @@ def compare(
         All results.
 
     Raises:
-        ArgumentError: no seed, no variant, or jobs < 1; or ``out`` holds other runs.
-        DataError: the data cannot be used.
+        ArgumentError: no seed, no variant, or jobs < 1; or ``out`` holds other runs, or is in use.
+        DataError: the data cannot be used, or a run could not be run.
     """
     if variants is None:
-        variants = VARIANTS[base.task] + (SWEEP if base.task == "masked-lm" else ())
-    if not seeds or not variants or jobs < 1:
+        variants = VARIANTS.get(base.task, ()) + (SWEEP if base.task == "masked-lm" else ())
+    if seeds < 1 or not variants or jobs < 1:
         raise ArgumentError(
-            f"compare(seeds={tuple(seeds)}, {len(variants)} variants, jobs={jobs}): expected at least one of each"
+            f"compare(seeds={seeds}, {len(variants)} variants, jobs={jobs}): expected at least one of each"
         )
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))  # read by the BLAS of each new process
-    try:
-        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), memory.keep) as pool:
-            work = _Pool(pool, base, out, data, progress)
-            schemes = tuple(dict.fromkeys(v.scheme for v in variants))
-            grid = _grid(work, schemes, seeds[0])
-            log2_lr = {scheme: _best(losses) for scheme, losses in grid.items()}
-            wanted = [(v, seed, log2_lr[v.scheme]) for v in variants for seed in seeds[: v.seeds]]
-            found = work.run(wanted, seeds[0])
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    spec = to_spec(base, seeds, variants)
+    rows = sweep(spec, out, executor=executor, jobs=jobs, data=data, traced=True, keep=True, progress=progress)
+    failed = [row for row in rows.values() if row.status == "failed"]
+    if failed:
+        raise DataError(f"compare: {len(failed)} runs could not be run; {failed[0].id}: {failed[0].message}")
+    found = outcomes(spec, rows)
+    schemes = tuple(dict.fromkeys(v.scheme for v in variants))
+    grid = {scheme: _rates(rows, scheme) for scheme in schemes}
+    log2_lr = {v.scheme: o.log2_lr for v, o in zip(variants, found, strict=True) if o.log2_lr is not None}
+    runs = [
+        _result(v, rows[run_id(o.cell.settings, log2_lr[v.scheme], seed)])
+        for v, o in zip(variants, found, strict=True)
+        for seed in range(o.cell.seeds)
+    ]
     factors = {scheme: _count_factors(replace(base, scheme=scheme), data) for scheme in schemes}
-    comparison = Comparison(base, tuple(seeds), grid, log2_lr, factors, tuple(found))
+    comparison = Comparison(base, tuple(range(seeds)), grid, log2_lr, factors, tuple(runs))
     write_json(out / "comparison.json", to_content(comparison))
     return comparison
 
 
-_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-_Job = tuple[Variant, int, float]
-
-
-@dataclass(frozen=True, eq=False)
-class _Pool:
-    pool: ProcessPoolExecutor
-    base: TrainConfig
-    out: Path
-    data: Data
-    progress: Progress | None
-
-    def run(self, jobs: Sequence[_Job], traced_seed: int) -> list[RunResult]:
-        """The results of jobs, in their order; of the traced seed every tensor's scale is recorded, too."""
-        futures = {
-            self.pool.submit(_run, self._config(job, traced_seed), str(self.out / _directory(job)), self.data): job
-            for job in dict.fromkeys(jobs)
-        }
-        found = {}
-        for future in as_completed(futures):
-            job = futures[future]
-            found[job] = _result(job, future.result(), self.out / _directory(job))
-            if self.progress:
-                self.progress.advance(1, job[0].name)
-        return [found[job] for job in jobs]
-
-    def _config(self, job: _Job, traced_seed: int) -> TrainConfig:
-        variant, seed, log2_lr = job
-        return replace(
-            self.base,
-            scheme=variant.scheme,
-            precision=variant.precision,
-            scaling=variant.scaling,
-            seed=seed,
-            lr=2.0**log2_lr,
-            scales_every=max(1, self.base.steps // 10) if seed == traced_seed else 0,
-        )
-
-
-def _directory(job: _Job) -> str:
-    variant, seed, log2_lr = job
-    return f"{variant.name.replace(' ', '_').replace(':', '-').replace('^', '')}_lr{log2_lr:g}_seed{seed}"
-
-
-def _run(config: TrainConfig, out: str, data: Data) -> dict[str, Any]:
-    """One run, in a process of its own: continued if it was interrupted, read if it is done."""
-    path = Path(out) / "summary.json"
-    if not path.exists():
-        with suppress(DivergedError):  # summary.json says so
-            train(config, out, data=data, resume=True, report=lambda _: None)
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if summary["config"] != asdict(config):
-        raise ArgumentError(f"compare: {out!r} holds another run; choose another directory")
-    return summary
-
-
-def _result(job: _Job, summary: dict[str, Any], out: Path) -> RunResult:
-    variant, seed, log2_lr = job
-    validation = None if summary["diverged"] else summary["validation"]
-    loss, share = TASKS[summary["config"]["task"]]
-    return RunResult(
-        variant,
-        seed,
-        log2_lr,
-        validation and validation[loss],
-        validation and validation[share],
-        summary["diverged"],
-        summary["seconds"],
-        *_lost(out / "scales.jsonl"),
-        summary["overhead"],
+def to_spec(base: TrainConfig, seeds: int, variants: Sequence[Variant]) -> Spec:
+    """A comparison as a sweep: rates are found in FP32 with seed 0, and shared by all variants of a scheme."""
+    varied = ("scheme", "precision", "scaling")
+    plain = {k: v for k, v in asdict(base).items() if k not in (*varied, "lr", "seed", "scales_every")}
+    return Spec(
+        title="compare",
+        base=plain,
+        variants={v.name: {k: getattr(v, k) for k in varied} | {"seeds": v.seeds or seeds} for v in variants},
+        seeds=seeds,
+        rate_of={"precision": "fp32", "scaling": "none"},
     )
 
 
-def _lost(path: Path) -> tuple[float | None, float | None]:
-    """(flushed, dead) of a ``RunResult``."""
-    if not path.exists():
-        return None, None
-    first, *_, last = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] * 2
-    casts = [c for c in first["casts"] if c["place"] in ("gradient", "operand_gradient")]
-    gradients = [t["scale"] for t in last["tensors"] if t["judged"] and "gradient" in t["kind"]]
-    flushed = max((c["flushed"] / c["elements"] for c in casts if c["elements"]), default=0.0)
-    return flushed, gradients.count(0) / len(gradients)
+def _rates(rows: Mapping[str, Row], scheme: str) -> dict[float, float | None]:
+    """Losses of the FP32 runs of seed 0 by exponent."""
+    plain = {"scheme": scheme, "precision": "fp32", "scaling": "none"}
+    return dict(sorted((r.log2_lr, r.loss) for r in rows.values() if r.settings == plain and r.seed == 0))
+
+
+def _result(variant: Variant, row: Row) -> RunResult:
+    return RunResult(
+        variant,
+        row.seed,
+        row.log2_lr,
+        row.loss,
+        row.share,
+        row.message,
+        row.seconds,
+        row.flushed,
+        row.dead,
+        dict(row.overhead),
+    )
 
 
 def _count_factors(config: TrainConfig, data: Data) -> int:
@@ -316,35 +266,6 @@ def _count_factors(config: TrainConfig, data: Data) -> int:
         + sum(v.requires_grad and b not in (None, 1) for v, b in zip(node.inputs, node.scales.beta, strict=True))
         for node in tape.nodes
     )
-
-
-# --- learning rates ---------------------------------------------------------------------------------------------------
-
-
-def _grid(work: _Pool, schemes: Iterable[str], seed: int) -> dict[str, dict[float, float | None]]:
-    """FP32 losses on a grid of powers of two around each scheme's default, extended until the best is inside."""
-    losses: dict[str, dict[float, float | None]] = {s: {} for s in schemes}
-    wanted = {s: [DEFAULT_LOG2_LR[work.base.task][s] + k for k in (-1, 0, 1)] for s in schemes}
-    while any(wanted.values()):
-        jobs = [(Variant(s, "fp32"), seed, e) for s, exponents in wanted.items() for e in exponents]
-        for result in work.run(jobs, seed):
-            losses[result.variant.scheme][result.log2_lr] = result.loss
-        wanted = {s: list(_beyond(losses[s])) for s in schemes}
-    return {s: dict(sorted(found.items())) for s, found in losses.items()}
-
-
-def _beyond(losses: dict[float, float | None]) -> Iterator[float]:
-    """The next exponent beyond an edge of the grid that is its best; none if the best is inside."""
-    best = _best(losses)
-    if best == min(losses):
-        yield best - 1
-    elif best == max(losses):
-        yield best + 1
-
-
-def _best(losses: dict[float, float | None]) -> float:
-    """The exponent with the lowest loss; if all diverged, the smallest."""
-    return min(losses, key=lambda e: (math.inf if losses[e] is None else losses[e], e))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

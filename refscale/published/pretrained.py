@@ -12,13 +12,16 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale import published
 from refscale.data import Tokenizer
 from refscale.errors import ArgumentError, CheckpointError, DataError
 from refscale.files import write_atomically
 from refscale.layers import Parameters
 from refscale.models.bert.config import BertConfig, Output
 from refscale.models.bert.model import specs
+from refscale.published.fields import from_fields, read_json, to_fields
+from refscale.published.subwords import SubWords
+from refscale.published.tensors import heads, read_tensors, renamed, to_bytes
+from refscale.published.tensors import parameters as named_as_here
 
 _FILES = {"config.json": "[]", "model.safetensors": "*.bin"}
 """Files that must be there, and what stands for them in directories that are not read."""
@@ -68,9 +71,9 @@ def load_pretrained(directory: str | Path, *, ignore: Sequence[str] = ()) -> Pre
             found = [p.name for p in sorted(directory.glob(instead))] if directory.is_dir() else []
             but = f"; {', '.join(found)} is not read, for it can hold code: save it as safetensors" if found else ""
             raise CheckpointError(f"{call}: no file {name}, expected config.json and model.safetensors{but}")
-    content = published.read_json(directory / "config.json")
-    model = from_published(content, published.read_tensors(directory / "model.safetensors"), call, ignore=ignore)
-    tokenizer = published.SubWords.load(directory)
+    content = read_json(directory / "config.json")
+    model = from_published(content, read_tensors(directory / "model.safetensors"), call, ignore=ignore)
+    tokenizer = SubWords.load(directory)
     if tokenizer and len(tokenizer) > model.config.vocabulary:
         raise DataError(
             f"{call}: the tokenizer has {len(tokenizer)} tokens, the embedding {model.config.vocabulary} rows"
@@ -102,17 +105,17 @@ def from_published(
     Raises:
         DataError, CheckpointError: see ``load_pretrained``.
     """
-    found = published.renamed(tensors)
-    values = published.from_fields(content, call, ignore)
+    found = renamed(tensors)
+    values = from_fields(content, call, ignore)
     try:
-        config = BertConfig(**values, outputs=cast(tuple[Output, ...], published.heads(found)))
+        config = BertConfig(**values, outputs=cast(tuple[Output, ...], heads(found)))
     except ArgumentError as error:
         raise DataError(f"{call}: config.json: {error}") from error
-    return Pretrained(config, published.parameters(found, specs(config), config.tied, call, dtype), None, "")
+    return Pretrained(config, named_as_here(found, specs(config), config.tied, call, dtype), None, "")
 
 
 def save_pretrained(
-    directory: str | Path, config: BertConfig, parameters: Parameters, tokenizer: published.SubWords | None = None
+    directory: str | Path, config: BertConfig, parameters: Parameters, tokenizer: SubWords | None = None
 ) -> None:
     """Write what ``load_pretrained`` and other libraries load.
 
@@ -132,8 +135,8 @@ def save_pretrained(
     for name, only in (("norm", ("post",)), ("tau", (None,)), ("scores", (None, "1/sqrt(d)"))):
         if getattr(config, name) not in only:
             raise ArgumentError(f"{call}: {name}={getattr(config, name)!r} has no published form, expected {only[0]!r}")
-    saved = published.to_bytes(parameters, specs(config), call)
-    content = json.dumps(published.to_fields(vars(config), config.outputs), indent=2) + "\n"
+    saved = to_bytes(parameters, specs(config), call)
+    content = json.dumps(to_fields(vars(config), config.outputs), indent=2) + "\n"
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "model.safetensors", lambda file: file.write(saved))

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 
-from refscale.precision import get_precision, get_scaling
-from refscale.train.comparison import Comparison, RunResult, Variant
-from refscale.train.config import TASKS
+from refscale.precision import get_precision
+from refscale.rivals import get_scaling
+from refscale.sweep.comparison import Comparison, RunResult, Variant
 
 REFERENCE = Variant("regular", "fp32")
 """What every other row is held against."""
@@ -63,7 +63,7 @@ def _losses(c: Comparison) -> Rows:
         "validation loss",
         "± sd",
         f"− {REFERENCE.name}",
-        TASKS[c.base.task][1].rpartition("_")[2],
+        c.base.kind.share.rpartition("_")[2],
         "flushed at first",
         "zero at last",
         "least s",

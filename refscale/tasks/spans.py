@@ -5,22 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale import squad
+from refscale import published, squad
 from refscale.data import SpanBatch
 from refscale.errors import ArgumentError, DataError
 from refscale.layers import Specs, Tensors, initialize
 from refscale.models import bert
-from refscale.scales import Scheme, get_constraint, get_scheme, regular
-from refscale.train.config import TrainConfig
-from refscale.train.task import Scores
-from refscale.train.trained import load_trained
+from refscale.scales import Scheme, get_scheme, regular
+from refscale.tasks.task import Load, Scores, Setup
 
 LONGEST_QUESTION = 64
 """Tokens, or half of a window; Devlin et al. 2018, run_squad."""
@@ -31,7 +29,7 @@ class SpanData:
     """What is read to fine-tune.
 
     Attributes:
-        pretrained: directory of the trained model, see ``load_trained``.
+        pretrained: directory of the trained model, see ``train.load_trained``.
         train, dev: files in the format of SQuAD 1.1; None, both: ``squad.made_questions``.
         text: what the model was trained on, if that was a run of ``train`` on a text of its own.
     """
@@ -55,10 +53,10 @@ class SpanExtraction:
     """The task "squad"; see ``task.Task``.
 
     Under the regular scheme the model's parameters are taken as they are; under unit scaling, those of a regular model
-    are adapted (``bert.adapt``), head and all, so that both start from the same function.
+    are adapted (``published.adapt``), head and all, so that both start from the same function.
 
     Attributes:
-        config: of the run.
+        setup: sizes and rules.
         model: the encoder with a span head in place of the heads it had.
         scheme: as configured, with the constants of an adapted model.
         adapted: how it was adapted, if it was.
@@ -69,10 +67,10 @@ class SpanExtraction:
         digest: of model and questions.
     """
 
-    config: TrainConfig
+    setup: Setup
     model: bert.BertConfig
     scheme: Scheme
-    adapted: bert.Adapted | None
+    adapted: published.Adapted | None
     start: dict[str, NDArray[Any]]
     questions: tuple[squad.Question, ...]
     held_out: tuple[squad.Question, ...]
@@ -82,50 +80,50 @@ class SpanExtraction:
     digest: str
 
     @classmethod
-    def of(cls, config: TrainConfig, data: SpanData) -> SpanExtraction:
+    def of(cls, setup: Setup, data: SpanData, load: Load) -> SpanExtraction:
         """Read model and questions.
 
         Raises:
             ArgumentError: a scheme that does not fit the model's, or windows too short or too long.
             CheckpointError, DataError: model or questions cannot be used.
         """
-        pretrained = load_trained(data.pretrained, data.text)
+        pretrained = load(data.pretrained, data.text)
         tokenizer = pretrained.tokenizer
         if tokenizer is None:
             raise DataError(f"finetune: no tokenizer in {str(data.pretrained)!r}, expected tokenizer.json or vocab.txt")
-        if config.seq > pretrained.config.positions:
+        if setup.seq > pretrained.config.positions:
             raise ArgumentError(
-                f"TrainConfig(seq={config.seq}): expected at most {pretrained.config.positions}, the model's positions"
+                f"finetune(seq={setup.seq}): expected at most {pretrained.config.positions}, the model's positions"
             )
         model = replace(
             pretrained.config,
             outputs=("span",),
-            dropout=config.dropout,
-            attention_dropout=config.dropout,
-            constraint=get_constraint(config.constraint),
+            dropout=setup.dropout,
+            attention_dropout=setup.dropout,
+            constraint=setup.constraint,
         )
-        scheme, adapted, start = _start(config, model, pretrained)
+        scheme, adapted, start = _start(setup, model, pretrained)
         questions, held_out = data.questions()
 
         def windows(of: Sequence[squad.Question]) -> squad.Windows:
             return squad.windows(
                 of,
                 tokenizer,
-                seq=config.seq,
-                stride=config.stride,
-                longest_question=min(LONGEST_QUESTION, config.seq // 2),
+                seq=setup.seq,
+                stride=setup.stride,
+                longest_question=min(LONGEST_QUESTION, setup.seq // 2),
             )
 
         held_windows = windows(held_out)
-        if config.evaluation_batches:
-            last = min(len(held_windows), config.evaluation_batches * config.batch) - 1
+        if setup.evaluation_batches:
+            last = min(len(held_windows), setup.evaluation_batches * setup.batch) - 1
             held_out = held_out[: int(held_windows.question[last]) + 1]
             held_windows = windows(held_out)
         digest = hashlib.sha256(pretrained.digest.encode())
         for question in (*questions, *held_out):
             digest.update(repr(question).encode())
         return cls(
-            config,
+            setup,
             model,
             scheme,
             adapted,
@@ -162,11 +160,11 @@ class SpanExtraction:
     def batches(self, rng: np.random.Generator) -> Iterator[SpanBatch]:
         """Windows at random."""
         while True:
-            yield self.training.draw(rng, self.config.batch)
+            yield self.training.draw(rng, self.setup.batch)
 
     def validation(self, rng: np.random.Generator) -> Sequence[SpanBatch]:
         """All windows of the questions held out, in order."""
-        return _Batches(self.windows, self.config.batch)
+        return _Batches(self.windows, self.setup.batch)
 
     def loss(self, p: Tensors, batch: SpanBatch, rng: np.random.Generator | None = None) -> bert.SpanLosses:
         """Start plus end."""
@@ -175,7 +173,7 @@ class SpanExtraction:
     def observe(self, batch: SpanBatch, loss: bert.SpanLosses) -> tuple[float, int, NDArray[Any], NDArray[Any]]:
         """Sum of the losses over windows, their number, and their logits."""
         n, seq = batch.ids.shape
-        wide = [np.full((n, self.config.seq), -np.inf, np.float32) for _ in range(2)]  # a batch is cut to its longest
+        wide = [np.full((n, self.setup.seq), -np.inf, np.float32) for _ in range(2)]  # a batch is cut to its longest
         for x, logits in zip(wide, (loss.start_logits, loss.end_logits), strict=True):
             x[:, :seq] = logits.value
         return float(loss.total.value) * n, n, wide[0], wide[1]
@@ -197,22 +195,22 @@ class SpanExtraction:
 
 
 def _start(
-    config: TrainConfig, model: bert.BertConfig, pretrained: bert.Pretrained
-) -> tuple[Scheme, bert.Adapted | None, dict[str, NDArray[Any]]]:
+    setup: Setup, model: bert.BertConfig, pretrained: published.Pretrained
+) -> tuple[Scheme, published.Adapted | None, dict[str, NDArray[Any]]]:
     """Scheme, adaptation and first parameters: the encoder's, and a new head."""
     specs, trained = bert.specs(model), get_scheme(pretrained.scheme)
     head = {name: spec for name, spec in specs.items() if name.startswith("span.")}
-    rng = np.random.default_rng([config.seed, 0])
+    rng = np.random.default_rng([setup.seed, 0])
     parameters = {name: pretrained.parameters[name] for name in specs if name not in head}
-    parameters |= initialize(head, trained, rng, model.std)
-    if config.scheme == pretrained.scheme:
+    parameters |= initialize(head, trained, rng, partial(bert.initial_std, model))
+    if setup.scheme.name == pretrained.scheme:
         return trained, None, parameters
-    if (pretrained.scheme, config.scheme) != ("regular", "unit"):
+    if (pretrained.scheme, setup.scheme.name) != ("regular", "unit"):
         raise ArgumentError(
-            f"TrainConfig(scheme={config.scheme!r}): the model was trained under {pretrained.scheme!r}; "
+            f"finetune(scheme={setup.scheme.name!r}): the model was trained under {pretrained.scheme!r}; "
             "expected the same, or 'unit' for a regular one"
         )
-    adapted = bert.adapt(model, parameters)
+    adapted = published.adapt(model, parameters)
     return adapted.scheme, adapted, adapted.unit(parameters)
 
 

@@ -1,8 +1,10 @@
-"""What the loop asks of a model and its data."""
+"""What training, reports and sweeps ask of a model and its data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,10 +12,45 @@ from numpy.typing import NDArray
 
 from refscale.engine import Tensor
 from refscale.layers import Specs, Tensors
-from refscale.scales import Scheme
+from refscale.models import Config
+from refscale.published import Pretrained
+from refscale.scales import Constraint, Scheme, geometric
 
 Scores = dict[str, float]
 """What a validation came to, by name."""
+
+
+Load = Callable[[str | Path, str | Path | None], Pretrained]
+"""``load(directory, text)``: a trained model, and the text that it was trained on, if it is a run on a text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a task is set up with.
+
+    Attributes:
+        model: None where the data say which.
+        scheme: how tensors are scaled.
+        batch, seq: sequences in a batch, tokens in each.
+        dropout, constraint: of a model that the data bring.
+        evaluation_batches: batches of a validation, 0 for all there are.
+        stride: tokens from one window of a long context to the next, see ``squad.windows``.
+        seed: of what is drawn when it is set up.
+        held_out: share of a text, its last part, that is for validation only.
+        fit: give the model as many tokens as the text has, up to its own number; if not, it keeps that.
+    """
+
+    model: Config | None
+    scheme: Scheme
+    batch: int
+    seq: int
+    dropout: float = 0.0
+    constraint: Constraint = geometric
+    evaluation_batches: int = 16
+    stride: int | None = None
+    seed: int = 0
+    held_out: float = 0.1
+    fit: bool = True
 
 
 class Loss(Protocol):

@@ -1,4 +1,4 @@
-"""The techniques of ``scaling``, as records: none, static, automatic, current and delayed; and their names."""
+"""The techniques, as records: none, static, automatic, current and delayed; and their names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from refscale.errors import ArgumentError
 from refscale.precision.operands import OperandScales, operand_scale
-from refscale.precision.scaling import Array, Finished, Outcome, Scaling, State, all_finite
+from refscale.rivals.technique import Array, Finished, Outcome, Scaling, State, all_finite
 
 _SMALLEST, _LARGEST = 2.0**-126, 2.0**127
 """Between these a loss scale is a normal float32."""

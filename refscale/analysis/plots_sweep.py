@@ -1,0 +1,78 @@
+"""Figures of sweeps: a variant against another, point by point (paper, Figure 4); loss by learning rate and width."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from refscale.analysis.plots import open_figure
+
+COLORS = ("#2e7d6b", "#1f78b4", "#8a5fbf", "#e07a2f", "#d1495b", "#6b6b6b")
+
+
+def plot_against(
+    path: str | Path, reference: str, groups: Sequence[str], points: Mapping[str, Sequence[tuple[str, float, float]]]
+) -> None:
+    """A panel for each variant: its loss over that of the reference, a mark for each point.
+
+    Args:
+        path: .svg, .png or .pdf.
+        reference: name of the variant on the horizontal axes.
+        groups: names, each with a color of its own.
+        points: by variant, (group, loss of the reference, loss of the variant); infinite ones at the top.
+
+    Raises:
+        ArgumentError: matplotlib is not installed, or the name does not end in .svg, .png or .pdf.
+
+    Source: paper, Figure 4.
+    """
+    finite = [x for rows in points.values() for _, *pair in rows for x in pair if math.isfinite(x)]
+    low, high = min(finite, default=0.0) - 0.05, max(finite, default=1.0) + 0.1
+    with open_figure(path, 2.1 * max(1, len(points)), 2.4) as figure:
+        axes = figure.subplots(1, max(1, len(points)), sharex=True, sharey=True, squeeze=False)[0]
+        for ax, (name, rows) in zip(axes, points.items(), strict=False):
+            ax.plot([low, high], [low, high], color="#999999", linewidth=0.6, zorder=0)
+            for k, group in enumerate(groups):
+                mine = np.array([(x, min(y, high - 0.02)) for g, x, y in rows if g == group and math.isfinite(x)])
+                if mine.size:
+                    color = COLORS[k % len(COLORS)]
+                    ax.scatter(mine[:, 0], mine[:, 1], s=10, color=color, alpha=0.8, label=group, linewidths=0)
+            ax.set(xlim=(low, high), ylim=(low, high), title=name, xlabel=f"loss, {reference}", aspect="equal")
+        axes[0].set_ylabel("loss")
+        axes[-1].legend(fontsize=6, frameon=False, loc="lower right")
+
+
+def plot_rates(path: str | Path, curves: Mapping[str, Mapping[str, Mapping[float, float]]], axis: str) -> None:
+    """A panel for each variant: loss by log2 of the learning rate, a line for each value of one axis.
+
+    Args:
+        path: .svg, .png or .pdf.
+        curves: loss by exponent, by value of the axis, by variant.
+        axis: what the lines differ in.
+
+    Raises:
+        ArgumentError: as ``plot_against``.
+
+    Source: u-μP (arXiv 2407.17465), Figure 1.
+    """
+    finite = [x for lines in curves.values() for line in lines.values() for x in line.values() if math.isfinite(x)]
+    low, high = min(finite, default=0.0), max(finite, default=1.0)
+    top = min(high, low + 1.5)
+    with open_figure(path, 2.3 * max(1, len(curves)), 2.4) as figure:
+        axes = figure.subplots(1, max(1, len(curves)), sharey=True, squeeze=False)[0]
+        for ax, (name, lines) in zip(axes, curves.items(), strict=False):
+            for k, (value, line) in enumerate(lines.items()):
+                shown = [(e, x) for e, x in sorted(line.items()) if x <= top]
+                color = COLORS[k % len(COLORS)]
+                if shown:
+                    ax.plot(
+                        *zip(*shown, strict=True), color=color, marker="o", markersize=2.5, linewidth=1, label=value
+                    )
+                    best = min(shown, key=lambda point: point[1])
+                    ax.plot(*best, color=color, marker="*", markersize=8)
+            ax.set(title=name, xlabel="log₂ of the learning rate")
+        axes[0].set(ylabel="loss", ylim=(low - 0.03, top + 0.03))
+        axes[-1].legend(title=axis, fontsize=6, title_fontsize=6, frameon=False)

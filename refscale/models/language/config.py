@@ -1,0 +1,152 @@
+"""What a language model is: sizes and rules, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from refscale import ops
+from refscale.errors import ArgumentError
+from refscale.layers import Block, Mixer
+from refscale.scales import Constraint, NormPlacement, ResidualRule, ScoresRule, default, geometric, running_mean
+
+Positions = Literal["relative", "rotary", "none"]
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """Shape and rules of a model that predicts the next token.
+
+    Attributes:
+        layers, width: of the trunk.
+        head_size: of attention; there are width/head_size heads.
+        shared: queries that share a key and a value; divides the number of heads.
+        multiple: feed-forward width over ``width``.
+        vocabulary: rows of the embedding.
+        mixer: what mixes the tokens of a sequence, see ``layers.Block``.
+        positions: how attention knows them: "relative" (learned projections of sinusoids of the distance), "rotary".
+        norm: of the residual blocks: "pre", "post", "branch" or "none".
+        rms: RMS norms in place of layer norms.
+        biases: of linear layers and convolutions.
+        gated: the feed-forward layer is x·silu(gate); if not, ``activation`` is between its two.
+        activation: a name of ``ops.ACTIVATIONS``.
+        embedding_norm: a norm on the embeddings.
+        tied: the readout uses the embedding.
+        pad: predictions move one place to the right, behind a trained first one, so that the first token is predicted,
+            too (the paper's models); if not, the first is not (as decoders are trained).
+        tau: residual rule; ``default`` is x + f(x), with the running mean as its stand-in under unit scaling.
+        kernel, groups: of convolutions.
+        frequencies: of the sinusoids.
+        base: of rotary positions.
+        eps: of the norms.
+        dropout: probability, for embeddings and branches; attention weights have none.
+        scores, values, constraint: see ``layers.Block``.
+    """
+
+    layers: int
+    width: int
+    head_size: int = 64
+    shared: int = 1
+    multiple: float = 4.0
+    vocabulary: int = 256
+    mixer: Mixer = "attention"
+    positions: Positions = "relative"
+    norm: NormPlacement = "pre"
+    rms: bool = False
+    biases: bool = True
+    gated: bool = False
+    activation: str = "relu"
+    embedding_norm: bool = True
+    tied: bool = False
+    pad: bool = True
+    tau: ResidualRule = default
+    kernel: int = 7
+    groups: int = 8
+    frequencies: int = 128
+    base: float = 10000.0
+    eps: float = 1e-6
+    dropout: float = 0.0
+    scores: ScoresRule | None = None
+    values: ops.ValuesRule = "correlated"
+    constraint: Constraint = geometric
+
+    def __post_init__(self) -> None:
+        least = {"vocabulary": 2, "frequencies": 4}
+        for name in ("layers", "width", "head_size", "shared", "vocabulary", "kernel", "groups", "frequencies"):
+            if getattr(self, name) < least.get(name, 1):
+                raise self._error(name, f"at least {least.get(name, 1)}")
+        for name, choices in (
+            ("mixer", get_args(Mixer)),
+            ("positions", get_args(Positions)),
+            ("norm", get_args(NormPlacement)),
+            ("activation", tuple(ops.ACTIVATIONS)),
+        ):
+            if getattr(self, name) not in choices:
+                raise self._error(name, f"one of {', '.join(choices)}")
+        if self.mixer == "attention" and self.width % (self.head_size * self.shared):
+            raise self._error("width", f"a multiple of {self.head_size * self.shared}, head_size times shared")
+        if self.mixer == "attention" and self.positions == "rotary" and self.head_size % 2:
+            raise self._error("head_size", "an even number, for rotary positions")
+        if self.mixer == "convolution" and self.width % self.groups:
+            raise self._error("width", f"a multiple of {self.groups}, the groups")
+        if self.hidden < 1:
+            raise self._error("multiple", "one that leaves a feed-forward width")
+        if not 0 <= self.dropout < 1:
+            raise self._error("dropout", "0 ≤ dropout < 1")
+
+    def _error(self, field: str, expected: str) -> ArgumentError:
+        return ArgumentError(f"LanguageConfig({field}={getattr(self, field)!r}): expected {expected}")
+
+    @property
+    def hidden(self) -> int:
+        """The feed-forward width."""
+        return round(self.multiple * self.width)
+
+    @property
+    def block(self) -> Block:
+        """What all layers share."""
+        heads = max(1, self.width // self.head_size)
+        return Block(
+            heads=heads,
+            depth=2 * self.layers,
+            norm=self.norm,
+            tau=self.tau,
+            activation=ops.ACTIVATIONS[self.activation],
+            eps=self.eps,
+            dropout=self.dropout,
+            attention_dropout=0.0,
+            scores=self.scores,
+            values=self.values,
+            constraint=self.constraint,
+            mixer=self.mixer,
+            causal=True,
+            kv_heads=heads // self.shared,
+            rotary=self.base if self.positions == "rotary" else None,
+        )
+
+
+_CHARACTERS = LanguageConfig(layers=8, width=128, eps=1e-3, tau=running_mean)
+_DECODER = LanguageConfig(
+    layers=4,
+    width=128,
+    head_size=32,
+    shared=2,
+    multiple=3.0,
+    positions="rotary",
+    rms=True,
+    biases=False,
+    gated=True,
+    embedding_norm=False,
+    pad=False,
+)
+
+CONFIGS: dict[str, LanguageConfig] = {
+    "charlm-attention": _CHARACTERS,
+    "charlm-conv": replace(_CHARACTERS, mixer="convolution"),
+    "charlm-rnn": replace(_CHARACTERS, mixer="recurrence", layers=2),
+    "decoder-tiny": replace(_DECODER, layers=2, width=64, head_size=16),
+    "decoder-mini": _DECODER,
+    "decoder-small": replace(_DECODER, layers=8, width=512, head_size=64, shared=4, tied=True),
+}
+"""Sources: paper, settings of the character models (running mean, pre-norm as its wider runs); the decoders are as
+published ones are (Touvron et al. 2023, arXiv 2302.13971; grouped queries: arXiv 2305.13245), small."""

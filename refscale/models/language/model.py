@@ -1,0 +1,203 @@
+"""A model that predicts the next token, regular or unit-scaled by the tape's scheme.
+
+Embedding, layers on a residual stream, a norm, a readout.  Every edge of the trunk lies in a residual loop and is
+constrained; the readout and what follows hang on cut-edges.  A tied embedding is forked, as BERT's is, and
+``graph.balance`` settles the forks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale import functional as F  # noqa: N812
+from refscale import ops
+from refscale.data import IGNORE, TextBatch
+from refscale.engine import Tape, Tensor, apply
+from refscale.errors import ShapeError
+from refscale.graph import balance
+from refscale.layers import (
+    Parameters,
+    Spec,
+    Specs,
+    Tensors,
+    convolution_specs,
+    feed_forward_specs,
+    glorot,
+    initialize,
+    linear_specs,
+    norm,
+    norm_specs,
+    on_tape,
+    recurrence_specs,
+    self_attention_specs,
+    transformer_layer,
+)
+from refscale.models.language.config import LanguageConfig
+from refscale.scales import Scheme
+
+BIASED = ("query", "output")
+"""Linear layers of attention with a bias: the key's would be a shift that the softmax ignores (the paper's models)."""
+
+
+def specs(config: LanguageConfig) -> Specs:
+    """Every parameter, in order."""
+    d, depth = config.width, 2 * config.layers
+    has_bias = not config.rms
+    found: Specs = {"embedding": Spec("embedding", (config.vocabulary, d))}
+    if config.embedding_norm:
+        found |= norm_specs("embedding_norm", d, bias=has_bias)
+    for i in range(config.layers):
+        mixer, ffn = f"layers.{i}.{config.mixer}", f"layers.{i}.ffn"
+        blocks = {
+            mixer: _mixer_specs(mixer, config, depth),
+            ffn: feed_forward_specs(ffn, d, config.hidden, depth, bias=config.biases, gated=config.gated),
+        }
+        for name, block in blocks.items():
+            found |= block
+            if config.norm != "none":
+                found |= norm_specs(f"{name}.norm", d, depth, has_bias)
+    found |= norm_specs("norm", d, bias=has_bias)
+    readout = linear_specs("readout", d, config.vocabulary, role="readout", bias=config.biases)
+    if config.tied:
+        del readout["readout.weight"]
+    return found | readout | ({"pad": Spec("bias", (config.vocabulary,))} if config.pad else {})
+
+
+def _mixer_specs(name: str, config: LanguageConfig, depth: int) -> Specs:
+    if config.mixer == "convolution":
+        return convolution_specs(name, config.width, config.kernel, config.groups, depth)
+    if config.mixer == "recurrence":
+        return recurrence_specs(name, config.width, depth)
+    return self_attention_specs(
+        name,
+        config.width,
+        depth,
+        shared=config.shared,
+        biased=BIASED if config.biases else (),
+        frequencies=config.frequencies if config.positions == "relative" else 0,
+    )
+
+
+def initial_std(config: LanguageConfig, spec: Spec) -> float:
+    """Of a weight under the regular scheme: Glorot's; a tied embedding has width^-½, as a readout would."""
+    return config.width**-0.5 if config.tied and spec.role == "embedding" else glorot(spec)
+
+
+def initial_parameters(config: LanguageConfig, scheme: Scheme, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+    """Initial parameters by name; see ``layers.initialize``."""
+    return initialize(specs(config), scheme, rng, partial(initial_std, config))
+
+
+def parameters_on(tape: Tape, parameters: Parameters, config: LanguageConfig) -> dict[str, Tensor]:
+    """Parameters as leaves of a tape; see ``layers.on_tape``."""
+    return on_tape(tape, parameters, specs(config))
+
+
+def hidden_states(
+    p: Tensors,
+    config: LanguageConfig,
+    ids: NDArray[Any],
+    rng: np.random.Generator | None = None,
+    *,
+    embedding: Tensor | None = None,
+) -> Tensor:
+    """The trunk: token ids (batch, seq) to vectors (batch, seq, width), each of its token and those before.
+
+    Args:
+        p: parameters as tensors.
+        config: the model.
+        ids: integers below ``config.vocabulary``.
+        rng: for dropout; None in evaluation.
+        embedding: one fork of the embedding, if it has another use.
+
+    Raises:
+        ShapeError: ids are not (batch, seq).
+    """
+    ids = np.asarray(ids)
+    if ids.ndim != 2:
+        raise ShapeError(f"language: ids of shape {ids.shape}, expected (batch, seq)")
+    table = p["embedding"] if embedding is None else embedding
+    tape = table.tape
+    x = apply(ops.Embedding(), table, ids)
+    if config.embedding_norm:
+        with tape.scope("embedding_norm"):
+            x = norm(p, "embedding_norm", x, config.eps)
+    x = F.dropout(x, config.dropout, rng)
+    for i in range(config.layers):
+        with tape.scope(f"layers.{i}"):
+            x = transformer_layer(p, f"layers.{i}", x, None, config.block, i, rng)
+    with tape.scope("norm"):
+        return norm(p, "norm", x, config.eps)
+
+
+def logits(p: Tensors, config: LanguageConfig, ids: NDArray[Any], rng: np.random.Generator | None = None) -> Tensor:
+    """Logits (batch, seq, vocabulary): of each token, given those before, with ``pad``; without, of the one after it.
+
+    Arguments as for ``hidden_states``; who wants gradients calls ``graph.balance`` on what is differentiated.
+    """
+    embedding = p["embedding"]
+    tape = embedding.tape
+    if config.tied:
+        with tape.scope("embedding"):
+            embedding, readout = F.fork(embedding, 2)
+            readout = apply(ops.Transpose((1, 0)), readout)
+    else:
+        readout = p["readout.weight"]
+    h = hidden_states(p, config, ids, rng, embedding=embedding)
+    with tape.scope("readout"):
+        y = F.readout(h, readout, p.get("readout.bias"))
+        if not config.pad:
+            return y
+        batch, seq, vocabulary = y.shape
+        first = apply(ops.Bias(), np.zeros((batch, 1, vocabulary)), p["pad"])
+        return apply(ops.Concat(1), first, *([apply(ops.Slice(1, 0, seq - 1), y)] if seq > 1 else []))
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a step computes, on one tape.
+
+    Attributes:
+        total: mean negative log likelihood of the tokens that count, in nats; a scalar.
+        logits: of them and the others, (batch, seq or seq − 1, vocabulary).
+        labels: of the same places; ``IGNORE`` where none counts.
+    """
+
+    total: Tensor
+    logits: Tensor
+    labels: NDArray[Any]
+
+    @property
+    def parts(self) -> Mapping[str, Tensor]:
+        """The total is all there is."""
+        return {}
+
+
+def next_token_loss(
+    p: Tensors, batch: TextBatch, config: LanguageConfig, rng: np.random.Generator | None = None
+) -> Loss:
+    """Cross-entropy of every token that counts, given those before it, with every factor settled.
+
+    Args:
+        p: parameters as tensors, from ``parameters_on``.
+        batch: text.
+        config: the model.
+        rng: for dropout; None in evaluation.
+
+    Raises:
+        ArgumentError: no token counts.
+        ShapeError: the batch does not fit.
+    """
+    y, labels = logits(p, config, batch.ids, rng), batch.labels
+    if not config.pad:
+        seq = batch.ids.shape[1]
+        y, labels = apply(ops.Slice(1, 0, seq - 1), y), labels[:, 1:]
+    total = F.cross_entropy(y, labels, IGNORE)
+    balance(total)
+    return Loss(total, y, labels)

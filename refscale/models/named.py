@@ -1,0 +1,102 @@
+"""Configurations of all families by name, and fields of them as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale.engine import Tape, Tensor
+from refscale.errors import ArgumentError
+from refscale.layers import Parameters, Spec, Specs
+from refscale.models import bert, language
+from refscale.models.bert import BertConfig
+from refscale.models.language import LanguageConfig
+from refscale.scales import Constraint, Scheme, get_constraint, get_residual
+
+Config = BertConfig | LanguageConfig
+
+
+class Family(Protocol):
+    """What the package of each family has."""
+
+    CONFIGS: Mapping[str, Any]
+
+    def specs(self, config: Any) -> Specs:
+        """Every parameter, in order."""
+
+    def initial_std(self, config: Any, spec: Spec) -> float:
+        """Of a weight under the regular scheme."""
+
+    def initial_parameters(self, config: Any, scheme: Scheme, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+        """Initial parameters by name."""
+
+    def parameters_on(self, tape: Tape, parameters: Parameters, config: Any) -> dict[str, Tensor]:
+        """Parameters as leaves of a tape."""
+
+
+FAMILIES: dict[type[Config], Family] = {
+    BertConfig: cast(Family, bert),
+    LanguageConfig: cast(Family, language),
+}
+NAMES: dict[str, Config] = {name: config for f in FAMILIES.values() for name, config in f.CONFIGS.items()}
+"""Every named configuration."""
+
+_RULES = {"tau": get_residual, "constraint": get_constraint}
+_KINDS: dict[str, Any] = {"int": int, "float": float}
+
+
+def family(config: Config) -> Family:
+    """The package that a configuration belongs to."""
+    return FAMILIES[type(config)]
+
+
+def get_config(text: str, **changes: Any) -> Config:
+    """A configuration by name: ``bert-tiny``; or with fields replaced: ``charlm-conv:norm=none,tau=fixed(0.5)``.
+
+    Args:
+        text: a name of ``NAMES``, and after a colon fields, separated by commas; what is true or false is written so.
+        changes: fields by name; those in the text go before.
+
+    Raises:
+        ArgumentError: the name or a field is unknown, or a value is not one of its field.
+    """
+    name, _, rest = text.partition(":")
+    if name not in NAMES:
+        raise ArgumentError(f"get_config({text!r}): expected one of {', '.join(NAMES)}")
+    config = NAMES[name]
+    known = {f.name: str(f.type) for f in fields(config)}
+    for part in rest.split(",") if rest else ():
+        field, _, value = part.partition("=")
+        if field not in known or not value:
+            raise ArgumentError(f"get_config({text!r}): {part!r}, expected FIELD=VALUE with one of {', '.join(known)}")
+        changes[field] = _value(f"get_config({text!r})", field, known[field], value)
+    if wrong := sorted(changes.keys() - known.keys()):
+        raise ArgumentError(f"get_config({text!r}, {wrong[0]}=…): expected some of {', '.join(known)}")
+    return replace(config, **changes)
+
+
+def with_rules(config: Config, *, dropout: float, constraint: Constraint) -> Config:
+    """A configuration with the two rules that a run has options for."""
+    if isinstance(config, BertConfig):
+        return replace(config, dropout=dropout, attention_dropout=dropout, constraint=constraint)
+    return replace(config, dropout=dropout, constraint=constraint)
+
+
+def _value(call: str, field: str, kind: str, text: str) -> Any:
+    """A field's value as written."""
+    if field in _RULES:
+        return _RULES[field](text)
+    if kind == "bool":
+        if text not in ("true", "false"):
+            raise ArgumentError(f"{call}: {field}={text}, expected true or false")
+        return text == "true"
+    if kind.startswith("tuple"):
+        return tuple(text.split("+"))
+    try:
+        return _KINDS.get(kind, str)(text)
+    except ValueError as error:
+        raise ArgumentError(f"{call}: {field}={text}, expected a number of type {kind}") from error

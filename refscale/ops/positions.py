@@ -1,0 +1,83 @@
+"""Where a token stands, for attention: rotary embedding, and scores by distance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from refscale.engine import Array, Op
+from refscale.errors import ShapeError
+from refscale.scales import Scales, Shape
+
+Kept = tuple[Any, ...]
+
+
+def _rotated(x: Array, cos: Array, sin: Array) -> Array:
+    half = x.shape[-1] // 2
+    a, b = x[..., :half], x[..., half:]
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+class Rotary(Op):
+    """Each pair (x_i, x_{i+d/2}) of x (…, s, d), rotated by an angle of which cos and sin (s, d/2) are given.
+
+    A rotation keeps lengths, and its gradient is the rotation back: α = β = 1.
+    """
+
+    inputs = ("x", "cos", "sin")
+    source = "a rotation keeps lengths; arXiv 2104.09864"
+    constants = (1, 2)
+
+    def forward(self, x: Array, cos: Array, sin: Array) -> tuple[Array, Kept]:
+        self.check(x.shape, cos.shape, sin.shape)
+        return _rotated(x, cos, sin), (cos, sin)
+
+    def backward(self, g: Array, cos: Array, sin: Array) -> tuple[Array, None, None]:
+        return _rotated(g, cos, -sin), None, None
+
+    def scale(self, x: Shape, cos: Shape, sin: Shape) -> Scales:
+        self.check(x, cos, sin)
+        return Scales(1.0, (1.0, None, None))
+
+    def check(self, x: Shape, cos: Shape, sin: Shape) -> None:
+        """A ShapeError, unless they fit."""
+        if len(x) < 2 or x[-1] % 2 or not cos == sin == (x[-2], x[-1] // 2):
+            raise ShapeError(f"rotary: x {x}, cos {cos}, sin {sin}, expected (…, s, d) with d even and twice (s, d/2)")
+
+
+class RelativeShift(Op):
+    """Scores by distance to scores by place: y[…, i, j] = x[…, i, i − j] for j ≤ i, and 0 for j > i; x is (…, s, s).
+
+    Query i looks back by 0 … i: of its row, i + 1 scores are used, and have a gradient.  Values keep their variance:
+    α = 1 (what is 0 is hidden by the causal mask that follows); of a gradient without that mask, a share of
+    (s + 1)/(2s) would remain: β = √(2s/(s + 1)).  The map is its own transpose.
+    """
+
+    inputs = ("x",)
+    source = "share of elements with a gradient; Dai et al. 2019 (arXiv 1901.02860), Appendix B"
+    moves = True
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        return self._shifted(x), ()
+
+    def backward(self, g: Array) -> tuple[Array]:
+        return (self._shifted(g),)
+
+    def scale(self, x: Shape) -> Scales:
+        s = self._side(x)
+        return Scales(1.0, ((2 * s / (s + 1)) ** 0.5,))
+
+    def _shifted(self, x: Array) -> Array:
+        s = self._side(x.shape)
+        # Row i of ``wide`` is x_{i, s−1} … x_{i, 0} and s zeros; y_ij stands in its column s − 1 − i + j.
+        wide = np.zeros((*x.shape[:-1], 2 * s), x.dtype)
+        wide[..., :s] = x[..., ::-1]
+        *lead, row, column = wide.strides
+        seen = np.lib.stride_tricks.as_strided(wide[..., s - 1 :], x.shape, (*lead, row - column, column))
+        return np.ascontiguousarray(seen)
+
+    def _side(self, x: Shape) -> int:
+        if len(x) < 2 or x[-1] != x[-2] or x[-1] < 1:
+            raise ShapeError(f"relative_shift: x {x}, expected (…, s, s)")
+        return x[-1]

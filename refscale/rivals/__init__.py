@@ -1,0 +1,34 @@
+"""What unit scaling replaces: loss scaling and per-tensor scaling, as records.
+
+In reading order:
+
+1. ``technique``: what a technique is, what a step of it took, and a table of them.
+2. ``techniques``: no, static and automatic loss scaling and per-tensor scaling; ``get_scaling`` by name.
+
+    >>> from refscale.rivals import get_scaling
+    >>> get_scaling("static:2^15")
+    StaticLossScale(scale=32768.0)
+"""
+
+from refscale.rivals.technique import Outcome, Scaling, State, all_finite
+from refscale.rivals.techniques import (
+    SCALINGS,
+    AutomaticLossScale,
+    NoScaling,
+    StaticLossScale,
+    TensorScaling,
+    get_scaling,
+)
+
+__all__ = [
+    "SCALINGS",
+    "AutomaticLossScale",
+    "NoScaling",
+    "Outcome",
+    "Scaling",
+    "State",
+    "StaticLossScale",
+    "TensorScaling",
+    "all_finite",
+    "get_scaling",
+]

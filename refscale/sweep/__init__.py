@@ -1,0 +1,52 @@
+"""Many runs of training: a grid of settings, a learning rate chosen in each, on one machine or many.
+
+In reading order:
+
+1. ``spec``: what a sweep is, as data; read from TOML.
+2. ``search``: which learning rates are tried, given what came of those before.
+3. ``rows``: what came of each run: a line of JSON.
+4. ``engine``: runs what is missing, on any ``concurrent.futures.Executor``; ``executors`` has those that come along.
+5. ``summary``, ``figures``: the rows as tables and figures: each setting at its best rate, each variant beside the
+   first.
+6. ``comparison``, ``comparison_tables``: ``refscale compare``, a sweep whose variants are precisions and techniques.
+"""
+
+from refscale.sweep.comparison import BLOCKS, STATIC, SWEEP, VARIANTS, Comparison, RunResult, Variant, compare
+from refscale.sweep.comparison import load_comparison as load_comparison
+from refscale.sweep.comparison_tables import tables
+from refscale.sweep.engine import sweep
+from refscale.sweep.executors import open_executor
+from refscale.sweep.figures import draw
+from refscale.sweep.rows import Row, read_rows
+from refscale.sweep.search import Bracket, Grid, Search, Walk
+from refscale.sweep.spec import SHIPPED, Cell, Spec, load_spec
+from refscale.sweep.summary import Outcome, outcomes, summary
+
+__all__ = [
+    "BLOCKS",
+    "SHIPPED",
+    "STATIC",
+    "SWEEP",
+    "VARIANTS",
+    "Bracket",
+    "Cell",
+    "Comparison",
+    "Grid",
+    "Outcome",
+    "Row",
+    "RunResult",
+    "Search",
+    "Spec",
+    "Variant",
+    "Walk",
+    "compare",
+    "draw",
+    "load_comparison",
+    "load_spec",
+    "open_executor",
+    "outcomes",
+    "read_rows",
+    "summary",
+    "sweep",
+    "tables",
+]

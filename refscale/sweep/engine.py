@@ -1,0 +1,269 @@
+"""Runs what is missing: searches first, then every cell at its best rate; killed at any moment, it goes on.
+
+A sweep's directory holds
+
+==================  ==================================================================================================
+``sweep.json``      title and base settings
+``results.jsonl``   a line for every run that ended, whatever came of it
+``runs/ID``         what ``train`` writes, without its checkpoints
+==================  ==================================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from refscale.errors import ArgumentError, DivergedError, RefscaleError
+from refscale.files import locked
+from refscale.progress import Progress
+from refscale.sweep.executors import Make, local
+from refscale.sweep.rows import Row, append_row, drop_cut_line, read_rows
+from refscale.sweep.search import Search, best
+from refscale.sweep.spec import Cell, Settings, Spec, run_id
+from refscale.tasks import Data, get_kind
+from refscale.train import TrainConfig, train
+from refscale.train.loop import write_json
+
+DEATHS = 3
+"""How often the process of a run may die before the run counts as failed."""
+
+
+def run_one(config: TrainConfig, out: str, data: Data, keep: bool) -> dict[str, Any]:
+    """One run, in a process of its own: continued if it was interrupted, read if it is done.
+
+    Returns:
+        The run's ``summary.json``, or {"failed": message}.
+
+    Raises:
+        ArgumentError: the directory holds another run.
+    """
+    directory = Path(out)
+    path = directory / "summary.json"
+    try:
+        if not path.exists():
+            train(config, out, data=data, resume=True, report=lambda _: None)
+    except DivergedError:
+        pass  # summary.json says so
+    except ArgumentError as error:
+        if "holds another run" in str(error):
+            raise
+        return {"failed": str(error)}
+    except (RefscaleError, OSError, MemoryError) as error:
+        return {"failed": f"{type(error).__name__}: {error}"}
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if summary["config"] != asdict(config):
+        raise ArgumentError(f"sweep: {out!r} holds another run; choose another directory")
+    if not keep:
+        for checkpoint in directory.glob("checkpoint-*.npz"):
+            checkpoint.unlink(missing_ok=True)
+    return summary | dict(zip(("flushed", "dead"), lost(directory / "scales.jsonl"), strict=True))
+
+
+def lost(path: Path) -> tuple[float | None, float | None]:
+    """(flushed, dead) of a ``comparison.RunResult``, from a run's ``scales.jsonl``."""
+    if not path.exists():
+        return None, None
+    first, *_, last = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] * 2
+    casts = [c for c in first["casts"] if c["place"] in ("gradient", "operand_gradient")]
+    gradients = [t["scale"] for t in last["tensors"] if t["judged"] and "gradient" in t["kind"]]
+    flushed = max((c["flushed"] / c["elements"] for c in casts if c["elements"]), default=0.0)
+    return flushed, gradients.count(0) / len(gradients)
+
+
+def to_row(id: str, settings: Settings, log2_lr: float, seed: int, summary: Mapping[str, Any]) -> Row:
+    """What ``run_one`` returned, as a row."""
+    if "failed" in summary:
+        return Row(id, settings, log2_lr, seed, "failed", None, None, summary["failed"], 0.0, {})
+    kind = get_kind(summary["config"]["task"])
+    validation = None if summary["diverged"] else summary["validation"]
+    return Row(
+        id,
+        settings,
+        log2_lr,
+        seed,
+        "diverged" if summary["diverged"] else "done",
+        validation and validation[kind.loss],
+        validation and validation[kind.share],
+        summary["diverged"],
+        summary["seconds"],
+        summary["overhead"],
+        summary.get("flushed"),
+        summary.get("dead"),
+    )
+
+
+def sweep(
+    spec: Spec,
+    out: str | Path,
+    *,
+    executor: Executor | None = None,
+    jobs: int = 1,
+    data: Data = None,
+    traced: bool = False,
+    keep: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Row]:
+    """Run what a directory does not hold yet.
+
+    Args:
+        spec: what to run.
+        out: directory, made if it does not exist; runs that stand there are not repeated.
+        executor: any ``concurrent.futures.Executor`` whose workers see ``out``; None: processes of this machine.
+        jobs: so many, each with one BLAS thread.
+        data: see ``train``.
+        traced: record the scales of every tensor in runs of seed 0.
+        keep: keep the checkpoints of runs.
+        progress: advanced by one per run.
+
+    Returns:
+        Rows by id.  A run that diverged or could not be run is a row; one whose process died is tried again.
+
+    Raises:
+        ArgumentError: ``out`` holds another sweep, is in use by another process, or a setting is none.
+        DataError: what stands in ``out`` cannot be read.
+    """
+    out = Path(out)
+    for cell in spec.cells():  # every mistake in a spec is found before the first run
+        spec.config(cell.settings, 0.0, 0)
+        spec.search_of(spec.rate_settings(cell.settings))
+    out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(locked(out, "sweep"))
+        _claim(out, spec)
+        drop_cut_line(out)
+
+        def same() -> Executor:
+            assert executor is not None
+            return executor
+
+        make: Make = stack.enter_context(local(jobs)) if executor is None else same
+        _Sweep(spec, out, make, data, traced, keep, progress, read_rows(out)).run()
+        return read_rows(out)
+
+
+def _claim(out: Path, spec: Spec) -> None:
+    """Raise ArgumentError if the directory is one of another base."""
+    path, content = out / "sweep.json", {"title": spec.title, "base": spec.base}
+    if path.exists():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known["base"] != spec.base:
+            ours = {k: v for k, v in spec.base.items() if known["base"].get(k) != v}
+            raise ArgumentError(f"sweep: {str(out)!r} holds another sweep, whose base differs from {ours}")
+    else:
+        write_json(path, content)
+
+
+_Run = tuple[str, Settings, float, int]
+"""id, settings, log2 of the learning rate, seed."""
+
+
+@dataclass(eq=False)
+class _Rate:
+    """The search for one learning rate, and the cells that wait for it."""
+
+    settings: Settings
+    search: Search
+    cells: list[Cell] = field(default_factory=list)
+    wanted: list[float] = field(default_factory=list)
+    tried: dict[float, float | None] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class _Sweep:
+    spec: Spec
+    out: Path
+    make: Make
+    data: Data
+    traced: bool
+    keep: bool
+    progress: Progress | None
+    rows: dict[str, Row]
+    pending: dict[Future[Any], _Run] = field(default_factory=dict)
+    waiting: dict[str, list[_Rate]] = field(default_factory=lambda: defaultdict(list))
+    deaths: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def run(self) -> None:
+        self.pool = self.make()
+        rates: dict[str, _Rate] = {}
+        for cell in self.spec.cells():
+            settings = self.spec.rate_settings(cell.settings)
+            key = run_id(settings, 0.0, 0)
+            rates.setdefault(key, _Rate(settings, self.spec.search_of(settings))).cells.append(cell)
+        for rate in rates.values():
+            self.advance(rate)
+        while self.pending:
+            done, _ = wait(self.pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                self.finish(future)
+
+    def advance(self, rate: _Rate) -> None:
+        """Submit what a search wants next; when it is at its end, the cells."""
+        while all(self.ended(rate.settings, e) for e in rate.wanted):
+            for e in rate.wanted:
+                losses = [self.rows[self.id(rate.settings, e, s)].loss for s in range(self.spec.rate_seeds)]
+                middle = median(math.inf if x is None else x for x in losses)
+                rate.tried[e] = middle if math.isfinite(middle) else None
+            rate.wanted = rate.search.next(rate.tried)
+            if not rate.wanted:
+                for cell in rate.cells:
+                    for seed in range(cell.seeds):
+                        self.want(cell.settings, best(rate.tried), seed)
+                return
+        for e in rate.wanted:
+            for seed in range(self.spec.rate_seeds):
+                self.want(rate.settings, e, seed, rate)
+
+    def id(self, settings: Settings, log2_lr: float, seed: int) -> str:
+        return run_id(settings, log2_lr, seed)
+
+    def ended(self, settings: Settings, log2_lr: float) -> bool:
+        return all(self.id(settings, log2_lr, s) in self.rows for s in range(self.spec.rate_seeds))
+
+    def want(self, settings: Settings, log2_lr: float, seed: int, rate: _Rate | None = None) -> None:
+        """Submit a run, unless it stands or is under way."""
+        id = self.id(settings, log2_lr, seed)
+        if rate is not None and id not in self.rows and rate not in self.waiting[id]:
+            self.waiting[id].append(rate)
+        if id not in self.rows and all(id != run[0] for run in self.pending.values()):
+            self.submit((id, settings, log2_lr, seed))
+
+    def submit(self, run: _Run) -> None:
+        id, settings, log2_lr, seed = run
+        config = self.spec.config(settings, log2_lr, seed, self.traced and seed == 0)
+        arguments = (config, str(self.out / "runs" / id), self.data, self.keep)
+        try:
+            future = self.pool.submit(run_one, *arguments)
+        except BrokenProcessPool:
+            self.pool = self.make()
+            future = self.pool.submit(run_one, *arguments)
+        self.pending[future] = run
+
+    def finish(self, future: Future[Any]) -> None:
+        run = self.pending.pop(future)
+        id, settings, log2_lr, seed = run
+        try:
+            found = future.result()
+        except ArgumentError:
+            raise
+        except Exception as error:  # whatever an executor says of a process that died
+            self.deaths[id] += 1
+            if self.deaths[id] < DEATHS:
+                self.submit(run)
+                return
+            found = {"failed": f"its process died {DEATHS} times: {type(error).__name__}: {error}"}
+        self.rows[id] = to_row(id, settings, log2_lr, seed, found)
+        append_row(self.out, self.rows[id])
+        if self.progress:
+            self.progress.advance(1, id)
+        for rate in self.waiting.pop(id, []):
+            self.advance(rate)

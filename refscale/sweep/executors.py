@@ -1,0 +1,75 @@
+"""Where runs are run: processes of this machine, or the workers of a Dask cluster; each with one BLAS thread."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+
+from refscale import memory
+from refscale.errors import ArgumentError
+
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+Make = Callable[[], Executor]
+"""Makes the executor; asked again if its processes die."""
+
+
+@contextmanager
+def local(jobs: int) -> Iterator[Make]:
+    """So many processes of this machine; they keep freed memory, see ``memory.keep``."""
+    if jobs < 1:
+        raise ArgumentError(f"sweep(jobs={jobs}): expected at least 1")
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))  # read by the BLAS of each new process
+    made: list[Executor] = []
+
+    def make() -> Executor:
+        made.append(ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), memory.keep))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for pool in made:
+            pool.shutdown(cancel_futures=True)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def blas_threads() -> str:
+    """What the environment of this process says."""
+    return os.environ.get(THREADS[0], "")
+
+
+@contextmanager
+def open_executor(text: str) -> Iterator[Executor]:
+    """``dask:ADDRESS``: the workers of a cluster's scheduler, through dask.distributed (the extra ``dask``).
+
+    The directory of a sweep must be one that all workers see.
+
+    Raises:
+        ArgumentError: another text, no dask.distributed, no scheduler, no workers, or workers with several BLAS
+            threads.
+    """
+    kind, _, address = text.partition(":")
+    if kind != "dask" or not address:
+        raise ArgumentError(f"sweep(executor={text!r}): expected dask:ADDRESS, such as dask:tcp://10.0.0.1:8786")
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ArgumentError(f"sweep(executor={text!r}): needs pip install 'refscale[dask]'") from error
+    try:
+        client = Client(address, timeout=10)
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"sweep(executor={text!r}): no scheduler answers: {error}") from error
+    with client:
+        threads = client.run(blas_threads)
+        if not threads or set(threads.values()) != {"1"}:
+            found = f"{len(threads)} workers with {THREADS[0]} = {sorted(set(threads.values()))}"
+            expected = f"some, all started with {THREADS[0]}=1 and --nthreads 1"
+            raise ArgumentError(f"sweep(executor={text!r}): {found}, expected {expected}")
+        with client.get_executor(pure=False) as executor:
+            yield executor

@@ -1,0 +1,39 @@
+"""The rows of a sweep as figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from refscale.analysis.plots_sweep import plot_against, plot_rates
+from refscale.sweep.rows import Row
+from refscale.sweep.spec import Spec
+from refscale.sweep.summary import outcomes
+
+
+def draw(path: str | Path, spec: Spec, rows: Mapping[str, Row]) -> None:
+    """Each variant against the first, or loss by learning rate for each value of the grid's first axis, as it says.
+
+    Raises:
+        ArgumentError: matplotlib is not installed, or the name does not end in .svg, .png or .pdf.
+    """
+    found = [o for o in outcomes(spec, rows) if o.losses]
+    axis = next(iter(spec.grid), "")
+    if spec.plot == "rates":
+        curves: dict[str, dict[str, dict[float, float]]] = {}
+        for o in found:
+            value = str(o.cell.point.get(axis, ""))
+            curves.setdefault(o.cell.variant, {})[value] = dict(o.rates)
+        plot_rates(path, curves, axis.removeprefix("model."))
+        return
+    first, *others = spec.variants
+    reference = {tuple(o.cell.point.items()): o.loss for o in found if o.cell.variant == first}
+    points = {
+        name: [
+            (str(o.cell.point.get(axis, "")), reference[key], o.loss)
+            for o in found
+            if o.cell.variant == name and (key := tuple(o.cell.point.items())) in reference
+        ]
+        for name in others
+    }
+    plot_against(path, first, list(map(str, spec.grid.get(axis, ("",)))), points)

@@ -1,0 +1,85 @@
+"""What came of each run: a line of JSON in ``results.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from refscale.errors import DataError
+
+RESULTS = "results.jsonl"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run.
+
+    Attributes:
+        id: see ``spec.run_id``.
+        settings: that differ between runs.
+        log2_lr, seed: of the run.
+        status: "done", "diverged" or "failed" (it could not be run; the message says why).
+        loss, share: the task's two scores at the end; None if it is not done.
+        message: of what went wrong, or empty.
+        seconds: of training.
+        overhead: totals of ``rivals.Outcome``.
+        flushed, dead: see ``comparison.RunResult``; None if scales were not recorded.
+    """
+
+    id: str
+    settings: dict[str, Any]
+    log2_lr: float
+    seed: int
+    status: str
+    loss: float | None
+    share: float | None
+    message: str
+    seconds: float
+    overhead: Mapping[str, int]
+    flushed: float | None = None
+    dead: float | None = None
+
+
+def read_rows(out: str | Path) -> dict[str, Row]:
+    """The rows of a sweep's directory by id; a last line that was cut off does not count.
+
+    Raises:
+        DataError: a line is none that a sweep writes.
+    """
+    path = Path(out) / RESULTS
+    rows: dict[str, Row] = {}
+    if not path.exists():
+        return rows
+    names = {f.name for f in fields(Row)}
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            content = json.loads(line)
+            if content.keys() != names:
+                raise KeyError(f"{sorted(names ^ content.keys())}")
+            rows[content["id"]] = Row(**content)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"read_rows({str(out)!r}): line {number} is no row: {error}") from error
+    return rows
+
+
+def append_row(out: Path, row: Row) -> None:
+    """Add a row; it is on the disk when this returns, and a line that was cut off before it is gone."""
+    path = out / RESULTS
+    with path.open("ab") as file:
+        file.write((json.dumps(asdict(row), allow_nan=False, ensure_ascii=False) + "\n").encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def drop_cut_line(out: Path) -> None:
+    """Remove what stands after the last whole line."""
+    path = out / RESULTS
+    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)

@@ -1,0 +1,249 @@
+"""What a sweep is, as data.
+
+A spec in TOML:
+
+    title = "Norms and residual rules of the character models"
+    seeds = 3                                    # runs of every cell at its best learning rate
+
+    [base]                                       # fields of TrainConfig that all runs share
+    steps = 200
+
+    [grid]                                       # every combination of these
+    model = ["charlm-attention", "charlm-conv"]
+    "model.norm" = ["pre", "post"]               # fields of the model
+    optimizer = ["adamw", "sgd:momentum=0.9"]
+
+    [[skip]]                                     # but not those that fit one of these
+    model = "charlm-conv"
+    "model.norm" = "post"
+
+    [[variants]]                                 # each of them in these ways; the others are held against the first
+    name = "regular FP32"
+    scheme = "regular"
+
+    [[variants]]
+    name = "unit FP8"
+    scheme = "unit"
+    precision = "fp8"
+
+    [rate]
+    search = "walk"                              # or "bracket", "grid"
+    step = 1
+    threshold = 0.05
+    seeds = 1                                    # repetitions of which the median counts while a rate is looked for
+    of = {precision = "fp32", scaling = "none"}  # cells that differ only here share the rate that is found with these
+
+    [[rate.start]]                               # the first that fits a cell; "exponents" for the search "grid"
+    scheme = "regular"
+    at = -11
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from refscale.errors import ArgumentError, DataError
+from refscale.sweep.search import Bracket, Grid, Search, Walk
+from refscale.train import TrainConfig
+
+Settings = dict[str, Any]
+"""Values by name: fields of a ``TrainConfig``, and "model.FIELD" for those of its model."""
+
+SHIPPED = Path(__file__).parent / "specs"
+"""Specs that come along."""
+
+_SEARCHES = ("walk", "bracket", "grid")
+_LONGEST = 120
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting in one variant.
+
+    Attributes:
+        point: what the grid says.
+        variant: its name.
+        settings: of both.
+        seeds: how many runs it gets at its best rate.
+    """
+
+    point: Settings
+    variant: str
+    settings: Settings
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A sweep; see the head of this module for what its parts mean.
+
+    Attributes:
+        title: in a line.
+        base: fields of all runs.
+        grid: values by name; every combination is a point.
+        variants: settings by name; "seeds" among them in place of the spec's.
+        skip: points that fit all of one of these are left out.
+        seeds: runs of a cell at its best rate.
+        search, start: a name, and where it starts by what fits; ``step``, ``threshold``: of a walk.
+        rate_seeds: repetitions while a rate is looked for.
+        rate_of: settings with which a rate is looked for.
+        plot: "scatter" (each variant against the first) or "rates" (loss by learning rate).
+    """
+
+    title: str
+    base: Settings = field(default_factory=dict)
+    grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    variants: Mapping[str, Settings] = field(default_factory=dict)
+    skip: tuple[Settings, ...] = ()
+    seeds: int = 1
+    search: str = "bracket"
+    start: tuple[Settings, ...] = ()
+    step: float = 1.0
+    threshold: float = 0.05
+    rate_seeds: int = 1
+    rate_of: Settings = field(default_factory=dict)
+    plot: str = "scatter"
+
+    def __post_init__(self) -> None:
+        known = {f.name for f in fields(TrainConfig)} - {"lr", "seed"}
+        named = [*self.base, *self.grid, *self.rate_of, *(k for v in self.variants.values() for k in v if k != "seeds")]
+        for name in named:
+            if name not in known and not name.startswith("model."):
+                raise self._error(f"{name!r} is no setting", f"one of {', '.join(sorted(known))}, or model.FIELD")
+        if not self.variants or not all(self.grid.values()):
+            raise self._error("nothing to run", "at least one variant, and a value for each name of the grid")
+        if self.search not in _SEARCHES:
+            raise self._error(f"search {self.search!r}", f"one of {', '.join(_SEARCHES)}")
+        if self.seeds < 1 or self.rate_seeds < 1:
+            raise self._error(f"seeds {self.seeds} and {self.rate_seeds}", "at least 1")
+        if self.plot not in ("scatter", "rates"):
+            raise self._error(f"plot {self.plot!r}", "'scatter' or 'rates'")
+
+    def _error(self, what: str, expected: str) -> ArgumentError:
+        return ArgumentError(f"sweep {self.title!r}: {what}, expected {expected}")
+
+    def cells(self) -> Iterator[Cell]:
+        """Point by point, in each variant."""
+        for values in itertools.product(*self.grid.values()):
+            point = dict(zip(self.grid, values, strict=True))
+            if any(_fits(point, skipped) for skipped in self.skip):
+                continue
+            for name, variant in self.variants.items():
+                settings = self._complete(point | {k: v for k, v in variant.items() if k != "seeds"})
+                yield Cell(point, name, settings, min(self.seeds, variant.get("seeds", self.seeds)))
+
+    def _complete(self, settings: Settings) -> Settings:
+        """Settings with a value for every name that the spec varies, so that equal runs have equal settings."""
+        names = dict.fromkeys([*self.grid, *(k for v in self.variants.values() for k in v), *self.rate_of])
+        others = vars(TrainConfig()) | self.base
+        return {k: settings.get(k, others.get(k)) for k in names if k in settings or k in others}
+
+    def config(self, settings: Settings, log2_lr: float, seed: int, traced: bool = False) -> TrainConfig:
+        """The run of some settings; if ``traced``, with a record of every tensor's scale at ten steps."""
+        merged = self.base | settings
+        parts = [f"{k.removeprefix('model.')}={_text(v)}" for k, v in merged.items() if k.startswith("model.")]
+        plain = {k: v for k, v in merged.items() if not k.startswith("model.")}
+        if parts:
+            name = plain.get("model", TrainConfig().model)
+            plain["model"] = f"{name}{',' if ':' in name else ':'}{','.join(parts)}"
+        try:
+            config = TrainConfig(**plain, lr=2.0**log2_lr, seed=seed)
+        except TypeError as error:
+            raise self._error(str(error), "values that TrainConfig takes") from error
+        if not traced:
+            return config
+        return TrainConfig(**vars(config) | {"scales_every": max(1, config.steps // 10)})
+
+    def rate_settings(self, settings: Settings) -> Settings:
+        """The settings with which the rate of some settings is found."""
+        return self._complete(settings | self.rate_of)
+
+    def search_of(self, settings: Settings) -> Search:
+        """The rule for some settings.  Raises ArgumentError if no start fits."""
+        start = next((s for s in self.start if _fits(settings, _conditions(s))), None)
+        if self.search == "bracket" and start is None:
+            return Bracket(self.config(settings, 0.0, 0).kind.log2_lr[settings.get("scheme", TrainConfig().scheme)])
+        if start is None:
+            raise self._error(f"no start fits {settings}", "one in [[rate.start]]")
+        try:
+            if self.search == "grid":
+                return Grid(tuple(float(e) for e in start["exponents"]))
+            at = float(start["at"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._error(f"start {start}", "numbers 'at', or 'exponents' of a grid") from error
+        return Walk(at, self.step, self.threshold) if self.search == "walk" else Bracket(at)
+
+
+def _conditions(start: Settings) -> Settings:
+    return {k: v for k, v in start.items() if k not in ("at", "exponents")}
+
+
+def _fits(settings: Mapping[str, Any], conditions: Mapping[str, Any]) -> bool:
+    return all(settings.get(name) == value for name, value in conditions.items())
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def run_id(settings: Settings, log2_lr: float, seed: int) -> str:
+    """What a run is called, and its directory: the values, the rate, the seed."""
+    values = "_".join(map(_text, settings.values()))
+    name = re.sub(r"[^A-Za-z0-9.=+-]+", "_", values.replace("^", "").replace(":", "-")).strip("_")
+    if len(name) > _LONGEST:
+        name = f"{name[:_LONGEST]}_{sha256(repr(sorted(settings.items())).encode()).hexdigest()[:8]}"
+    return f"{name}_lr{log2_lr:g}_seed{seed}"
+
+
+def load_spec(path: str | Path) -> Spec:
+    """Read a spec.
+
+    Args:
+        path: of a TOML file, or the name of one that comes along ("charlm", without .toml).
+
+    Raises:
+        DataError: there is none, it is not TOML, or has parts that are not known.
+        ArgumentError: settings that are none.
+    """
+    call = f"load_spec({str(path)!r})"
+    shipped = SHIPPED / f"{path}.toml"
+    try:
+        content = tomllib.loads((shipped if shipped.is_file() else Path(path)).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.toml")))
+        raise DataError(f"{call}: no such file, expected a path, or one of {names}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{call}: is no TOML: {error}") from error
+    try:
+        return _from_toml(content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{call}: {type(error).__name__} {error}, see the head of refscale.sweep.spec") from error
+
+
+def _from_toml(content: dict[str, Any]) -> Spec:
+    rate = content.pop("rate", {})
+    variants = content.pop("variants")
+    known = {"title", "base", "grid", "skip", "seeds", "plot"}
+    wrong = sorted(content.keys() - known)
+    wrong += sorted(rate.keys() - {"search", "start", "step", "threshold", "seeds", "of"})
+    if wrong:
+        raise KeyError(f"{wrong[0]!r} is not known")
+    grid = {name: tuple(values) for name, values in content.pop("grid", {}).items()}
+    return Spec(
+        **content | {"skip": tuple(content.get("skip", ()))},
+        grid=grid,
+        variants={v["name"]: {k: x for k, x in v.items() if k != "name"} for v in variants},
+        search=rate.get("search", "bracket"),
+        start=tuple(rate.get("start", ())),
+        step=float(rate.get("step", 1.0)),
+        threshold=float(rate.get("threshold", 0.05)),
+        rate_seeds=int(rate.get("seeds", 1)),
+        rate_of=dict(rate.get("of", {})),
+    )

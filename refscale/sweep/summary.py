@@ -1,0 +1,154 @@
+"""The rows of a sweep as tables: every setting at its best rate, and how often a variant matches the first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from refscale.sweep.rows import Row
+from refscale.sweep.search import best
+from refscale.sweep.spec import Cell, Spec, run_id
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A cell at its best rate.
+
+    Attributes:
+        cell: which.
+        log2_lr: its rate; None if nothing was run.
+        losses: of its seeds, in their order; infinite where a run diverged or failed.
+        rates: median loss by log2 of the learning rate, of all that was tried with the cell's own settings.
+    """
+
+    cell: Cell
+    log2_lr: float | None
+    losses: tuple[float, ...]
+    rates: Mapping[float, float]
+
+    @property
+    def loss(self) -> float:
+        """The median."""
+        return median(self.losses) if self.losses else math.inf
+
+
+def outcomes(spec: Spec, rows: Mapping[str, Row]) -> list[Outcome]:
+    """What came of every cell, as far as the rows go."""
+    by_settings: dict[str, dict[float, dict[int, Row]]] = {}
+    for row in rows.values():
+        by_settings.setdefault(run_id(row.settings, 0.0, 0), {}).setdefault(row.log2_lr, {})[row.seed] = row
+    found = []
+    for cell in spec.cells():
+        tried = by_settings.get(run_id(spec.rate_settings(cell.settings), 0.0, 0), {})
+        first = range(spec.rate_seeds)
+        medians = {e: _median([r.get(s) for s in first]) for e, r in tried.items() if all(s in r for s in first)}
+        losses = {e: x if math.isfinite(x) else None for e, x in medians.items()}
+        own = by_settings.get(run_id(cell.settings, 0.0, 0), {})
+        log2_lr = best(losses) if losses else None
+        runs = own.get(log2_lr, {}) if log2_lr is not None else {}
+        rates = {e: _median(list(r.values())) for e, r in sorted(own.items())}
+        found.append(Outcome(cell, log2_lr, tuple(_loss(runs[s]) for s in range(cell.seeds) if s in runs), rates))
+    return found
+
+
+def _loss(row: Row | None) -> float:
+    return math.inf if row is None or row.loss is None else row.loss
+
+
+def _median(rows: Sequence[Row | None]) -> float:
+    return median(_loss(row) for row in rows)
+
+
+def seed_interval(found: Sequence[Outcome]) -> float:
+    """±: half of the 95 % interval of a difference of two medians of so many seeds, with the cells' pooled variance.
+
+    Medians of few normal numbers vary by at most √(π/2) of what means do.  0 with one seed.
+    """
+    squares = degrees = 0.0
+    for o in found:
+        finite = [x for x in o.losses if math.isfinite(x)]
+        if len(finite) > 1:
+            mean = sum(finite) / len(finite)
+            squares += sum((x - mean) ** 2 for x in finite)
+            degrees += len(finite) - 1
+    seeds = median(len(o.losses) for o in found) if found else 0
+    if not degrees or not seeds:
+        return 0.0
+    return 1.96 * math.sqrt(squares / degrees) * math.sqrt(2 / seeds) * math.sqrt(math.pi / 2)
+
+
+def summary(spec: Spec, rows: Mapping[str, Row]) -> str:
+    """Both tables in Markdown, and what was run."""
+    found = outcomes(spec, rows)
+    interval = seed_interval(found)
+    seconds = sum(row.seconds for row in rows.values())
+    status = {s: sum(row.status == s for row in rows.values()) for s in ("done", "diverged", "failed")}
+    head = (
+        f"{spec.title}: {len(rows)} runs ({status['diverged']} diverged, {status['failed']} failed), "
+        f"{seconds / 3600:.2f} core-hours; {spec.seeds} seeds."
+    )
+    tables = ["\n".join(_render(_points(spec, found)))]
+    if len(spec.variants) > 1:
+        tables.append("\n".join(_render(_shares(spec, found, interval))))
+        tables.append(f"Within ± {interval:.4f}: the 95 % interval of a difference, from all cells' spread over seeds.")
+    return "\n\n".join([head, *tables]) + "\n"
+
+
+Table = Iterator[tuple[str, ...]]
+
+
+def _points(spec: Spec, found: Sequence[Outcome]) -> Table:
+    """A row for every point, a column for every variant: median loss, and log2 of the rate."""
+    axes = [name for name, values in spec.grid.items() if len(values) > 1]
+    yield (*(a.removeprefix("model.") for a in axes), *spec.variants)
+    for point in _unique(found):
+        cells = {o.cell.variant: o for o in found if o.cell.point == point}
+        yield (*(str(point[a]) for a in axes), *(_shown(cells.get(v)) for v in spec.variants))
+
+
+def _shown(o: Outcome | None) -> str:
+    if o is None or o.log2_lr is None or not o.losses:
+        return ""
+    return f"{o.loss:.3f} (2^{o.log2_lr:g})" if math.isfinite(o.loss) else "diverged"
+
+
+def _unique(found: Sequence[Outcome]) -> list[dict[str, object]]:
+    points: list[dict[str, object]] = []
+    for o in found:
+        if o.cell.point not in points:
+            points.append(o.cell.point)
+    return points
+
+
+def _shares(spec: Spec, found: Sequence[Outcome], interval: float) -> Table:
+    """How every variant compares with the first, over the points."""
+    first = next(iter(spec.variants))
+    reference = {tuple(sorted(o.cell.point.items())): o.loss for o in found if o.cell.variant == first and o.losses}
+    yield ("variant", "points", f"as good as {first}, or better", "better", "worse", "median difference", "diverged")
+    for name in spec.variants:
+        mine = [o for o in found if o.cell.variant == name and o.losses]
+        pairs = [(o.loss, reference.get(tuple(sorted(o.cell.point.items())), math.inf)) for o in mine]
+        known = [(a, b) for a, b in pairs if math.isfinite(b)]
+        if name == first or not known:
+            continue
+        worse = sum(a > b + interval for a, b in known)
+        better = sum(a < b - interval for a, b in known)
+        differences = [a - b for a, b in known if math.isfinite(a)]
+        shown = f"{median(differences):+.4f}" if differences else ""
+        lost = sum(not math.isfinite(a) for a, _ in known)
+        n = len(known)
+        yield (name, str(n), f"{n - worse} ({(n - worse) / n:.0%})", str(better), str(worse), shown, str(lost))
+
+
+def _render(rows: Table) -> Iterator[str]:
+    table = list(rows)
+    widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.ljust(w) for cell, w in zip(cells, widths, strict=True)) + " |"
+
+    yield line(table[0])
+    yield "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    yield from map(line, table[1:])

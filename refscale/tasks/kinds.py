@@ -1,0 +1,98 @@
+"""The tasks by name, with what is customary for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from refscale.errors import ArgumentError
+from refscale.models import Config
+from refscale.models.bert import BertConfig
+from refscale.models.language import LanguageConfig
+from refscale.tasks.masked_lm import MaskedLM
+from refscale.tasks.next_token import NextToken
+from refscale.tasks.spans import SpanData, SpanExtraction
+from refscale.tasks.task import Load, Setup, Task
+
+Data = str | Path | SpanData | None
+"""What a task reads: a text file, or None for the text that comes along; for the task "squad", a ``SpanData``."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A task, before it has a model or data.
+
+    Attributes:
+        name: of the task.
+        make: sets it up.
+        loss, share: the two scores by which runs are compared: a loss, and a share of what is right.
+        log2_lr: customary peak learning rate of AdamW by scheme, as ``refscale compare`` and ``sweep`` find them.
+        settings: fields of a run in which it differs from others.
+        longest: tokens of the longest sequence that a model takes; None: any.
+    """
+
+    name: str
+    make: Callable[[Setup, Any, Any], Task]
+    loss: str
+    share: str
+    log2_lr: Mapping[str, float]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    longest: Callable[[Any], int | None] = lambda model: None
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "masked-lm",
+            lambda setup, data, load: MaskedLM.of(setup, data),
+            "masked_lm",
+            "masked_lm_accuracy",
+            {"regular": -10, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6},
+            longest=lambda model: model.positions,
+        ),
+        Kind("squad", SpanExtraction.of, "loss", "f1", {"regular": -12, "unit": -8}),
+        Kind(
+            "next-token",
+            lambda setup, data, load: NextToken.of(setup, data),
+            "bits",
+            "accuracy",
+            {"regular": -9, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6},
+            {"batch": 8, "seq": 128},
+        ),
+    )
+}
+
+_OF_MODELS: dict[type[Config], str] = {BertConfig: "masked-lm", LanguageConfig: "next-token"}
+
+
+def get_kind(name: str) -> Kind:
+    """The task of that name.  Raises ArgumentError for any other."""
+    if name not in KINDS:
+        raise ArgumentError(f"get_kind({name!r}): expected one of {', '.join(KINDS)}")
+    return KINDS[name]
+
+
+def kind_of(model: Config) -> Kind:
+    """The task that a model is made for."""
+    return KINDS[_OF_MODELS[type(model)]]
+
+
+def get_task(name: str, setup: Setup, data: Data, load: Load | None = None) -> Task:
+    """A task, set up.
+
+    Args:
+        name: of the task.
+        setup: model, scheme and sizes.
+        data: what it reads.
+        load: how a trained model is read from a directory; asked by the task "squad" only.
+
+    Raises:
+        ArgumentError: unknown, or data of another task.
+        DataError: the data cannot be used.
+    """
+    if isinstance(data, SpanData) != (name == "squad"):
+        raise ArgumentError(f"get_task({name!r}): got {data!r}, expected the data of that task")
+    return get_kind(name).make(setup, data, load)

@@ -1,0 +1,107 @@
+"""Language modeling: the next character of a text."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale.data import IGNORE, Characters, Ids, TextBatch, load_text, text_batches, text_windows
+from refscale.errors import ArgumentError
+from refscale.layers import Specs, Tensors
+from refscale.models import language
+from refscale.scales import Scheme
+from refscale.tasks.task import Scores, Setup
+
+CONTEXT = 8
+"""One token of a sequence in so many is context only.  Source: paper, character models (32 of 256)."""
+
+
+@dataclass(frozen=True, eq=False)
+class NextToken:
+    """The task "next-token"; see ``task.Task``.
+
+    Attributes:
+        setup: sizes and rules.
+        model: with as many tokens as the text has characters, if the named model has room for them.
+        vocabulary: the characters of the part of the text that is trained on.
+        training, held_out: tokens.
+        digest: of the text.
+    """
+
+    setup: Setup
+    model: language.LanguageConfig
+    vocabulary: Characters
+    training: Ids
+    held_out: Ids
+    digest: str
+
+    @classmethod
+    def of(cls, setup: Setup, text: str | Path | None = None) -> NextToken:
+        """Read the text.  None: the text that comes along.
+
+        Raises:
+            ArgumentError: no language model.
+            DataError: the text cannot be used.
+        """
+        if not isinstance(setup.model, language.LanguageConfig):
+            raise ArgumentError(f"next-token: got {setup.model!r}, expected a language model")
+        content = load_text(text)
+        cut = len(content) - round(setup.held_out * len(content))
+        vocabulary = Characters.from_text(content[:cut], setup.model.vocabulary)
+        tokens = vocabulary.encode(content)
+        model = replace(setup.model, vocabulary=len(vocabulary)) if setup.fit else setup.model
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        return cls(setup, model, vocabulary, tokens[:cut], tokens[cut:], digest)
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        return {"batch": self.setup.batch, "seq": self.setup.seq, "overlap": max(1, self.setup.seq // CONTEXT)}
+
+    @cached_property
+    def specs(self) -> Specs:
+        """Of the model's parameters."""
+        return language.specs(self.model)
+
+    @property
+    def scheme(self) -> Scheme:
+        """As set up."""
+        return self.setup.scheme
+
+    def initial_parameters(self, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+        """At random."""
+        return language.initial_parameters(self.model, self.scheme, rng)
+
+    def batches(self, rng: np.random.Generator) -> Iterator[TextBatch]:
+        """Of the training text."""
+        return text_batches(self.training, rng=rng, **self._sizes)
+
+    def validation(self, rng: np.random.Generator) -> list[TextBatch]:
+        """The held-out text from its beginning; all of it with ``evaluation_batches`` = 0."""
+        return text_windows(self.held_out, **self._sizes)[: self.setup.evaluation_batches or None]
+
+    def loss(self, p: Tensors, batch: TextBatch, rng: np.random.Generator | None = None) -> language.Loss:
+        """Cross-entropy of the next token."""
+        return language.next_token_loss(p, batch, self.model, rng)
+
+    def observe(self, batch: TextBatch, loss: language.Loss) -> NDArray[np.float64]:
+        """Sum of the losses, how many are right, how many there are."""
+        counted = loss.labels != IGNORE
+        right = (loss.logits.value.argmax(-1) == loss.labels)[counted]
+        return np.array([float(loss.total.value) * right.size, right.sum(), right.size], np.float64)
+
+    def score(self, observed: Sequence[NDArray[np.float64]]) -> Scores:
+        """Bits per character, and the share of characters predicted right."""
+        nats, right, tokens = np.sum(observed, 0).tolist()
+        return {"bits": nats / tokens / math.log(2), "accuracy": right / tokens}
+
+    def line(self, scores: Scores) -> str:
+        """Bits and accuracy."""
+        return f"{scores['bits']:.4f} bits per character ({scores['accuracy']:.1%} right)"

@@ -1,0 +1,147 @@
+"""Specs: what they say, what they refuse; searches: which rates are next."""
+
+from __future__ import annotations
+
+import pytest
+
+from refscale.errors import ArgumentError, DataError
+from refscale.sweep import SHIPPED, Bracket, Grid, Spec, Walk, load_spec
+from refscale.sweep.spec import run_id
+
+TOML = """
+title = "t"
+seeds = 2
+[base]
+steps = 3
+batch = 2
+[grid]
+model = ["charlm-conv", "charlm-attention"]
+"model.norm" = ["pre", "post"]
+optimizer = ["adamw"]
+[[skip]]
+model = "charlm-conv"
+"model.norm" = "post"
+[[variants]]
+name = "A"
+scheme = "regular"
+[[variants]]
+name = "B"
+scheme = "unit"
+precision = "fp8"
+seeds = 1
+[rate]
+search = "walk"
+of = {precision = "fp32"}
+[[rate.start]]
+scheme = "regular"
+at = -9
+[[rate.start]]
+at = -6
+"""
+
+
+@pytest.fixture
+def spec(tmp_path):
+    (tmp_path / "s.toml").write_text(TOML)
+    return load_spec(tmp_path / "s.toml")
+
+
+def test_cells(spec):
+    cells = list(spec.cells())
+    assert [(c.settings["model"], c.settings["model.norm"], c.variant, c.seeds) for c in cells] == [
+        ("charlm-conv", "pre", "A", 2),
+        ("charlm-conv", "pre", "B", 1),
+        ("charlm-attention", "pre", "A", 2),
+        ("charlm-attention", "pre", "B", 1),
+        ("charlm-attention", "post", "A", 2),
+        ("charlm-attention", "post", "B", 1),
+    ]
+    config = spec.config(cells[5].settings, -6.0, 1)
+    assert config.model == "charlm-attention:norm=post"
+    assert (config.scheme, config.precision, config.lr, config.seed, config.steps) == ("unit", "fp8", 2.0**-6, 1, 3)
+    assert spec.config(cells[5].settings, -6.0, 1, traced=True).scales_every == 1
+
+
+def test_rates_are_found_with_other_settings(spec):
+    """A rate is looked for in FP32, which is the run that the FP32 cell of the same scheme would have."""
+    first, second = list(spec.cells())[:2]
+    assert spec.rate_settings(first.settings) == first.settings
+    assert spec.rate_settings(second.settings)["precision"] == "fp32"
+    assert spec.search_of(first.settings) == Walk(-9.0, 1.0, 0.05)
+    assert spec.search_of(second.settings) == Walk(-6.0, 1.0, 0.05)
+
+
+def test_names(spec):
+    names = {run_id(c.settings, -9.0, s) for c in spec.cells() for s in range(2)}
+    assert len(names) == 12
+    assert run_id(next(spec.cells()).settings, -9.0, 0) == "charlm-conv_pre_adamw_regular_fp32_lr-9_seed0"
+    long = {"model": "x" * 200, "optimizer": "a"}
+    other = {"model": "x" * 200, "optimizer": "b"}
+    assert len(run_id(long, 0, 0)) < 150
+    assert run_id(long, 0, 0) != run_id(other, 0, 0)
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda p: p.stem)
+def test_those_that_come_along(path):
+    """Every run of every one is one that could be made."""
+    spec = load_spec(path.stem)
+    for cell in spec.cells():
+        rule = spec.search_of(spec.rate_settings(cell.settings))
+        assert spec.config(cell.settings, rule.next({})[0], 0).kind.name == "next-token"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps = 3", "stepz = 3", "'stepz' is no setting, expected one of batch, "),
+        ("steps = 3", "lr = 3", "'lr' is no setting"),
+        ("[[variants]]\nname", "[[variant]]\nname", "'variants'"),
+        ("seeds = 2", "seeds = 0", "seeds 0 and 1, expected at least 1"),
+        ('search = "walk"', 'search = "random"', "search 'random', expected one of walk, bracket, grid"),
+        ("at = -6", 'at = "low"', "expected numbers 'at'"),
+        ("[base]", "[base", "is no TOML"),
+        ('title = "t"', 'title = "t"\nspeed = 3', "'speed' is not known"),
+        ('"adamw"', '"rmsprop"', "get_optimizer('rmsprop')"),
+        ('"pre", "post"', '"last"', "LanguageConfig(norm='last')"),
+        ("steps = 3", 'steps = "many"', "expected"),
+        ("[base]", 'plot = "pie"\n[base]', "plot 'pie', expected 'scatter' or 'rates'"),
+    ],
+)
+def test_errors(tmp_path, old, new, message):
+    from refscale.sweep import sweep
+
+    (tmp_path / "s.toml").write_text(TOML.replace(old, new))
+    with pytest.raises((ArgumentError, DataError)) as error:
+        sweep(load_spec(tmp_path / "s.toml"), tmp_path / "out")
+    assert message in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_such_spec(tmp_path):
+    with pytest.raises(DataError, match=r"no such file, expected a path, or one of charlm, "):
+        load_spec(tmp_path / "nothing.toml")
+
+
+class TestSearches:
+    def test_a_walk_ends_where_it_is_worse(self):
+        walk = Walk(-4.0, 2.0, 0.5)
+        losses: dict[float, float | None] = {}
+        for loss in (3.0, 2.0, 2.4, 2.6):
+            (e,) = walk.next(losses)
+            losses[e] = loss
+        assert list(losses) == [-4.0, -2.0, 0.0, 2.0]
+        assert walk.next(losses) == []
+        assert walk.next({-4.0: 3.0, -2.0: None}) == []
+        assert walk.next({-4.0: None}) == []
+
+    def test_a_walk_that_gets_better_for_ever(self):
+        assert Walk(0.0, most=3).next({0.0: 3.0, 1.0: 2.0, 2.0: 1.0}) == []
+
+    def test_a_grid_is_run_once(self):
+        grid = Grid((1.0, 2.0, 3.0))
+        assert grid.next({}) == [1.0, 2.0, 3.0]
+        assert grid.next({1.0: 1.0, 2.0: None, 3.0: 1.0}) == []
+
+    def test_a_bracket_starts_at_what_is_customary(self):
+        spec = Spec("t", variants={"a": {"scheme": "unit"}}, base={"model": "charlm-conv"})
+        assert spec.search_of(next(spec.cells()).settings) == Bracket(-6)
