@@ -11,20 +11,9 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from refscale.data import (
-    CLS,
-    IGNORE,
-    MASK,
-    PAD,
-    SEP,
-    SPECIALS,
-    UNK,
-    Vocabulary,
-    load_text,
-    masked_lm_batches,
-    sentences,
-)
+from refscale.data import CLS, IGNORE, MASK, PAD, SEP, SPECIALS, UNK, Vocabulary, load_text, sentences
 from refscale.errors import ArgumentError, DataError
+from refscale.tasks import masked_lm_batches
 
 WORDS = [a + b for a in "bcdfghjklm" for b in "aeiou"]
 

@@ -20,16 +20,18 @@ from refscale import published
 from refscale.analysis.fidelity_report import CastLosses, Errors, FidelityReport
 from refscale.analysis.fidelity_watch import Watch
 from refscale.analysis.snr import snr
-from refscale.data import Batch, load_text, masked_lm_batches
+from refscale.data import Batch, load_text
 from refscale.engine import Array, CastRecord, Op, Probe, Tape, Tensor, apply, backward
 from refscale.errors import ArgumentError, DataError
 from refscale.formats import quantize
 from refscale.graph import balance, gradient_factors
 from refscale.layers import Parameters, count
 from refscale.models import bert
-from refscale.precision import Precision, fp32, get_precision, operand_scale
+from refscale.precision import Precision, fp32, get_precision
 from refscale.progress import Progress
+from refscale.rivals import operand_scale
 from refscale.scales import Scales, Scheme, Shape, get_scheme
+from refscale.tasks import masked_lm_batches
 
 POLICIES = ("fp16", "bf16", "fp8", "fp8-fnuz")
 """What is compared, unless told otherwise."""

@@ -11,8 +11,9 @@ from refscale.analysis.stats import Kind, measure
 from refscale.engine import Array, Variable
 from refscale.formats import Cast
 from refscale.layers import Specs
-from refscale.precision import Precision, fp32, operand_scale
-from refscale.precision.operands import largest_magnitude
+from refscale.precision import Precision, fp32
+from refscale.rivals import operand_scale
+from refscale.rivals.operands import largest_magnitude
 
 
 class Watch:

@@ -55,6 +55,7 @@ def _examples(b: int, m: int, n: int, s: int) -> list[Example]:
         (ops.AttentionScores("1/d"), ((b, s, m), (b, s, m))),
         (ops.AttentionMix(), ((b, s, s), (b, s, m))),
         (ops.AttentionMix("independent"), ((b, s, s), (b, s, m))),
+        (ops.AttentionMix("causal"), ((b, s, s), (b, s, m))),
         (ops.Readout(), (x, (m, s))),
         (ops.Conv1d(padding=3), ((b, s, m), (7, m, n))),
         (ops.Conv2d(stride=(2, 2), padding=(1, 1)), ((b, s, s, m), (3, 3, m, n))),

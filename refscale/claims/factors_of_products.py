@@ -164,13 +164,19 @@ def claim_3_10_readout(place: Place) -> Figures:
 
 @claim(TABLE + "; correlated values: the mean of t equal ones", "bmn")
 def claim_3_11_attention_mix(place: Place) -> Figures:
-    """weights (s, t) of mean 1 times values (t, d): α = t^-½ if values are independent, 1/t if they are alike."""
+    """weights (s, t) of mean 1 times values (t, d): α = t^-½ if values are independent, 1/t if they are alike.
+
+    Of a causal mixture of independent values, (t·H_t)^-½: query i has the mean of i values, t times.
+    """
     rng = place.rng()
     yield from _product(ops.AttentionMix("independent"), place)
     yield from _product(ops.AttentionMix(), place, alpha=False)
     weights = rng.random((5, place.m)) + 0.1
     alike = np.tile(signs((1, FEW), rng), (place.m, 1))
     yield unit("α of equal values", ops.AttentionMix(), (weights / weights.mean(1, keepdims=True), alike))
+    t = place.m
+    means = np.tri(t) * (t / np.arange(1.0, t + 1))[:, None]
+    yield unit(f"α of means of 1 to {t} values", ops.AttentionMix("causal"), (means, columns(t).T))
 
 
 @claim(TABLE + "; Vaswani et al. 2017; arXiv 2407.17465", "bmn")

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,11 +20,18 @@ from refscale.blocks.cast import scale_shape
 from refscale.blocks.operand import Role, convert, lost
 from refscale.engine.op import Array, Kernel, Op
 from refscale.errors import CarrierError
-from refscale.formats import Cast
-from refscale.precision import OperandScales, Precision, fp32, random_bits
+from refscale.formats import Cast, Format
+from refscale.precision import Precision, fp32, random_bits
 from refscale.scales import Scales, Scheme, Shape, regular
 
 _FLOAT32 = Cast("float32", "nearest_even", "nonsaturate")
+
+
+class OperandScales(Protocol):
+    """Powers of two around the casts of operands, see ``refscale.rivals``."""
+
+    def scale(self, key: str, x: Array, format: Format) -> float:
+        """That of the operand at a place of the program."""
 
 
 class Variable:

@@ -8,6 +8,6 @@
     2
 """
 
-from refscale.models.named import FAMILIES, NAMES, Config, Family, family, get_config, with_rules
+from refscale.models.named import FAMILIES, NAMES, Config, family, get_config, with_rules
 
-__all__ = ["FAMILIES", "NAMES", "Config", "Family", "family", "get_config", "with_rules"]
+__all__ = ["FAMILIES", "NAMES", "Config", "family", "get_config", "with_rules"]

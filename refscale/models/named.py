@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any, Protocol, cast
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from refscale.engine import Tape, Tensor
 from refscale.errors import ArgumentError
-from refscale.layers import Parameters, Spec, Specs
 from refscale.models import bert, language
 from refscale.models.bert import BertConfig
 from refscale.models.language import LanguageConfig
-from refscale.scales import Constraint, Scheme, get_constraint, get_residual
+from refscale.scales import Constraint, get_constraint, get_residual
 
 Config = BertConfig | LanguageConfig
 
 
-class Family(Protocol):
-    """What the package of each family has."""
+FAMILIES: dict[type[Config], Any] = {BertConfig: bert, LanguageConfig: language}
+"""The package of each family; all have ``CONFIGS``, ``specs``, ``initial_std``, ``initial_parameters``, …"""
 
-    CONFIGS: Mapping[str, Any]
-
-    def specs(self, config: Any) -> Specs:
-        """Every parameter, in order."""
-
-    def initial_std(self, config: Any, spec: Spec) -> float:
-        """Of a weight under the regular scheme."""
-
-    def initial_parameters(self, config: Any, scheme: Scheme, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
-        """Initial parameters by name."""
-
-    def parameters_on(self, tape: Tape, parameters: Parameters, config: Any) -> dict[str, Tensor]:
-        """Parameters as leaves of a tape."""
-
-
-FAMILIES: dict[type[Config], Family] = {
-    BertConfig: cast(Family, bert),
-    LanguageConfig: cast(Family, language),
-}
 NAMES: dict[str, Config] = {name: config for f in FAMILIES.values() for name, config in f.CONFIGS.items()}
 """Every named configuration."""
 
@@ -49,7 +24,7 @@ _RULES = {"tau": get_residual, "constraint": get_constraint}
 _KINDS: dict[str, Any] = {"int": int, "float": float}
 
 
-def family(config: Config) -> Family:
+def family(config: Config) -> Any:
     """The package that a configuration belongs to."""
     return FAMILIES[type(config)]
 

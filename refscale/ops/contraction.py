@@ -13,7 +13,7 @@ from refscale.ops.kernels.blocks import by_row
 from refscale.scales import ReadoutRule, Scales, ScoresRule, Shape
 
 Kept = tuple[Any, ...]
-ValuesRule = Literal["correlated", "independent"]
+ValuesRule = Literal["correlated", "independent", "causal"]
 
 
 def _product_shape(name: str, x: Shape, w: Shape) -> Shape:
@@ -117,21 +117,23 @@ class AttentionMix(Op):
     A mixture of t independent values has σ = √t, so α = t^-1/2, the matmul rule ("independent").  The values of one
     sequence are not independent: what they share (the mean that gelu leaves, to begin with) adds up t-fold, drowns the
     rest, and after a few layers all tokens are alike.  α = 1/t ("correlated") makes the mixture the weighted mean that
-    attention is, whatever the values share.  β as for matmul.
+    attention is, whatever the values share.  Under a causal mask query i mixes i values, by weights of mean t/i: of
+    independent values σ² = t·H_t in the mean over queries, H_t = 1 + ½ + … + 1/t, so α = (t·H_t)^-1/2 ("causal").
+    β as for matmul.
 
     Attributes:
-        values: "correlated" or "independent".
+        values: "correlated", "independent", or "causal".
     """
 
     values: ValuesRule = "correlated"
     inputs = ("weights", "v")
-    source = "Table A.2 (matmul); correlated: mean of t equal values"
+    source = "Table A.2 (matmul); correlated: mean of t equal values; causal: of 1 … t independent ones"
     contraction = True
     fast = Kernel(products.matmul, products.matmul_backward)
 
     def __post_init__(self) -> None:
         if self.values not in get_args(ValuesRule):
-            raise ArgumentError(f"AttentionMix(values={self.values!r}): expected 'correlated' or 'independent'")
+            raise ArgumentError(f"AttentionMix(values={self.values!r}): expected one of {get_args(ValuesRule)}")
 
     def forward(self, weights: Array, v: Array) -> tuple[Array, Kept]:
         self.check(weights.shape, v.shape)
@@ -142,8 +144,9 @@ class AttentionMix(Op):
 
     def scale(self, weights: Shape, v: Shape) -> Scales:
         self.check(weights, v)
-        matmul = Matmul().scale(weights, v)
-        return matmul if self.values == "independent" else Scales(1 / max(1, v[-2]), matmul.beta)
+        matmul, t = Matmul().scale(weights, v), max(1, v[-2])
+        causal = (t * sum(1 / i for i in range(1, t + 1))) ** -0.5
+        return Scales({"correlated": 1 / t, "causal": causal}.get(self.values, matmul.alpha), matmul.beta)
 
     def check(self, weights: Shape, v: Shape) -> Shape:
         """Shape of the result, or a ShapeError."""

@@ -1,16 +1,10 @@
-"""Where rounding happens.
+"""Where rounding happens: a ``Precision`` says which arrays are rounded, and to what; ``POLICIES`` are the named ones.
 
-In reading order:
-
-1. ``policy``: a ``Precision`` says which arrays are rounded, and to what; ``POLICIES`` are the named ones.
-2. ``operands``: the powers of two that per-tensor scaling puts around the cast of an operand.
-
-    >>> from refscale.precision import get_precision
-    >>> print(get_precision("bf16"))
-    bf16 (store=bfloat16/nearest_even/nonsaturate, operand=carrier, operand_gradient=carrier)
+>>> from refscale.precision import get_precision
+>>> print(get_precision("bf16"))
+bf16 (store=bfloat16/nearest_even/nonsaturate, operand=carrier, operand_gradient=carrier)
 """
 
-from refscale.precision.operands import Measured, OperandScales, operand_scale
 from refscale.precision.policy import (
     POLICIES,
     Precision,
@@ -28,8 +22,6 @@ from refscale.precision.policy import (
 
 __all__ = [
     "POLICIES",
-    "Measured",
-    "OperandScales",
     "Precision",
     "bf16",
     "fp8",
@@ -40,6 +32,5 @@ __all__ = [
     "fp16_sr",
     "fp32",
     "get_precision",
-    "operand_scale",
     "random_bits",
 ]

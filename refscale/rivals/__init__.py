@@ -2,14 +2,16 @@
 
 In reading order:
 
-1. ``technique``: what a technique is, what a step of it took, and a table of them.
-2. ``techniques``: no, static and automatic loss scaling and per-tensor scaling; ``get_scaling`` by name.
+1. ``operands``: the powers of two that per-tensor scaling puts around the cast of an operand.
+2. ``technique``: what a technique is, what a step of it took, and a table of them.
+3. ``techniques``: no, static and automatic loss scaling and per-tensor scaling; ``get_scaling`` by name.
 
     >>> from refscale.rivals import get_scaling
     >>> get_scaling("static:2^15")
     StaticLossScale(scale=32768.0)
 """
 
+from refscale.rivals.operands import Measured, OperandScales, operand_scale
 from refscale.rivals.technique import Outcome, Scaling, State, all_finite
 from refscale.rivals.techniques import (
     SCALINGS,
@@ -23,7 +25,9 @@ from refscale.rivals.techniques import (
 __all__ = [
     "SCALINGS",
     "AutomaticLossScale",
+    "Measured",
     "NoScaling",
+    "OperandScales",
     "Outcome",
     "Scaling",
     "State",
@@ -31,4 +35,5 @@ __all__ = [
     "TensorScaling",
     "all_finite",
     "get_scaling",
+    "operand_scale",
 ]

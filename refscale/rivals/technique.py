@@ -47,7 +47,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.precision.operands import OperandScales
+from refscale.rivals.operands import OperandScales
 
 Array = NDArray[Any]
 State = dict[str, Array]

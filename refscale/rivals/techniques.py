@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from refscale.errors import ArgumentError
-from refscale.precision.operands import OperandScales, operand_scale
+from refscale.rivals.operands import OperandScales, operand_scale
 from refscale.rivals.technique import Array, Finished, Outcome, Scaling, State, all_finite
 
 _SMALLEST, _LARGEST = 2.0**-126, 2.0**127

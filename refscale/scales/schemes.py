@@ -190,7 +190,7 @@ class UMup(Unit):
 
     Two things differ from the library.  Depth is counted in residual additions; it counts layers, so that its rates in
     a stack are √2 times these.  And attention mixes values as the model says: the library's factor on the mixture is
-    that of independent values, t^½, to within t^(1/(8d)).
+    that of independent values, "independent" or "causal" here, to within t^(1/(8d)).
 
     Source: arXiv 2407.17465, Tables 1 and 2, Appendix G; the library ``unit-scaling``.
     """

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.data import IGNORE, Batch, Vocabulary, load_text, masked_lm_batches, sentences
+from refscale.data import IGNORE, Batch, Vocabulary, load_text, sentences
 from refscale.errors import ArgumentError, DataError
 from refscale.layers import Specs, Tensors
 from refscale.models import bert
 from refscale.scales import Scheme
+from refscale.tasks.batches import masked_lm_batches
 from refscale.tasks.task import Scores, Setup
 
 

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.data import IGNORE, Characters, Ids, TextBatch, load_text, text_batches, text_windows
+from refscale.data import IGNORE, Characters, Ids, TextBatch, load_text
 from refscale.errors import ArgumentError
 from refscale.layers import Specs, Tensors
 from refscale.models import language
 from refscale.scales import Scheme
+from refscale.tasks.batches import text_batches, text_windows
 from refscale.tasks.task import Scores, Setup
 
 CONTEXT = 8

@@ -16,7 +16,7 @@ from refscale.blocks import BlockCast
 from refscale.engine import Array, CastRecord, Probe, Tape, Variable, backward
 from refscale.errors import DivergedError
 from refscale.layers import on_tape
-from refscale.rivals import Outcome, all_finite
+from refscale.rivals import OperandScales, Outcome, all_finite
 from refscale.tasks import Loss, Scores
 from refscale.train.checkpoint import TrainState
 from refscale.train.run import Run
@@ -63,7 +63,7 @@ def training_step(run: Run, state: TrainState, batch: Any, *, trace: bool = Fals
     """
     tracer = Trace(run.specs) if trace else None
     result = forward_backward(run, state, batch, probe=tracer, count_casts=trace)
-    scaling, gradients, outcome = run.scaling.finish(state.scaling, result.gradients, result.tape.operand_scales)
+    scaling, gradients, outcome = run.scaling.finish(state.scaling, result.gradients, result.scales)
     outcome = _with_blocks(outcome, result.tape.casts)
     rate = run.rate(state.step)
     if not np.isfinite(result.loss) or not (outcome.skipped or all_finite(gradients.values())):
@@ -111,11 +111,12 @@ def _with_blocks(outcome: Outcome, casts: Sequence[CastRecord]) -> Outcome:
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward and a backward pass: tape, losses, and the parameters' gradients, times the loss scale."""
+    """A forward and a backward pass: tape, losses, parameters' gradients, times the loss scale; scales of operands."""
 
     tape: Tape
     losses: Loss
     gradients: dict[str, NDArray[Any]]
+    scales: OperandScales | None = None
 
     @property
     def loss(self) -> float:
@@ -134,20 +135,21 @@ def forward_backward(
         batch: from ``run.batches`` or ``run.validation``.
         probe, count_casts: see ``engine.Tape``.
     """
+    scales = run.scaling.operand_scales(state.scaling)
     tape = Tape(
         run.scheme,
         run.precision,
         probe=probe,
         rng=run.rng("rounding", state.step),
         count_casts=count_casts,
-        operand_scales=run.scaling.operand_scales(state.scaling),
+        operand_scales=scales,
     )
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         p = on_tape(tape, state.parameters, run.specs)
         losses = run.task.loss(p, batch, run.rng("dropout", state.step))
         backward(losses.total, run.scaling.loss_scale(state.scaling))
     gradients = {name: t.grad for name, t in p.items() if t.grad is not None}
-    return Pass(tape, losses, gradients)
+    return Pass(tape, losses, gradients, scales)
 
 
 def _first(run: Run, state: TrainState, batch: Any) -> str:

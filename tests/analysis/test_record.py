@@ -4,13 +4,14 @@ import pytest
 from refscale.analysis import KINDS, record
 from refscale.analysis.record import work
 from refscale.analysis.trace import KEY_BIAS, ZERO_BIAS, layer_of
-from refscale.data import Vocabulary, load_text, masked_lm_batches
+from refscale.data import Vocabulary, load_text
 from refscale.engine import Tape, backward
 from refscale.errors import ArgumentError, DataError, ShapeError
 from refscale.graph import gradient_factors
 from refscale.models import bert
 from refscale.progress import Progress
 from refscale.scales import get_scheme
+from refscale.tasks import masked_lm_batches
 
 CONFIG = bert.get_config("bert-tiny")
 SMALL = {"batch": 2, "seq": 32}

@@ -15,8 +15,8 @@ from refscale import ops
 from refscale.engine import Tape, apply
 from refscale.errors import ArgumentError
 from refscale.formats import FORMATS, get_format
-from refscale.precision import OperandScales, fp8, fp8_hidden, fp16, fp32, operand_scale
-from refscale.rivals import NoScaling, Outcome, TensorScaling
+from refscale.precision import fp8, fp8_hidden, fp16, fp32
+from refscale.rivals import NoScaling, OperandScales, Outcome, TensorScaling, operand_scale
 from refscale.scales import regular
 from tests.core.one_step import W, X, same_state, step, through_npz
 

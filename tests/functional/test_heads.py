@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from refscale import functional as F  # noqa: N812
 from refscale.engine import Tape
+from refscale.models.bert import heads
 from refscale.scales import regular, unit
 from tests.functional.near import assert_near
 
@@ -22,7 +22,8 @@ def masked_lm(scheme):
     positions = np.array([[0, 4], [1, 1], [3, 2]])
     tape = Tape(scheme, dtype=np.float64)
     h, *p = (tape.tensor(a) for a in arrays)
-    logits = F.masked_lm_head(h, positions, transform=(p[0], p[1]), norm=(p[2], p[3]), decoder=(p[4], p[5]), eps=1e-12)
+    given = {"transform": (p[0], p[1]), "norm": (p[2], p[3]), "decoder": (p[4], p[5])}
+    logits = heads.masked_lm_head(h, positions, **given, eps=1e-12)
     return logits, arrays, positions
 
 
@@ -42,7 +43,7 @@ def next_sentence(scheme):
     arrays = draw((BATCH, SEQ, WIDTH), (WIDTH, WIDTH), WIDTH, (WIDTH, 2), 2)
     tape = Tape(scheme, dtype=np.float64)
     h, *p = (tape.tensor(a) for a in arrays)
-    return F.next_sentence_head(h, pooler=(p[0], p[1]), classifier=(p[2], p[3])), arrays
+    return heads.next_sentence_head(h, pooler=(p[0], p[1]), classifier=(p[2], p[3])), arrays
 
 
 def test_next_sentence_head_is_the_published_one():

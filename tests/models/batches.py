@@ -6,8 +6,9 @@ from functools import cache
 
 import numpy as np
 
-from refscale.data import IGNORE, PAD, Batch, Vocabulary, load_text, masked_lm_batches, sentences
+from refscale.data import IGNORE, PAD, Batch, Vocabulary, load_text, sentences
 from refscale.models.bert import BertConfig
+from refscale.tasks import masked_lm_batches
 
 
 def random_batch(

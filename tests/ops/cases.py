@@ -227,7 +227,7 @@ def _scores(draw):
 @st.composite
 def _mix(draw):
     lead, (s, t, d) = draw(shapes(max_dims=2)), draw(st.tuples(*[st.integers(1, 5)] * 3))
-    op = ops.AttentionMix(draw(st.sampled_from(["correlated", "independent"])))
+    op = ops.AttentionMix(draw(st.sampled_from(["correlated", "independent", "causal"])))
     return case(op, (*lead, s, t), (*lead, t, d))
 
 

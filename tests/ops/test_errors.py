@@ -20,7 +20,9 @@ ATTRIBUTES = {
     "Dropout(p=1): expected 0 ≤ p < 1": lambda: ops.Dropout(1),
     "Readout(rule='m'): expected one of ('1/sqrt(m)', '1/m')": lambda: ops.Readout("m"),
     "AttentionScores(rule='d'): expected one of ('1/sqrt(d)', '1/d')": lambda: ops.AttentionScores("d"),
-    "AttentionMix(values='same'): expected 'correlated' or 'independent'": lambda: ops.AttentionMix("same"),
+    "AttentionMix(values='same'): expected one of ('correlated', 'independent', 'causal')": lambda: ops.AttentionMix(
+        "same"
+    ),
     "layer_norm(eps=-1): expected eps ≥ 0": lambda: ops.LayerNorm(-1),
     "rms_norm(eps=nan): expected eps ≥ 0": lambda: ops.RmsNorm(float("nan")),
     "SoftmaxCrossEntropy(reduction='none'): expected 'mean' or 'sum'": lambda: ops.SoftmaxCrossEntropy("none"),

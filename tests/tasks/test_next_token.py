@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from refscale.analysis import record
 from refscale.cli import main
-from refscale.data import IGNORE, Characters, text_batches, text_windows
+from refscale.data import IGNORE, Characters
 from refscale.engine import Tape
 from refscale.errors import ArgumentError, DataError
 from refscale.layers import on_tape
 from refscale.models import get_config
 from refscale.scales import branch_only, default, get_residual, get_scheme, running_mean
-from refscale.tasks import KINDS, Setup, get_kind, get_task, kind_of
+from refscale.tasks import KINDS, Setup, get_kind, get_task, kind_of, text_batches, text_windows
 from refscale.train import Run, TrainConfig, checkpoint_report, default_config, newest, train
 
 TEXT = "the quick brown fox jumps over the lazy dog, and the dog sleeps on.\n" * 30

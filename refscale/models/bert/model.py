@@ -36,6 +36,7 @@ from refscale.layers import (
     transformer_layer,
     transformer_layer_specs,
 )
+from refscale.models.bert import heads
 from refscale.models.bert.config import BertConfig
 from refscale.scales import Constraint, Scheme, constraint_at, none
 
@@ -143,7 +144,7 @@ def pooled(p: Tensors, encoded: Tensor) -> Tensor:
     ``functional.mean_pooled`` is the other usual way to make one vector of a sequence.
     """
     weight, bias = p["nsp.pooler.weight"], p["nsp.pooler.bias"]
-    return F.first_pooled(encoded, weight, bias, constraint=constraint_at(weight.tape.scheme, "nsp.pooler", none))
+    return heads.first_pooled(encoded, weight, bias, constraint=constraint_at(weight.tape.scheme, "nsp.pooler", none))
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def pretraining_loss(p: Tensors, batch: Batch, config: BertConfig, rng: np.rando
         return first, second
 
     with tape.scope("mlm"):
-        words = F.masked_lm_head(
+        words = heads.masked_lm_head(
             to_mlm,
             batch.positions,
             transform=(p["mlm.transform.weight"], p["mlm.transform.bias"]),
@@ -224,7 +225,7 @@ def pretraining_loss(p: Tensors, batch: Batch, config: BertConfig, rng: np.rando
         balance(masked_lm)
         return Losses(masked_lm, masked_lm, None, encoded, words, None)
     with tape.scope("nsp"):
-        follows = F.next_sentence_head(
+        follows = heads.next_sentence_head(
             to_nsp,
             pooler=(p["nsp.pooler.weight"], p["nsp.pooler.bias"]),
             classifier=(p["nsp.classifier.weight"], p["nsp.classifier.bias"]),
@@ -281,7 +282,7 @@ def span_loss(p: Tensors, batch: SpanBatch, config: BertConfig, rng: np.random.G
     tape = encoded.tape
     with tape.scope("span"):
         constraint = constraint_at(tape.scheme, "span", none)
-        logits = F.span_head(encoded, p["span.weight"], p["span.bias"], constraint=constraint)
+        logits = heads.span_head(encoded, p["span.weight"], p["span.bias"], constraint=constraint)
         start, end = (F.cross_entropy(x, places) for x, places in zip(logits, (batch.starts, batch.ends), strict=True))
     total = F.total_loss(start, end)
     balance(total)

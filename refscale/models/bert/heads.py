@@ -1,0 +1,108 @@
+"""What stands on BERT's encoder: masked words, next sentence, spans; each ends in logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale import functional as F  # noqa: N812
+from refscale import ops
+from refscale.engine import Op, Tensor, apply
+from refscale.scales import Constraint, none
+
+_GELU = ops.Gelu()
+
+
+def masked_lm_head(
+    h: Tensor,
+    positions: NDArray[np.integer[Any]],
+    *,
+    transform: tuple[Tensor, Tensor],
+    norm: tuple[Tensor, Tensor],
+    decoder: tuple[Tensor, Tensor],
+    activation: Op = _GELU,
+    eps: float = 1e-12,
+    constraints: tuple[Constraint, Constraint] = (none, none),
+) -> Tensor:
+    """Masked-LM head at the given positions: gather, dense, activation, norm, readout (Devlin et al. 2018).
+
+    Nothing needs a constraint: the head hangs on a cut-edge, or starts with a fork that repays its factors.
+
+    Args:
+        h: encoder output (batch, seq, d).
+        positions: (batch, k), places to predict.
+        transform: weight (d, d) and bias (d,) of the dense layer.
+        norm: gain (d,) and bias (d,).
+        decoder: weight (d, words), which may be the word embedding transposed, and bias (words,).
+        activation: gelu, in the original.
+        eps: of the norm.
+        constraints: of the dense layer and of the readout.
+
+    Returns:
+        Logits (batch, k, words).
+    """
+    x = apply(ops.Gather(), h, positions)
+    with h.tape.scope("transform"):
+        x = F.linear(x, *transform, constraint=constraints[0])
+    x = F.layer_norm(apply(activation, x), *norm, eps)
+    return F.readout(x, *decoder, constraint=constraints[1])
+
+
+def first_pooled(h: Tensor, weight: Tensor, bias: Tensor, *, constraint: Constraint = none) -> Tensor:
+    """tanh(dense(the first token)), as BERT pools a sequence (Devlin et al. 2018).
+
+    Args:
+        h: encoder output (batch, seq, d).
+        weight: (d, d).
+        bias: (d,).
+        constraint: of the dense layer.
+
+    Returns:
+        (batch, d).
+    """
+    first = apply(ops.Slice(1, 0, 1), h)
+    x = apply(ops.Reshape((h.shape[0], h.shape[2])), first)
+    with h.tape.scope("pooler"):
+        x = F.linear(x, weight, bias, constraint=constraint)
+    return apply(ops.Tanh(), x)
+
+
+def next_sentence_head(
+    h: Tensor,
+    *,
+    pooler: tuple[Tensor, Tensor],
+    classifier: tuple[Tensor, Tensor],
+    constraints: tuple[Constraint, Constraint] = (none, none),
+) -> Tensor:
+    """Next-sentence head on the first token: dense, tanh, readout (Devlin et al. 2018).
+
+    Nothing needs a constraint, as in ``masked_lm_head``.
+
+    Args:
+        h: encoder output (batch, seq, d).
+        pooler: weight (d, d) and bias (d,).
+        classifier: weight (d, 2) and bias (2,).
+        constraints: of the dense layer and of the readout.
+
+    Returns:
+        Logits (batch, 2).  Class 1: the second part follows the first.
+    """
+    return F.readout(first_pooled(h, *pooler, constraint=constraints[0]), *classifier, constraint=constraints[1])
+
+
+def span_head(h: Tensor, weight: Tensor, bias: Tensor, *, constraint: Constraint = none) -> list[Tensor]:
+    """Logits of where an answer starts and ends, from each token's vector (Devlin et al. 2018, SQuAD).
+
+    Args:
+        h: encoder output (batch, seq, d).
+        weight: (d, 2).
+        bias: (2,).
+        constraint: of the readout.
+
+    Returns:
+        Start and end, (batch, seq) each; also of padding, as in the original.
+    """
+    logits = F.readout(h, weight, bias, constraint=constraint)
+    return [apply(ops.Reshape(h.shape[:2]), part) for part in F.split(logits, 2)]

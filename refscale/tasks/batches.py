@@ -1,0 +1,209 @@
+"""Batches of a text: sequences with BERT's two tasks, masked words and next sentence; pieces with the next token.
+
+All randomness comes from the generator that is passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale.data import IGNORE, Batch, Ids, TextBatch, Tokenizer, sentences
+from refscale.errors import ArgumentError, DataError
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """Where pairs of runs of sentences can be cut from a text.
+
+    Attributes:
+        tokens: the text, (words,).
+        starts: where each of n sentences begins, and where the last one ends: (n + 1,).
+        half: number of tokens wanted of A.
+        first, after: for each possible A, the index of its first sentence and of the one after its last.
+    """
+
+    tokens: Ids
+    starts: NDArray[Any]
+    half: int
+    first: NDArray[Any]
+    after: NDArray[Any]
+
+    @classmethod
+    def cut(cls, encoded: list[Ids], half: int) -> _Pairs:
+        """A takes whole sentences until it has ``half`` tokens, and leaves one to follow and one elsewhere."""
+        n = len(encoded)
+        starts = np.cumsum([0, *(len(ids) for ids in encoded)])
+        first = np.arange(max(n - 1, 0))
+        after = np.minimum(np.searchsorted(starts, starts[first] + half), n - 1)
+        fits = after - first + 1 < n
+        tokens = np.concatenate([np.empty(0, np.int32), *encoded])
+        return cls(tokens, starts, half, first[fits], after[fits])
+
+    def draw(self, rng: np.random.Generator, room: int) -> tuple[Ids, Ids, bool]:
+        """A, B and whether B follows A; together at most ``room`` tokens."""
+        choice = rng.integers(len(self.first))
+        first, after = self.first[choice], self.after[choice]
+        follows = bool(rng.random() < 0.5)
+        b = after
+        if not follows:
+            taken = after - first + 1  # neither in A nor right after it
+            b = rng.integers(len(self.starts) - 1 - taken)
+            b += taken if b >= first else 0
+        # A loses its beginning, B its end: what meets stays.  A random B from before A stops where A starts.
+        end = self.starts[after]
+        part_a = self.tokens[max(self.starts[first], end - self.half) : end]
+        stop = self.starts[first] if b < first else len(self.tokens)
+        part_b = self.tokens[self.starts[b] : min(stop, self.starts[b] + room - len(part_a))]
+        return part_a, part_b, follows
+
+
+def _hide(ids: Ids, places: NDArray[Any], mask: int, words: Ids, rng: np.random.Generator) -> None:
+    """Replace the tokens at the places: 80 % by [MASK], 10 % by a random word, 10 % by themselves."""
+    fate = rng.random(len(places))
+    random_words = words[rng.integers(0, len(words), len(places))]
+    ids[places] = np.where(fate < 0.8, mask, np.where(fate < 0.9, random_words, ids[places]))
+
+
+def _make_batch(
+    pairs: _Pairs, tokenizer: Tokenizer, words: Ids, batch: int, seq: int, p: int, rng: np.random.Generator
+) -> Batch:
+    pad, _, cls, sep, mask = tokenizer.specials
+    ids = np.full((batch, seq), pad, np.int32)
+    segments = np.zeros((batch, seq), np.int32)
+    positions = np.zeros((batch, p), np.int32)
+    labels = np.full((batch, p), IGNORE, np.int32)
+    is_next = np.zeros(batch, np.int32)
+    for row in range(batch):
+        a, b, is_next[row] = pairs.draw(rng, seq - 3)
+        tokens = np.concatenate([[cls], a, [sep], b, [sep]])
+        ids[row, : len(tokens)] = tokens
+        segments[row, len(a) + 2 : len(tokens)] = 1
+        maskable = np.flatnonzero(~np.isin(ids[row], tokenizer.specials))
+        chosen = np.sort(rng.choice(maskable, min(p, len(maskable)), replace=False))
+        positions[row, : len(chosen)] = chosen
+        labels[row, : len(chosen)] = ids[row, chosen]
+        _hide(ids[row], chosen, mask, words, rng)
+    return Batch(ids, segments, ids != pad, positions, labels, is_next)
+
+
+def masked_lm_batches(
+    text: str | Sequence[str],
+    vocabulary: Tokenizer,
+    *,
+    batch: int,
+    seq: int,
+    rng: np.random.Generator,
+    mask_share: float = 0.15,
+) -> Iterator[Batch]:
+    """Batches for BERT's two tasks, without end: ``next(batches)`` is the next one.
+
+    A is a run of sentences from a random place, about half of the sequence.  B is what follows it, or as often a run
+    from another place.  Of the words of both, p = max(1, round(mask_share·seq)) are to be predicted (all, if there are
+    fewer): 80 % are replaced by [MASK], 10 % by a random word, 10 % are left.  Specials, [UNK] among them, are never
+    chosen.
+
+    Args:
+        text: a text, or its sentences.
+        vocabulary: the words.
+        batch: sequences per batch, ≥ 1.
+        seq: tokens per sequence, ≥ 8.
+        rng: the source of all choices: equal states give equal batches.
+        mask_share: p as a share of seq, in (0, 1].
+
+    Returns:
+        An iterator that never ends.
+
+    Raises:
+        ArgumentError: batch, seq or mask_share out of range.
+        DataError: the text has too few sentences for A, what follows it and another place; or none of its words is in
+            the vocabulary.
+
+    Source:
+        Devlin et al. 2018 (arXiv 1810.04805), section 3.1 and Appendix A.1.
+    """
+    if batch < 1:
+        raise ArgumentError(f"masked_lm_batches(batch={batch}): expected at least 1")
+    if seq < 8:
+        raise ArgumentError(f"masked_lm_batches(seq={seq}): expected at least 8")
+    if not 0 < mask_share <= 1:
+        raise ArgumentError(f"masked_lm_batches(mask_share={mask_share}): expected 0 < mask_share ≤ 1")
+    parts = sentences(text) if isinstance(text, str) else text
+    encoded = [ids for ids in map(vocabulary.encode, parts) if len(ids)]
+    pairs = _Pairs.cut(encoded, (seq - 3) // 2)
+    if not len(pairs.first):
+        raise DataError(
+            f"masked_lm_batches(seq={seq}): {len(encoded)} sentences of {len(pairs.tokens)} words together, "
+            f"expected {pairs.half} words, a sentence that follows them and one elsewhere "
+            "(a sentence ends at . ? ! before white space, or at a blank line)"
+        )
+    if np.isin(pairs.tokens, vocabulary.specials).all():
+        raise DataError(f"masked_lm_batches: none of {len(pairs.tokens)} words is in the vocabulary, expected some")
+    p = max(1, round(mask_share * seq))
+    words = np.setdiff1d(np.arange(len(vocabulary), dtype=np.int32), vocabulary.specials)
+
+    def generate() -> Iterator[Batch]:
+        while True:
+            yield _make_batch(pairs, vocabulary, words, batch, seq, p, rng)
+
+    return generate()
+
+
+def _pieces(tokens: Ids, starts: Sequence[int], seq: int, overlap: int) -> TextBatch:
+    """Pieces of which the tokens from each start on are to be predicted, ``overlap`` tokens of context before."""
+    ids = np.zeros((len(starts), seq), np.int32)
+    labels = np.full((len(starts), seq), IGNORE, np.int32)
+    for row, start in enumerate(starts):
+        begin = max(0, start - overlap)
+        piece = tokens[begin : start + seq - overlap]
+        ids[row, : len(piece)] = piece
+        labels[row, start - begin : len(piece)] = piece[start - begin :]
+    return TextBatch(ids, labels)
+
+
+def _check_pieces(call: str, tokens: Ids, batch: int, seq: int, overlap: int) -> None:
+    if batch < 1 or not 0 < overlap < seq:
+        raise ArgumentError(
+            f"{call}(batch={batch}, seq={seq}, overlap={overlap}): expected batch ≥ 1, 0 < overlap < seq"
+        )
+    if len(tokens) < seq:
+        raise DataError(f"{call}: a text of {len(tokens)} tokens, expected at least {seq}, one sequence")
+
+
+def text_batches(tokens: Ids, *, batch: int, seq: int, overlap: int, rng: np.random.Generator) -> Iterator[TextBatch]:
+    """Batches of pieces from random places of a text, without end.
+
+    Args:
+        tokens: the text, (tokens,).
+        batch: pieces in each.
+        seq: tokens of a piece: ``overlap`` of context, for the rest to be predicted from.
+        overlap: 1 … seq − 1.
+        rng: the source of all places.
+
+    Raises:
+        ArgumentError: a number out of range.
+        DataError: a text shorter than a piece.
+
+    Source: paper, character models (8 pieces of 256, 32 of them context).
+    """
+    _check_pieces("text_batches", tokens, batch, seq, overlap)
+
+    def generate() -> Iterator[TextBatch]:
+        while True:
+            yield _pieces(tokens, rng.integers(0, len(tokens) - (seq - overlap), batch).tolist(), seq, overlap)
+
+    return generate()
+
+
+def text_windows(tokens: Ids, *, batch: int, seq: int, overlap: int) -> list[TextBatch]:
+    """A text once through, in overlapping pieces: every token is predicted once.  The last batch may be smaller.
+
+    Arguments and errors as for ``text_batches``.
+    """
+    _check_pieces("text_windows", tokens, batch, seq, overlap)
+    starts = range(0, len(tokens), seq - overlap)
+    return [_pieces(tokens, starts[i : i + batch], seq, overlap) for i in range(0, len(starts), batch)]
