@@ -14,7 +14,11 @@ COLORS = ("#2e7d6b", "#1f78b4", "#8a5fbf", "#e07a2f", "#d1495b", "#6b6b6b")
 
 
 def plot_against(
-    path: str | Path, reference: str, groups: Sequence[str], points: Mapping[str, Sequence[tuple[str, float, float]]]
+    path: str | Path,
+    reference: str,
+    groups: Sequence[str],
+    points: Mapping[str, Sequence[tuple[str, float, float]]],
+    unit: str,
 ) -> None:
     """A panel for each variant: its loss over that of the reference, a mark for each point.
 
@@ -23,6 +27,7 @@ def plot_against(
         reference: name of the variant on the horizontal axes.
         groups: names, each with a color of its own.
         points: by variant, (group, loss of the reference, loss of the variant); infinite ones at the top.
+        unit: of the losses.
 
     Raises:
         ArgumentError: matplotlib is not installed, or the name does not end in .svg, .png or .pdf.
@@ -41,17 +46,20 @@ def plot_against(
                     color = COLORS[k % len(COLORS)]
                     ax.scatter(mine[:, 0], mine[:, 1], s=10, color=color, alpha=0.8, label=group, linewidths=0)
             ax.set(xlim=(low, high), ylim=(low, high), title=name, xlabel=f"loss, {reference}", aspect="equal")
-        axes[0].set_ylabel("loss")
+        axes[0].set_ylabel(f"loss ({unit})")
         axes[-1].legend(fontsize=6, frameon=False, loc="lower right")
 
 
-def plot_rates(path: str | Path, curves: Mapping[str, Mapping[str, Mapping[float, float]]], axis: str) -> None:
+def plot_rates(
+    path: str | Path, curves: Mapping[str, Mapping[str, Mapping[float, float]]], axis: str, unit: str
+) -> None:
     """A panel for each variant: loss by log2 of the learning rate, a line for each value of one axis.
 
     Args:
         path: .svg, .png or .pdf.
         curves: loss by exponent, by value of the axis, by variant.
         axis: what the lines differ in.
+        unit: of the losses.
 
     Raises:
         ArgumentError: as ``plot_against``.
@@ -74,5 +82,5 @@ def plot_rates(path: str | Path, curves: Mapping[str, Mapping[str, Mapping[float
                     best = min(shown, key=lambda point: point[1])
                     ax.plot(*best, color=color, marker="*", markersize=8)
             ax.set(title=name, xlabel="log₂ of the learning rate")
-        axes[0].set(ylabel="loss", ylim=(low - 0.03, top + 0.03))
+        axes[0].set(ylabel=f"loss ({unit})", ylim=(low - 0.03, top + 0.03))
         axes[-1].legend(title=axis, fontsize=6, title_fontsize=6, frameon=False)

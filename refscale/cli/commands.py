@@ -251,13 +251,16 @@ def _compare(args: argparse.Namespace) -> None:
     from refscale.progress import Progress
     from refscale.sweep import tables
     from refscale.sweep.comparison import BLOCKS, SWEEP, VARIANTS, compare
-    from refscale.train import FINE_TUNING, TrainConfig
+    from refscale.train import FINE_TUNING, TrainConfig, default_config
 
     if args.pretrained and args.model:
         raise ArgumentError(f"compare: MODEL {args.model!r} and --pretrained {args.pretrained!r}, expected one")
     if not args.pretrained and (args.train or args.dev):
         raise ArgumentError("compare: --train and --dev are for --pretrained")
-    default = replace(FINE_TUNING, model=Path(args.pretrained).resolve().name) if args.pretrained else TrainConfig()
+    if args.pretrained:
+        default = replace(FINE_TUNING, model=Path(args.pretrained).resolve().name)
+    else:
+        default = default_config(args.model or TrainConfig().model)
     given = {
         name: value
         for name in ("model", "steps", "batch", "seq", "evaluation_batches")
@@ -273,7 +276,7 @@ def _compare(args: argparse.Namespace) -> None:
     if args.plot:
         analysis.check_plot(args.plot)
     _check_directories(args.plot)
-    variants = BLOCKS if args.blocks else VARIANTS[base.task] + (() if args.pretrained else SWEEP)
+    variants = BLOCKS if args.blocks else VARIANTS[base.task] + (SWEEP if base.task == "masked-lm" else ())
     runs = sum(v.seeds or args.seeds for v in variants) + 3 * len({v.scheme for v in variants})
     with Progress(runs, "runs", "compare") as progress:
         result = compare(

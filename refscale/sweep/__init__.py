@@ -6,8 +6,8 @@ In reading order:
 2. ``search``: which learning rates are tried, given what came of those before.
 3. ``rows``: what came of each run: a line of JSON.
 4. ``engine``: runs what is missing, on any ``concurrent.futures.Executor``; ``executors`` has those that come along.
-5. ``summary``, ``figures``: the rows as tables and figures: each setting at its best rate, each variant beside the
-   first.
+5. ``summary``, ``markdown``, ``figures``: the rows as tables and figures: each setting at its best rate, each variant
+   beside the first.
 6. ``comparison``, ``comparison_tables``: ``refscale compare``, a sweep whose variants are precisions and techniques.
 """
 

@@ -99,7 +99,7 @@ BLOCKS = (
 )
 """Block-scaled formats, and the same elements with one scale to a tensor, or none."""
 
-VARIANTS = {"masked-lm": _PRETRAINING, "squad": _FINE_TUNING}
+VARIANTS = {"masked-lm": _PRETRAINING, "next-token": _PRETRAINING, "squad": _FINE_TUNING}
 """The rows that are compared if nothing is said, by task."""
 
 SWEEP = tuple(Variant("regular", "fp16", f"static:2^{e}", seeds=1) for e in (-10, -5, 20, 25))
@@ -196,7 +196,7 @@ def compare(
         DataError: the data cannot be used, or a run could not be run.
     """
     if variants is None:
-        variants = VARIANTS.get(base.task, ()) + (SWEEP if base.task == "masked-lm" else ())
+        variants = VARIANTS[base.task] + (SWEEP if base.task == "masked-lm" else ())
     if seeds < 1 or not variants or jobs < 1:
         raise ArgumentError(
             f"compare(seeds={seeds}, {len(variants)} variants, jobs={jobs}): expected at least one of each"

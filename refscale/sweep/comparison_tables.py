@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from statistics import mean, stdev
 
 from refscale.precision import get_precision
 from refscale.rivals import get_scaling
 from refscale.sweep.comparison import Comparison, RunResult, Variant
+from refscale.sweep.markdown import Table, render
 
 REFERENCE = Variant("regular", "fp32")
 """What every other row is held against."""
@@ -30,17 +31,14 @@ def tables(comparison: Comparison) -> str:
     )
     parts = (
         setting,
-        "\n".join(_render(_grid(comparison))),
-        "\n".join(_render(_losses(comparison))),
-        "\n".join(_render(_techniques(comparison))),
+        render(_grid(comparison)),
+        render(_losses(comparison)),
+        render(_techniques(comparison)),
     )
     return "\n\n".join(parts) + "\n"
 
 
-Rows = Iterator[tuple[str, ...]]
-
-
-def _grid(c: Comparison) -> Rows:
+def _grid(c: Comparison) -> Table:
     """Validation losses of the FP32 runs, by scheme and learning rate."""
     exponents = sorted({e for losses in c.grid.values() for e in losses})
     yield ("loss by learning rate, FP32", *(f"2^{e:g}" for e in exponents))
@@ -52,7 +50,7 @@ def _grid(c: Comparison) -> Rows:
         yield (scheme, *cells)
 
 
-def _losses(c: Comparison) -> Rows:
+def _losses(c: Comparison) -> Table:
     """One row a variant.
 
     Flushed at first: the share of gradients' elements that the casts of one kind took to zero in the first step, of the
@@ -83,7 +81,7 @@ def _losses(c: Comparison) -> Rows:
         yield (variant.name, *shown, *lost, f"{seconds:.0f}")
 
 
-def _techniques(c: Comparison) -> Rows:
+def _techniques(c: Comparison) -> Table:
     """The columns of the paper's Table 1, counted: per training step, mean over the runs."""
     yield (
         "technique",
@@ -145,15 +143,3 @@ def _difference(runs: Sequence[RunResult], reference: dict[int, float | None]) -
 def _share(runs: Sequence[RunResult], shares: Sequence[float | None]) -> str:
     known = [share for share in shares if share is not None]
     return f"{mean(known):.1%}" if known and runs[0].variant.precision != "fp32" else ""
-
-
-def _render(rows: Rows) -> Iterator[str]:
-    table = list(rows)
-    widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.ljust(w) for cell, w in zip(cells, widths, strict=True)) + " |"
-
-    yield line(table[0])
-    yield "|" + "|".join("-" * (w + 2) for w in widths) + "|"
-    yield from map(line, table[1:])

@@ -19,12 +19,13 @@ def draw(path: str | Path, spec: Spec, rows: Mapping[str, Row]) -> None:
     """
     found = [o for o in outcomes(spec, rows) if o.losses]
     axis = next(iter(spec.grid), "")
+    unit = spec.config(next(spec.cells()).settings, 0.0, 0).kind.unit
     if spec.plot == "rates":
         curves: dict[str, dict[str, dict[float, float]]] = {}
         for o in found:
             value = str(o.cell.point.get(axis, ""))
             curves.setdefault(o.cell.variant, {})[value] = dict(o.rates)
-        plot_rates(path, curves, axis.removeprefix("model."))
+        plot_rates(path, curves, axis.removeprefix("model."), unit)
         return
     first, *others = spec.variants
     reference = {tuple(o.cell.point.items()): o.loss for o in found if o.cell.variant == first}
@@ -36,4 +37,4 @@ def draw(path: str | Path, spec: Spec, rows: Mapping[str, Row]) -> None:
         ]
         for name in others
     }
-    plot_against(path, first, list(map(str, spec.grid.get(axis, ("",)))), points)
+    plot_against(path, first, list(map(str, spec.grid.get(axis, ("",)))), points, unit)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from refscale.sweep.markdown import Table, render
 from refscale.sweep.rows import Row
 from refscale.sweep.search import best
 from refscale.sweep.spec import Cell, Spec, run_id
@@ -89,14 +90,11 @@ def summary(spec: Spec, rows: Mapping[str, Row]) -> str:
         f"{spec.title}: {len(rows)} runs ({status['diverged']} diverged, {status['failed']} failed), "
         f"{seconds / 3600:.2f} core-hours; {spec.seeds} seeds."
     )
-    tables = ["\n".join(_render(_points(spec, found)))]
+    tables = [render(_points(spec, found))]
     if len(spec.variants) > 1:
-        tables.append("\n".join(_render(_shares(spec, found, interval))))
+        tables.append(render(_shares(spec, found, interval)))
         tables.append(f"Within ± {interval:.4f}: the 95 % interval of a difference, from all cells' spread over seeds.")
     return "\n\n".join([head, *tables]) + "\n"
-
-
-Table = Iterator[tuple[str, ...]]
 
 
 def _points(spec: Spec, found: Sequence[Outcome]) -> Table:
@@ -140,15 +138,3 @@ def _shares(spec: Spec, found: Sequence[Outcome], interval: float) -> Table:
         lost = sum(not math.isfinite(a) for a, _ in known)
         n = len(known)
         yield (name, str(n), f"{n - worse} ({(n - worse) / n:.0%})", str(better), str(worse), shown, str(lost))
-
-
-def _render(rows: Table) -> Iterator[str]:
-    table = list(rows)
-    widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.ljust(w) for cell, w in zip(cells, widths, strict=True)) + " |"
-
-    yield line(table[0])
-    yield "|" + "|".join("-" * (w + 2) for w in widths) + "|"
-    yield from map(line, table[1:])

@@ -28,6 +28,7 @@ class Kind:
         name: of the task.
         make: sets it up.
         loss, share: the two scores by which runs are compared: a loss, and a share of what is right.
+        unit: of the loss.
         log2_lr: customary peak learning rate of AdamW by scheme, as ``refscale compare`` and ``sweep`` find them.
         settings: fields of a run in which it differs from others.
         longest: tokens of the longest sequence that a model takes; None: any.
@@ -37,6 +38,7 @@ class Kind:
     make: Callable[[Setup, Any, Any], Task]
     loss: str
     share: str
+    unit: str
     log2_lr: Mapping[str, float]
     settings: Mapping[str, Any] = field(default_factory=dict)
     longest: Callable[[Any], int | None] = lambda model: None
@@ -50,15 +52,17 @@ KINDS: dict[str, Kind] = {
             lambda setup, data, load: MaskedLM.of(setup, data),
             "masked_lm",
             "masked_lm_accuracy",
+            "nats",
             {"regular": -10, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6},
             longest=lambda model: model.positions,
         ),
-        Kind("squad", SpanExtraction.of, "loss", "f1", {"regular": -12, "unit": -8}),
+        Kind("squad", SpanExtraction.of, "loss", "f1", "nats", {"regular": -12, "unit": -8}),
         Kind(
             "next-token",
             lambda setup, data, load: NextToken.of(setup, data),
             "bits",
             "accuracy",
+            "bits per character",
             {"regular": -9, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6},
             {"batch": 8, "seq": 128},
         ),

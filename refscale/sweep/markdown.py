@@ -1,0 +1,20 @@
+"""Tables in Markdown that read well enough in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+Table = Iterator[tuple[str, ...]]
+"""Rows of cells, the head first."""
+
+
+def render(rows: Table) -> str:
+    """A table, its columns as wide as their widest cell."""
+    table = list(rows)
+    widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.ljust(w) for cell, w in zip(cells, widths, strict=True)) + " |"
+
+    ruler = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return "\n".join([line(table[0]), ruler, *map(line, table[1:])])
