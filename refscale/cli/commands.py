@@ -297,12 +297,15 @@ def _sweep(args: argparse.Namespace) -> None:
     from refscale import analysis
     from refscale.progress import Progress
     from refscale.sweep import draw, load_spec, open_executor, read_rows, summary, sweep
+    from refscale.sweep.rows import RESULTS
 
     spec = load_spec(args.spec)
     if args.plot:
         analysis.check_plot(args.plot)
     _check_directories(args.plot)
     if args.report:
+        if not (Path(args.out) / RESULTS).exists():
+            raise ArgumentError(f"sweep: {args.out!r} holds no sweep, expected a directory with {RESULTS}")
         rows = read_rows(args.out)
     else:
         runs = sum(c.seeds for c in spec.cells())

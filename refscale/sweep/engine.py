@@ -133,6 +133,8 @@ def sweep(
         DataError: what stands in ``out`` cannot be read.
     """
     out = Path(out)
+    if executor is None and jobs < 1:
+        raise ArgumentError(f"sweep(jobs={jobs}): expected at least 1")
     for cell in spec.cells():  # every mistake in a spec is found before the first run
         spec.config(cell.settings, 0.0, 0)
         spec.search_of(spec.rate_settings(cell.settings))

@@ -20,8 +20,6 @@ Make = Callable[[], Executor]
 @contextmanager
 def local(jobs: int) -> Iterator[Make]:
     """So many processes of this machine; they keep freed memory, see ``memory.keep``."""
-    if jobs < 1:
-        raise ArgumentError(f"sweep(jobs={jobs}): expected at least 1")
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, "1"))  # read by the BLAS of each new process
     made: list[Executor] = []

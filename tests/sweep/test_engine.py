@@ -13,6 +13,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import pytest
 
+from refscale.cli import main
 from refscale.errors import ArgumentError, DataError
 from refscale.files import locked
 from refscale.sweep import Spec, outcomes, read_rows, summary, sweep
@@ -157,6 +158,12 @@ def test_another_sweep_in_the_directory(tmp_path, text):
         sweep(other, tmp_path / "out", executor=Inline(), data=text)
     with pytest.raises(ArgumentError, match="jobs=0"):
         sweep(SPEC, tmp_path / "new", jobs=0, data=text)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_report_of_nothing(capsys, tmp_path):
+    assert main(["sweep", "quick", "--report", "--out", str(tmp_path)]) == 2
+    assert "holds no sweep, expected a directory with results.jsonl" in capsys.readouterr().err
 
 
 def test_more_of_the_same_goes_on(tmp_path, text):
