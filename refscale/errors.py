@@ -17,6 +17,10 @@ class ArgumentError(RefscaleError, ValueError):
     """A value outside the range that the call accepts."""
 
 
+class InUseError(ArgumentError):
+    """A directory that another process holds."""
+
+
 class CarrierError(RefscaleError, TypeError):
     """An array whose dtype the call does not accept."""
 

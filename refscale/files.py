@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from refscale.errors import ArgumentError
+from refscale.errors import InUseError
 
 if sys.platform != "win32":
     import fcntl
@@ -62,7 +62,7 @@ def locked(directory: str | Path, call: str) -> Iterator[None]:
         call: named in the error.
 
     Raises:
-        ArgumentError: another process holds it, which is named.
+        InUseError: another process holds it, which is named.
     """
     if sys.platform == "win32":
         yield
@@ -75,7 +75,7 @@ def locked(directory: str | Path, call: str) -> Iterator[None]:
                 raise
             file.seek(0)
             holder = file.read(20).decode("ascii", "replace").strip() or "unknown"
-            raise ArgumentError(f"{call}: {str(directory)!r} is in use by process {holder}") from None
+            raise InUseError(f"{call}: {str(directory)!r} is in use by process {holder}") from None
         file.truncate(0)
         file.write(f"{os.getpid()}\n".encode())
         file.flush()

@@ -204,7 +204,7 @@ class Block:
         dropout, attention_dropout: probabilities for a branch's output and for attention weights, used where a
             generator is given.
         scores: damping of the attention scores, "1/sqrt(d)" or "1/d"; None: the scheme's.
-        values: correlated or independent, see ``ops.AttentionMix``.
+        values: how alike those of a sequence are taken to be, see ``ops.AttentionMix``.
         constraint: ties factors inside residual branches; with ``none``, forks repay what differs (``graph.balance``).
         mixer: what mixes the tokens of a sequence: "attention", "convolution" or "recurrence".
         causal: no token sees later ones.

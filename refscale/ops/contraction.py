@@ -145,8 +145,10 @@ class AttentionMix(Op):
     def scale(self, weights: Shape, v: Shape) -> Scales:
         self.check(weights, v)
         matmul, t = Matmul().scale(weights, v), max(1, v[-2])
-        causal = (t * sum(1 / i for i in range(1, t + 1))) ** -0.5
-        return Scales({"correlated": 1 / t, "causal": causal}.get(self.values, matmul.alpha), matmul.beta)
+        if self.values == "independent":
+            return matmul
+        alpha = 1 / t if self.values == "correlated" else (t * sum(1 / i for i in range(1, t + 1))) ** -0.5
+        return Scales(alpha, matmul.beta)
 
     def check(self, weights: Shape, v: Shape) -> Shape:
         """Shape of the result, or a ShapeError."""

@@ -11,8 +11,17 @@ In reading order:
 6. ``comparison``, ``comparison_tables``: ``refscale compare``, a sweep whose variants are precisions and techniques.
 """
 
-from refscale.sweep.comparison import BLOCKS, STATIC, SWEEP, VARIANTS, Comparison, RunResult, Variant, compare
-from refscale.sweep.comparison import load_comparison as load_comparison
+from refscale.sweep.comparison import (
+    BLOCKS,
+    STATIC,
+    SWEEP,
+    VARIANTS,
+    Comparison,
+    RunResult,
+    Variant,
+    compare,
+    load_comparison,
+)
 from refscale.sweep.comparison_tables import tables
 from refscale.sweep.engine import sweep
 from refscale.sweep.executors import open_executor

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -173,7 +172,6 @@ def compare(
     seeds: int = 3,
     variants: Sequence[Variant] | None = None,
     jobs: int = 1,
-    executor: Executor | None = None,
     data: Data = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -184,7 +182,7 @@ def compare(
         out: directory, made if it does not exist; runs that are there already are not repeated.
         seeds: how many, at least one.
         variants: rows; None: ``VARIANTS`` of the task, and the ``SWEEP`` of pre-training.
-        jobs, executor: see ``sweep``.
+        jobs: see ``sweep``.
         data: see ``train``.
         progress: advanced by one per run.
 
@@ -203,7 +201,7 @@ def compare(
         )
     out = Path(out)
     spec = to_spec(base, seeds, variants)
-    rows = sweep(spec, out, executor=executor, jobs=jobs, data=data, traced=True, keep=True, progress=progress)
+    rows = sweep(spec, out, jobs=jobs, data=data, traced=True, keep=True, progress=progress)
     failed = [row for row in rows.values() if row.status == "failed"]
     if failed:
         raise DataError(f"compare: {len(failed)} runs could not be run; {failed[0].id}: {failed[0].message}")

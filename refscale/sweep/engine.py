@@ -12,7 +12,7 @@ A sweep's directory holds
 from __future__ import annotations
 
 import json
-import math
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
@@ -20,22 +20,25 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from refscale.errors import ArgumentError, DivergedError, RefscaleError
+from refscale.errors import ArgumentError, DivergedError, InUseError, RefscaleError
 from refscale.files import locked
 from refscale.progress import Progress
 from refscale.sweep.executors import Make, local
 from refscale.sweep.rows import Row, append_row, drop_cut_line, read_rows
-from refscale.sweep.search import Search, best
+from refscale.sweep.search import best
 from refscale.sweep.spec import Cell, Settings, Spec, run_id
+from refscale.sweep.summary import tried_rates
 from refscale.tasks import Data, get_kind
 from refscale.train import TrainConfig, train
 from refscale.train.loop import write_json
 
 DEATHS = 3
 """How often the process of a run may die before the run counts as failed."""
+
+POLL = 0.2
+"""Seconds between two looks at a directory that another process holds."""
 
 
 def run_one(config: TrainConfig, out: str, data: Data, keep: bool) -> dict[str, Any]:
@@ -50,8 +53,11 @@ def run_one(config: TrainConfig, out: str, data: Data, keep: bool) -> dict[str, 
     directory = Path(out)
     path = directory / "summary.json"
     try:
-        if not path.exists():
-            train(config, out, data=data, resume=True, report=lambda _: None)
+        while not path.exists():
+            try:
+                train(config, out, data=data, resume=True, report=lambda _: None)
+            except InUseError:  # by a worker that was given up for lost: what it does is not
+                time.sleep(POLL)
     except DivergedError:
         pass  # summary.json says so
     except ArgumentError as error:
@@ -126,7 +132,8 @@ def sweep(
         progress: advanced by one per run.
 
     Returns:
-        Rows by id.  A run that diverged or could not be run is a row; one whose process died is tried again.
+        Rows by id.  A run that diverged or could not be run is a row; one whose process died is tried again, and so is
+        one that could not be run, when the sweep is started again.
 
     Raises:
         ArgumentError: ``out`` holds another sweep, is in use by another process, or a setting is none.
@@ -149,7 +156,8 @@ def sweep(
             return executor
 
         make: Make = stack.enter_context(local(jobs)) if executor is None else same
-        _Sweep(spec, out, make, data, traced, keep, progress, read_rows(out)).run()
+        rows = {id: row for id, row in read_rows(out).items() if row.status != "failed"}
+        _Sweep(spec, out, make, data, traced, keep, progress, rows).run()
         return read_rows(out)
 
 
@@ -171,13 +179,10 @@ _Run = tuple[str, Settings, float, int]
 
 @dataclass(eq=False)
 class _Rate:
-    """The search for one learning rate, and the cells that wait for it."""
+    """The settings with which a learning rate is looked for, and the cells that wait for it."""
 
     settings: Settings
-    search: Search
     cells: list[Cell] = field(default_factory=list)
-    wanted: list[float] = field(default_factory=list)
-    tried: dict[float, float | None] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -200,7 +205,7 @@ class _Sweep:
         for cell in self.spec.cells():
             settings = self.spec.rate_settings(cell.settings)
             key = run_id(settings, 0.0, 0)
-            rates.setdefault(key, _Rate(settings, self.spec.search_of(settings))).cells.append(cell)
+            rates.setdefault(key, _Rate(settings)).cells.append(cell)
         for rate in rates.values():
             self.advance(rate)
         while self.pending:
@@ -210,30 +215,18 @@ class _Sweep:
 
     def advance(self, rate: _Rate) -> None:
         """Submit what a search wants next; when it is at its end, the cells."""
-        while all(self.ended(rate.settings, e) for e in rate.wanted):
-            for e in rate.wanted:
-                losses = [self.rows[self.id(rate.settings, e, s)].loss for s in range(self.spec.rate_seeds)]
-                middle = median(math.inf if x is None else x for x in losses)
-                rate.tried[e] = middle if math.isfinite(middle) else None
-            rate.wanted = rate.search.next(rate.tried)
-            if not rate.wanted:
-                for cell in rate.cells:
-                    for seed in range(cell.seeds):
-                        self.want(cell.settings, best(rate.tried), seed)
-                return
-        for e in rate.wanted:
+        tried, wanted = tried_rates(self.spec, rate.settings, self.rows)
+        for e in wanted:
             for seed in range(self.spec.rate_seeds):
                 self.want(rate.settings, e, seed, rate)
-
-    def id(self, settings: Settings, log2_lr: float, seed: int) -> str:
-        return run_id(settings, log2_lr, seed)
-
-    def ended(self, settings: Settings, log2_lr: float) -> bool:
-        return all(self.id(settings, log2_lr, s) in self.rows for s in range(self.spec.rate_seeds))
+        if not wanted:
+            for cell in rate.cells:
+                for seed in range(cell.seeds):
+                    self.want(cell.settings, best(tried), seed)
 
     def want(self, settings: Settings, log2_lr: float, seed: int, rate: _Rate | None = None) -> None:
         """Submit a run, unless it stands or is under way."""
-        id = self.id(settings, log2_lr, seed)
+        id = run_id(settings, log2_lr, seed)
         if rate is not None and id not in self.rows and rate not in self.waiting[id]:
             self.waiting[id].append(rate)
         if id not in self.rows and all(id != run[0] for run in self.pending.values()):
@@ -258,7 +251,8 @@ class _Sweep:
         except ArgumentError:
             raise
         except Exception as error:  # whatever an executor says of a process that died
-            self.deaths[id] += 1
+            # A pool that breaks takes along what only waits in it: a run that has not begun has no directory.
+            self.deaths[id] += not isinstance(error, BrokenProcessPool) or (self.out / "runs" / id).exists()
             if self.deaths[id] < DEATHS:
                 self.submit(run)
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -17,15 +18,28 @@ Make = Callable[[], Executor]
 """Makes the executor; asked again if its processes die."""
 
 
+def _begin() -> None:
+    """What a process does first: it keeps freed memory, and ends with the one that started it, however that ends."""
+    memory.keep()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 @contextmanager
 def local(jobs: int) -> Iterator[Make]:
-    """So many processes of this machine; they keep freed memory, see ``memory.keep``."""
+    """So many processes of this machine; see ``_begin``."""
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, "1"))  # read by the BLAS of each new process
     made: list[Executor] = []
 
     def make() -> Executor:
-        made.append(ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), memory.keep))
+        made.append(ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin))
         return made[-1]
 
     try:

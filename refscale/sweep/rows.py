@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -42,6 +43,11 @@ class Row:
     overhead: Mapping[str, int]
     flushed: float | None = None
     dead: float | None = None
+
+
+def loss_of(row: Row | None) -> float:
+    """Infinite if it diverged, failed or is not there."""
+    return math.inf if row is None or row.loss is None else row.loss
 
 
 def read_rows(out: str | Path) -> dict[str, Row]:

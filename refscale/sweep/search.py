@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,25 @@ class Search(Protocol):
 def best(losses: Losses) -> float:
     """The exponent with the lowest loss, of equal ones the smallest; the smallest if all diverged."""
     return min(losses, key=lambda e: (math.inf if losses[e] is None else losses[e], e))
+
+
+def replay(search: Search, loss: Callable[[float], float | None]) -> tuple[dict[float, float | None], list[float]]:
+    """A search as far as losses are known.
+
+    Args:
+        search: the rule.
+        loss: at an exponent; infinite where it diverged, None where it is not known yet.
+
+    Returns:
+        What was tried, None where it diverged; and the exponents that the rule waits for, empty at its end.
+    """
+    tried: dict[float, float | None] = {}
+    while wanted := search.next(tried):
+        found = {e: loss(e) for e in wanted}
+        if any(x is None for x in found.values()):
+            return tried, wanted
+        tried |= {e: x if x is not None and math.isfinite(x) else None for e, x in found.items()}
+    return tried, []
 
 
 @dataclass(frozen=True)

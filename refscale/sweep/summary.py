@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from statistics import median
 
 from refscale.sweep.markdown import Table, render
-from refscale.sweep.rows import Row
-from refscale.sweep.search import best
-from refscale.sweep.spec import Cell, Spec, run_id
+from refscale.sweep.rows import Row, loss_of
+from refscale.sweep.search import best, replay
+from refscale.sweep.spec import Cell, Settings, Spec, run_id
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Outcome:
 
     Attributes:
         cell: which.
-        log2_lr: its rate; None if nothing was run.
+        log2_lr: its rate; None while it is looked for.
         losses: of its seeds, in their order; infinite where a run diverged or failed.
         rates: median loss by log2 of the learning rate, of all that was tried with the cell's own settings.
     """
@@ -37,29 +37,30 @@ class Outcome:
 
 def outcomes(spec: Spec, rows: Mapping[str, Row]) -> list[Outcome]:
     """What came of every cell, as far as the rows go."""
-    by_settings: dict[str, dict[float, dict[int, Row]]] = {}
+    own: dict[str, dict[float, list[float]]] = {}
     for row in rows.values():
-        by_settings.setdefault(run_id(row.settings, 0.0, 0), {}).setdefault(row.log2_lr, {})[row.seed] = row
+        own.setdefault(run_id(row.settings, 0.0, 0), {}).setdefault(row.log2_lr, []).append(loss_of(row))
     found = []
     for cell in spec.cells():
-        tried = by_settings.get(run_id(spec.rate_settings(cell.settings), 0.0, 0), {})
-        first = range(spec.rate_seeds)
-        medians = {e: _median([r.get(s) for s in first]) for e, r in tried.items() if all(s in r for s in first)}
-        losses = {e: x if math.isfinite(x) else None for e, x in medians.items()}
-        own = by_settings.get(run_id(cell.settings, 0.0, 0), {})
-        log2_lr = best(losses) if losses else None
-        runs = own.get(log2_lr, {}) if log2_lr is not None else {}
-        rates = {e: _median(list(r.values())) for e, r in sorted(own.items())}
-        found.append(Outcome(cell, log2_lr, tuple(_loss(runs[s]) for s in range(cell.seeds) if s in runs), rates))
+        tried, wanted = tried_rates(spec, spec.rate_settings(cell.settings), rows)
+        log2_lr = best(tried) if tried and not wanted else None
+        ids = [] if log2_lr is None else [run_id(cell.settings, log2_lr, seed) for seed in range(cell.seeds)]
+        losses = tuple(loss_of(rows[id]) for id in ids if id in rows)
+        rates = {e: median(xs) for e, xs in sorted(own.get(run_id(cell.settings, 0.0, 0), {}).items())}
+        found.append(Outcome(cell, log2_lr, losses, rates))
     return found
 
 
-def _loss(row: Row | None) -> float:
-    return math.inf if row is None or row.loss is None else row.loss
+def tried_rates(
+    spec: Spec, settings: Settings, rows: Mapping[str, Row]
+) -> tuple[dict[float, float | None], list[float]]:
+    """The search for the rate of some settings, as far as the rows go; see ``search.replay``."""
 
+    def loss(e: float) -> float | None:
+        ids = [run_id(settings, e, seed) for seed in range(spec.rate_seeds)]
+        return median(loss_of(rows[id]) for id in ids) if all(id in rows for id in ids) else None
 
-def _median(rows: Sequence[Row | None]) -> float:
-    return median(_loss(row) for row in rows)
+    return replay(spec.search_of(settings), loss)
 
 
 def seed_interval(found: Sequence[Outcome]) -> float:

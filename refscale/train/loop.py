@@ -8,6 +8,7 @@ A run's directory holds
 ``scales.jsonl``        a line every ``scales_every`` steps: the scale of every tensor, and what casts lost
 ``checkpoint-*.npz``    the last two checkpoints
 ``summary.json``        what the run came to, written at its end
+``.lock``               held by the process that trains
 ======================  ==============================================================================================
 
 Everything but the seconds in ``summary.json`` is the same, bit for bit, however often the run was interrupted.

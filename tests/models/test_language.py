@@ -146,6 +146,18 @@ def test_everything_starts_at_unit_scale(model):
         assert least <= rms(t.grad) <= (16 if config.tied else 8), (name, rms(t.grad))
 
 
+@pytest.mark.parametrize("seq", [3, 12])
+def test_the_weight_of_a_recurrence_starts_with_a_factor_for_its_steps(seq):
+    """seq uses, each with b^-½: the sum has (b·seq)^-½."""
+    config = get_config("charlm-rnn:layers=1,vocabulary=40")
+    loss, p = loss_of(config, unit, seq=seq)
+    weight = p["layers.0.recurrence.state.weight"].variable
+    (start,) = [n for n in loss.total.tape.nodes if weight in n.inputs]
+    uses = [n for n in loss.total.tape.nodes if start.output in n.inputs]
+    assert len(uses) == seq
+    assert {n.scales.beta[1] * start.scales.beta[0] for n in uses} == {pytest.approx((3 * seq) ** -0.5, rel=1e-12)}
+
+
 def test_in_fp8():
     for model in SMALL:
         wide, _ = loss_of(get_config(model), unit, dtype=np.float32)

@@ -10,11 +10,13 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 
 from refscale.cli import main
-from refscale.errors import ArgumentError, DataError
+from refscale.errors import ArgumentError, DataError, InUseError
 from refscale.files import locked
 from refscale.sweep import Spec, outcomes, read_rows, summary, sweep
 from refscale.sweep import engine as engine_module
@@ -229,6 +231,75 @@ def test_killed_and_started_again(tmp_path, text):
     assert len(lines) == len(set(lines)) == 9
     shown = subprocess.run(command(tmp_path, text, "--report"), capture_output=True, text=True, check=True)
     assert shown.stdout == finished.stdout
+
+
+def test_only_the_sweep_itself_is_killed(tmp_path, text):
+    """What it had started ends with it; started again, the sweep goes on from the checkpoints."""
+    (tmp_path / "spec.toml").write_text(TOML.replace("steps = 40", "steps = 400"))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command(tmp_path, text, "--jobs", "1"), start_new_session=True, **pipes)
+    for _ in range(600):
+        if list((tmp_path / "out").glob("runs/*/metrics.jsonl")):
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.communicate(timeout=60)  # its processes hold the pipes: nothing is left behind
+    finished = subprocess.run(command(tmp_path, text, "--jobs", "2"), capture_output=True, text=True, check=True)
+    assert "killed: 9 runs (0 diverged, 0 failed)" in finished.stdout
+    assert len((tmp_path / "out" / RESULTS).read_text().splitlines()) == 9
+
+
+def test_a_run_in_use_is_waited_for(tmp_path, text, monkeypatch):
+    """While another process has its directory, it has not failed."""
+    config = SPEC.config(next(SPEC.cells()).settings, -9.0, 0)
+    right, calls = engine_module.train, []
+
+    def train(*args, **kwargs):
+        calls.append(args)
+        if len(calls) < 3:
+            raise InUseError("train: in use")
+        return right(*args, **kwargs)
+
+    monkeypatch.setattr(engine_module, "train", train)
+    monkeypatch.setattr(engine_module, "POLL", 0.0)
+    assert engine_module.run_one(config, str(tmp_path / "run"), text, False)["diverged"] == ""
+    assert len(calls) == 3
+
+
+def test_what_failed_is_tried_when_started_again(tmp_path, text, monkeypatch):
+    def full(*_, **__):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_module, "train", full)
+        rows = sweep(SPEC, tmp_path / "out", executor=Inline(), data=text)
+    assert {r.status for r in rows.values()} == {"failed"}
+    rows = sweep(SPEC, tmp_path / "out", executor=Inline(), data=text)
+    done = [r for r in rows.values() if r.status == "done"]
+    assert [len(o.losses) for o in outcomes(SPEC, rows)] == [2] * 4
+    assert len(done) >= 12
+
+
+def test_a_broken_pool_blames_only_what_had_begun(tmp_path, text):
+    """Runs that waited behind one that kills its process are none that failed."""
+
+    class Breaking(Inline):
+        def submit(self, fn, /, *args, **kwargs):
+            if "_pre_" in f"_{Path(args[1]).name}" and "unit" in args[1]:
+                Path(args[1]).mkdir(parents=True, exist_ok=True)  # it had begun
+                broken.add(args[1])
+            elif self.runs[args[1]] >= 5:
+                return super().submit(fn, *args, **kwargs)
+            self.runs[args[1]] += 1
+            future = Future()
+            future.set_exception(BrokenProcessPool("died"))
+            return future
+
+    broken: set[str] = set()
+    rows = sweep(SPEC, tmp_path / "out", executor=Breaking(), data=text)
+    failed = {id for id, r in rows.items() if r.status == "failed"}
+    assert failed == {Path(b).name for b in broken}
+    assert {r.status for id, r in rows.items() if id not in failed} == {"done"}
 
 
 def test_a_second_process_is_refused(tmp_path, text):

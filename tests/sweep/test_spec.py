@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from refscale.errors import ArgumentError, DataError
-from refscale.sweep import SHIPPED, Bracket, Grid, Spec, Walk, load_spec
+from refscale.sweep import SHIPPED, Bracket, Grid, Row, Spec, Walk, load_spec, outcomes, summary
+from refscale.sweep.search import replay
 from refscale.sweep.spec import run_id
+from refscale.sweep.summary import seed_interval
 
 TOML = """
 title = "t"
@@ -145,3 +147,62 @@ class TestSearches:
     def test_a_bracket_starts_at_what_is_customary(self):
         spec = Spec("t", variants={"a": {"scheme": "unit"}}, base={"model": "charlm-conv"})
         assert spec.search_of(next(spec.cells()).settings) == Bracket(-6)
+
+
+class TestTables:
+    """Figures by hand."""
+
+    SPEC = Spec(
+        "t",
+        {"model": "charlm-conv"},
+        grid={"model.norm": ("pre", "post")},
+        variants={"a": {"scheme": "regular"}, "b": {"scheme": "unit"}},
+        seeds=3,
+        search="grid",
+        start=({"exponents": [-6]},),
+    )
+
+    def rows(self, losses):
+        found = {}
+        for cell in self.SPEC.cells():
+            for seed, loss in enumerate(losses[cell.point["model.norm"], cell.variant]):
+                id = run_id(cell.settings, -6.0, seed)
+                status = "diverged" if loss is None else "done"
+                found[id] = Row(id, cell.settings, -6.0, seed, status, loss, 0.5, "", 3600.0, {})
+        return found
+
+    def test_shares(self):
+        rows = self.rows(
+            {
+                ("pre", "a"): (3.0, 3.1, 3.2),
+                ("pre", "b"): (3.3, 3.2, 3.1),
+                ("post", "a"): (2.0, 2.1, 2.2),
+                ("post", "b"): (2.4, 2.5, 2.6),
+            }
+        )
+        found = outcomes(self.SPEC, rows)
+        assert [o.loss for o in found] == [3.1, 3.2, 2.1, 2.5]
+        # Each cell has a standard deviation of 0.1: 1.96·0.1·√(2/3)·√(π/2).
+        assert seed_interval(found) == pytest.approx(0.200572, rel=1e-5)
+        text = summary(self.SPEC, rows)
+        assert "12 runs (0 diverged, 0 failed), 12.00 core-hours; 3 seeds." in text
+        (row,) = [line for line in text.splitlines() if line.startswith("| b ")]
+        assert [cell.strip() for cell in row.strip("|").split("|")] == ["b", "2", "1 (50%)", "0", "1", "+0.2500", "0"]
+        assert "| post | 2.100 (2^-6) | 2.500 (2^-6) |" in text
+
+    def test_what_diverged_matches_nothing(self):
+        some = {
+            ("pre", "a"): (3.0,) * 3,
+            ("pre", "b"): (None,) * 3,
+            ("post", "a"): (2.0,) * 3,
+            ("post", "b"): (1.0,) * 3,
+        }
+        text = summary(self.SPEC, self.rows(some))
+        (row,) = [line for line in text.splitlines() if line.startswith("| b ")]
+        assert [cell.strip() for cell in row.strip("|").split("|")] == ["b", "2", "1 (50%)", "1", "1", "-1.0000", "1"]
+        assert "| pre  | 3.000 (2^-6) | diverged     |" in text
+
+    def test_a_search_that_has_not_ended_has_no_rate(self):
+        assert [o.log2_lr for o in outcomes(self.SPEC, {})] == [None] * 4
+        assert replay(Walk(-4.0), {-4.0: 2.0}.get) == ({-4.0: 2.0}, [-3.0])
+        assert replay(Walk(-4.0), {-4.0: 2.0, -3.0: float("inf")}.get) == ({-4.0: 2.0, -3.0: None}, [])

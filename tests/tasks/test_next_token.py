@@ -124,6 +124,8 @@ class TestTask:
         assert scores["bits"] == pytest.approx(math.log2(len(task.vocabulary)), rel=1e-5)
         assert sum(o[2] for o in observed) == len(task.held_out)
         assert "bits per character" in task.line(scores)
+        assert (batches[-1].labels[0, :2] == IGNORE).all()  # an eighth of the 16 is context
+        assert batches[-1].labels[0, 2] != IGNORE
         assert len(get_task("next-token", replace(setup, evaluation_batches=2), text).validation(None)) == 2
 
     def test_models_and_tasks(self, text):

@@ -35,7 +35,7 @@ class BertConfig:
         eps: of the norms.
         dropout, attention_dropout: probabilities: for embeddings and branches; for attention weights.
         scores: damping of the attention scores, "1/sqrt(d)" or "1/d"; None: the scheme's.
-        values: correlated or independent, see ``ops.AttentionMix``.
+        values: how alike those of a sequence are taken to be, see ``ops.AttentionMix``.
         constraint: ties factors inside residual branches: ``geometric`` is the paper's; with ``none`` every op keeps
             its own factors, and forks repay the difference where branches and uses start.
         std: of initial weights under the regular scheme.
