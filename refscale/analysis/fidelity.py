@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale import published
+from refscale import models, published
 from refscale.analysis.fidelity_report import CastLosses, Errors, FidelityReport
 from refscale.analysis.fidelity_watch import Watch
 from refscale.analysis.snr import snr
@@ -304,7 +304,7 @@ class _Program:
         rng = np.random.default_rng(self.seed)  # for a policy that rounds stochastically
         tape = Tape(side.scheme, precision, dtype, probe=probe, rng=rng, count_casts=True)
         with np.errstate(all="ignore"):  # what overflows is the finding
-            p = bert.parameters_on(tape, side.parameters, self.config)
+            p = models.parameters_on(tape, side.parameters, self.config)
             loss, encoded = self.objective(p)
             backward(loss, loss_scale)
         factors = gradient_factors(loss)

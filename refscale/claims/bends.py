@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 
 from refscale import functional as F  # noqa: N812
-from refscale import ops
+from refscale import models, ops
 from refscale.claims.claim import Figures, claim, near, none_wrong, same, sampled
 from refscale.claims.measure import uniform_batch
 from refscale.claims.models import small_bert
@@ -157,7 +157,7 @@ def claim_12_07_tied_embedding(place: Place) -> Figures:
     batch = uniform_batch(small_bert(), place.rng(), 2, 8, 2)
     for tied in (True, False):
         config = small_bert(layers=1, tied=tied)
-        parameters = bert.initial_parameters(config, unit, place.rng())
+        parameters = models.initial_parameters(config, unit, place.rng())
 
         def program(p: dict[str, Tensor], config: bert.BertConfig = config) -> Tensor:
             return bert.pretraining_loss(p, batch, config).total

@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 
+from refscale import models
 from refscale.claims.claim import Figure, Figures, claim, near, none_wrong
 from refscale.claims.measure import Model, Row, over_predicted, rows, standard_error
 from refscale.claims.models import named_most
@@ -52,7 +53,7 @@ def _loss(config: language.LanguageConfig, batch: TextBatch) -> Callable[[dict[s
 
 def _model(config: language.LanguageConfig, size: int, seq: int) -> Model:
     def model(tape: Tape, rng: np.random.Generator) -> Tensor:
-        p = language.parameters_on(tape, language.initial_parameters(config, unit, rng), config)
+        p = models.parameters_on(tape, models.initial_parameters(config, unit, rng), config)
         return language.next_token_loss(p, _batch(config, rng, size, seq), config).total
 
     return model
@@ -66,7 +67,7 @@ def claim_8_13_language_models_are_certified(place: Place) -> Figures:
     for text in FORMS:
         for constraint in (geometric, none):
             config, rng = replace(_config(text, 11), constraint=constraint), place.rng()
-            parameters, batch = language.initial_parameters(config, unit, rng), _batch(config, rng, 2, 5)
+            parameters, batch = models.initial_parameters(config, unit, rng), _batch(config, rng, 2, 5)
 
             loss = _loss(config, batch)
 
@@ -115,7 +116,7 @@ def claim_8_15_the_recipe_takes_language_models(place: Place) -> Figures:
     """The automatic recipe finds legal factors for each, under which the median weight gradient is near unit scale."""
     for text in SMALL:
         config, rng = _config(text), place.rng()
-        parameters, batch = language.initial_parameters(config, unit, rng), _batch(config, rng, 8, 16)
+        parameters, batch = models.initial_parameters(config, unit, rng), _batch(config, rng, 8, 16)
 
         loss = _loss(config, batch)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from refscale import functional as F  # noqa: N812
-from refscale import ops
+from refscale import models, ops
 from refscale.analysis import record
 from refscale.claims.claim import Figure, Figures, at_most, between, claim, none_wrong, same
 from refscale.claims.measure import (
@@ -98,7 +98,7 @@ def bert_model(config: bert.BertConfig, size: int, seq: int, scheme: Scheme = un
 
     def model(tape: Tape, rng: np.random.Generator) -> Tensor:
         batch = uniform_batch(config, rng, size, seq, max(1, seq // 6))
-        p = bert.parameters_on(tape, bert.initial_parameters(config, scheme, rng), config)
+        p = models.parameters_on(tape, models.initial_parameters(config, scheme, rng), config)
         return bert.pretraining_loss(p, batch, config).total
 
     return model

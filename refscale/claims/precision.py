@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from refscale import functional as F  # noqa: N812
-from refscale import ops
+from refscale import models, ops
 from refscale.blocks import RECIPES
 from refscale.claims.claim import Figures, at_most, between, claim, none_wrong, same
 from refscale.claims.measure import uniform_batch
@@ -144,9 +144,9 @@ def claim_9_02_everything_is_stored(place: Place) -> Figures:
 
         config = small_bert(layers=1)
         tape = Tape(unit, get_precision(name), probe=probe)
-        parameters = bert.initial_parameters(config, unit, place.rng())
+        parameters = models.initial_parameters(config, unit, place.rng())
         batch = uniform_batch(config, place.rng(), 4, 8, 2)
-        backward(bert.pretraining_loss(bert.parameters_on(tape, parameters, config), batch, config).total)
+        backward(bert.pretraining_loss(models.parameters_on(tape, parameters, config), batch, config).total)
         for way in ("forward", "backward"):
             yield none_wrong(f"{name}: of {seen[way]} tensors not stored, {way}", wrong[way])
         tape = Tape(Fixed(), get_precision(name))
@@ -182,9 +182,9 @@ def claim_9_04_hidden_layers_only(place: Place) -> Figures:
     """``fp8-hidden`` casts the operands of matmuls alone: attention products and readouts stay in BF16."""
     config = small_bert(layers=1)
     tape = Tape(unit, get_precision("fp8-hidden"))
-    parameters = bert.initial_parameters(config, unit, place.rng())
+    parameters = models.initial_parameters(config, unit, place.rng())
     losses = bert.pretraining_loss(
-        bert.parameters_on(tape, parameters, config), uniform_batch(config, place.rng(), 2, 8, 2), config
+        models.parameters_on(tape, parameters, config), uniform_batch(config, place.rng(), 2, 8, 2), config
     )
     matmuls = sum(isinstance(n.op, ops.Matmul) for n in tape.nodes)
     yield same("operands cast", sum(r.place == "operand" for r in tape.casts), 2 * matmuls)
@@ -227,9 +227,9 @@ def _bert_losses(precision: Precision, scaled: bool, place: Place, where: str = 
     scheme = unit if scaled else regular
     config = small_bert()
     tape = Tape(scheme, precision, count_casts=True)
-    parameters = bert.initial_parameters(config, scheme, place.rng())
+    parameters = models.initial_parameters(config, scheme, place.rng())
     batch = uniform_batch(config, place.rng(), 8, 16, 3)
-    backward(bert.pretraining_loss(bert.parameters_on(tape, parameters, config), batch, config).total)
+    backward(bert.pretraining_loss(models.parameters_on(tape, parameters, config), batch, config).total)
     records = [r for r in tape.casts if not where or r.place == where]
     return (
         sum(r.clipped or 0 for r in records),
@@ -267,7 +267,7 @@ def claim_9_08_factors_do_not_see_precision(place: Place) -> Figures:
     tapes: list[list[Scales]] = []
     for name in POLICIES:
         tape = Tape(unit, get_precision(name), rng=place.rng())
-        p = bert.parameters_on(tape, bert.initial_parameters(config, unit, place.rng()), config)
+        p = models.parameters_on(tape, models.initial_parameters(config, unit, place.rng()), config)
         bert.pretraining_loss(p, uniform_batch(config, place.rng(), 2, 8, 2), config)
         tapes.append([n.scales for n in tape.nodes])
     yield none_wrong("policies with other factors", sum(scales != tapes[0] for scales in tapes))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale import published
+from refscale import models, published
 from refscale.claims.claim import Figure, Figures, at_most, claim, near
 from refscale.data import Batch
 from refscale.engine import Tape, Tensor, backward
@@ -138,7 +138,7 @@ def claim_8_11_a_published_bert(place: Place) -> Figures:
     model = published.from_published(PUBLISHED, named, "claim_8_11", dtype=np.float64)
     tape = Tape(dtype=np.float64)
     found = _outputs(
-        bert.pretraining_loss(bert.parameters_on(tape, model.parameters, model.config), batch, model.config)
+        bert.pretraining_loss(models.parameters_on(tape, model.parameters, model.config), batch, model.config)
     )
     for what, expected in transcribed(named, batch).items():
         yield _close(what, found[what], expected)
@@ -153,7 +153,7 @@ def _both(
     """Losses and leaves of the regular model and of the adapted one, after backward."""
     adapted, runs = published.adapt(config, parameters), []
     for scheme, values in ((regular, parameters), (adapted.scheme, adapted.unit(parameters))):
-        p = bert.parameters_on(Tape(scheme, dtype=np.float64), values, config)
+        p = models.parameters_on(Tape(scheme, dtype=np.float64), values, config)
         losses = bert.pretraining_loss(p, batch, config)
         backward(losses.total)
         runs.append((losses, p))

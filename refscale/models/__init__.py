@@ -1,13 +1,22 @@
 """Existing models, adapted: written once, regular or unit-scaled by the tape they run on.
 
-``get_config`` knows all of them by name.  A family of models is a package with ``CONFIGS``, ``specs``,
-``initial_std``, ``initial_parameters`` and ``parameters_on``; ``family`` finds that of a configuration.
+``get_config`` knows all of them by name; ``initial_parameters`` and ``parameters_on`` take any configuration.  A family
+of models is a package with ``CONFIGS``, ``specs`` and ``initial_std``; ``family`` finds that of a configuration.
 
     >>> from refscale.models import get_config
     >>> get_config("charlm-attention:norm=post,tau=fixed(0.5),layers=2").layers
     2
 """
 
-from refscale.models.named import FAMILIES, NAMES, Config, family, get_config, with_rules
+from refscale.models.named import (
+    FAMILIES,
+    NAMES,
+    Config,
+    family,
+    get_config,
+    initial_parameters,
+    parameters_on,
+    with_rules,
+)
 
-__all__ = ["FAMILIES", "NAMES", "Config", "family", "get_config", "with_rules"]
+__all__ = ["FAMILIES", "NAMES", "Config", "family", "get_config", "initial_parameters", "parameters_on", "with_rules"]

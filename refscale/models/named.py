@@ -1,21 +1,26 @@
-"""Configurations of all families by name, and fields of them as text."""
+"""All families through one door: configurations by name, parameters by configuration."""
 
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale.engine import Tape, Tensor
 from refscale.errors import ArgumentError
+from refscale.layers import Parameters, initialize, on_tape
 from refscale.models import bert, language
 from refscale.models.bert import BertConfig
 from refscale.models.language import LanguageConfig
-from refscale.scales import Constraint, get_constraint, get_residual
+from refscale.scales import Constraint, Scheme, get_constraint, get_residual
 
 Config = BertConfig | LanguageConfig
 
-
 FAMILIES: dict[type[Config], Any] = {BertConfig: bert, LanguageConfig: language}
-"""The package of each family; all have ``CONFIGS``, ``specs``, ``initial_std``, ``initial_parameters``, …"""
+"""The package of each family; all have ``CONFIGS``, ``specs`` and ``initial_std``."""
 
 NAMES: dict[str, Config] = {name: config for f in FAMILIES.values() for name, config in f.CONFIGS.items()}
 """Every named configuration."""
@@ -52,6 +57,17 @@ def get_config(text: str, **changes: Any) -> Config:
     if wrong := sorted(changes.keys() - known.keys()):
         raise ArgumentError(f"get_config({text!r}, {wrong[0]}=…): expected some of {', '.join(known)}")
     return replace(config, **changes)
+
+
+def initial_parameters(config: Config, scheme: Scheme, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+    """Initial parameters by name; see ``layers.initialize``."""
+    members = family(config)
+    return initialize(members.specs(config), scheme, rng, partial(members.initial_std, config))
+
+
+def parameters_on(tape: Tape, parameters: Parameters, config: Config) -> dict[str, Tensor]:
+    """Parameters as leaves of a tape; see ``layers.on_tape``."""
+    return on_tape(tape, parameters, family(config).specs(config))
 
 
 def with_rules(config: Config, *, dropout: float, constraint: Constraint) -> Config:

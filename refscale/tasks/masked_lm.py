@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale import models
 from refscale.data import IGNORE, Batch, Vocabulary, load_text, sentences
 from refscale.errors import ArgumentError, DataError
 from refscale.layers import Specs, Tensors
@@ -73,7 +74,7 @@ class MaskedLM:
 
     def initial_parameters(self, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
         """At random."""
-        return bert.initial_parameters(self.model, self.scheme, rng)
+        return models.initial_parameters(self.model, self.scheme, rng)
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Of the training text."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale import models
 from refscale.data import IGNORE, Characters, Ids, TextBatch, load_text
 from refscale.errors import ArgumentError
 from refscale.layers import Specs, Tensors
@@ -78,7 +79,7 @@ class NextToken:
 
     def initial_parameters(self, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
         """At random."""
-        return language.initial_parameters(self.model, self.scheme, rng)
+        return models.initial_parameters(self.model, self.scheme, rng)
 
     def batches(self, rng: np.random.Generator) -> Iterator[TextBatch]:
         """Of the training text."""

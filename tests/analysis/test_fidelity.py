@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from refscale import analysis, published
+from refscale import analysis, models, published
 from refscale.analysis import fidelity_from_json, fidelity_to_json, render_fidelity
 from refscale.analysis.fidelity import compare, passes
 from refscale.analysis.fidelity_watch import cast_snr
@@ -36,7 +36,7 @@ def text(tmp_path_factory):
 def model_of(text, outputs=("pooler",), factor=1.0, **changes):
     words = Vocabulary.from_text(text.read_text(encoding="utf-8"), 300)
     config = bert.BertConfig(2, 32, 2, 64, len(words), 32, outputs=outputs, **changes)
-    parameters = bert.initial_parameters(config, regular, np.random.default_rng(0))
+    parameters = models.initial_parameters(config, regular, np.random.default_rng(0))
     for name, x in parameters.items():
         if "encoder" in name and x.ndim == 2:
             x *= np.float32(5 * factor)  # σ = 0.1, about what training leaves

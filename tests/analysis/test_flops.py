@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from refscale import functional as F  # noqa: N812
-from refscale import ops
+from refscale import models, ops
 from refscale.analysis import Flops, OpFlops, count_flops, render_flops, save_flops, tape_flops
 from refscale.cli import main
 from refscale.engine import Tape, apply, backward, run
@@ -85,7 +85,7 @@ def test_factors_as_the_engine_multiplies(scheme, constraint, monkeypatch):
     monkeypatch.setattr(run, "_paid_ahead", lambda tape, nodes: {})
     config = bert.get_config("bert-tiny", vocabulary=600, constraint=constraint)
     tape = Tape(scheme)
-    p = bert.parameters_on(tape, bert.initial_parameters(config, scheme, np.random.default_rng(0)), config)
+    p = models.parameters_on(tape, models.initial_parameters(config, scheme, np.random.default_rng(0)), config)
     losses = bert.pretraining_loss(p, text_batch(600), config)
     backward(losses.total)
     counted = tape_flops(losses.total)

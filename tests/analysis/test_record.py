@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from refscale import models
 from refscale.analysis import KINDS, record
 from refscale.analysis.record import work
 from refscale.analysis.trace import KEY_BIAS, ZERO_BIAS, layer_of
@@ -58,7 +59,7 @@ class TestTensors:
         vocabulary = Vocabulary.from_text(text, CONFIG.vocabulary)
         batch = next(masked_lm_batches(text, vocabulary, batch=8, seq=128, rng=np.random.default_rng(0)))
         tape = Tape(scheme)
-        p = bert.parameters_on(tape, bert.initial_parameters(CONFIG, scheme, np.random.default_rng(0)), CONFIG)
+        p = models.parameters_on(tape, models.initial_parameters(CONFIG, scheme, np.random.default_rng(0)), CONFIG)
         losses = bert.pretraining_loss(p, batch, CONFIG)
         factors = gradient_factors(losses.total)
         backward(losses.total)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from refscale import exact, ops
+from refscale import exact, models, ops
 from refscale.engine import Tape, apply, backward
 from refscale.errors import ArgumentError
 from refscale.exact import Product, as_exact, rounded
@@ -182,7 +182,7 @@ def gradients(precision):
     rng = np.random.default_rng(1)
     values = {n: np.float32(rng.integers(-64, 65, s.shape) / 64) for n, s in bert.specs(config).items()}
     tape = Tape(regular, precision)
-    leaves = bert.parameters_on(tape, values, config)
+    leaves = models.parameters_on(tape, values, config)
     loss = bert.pretraining_loss(leaves, batch, config)
     backward(loss.total)
     parts = [loss.total.value.tobytes(), *(leaves[n].grad.tobytes() for n in sorted(leaves))]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refscale import ops
+from refscale import models, ops
 from refscale.claims.graphs import Chosen
 from refscale.engine import Tape, apply, backward
 from refscale.errors import FactorError
@@ -210,13 +210,13 @@ CORRELATED = {
 
 def bert_plan(config, batch):
     """(plan of plain BERT, the output of unit BERT)."""
-    parameters = bert.initial_parameters(config, regular, np.random.default_rng(0))
+    parameters = models.initial_parameters(config, regular, np.random.default_rng(0))
 
     def fn(p):
         return bert.pretraining_loss(p, batch, config).total
 
     tape = Tape(unit)
-    return plan(fn, parameters), fn(bert.parameters_on(tape, parameters, config)), fn, parameters
+    return plan(fn, parameters), fn(models.parameters_on(tape, parameters, config)), fn, parameters
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
@@ -234,6 +234,6 @@ def test_unit_bert_differs_from_the_recipe_where_it_says(norm, tied, values):
     assert len(equal) > 20
     # And the recipe's own result is legal.
     tape = Tape(p)
-    again = fn(bert.parameters_on(tape, parameters, config))
+    again = fn(models.parameters_on(tape, parameters, config))
     assert p.differences(tape) == []
     assert set(gradient_factors(again).values()) - {1.0}  # weights on cut-edges have factors of their own

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refscale import functional as F  # noqa: N812
-from refscale import ops, published
+from refscale import models, ops, published
 from refscale.data import SpanBatch
 from refscale.engine import Tape, backward
 from refscale.errors import ArgumentError, ShapeError
@@ -72,18 +72,18 @@ def outputs(scheme, parameters, config, batch):
     """Encoder output, logits and losses; gradients of the sum of the losses, divided by their constants."""
     found, gradients = {}, {}
     if "mlm" in config.outputs:
-        p = bert.parameters_on(Tape(scheme, dtype=np.float64), parameters, config)
+        p = models.parameters_on(Tape(scheme, dtype=np.float64), parameters, config)
         losses = bert.pretraining_loss(p, batch, config)
         found |= {"encoded": losses.encoded.value, "mlm": losses.masked_lm_logits.value, "loss": losses.total.value}
         if losses.next_sentence_logits is not None:
             found["nsp"] = losses.next_sentence_logits.value
         gradients |= divided(losses.total, p)
     if "span" in config.outputs:
-        p = bert.parameters_on(Tape(scheme, dtype=np.float64), parameters, config)
+        p = models.parameters_on(Tape(scheme, dtype=np.float64), parameters, config)
         losses = bert.span_loss(p, spans(batch), config)
         found |= {"start": losses.start_logits.value, "end": losses.end_logits.value, "span loss": losses.total.value}
         gradients |= {f"span: {name}": g for name, g in divided(losses.total, p).items()}
-    p = bert.parameters_on(Tape(scheme, dtype=np.float64), parameters, config)
+    p = models.parameters_on(Tape(scheme, dtype=np.float64), parameters, config)
     encoded = bert.encode(p, config, batch.ids, batch.mask, batch.segments)
     found["encoded alone"] = encoded.value
     if config.pools:
@@ -215,7 +215,7 @@ def test_what_cannot_be_adapted():
 
 
 def leaves(scheme=regular, config=SMALL, dtype=np.float64):
-    return bert.parameters_on(Tape(scheme, dtype=dtype), trained(config), config)
+    return models.parameters_on(Tape(scheme, dtype=dtype), trained(config), config)
 
 
 def test_encode_without_mask_and_segments():

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from refscale import layers, ops
+from refscale import layers, models, ops
 from refscale.data import IGNORE
 from refscale.engine import Tape, backward
 from refscale.errors import ArgumentError, FactorError, ShapeError
@@ -39,9 +39,9 @@ TIED = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def run(config, batch, scheme=unit, dtype=np.float32, parameters=None, rng=None, probe=None):
     """(losses, leaves) after the forward pass."""
     if parameters is None:
-        parameters = bert.initial_parameters(config, scheme, np.random.default_rng(0))
+        parameters = models.initial_parameters(config, scheme, np.random.default_rng(0))
     tape = Tape(scheme, dtype=dtype, probe=probe)
-    p = bert.parameters_on(tape, parameters, config)
+    p = models.parameters_on(tape, parameters, config)
     return bert.pretraining_loss(p, batch, config, rng), p
 
 
@@ -103,8 +103,8 @@ def test_shapes_and_names():
 def test_initial_parameters():
     """Unit: σ = 1; regular: the same draws times 0.02; biases 0, gains 1."""
     config = bert.get_config("bert-tiny", vocabulary=WORDS)
-    one = bert.initial_parameters(config, unit, np.random.default_rng(0))
-    small = bert.initial_parameters(config, regular, np.random.default_rng(0))
+    one = models.initial_parameters(config, unit, np.random.default_rng(0))
+    small = models.initial_parameters(config, regular, np.random.default_rng(0))
     for name, spec in bert.specs(config).items():
         assert one[name].dtype == small[name].dtype == np.float32
         if spec.role in ("weight", "embedding", "readout"):
@@ -239,7 +239,7 @@ def test_forks_that_nobody_balanced_are_caught(monkeypatch):
 
 def gradients_of(config, batch, scheme=unit):
     """``computed_and_true`` of the pre-training loss, at initialization."""
-    parameters = bert.initial_parameters(config, scheme, np.random.default_rng(0))
+    parameters = models.initial_parameters(config, scheme, np.random.default_rng(0))
     return computed_and_true(lambda p: bert.pretraining_loss(p, batch, config).total, parameters, scheme=scheme)
 
 
@@ -438,7 +438,7 @@ def test_a_sequence_that_is_too_long():
 
 def test_parameters_that_do_not_fit():
     config, batch = bert.get_config("bert-tiny", vocabulary=WORDS), text_batch(WORDS)
-    right = bert.initial_parameters(config, unit, np.random.default_rng(0))
+    right = models.initial_parameters(config, unit, np.random.default_rng(0))
     with pytest.raises(ShapeError) as error:
         run(config, batch, parameters=right | {"mlm.transform.weight": np.ones((128, 64), np.float32)})
     assert str(error.value) == "on_tape: mlm.transform.weight has shape (128, 64), expected (128, 128)"

@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from refscale import ops
+from refscale import models, ops
 from refscale.data import IGNORE, Batch
 from refscale.engine import Tape, backward
 from refscale.models import bert
@@ -35,7 +35,7 @@ class Result:
 def parameters_of(config, std, seed=0):
     """Weights of a model that has learned a little: biases and gains are off their start, attention has opinions."""
     rng = np.random.default_rng(seed)
-    found = bert.initial_parameters(config, regular, rng)
+    found = models.initial_parameters(config, regular, rng)
     if std is not None:
         for name, spec in bert.specs(config).items():
             found[name] = (rng.standard_normal(spec.shape) * std + (spec.role == "gain")).astype(np.float32)
@@ -44,7 +44,7 @@ def parameters_of(config, std, seed=0):
 
 def ours(config, parameters, batch: Batch, dtype) -> Result:
     tape = Tape(regular, dtype=dtype)
-    p = bert.parameters_on(tape, parameters, config)
+    p = models.parameters_on(tape, parameters, config)
     losses = bert.pretraining_loss(p, batch, config)
     backward(losses.total)
     values = (float(t.value) for t in (losses.total, losses.masked_lm, losses.next_sentence))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from refscale import functional as F  # noqa: N812
-from refscale import ops
+from refscale import models, ops
 from refscale.data import IGNORE, TextBatch
 from refscale.engine import Tape, apply, backward
 from refscale.errors import ArgumentError, FactorError, ShapeError
@@ -46,8 +46,8 @@ def batch_of(config, rng, size=3, seq=12):
 def loss_of(config, scheme, *, dtype=np.float64, seed=0, precision="fp32", seq=12):
     rng = np.random.default_rng(seed)
     tape = Tape(scheme, get_precision(precision), dtype=dtype)
-    parameters = lm.initial_parameters(config, scheme, rng)
-    p = lm.parameters_on(tape, parameters, config)
+    parameters = models.initial_parameters(config, scheme, rng)
+    p = models.parameters_on(tape, parameters, config)
     return lm.next_token_loss(p, batch_of(config, rng, seq=seq), config), p
 
 
@@ -56,11 +56,11 @@ def test_no_token_is_seen_before_its_time(model):
     """Logits change from where a token changed on, one place later with ``pad``; and there they do."""
     config = get_config(model)
     rng = np.random.default_rng(0)
-    parameters = lm.initial_parameters(config, unit, rng)
+    parameters = models.initial_parameters(config, unit, rng)
     ids = rng.integers(0, 40, (2, 12))
     other = ids.copy()
     other[:, 7] = (other[:, 7] + 1) % 40
-    a, b = (lm.logits(lm.parameters_on(Tape(unit), parameters, config), config, x).value for x in (ids, other))
+    a, b = (lm.logits(models.parameters_on(Tape(unit), parameters, config), config, x).value for x in (ids, other))
     first = 8 if config.pad else 7
     assert np.array_equal(a[:, :first], b[:, :first])
     assert (a[:, first] != b[:, first]).any()
@@ -71,7 +71,7 @@ def test_no_token_is_seen_before_its_time(model):
 def test_every_gradient_is_a_multiple_of_the_true_one(model, constraint):
     config = get_config(f"{model},constraint={constraint}")
     rng = np.random.default_rng(0)
-    parameters, batch = lm.initial_parameters(config, unit, rng), batch_of(config, rng)
+    parameters, batch = models.initial_parameters(config, unit, rng), batch_of(config, rng)
     assert_gradient_factor(lambda p: lm.next_token_loss(p, batch, config).total, parameters)
 
 
@@ -102,7 +102,7 @@ def test_a_loop_without_constraints_is_caught():
 def test_the_automatic_recipe_takes_them(model):
     config = get_config(model)
     rng = np.random.default_rng(0)
-    parameters, batch = lm.initial_parameters(config, unit, rng), batch_of(config, rng)
+    parameters, batch = models.initial_parameters(config, unit, rng), batch_of(config, rng)
 
     def program(p):
         return lm.next_token_loss(p, batch, config).total
@@ -133,7 +133,7 @@ def test_everything_starts_at_unit_scale(model):
 
     rng = np.random.default_rng(0)
     tape = Tape(unit, probe=probe)
-    p = lm.parameters_on(tape, lm.initial_parameters(config, unit, rng), config)
+    p = models.parameters_on(tape, models.initial_parameters(config, unit, rng), config)
     ids = rng.integers(0, 40, (16, 32)).astype(np.int32)
     loss = lm.next_token_loss(p, TextBatch(ids, ids), config)
     backward(loss.total)
@@ -279,17 +279,17 @@ class TestConfigurations:
 
     def test_ids_of_another_shape(self):
         config = get_config("decoder-tiny:vocabulary=40")
-        p = lm.parameters_on(Tape(), lm.initial_parameters(config, regular, np.random.default_rng(0)), config)
+        p = models.parameters_on(Tape(), models.initial_parameters(config, regular, np.random.default_rng(0)), config)
         with pytest.raises(ShapeError, match=r"ids of shape \(5,\), expected \(batch, seq\)"):
             lm.logits(p, config, np.zeros(5, np.int32))
 
     def test_glorot_and_the_tied_embedding(self):
         config = get_config("decoder-mini:tied=true")
-        start = lm.initial_parameters(config, regular, np.random.default_rng(0))
+        start = models.initial_parameters(config, regular, np.random.default_rng(0))
         assert rms(start["embedding"]) == pytest.approx(128**-0.5, rel=0.02)
         assert rms(start["layers.0.ffn.up.weight"]) == pytest.approx((2 / (128 + 384)) ** 0.5, rel=0.02)
         conv = get_config("charlm-conv")
-        start = lm.initial_parameters(conv, regular, np.random.default_rng(0))
+        start = models.initial_parameters(conv, regular, np.random.default_rng(0))
         weight = start["layers.0.convolution.weight"]
         assert weight.shape == (7, 16, 128)
         assert rms(weight) == pytest.approx((2 / (7 * (16 + 128))) ** 0.5, rel=0.02)

@@ -9,6 +9,7 @@ pytest.importorskip("torch")
 
 import torch
 
+from refscale import models
 from refscale.engine import Tape, backward
 from refscale.models import get_config
 from refscale.models import language as lm
@@ -31,17 +32,17 @@ MODELS = (
 def test_outputs_and_gradients(model, dtype, bound):
     config = get_config(model)
     rng = np.random.default_rng(3)
-    parameters = lm.initial_parameters(config, regular, rng)
+    parameters = models.initial_parameters(config, regular, rng)
     for x in parameters.values():
         x += rng.standard_normal(x.shape, np.float32) * np.float32(0.05)  # biases and gains off their start
     batch = batch_of(config, rng)
     tape = Tape(regular, dtype=dtype)
-    p = lm.parameters_on(tape, parameters, config)
+    p = models.parameters_on(tape, parameters, config)
     found = lm.next_token_loss(p, batch, config)
     backward(found.total)
     kind = {np.float32: torch.float32, np.float64: torch.float64}[dtype]
     logits, loss, gradients = TorchLanguage(config, parameters, kind).run(batch)
-    ours = lm.logits(lm.parameters_on(Tape(regular, dtype=dtype), parameters, config), config, batch.ids).value
+    ours = lm.logits(models.parameters_on(Tape(regular, dtype=dtype), parameters, config), config, batch.ids).value
     assert np.linalg.norm(ours - logits) <= bound * np.linalg.norm(logits)
     assert float(found.total.value) == pytest.approx(loss, rel=bound)
     assert gradients.keys() == p.keys()

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from refscale import published
+from refscale import models, published
 from refscale.claims.pretrained import PUBLISHED, tensors
 from refscale.errors import ArgumentError, CheckpointError, DataError
 from refscale.models import bert
@@ -247,7 +247,7 @@ def test_there_and_back(tmp_path, outputs, tied):
     if not tied and "mlm" not in outputs:
         pytest.skip("without the head there is nothing to tie")
     config = bert.BertConfig(2, 8, 2, 12, 20, 6, outputs=outputs, tied=tied, activation="relu", eps=1e-4, dropout=0.2)
-    parameters = bert.initial_parameters(config, regular, np.random.default_rng(0))
+    parameters = models.initial_parameters(config, regular, np.random.default_rng(0))
     published.save_pretrained(tmp_path / "saved", config, parameters)
     found = published.load_pretrained(tmp_path / "saved")
     assert (found.config, found.tokenizer) == (config, None)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from refscale import functional as F  # noqa: N812
-from refscale import published
+from refscale import models, published
 from refscale.data import Batch, SpanBatch, load_text, sentences
 from refscale.engine import Tape, apply, backward
 from refscale.graph import gradient_factors
@@ -63,7 +63,7 @@ def theirs(model, dtype, ids, mask, segments):
 
 def ours(found, dtype, scheme=regular, parameters=None):
     values = {n: x.astype(dtype) for n, x in (parameters or found.parameters).items()}
-    return bert.parameters_on(Tape(scheme, dtype=dtype), values, found.config)
+    return models.parameters_on(Tape(scheme, dtype=dtype), values, found.config)
 
 
 def distance(found, expected):
@@ -160,7 +160,7 @@ def test_questions_and_all_gradients(tmp_path, dtype, other, bound):
 )
 def test_they_read_what_we_write(tmp_path, name, outputs, tied):
     config = bert.BertConfig(2, 24, 3, 40, 50, 12, outputs=outputs, tied=tied)
-    parameters = bert.initial_parameters(config, regular, np.random.default_rng(3))
+    parameters = models.initial_parameters(config, regular, np.random.default_rng(3))
     published.save_pretrained(tmp_path / "ours", config, parameters)
     model, info = getattr(transformers, name).from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -223,7 +223,7 @@ def test_the_real_one(real, text, dtype, other, hidden, gradients):
         (regular, wide, dict.fromkeys(wide, 1.0)),
         (adapted.scheme, adapted.unit(wide), adapted.divisors),
     ):
-        p = bert.parameters_on(Tape(scheme, dtype=dtype), parameters, found.config)
+        p = models.parameters_on(Tape(scheme, dtype=dtype), parameters, found.config)
         encoded = bert.encode(p, found.config, ids, mask)
         output = apply(Sum(), apply(Multiply(), encoded, numbers))
         backward(output)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from refscale import models
 from refscale.data import IGNORE
 from refscale.engine import Tape, backward
 from refscale.errors import ArgumentError, DataError, DivergedError
@@ -40,7 +41,7 @@ def test_a_step_is_forward_backward_update(text):
     batch = next(run.batches(1))
     after, result = training_step(run, state, batch)
     tape = Tape(run.scheme, fp16_sr)
-    p = bert.parameters_on(tape, state.parameters, run.task.model)
+    p = models.parameters_on(tape, state.parameters, run.task.model)
     losses = bert.pretraining_loss(p, batch, run.task.model, np.random.default_rng([0, 2, 1]))
     backward(losses.total)
     gradients = {name: t.grad for name, t in p.items()}
@@ -154,7 +155,7 @@ class TestValidation:
         for batch in run.validation:
             tape = Tape(run.scheme)
             losses = bert.pretraining_loss(
-                bert.parameters_on(tape, state.parameters, run.task.model), batch, run.task.model
+                models.parameters_on(tape, state.parameters, run.task.model), batch, run.task.model
             )
             for row in np.ndindex(batch.labels.shape):
                 if batch.labels[row] != IGNORE:

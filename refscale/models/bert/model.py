@@ -11,7 +11,6 @@ Under the regular scheme all of these are the plain operations of the original.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,25 +19,22 @@ from numpy.typing import NDArray
 from refscale import functional as F  # noqa: N812
 from refscale import ops
 from refscale.data import IGNORE, Batch, SpanBatch
-from refscale.engine import Tape, Tensor, apply
+from refscale.engine import Tensor, apply
 from refscale.errors import ArgumentError, ShapeError
 from refscale.graph import balance
 from refscale.layers import (
-    Parameters,
     Spec,
     Specs,
     Tensors,
-    initialize,
     linear_specs,
     norm,
     norm_specs,
-    on_tape,
     transformer_layer,
     transformer_layer_specs,
 )
 from refscale.models.bert import heads
 from refscale.models.bert.config import BertConfig
-from refscale.scales import Constraint, Scheme, constraint_at, none
+from refscale.scales import Constraint, constraint_at, none
 
 
 def specs(config: BertConfig) -> Specs:
@@ -71,16 +67,6 @@ def initial_std(config: BertConfig, spec: Spec) -> float:
     return config.std
 
 
-def initial_parameters(config: BertConfig, scheme: Scheme, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
-    """Initial parameters by name; see ``layers.initialize``."""
-    return initialize(specs(config), scheme, rng, partial(initial_std, config))
-
-
-def parameters_on(tape: Tape, parameters: Parameters, config: BertConfig) -> dict[str, Tensor]:
-    """Parameters as leaves of a tape; see ``layers.on_tape``."""
-    return on_tape(tape, parameters, specs(config))
-
-
 def encode(
     p: Tensors,
     config: BertConfig,
@@ -94,7 +80,7 @@ def encode(
     """Encoder: token ids to contextual vectors.
 
     Args:
-        p: parameters as tensors, from ``parameters_on``.
+        p: parameters as tensors, from ``models.parameters_on``.
         config: the model.
         ids: (batch, seq) integers below ``config.vocabulary``.
         mask: (batch, seq), True at real tokens, False at padding; None if all are real.
@@ -177,7 +163,7 @@ def pretraining_loss(p: Tensors, batch: Batch, config: BertConfig, rng: np.rando
     """Masked-LM plus next-sentence loss, with every factor settled; ready for ``backward(losses.total)``.
 
     Args:
-        p: parameters as tensors, from ``parameters_on``.
+        p: parameters as tensors, from ``models.parameters_on``.
         batch: real text.
         config: the model, with a masked-LM head; without the other one, masked LM is all there is.
         rng: for dropout; None in evaluation.
@@ -264,7 +250,7 @@ def span_loss(p: Tensors, batch: SpanBatch, config: BertConfig, rng: np.random.G
     """Cross-entropy of where the answer starts plus that of where it ends, with every factor settled.
 
     Args:
-        p: parameters as tensors, from ``parameters_on``.
+        p: parameters as tensors, from ``models.parameters_on``.
         batch: questions, contexts, answers.
         config: the model, with the output "span".
         rng: for dropout; None in evaluation.

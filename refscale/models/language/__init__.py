@@ -14,11 +14,9 @@ from refscale.models.language.config import CONFIGS, LanguageConfig
 from refscale.models.language.model import (
     Loss,
     hidden_states,
-    initial_parameters,
     initial_std,
     logits,
     next_token_loss,
-    parameters_on,
     specs,
 )
 
@@ -27,10 +25,8 @@ __all__ = [
     "LanguageConfig",
     "Loss",
     "hidden_states",
-    "initial_parameters",
     "initial_std",
     "logits",
     "next_token_loss",
-    "parameters_on",
     "specs",
 ]

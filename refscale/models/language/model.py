@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,28 +17,24 @@ from numpy.typing import NDArray
 from refscale import functional as F  # noqa: N812
 from refscale import ops
 from refscale.data import IGNORE, TextBatch
-from refscale.engine import Tape, Tensor, apply
+from refscale.engine import Tensor, apply
 from refscale.errors import ShapeError
 from refscale.graph import balance
 from refscale.layers import (
-    Parameters,
     Spec,
     Specs,
     Tensors,
     convolution_specs,
     feed_forward_specs,
     glorot,
-    initialize,
     linear_specs,
     norm,
     norm_specs,
-    on_tape,
     recurrence_specs,
     self_attention_specs,
     transformer_layer,
 )
 from refscale.models.language.config import LanguageConfig
-from refscale.scales import Scheme
 
 BIASED = ("query", "output")
 """Linear layers of attention with a bias: the key's would be a shift that the softmax ignores (the paper's models)."""
@@ -87,16 +82,6 @@ def _mixer_specs(name: str, config: LanguageConfig, depth: int) -> Specs:
 def initial_std(config: LanguageConfig, spec: Spec) -> float:
     """Of a weight under the regular scheme: Glorot's; a tied embedding has width^-½, as a readout would."""
     return config.width**-0.5 if config.tied and spec.role == "embedding" else glorot(spec)
-
-
-def initial_parameters(config: LanguageConfig, scheme: Scheme, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
-    """Initial parameters by name; see ``layers.initialize``."""
-    return initialize(specs(config), scheme, rng, partial(initial_std, config))
-
-
-def parameters_on(tape: Tape, parameters: Parameters, config: LanguageConfig) -> dict[str, Tensor]:
-    """Parameters as leaves of a tape; see ``layers.on_tape``."""
-    return on_tape(tape, parameters, specs(config))
 
 
 def hidden_states(
@@ -185,7 +170,7 @@ def next_token_loss(
     """Cross-entropy of every token that counts, given those before it, with every factor settled.
 
     Args:
-        p: parameters as tensors, from ``parameters_on``.
+        p: parameters as tensors, from ``models.parameters_on``.
         batch: text.
         config: the model.
         rng: for dropout; None in evaluation.
