@@ -45,9 +45,9 @@ class Row:
     dead: float | None = None
 
 
-def loss_of(row: Row | None) -> float:
-    """Infinite if it diverged, failed or is not there."""
-    return math.inf if row is None or row.loss is None else row.loss
+def loss_of(row: Row, most: float = math.inf) -> float:
+    """Its loss; infinite if it diverged, failed, or ended above ``most``."""
+    return math.inf if row.loss is None or row.loss > most else row.loss
 
 
 def read_rows(out: str | Path) -> dict[str, Row]:

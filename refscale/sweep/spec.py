@@ -4,6 +4,7 @@ A spec in TOML:
 
     title = "Norms and residual rules of the character models"
     seeds = 3                                    # runs of every cell at its best learning rate
+    diverged_above = 6.5                         # a run that ends with a higher loss counts as diverged
 
     [base]                                       # fields of TrainConfig that all runs share
     steps = 200
@@ -41,6 +42,7 @@ A spec in TOML:
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -94,6 +96,7 @@ class Spec:
         search, start: a name, and where it starts by what fits; ``step``, ``threshold``: of a walk.
         rate_seeds: repetitions while a rate is looked for.
         rate_of: settings with which a rate is looked for.
+        diverged_above: what ends with a higher loss counts as diverged, though every number was finite.
         plot: "scatter" (each variant against the first) or "rates" (loss by learning rate).
     """
 
@@ -109,6 +112,7 @@ class Spec:
     threshold: float = 0.05
     rate_seeds: int = 1
     rate_of: Settings = field(default_factory=dict)
+    diverged_above: float = math.inf
     plot: str = "scatter"
 
     def __post_init__(self) -> None:
@@ -123,6 +127,8 @@ class Spec:
             raise self._error(f"search {self.search!r}", f"one of {', '.join(_SEARCHES)}")
         if self.seeds < 1 or self.rate_seeds < 1:
             raise self._error(f"seeds {self.seeds} and {self.rate_seeds}", "at least 1")
+        if not isinstance(self.diverged_above, int | float):
+            raise self._error(f"diverged_above {self.diverged_above!r}", "a loss")
         if self.plot not in ("scatter", "rates"):
             raise self._error(f"plot {self.plot!r}", "'scatter' or 'rates'")
 
@@ -230,7 +236,7 @@ def load_spec(path: str | Path) -> Spec:
 def _from_toml(content: dict[str, Any]) -> Spec:
     rate = content.pop("rate", {})
     variants = content.pop("variants")
-    known = {"title", "base", "grid", "skip", "seeds", "plot"}
+    known = {"title", "base", "grid", "skip", "seeds", "diverged_above", "plot"}
     wrong = sorted(content.keys() - known)
     wrong += sorted(rate.keys() - {"search", "start", "step", "threshold", "seeds", "of"})
     if wrong:

@@ -38,14 +38,15 @@ class Outcome:
 def outcomes(spec: Spec, rows: Mapping[str, Row]) -> list[Outcome]:
     """What came of every cell, as far as the rows go."""
     own: dict[str, dict[float, list[float]]] = {}
+    most = spec.diverged_above
     for row in rows.values():
-        own.setdefault(run_id(row.settings, 0.0, 0), {}).setdefault(row.log2_lr, []).append(loss_of(row))
+        own.setdefault(run_id(row.settings, 0.0, 0), {}).setdefault(row.log2_lr, []).append(loss_of(row, most))
     found = []
     for cell in spec.cells():
         tried, wanted = tried_rates(spec, spec.rate_settings(cell.settings), rows)
         log2_lr = best(tried) if tried and not wanted else None
         ids = [] if log2_lr is None else [run_id(cell.settings, log2_lr, seed) for seed in range(cell.seeds)]
-        losses = tuple(loss_of(rows[id]) for id in ids if id in rows)
+        losses = tuple(loss_of(rows[id], most) for id in ids if id in rows)
         rates = {e: median(xs) for e, xs in sorted(own.get(run_id(cell.settings, 0.0, 0), {}).items())}
         found.append(Outcome(cell, log2_lr, losses, rates))
     return found
@@ -58,7 +59,8 @@ def tried_rates(
 
     def loss(e: float) -> float | None:
         ids = [run_id(settings, e, seed) for seed in range(spec.rate_seeds)]
-        return median(loss_of(rows[id]) for id in ids) if all(id in rows for id in ids) else None
+        known = all(id in rows for id in ids)
+        return median(loss_of(rows[id], spec.diverged_above) for id in ids) if known else None
 
     return replay(spec.search_of(settings), loss)
 
@@ -86,9 +88,10 @@ def summary(spec: Spec, rows: Mapping[str, Row]) -> str:
     found = outcomes(spec, rows)
     interval = seed_interval(found)
     seconds = sum(row.seconds for row in rows.values())
-    status = {s: sum(row.status == s for row in rows.values()) for s in ("done", "diverged", "failed")}
+    failed = sum(row.status == "failed" for row in rows.values())
+    lost = sum(not math.isfinite(loss_of(row, spec.diverged_above)) for row in rows.values())
     head = (
-        f"{spec.title}: {len(rows)} runs ({status['diverged']} diverged, {status['failed']} failed), "
+        f"{spec.title}: {len(rows)} runs ({lost - failed} diverged, {failed} failed), "
         f"{seconds / 3600:.2f} core-hours; {spec.seeds} seeds."
     )
     tables = [render(_points(spec, found))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from refscale.errors import ArgumentError, DataError
@@ -107,6 +109,7 @@ def test_those_that_come_along(path):
         ('"pre", "post"', '"last"', "LanguageConfig(norm='last')"),
         ("steps = 3", 'steps = "many"', "expected"),
         ("[base]", 'plot = "pie"\n[base]', "plot 'pie', expected 'scatter' or 'rates'"),
+        ("[base]", 'diverged_above = "6"\n[base]', "diverged_above '6', expected a loss"),
     ],
 )
 def test_errors(tmp_path, old, new, message):
@@ -201,6 +204,20 @@ class TestTables:
         (row,) = [line for line in text.splitlines() if line.startswith("| b ")]
         assert [cell.strip() for cell in row.strip("|").split("|")] == ["b", "2", "1 (50%)", "1", "1", "-1.0000", "1"]
         assert "| pre  | 3.000 (2^-6) | diverged     |" in text
+
+    def test_what_ends_above_the_limit_has_diverged(self):
+        some = {
+            ("pre", "a"): (3.0,) * 3,
+            ("pre", "b"): (3.0, 6.6, 1e15),
+            ("post", "a"): (2.0,) * 3,
+            ("post", "b"): (2.0, 2.0, 6.6),
+        }
+        spec, rows = replace(self.SPEC, diverged_above=6.5), self.rows(some)
+        found = outcomes(spec, rows)
+        assert [o.loss for o in found] == [3.0, float("inf"), 2.0, 2.0]
+        assert seed_interval(found) == 0.0
+        assert "12 runs (3 diverged, 0 failed)" in summary(spec, rows)
+        assert [o.log2_lr for o in outcomes(replace(spec, rate_seeds=3), rows)] == [-6.0] * 4
 
     def test_a_search_that_has_not_ended_has_no_rate(self):
         assert [o.log2_lr for o in outcomes(self.SPEC, {})] == [None] * 4
