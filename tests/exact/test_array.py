@@ -16,6 +16,7 @@ from refscale.precision import Precision, get_precision
 from refscale.scales import regular, unit
 from refscale.special import elementary
 from refscale.testing.equality import assert_same_bits
+from tests.exact.test_product import MODES, in_rationals
 from tests.machines import MACHINES, output
 from tests.models.batches import random_batch
 from tests.ops.cases import ALL_OPS, EXAMPLES
@@ -64,6 +65,53 @@ def test_contractions_round_product_and_factor_once(op):
         reference = [y.value, *(t.grad for t in leaves if t.grad is not None)]
         for mine, wide in zip(ours, reference, strict=True):
             assert_same_bits(mine, FLOAT16(wide) + np.float32(0))
+
+
+def beside_rounding_boundaries(format):
+    """(4, 4) and (4, 4), exact in the format: products are ties, or values of it, of both signs, plus or minus what
+    float64 cannot hold beside them; and ties that are only just ones."""
+    unit_, ulp, least = {
+        "float16": (2.0**5, 2.0**0, 2.0**-24),
+        "bfloat16": (1.0, 2.0**-7, 2.0**-40),
+        "float32": (1.0, 2.0**-23, 2.0**-60),
+    }[format]
+    half = [ulp * 2.0**-3, 2.0**2]
+    a = np.array([[unit_, half[0], s * least, 0] for s in (1, -1, 0, 2)]) * np.array([[1], [-1], [1], [-1]])
+    b = np.array([[unit_, half[1], least, 0], [unit_, 0, least, 0], [-unit_, 3 * half[1], least, 0]])
+    return a, np.vstack([b, b[:1] * [1, 1, -1, 1]]).T.copy()
+
+
+def through_the_engine(scheme, store, a, b):
+    """a @ b, as an output and as either gradient of a matrix product."""
+    tape = Tape(scheme, Precision("exactly", store, accumulate="exact"))
+    x, w = tape.tensor(a), tape.tensor(b)
+    yield apply(ops.Matmul(), x, w).value
+    x, w = tape.tensor(np.zeros((4, 4))), tape.tensor(b.T.copy())
+    backward(apply(ops.Matmul(), x, w), a)
+    yield x.grad
+    x, w = tape.tensor(a.T.copy()), tape.tensor(np.zeros((4, 4)))
+    backward(apply(ops.Matmul(), x, w), b)
+    yield w.grad
+
+
+@pytest.mark.parametrize("scheme", [regular, unit], ids=["no factor", "factor 1/2"])
+@pytest.mark.parametrize("format", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_rounds_once_through_the_engine(mode, format, scheme):
+    cast = Cast(format, mode, "nonsaturate")
+    a, b = beside_rounding_boundaries(format)
+    expected = in_rationals(a, b, cast, 1.0 if scheme is regular else 0.5)
+    for ours in through_the_engine(scheme, cast, a, b):
+        assert_same_bits(ours, expected)
+
+
+@pytest.mark.parametrize("format", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("mode", MODES)
+def test_rounding_twice_is_noticed(mode, format):
+    """Products rounded to float64 first differ in some element, in every mode."""
+    cast = Cast(format, mode, "nonsaturate")
+    a, b = beside_rounding_boundaries(format)
+    assert (cast(exact.matmul_float64(a, b)) != in_rationals(a, b, cast)).any()
 
 
 @pytest.mark.parametrize("accumulate", ["exact", "float32"])

@@ -13,9 +13,10 @@ from refscale import models
 from refscale.data import IGNORE
 from refscale.engine import Tape, backward
 from refscale.errors import ArgumentError, DataError, DivergedError
+from refscale.formats import Cast
 from refscale.models import bert
 from refscale.optim import Rate
-from refscale.precision import fp16_sr
+from refscale.precision import Precision, fp16_sr
 from refscale.train import Run, TrainConfig, evaluate, training_step
 from refscale.train.step import forward_backward
 from tests.train.runs import small, write_text
@@ -54,6 +55,36 @@ def test_a_step_is_forward_backward_update(text):
     assert after.parameters.keys() == expected.keys()
     assert all(np.array_equal(after.parameters[k], expected[k]) for k in expected)
     assert all(np.array_equal(after.optimizer[k], optimizer[k]) for k in optimizer)
+
+
+def test_stochastic_casts_of_operands_draw_anew_at_every_step(text):
+    """The bits of step 1 are its own: not those of step 0, nor of validation or dropout."""
+    sr = Precision("sr", operand=Cast("float8_e4m3fn", "stochastic", "saturate"))
+    run = replace(Run.of(small(dropout=0.1), text), precision=sr)
+    batch, state = next(run.batches(0)), run.initial_state()
+
+    def loss(rng):
+        tape = Tape(run.scheme, sr, rng=rng)
+        p = models.parameters_on(tape, state.parameters, run.task.model)
+        return float(bert.pretraining_loss(p, batch, run.task.model, np.random.default_rng([0, 2, 1])).total.value)
+
+    at_step_1 = forward_backward(run, replace(state, step=1), batch).loss
+    assert at_step_1 == loss(np.random.default_rng([0, 3, 1]))
+    assert at_step_1 != loss(np.random.default_rng([0, 3, 0]))
+
+
+def test_validation_draws_of_its_own(text):
+    """One stream to each batch, the same at every evaluation, none of training's."""
+    sr = Precision("sr", operand=Cast("float8_e4m3fn", "stochastic", "saturate"))
+    run = replace(Run.of(small(), text), precision=sr)
+    state = run.initial_state()
+    (first, *_), seen = run.validation, []
+    for stream in ([0, 5, 1], [0, 5, 2], [0, 3, 1]):
+        tape = Tape(run.scheme, sr, rng=np.random.default_rng(stream))
+        p = models.parameters_on(tape, state.parameters, run.task.model)
+        seen.append(run.task.score([run.task.observe(first, run.task.loss(p, first))]))
+    assert evaluate(run, state, [first]) == evaluate(run, replace(state, step=7), [first]) == seen[0]
+    assert seen[0] not in seen[1:]
 
 
 def test_the_state_before_is_left_alone(text):
