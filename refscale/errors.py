@@ -47,3 +47,7 @@ class DivergedError(RefscaleError, ArithmeticError):
 
 class GoldenError(RefscaleError, ValueError):
     """A set of golden vectors that is damaged, edited, or of another version; or a backend or waivers file amiss."""
+
+
+class BackendLostError(GoldenError):
+    """A backend that can answer nothing more: its program has ended, hangs, or writes what is no reply."""

@@ -258,6 +258,10 @@ def _add_conform(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--pipe", metavar="PROGRAM", help="a program that reads requests and writes replies as text")
     which.add_argument("--all-installed", action="store_true", help="every shipped backend that can be imported")
     which.add_argument("--list", action="store_true", help="the shipped backends, and whether they can be imported")
+    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="for a reply of PROGRAM (default: 60)")
+    parser.add_argument(
+        "--longest-line", type=int, default=1 << 24, metavar="BYTES", help="of a reply of PROGRAM (default: 2^24)"
+    )
     parser.add_argument("--set", metavar="DIR", help="another set of golden vectors (default: the installed one)")
     parser.add_argument("--only", action="append", default=[], metavar="PATTERN", help="ids, such as 'cast/*e4m3*'")
     parser.add_argument("--full", action="store_true", help="bulk vectors, too: every float16 of every function, …")

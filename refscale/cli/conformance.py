@@ -41,7 +41,7 @@ def conform(args: argparse.Namespace) -> int:
     if args.all_installed:
         return _all_installed(args, vectors, waivers)
     if args.pipe:
-        with PipeBackend(args.pipe) as program:
+        with PipeBackend(args.pipe, args.timeout, args.longest_line) as program:
             return _one(args, program, vectors, waivers)
     return _one(args, find(args.backend), vectors, waivers)
 

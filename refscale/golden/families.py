@@ -64,8 +64,17 @@ def generate(names: Iterable[str] | None = None) -> Iterator[Vector]:
 
 
 def complete(vector: Vector) -> Vector:
-    """A bulk vector with its arrays, made anew; any other as it is."""
-    return _bulk(vector.family)[vector.id] if vector.bulk else vector
+    """A bulk vector with its arrays, made anew; any other as it is.
+
+    Raises:
+        GoldenError: a bulk vector that this version of the package does not make.
+    """
+    if not vector.bulk:
+        return vector
+    made = _bulk(get_family(vector.family).name)
+    if vector.id not in made:
+        raise GoldenError(f"golden vector {vector.id!r}: no bulk vector of that id is made by this version of refscale")
+    return made[vector.id]
 
 
 @cache

@@ -244,6 +244,8 @@ def load(directory: str | Path | None = None) -> GoldenSet:
     vectors: dict[str, Vector] = {}
     for family in top["families"]:
         for v in _read_family(root, family, contents):
+            if v.id in vectors:
+                raise GoldenError(f"golden set {root}: two vectors have the id {v.id!r}")
             vectors[v.id] = v
     return GoldenSet(top["set"], bool(top["full"]), vectors)
 
@@ -290,7 +292,7 @@ def _json(root: Path, name: str) -> dict[str, Any]:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise GoldenError(f"golden set {root}: {name} is missing") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GoldenError(f"golden set {root}: {name} is no JSON ({error})") from None
     if not isinstance(document, dict):
         raise GoldenError(f"golden set {root}: {name} is no JSON object")
@@ -301,10 +303,9 @@ def _checked_bytes(root: Path, name: str, digest: str) -> bytes:
     path = root / name
     if not path.resolve().is_relative_to(root.resolve()):
         raise GoldenError(f"golden set {root}: file {name!r} is outside")
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise GoldenError(f"golden set {root}: {name} is missing") from None
+    if not path.is_file():  # a pipe would be waited for
+        raise GoldenError(f"golden set {root}: {name} is missing")
+    data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != digest:
         raise GoldenError(
@@ -326,8 +327,12 @@ def _read_family(root: Path, family: str, contents: Files) -> Iterator[Vector]:
             outputs = {name: arrays[i] for name, i in v["outputs"].items()}
             bulk = v.get("bulk", False)
             # Of a bulk vector ``families.complete`` makes the arrays that are digests here.
+            if not bulk and any(isinstance(x, Digest) for x in (*inputs.values(), *outputs.values())):
+                raise GoldenError(f"golden set {root}: {v['id']} has arrays without a file, and is no bulk vector")
+            if v["op"] not in OPS:
+                raise GoldenError(f"golden set {root}: {v['id']} has op {v['op']!r}, expected one of {', '.join(OPS)}")
             yield Vector(v["id"], v["op"], v["attributes"], inputs, outputs, tuple(v["flags"]), v["comment"], bulk)
-    except (KeyError, TypeError, ValueError, IndexError, RefscaleError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError, RefscaleError) as error:
         if isinstance(error, GoldenError):
             raise
         raise GoldenError(f"golden set {root}: {where} is not of schema {SCHEMA} ({error!r})") from error
@@ -354,10 +359,18 @@ def _read_array(entry: Mapping[str, Any], family: str, contents: Files, files: d
 
 
 def _elements(name: str, data: bytes) -> Array:
+    """Those of a .npy file; its header is held to the bytes that are there before anything is allocated."""
+    file = io.BytesIO(data)
     try:
-        flat = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except ValueError as error:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"version {version}, expected (1, 0)")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except Exception as error:  # NumPy tokenizes and evaluates a header, with all that these may raise
         raise GoldenError(f"golden set: {name} is no .npy file ({error})") from None
-    if flat.ndim != 1:
-        raise GoldenError(f"golden set: {name} holds shape {flat.shape}, expected one dimension")
-    return np.asarray(flat)
+    if len(shape) != 1 or dtype.kind not in "uib":
+        raise GoldenError(f"golden set: {name} holds {dtype} of shape {shape}, expected integers in one dimension")
+    size = len(data) - file.tell()
+    if shape[0] * dtype.itemsize != size:
+        raise GoldenError(f"golden set: {name} says {shape[0]} elements of {dtype}, and has {size} bytes")
+    return np.frombuffer(data, dtype, offset=file.tell())

@@ -13,9 +13,9 @@ import pytest
 
 import refscale
 from refscale.cli import main
-from refscale.errors import GoldenError
+from refscale.errors import ArgumentError, BackendLostError, GoldenError
 from refscale.exact import get_accumulator
-from refscale.formats import Cast
+from refscale.formats import Cast, get_format
 from refscale.golden import load
 from refscale.golden.backends import SHIPPED, find
 from refscale.golden.backends.reference import Reference
@@ -289,6 +289,33 @@ def test_backends_that_are_none_are_named(tmp_path):
             Claims(**wrong)
 
 
+@pytest.mark.parametrize("name", ["function_ulps", "op_ulps"])
+def test_a_claim_that_bounds_nothing_is_refused(name):
+    """An ulp of bfloat16 is the coarsest that any arithmetic needs."""
+    Claims(**{name: 2**16})
+    for wrong in (2**16 + 1, 2**22, float("inf"), float("nan")):
+        with pytest.raises(GoldenError, match=f"Claims\\({name}=.*expected 0 to 65536, an ulp of bfloat16"):
+            Claims(**{name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "bound"),
+    [
+        ("matmul/*", "accumulate float32"),
+        ("ops/*.conv1d/*", "accumulate float32"),
+        ("unary/*", "functions within 4 ulp"),
+        ("ops/*.layer_norm/*", "other ops within 64 ulp"),
+    ],
+)
+def test_the_bound_stands_beside_the_verdict(pattern, bound):
+    results = run(Near(), only(pattern))
+    assert {r.bound for r in results if r.verdict == "within bound"} == {bound}
+    assert not any(r.bound for r in results if r.verdict != "within bound")
+    count = sum(r.verdict == "within bound" for r in results)
+    assert f"within bound: {count} by the claim '{bound}'" in summary(Near(), results)
+    assert {v.get("bound", bound) for v in to_json(Near(), results, "1.0.0")["vectors"]} == {bound}
+
+
 # --- reports, bisection, the command ---------------------------------------------------------------------------------
 
 
@@ -428,8 +455,6 @@ def test_bad_greetings_are_named(tmp_path, body, words):
         ("error out of ink", "fail", "error out of ink"),
         ("ok | y 00", "fail", "1 codes, expected"),
         ("ok | y " + "zz " * 224, "fail", "codes"),
-        ("fine", "fail", "expected 'ok"),
-        ("", "fail", "expected 'ok"),
     ],
 )
 def test_bad_replies_are_named(tmp_path, reply, verdict, words):
@@ -445,18 +470,70 @@ def test_bad_replies_are_named(tmp_path, reply, verdict, words):
     assert words in result.reason
 
 
-def test_a_program_that_dies_or_sleeps_fails_and_the_run_goes_on(tmp_path):
+GREETING = "import sys\nimport time\nprint('refscale-pipe 1 name=a version=1', flush=True)\nnext(sys.stdin)\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("next(sys.stdin)", "the program ended with status 0"),
+        ("next(sys.stdin)\nraise SystemExit(7)", "the program ended with status 7"),
+        ("time.sleep(60)", "no reply within 0.5 s"),
+        ("next(sys.stdin)\nimport subprocess\nsubprocess.run(['sleep', '60'])", "no reply within 0.5 s"),
+        ("next(sys.stdin)\nprint('fine', flush=True)", "expected 'ok"),
+        ("next(sys.stdin)\nprint(flush=True)", "expected 'ok"),
+        ("next(sys.stdin)\nprint('errors', flush=True)", "expected 'ok"),
+        ("while True: sys.stdout.write('y' * 4096)", "a line of more than 10000 bytes"),
+        ("while True: print('ok | y 00')", "a line that nobody asked for, 'ok | y 00'"),
+    ],
+)
+def test_a_program_that_is_lost_ends_the_run_in_one_line(tmp_path, capsys, body, words):
+    """An early exit, a hang, nonsense, a flood: each is one line that names the request, not a failure per vector."""
     script = tmp_path / "p.py"
-    greeting = (
-        "import sys, time\nprint('refscale-pipe 1 name=a version=1', flush=True)\nnext(sys.stdin)\nnext(sys.stdin)\n"
-    )
-    script.write_text(greeting, encoding="utf-8")
-    with PipeBackend(f"{sys.executable} {script}") as backend:
-        results = run(backend, only("cast/float8_e4m3fn/nearest_even/saturate/float32/*"))
-    assert all(r.verdict == "fail" and "ended with status" in r.reason for r in results)
-    script.write_text(greeting + "time.sleep(60)\n", encoding="utf-8")
+    script.write_text(GREETING + body + "\n", encoding="utf-8")
+    command = ["conform", "--pipe", f"{sys.executable} {script}", "--timeout", "0.5", "--longest-line", "10000"]
+    assert main([*command, "--only", "cast/float8_e4m3fn/*"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert words in told.err
+    assert "the request was: cast" in told.err
+    assert len(told.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("body", ["import time\ntime.sleep(60)", "while True: print(end='y' * 4096)"])
+def test_a_program_that_never_greets_is_given_up(tmp_path, body):
+    script = tmp_path / "p.py"
+    script.write_text(body, encoding="utf-8")
+    with pytest.raises(GoldenError, match=r"(no reply within 0\.5 s|more than 10000 bytes).*request was: hello 2"):
+        PipeBackend(f"{sys.executable} {script}", timeout=0.5, longest_line=10000)
+
+
+def test_a_program_that_does_not_read_is_given_up(tmp_path):
+    """The request is longer than what a pipe holds: the write waits, and the limit counts that, too."""
+    script = tmp_path / "p.py"
+    script.write_text(GREETING + "time.sleep(60)\n", encoding="utf-8")
     with PipeBackend(f"{sys.executable} {script}", timeout=0.5) as backend:
-        assert "no reply within 0.5 s" in judge(backend, VECTORS[TIES]).reason
+        for _ in range(2):  # and once lost, it stays lost
+            with pytest.raises(BackendLostError, match="the request was: noop xxxx"):
+                backend.ask("noop " + "x" * 2**20)
+
+
+@pytest.mark.parametrize("wrong", [{"timeout": 0}, {"timeout": float("nan")}, {"longest_line": 0}])
+def test_limits_of_a_program_are_positive(wrong):
+    with pytest.raises(ArgumentError, match=f"{next(iter(wrong))}=.*: expected"):
+        PipeBackend("true", **wrong)
+
+
+def test_a_backend_that_fails_everywhere_has_a_short_table():
+    class Zeros(Mine):
+        def cast(self, x, *, format, **_):
+            return np.zeros(x.shape, get_format(format).code_dtype)
+
+    results = run(Zeros(), only("cast/*"))
+    assert len({r.vector.attributes["format"] for r in results}) > 10
+    table = summary(Zeros(), results, failures=0)
+    assert len(table.splitlines()) == 6  # the claims, one row for all formats under its head, the totals
+    assert f"{len({r.vector.attributes['format'] for r in results})} formats" in table
 
 
 # --- as pytest -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The set on disk: its form, its hashes, its determinism, and what becomes of a damaged one."""
 
 import json
+import os
 import re
 import shutil
 from importlib import resources
@@ -246,6 +247,100 @@ def test_a_manifest_of_another_form_is_named(copy):
     rehash(copy)
     with pytest.raises(GoldenError, match="is not of schema 1"):
         load(copy)
+
+
+def array(change, family="cast"):
+    """Damage to the first array of a family, with hashes made right."""
+    return f"{family}/manifest.json", lambda m: change(m["arrays"][0])
+
+
+def vector(change, family="cast"):
+    return f"{family}/manifest.json", lambda m: change(m["vectors"][0])
+
+
+CRAFTED = {
+    "a path outside": (array(lambda a: a.update(file="../../../etc/passwd")), "manifest.json does not list"),
+    "an absolute path": (array(lambda a: a.update(file="/etc/passwd")), "manifest.json does not list"),
+    "a family outside": (("manifest.json", lambda m: m["families"].update({"..": {}})), "lists no ../manifest.json"),
+    "an id twice": (
+        ("cast/manifest.json", lambda m: m["vectors"].append(m["vectors"][0])),
+        "two vectors have the id 'cast/",
+    ),
+    "an id of another family": (
+        vector(lambda v: v.update(id=next(iter(load()))), "decode"),
+        "two vectors have the id 'cast/",
+    ),
+    "a huge shape": (array(lambda a: a.update(shape=[10**18, 10**18])), "ends before element 1000000000"),
+    "a negative shape": (array(lambda a: a.update(shape=[-1, 4])), "ends before element"),
+    "two negative lengths": (array(lambda a: a.update(shape=[-1, -4])), "is not of schema 1"),
+    "a shape of text": (array(lambda a: a.update(shape="9")), "is not of schema 1"),
+    "a negative offset": (array(lambda a: a.update(offset=-8)), "ends before element"),
+    "no number": (array(lambda a: a.update(offset=float("nan"))), "ends before element"),
+    "an array without a file": (array(lambda a: a.pop("file")), "has arrays without a file, and is no bulk vector"),
+    "an op that is none": (vector(lambda v: v.update(op="launch")), "has op 'launch', expected one of cast"),
+    "inputs of a list": (vector(lambda v: v.update(inputs=[0])), "is not of schema 1"),
+    "an array of no table": (vector(lambda v: v.update(inputs={"x": 10**9})), "is not of schema 1"),
+    "an unknown format": (array(lambda a: a.update(format="float7")), "float7"),
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_a_set_whose_hashes_are_right_is_still_not_trusted(copy, name):
+    (where, change), words = CRAFTED[name]
+    edit(copy / where, change)
+    rehash(copy)
+    with pytest.raises(GoldenError, match=re.escape(words)):
+        load(copy)
+
+
+def header(text):
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (header("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000,), }\n"), "and has 0 bytes"),
+        (header("{'descr': '|u1', 'fortran_order': False, 'shape': (-1,), }\n"), "and has 0 bytes"),
+        (header("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n") + b"x" * 8, "expected integers"),
+        (header("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 1), }\n") + b"x", "expected integers"),
+        (header("(" * 9000), "is no .npy file"),
+        (header("1" * 60000), "is no .npy file"),
+        (b"\x93NUMPY\x02\x00\xff\xff\xff\xff", "is no .npy file"),
+        (b"", "is no .npy file"),
+    ],
+)
+def test_headers_that_promise_what_is_not_there_are_refused_before_memory_is(copy, data, words):
+    (copy / "cast/uint8.npy").write_bytes(data)
+    rehash(copy)
+    with pytest.raises(GoldenError, match=re.escape(words)):
+        load(copy)
+
+
+def test_json_nested_without_end_and_files_that_are_none_are_named(copy):
+    good = (copy / "manifest.json").read_bytes()
+    (copy / "manifest.json").write_text("[" * 200_000, encoding="utf-8")
+    with pytest.raises(GoldenError, match="is no JSON"):
+        load(copy)
+    (copy / "manifest.json").write_bytes(good)
+    (copy / "cast/manifest.json").write_text("[" * 200_000, encoding="utf-8")
+    rehash(copy)
+    with pytest.raises(GoldenError, match="is not of schema 1"):
+        load(copy)
+    (copy / "cast/manifest.json").unlink()
+    os.mkfifo(copy / "cast/manifest.json")
+    with pytest.raises(GoldenError, match="is missing"):
+        load(copy)
+
+
+def test_a_bulk_vector_that_nobody_makes_is_named(copy):
+    def rename(m):
+        next(v for v in m["vectors"] if v.get("bulk")).update(id="unary/mine")
+
+    edit(copy / "unary/manifest.json", rename)
+    rehash(copy)
+    with pytest.raises(GoldenError, match="no bulk vector of that id"):
+        complete(load(copy)["unary/mine"])
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -19,6 +19,9 @@ from refscale.golden.schema import OPS, Vector
 METHODS = tuple(OPS)
 """Names a backend may define, each called with the arrays and attributes of a vector as keyword arguments."""
 
+MOST_ULPS = 1 << 16
+"""Of float32, in one of bfloat16, the coarsest format that functions are evaluated in: a wider bound bounds nothing."""
+
 _FORMAT_ATTRIBUTES = (
     *("format", "a_format", "b_format", "store", "operand", "operand_gradient"),
     *("scale_format", "a_scale_format", "b_scale_format"),
@@ -36,9 +39,9 @@ class Claims:
         nan: "any": a NaN matches every NaN of its format, since IEEE 754 leaves sign and payload open; "same": bits.
         accumulate: how it sums products, a name of ``exact.get_accumulator``; "exact" asks for the same bits.
         function_ulps: how far its elementary functions may be off before they are rounded, in ulp of float32; 0 asks
-            for the same bits.
+            for the same bits; at most ``MOST_ULPS``.
         op_ulps: how far outputs of other ops may be off before they are rounded, in ulp of float32 of the largest
-            element of the tensor; 0 asks for the same bits.
+            element of the tensor; 0 asks for the same bits; at most ``MOST_ULPS``.
         scale_rules: how it derives the scales of blocks; None: by any rule, as asked.
     """
 
@@ -60,8 +63,10 @@ class Claims:
         if self.nan not in ("any", "same"):
             raise GoldenError(f"Claims(nan={self.nan!r}): expected 'any' or 'same'")
         for name in ("function_ulps", "op_ulps"):
-            if not 0 <= getattr(self, name) < 2**23:
-                raise GoldenError(f"Claims({name}={getattr(self, name)}): expected 0 to 2^23")
+            if not 0 <= getattr(self, name) <= MOST_ULPS:
+                raise GoldenError(
+                    f"Claims({name}={getattr(self, name):g}): expected 0 to {MOST_ULPS}, an ulp of bfloat16"
+                )
         try:
             get_accumulator(self.accumulate)
         except ArgumentError as error:

@@ -50,6 +50,16 @@ def intervals(vector: Vector, claims: Claims) -> Mapping[str, Interval]:
     return {}
 
 
+def bound_in_words(vector: Vector, claims: Claims) -> str:
+    """What ``intervals`` allows a vector, by the claim that it follows from."""
+    if vector.op == "unary":
+        return f"functions within {claims.function_ulps:g} ulp"
+    v = vector.attributes
+    if "matmul" in vector.op or (vector.op == "op" and make_op(v["name"], v["attributes"]).contraction):
+        return f"accumulate {claims.accumulate}"
+    return f"other ops within {claims.op_ulps:g} ulp"
+
+
 def _product(vector: Vector, claims: Claims) -> Interval:
     v = vector.attributes
     a, b = vector.inputs["a"].values, vector.inputs["b"].values

@@ -25,15 +25,18 @@ JSON, and numbers are decimal.  The reply is one of ::
 Version 2 added block-scaled formats: the ops ``block_quantize``, ``block_matmul`` and ``block_layout``, arrays of
 ``uint8``, and ``scale_rules``.  A program of version 1 answers "refscale-pipe 1" and "unsupported", and all is well.
 
-When its input ends, the program ends.  ``examples/backend.c`` in this folder's parent is one in C.
+Anything else, no reply within the time limit, a line beyond the length limit, and a line that nobody asked for end the
+run with an error that names the request.  When its input ends, the program ends.  ``examples/backend.c`` in this
+folder's parent is one in C.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import queue
+import os
 import shlex
+import signal
 import subprocess
 import threading
 from typing import Any, Literal, cast
@@ -41,7 +44,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.errors import GoldenError
+from refscale.errors import ArgumentError, BackendLostError, GoldenError
 from refscale.golden.kit.backend import Claims
 from refscale.golden.schema import PLAIN, Codes, Vector, code_dtype
 
@@ -56,37 +59,35 @@ class PipeBackend:
 
     Args:
         command: program and arguments, as in a shell.
-        timeout: seconds to wait for a reply.
+        timeout: seconds for one request and its reply; then the program is killed.
+        longest_line: of a reply, in bytes; the longest to a shipped vector has 0.6 million.
 
     Raises:
         GoldenError: the program cannot be started, or does not greet as it should.
+        ArgumentError: a limit that is not positive.
     """
 
-    def __init__(self, command: str, timeout: float = 60.0) -> None:
-        self._command, self._timeout = command, timeout
+    def __init__(self, command: str, timeout: float = 60.0, longest_line: int = 1 << 24) -> None:
+        if not 0 < timeout <= threading.TIMEOUT_MAX:
+            raise ArgumentError(f"PipeBackend(timeout={timeout}): expected seconds, more than 0")
+        if longest_line < 1:
+            raise ArgumentError(f"PipeBackend(longest_line={longest_line}): expected bytes, at least 1")
+        self._command, self._timeout, self._longest = command, timeout, longest_line
         self._process = self._start()
-        self._lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._unread = bytearray()
+        self._late = False
         self.name, self.version, self.claims = self._greet()
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _start(self) -> subprocess.Popen[bytes]:
         try:
             return subprocess.Popen(
                 shlex.split(self._command),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                encoding="utf-8",
-                errors="replace",
-                bufsize=1,
+                start_new_session=True,  # what it starts itself is killed with it
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, IndexError) as error:
             raise GoldenError(f"--pipe {self._command!r}: cannot be started ({error})") from None
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
-        self._lines.put(None)
 
     def __enter__(self) -> PipeBackend:
         return self
@@ -96,37 +97,75 @@ class PipeBackend:
 
     def close(self) -> None:
         """End the program."""
-        if self._process.stdin:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        self._status()
+        self._process.stdout.close()
+
+    def _status(self) -> int:
+        """Of the exit, waited for."""
         try:
-            self._process.wait(timeout=2)
+            return self._process.wait(timeout=2)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout:
-            self._process.stdout.close()
+            self._kill()
+            return self._process.wait()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(OSError):
+            if hasattr(os, "killpg"):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
+
+    def _expire(self) -> None:
+        self._late = True
+        self._kill()  # a write or read that waits for the program then ends
 
     def ask(self, request: str) -> str:
         """One line there, one line back.
 
         Raises:
-            GoldenError: the program has ended, or does not answer in time.
+            BackendLostError: the program has ended, does not answer in time, or writes what is no line of its own.
         """
+        watch = threading.Timer(self._timeout, self._expire)
+        watch.daemon = True
+        watch.start()
         try:
             assert self._process.stdin is not None
-            self._process.stdin.write(request + "\n")
+            self._process.stdin.write(request.encode() + b"\n")
             self._process.stdin.flush()
-            line = self._lines.get(timeout=self._timeout)
-        except (OSError, ValueError):
+            line = self._line()
+        except OSError:
             line = None
-        except queue.Empty:
-            self._process.kill()
-            raise GoldenError(f"no reply within {self._timeout:g} s to: {request[:80]}") from None
+        finally:
+            watch.cancel()
+        if self._late:
+            raise _lost(f"no reply within {self._timeout:g} s", request)
         if line is None:
-            status = self._process.wait()
-            raise GoldenError(f"the program ended with status {status}; the request was: {request[:80]}")
-        return line.rstrip("\r\n")
+            raise _lost(f"the program ended with status {self._status()}", request)
+        if len(line) > self._longest:
+            raise _lost(f"a line of more than {self._longest} bytes", request)
+        if self._unread:
+            raise _lost(f"a line that nobody asked for, {_start_of(self._unread)!r}, after the reply", request)
+        return line.decode(errors="replace").rstrip("\r")
+
+    def _line(self) -> bytes | None:
+        """The next line; None at the end; one byte beyond the limit if it is longer."""
+        assert self._process.stdout is not None
+        seen = 0
+        while (end := self._unread.find(b"\n", seen)) < 0:
+            seen = len(self._unread)
+            if seen > self._longest:
+                return bytes(self._unread[: self._longest + 1])
+            chunk = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not chunk:
+                return None
+            self._unread += chunk
+        line = bytes(self._unread[:end])
+        del self._unread[: end + 1]
+        return line
 
     def _greet(self) -> tuple[str, str, Claims]:
         try:
@@ -149,9 +188,22 @@ class PipeBackend:
 
         Raises:
             NotImplementedError: it says "unsupported".
-            GoldenError: it says "error", or what is no reply, or nothing.
+            GoldenError: it says "error", or codes that are no codes of the outputs.
+            BackendLostError: it replies otherwise, or not at all.
         """
-        return read_reply(self.ask(request(vector)), vector)
+        line = self.ask(request(vector))
+        try:
+            return read_reply(line, vector)
+        except BackendLostError as error:
+            raise _lost(str(error), vector.id) from None
+
+
+def _lost(problem: str, request: str) -> BackendLostError:
+    return BackendLostError(f"{problem}; the request was: {request[:80]}")
+
+
+def _start_of(text: bytes | bytearray) -> str:
+    return bytes(text[:80]).decode(errors="replace").partition("\n")[0]
 
 
 def _claims(fields: dict[str, str]) -> Claims:
@@ -198,15 +250,16 @@ def read_reply(line: str, vector: Vector) -> dict[str, Array]:
 
     Raises:
         NotImplementedError: it says "unsupported".
-        GoldenError: it says "error", or is no reply.
+        GoldenError: it says "error", or codes that are no codes of the outputs.
+        BackendLostError: it is no reply.
     """
     status, *parts = [p.strip() for p in line.split(" | ")]
     if status == "unsupported":
         raise NotImplementedError("the program says: unsupported")
-    if status.startswith("error"):
+    if status.split(" ", 1)[0] == "error":
         raise GoldenError(f"the program says: {status}")
     if status != "ok":
-        raise GoldenError(f"expected 'ok | y …', 'unsupported' or 'error …', got {line[:80]!r}")
+        raise BackendLostError(f"expected 'ok | y …', 'unsupported' or 'error …', got {line[:80]!r}")
     found = {}
     for part in parts:
         name, *codes = part.split()

@@ -65,14 +65,16 @@ def _tally(results: Sequence[Result]) -> dict[Row, Counter[Verdict]]:
 
 
 def _rows(table: dict[Row, Counter[Verdict]]) -> Iterator[tuple[str, str, str, Counter[Verdict]]]:
-    """Each format that fails has a row of its own; the others of an op and pass share one."""
+    """Up to four formats that fail have a row each; the others of an op and pass share one."""
     for op, way in dict.fromkeys((op, way) for op, way, _ in table):
         formats = {f: count for (o, w, f), count in table.items() if (o, w) == (op, way)}
-        failing = {f: c for f, c in formats.items() if c["fail"] or c["unexpectedly fixed"]}
-        yield from ((op, way, f, c) for f, c in failing.items())
-        rest = {f: c for f, c in formats.items() if f not in failing}
+        own = {f: c for f, c in formats.items() if c["fail"] or c["unexpectedly fixed"]}
+        if len(own) > 4:
+            own = {}
+        yield from ((op, way, f, c) for f, c in own.items())
+        rest = {f: c for f, c in formats.items() if f not in own}
         if rest:
-            names = ", ".join(rest) if len(rest) <= 2 else f"{len(rest)} {'others' if failing else 'formats'}"
+            names = ", ".join(rest) if len(rest) <= 2 else f"{len(rest)} {'others' if own else 'formats'}"
             yield op, way, names, sum(rest.values(), Counter())
 
 
@@ -110,6 +112,8 @@ def summary(backend: Backend, results: Sequence[Result], failures: int = 5) -> s
         lines += ["", *describe(r)]
     totals = Counter(r.verdict for r in results)
     lines += ["", f"{len(results)} vectors: " + ", ".join(f"{totals[v]} {v}" for v in VERDICTS if totals[v])]
+    bounds = Counter(r.bound for r in results if r.bound)
+    lines += [f"within bound: {n} by the claim {bound!r}" for bound, n in bounds.most_common()]
     if fixed := [r for r in results if r.verdict == "unexpectedly fixed"]:
         lines.append(f"no longer fails, remove the waiver: {fixed[0].reason!r}")
     return "\n".join(lines)
@@ -210,6 +214,8 @@ def _entry(r: Result) -> dict[str, Any]:
     entry: dict[str, Any] = {"id": r.vector.id, "verdict": r.verdict, "flags": list(r.vector.flags)}
     if r.reason:
         entry["reason"] = r.reason
+    if r.bound:
+        entry["bound"] = r.bound
     if r.mismatch:
         entry["mismatch"] = {**vars(r.mismatch), "index": list(r.mismatch.index)}
     if len(r.outputs) > 1:

@@ -102,6 +102,7 @@ def run(
 
     Raises:
         GoldenError: a waiver that matches no vector.
+        BackendLostError: see ``judge``.
     """
     results = []
     for i, vector in enumerate(vectors, 1):

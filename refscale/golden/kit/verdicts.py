@@ -20,13 +20,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.errors import FormatError, GoldenError, RefscaleError
+from refscale.errors import BackendLostError, FormatError, GoldenError, RefscaleError
 from refscale.exact import inside
 from refscale.formats import decode, encode, get_format
 from refscale.golden.blocks import in_nan_blocks
 from refscale.golden.families import complete
 from refscale.golden.kit.backend import Backend, Claims
-from refscale.golden.kit.bounds import intervals
+from refscale.golden.kit.bounds import bound_in_words, intervals
 from refscale.golden.schema import PLAIN, Codes, Vector, code_dtype
 
 Array = NDArray[Any]
@@ -77,6 +77,7 @@ class Result:
         outputs: verdict of each output that was compared.
         mismatch: the first element that deviates, if one does.
         reason: why not implemented, why waived, or which error.
+        bound: which claim allows the deviation, where the verdict is "within bound".
     """
 
     vector: Vector
@@ -84,10 +85,15 @@ class Result:
     outputs: Mapping[str, Verdict]
     mismatch: Mismatch | None = None
     reason: str = ""
+    bound: str = ""
 
 
 def judge(backend: Backend, vector: Vector) -> Result:
-    """Run a backend on one vector and compare."""
+    """Run a backend on one vector and compare.
+
+    Raises:
+        BackendLostError: from the backend; it would answer no other vector, either.
+    """
     vector = complete(vector)  # a bulk vector as it is shipped has no arrays
     if missing := backend.claims.missing(vector):
         return _all(vector, "not implemented", f"{missing} is not claimed")
@@ -96,6 +102,8 @@ def judge(backend: Backend, vector: Vector) -> Result:
             answer = _answer(backend, vector)
     except NotImplementedError as error:
         return _all(vector, "not implemented", str(error) or "NotImplementedError")
+    except BackendLostError:
+        raise
     except Exception as error:  # whatever a backend does, the run goes on
         return _all(vector, "fail", f"{vector.op} raised {type(error).__name__}: {error}")
     answers = answer if isinstance(answer, Mapping) else {"y": answer}
@@ -152,7 +160,8 @@ def _compare(claims: Claims, vector: Vector, answers: Mapping[str, Any]) -> Resu
     verdict: Verdict = next((v for v in order if v in given), "same bits")
     if verdict == "not implemented":
         reason = f"no {', '.join(n for n, v in outputs.items() if v == 'not implemented')}"
-    return Result(vector, verdict, outputs, first, reason)
+    bound = bound_in_words(vector, claims) if verdict == "within bound" else ""
+    return Result(vector, verdict, outputs, first, reason, bound)
 
 
 def as_codes(answer: Any, expected: Codes) -> Array:
