@@ -1,9 +1,11 @@
+import io
 import os
 import stat
 
+import numpy as np
 import pytest
 
-from refscale.files import write_atomically
+from refscale.files import append_line, npy_array, write_atomically, write_json
 
 
 def test_a_link_is_followed(tmp_path):
@@ -55,6 +57,40 @@ def test_mode_is_that_of_any_new_file(tmp_path):
 def test_no_directory(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "none" / "f", lambda file: None)
+
+
+def test_lines_are_added_whole(tmp_path):
+    append_line(tmp_path / "f", "σ = 1")
+    append_line(tmp_path / "f", "σ = 2", durable=True)
+    assert (tmp_path / "f").read_bytes() == "σ = 1\nσ = 2\n".encode()
+
+
+def test_json_has_no_infinity(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "f", {"x": float("inf")})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.arange(6, dtype=np.float32).reshape(2, 3),
+        np.asfortranarray(np.arange(6, dtype=">i2").reshape(2, 3)),
+        np.array(-0.0),
+        np.zeros((0, 4), np.uint8),
+        np.array([True, False]),
+    ],
+)
+def test_arrays_come_back_as_they_were(x):
+    file = io.BytesIO()
+    np.save(file, x)
+    y = npy_array(file.getvalue())
+    assert (y.dtype, y.shape, y.flags.f_contiguous) == (x.dtype, x.shape, x.flags.f_contiguous)
+    assert y.tobytes() == x.tobytes()
+    assert not y.flags.writeable
+    for damaged in (file.getvalue()[:-1], file.getvalue() + b"x", file.getvalue()[1:], b""):
+        with pytest.raises(ValueError, match="its header"):
+            npy_array(damaged)
 
 
 seen: list[bool] = []

@@ -13,7 +13,7 @@ from typing import Any
 from refscale.analysis.report import HIGH, LOW
 from refscale.analysis.stats import KINDS, Kind
 from refscale.errors import DataError
-from refscale.files import write_atomically
+from refscale.files import write_text
 
 SCHEMA = "refscale.drift/1"
 
@@ -101,7 +101,7 @@ def save_drifts(path: str | Path, drifts: Sequence[Drift]) -> None:
     """Write drifts as JSON, atomically.  Raises OSError."""
     content = {"schema": SCHEMA, "runs": [_content(d) for d in drifts]}
     text = json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, text)
 
 
 def load_drifts(path: str | Path) -> list[Drift]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from refscale import __version__
 from refscale.analysis.stats import Kind
 from refscale.errors import DataError
-from refscale.files import write_atomically
+from refscale.files import write_text
 
 SCHEMA = "refscale.fidelity/1"
 """Raised by one whenever a reader of the former could go wrong."""
@@ -211,7 +211,7 @@ def fidelity_from_json(text: str) -> FidelityReport:
 def save_fidelity(path: str | Path, report: FidelityReport) -> None:
     """Write ``fidelity_to_json`` to a file, atomically.  Raises OSError."""
     text = fidelity_to_json(report)
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, text)
 
 
 def load_fidelity(path: str | Path) -> FidelityReport:

@@ -13,7 +13,7 @@ from refscale import __version__
 from refscale.analysis.report import CastSummary, Report, summarize
 from refscale.analysis.stats import Lost, TensorStats
 from refscale.errors import DataError
-from refscale.files import write_atomically
+from refscale.files import write_text
 
 SCHEMA = "refscale.report/1"
 """Raised by one whenever a reader of the former could go wrong."""
@@ -52,7 +52,7 @@ def from_json(text: str) -> list[Report]:
 def save(path: str | Path, reports: Sequence[Report]) -> None:
     """Write ``to_json`` to a file, atomically.  Raises OSError."""
     text = to_json(reports)
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, text)
 
 
 def load(path: str | Path) -> list[Report]:

@@ -7,7 +7,6 @@ else is counted (norms, activations, the optimizer), so the share of the factors
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ import numpy as np
 from refscale.analysis.record import first_task
 from refscale.engine import Node, Tape, Tensor
 from refscale.errors import ArgumentError
-from refscale.files import write_atomically
+from refscale.files import write_json
 from refscale.layers import on_tape
 from refscale.models import Config, get_config
 from refscale.scales import Scheme, get_constraint, get_scheme
@@ -216,5 +215,4 @@ def _millions(n: int) -> str:
 def save_flops(path: str | Path, counts: Sequence[Flops]) -> None:
     """Write counts as JSON, atomically.  Raises OSError."""
     runs = [asdict(f) | {"products": f.products, "factors": f.factors, "share": f.share} for f in counts]
-    text = json.dumps({"schema": SCHEMA, "runs": runs}, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_json(path, {"schema": SCHEMA, "runs": runs})

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 
 from refscale import claims
 from refscale.analysis.ops_table import parse_shape
 from refscale.claims import report
 from refscale.errors import ArgumentError
-from refscale.files import write_atomically
+from refscale.files import write_json
 from refscale.progress import Progress
 from refscale.testing.places import Place
 
@@ -33,8 +32,7 @@ def verify(args: argparse.Namespace) -> int:
             results += claims.verify([claim], at, args.seed)
             progress.advance(1, f"{claim.id} {claim.name}")
     if args.json:
-        text = json.dumps(report.to_json(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_atomically(args.json, lambda file: file.write(text.encode()))
+        write_json(args.json, report.to_json(results))
     for line in report.table(results):
         print(line)
     for line in report.failures(results):

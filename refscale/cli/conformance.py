@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
 
 from refscale.errors import GoldenError
-from refscale.files import write_atomically
+from refscale.files import write_json
 from refscale.golden import GoldenSet, check, load, write
 from refscale.golden.backends import SHIPPED, find
 from refscale.golden.kit import Backend, Result, Waiver, bisect, load_waivers, run, select, summary, to_json
@@ -58,7 +57,7 @@ def _one(args: argparse.Namespace, backend: Backend, vectors: GoldenSet, waivers
     if not args.full and not args.only:
         print(f"not run: {bulk} bulk vectors, such as every float16 of every function (--full)")
     if args.json:
-        _write_json(args.json, to_json(backend, results, vectors.version))
+        write_json(args.json, to_json(backend, results, vectors.version))
     return FAILED if failed(results) else 0
 
 
@@ -75,11 +74,6 @@ def _all_installed(args: argparse.Namespace, vectors: GoldenSet, waivers: Sequen
         found.append((backend, run(backend, chosen, own)))
     print(matrix(found))
     if args.json:
-        _write_json(args.json, [to_json(b, r, vectors.version) for b, r in found])
+        write_json(args.json, [to_json(b, r, vectors.version) for b, r in found])
     totals = Counter(r.verdict for _, results in found for r in results)
     return FAILED if totals["fail"] or totals["unexpectedly fixed"] else 0
-
-
-def _write_json(path: str, document: object) -> None:
-    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))

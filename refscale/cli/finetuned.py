@@ -7,7 +7,7 @@ from pathlib import Path
 
 from refscale import published
 from refscale.errors import ArgumentError
-from refscale.files import write_atomically
+from refscale.files import write_text
 from refscale.published import SubWords
 from refscale.tasks import SpanData, SpanExtraction
 from refscale.train import Run, TrainConfig, newest, observe
@@ -23,7 +23,7 @@ def write(config: TrainConfig, data: SpanData, out: str | Path, predictions: str
         published.save_pretrained(save, task.model, task.regular(state.parameters), _published(task))
     if predictions:
         text = json.dumps(task.answers(observe(run, state, run.validation)), ensure_ascii=False, indent=1)
-        write_atomically(predictions, lambda file: file.write(text.encode()))
+        write_text(predictions, text)
 
 
 def _published(task: SpanExtraction) -> SubWords | None:

@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale.errors import GoldenError, RefscaleError
+from refscale.files import naming, npy_array
 from refscale.golden.families import FAMILIES
 from refscale.golden.schema import FLAGS, OPS, Codes, Digest, Vector, code_dtype
 
@@ -177,7 +178,8 @@ def write(directory: str | Path, full: bool = False) -> int:
     try:
         for name, data in files.items():
             (temporary / name).parent.mkdir(exist_ok=True)
-            (temporary / name).write_bytes(data)
+            with naming(target / name):
+                (temporary / name).write_bytes(data)
         temporary.chmod(0o755)
         if target.exists():
             old = temporary / ".old"
@@ -359,18 +361,10 @@ def _read_array(entry: Mapping[str, Any], family: str, contents: Files, files: d
 
 
 def _elements(name: str, data: bytes) -> Array:
-    """Those of a .npy file; its header is held to the bytes that are there before anything is allocated."""
-    file = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(file)
-        if version != (1, 0):
-            raise ValueError(f"version {version}, expected (1, 0)")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    except Exception as error:  # NumPy tokenizes and evaluates a header, with all that these may raise
+        flat = npy_array(data)
+    except ValueError as error:
         raise GoldenError(f"golden set: {name} is no .npy file ({error})") from None
-    if len(shape) != 1 or dtype.kind not in "uib":
-        raise GoldenError(f"golden set: {name} holds {dtype} of shape {shape}, expected integers in one dimension")
-    size = len(data) - file.tell()
-    if shape[0] * dtype.itemsize != size:
-        raise GoldenError(f"golden set: {name} says {shape[0]} elements of {dtype}, and has {size} bytes")
-    return np.frombuffer(data, dtype, offset=file.tell())
+    if flat.ndim != 1 or flat.dtype.kind not in "uib":
+        raise GoldenError(f"golden set: {name} holds {flat.dtype} of shape {flat.shape}, expected integers in a row")
+    return flat

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from refscale.data import Tokenizer
 from refscale.errors import ArgumentError, CheckpointError, DataError
-from refscale.files import write_atomically
+from refscale.files import write_atomically, write_text
 from refscale.layers import Parameters
 from refscale.models.bert.config import BertConfig, Output
 from refscale.models.bert.model import specs
@@ -140,7 +140,7 @@ def save_pretrained(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "model.safetensors", lambda file: file.write(saved))
-    write_atomically(directory / "config.json", lambda file: file.write(content.encode()))
+    write_text(directory / "config.json", content)
     if tokenizer:
         text = tokenizer.to_json()
-        write_atomically(directory / "tokenizer.json", lambda file: file.write(text.encode()))
+        write_text(directory / "tokenizer.json", text)

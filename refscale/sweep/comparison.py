@@ -15,6 +15,7 @@ from typing import Any
 
 from refscale.engine import Tape
 from refscale.errors import ArgumentError, DataError
+from refscale.files import write_json
 from refscale.layers import on_tape
 from refscale.progress import Progress
 from refscale.sweep.engine import sweep
@@ -23,7 +24,6 @@ from refscale.sweep.spec import Spec, run_id
 from refscale.sweep.summary import outcomes
 from refscale.tasks import Data
 from refscale.train import Run, TrainConfig
-from refscale.train.loop import write_json
 
 SCHEMA = "refscale.comparison/1"
 

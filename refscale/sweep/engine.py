@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from refscale.errors import ArgumentError, DivergedError, InUseError, RefscaleError
-from refscale.files import locked
+from refscale.files import locked, write_json
 from refscale.progress import Progress
 from refscale.sweep.executors import Make, local
 from refscale.sweep.rows import Row, append_row, drop_cut_line, read_rows
@@ -32,7 +32,6 @@ from refscale.sweep.spec import Cell, Settings, Spec, run_id
 from refscale.sweep.summary import tried_rates
 from refscale.tasks import Data, get_kind
 from refscale.train import TrainConfig, train
-from refscale.train.loop import write_json
 
 DEATHS = 3
 """How often the process of a run may die before the run counts as failed."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from refscale.errors import DataError
+from refscale.files import append_line
 
 RESULTS = "results.jsonl"
 
@@ -76,11 +76,7 @@ def read_rows(out: str | Path) -> dict[str, Row]:
 
 def append_row(out: Path, row: Row) -> None:
     """Add a row; it is on the disk when this returns, and a line that was cut off before it is gone."""
-    path = out / RESULTS
-    with path.open("ab") as file:
-        file.write((json.dumps(asdict(row), allow_nan=False, ensure_ascii=False) + "\n").encode())
-        file.flush()
-        os.fsync(file.fileno())
+    append_line(out / RESULTS, json.dumps(asdict(row), allow_nan=False, ensure_ascii=False), durable=True)
 
 
 def drop_cut_line(out: Path) -> None:

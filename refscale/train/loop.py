@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from refscale.errors import ArgumentError, CheckpointError, DataError, DivergedError
-from refscale.files import locked, write_atomically
+from refscale.files import append_line, locked, write_json, write_text
 from refscale.progress import Progress
 from refscale.rivals import Outcome
 from refscale.tasks import Data, Scores
@@ -233,8 +233,8 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
 def _cut(path: Path, step: int) -> None:
     """Drop the lines after ``step``."""
     if path.exists():
-        kept = [_line(line) for line in _whole_lines(path) if line["step"] <= step]
-        write_atomically(path, lambda file: file.write("".join(kept).encode()))
+        kept = [_line(line) + "\n" for line in _whole_lines(path) if line["step"] <= step]
+        write_text(path, "".join(kept))
 
 
 def _replay(metrics: Path, step: int) -> tuple[Scores | None, dict[str, int]]:
@@ -286,18 +286,11 @@ def _number(x: float) -> float | str:
 
 
 def _line(content: dict[str, Any]) -> str:
-    return json.dumps(content, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(content, allow_nan=False, ensure_ascii=False)
 
 
 def _append(path: Path, content: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(_line(content))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, atomically."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    append_line(path, _line(content))
 
 
 def _validation_line(step: int, steps: int, result: StepResult, scores: str) -> str:

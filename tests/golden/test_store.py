@@ -300,9 +300,9 @@ def header(text):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (header("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000,), }\n"), "and has 0 bytes"),
-        (header("{'descr': '|u1', 'fortran_order': False, 'shape': (-1,), }\n"), "and has 0 bytes"),
-        (header("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n") + b"x" * 8, "expected integers"),
+        (header("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000,), }\n"), "and 0 bytes follow"),
+        (header("{'descr': '|u1', 'fortran_order': False, 'shape': (-1,), }\n"), "and 0 bytes follow"),
+        (header("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n") + b"x" * 8, "is no .npy file"),
         (header("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 1), }\n") + b"x", "expected integers"),
         (header("(" * 9000), "is no .npy file"),
         (header("1" * 60000), "is no .npy file"),

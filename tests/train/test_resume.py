@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -212,13 +214,43 @@ class TestRefusals:
         path = checkpoint_path(run[1] / "parts", 6)
         with path.open("wb") as file:
             np.save(file, np.zeros(3))
-        assert "no checkpoint at all: KeyError 'meta'" in self.resumed(run)[0]
+        assert "no checkpoint at all: BadZipFile" in self.resumed(run)[0]
 
     def test_pickles_are_never_loaded(self, run):
         path = checkpoint_path(run[1] / "parts", 6)
         with path.open("wb") as file:
             np.savez(file, meta=np.array([{"a": 1}], object), allow_pickle=True)
-        assert "ValueError Object arrays cannot be loaded" in self.resumed(run)[0]
+        assert "ValueError its header says object" in self.resumed(run)[0]
+
+    def test_zip_bombs_take_no_memory(self, run):
+        """Zeros that deflate to nothing, a member listed a thousand times, and a header that promises a terabyte."""
+        path = checkpoint_path(run[1] / "parts", 6)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("meta.npy", bytes(2**26))
+        deflated = path.read_bytes()
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("meta.npy", bytes(2**16))
+            file.filelist *= 1000
+        repeated = path.read_bytes()
+        header = "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000,), }\n"
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("meta.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+        promised = path.read_bytes()
+        said = {deflated: "a compressed array", repeated: "longer than the file", promised: "and 0 bytes follow"}
+        for content, words in said.items():
+            path.write_bytes(content)
+            tracemalloc.start()
+            with pytest.raises(CheckpointError, match=words):
+                load_checkpoint(path)
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert peak < 2**20
+
+    def test_json_nested_without_end(self, run):
+        path = checkpoint_path(run[1] / "parts", 6)
+        with path.open("wb") as file:
+            np.savez(file, meta=np.frombuffer(b"[" * 200_000, np.uint8))
+        assert "no checkpoint at all: RecursionError" in self.resumed(run)[0]
 
     def test_newer_than_the_metrics(self, run):
         metrics = run[1] / "parts" / "metrics.jsonl"
