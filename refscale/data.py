@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refscale.errors import ArgumentError, DataError
+from refscale.errors import ArgumentError, DataError, counted
 
 Ids = NDArray[np.int32]
 
@@ -151,7 +151,9 @@ class Vocabulary:
             raise ArgumentError(f"Vocabulary.from_text(size={size}): expected at least 6, five specials and a word")
         counts = Counter(_words(text))
         if not counts:
-            raise DataError(f"Vocabulary.from_text: no word in a text of {len(text)} characters, expected at least one")
+            raise DataError(
+                f"Vocabulary.from_text: no word in a text of {counted(len(text), 'character')}, expected at least one"
+            )
         ranked = sorted(counts, key=lambda word: (-counts[word], word))
         return cls(SPECIALS + tuple(ranked[: size - len(SPECIALS)]))
 

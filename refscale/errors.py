@@ -1,6 +1,11 @@
 """The errors refscale raises: each derives from the built-in class that a NumPy user expects."""
 
 
+def counted(n: int, one: str, many: str = "") -> str:
+    """A number of things for a message: "1 step", "2 steps", "2 entries"."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
+
+
 class RefscaleError(Exception):
     """Base of every error that refscale raises on purpose."""
 

@@ -22,7 +22,7 @@ from refscale.analysis.fidelity_watch import Watch
 from refscale.analysis.snr import snr
 from refscale.data import Batch, load_text
 from refscale.engine import Array, CastRecord, Op, Probe, Tape, Tensor, apply, backward
-from refscale.errors import ArgumentError, DataError
+from refscale.errors import ArgumentError, DataError, counted
 from refscale.formats import quantize
 from refscale.graph import balance, gradient_factors
 from refscale.layers import Parameters, count
@@ -220,7 +220,7 @@ def _objective_name(config: bert.BertConfig) -> str:
 
 def _describe(config: bert.BertConfig) -> str:
     parameters = count(bert.specs(config)) / 1e6
-    return f"BERT of {config.layers} layers, width {config.width}, {parameters:.3g} million parameters"
+    return f"BERT of {counted(config.layers, 'layer')}, width {config.width}, {parameters:.3g} million parameters"
 
 
 def _ways(sides: Sequence[_Side], policy: Precision) -> list[tuple[_Side, bool]]:

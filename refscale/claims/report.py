@@ -9,6 +9,7 @@ from typing import Any
 from refscale.claims.catalog import SECTIONS
 from refscale.claims.claim import Claim, Figure
 from refscale.claims.run import Result
+from refscale.errors import counted
 
 SCHEMA = "refscale.claims/1"
 WIDTH = 42
@@ -64,7 +65,7 @@ def summary(results: Sequence[Result]) -> str:
     failed = {r.claim.id for r in results if r.verdict == "fails"}
     figures = sum(len(r.figures) for r in results)
     seconds = sum(r.seconds for r in results)
-    return f"{len(ids) - len(failed)} of {len(ids)} claims hold: {figures} figures in {seconds:.0f} s"
+    return f"{len(ids) - len(failed)} of {len(ids)} claims hold: {counted(figures, 'figure')} in {seconds:.0f} s"
 
 
 def listing() -> Iterator[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refscale.cli.arguments import DEFAULT_MODEL
-from refscale.errors import ArgumentError
+from refscale.errors import ArgumentError, counted
 
 if TYPE_CHECKING:
     from refscale.analysis import Report
@@ -242,7 +242,7 @@ def _run(args: argparse.Namespace, default: TrainConfig, data: Data) -> TrainCon
     config = replace(read_config(out)[0] if resumed else default, **given)  # what differs is refused by name
     with Progress(config.steps, "steps", f"{config.model} {config.scheme} {config.precision}") as progress:
         summary = train(config, out, data=data, resume=args.resume, progress=progress, report=progress.print)
-    print(f"{config.steps} steps in {summary.seconds:.0f} s; {out}")
+    print(f"{counted(config.steps, 'step')} in {summary.seconds:.0f} s; {out}")
     return config
 
 

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
-from refscale.errors import GoldenError
+from refscale.errors import GoldenError, counted
 from refscale.files import write_json
 from refscale.golden import GoldenSet, check, load, write
 from refscale.golden.backends import SHIPPED, find
@@ -26,7 +26,7 @@ def golden(args: argparse.Namespace) -> None:
         print(f"{args.directory}: {size / 2**20:.1f} MiB")
     else:
         count = check(args.directory)
-        print(f"{count} vectors: every hash and every byte is right")
+        print(f"{counted(count, 'vector')}: every hash and every byte is right")
 
 
 def conform(args: argparse.Namespace) -> int:

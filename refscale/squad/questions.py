@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from refscale.data import load_text, sentences
-from refscale.errors import DataError
+from refscale.errors import DataError, counted
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,9 @@ def made_questions(text: str | None = None) -> tuple[tuple[Question, ...], tuple
     held = round(HELD_OUT * len(prose))
     training, held_out = (tuple(_asked(part)) for part in (prose[: len(prose) - held], prose[len(prose) - held :]))
     if not training or not held_out:
-        raise DataError(f"made_questions: {len(prose)} sentences of prose yield no question, expected a longer text")
+        raise DataError(
+            f"made_questions: {counted(len(prose), 'sentence')} of prose yield no question, expected a longer text"
+        )
     return training, held_out
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale.data import Ids, SpanBatch, Tokenizer
-from refscale.errors import ArgumentError, DataError
+from refscale.errors import ArgumentError, DataError, counted
 from refscale.squad.questions import Question
 
 
@@ -93,8 +93,8 @@ def windows(
         step = max(1, room // 2) if stride is None else stride
         if not 1 <= step <= room:
             raise ArgumentError(
-                f"windows(seq={seq}, stride={stride}): a question of {len(asked)} tokens leaves room for {room}, "
-                "expected 1 ≤ stride ≤ room"
+                f"windows(seq={seq}, stride={stride}): a question of {counted(len(asked), 'token')} leaves "
+                f"room for {room}, expected 1 ≤ stride ≤ room"
             )
         for first in _firsts(len(tokens), room, step):
             rows.append((number, asked, first, min(first + room, len(tokens)), len(asked) + 2))

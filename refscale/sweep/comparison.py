@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from refscale.engine import Tape
-from refscale.errors import ArgumentError, DataError
+from refscale.errors import ArgumentError, DataError, counted
 from refscale.files import write_json
 from refscale.layers import on_tape
 from refscale.progress import Progress
@@ -204,7 +204,7 @@ def compare(
     rows = sweep(spec, out, jobs=jobs, data=data, traced=True, keep=True, progress=progress)
     failed = [row for row in rows.values() if row.status == "failed"]
     if failed:
-        raise DataError(f"compare: {len(failed)} runs could not be run; {failed[0].id}: {failed[0].message}")
+        raise DataError(f"compare: {counted(len(failed), 'run')} could not be run; {failed[0].id}: {failed[0].message}")
     found = outcomes(spec, rows)
     schemes = tuple(dict.fromkeys(v.scheme for v in variants))
     grid = {scheme: _rates(rows, scheme) for scheme in schemes}

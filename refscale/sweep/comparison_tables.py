@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import mean, stdev
 
+from refscale.errors import counted
 from refscale.precision import get_precision
 from refscale.rivals import get_scaling
 from refscale.sweep.comparison import Comparison, RunResult, Variant
@@ -26,7 +27,7 @@ def tables(comparison: Comparison) -> str:
     """
     base = comparison.base
     setting = (
-        f"{base.model}, {base.steps} steps of {base.batch} × {base.seq} tokens, {base.optimizer}, "
+        f"{base.model}, {counted(base.steps, 'step')} of {base.batch} × {base.seq} tokens, {base.optimizer}, "
         f"{base.schedule} schedule; seeds {', '.join(map(str, comparison.seeds))}."
     )
     parts = (

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from refscale.errors import counted
 from refscale.sweep.markdown import Table, render
 from refscale.sweep.rows import Row, loss_of
 from refscale.sweep.search import best, replay
@@ -91,8 +92,8 @@ def summary(spec: Spec, rows: Mapping[str, Row]) -> str:
     failed = sum(row.status == "failed" for row in rows.values())
     lost = sum(not math.isfinite(loss_of(row, spec.diverged_above)) for row in rows.values())
     head = (
-        f"{spec.title}: {len(rows)} runs ({lost - failed} diverged, {failed} failed), "
-        f"{seconds / 3600:.2f} core-hours; {spec.seeds} seeds."
+        f"{spec.title}: {counted(len(rows), 'run')} ({lost - failed} diverged, {failed} failed), "
+        f"{seconds / 3600:.2f} core-hours; {counted(spec.seeds, 'seed')}."
     )
     tables = [render(_points(spec, found))]
     if len(spec.variants) > 1:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale.data import IGNORE, Batch, Ids, TextBatch, Tokenizer, sentences
-from refscale.errors import ArgumentError, DataError
+from refscale.errors import ArgumentError, DataError, counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,12 +137,14 @@ def masked_lm_batches(
     pairs = _Pairs.cut(encoded, (seq - 3) // 2)
     if not len(pairs.first):
         raise DataError(
-            f"masked_lm_batches(seq={seq}): {len(encoded)} sentences of {len(pairs.tokens)} words together, "
-            f"expected {pairs.half} words, a sentence that follows them and one elsewhere "
-            "(a sentence ends at . ? ! before white space, or at a blank line)"
+            f"masked_lm_batches(seq={seq}): {counted(len(encoded), 'sentence')} of "
+            f"{counted(len(pairs.tokens), 'word')} together, expected {counted(pairs.half, 'word')}, "
+            "a sentence that follows them and one elsewhere (a sentence ends at . ? ! before white space, or at a blank line)"
         )
     if np.isin(pairs.tokens, vocabulary.specials).all():
-        raise DataError(f"masked_lm_batches: none of {len(pairs.tokens)} words is in the vocabulary, expected some")
+        raise DataError(
+            f"masked_lm_batches: none of {counted(len(pairs.tokens), 'word')} is in the vocabulary, expected some"
+        )
     p = max(1, round(mask_share * seq))
     words = np.setdiff1d(np.arange(len(vocabulary), dtype=np.int32), vocabulary.specials)
 
@@ -171,7 +173,7 @@ def _check_pieces(call: str, tokens: Ids, batch: int, seq: int, overlap: int) ->
             f"{call}(batch={batch}, seq={seq}, overlap={overlap}): expected batch ≥ 1, 0 < overlap < seq"
         )
     if len(tokens) < seq:
-        raise DataError(f"{call}: a text of {len(tokens)} tokens, expected at least {seq}, one sequence")
+        raise DataError(f"{call}: a text of {counted(len(tokens), 'token')}, expected at least {seq}, one sequence")
 
 
 def text_batches(tokens: Ids, *, batch: int, seq: int, overlap: int, rng: np.random.Generator) -> Iterator[TextBatch]:

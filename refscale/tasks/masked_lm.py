@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from refscale import models
 from refscale.data import IGNORE, Batch, Vocabulary, load_text, sentences
-from refscale.errors import ArgumentError, DataError
+from refscale.errors import ArgumentError, DataError, counted
 from refscale.layers import Specs, Tensors
 from refscale.models import bert
 from refscale.scales import Scheme
@@ -54,7 +54,9 @@ class MaskedLM:
         content = load_text(text)
         parts = sentences(content)
         if len(parts) < 2 and setup.held_out:
-            raise DataError(f"train: a text of {len(parts)} sentences, expected some to train on and some to validate")
+            raise DataError(
+                f"train: a text of {counted(len(parts), 'sentence')}, expected some to train on and some to validate"
+            )
         cut = len(parts) - (max(1, round(setup.held_out * len(parts))) if setup.held_out else 0)
         training, held_out = tuple(parts[:cut]), tuple(parts[cut:])
         vocabulary = Vocabulary.from_text(" ".join(training), setup.model.vocabulary)

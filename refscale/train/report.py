@@ -7,7 +7,7 @@ from pathlib import Path
 from refscale.analysis.report import Report
 from refscale.analysis.stats import REPORT_FORMATS
 from refscale.analysis.trace import Trace, summarize_casts
-from refscale.errors import CheckpointError
+from refscale.errors import CheckpointError, counted
 from refscale.progress import Progress
 from refscale.train.checkpoint import Checkpoint, check_belongs
 from refscale.train.run import Run
@@ -39,7 +39,7 @@ def checkpoint_report(
     trace = Trace(run.specs, REPORT_FORMATS, progress)
     result = forward_backward(run, state, run.validation[0], probe=trace, count_casts=config.precision != "fp32")
     return Report(
-        model=f"{config.model} after {state.step} steps",
+        model=f"{config.model} after {counted(state.step, 'step')}",
         scheme=config.scheme,
         precision=config.precision if config.scaling == "none" else f"{config.precision} {config.scaling}",
         constraint=config.constraint,

@@ -216,6 +216,28 @@ def test_a_model_backend_is_held_to_its_own_accumulator():
     assert not failed(run(backend, vectors))
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e308])
+def test_answers_of_nan_and_infinity_are_failures_in_words(value):
+    class Lost(Mine):
+        claims = Claims(accumulate="float32", function_ulps=4, op_ulps=64)
+
+        def cast(self, x, **_):
+            return np.full(x.shape, value)
+
+        def unary(self, x, **_):
+            return np.full(x.shape, value)
+
+        def op(self, **v):
+            return {n: np.full(y.shape, value) for n, y in RIGHT.op(**v).items()}
+
+    vectors = only("cast/float8_e4m3fn/*", "cast/float4*/nearest_even/*", "unary/exp/*", "ops/*.layer_norm/*")
+    results = [r for r in run(Lost(), vectors) if r.verdict != "not implemented"]
+    failing = [r for r in results if r.verdict == "fail"]
+    assert len(failing) > 0.9 * len(results)
+    assert all(r.mismatch or "not rounded to" in r.reason for r in failing)
+    assert summary(Lost(), results, failures=len(results))
+
+
 # --- waivers ---------------------------------------------------------------------------------------------------------
 
 
@@ -453,7 +475,7 @@ def test_bad_greetings_are_named(tmp_path, body, words):
     [
         ("unsupported", "not implemented", "unsupported"),
         ("error out of ink", "fail", "error out of ink"),
-        ("ok | y 00", "fail", "1 codes, expected"),
+        ("ok | y 00", "fail", "1 code, expected"),
         ("ok | y " + "zz " * 224, "fail", "codes"),
     ],
 )

@@ -278,5 +278,5 @@ class TestConfig:
 
     def test_too_little_text(self, tmp_path):
         (tmp_path / "short.txt").write_text("One sentence only.", encoding="utf-8")
-        with pytest.raises(DataError, match="a text of 1 sentences, expected some to train on and some to validate"):
+        with pytest.raises(DataError, match="a text of 1 sentence, expected some to train on and some to validate"):
             Run.of(small(), tmp_path / "short.txt")

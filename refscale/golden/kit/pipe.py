@@ -44,7 +44,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.errors import ArgumentError, BackendLostError, GoldenError
+from refscale.errors import ArgumentError, BackendLostError, GoldenError, counted
 from refscale.golden.kit.backend import Claims
 from refscale.golden.schema import PLAIN, Codes, Vector, code_dtype
 
@@ -271,7 +271,7 @@ def read_reply(line: str, vector: Vector) -> dict[str, Array]:
 def _codes(name: str, codes: list[str], expected: Codes) -> Array:
     size = expected.codes.size
     if len(codes) != size:
-        raise GoldenError(f"{name} has {len(codes)} codes, expected {size}")
+        raise GoldenError(f"{name} has {counted(len(codes), 'code')}, expected {size}")
     try:
         numbers = [int(c, 16) for c in codes]
         if expected.format in PLAIN:

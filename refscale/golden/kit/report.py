@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from refscale.errors import counted
 from refscale.golden.kit.backend import Backend
 from refscale.golden.kit.runner import Culprit
 from refscale.golden.kit.verdicts import VERDICTS, Result, Verdict
@@ -111,7 +112,7 @@ def summary(backend: Backend, results: Sequence[Result], failures: int = 5) -> s
     for r in _first(results, failures):
         lines += ["", *describe(r)]
     totals = Counter(r.verdict for r in results)
-    lines += ["", f"{len(results)} vectors: " + ", ".join(f"{totals[v]} {v}" for v in VERDICTS if totals[v])]
+    lines += ["", f"{counted(len(results), 'vector')}: " + ", ".join(f"{totals[v]} {v}" for v in VERDICTS if totals[v])]
     bounds = Counter(r.bound for r in results if r.bound)
     lines += [f"within bound: {n} by the claim {bound!r}" for bound, n in bounds.most_common()]
     if fixed := [r for r in results if r.verdict == "unexpectedly fixed"]:

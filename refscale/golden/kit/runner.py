@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from refscale.errors import GoldenError
+from refscale.errors import GoldenError, counted
 from refscale.golden.kit.backend import Backend, matches
 from refscale.golden.kit.verdicts import Result, judge
 from refscale.golden.models import calls
@@ -81,7 +81,7 @@ def select(vectors: Iterable[Vector], only: Sequence[str] = (), full: bool = Fal
     vectors = list(vectors)
     for pattern in only:
         if not any(matches(v.id, [pattern]) for v in vectors):
-            raise GoldenError(f"--only {pattern!r}: matches none of {len(vectors)} vectors")
+            raise GoldenError(f"--only {pattern!r}: matches none of {counted(len(vectors), 'vector')}")
     chosen = [v for v in vectors if not only or matches(v.id, list(only))]
     return [v for v in chosen if full or not v.bulk]
 
@@ -118,7 +118,7 @@ def run(
 def _waive(waiver: Waiver, results: list[Result]) -> None:
     places = [i for i, r in enumerate(results) if matches(r.vector.id, waiver.ids)]
     if not places:
-        raise GoldenError(f"waiver {', '.join(waiver.ids)}: matches none of {len(results)} vectors")
+        raise GoldenError(f"waiver {', '.join(waiver.ids)}: matches none of {counted(len(results), 'vector')}")
     failing = [i for i in places if results[i].verdict in ("fail", "waived")]
     for i in failing:
         results[i] = replace(results[i], verdict="waived", reason=waiver.reason)
@@ -160,7 +160,7 @@ def bisect(backend: Backend, where: str) -> Culprit | None:
     """
     results = [judge(backend, v) for v in calls(where)]
     if all(r.verdict == "not implemented" for r in results):
-        raise GoldenError(f"--bisect {where}: {backend.name} implements none of its {len(results)} calls")
+        raise GoldenError(f"--bisect {where}: {backend.name} implements none of its {counted(len(results), 'call')}")
     steps = [(r, "y") for r in results]
     steps += [(r, n) for r in reversed(results) for n in r.outputs if n != "y"]
     for position, (result, output) in enumerate(steps, 1):
