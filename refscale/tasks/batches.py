@@ -139,7 +139,8 @@ def masked_lm_batches(
         raise DataError(
             f"masked_lm_batches(seq={seq}): {counted(len(encoded), 'sentence')} of "
             f"{counted(len(pairs.tokens), 'word')} together, expected {counted(pairs.half, 'word')}, "
-            "a sentence that follows them and one elsewhere (a sentence ends at . ? ! before white space, or at a blank line)"
+            "a sentence that follows them and one elsewhere "
+            "(a sentence ends at . ? ! before white space, or at a blank line)"
         )
     if np.isin(pairs.tokens, vocabulary.specials).all():
         raise DataError(
