@@ -83,6 +83,61 @@ def draw(text: str, name: str, namespace: dict, linked: set[str]) -> None:
             shutil.copy(Path("figures") / figure, LESSONS / "figures" / figure)
 
 
+PATHS = sorted(LESSONS.glob("[0-9][0-9]-*.md"))
+HEAD = re.compile(r"# (\d+) · .+\n\n\*Reading (\d+) minutes, running (\d+) s; needs (.+)\.\*\n\n")
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
+def test_every_lesson_has_the_same_parts(path):
+    """Number, times, needs; exercises with folded solutions, of which at least one is code; the way on."""
+    text = path.read_text(encoding="utf-8")
+    head = HEAD.match(text)
+    assert head
+    number, minutes, seconds = (int(head[i]) for i in (1, 2, 3))
+    assert number == int(path.name[:2])
+    assert len(text.split()) / 130 < minutes < len(text.split()) / 65  # words a minute, code among them
+    assert seconds < 60
+    assert all(int(n) < number for n in re.findall(r"\((\d\d)-", head[4]))
+    exercises, way_on = text.partition("## Exercises\n")[2].rsplit("**Next.**", 1)
+    asked = re.findall(r"^(\d)\.  \S", exercises, re.MULTILINE)
+    assert asked == [str(i) for i in range(1, len(asked) + 1)]
+    assert len(asked) >= 2
+    assert (
+        exercises.count("<details><summary>Solution</summary>\n\n") == exercises.count("\n\n</details>") == len(asked)
+    )
+    assert ">>> " in exercises
+    assert path == PATHS[-1] or f"({PATHS[number].name})" in way_on
+
+
+def test_the_index_lists_every_lesson():
+    index = (LESSONS / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| \[(\d+) · [^\]]+\]\(([\w-]+\.md)\)", index, re.MULTILINE) == [
+        (str(int(p.name[:2])), p.name) for p in PATHS
+    ]
+
+
+DOCUMENTS = [*PATHS, LESSONS / "README.md", LESSONS.parent / "README.md", LESSONS.parent / "tests/bench/README.md"]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_what_is_referred_to_exists(path):
+    text = path.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("http")]
+    for link in links:
+        name, _, heading = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.exists(), link
+        if heading:
+            assert heading in anchors(target.read_text(encoding="utf-8")), link
+    assert all(1 <= int(n) <= len(PATHS) for n in re.findall(r"[Ll]essons? (\d+)", text))
+
+
+def anchors(text: str) -> set[str]:
+    """Of a Markdown file's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
 @pytest.mark.parametrize(
     ("lesson", "failed"),
     [
