@@ -283,7 +283,7 @@ def test_a_text_too_short_leaves_nothing_behind(tmp_path):
     """Enough to train on, not enough held out."""
     sentences = [f"The {i}th sentence has some more words than the others." for i in range(12)]
     (tmp_path / "short.txt").write_text("\n\n".join(sentences), encoding="utf-8")
-    with pytest.raises(DataError, match="1 sentences of"):
+    with pytest.raises(DataError, match="1 sentence of"):
         train(small(), tmp_path / "run", data=tmp_path / "short.txt", report=quiet)
     assert not (tmp_path / "run").exists()
 
