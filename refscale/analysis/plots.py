@@ -33,23 +33,29 @@ FULL = 0.25
 """Share of a tensor's elements in one binade that has the darkest color; N(0, σ²) has about that in its fullest."""
 
 COLORS = {
-    "float16": "#d1495b",
+    "float16": "#14365c",
     "bfloat16": "#6b6b6b",
-    "float8_e4m3fn": "#2e7d6b",
+    "float8_e4m3fn": "#1f78b4",
     "float8_e5m2": "#8a5fbf",
     "float8_e4m3fnuz": "#1f78b4",
-    "float8_e5m2fnuz": "#e07a2f",
+    "float8_e5m2fnuz": "#8a5fbf",
+    "mxfp8_e4m3": "#1f78b4",
+    "mxfp6_e2m3": "#0f9aa8",
+    "mxfp4": "#b07d2b",
+    "nvfp4": "#e07a2f",
 }
+"""Of a format in every figure; curves of the fnuz ones are dashed, of block-scaled ones dash-dotted."""
 OTHER_COLOR = "#b07d2b"
-BLOCK_COLORS = {"mxfp8_e4m3": "#2e7d6b", "mxfp6_e2m3": "#1f78b4", "mxfp4": "#d1495b", "nvfp4": "#8a5fbf"}
-"""Of block-scaled formats, whose curves are dash-dotted."""
 
-REGULAR_COLOR, UNIT_COLOR = "#d1495b", "#2e7d6b"
+SCHEME_COLORS = {"regular": "#d1495b", "unit": "#2e7d6b", "u-mup": "#946b00"}
+"""Of a scheme in every figure; no format has one of these."""
 
 MARKS = {"weight": "s", "activation": "o", "activation gradient": "^"}
 
 STRIP, LABEL = 0.12, 0.11
 """Inches: height of one format's bar above a heat-map, least distance between two labels."""
+
+_FP16 = get_format("float16")
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
@@ -123,10 +129,13 @@ def plot(path: str | Path, reports: Sequence[Report]) -> None:
             for ax, kind in zip(axes_row, KINDS, strict=True):
                 tensors = [t for t in report.of_kind(kind) if t.exponents and not t.zero_because]
                 images.append(_heat_map(ax, tensors, exponents, LABEL / panel))
-                _mark_ranges(ax, report.formats, exponents, max(1, len(tensors)), STRIP / panel)
+                strips = STRIP / panel * (len(report.formats) + 0.3)
+                ax.set_ylim(max(1, len(tensors)), -strips * max(1, len(tensors)))
+                mark_ranges(ax, report.formats, STRIP / panel / (1 + strips))
+                ax.set_xlim(exponents[0] - 0.5, exponents[-1] + 0.5)
                 ax.set_title(f"{report.scheme}: {kind}s", fontsize=9, fontweight="bold", loc="left")
         for ax in grid[-1]:
-            ax.set_xlabel("exponent ⌊log2 |x|⌋")
+            ax.set_xlabel("exponent ⌊log₂ |x|⌋")
         bar = figure.colorbar(images[0], ax=grid, fraction=0.012, pad=0.01, extend="max")
         bar.set_label("share of a tensor's non-zero elements")
         bar.ax.yaxis.set_major_formatter(lambda x, _: f"{100 * x:.0f} %")
@@ -169,25 +178,33 @@ def _heat_map(ax: Axes, tensors: Sequence[TensorStats], exponents: range, apart:
     return image
 
 
-def _mark_ranges(ax: Axes, formats: Sequence[str], exponents: range, rows: int, share: float) -> None:
-    """Above the map a bar for each format, thick where normal, thin where subnormal; its limits as lines below.
+def mark_ranges(ax: Axes, formats: Sequence[str], share: float) -> None:
+    """Across the top of a panel over exponents, what each format can say: thick where normal, thin where subnormal.
 
-    A bar is as high as a ``share`` of the map.
+    Its limits are lines down the panel.  Bars take ``share·(len(formats) + 0.3)`` of the panel's height: leave it free.
+
+    Args:
+        ax: whose horizontal axis is log2 of magnitude.
+        formats: names.
+        share: of the panel's height, for one bar.
     """
-    step = share * rows
+    across = ax.get_xaxis_transform()
+    top = 1 - share * (len(formats) + 0.3)
     for i, name in enumerate(formats):
-        f, color = get_format(name), COLORS.get(name, OTHER_COLOR)
-        y = -step * (len(formats) - i - 0.4)
+        f, color, y = get_format(name), COLORS.get(name, OTHER_COLOR), 1 - share * (i + 0.7)
         smallest = f.emin - f.mantissa_bits
-        ax.plot([f.emin - 0.5, f.emax + 0.5], [y, y], color=color, linewidth=3, solid_capstyle="butt")
-        ax.plot([smallest - 0.5, f.emin - 0.5], [y, y], color=color, linewidth=1)
-        ax.text(smallest - 1, y, format_label(name), color=color, fontsize=6, ha="right", va="center")
+        ax.plot([f.emin - 0.5, f.emax + 0.5], [y, y], color=color, linewidth=3, solid_capstyle="butt", transform=across)
+        ax.plot([smallest - 0.5, f.emin - 0.5], [y, y], color=color, linewidth=1, transform=across)
+        ax.text(smallest - 1, y, format_label(name), color=color, fontsize=6, ha="right", va="center", transform=across)
         for limit in (smallest - 0.5, f.emax + 0.5):
-            ax.plot([limit, limit], [0, rows], color=color, linewidth=0.7, linestyle=(0, (4, 3)))
-    ax.axvline(0, color="#222222", linewidth=0.6, linestyle=(0, (1, 2)))
-    ax.axhline(0, color="#555555", linewidth=0.6)
-    ax.set_ylim(rows, -step * (len(formats) + 0.3))
-    ax.set_xlim(exponents[0] - 0.5, exponents[-1] + 0.5)
+            ax.plot([limit, limit], [0, top], color=color, linewidth=0.7, linestyle=(0, (4, 3)), transform=across)
+    ax.axvline(0, ymax=top, color="#222222", linewidth=0.6, linestyle=(0, (1, 2)))
+    ax.axhline(ax.get_ylim()[0] + top * (ax.get_ylim()[1] - ax.get_ylim()[0]), color="#555555", linewidth=0.6)
+
+
+def _scheme_color(name: str) -> str:
+    """That of the scheme which a label begins with."""
+    return SCHEME_COLORS.get(name.split()[0].rstrip(","), SCHEME_COLORS["unit"])
 
 
 def plot_snr(path: str | Path, found: Mapping[str, NDArray[np.float64]]) -> None:
@@ -205,7 +222,7 @@ def plot_snr(path: str | Path, found: Mapping[str, NDArray[np.float64]]) -> None
         ax = figure.subplots()
         for name, values in found.items():
             known = name in FORMATS
-            color = COLORS.get(name, OTHER_COLOR) if known else BLOCK_COLORS.get(name, OTHER_COLOR)
+            color = COLORS.get(name, OTHER_COLOR)
             style = "-." if not known else "--" if "fnuz" in name else "-"
             label = format_label(name) if known else name
             ax.plot(list(EXPONENTS), values, style, color=color, linewidth=1.4, label=label)
@@ -231,20 +248,24 @@ def plot_drift(path: str | Path, drifts: Sequence[Drift]) -> None:
         ArgumentError: see ``check_plot``.
         OSError: the file cannot be written.
     """
-    with open_figure(path, 11, 0.6 + 2.2 * len(drifts)) as figure:
+    with open_figure(path, 7.5, 0.6 + 2.0 * len(drifts)) as figure:
         grid = figure.subplots(len(drifts), len(KINDS), squeeze=False, sharex="row", sharey=True)
         for axes_row, drift in zip(grid, drifts, strict=True):
             for ax, kind in zip(axes_row, KINDS, strict=True):
                 ax.axhspan(np.log2(LOW), np.log2(HIGH), color="#e8f0ec", linewidth=0)
                 for series in drift.of_kind(kind):
                     logs = [np.log2(x) if x > 0 else np.nan for x in series.scales]
-                    ax.plot(drift.steps, logs, color="#2e7d6b", linewidth=0.6, alpha=0.5)
-                ax.set_title(f"{drift.label}: {kind}s", fontsize=8, fontweight="bold", loc="left")
+                    ax.plot(drift.steps, logs, color=_scheme_color(drift.label), linewidth=0.6, alpha=0.5)
+                ax.axhline(_FP16.emin, color=COLORS["float16"], linewidth=0.7, linestyle=(0, (4, 3)))
+                ax.set_title(f"{drift.label}:\n{kind}s", fontsize=7, fontweight="bold", loc="left")
                 ax.grid(color="#e4e4e4", linewidth=0.5)
         for ax in grid[-1]:
             ax.set_xlabel("step")
         for ax in grid[:, 0]:
-            ax.set_ylabel("log2 of scale")
+            ax.set_ylabel("log₂ of scale")
+            ax.text(0.04, np.log2(HIGH), "¼ to 4", fontsize=6, va="bottom", transform=ax.get_yaxis_transform())
+            where = {"fontsize": 6, "va": "bottom", "color": COLORS["float16"]}
+            ax.text(0.04, _FP16.emin, "FP16, E5M2: smallest normal", transform=ax.get_yaxis_transform(), **where)
 
 
 def plot_losses(path: str | Path, rows: Mapping[str, Sequence[float | None]]) -> None:
@@ -260,10 +281,10 @@ def plot_losses(path: str | Path, rows: Mapping[str, Sequence[float | None]]) ->
     """
     finite = [x for losses in rows.values() for x in losses if x is not None]
     edge = max(finite, default=1.0)
-    with open_figure(path, 7, 0.7 + 0.22 * len(rows)) as figure:
+    with open_figure(path, 6.5, 0.7 + 0.22 * len(rows)) as figure:
         ax = figure.subplots()
         for y, (name, losses) in enumerate(rows.items()):
-            color = "#2e7d6b" if not name.startswith("regular") else "#d1495b"
+            color = _scheme_color(name)
             known = [x for x in losses if x is not None]
             ax.plot(known, [y] * len(known), "o", color=color, markersize=3.5, alpha=0.8)
             ax.plot([edge] * (len(losses) - len(known)), [y] * (len(losses) - len(known)), "x", color=color)
@@ -276,7 +297,7 @@ def plot_losses(path: str | Path, rows: Mapping[str, Sequence[float | None]]) ->
 def plot_fidelity(path: str | Path, report: FidelityReport) -> None:
     """What narrow formats do to a trained network.
 
-    Left, the errors of output and gradients, by policy and by op; right, the SNR of each operand's cast over its RMS,
+    Above, the errors of output and gradients, by policy and by op; below, the SNR of each operand's cast over its RMS,
     with that of Gaussian numbers as a line, and the bound, 1 dB below its best, as a thin one.
 
     Args:
@@ -288,12 +309,14 @@ def plot_fidelity(path: str | Path, report: FidelityReport) -> None:
         OSError: the file cannot be written.
     """
     names = list(dict.fromkeys(e.policy for e in (*report.policies, *report.classes)))
-    with open_figure(path, 13, max(3.8, 1.2 + 0.27 * len(names))) as figure:
-        outputs, gradients, ax = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
-        _plot_errors(outputs, report, "output")
-        _plot_errors(gradients, report, "gradient")
-        gradients.set_yticklabels([])
-        _plot_operands(ax, report)
+    rows = max(3.0, 1.2 + 0.24 * len(names))
+    with open_figure(path, 7.5, rows + 3.0) as figure:
+        panels = [["output", "gradient"], ["operands", "operands"]]
+        axes: dict[str, Axes] = figure.subplot_mosaic(panels, height_ratios=(rows, 3.0))
+        _plot_errors(axes["output"], report, "output")
+        _plot_errors(axes["gradient"], report, "gradient")
+        axes["gradient"].set_yticklabels([])
+        _plot_operands(axes["operands"], report)
 
 
 def _plot_errors(ax: Axes, report: FidelityReport, what: Literal["output", "gradient"]) -> None:
@@ -308,7 +331,7 @@ def _plot_errors(ax: Axes, report: FidelityReport, what: Literal["output", "grad
             groups.setdefault(e.scheme if e.loss_scale is None else f"{e.scheme}, loss scale", []).append(e)
     shifts = np.linspace(-0.16, 0.16, len(groups)) if len(groups) > 1 else [0.0]
     for shift, (label, errors) in zip(shifts, groups.items(), strict=True):
-        color = REGULAR_COLOR if label.startswith("regular") else UNIT_COLOR
+        color = _scheme_color(label)
         fill = "white" if "loss scale" in label else color
         values = [getattr(e, what) for e in errors]
         x = [value if 0 < value < np.inf else np.nan for value in values]
@@ -337,7 +360,7 @@ def _plot_operands(ax: Axes, report: FidelityReport) -> None:
     low, high = min(*logs, -8.0) - 2, max(*logs, 4.0) + 2
     exponents = np.arange(np.floor(low), np.ceil(high) + 0.25, 0.25)
     for name, best in report.best.items():
-        color = COLORS.get(name, OTHER_COLOR) if name != "float8_e4m3fn" else "#444444"
+        color = COLORS.get(name, OTHER_COLOR)
         ax.plot(
             exponents,
             snr(name, list(2.0**exponents)),
@@ -347,7 +370,7 @@ def _plot_operands(ax: Axes, report: FidelityReport) -> None:
         )
         ax.axhline(best - MARGIN, color=color, linewidth=0.6, linestyle=(0, (4, 3)))
     for scheme in report.schemes:
-        color = REGULAR_COLOR if scheme == "regular" else UNIT_COLOR
+        color = _scheme_color(scheme)
         for kind, mark in MARKS.items():
             found = [t for t in drawn if t.scheme == scheme and t.kind == kind]
             if found:
@@ -355,7 +378,7 @@ def _plot_operands(ax: Axes, report: FidelityReport) -> None:
                 ax.plot(x, y, mark, color=color, markersize=4, alpha=0.7, linewidth=0, label=f"{scheme}: {kind}s")
     ax.set_xlim(low, high)
     ax.set_ylim(-2)
-    ax.set_xlabel("log2 of RMS")
+    ax.set_xlabel("log₂ of RMS")
     ax.set_ylabel("SNR of the cast, dB")
     title = f"operands of {report.focus}" if report.operands else "no operand is cast"
     ax.set_title(f"{title}; dashed: {MARGIN:.0f} dB below the best", fontsize=9, fontweight="bold", loc="left")

@@ -6,6 +6,8 @@ them where there is a C compiler; one marked ``python pytest`` is a file of test
 ``figures/NAME.svg``.
 
     REFSCALE_FIGURES=write python -m pytest tests/tutorials    # draw the committed figures again
+
+A figure drawn here holds a summary of its data (``figures.py``), and one that the code would now draw otherwise fails.
 """
 
 from __future__ import annotations
@@ -19,7 +21,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from refscale.cli import main
+from tests.tutorials.figures import assert_same_data, fingerprinted, read_fingerprint
 
 LESSONS = Path(__file__).parents[2] / "tutorials"
 FENCE = re.compile(r"^```(.*)$")
@@ -69,18 +75,59 @@ def test_lesson(path, tmp_path, monkeypatch):
 
 
 def draw(text: str, name: str, namespace: dict, linked: set[str]) -> None:
-    """Run the figure blocks in the current directory; they must write what the lesson links."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    with matplotlib.rc_context({"svg.hashsalt": "refscale", "svg.fonttype": "none"}):
+    """Run the figure blocks in the current directory; they must write what the lesson links, as it stands there."""
+    with fingerprinted():
         exec(compile(blocks(text, "python figure"), name, "exec"), namespace)
-    drawn = {p.name for p in Path("figures").iterdir()}
-    assert drawn == linked
+    assert {p.name for p in Path("figures").iterdir()} == linked
+    for figure in linked:
+        keep_or_compare(Path("figures") / figure)
+
+
+def keep_or_compare(drawn: Path) -> None:
+    """Commit a figure, where that is asked; else the committed one must show the same data."""
+    committed = LESSONS / "figures" / drawn.name
     if os.environ.get("REFSCALE_FIGURES") == "write":
-        (LESSONS / "figures").mkdir(exist_ok=True)
-        for figure in drawn:
-            shutil.copy(Path("figures") / figure, LESSONS / "figures" / figure)
+        shutil.copy(drawn, committed)
+    assert_same_data(read_fingerprint(committed), read_fingerprint(drawn), drawn.name)
+
+
+def test_the_figure_of_the_readme(tmp_path):
+    """``refscale report bert-tiny --plot tutorials/figures/bert-tiny.svg``, which takes the seed 0."""
+    pytest.importorskip("matplotlib")
+    with fingerprinted():
+        assert main(["report", "bert-tiny", "--plot", str(tmp_path / "bert-tiny.svg")]) == 0
+    keep_or_compare(tmp_path / "bert-tiny.svg")
+
+
+def test_a_stale_figure_is_noticed(tmp_path):
+    """Other data, a curve more, another label, another limit."""
+    pytest.importorskip("matplotlib")
+    from refscale.analysis.plots import open_figure
+
+    def drawn(values, label="a", limit=5.0, more=False):
+        with fingerprinted(), open_figure(tmp_path / "a.svg", 2, 2) as figure:
+            ax = figure.subplots()
+            ax.plot(values)
+            ax.hist(values, bins=3)
+            ax.imshow([values], alpha=0.5, aspect="auto")
+            ax.scatter(values, values)
+            if more:
+                ax.plot([1, 2])
+            ax.set(xlabel=label, xlim=(0, limit), ylim=(0, 5))
+        return read_fingerprint(tmp_path / "a.svg")
+
+    first = drawn([1.0, 2.0, 3.0, np.nan])
+    assert_same_data(first, drawn([1.0, 2.0, 3.0001, np.nan]), "nearly the same")
+    for other in (
+        drawn([1.0, 2.0, 3.2, np.nan]),
+        drawn([3.0, 2.0, 1.0, np.nan]),
+        drawn([1.0, 2.0, 3.0, 3.0]),
+        drawn([1.0, 2.0, 3.0, np.nan], more=True),
+        drawn([1.0, 2.0, 3.0, np.nan], label="b"),
+        drawn([1.0, 2.0, 3.0, np.nan], limit=6.0),
+    ):
+        with pytest.raises(AssertionError, match="REFSCALE_FIGURES=write"):
+            assert_same_data(first, other, "a.svg")
 
 
 PATHS = sorted(LESSONS.glob("[0-9][0-9]-*.md"))
