@@ -80,11 +80,16 @@ def read_drift(out: str | Path) -> Drift:
 
 def render_drift(drifts: Sequence[Drift]) -> list[str]:
     """For each run, kind and recorded step: median, smallest and largest scale, and how many are outside [1/4, 4]."""
-    lines = ["log2 of scales, median [smallest, largest], and how many tensors are outside [1/4, 4]"]
+    lines = ["log2 of scales: median [smallest, largest], and how many of the tensors are outside [1/4, 4]"]
     for drift in drifts:
-        lines += ["", drift.label, "  step".rjust(8) + "".join(f"{kind:>27}" for kind in KINDS)]
-        for i, step in enumerate(drift.steps):
-            lines.append(f"{step:>8}" + "".join(f"{_cell(drift.of_kind(kind), i):>27}" for kind in KINDS))
+        columns = [["step", *map(str, drift.steps)]]
+        for kind in KINDS:
+            series = drift.of_kind(kind)
+            columns.append([f"{kind} /{len(series)}", *(_cell(series, i) for i in range(len(drift.steps)))])
+        widths = [max(6, *map(len, cells)) for cells in columns]
+        rows = zip(*columns, strict=True)
+        lines += ["", drift.label]
+        lines += ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
     return lines
 
 
@@ -94,7 +99,7 @@ def _cell(series: Sequence[Series], i: int) -> str:
     logs = [math.log2(x) for x in scales if x > 0]
     if not logs:
         return "all zero"
-    return f"{median(logs):.1f} [{min(logs):.1f}, {max(logs):.1f}] {outside}/{len(scales)}"
+    return f"{median(logs):.1f} [{min(logs):.1f}, {max(logs):.1f}] {outside:>2}"
 
 
 def save_drifts(path: str | Path, drifts: Sequence[Drift]) -> None:

@@ -181,8 +181,8 @@ def count_flops(
 
 def render_flops(counts: Sequence[Flops]) -> list[str]:
     """A table for each: ops, contraction multiplications, factors; and what they come to."""
-    lines = ["Multiplications of one training step, in millions: inside contractions, and by factors other than 1 (α"]
-    lines += ["forward, β backward; ∂w: those of β that scale gradients of parameters). Nothing else is counted."]
+    lines = ["Multiplications of one training step, in millions: inside contractions, and by factors other than"]
+    lines += ["1 (α forward, β backward; ∂w: those of β that scale gradients of parameters). Nothing else counts."]
     for flops in counts:
         lines += ["", f"━━ {flops.scheme}: {flops.model}, batch {flops.batch} × {flops.seq}, {flops.constraint}"]
         lines.append(f"{'op':<24}{'calls':>6}{'contraction':>14}{'α':>12}{'β':>12}{'∂w':>12}")

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from refscale.formats import FORMATS, Format
 
-_COLUMNS = ("name", "bits", "E", "M", "bias", "max", "min normal", "min subnormal", "inf", "NaN", "codes")
+_COLUMNS = ("name", "bits", "E", "M", "bias", "max", "normal", "subnormal", "inf", "NaN", "codes")
 
 
 def format_table() -> Iterator[str]:
     """One line for each of ``FORMATS``: widths, bias, range, the codes of infinity and NaN, how many codes there are.
 
     Returns:
-        Lines of at most 120 columns.  Source: each format's own, see ``Format.source``; paper, Table A.1.
+        Lines of at most 100 columns.  Source: each format's own, see ``Format.source``; paper, Table A.1.
     """
     rows = [_COLUMNS, *map(_row, FORMATS.values())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
@@ -23,7 +23,8 @@ def format_table() -> Iterator[str]:
         )
         yield "  ".join([name, *rest])
     yield ""
-    yield "E, M: exponent and mantissa bits.  inf, NaN: code of the positive, canonical one; - where there is none."
+    yield "E, M: exponent and mantissa bits.  normal, subnormal: the smallest.  inf, NaN: code of the positive,"
+    yield "canonical one; - where there is none."
 
 
 def _row(f: Format) -> tuple[str, ...]:
@@ -34,17 +35,12 @@ def _row(f: Format) -> tuple[str, ...]:
         str(f.mantissa_bits),
         str(f.bias),
         f"{f.max:.6g}",
-        _power(f.emin),
-        _power(f.emin - f.mantissa_bits) if f.has_zero else "-",
+        f"2^{f.emin}",
+        f"2^{f.emin - f.mantissa_bits}" if f.has_zero else "-",
         _code(f.inf_code, f),
         _code(f.nan_code, f),
         str(f.code_count) if f.bits <= 16 else f"2^{f.bits}",
     )
-
-
-def _power(exponent: int) -> str:
-    """``2^-14 = 6.1e-05``."""
-    return f"2^{exponent} = {2.0**exponent:.2g}"
 
 
 def _code(code: int | None, f: Format) -> str:

@@ -10,7 +10,7 @@ from refscale.analysis.report import Report
 from refscale.analysis.stats import KINDS, Kind, TensorStats, format_label
 from refscale.formats import get_format
 
-WIDTH, HEIGHT, MARGIN, GAP = 52, 4, 6, 4
+WIDTH, HEIGHT, MARGIN, GAP = 46, 4, 6, 2
 TOP = 16
 """Exponent of the last column: one beyond FP16 and E5M2."""
 
@@ -39,7 +39,7 @@ def histograms(reports: Sequence[Report]) -> list[str]:
         reports: one or two.
 
     Returns:
-        Lines of at most 118 columns.
+        Lines of at most 100 columns.
     """
     found = [{kind: shares(_judged(r, kind)) for kind in KINDS} for r in reports]
     occupied = [e for of_kind in found for s in of_kind.values() for e, share in s.items() if share >= VISIBLE]

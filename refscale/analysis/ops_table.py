@@ -7,6 +7,7 @@ of a softmax or of a vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -157,10 +158,19 @@ def examples(shape: Mapping[str, int] = DEFAULTS) -> list[Example]:
 
 
 def render(rows: Iterable[Row]) -> str:
-    """The rows as aligned text, under a line of headings.  "-" stands for a factor that does not exist."""
-    cells = [("op", "shapes", "statistic", "α", "β", "constrained", "source"), *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
+    """The rows as aligned text, under a line of headings: two lines each, the factors, then shapes and source.
+
+    "-" stands for a factor that does not exist.  Lines of at most 100 columns.
+    """
+    head = ("op", "statistic", "α", "β", "constrained")
+    rows = list(rows)
+    cells = [_cells(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    lines = [head, *cells]
+    factors = [" ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join(
+        [factors[0], *(line for pair in zip(factors[1:], map(_second, rows), strict=True) for line in pair)]
+    )
 
 
 def _rows_of(op: Op, shapes: tuple[Shape, ...]) -> list[Row]:
@@ -183,10 +193,14 @@ def _attributes(op: Op) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    shapes = " ".join(str(shape).replace(" ", "") for shape in row.shapes)
     name = f"{row.op}({row.attributes})" if row.attributes else row.op
     beta = ", ".join(map(_number, row.beta))
-    return name, shapes, row.statistic, _number(row.alpha), beta, _number(row.constrained), row.source
+    return name, row.statistic, _number(row.alpha), beta, _number(row.constrained)
+
+
+def _second(row: Row) -> str:
+    shapes = " ".join(str(shape).replace(" ", "") for shape in row.shapes)
+    return textwrap.fill(f"{shapes}: {row.source}", 100, initial_indent="    ", subsequent_indent="    ")
 
 
 def _number(value: float | None) -> str:

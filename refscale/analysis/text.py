@@ -1,8 +1,9 @@
-"""Reports as text, no wider than 120 columns: tables, and what they come to in a few lines."""
+"""Reports as text, no wider than 100 columns: tables, and what they come to in a few lines."""
 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from statistics import median
 
@@ -14,11 +15,12 @@ DETAILED = 6
 """Models with more layers than this (embeddings and heads count) get one line per layer and kind."""
 
 LEGEND = """\
-σ: standard deviation; RMS: root of the mean square; !: σ outside [1/4, 4] (RMS, where all elements are equal and
-under unit-rms); ∞: some elements are not finite. zero, sub, ovr: percent of the non-zero elements that a cast to the
-format, to nearest even, would take to zero, to a subnormal value, beyond the largest value; · is none. c: the
-computed gradient is c times the true one. /pred: σ over what factors and shapes alone predict. Left out: reshapes, and
-the sum with a bias, which starts at zero and so changes nothing."""
+scale: standard deviation σ (root of the mean square, where all elements are equal and under unit-
+rms); !: outside [1/4, 4]; ∞: some elements are not finite. zero, sub, ovr: percent of the non-zero
+elements that a cast to the format, to nearest even, would take to zero, to a subnormal value,
+beyond the largest value; · is none. c: the computed gradient is c times the true one. /pred: σ over
+what factors and shapes alone predict. Left out: reshapes, and the sum with a bias, which starts at
+zero and so changes nothing."""
 
 
 def render(reports: Sequence[Report], *, everything: bool = False) -> str:
@@ -29,7 +31,7 @@ def render(reports: Sequence[Report], *, everything: bool = False) -> str:
         everything: a line for every tensor, however large the model.
 
     Returns:
-        Lines of at most 120 columns for three formats and two reports.
+        Lines of at most 100 columns for three formats and two reports.
     """
     parts = [LEGEND]
     for report in reports:
@@ -67,10 +69,12 @@ def table(report: Report, everything: bool = False) -> Iterator[str]:
 
 
 def _detailed(kind: Kind, tensors: Sequence[TensorStats], formats: Sequence[str], everything: bool) -> Iterator[str]:
-    yield " " * 72 + _format_heads(formats)
+    gradient = "gradient" in kind  # has the shape of the weight or activation above
     predicted = "/pred" if any(t.predicted is not None for t in tensors) else ""
-    title = f"{plural(kind).upper():<28}{'shape':>13}{'σ':>9}{'log2':>6} {'RMS':>9}{predicted:>6}"
-    yield f"{title}{_loss_heads(formats)}{'c' if 'gradient' in kind else '':>9}".rstrip()
+    shape = "" if gradient else "shape"
+    title = f"{plural(kind).upper():<28}{shape:>{0 if gradient else 12}}{'scale':>9}{'log2':>6} {predicted:>5}"
+    yield " " * len(title) + _format_heads(formats)
+    yield f"{title}{_loss_heads(formats)}{'c' if gradient else '':>9}".rstrip()
     for layer, rows in by_layer(tensors):
         yield layer
         shown = rows if everything else [t for t in rows if not (kind == "weight" and t.zero_because)]
@@ -82,12 +86,14 @@ def _detailed(kind: Kind, tensors: Sequence[TensorStats], formats: Sequence[str]
 
 def _line(t: TensorStats, layer: str, formats: Sequence[str]) -> str:
     name = t.name.removeprefix(f"{layer}.")
-    shape = "×".join(map(str, t.shape))
-    log2 = f"{exponent(t.std):.1f}" if t.std else ""
-    start = f"  {name:<26}{shape:>13}{figure(t.std):>9}{log2:>6}{_mark(t)}{figure(t.rms):>9}"
+    start = f"  {name:<26}"
+    if "gradient" not in t.kind:
+        start = f"{start.rstrip()} {'×'.join(map(str, t.shape)):>{39 - len(start.rstrip())}}"
+    log2 = f"{exponent(t.scale):.1f}" if t.scale else ""
+    start += f"{figure(t.scale):>9}{log2:>6}{_mark(t)}"
     if t.zero_because:
         return f"{start}  zero by construction"
-    start += f"{_ratio(t.over_predicted):>6}"
+    start += f"{_ratio(t.over_predicted):>5}"
     shares = _shares([t], formats)
     c = "" if t.c is None else figure(t.c)
     return f"{start}{shares}{c:>9}".rstrip()
@@ -101,16 +107,17 @@ def _ratio(x: float | None) -> str:
 
 
 def _grouped(kind: Kind, tensors: Sequence[TensorStats], formats: Sequence[str], everything: bool) -> Iterator[str]:
-    yield " " * 69 + _format_heads(formats)
-    title = f"{plural(kind).upper():<24}{'tensors':>8}{'outside':>8}{'σ: min':>10}{'median':>9}{'max':>9}"
-    yield f"{title:<69}{_loss_heads(formats)}"
+    yield " " * 60 + _format_heads(formats)
+    title = f"{plural(kind).upper():<24}{'outside':>9}{'least':>9}{'median':>9}{'most':>9}"
+    yield f"{title:<60}{_loss_heads(formats)}".rstrip()
     for layer, rows in by_layer(tensors):
         judged = [t for t in rows if t.is_judged]
         if judged:
             scales = [t.scale for t in judged]
             outside = sum(map(is_outside, judged))
             figures = "".join(f"{figure(s):>9}" for s in (min(scales), median(scales), max(scales)))
-            yield f"  {layer:<22}{len(judged):>8}{outside or '·':>8} {figures} {_shares(judged, formats)}"
+            count = f"{outside or '·'}/{len(judged)}"
+            yield f"  {layer:<22}{count:>9}{figures}{_shares(judged, formats)}".rstrip()
 
 
 def _format_heads(formats: Sequence[str]) -> str:
@@ -166,10 +173,14 @@ def summary_lines(report: Report) -> list[str]:
         *_predicted_line(report.tensors),
     ]
     if zero:
-        lines.append(f"  not judged, zero by construction: {zero}")
+        lines += _wrapped(f"  not judged, zero by construction: {zero}")
     if s.damped:
-        lines.append(f"  not judged, damped by 1/fan-in on purpose: {', '.join(s.damped)}")
+        lines += _wrapped(f"  not judged, damped by 1/fan-in on purpose: {', '.join(s.damped)}")
     return lines
+
+
+def _wrapped(line: str) -> list[str]:
+    return textwrap.wrap(line, 100, subsequent_indent="    ")
 
 
 def _predicted_line(tensors: Sequence[TensorStats]) -> Iterator[str]:

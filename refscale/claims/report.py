@@ -12,14 +12,14 @@ from refscale.claims.run import Result
 from refscale.errors import counted
 
 SCHEMA = "refscale.claims/1"
-WIDTH = 42
+WIDTH = 30
 """Columns of the worst figure's name in the table."""
 
 
 def table(results: Iterable[Result]) -> Iterator[str]:
     """A line for every claim: id, name, the figure nearest to failing at any place, expected, measured, verdict."""
-    names = f"{'id':6}{'claim':29}{'figures':>7}  {'of which the nearest to failing':{WIDTH}}"
-    yield f"{names}{'expected':>12}{'measured':>12}  verdict"
+    names = f"{'id':5} {'claim':25}{'figures':>7}  {'the nearest to failing':{WIDTH}}"
+    yield f"{names}{'expected':>11}{'measured':>11} verdict"
     by_claim: dict[str, list[Result]] = {}
     for result in results:
         by_claim.setdefault(result.claim.id, []).append(result)
@@ -31,11 +31,11 @@ def _line(several: Sequence[Result]) -> str:
     worst = max(several, key=lambda r: (r.verdict == "fails", r.strain))
     figure = worst.worst
     count = sum(len(r.figures) for r in several)
-    cells = f"{worst.claim.id:6}{worst.claim.name[:28]:29}{count:>7}  "
+    cells = f"{worst.claim.id:5} {_cut(worst.claim.name, 24):25}{count:>7}  "
     if worst.error or figure is None:
-        return cells + f"{_cut(worst.error.splitlines()[0], WIDTH + 24):{WIDTH + 24}}  {worst.verdict}"
-    numbers = f"{figure.expected:>12.5g}{figure.measured:>12.5g}"
-    return f"{cells}{_cut(figure.what, WIDTH - 1):{WIDTH}}{numbers}  {worst.verdict}"
+        return cells + f"{_cut(worst.error.splitlines()[0], WIDTH + 22):{WIDTH + 22}} {worst.verdict}"
+    numbers = f"{figure.expected:>11.4g}{figure.measured:>11.4g}"
+    return f"{cells}{_cut(figure.what, WIDTH - 1):{WIDTH}}{numbers} {worst.verdict}"
 
 
 def _cut(text: str, width: int) -> str:
@@ -49,7 +49,7 @@ def failures(results: Iterable[Result], shown: int = 5) -> Iterator[str]:
             continue
         c = result.claim
         yield f"\n{c.id} {c.name} fails"
-        yield from textwrap.wrap(c.title, 116, initial_indent="  ", subsequent_indent="  ")
+        yield from textwrap.wrap(c.title, 100, initial_indent="  ", subsequent_indent="  ")
         if result.error:
             yield textwrap.indent(result.error, "  ")
         wrong = [f for f in result.figures if not f.holds]

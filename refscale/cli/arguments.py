@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from refscale import __version__
@@ -18,31 +19,25 @@ def parser() -> argparse.ArgumentParser:
     """The parser of the command line; each command adds its own."""
     top = argparse.ArgumentParser(
         prog="refscale",
+        usage="refscale [-h] [--version] COMMAND ...",
         description="Unit Scaling (arXiv 2303.11257) in NumPy. Without a command: refscale report bert-tiny.",
+        epilog="\n".join(_by_door()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"refscale {__version__}")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND")
-    _add_report(commands.add_parser("report", help="every tensor of one training step: scale, exponents, losses"))
-    _add_train(commands.add_parser("train", help="train a model on real text, in any scheme, precision, technique"))
-    _add_finetune(commands.add_parser("finetune", help="go on from a trained BERT: extract answers, as in SQuAD 1.1"))
-    _add_compare(commands.add_parser("compare", help="train with every precision and technique; print the tables"))
-    _add_sweep(commands.add_parser("sweep", help="train a grid of settings, each at its best learning rate, by a spec"))
-    scales = commands.add_parser("scales", help="how the scales of tensors moved in runs of train")
-    scales.add_argument("runs", nargs="+", metavar="DIR", help="directories of runs with --scales-every")
-    scales.add_argument("--json", metavar="FILE", help="also write every tensor's scales as JSON")
-    scales.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
-    commands.add_parser("formats", help="the floating-point formats, in figures")
-    snr = commands.add_parser("snr", help="signal-to-noise ratio of Gaussian numbers in each format, by their scale")
-    snr.add_argument("--formats", metavar="A,B", help="names, separated by commas (default: FP16, BF16 and four FP8)")
-    snr.add_argument("--blocks", action="store_true", help="block-scaled formats, on numbers of several kinds")
-    snr.add_argument("--pretrained", metavar="DIR", help="with --blocks: the matrices of a trained model, too")
-    snr.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
-    ops = commands.add_parser("ops", help="the op table: factors of every op at given sizes")
-    ops.add_argument("--shape", default="", metavar="SIZES", help="such as b=1024,m=768,n=3072,s=512 (the default)")
-    _add_verify(commands.add_parser("verify", help="check the claims of the specification; exit status 1 if one fails"))
-    _add_golden(commands.add_parser("golden", help="golden vectors: generate a set, or check one byte by byte"))
-    _add_conform(commands.add_parser("conform", help="hold a backend to the golden vectors; exit status 1 if it fails"))
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", help=argparse.SUPPRESS, prog="refscale")
+    for of_door in DOORS.values():
+        for name, (_, add_arguments) in of_door.items():
+            add_arguments(commands.add_parser(name))
     return top
+
+
+def _by_door() -> Iterator[str]:
+    yield "commands:"
+    for door, commands in DOORS.items():
+        yield f"  {door}"
+        yield from (f"    {name:<10}{summary}" for name, (summary, _) in commands.items())
+    yield "\nrefscale COMMAND --help says what a command takes."
 
 
 def _models() -> str:
@@ -225,6 +220,29 @@ def _power(text: str) -> float:
     return float(base) ** float(exponent) if caret else float(text)
 
 
+def _add_scales(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="DIR", help="directories of runs with --scales-every")
+    parser.add_argument("--json", metavar="FILE", help="also write every tensor's scales as JSON")
+    parser.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
+
+
+def _add_snr(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--formats", metavar="A,B", help="names, with commas between (default: FP16, BF16 and four FP8)"
+    )
+    parser.add_argument("--blocks", action="store_true", help="block-scaled formats, on numbers of several kinds")
+    parser.add_argument("--pretrained", metavar="DIR", help="with --blocks: the matrices of a trained model, too")
+    parser.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
+
+
+def _add_ops(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shape", default="", metavar="SIZES", help="such as b=1024,m=768,n=3072,s=512 (the default)")
+
+
+def _add_nothing(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
 def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Check the numbered claims of the specification on this machine, at default shapes or at yours. Exit status: "
@@ -269,3 +287,28 @@ def _add_conform(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the verdict on every vector as JSON")
     parser.add_argument("--bisect", metavar="MODEL", help="such as model/ffn/unit/fp8: name the first op that deviates")
     parser.add_argument("--failures", type=int, default=5, metavar="N", help="how many failures are shown (default: 5)")
+
+
+DOORS: dict[str, dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]]] = {
+    "learn: what formats, factors and models do": {
+        "report": ("every tensor of one training step: scale, exponents, losses", _add_report),
+        "ops": ("the op table: factors of every op at given sizes", _add_ops),
+        "formats": ("the floating-point formats, in figures", _add_nothing),
+        "snr": ("signal-to-noise ratio of Gaussian numbers in each format, by their scale", _add_snr),
+    },
+    "check: the claims of the specification": {
+        "verify": ("check the claims, at any sizes; exit status 1 if one fails", _add_verify),
+    },
+    "adapt: train in any scheme, precision and technique": {
+        "train": ("train a model on real text", _add_train),
+        "finetune": ("go on from a trained BERT: extract answers, as in SQuAD 1.1", _add_finetune),
+        "scales": ("how the scales of tensors moved in runs of train", _add_scales),
+        "compare": ("train with every precision and technique; print the tables", _add_compare),
+        "sweep": ("train a grid of settings, each at its best learning rate, by a spec", _add_sweep),
+    },
+    "conform: hold a kernel, a framework or a chip to right bits": {
+        "conform": ("hold a backend to the golden vectors; exit status 1 if it fails", _add_conform),
+        "golden": ("golden vectors: generate a set, or check one byte by byte", _add_golden),
+    },
+}
+"""The commands, by what one comes for: what each does in a line, and what adds its arguments."""

@@ -202,8 +202,8 @@ def _ops(args: argparse.Namespace) -> None:
     from refscale.analysis import ops_table
 
     rows = ops_table.rows(ops_table.parse_shape(args.shape))
-    print("α: factor of the output. β: of the gradient of each input; - is none. statistic: what α normalizes, where")
-    print("it matters. constrained: α = β of the first input by the recipe, for an edge that is no cut-edge.\n")
+    print("α: factor of the output. β: of the gradient of each input; - is none. statistic: what α normalizes,")
+    print("where it matters. constrained: α = β of the first input by the recipe, if its edge is no cut-edge.\n")
     print(ops_table.render(rows))
 
 

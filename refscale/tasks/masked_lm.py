@@ -115,8 +115,8 @@ class MaskedLM:
         }
 
     def line(self, scores: Scores) -> str:
-        """Losses and accuracies."""
+        """Losses of masked words (MLM) and next sentences (NSP), and the shares predicted right."""
         return (
-            f"masked LM {scores['masked_lm']:.4f} ({scores['masked_lm_accuracy']:.1%} right), "
-            f"next sentence {scores['next_sentence']:.4f} ({scores['next_sentence_accuracy']:.1%})"
+            f"MLM {scores['masked_lm']:.4f} ({scores['masked_lm_accuracy']:.1%}), "
+            f"NSP {scores['next_sentence']:.4f} ({scores['next_sentence_accuracy']:.1%})"
         )

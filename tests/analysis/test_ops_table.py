@@ -25,7 +25,9 @@ def test_every_op_at_any_size(shape):
     for op in ALL_OPS:
         name = "".join("_" + c.lower() if c.isupper() else c for c in op.__name__).lstrip("_")
         assert {row.statistic for row in rows if row.op == name} == statistics[op.__name__]
-    assert len(table.render(rows).splitlines()) == len(rows) + 1
+    lines = table.render(rows).splitlines()
+    assert sum(not line.startswith(" ") for line in lines) == len(rows) + 1
+    assert max(map(len, lines)) <= 100
 
 
 def test_the_defaults():
@@ -65,19 +67,18 @@ def test_text():
     rows = [row for row in table.rows(table.parse_shape("b=16, m=4, n=64")) if row.op in ("matmul", "relu", "mse_loss")]
     assert table.render(rows) == "\n".join(
         [
-            "op        shapes         statistic  α        β                 constrained  source",
-            "matmul    (16,4) (4,64)             0.5      0.125, 0.25       0.25         Table A.2",
-            "relu      (16,4)         std        1.71286  1.41421           1.55639      Table A.2; closed form",
-            "relu      (16,4)         rms        1.41421  1.41421           1.41421      Table A.2; closed form",
-            "mse_loss  (16,4) (16,4)             1        22.6274, 22.6274  -            closed form",
+            "op       statistic α       β                constrained",
+            "matmul             0.5     0.125, 0.25      0.25",
+            "    (16,4) (4,64): Table A.2",
+            "relu     std       1.71286 1.41421          1.55639",
+            "    (16,4): Table A.2; closed form",
+            "relu     rms       1.41421 1.41421          1.41421",
+            "    (16,4): Table A.2; closed form",
+            "mse_loss           1       22.6274, 22.6274 -",
+            "    (16,4) (16,4): closed form",
         ]
     )
-    assert table.render([row_of("embedding")]).splitlines()[1].split()[:4] == [
-        "embedding",
-        "(512,768)",
-        "(1024,)",
-        "1",
-    ]
+    assert table.render([row_of("embedding")]).splitlines()[1].split()[:2] == ["embedding", "1"]
     assert "0.707107, -" in table.render([row_of("embedding")])
 
 

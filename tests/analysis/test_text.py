@@ -17,13 +17,13 @@ def line_with(text, start):
 class TestTable:
     def test_columns_are_aligned_and_fit(self, regular, unit):
         text = render([regular, unit])
-        assert max(map(len, text.split("\n"))) <= 120
-        rows = [line for line in text.split("\n") if re.match(r"  \S+\.\S+ +\d+(×\d+)* ", line)]
-        assert len(rows) > 250
-        assert all(line[40].isdigit() and line[41] == " " and line[49] != " " for line in rows)  # shape, σ end here
+        assert max(map(len, text.split("\n"))) <= 100
+        rows = [line for line in text.split("\n") if re.match(r"  \S+\.\S+ +\d+(×\d+)+ ", line)]
+        assert len(rows) > 80
+        assert all(line[39].isdigit() and line[40] == " " and line[48] != " " for line in rows)  # shape, σ end here
         heads = [line for line in text.split("\n") if line.startswith(("WEIGHT", "ACTIVATION"))]
         assert len(heads) == 8
-        assert len({line.index("log2") for line in heads}) == 1
+        assert len({line.index("log2") for line in heads}) == 2  # gradients have the shapes of what is above
 
     def test_figures_of_a_row(self):
         x = spread(2.0**-24)  # to zero in FP8, subnormal in FP16
@@ -31,7 +31,7 @@ class TestTable:
         x[10:12] = (1e6, -1e6)
         r = report([tensor(x, kind="weight gradient", c=16.0, name="encoder.0.ffn.up.weight")])
         row = line_with("\n".join(table(r)), "ffn.up.weight")
-        words = ["ffn.up.weight", "1000", "4.47e+04", "15.4!", "4.47e+04"]
+        words = ["ffn.up.weight", "4.47e+04", "15.4!"]
         assert row.split() == [*words, "·", ">99", "0.2", ">99", "·", "0.2", ">99", "·", "0.2", "16"]
 
     def test_marks(self):
@@ -61,7 +61,7 @@ class TestTable:
         r = report(tensors)
         lines = [line for line in table(r) if line.startswith("  encoder.")]
         assert len(lines) == 9
-        assert lines[4].split()[:6] == ["encoder.4", "3", "1", "0.125", "1", "2"]
+        assert lines[4].split()[:6] == ["encoder.4", "1/3", "0.125", "1", "2", "·"]
         assert len([line for line in table(r, everything=True) if line.startswith("  w")]) == 27
 
     def test_casts(self):
@@ -108,7 +108,7 @@ class TestSummary:
         assert "on purpose" not in r + u
         u_mup = "\n".join(summary_lines(record("bert-tiny", "u-mup", batch=1, seq=16)))
         assert "damped by 1/fan-in on purpose: mlm.readout, nsp.readout" in u_mup
-        assert "22 biases at the start; 2 gradients of key biases, as the softmax ignores a shift" in u
+        assert "22 biases at the start; 2 gradients of key biases, as the\n    softmax ignores a shift" in u
 
     @pytest.mark.parametrize(
         ("values", "said"),
@@ -162,15 +162,15 @@ class TestHistograms:
 
 def test_grouped_report_of_a_deeper_model_fits():
     text = render([record("bert-mini", "unit", batch=1, seq=16)])
-    assert max(map(len, text.split("\n"))) <= 120
+    assert max(map(len, text.split("\n"))) <= 100
 
 
 def test_format_table():
     lines = list(format_table())
     rows = {line.split()[0]: line.split() for line in lines if line}
     assert lines[0].split()[:6] == ["name", "bits", "E", "M", "bias", "max"]
-    numbers = ["8", "4", "3", "7", "448", "2^-6", "=", "0.016", "2^-9", "=", "0.002", "-", "0x7f", "256"]
+    numbers = ["8", "4", "3", "7", "448", "2^-6", "2^-9", "-", "0x7f", "256"]
     assert rows["float8_e4m3fn"] == ["float8_e4m3fn", *numbers]
     assert rows["float16"][-3:] == ["0x7c00", "0x7e00", "65536"]
-    assert rows["float8_e8m0fnu"][6:] == ["2^-127", "=", "5.9e-39", "-", "-", "0xff", "256"]
-    assert max(map(len, lines)) <= 120
+    assert rows["float8_e8m0fnu"][6:] == ["2^-127", "-", "-", "0xff", "256"]
+    assert max(map(len, lines)) <= 100

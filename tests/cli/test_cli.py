@@ -161,7 +161,7 @@ class TestOthers:
     def test_ops(self, capsys):
         code, out, _ = run(capsys, "ops", "--shape", "b=64,m=16,n=4")
         assert code == 0
-        row = next(line for line in out.split("\n") if line.startswith("matmul"))
+        row = "".join(re.findall(r"^matmul .*\n.*", out, re.MULTILINE)[:1])
         assert "(64,16) (16,4)" in row
         assert " 0.25 " in row  # 16^-1/2
         assert " 0.5, 0.125 " in row  # 4^-1/2, 64^-1/2

@@ -48,7 +48,7 @@ class TestTrain:
         given = [f"--{k.replace('_', '-')}={'2^-9' if k == 'lr' else v}" for k, v in options.items()]
         code, out, err = run(capsys, "train", "bert-tiny", *SMALL, *given, "--text", text, "--out", tmp_path / "run")
         assert (code, err) == (0, "")
-        assert re.search(r"^step 4/4  loss \d\.\d+  lr \S+  validation: masked LM \d\.\d+ \(", out, re.MULTILINE)
+        assert re.search(r"^step 4/4  loss \d\.\d+  lr \S+  validation: MLM \d\.\d+ \(", out, re.MULTILINE)
         assert out.endswith(f"; {tmp_path / 'run'}\n")
         config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["config"]
         sizes = {"model": "bert-tiny", "steps": 4, "batch": 2, "seq": 16, "evaluate_every": 2, "evaluation_batches": 1}

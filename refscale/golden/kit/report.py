@@ -140,6 +140,9 @@ def _first(results: Sequence[Result], count: int) -> list[Result]:
     return (new + known)[:count]
 
 
+_WHOLE: Any = {"break_long_words": False, "break_on_hyphens": False}
+
+
 def describe(result: Result) -> list[str]:
     """A failure in full: id, comment, the first element that deviates, and what the flags mean."""
     v, m = result.vector, result.mismatch
@@ -157,7 +160,7 @@ def describe(result: Result) -> list[str]:
             lines.append(f"  its bound allows {m.allowed}")
         lines.append(f"  {m.wrong} of {m.size} elements deviate")
     lines += [f"  {flag}: {FLAGS[flag]}" for flag in v.flags if flag in FLAGS]
-    return lines
+    return [part for line in lines for part in textwrap.wrap(line, 100, subsequent_indent="    ", **_WHOLE)]
 
 
 def matrix(runs: Sequence[tuple[Backend, Sequence[Result]]]) -> str:
