@@ -1,6 +1,7 @@
 """refscale: Unit Scaling (arXiv 2303.11257) as an executable specification in NumPy.
 
-In reading order:
+The core is the specification: arithmetic, engine, ops, factors, models.  In reading order, each part importing only
+those above it:
 
 ==================  =====================================================================
 ``formats``         what FP16 and FP8 can say: formats as data, rounding, codes
@@ -16,20 +17,27 @@ In reading order:
 ``layers``          parameters as data, and the blocks of models
 ``data``            text that comes with Python; words and characters, batches of them
 ``models``          BERT, character models, decoders, written once for every scheme and precision
+==================  =====================================================================
+
+The instruments measure the core, train its models, and hold others to it.  The core knows of none of them:
+
+==================  =====================================================================
 ``published``       models as other libraries write them; a trained one, adapted to unit scale
 ``squad``           questions, windows, answers: the data and the scores of SQuAD 1.1
-``tasks``           what is learned: masked words, the next character, answers to questions
 ``rivals``          what unit scaling replaces: loss scaling, per-tensor scaling
+``tasks``           what is learned: masked words, the next character, answers to questions
 ``optim``           SGD, Adam, AdamW, LAMB as pairs of pure functions; schedules
 ``analysis``        what the numbers did: recorded scales, reports, SNR, figures
 ``train``           training out of the box
 ``sweep``           many runs: a grid, learning rates that are searched, any executor; the comparison
-``testing``         how to state such a claim as a test: assertions, strategies
+``testing``         how to state a claim as a test: strategies, exact constructions, assertions
 ``golden``          golden vectors, and the kit that holds a backend to them
-``claims``          the specification: numbered claims, each with the function that checks it
+``claims``          the specification in numbers: claims, each with the function that checks it
 ``cli``             one command
-``memory``          freed memory that stays with the process, for speed; only if you ask
 ==================  =====================================================================
+
+``errors``, ``files``, ``progress`` and ``memory`` (freed memory that stays with the process, for speed; only if you
+ask) serve both.
 """
 
 __version__ = "0.1.0"

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from refscale import ops
 from refscale.engine import Tensor, apply
 from refscale.errors import ShapeError
-from refscale.ops._shapes import axis_of
+from refscale.ops.shapes import axis_of
 from refscale.scales import Constraint, ResidualRule, ScoresRule, default, geometric, none, to_output_scale
 
 Mask = NDArray[np.bool_]

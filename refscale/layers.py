@@ -148,14 +148,11 @@ def feed_forward_specs(
     return specs | linear_specs(f"{name}.down", hidden, d, depth, bias=bias)
 
 
+_LINEAR = ("query", "key", "value", "output")
+
+
 def self_attention_specs(
-    name: str,
-    d: int,
-    depth: int = 1,
-    *,
-    shared: int = 1,
-    biased: tuple[str, ...] = ("query", "key", "value", "output"),
-    frequencies: int = 0,
+    name: str, d: int, depth: int = 1, *, shared: int = 1, biased: tuple[str, ...] = _LINEAR, frequencies: int = 0
 ) -> Specs:
     """Of ``self_attention``.
 
@@ -168,7 +165,7 @@ def self_attention_specs(
         frequencies: of the sinusoids that distances are made of; 0: scores do not know distances.
     """
     specs: Specs = {}
-    for part in ("query", "key", "value", "output"):
+    for part in _LINEAR:
         width = d // shared if part in ("key", "value") else d
         specs |= linear_specs(f"{name}.{part}", d, width, depth, bias=part in biased)
     return specs | linear_specs(f"{name}.distance", frequencies, d, depth, bias=False) if frequencies else specs
@@ -230,22 +227,14 @@ class Block:
 
 
 def self_attention(
-    p: Tensors,
-    name: str,
-    x: Tensor,
-    mask: F.Mask | None,
-    block: Block,
-    rng: np.random.Generator | None = None,
+    p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block, rng: np.random.Generator | None = None
 ) -> Tensor:
     """output(attention(query(x), key(x), value(x))): (batch, seq, d) → the same.
 
     Constrained, the three uses of x agree on c; unconstrained, each starts with a fork.
     """
     uses = F.fork(x, 3) if block.constraint is none else [x] * 3
-    q, k, v = (
-        linear(p, f"{name}.{part}", use, block.constraint)
-        for part, use in zip(("query", "key", "value"), uses, strict=True)
-    )
+    q, k, v = (linear(p, f"{name}.{part}", use, block.constraint) for part, use in zip(_LINEAR[:3], uses, strict=True))
     seq = x.shape[1]
     distances = None
     if f"{name}.distance.weight" in p:
@@ -329,10 +318,8 @@ MIXERS: dict[Mixer, Callable[..., Tensor]] = {
 def feed_forward(p: Tensors, name: str, x: Tensor, block: Block) -> Tensor:
     """down(activation(up(x))), or down(up(x)·silu(gate(x))) with a gate: (…, d) → (…, hidden) → (…, d)."""
     if f"{name}.gate.weight" in p:
-        uses = F.fork(x, 2) if block.constraint is none else [x] * 2
-        parts = [
-            linear(p, f"{name}.{part}", use, block.constraint) for part, use in zip(("up", "gate"), uses, strict=True)
-        ]
+        up, gate = F.fork(x, 2) if block.constraint is none else (x, x)
+        parts = linear(p, f"{name}.up", up, block.constraint), linear(p, f"{name}.gate", gate, block.constraint)
         hidden = apply(ops.SiluGlu(), *parts, constraint=block.constraint, constrained=(0, 1))
     else:
         hidden = linear(p, f"{name}.up", x, block.constraint)
@@ -402,7 +389,6 @@ def transformer_layer(
     Returns:
         (batch, seq, d).  Post-norm: unit variance; pre-norm: the stream, to be normalized at the end.
     """
-
     mixer, ffn = f"{name}.{block.mixer}", f"{name}.ffn"
 
     def mix(h: Tensor) -> Tensor:

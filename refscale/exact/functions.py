@@ -379,7 +379,8 @@ def evaluate(name: str, x: ArrayLike, cast: Cast, derivative: bool = False) -> N
         >>> evaluate("gelu", np.float16([-1, 25.375]), Cast("bfloat16", "nearest_even", "nonsaturate"))
         array([-0.15917969, 25.375     ], dtype=float32)
     """
-    function = _checked("exact.evaluate", name)
+    if name not in FUNCTIONS:
+        raise ArgumentError(f"exact.evaluate({name!r}): expected one of {', '.join(FUNCTIONS)}")
     if cast.rounding == "stochastic":
         raise ArgumentError(f"exact.evaluate({name!r}, cast={cast}): expected a deterministic rounding")
     array = np.asarray(x)
@@ -387,7 +388,7 @@ def evaluate(name: str, x: ArrayLike, cast: Cast, derivative: bool = False) -> N
         raise CarrierError(
             f"exact.evaluate({name!r}): x is {array.dtype}, expected float16, bfloat16, float32 or float64"
         )
-    curve = function.derivative if derivative else function.value
+    curve = FUNCTIONS[name].derivative if derivative else FUNCTIONS[name].value
     wide = np.atleast_1d(np.asarray(array, np.float64))
     low, high = curve.interval(wide)
     y, other = cast(low), cast(high)
@@ -395,9 +396,3 @@ def evaluate(name: str, x: ArrayLike, cast: Cast, derivative: bool = False) -> N
     if doubtful.any():
         y[doubtful] = cast(np.array([digits.odd(curve.digits, v) for v in wide[doubtful].tolist()]))
     return y.reshape(array.shape)
-
-
-def _checked(call: str, name: str) -> Function:
-    if name not in FUNCTIONS:
-        raise ArgumentError(f"{call}({name!r}): expected one of {', '.join(FUNCTIONS)}")
-    return FUNCTIONS[name]

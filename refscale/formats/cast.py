@@ -9,7 +9,7 @@ The idea, for x in a carrier (float32, or float64 where the format's spacing nee
 S is a power of two, so the quotient and the product are exact and ``rint`` rounds; the clipping at emin makes the
 spacing of subnormals. Work goes in blocks that stay in cache. The largest E of a block tells whether anything in it is
 near the largest value, infinite or NaN; only then does the block take the longer way, where such elements are set by
-rule. bfloat16, whose subnormals are float32's, is rounded as an integer: see ``_nearest_even_bits``.
+rule. bfloat16, whose subnormals are float32's, is rounded as an integer: see ``integers.nearest_even_bits``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refscale.errors import ArgumentError, CarrierError, FormatError, ShapeError
+from refscale.formats.integers import TO_INTEGER, nearest_even_bits, nearest_power
 from refscale.formats.rounding import Overflow, Rounding, check_modes
 from refscale.formats.table import Format, get_format
 
@@ -231,7 +232,7 @@ class _Plan(NamedTuple):
     bounds: tuple[float, float]  # finite x is clipped to these before rounding
     beyond: float | None  # what replaces a magnitude larger than max; None if nothing can be
     vanishes: bool  # whether an unsigned format makes NaN of what is too small for it
-    to_integer: Callable[[Array, Array, Random | None], None]
+    to_integer: Callable[[Array, Array, Random | None], Any]
     as_bits: bool
     as_powers: bool
 
@@ -248,7 +249,7 @@ class _Plan(NamedTuple):
 
     def run(self, x: Array, out: Array, scratch: list[Array], random: Random | None) -> int | None:
         """Round x into out; the position of a NaN that the format cannot hold, or None."""
-        if self.as_powers and _nearest_power(x, out, scratch[0], self.beyond):
+        if self.as_powers and nearest_power(x, out, scratch[0], self.beyond):
             return None
         x = self.widened(x, scratch)
         exponent = scratch[0].view(self.integer)
@@ -266,7 +267,7 @@ class _Plan(NamedTuple):
     def round(self, x: Array, out: Array, scratch: list[Array], random: Random | None) -> None:
         """Round x, whose exponent fields stand in scratch[0], with unbounded exponent."""
         if self.as_bits:
-            _nearest_even_bits(x, out, scratch[0], 23 - self.format.mantissa_bits)
+            nearest_even_bits(x, out, scratch[0], 23 - self.format.mantissa_bits)
             return
         spacing, quotient = scratch[0], scratch[1] if self.carrier == _F64 else out
         bits = spacing.view(self.integer)
@@ -328,7 +329,7 @@ def _plan(format: Format, rounding: Rounding, overflow: Overflow, is_float64: bo
         bounds=(low, high),
         beyond=None if saturates else math.inf if format.has_inf else math.nan,
         vanishes=not saturates and rounding in ("toward_zero", "down"),
-        to_integer=_TO_INTEGER[rounding],
+        to_integer=TO_INTEGER[rounding],
         as_bits=as_bits,
         as_powers=format == get_format("float8_e8m0fnu")
         and not is_float64
@@ -338,94 +339,3 @@ def _plan(format: Format, rounding: Rounding, overflow: Overflow, is_float64: bo
 
 def _has_exponents_of_float32(format: Format) -> bool:
     return (format.exponent_bits, format.bias, format.nan, format.signed) == (8, 127, "top_exponent", True)
-
-
-# --- the roundings to an integer -----------------------------------------------------------------------------------
-
-
-def _nearest_even(t: Array, out: Array, random: Random | None) -> None:
-    np.rint(t, out=out)
-
-
-def _toward_zero(t: Array, out: Array, random: Random | None) -> None:
-    np.trunc(t, out=out)
-
-
-def _up(t: Array, out: Array, random: Random | None) -> None:
-    np.ceil(t, out=out)
-
-
-def _down(t: Array, out: Array, random: Random | None) -> None:
-    np.floor(t, out=out)
-
-
-def _nearest_away(t: Array, out: Array, random: Random | None) -> None:
-    """Truncate to half-integers, step half outward, truncate. t + 1/2 itself would not be exact."""
-    np.multiply(t, 2, out=out)
-    np.trunc(out, out=out)
-    np.add(out, np.copysign(out.dtype.type(1), out), out=out)
-    np.multiply(out, 0.5, out=out)
-    np.trunc(out, out=out)
-
-
-def _stochastic(t: Array, out: Array, random: Random | None) -> None:
-    """Add random bits below the last place, and truncate: a carry out of the 32 bits steps outward."""
-    assert random is not None
-    whole = np.trunc(t)
-    rest = np.abs(t - whole)
-    np.multiply(rest, 2.0**32, out=rest)  # exact, below 2^32
-    fraction = rest.astype(np.uint32)
-    np.add(fraction, random, out=fraction)
-    carry = np.less(fraction, random).astype(t.dtype)
-    np.add(whole, np.copysign(carry, whole), out=out)  # copysign: -0 stays -0
-
-
-_TO_INTEGER: dict[Rounding, Callable[[Array, Array, Random | None], None]] = {
-    "nearest_even": _nearest_even,
-    "toward_zero": _toward_zero,
-    "up": _up,
-    "down": _down,
-    "nearest_away": _nearest_away,
-    "stochastic": _stochastic,
-}
-
-
-def _nearest_even_bits(x: Array, out: Array, scratch: Array, drop: int) -> None:
-    """Drop the low bits of float32, to nearest even: add just under half, or half if the last kept bit is odd.
-
-    Codes of one sign are in the order of their values, so a carry out of the mantissa goes to the next binade, out of
-    the subnormals to the smallest normal, and out of the largest value to infinity, as it should.
-    """
-    if drop == 0:
-        np.copyto(out, x)
-        return
-    bits, result, odd = x.view(np.uint32), out.view(np.uint32), scratch.view(np.uint32)
-    np.right_shift(bits, drop, out=odd)
-    np.bitwise_and(odd, 1, out=odd)
-    np.add(odd, (1 << (drop - 1)) - 1, out=odd)
-    np.add(odd, bits, out=odd)
-    np.bitwise_and(odd, 0xFFFFFFFF ^ ((1 << drop) - 1), out=result)
-
-
-def _nearest_power(x: Array, out: Array, scratch: Array, beyond: float | None) -> bool:
-    """float32 to the nearest power of two from 2^-127 to 2^127, ties outward: add half a binade, drop the mantissa.
-
-    Of what is no positive number it makes NaN, of what rounds beyond 2^127 that, or ``beyond``.  Subnormals, whose
-    binades are not spaced so, it leaves to the longer way, and says so: False, nothing done.
-    """
-    if x.dtype != _F32:
-        return False
-    bits, result, t = x.view(np.uint32), out.view(np.uint32), scratch.view(np.uint32)[: x.size]
-    np.subtract(bits, 1, out=t)  # positive numbers and inf: 0 … 0x7F7FFFFF; +0 wraps round
-    if np.minimum.reduce(t) < 0x7FFFFF:
-        return False
-    invalid = t > 0x7F7FFFFF if np.maximum.reduce(t) > 0x7F7FFFFF else None
-    np.add(bits, 0x400000, out=t)
-    np.bitwise_and(t, 0x7F800000, out=t)
-    np.minimum(t, 0x7F000000 if beyond is None else 0x7F800000, out=result)
-    if beyond is not None:
-        result[result == 0x7F800000] = 0x7FC00000
-    if invalid is not None:  # a power of two has exponent bits only, and NaN has them all
-        np.multiply(invalid, np.uint32(0x7FC00000), out=t)
-        np.bitwise_or(result, t, out=result)
-    return True

@@ -10,9 +10,9 @@ import numpy as np
 
 from refscale.engine import Array, Kernel, Op
 from refscale.errors import ArgumentError, ShapeError
-from refscale.ops._shapes import broadcast, broadcast_factor, unbroadcast
 from refscale.ops.activations import gate_moments, sigmoid_derivative, silu_moments
 from refscale.ops.kernels import elements
+from refscale.ops.shapes import broadcast, broadcast_factor, unbroadcast
 from refscale.scales import Scales, Shape
 from refscale.special import sigmoid, silu
 

@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args
 
 from refscale.engine import Array, Kernel, Op
 from refscale.errors import ArgumentError, ShapeError
-from refscale.ops._shapes import broadcast, size, unbroadcast
 from refscale.ops.kernels import products
 from refscale.ops.kernels.blocks import by_row
+from refscale.ops.shapes import broadcast, size, unbroadcast
 from refscale.scales import ReadoutRule, Scales, ScoresRule, Shape
 
 Kept = tuple[Any, ...]

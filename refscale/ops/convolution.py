@@ -17,7 +17,7 @@ import numpy as np
 
 from refscale.engine import Array, Op
 from refscale.errors import ArgumentError, ShapeError
-from refscale.ops._shapes import size
+from refscale.ops.shapes import size
 from refscale.scales import Scales, Shape, Statistic, gaussian_mean
 
 Kept = tuple[Any, ...]

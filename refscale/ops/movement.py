@@ -11,7 +11,7 @@ import numpy as np
 
 from refscale.engine import Array, Kernel, Op, Rows
 from refscale.errors import ArgumentError, ShapeError
-from refscale.ops._shapes import axis_of, size
+from refscale.ops.shapes import axis_of, size
 from refscale.scales import Scales, Shape
 
 Kept = tuple[Any, ...]

@@ -10,7 +10,7 @@ import numpy as np
 
 from refscale.engine import Array, Op
 from refscale.errors import ShapeError
-from refscale.ops._shapes import axis_of, size
+from refscale.ops.shapes import axis_of, size
 from refscale.scales import Scales, Shape
 
 Kept = tuple[Any, ...]

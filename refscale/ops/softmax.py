@@ -10,8 +10,8 @@ import numpy as np
 
 from refscale.engine import Array, Kernel, Op
 from refscale.errors import ArgumentError, ShapeError
-from refscale.ops._shapes import broadcast
 from refscale.ops.kernels import rows
+from refscale.ops.shapes import broadcast
 from refscale.scales import Scales, Shape, Statistic
 
 Kept = tuple[Any, ...]

@@ -26,18 +26,7 @@ from hypothesis.extra import numpy as hnp
 
 from refscale.blocks import ARITHMETICS, BLOCK_FORMATS, SCALE_RULES, BlockCast
 from refscale.errors import ArgumentError, CarrierError
-from refscale.formats import (
-    FORMATS,
-    OVERFLOWS,
-    ROUNDINGS,
-    Cast,
-    Format,
-    Overflow,
-    Rounding,
-    decode,
-    encode,
-    get_format,
-)
+from refscale.formats import FORMATS, OVERFLOWS, ROUNDINGS, Cast, Format, Overflow, Rounding, decode, encode, get_format
 from refscale.testing.graphs import Dag, undirected_edges
 from refscale.testing.places import Place
 

@@ -1,8 +1,9 @@
-"""Imports run one way, down the list of the design; run-time dependencies stay two."""
+"""Imports run one way, down the map of ``refscale.__doc__``; run-time dependencies stay two; modules stay short."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,50 @@ def test_imports_run_down_the_list(path):
 )
 def test_the_check_rejects_a_wrong_import(source):
     assert violations(source, ROOT / "engine.py")
+
+
+CORE, INSTRUMENTS = (re.findall(r"^``(\w+)`` ", table, re.M) for table in (refscale.__doc__ or "").split("\n\n")[2::2])
+SERVE_BOTH = ["errors", "files", "progress", "memory"]
+
+
+def test_the_map_is_complete_and_in_order():
+    assert [p for p in ORDER if p not in (*SERVE_BOTH, "__main__")] == [*CORE, *INSTRUMENTS]
+    assert all(f"``{name}``" in refscale.__doc__ for name in SERVE_BOTH)
+
+
+def test_the_core_knows_no_instrument():
+    for path in modules():
+        if part(path) in CORE:
+            met = {name.split(".")[1] for name, _ in imports(path.read_text(encoding="utf-8"), path) if "." in name}
+            assert not met & set(INSTRUMENTS), path
+
+
+def test_the_core_stays_small_and_modules_short():
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in modules()}
+    assert [path for path, n in lines.items() if n > 400] == []
+    arithmetic = {"special", "exact", "blocks"}
+    assert sum(n for path, n in lines.items() if part(path) in set(CORE) - arithmetic) < 8000
+
+
+def private_names(source: str, path: Path) -> list[str]:
+    """Names with a leading underscore, imported from another part of the package."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("refscale."):
+            words = [*node.module.split(".")[1:], *(alias.name for alias in node.names)]
+            if words[0] != part(path):
+                found += [word for word in words if word.startswith("_") and not word.startswith("__")]
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_private_name_crosses_a_wall(path):
+    assert private_names(path.read_text(encoding="utf-8"), path) == []
+
+
+def test_the_check_rejects_a_private_name():
+    assert private_names("from refscale.formats.cast import _plan", ROOT / "engine" / "tape.py") == ["_plan"]
+    assert private_names("from refscale.ops._shapes import broadcast", ROOT / "functional.py") == ["_shapes"]
 
 
 def test_core_imports_without_optional_packages():

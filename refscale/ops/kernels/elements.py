@@ -9,9 +9,9 @@ import numpy as np
 
 from refscale import special
 from refscale.engine import Array, Op
-from refscale.ops._shapes import unbroadcast
 from refscale.ops.kernels import blocks
 from refscale.ops.kernels.blocks import Betas, Kept, by_row
+from refscale.ops.shapes import unbroadcast
 from refscale.scales import Shape
 from refscale.special.logistic import sigmoid_pair, tanh_pair
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from refscale.engine import Array, Op
-from refscale.ops._shapes import broadcast, unbroadcast
 from refscale.ops.kernels.blocks import Betas, by_row
+from refscale.ops.shapes import broadcast, unbroadcast
 
 
 def product(a: Array, b: Array, factor: float, like: Array | None = None) -> Array:
