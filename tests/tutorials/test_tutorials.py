@@ -163,7 +163,12 @@ def test_the_index_lists_every_lesson():
     ]
 
 
-DOCUMENTS = [*PATHS, LESSONS / "README.md", LESSONS.parent / "README.md", LESSONS.parent / "tests/bench/README.md"]
+DOCUMENTS = [
+    *PATHS,
+    LESSONS / "README.md",
+    LESSONS.parent / "README.md",
+    *(LESSONS.parent / "tests/bench").glob("*.md"),
+]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: f"{p.parent.name}/{p.name}")
