@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from importlib import resources
 from pathlib import Path
 
@@ -425,6 +426,18 @@ def test_the_example_in_c_conforms(program):
     assert verdicts["fail"] == 0
     assert verdicts["same bits"] > 200
     assert verdicts["within bound"] > 20
+
+
+def test_the_example_in_javascript_conforms():
+    """Written from the description of the protocol alone."""
+    if (node := shutil.which("node")) is None:
+        pytest.skip("no node")
+    example = resources.as_file(resources.files("refscale.golden") / "examples/backend.js")
+    with example as source, PipeBackend(f"{node} {source}") as backend:
+        results = run(backend, only("cast/*"))
+    verdicts = Counter(r.verdict for r in results)
+    assert verdicts["fail"] == 0
+    assert verdicts["same bits"] > 140
 
 
 def test_the_command_runs_a_program(program, capsys):

@@ -26,8 +26,8 @@ Version 2 added block-scaled formats: the ops ``block_quantize``, ``block_matmul
 ``uint8``, and ``scale_rules``.  A program of version 1 answers "refscale-pipe 1" and "unsupported", and all is well.
 
 Anything else, no reply within the time limit, a line beyond the length limit, and a line that nobody asked for end the
-run with an error that names the request.  When its input ends, the program ends.  ``examples/backend.c`` in this
-folder's parent is one in C.
+run with an error that names the request.  When its input ends, the program ends.  ``formats.quantize`` says what the
+values of ``rounding`` and ``overflow`` mean.  ``examples`` beside this folder has a program in C and one in JavaScript.
 """
 
 from __future__ import annotations
