@@ -10,7 +10,8 @@ import numpy as np
 
 from refscale.analysis.plots import open_figure
 
-COLORS = ("#2e7d6b", "#1f78b4", "#8a5fbf", "#e07a2f", "#d1495b", "#6b6b6b")
+COLORS = ("#1f78b4", "#e07a2f", "#8a5fbf", "#0f9aa8", "#b07d2b", "#6b6b6b")
+"""Of groups and values; none is the color of a scheme."""
 
 
 def plot_against(
@@ -36,18 +37,24 @@ def plot_against(
     """
     finite = [x for rows in points.values() for _, *pair in rows for x in pair if math.isfinite(x)]
     low, high = min(finite, default=0.0) - 0.05, max(finite, default=1.0) + 0.1
-    with open_figure(path, 2.1 * max(1, len(points)), 2.4) as figure:
-        axes = figure.subplots(1, max(1, len(points)), sharex=True, sharey=True, squeeze=False)[0]
-        for ax, (name, rows) in zip(axes, points.items(), strict=False):
+    across = min(3, max(1, len(points)))
+    down = -(-max(1, len(points)) // across)
+    with open_figure(path, 2.5 * across, 2.6 * down) as figure:
+        panels = list(figure.subplots(down, across, squeeze=False).flat)
+        for ax, (name, rows) in zip(panels, points.items(), strict=False):
             ax.plot([low, high], [low, high], color="#999999", linewidth=0.6, zorder=0)
             for k, group in enumerate(groups):
                 mine = np.array([(x, min(y, high - 0.02)) for g, x, y in rows if g == group and math.isfinite(x)])
                 if mine.size:
                     color = COLORS[k % len(COLORS)]
                     ax.scatter(mine[:, 0], mine[:, 1], s=10, color=color, alpha=0.8, label=group, linewidths=0)
-            ax.set(xlim=(low, high), ylim=(low, high), title=name, xlabel=f"loss, {reference}", aspect="equal")
-        axes[0].set_ylabel(f"loss ({unit})")
-        axes[-1].legend(fontsize=6, frameon=False, loc="lower right")
+            ax.set(xlim=(low, high), ylim=(low, high), xlabel=f"{reference}, {unit}", ylabel=unit)
+            ax.set_title(name, fontsize=9, fontweight="bold", loc="left")
+            ax.set_aspect("equal")
+        for ax in panels[len(points) :]:
+            ax.axis("off")
+        key = panels[min(len(points), len(panels) - 1)]
+        key.legend(*panels[0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="lower right")
 
 
 def plot_rates(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from refscale.errors import ArgumentError, DataError
@@ -185,8 +186,8 @@ class TestTables:
         )
         found = outcomes(self.SPEC, rows)
         assert [o.loss for o in found] == [3.1, 3.2, 2.1, 2.5]
-        # Each cell has a standard deviation of 0.1: 1.96·0.1·√(2/3)·√(π/2).
-        assert seed_interval(found) == pytest.approx(0.200572, rel=1e-5)
+        # Each cell has a standard deviation of 0.1: 1.96·0.1·√(2/3)·√(π/2), over √(8/9)³ for two degrees of freedom.
+        assert seed_interval(found) == pytest.approx(0.239331, rel=1e-5)
         text = summary(self.SPEC, rows)
         assert "12 runs (0 diverged, 0 failed), 12.00 core-hours; 3 seeds." in text
         (row,) = [line for line in text.splitlines() if line.startswith("| b ")]
@@ -218,6 +219,22 @@ class TestTables:
         assert seed_interval(found) == 0.0
         assert "12 runs (3 diverged, 0 failed)" in summary(spec, rows)
         assert [o.log2_lr for o in outcomes(replace(spec, rate_seeds=3), rows)] == [-6.0] * 4
+
+    def test_a_wild_cell_does_not_widen_the_interval_of_all(self):
+        calm = {(norm, variant): (3.0, 3.1, 3.2) for norm in ("pre", "post") for variant in "ab"}
+        wild = calm | {("pre", "a"): (3.0, 4.1, 6.2)}
+        of_calm, of_wild = (seed_interval(outcomes(self.SPEC, self.rows(x))) for x in (calm, wild))
+        assert of_wild == pytest.approx(of_calm)
+
+    def test_the_interval_holds_what_it_says(self):
+        """At least 95 % of the differences of medians of three normal numbers; √(π/2) is a bound, so a bit more."""
+        losses = np.random.default_rng(0).normal(3.0, 0.1, (4000, 3))
+        same = {(norm, variant): (3.0,) * 3 for norm in ("pre", "post") for variant in "ab"}
+        cell = outcomes(self.SPEC, self.rows(same))[0]
+        cells = [replace(cell, losses=tuple(map(float, row))) for row in losses]
+        medians = np.median(losses, axis=1)
+        inside = np.mean(np.abs(medians[::2] - medians[1::2]) < seed_interval(cells))
+        assert 0.95 < inside < 0.98
 
     def test_a_search_that_has_not_ended_has_no_rate(self):
         assert [o.log2_lr for o in outcomes(self.SPEC, {})] == [None] * 4
