@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from refscale.analysis import KINDS, check_plot, curves, plot, plot_snr
+from refscale.analysis.plots_sweep import plot_against
 from refscale.errors import ArgumentError
 from tests.analysis.builders import report, spread, tensor
 
@@ -34,6 +35,16 @@ class TestWithMatplotlib:
         for name in ("a.svg", "b.svg"):
             plot_snr(tmp_path / name, curves(["float8_e5m2", "float8_e3m4"]))
         assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+    def test_what_diverged_is_drawn_at_the_top(self, tmp_path, monkeypatch):
+        from matplotlib.axes import Axes
+
+        drawn = []
+        monkeypatch.setattr(Axes, "scatter", lambda self, x, y, **_: drawn.append((self, y)))
+        points = {"b": [("g", 3.0, 3.1), ("g", 3.2, np.inf)], "c": [("g", 3.0, 2.9)]}
+        plot_against(tmp_path / "a.svg", "a", ["g"], points, "bits")
+        assert [list(y) for _, y in drawn] == [[3.1, pytest.approx(3.28)], [2.9]]
+        assert all(low < y.min() and y.max() < high for ax, y in drawn for low, high in [ax.get_ylim()])
 
     def test_user_settings_neither_count_nor_change(self, tmp_path):
         import matplotlib as mpl

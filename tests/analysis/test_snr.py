@@ -5,7 +5,7 @@ import pytest
 
 from refscale.analysis import curves, render_snr, snr
 from refscale.analysis.snr import EXPONENTS, SIGMAS, SNR_FORMATS, plateau
-from refscale.analysis.snr_blocks import block_curves, render_block_snr
+from refscale.analysis.snr_blocks import block_curves, curves_over_scale, render_block_snr
 from refscale.analysis.stats import format_label
 from refscale.errors import ArgumentError, FormatError
 from refscale.formats import FORMATS, values
@@ -111,6 +111,13 @@ def test_no_two_formats_share_a_label():
     labels = [format_label(name) for name in FORMATS]
     assert len(set(labels)) == len(labels)
     assert max(map(len, labels)) <= 9
+
+
+def test_curves_of_blocks_and_of_elements_alone():
+    found = curves_over_scale(["mxfp8_e4m3", "float8_e4m3fn"])
+    assert np.array_equal(found["float8_e4m3fn"], snr("float8_e4m3fn"))
+    assert np.ptp(found["mxfp8_e4m3"]) < 0.2
+    assert np.ptp(found["float8_e4m3fn"]) > 20
 
 
 def test_block_formats_do_not_see_the_scale():

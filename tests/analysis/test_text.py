@@ -143,6 +143,15 @@ class TestHistograms:
         ]
         assert all("█" in lines[weights + 3 + k] for k in range(HEIGHT))
 
+    def test_the_axis_marks_zero_and_tens(self, unit):
+        lines = histograms([unit])
+        labels = next(line for line in lines if line.startswith(" 2^"))
+        axis = next(line for line in lines if "╂" in line)
+        assert axis.count("╂") == 1
+        assert labels[axis.index("╂")] == "0"
+        ends = [i for i, c in enumerate(labels) if c == "0" and not labels[i + 1 : i + 2].isdigit()]
+        assert [i for i, c in enumerate(axis) if c in "╂┴"] == ends
+
     def test_ranges(self):
         lines = histograms([report([tensor(np.ones(9))])])
         exponents = range(16 - WIDTH + 1, 17)

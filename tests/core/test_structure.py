@@ -155,6 +155,21 @@ def test_the_core_stays_small_and_modules_short():
     assert sum(n for path, n in lines.items() if part(path) in set(CORE) - arithmetic) < 8000
 
 
+MUTABLE = ["scales/schemes.py", "sweep/engine.py", "sweep/engine.py"]
+"""Records that are made at every call, and the bookkeeping of a pool."""
+
+
+def test_records_are_immutable():
+    found = []
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                how = [ast.unparse(d) for d in node.decorator_list]
+                if any(d.startswith("dataclass") and "frozen=True" not in d for d in how):
+                    found.append(path.relative_to(ROOT).as_posix())
+    assert found == MUTABLE
+
+
 def private_names(source: str, path: Path) -> list[str]:
     """Names with a leading underscore, imported from another part of the package."""
     found = []

@@ -572,6 +572,34 @@ def test_a_backend_that_fails_everywhere_has_a_short_table():
     assert f"{len({r.vector.attributes['format'] for r in results})} formats" in table
 
 
+@pytest.mark.parametrize(("count", "rows"), [(4, 5), (5, 1)])
+def test_up_to_four_formats_that_fail_have_a_row_each(count, rows):
+    formats = ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e3m4"]
+
+    class Wrong(Mine):
+        def cast(self, x, *, format, **v):
+            y = super().cast(x, format=format, **v)
+            return np.zeros_like(y) if format in formats[:count] else y
+
+    wanted = [f"cast/{f}/nearest_even/saturate/float32/ties" for f in [*formats, "float8_e4m3fnuz", "float8_e5m2fnuz"]]
+    lines = summary(Wrong(), run(Wrong(), only(*wanted)), failures=0).splitlines()
+    assert sum(line.startswith("cast ") for line in lines) == rows
+    assert all(any(f" {f} " in line for line in lines) == (count == 4) for f in formats[:count])
+
+
+def test_an_answer_of_one_array_needs_no_name_and_one_of_several_does():
+    class Named(Mine):
+        def cast(self, x, **v):
+            return {"result": super().cast(x, **v)}
+
+        def block_quantize(self, x, random_bits=None, **attributes):
+            return {"codes": super().block_quantize(x, random_bits, **attributes)["elements"]}
+
+    assert judge(Named(), VECTORS[TIES]).verdict == "same bits"
+    result = judge(Named(), next(v for v in VECTORS.values() if v.op == "block_quantize"))
+    assert (result.verdict, result.reason) == ("not implemented", "no elements, scales")
+
+
 # --- as pytest -------------------------------------------------------------------------------------------------------
 
 
