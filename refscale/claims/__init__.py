@@ -8,7 +8,7 @@ In reading order:
 2. ``catalog``: the sections, and every claim by its id.
 3. The sections, a module each: ``formats``, ``vjp``, ``factors_of_products`` and ``factors_of_functions`` (on inputs
    made by ``one_op``), ``constraints``, ``graphs``, ``residuals``, ``initialization``, ``models`` (measured by
-   ``measure``), ``precision``, ``snr``, ``training``, ``bends``, ``blocks``.
+   ``measure``), ``precision``, ``snr``, ``training``, ``assumptions``, ``blocks``.
 4. ``run``: claims at places, verdicts; ``report``: tables, the list, JSON.
 
     >>> from refscale.claims import CLAIMS, verify

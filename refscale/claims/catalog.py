@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType, ModuleType
 
 from refscale.claims import (
-    bends,
+    assumptions,
     blocks,
     constraints,
     factors_of_functions,
@@ -62,7 +62,7 @@ SECTIONS: tuple[Section, ...] = (
     Section(9, "Precision policies", (precision,)),
     Section(10, "Signal-to-noise ratio", (snr,)),
     Section(11, "Training", (training,)),
-    Section(12, "Where the method bends", (bends,)),
+    Section(12, "Where the assumptions fail", (assumptions,)),
     Section(13, "Block-scaled formats", (blocks,)),
 )
 

@@ -260,7 +260,7 @@ def claim_8_09_regular_beside_unit(place: Place) -> Figures:
 
 
 @claim("arXiv 2407.17465; arXiv 2502.05967")
-def claim_8_10_what_came_after(place: Place) -> Figures:
+def claim_8_10_later_schemes(place: Place) -> Figures:
     """u-μP has unit activations in every hidden layer of a pre-norm BERT; µnit Scaling's linear layers have, too."""
     for name in ("u-mup", "munit"):
         scheme = get_scheme(name)

@@ -1,4 +1,4 @@
-"""Schemes: regular, unit, and what came after.  All that depends on the scheme is asked here."""
+"""Schemes: regular, unit, and the later ones, u-μP and µnit Scaling.  All that depends on the scheme is asked here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the method bends: what happens where inputs are not independent N(0, 1), with figures, each expected."""
+"""Where the assumptions fail: inputs that are not independent N(0, 1), and the figure to expect of each instead."""
 
 from __future__ import annotations
 
