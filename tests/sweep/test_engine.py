@@ -235,7 +235,7 @@ def test_killed_and_started_again(tmp_path, text):
 
 def test_only_the_sweep_itself_is_killed(tmp_path, text):
     """What it had started ends with it; started again, the sweep goes on from the checkpoints."""
-    (tmp_path / "spec.toml").write_text(TOML.replace("steps = 40", "steps = 400"))
+    (tmp_path / "spec.toml").write_text(TOML.replace("steps = 40", "steps = 120"))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command(tmp_path, text, "--jobs", "1"), start_new_session=True, **pipes)
     for _ in range(600):

@@ -145,6 +145,8 @@ class PipeBackend:
             raise _lost(f"no reply within {self._timeout:g} s", request)
         if line is None:
             raise _lost(f"the program ended with status {self._status()}", request)
+        if len(line) > self._longest or self._unread:
+            self._kill()  # it would not end by itself
         if len(line) > self._longest:
             raise _lost(f"a line of more than {self._longest} bytes", request)
         if self._unread:
