@@ -184,11 +184,16 @@ def transform(x: Array, n: int, axis: int) -> Array:
     return np.moveaxis(y.reshape(filled.shape), -1, axis)
 
 
-@lru_cache(maxsize=8)
-def _hadamard(n: int) -> NDArray[np.float64]:
-    """(H·diag(signs)/√n)ᵀ; signs from the raw output of PCG64, which no release changes."""
+def sylvester(n: int) -> NDArray[np.float64]:
+    """The Hadamard matrix of a power of two, entries ±1.  Source: Sylvester (1867), Philosophical Magazine 34."""
     h = np.ones((1, 1))
     while len(h) < n:
         h = np.block([[h, h], [h, -h]])
+    return h
+
+
+@lru_cache(maxsize=8)
+def _hadamard(n: int) -> NDArray[np.float64]:
+    """(H·diag(signs)/√n)ᵀ; signs from the raw output of PCG64, which no release changes."""
     signs = 1 - 2 * (np.asarray(np.random.PCG64(n).random_raw(n), np.uint64) >> np.uint64(63)).astype(np.float64)
-    return np.asarray((h * signs).T / math.sqrt(n))
+    return np.asarray((sylvester(n) * signs).T / math.sqrt(n))

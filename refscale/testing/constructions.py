@@ -12,6 +12,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from refscale.blocks.operand import sylvester
 from refscale.errors import ArgumentError, CarrierError
 
 Float64Array = npt.NDArray[np.float64]
@@ -50,10 +51,7 @@ def hadamard(n: int) -> Float64Array:
     """
     if n < 1 or n & (n - 1):
         raise ArgumentError(f"hadamard: n is {n!r}, expected a power of two")
-    h: Float64Array = np.ones((1, 1))
-    while len(h) < n:
-        h = np.block([[h, h], [h, -h]])
-    return h
+    return sylvester(n)
 
 
 def signs(shape: int | tuple[int, ...], rng: np.random.Generator) -> Float64Array:
