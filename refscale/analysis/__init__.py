@@ -5,12 +5,14 @@ In reading order:
 1. ``stats``: an array in figures: σ, exponents, what a cast to a narrow format would lose.
 2. ``report``: what a report is, and comes to: how many tensors are far from unit scale.
 3. ``trace``, ``record``: one training step of a BERT, every tensor in figures: a ``Report``.
-4. ``text``, ``histogram``, ``plots``, ``files``: reports for a terminal, as figures, as JSON.
+4. ``text``, ``histogram``, ``plots``, ``files``: reports for a terminal, as figures, as JSON; ``plots_sweep``: those of
+   sweeps.
 5. ``drift``: how scales move while a model trains.
 6. ``flops``: what factors cost.
 7. ``kernels``, ``softmax_kernels``, ``predict``: every scale of a model before it is run.
 8. ``snr``: how well a format carries Gaussian numbers, by their scale; ``snr_blocks``: block-scaled formats.
-9. ``fidelity_report``, ``fidelity_watch``, ``fidelity``, ``fidelity_text``: what narrow formats do to a trained model.
+9. ``fidelity_report``, ``fidelity_watch``, ``fidelity``: what narrow formats do to a trained model; ``fidelity_text``,
+   ``plots_fidelity`` show it.
 10. ``ops_table``, ``formats_table``: every op's factors, every format, in figures.
 
     >>> from refscale.analysis import record
@@ -35,7 +37,8 @@ from refscale.analysis.fidelity_report import (
 from refscale.analysis.fidelity_text import render_fidelity
 from refscale.analysis.files import from_json, load, save, to_json
 from refscale.analysis.flops import Flops, OpFlops, count_flops, render_flops, save_flops, tape_flops
-from refscale.analysis.plots import check_plot, plot, plot_drift, plot_fidelity, plot_losses, plot_snr
+from refscale.analysis.plots import check_plot, plot, plot_drift, plot_losses, plot_snr
+from refscale.analysis.plots_fidelity import plot_fidelity
 from refscale.analysis.predict import Prediction, predict
 from refscale.analysis.record import record
 from refscale.analysis.report import CastSummary, Report, Summary, summarize

@@ -1,4 +1,4 @@
-"""Figures: heat-maps of exponents (paper, Figures 1 and 6), SNR over scale (Figure 2), scales, losses, errors.
+"""Figures: heat-maps of exponents (paper, Figures 1 and 6), SNR over scale (Figure 2), scales, losses.
 
 Matplotlib is needed here only, and imported when a figure is asked for.  The same input gives the same file.
 """
@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale.analysis.drift import Drift
-from refscale.analysis.fidelity_report import MARGIN, Errors, FidelityReport
 from refscale.analysis.report import HIGH, LOW, Report, by_layer
-from refscale.analysis.snr import EXPONENTS, snr
+from refscale.analysis.snr import EXPONENTS
 from refscale.analysis.stats import KINDS, TensorStats, format_label
 from refscale.errors import ArgumentError
 from refscale.files import write_atomically
@@ -50,18 +49,34 @@ OTHER_COLOR = "#b07d2b"
 SCHEME_COLORS = {"regular": "#d1495b", "unit": "#2e7d6b", "u-mup": "#946b00"}
 """Of a scheme in every figure; no format has one of these."""
 
-MARKS = {"weight": "s", "activation": "o", "activation gradient": "^"}
+WIDTH = 6.0
+"""Inches, of every figure: at most two panels side by side, so that a phone shows words that can be read."""
 
-STRIP, LABEL = 0.12, 0.11
+SMALL = 9
+"""Points: of the smallest words; 7.5 pixels where the figure is 360 pixels wide."""
+
+STRIP, LABEL = 0.17, 0.2
 """Inches: height of one format's bar above a heat-map, least distance between two labels."""
 
 _FP16 = get_format("float16")
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
-    "font.size": 8,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
     "axes.linewidth": 0.6,
     "axes.edgecolor": "#555555",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "legend.fontsize": SMALL,
+    "legend.title_fontsize": SMALL,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
     "xtick.color": "#333333",
     "ytick.color": "#333333",
     "svg.hashsalt": "refscale",
@@ -87,8 +102,8 @@ def check_plot(path: str | Path) -> None:
 
 
 @contextmanager
-def open_figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of so many inches, written to ``path`` at the end."""
+def open_figure(path: str | Path, height: float) -> Iterator[Figure]:
+    """A figure ``WIDTH`` by ``height`` inches, written to ``path`` at the end."""
     check_plot(path)
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -97,16 +112,16 @@ def open_figure(path: str | Path, width: float, height: float) -> Iterator[Figur
     metadata: dict[str, None] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix, {})
 
     def write(file: IO[bytes]) -> None:
-        figure.savefig(file, format=suffix[1:], dpi=200, metadata=metadata)
+        figure.savefig(file, format=suffix[1:], dpi=300, metadata=metadata)
 
     with mpl.rc_context({**mpl.rcParamsDefault, **STYLE, "backend": mpl.rcParams["backend"]}):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
         yield figure
         write_atomically(path, write)
 
 
 def plot(path: str | Path, reports: Sequence[Report]) -> None:
-    """Heat-maps of exponents: a row for each report, a column for each kind of tensor.
+    """Heat-maps of exponents: a row for each kind of tensor, a column for each report.
 
     Across, the exponent ⌊log2 |x|⌋; down, tensors in the order of the forward pass; dark, many of a tensor's elements.
     Lines mark the smallest subnormal, smallest normal and largest exponent of each format.
@@ -121,24 +136,25 @@ def plot(path: str | Path, reports: Sequence[Report]) -> None:
     """
     exponents = _span(reports)
     rows = max(len(reports[0].of_kind(kind)) for kind in KINDS)
-    panel = min(6.0, max(2.6, 0.055 * rows))  # inches
-    with open_figure(path, 12.5, 1.1 + len(reports) * panel) as figure:
-        grid = figure.subplots(len(reports), len(KINDS), squeeze=False, sharex=True)
+    panel = min(4.0, max(1.4, 0.035 * rows))  # inches
+    with open_figure(path, 1.0 + len(KINDS) * (panel + 0.4)) as figure:
+        grid = figure.subplots(len(KINDS), len(reports), squeeze=False, sharex=True)
         images = []
-        for axes_row, report in zip(grid, reports, strict=True):
-            for ax, kind in zip(axes_row, KINDS, strict=True):
+        for axes_row, kind in zip(grid, KINDS, strict=True):
+            for ax, report in zip(axes_row, reports, strict=True):
                 tensors = [t for t in report.of_kind(kind) if t.exponents and not t.zero_because]
                 images.append(_heat_map(ax, tensors, exponents, LABEL / panel))
                 strips = STRIP / panel * (len(report.formats) + 0.3)
                 ax.set_ylim(max(1, len(tensors)), -strips * max(1, len(tensors)))
                 mark_ranges(ax, report.formats, STRIP / panel / (1 + strips))
                 ax.set_xlim(exponents[0] - 0.5, exponents[-1] + 0.5)
-                ax.set_title(f"{report.scheme}: {kind}s", fontsize=9, fontweight="bold", loc="left")
+                ax.set_title(f"{report.scheme}: {kind}s")
+            _name_once(axes_row)
         for ax in grid[-1]:
             ax.set_xlabel("exponent ⌊log₂ |x|⌋")
-        bar = figure.colorbar(images[0], ax=grid, fraction=0.012, pad=0.01, extend="max")
+        bar = figure.colorbar(images[0], ax=grid, location="bottom", aspect=50, pad=0.01, extend="max")
         bar.set_label("share of a tensor's non-zero elements")
-        bar.ax.yaxis.set_major_formatter(lambda x, _: f"{100 * x:.0f} %")
+        bar.ax.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.0f} %")
 
 
 def _span(reports: Sequence[Report]) -> range:
@@ -172,10 +188,18 @@ def _heat_map(ax: Axes, tensors: Sequence[TensorStats], exponents: range, apart:
         start += len(found)
         if start < rows:
             ax.axhline(start, color="#bbbbbb", linewidth=0.4)
-    ax.set_yticks([y for y, _ in labels], [name for _, name in labels], fontsize=6.5)
+    ax.set_yticks([y for y, _ in labels], [name for _, name in labels])
     ax.tick_params(axis="y", length=0)
     ax.tick_params(axis="x", labelbottom=True, width=0.6)
     return image
+
+
+def _name_once(axes: Sequence[Axes]) -> None:
+    """The names of layers stand at the first panel of a row where the others' are the same."""
+    names = [[*ax.get_yticks(), *(label.get_text() for label in ax.get_yticklabels())] for ax in axes]
+    for ax, mine in zip(axes[1:], names[1:], strict=True):
+        if mine == names[0]:
+            ax.set_yticklabels([])
 
 
 def mark_ranges(ax: Axes, formats: Sequence[str], share: float) -> None:
@@ -188,6 +212,7 @@ def mark_ranges(ax: Axes, formats: Sequence[str], share: float) -> None:
         formats: names.
         share: of the panel's height, for one bar.
     """
+    ax.grid(visible=False)
     across = ax.get_xaxis_transform()
     top = 1 - share * (len(formats) + 0.3)
     for i, name in enumerate(formats):
@@ -195,14 +220,16 @@ def mark_ranges(ax: Axes, formats: Sequence[str], share: float) -> None:
         smallest = f.emin - f.mantissa_bits
         ax.plot([f.emin - 0.5, f.emax + 0.5], [y, y], color=color, linewidth=3, solid_capstyle="butt", transform=across)
         ax.plot([smallest - 0.5, f.emin - 0.5], [y, y], color=color, linewidth=1, transform=across)
-        ax.text(smallest - 1, y, format_label(name), color=color, fontsize=6, ha="right", va="center", transform=across)
+        ax.text(
+            smallest - 1, y, format_label(name), color=color, fontsize=SMALL, ha="right", va="center", transform=across
+        )
         for limit in (smallest - 0.5, f.emax + 0.5):
             ax.plot([limit, limit], [0, top], color=color, linewidth=0.7, linestyle=(0, (4, 3)), transform=across)
     ax.axvline(0, ymax=top, color="#222222", linewidth=0.6, linestyle=(0, (1, 2)))
     ax.axhline(ax.get_ylim()[0] + top * (ax.get_ylim()[1] - ax.get_ylim()[0]), color="#555555", linewidth=0.6)
 
 
-def _scheme_color(name: str) -> str:
+def scheme_color(name: str) -> str:
     """That of the scheme which a label begins with."""
     return SCHEME_COLORS.get(name.split()[0].rstrip(","), SCHEME_COLORS["unit"])
 
@@ -218,7 +245,7 @@ def plot_snr(path: str | Path, found: Mapping[str, NDArray[np.float64]]) -> None
         ArgumentError: see ``check_plot``.
         OSError: the file cannot be written.
     """
-    with open_figure(path, 6.5, 3.6) as figure:
+    with open_figure(path, 3.6) as figure:
         ax = figure.subplots()
         for name, values in found.items():
             known = name in FORMATS
@@ -232,13 +259,12 @@ def plot_snr(path: str | Path, found: Mapping[str, NDArray[np.float64]]) -> None
         ax.xaxis.set_major_formatter(lambda k, _: f"$2^{{{k:.0f}}}$")
         ax.set_xlabel("σ")
         ax.set_ylabel("SNR, dB")
-        ax.set_title("Signal-to-noise ratio of N(0, σ²) cast to a format", fontsize=9, fontweight="bold", loc="left")
-        ax.grid(color="#e4e4e4", linewidth=0.5)
-        ax.legend(frameon=False, ncols=2, fontsize=7)
+        ax.set_title("Signal-to-noise ratio of N(0, σ²) cast to a format")
+        ax.legend()
 
 
 def plot_drift(path: str | Path, drifts: Sequence[Drift]) -> None:
-    """The scale of every tensor over the steps of training: a row for each run, a column for each kind.
+    """The scale of every tensor over the steps of training: a row for each kind, a column for each run.
 
     Args:
         path: .svg, .png or .pdf.
@@ -248,24 +274,23 @@ def plot_drift(path: str | Path, drifts: Sequence[Drift]) -> None:
         ArgumentError: see ``check_plot``.
         OSError: the file cannot be written.
     """
-    with open_figure(path, 7.5, 0.6 + 2.0 * len(drifts)) as figure:
-        grid = figure.subplots(len(drifts), len(KINDS), squeeze=False, sharex="row", sharey=True)
-        for axes_row, drift in zip(grid, drifts, strict=True):
-            for ax, kind in zip(axes_row, KINDS, strict=True):
+    with open_figure(path, 0.4 + 1.7 * len(KINDS)) as figure:
+        grid = figure.subplots(len(KINDS), len(drifts), squeeze=False, sharex="col", sharey=True)
+        for axes_row, kind in zip(grid, KINDS, strict=True):
+            for ax, drift in zip(axes_row, drifts, strict=True):
                 ax.axhspan(np.log2(LOW), np.log2(HIGH), color="#e8f0ec", linewidth=0)
                 for series in drift.of_kind(kind):
                     logs = [np.log2(x) if x > 0 else np.nan for x in series.scales]
-                    ax.plot(drift.steps, logs, color=_scheme_color(drift.label), linewidth=0.6, alpha=0.5)
+                    ax.plot(drift.steps, logs, color=scheme_color(drift.label), linewidth=0.6, alpha=0.5)
                 ax.axhline(_FP16.emin, color=COLORS["float16"], linewidth=0.7, linestyle=(0, (4, 3)))
-                ax.set_title(f"{drift.label}:\n{kind}s", fontsize=7, fontweight="bold", loc="left")
-                ax.grid(color="#e4e4e4", linewidth=0.5)
+                ax.set_title(f"{drift.label}: {kind}s")
         for ax in grid[-1]:
             ax.set_xlabel("step")
         for ax in grid[:, 0]:
             ax.set_ylabel("log₂ of scale")
-            ax.text(0.04, np.log2(HIGH), "¼ to 4", fontsize=6, va="bottom", transform=ax.get_yaxis_transform())
-            where = {"fontsize": 6, "va": "bottom", "color": COLORS["float16"]}
-            ax.text(0.04, _FP16.emin, "FP16, E5M2: smallest normal", transform=ax.get_yaxis_transform(), **where)
+        where = {"fontsize": SMALL, "va": "top", "transform": grid[0, 0].get_yaxis_transform()}
+        grid[0, 0].text(0.04, np.log2(LOW), "¼ to 4", **where)
+        grid[0, 0].text(0.04, _FP16.emin - 0.6, "FP16, E5M2: smallest normal", color=COLORS["float16"], **where)
 
 
 def plot_losses(path: str | Path, rows: Mapping[str, Sequence[float | None]]) -> None:
@@ -281,107 +306,13 @@ def plot_losses(path: str | Path, rows: Mapping[str, Sequence[float | None]]) ->
     """
     finite = [x for losses in rows.values() for x in losses if x is not None]
     edge = max(finite, default=1.0)
-    with open_figure(path, 6.5, 0.7 + 0.22 * len(rows)) as figure:
+    with open_figure(path, 0.7 + 0.24 * len(rows)) as figure:
         ax = figure.subplots()
         for y, (name, losses) in enumerate(rows.items()):
-            color = _scheme_color(name)
+            color = scheme_color(name)
             known = [x for x in losses if x is not None]
             ax.plot(known, [y] * len(known), "o", color=color, markersize=3.5, alpha=0.8)
             ax.plot([edge] * (len(losses) - len(known)), [y] * (len(losses) - len(known)), "x", color=color)
-        ax.set_yticks(range(len(rows)), list(rows), fontsize=7)
+        ax.set_yticks(range(len(rows)), list(rows))
         ax.invert_yaxis()
         ax.set_xlabel("validation loss of masked words, nats")
-        ax.grid(color="#e4e4e4", linewidth=0.5)
-
-
-def plot_fidelity(path: str | Path, report: FidelityReport) -> None:
-    """What narrow formats do to a trained network.
-
-    Above, the errors of output and gradients, by policy and by op; below, the SNR of each operand's cast over its RMS,
-    with that of Gaussian numbers as a line, and the bound, 1 dB below its best, as a thin one.
-
-    Args:
-        path: .svg, .png or .pdf.
-        report: from ``fidelity``.
-
-    Raises:
-        ArgumentError: see ``check_plot``.
-        OSError: the file cannot be written.
-    """
-    names = list(dict.fromkeys(e.policy for e in (*report.policies, *report.classes)))
-    rows = max(3.0, 1.2 + 0.24 * len(names))
-    with open_figure(path, 7.5, rows + 3.0) as figure:
-        panels = [["output", "gradient"], ["operands", "operands"]]
-        axes: dict[str, Axes] = figure.subplot_mosaic(panels, height_ratios=(rows, 3.0))
-        _plot_errors(axes["output"], report, "output")
-        _plot_errors(axes["gradient"], report, "gradient")
-        axes["gradient"].set_yticklabels([])
-        _plot_operands(axes["operands"], report)
-
-
-def _plot_errors(ax: Axes, report: FidelityReport, what: Literal["output", "gradient"]) -> None:
-    """A row for each pass, a dot for each scheme; a ring for the regular one with a loss scale."""
-    rows = [*(e.policy for e in report.policies), *(e.policy for e in report.classes)]
-    names = list(dict.fromkeys(rows))
-    split = len({e.policy for e in report.policies})
-    at = {name: i + (0.7 if i >= split else 0.0) for i, name in enumerate(names)}
-    groups: dict[str, list[Errors]] = {}
-    for e in (*report.policies, *report.classes):
-        if e.loss_scale is None or what == "gradient":
-            groups.setdefault(e.scheme if e.loss_scale is None else f"{e.scheme}, loss scale", []).append(e)
-    shifts = np.linspace(-0.16, 0.16, len(groups)) if len(groups) > 1 else [0.0]
-    for shift, (label, errors) in zip(shifts, groups.items(), strict=True):
-        color = _scheme_color(label)
-        fill = "white" if "loss scale" in label else color
-        values = [getattr(e, what) for e in errors]
-        x = [value if 0 < value < np.inf else np.nan for value in values]
-        y = [at[e.policy] + shift for e in errors]
-        ax.plot(x, y, "o", color=color, markerfacecolor=fill, markersize=5, label=label)
-        for height in (h for h, value in zip(y, values, strict=True) if value == np.inf):
-            ax.text(0.98, height, "∞", color=color, transform=ax.get_yaxis_transform(), ha="right", va="center")
-    ax.set_xscale("log")
-    ax.set_yticks(list(at.values()), names)
-    ax.set_ylim(max(at.values()) + 0.6, -0.6)
-    if report.classes:
-        ax.axhline(split - 0.15, color="#555555", linewidth=0.6)
-        ax.text(0.02, split + 0.2, f"of {report.focus}, alone", transform=ax.get_yaxis_transform(), fontsize=7)
-    ax.set_xlabel("relative error ‖x − x0‖/‖x0‖")
-    ax.set_title(
-        {"output": "encoder output", "gradient": "all gradients"}[what], fontsize=9, fontweight="bold", loc="left"
-    )
-    ax.grid(color="#e4e4e4", linewidth=0.5)
-    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0.0, 0.9))  # beside all but the first row
-
-
-def _plot_operands(ax: Axes, report: FidelityReport) -> None:
-    """A mark for each operand; the curve of each format that they are cast to."""
-    drawn = [t for t in report.operands if t.rms and np.isfinite(t.snr)]
-    logs = [float(np.log2(t.rms)) for t in drawn] or [0.0]
-    low, high = min(*logs, -8.0) - 2, max(*logs, 4.0) + 2
-    exponents = np.arange(np.floor(low), np.ceil(high) + 0.25, 0.25)
-    for name, best in report.best.items():
-        color = COLORS.get(name, OTHER_COLOR)
-        ax.plot(
-            exponents,
-            snr(name, list(2.0**exponents)),
-            color=color,
-            linewidth=1.2,
-            label=f"{format_label(name)}, N(0, σ²)",
-        )
-        ax.axhline(best - MARGIN, color=color, linewidth=0.6, linestyle=(0, (4, 3)))
-    for scheme in report.schemes:
-        color = _scheme_color(scheme)
-        for kind, mark in MARKS.items():
-            found = [t for t in drawn if t.scheme == scheme and t.kind == kind]
-            if found:
-                x, y = [np.log2(t.rms) for t in found], [t.snr for t in found]
-                ax.plot(x, y, mark, color=color, markersize=4, alpha=0.7, linewidth=0, label=f"{scheme}: {kind}s")
-    ax.set_xlim(low, high)
-    ax.set_ylim(-2)
-    ax.set_xlabel("log₂ of RMS")
-    ax.set_ylabel("SNR of the cast, dB")
-    title = f"operands of {report.focus}" if report.operands else "no operand is cast"
-    ax.set_title(f"{title}; dashed: {MARGIN:.0f} dB below the best", fontsize=9, fontweight="bold", loc="left")
-    ax.grid(color="#e4e4e4", linewidth=0.5)
-    if report.best:
-        ax.legend(frameon=False, fontsize=8, loc="lower right")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refscale.analysis.plots import open_figure
+from refscale.analysis.plots import WIDTH, open_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLORS = ("#1f78b4", "#e07a2f", "#8a5fbf", "#0f9aa8", "#b07d2b", "#6b6b6b")
 """Of groups and values; none is the color of a scheme."""
@@ -37,9 +41,9 @@ def plot_against(
     """
     finite = [x for rows in points.values() for _, *pair in rows for x in pair if math.isfinite(x)]
     low, high = min(finite, default=0.0) - 0.05, max(finite, default=1.0) + 0.1
-    across = min(3, max(1, len(points)))
+    across = min(2, max(1, len(points)))
     down = -(-max(1, len(points)) // across)
-    with open_figure(path, 2.5 * across, 2.6 * down) as figure:
+    with open_figure(path, WIDTH * down / across) as figure:
         panels = list(figure.subplots(down, across, squeeze=False).flat)
         for ax, (name, rows) in zip(panels, points.items(), strict=False):
             ax.plot([low, high], [low, high], color="#999999", linewidth=0.6, zorder=0)
@@ -48,13 +52,12 @@ def plot_against(
                 if mine.size:
                     color = COLORS[k % len(COLORS)]
                     ax.scatter(mine[:, 0], mine[:, 1], s=10, color=color, alpha=0.8, label=group, linewidths=0)
-            ax.set(xlim=(low, high), ylim=(low, high), xlabel=f"{reference}, {unit}", ylabel=unit)
-            ax.set_title(name, fontsize=9, fontweight="bold", loc="left")
+            ax.set(xlim=(low, high), ylim=(low, high))
+            ax.set_title(name)
             ax.set_aspect("equal")
-        for ax in panels[len(points) :]:
-            ax.axis("off")
-        key = panels[min(len(points), len(panels) - 1)]
-        key.legend(*panels[0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="lower right")
+        figure.supxlabel(f"{reference}, {unit}", fontsize="medium")
+        figure.supylabel(unit, fontsize="medium")
+        _key(panels, len(points))
 
 
 def plot_rates(
@@ -76,19 +79,31 @@ def plot_rates(
     finite = [x for lines in curves.values() for line in lines.values() for x in line.values() if math.isfinite(x)]
     low, high = min(finite, default=0.0), max(finite, default=1.0)
     top = min(high, low + 1.5)
-    with open_figure(path, 2.3 * max(1, len(curves)), 2.4) as figure:
-        axes = figure.subplots(1, max(1, len(curves)), sharey=True, squeeze=False)[0]
-        for ax, (name, lines) in zip(axes, curves.items(), strict=False):
+    across = min(2, max(1, len(curves)))
+    down = -(-max(1, len(curves)) // across)
+    with open_figure(path, 2.4 * down) as figure:
+        panels = list(figure.subplots(down, across, sharey=True, squeeze=False).flat)
+        for ax, (name, lines) in zip(panels, curves.items(), strict=False):
             for k, (value, line) in enumerate(lines.items()):
                 shown = [(e, x) for e, x in sorted(line.items()) if x <= top]
                 color = COLORS[k % len(COLORS)]
                 if shown:
-                    ax.plot(
-                        *zip(*shown, strict=True), color=color, marker="o", markersize=2.5, linewidth=1, label=value
-                    )
-                    best = min(shown, key=lambda point: point[1])
-                    ax.plot(*best, color=color, marker="*", markersize=8)
-            ax.set(xlabel="log₂ of the learning rate")
-            ax.set_title(name, fontsize=9, fontweight="bold", loc="left")
-        axes[0].set(ylabel=f"loss ({unit})", ylim=(low - 0.08, top + 0.03))
-        axes[-1].legend(title=axis, fontsize=6, title_fontsize=6, frameon=False)
+                    x, y = zip(*shown, strict=True)
+                    ax.plot(x, y, color=color, marker="o", markersize=2.5, linewidth=1, label=value)
+                    ax.plot(*min(shown, key=lambda point: point[1]), color=color, marker="*", markersize=8)
+            ax.set(xlabel="log₂ of the learning rate", ylim=(low - 0.08, top + 0.03))
+            ax.set_title(name)
+        for ax in panels[::across]:
+            ax.set_ylabel(f"loss ({unit})")
+        _key(panels, len(curves), title=axis)
+
+
+def _key(panels: Sequence[Axes], used: int, title: str = "") -> None:
+    """The legend of the first panel, in the first that is not used, or else in the last."""
+    for ax in panels[used:]:
+        ax.axis("off")
+    handles, labels = panels[0].get_legend_handles_labels()
+    if used < len(panels):
+        panels[used].legend(handles, labels, title=title, loc="center")
+    else:
+        panels[-1].legend(handles, labels, title=title)

@@ -28,7 +28,7 @@ class TestWithMatplotlib:
 
         plot(tmp_path / "f.png", [report([tensor(spread(1.0), kind=k) for k in ("weight", "activation")] * 3)])
         pixels = imread(tmp_path / "f.png")
-        assert pixels.shape[1] == 2500
+        assert pixels.shape[1] == 1800
         assert (pixels[..., :3].sum(axis=-1) < 0.3).mean() > 0.002
 
     def test_snr(self, tmp_path):

@@ -1,4 +1,7 @@
-"""What a figure shows, in numbers, kept inside the SVG file: the drawn lines depend on matplotlib, the data do not."""
+"""What a figure shows, in numbers, kept inside the SVG file: the drawn lines depend on matplotlib, the data do not.
+
+And whether its words can be read, on a telephone too.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,9 +21,16 @@ NEAR = 0.01
 """Of a panel's range of data: what sums on another machine may differ by after some steps of training."""
 
 
+PHONE = 360
+"""CSS pixels that a telephone gives a figure."""
+
+LEAST = 7.5
+"""CSS pixels, the height of the smallest words there."""
+
+
 @contextmanager
 def fingerprinted() -> Iterator[None]:
-    """Figures saved here hold their fingerprint, as the description in an SVG file's metadata."""
+    """Figures saved here hold their fingerprint, as the description in an SVG file's metadata, and are legible."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -27,6 +38,7 @@ def fingerprinted() -> Iterator[None]:
 
     def savefig(self: Figure, *args: Any, metadata: dict[str, Any], **kwargs: Any) -> None:
         save(self, *args, metadata={**metadata, "Description": json.dumps(fingerprint(self))}, **kwargs)
+        assert_legible(self)
 
     mpl.use("Agg")
     with mock.patch.object(Figure, "savefig", savefig):
@@ -44,6 +56,54 @@ def fingerprint(figure: Any) -> list[dict[str, Any]]:
         }
         for ax in figure.axes
     ]
+
+
+def assert_legible(figure: Any) -> None:
+    """No word is smaller than ``LEAST`` on a ``PHONE``, outside the figure, on another word, or crossed by a curve."""
+    words = _words(figure)
+    inches, page = figure.get_size_inches()[0], figure.bbox
+    for text, box, _ in words:
+        size = text.get_fontsize() / 72 * PHONE / inches
+        assert size >= LEAST, f"{text.get_text()!r} is {size:.1f} pixels high on a telephone"
+        inside = page.x0 - 1 <= box.x0 and box.x1 <= page.x1 + 1 and page.y0 - 1 <= box.y0 and box.y1 <= page.y1 + 1
+        assert inside, f"{text.get_text()!r} leaves the figure"
+    for (a, first, _), (b, second, _) in combinations(words, 2):
+        assert not _overlap(first, second), f"{a.get_text()!r} is on {b.get_text()!r}"
+    for ax in figure.axes:
+        mine = [(text, box) for text, box, owner in words if owner is ax]
+        for line in ax.lines:
+            points = line.get_transform().transform(np.column_stack([line.get_xdata(), line.get_ydata()]))
+            if not points.size or min(np.ptp(points, axis=0)) < 2:  # the line of a limit may cross its label
+                continue
+            if line.get_linestyle() != "None" and line.get_linewidth():
+                points = np.concatenate([np.linspace(p, q, 50) for p, q in pairwise(points)])
+            for text, box in mine:
+                assert not box.count_contains(points), f"{text.get_text()!r} is crossed by a curve"
+
+
+def _words(figure: Any) -> list[tuple[Any, Any, Any]]:
+    """All words that are drawn, with the box of each in pixels; and the panel, of those inside one."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    FigureCanvasAgg(figure).draw()
+    found = []
+    for ax in figure.axes:
+        for axis, low, high in ((ax.xaxis, *sorted(ax.get_xlim())), (ax.yaxis, *sorted(ax.get_ylim()))):
+            ticks = [t for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
+            if ax.axison:
+                found += [(text, None) for t in ticks for text in (t.label1, t.label2)]
+                found.append((axis.label, None))
+        found += [(text, None) for text in (ax.title, ax._left_title, ax._right_title)]
+        legend = ax.get_legend()
+        found += [(text, ax) for text in (*ax.texts, *(legend.findobj(Text) if legend else ()))]
+    shown = [(text, ax) for text, ax in found if text.get_text().strip() and text.get_visible()]
+    return [(text, text.get_window_extent(), ax) for text, ax in shown]
+
+
+def _overlap(a: Any, b: Any) -> bool:
+    """By more than a pixel each way."""
+    return min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1
 
 
 def _arrays(ax: Any) -> Iterator[Any]:

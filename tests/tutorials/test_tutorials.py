@@ -105,7 +105,7 @@ def test_a_stale_figure_is_noticed(tmp_path):
     from refscale.analysis.plots import open_figure
 
     def drawn(values, label="a", limit=5.0, more=False):
-        with fingerprinted(), open_figure(tmp_path / "a.svg", 2, 2) as figure:
+        with fingerprinted(), open_figure(tmp_path / "a.svg", 2) as figure:
             ax = figure.subplots()
             ax.plot(values)
             ax.hist(values, bins=3)
@@ -128,6 +128,34 @@ def test_a_stale_figure_is_noticed(tmp_path):
     ):
         with pytest.raises(AssertionError, match="REFSCALE_FIGURES=write"):
             assert_same_data(first, other, "a.svg")
+
+
+@pytest.mark.parametrize(
+    ("draw_more", "wrong"),
+    [
+        (lambda ax: ax.text(0.5, 0.5, "tiny", fontsize=8), "'tiny' is 6.7 pixels high on a telephone"),
+        (
+            lambda ax: ax.text(0.9, 0.1, "far out at the right", in_layout=False),
+            "'far out at the right' leaves the figure",
+        ),
+        (lambda ax: [ax.text(0.3, 0.7, f"on a word {k}") for k in range(2)], "'on a word 0' is on 'on a word 1'"),
+        (lambda ax: ax.text(0.4, 0.5, "in the way", va="center"), "'in the way' is crossed by a curve"),
+    ],
+)
+def test_words_that_cannot_be_read_are_noticed(draw_more, wrong, tmp_path):
+    pytest.importorskip("matplotlib")
+    from refscale.analysis.plots import open_figure
+
+    def drawn(more):
+        with fingerprinted(), open_figure(tmp_path / "a.svg", 2) as figure:
+            ax = figure.subplots()
+            ax.plot([0, 1], [0, 1])
+            ax.set(title="a title", xlabel="x", ylabel="y")
+            more(ax)
+
+    drawn(lambda ax: ax.text(0.1, 0.8, "beside it"))
+    with pytest.raises(AssertionError, match=re.escape(wrong)):
+        drawn(draw_more)
 
 
 PATHS = sorted(LESSONS.glob("[0-9][0-9]-*.md"))
