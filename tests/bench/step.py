@@ -28,6 +28,7 @@ import numpy as np
 
 from refscale import memory
 from refscale.analysis.flops import tape_flops
+from refscale.analysis.plots import COLORS, SCHEME_COLORS, open_figure
 from tests.bench import peers, work
 from tests.bench.work import SIZES, Size, Step
 
@@ -213,24 +214,24 @@ def sweep(of: str, names: Sequence[str], rounds: int, pause: float) -> list[dict
 
 def draw(sweeps: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Seconds against multiplications, a panel for each sweep."""
-    import matplotlib as mpl
+    from matplotlib.ticker import LogLocator
 
-    mpl.use("svg")
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import NullFormatter
-
-    figure, panels = plt.subplots(1, len(sweeps), figsize=(3 * len(sweeps), 3), sharey=True, layout="constrained")
-    for panel, (of, rows) in zip(np.atleast_1d(panels), sweeps.items(), strict=True):
-        for name in rows[0]["seconds"]:
-            x, y = [row["multiplications"] for row in rows], [row["seconds"][name] for row in rows]
-            panel.loglog(x, y, marker="o", markersize=3, label=name)
-        panel.set_title(f"{of} {rows[0]['value']} … {rows[-1]['value']}", fontsize=10)
-        panel.set_xlabel("multiply-adds of a step")
-        panel.xaxis.set_minor_formatter(NullFormatter())  # which would print one number over another
-        panel.grid(which="both", alpha=0.2)
-    np.atleast_1d(panels)[0].set_ylabel("seconds")
-    np.atleast_1d(panels)[0].legend(fontsize=8)
-    figure.savefig(path, metadata={"Date": None})
+    colors = [SCHEME_COLORS.get(name.split()[0].rstrip(","), COLORS["bfloat16"]) for name in SWEEP]
+    with open_figure(path, 2.7 * -(-len(sweeps) // 2)) as figure:
+        panels = figure.subplots(-(-len(sweeps) // 2), 2, sharey=True, squeeze=False)
+        for panel, (of, rows) in zip(panels.flat, sweeps.items(), strict=True):
+            for name, color in zip(SWEEP, colors, strict=True):
+                if name in rows[0]["seconds"]:
+                    x, y = [row["multiplications"] for row in rows], [row["seconds"][name] for row in rows]
+                    panel.loglog(x, y, marker="o", markersize=3, color=color, label=name)
+            panel.set(title=f"{of} {rows[0]['value']} … {rows[-1]['value']}", xlabel="multiply-adds of a step")
+            panel.xaxis.set_minor_formatter("")  # which would print one number over another
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter("{x:g}")
+            panel.yaxis.set_minor_formatter("")
+        for panel in panels[:, 0]:
+            panel.set_ylabel("seconds")
+        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 
 # --- command ----------------------------------------------------------------------------------------------------------

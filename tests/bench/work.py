@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,7 +102,7 @@ def data(size: Size) -> Data:
 @lru_cache(maxsize=2)  # both schemes of one size
 def parameters(size: Size, scheme: str) -> dict[str, Array]:
     """Initial parameters; shared by all contestants, which do not write to them."""
-    return initialize(size.specs, get_scheme(scheme), np.random.default_rng(0), size.config.std)
+    return initialize(size.specs, get_scheme(scheme), np.random.default_rng(0), partial(bert.initial_std, size.config))
 
 
 def loss(p: Tensors, batch: Data, config: bert.BertConfig) -> Tensor:
