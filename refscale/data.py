@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -241,24 +242,29 @@ class Characters:
             raise ArgumentError(f"Characters.from_text(size={size}): expected at least 2")
         if not text:
             raise DataError("Characters.from_text: the text is empty, expected at least one character")
-        counts = Counter(text)
-        return cls("".join(sorted(counts, key=lambda c: (-counts[c], c))[: size - 1]))
+        counts = np.zeros(_CODES, np.int64)
+        for codes in _codes(text):
+            found = np.bincount(codes)
+            counts[: found.size] += found
+        ranked = np.argsort(-counts, kind="stable")[: min(size - 1, np.count_nonzero(counts))]
+        return cls("".join(map(chr, ranked.tolist())))
 
     def __len__(self) -> int:
         return 1 + len(self.characters)
 
     @cached_property
-    def _by_code(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        codes = _codes(self.characters)
-        order = np.argsort(codes)
-        return codes[order], (order + 1).astype(np.int32)
+    def _id_of_code(self) -> Ids:
+        ids = np.zeros(_CODES, np.int32)
+        ids[list(map(ord, self.characters))] = np.arange(1, len(self))
+        return ids
 
     def encode(self, text: str) -> Ids:
         """(characters,) int32."""
-        codes, ids = self._by_code
-        found = _codes(text)
-        place = np.minimum(np.searchsorted(codes, found), len(codes) - 1)
-        return np.where(codes[place] == found, ids[place], 0).astype(np.int32)
+        ids, start = np.empty(len(text), np.int32), 0
+        for codes in _codes(text):
+            np.take(self._id_of_code, codes, out=ids[start : start + codes.size])
+            start += codes.size
+        return ids
 
     def decode(self, ids: ArrayLike) -> str:
         """The characters of ids, U+FFFD for 0.  Raises ArgumentError for an id outside 0 … len−1."""
@@ -270,8 +276,13 @@ class Characters:
         return "".join("\ufffd" if i == 0 else self.characters[i - 1] for i in flat.tolist())
 
 
-def _codes(text: str) -> NDArray[Any]:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+_CODES, _BLOCK = 0x110000, 1 << 20
+
+
+def _codes(text: str) -> Iterator[NDArray[Any]]:
+    """Code points, a block at a time: a large text four times over would be what memory is needed for."""
+    for start in range(0, len(text), _BLOCK):
+        yield np.frombuffer(text[start : start + _BLOCK].encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 # --- Batches ----------------------------------------------------------------------------------------------------------

@@ -202,11 +202,12 @@ def text_batches(tokens: Ids, *, batch: int, seq: int, overlap: int, rng: np.ran
     return generate()
 
 
-def text_windows(tokens: Ids, *, batch: int, seq: int, overlap: int) -> list[TextBatch]:
+def text_windows(tokens: Ids, *, batch: int, seq: int, overlap: int, most: int | None = None) -> list[TextBatch]:
     """A text once through, in overlapping pieces: every token is predicted once.  The last batch may be smaller.
 
-    Arguments and errors as for ``text_batches``.
+    Arguments and errors as for ``text_batches``; of all batches the first ``most``, if that is given.
     """
     _check_pieces("text_windows", tokens, batch, seq, overlap)
     starts = range(0, len(tokens), seq - overlap)
-    return [_pieces(tokens, starts[i : i + batch], seq, overlap) for i in range(0, len(starts), batch)]
+    firsts = range(0, len(starts), batch)[:most]
+    return [_pieces(tokens, starts[i : i + batch], seq, overlap) for i in firsts]

@@ -87,7 +87,7 @@ class NextToken:
 
     def validation(self, rng: np.random.Generator) -> list[TextBatch]:
         """The held-out text from its beginning; all of it with ``evaluation_batches`` = 0."""
-        return text_windows(self.held_out, **self._sizes)[: self.setup.evaluation_batches or None]
+        return text_windows(self.held_out, most=self.setup.evaluation_batches or None, **self._sizes)
 
     def loss(self, p: Tensors, batch: TextBatch, rng: np.random.Generator | None = None) -> language.Loss:
         """Cross-entropy of the next token."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -50,6 +52,16 @@ class TestCharacters:
         assert characters.encode("abcz").tolist() == [0, 2, 1, 0]
         assert characters.encode("").tolist() == []
 
+    @given(st.text(min_size=1), st.integers(1, 5))
+    def test_a_text_is_read_in_blocks(self, text, block):
+        """And the result does not say in which; of equally frequent characters the smaller code comes first."""
+        with mock.patch("refscale.data._BLOCK", block):
+            characters = Characters.from_text(text, 30)
+            ids = characters.encode(text)
+        counts = Counter(text)
+        assert characters.characters == "".join(sorted(counts, key=lambda c: (-counts[c], c))[:29])
+        assert ids.tolist() == [characters.characters.find(c) + 1 for c in text]
+
     @pytest.mark.parametrize(
         ("call", "error", "message"),
         [
@@ -73,6 +85,8 @@ class TestPieces:
         overlap = data.draw(st.integers(1, seq - 1))
         tokens = np.arange(100, 100 + seq + more, dtype=np.int32)
         found = text_windows(tokens, batch=batch, seq=seq, overlap=overlap)
+        some = text_windows(tokens, batch=batch, seq=seq, overlap=overlap, most=2)
+        assert [b.ids.tolist() for b in some] == [b.ids.tolist() for b in found[:2]]
         labels = np.concatenate([b.labels.ravel() for b in found])
         assert labels[labels != IGNORE].tolist() == tokens.tolist()
         for b in found:
