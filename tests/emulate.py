@@ -23,7 +23,6 @@ SUITE = "testing"
 TESTS = ("tests/formats", "tests/exact", "tests/core", "tests/blocks", "tests/test_special.py")
 PYTEST = (
     "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "refscale.testing.plugin", "-p", "_hypothesis_pytestplugin",
-    "-W", "ignore:It looks like `register_random`",  # Hypothesis counts references, which differ under emulation
 )  # fmt: skip
 
 
