@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -56,11 +56,29 @@ def alike(n: int, sigma: float, rho: float) -> float:
     """How alike two rows are whose logits have the correlation ρ: Cov(p, p')/Var(p), 0 to 1 (or below, for ρ < 0)."""
     if n == 1 or sigma == 0 or rho >= 1:
         return 1.0
-    rng = np.random.default_rng(0)
-    x, other = rng.standard_normal((2, max(32, ELEMENTS // n), n))
-    p, q, r = (_rows(sigma * z) - 1 / n for z in (x, rho * x + np.sqrt(1 - rho**2) * other, other))
+    x, other = _normal(n)
+    p, square, unrelated = _two_samples(n, sigma)
+    q = _rows(sigma * (rho * x + math.sqrt(1 - rho**2) * other)) - 1 / n
     # What a sample of unrelated rows shows by chance is taken off.
-    return float((np.mean(p * q) - (1 - rho) * np.mean(p * r)) / np.mean(p * p))
+    return (_mean(p, q) - (1 - rho) * unrelated) / square
+
+
+@lru_cache(maxsize=4)
+def _normal(n: int) -> Array:
+    """Two samples of rows of n."""
+    return np.random.default_rng(0).standard_normal((2, max(32, ELEMENTS // n), n))
+
+
+@lru_cache(maxsize=1)
+def _two_samples(n: int, sigma: float) -> tuple[Array, float, float]:
+    """Softmax of the first without its mean, its mean square, and the mean of its products with that of the second."""
+    p, r = (_rows(sigma * z) - 1 / n for z in _normal(n))
+    return p, _mean(p, p), _mean(p, r)
+
+
+def _mean(x: Array, y: Array) -> float:
+    """Of the products of two arrays' elements."""
+    return float(np.vdot(x, y)) / x.size
 
 
 def _rows(logits: Array) -> Array:

@@ -608,17 +608,26 @@ def test_as_pytest(tmp_path):
         "from refscale.golden.backends.reference import Reference\n"
         "class Mine(Reference):\n"
         "    def cast(self, x, *, rounding, **v):\n"
+        "        with open('calls', 'a') as file:\n"
+        "            file.write(v['format'] + '\\n')\n"
         "        return super().cast(x, rounding='up' if rounding == 'down' else rounding, **v)\n"
         "    unary = None\n",
         encoding="utf-8",
     )
+    known = tmp_path / "known.toml"  # what of it is asked for passes; what fails is run with it, and keeps it in force
+    known.write_text(
+        '[[waiver]]\nids = ["cast/float16/up/*", "cast/float8_e5m2/down/*/float32/inside"]\nreason = "known"\n'
+    )
     base = [sys.executable, "-m", "pytest", "--pyargs", "refscale.golden.conformance", "-q", "-p", "no:cacheprovider"]
     plugin = ["-p", "refscale.testing.plugin"] if not _plugin_is_installed() else []
-    command = [*base, *plugin, "--backend", "mine:Mine", "-k", "float16 and (down or up or exp)"]
+    asked = ["-k", "float16 and (down or up or exp)", "--waivers", str(known)]
+    command = [*base, *plugin, "--backend", "mine:Mine", *asked]
     env = {**os.environ, "PYTHONPATH": str(Path(refscale.__file__).parents[1])}
     result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 1, result.stdout + result.stderr
     assert "cast/float16/down/saturate/float32/inside" in result.stdout
+    assert "[cast/float16/up" not in result.stdout
+    assert set((tmp_path / "calls").read_text().split()) == {"float16", "bfloat16", "float8_e5m2"}
     assert "passed" in result.stdout
     assert "skipped" in result.stdout
 
