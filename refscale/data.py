@@ -246,7 +246,8 @@ class Characters:
         for codes in _codes(text):
             found = np.bincount(codes)
             counts[: found.size] += found
-        ranked = np.argsort(-counts, kind="stable")[: min(size - 1, np.count_nonzero(counts))]
+        present = np.flatnonzero(counts)
+        ranked = present[np.argsort(-counts[present], kind="stable")][: size - 1]
         return cls("".join(map(chr, ranked.tolist())))
 
     def __len__(self) -> int:

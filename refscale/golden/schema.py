@@ -9,7 +9,7 @@ every language.  What is no number of a format keeps its own dtype: indices (``i
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refscale.errors import FormatError
+from refscale.errors import FormatError, GoldenError
 from refscale.formats import decode, encode, get_format
 
 Array = NDArray[Any]
@@ -128,13 +128,25 @@ class Vector:
     bulk: bool = False
 
     def __post_init__(self) -> None:
-        # As they come back from JSON: tuples are lists.
-        object.__setattr__(self, "attributes", json.loads(json.dumps(dict(self.attributes), allow_nan=False)))
+        object.__setattr__(self, "attributes", _from_json(self.attributes))
 
     @property
     def family(self) -> str:
         """The first part of the id."""
         return self.id.partition("/")[0]
+
+
+def _from_json(x: Any) -> Any:
+    """As it comes back from JSON: tuples are lists, floats are Python's."""
+    if x is None or isinstance(x, str | bool | int):
+        return x
+    if isinstance(x, float) and math.isfinite(x):
+        return float(x)
+    if isinstance(x, Mapping) and all(isinstance(key, str) for key in x):
+        return {key: _from_json(value) for key, value in x.items()}
+    if isinstance(x, list | tuple):
+        return [_from_json(value) for value in x]
+    raise GoldenError(f"golden vector: an attribute is {x!r}, expected what JSON can hold")
 
 
 @dataclass(frozen=True)

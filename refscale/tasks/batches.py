@@ -92,7 +92,7 @@ def _make_batch(
 
 
 def masked_lm_batches(
-    text: str | Sequence[str],
+    text: str | Sequence[str | Ids],
     vocabulary: Tokenizer,
     *,
     batch: int,
@@ -108,7 +108,7 @@ def masked_lm_batches(
     chosen.
 
     Args:
-        text: a text, or its sentences.
+        text: a text, its sentences, or their ids.
         vocabulary: the words.
         batch: sequences per batch, ≥ 1.
         seq: tokens per sequence, ≥ 8.
@@ -133,7 +133,8 @@ def masked_lm_batches(
     if not 0 < mask_share <= 1:
         raise ArgumentError(f"masked_lm_batches(mask_share={mask_share}): expected 0 < mask_share ≤ 1")
     parts = sentences(text) if isinstance(text, str) else text
-    encoded = [ids for ids in map(vocabulary.encode, parts) if len(ids)]
+    ids = (vocabulary.encode(part) if isinstance(part, str) else part for part in parts)
+    encoded = [sentence for sentence in ids if len(sentence)]
     pairs = _Pairs.cut(encoded, (seq - 3) // 2)
     if not len(pairs.first):
         raise DataError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale import models
-from refscale.data import IGNORE, Batch, Vocabulary, load_text, sentences
+from refscale.data import IGNORE, Batch, Ids, Vocabulary, load_text, sentences
 from refscale.errors import ArgumentError, DataError, counted
 from refscale.layers import Specs, Tensors
 from refscale.models import bert
 from refscale.scales import Scheme
 from refscale.tasks.batches import masked_lm_batches
 from refscale.tasks.task import Scores, Setup
+
+
+@lru_cache(maxsize=1)  # many runs have one text
+def _read(content: str, share: float, words: int) -> tuple[Vocabulary, tuple[str, ...], tuple[str, ...], str]:
+    """Vocabulary, sentences to train on, those held out, and digest."""
+    parts = sentences(content)
+    if len(parts) < 2 and share:
+        raise DataError(
+            f"train: a text of {counted(len(parts), 'sentence')}, expected some to train on and some to validate"
+        )
+    cut = len(parts) - (max(1, round(share * len(parts))) if share else 0)
+    training, held_out = tuple(parts[:cut]), tuple(parts[cut:])
+    vocabulary = Vocabulary.from_text(" ".join(training), words)
+    return vocabulary, training, held_out, hashlib.sha256(content.encode()).hexdigest()
+
+
+@lru_cache(maxsize=2)
+def _encoded(text: tuple[str, ...], vocabulary: Vocabulary) -> tuple[Ids, ...]:
+    return tuple(map(vocabulary.encode, text))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +70,7 @@ class MaskedLM:
         """
         if not isinstance(setup.model, bert.BertConfig):
             raise ArgumentError(f"masked-lm: got {setup.model!r}, expected a BERT")
-        content = load_text(text)
-        parts = sentences(content)
-        if len(parts) < 2 and setup.held_out:
-            raise DataError(
-                f"train: a text of {counted(len(parts), 'sentence')}, expected some to train on and some to validate"
-            )
-        cut = len(parts) - (max(1, round(setup.held_out * len(parts))) if setup.held_out else 0)
-        training, held_out = tuple(parts[:cut]), tuple(parts[cut:])
-        vocabulary = Vocabulary.from_text(" ".join(training), setup.model.vocabulary)
-        digest = hashlib.sha256(content.encode()).hexdigest()
+        vocabulary, training, held_out, digest = _read(load_text(text), setup.held_out, setup.model.vocabulary)
         model = replace(setup.model, vocabulary=len(vocabulary)) if setup.fit else setup.model
         return cls(setup, model, vocabulary, training, held_out, digest)
 
@@ -88,7 +98,8 @@ class MaskedLM:
         return tuple(next(drawn) for _ in range(self.setup.evaluation_batches))
 
     def _draw(self, text: tuple[str, ...], rng: np.random.Generator) -> Iterator[Batch]:
-        return masked_lm_batches(text, self.vocabulary, batch=self.setup.batch, seq=self.setup.seq, rng=rng)
+        ids = _encoded(text, self.vocabulary)
+        return masked_lm_batches(ids, self.vocabulary, batch=self.setup.batch, seq=self.setup.seq, rng=rng)
 
     def loss(self, p: Tensors, batch: Batch, rng: np.random.Generator | None = None) -> bert.Losses:
         """Masked LM plus next sentence."""

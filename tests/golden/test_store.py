@@ -12,7 +12,7 @@ import pytest
 
 from refscale.cli import main
 from refscale.errors import GoldenError
-from refscale.golden import FAMILIES, Digest, check, complete, generate, load, products, store, write
+from refscale.golden import FAMILIES, Digest, Vector, check, complete, generate, load, products, store, write
 from tests.machines import MACHINES, output
 
 LIMIT = 10 * 2**20
@@ -91,6 +91,16 @@ def test_a_search_of_every_draw_finds_the_same_operands(monkeypatch):
     for v in generate(["matmul"]):
         for ours, theirs in ((v.inputs, loaded[v.id].inputs), (v.outputs, loaded[v.id].outputs)):
             assert [x.sha256 for x in ours.values()] == [x.sha256 for x in theirs.values()]
+
+
+def test_attributes_are_what_json_can_hold():
+    given = {"axes": (0, (1,)), "factor": np.float64(0.5), "more": {"a": None, "b": True}}
+    found = Vector("a", "op", given, {}, {}).attributes
+    assert found == json.loads(json.dumps(given)) == {"axes": [0, [1]], "factor": 0.5, "more": {"a": None, "b": True}}
+    assert type(found["factor"]) is float
+    for wrong in (float("nan"), float("inf"), {1: 2}, np.int64(1), b"x"):
+        with pytest.raises(GoldenError, match=r"^golden vector: an attribute is .*, expected what JSON can hold$"):
+            Vector("a", "op", {"x": [wrong]}, {}, {})
 
 
 def test_bulk_vectors_keep_hashes_and_are_made_anew(written):

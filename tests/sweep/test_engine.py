@@ -183,10 +183,10 @@ title = "killed"
 seeds = 2
 [base]
 model = "charlm-conv:layers=1,width=32,groups=2"
-steps = 40
+steps = 24
 batch = 4
 seq = 64
-evaluate_every = 40
+evaluate_every = 24
 evaluation_batches = 2
 checkpoint_every = 5
 [grid]
@@ -235,7 +235,7 @@ def test_killed_and_started_again(tmp_path, text):
 
 def test_only_the_sweep_itself_is_killed(tmp_path, text):
     """What it had started ends with it; started again, the sweep goes on from the checkpoints."""
-    (tmp_path / "spec.toml").write_text(TOML.replace("steps = 40", "steps = 120"))
+    (tmp_path / "spec.toml").write_text(TOML.replace("steps = 24", "steps = 60"))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command(tmp_path, text, "--jobs", "1"), start_new_session=True, **pipes)
     for _ in range(600):

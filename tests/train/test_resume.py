@@ -103,13 +103,13 @@ def test_kill_9(tmp_path):
     text = write_text(tmp_path)
 
     def command(out: str, *more: str) -> list[str]:
-        options = "--steps 40 --batch 2 --seq 16 --evaluate-every 7 --evaluation-batches 1 --checkpoint-every 3"
+        options = "--steps 30 --batch 2 --seq 16 --evaluate-every 7 --evaluation-batches 1 --checkpoint-every 3"
         rest = ["--scales-every", "10", "--text", str(text), "--out", str(tmp_path / out)]
         return [sys.executable, "-m", "refscale", "train", "bert-tiny", *options.split(), *rest, *more]
 
     subprocess.run(command("whole"), check=True, capture_output=True, timeout=120)
     metrics = tmp_path / "parts" / "metrics.jsonl"
-    for lines in (2, 11, 23):
+    for lines in (2, 9, 17):
         process = subprocess.Popen(command("parts", "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         end = time.monotonic() + 60
         while (not metrics.exists() or metrics.read_bytes().count(b"\n") < lines) and process.poll() is None:
