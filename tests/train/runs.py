@@ -12,7 +12,7 @@ from refscale.data import load_text
 from refscale.train import TrainConfig
 
 SMALL = TrainConfig(
-    model="bert-tiny",
+    model="bert-tiny:width=32,hidden=64",
     steps=8,
     batch=2,
     seq=16,
