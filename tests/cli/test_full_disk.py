@@ -45,7 +45,8 @@ exponents = [-7]
 
 def limited(size, *argv):
     command = [sys.executable, "-c", LIMITED, str(size), *map(str, argv)]
-    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    # A .pyc that is cut off stays, and every later process stumbles over it.
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=env)
     return done.returncode, done.stderr.splitlines()
 
