@@ -471,3 +471,11 @@ def test_a_random_second_part_shares_nothing_with_the_first():
             real = mask & (ids >= len(SPECIALS)) & (ids != full_stop)
             a, b = set(ids[real & (segments == 0)]), set(ids[real & (segments == 1)])
             assert follows or not a & b
+
+
+def test_a_text_its_sentences_and_their_ids_give_the_same_batches():
+    parts = sentences(TEXT)
+    first, *others = (next(batches(x)) for x in (TEXT, parts, tuple(map(VOCABULARY.encode, parts))))
+    for other in others:
+        for name, x in vars(first).items():
+            np.testing.assert_array_equal(x, getattr(other, name))

@@ -46,7 +46,7 @@ def softmax_moments(n: int, sigma: float, causal: int = 0) -> SoftmaxMoments:
         squares = [p.square * w for p, w in zip(parts, weights, strict=True)]
         gradients = [p.gradient * w for p, w in zip(parts, weights, strict=True)]
         return SoftmaxMoments(float(np.mean(squares)), float(np.mean(gradients)))
-    p = _rows(sigma * np.random.default_rng(0).standard_normal((max(32, ELEMENTS // n), n)))
+    p = _rows(sigma * _normal(n)[0])
     both = (p * p).sum(1, keepdims=True)
     return SoftmaxMoments(float(np.mean(p * p)), float(np.mean(p * p * (1 - 2 * p + both))))
 
@@ -60,10 +60,10 @@ def alike(n: int, sigma: float, rho: float) -> float:
     p, square, unrelated = _two_samples(n, sigma)
     q = _rows(sigma * (rho * x + math.sqrt(1 - rho**2) * other)) - 1 / n
     # What a sample of unrelated rows shows by chance is taken off.
-    return (_mean(p, q) - (1 - rho) * unrelated) / square
+    return (_mean_product(p, q) - (1 - rho) * unrelated) / square
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=LENGTHS + 4)  # a causal softmax goes over so many lengths, layer after layer
 def _normal(n: int) -> Array:
     """Two samples of rows of n."""
     return np.random.default_rng(0).standard_normal((2, max(32, ELEMENTS // n), n))
@@ -73,11 +73,10 @@ def _normal(n: int) -> Array:
 def _two_samples(n: int, sigma: float) -> tuple[Array, float, float]:
     """Softmax of the first without its mean, its mean square, and the mean of its products with that of the second."""
     p, r = (_rows(sigma * z) - 1 / n for z in _normal(n))
-    return p, _mean(p, p), _mean(p, r)
+    return p, _mean_product(p, p), _mean_product(p, r)
 
 
-def _mean(x: Array, y: Array) -> float:
-    """Of the products of two arrays' elements."""
+def _mean_product(x: Array, y: Array) -> float:
     return float(np.vdot(x, y)) / x.size
 
 

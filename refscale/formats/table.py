@@ -219,10 +219,10 @@ class Format:
         """Bytes that hold one code: 1, 2 or 4. Codes of 6 and 4 bits take a byte each."""
         return 1 if self.bits <= 8 else 2 if self.bits <= 16 else 4
 
-    @property
+    @cached_property
     def code_dtype(self) -> np.dtype[Any]:
         """The unsigned integer dtype of its codes."""
-        return _CODE_DTYPES[self.itemsize]
+        return np.dtype(f"uint{8 * self.itemsize}")
 
     @cached_property
     def dtype(self) -> np.dtype[Any] | None:
@@ -230,8 +230,6 @@ class Format:
         found = getattr(ml_dtypes, self.name, None) or getattr(np, self.name, None)
         return np.dtype(found) if found is not None and FORMATS.get(self.name) == self else None
 
-
-_CODE_DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16), 4: np.dtype(np.uint32)}
 
 _IEEE = "IEEE 754-2019, section 3.4"
 _OCP8 = "OCP 8-bit Floating Point Specification (OFP8) 1.0, 2023; Micikevicius et al. 2022, arXiv 2209.05433"

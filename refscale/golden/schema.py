@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refscale.errors import FormatError, GoldenError
+from refscale.errors import ArgumentError, FormatError
 from refscale.formats import decode, encode, get_format
 
 Array = NDArray[Any]
@@ -128,7 +128,7 @@ class Vector:
     bulk: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "attributes", _from_json(self.attributes))
+        object.__setattr__(self, "attributes", _as_json(self.id, self.attributes))
 
     @property
     def family(self) -> str:
@@ -136,17 +136,17 @@ class Vector:
         return self.id.partition("/")[0]
 
 
-def _from_json(x: Any) -> Any:
+def _as_json(id: str, x: Any) -> Any:
     """As it comes back from JSON: tuples are lists, floats are Python's."""
     if x is None or isinstance(x, str | bool | int):
         return x
     if isinstance(x, float) and math.isfinite(x):
         return float(x)
     if isinstance(x, Mapping) and all(isinstance(key, str) for key in x):
-        return {key: _from_json(value) for key, value in x.items()}
+        return {key: _as_json(id, value) for key, value in x.items()}
     if isinstance(x, list | tuple):
-        return [_from_json(value) for value in x]
-    raise GoldenError(f"golden vector: an attribute is {x!r}, expected what JSON can hold")
+        return [_as_json(id, value) for value in x]
+    raise ArgumentError(f"golden vector {id!r}: an attribute is {x!r}, expected what JSON can hold")
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,16 @@ class TestSoftmaxMoments:
         assert found == sorted(found)
         assert found[1] == pytest.approx(0.5 if n == 2 else math.expm1(0.5) / math.expm1(1), abs=0.05)
 
+    @pytest.mark.parametrize("sigma", [0.3, 1.0, 3.0])
+    @pytest.mark.parametrize("rho", [-0.5, 0.3, 0.9])
+    def test_likeness_of_two_by_quadrature(self, sigma, rho):
+        """Half of a softmax of two is tanh of half a difference, whose standard deviation is √2·σ."""
+        z, w = np.polynomial.hermite_e.hermegauss(60)
+        w /= w.sum()
+        x, y = (np.tanh(sigma * u / math.sqrt(2)) for u in (z[:, None], rho * z[:, None] + math.sqrt(1 - rho**2) * z))
+        expected = float(w @ (x * y) @ w / (w @ x**2).item())
+        assert alike(2, sigma, rho) == pytest.approx(expected, abs=0.003)
+
 
 # --- Every rule, against a sample of the op ---------------------------------------------------------------------------
 
@@ -272,12 +282,15 @@ class TestInTheReport:
     report = record("bert-tiny", "regular", formats=())
 
     def test_most_scales_of_a_regular_bert_on_real_text_are_as_predicted(self):
-        """10⁻⁷ or 1, forward or backward: 100 of 154 within 15 %; activations within 20 %, scores the furthest."""
+        """10⁻⁷ or 1, forward or backward: 100 of 154 within 15 %."""
         ratios = [r for t in self.report.tensors if t.is_judged and (r := t.over_predicted) is not None]
         assert len(ratios) > 150
         assert sum(abs(r - 1) < 0.15 for r in ratios) >= 90
-        activations = [t.over_predicted for t in self.report.of_kind("activation") if t.name != "nsp.readout"]
-        assert all(0.8 < r < 1.2 for r in activations if r is not None)
+        activations = {t.name: r for t in self.report.of_kind("activation") if (r := t.over_predicted) is not None}
+        del activations["nsp.readout"]
+        first = activations.pop("encoder.0.attention.attention_scores")
+        assert 0.85 < first < 1.17  # 1.14 on the text of Python 3.11, 1.15 on later ones
+        assert all(0.85 < r < 1.15 for r in activations.values())
 
     def test_over_predicted(self):
         t = next(t for t in self.report.tensors if t.name == "encoder.0.ffn.up.matmul")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from refscale.cli import main
-from refscale.errors import GoldenError
+from refscale.errors import ArgumentError, GoldenError
 from refscale.golden import FAMILIES, Digest, Vector, check, complete, generate, load, products, store, write
 from tests.machines import MACHINES, output
 
@@ -99,7 +99,7 @@ def test_attributes_are_what_json_can_hold():
     assert found == json.loads(json.dumps(given)) == {"axes": [0, [1]], "factor": 0.5, "more": {"a": None, "b": True}}
     assert type(found["factor"]) is float
     for wrong in (float("nan"), float("inf"), {1: 2}, np.int64(1), b"x"):
-        with pytest.raises(GoldenError, match=r"^golden vector: an attribute is .*, expected what JSON can hold$"):
+        with pytest.raises(ArgumentError, match=r"^golden vector 'a': an attribute is .*, expected what JSON"):
             Vector("a", "op", {"x": [wrong]}, {}, {})
 
 
@@ -301,6 +301,7 @@ CRAFTED = {
     "no number": (array(lambda a: a.update(offset=float("nan"))), "ends before element"),
     "an array without a file": (array(lambda a: a.pop("file")), "has arrays without a file, and is no bulk vector"),
     "an op that is none": (vector(lambda v: v.update(op="launch")), "has op 'launch', expected one of cast"),
+    "an attribute that is no number": (vector(lambda v: v["attributes"].update(x=float("nan"))), "an attribute is nan"),
     "inputs of a list": (vector(lambda v: v.update(inputs=[0])), "is not of schema 1"),
     "an array of no table": (vector(lambda v: v.update(inputs={"x": 10**9})), "is not of schema 1"),
     "an unknown format": (array(lambda a: a.update(format="float7")), "float7"),
