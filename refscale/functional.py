@@ -75,7 +75,7 @@ def split(x: Tensor, parts: int | Sequence[int], axis: int = -1) -> list[Tensor]
 
 
 def fork(x: Tensor, ways: int) -> list[Tensor]:
-    """x for ``ways`` separate uses whose gradients may carry different factors; ``graph.balance`` settles them.
+    """x for ``ways`` separate uses whose gradients may carry different factors; ``backward`` settles them.
 
     Args:
         x: any shape.
@@ -94,7 +94,7 @@ def residual(
 
     The gradient meets the branch's weight b at the branch's start instead of at its end:
     y = a·x + scaled(fn(scaled(x, 1, b)), b, 1), for a² + b² = 1.  If α = β on every edge inside the branch, the
-    gradient of x is right.  If not, the start is a ``Fork``, and ``graph.balance`` makes it repay the difference, too.
+    gradient of x is right.  If not, the start is a ``Fork``, whose β ``backward`` chooses so that it is.
 
     Args:
         fn: the branch, (…) → (…) of the same shape.

@@ -202,7 +202,7 @@ class Block:
             generator is given.
         scores: damping of the attention scores, "1/sqrt(d)" or "1/d"; None: the scheme's.
         values: how alike those of a sequence are taken to be, see ``ops.AttentionMix``.
-        constraint: ties factors inside residual branches; with ``none``, forks repay what differs (``graph.balance``).
+        constraint: ties factors inside residual branches; with ``none``, forks settle the difference.
         mixer: what mixes the tokens of a sequence: "attention", "convolution" or "recurrence".
         causal: no token sees later ones.
         kv_heads: of keys and values; None: as many as ``heads``.

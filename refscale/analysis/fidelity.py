@@ -24,7 +24,7 @@ from refscale.data import Batch, load_text
 from refscale.engine import Array, CastRecord, Op, Probe, Tape, Tensor, apply, backward
 from refscale.errors import ArgumentError, DataError, counted
 from refscale.formats import quantize
-from refscale.graph import balance, gradient_factors
+from refscale.graph import gradient_factors
 from refscale.layers import Parameters, count
 from refscale.models import bert
 from refscale.precision import Precision, fp32, get_precision
@@ -322,7 +322,6 @@ class _Program:
             return losses.total, losses.encoded
         encoded = bert.encode(p, self.config, self.data.ids, self.data.mask, self.data.segments)
         loss = apply(MeanProjection(), encoded, self.numbers.astype(encoded.tape.dtype))
-        balance(loss)
         return loss, encoded
 
 

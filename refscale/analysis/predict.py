@@ -37,7 +37,7 @@ from refscale import ops
 from refscale.analysis.kernels import Array, Kernel, constant, contracted, independent, of_axes, through, without_mean
 from refscale.analysis.softmax_kernels import cross_entropy_gradient, softmax_gradient, softmax_kernel
 from refscale.analysis.window_kernels import convolution_gradients, convolved
-from refscale.engine import Node, Op, Tensor, Variable
+from refscale.engine import Node, Op, Tensor, Variable, settle
 from refscale.errors import ArgumentError
 from refscale.ops.activations import sigmoid_derivative
 from refscale.scales import Shape
@@ -77,6 +77,8 @@ def predict(
         ArgumentError: the graph has an op without a rule (conv2d, pooling, log, square root, exponential, log
             softmax).
     """
+    if output.variable.requires_grad:
+        settle(output)
     values: dict[Variable, Kernel] = {}
     nodes = output.tape.nodes[: output.variable.node.index + 1] if output.variable.node else []
     for node in nodes:

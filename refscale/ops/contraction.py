@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from refscale.engine import Array, Kernel, Op
+from refscale.engine import Array, Op
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import products
 from refscale.ops.kernels.blocks import by_row
@@ -34,7 +34,7 @@ class Matmul(Op):
     source = "Table A.2"
     contraction = True
     weight_inputs = (1,)
-    fast = Kernel(products.matmul, products.matmul_backward)
+    fast_forward, fast_backward = products.matmul, products.matmul_backward
 
     def forward(self, x: Array, w: Array) -> tuple[Array, Kept]:
         shape = self.check(x.shape, w.shape)
@@ -76,7 +76,7 @@ class AttentionScores(Op):
     inputs = ("q", "k")
     source = "Table A.2 (matmul, with the damping in the function)"
     contraction = True
-    fast = Kernel(products.scores, products.scores_backward)
+    fast_forward, fast_backward = products.scores, products.scores_backward
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(ScoresRule):
@@ -129,7 +129,7 @@ class AttentionMix(Op):
     inputs = ("weights", "v")
     source = "Table A.2 (matmul); correlated: mean of t equal values; causal: of 1 … t independent ones"
     contraction = True
-    fast = Kernel(products.matmul, products.matmul_backward)
+    fast_forward, fast_backward = products.matmul, products.matmul_backward
 
     def __post_init__(self) -> None:
         if self.values not in get_args(ValuesRule):
@@ -172,7 +172,7 @@ class Readout(Op):
     source = "Table A.2 (matmul); 1/m: u-μP (arXiv 2407.17465), output layer"
     contraction = True
     weight_inputs = (1,)
-    fast = Kernel(products.matmul, products.matmul_backward)
+    fast_forward, fast_backward = products.matmul, products.matmul_backward
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(ReadoutRule):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from refscale.engine import Array, Kernel, Op
+from refscale.engine import Array, Op
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import rows
 from refscale.ops.shapes import size
@@ -39,7 +39,7 @@ class SoftmaxCrossEntropy(Op):
     source = "Table A.2, with the mean and ignored rows counted"
     constants = (1,)
     reports = True
-    fast = Kernel(rows.cross_entropy, rows.cross_entropy_backward)
+    fast_forward, fast_backward = rows.cross_entropy, rows.cross_entropy_backward
 
     def __post_init__(self) -> None:
         if self.reduction not in ("mean", "sum"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from refscale.engine import Array, Kernel, Op, Rows
+from refscale.engine import Array, Op, Rows
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.shapes import axis_of, size
 from refscale.scales import Scales, Shape
@@ -92,7 +92,7 @@ class Slice(Op):
     inputs = ("x",)
     source = "share of elements with a gradient"
     moves = True
-    fast = Kernel(_cut, _cut_backward)
+    fast_forward, fast_backward = _cut, _cut_backward
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         return x[self._index(x.shape)], (x.shape,)
@@ -191,7 +191,7 @@ class Embedding(Op):
     inputs = ("table", "ids")
     source = "Table A.2 (embedding, uniform tokens)"
     constants = (1,)
-    fast = Kernel(_embed, _embed_backward)
+    fast_forward, fast_backward = _embed, _embed_backward
 
     def forward(self, table: Array, ids: Array) -> tuple[Array, Kept]:
         self._check(table.shape)

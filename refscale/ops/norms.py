@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from refscale.engine import Array, Kernel, Op
+from refscale.engine import Array, Op
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import rows
 from refscale.ops.shapes import size
@@ -42,7 +42,7 @@ class LayerNorm(Op):
     eps: float = 1e-12
     inputs = ("x", "gain", "bias")
     source = "Table A.2"
-    fast = Kernel(rows.layer_norm, rows.layer_norm_backward)
+    fast_forward, fast_backward = rows.layer_norm, rows.layer_norm_backward
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,7 +83,7 @@ class RmsNorm(Op):
     eps: float = 1e-6
     inputs = ("x", "gain")
     source = "as Table A.2, layer norm; arXiv 1910.07467"
-    fast = Kernel(rows.rms_norm, rows.rms_norm_backward)
+    fast_forward, fast_backward = rows.rms_norm, rows.rms_norm_backward
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from refscale.engine import Tape
+from refscale.engine import Tape, settle
 from refscale.errors import ArgumentError, DataError, counted
 from refscale.files import write_json
 from refscale.layers import on_tape
@@ -258,7 +258,7 @@ def _count_factors(config: TrainConfig, data: Data) -> int:
     """How many constants other than 1 a training step multiplies by: α of every call, β of every gradient."""
     run = Run.of(config, data)
     tape = Tape(run.scheme)
-    run.task.loss(on_tape(tape, run.initial_state().parameters, run.specs), next(run.batches(0)))
+    settle(run.task.loss(on_tape(tape, run.initial_state().parameters, run.specs), next(run.batches(0))).total)
     return sum(
         (node.scales.alpha != 1)
         + sum(v.requires_grad and b not in (None, 1) for v, b in zip(node.inputs, node.scales.beta, strict=True))

@@ -221,15 +221,15 @@ def test_a_branch_that_starts_with_another_factor_is_put_right(monkeypatch, beta
     assert certify(config, batch) == pytest.approx(right, rel=1e-12)
 
 
-def test_branches_without_constraints_or_balance_are_caught(monkeypatch):
-    monkeypatch.setattr(bert.model, "balance", lambda output: None)
+def test_branches_without_constraints_or_free_forks_are_caught(monkeypatch):
+    monkeypatch.setattr(ops.Fork, "settles", False)
     config = bert.get_config("bert-tiny", vocabulary=WORDS, constraint=none)
     with pytest.raises(FactorError, match="consumers of encoder"):
         certify(config, text_batch(WORDS))
 
 
-def test_forks_that_nobody_balanced_are_caught(monkeypatch):
-    monkeypatch.setattr(bert.model, "balance", lambda output: None)
+def test_forks_that_nobody_settles_are_caught(monkeypatch):
+    monkeypatch.setattr(ops.Fork, "settles", False)
     with pytest.raises(FactorError, match=r"consumers of encoder\.1\.ffn\.layer_norm"):
         certify(bert.get_config("bert-tiny", vocabulary=WORDS), text_batch(WORDS))
 

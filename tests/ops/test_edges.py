@@ -228,7 +228,7 @@ def test_identities_share_memory_and_survive_scaling():
     y = apply(ops.Scaled(0.5, 2.0), leaf)
     z = apply(ops.WeightedAdd((0.6, 0.8)), leaf, y)
     g = RNG.standard_normal((3, 4))
-    backward(z, g)
+    backward(z, g, check=False)  # two multiples of the gradient, on purpose
     assert_same_bits(leaf.value, x)
     assert_same_bits(y.value, 0.5 * x)
     expected = g + 2 * g
