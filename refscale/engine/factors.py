@@ -53,8 +53,8 @@ def ancestors(output: Tensor) -> list[Node]:
 
 def edges(node: Node) -> Iterator[Edge]:
     """The edges into a call that carry a gradient."""
-    for i in range(len(node.inputs)):
-        if node.wants(i):
+    for i, wanted in enumerate(node.wanted):
+        if wanted:
             yield Edge(node, i)
 
 

@@ -131,13 +131,13 @@ def _send_back(pending: _Pending, node: Node) -> None:
     given = rounder.incoming(op, g, node.output, node.index)
     if node.fast:
         assert op.fast_backward is not None
-        wanted = [beta if node.wants(i) else None for i, beta in enumerate(betas)]
+        wanted = [beta if w else None for beta, w in zip(betas, node.wanted, strict=True)]
         pieces = op.fast_backward(wanted, given, *kept)
     else:
         pieces = op.backward(given, *kept)
     check_pieces(node, pieces, tape)
     for i, (variable, beta) in enumerate(zip(inputs, betas, strict=True)):
-        if not node.wants(i):
+        if not node.wanted[i]:
             continue
         piece, owned = _array(pieces[i]), own and op.moves and len(pieces) == 1
         if node.fast:

@@ -22,20 +22,17 @@ from refscale.scales import Call, Constraint, Scales, Scheme, Shape, close, regu
 class Variable:
     """The identity of a tensor: name, shape, the call that made it, and the gradient of a leaf; but no value.
 
-    ``factor`` is the constant c of the leaf's gradient, see ``graph.gradient_factors``; None if it was not checked.
+    ``reports``: it is the value of a loss.  ``factor`` is the constant c of the leaf's gradient, see
+    ``graph.gradient_factors``; None if it was not checked.
     """
 
-    __slots__ = ("factor", "gradient", "name", "node", "requires_grad", "shape")
+    __slots__ = ("factor", "gradient", "name", "node", "reports", "requires_grad", "shape")
 
     def __init__(self, name: str, shape: Shape, requires_grad: bool, node: Node | None) -> None:
         self.name, self.shape, self.requires_grad, self.node = name, shape, requires_grad, node
+        self.reports = node is not None and node.op.reports
         self.gradient: Array | None = None
         self.factor: float | None = None
-
-    @property
-    def reports(self) -> bool:
-        """Whether it is the value of a loss."""
-        return self.node is not None and self.node.op.reports
 
     def __repr__(self) -> str:
         return f"{self.name}{list(self.shape)}"
@@ -44,20 +41,18 @@ class Variable:
 class Node:
     """One recorded call: op, variables in and out, factors, and ``kept`` for the backward pass (None once used).
 
-    ``fast`` says that the fast form of the op was run, so that ``kept`` belongs to that form.
+    ``wanted`` says of each input whether it receives a gradient; ``fast`` whether the op's fast form was run, so that
+    ``kept`` belongs to that form.
     """
 
-    __slots__ = ("fast", "index", "inputs", "kept", "op", "output", "scales")
+    __slots__ = ("fast", "index", "inputs", "kept", "op", "output", "scales", "wanted")
 
     def __init__(self, index: int, op: Op, inputs: tuple[Variable, ...], scales: Scales) -> None:
         self.index, self.op, self.inputs, self.scales = index, op, inputs, scales
         self.output: Variable
         self.kept: tuple[Any, ...] | None = None
         self.fast = False
-
-    def wants(self, index: int) -> bool:
-        """Return whether input ``index`` receives a gradient."""
-        return self.inputs[index].requires_grad and index not in self.op.constants
+        self.wanted = tuple([v.requires_grad and i not in op.constants for i, v in enumerate(inputs)])
 
     def passes(self, index: int) -> bool:
         """Return whether the gradient of input ``index`` holds unchanged elements of the output's gradient."""
@@ -206,7 +201,7 @@ def call(
     shapes = tuple([v.shape for v in variables])
     scales = tape.scheme.scales(Call(op, shapes, constraint, tuple(constrained), index))
     node = Node(index, op, variables, scales)
-    node.output = Variable(tape.scoped(op.name), (), any(map(node.wants, range(len(tensors)))), node)
+    node.output = Variable(tape.scoped(op.name), (), any(node.wanted), node)
     return node, tensors
 
 
@@ -259,7 +254,7 @@ def check_pieces(node: Node, pieces: Sequence[Any], tape: Tape) -> None:
     if len(pieces) != len(node.inputs):
         raise TapeError(f"{op.name}.backward returned {len(pieces)} gradients for {len(node.inputs)} inputs")
     for i, (variable, piece, beta) in enumerate(zip(node.inputs, pieces, node.scales.beta, strict=True)):
-        if not node.wants(i):
+        if not node.wanted[i]:
             continue
         if piece is None or beta is None:
             raise TapeError(f"{op.name}: input {i} requires a gradient, but backward or scale gave None")

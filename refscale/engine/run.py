@@ -97,7 +97,7 @@ def walk(tape: Tape, output: Variable, start: Array) -> dict[Variable, Array]:
         pieces = node.op.backward(rounder.incoming(node.op, g, node.output, node.index), *kept)
         check_pieces(node, pieces, tape)
         for i, (variable, beta) in enumerate(zip(node.inputs, node.scales.beta, strict=True)):
-            if not node.wants(i):
+            if not node.wanted[i]:
                 continue
             piece = beta * rounder.wide(pieces[i])
             rounded = node.passes(i)  # elements of g

@@ -129,6 +129,7 @@ class Rounder:
         self.casts: list[CastRecord] = []
         self.exact = precision.accumulate is not None
         self.rounds = self.exact or precision.store is not None
+        self._plain = not self.exact and precision.blocks is None
 
     # --- The places -------------------------------------------------------------------------------------------------
 
@@ -150,8 +151,9 @@ class Rounder:
             x = self.cast(self.precision.store, x, label, "operand")
         if self.narrows(op):
             x = self.narrow(x, label, f"{call}.{op.name}.{index}")
-        role: Role = "weight" if index in op.weight_inputs and x.ndim == 2 else "activation"
-        return self.arithmetic(op, x, label, role)
+        if self._plain:
+            return x
+        return self._arithmetic(op, x, label, "weight" if index in op.weight_inputs and x.ndim == 2 else "activation")
 
     def store(self, x: Any, label: Label, place: str, out: Array | None = None) -> Array:
         """A value or gradient in the ``store`` format; the value of a loss and its gradient in the carrier.
@@ -170,7 +172,7 @@ class Rounder:
         """The gradient of an op's output, as its backward pass computes with it."""
         if self.narrows(op):
             g = self.cast(self.precision.operand_gradient, g, label, "operand_gradient", f"{call}.{op.name}.gradient")
-        return self.arithmetic(op, g, label, "gradient")
+        return g if self._plain else self._arithmetic(op, g, label, "gradient")
 
     def sum(self, a: Array, b: Array, label: Label) -> Array:
         """a + b, two gradients of one tensor, stored."""
@@ -196,9 +198,9 @@ class Rounder:
 
     def has_arithmetic(self, op: OpFlags) -> bool:
         """Return whether the arrays of an op compute by rules of their own: exactly, or converted to blocks."""
-        return self.exact or self._recipe(op) is not None
+        return not self._plain and (self.exact or self._recipe(op) is not None)
 
-    def arithmetic(self, op: OpFlags, x: Array, label: Label, role: Role) -> Any:
+    def _arithmetic(self, op: OpFlags, x: Array, label: Label, role: Role) -> Any:
         """An array as an op computes with it: exactly, or converted to blocks where it is multiplied, or as it is."""
         if op.moves:
             return x
