@@ -10,7 +10,7 @@ Only edges that carry a gradient count: masks and token ids are not part of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from refscale.engine.record import Node, Tensor, Variable
@@ -75,33 +75,41 @@ def settle(output: Tensor) -> dict[Variable, float]:
     Raises:
         FactorError: two uses of a tensor demand different values of c; the message names the op that breaks the rule.
     """
-    nodes = ancestors(output)
+    last = output.variable.node
+    if last is None or not output.variable.requires_grad:
+        raise TapeError(f"{output} was not computed from a leaf that requires a gradient")
     found = {output.variable: 1.0}
-    if all(factor == 1 or factor is None for node in nodes for factor in (node.scales.alpha, *node.scales.beta)):
-        return found | {edge.variable: 1.0 for node in nodes for edge in edges(node)}
-    demanded: dict[Variable, list[tuple[Edge, float]]] = {}
-    for node in nodes:
-        if node.output in demanded:
-            found[node.output] = _agreed(demanded.pop(node.output), nodes)
-        c = found[node.output]
-        for edge in edges(node):
-            demanded.setdefault(edge.variable, []).append((edge, c * edge.ratio))
-    return found | {variable: _agreed(uses, nodes) for variable, uses in demanded.items()}
+    uses: dict[Variable, list[tuple[Node, int, float]]] = {}
+    for node in reversed(output.tape.nodes[: last.index + 1]):
+        if node.output not in found:
+            continue
+        if len(known := uses.get(node.output, ())) > 1:
+            found[node.output] = _agreed(known, output)
+        c, scales = found[node.output], node.scales
+        for i, (variable, beta) in enumerate(zip(node.inputs, scales.beta, strict=True)):
+            if node.wanted[i] and beta is not None:
+                demanded = c * (beta / scales.alpha)
+                uses.setdefault(variable, []).append((node, i, demanded))
+                found.setdefault(variable, demanded)
+    for variable, known in uses.items():
+        if variable.node is None and len(known) > 1:
+            found[variable] = _agreed(known, output)
+    return found
 
 
-def _agreed(uses: list[tuple[Edge, float]], nodes: list[Node]) -> float:
+def _agreed(uses: Sequence[tuple[Node, int, float]], output: Tensor) -> float:
     """c of one tensor, given what its uses demand, with the β of those that are forks chosen."""
-    first = uses[0][1]
-    if len(uses) == 1 or all(close(c, first) for _, c in uses):
+    first = uses[0][2]
+    if all(close(c, first) for _, _, c in uses):
         return first
-    direct = [(edge, c) for edge, c in uses if not edge.node.op.settles]
-    forks = [(edge.node, c / edge.ratio) for edge, c in uses if edge.node.op.settles]
+    direct = [(Edge(node, i), c) for node, i, c in uses if not node.op.settles]
+    forks = [(node, c / Edge(node, i).ratio) for node, i, c in uses if node.op.settles]
     c = direct[0][1] if direct else 1 / math.hypot(*(1 / c_i for _, c_i in forks))
     for node, c_i in forks:
         node.scales = Scales(node.scales.alpha, (node.scales.alpha * c / c_i,))
     for edge, other in direct:
         if not close(c, other):
-            raise FactorError(_disagreement(direct[0], (edge, other), nodes))
+            raise FactorError(_disagreement(direct[0], (edge, other), ancestors(output)))
     return c
 
 
