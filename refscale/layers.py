@@ -264,7 +264,7 @@ def self_attention(
 def convolution(
     p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block, rng: np.random.Generator | None = None
 ) -> Tensor:
-    """activation(conv(x)), causal, in groups: (batch, seq, d) → the same.  Source: paper, character models."""
+    """activation(conv(x)), causal, in groups: (batch, seq, d) → the same.  Source: paper, character models (conv)."""
     weight, tied = p[f"{name}.weight"], block.constraint
     op = ops.Conv1d(padding=(weight.shape[0] - 1, 0), groups=x.shape[2] // weight.shape[1])
     y = apply(ops.Bias(), apply(op, x, weight, constraint=tied, constrained=(0,)), p[f"{name}.bias"])
@@ -272,7 +272,7 @@ def convolution(
 
 
 GATE_BIAS = -1.0
-"""Of the gates of ``recurrence``, so that states persist at first.  Source: the paper's code."""
+"""Of the gates of ``recurrence``: states persist at first.  Source: the authors' code, run_sweep.py (rebias)."""
 
 
 def recurrence(

@@ -74,6 +74,8 @@ def listing() -> Iterator[str]:
     yield ""
     yield "The specification: numbered statements, each with its source and a function that checks it"
     yield "(`claim_3_09_matmul` states 3.9).  Sizes are those of `--shape`; *slow* ones run with `--slow` or by id."
+    yield "*Paper*: arXiv 2303.11257.  *Authors' code*: github.com/graphcore-research/unit-scaling-demo, the"
+    yield "directories `examples` and `bert` in its branch 2023-01-paper."
     yield "This page is what `refscale verify --list` prints."
     for section in SECTIONS:
         yield ""

@@ -253,7 +253,7 @@ class Scaled(_Identity):
 
     alpha: float = 1.0
     beta: float = 1.0
-    source = "paper, residual branch of the reference FFN"
+    source = "authors' code, examples/listings.py (scaled)"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -143,7 +143,7 @@ class Gather(Op):
     """
 
     inputs = ("x", "positions")
-    source = "share of rows with a gradient (as Table A.2, embedding)"
+    source = "share of rows with a gradient"
     constants = (1,)
 
     def forward(self, x: Array, positions: Array) -> tuple[Array, Kept]:
@@ -189,7 +189,7 @@ class Embedding(Op):
     """
 
     inputs = ("table", "ids")
-    source = "Table A.2 (embedding, uniform tokens)"
+    source = "uniform tokens: b/v independent terms to a row"
     constants = (1,)
     fast = Kernel(_embed, _embed_backward)
 

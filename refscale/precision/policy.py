@@ -28,8 +28,15 @@ Inside an op arithmetic is that of the carrier: a matmul accumulates in float32,
 of a named accumulator; a product and its factors, or any other result and its factor, are rounded once, to what is
 stored.
 
-Sources: paper, FP16 and FP8 experiments; Noune et al. 2022 (arXiv 2206.02915) for the fnuz formats; Micikevicius et
-al. 2022 (arXiv 2209.05433) for e4m3fn and e5m2; µnit Scaling (arXiv 2502.05967) for FP8 in hidden layers alone.
+``fp16`` and ``fp8`` keep FP32 master weights, as mixed-precision training does (Micikevicius et al. 2017, arXiv
+1710.03740); the paper's runs did not.  Theirs kept weights in FP16, rounded stochastically, as ``fp16-sr`` and
+``fp8-sr`` do.  Two things remain that no policy here has: in their character models the first moment of AdamW (and the
+momentum of SGD) was stored in FP16, and stochastic rounding was on for activations and gradients, too.
+
+Sources: paper, Table A.1 and Table 2; the authors' code, scmm/layers.py (what is stored) and run_sweep.py
+(``stochastic_rounding``).  Noune et al. 2022 (arXiv 2206.02915) for the fnuz formats, those of the paper's FP8 runs;
+Micikevicius et al. 2022 (arXiv 2209.05433) for e4m3fn and e5m2; µnit Scaling (arXiv 2502.05967) for FP8 in hidden
+layers alone.
 """
 
 from __future__ import annotations
@@ -120,7 +127,8 @@ class Precision:
         Raises:
             ArgumentError: random bits are needed, and there is no rng.
 
-        Source: paper, experiments on IPU: FP16 weights, updated with stochastic rounding.
+        Source: the authors' code, scmm/layers.py: an update in FP32, stored in the dtype of the weight; run_sweep.py:
+        with stochastic rounding.
         """
         cast = self.weights
         if cast is None:

@@ -1,8 +1,9 @@
 """The comparison: every precision and every scaling technique, on the same text, from the same seeds.
 
-What the paper's Table 1 says in words and its Table 2 on SQuAD, at a size that a laptop can check: the validation loss
-of a masked language model.  A learning rate is chosen for each scheme in FP32, on a grid of powers of two; nothing else
-is tuned.  Runs stand in directories of their own, and a comparison that was interrupted continues where it stopped.
+What the paper's Table 1 says in words and its Table 2 (in full: tutorials/06-bert.md) on SQuAD, at a size that a laptop
+can check: the validation loss of a masked language model.  A learning rate is chosen for each scheme in FP32, on a
+grid of powers of two; nothing else is tuned.  Runs stand in directories of their own, and a comparison that was
+interrupted continues where it stopped.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Variant:
 
 
 STATIC = "static:2^15"
-"""A loss scale for FP16 and FP8; the paper needed 512 and 32768 for its two BERTs."""
+"""A loss scale for FP16 and FP8.  The paper's BERTs had 512 (base), 32768 and 128 (large, its two phases)."""
 
 _PRETRAINING = (
     Variant("regular", "fp32"),

@@ -31,9 +31,9 @@ class TrainConfig:
         optimizer: "sgd", "adam", "adamw" or "lamb", with hyperparameters as in "sgd:momentum=0.9"; see
             ``get_optimizer``.
         weight_decay: of the optimizer.
-        schedule: "constant", "linear", "cosine" or "halving".
+        schedule: "constant", "linear", "cosine", "exponential" or "halving".
         warmup: steps of warm-up; None takes a tenth of ``steps``.
-        halve_every: steps between halvings, for that schedule.
+        halve_every: steps in which the rate halves, for "exponential" and "halving".
         dropout: probability.  BERT's own is 0.1; a short run on a small text does better without.
         seed: of initial parameters, text, dropout and stochastic rounding.
         evaluate_every: steps between validations; there is always one at the end.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from refscale.errors import ArgumentError, DataError
+from refscale.optim import get_schedule
 from refscale.sweep import SHIPPED, Bracket, Grid, Row, Spec, Walk, load_spec, outcomes, summary
 from refscale.sweep.search import replay
 from refscale.sweep.spec import run_id
@@ -93,6 +95,22 @@ def test_those_that_come_along(path):
     for cell in spec.cells():
         rule = spec.search_of(spec.rate_settings(cell.settings))
         assert spec.config(cell.settings, rule.next({})[0], 0).kind.name == "next-token"
+
+
+def test_the_sweep_of_the_paper_has_the_settings_of_the_authors_code():
+    """run_sweep.py, scmm/training.py, scmm/layers.py; attention and convolutions of 2 and 8 layers, an RNN of 2."""
+    spec = load_spec("charlm-full")
+    cells = list(spec.cells())
+    assert len(cells) == 5 * 3 * 3 * 2 * 6  # models and depths, norms, residual rules, optimizers, variants
+    depths = {(c.point["model"].split(":")[0].removeprefix("charlm-"), c.point["model.layers"]) for c in cells}
+    assert depths == {("attention", 2), ("attention", 8), ("conv", 2), ("conv", 8), ("rnn", 2)}
+    adamw = next(c for c in cells if c.point["optimizer"].startswith("adamw") and c.variant == "unit FP16")
+    assert spec.search_of(adamw.settings) == Walk(-8.0, 1.0, pytest.approx(0.1 / math.log(2), abs=1e-4))
+    assert (spec.rate_seeds, spec.seeds) == (3, 3)
+    config = spec.config(adamw.settings, -8, 0)
+    assert (config.steps, config.batch, config.seq, config.warmup_steps) == (2**19, 8, 256, 0)
+    assert (config.optimizer, config.weight_decay, config.precision) == ("adamw:eps=1e-7", 0.0, "fp16-sr")
+    assert get_schedule(config.schedule, every=config.halve_every)(2**15) == pytest.approx(0.5**0.5, rel=2.0**-52)
 
 
 @pytest.mark.parametrize(

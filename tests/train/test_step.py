@@ -273,6 +273,11 @@ class TestConfig:
 
         assert all(TrainConfig(scheme=name).peak_lr > 0 for name in SCHEMES)
 
+    def test_schedules_of_a_half_life_take_it_and_the_others_the_length(self, text):
+        for name, multiplier in (("exponential", 2**-1.25), ("halving", 0.5), ("linear", 0.375), ("constant", 1)):
+            run = Run.of(small(schedule=name, halve_every=4, warmup=0), text)
+            assert run.rate(5).multiplier == pytest.approx(multiplier, rel=2.0**-52)
+
     def test_warm_up_is_a_tenth_unless_given(self):
         assert [TrainConfig(steps=200, warmup=w).warmup_steps for w in (None, 0, 3)] == [20, 0, 3]
 
