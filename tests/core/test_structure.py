@@ -148,11 +148,10 @@ def test_the_core_knows_no_instrument():
             assert not met & set(INSTRUMENTS), path
 
 
-def test_the_core_stays_small_and_modules_short():
+def test_modules_stay_short():
+    """The core as a whole has no limit: one made its code denser, not simpler."""
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in modules()}
     assert [path for path, n in lines.items() if n > 400] == []
-    arithmetic = {"special", "exact", "blocks"}
-    assert sum(n for path, n in lines.items() if part(path) in set(CORE) - arithmetic) < 8000
 
 
 MUTABLE = ["scales/schemes.py", "sweep/engine.py", "sweep/engine.py"]
