@@ -1,0 +1,331 @@
+"""The blocks that models are made of, each in two halves: a function that lists its specs, and one that computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from refscale import functional as F  # noqa: N812
+from refscale import ops
+from refscale.engine import Op, Tensor, apply, tape_of
+from refscale.layers.parameters import Spec, Specs, Tensors
+from refscale.ops import ValuesRule
+from refscale.scales import (
+    Constraint,
+    NormPlacement,
+    ResidualRule,
+    Role,
+    ScoresRule,
+    constraint_at,
+    geometric,
+    get_constraint,
+    get_residual,
+    none,
+    residual_at,
+    to_output_scale,
+)
+
+Mixer = Literal["attention", "convolution", "recurrence"]
+
+
+def linear_specs(
+    name: str, fan_in: int, fan_out: int, depth: int = 1, role: Role = "weight", bias: bool = True
+) -> Specs:
+    """Of ``linear``; with the role "readout", of ``functional.readout``."""
+    specs: Specs = {f"{name}.weight": Spec(role, (fan_in, fan_out), depth)}
+    return specs | {f"{name}.bias": Spec("bias", (fan_out,), depth)} if bias else specs
+
+
+def linear(p: Tensors, name: str, x: Tensor, constraint: str | Constraint = geometric) -> Tensor:
+    """``functional.linear`` with the parameters ``name.weight`` and, if there is one, ``name.bias``."""
+    weight, bias = p[f"{name}.weight"], p.get(f"{name}.bias")
+    tape = tape_of(f"linear({name!r})", x, weight)
+    with tape.scope(name.rpartition(".")[2]):
+        return F.linear(x, weight, bias, constraint=constraint_at(tape.scheme, name, get_constraint(constraint)))
+
+
+def norm_specs(name: str, d: int, depth: int = 1, bias: bool = True) -> Specs:
+    """Of ``norm``; without a bias, the RMS norm."""
+    specs: Specs = {f"{name}.gain": Spec("gain", (d,), depth)}
+    return specs | {f"{name}.bias": Spec("bias", (d,), depth)} if bias else specs
+
+
+def norm(p: Tensors, name: str, x: Tensor, eps: float) -> Tensor:
+    """Layer norm with the parameters ``name.gain`` and ``name.bias``; RMS norm with a gain only; eps in units of x."""
+    gain, bias = p[f"{name}.gain"], p.get(f"{name}.bias")
+    eps *= tape_of(f"norm({name!r})", x, gain).scheme.trained.get(name, 1.0)
+    return F.rms_norm(x, gain, eps) if bias is None else F.layer_norm(x, gain, bias, eps)
+
+
+def feed_forward_specs(
+    name: str, d: int, hidden: int, depth: int = 1, *, bias: bool = True, gated: bool = False
+) -> Specs:
+    """Of ``feed_forward``."""
+    specs = linear_specs(f"{name}.up", d, hidden, depth, bias=bias)
+    if gated:
+        specs |= linear_specs(f"{name}.gate", d, hidden, depth, bias=bias)
+    return specs | linear_specs(f"{name}.down", hidden, d, depth, bias=bias)
+
+
+_LINEAR = ("query", "key", "value", "output")
+
+
+def self_attention_specs(
+    name: str, d: int, depth: int = 1, *, shared: int = 1, biased: tuple[str, ...] = _LINEAR, frequencies: int = 0
+) -> Specs:
+    """Of ``self_attention``.
+
+    Args:
+        name: path.
+        d: width.
+        depth: of the stack.
+        shared: queries that share a key and a value.
+        biased: linear layers with a bias.
+        frequencies: of the sinusoids that distances are made of; 0: scores do not know distances.
+    """
+    specs: Specs = {}
+    for part in _LINEAR:
+        width = d // shared if part in ("key", "value") else d
+        specs |= linear_specs(f"{name}.{part}", d, width, depth, bias=part in biased)
+    return specs | linear_specs(f"{name}.distance", frequencies, d, depth, bias=False) if frequencies else specs
+
+
+def convolution_specs(name: str, d: int, kernel: int, groups: int, depth: int = 1) -> Specs:
+    """Of ``convolution``."""
+    weight = Spec("weight", (kernel, d // groups, d), depth)
+    return {f"{name}.weight": weight, f"{name}.bias": Spec("bias", (d,), depth)}
+
+
+def recurrence_specs(name: str, d: int, depth: int = 1) -> Specs:
+    """Of ``recurrence``."""
+    return {
+        **linear_specs(f"{name}.input", d, 2 * d, depth),
+        **linear_specs(f"{name}.state", d, 2 * d, depth, bias=False),
+        f"{name}.start": Spec("bias", (d,), depth),
+    }
+
+
+@dataclass(frozen=True)
+class Block:
+    """What the residual blocks of a transformer have in common.
+
+    Attributes:
+        heads: attention heads.
+        depth: residual additions in the stack.
+        norm: "post": norm(x + f(x)), as the original transformer; "pre": x + f(norm(x)); "branch": x + norm(f(x));
+            "none": x + f(x).
+        tau: residual rule.
+        activation: of the feed-forward layer.
+        eps: of the norms.
+        dropout, attention_dropout: probabilities for a branch's output and for attention weights, used where a
+            generator is given.
+        scores: damping of the attention scores, "1/sqrt(d)" or "1/d"; None: the scheme's.
+        values: how alike those of a sequence are taken to be, see ``ops.AttentionMix``.
+        constraint: ties factors inside residual branches; with ``none``, forks repay what differs (``graph.balance``).
+        mixer: what mixes the tokens of a sequence: "attention", "convolution" or "recurrence".
+        causal: no token sees later ones.
+        kv_heads: of keys and values; None: as many as ``heads``.
+        rotary: base of rotary positions; None: queries and keys are not rotated.
+
+    ``tau`` and ``constraint`` may be given by name.
+    """
+
+    heads: int
+    depth: int
+    norm: NormPlacement
+    tau: ResidualRule
+    activation: Op
+    eps: float
+    dropout: float
+    attention_dropout: float
+    scores: ScoresRule | None
+    values: ValuesRule
+    constraint: Constraint
+    mixer: Mixer = "attention"
+    causal: bool = False
+    kv_heads: int | None = None
+    rotary: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tau", get_residual(self.tau))
+        object.__setattr__(self, "constraint", get_constraint(self.constraint))
+
+
+def self_attention(
+    p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block, rng: np.random.Generator | None = None
+) -> Tensor:
+    """output(attention(query(x), key(x), value(x))): (batch, seq, d) → the same.
+
+    Constrained, the three uses of x agree on c; unconstrained, each starts with a fork.
+    """
+    tape = tape_of(f"self_attention({name!r})", x)
+    uses = F.fork(x, 3) if block.constraint is none else [x] * 3
+    q, k, v = (linear(p, f"{name}.{part}", use, block.constraint) for part, use in zip(_LINEAR[:3], uses, strict=True))
+    seq = x.shape[1]
+    distances = None
+    if f"{name}.distance.weight" in p:
+        table = p[f"{name}.distance.weight"]
+        with tape.scope("distance"):
+            distances = apply(ops.Matmul(), F.sinusoids(seq, table.shape[0]), table)
+    mixed = F.attention(
+        q,
+        k,
+        v,
+        heads=block.heads,
+        kv_heads=block.kv_heads,
+        mask=mask,
+        causal=block.causal,
+        rotary=F.rotary_angles(seq, q.shape[2] // block.heads, block.rotary) if block.rotary else None,
+        distances=distances,
+        scores=block.scores,
+        values=block.values,
+        constraint=block.constraint,
+        scores_constraint=constraint_at(tape.scheme, f"{name}.scores", block.constraint),
+        dropout=block.attention_dropout,
+        rng=rng,
+    )
+    return linear(p, f"{name}.output", mixed, block.constraint)
+
+
+def convolution(
+    p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block, rng: np.random.Generator | None = None
+) -> Tensor:
+    """activation(conv(x)), causal, in groups: (batch, seq, d) → the same.  Source: paper, character models."""
+    weight, tied = p[f"{name}.weight"], block.constraint
+    op = ops.Conv1d(padding=(weight.shape[0] - 1, 0), groups=x.shape[2] // weight.shape[1])
+    y = apply(ops.Bias(), apply(op, x, weight, constraint=tied, constrained=(0,)), p[f"{name}.bias"])
+    return apply(block.activation, y, constraint=tied, constrained=(0,))
+
+
+GATE_BIAS = -1.0
+"""Of the gates of ``recurrence``, so that states persist at first.  Source: the paper's code."""
+
+
+def recurrence(
+    p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block, rng: np.random.Generator | None = None
+) -> Tensor:
+    """Recurrent highway network of depth 1: (batch, seq, d) → its states, of the same shape.
+
+    h_t = h_{t−1} + sigmoid(u_t − 1)·(tanh(c_t) − h_{t−1}),    (c_t, u_t) = input(x_t) + state(h_{t−1})
+
+    Everything inside the loop is constrained, whatever the model's constraint: a state is used by the next one, and
+    a weight by all of them, so that a factor of α/β ≠ 1 would grow along the sequence.  The gradient of the state's
+    weight sums seq times as many terms as one step: it starts with a factor of seq^-½.
+
+    Source: Zilly et al. 2017 (arXiv 1607.03474), depth 1, as in the paper's character models.
+    """
+    batch, seq, d = x.shape
+    tied = geometric if block.constraint is none else block.constraint
+    gates = linear(p, f"{name}.input", apply(ops.Transpose((1, 0, 2)), x), tied)
+    weight = apply(ops.Fork(seq**-0.5), p[f"{name}.state.weight"])
+    h = apply(ops.Bias(), np.zeros((1, batch, d)), p[f"{name}.start"])
+    states = []
+    for t in range(seq):
+        parts = apply(ops.Slice(0, t, t + 1), gates, constraint=to_output_scale, constrained=(0,))
+        both = ops.WeightedAdd((1.0, 1.0))
+        parts = apply(both, parts, F.linear(h, weight, constraint=tied), constraint=to_output_scale, constrained=(0, 1))
+        candidate, update = F.split(parts, 2)
+        candidate = apply(ops.Tanh(), candidate, constraint=tied, constrained=(0,))
+        cell = ops.Highway(GATE_BIAS)
+        h = apply(cell, h, candidate, update, constraint=to_output_scale, constrained=(0, 1, 2))
+        states.append(h)
+    joined = apply(ops.Concat(0), *states, constraint=to_output_scale, constrained=tuple(range(seq)))
+    return apply(ops.Transpose((1, 0, 2)), joined)
+
+
+MIXERS: dict[Mixer, Callable[..., Tensor]] = {
+    "attention": self_attention,
+    "convolution": convolution,
+    "recurrence": recurrence,
+}
+"""By name, called as ``self_attention`` is."""
+
+
+def feed_forward(p: Tensors, name: str, x: Tensor, block: Block) -> Tensor:
+    """down(activation(up(x))), or down(up(x)·silu(gate(x))) with a gate: (…, d) → (…, hidden) → (…, d)."""
+    if f"{name}.gate.weight" in p:
+        up, gate = F.fork(x, 2) if block.constraint is none else (x, x)
+        parts = linear(p, f"{name}.up", up, block.constraint), linear(p, f"{name}.gate", gate, block.constraint)
+        hidden = apply(ops.SiluGlu(), *parts, constraint=block.constraint, constrained=(0, 1))
+    else:
+        hidden = linear(p, f"{name}.up", x, block.constraint)
+        hidden = apply(block.activation, hidden, constraint=block.constraint, constrained=(0,))
+    return linear(p, f"{name}.down", hidden, block.constraint)
+
+
+def residual_block(
+    p: Tensors,
+    name: str,
+    fn: Callable[[Tensor], Tensor],
+    x: Tensor,
+    block: Block,
+    number: int,
+    rng: np.random.Generator | None,
+) -> Tensor:
+    """norm(x + fn(x)), x + fn(norm(x)), x + norm(fn(x)) or x + fn(x), with the parameters ``name.norm`` and dropout.
+
+    Args:
+        p: parameters as tensors.
+        name: path of the branch's parameters.
+        fn: the branch.
+        x: the stream.
+        block: says which of them (the scheme may say another), and how to add.
+        number: of this addition in the model, from 1; post-norm, the norm starts the stream anew and each is the first.
+        rng: for dropout; None in evaluation.
+    """
+
+    def normalized(h: Tensor) -> Tensor:
+        return norm(p, f"{name}.norm", h, block.eps)
+
+    def branch(h: Tensor) -> Tensor:
+        h = fn(normalized(h)) if placement == "pre" else fn(h)
+        return F.dropout(normalized(h) if placement == "branch" else h, block.dropout, rng)
+
+    scheme = tape_of(f"residual_block({name!r})", x).scheme
+    placement = scheme.norm_placement(block.norm)
+    tau = residual_at(scheme, name, block.tau)
+    if placement == "post":
+        return normalized(F.residual(branch, x, tau, 1))
+    return F.residual(branch, x, tau, number, block.depth)
+
+
+def transformer_layer_specs(name: str, d: int, hidden: int, depth: int = 1) -> Specs:
+    """Of ``transformer_layer``, in a stack of ``depth`` residual additions."""
+    return {
+        **self_attention_specs(f"{name}.attention", d, depth),
+        **norm_specs(f"{name}.attention.norm", d, depth),
+        **feed_forward_specs(f"{name}.ffn", d, hidden, depth),
+        **norm_specs(f"{name}.ffn.norm", d, depth),
+    }
+
+
+def transformer_layer(
+    p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block, number: int, rng: np.random.Generator | None
+) -> Tensor:
+    """One layer: a branch that mixes tokens and a feed-forward branch, on the residual stream.
+
+    Args:
+        p: parameters as tensors.
+        name: path of this layer's parameters.
+        x: (batch, seq, d).
+        mask: (batch, seq), True at real tokens.
+        block: what all layers share.
+        number: of this layer, from 0.
+        rng: for dropout; None in evaluation.
+
+    Returns:
+        (batch, seq, d).  Post-norm: unit variance; pre-norm: the stream, to be normalized at the end.
+    """
+    mixer, ffn = f"{name}.{block.mixer}", f"{name}.ffn"
+
+    def mix(h: Tensor) -> Tensor:
+        return MIXERS[block.mixer](p, mixer, h, mask, block, rng)
+
+    tape = tape_of(f"transformer_layer({name!r})", x)
+    with tape.scope(block.mixer):
+        x = residual_block(p, mixer, mix, x, block, 2 * number + 1, rng)
+    with tape.scope("ffn"):
+        return residual_block(p, ffn, lambda h: feed_forward(p, ffn, h, block), x, block, 2 * number + 2, rng)
