@@ -43,7 +43,7 @@ def plain(call: str, name: str, value: ArrayLike) -> Array:
         try:
             array = np.asarray(value)
         except ValueError as error:
-            raise ShapeError(f"{call}: {name} has no shape of its own: {error}") from None
+            raise ShapeError(f"{call}: {name} does not convert to an array: {error}") from None
         if array.dtype.kind != "O":
             return array
         kind = "an array of Python objects" if isinstance(value, np.ndarray) else f"of type {type(value).__name__}"
