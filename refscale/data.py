@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refscale.arrays import plain
 from refscale.errors import ArgumentError, DataError, counted
 
 Ids = NDArray[np.int32]
@@ -207,7 +208,7 @@ class Vocabulary:
         Raises:
             ArgumentError: an id outside the vocabulary, or not an integer.
         """
-        flat = np.asarray(ids).reshape(-1)
+        flat = plain("decode", "ids", ids).reshape(-1)
         if flat.size and flat.dtype.kind not in "iu":
             raise ArgumentError(f"Vocabulary.decode: ids are {flat.dtype}, expected integers")
         wrong = flat[(flat < 0) | (flat >= len(self))]
@@ -269,7 +270,7 @@ class Characters:
 
     def decode(self, ids: ArrayLike) -> str:
         """The characters of ids, U+FFFD for 0.  Raises ArgumentError for an id outside 0 … len−1."""
-        flat = np.asarray(ids).reshape(-1)
+        flat = plain("decode", "ids", ids).reshape(-1)
         if flat.size and (flat.dtype.kind not in "iu" or flat.min() < 0 or flat.max() >= len(self)):
             raise ArgumentError(
                 f"Characters.decode: {flat.dtype} to {flat.max()}, expected integers 0 … {len(self) - 1}"

@@ -18,17 +18,20 @@ from typing import Any, NamedTuple
 
 from numpy.typing import ArrayLike
 
-from refscale.engine import Node, Op, Tape, Tensor, Variable
-from refscale.errors import FactorError, TapeError
+from refscale.engine import Node, Op, Tape, Tensor, Variable, tape_of
+from refscale.errors import ArgumentError, FactorError, TapeError
 from refscale.ops.arithmetic import Add, Fork, Subtract, WeightedAdd
 from refscale.scales import (
     Call,
     Constraint,
     ResidualRule,
     Scales,
+    Scheme,
     Unit,
     constrain,
     geometric,
+    get_constraint,
+    get_scheme,
     none,
     to_output_scale,
     unit,
@@ -52,12 +55,12 @@ class Edge(NamedTuple):
 
 def _ancestors(output: Tensor) -> list[Node]:
     """The calls that the output depends on through gradients, last first."""
-    last = output.variable.node
+    tape, last = tape_of("graph", output), output.variable.node
     if last is None or not output.variable.requires_grad:
         raise TapeError(f"{output} was not computed from a leaf that requires a gradient")
     needed = {output.variable}
     found = []
-    for node in reversed(output.tape.nodes[: last.index + 1]):
+    for node in reversed(tape.nodes[: last.index + 1]):
         if node.output in needed:
             found.append(node)
             needed.update(e.variable for e in _edges(node))
@@ -131,8 +134,9 @@ def gradient_factors(output: Tensor) -> dict[Variable, float]:
         FactorError: two consumers of a tensor demand different values; the computed gradient would mix terms with
             different weights.  The message names tensor, consumers and values.
     """
+    nodes = _ancestors(output)
     factors: dict[Variable, tuple[float, Node | None]] = {output.variable: (1.0, None)}
-    for node in _ancestors(output):
+    for node in nodes:
         c = factors[node.output][0]
         for edge in _edges(node):
             demanded = c * _ratio(edge)
@@ -266,9 +270,9 @@ def _close(a: Scales, b: Scales) -> bool:
 def plan(
     fn: Callable[..., Tensor],
     *inputs: ArrayLike | Mapping[str, ArrayLike],
-    mean: Constraint = geometric,
-    base: Unit = unit,
-    add: Constraint = to_output_scale,
+    mean: str | Constraint = geometric,
+    base: str | Scheme = unit,
+    add: str | Constraint = to_output_scale,
 ) -> Plan:
     """The paper's recipe, automatic: record once, find the cut-edges, resolve every op's factors.
 
@@ -285,13 +289,17 @@ def plan(
     Args:
         fn: takes a Tensor for each array, a dict of Tensors for each mapping, and returns the output.
         inputs: arrays, or mappings from name to array (parameters).
-        mean: resolves the constrained factors.
-        base: whose unconstrained factors, initial standard deviation to use (its ``statistic``: std or RMS).
+        mean: resolves the constrained factors; a constraint or its name, as ``add``.
+        base: whose unconstrained factors, initial standard deviation to use (its ``statistic``: std or RMS); a ``Unit``
+            or its name.
         add: resolves the constrained factors of additions.
 
     Returns:
         A scheme for ``Tape``; running ``fn`` under it replays the factors.  Source: paper, recipe.
     """
+    mean, add, base = get_constraint(mean), get_constraint(add), get_scheme(base)
+    if not isinstance(base, Unit):
+        raise ArgumentError(f"plan(base={base.name}): expected a scheme with unconstrained factors, such as unit")
     tape = Tape()
     output = fn(*(_leaves(tape, x, f"input{i}") for i, x in enumerate(inputs)))
     cut = cut_edges(output)

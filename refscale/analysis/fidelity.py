@@ -162,7 +162,7 @@ def _plan(
     model: published.Pretrained, policies: Sequence[str | Precision]
 ) -> tuple[list[tuple[str, str, Precision]], Precision | None]:
     """(group, label, policy) of every pass of a scheme, and the policy whose casts are looked at one by one."""
-    named = [get_precision(p) if isinstance(p, str) else p for p in policies]
+    named = [get_precision(p) for p in policies]
     plan = [("policies", p.name, p) for p in (fp32, *(p for p in named if p.name != fp32.name))]
     focus = next((p for p in named if p.operand or p.operand_gradient), None)
     if focus is None:

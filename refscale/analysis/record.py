@@ -62,8 +62,7 @@ def record(
     config = get_config(model) if isinstance(model, str) else model
     if constraint is not None:
         config = replace(config, constraint=get_constraint(constraint))
-    scheme = get_scheme(scheme) if isinstance(scheme, str) else scheme
-    precision = get_precision(precision) if isinstance(precision, str) else precision
+    scheme, precision = get_scheme(scheme), get_precision(precision)
     if batch < 1 or seq < 1 or seed < 0:
         raise ArgumentError(f"record(batch={batch}, seq={seq}, seed={seed}): expected batch, seq ≥ 1, seed ≥ 0")
     formats = tuple(get_format(f).name for f in formats)

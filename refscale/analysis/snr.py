@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refscale.analysis.stats import format_label
+from refscale.arrays import plain
 from refscale.blocks import BlockCast, quantize_blocks
 from refscale.errors import ArgumentError
 from refscale.formats import Cast, Format, get_format, quantize
@@ -92,7 +93,7 @@ def cast_snr(x: ArrayLike, cast: Cast | BlockCast, scale: float = 1.0) -> float:
     Returns:
         dB; infinite if nothing is lost, 0 if all becomes zero, minus infinity if x or q is not finite.
     """
-    exact = np.asarray(x, np.float64) * scale
+    exact = plain("cast_snr", "x", x).astype(np.float64) * scale
     q = quantize_blocks(exact.astype(np.float32), cast) if isinstance(cast, BlockCast) else cast(exact)
     noise, exact = (exact - q).reshape(-1), exact.reshape(-1)
     lost, signal = float(noise @ noise), float(exact @ exact)

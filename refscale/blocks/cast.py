@@ -21,6 +21,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refscale.arrays import plain
 from refscale.blocks.rounding import FLOAT32_MAX, tensor_scale_exact
 from refscale.blocks.table import BlockCast, ScaleRule, get_block_cast
 from refscale.errors import CarrierError, ShapeError
@@ -123,7 +124,7 @@ def quantize_blocks(
         >>> quantize_blocks([1.0, 3.3, 0.06, -9.0], get_block_cast("mxfp4", block=2)).tolist()
         [1.0, 3.0, 0.0, -8.0]
     """
-    return _convert(np.asarray(x), get_block_cast(cast), random_bits, np.dtype(dtype), wide=True)[0]
+    return _convert(x, get_block_cast(cast), random_bits, np.dtype(dtype), wide=True)[0]
 
 
 def encode_blocks(x: ArrayLike, cast: str | BlockCast, random_bits: Random | None = None) -> BlockCodes:
@@ -147,7 +148,7 @@ def decode_blocks(blocks: BlockCodes, *, dtype: Any = np.float32) -> Array:
 
 def from_codes(blocks: BlockCodes) -> Blocks:
     """Codes by the parts that they stand for."""
-    cast, codes = blocks.cast, np.asarray(blocks.codes)
+    cast, codes = blocks.cast, plain("decode_blocks", "codes", blocks.codes)
     shape = scale_shape(cast, codes.shape)
     if np.shape(blocks.scales) != shape:
         raise ShapeError(f"decode_blocks: scales of shape {np.shape(blocks.scales)}, expected {shape}")
@@ -156,19 +157,20 @@ def from_codes(blocks: BlockCodes) -> Blocks:
 
 def split_blocks(x: ArrayLike, cast: str | BlockCast, random_bits: Random | None = None) -> Blocks:
     """As ``quantize_blocks``, by its parts: elements, scales and T, each a value of its format."""
-    cast, x = get_block_cast(cast), np.asarray(x)
+    cast = get_block_cast(cast)
     elements, scales, t = _convert(x, cast, random_bits, np.dtype(np.float32), wide=False)
     return Blocks(cast, elements, scales, t)
 
 
 def _convert(
-    x: Array, cast: BlockCast, random_bits: Random | None, dtype: np.dtype[Any], wide: bool
+    x: ArrayLike, cast: BlockCast, random_bits: Random | None, dtype: np.dtype[Any], wide: bool
 ) -> tuple[Array, NDArray[np.float32], float]:
     """(elements or wide values, scales, T)."""
+    x = plain("quantize_blocks", "x", x)
     if x.dtype not in _INPUTS or (x.dtype == np.float64 and cast.rule == "amax"):
         known = "float16, bfloat16 or float32" + ("" if cast.rule == "amax" else " or float64")
         raise CarrierError(f"quantize_blocks to {cast}: x is an array of {x.dtype}, expected {known}")
-    if random_bits is not None and random_bits.shape != x.shape:
+    if random_bits is not None and plain("quantize_blocks", "random_bits", random_bits).shape != x.shape:
         raise ShapeError(f"quantize_blocks: random_bits has shape {random_bits.shape}, expected that of x, {x.shape}")
     if x.dtype.itemsize == 2:
         x = x.astype(np.float32)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refscale.arrays import plain
 from refscale.errors import CarrierError, FormatError, ShapeError
 
 Bytes = NDArray[np.uint8]
@@ -91,7 +92,7 @@ def untile_scales(tiled: ArrayLike, shape: tuple[int, int]) -> Bytes:
 
 
 def _bytes(call: str, codes: ArrayLike) -> NDArray[Any]:
-    x = np.asarray(codes)
+    x = plain(call, "codes", codes)
     if x.dtype != np.uint8:
         raise CarrierError(f"{call}: an array of {x.dtype}, expected uint8")
     return x

@@ -5,7 +5,7 @@ In reading order: ``op`` (what an op is), ``record`` (what is recorded, and how 
 """
 
 from refscale.engine.op import Array, Kernel, Op, kernel_of, op_name
-from refscale.engine.record import CastRecord, Node, Probe, Tape, Tensor, Variable
+from refscale.engine.record import CastRecord, Node, Probe, Tape, Tensor, Variable, tape_of
 from refscale.engine.rows import Rows
 from refscale.engine.run import apply, backward
 
@@ -24,4 +24,5 @@ __all__ = [
     "backward",
     "kernel_of",
     "op_name",
+    "tape_of",
 ]

@@ -15,14 +15,15 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refscale.arrays import freeze, kept, plain
 from refscale.blocks import BlockCast, Operand, Recipe
 from refscale.blocks.cast import scale_shape
 from refscale.blocks.operand import Role, convert, lost
 from refscale.engine.op import Array, Kernel, Op
-from refscale.errors import CarrierError
+from refscale.errors import CarrierError, TapeError
 from refscale.formats import Cast, Format
-from refscale.precision import Precision, fp32, random_bits
-from refscale.scales import Scales, Scheme, Shape, regular
+from refscale.precision import Precision, fp32, get_precision, random_bits
+from refscale.scales import Scales, Scheme, Shape, get_scheme, regular
 
 _FLOAT32 = Cast("float32", "nearest_even", "nonsaturate")
 
@@ -69,7 +70,7 @@ class Tensor:
     """A value with an identity on a tape.
 
     Attributes:
-        value: the array, of the tape's carrier dtype (or integer or boolean for constants); not to be written to.
+        value: the array, of the tape's carrier dtype (or integer or boolean for constants); read-only.
         variable: its identity; ``grad``, ``shape`` and ``name`` read from it.
         tape: where it is recorded; scheme and precision travel with it.
     """
@@ -119,15 +120,16 @@ class CastRecord(NamedTuple):
 
 
 Probe = Callable[[str, Variable, Array], None]
-"""``probe("forward" | "backward", variable, value or complete gradient)``, called for every one as it is made."""
+"""``probe("forward" | "backward", variable, value or complete gradient)``, called for every one as it is made; arrays
+are read-only."""
 
 
 class Tape:
     """A recording: scheme, precision, carrier, and the calls made so far.
 
     Args:
-        scheme: decides the factors.
-        precision: decides the rounding.
+        scheme: decides the factors; a scheme or its name.
+        precision: decides the rounding; a policy or its name.
         dtype: the carrier, float32 or float64 (for proofs and gradient checks).
         probe: called with every value and gradient as it is made.
         rng: source of random bits, needed only if a cast rounds stochastically.
@@ -137,8 +139,8 @@ class Tape:
 
     def __init__(
         self,
-        scheme: Scheme = regular,
-        precision: Precision = fp32,
+        scheme: str | Scheme = regular,
+        precision: str | Precision = fp32,
         dtype: type[np.floating[Any]] = np.float32,
         *,
         probe: Probe | None = None,
@@ -149,10 +151,10 @@ class Tape:
         self.nodes: list[Node] = []
         if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
             raise CarrierError(f"Tape(dtype={dtype}): expected float32 or float64")
-        self.scheme, self.precision, self.dtype = scheme, precision, np.dtype(dtype)
+        self.scheme, self.precision, self.dtype = get_scheme(scheme), get_precision(precision), np.dtype(dtype)
         self.probe, self.rng, self.count_casts, self.operand_scales = probe, rng, count_casts, operand_scales
-        self.exact, self._blocked = precision.accumulate is not None, precision.blocks is not None
-        self.rounds = self.exact or precision.store is not None
+        self.exact, self._blocked = self.precision.accumulate is not None, self.precision.blocks is not None
+        self.rounds = self.exact or self.precision.store is not None
         self.casts: list[CastRecord] = []
         self._scope: list[str] = []
         self._narrow: dict[int, tuple[weakref.ref[Array], weakref.ref[Array], CastRecord]] = {}
@@ -168,16 +170,18 @@ class Tape:
     def tensor(self, value: ArrayLike, name: str = "leaf", *, requires_grad: bool = True) -> Tensor:
         """A leaf: rounded once to the policy's ``store`` format.  Integers and booleans enter as they are.
 
-        An array that needs no rounding is kept, not copied: do not write to it before ``backward``.
+        A later write to ``value`` changes nothing: an array that needs no rounding is copied, unless it is read-only
+        down to its base, as parameters are.
 
         Raises:
-            CarrierError: the dtype is no real floating-point, integer or boolean type.
+            CarrierError: a masked array, a matrix, or a dtype that is not real floating-point, integer or boolean.
         """
-        array = np.asarray(value)
+        call = f"Tape.tensor({name!r})"
+        array = plain(call, "value", value)
         variable = Variable(self._name(name), array.shape, requires_grad and array.dtype.kind not in "iub", None)
         if array.dtype.kind in "iub":
-            return Tensor(array, variable, self)
-        stored = read_only(self._enter(f"Tape.tensor({name!r})", array, variable, "leaf"))
+            return Tensor(kept(array), variable, self)
+        stored = self._enter(call, array, variable, "leaf")
         if self.probe:
             self.probe("forward", variable, stored)
         return Tensor(stored, variable, self)
@@ -195,12 +199,13 @@ class Tape:
         return ".".join((*self._scope, name)) if self._scope else name
 
     def _enter(self, call: str, x: Array, variable: Variable, place: str) -> Array:
-        """An array from outside, rounded once to what the tape stores."""
+        """An array from outside, rounded once to what the tape stores; read-only, and nobody else's to write to."""
         if not np.can_cast(x.dtype, np.float64):  # complex, text, objects, records, long doubles
             raise CarrierError(f"{call}: got {x.dtype}, expected a float, integer or boolean array")
-        if x.dtype.kind in "iub":
-            x = x.astype(np.float64)
-        return self._store(x, variable, place).astype(self.dtype, copy=False)
+        wide = x.astype(np.float64) if x.dtype.kind in "iub" else x
+        with np.errstate(invalid="ignore"):  # a signaling NaN becomes quiet where the dtype changes
+            stored = self._store(wide, variable, place).astype(self.dtype, copy=False)
+        return kept(x) if stored is x else freeze(stored)
 
     def _store(self, x: Any, variable: Variable, place: str, own: bool = False) -> Array:
         """A value or gradient as the tape stores it; those of a report stay as they are, in the carrier."""
@@ -292,11 +297,18 @@ def is_report(variable: Variable) -> bool:
     return variable.node is not None and variable.node.op.reports
 
 
-def read_only(x: Array) -> Array:
-    """A view of x that nobody writes to by mistake."""
-    x = x.view()
-    x.flags.writeable = False
-    return x
+def tape_of(call: str, *inputs: object) -> Tape:
+    """The one tape of the tensors among the inputs.
+
+    Raises:
+        TapeError: no tensor among them, or tensors of two tapes; ``call`` is named in the message.
+    """
+    tapes = [x.tape for x in inputs if isinstance(x, Tensor)]
+    if not tapes:
+        raise TapeError(f"{call}: no tensor among the inputs, expected at least one, from Tape.tensor")
+    if tapes.count(tapes[0]) < len(tapes):
+        raise TapeError(f"{call}: expected tensors of one tape, got {len(set(tapes))} tapes")
+    return tapes[0]
 
 
 def _times(factor: float, x: Array) -> Array:

@@ -8,7 +8,8 @@ product, on the smallest of its arrays.  In exact arithmetic the readable form r
 
 Who owns an array: the engine, if it has made it, by a factor, a sum or a cast, or had it made by a kernel, which
 returns new arrays, but for one that it keeps and for g itself; and whatever an op that ``moves`` makes of a gradient
-that the engine owns.  It overwrites these until they are handed out, and nothing else.
+that the engine owns.  It overwrites these until they are handed out, and nothing else.  What is handed out (values,
+gradients, arrays that a probe sees) is read-only; what comes in is copied unless nobody can write to it (``arrays``).
 """
 
 from __future__ import annotations
@@ -19,22 +20,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refscale.arrays import freeze, plain
 from refscale.engine.op import Array, Op, kernel_of
-from refscale.engine.record import Node, Tape, Tensor, Variable, is_report, read_only
+from refscale.engine.record import Node, Tape, Tensor, Variable, is_report, tape_of
 from refscale.engine.rows import Rows
 from refscale.errors import ArgumentError, CarrierError, ShapeError, TapeError
-from refscale.scales import Call, Constraint, none
+from refscale.scales import Call, Constraint, get_constraint, none
 
 
 def apply(
-    op: Op, *inputs: Tensor | ArrayLike, constraint: Constraint = none, constrained: Sequence[int] = ()
+    op: Op,
+    *inputs: Tensor | ArrayLike,
+    constraint: str | Constraint | None = None,
+    constrained: Sequence[int] = (),
 ) -> Tensor:
     """Run a scaled op: round operands, forward, times α, round the output, record.
 
     Args:
         op: what to compute.
         inputs: tensors of one tape; plain arrays enter as constants without gradient.
-        constraint: ties α and the β of the inputs in ``constrained``; asked of the tape's scheme.
+        constraint: ties α and the β of the inputs in ``constrained``; asked of the tape's scheme.  A constraint or its
+            name; given together with ``constrained``, or as ``none`` alone.
         constrained: positions of inputs whose edges are not cut-edges.
 
     Returns:
@@ -44,9 +50,12 @@ def apply(
         TapeError: no tensor among the inputs, or tensors of two tapes.
         ShapeError: shapes that do not fit the op, or another number of inputs than it has.
         CarrierError: integers or booleans where the op computes with numbers.
-        ArgumentError: ``constrained`` names no input.
+        ArgumentError: ``op`` is a class, ``constrained`` names no input, or ``constraint`` and ``constrained`` are not
+            given together.
     """
-    tape = _tape_of(op, inputs)
+    if not isinstance(op, Op):
+        raise ArgumentError(f"apply({op!r}): expected an instance of an op, such as Gelu()")
+    tape = tape_of(f"apply({op.name})", *inputs)
     tensors = [
         x if isinstance(x, Tensor) else tape.tensor(x, f"{op.name}.constant", requires_grad=False) for x in inputs
     ]
@@ -55,10 +64,15 @@ def apply(
     for i in constrained:
         if not 0 <= i < len(tensors):
             raise ArgumentError(f"apply({op.name}): constrained={tuple(constrained)} but {len(tensors)} inputs given")
+    rule = none if constraint is None else get_constraint(constraint)
+    if constrained and constraint is None:
+        raise ArgumentError(f"apply({op.name}): constrained={tuple(constrained)} without a constraint")
+    if rule is not none and not constrained:
+        raise ArgumentError(f"apply({op.name}): a constraint without constrained, the positions of inputs that it ties")
     variables = tuple([t.variable for t in tensors])
     shapes = tuple([v.shape for v in variables])
     index = len(tape.nodes)
-    scales = tape.scheme.scales(Call(op, shapes, constraint, tuple(constrained), index))
+    scales = tape.scheme.scales(Call(op, shapes, rule, tuple(constrained), index))
     node = Node(index, op, variables, scales)
     narrow = op.contraction and tape.precision.narrows(op.name)
     arrays, requires_grad = [], False
@@ -82,6 +96,7 @@ def apply(
     if requires_grad:
         node.kept = kept
     tape.nodes.append(node)
+    freeze(y)
     if tape.probe:
         tape.probe("forward", output, y)
     return Tensor(y, output, tape)
@@ -106,18 +121,19 @@ def backward(output: Tensor, gradient: ArrayLike | None = None) -> None:
         gradient: dL/d(output), of its shape; may be left out for a scalar, where it is 1.
 
     Raises:
+        CarrierError: ``gradient`` is a masked array, a matrix, or not of real numbers.
         TapeError: ``output`` is not scalar and no gradient is given, or it does not depend on a leaf with
             gradient, or a buffer it needs was consumed by an earlier backward.
         ShapeError: ``gradient`` has another shape than ``output``.
     """
-    tape, start = output.tape, output.variable
+    tape, start = tape_of("backward", output), output.variable
     if start.node is None or not start.requires_grad:
         raise TapeError(f"backward({output}): it depends on no leaf that requires a gradient")
     if gradient is None:
         if output.value.size != 1:
             raise TapeError(f"backward({output}): not a scalar, so dL/d(output) must be given")
         gradient = np.ones(start.shape)
-    seed = np.asarray(gradient)
+    seed = plain(f"backward({output})", "gradient", gradient)
     if seed.shape != start.shape:
         raise ShapeError(f"backward({output}): gradient has shape {seed.shape}, expected {start.shape}")
     nodes = tape.nodes[: start.node.index + 1]
@@ -134,7 +150,7 @@ def backward(output: Tensor, gradient: ArrayLike | None = None) -> None:
         g, own = pending.take(leaf)
         if leaf.gradient is not None:  # of an earlier backward, from another output
             g = pending.sum(leaf.gradient, False, g, own, leaf)
-        leaf.gradient = read_only(g)
+        leaf.gradient = freeze(g)
 
 
 def _paid_ahead(tape: Tape, nodes: Sequence[Node]) -> dict[Variable, float]:
@@ -148,7 +164,7 @@ def _paid_ahead(tape: Tape, nodes: Sequence[Node]) -> dict[Variable, float]:
         return paid
     if not any(n.op.moves and n.scales.beta[0] != 1 for n in nodes):
         return paid
-    takes: dict[Variable, bool] = {nodes[-1].output: False}
+    takes: dict[Variable, bool] = {}
     for node in nodes:
         able = (node.op.contraction and node.kernel is not None) or (node.op.moves and len(node.inputs) == 1)
         for variable in node.inputs:
@@ -196,7 +212,8 @@ class _Pending:
         if isinstance(g, Rows) and (self.tape.probe or not sparse):
             g, own = g.dense(), True
         if self.tape.probe:
-            self.tape.probe("backward", variable, g / self.paid[variable] if variable in self.paid else g)
+            seen = g / self.paid[variable] if variable in self.paid else g
+            self.tape.probe("backward", variable, freeze(seen))
             own = False  # who has seen it may keep it
         return g, own
 
@@ -266,10 +283,3 @@ def _times(factor: float, x: Any, own: bool) -> Any:
 def _as_array(x: Any) -> Any:
     """NumPy makes a scalar of what has no dimensions."""
     return np.asarray(x) if isinstance(x, np.generic) else x
-
-
-def _tape_of(op: Op, inputs: Sequence[object]) -> Tape:
-    tapes = [x.tape for x in inputs if isinstance(x, Tensor)]
-    if not tapes or tapes.count(tapes[0]) < len(tapes):
-        raise TapeError(f"apply({op.name}): expected tensors of one tape, got {len(set(tapes))} tapes")
-    return tapes[0]

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refscale import special
+from refscale.arrays import plain
 from refscale.errors import ArgumentError, CarrierError
 from refscale.exact import digits
 from refscale.exact.errorfree import Float64
@@ -383,7 +384,7 @@ def evaluate(name: str, x: ArrayLike, cast: Cast, derivative: bool = False) -> N
         raise ArgumentError(f"exact.evaluate({name!r}): expected one of {', '.join(FUNCTIONS)}")
     if cast.rounding == "stochastic":
         raise ArgumentError(f"exact.evaluate({name!r}, cast={cast}): expected a deterministic rounding")
-    array = np.asarray(x)
+    array = plain(f"exact.evaluate({name!r})", "x", x)
     if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
         raise CarrierError(
             f"exact.evaluate({name!r}): x is {array.dtype}, expected float16, bfloat16, float32 or float64"

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refscale.arrays import plain
 from refscale.errors import ArgumentError, CarrierError, ShapeError
 from refscale.exact import errorfree
 from refscale.exact.errorfree import Float64
@@ -87,7 +88,7 @@ def matmul_float64(a: ArrayLike, b: ArrayLike, factor: float = 1.0) -> Float64:
 
 def as_operands(call: str, a: ArrayLike, b: ArrayLike) -> tuple[Float64, Float64]:
     """Two operands as float64, checked; ``call`` is what an error names."""
-    a, b = np.asarray(a), np.asarray(b)
+    a, b = plain(call, "a", a), plain(call, "b", b)
     for name, x in (("a", a), ("b", b)):
         if x.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
             raise CarrierError(f"{call}: {name} is {x.dtype}, expected float16, bfloat16, float32 or float64")

@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refscale.arrays import plain
 from refscale.errors import CarrierError, ShapeError
 from refscale.exact import errorfree
 from refscale.exact.errorfree import Float64
@@ -33,7 +34,7 @@ def sum(x: ArrayLike, axis: int | tuple[int, ...] | None = None, keepdims: bool 
 
     Source: ``errorfree.sum_rows``.  The result is that of ``math.fsum``, which is the oracle of the tests.
     """
-    array = np.asarray(x)
+    array = plain("exact.sum", "x", x)
     if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
         raise CarrierError(f"exact.sum: x is {array.dtype}, expected float16, bfloat16, float32 or float64")
     try:

@@ -24,6 +24,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refscale.arrays import plain
 from refscale.errors import ArgumentError, CarrierError, FormatError, ShapeError
 from refscale.formats.integers import TO_INTEGER, nearest_even_bits, nearest_power
 from refscale.formats.rounding import Overflow, Rounding, check_modes
@@ -132,7 +133,7 @@ def _quantize(
     x: ArrayLike, format: Format, rounding: Rounding, overflow: Overflow, random_bits: Random | None, out: Array | None
 ) -> NDArray[np.float32]:
     """Check the arrays, then round them block by block."""
-    x = np.asarray(x)
+    x = plain("quantize", "x", x)
     if x.dtype not in _INPUTS:
         raise CarrierError(
             f"quantize to {format}: x is an array of {x.dtype}, expected float16, bfloat16, float32 or float64"
@@ -193,6 +194,7 @@ def _check_random(random_bits: Random | None, shape: tuple[int, ...], rounding: 
         return
     if random_bits is None:
         raise ArgumentError(f"quantize: rounding 'stochastic' needs random_bits, uint32 of shape {shape}")
+    plain("quantize", "random_bits", random_bits)
     if not isinstance(random_bits, np.ndarray) or random_bits.dtype != np.uint32:
         what = random_bits.dtype if isinstance(random_bits, np.ndarray) else type(random_bits).__name__
         raise CarrierError(f"quantize: random_bits is {what}, expected an array of uint32")
@@ -201,6 +203,7 @@ def _check_random(random_bits: Random | None, shape: tuple[int, ...], rounding: 
 
 
 def _check_out(out: Array, shape: tuple[int, ...]) -> None:
+    plain("quantize", "out", out)
     if not isinstance(out, np.ndarray) or out.dtype != _F32:
         what = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
         raise CarrierError(f"quantize: out is {what}, expected an array of float32")

@@ -34,6 +34,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refscale.arrays import plain
 from refscale.errors import FormatError
 
 NanEncoding = Literal["top_exponent", "all_ones", "negative_zero", "none", "twos_complement"]
@@ -173,7 +174,7 @@ class Format:
         Returns:
             float64 of x's shape; NaN where x is NaN.
         """
-        x = np.asarray(x, np.float64)
+        x = plain("spacing", "x", x).astype(np.float64, copy=False)
         exponent = np.where(np.isinf(x), self.emax, np.where(x == 0, self.emin, np.frexp(x)[1] - 1))
         ulp = np.ldexp(1.0, np.clip(exponent, self.emin, self.emax) - self.mantissa_bits)
         return np.where(np.isnan(x), np.nan, ulp)[()]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale.arrays import freeze, plain
 from refscale.errors import ArgumentError, CarrierError, ShapeError
 from refscale.layers import Parameters
 from refscale.optim.records import Group, Optimizer, Rate, State
@@ -33,7 +34,7 @@ def walk(kernel: Callable[..., tuple[Array, ...]], results: int, *arrays: Array)
         arrays: of one shape and dtype; read only.
 
     Returns:
-        Fresh arrays of that shape and dtype; their bits do not depend on the size of a block.
+        Fresh arrays of that shape and dtype, read-only; their bits do not depend on the size of a block.
     """
     shape, dtype, size = arrays[0].shape, arrays[0].dtype, arrays[0].size
     flat = [array.reshape(-1) for array in arrays]
@@ -44,7 +45,7 @@ def walk(kernel: Callable[..., tuple[Array, ...]], results: int, *arrays: Array)
             part = slice(start, start + BLOCK)
             for out, result in zip(outs, kernel(*(array[part] for array in flat)), strict=True):
                 np.copyto(out[part], result, casting="no")
-    return [out.reshape(shape) for out in outs]
+    return [freeze(out.reshape(shape)) for out in outs]
 
 
 def elementwise(kernel: Step) -> Step:
@@ -65,7 +66,8 @@ def optimizer(name: str, moments: tuple[str, ...], rule: Rule) -> Optimizer:
         for key, p in parameters.items():
             _check_carrier(f"{name}.init", key, p)
         state: State = {"step": np.zeros((), np.int64)}
-        return state | {f"{m}/{key}": np.zeros(p.shape, p.dtype) for m in moments for key, p in parameters.items()}
+        state |= {f"{m}/{key}": np.zeros(p.shape, p.dtype) for m in moments for key, p in parameters.items()}
+        return {slot: freeze(x) for slot, x in state.items()}
 
     def update(
         gradients: Parameters,
@@ -81,7 +83,7 @@ def optimizer(name: str, moments: tuple[str, ...], rule: Rule) -> Optimizer:
         _check_names(f"{name}.update", "groups", groups, parameters)
         t = int(state["step"]) + 1
         new: dict[str, Array] = {}
-        kept: State = {"step": np.array(t, np.int64)}
+        kept: State = {"step": freeze(np.array(t, np.int64))}
         for key, p in parameters.items():
             slots = [f"{m}/{key}" for m in moments]
             step = rule(t, rate, groups[key])
@@ -116,11 +118,13 @@ def _check_names(call: str, what: str, given: Mapping[str, object], expected: Ma
 
 
 def _check_carrier(call: str, key: str, p: Array) -> None:
+    p = plain(call, key, p)
     if p.dtype not in (np.float32, np.float64):
         raise CarrierError(f"{call}: {key} is {p.dtype}, expected float32 or float64")
 
 
 def _check_like(call: str, key: str, array: Array, p: Array) -> None:
+    array = plain(call, key, array)
     if array.shape != p.shape:
         raise ShapeError(f"{call}: {key} has shape {array.shape}, expected {p.shape}")
     if array.dtype != p.dtype:

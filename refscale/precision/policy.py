@@ -48,6 +48,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale.arrays import freeze
 from refscale.blocks import RECIPES, BlockCast, Recipe
 from refscale.errors import ArgumentError
 from refscale.formats import Cast
@@ -122,7 +123,7 @@ class Precision:
                 ``weights`` rounds stochastically.
 
         Returns:
-            New arrays of the same dtypes; the arrays given, if ``weights`` is None.
+            New read-only arrays of the same dtypes; the arrays given, if ``weights`` is None.
 
         Raises:
             ArgumentError: random bits are needed, and there is no rng.
@@ -134,7 +135,7 @@ class Precision:
         if cast is None:
             return dict(parameters)
         return {
-            name: cast(x, random_bits(cast, x.shape, rng, "store_weights")).astype(x.dtype, copy=False)
+            name: freeze(cast(x, random_bits(cast, x.shape, rng, "store_weights")).astype(x.dtype, copy=False))
             for name, x in parameters.items()
         }
 
@@ -186,8 +187,10 @@ POLICIES = {p.name: p for p in (fp32, fp16, bf16, fp8, fp8_fnuz, fp16_sr, fp8_sr
 POLICIES |= {name: Precision(name, bf16.store, blocks=recipe) for name, recipe in RECIPES.items()}
 
 
-def get_precision(text: str, *, accumulate: str | None = None) -> Precision:
+def get_precision(policy: str | Precision, *, accumulate: str | None = None) -> Precision:
     """A policy by name, or a mix: ``store=bf16,operand=e4m3fn,operand_gradient=e5m2,weights=bf16``.
+
+    A policy is returned as it is, but for the argument ``accumulate``.
 
     ``,accumulate=exact`` after either, or the argument, says how products are summed: see ``Precision``.
 
@@ -198,11 +201,17 @@ def get_precision(text: str, *, accumulate: str | None = None) -> Precision:
         ArgumentError: unknown policy or field, or a field named twice.
         FormatError: unknown format.
     """
-    policy, comma, named = text.partition(",accumulate=")
-    accumulate = named if comma else accumulate
-    if accumulate is not None:
-        found = get_precision(policy)
-        return replace(found, name=f"{found.name},accumulate={accumulate}", accumulate=accumulate)
+    if isinstance(policy, str) and ",accumulate=" in policy:
+        policy, _, accumulate = policy.partition(",accumulate=")
+    found = policy if isinstance(policy, Precision) else _by_name(policy)
+    if accumulate is None:
+        return found
+    return replace(found, name=f"{found.name},accumulate={accumulate}", accumulate=accumulate)
+
+
+def _by_name(policy: str) -> Precision:
+    """The policy of a name or a mix."""
+    text = str(policy)  # anything else is no name, and refused below
     if text in POLICIES:
         return POLICIES[text]
     casts: dict[str, Cast] = {}
@@ -210,8 +219,8 @@ def get_precision(text: str, *, accumulate: str | None = None) -> Precision:
         field, equals, name = part.partition("=")
         if not equals or field in casts or field not in _CASTS:
             raise ArgumentError(
-                f"get_precision({text!r}): expected one of {', '.join(POLICIES)}, or a mix such as "
-                "store=bf16,operand=e4m3fn,operand_gradient=e5m2,weights=bf16"
+                f"get_precision({policy!r}): expected one of {', '.join(POLICIES)}, a mix such as "
+                "store=bf16,operand=e4m3fn,operand_gradient=e5m2,weights=bf16, or a Precision"
             )
         cast = _ieee(name)
         wide = cast.format.bits > 8

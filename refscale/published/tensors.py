@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale.arrays import freeze, plain
 from refscale.errors import ArgumentError, CheckpointError
 from refscale.layers import Parameters, Specs
 from refscale.published.subwords import EXTRA
@@ -127,7 +128,7 @@ def parameters(
         expected: of our parameters.
         tied: whether the decoder is the word embedding.
         call: named in errors.
-        dtype: of the result.
+        dtype: of the result, whose arrays are read-only.
 
     Raises:
         CheckpointError: tensors are missing, additional or misshapen, copies differ, or numbers are no floats.
@@ -152,7 +153,7 @@ def parameters(
     if wrong:
         raise CheckpointError(f"{call}: {wrong[0]} is {published[wrong[0]].dtype}, expected floating-point numbers")
     return {
-        ours: np.ascontiguousarray(turned(published[theirs], expected[ours].role, ours), dtype)
+        ours: freeze(np.ascontiguousarray(turned(published[theirs], expected[ours].role, ours), dtype))
         for theirs, ours in names.items()
     }
 
@@ -185,7 +186,7 @@ def to_bytes(parameters: Parameters, specs: Specs, call: str) -> bytes:
     check_shapes(call, {n: x.shape for n, x in parameters.items()}, {n: s.shape for n, s in specs.items()})
     prefixed = any(name.startswith(("mlm.", "nsp.classifier", "span.")) for name in specs)
     tensors = {
-        their_name(name, prefixed): np.ascontiguousarray(turned(parameters[name], spec.role, name))
+        their_name(name, prefixed): np.ascontiguousarray(turned(plain(call, name, parameters[name]), spec.role, name))
         for name, spec in specs.items()
     }
     if _COPIES[_DECODER_BIAS] in tensors:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale import __version__
+from refscale.arrays import freeze, plain
 from refscale.errors import CheckpointError, RefscaleError
 from refscale.files import npy_array, write_atomically
 from refscale.optim import State as OptimizerState
@@ -46,6 +47,8 @@ class TrainState:
         parameters: float32 by name; FP32 masters, or values of the format in which ``Precision.weights`` stores them.
         optimizer: of the optimizer.
         scaling: of the scaling technique.
+
+    Parameters that are read-only, as initialization, optimizers and checkpoints return them, are not copied by a step.
     """
 
     step: int
@@ -85,7 +88,7 @@ def save_checkpoint(path: str | Path, run: Run, state: TrainState, seconds: floa
     }
     arrays: dict[str, NDArray[Any]] = {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8)}
     for part, values in zip(_PARTS, (state.parameters, state.optimizer, state.scaling), strict=True):
-        arrays |= {f"{part}/{name}": value for name, value in values.items()}
+        arrays |= {f"{part}/{name}": plain("save_checkpoint", name, value) for name, value in values.items()}
 
     def write(file: IO[bytes]) -> None:
         np.savez(file, allow_pickle=False, **arrays)
@@ -134,7 +137,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             raise ValueError("a compressed array, expected stored ones")
         if sum(m.file_size for m in members) > path.stat().st_size:
             raise ValueError("arrays that are longer than the file")
-        return {m.filename.removesuffix(".npy"): npy_array(file.read(m)).copy("K") for m in members}
+        return {m.filename.removesuffix(".npy"): freeze(npy_array(file.read(m)).copy("K")) for m in members}
 
 
 def _under(part: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -71,6 +71,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.task not in ("", *KINDS):
             raise self._error("task", f"one of {', '.join(KINDS)}")
+        for field in ("scheme", "precision", "constraint"):
+            if not isinstance(getattr(self, field), str):
+                raise self._error(field, "a name")
         get_scheme(self.scheme), get_precision(self.precision), get_scaling(self.scaling)
         get_constraint(self.constraint)
         get_optimizer(self.optimizer)

@@ -39,7 +39,7 @@ def model_of(text, outputs=("pooler",), factor=1.0, **changes):
     parameters = models.initial_parameters(config, regular, np.random.default_rng(0))
     for name, x in parameters.items():
         if "encoder" in name and x.ndim == 2:
-            x *= np.float32(5 * factor)  # σ = 0.1, about what training leaves
+            parameters[name] = x * np.float32(5 * factor)  # σ = 0.1, about what training leaves
     return published.Pretrained(config, parameters, words, "digest")
 
 

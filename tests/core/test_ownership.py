@@ -202,6 +202,18 @@ class TestTiedTable:
         assert_same_bits(Rows.summed(rows, indices, (n, 3)).dense(), expected)
         assert_same_bits(Rows.summed(rows, indices, (n, 3), 0.25).dense(), 0.25 * expected)
 
+    @pytest.mark.parametrize("first", ["rows", "whole"])
+    def test_a_gradient_that_another_tensor_shares_is_left_alone(self, first):
+        """A table used by an embedding and by an add, which hands one array to both of its inputs."""
+        tape = Tape()
+        table, z = tape.tensor(np.ones((2, 1)), "table"), tape.tensor(np.ones((2, 1)), "z")
+        whole = [apply(ops.Add(), table, z)] if first == "rows" else []
+        row = apply(ops.Embedding(), table, np.array([0]))
+        (total,) = whole or [apply(ops.Add(), table, z)]
+        scaled = apply(ops.Multiply(), total, np.array([[2.0], [3.0]]))
+        backward(apply(ops.Concat(0), scaled, row), np.array([[1.0], [1.0], [10.0]]))
+        assert (table.grad.tolist(), z.grad.tolist()) == ([[12], [3]], [[2], [3]])
+
     def test_no_rows(self):
         assert_same_bits(Rows.summed(np.zeros((0, 3)), np.zeros(0, int), (4, 3)).dense(), np.zeros((4, 3)))
 

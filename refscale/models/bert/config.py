@@ -8,7 +8,18 @@ from typing import Any, Literal, get_args
 from refscale import ops
 from refscale.errors import ArgumentError
 from refscale.layers import Block
-from refscale.scales import Constraint, NormPlacement, PlainAdd, ResidualRule, ScoresRule, default, fixed, geometric
+from refscale.scales import (
+    Constraint,
+    NormPlacement,
+    PlainAdd,
+    ResidualRule,
+    ScoresRule,
+    default,
+    fixed,
+    geometric,
+    get_constraint,
+    get_residual,
+)
 
 Output = Literal["mlm", "nsp", "pooler", "span"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
@@ -39,6 +50,8 @@ class BertConfig:
         constraint: ties factors inside residual branches: ``geometric`` is the paper's; with ``none`` every op keeps
             its own factors, and forks repay the difference where branches and uses start.
         std: of initial weights under the regular scheme.
+
+    ``tau`` and ``constraint`` may be given by name.
     """
 
     layers: int
@@ -62,6 +75,8 @@ class BertConfig:
     std: float = 0.02
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tau", self.tau and get_residual(self.tau))
+        object.__setattr__(self, "constraint", get_constraint(self.constraint))
         sizes = (self.layers, self.width, self.heads, self.hidden, self.vocabulary, self.positions, self.segments)
         if min(sizes) < 1:
             raise ArgumentError(f"{self}: sizes must be at least 1")

@@ -8,7 +8,17 @@ from typing import Literal, get_args
 from refscale import ops
 from refscale.errors import ArgumentError
 from refscale.layers import Block, Mixer
-from refscale.scales import Constraint, NormPlacement, ResidualRule, ScoresRule, default, geometric, running_mean
+from refscale.scales import (
+    Constraint,
+    NormPlacement,
+    ResidualRule,
+    ScoresRule,
+    default,
+    geometric,
+    get_constraint,
+    get_residual,
+    running_mean,
+)
 
 Positions = Literal["relative", "rotary", "none"]
 
@@ -41,6 +51,8 @@ class LanguageConfig:
         eps: of the norms.
         dropout: probability, for embeddings and branches; attention weights have none.
         scores, values, constraint: see ``layers.Block``.
+
+    ``tau`` and ``constraint`` may be given by name.
     """
 
     layers: int
@@ -71,6 +83,8 @@ class LanguageConfig:
     constraint: Constraint = geometric
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tau", get_residual(self.tau))
+        object.__setattr__(self, "constraint", get_constraint(self.constraint))
         least = {"vocabulary": 2, "frequencies": 4}
         for name in ("layers", "width", "head_size", "shared", "vocabulary", "kernel", "groups", "frequencies"):
             if getattr(self, name) < least.get(name, 1):
