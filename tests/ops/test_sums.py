@@ -4,11 +4,15 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from refscale import ops
 from refscale.engine import Rows, kernel_of
 from refscale.ops.sums import total, total_by_index
 from refscale.testing import assert_same_bits
+from refscale.testing.strategies import seeds
+from tests.ops.cases import PROPERTY
 
 ROWS = 1 << 16
 GRADIENT = np.random.default_rng(0).uniform(250, 320, (ROWS, 2)).astype(np.float32)
@@ -103,6 +107,16 @@ def test_rows_by_index():
     found, sums = total_by_index(rows[:0], np.array([], int))
     assert found.shape == (0,)
     assert sums.shape == (0, 2)
+
+
+@PROPERTY
+@given(seeds(), st.integers(1, 12), st.integers(1, 4))
+def test_sums_by_index_are_those_of_each_index(seed, count, n):
+    rng = np.random.default_rng(seed)
+    rows, indices = rng.standard_normal((count, 3)).astype(np.float32), rng.integers(0, n, count)
+    found, sums = total_by_index(rows, indices)
+    assert_same_bits(sums, np.stack([total(rows[indices == i], 0) for i in found]))
+    assert found.tolist() == sorted(set(indices.tolist()))
 
 
 def test_nothing_adds_up_to_zero():
