@@ -222,7 +222,7 @@ _AS_IT_IS = _words(
     """
     add subtract multiply divide negative positive absolute fabs square sqrt reciprocal maximum minimum fmax fmin clip
     sign copysign signbit isfinite isinf isnan equal not_equal less less_equal greater greater_equal rint trunc floor
-    ceil logical_and logical_or logical_not logical_xor bitwise_and bitwise_or invert nextafter
+    ceil logical_and logical_or logical_not logical_xor bitwise_and bitwise_or invert nextafter spacing
     """
 )
 _REDUCED_AS_IT_IS = frozenset({"maximum", "minimum", "logical_and", "logical_or"})

@@ -12,7 +12,8 @@ from refscale.engine import Array, Kernel, Op
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.activations import gate_moments, sigmoid_derivative, silu_moments
 from refscale.ops.kernels import elements
-from refscale.ops.shapes import broadcast, broadcast_factor, unbroadcast
+from refscale.ops.shapes import broadcast, broadcast_factor
+from refscale.ops.sums import unbroadcast
 from refscale.scales import Scales, Shape
 from refscale.special import sigmoid, silu
 
