@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from refscale import __version__
 from refscale.errors import CheckpointError, RefscaleError
-from refscale.files import npy_array, write_atomically
+from refscale.files import json_text, npy_array, write_atomically
 from refscale.optim import State as OptimizerState
 from refscale.rivals import State as ScalingState
 from refscale.train.config import TrainConfig
@@ -83,7 +83,7 @@ def save_checkpoint(path: str | Path, run: Run, state: TrainState, seconds: floa
         "step": state.step,
         "seconds": seconds,
     }
-    arrays: dict[str, NDArray[Any]] = {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8)}
+    arrays: dict[str, NDArray[Any]] = {"meta": np.frombuffer(json_text(meta).encode(), np.uint8)}
     for part, values in zip(_PARTS, (state.parameters, state.optimizer, state.scaling), strict=True):
         arrays |= {f"{part}/{name}": value for name, value in values.items()}
 
