@@ -17,6 +17,7 @@ from refscale.formats import Cast
 from refscale.models import bert
 from refscale.optim import Rate
 from refscale.precision import Precision, fp16_sr
+from refscale.rivals import NoScaling
 from refscale.train import Run, TrainConfig, evaluate, training_step
 from refscale.train.step import forward_backward
 from tests.train.runs import small, write_text
@@ -240,6 +241,20 @@ class TestDivergence:
         state.parameters["embeddings.norm.gain"] = np.full_like(state.parameters["embeddings.norm.gain"], np.inf)
         with pytest.raises(DivergedError, match="the loss is not finite"):
             training_step(run, state, next(run.batches(0)))
+
+    def test_an_update_that_overflows(self, text):
+        """Gradients of about 2^-3·2^70, which float32 holds: their squares it does not."""
+        run = Run.of(small(scheme="regular"), text)
+        run = replace(run, scaling=Growing())
+        with pytest.raises(DivergedError, match=r"^train: diverged at step 1: adamw\.update: .*: overflow encountered"):
+            training_step(run, run.initial_state(), next(run.batches(0)))
+
+
+class Growing(NoScaling):
+    """A technique that forgets to divide: gradients 2^70 times too large."""
+
+    def loss_scale(self, state):
+        return 2.0**70
 
 
 class TestConfig:
