@@ -243,6 +243,20 @@ def test_parts_are_runs_of_the_text_and_is_next_is_true():
     assert seen >= {(0, True), (1, True), (0, False)}
 
 
+def test_b_is_what_follows_a_or_neither_a_nor_what_follows():
+    """Five sentences, A one of them: every pair that may be drawn, and no other, by the first words."""
+    names = [f"{a}{b}" for a in "vwxyz" for b in "ab"]
+    text = [f"{a} {b}." for a, b in zip(names[::2], names[1::2], strict=True)]
+    vocabulary = Vocabulary(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *names, "."))
+    seen = set()
+    for b in itertools.islice(batches(text, vocabulary, seq=9, batch=16), 40):
+        for ids, segments, is_next in zip(restored(b), b.segments, b.is_next, strict=True):
+            a, z = ids[1], ids[np.flatnonzero(segments)[0]]
+            seen.add(((a - 5) // 2, (z - 5) // 2, int(is_next)))
+    follows = {(i, i + 1, 1) for i in range(4)}
+    assert seen == follows | {(i, j, 0) for i in range(4) for j in range(5) if j not in (i, i + 1)}
+
+
 def test_words_that_are_too_few_leave_places_ignored():
     text = "a b. c d. e f."
     b = next(batches(text, Vocabulary.from_text(text, 99), seq=16, batch=3, mask_share=1.0))
