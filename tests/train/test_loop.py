@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 
+from refscale.engine import Tape
 from refscale.errors import DivergedError
-from refscale.train import Run, evaluate, newest, train
+from refscale.layers import on_tape
+from refscale.train import Run, checkpoint_report, evaluate, newest, train
 from refscale.train.checkpoint import checkpoints
 from tests.train.runs import small, write_text
 
@@ -48,6 +51,21 @@ def test_the_learning_rate_of_a_line_has_its_multiplier(run):
     """Warm-up over four steps to 2^-6, then three steps down a line to 0."""
     _, _, out = run
     assert [line["lr"] / 2.0**-6 for line in lines_of(out)] == pytest.approx([1 / 4, 1 / 2, 3 / 4, 1, 1, 2 / 3, 1 / 3])
+
+
+def test_a_report_is_of_the_first_validation_batch(run, text):
+    """Its losses, taken down here by the model alone; after as many steps as the checkpoint has."""
+    config, _, out = run
+    checkpoint = newest(out)
+    found = checkpoint_report(checkpoint, text=text)
+    task = Run.of(config, text).task
+    batch = task.validation(np.random.default_rng([0, 5, 0]))[0]
+    losses = task.loss(on_tape(Tape(task.scheme), checkpoint.state.parameters, task.specs), batch)
+    assert sorted(found.losses.values()) == sorted(
+        float(x.value) for x in (losses.masked_lm, losses.next_sentence, losses.total)
+    )
+    assert (found.model, found.text) == (f"{config.model} after 7 steps", str(text))
+    assert (found.scheme, found.precision, found.batch, found.seq, found.seed) == ("unit", "fp32", 2, 16, 0)
 
 
 class TestAValidationThatIsNotFinite:
