@@ -74,13 +74,13 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def json_text(content: object, indent: int | None = None) -> str:
-    """Return plain values as JSON text; every JSON file of this package is written by this function.
+    """Return plain values as JSON text: the one JSON writer, golden vectors and published models' files aside.
 
     JSON has no infinity and no NaN.  Such a number becomes the string "inf", "-inf" or "nan", which ``float`` reads
     back: readers apply ``float`` to every field that is a float.
 
     Args:
-        content: mappings, lists, tuples, strings, numbers, True, False and None.
+        content: dicts, lists, tuples, strings, numbers, True, False and None.
         indent: spaces per level; None: a single line.
 
     Raises:

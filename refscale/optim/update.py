@@ -137,6 +137,7 @@ def _check_carrier(call: str, key: str, p: Array, eps: float) -> None:
 
 @cache
 def _rounded(x: float, dtype: np.dtype[Any]) -> float:
+    """A number in a dtype: 0 or infinite beyond its range."""
     with np.errstate(over="ignore", under="ignore"):
         return float(dtype.type(x))
 

@@ -155,11 +155,10 @@ def _steps(run: Run, state: TrainState) -> Iterator[tuple[TrainState, StepResult
 
 
 def _check_scores(step: int, scores: Scores) -> None:
-    """Raise DivergedError if a score is not finite: the rule for the losses of steps, for those of validations."""
-    wrong = {name: score for name, score in scores.items() if not math.isfinite(score)}
-    if wrong:
-        name, score = next(iter(wrong.items()))
-        raise DivergedError(f"train: diverged at step {step}: {name} of the validation is {score}")
+    """Raise DivergedError if a score of a validation is not finite, as for the losses of steps."""
+    for name, score in scores.items():
+        if not math.isfinite(score):
+            raise DivergedError(f"train: diverged at step {step}: {name} of the validation is {score}")
 
 
 def _is_due(step: int, every: int, config: TrainConfig) -> bool:

@@ -234,7 +234,7 @@ class TestTables:
     def text(self):
         runs = (
             result(REGULAR, 0, 4.0),
-            result(REGULAR, 1, 4.2),
+            result(REGULAR, 1, 4.2, seconds=90.0),
             result(UNIT, 0, 3.9, flushed=0.001, dead=0.5),
             result(UNIT, 1, 4.4),
             result(

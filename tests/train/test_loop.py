@@ -31,9 +31,10 @@ def quiet(_: str) -> None:
 
 @pytest.fixture(scope="module")
 def run(text, tmp_path_factory):
-    """Seven steps with both intervals at three, so that the last step is off them; its lines and directory."""
+    """Seven steps with all intervals at three, so that the last step is off them; the loss scale doubles every two."""
     out = tmp_path_factory.mktemp("run") / "out"
-    config = small(steps=7, evaluate_every=3, checkpoint_every=3, scales_every=0, lr=2.0**-6, warmup=4)
+    intervals = {"evaluate_every": 3, "checkpoint_every": 3, "scales_every": 3}
+    config = small(steps=7, **intervals, lr=2.0**-6, warmup=4, scaling="automatic:2^4,interval=2")
     summary = train(config, out, data=text, report=quiet)
     return config, summary, out
 
@@ -53,6 +54,28 @@ def test_the_learning_rate_of_a_line_has_its_multiplier(run):
     assert [line["lr"] / 2.0**-6 for line in lines_of(out)] == pytest.approx([1 / 4, 1 / 2, 3 / 4, 1, 1, 2 / 3, 1 / 3])
 
 
+def test_scales_are_recorded_at_the_first_step_and_at_each_interval(run):
+    lines = (run[2] / "scales.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 3, 6]
+
+
+def test_what_the_loss_scale_takes(run, text):
+    """The scale of a line is the one of its step.  Amounts add up over the steps; levels, scales and state, do not."""
+    config, summary, out = run
+    assert [line["loss_scale"] for line in lines_of(out)] == [16, 16, 32, 32, 64, 64, 128]
+    specs = Run.of(config, text).specs
+    elements = sum(math.prod(spec.shape) for spec in specs.values())
+    assert summary.overhead == {
+        "skipped": 0,
+        "statistics": 7 * len(specs),
+        "extra_passes": 7 * len(specs),
+        "elements": 7 * elements,
+        "scales": 1,
+        "changes": 3,
+        "state": 2,
+    }
+
+
 def test_a_report_is_of_the_first_validation_batch(run, text):
     """Its losses, taken down here by the model alone; after as many steps as the checkpoint has."""
     config, _, out = run
@@ -65,7 +88,8 @@ def test_a_report_is_of_the_first_validation_batch(run, text):
         float(x.value) for x in (losses.masked_lm, losses.next_sentence, losses.total)
     )
     assert (found.model, found.text) == (f"{config.model} after 7 steps", str(text))
-    assert (found.scheme, found.precision, found.batch, found.seq, found.seed) == ("unit", "fp32", 2, 16, 0)
+    assert (found.scheme, found.precision) == ("unit", "fp32 automatic:2^4,interval=2")
+    assert (found.batch, found.seq, found.seed) == (2, 16, 0)
 
 
 class TestAValidationThatIsNotFinite:

@@ -394,6 +394,15 @@ class TestConfig:
 
         assert all(TrainConfig(scheme=name).peak_lr > 0 for name in SCHEMES)
 
+    def test_what_reaches_schedule_and_optimizer(self, text):
+        """Halved every three steps; a parameter of 4 without gradient loses lr·λ = ¼ of itself."""
+        run = Run.of(small(schedule="halving", halve_every=3, warmup=0, lr=2.0, weight_decay=0.5), text)
+        rates = [run.rate(step) for step in (0, 2, 3, 5, 6)]
+        assert [(rate.peak, rate.multiplier) for rate in rates] == [(2.0, m) for m in (1, 1, 1 / 2, 1 / 2, 1 / 4)]
+        p = {"w": np.array([4.0])}
+        after, _ = run.optimizer.update({"w": np.zeros(1)}, run.optimizer.init(p), p, Rate(0.5))
+        assert after["w"].tolist() == [3.0]
+
     def test_warm_up_is_a_tenth_unless_given(self):
         assert [TrainConfig(steps=200, warmup=w).warmup_steps for w in (None, 0, 3)] == [20, 0, 3]
 
