@@ -67,6 +67,8 @@ def test_cells(spec):
     assert config.model == "charlm-attention:norm=post"
     assert (config.scheme, config.precision, config.lr, config.seed, config.steps) == ("unit", "fp8", 2.0**-6, 1, 3)
     assert spec.config(cells[5].settings, -6.0, 1, traced=True).scales_every == 1
+    some = replace(spec, skip=({"model.norm": "post"}, {"model": "charlm-conv"}))
+    assert [(c.point["model"], c.point["model.norm"]) for c in some.cells()] == [("charlm-attention", "pre")] * 2
     longer = replace(spec, base={"steps": 40})
     assert [longer.config(cells[5].settings, -6.0, 1, traced).scales_every for traced in (False, True)] == [0, 4]
     assert [c.seeds for c in replace(spec, variants={"a": {"seeds": 5}, "b": {"seeds": 1}}).cells()] == [2, 1] * 3

@@ -21,6 +21,9 @@ def test_the_vocabulary_is_of_the_training_text_alone(tmp_path):
     assert (len(task.training), len(task.held_out)) == (18, 2)
     assert task.vocabulary.tokens[5:] == (".", "a", "b")
     assert task.model.vocabulary == 8
+    (tmp_path / "text").write_text("a b. c d. e f. g h.", encoding="utf-8")  # of which a tenth is less than one
+    task = MaskedLM.of(Setup(model=model, scheme=unit, batch=4, seq=16), tmp_path / "text")
+    assert (task.training, task.held_out) == (("a b.", "c d.", "e f."), ("g h.",))
 
 
 def test_a_task_reads_the_text_that_it_is_given(tmp_path):
