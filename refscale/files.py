@@ -73,9 +73,34 @@ def write_text(path: str | Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
+def json_text(content: object, indent: int | None = None) -> str:
+    """Return plain values as JSON text: the one JSON writer, golden vectors and published models' files aside.
+
+    JSON has no infinity and no NaN.  Such a number becomes the string "inf", "-inf" or "nan", which ``float`` reads
+    back: readers apply ``float`` to every field that is a float.
+
+    Args:
+        content: dicts, lists, tuples, strings, numbers, True, False and None.
+        indent: spaces per level; None: a single line.
+
+    Raises:
+        TypeError: another value.
+    """
+    return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(x: Any) -> Any:
+    """Replace each float that is not finite by its name."""
+    if isinstance(x, dict):
+        return {key: _finite(value) for key, value in x.items()}
+    if isinstance(x, list | tuple):
+        return [_finite(value) for value in x]
+    return str(float(x)) if isinstance(x, float) and not math.isfinite(x) else x
+
+
 def write_json(path: str | Path, content: object) -> None:
-    """Write what JSON can say, atomically.  Raises OSError, and ValueError for inf and NaN."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write ``json_text`` to a file, atomically.  Raises OSError."""
+    write_text(path, json_text(content, indent=1) + "\n")
 
 
 def append_line(path: str | Path, line: str, durable: bool = False) -> None:

@@ -243,6 +243,27 @@ def test_parts_are_runs_of_the_text_and_is_next_is_true():
     assert seen >= {(0, True), (1, True), (0, False)}
 
 
+def test_every_pair_that_may_be_drawn():
+    """Of five sentences of three tokens, and no other: (start and length of A, start and length of B, B follows A).
+
+    A takes sentences up to six tokens, and leaves one to follow.  B is that one, or neither in A nor that one; it ends
+    where twelve tokens, the text, or A before it do.
+    """
+    vocabulary = Vocabulary((*SPECIALS, *"abcdefghijklmno"))
+    numbered = [np.arange(5 + 3 * i, 8 + 3 * i, dtype=np.int32) for i in range(5)]  # token k of the text: 5 + k
+    seen = set()
+    for b in itertools.islice(batches(numbered, vocabulary, seq=15, batch=16), 40):
+        for ids, segments, mask, is_next in zip(restored(b), b.segments, b.mask, b.is_next, strict=True):
+            a, z = ids[(segments == 0) & mask][1:-1], ids[segments == 1][:-1]
+            assert (np.diff(a) == 1).all()
+            assert (np.diff(z) == 1).all()
+            seen.add((int(a[0]) - 5, len(a), int(z[0]) - 5, len(z), int(is_next)))
+    follow = {(0, 6, 6, 6, 1), (3, 6, 9, 6, 1), (6, 6, 12, 3, 1), (9, 3, 12, 3, 1)}
+    after = {(0, 6, 9, 6, 0), (0, 6, 12, 3, 0), (3, 6, 12, 3, 0)}
+    before = {(3, 6, 0, 3, 0), (6, 6, 0, 6, 0), (6, 6, 3, 3, 0), (9, 3, 0, 9, 0), (9, 3, 3, 6, 0), (9, 3, 6, 3, 0)}
+    assert seen == follow | after | before
+
+
 def test_words_that_are_too_few_leave_places_ignored():
     text = "a b. c d. e f."
     b = next(batches(text, Vocabulary.from_text(text, 99), seq=16, batch=3, mask_share=1.0))

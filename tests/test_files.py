@@ -1,11 +1,13 @@
 import io
+import json
+import math
 import os
 import stat
 
 import numpy as np
 import pytest
 
-from refscale.files import append_line, npy_array, write_atomically, write_json
+from refscale.files import append_line, json_text, npy_array, write_atomically, write_json
 
 
 def test_a_link_is_followed(tmp_path):
@@ -65,10 +67,18 @@ def test_lines_are_added_whole(tmp_path):
     assert (tmp_path / "f").read_bytes() == "σ = 1\nσ = 2\n".encode()
 
 
-def test_json_has_no_infinity(tmp_path):
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "f", {"x": float("inf")})
-    assert not list(tmp_path.iterdir())
+def test_json_names_what_it_has_no_number_for(tmp_path):
+    """As strings that ``float`` reads back, at any depth; a NumPy float64 is a float, too."""
+    content = {"a": math.inf, "b": [-math.inf, (math.nan, 0.1)], "c": {"d": np.float64("inf"), "e": None, "f": "nan"}}
+    write_json(tmp_path / "f", content)
+    text = (tmp_path / "f").read_text(encoding="utf-8")
+    found = json.loads(text, parse_constant=pytest.fail)  # called for the tokens NaN and Infinity, which are not JSON
+    assert found == {"a": "inf", "b": ["-inf", ["nan", 0.1]], "c": {"d": "inf", "e": None, "f": "nan"}}
+    assert [float(x) for x in (found["a"], found["b"][0], found["c"]["d"])] == [math.inf, -math.inf, math.inf]
+    assert math.isnan(float(found["b"][1][0]))
+    assert json_text({"σ": [1, 2.5]}) == '{"σ": [1, 2.5]}'
+    with pytest.raises(TypeError):
+        json_text({"x": np.float32(1)})
 
 
 @pytest.mark.parametrize(

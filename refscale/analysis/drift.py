@@ -13,7 +13,7 @@ from typing import Any
 from refscale.analysis.report import HIGH, LOW
 from refscale.analysis.stats import KINDS, Kind
 from refscale.errors import DataError
-from refscale.files import write_text
+from refscale.files import json_text, write_text
 
 SCHEMA = "refscale.drift/1"
 
@@ -105,8 +105,7 @@ def _cell(series: Sequence[Series], i: int) -> str:
 def save_drifts(path: str | Path, drifts: Sequence[Drift]) -> None:
     """Write drifts as JSON, atomically.  Raises OSError."""
     content = {"schema": SCHEMA, "runs": [_content(d) for d in drifts]}
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(path, text)
+    write_text(path, json_text(content) + "\n")
 
 
 def load_drifts(path: str | Path) -> list[Drift]:
@@ -132,5 +131,5 @@ def _content(drift: Drift) -> dict[str, Any]:
 
 def _drifts(runs: Sequence[dict[str, Any]]) -> Iterator[Drift]:
     for run in runs:
-        tensors = tuple(Series(t["name"], t["kind"], tuple(t["scales"])) for t in run["tensors"])
+        tensors = tuple(Series(t["name"], t["kind"], tuple(map(float, t["scales"]))) for t in run["tensors"])
         yield Drift(run["label"], tuple(run["steps"]), tensors)

@@ -35,7 +35,7 @@ class Pretrained:
         config: sizes, rules, and in ``outputs`` the heads that are there.
         parameters: float32.
         tokenizer: None if the directory has none.
-        digest: SHA-256 of what it was read from, in hexadecimal.
+        digest: SHA-256 of what the model is, in hexadecimal: of its files, or ``train.Checkpoint.digest``.
         scheme: under which they were trained; "regular" for published ones.
     """
 

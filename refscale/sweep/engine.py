@@ -44,7 +44,7 @@ def run_one(config: TrainConfig, out: str, data: Data, keep: bool) -> dict[str, 
     """One run, in a process of its own: continued if it was interrupted, read if it is done.
 
     Returns:
-        The run's ``summary.json``, or {"failed": message}.
+        The run's ``summary.json``, also of a run that diverged; or {"failed": message}.
 
     Raises:
         ArgumentError: the directory holds another run.
@@ -78,7 +78,7 @@ def lost(path: Path) -> tuple[float | None, float | None]:
     """(flushed, dead) of a ``comparison.RunResult``, from a run's ``scales.jsonl``."""
     if not path.exists():
         return None, None
-    first, *_, last = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] * 2
+    first, *_, last = [json.loads(line) for line in path.read_bytes().splitlines()] * 2
     casts = [c for c in first["casts"] if c["place"] in ("gradient", "operand_gradient")]
     gradients = [t["scale"] for t in last["tensors"] if t["judged"] and "gradient" in t["kind"]]
     flushed = max((c["flushed"] / c["elements"] for c in casts if c["elements"]), default=0.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from refscale.errors import DataError
-from refscale.files import append_line
+from refscale.files import append_line, json_text
 
 RESULTS = "results.jsonl"
 
@@ -76,7 +76,7 @@ def read_rows(out: str | Path) -> dict[str, Row]:
 
 def append_row(out: Path, row: Row) -> None:
     """Add a row; it is on the disk when this returns, and a line that was cut off before it is gone."""
-    append_line(out / RESULTS, json.dumps(asdict(row), allow_nan=False, ensure_ascii=False), durable=True)
+    append_line(out / RESULTS, json_text(asdict(row)), durable=True)
 
 
 def drop_cut_line(out: Path) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from refscale.errors import ArgumentError, DataError
@@ -150,10 +149,6 @@ class TrainConfig:
     def warmup_steps(self) -> int:
         """Steps of warm-up, also where ``warmup`` is None."""
         return self.steps // 10 if self.warmup is None else self.warmup
-
-    def to_json(self) -> str:
-        """As JSON text, one field a line."""
-        return json.dumps(asdict(self), indent=1) + "\n"
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any], call: str) -> TrainConfig:

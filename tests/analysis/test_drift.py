@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
@@ -53,6 +54,9 @@ def test_round_trip(run, tmp_path):
     drift = read_drift(run)
     save_drifts(tmp_path / "d.json", [drift, drift])
     assert load_drifts(tmp_path / "d.json") == [drift, drift]
+    wild = Drift("x", (1, 2), (Series("a", "weight", (math.inf, 0.5)),))
+    save_drifts(tmp_path / "d.json", [wild])
+    assert load_drifts(tmp_path / "d.json") == [wild]
 
 
 @pytest.mark.parametrize("text", ["{}", '{"schema": "refscale.drift/9"}', "no json"])

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -27,6 +28,17 @@ def test_a_loss_that_overflowed():
     assert math.isnan(back.losses["loss_sum"])
 
 
+def test_figures_that_are_not_finite():
+    """Of float64 tensors, whose squares leave its range; a prediction there is none of stays None."""
+    one = replace(tensor(spread(1.0)), std=math.inf, predicted=-math.inf)
+    r = report([one, tensor(spread(2.0))])
+    content = json.loads(to_json([r]))["reports"][0]
+    assert (content["tensors"][0]["std"], content["summary"]["worst"]["scale"]) == ("inf", "inf")
+    (back,) = from_json(to_json([r]))
+    assert back == r
+    assert back.tensors[1].predicted is None
+
+
 def test_same_run_same_text(unit):
     assert to_json([unit]) == to_json([record("bert-tiny", "unit")])
 
@@ -41,7 +53,7 @@ def test_same_run_same_text(unit):
         ("{}", "KeyError 'schema', expected what to_json makes"),
         ("[1]", "TypeError"),
         ("no json", "JSONDecodeError"),
-        ('{"schema": "refscale.report/1", "reports": [{}]}', "KeyError 'model'"),
+        ('{"schema": "refscale.report/1", "reports": [{}]}', "KeyError 'formats'"),
     ],
 )
 def test_other_text(text, said):

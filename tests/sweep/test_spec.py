@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,8 @@ import pytest
 from refscale.errors import ArgumentError, DataError
 from refscale.optim import get_schedule
 from refscale.sweep import SHIPPED, Bracket, Grid, Row, Spec, Walk, load_spec, outcomes, summary
-from refscale.sweep.search import replay
+from refscale.sweep.rows import loss_of
+from refscale.sweep.search import best, replay
 from refscale.sweep.spec import run_id
 from refscale.sweep.summary import seed_interval
 
@@ -67,6 +68,11 @@ def test_cells(spec):
     assert config.model == "charlm-attention:norm=post"
     assert (config.scheme, config.precision, config.lr, config.seed, config.steps) == ("unit", "fp8", 2.0**-6, 1, 3)
     assert spec.config(cells[5].settings, -6.0, 1, traced=True).scales_every == 1
+    some = replace(spec, skip=({"model.norm": "post"}, {"model": "charlm-conv"}))
+    assert [(c.point["model"], c.point["model.norm"]) for c in some.cells()] == [("charlm-attention", "pre")] * 2
+    longer = replace(spec, base={"steps": 40})
+    assert [longer.config(cells[5].settings, -6.0, 1, traced).scales_every for traced in (False, True)] == [0, 4]
+    assert [c.seeds for c in replace(spec, variants={"a": {"seeds": 5}, "b": {"seeds": 1}}).cells()] == [2, 1] * 3
 
 
 def test_rates_are_found_with_other_settings(spec):
@@ -141,6 +147,30 @@ def test_errors(tmp_path, old, new, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_defaults():
+    assert asdict(Spec("t", variants={"a": {}})) == {
+        "title": "t",
+        "base": {},
+        "grid": {},
+        "variants": {"a": {}},
+        "skip": (),
+        "seeds": 1,
+        "search": "bracket",
+        "start": (),
+        "step": 1.0,
+        "threshold": 0.05,
+        "rate_seeds": 1,
+        "rate_of": {},
+        "diverged_above": math.inf,
+        "plot": "scatter",
+    }
+
+
+def test_a_table_with_nothing_but_variants_has_the_same_defaults(tmp_path):
+    (tmp_path / "s.toml").write_text('title = "t"\n[[variants]]\nname = "a"\n')
+    assert load_spec(tmp_path / "s.toml") == Spec("t", variants={"a": {}})
+
+
 def test_no_such_spec(tmp_path):
     with pytest.raises(DataError, match=r"no such file, expected a path, or one of charlm, "):
         load_spec(tmp_path / "nothing.toml")
@@ -159,7 +189,22 @@ class TestSearches:
         assert walk.next({-4.0: None}) == []
 
     def test_a_walk_that_gets_better_for_ever(self):
+        assert Walk(0.0, most=3).next({0.0: 3.0, 1.0: 2.0}) == [2.0]
         assert Walk(0.0, most=3).next({0.0: 3.0, 1.0: 2.0, 2.0: 1.0}) == []
+        assert Walk(0.0).next({float(e): -e for e in range(15)}) == [15.0]
+        assert Walk(0.0).next({float(e): -e for e in range(16)}) == []
+
+    def test_a_walk_goes_on_at_its_threshold(self):
+        """A loss worse by exactly 0.25 is not worse by more; the next number above is."""
+        assert Walk(0.0, threshold=0.25).next({0.0: 2.0, 1.0: 2.25}) == [2.0]
+        assert Walk(0.0, threshold=0.25).next({0.0: 2.0, 1.0: math.nextafter(2.25, 3)}) == []
+        assert (Walk(0.0).step, Walk(0.0).threshold) == (1.0, 0.05)
+
+    def test_of_equal_losses_the_smallest_rate_is_the_best(self):
+        assert best({-5.0: 2.0, -4.0: 2.0, -6.0: 3.0}) == -5.0
+        assert best({-4.0: None, -5.0: None}) == -5.0
+        assert Bracket(0.0).next({-1.0: 2.0, 0.0: 2.0, 1.0: 3.0}) == [-2.0]  # the best is at the lower edge
+        assert Bracket(0.0).next({-1.0: 3.0, 0.0: 2.0, 1.0: 2.0}) == []  # and here inside
 
     def test_a_grid_is_run_once(self):
         grid = Grid((1.0, 2.0, 3.0))
@@ -211,6 +256,20 @@ class TestTables:
         (row,) = [line for line in text.splitlines() if line.startswith("| b ")]
         assert [cell.strip() for cell in row.strip("|").split("|")] == ["b", "2", "1 (50%)", "0", "1", "+0.2500", "0"]
         assert "| post | 2.100 (2^-6) | 2.500 (2^-6) |" in text
+
+    def test_what_is_equal_is_as_good(self):
+        """Neither better nor worse; with one seed there is no interval, and the next number is worse or better."""
+        spec = replace(self.SPEC, seeds=1)
+        losses = {("pre", "a"): (3.0,), ("pre", "b"): (3.0,), ("post", "a"): (2.0,)}
+        for b, counts in ((2.0, "2 (100%) 0 0"), (2.0 + 2**-50, "1 (50%) 0 1"), (2.0 - 2**-50, "2 (100%) 1 0")):
+            text = summary(spec, self.rows(losses | {("post", "b"): (b,)}))
+            (row,) = [line for line in text.splitlines() if line.startswith("| b ")]
+            assert " ".join(cell.strip() for cell in row.strip("|").split("|")[2:5]) == counts
+
+    def test_what_ends_at_the_limit_has_not_diverged(self):
+        row = next(iter(self.rows({(n, v): (6.5,) for n in ("pre", "post") for v in "ab"}).values()))
+        assert loss_of(row, 6.5) == loss_of(row) == 6.5
+        assert loss_of(row, math.nextafter(6.5, 6)) == math.inf
 
     def test_what_diverged_matches_nothing(self):
         some = {
