@@ -13,7 +13,7 @@ from typing import Any
 from refscale.analysis.report import HIGH, LOW
 from refscale.analysis.stats import KINDS, Kind
 from refscale.errors import DataError
-from refscale.files import write_text
+from refscale.files import DATA, read_json, read_json_lines, write_text
 
 SCHEMA = "refscale.drift/1"
 
@@ -56,9 +56,8 @@ def read_drift(out: str | Path) -> Drift:
     call = f"read_drift({str(out)!r})"
     path = Path(out) / "scales.jsonl"
     try:
-        config = json.loads((Path(out) / "config.json").read_text(encoding="utf-8"))["config"]
-        text = path.read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        config = read_json(Path(out) / "config.json", f"{call}: config.json")["config"]
+        lines = list(read_json_lines(path, f"{call}: {path.name}"))
         found: dict[tuple[Kind, str], dict[int, float]] = {}
         for line in lines:
             for t in line["tensors"]:
@@ -67,6 +66,8 @@ def read_drift(out: str | Path) -> Drift:
     except FileNotFoundError as error:
         raise DataError(f"{call}: no {Path(error.filename).name}, expected a run with --scales-every N") from error
     except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{call}: {type(error).__name__} {error}, expected what train writes") from error
     if not found:
         raise DataError(f"{call}: no step recorded, expected a run with --scales-every N")
@@ -113,7 +114,7 @@ def load_drifts(path: str | Path) -> list[Drift]:
     """Read what ``save_drifts`` wrote.  Raises DataError, OSError."""
     call = f"load_drifts({str(path)!r})"
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path, call, most=DATA)
         if content["schema"] != SCHEMA:
             raise DataError(f"{call}: schema is {content['schema']!r}, expected {SCHEMA!r}")
         return list(_drifts(content["runs"]))

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from refscale import __version__
 from refscale.analysis.stats import Kind
 from refscale.errors import DataError
-from refscale.files import write_text
+from refscale.files import DATA, parse_json, read_json, write_text
 
 SCHEMA = "refscale.fidelity/1"
 """Raised by one whenever a reader of the former could go wrong."""
@@ -189,10 +189,13 @@ def fidelity_from_json(text: str) -> FidelityReport:
     Raises:
         DataError: no JSON, another schema, or fields that are missing.
     """
+    return _fidelity_from(parse_json(text, "fidelity_from_json"), "fidelity_from_json")
+
+
+def _fidelity_from(content: dict[str, Any], call: str) -> FidelityReport:
     try:
-        content = json.loads(text)
         if content["schema"] != SCHEMA:
-            raise DataError(f"fidelity_from_json: schema is {content['schema']!r}, expected {SCHEMA!r}")
+            raise DataError(f"{call}: schema is {content['schema']!r}, expected {SCHEMA!r}")
         content |= {
             "schemes": tuple(content["schemes"]),
             "policies": tuple(_errors_from(e) for e in content["policies"]),
@@ -205,7 +208,7 @@ def fidelity_from_json(text: str) -> FidelityReport:
         if isinstance(error, DataError):
             raise
         what = f"{type(error).__name__} {error}"
-        raise DataError(f"fidelity_from_json: {what}, expected what fidelity_to_json makes") from error
+        raise DataError(f"{call}: {what}, expected what fidelity_to_json makes") from error
 
 
 def save_fidelity(path: str | Path, report: FidelityReport) -> None:
@@ -216,7 +219,8 @@ def save_fidelity(path: str | Path, report: FidelityReport) -> None:
 
 def load_fidelity(path: str | Path) -> FidelityReport:
     """Read what ``save_fidelity`` wrote.  Raises DataError, OSError."""
-    return fidelity_from_json(Path(path).read_text(encoding="utf-8"))
+    call = f"load_fidelity({str(path)!r})"
+    return _fidelity_from(read_json(path, call, most=DATA), call)
 
 
 def _plain(x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""``model.safetensors``: their names and layouts, and ours.
+"""Tensors: their names and layouts, and ours.
 
 Source: Hugging Face transformers, ``BertModel`` and its heads.
 """
@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.errors import ArgumentError, CheckpointError
+from refscale.errors import CheckpointError
 from refscale.layers import Parameters, Specs
-from refscale.published.subwords import EXTRA
-
-Arrays = dict[str, NDArray[Any]]
+from refscale.published.storage import Arrays, to_safetensors
 
 _LAYER = {
     "attention.query": "attention.self.query",
@@ -75,26 +72,6 @@ def turned(x: NDArray[Any], role: str, name: str) -> NDArray[Any]:
     if name == "nsp.classifier.weight":
         return x[:, ::-1] if x.shape[1] == 2 else x[::-1]
     return x[::-1] if name == "nsp.classifier.bias" else x
-
-
-def _safetensors(call: str) -> Any:
-    try:
-        import safetensors
-        import safetensors.numpy
-    except ImportError as error:
-        raise ArgumentError(f"{call}: safetensors is missing: {EXTRA}") from error
-    return safetensors
-
-
-def read_tensors(path: Path) -> Arrays:
-    """The tensors of a file, floats of 16 bits as float32."""
-    call = f"load_pretrained({str(path.parent)!r})"
-    library = _safetensors(call)
-    try:
-        found: Arrays = library.numpy.load_file(path)
-    except (library.SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{call}: {path.name} is truncated, damaged or of another kind: {error}") from error
-    return {name: x.astype(np.float32) if x.dtype.itemsize == 2 else x for name, x in found.items()}
 
 
 def renamed(found: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -190,5 +167,4 @@ def to_bytes(parameters: Parameters, specs: Specs, call: str) -> bytes:
     }
     if _COPIES[_DECODER_BIAS] in tensors:
         tensors[_DECODER_BIAS] = tensors[_COPIES[_DECODER_BIAS]]
-    content: bytes = _safetensors(call).numpy.save(tensors, metadata={"format": "pt"})  # transformers insists on "pt"
-    return content
+    return to_safetensors(tensors, call)

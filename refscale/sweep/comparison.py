@@ -7,7 +7,6 @@ is tuned.  Runs stand in directories of their own, and a comparison that was int
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from refscale.engine import Tape
 from refscale.errors import ArgumentError, DataError, counted
-from refscale.files import write_json
+from refscale.files import DATA, read_json, write_json
 from refscale.layers import on_tape
 from refscale.progress import Progress
 from refscale.sweep.engine import sweep
@@ -291,7 +290,7 @@ def load_comparison(path: str | Path) -> Comparison:
     """
     call = f"load_comparison({str(path)!r})"
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path, call, most=DATA)
         if content["schema"] != SCHEMA:
             raise DataError(f"{call}: schema is {content['schema']!r}, expected {SCHEMA!r}")
         return Comparison(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from refscale import __version__
 from refscale.errors import CheckpointError, RefscaleError
-from refscale.files import npy_array, write_atomically
+from refscale.files import npy_array, parse_json, write_atomically
 from refscale.optim import State as OptimizerState
 from refscale.rivals import State as ScalingState
 from refscale.train.config import TrainConfig
@@ -103,7 +103,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     call = f"load_checkpoint({str(path)!r})"
     try:
         arrays = _read(Path(path))
-        meta = json.loads(arrays.pop("meta").tobytes())
+        meta = parse_json(arrays.pop("meta").tobytes(), "meta")
         if meta["schema"] != SCHEMA:
             raise CheckpointError(f"{call}: schema is {meta['schema']!r}, expected {SCHEMA!r}")
         config = TrainConfig.from_mapping(meta["config"], call)

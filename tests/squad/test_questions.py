@@ -41,12 +41,12 @@ def test_there_and_back(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "no JSON in UTF-8"),
-        ([], "not the format of SQuAD 1.1: TypeError"),
+        ("{", "not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2"),
+        ([], "holds a list, expected an object"),
         ({"data": []}, "holds no question"),
         ({"data": [{}]}, "not the format of SQuAD 1.1: KeyError 'paragraphs'"),
         (changed(lambda p: p[0]["qas"][0].pop("question")), "not the format of SQuAD 1.1: KeyError 'question'"),
-        (changed(lambda p: p[0].update(context=3)), "not the format of SQuAD 1.1: TypeError 3 is no text"),
+        (changed(lambda p: p[0].update(context=3)), "not the format of SQuAD 1.1: TypeError 3, expected a text"),
         (
             changed(lambda p: p[0]["qas"][0]["answers"][0].update(answer_start=1)),
             "question 'a' has the answer 'Ada' at 1, where the context has 'da '",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -77,6 +78,9 @@ class BertConfig:
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ArgumentError(f"BertConfig({name}={getattr(self, name)}): expected 0 ≤ {name} < 1")
+        for name in ("eps", "std"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ArgumentError(f"BertConfig({name}={getattr(self, name)}): expected 0 ≤ {name} < ∞")
 
     @property
     def pools(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -89,7 +90,11 @@ class LanguageConfig:
             raise self._error("head_size", "an even number, for rotary positions")
         if self.mixer == "convolution" and self.width % self.groups:
             raise self._error("width", f"a multiple of {self.groups}, the groups")
-        if self.hidden < 1:
+        if not 0 <= self.eps < math.inf:
+            raise self._error("eps", "0 ≤ eps < ∞")
+        if not 0 < self.base < math.inf:
+            raise self._error("base", "0 < base < ∞")
+        if not 0 < self.multiple < math.inf or self.hidden < 1:
             raise self._error("multiple", "one that leaves a feed-forward width")
         if not 0 <= self.dropout < 1:
             raise self._error("dropout", "0 ≤ dropout < 1")
