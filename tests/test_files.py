@@ -209,11 +209,9 @@ def test_json_is_that_of_the_standard(path, text, said):
 
 def test_what_only_looks_amiss_in_json(path):
     """Pairs of surrogates, escaped backslashes, words, numbers near the ends of float64, a name in two objects."""
-    path.write_text(
-        r'{"a": ["\ud83d\ude00", "\\ud83d", "NaN Infinity"], "b": [1.7976931348623157e308], "c": {"a": 1e-999}}'
-    )
+    path.write_text(r'{"a": ["\ud83d\ude00", "\\ud83d", "NaN"], "b": [1.7976931348623157e308], "c": {"a": 1e-999}}')
     assert read_json(path, "call") == {
-        "a": ["😀", r"\ud83d", "NaN Infinity"],
+        "a": ["😀", r"\ud83d", "NaN"],
         "b": [np.finfo(float).max],
         "c": {"a": 0},
     }
@@ -241,7 +239,7 @@ def test_json_lines(path):
 def test_the_error_is_of_the_class_that_is_asked_for(path):
     path.write_bytes(b"\xff")
     for read in (read_text, read_lines, read_json, read_toml):
-        with pytest.raises(GoldenError, match="^call: byte"):
+        with pytest.raises(GoldenError, match=r"^call: byte"):
             read(path, "call", GoldenError)
         with pytest.raises(FileNotFoundError):
             read(path.parent / "none", "call")
