@@ -60,10 +60,6 @@ def load_text(path: str | Path | None = None) -> str:
     call = f"load_text({str(path)!r})"
     try:
         text = read_text(path, call)
-    except FileNotFoundError:
-        raise DataError(f"{call}: no such file, expected a UTF-8 file") from None
-    except IsADirectoryError:
-        raise DataError(f"{call}: is a directory, expected a UTF-8 file") from None
     except OSError as error:
         raise DataError(f"{call}: cannot be read ({error.strerror}), expected a UTF-8 file") from error
     if not text.strip():
@@ -110,10 +106,7 @@ def _words(text: str) -> list[str]:
 
 
 def _characters_of_lower(text: str) -> NDArray[np.int64]:
-    """For each character of ``text.lower()``, the number of the character of ``text`` that it comes from.
-
-    One character has a lower case of two: İ (Unicode, SpecialCasing.txt).
-    """
+    """Of each character of ``text.lower()``, its place in ``text``.  İ alone becomes two (Unicode, SpecialCasing)."""
     codes = _code_points(text)
     return np.repeat(np.arange(codes.size), 1 + (codes == ord("İ")))
 

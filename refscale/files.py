@@ -72,11 +72,6 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
             raise
 
 
-def name_of(path: str | Path) -> str:
-    """The last part of a path as text: bytes of a file name that are not UTF-8 become U+FFFD."""
-    return os.fsencode(Path(path).resolve().name).decode("utf-8", "replace")
-
-
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Give an OSError, such as of a full disk, the name of the file that was written."""
@@ -120,7 +115,7 @@ def append_line(path: str | Path, line: str, durable: bool = False) -> None:
 # --- Reading text and JSON --------------------------------------------------------------------------------------------
 
 SETTINGS, DATA = 1 << 24, 1 << 30
-"""Longest file in bytes: of settings, of data.  Python takes up to 30 bytes for each byte of JSON."""
+"""Longest file in bytes: of settings, of data.  The objects of JSON take up to 30 times its length in memory."""
 
 DEEPEST = 64
 """Levels of nested objects and arrays, the outermost included.  The formats read here have at most 10."""
@@ -276,7 +271,7 @@ def _leaves(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
         yield place, content
 
 
-# --- Arrays and directories -------------------------------------------------------------------------------------------
+# --- Arrays, paths, directories --------------------------------------------------------------------------------------
 
 
 def npy_array(data: bytes) -> NDArray[Any]:
@@ -300,6 +295,16 @@ def npy_array(data: bytes) -> NDArray[Any]:
         raise ValueError(f"its header says {dtype} of shape {shape}, and {size} bytes follow")
     flat = np.frombuffer(data, dtype, math.prod(shape), file.tell())
     return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def path_text(path: str | Path) -> str:
+    """A path as text that can be written: bytes that are not UTF-8 become U+FFFD."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def name_of(path: str | Path) -> str:
+    """The last part of a path as text."""
+    return path_text(Path(path).resolve().name)
 
 
 @contextmanager

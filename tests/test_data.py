@@ -60,8 +60,8 @@ def test_files_that_hold_no_text(tmp_path):
     empty.write_bytes(b"")
     blank.write_bytes(b" \n\t ")
     latin.write_bytes("für".encode("latin-1"))
-    assert message(missing) == f"load_text({str(missing)!r}): no such file, expected a UTF-8 file"
-    assert message(tmp_path) == f"load_text({str(tmp_path)!r}): is a directory, expected a UTF-8 file"
+    for path, why in ((missing, "No such file or directory"), (tmp_path, "Is a directory")):
+        assert message(path) == f"load_text({str(path)!r}): cannot be read ({why}), expected a UTF-8 file"
     for path, count in ((empty, 0), (blank, 4)):
         expected = f"holds no text ({count} characters), expected a UTF-8 file with words"
         assert message(path) == f"load_text({str(path)!r}): {expected}"

@@ -12,6 +12,7 @@ from refscale.files import (
     name_of,
     npy_array,
     parse_json,
+    path_text,
     read_json,
     read_json_lines,
     read_lines,
@@ -195,7 +196,7 @@ NINES = "9" * 199
         ('{"a": 1E+309}', "not valid JSON: a is inf, expected a finite number"),
         (f'{{"a": 9{"9" * 209}.0e99}}', "not valid JSON: a is inf, expected a finite number"),
         (f'{{"a": {"9" * 309}.0}}', "not valid JSON: a is inf, expected a finite number"),
-        ('{"a": 1, "b": {"c": 1, "d": 2, "c": 3}}', "not valid JSON: the name 'c' occurs twice in an object"),
+        ('{"a": 1, "b": {"d": 2, "c": 1, "c": 3}}', "not valid JSON: the name 'c' occurs twice in an object"),
         (r'{"a": ["", "x\ud83d"]}', "a[1] has the lone surrogate U+D83D at character 1, expected Unicode text"),
         (r'{"a": {"\uDC00": 1}}', "a name in a has the lone surrogate U+DC00 at character 0, expected Unicode text"),
         ('{"a": 1' + "0" * 5000 + "}", "not valid JSON: Exceeds the limit (4300 digits) for integer string"),
@@ -247,6 +248,7 @@ def test_the_error_is_of_the_class_that_is_asked_for(path):
 
 @pytest.mark.skipif(os.name != "posix", reason="file names of any bytes")
 def test_the_name_of_a_path_is_text(tmp_path):
+    assert path_text(os.fsdecode(b"a/m\xffd/b")) == "a/m\ufffdd/b"
     assert name_of(tmp_path / "modèle") == "modèle"
     assert name_of(os.fsdecode(os.fsencode(tmp_path) + b"/m\xffd")) == "m\ufffdd"
     (tmp_path / "b").symlink_to(tmp_path / "a")

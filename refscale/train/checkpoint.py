@@ -118,7 +118,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         ValueError,
         KeyError,
         TypeError,
-        RecursionError,
+        AttributeError,
     ) as error:
         if isinstance(error, CheckpointError):
             raise

@@ -191,7 +191,7 @@ def read_config(out: str | Path) -> tuple[TrainConfig, str]:
         return TrainConfig.from_mapping(content["config"], f"read_config({str(out)!r})"), str(content["data"])
     except FileNotFoundError as error:
         raise DataError(f"read_config({str(out)!r}): holds no run, expected a directory with config.json") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError | ArgumentError):
             raise
         raise DataError(f"read_config({str(out)!r}): config.json cannot be understood: {error}") from error
