@@ -102,7 +102,7 @@ def from_published(
     Raises:
         DataError, CheckpointError: see ``load_pretrained``.
     """
-    found = renamed(tensors)
+    found = renamed(tensors, call)
     values = from_fields(content, call, ignore)
     try:
         config = BertConfig(**values, outputs=cast(tuple[Output, ...], heads(found)))

@@ -69,7 +69,7 @@ def _shards(index: Path, call: str) -> dict[str, set[str]]:
 def _instead(directory: Path) -> str:
     """Why files that are there do not serve."""
     for pattern, problem in (
-        ("*.safetensors", f"cannot be put together without {INDEX}"),
+        ("*-of-*.safetensors", f"cannot be put together without {INDEX}"),
         ("*.bin", "is not read, for it can hold code: save it as safetensors"),
     ):
         found = ", ".join(path.name for path in sorted(directory.glob(pattern)))

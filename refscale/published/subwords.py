@@ -39,6 +39,7 @@ class SubWords:
         pad, unk, cls, sep, mask = ids
         self.specials: tuple[int, int, int, int, int] = (pad, unk, cls, sep, mask)
         self._tokenizer = tokenizer
+        self._size: int = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
 
     @classmethod
     def load(cls, directory: str | Path) -> SubWords | None:
@@ -78,7 +79,7 @@ class SubWords:
         return cls(tokenizer)
 
     def __len__(self) -> int:
-        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        return self._size
 
     def encode(self, text: str) -> Ids:
         """(tokens,) int32: the ids of a text, none added at its ends."""

@@ -74,12 +74,18 @@ def turned(x: NDArray[Any], role: str, name: str) -> NDArray[Any]:
     return x[::-1] if name == "nsp.classifier.bias" else x
 
 
-def renamed(found: Mapping[str, NDArray[Any]]) -> Arrays:
-    """Tensors without what older files and other heads call otherwise, and without buffers."""
+def renamed(found: Mapping[str, NDArray[Any]], call: str) -> Arrays:
+    """Tensors without what older files and other heads call otherwise, and without buffers.
+
+    Raises:
+        CheckpointError: naming ``call`` and a tensor that is there under two names.
+    """
     kept: Arrays = {}
     for name, x in found.items():
         name = name.removeprefix("bert.")
         name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
+        if name in kept:
+            raise CheckpointError(f"{call}: {name} is there under two names, expected one of them")
         if name != "embeddings.position_ids":  # 0, 1, 2, …: no parameter
             kept[name] = x
     return kept

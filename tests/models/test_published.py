@@ -245,6 +245,13 @@ def test_other_layouts(tmp_path, found, change):
         np.testing.assert_array_equal(model.parameters[name], x)
 
 
+@pytest.mark.parametrize("other", ["bert.pooler.dense.bias", "embeddings.LayerNorm.gamma"])
+def test_a_tensor_under_two_names(found, other):
+    name = other.removeprefix("bert.").replace("gamma", "weight")
+    with pytest.raises(CheckpointError, match=f"call: {name} is there under two names"):
+        published.from_published(PUBLISHED, found | {other: found[name] + 1}, "call")
+
+
 def test_a_copy_that_is_none(tmp_path, found):
     wrong = with_copies(found)
     wrong["cls.predictions.decoder.weight"][3, 3] += 1
@@ -562,4 +569,17 @@ def test_tokenizers_that_do_not_fit(tmp_path):
         published.load_pretrained(directory)
     (directory / "tokenizer.json").write_text("{")
     with pytest.raises(DataError, match=r"tokenizer\.json"):
+        published.load_pretrained(directory)
+
+
+def test_the_length_of_a_tokenizer_is_that_of_its_ids(tmp_path):
+    """Of a word on two lines the second counts, and no id is shifted; an id beyond the embedding is refused."""
+    directory = write(tmp_path / "model")
+    (directory / "vocab.txt").write_text("\n".join([*WORDS[:49], "the"]))
+    tokenizer = published.load_pretrained(directory).tokenizer
+    assert (tokenizer.encode("the a").tolist(), len(tokenizer)) == ([49, 10], 50)
+    content = json.loads(tokenizer.to_json())
+    content["model"]["vocab"]["the"] = 50
+    (directory / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="has 51 tokens, the embedding 50 rows"):
         published.load_pretrained(directory)
