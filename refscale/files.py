@@ -190,12 +190,12 @@ def parse_json(text: str | bytes | bytearray, where: str, failure: Failure = Dat
         ``failure``: it is not UTF-8, not the JSON of RFC 8259, too deep, or the outermost value is not an object.
     """
     text = text if isinstance(text, str) else _decoded(text, where, failure)
-    infinite: list[float] = []
+    odd: list[float] = []
 
     def number(digits: str) -> float:
         x = float(digits)
         if not math.isfinite(x):
-            infinite.append(x)
+            odd.append(x)
         return x
 
     try:
@@ -207,7 +207,7 @@ def parse_json(text: str | bytes | bytearray, where: str, failure: Failure = Dat
     if not isinstance(content, dict):
         raise failure(f"{where}: holds a {type(content).__name__}, expected an object")
     _check_depth(content, where, failure)
-    if infinite or _SURROGATE.search(text):  # looked for only then: the walk takes longer than the parser
+    if odd or _SURROGATE.search(text):  # looked for only then: the walk takes longer than the parser
         for place, value in _leaves(content):
             if isinstance(value, float) and not math.isfinite(value):
                 raise failure(f"{where}: not valid JSON: {place} is {value}, expected a finite number")

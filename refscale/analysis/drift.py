@@ -65,7 +65,7 @@ def read_drift(out: str | Path) -> Drift:
                     found.setdefault((t["kind"], t["name"]), {})[line["step"]] = float(t["scale"])
     except FileNotFoundError as error:
         raise DataError(f"{call}: no {Path(error.filename).name}, expected a run with --scales-every N") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{call}: {type(error).__name__} {error}, expected what train writes") from error
@@ -118,7 +118,7 @@ def load_drifts(path: str | Path) -> list[Drift]:
         if content["schema"] != SCHEMA:
             raise DataError(f"{call}: schema is {content['schema']!r}, expected {SCHEMA!r}")
         return list(_drifts(content["runs"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{call}: {type(error).__name__} {error}, expected what save_drifts writes") from error

@@ -204,7 +204,7 @@ def _fidelity_from(content: dict[str, Any], call: str) -> FidelityReport:
             "beyond": tuple(_record(StorageStats, t) for t in content["beyond"]),
         }
         return _record(FidelityReport, content)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
         what = f"{type(error).__name__} {error}"

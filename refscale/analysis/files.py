@@ -46,7 +46,7 @@ def _reports_from(content: dict[str, Any], call: str) -> list[Report]:
         if content["schema"] != SCHEMA:
             raise DataError(f"{call}: schema is {content['schema']!r}, expected {SCHEMA!r}")
         return [_report_from(r) for r in content["reports"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{call}: {type(error).__name__} {error}, expected what to_json makes") from error

@@ -301,7 +301,7 @@ def load_comparison(path: str | Path) -> Comparison:
             content["factors"],
             tuple(RunResult(**{**r, "variant": Variant(**r["variant"])}) for r in content["runs"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{call}: {type(error).__name__} {error}, expected what compare writes") from error

@@ -163,6 +163,11 @@ def test_an_unknown_field_can_be_ignored(tmp_path):
     assert published.load_pretrained(directory, ignore=("flavor",)).config.width == 24
 
 
+@pytest.mark.parametrize("change", [{"pruned_heads": {}}, {"pruned_heads": None}, {"quantization_config": None}])
+def test_fields_that_say_nothing(change):
+    assert published.from_fields(PUBLISHED | change, "call") == published.from_fields(PUBLISHED, "call")
+
+
 def test_bounds_of_a_configuration():
     found = tensors(np.random.default_rng(0))
     config = published.from_published(PUBLISHED | {"layer_norm_eps": 0, "initializer_range": 0}, found, "call").config
@@ -433,6 +438,37 @@ def test_there_and_back(tmp_path, outputs, tied):
     assert (found.config, found.tokenizer) == (config, None)
     for name, x in parameters.items():
         np.testing.assert_array_equal(found.parameters[name], x)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "architecture", "prefix", "of_heads"),
+    [
+        ((), "BertModel", "", []),
+        (("pooler",), "BertModel", "", []),
+        (("mlm",), "BertForMaskedLM", "bert.", ["cls.predictions.bias", "cls.predictions.transform.dense.weight"]),
+        (
+            ("mlm", "nsp"),
+            "BertForPreTraining",
+            "bert.",
+            ["cls.seq_relationship.bias"],
+        ),
+        (("mlm", "pooler", "span"), "BertForQuestionAnswering", "bert.", ["cls.predictions.bias", "qa_outputs.bias"]),
+    ],
+)
+def test_names_that_are_written(tmp_path, outputs, architecture, prefix, of_heads):
+    """As transformers writes them: with heads, what is not of a head stands under "bert."."""
+    config = bert.BertConfig(1, 8, 2, 12, 20, 6, outputs=outputs)
+    published.save_pretrained(
+        tmp_path, config, models.initial_parameters(config, regular, np.random.default_rng(0)), None
+    )
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [architecture]
+    names = safetensors.load_file(tmp_path / "model.safetensors").keys()
+    assert set(of_heads) <= names
+    assert ("cls.predictions.decoder.bias" in names) == ("mlm" in outputs)  # a copy that older readers expect
+    others = {name for name in names if not name.startswith(("cls.", "qa_outputs."))}
+    assert all(name.startswith((f"{prefix}embeddings.", f"{prefix}encoder.", f"{prefix}pooler.")) for name in others)
+    assert (f"{prefix}pooler.dense.bias" in names) == bool({"nsp", "pooler"} & set(outputs))
+    assert f"{prefix}encoder.layer.0.attention.output.LayerNorm.weight" in names
 
 
 @pytest.mark.parametrize("change", [{"norm": "pre"}, {"scores": "1/d"}, {"tau": published.adapt}])

@@ -277,6 +277,11 @@ def test_a_run_is_not_overwritten(tmp_path):
         train(small(), tmp_path / "run", data=text, resume=True, report=quiet)
     with pytest.raises(DataError, match=r"holds no run, expected a directory with config\.json"):
         train_loop.read_config(tmp_path / "run")
+    content = json.loads(before["config.json"])
+    content["config"]["model"] = 3
+    (tmp_path / "run" / "config.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"config\.json cannot be understood: 'int' object has no attribute"):
+        train_loop.read_config(tmp_path / "run")
 
 
 def test_a_text_too_short_leaves_nothing_behind(tmp_path):
