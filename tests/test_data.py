@@ -60,18 +60,19 @@ def test_files_that_hold_no_text(tmp_path):
     empty.write_bytes(b"")
     blank.write_bytes(b" \n\t ")
     latin.write_bytes("für".encode("latin-1"))
-    assert message(missing) == f"load_text({str(missing)!r}): no such file, expected a UTF-8 file"
-    assert message(tmp_path) == f"load_text({str(tmp_path)!r}): is a directory, expected a UTF-8 file"
-    assert message(empty) == f"load_text({str(empty)!r}): holds no text (0 bytes), expected a UTF-8 file with words"
-    assert message(blank) == f"load_text({str(blank)!r}): holds no text (4 bytes), expected a UTF-8 file with words"
+    for path, why in ((missing, "No such file or directory"), (tmp_path, "Is a directory")):
+        assert message(path) == f"load_text({str(path)!r}): cannot be read ({why}), expected a UTF-8 file"
+    for path, count in ((empty, 0), (blank, 4)):
+        expected = f"holds no text ({count} characters), expected a UTF-8 file with words"
+        assert message(path) == f"load_text({str(path)!r}): {expected}"
     assert message(latin) == f"load_text({str(latin)!r}): byte 0xfc at offset 1 is not UTF-8, expected a UTF-8 file"
 
 
 def test_a_file_that_cannot_be_read(monkeypatch):
-    def refuse(self):
+    def refuse(self, mode):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(DataError) as caught:
         load_text("secret")
     assert str(caught.value) == "load_text('secret'): cannot be read (Permission denied), expected a UTF-8 file"
@@ -127,6 +128,24 @@ def test_known_text_survives_decoding(text):
     ids = vocabulary.encode(text)
     assert UNK not in ids
     np.testing.assert_array_equal(vocabulary.encode(vocabulary.decode(ids)), ids)
+
+
+def test_spans_are_where_the_words_of_encode_stand():
+    """Characters counted by hand; İ is the one character whose lower case has two, and both of them are its own."""
+    every = "".join(map(chr, range(0x110000)))
+    assert (len(every.lower()), len("İ".lower())) == (len(every) + 1, 2)
+    vocabulary = Vocabulary.from_text("i stanbul \u0307 in ΑΣ, to", 99)
+    text = "In İSTANBUL, İn\u2028ΑΣ to"
+    ids, where = vocabulary.spans(text)
+    assert ids.tolist() == vocabulary.encode(text).tolist()
+    assert [vocabulary.tokens[i] for i in ids] == [
+        *["in", "i", "\u0307", "stanbul", ",", "i", "\u0307", "[UNK]", "ας", "to"],
+    ]
+    assert where.tolist() == [
+        *([0, 2], [3, 4], [3, 4], [4, 11], [11, 12], [13, 14], [13, 14], [14, 15], [16, 18], [19, 21]),
+    ]
+    assert (ids.dtype, where.dtype) == (np.int32, np.int64)
+    assert [x.shape for x in vocabulary.spans("")] == [(0,), (0, 2)]
 
 
 def test_vocabulary_errors():

@@ -7,7 +7,23 @@ import stat
 import numpy as np
 import pytest
 
-from refscale.files import append_line, json_text, npy_array, write_atomically, write_json
+from refscale import files
+from refscale.errors import DataError, GoldenError
+from refscale.files import (
+    append_line,
+    json_text,
+    name_of,
+    npy_array,
+    parse_json,
+    path_text,
+    read_json,
+    read_json_lines,
+    read_lines,
+    read_text,
+    read_toml,
+    write_atomically,
+    write_json,
+)
 
 
 def test_a_link_is_followed(tmp_path):
@@ -79,6 +95,178 @@ def test_json_names_what_it_has_no_number_for(tmp_path):
     assert json_text({"σ": [1, 2.5]}) == '{"σ": [1, 2.5]}'
     with pytest.raises(TypeError):
         json_text({"x": np.float32(1)})
+
+
+# --- Text, JSON, TOML -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "f"
+
+
+def refused(call, *arguments):
+    with pytest.raises(DataError) as error:
+        call(*arguments)
+    return str(error.value)
+
+
+def test_a_line_ends_at_a_line_feed_and_at_nothing_else(path):
+    """Python's splitlines would end one at eight other characters, too."""
+    others = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\x1dh\x1ei\rj"
+    path.write_bytes(f"{others}\n\nlast\r\n \n".encode())
+    assert read_lines(path, "call") == [others, "", "last", " "]
+    path.write_bytes(b"one\ntwo")
+    assert read_lines(path, "call") == ["one", "two"]
+    path.write_bytes(b"")
+    assert read_lines(path, "call") == []
+
+
+def test_one_byte_order_mark_is_skipped_everywhere(path):
+    path.write_bytes('\ufeff{"a": "\ufeff"}\n'.encode())
+    assert read_text(path, "call") == '{"a": "\ufeff"}\n'
+    assert read_lines(path, "call") == ['{"a": "\ufeff"}']
+    assert read_json(path, "call") == {"a": "\ufeff"}
+    assert list(read_json_lines(path, "call")) == [{"a": "\ufeff"}]
+    path.write_bytes("\ufeffa = 1".encode())
+    assert read_toml(path, "call") == {"a": 1}
+    path.write_bytes("\ufeff\ufeffa".encode())
+    assert read_text(path, "call") == "\ufeffa"
+
+
+@pytest.mark.parametrize("read", [read_text, read_lines, read_json, read_toml])
+def test_what_is_not_utf8_is_named_with_its_place(path, read):
+    for data, byte, offset in (("für".encode("latin-1"), "fc", 1), (b"\xff\xfex\x00", "ff", 0)):
+        path.write_bytes(data)
+        assert refused(read, path, "call") == (
+            f"call: byte 0x{byte} at offset {offset} is not UTF-8, expected a UTF-8 file"
+        )
+    path.write_bytes(b"\xef\xbb\xbf\xed\xa0\x80")  # a lone surrogate after a byte order mark
+    assert "byte 0xed at offset 3" in refused(read, path, "call")
+
+
+def test_the_longest_file(path):
+    assert (files.SETTINGS, files.DATA) == (2**24, 2**30)
+    path.write_bytes(b"x" * 9)
+    assert read_text(path, "call", most=9) == "x" * 9
+    assert refused(read_text, path, "call", DataError, 8).startswith("call: more than 8 bytes")
+    path.write_bytes(b'{"a": 1}')
+    assert read_json(path, "call", most=8) == {"a": 1}
+    assert "more than 7 bytes" in refused(read_json, path, "call", DataError, 7)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a device without end")
+def test_a_file_without_end(monkeypatch):
+    monkeypatch.setattr(files, "SETTINGS", 2**21)
+    assert "more than 2097152 bytes" in refused(read_toml, "/dev/zero", "call")
+
+
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}")], ids=["arrays", "objects"])
+def test_depth(path, opened, closed):
+    """64 levels, the outermost included; also far beyond, where parsers run out of stack."""
+
+    def nested(levels):
+        return '{"x":' + opened * (levels - 1) + '""' + closed * (levels - 1) + "}"
+
+    path.write_text(nested(64))
+    found = read_json(path, "call")["x"]
+    for _ in range(63):
+        found = found["a"] if isinstance(found, dict) else found[0]
+    assert found == ""
+    for levels in (65, 100_000):
+        path.write_text(nested(levels))
+        assert refused(read_json, path, "call") == "call: objects or arrays are nested more than 64 deep"
+
+
+def test_depth_of_toml(path):
+    path.write_text("a = " + "[" * 63 + "]" * 63)
+    read_toml(path, "call")
+    for text in ("[" * 64 + "]" * 64, "[" * 10_000):
+        path.write_text(f"a = {text}")
+        assert refused(read_toml, path, "call") == "call: objects or arrays are nested more than 64 deep"
+    path.write_text(f"{'.'.join('a' * 65)} = 1")  # without recursion in the parser
+    assert "nested more than 64 deep" in refused(read_toml, path, "call")
+    path.write_text("a = [\n1,\n")
+    assert refused(read_toml, path, "call").startswith("call: not valid TOML: ")
+
+
+NINES = "9" * 199
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        ('{"a": 1,\n "b" 2}', "not valid JSON: Expecting ':' delimiter: line 2 column 6 (char 14)"),
+        ("", "not valid JSON: Expecting value: line 1 column 1 (char 0)"),
+        ("[]", "holds a list, expected an object"),
+        ('{"a": {"b": [0, NaN]}}', "not valid JSON: a.b[1] is nan, expected a finite number"),
+        ('{"a": Infinity}', "not valid JSON: a is inf, expected a finite number"),
+        ('{"a": -Infinity}', "not valid JSON: a is -inf, expected a finite number"),
+        ('{"a": [{"b": -1e999}]}', "not valid JSON: a[0].b is -inf, expected a finite number"),
+        ('{"a": 1E+309}', "not valid JSON: a is inf, expected a finite number"),
+        (f'{{"a": 9{"9" * 209}.0e99}}', "not valid JSON: a is inf, expected a finite number"),
+        (f'{{"a": {"9" * 309}.0}}', "not valid JSON: a is inf, expected a finite number"),
+        ('{"a": 1, "b": {"d": 2, "c": 1, "c": 3}}', "not valid JSON: the name 'c' occurs twice in an object"),
+        (r'{"a": ["", "x\ud83d"]}', "a[1] has the lone surrogate U+D83D at character 1, expected Unicode text"),
+        (r'{"a": {"\uDC00": 1}}', "a name in a has the lone surrogate U+DC00 at character 0, expected Unicode text"),
+        ('{"a": 1' + "0" * 5000 + "}", "not valid JSON: Exceeds the limit (4300 digits) for integer string"),
+    ],
+)
+def test_json_is_that_of_the_standard(path, text, said):
+    path.write_text(text)
+    assert refused(read_json, path, "call").startswith(f"call: {said}")
+    assert refused(parse_json, text, "call").startswith(f"call: {said}")
+
+
+def test_what_only_looks_amiss_in_json(path):
+    """Pairs of surrogates, escaped backslashes, words, numbers near the ends of float64, a name in two objects."""
+    path.write_text(r'{"a": ["\ud83d\ude00", "\\ud83d", "NaN"], "b": [1.7976931348623157e308], "c": {"a": 1e-999}}')
+    assert read_json(path, "call") == {
+        "a": ["😀", r"\ud83d", "NaN"],
+        "b": [np.finfo(float).max],
+        "c": {"a": 0},
+    }
+    path.write_text(f'{{"a": {NINES}e99, "b": {NINES}{NINES}}}')
+    assert read_json(path, "call") == {"a": float(f"{NINES}e99"), "b": int(NINES * 2)}
+
+
+def test_json_lines(path):
+    """Split at line feeds alone; what follows the last one was cut off in a crash."""
+    path.write_bytes('{"a": "x\u2028y\x85z"}\r\n{"a": "😀"}\n{"a": '.encode())
+    assert list(read_json_lines(path, "call")) == [{"a": "x\u2028y\x85z"}, {"a": "😀"}]
+    for wrong, said in (
+        (b'{"a": "\xff"}', "byte 0xff at offset 7 is not UTF-8, expected a UTF-8 file"),
+        (b"[1]", "holds a list, expected an object"),
+        (b"", "not valid JSON: Expecting value: line 1 column 1 (char 0)"),
+    ):
+        path.write_bytes(b'{"a": 1}\n' + wrong + b'\n{"a": 2}\n')
+        rows = read_json_lines(path, "call")
+        assert next(rows) == {"a": 1}
+        assert refused(next, rows) == f"call, record 2: {said}"
+    path.write_bytes(b"")
+    assert list(read_json_lines(path, "call")) == []
+
+
+def test_the_error_is_of_the_class_that_is_asked_for(path):
+    path.write_bytes(b"\xff")
+    for read in (read_text, read_lines, read_json, read_toml):
+        with pytest.raises(GoldenError, match=r"^call: byte"):
+            read(path, "call", GoldenError)
+        with pytest.raises(FileNotFoundError):
+            read(path.parent / "none", "call")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names of any bytes")
+def test_the_name_of_a_path_is_text(tmp_path):
+    assert path_text(os.fsdecode(b"a/m\xffd/b")) == "a/m\ufffdd/b"
+    assert name_of(tmp_path / "modèle") == "modèle"
+    assert name_of(os.fsdecode(os.fsencode(tmp_path) + b"/m\xffd")) == "m\ufffdd"
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert name_of(tmp_path / "c" / ".." / "b") == "a"
+
+
+# --- Arrays -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from refscale.analysis.snr import snr
 from refscale.data import Batch, load_text
 from refscale.engine import Array, CastRecord, Op, Probe, Tape, Tensor, apply, backward
 from refscale.errors import ArgumentError, DataError, counted
+from refscale.files import path_text
 from refscale.formats import quantize
 from refscale.graph import balance, gradient_factors
 from refscale.layers import Parameters, count
@@ -118,7 +119,7 @@ def fidelity(
         batch=batch,
         seq=seq,
         seed=seed,
-        text="built-in" if text is None else str(text),
+        text="built-in" if text is None else path_text(text),
         padding=float(1 - data.mask.mean()),
         schemes=tuple(side.name for side in sides),
         loss=reference.loss,

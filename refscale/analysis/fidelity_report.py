@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from refscale import __version__
 from refscale.analysis.files import record
 from refscale.analysis.stats import Kind
 from refscale.errors import DataError
-from refscale.files import json_text, write_text
+from refscale.files import DATA, json_text, parse_json, read_json, write_text
 
 SCHEMA = "refscale.fidelity/1"
 """Raised by one whenever a reader of the former could go wrong."""
@@ -186,10 +185,13 @@ def fidelity_from_json(text: str) -> FidelityReport:
     Raises:
         DataError: no JSON, another schema, or fields that are missing.
     """
+    return _fidelity_from(parse_json(text, "fidelity_from_json"), "fidelity_from_json")
+
+
+def _fidelity_from(content: dict[str, Any], call: str) -> FidelityReport:
     try:
-        content = json.loads(text)
         if content["schema"] != SCHEMA:
-            raise DataError(f"fidelity_from_json: schema is {content['schema']!r}, expected {SCHEMA!r}")
+            raise DataError(f"{call}: schema is {content['schema']!r}, expected {SCHEMA!r}")
         content |= {
             "schemes": tuple(content["schemes"]),
             "policies": tuple(_errors_from(e) for e in content["policies"]),
@@ -198,11 +200,11 @@ def fidelity_from_json(text: str) -> FidelityReport:
             "beyond": tuple(record(StorageStats, t) for t in content["beyond"]),
         }
         return record(FidelityReport, content)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
         what = f"{type(error).__name__} {error}"
-        raise DataError(f"fidelity_from_json: {what}, expected what fidelity_to_json makes") from error
+        raise DataError(f"{call}: {what}, expected what fidelity_to_json makes") from error
 
 
 def save_fidelity(path: str | Path, report: FidelityReport) -> None:
@@ -213,7 +215,8 @@ def save_fidelity(path: str | Path, report: FidelityReport) -> None:
 
 def load_fidelity(path: str | Path) -> FidelityReport:
     """Read what ``save_fidelity`` wrote.  Raises DataError, OSError."""
-    return fidelity_from_json(Path(path).read_text(encoding="utf-8"))
+    call = f"load_fidelity({str(path)!r})"
+    return _fidelity_from(read_json(path, call, most=DATA), call)
 
 
 def _errors_from(content: Mapping[str, Any]) -> Errors:

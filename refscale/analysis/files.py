@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -12,7 +11,7 @@ from refscale import __version__
 from refscale.analysis.report import CastSummary, Report, summarize
 from refscale.analysis.stats import Lost, TensorStats
 from refscale.errors import DataError
-from refscale.files import json_text, write_text
+from refscale.files import DATA, json_text, parse_json, read_json, write_text
 
 SCHEMA = "refscale.report/1"
 """Raised by one whenever a reader of the former could go wrong."""
@@ -39,15 +38,18 @@ def from_json(text: str) -> list[Report]:
     Raises:
         DataError: no JSON, another schema, or fields that are missing.
     """
+    return _reports_from(parse_json(text, "from_json"), "from_json")
+
+
+def _reports_from(content: dict[str, Any], call: str) -> list[Report]:
     try:
-        content = json.loads(text)
         if content["schema"] != SCHEMA:
-            raise DataError(f"from_json: schema is {content['schema']!r}, expected {SCHEMA!r}")
+            raise DataError(f"{call}: schema is {content['schema']!r}, expected {SCHEMA!r}")
         return [_report_from(r) for r in content["reports"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"from_json: {type(error).__name__} {error}, expected what to_json makes") from error
+        raise DataError(f"{call}: {type(error).__name__} {error}, expected what to_json makes") from error
 
 
 def save(path: str | Path, reports: Sequence[Report]) -> None:
@@ -58,7 +60,8 @@ def save(path: str | Path, reports: Sequence[Report]) -> None:
 
 def load(path: str | Path) -> list[Report]:
     """Read what ``save`` wrote.  Raises DataError, OSError."""
-    return from_json(Path(path).read_text(encoding="utf-8"))
+    call = f"load({str(path)!r})"
+    return _reports_from(read_json(path, call, most=DATA), call)
 
 
 def _report_to(report: Report) -> dict[str, Any]:

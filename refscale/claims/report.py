@@ -33,7 +33,8 @@ def _line(several: Sequence[Result]) -> str:
     count = sum(len(r.figures) for r in several)
     cells = f"{worst.claim.id:5} {_cut(worst.claim.name, 24):25}{count:>7}  "
     if worst.error or figure is None:
-        return cells + f"{_cut(worst.error.splitlines()[0], WIDTH + 22):{WIDTH + 22}} {worst.verdict}"
+        first, _, _ = worst.error.partition("\n")
+        return cells + f"{_cut(first, WIDTH + 22):{WIDTH + 22}} {worst.verdict}"
     numbers = f"{figure.expected:>11.4g}{figure.measured:>11.4g}"
     return f"{cells}{_cut(figure.what, WIDTH - 1):{WIDTH}}{numbers} {worst.verdict}"
 

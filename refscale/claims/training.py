@@ -6,7 +6,6 @@ its result stands in the lesson on training.
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from dataclasses import replace
@@ -14,6 +13,7 @@ from functools import cache
 
 from refscale.claims.claim import Figures, between, claim, near, none_wrong
 from refscale.errors import DivergedError
+from refscale.files import read_json_lines
 from refscale.tasks import SpanData
 from refscale.testing.places import Place
 from refscale.train import FINE_TUNING, TrainConfig, train
@@ -73,8 +73,7 @@ def claim_11_04_fine_tuning(place: Place) -> Figures:
             fine = replace(FINE_TUNING, scheme=scheme, precision=precision, steps=STEPS, seq=96, seed=place.seed)
             run = f"{out}/{scheme}-{precision}"
             summary = train(fine, run, data=SpanData(f"{out}/trained"), report=lambda line: None)
-            with open(f"{run}/metrics.jsonl", encoding="utf-8") as lines:  # noqa: PTH123
-                first = json.loads(next(lines))["loss"]
+            first = next(read_json_lines(f"{run}/metrics.jsonl", run))["loss"]
             found[scheme, precision] = first, (summary.validation or {}).get("f1", 0.0)
     (regular, _), (unit, wide), (narrow, fp8) = found.values()
     yield near("unit FP32: loss of the first step over regular's", unit, regular, 1e-3)

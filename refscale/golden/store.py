@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale.errors import GoldenError, RefscaleError
-from refscale.files import naming, npy_array
+from refscale.files import naming, npy_array, parse_json, read_json
 from refscale.golden.families import FAMILIES
 from refscale.golden.schema import FLAGS, OPS, Codes, Digest, Vector, code_dtype
 
@@ -289,16 +289,10 @@ def _top(root: Path) -> dict[str, Any]:
 
 
 def _json(root: Path, name: str) -> dict[str, Any]:
-    path = root / name
     try:
-        document = json.loads(path.read_bytes())
+        return read_json(root / name, f"golden set {root}: {name}", GoldenError)
     except FileNotFoundError:
         raise GoldenError(f"golden set {root}: {name} is missing") from None
-    except (ValueError, RecursionError) as error:
-        raise GoldenError(f"golden set {root}: {name} is no JSON ({error})") from None
-    if not isinstance(document, dict):
-        raise GoldenError(f"golden set {root}: {name} is no JSON object")
-    return document
 
 
 def _checked_bytes(root: Path, name: str, digest: str) -> bytes:
@@ -321,7 +315,7 @@ def _read_family(root: Path, family: str, contents: Files) -> Iterator[Vector]:
     if where not in contents:
         raise GoldenError(f"golden set {root}: manifest.json lists no {where}")
     try:
-        document = json.loads(contents[where])
+        document = parse_json(contents[where], f"golden set {root}: {where}", GoldenError)
         files: dict[str, Array] = {}
         arrays = [_read_array(entry, family, contents, files) for entry in document["arrays"]]
         for v in document["vectors"]:

@@ -8,7 +8,6 @@ interrupted continues where it stopped.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from refscale.engine import Tape
 from refscale.errors import ArgumentError, DataError, counted
-from refscale.files import write_json
+from refscale.files import DATA, read_json, write_json
 from refscale.layers import on_tape
 from refscale.progress import Progress
 from refscale.sweep.engine import sweep
@@ -292,7 +291,7 @@ def load_comparison(path: str | Path) -> Comparison:
     """
     call = f"load_comparison({str(path)!r})"
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path, call, most=DATA)
         if content["schema"] != SCHEMA:
             raise DataError(f"{call}: schema is {content['schema']!r}, expected {SCHEMA!r}")
         return Comparison(
@@ -303,7 +302,7 @@ def load_comparison(path: str | Path) -> Comparison:
             content["factors"],
             tuple(RunResult(**{**r, "variant": Variant(**r["variant"])}) for r in content["runs"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{call}: {type(error).__name__} {error}, expected what compare writes") from error

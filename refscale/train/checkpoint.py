@@ -8,7 +8,6 @@ member has a checksum, so a file that lost its end or a bit is found out.  Nothi
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from refscale import __version__
 from refscale.arrays import freeze, plain
 from refscale.errors import CheckpointError, RefscaleError
-from refscale.files import json_text, npy_array, write_atomically
+from refscale.files import json_text, npy_array, parse_json, write_atomically
 from refscale.optim import State as OptimizerState
 from refscale.rivals import State as ScalingState
 from refscale.train.config import TrainConfig
@@ -117,7 +116,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     call = f"load_checkpoint({str(path)!r})"
     try:
         arrays = _read(Path(path))
-        meta = json.loads(arrays.pop("meta").tobytes())
+        meta = parse_json(arrays.pop("meta").tobytes(), "meta")
         if meta["schema"] != SCHEMA:
             raise CheckpointError(f"{call}: schema is {meta['schema']!r}, expected {SCHEMA!r}")
         config = TrainConfig.from_mapping(meta["config"], call)
@@ -131,7 +130,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         ValueError,
         KeyError,
         TypeError,
-        RecursionError,
+        AttributeError,
     ) as error:
         if isinstance(error, CheckpointError):
             raise

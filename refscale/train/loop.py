@@ -16,7 +16,6 @@ Everything but the seconds in ``summary.json`` is the same, bit for bit, however
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from refscale.errors import ArgumentError, CheckpointError, DataError, DivergedError
-from refscale.files import append_line, json_text, locked, write_json, write_text
+from refscale.files import append_line, json_text, locked, read_json, read_json_lines, write_json, write_text
 from refscale.progress import Progress
 from refscale.rivals import Outcome
 from refscale.tasks import Data, Scores
@@ -195,11 +194,11 @@ def read_config(out: str | Path) -> tuple[TrainConfig, str]:
     """
     path = Path(out) / "config.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, f"read_config({str(out)!r}): config.json")
         return TrainConfig.from_mapping(content["config"], f"read_config({str(out)!r})"), str(content["data"])
     except FileNotFoundError as error:
         raise DataError(f"read_config({str(out)!r}): holds no run, expected a directory with config.json") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError | ArgumentError):
             raise
         raise DataError(f"read_config({str(out)!r}): config.json cannot be understood: {error}") from error
@@ -229,13 +228,10 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a JSON-lines file up to the first that was cut off."""
     if not path.exists():
         return
-    for line in path.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n"):
-            return
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return
+    try:
+        yield from read_json_lines(path, path.name)
+    except DataError:
+        return
 
 
 def _cut(path: Path, step: int) -> None:

@@ -155,6 +155,15 @@ def test_modules_stay_short():
     assert [path for path, n in lines.items() if n > 400] == []
 
 
+ELSEWHERE = re.compile(r"json\.loads?\(|tomllib|\.read_text\(|\.readlines?\(|\.splitlines\(")
+"""Ways to read text that have other line ends, no limit, or errors that name no place."""
+
+
+def test_text_is_read_in_one_place():
+    found = [path.name for path in modules() if ELSEWHERE.search(path.read_text(encoding="utf-8"))]
+    assert found == ["files.py"]
+
+
 MUTABLE = ["scales/schemes.py", "sweep/engine.py", "sweep/engine.py"]
 """Records that are made at every call, and the bookkeeping of a pool."""
 

@@ -263,7 +263,14 @@ class TestConfigurations:
             ),
             ("charlm-conv:tau=fixed(2)", "fixed(tau=2.0): expected 0 < tau < 1"),
             ("charlm-conv:multiple=0.001", "LanguageConfig(multiple=0.001)"),
+            ("charlm-conv:multiple=inf", "LanguageConfig(multiple=inf)"),
+            ("charlm-conv:multiple=nan", "LanguageConfig(multiple=nan)"),
             ("charlm-conv:dropout=1", "expected 0 ≤ dropout < 1"),
+            ("charlm-conv:eps=nan", "LanguageConfig(eps=nan): expected 0 ≤ eps < inf"),
+            ("charlm-conv:eps=-1e-9", "LanguageConfig(eps=-1e-09): expected 0 ≤ eps < inf"),
+            ("charlm-conv:eps=inf", "LanguageConfig(eps=inf): expected 0 ≤ eps < inf"),
+            ("decoder-mini:base=0", "LanguageConfig(base=0.0): expected 0 < base < inf"),
+            ("decoder-mini:base=inf", "LanguageConfig(base=inf): expected 0 < base < inf"),
         ],
     )
     def test_errors(self, text, message):

@@ -107,7 +107,7 @@ def test_a_damaged_row(tmp_path, text):
     path = tmp_path / "out" / RESULTS
     _, *rest = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"{}\n" + b"".join(rest))
-    with pytest.raises(DataError, match="line 1 is no row"):
+    with pytest.raises(DataError, match="record 1: not a row"):
         read_rows(tmp_path / "out")
 
 

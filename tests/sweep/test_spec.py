@@ -128,7 +128,7 @@ def test_the_sweep_of_the_paper_has_the_settings_of_the_authors_code():
         ("seeds = 2", "seeds = 0", "seeds 0 and 1, expected at least 1"),
         ('search = "walk"', 'search = "random"', "search 'random', expected one of walk, bracket, grid"),
         ("at = -6", 'at = "low"', "expected numbers 'at'"),
-        ("[base]", "[base", "is no TOML"),
+        ("[base]", "[base", "not valid TOML: Expected ']' at the end of a table declaration (at line 4, column 6)"),
         ('title = "t"', 'title = "t"\nspeed = 3', "'speed' is not known"),
         ('"adamw"', '"rmsprop"', "get_optimizer('rmsprop')"),
         ('"pre", "post"', '"last"', "LanguageConfig(norm='last')"),
