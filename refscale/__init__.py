@@ -36,8 +36,8 @@ The instruments measure the core, train its models, and hold others to it.  The 
 ``cli``             one command
 ==================  =====================================================================
 
-``errors``, ``files``, ``progress`` and ``memory`` (freed memory that stays with the process, for speed; only if you
-ask) serve both.
+``errors``, ``arguments`` (checks of single arguments), ``files``, ``progress`` and ``memory`` (freed memory that stays
+with the process, for speed; only if you ask) serve both.
 """
 
 __version__ = "0.1.0"

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refscale.blocks import BlockCast, Operand, Recipe
-from refscale.blocks.cast import scale_shape
 from refscale.blocks.operand import Role, convert, lost
+from refscale.blocks.parts import scale_shape
 from refscale.engine.op import Array, Kernel, Op
 from refscale.errors import CarrierError
 from refscale.formats import Cast, Format

@@ -9,7 +9,7 @@ from refscale import ops
 from refscale.blocks import BLOCK_FORMATS, Operand, Recipe, get_block_cast, quantize_blocks, split_blocks
 from refscale.blocks.operand import lost, transform
 from refscale.engine import Tape, apply, backward
-from refscale.errors import ArgumentError
+from refscale.errors import ArgumentError, FormatError
 from refscale.formats import Cast
 from refscale.precision import POLICIES, Precision, get_precision
 from refscale.scales import regular, unit
@@ -192,6 +192,11 @@ def test_float64_carriers_and_errors():
         assert np.abs(y - narrow).max() <= 2.0**-7 * np.abs(narrow).max()
     with pytest.raises(ArgumentError, match=r"Recipe\(hadamard=12\): expected 0 or a power of two"):
         Recipe(MXFP8, MXFP8, MXFP8, 12)
+    with pytest.raises(ArgumentError, match="Recipe: hadamard is '16', expected an integer"):
+        Recipe(MXFP8, MXFP8, MXFP8, "16")
+    with pytest.raises(FormatError, match="unknown block format 'mxfp5'"):
+        Recipe("mxfp8_e4m3", "mxfp5", "mxfp8_e4m3")
+    assert Recipe("mxfp8_e4m3", MXFP8, "MXFP8_E4M3", np.int64(16)) == Recipe(MXFP8, MXFP8, MXFP8, 16)
     with pytest.raises(ArgumentError, match="blocks beside operand, operand_gradient or accumulate"):
         replace(get_precision("mxfp8"), accumulate="exact")
     with pytest.raises(ArgumentError, match="needs random bits"):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refscale.blocks import BLOCK_FORMATS, get_block_cast, round_block_exact, scale_exact
-from refscale.blocks.rounding import exponent_exact
+from refscale.blocks.rounding import exponent_exact, tensor_scale_exact
 from refscale.errors import ArgumentError
 from refscale.formats import FORMATS, get_format
 from tests.blocks.oracles import POWER_RULES, exponent_by_search
@@ -135,6 +135,25 @@ def test_arithmetic_decides_bits(name, values, elements):
     for arithmetic, expected in elements.items():
         _, e, _ = round_block_exact(x, get_block_cast(name, arithmetic=arithmetic))
         assert e[position] == expected
+
+
+@pytest.mark.parametrize("amax", [-1.0, math.inf])
+def test_an_amax_is_finite_and_not_negative(amax):
+    nvfp4 = BLOCK_FORMATS["nvfp4"]
+    for call in (
+        lambda: scale_exact(amax, nvfp4),
+        lambda: tensor_scale_exact(amax, nvfp4),
+        lambda: round_block_exact([1.0], nvfp4, amax),
+    ):
+        with pytest.raises(ArgumentError, match=r"scale_exact: amax is -?(1.0|inf), expected a finite number ≥ 0"):
+            call()
+
+
+def test_a_block_of_numbers_of_numpy():
+    x = np.float32([3.0, 2.9, -0.6, -0.0])
+    found = round_block_exact(list(x), BLOCK_FORMATS["nvfp4"], np.float32(2688))
+    assert found == round_block_exact(x.tolist(), BLOCK_FORMATS["nvfp4"], 2688.0) == (0.5, [6.0, 6.0, -1.0, 0.0], 1.0)
+    assert math.copysign(1, found[1][3]) == -1
 
 
 def test_no_exponent_by_amax():

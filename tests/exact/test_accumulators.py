@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from refscale import exact
 from refscale.errors import ArgumentError
-from refscale.exact.accumulators import Truncated
+from refscale.exact.accumulators import InOrder, Truncated
 from refscale.formats import Cast, quantize, round_exact
 from refscale.testing.equality import assert_same_bits
 
@@ -232,11 +232,47 @@ def test_names():
     ):
         with pytest.raises(ArgumentError, match="get_accumulator"):
             exact.get_accumulator(name)
+    for name in (13, None, b"exact"):
+        with pytest.raises(ArgumentError, match="get_accumulator"):
+            exact.get_accumulator(name)
+    model = Truncated(np.int64(13), np.uint8(32))
+    assert exact.get_accumulator(model) is model == Truncated()
     for name in ("exact", "any-order"):
         with pytest.raises(ArgumentError, match=name):
             exact.get_accumulator(name).matmul(np.ones((1, 1)), np.ones((1, 1)))
     with pytest.raises(ArgumentError, match="no useful bound"):
         exact.get_accumulator("float32").relative(2**23)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Truncated(3), "Truncated: bits is 3, expected an integer from 4 to 40"),
+        (lambda: Truncated(41), "Truncated: bits is 41, expected an integer from 4 to 40"),
+        (lambda: Truncated(13, 0), "Truncated: block is 0, expected an integer from 1 to 1024"),
+        (lambda: Truncated(13, 1025), "Truncated: block is 1025, expected an integer from 1 to 1024"),
+        (lambda: Truncated(13, 32, -1), "Truncated: promoted is -1, expected an integer ≥ 0"),
+        (lambda: InOrder(-1), "InOrder: block is -1, expected an integer ≥ 0"),
+        (lambda: InOrder(2.0), "InOrder: block is 2.0, expected an integer ≥ 0"),
+    ],
+)
+def test_sizes_out_of_range(make, message):
+    with pytest.raises(ArgumentError) as caught:
+        make()
+    assert str(caught.value) == message
+    assert (Truncated(4, 1).bits, Truncated(40, 1024).block) == (4, 1024)
+
+
+def test_bounds_and_intervals_take_names():
+    a, b = np.float32([[1, 2]]), np.float32([[3], [4]])
+    assert exact.bound(a, b, "float32") == exact.bound(a, b, InOrder())
+    low, high = exact.interval(a, b, "float32", FLOAT16)
+    assert low <= 11 <= high
+    for factor in (0.0, math.nan, math.inf, "1"):
+        with pytest.raises(ArgumentError, match=r"accumulators.interval: factor is"):
+            exact.interval(a, b, "float32", FLOAT16, factor)
+    with pytest.raises(ArgumentError, match="expected a deterministic rounding"):
+        exact.interval(a, b, "float32", Cast("float16", "stochastic", "saturate"))
 
 
 @pytest.mark.parametrize(

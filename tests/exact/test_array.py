@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -206,6 +207,15 @@ def test_sums_do_not_depend_on_their_order():
 def test_what_has_no_rule_is_an_error(call):
     with pytest.raises(ArgumentError, match="exact arithmetic has no rule"):
         call(as_exact(np.ones(3)))
+
+
+def test_bfloat16_is_exact_too():
+    x = np.array([[1, 2**-8, -1]], ml_dtypes.bfloat16)
+    y = as_exact(x) @ as_exact(np.ones((3, 1), ml_dtypes.bfloat16))
+    assert isinstance(y, Product)
+    assert y.array().item() == 2.0**-8
+    assert as_exact("text") == "text"
+    assert as_exact(np.arange(3)).dtype == np.int64
 
 
 def test_policies():

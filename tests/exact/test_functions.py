@@ -396,6 +396,8 @@ def test_bad_input_is_named():
         evaluate("exp", np.zeros(1), Cast("float16", "stochastic", "saturate"))
     with pytest.raises(CarrierError, match="int64"):
         evaluate("exp", np.array([1, 2]), cast)
+    with pytest.raises(ArgumentError, match=r"exact.evaluate: derivative is 'no', expected True or False"):
+        evaluate("exp", np.zeros(1), cast, "no")
     with pytest.raises(FormatError, match="NaN"):
         evaluate("log", np.array([-1.0]), Cast("float4_e2m1fn", "nearest_even", "saturate"))
 

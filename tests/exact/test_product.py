@@ -133,6 +133,25 @@ def test_a_product_about_the_end_of_float32(output, mode, size):
     assert_same_bits(exact.matmul(a, b, cast), in_rationals(a, b, cast))
 
 
+@pytest.mark.parametrize("factor", [2.0**-300, -(2.0**300), 2.0**-299 * 0.7, 2.0**299 * 1.1])
+@pytest.mark.parametrize("kind", ["wide", "cancelling", "ties"])
+def test_factors_about_the_ends_of_their_range(kind, factor):
+    """Against operands that make up for them, so that every bit of the result is there to be wrong."""
+    rng = np.random.default_rng(9)
+    away = 2.0 ** -(math.frexp(factor)[1] // 2)
+    for pair in (("float16", "float16"), ("float64", "float64")):
+        a, b = adversarial(rng, pair, kind, 4, 9, 3)
+        a, b = a.astype(np.float64) * away, b.astype(np.float64) * away
+        for mode in ("nearest_even", "down"):
+            cast = Cast("float32", mode, "nonsaturate")
+            assert_same_bits(exact.matmul(a, b, cast, factor), in_rationals(a, b, cast, factor))
+        y = exact.matmul_float64(a, b, factor)
+        for i, j in np.ndindex(y.shape):
+            terms = zip(a[i].tolist(), b[:, j].tolist(), strict=True)
+            total = sum((Fraction(u) * Fraction(v) for u, v in terms), Fraction(0))
+            assert y[i, j] == float(total * Fraction(factor))
+
+
 def test_matmul_float64_is_the_real_number_rounded():
     rng = np.random.default_rng(3)
     for pair in PAIRS:
@@ -272,9 +291,13 @@ def test_bad_calls_are_named():
         exact.matmul(one, np.ones((1, 1), np.int64), FLOAT16)
     with pytest.raises(ArgumentError, match="deterministic"):
         exact.matmul(one, one, Cast("float16", "stochastic", "saturate"))
-    for factor in (0.0, math.inf, math.nan, 2.0**300):
-        with pytest.raises(ArgumentError, match="factor is"):
+    for factor in (0.0, math.inf, math.nan, 2.0**300 * (1 + 2.0**-52), 2.0**-300 * (1 - 2.0**-53)):
+        with pytest.raises(ArgumentError, match=r"factor is .*, expected a magnitude of 2\^-300 to 2\^300"):
             exact.matmul(one, one, FLOAT16, factor)
+    with pytest.raises(ArgumentError, match="factor is 'a', expected a number"):
+        exact.matmul(one, one, FLOAT16, "a")
+    with pytest.raises(ArgumentError, match=r"exact.matmul: cast is 'bf16', expected a Cast"):
+        exact.matmul(one, one, "bf16")
     with pytest.raises(ArgumentError, match=r"2\^-200 to 2\^200"):
         exact.matmul(one * 1e-200, one, FLOAT16)
 
@@ -315,8 +338,10 @@ def test_sums_of_infinities_nothing_and_zeros():
     assert math.isnan(exact.sum(np.array([math.nan, inf])).item())
     assert_same_bits(exact.sum(np.array([-0.0, -0.0])), np.float64(0.0))
     assert_same_bits(exact.sum(np.zeros((0, 2)), 0), np.zeros(2))
-    with pytest.raises(ShapeError, match="axis 2"):
-        exact.sum(np.zeros(3), 2)
+    for axis in (2, 1.5, "a", (0, 0)):
+        with pytest.raises(ShapeError, match="axis "):
+            exact.sum(np.zeros(3), axis)
+    assert exact.sum(np.ones((2, 3)), np.int64(1)).tolist() == [3.0, 3.0]
     with pytest.raises(CarrierError, match="int64"):
         exact.sum(np.arange(3))
 
