@@ -132,10 +132,10 @@ def element_exact(x: float, s: float, cast: BlockCast, t: float = 1.0, random_bi
         if total == 0 or x == 0:
             q = math.copysign(0.0, x)
         elif cast.arithmetic == "reciprocal":
-            q = _or_zero(_float32(Fraction(x) * Fraction(_float32(1 / total))), x)
+            q = _float32(Fraction(x) * Fraction(_float32(1 / total)))
         else:
             q = Fraction(x) / total
-            q = _or_zero(_float32(q), x) if cast.arithmetic == "divide" else q
+            q = _float32(q) if cast.arithmetic == "divide" else q
     return round_exact(q, cast.element, rounding=cast.rounding, overflow=cast.overflow, random_bits=random_bits)
 
 
@@ -184,10 +184,5 @@ def _amax(call: str, amax: float) -> float:
 
 
 def _float32(x: Fraction) -> float:
-    """A float32 operation: the real result, rounded to nearest even, saturating."""
+    """A float32 operation: the real result, rounded to nearest even, saturating; what underflows keeps its sign."""
     return round_exact(x, "float32", rounding="nearest_even", overflow="saturate")
-
-
-def _or_zero(q: float, x: float) -> float:
-    """A quotient that underflowed keeps the sign of x."""
-    return q if q else math.copysign(0.0, x)

@@ -1,6 +1,7 @@
 """Arrays equal the specification on every input; blocks along any axis; what is wrong is refused by name."""
 
 import math
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -83,6 +84,32 @@ def test_order_in_memory_does_not_matter(x, cast):
     assert same(quantize_blocks(np.asfortranarray(x), cast), quantize_blocks(x, cast))
     strided = np.repeat(x, 2, 1)[:, ::2]
     assert same(quantize_blocks(strided, cast), quantize_blocks(x, cast))
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_blocks_of_many_axes_in_any_order_in_memory(order):
+    """A stack of matrices, whose axes lie in memory in each of six ways: lines along each axis, and squares."""
+    x = near(4, (4, 5, 7))
+    laid = x.transpose(order).copy().transpose(np.argsort(order))
+    assert same(laid, x)
+    for cast in (
+        *(get_block_cast("mxfp4", block=3, axis=a) for a in range(3)),
+        get_block_cast("nvfp4_16x16", block=(2, 3)),
+    ):
+        elements, scales, t = by_block(x, cast)
+        parts = split_blocks(laid, cast)
+        assert same(parts.elements, elements)
+        assert same(parts.scales, scales)
+        assert parts.tensor_scale == t
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_an_underflow_keeps_its_sign(arithmetic):
+    """The largest float32 beside its smallest: the quotient is no float32 any more."""
+    cast = get_block_cast("fp8_1x128", arithmetic=arithmetic, block=2)
+    x = np.float32([[-np.finfo(np.float32).max, 2.0**-149], [2.0**127, -(2.0**-149)]])
+    assert same(split_blocks(x, cast).elements, [[-448.0, 0.0], [448.0, -0.0]])
+    assert same(by_block(x, cast)[0], [[-448.0, 0.0], [448.0, -0.0]])
 
 
 @pytest.mark.parametrize("name", BLOCK_FORMATS)
@@ -285,6 +312,29 @@ def test_an_infinity_beside_nothing_finite():
             assert same(parts.elements, [[top, -top, 0.0, -0.0]])
             assert parts.scales.tolist() == [[0.0]]
             assert same(parts.wide(), [[0.0, -0.0, 0.0, -0.0]])
+
+
+def test_a_quotient_below_the_range_of_float64_is_rounded_up():
+    """amax 2^18: s = 2^10.  5e-324/2^10 is no float64, but it is above 0, and up from there is e4m3fn's 2^-9."""
+    for rounding, expected in (("up", [2.0**18, 2.0, -0.0]), ("down", [2.0**18, 0.0, -2.0])):
+        cast = get_block_cast("mxfp8_e4m3", rounding=rounding)
+        assert same(quantize_blocks(np.array([[2.0**18, 5e-324, -5e-324]]), cast), [expected])
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "t", "s", "element"),
+    [
+        ("exact", 2.0**-149, 11 / 64, 6.0),  # a sixth is 11/64 in e4m3fn; 64/11 is 6 in e2m1
+        ("divide", 2.0**-149, 0.0, 0.0),  # float32 has no sixth of its smallest number
+        ("reciprocal", 2.0**-128, 0.0, 0.0),  # E = 2688·2^149 saturates, and T is the reciprocal of the largest float32
+    ],
+)
+def test_the_smallest_tensor(arithmetic, t, s, element):
+    """amax 2^-149: amax/2688 is zero in float32, and T is its smallest number instead."""
+    cast = get_block_cast("nvfp4", arithmetic=arithmetic, block=2)
+    parts = split_blocks(np.float32([[2.0**-149, -0.0]]), cast)
+    assert (parts.tensor_scale, parts.scales.item()) == (t, s)
+    assert same(parts.elements, [[element, -0.0]])
 
 
 def test_ignored_specials_leave_the_scale_to_the_finite():

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refscale.blocks import BLOCK_FORMATS, get_block_cast, round_block_exact, scale_exact
+from refscale.blocks import BLOCK_FORMATS, get_block_cast, round_block_exact, scale_exact, split_blocks
 from refscale.blocks.rounding import exponent_exact, tensor_scale_exact
 from refscale.errors import ArgumentError
-from refscale.formats import FORMATS, get_format
+from refscale.formats import FORMATS, Format, get_format
 from tests.blocks.oracles import POWER_RULES, exponent_by_search
 
 ELEMENTS = [FORMATS[n] for n in ("float8_e4m3fn", "float8_e5m2", "float6_e3m2fn", "float6_e2m3fn", "float4_e2m1fn")]
@@ -39,6 +39,21 @@ def test_each_rule_is_what_it_is_for(rule, element):
 @given(st.sampled_from(POWER_RULES), st.sampled_from(ELEMENTS), st.floats(2.0**-126, 2.0**127, width=32))
 def test_each_rule_on_any_magnitude(rule, element, amax):
     assert exponent_exact(rule, Fraction(amax), element) == exponent_by_search(rule, amax, element)
+
+
+@pytest.mark.parametrize("element", [*ELEMENTS, Format("e4m1", 4, 1, 7, "all_ones")], ids=str)
+def test_nearest_changes_between_two_neighbors_of_float64(element):
+    """At max·√½, which is irrational: of the float64 around it one belongs to each side."""
+    cast = get_block_cast("mxfp8_e4m3", element=element, rule="nearest")
+    above = element.max * math.sqrt(0.5)
+    while 2 * Fraction(above) ** 2 > Fraction(element.max) ** 2:
+        above = math.nextafter(above, 0)
+    below, above = above, math.nextafter(above, math.inf)
+    while 2 * Fraction(above) ** 2 < Fraction(element.max) ** 2:
+        below, above = above, math.nextafter(above, math.inf)
+    x = np.array([[below], [above]]) * 2.0**20
+    assert [scale_exact(amax, cast) for amax in x[:, 0].tolist()] == [2.0**19, 2.0**20]
+    assert split_blocks(x, cast).scales.tolist() == [[2.0**19], [2.0**20]]
 
 
 HAND = {  # amax: exponents by rule, for e4m3fn (max 448, emax 8) and e2m1fn (max 6, emax 2)
