@@ -23,6 +23,7 @@ from refscale.blocks import (
     split_blocks,
 )
 from refscale.errors import ArgumentError, CarrierError, FormatError, ShapeError
+from refscale.formats import Format
 from refscale.testing.strategies import block_casts, float_arrays
 from tests.blocks.oracles import by_block, same
 
@@ -220,6 +221,7 @@ def test_errors_name_what_is_wrong():
         ({"block": (2, 2, 2)}, "expected n ≥ 1, or"),
         ({"block": (2, 2), "axis": 0}, "axis -1"),
         ({"scale": "e2m1"}, "expected a format with NaN and some range"),
+        ({"scale": Format("e2m3", 2, 3, 1, "all_ones")}, "expected a format with NaN and some range"),
         ({"rule": "round"}, "unknown rule 'round'; known: floor"),
         ({"arithmetic": "divide"}, "powers of two are exact"),
         ({"tensor_scale": True}, "powers of two are exact"),
@@ -314,11 +316,23 @@ def test_an_infinity_beside_nothing_finite():
             assert same(parts.wide(), [[0.0, -0.0, 0.0, -0.0]])
 
 
-def test_a_quotient_below_the_range_of_float64_is_rounded_up():
-    """amax 2^18: s = 2^10.  5e-324/2^10 is no float64, but it is above 0, and up from there is e4m3fn's 2^-9."""
+@pytest.mark.parametrize(("dtype", "tiny"), [(np.float32, 2.0**-149), (np.float64, 5e-324)])
+def test_a_quotient_below_the_carrier_is_rounded_up(dtype, tiny):
+    """amax 2^18: s = 2^10.  tiny/2^10 is no number of the carrier, but above 0: up from there is e4m3fn's 2^-9."""
     for rounding, expected in (("up", [2.0**18, 2.0, -0.0]), ("down", [2.0**18, 0.0, -2.0])):
         cast = get_block_cast("mxfp8_e4m3", rounding=rounding)
-        assert same(quantize_blocks(np.array([[2.0**18, 5e-324, -5e-324]]), cast), [expected])
+        assert same(quantize_blocks(np.array([[2.0**18, tiny, -tiny]], dtype), cast), [expected])
+
+
+def test_a_reciprocal_beyond_float32_saturates():
+    """T = 2^-128, s = 2^-9: 1/(s·T) is the largest float32, not 2^137, and elements of 2^-7 are 0."""
+    x = np.float32([[2.0**-135, -(2.0**-136)]])
+    elements, scales, t = by_block(x, get_block_cast("nvfp4", block=2))
+    parts = split_blocks(x, get_block_cast("nvfp4", block=2))
+    assert t == parts.tensor_scale == 2.0**-128
+    assert scales.item() == parts.scales.item() == 2.0**-9
+    assert same(elements, [[0.0, -0.0]])
+    assert same(parts.elements, elements)
 
 
 @pytest.mark.parametrize(

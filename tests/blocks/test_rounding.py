@@ -152,6 +152,27 @@ def test_arithmetic_decides_bits(name, values, elements):
         assert e[position] == expected
 
 
+def test_a_scale_of_the_tensor_by_hand():
+    """T = amax/(largest element · largest scale): 6·448 = 2688 in NVFP4, 6·57344 with scales of e5m2."""
+    for arithmetic in ("exact", "divide"):
+        nvfp4 = get_block_cast("nvfp4", arithmetic=arithmetic)
+        assert tensor_scale_exact(2688.0 * 4, nvfp4)[0] == 4.0
+        assert tensor_scale_exact(6 * 57344.0 / 8, get_block_cast(nvfp4, scale="e5m2"))[0] == 0.125
+    assert tensor_scale_exact(2688.0 * 4, BLOCK_FORMATS["nvfp4"]) == (4.0, 0.25)
+    assert tensor_scale_exact(0.0, BLOCK_FORMATS["nvfp4"]) == tensor_scale_exact(9.0, BLOCK_FORMATS["mxfp4"]) == (1, 1)
+
+
+def test_divide_rounds_after_each_of_its_divisions():
+    """Found by search: amax/6/T rounded once to float32 is 136, a tie, and goes to 128; by fl(fl(amax/6)/T) to 144."""
+    divide = get_block_cast("nvfp4", arithmetic="divide", block=1)
+    x = np.float32([[4318.63720703125, 1311.014892578125]])
+    t = tensor_scale_exact(float(x[0, 0]), divide)
+    assert t[0] == float.fromhex("0x1.9b4c7cp+0")
+    assert np.float32(x[0, 1].astype(np.float64) / 6 / t[0]) == 136
+    assert scale_exact(float(x[0, 1]), divide, t) == 144.0
+    assert split_blocks(x, divide).scales.tolist() == [[448.0, 144.0]]
+
+
 @pytest.mark.parametrize("amax", [-1.0, math.inf])
 def test_an_amax_is_finite_and_not_negative(amax):
     nvfp4 = BLOCK_FORMATS["nvfp4"]

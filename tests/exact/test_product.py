@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from refscale import exact
 from refscale.errors import ArgumentError, CarrierError, ShapeError
 from refscale.exact import errorfree
+from refscale.exact.product import _errors
 from refscale.formats import Cast, quantize, round_exact
 from refscale.testing.equality import assert_same_bits
 
@@ -166,7 +167,7 @@ def test_matmul_float64_is_the_real_number_rounded():
                     assert y[i, j] == float(total * Fraction(factor)), (pair, kind, factor)
 
 
-@pytest.mark.parametrize("bits", [(26, 24), (27, 27), (29, 27)])
+@pytest.mark.parametrize("bits", [(26, 24), (26, 25), (27, 27), (29, 27)])
 def test_integers_about_the_limit_of_exact_partial_sums(bits):
     """Sums below and beyond 2^53 units: whether a float64 product needs no bound is decided to the bit."""
     rng = np.random.default_rng(8)
@@ -174,6 +175,16 @@ def test_integers_about_the_limit_of_exact_partial_sums(bits):
     y = exact.matmul_float64(a.astype(np.float64), b.astype(np.float64))
     for i, j in np.ndindex(y.shape):
         assert y[i, j] == float(sum(Fraction(int(u) * int(v)) for u, v in zip(a[i], b[:, j], strict=True)))
+
+
+def test_the_bound_on_a_float64_product_by_hand():
+    """(K + 4)·2^-53·‖a‖·‖b‖, times the factor; products of few bits are exact."""
+    a, b = np.array([[3.0, 4.0], [5.0, 12.0]]), np.array([[0.6], [0.8]])
+    row, column = _errors(a, b, -0.5)
+    for found, right in zip(np.outer(row, column)[:, 0].tolist(), (5.0, 13.0), strict=True):
+        bound = 6 * 2.0**-53 * right * 0.5
+        assert bound <= found <= bound * (1 + 2.0**-40)
+    assert _errors(a, np.array([[0.5], [0.25]]), -0.5) is None
 
 
 def test_many_doubtful_outputs_are_summed_together():
@@ -334,6 +345,8 @@ def test_sums_along_axes():
 def test_sums_of_infinities_nothing_and_zeros():
     inf = math.inf
     assert exact.sum(np.array([inf, 1, inf])).item() == inf
+    assert exact.sum(np.array([-1.7e308, -1.7e308, 1e308])).item() == -inf
+    assert exact.sum(np.array([-1.7e308, -1.7e308, 1.7e308])).item() == -1.7e308
     assert math.isnan(exact.sum(np.array([inf, -inf])).item())
     assert math.isnan(exact.sum(np.array([math.nan, inf])).item())
     assert_same_bits(exact.sum(np.array([-0.0, -0.0])), np.float64(0.0))
@@ -344,6 +357,21 @@ def test_sums_of_infinities_nothing_and_zeros():
     assert exact.sum(np.ones((2, 3)), np.int64(1)).tolist() == [3.0, 3.0]
     with pytest.raises(CarrierError, match="int64"):
         exact.sum(np.arange(3))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_follows_a_tie_decides_it(sign):
+    """Half an ulp above 1, which is even, and above 1 + 2^-52, which is odd; and a little more or less."""
+    for first, rest, expected in (
+        (1.0, 0.0, 1.0),
+        (1.0, 2.0**-110, 1 + 2.0**-52),
+        (1.0, -(2.0**-110), 1.0),
+        (1 + 2.0**-52, 0.0, 1 + 2.0**-51),
+        (1 + 2.0**-52, 2.0**-110, 1 + 2.0**-51),
+        (1 + 2.0**-52, -(2.0**-110), 1 + 2.0**-52),
+    ):
+        parts = [np.array([sign * part]) for part in (first, 2.0**-53, rest)]
+        assert errorfree.nearest(parts).item() == sign * expected, (first, rest)
 
 
 @given(st.lists(st.integers(-(2**60), 2**60), min_size=1, max_size=12), st.integers(-30, 30))
