@@ -175,6 +175,9 @@ class Product:
     def __truediv__(self, other: Any) -> Any:
         return self.array() / other
 
+    def __rtruediv__(self, other: Any) -> Any:
+        return other / self.array()
+
     def __neg__(self) -> Any:
         return self * -1.0
 
