@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from refscale import precision, rivals
+from refscale.blocks import RECIPES
 from refscale.errors import ArgumentError, FormatError
 from refscale.precision import POLICIES, Precision, fp8_hidden, fp16, fp16_sr, fp32, get_precision
 
@@ -87,6 +88,10 @@ def test_unknown(text):
         ({"blocks": "mxfp8"}, "blocks is 'mxfp8', expected a Recipe or None"),
         ({"contractions": "matmul"}, "contractions is 'matmul', expected a tuple of names"),
         ({"contractions": (1,)}, r"contractions is \(1,\), expected a tuple of names"),
+        *(
+            ({"blocks": RECIPES["mxfp8"], field: value}, "blocks beside operand, operand_gradient or accumulate")
+            for field, value in (("operand", fp16.store), ("operand_gradient", fp16.store), ("accumulate", "exact"))
+        ),
         ({"accumulate": 13}, r"get_accumulator\(13\): expected exact"),
     ],
 )
