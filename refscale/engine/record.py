@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike
 
 from refscale.arrays import freeze, kept, plain
 from refscale.blocks import BlockCast, Operand, Recipe
-from refscale.blocks.cast import scale_shape
 from refscale.blocks.operand import Role, convert, lost
+from refscale.blocks.parts import scale_shape
 from refscale.engine.op import Array, Kernel, Op
 from refscale.errors import CarrierError, TapeError
 from refscale.formats import Cast, Format

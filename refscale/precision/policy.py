@@ -72,6 +72,9 @@ class Precision:
         accumulate: how products are summed, a name of ``exact.get_accumulator`` with sums of its own ("exact",
             "float32", "float32:128", "truncated:13:32"); all else is then evaluated by the rules of ``exact.array``.
             None: NumPy's arithmetic in the carrier, fast.
+
+    Raises:
+        ArgumentError: fields of another type, or that do not go together.
     """
 
     name: str
@@ -84,6 +87,17 @@ class Precision:
     accumulate: str | None = None
 
     def __post_init__(self) -> None:
+        for field, expected in (*((field, Cast) for field in _CASTS), ("blocks", Recipe)):
+            if not isinstance(value := getattr(self, field), expected | None):
+                raise ArgumentError(
+                    f"Precision({self.name!r}): {field} is {value!r}, expected a {expected.__name__} or None; "
+                    "get_precision finds policies by name"
+                )
+        names: Any = self.contractions
+        if names is not None:
+            if not isinstance(names, tuple | list) or not all(isinstance(c, str) for c in names):
+                raise ArgumentError(f"Precision({self.name!r}): contractions is {names!r}, expected a tuple of names")
+            object.__setattr__(self, "contractions", tuple(names))
         if self.blocks and (self.operand or self.operand_gradient or self.accumulate):
             raise ArgumentError(f"Precision({self.name!r}): blocks beside operand, operand_gradient or accumulate")
         if self.accumulate is None:
@@ -146,11 +160,11 @@ def random_bits(
     """The random bits that a cast of an array of that shape needs: None if it needs none.
 
     Raises:
-        ArgumentError: it needs some, and ``rng`` is None; ``call`` is what the message names.
+        ArgumentError: it needs some, and ``rng`` is no generator; ``call`` is what the message names.
     """
     if cast.rounding != "stochastic":
         return None
-    if rng is None:
+    if rng is None or not hasattr(rng, "integers"):
         raise ArgumentError(f"{cast} needs random bits: {call}(rng=numpy.random.default_rng(seed))")
     return rng.integers(0, 2**32, shape, np.uint32)
 
@@ -190,36 +204,35 @@ POLICIES |= {name: Precision(name, bf16.store, blocks=recipe) for name, recipe i
 def get_precision(policy: str | Precision, *, accumulate: str | None = None) -> Precision:
     """A policy by name, or a mix: ``store=bf16,operand=e4m3fn,operand_gradient=e5m2,weights=bf16``.
 
-    A policy is returned as it is, but for the argument ``accumulate``.
-
     ``,accumulate=exact`` after either, or the argument, says how products are summed: see ``Precision``.
 
     In a mix, formats of 8 bits or fewer saturate and wider ones do not, and weights are rounded stochastically, as in
-    the named policies; for any other casts, or for some contractions alone, make a ``Precision`` of your own.
+    the named policies; for any other casts, or for some contractions alone, make a ``Precision`` of your own.  A
+    ``Precision`` is returned as it is, but for the argument ``accumulate``.
 
     Raises:
         ArgumentError: unknown policy or field, or a field named twice.
         FormatError: unknown format.
     """
-    if isinstance(policy, str) and ",accumulate=" in policy:
-        policy, _, accumulate = policy.partition(",accumulate=")
-    found = policy if isinstance(policy, Precision) else _by_name(policy)
+    if isinstance(policy, str):
+        name, comma, named = policy.partition(",accumulate=")
+        accumulate = named if comma else accumulate
+        policy = POLICIES[name] if name in POLICIES else _mix(name)
+    if not isinstance(policy, Precision):
+        raise ArgumentError(f"get_precision: expected a name or a Precision, got {policy!r}")
     if accumulate is None:
-        return found
-    return replace(found, name=f"{found.name},accumulate={accumulate}", accumulate=accumulate)
+        return policy
+    return replace(policy, name=f"{policy.name},accumulate={accumulate}", accumulate=accumulate)
 
 
-def _by_name(policy: str) -> Precision:
-    """The policy of a name or a mix."""
-    text = str(policy)  # anything else is no name, and refused below
-    if text in POLICIES:
-        return POLICIES[text]
+def _mix(text: str) -> Precision:
+    """The policy of casts that are named one by one."""
     casts: dict[str, Cast] = {}
     for part in text.split(","):
         field, equals, name = part.partition("=")
         if not equals or field in casts or field not in _CASTS:
             raise ArgumentError(
-                f"get_precision({policy!r}): expected one of {', '.join(POLICIES)}, a mix such as "
+                f"get_precision({text!r}): expected one of {', '.join(POLICIES)}, a mix such as "
                 "store=bf16,operand=e4m3fn,operand_gradient=e5m2,weights=bf16, or a Precision"
             )
         cast = _ieee(name)

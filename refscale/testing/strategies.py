@@ -24,7 +24,7 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from refscale.blocks import ARITHMETICS, BLOCK_FORMATS, SCALE_RULES, BlockCast
+from refscale.blocks import ARITHMETICS, BLOCK_FORMATS, NONFINITES, SCALE_RULES, BlockCast
 from refscale.errors import ArgumentError, CarrierError
 from refscale.formats import FORMATS, OVERFLOWS, ROUNDINGS, Cast, Format, Overflow, Rounding, decode, encode, get_format
 from refscale.testing.graphs import Dag, undirected_edges
@@ -120,6 +120,7 @@ def block_casts(
 
     Returns:
         A strategy of `BlockCast`, without stochastic rounding; shrinks toward MXFP8 by the rule of MX, blocks of 1.
+        With `nonfinite="ignore"`, elements of a format without NaN refuse a NaN.
     """
 
     def varied(cast: BlockCast) -> st.SearchStrategy[BlockCast]:
@@ -133,7 +134,7 @@ def block_casts(
             rule=st.sampled_from([r for r in SCALE_RULES if (r != "amax") == powers]),
             arithmetic=st.just("exact") if powers else st.sampled_from(ARITHMETICS),
             least=st.just(0.0) if powers else st.sampled_from([0.0, 2.0**-6]),
-            nonfinite=st.sampled_from(["nan", "saturate"]),
+            nonfinite=st.sampled_from(NONFINITES),
             rounding=roundings(),
             overflow=overflows(),
         )

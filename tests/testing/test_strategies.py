@@ -8,6 +8,7 @@ import pytest
 from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
+from refscale.blocks import ARITHMETICS, NONFINITES, SCALE_RULES
 from refscale.errors import ArgumentError, CarrierError, FormatError
 from refscale.formats import FORMATS, quantize
 from refscale.testing import assert_same_bits, assert_within_ulp
@@ -86,6 +87,15 @@ def test_casts(cast, any_cast):
 
 def test_casts_shrink_to_the_usual_one():
     assert str(shrunk(draw.casts(), lambda c: c.format.bits == 8)).endswith("/nearest_even/saturate")
+
+
+def test_block_casts_reach_every_way_of_conversion():
+    drawn = sample(draw.block_casts(), 400)
+    assert {c.nonfinite for c in drawn} == set(NONFINITES)
+    assert {c.rule for c in drawn} == set(SCALE_RULES)
+    assert {c.arithmetic for c in drawn} == set(ARITHMETICS)
+    assert {c.tensor_scale for c in drawn} == {False, True}
+    assert {len(c.block) for c in drawn} == {1, 2}
 
 
 # Arrays
