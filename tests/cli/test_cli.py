@@ -201,12 +201,6 @@ class TestProcess:
             p.wait(timeout=60)
         assert (p.returncode, err) == (141, b"")
 
-    def test_ascii_terminal(self):
-        with process("snr", "--formats", "e5m2", PYTHONIOENCODING="ascii", PYTHONUTF8="0") as p:
-            out, err = p.communicate(timeout=60)
-        assert (p.returncode, err) == (0, b"")
-        assert b"?" in out
-
     def test_matplotlib_is_not_imported_unasked(self):
         code = (
             "import sys, refscale.cli as c; c.main(['snr', '--formats', 'e5m2']); sys.exit('matplotlib' in sys.modules)"

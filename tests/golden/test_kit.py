@@ -604,7 +604,7 @@ def test_an_answer_of_one_array_needs_no_name_and_one_of_several_does():
 
 
 def test_as_pytest_in_a_project_with_options_of_the_same_names(tmp_path):
-    """Its own conftest defines --backend and --waivers, as of its GPU tests: both are registered, and each is its own."""
+    """Its own conftest defines --backend and --waivers, as for tests on a GPU; each reads its own."""
     (tmp_path / "conftest.py").write_text(
         "def pytest_addoption(parser):\n"
         "    parser.addoption('--backend', default='cpu')\n"
