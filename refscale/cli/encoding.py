@@ -59,7 +59,7 @@ FALLBACKS = MappingProxyType(
 
 
 def degrade(stream: object) -> None:
-    """Let a text stream replace characters that its encoding lacks: by ``FALLBACKS``; others, of the user's, by ``?``."""
+    """Let a text stream replace the characters that its encoding lacks by ``FALLBACKS``, and all others by ``?``."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors=_HANDLER)
 
