@@ -142,7 +142,7 @@ def plot(path: str | Path, reports: Sequence[Report]) -> None:
         images = []
         for axes_row, kind in zip(grid, KINDS, strict=True):
             for ax, report in zip(axes_row, reports, strict=True):
-                tensors = [t for t in report.of_kind(kind) if t.exponents and not t.zero_because]
+                tensors = [t for t in _shown(report) if t.kind == kind]
                 images.append(_heat_map(ax, tensors, exponents, LABEL / panel))
                 strips = STRIP / panel * (len(report.formats) + 0.3)
                 ax.set_ylim(max(1, len(tensors)), -strips * max(1, len(tensors)))
@@ -157,9 +157,14 @@ def plot(path: str | Path, reports: Sequence[Report]) -> None:
         bar.ax.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.0f} %")
 
 
+def _shown(report: Report) -> list[TensorStats]:
+    """The tensors that have a row: of those that are zero by construction, only rounding errors are left."""
+    return [t for t in report.tensors if t.exponents and not t.zero_because]
+
+
 def _span(reports: Sequence[Report]) -> range:
     """All exponents that matter: those of nearly all elements, and the ranges of the formats."""
-    found = [e for r in reports for t in r.tensors for e, n in t.exponents.items() if t.share(n) > 0.01]
+    found = [e for r in reports for t in _shown(r) for e, n in t.exponents.items() if t.share(n) > 0.01]
     formats = [get_format(name) for name in reports[0].formats]
     low = min([*found, *(f.emin - f.mantissa_bits for f in formats)])
     return range(max(low - 6, -60), min(max([*found, *(f.emax for f in formats)]) + 3, 60))
