@@ -22,17 +22,24 @@ import os
 import re
 import sys
 import tempfile
+import zipfile
 from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale.errors import DataError, InUseError, RefscaleError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+Source: TypeAlias = "str | Path | Traversable"
+"""A path, or a file of a package, which may be in a zip."""
 
 if sys.platform != "win32":
     import fcntl
@@ -151,7 +158,7 @@ Failure = type[RefscaleError]
 """Class of the error to raise."""
 
 
-def read_text(path: str | Path, where: str, failure: Failure = DataError, most: int = DATA) -> str:
+def read_text(path: Source, where: str, failure: Failure = DataError, most: int = DATA) -> str:
     """The text of a UTF-8 file, without a byte order mark.
 
     Args:
@@ -167,18 +174,18 @@ def read_text(path: str | Path, where: str, failure: Failure = DataError, most: 
     return _decoded(_read(path, where, failure, most), where, failure).removeprefix("\ufeff")
 
 
-def read_lines(path: str | Path, where: str, failure: Failure = DataError, most: int = DATA) -> list[str]:
+def read_lines(path: Source, where: str, failure: Failure = DataError, most: int = DATA) -> list[str]:
     """The lines of a UTF-8 file without their ends; arguments and errors as of ``read_text``."""
     *lines, rest = read_text(path, where, failure, most).split("\n")
     return [line.removesuffix("\r") for line in (*lines, *filter(None, [rest]))]
 
 
-def read_json(path: str | Path, where: str, failure: Failure = DataError, most: int = SETTINGS) -> dict[str, Any]:
+def read_json(path: Source, where: str, failure: Failure = DataError, most: int = SETTINGS) -> dict[str, Any]:
     """The object in a JSON file; arguments and errors as of ``read_text``, and ``failure`` if it is not valid JSON."""
     return parse_json(read_text(path, where, failure, most), where, failure)
 
 
-def read_json_lines(path: str | Path, where: str, failure: Failure = DataError) -> Iterator[dict[str, Any]]:
+def read_json_lines(path: Source, where: str, failure: Failure = DataError) -> Iterator[dict[str, Any]]:
     """The objects of a file with one a line, each as of ``read_json``.
 
     What follows the last line end is a line that a crash cut off, and is ignored.
@@ -188,7 +195,7 @@ def read_json_lines(path: str | Path, where: str, failure: Failure = DataError) 
         yield parse_json(line, f"{where}, record {number}", failure)
 
 
-def read_toml(path: str | Path, where: str, failure: Failure = DataError) -> dict[str, Any]:
+def read_toml(path: Source, where: str, failure: Failure = DataError) -> dict[str, Any]:
     """The table in a TOML file; arguments and errors as of ``read_text``, and ``failure`` if it is not valid TOML."""
     import tomllib  # late: few commands need it
 
@@ -249,9 +256,9 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 """An escape in JSON, alone or one of a pair."""
 
 
-def _read(path: str | Path, where: str, failure: Failure, most: int) -> bytearray:
+def _read(path: Source, where: str, failure: Failure, most: int) -> bytearray:
     data = bytearray()
-    with Path(path).open("rb") as file:
+    with (Path(path) if isinstance(path, str) else path).open("rb") as file:
         while len(data) <= most and (chunk := file.read(_CHUNK)):
             data += chunk
     if len(data) > most:
@@ -327,6 +334,26 @@ def npy_array(data: bytes) -> NDArray[Any]:
         raise ValueError(f"its header says {dtype} of shape {shape}, and {size} bytes follow")
     flat = np.frombuffer(data, dtype, math.prod(shape), file.tell())
     return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def write_npz(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays by name, stored and not compressed, atomically; the same arrays always give the same bytes.
+
+    In place of ``numpy.savez``, which before NumPy 2.2 leaves the zip open after an error and stores ``allow_pickle``
+    as an array.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: an array holds Python objects.
+    """
+
+    def write(file: IO[bytes]) -> None:
+        with zipfile.ZipFile(file, "w") as members:
+            for name, array in arrays.items():
+                with members.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
+
+    write_atomically(path, write)
 
 
 def path_text(path: str | Path) -> str:

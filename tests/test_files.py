@@ -23,6 +23,7 @@ from refscale.files import (
     read_toml,
     write_atomically,
     write_json,
+    write_npz,
 )
 
 
@@ -289,6 +290,31 @@ def test_arrays_come_back_as_they_were(x):
     for damaged in (file.getvalue()[:-1], file.getvalue() + b"x", file.getvalue()[1:], b""):
         with pytest.raises(ValueError, match="its header"):
             npy_array(damaged)
+
+
+def test_an_npz_holds_its_arrays_alone_and_always_the_same_bytes(tmp_path):
+    arrays = {"meta": np.frombuffer(b"{}", np.uint8), "parameter/w": np.arange(6.0).reshape(2, 3).T, "t": np.array(2)}
+    for name in ("a", "b"):
+        write_npz(tmp_path / name, arrays)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    with np.load(tmp_path / "a") as found:
+        assert list(found) == list(arrays)
+        for name, x in arrays.items():
+            assert (found[name].dtype, found[name].tolist()) == (x.dtype, x.tolist())
+
+
+def test_an_npz_of_objects_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="Object arrays cannot be saved"):
+        write_npz(tmp_path / "a", {"x": np.array([{}])})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a disk that is always full")  # noqa: PTH110
+def test_an_npz_on_a_full_disk_is_one_error():
+    """Not a second one when the garbage collector closes the file, which would fail this test as a warning."""
+    with pytest.raises(OSError, match="No space left") as error:
+        write_npz("/dev/full", {"a": np.zeros(10**5)})
+    assert error.value.filename == "/dev/full"
 
 
 seen: list[bool] = []

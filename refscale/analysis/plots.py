@@ -172,13 +172,14 @@ def plot(path: str | Path, reports: Sequence[Report]) -> None:
 
 
 def _drawn(report: Report, kind: Kind) -> list[TensorStats]:
-    """The tensors of a kind that have a row: all but those that are zero by construction."""
+    """The tensors of a kind that have a row; of those that are zero by construction, only rounding errors are left."""
     return [t for t in report.of_kind(kind) if t.exponents and not t.zero_because]
 
 
 def _span(reports: Sequence[Report]) -> range:
     """All exponents that matter: those of nearly all elements, and the ranges of the formats with room for a name."""
-    found = [e for r in reports for t in r.tensors for e, n in t.exponents.items() if t.share(n) > 0.01]
+    drawn = [t for r in reports for kind in KINDS for t in _drawn(r, kind)]
+    found = [e for t in drawn for e, n in t.exponents.items() if t.share(n) > 0.01]
     formats = [get_format(name) for name in reports[0].formats]
     low = min([*found, *(f.emin - f.mantissa_bits for f in formats)])
     return range(max(low - 10, -60), min(max([*found, *(f.emax for f in formats)]) + 3, 60))

@@ -47,6 +47,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +60,10 @@ from refscale.train import TrainConfig
 Settings = dict[str, Any]
 """Values by name: fields of a ``TrainConfig``, and "model.FIELD" for those of its model."""
 
-SHIPPED = Path(__file__).parent / "specs"
-"""Specs that come along."""
+SHIPPED: Mapping[str, Traversable] = {
+    file.name.removesuffix(".toml"): file for file in (resources.files("refscale.sweep") / "specs").iterdir()
+}
+"""The specs that come along, by name."""
 
 _SEARCHES = ("walk", "bracket", "grid")
 _LONGEST = 120
@@ -219,12 +223,10 @@ def load_spec(path: str | Path) -> Spec:
         ArgumentError: settings that are none.
     """
     call = f"load_spec({str(path)!r})"
-    shipped = SHIPPED / f"{path}.toml"
     try:
-        content = read_toml(shipped if shipped.is_file() else path, call)
+        content = read_toml(SHIPPED.get(str(path), Path(path)), call)
     except FileNotFoundError as error:
-        names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.toml")))
-        raise DataError(f"{call}: no such file, expected a path, or one of {names}") from error
+        raise DataError(f"{call}: no such file, expected a path, or one of {', '.join(sorted(SHIPPED))}") from error
     try:
         return _from_toml(content)
     except (ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:

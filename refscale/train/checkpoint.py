@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from refscale import __version__
 from refscale.arrays import freeze, plain
 from refscale.errors import CheckpointError, RefscaleError
-from refscale.files import json_text, npy_array, parse_json, write_atomically
+from refscale.files import json_text, npy_array, parse_json, write_npz
 from refscale.optim import State as OptimizerState
 from refscale.rivals import State as ScalingState
 from refscale.train.config import TrainConfig
@@ -99,11 +99,7 @@ def save_checkpoint(path: str | Path, run: Run, state: TrainState, seconds: floa
     arrays: dict[str, NDArray[Any]] = {"meta": np.frombuffer(json_text(meta).encode(), np.uint8)}
     for part, values in zip(_PARTS, (state.parameters, state.optimizer, state.scaling), strict=True):
         arrays |= {f"{part}/{name}": plain("save_checkpoint", name, value) for name, value in values.items()}
-
-    def write(file: IO[bytes]) -> None:
-        np.savez(file, allow_pickle=False, **arrays)
-
-    write_atomically(path, write)
+    write_npz(path, arrays)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

@@ -603,7 +603,19 @@ def test_an_answer_of_one_array_needs_no_name_and_one_of_several_does():
 # --- as pytest -------------------------------------------------------------------------------------------------------
 
 
-def test_as_pytest(tmp_path):
+def test_as_pytest_in_a_project_with_options_of_the_same_names(tmp_path):
+    """Its own conftest defines --backend and --waivers, as for tests on a GPU; each reads its own."""
+    (tmp_path / "conftest.py").write_text(
+        "def pytest_addoption(parser):\n"
+        "    parser.addoption('--backend', default='cpu')\n"
+        "    parser.addoption('--waivers', action='store_true')\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "test_own.py").write_text(
+        "def test_own(pytestconfig):\n"
+        "    assert (pytestconfig.getoption('backend'), pytestconfig.getoption('waivers')) == ('gpu', True)\n",
+        encoding="utf-8",
+    )
     (tmp_path / "mine.py").write_text(
         "from refscale.golden.backends.reference import Reference\n"
         "class Mine(Reference):\n"
@@ -618,18 +630,42 @@ def test_as_pytest(tmp_path):
     known.write_text(
         '[[waiver]]\nids = ["cast/float16/up/*", "cast/float8_e5m2/down/*/float32/inside"]\nreason = "known"\n'
     )
-    base = [sys.executable, "-m", "pytest", "--pyargs", "refscale.golden.conformance", "-q", "-p", "no:cacheprovider"]
-    plugin = ["-p", "refscale.testing.plugin"] if not _plugin_is_installed() else []
-    asked = ["-k", "float16 and (down or up or exp)", "--waivers", str(known)]
-    command = [*base, *plugin, "--backend", "mine:Mine", *asked]
-    env = {**os.environ, "PYTHONPATH": str(Path(refscale.__file__).parents[1])}
-    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+    theirs = ["--backend", "gpu", "--waivers", "test_own.py"]
+    ours = ["--refscale-backend", "mine:Mine", "--refscale-waivers", str(known), "refscale.golden.conformance"]
+    result = pytest_in(tmp_path, *theirs, "--pyargs", *ours, "-k", "test_own or float16 and (down or up or exp)")
     assert result.returncode == 1, result.stdout + result.stderr
     assert "cast/float16/down/saturate/float32/inside" in result.stdout
     assert "[cast/float16/up" not in result.stdout
+    assert "test_own" not in result.stdout
     assert set((tmp_path / "calls").read_text().split()) == {"float16", "bfloat16", "float8_e5m2"}
     assert "passed" in result.stdout
     assert "skipped" in result.stdout
+
+
+def test_the_plugin_does_nothing_in_a_project_that_does_not_use_it(tmp_path):
+    """It is loaded (its help is there), and adds two options; every other module of the package is left alone."""
+    (tmp_path / "test_own.py").write_text(
+        "import sys\n"
+        "def test_own(pytestconfig):\n"
+        "    plugins = pytestconfig.pluginmanager.get_plugins()\n"
+        "    (plugin,) = [p for p in plugins if getattr(p, '__name__', '') == 'refscale.testing.plugin']\n"
+        "    assert [x for x in vars(plugin) if x.startswith('pytest_')] == ['pytest_addoption']\n"
+        "    found = [x for x in vars(pytestconfig.option) if 'backend' in x or 'waivers' in x]\n"
+        "    assert found == ['refscale_backend', 'refscale_waivers']\n"
+        "    loaded = {m for m in sys.modules if m.partition('.')[0] in ('refscale', 'numpy')}\n"
+        "    assert loaded == {'refscale', 'refscale.testing', 'refscale.testing.plugin'}\n",
+        encoding="utf-8",
+    )
+    result = pytest_in(tmp_path, "test_own.py")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def pytest_in(folder, *arguments):
+    """A run of pytest in another project, with the plugin."""
+    plugin = ["-p", "refscale.testing.plugin"] if not _plugin_is_installed() else []
+    command = [sys.executable, "-m", "pytest", "-q", "--assert=plain", "-p", "no:cacheprovider", *plugin, *arguments]
+    env = {**os.environ, "PYTHONPATH": str(Path(refscale.__file__).parents[1])}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
 def _plugin_is_installed():

@@ -93,7 +93,9 @@ def _words(figure: Any) -> list[tuple[Any, Any, Any]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
 
-    FigureCanvasAgg(figure).draw()
+    figure.set_layout_engine("none")  # it stays as it was saved
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
     found = []
     for ax in figure.axes:
         for axis, low, high in ((ax.xaxis, *sorted(ax.get_xlim())), (ax.yaxis, *sorted(ax.get_ylim()))):
