@@ -11,6 +11,7 @@ import pytest
 from refscale import functional as F  # noqa: N812
 from refscale import models, ops
 from refscale.analysis import Flops, OpFlops, count_flops, render_flops, save_flops, tape_flops
+from refscale.claims.graphs import Chosen
 from refscale.cli import main
 from refscale.engine import Tape, apply, backward, run
 from refscale.errors import ArgumentError
@@ -100,6 +101,17 @@ def test_what_is_not_on_the_way_is_not_counted():
     F.linear(y, tape.tensor(np.ones((5, 5))))
     assert by_op(y)["matmul"].calls == 1
     assert tape_flops(x) == ()
+
+
+def test_constants_have_no_factor_to_count():
+    """cos and sin of a rotation have no gradient, though leaves of the tape may; nor have ids: ½ of a table's rows."""
+    tape = Tape(Chosen(factors=(Scales(0.5, (0.5, None, None)),)))
+    x, cos, sin = tape.tensor(np.ones((2, 3, 4)), "x"), tape.tensor(np.ones((3, 2))), tape.tensor(np.zeros((3, 2)))
+    y = apply(ops.Rotary(), x, cos, sin)
+    assert by_op(y) == {"rotary": OpFlops("rotary", 1, 0, alpha=24, beta=24, of_parameters=24)}
+    tape = Tape(Chosen(factors=(Scales(1.0, (0.5, None)),)))
+    y = apply(ops.Embedding(), tape.tensor(np.ones((5, 4)), "table"), np.array([0, 1, 1]))
+    assert by_op(y) == {"embedding": OpFlops("embedding", 1, 0, alpha=0, beta=20, of_parameters=20)}
 
 
 def test_sums_and_shares(tmp_path):

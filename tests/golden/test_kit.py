@@ -112,6 +112,45 @@ def test_answers_may_be_codes_values_or_dtypes():
         assert judge(Other(), VECTORS[TIES]).verdict == "same bits"
 
 
+@pytest.mark.parametrize(
+    ("answer", "verdict", "outputs"),
+    [
+        (lambda y: y, "same bits", ("same bits", "same bits")),
+        (lambda y: {"elements": y["elements"]}, "not implemented", ("same bits", "not implemented")),
+        (lambda y: {"elements": y["elements"] ^ 1}, "fail", ("fail", "not implemented")),
+        (lambda y: {"scales": y["scales"] ^ 1}, "fail", ("not implemented", "fail")),
+        (lambda y: {"elements": y["elements"][:1]}, "fail", ("fail", "not implemented")),
+        (lambda y: {**y, "scales": y["scales"] ^ 1}, "fail", ("same bits", "fail")),
+        (lambda y: {}, "not implemented", ("not implemented", "not implemented")),
+    ],
+)
+def test_the_worst_output_decides(answer, verdict, outputs):
+    """What is wrong fails, though the backend lacks another output."""
+
+    class Some(Mine):
+        def block_quantize(self, x, random_bits=None, **attributes):
+            y = Reference.block_quantize(self, x, random_bits, **attributes)
+            return answer({"elements": y["elements"], "scales": y["scales"]})
+
+    vector = VECTORS["block-cast/mxfp8_e4m3/usual"]
+    result = judge(Some(), vector)
+    assert (result.verdict, result.outputs) == (verdict, dict(zip(("elements", "scales"), outputs, strict=True)))
+    assert failed([result]) == (verdict == "fail")
+
+
+def test_a_bound_that_one_output_needs_is_the_verdict():
+    class Rounded(Mine):
+        claims = Claims(op_ulps=64)
+
+        def op(self, **v):
+            right = RIGHT.op(**v)
+            return right | {"grad_gain": right["grad_gain"] * np.float32(1 + 2.0**-23)}
+
+    result = next(r for r in run(Rounded(), only("ops/*.rms_norm/unit/fp32")) if r.verdict != "same bits")
+    assert result.verdict == "within bound"
+    assert set(result.outputs.values()) == {"same bits", "within bound"}
+
+
 def test_a_backend_cannot_spoil_a_vector():
     class Writes(Mine):
         def cast(self, x, **v):
