@@ -10,15 +10,18 @@ import pytest
 
 from refscale import analysis, models, published
 from refscale.analysis import fidelity_from_json, fidelity_to_json, render_fidelity
-from refscale.analysis.fidelity import compare, passes
+from refscale.analysis.fidelity import _errors, _loss_scale, _Pass, compare, passes
+from refscale.analysis.fidelity_report import CastLosses
 from refscale.analysis.fidelity_watch import cast_snr
 from refscale.data import Vocabulary, load_text
+from refscale.engine import CastRecord, Variable
 from refscale.errors import ArgumentError, DataError
 from refscale.formats import Cast
 from refscale.models import bert
-from refscale.precision import fp8
+from refscale.precision import fp8, get_precision
 from refscale.progress import Progress
 from refscale.scales import regular
+from tests.models.batches import random_batch
 
 E4M3 = Cast("float8_e4m3fn", "nearest_even", "saturate")
 SIZE = {"batch": 2, "seq": 32}
@@ -73,6 +76,80 @@ def test_errors_by_hand():
     assert compare([(x, x)]) == (0, pytest.approx(1))
     assert compare([(x[:1], x[:1]), (y[1:], x[1:])]) == compare([(y, x)])  # in parts
     assert compare([(np.array([np.nan]), np.array([1.0]))]) == (math.inf, 0)
+
+
+def test_figures_of_a_pass_by_hand():
+    """Tokens (3, 4), (0, 1) and one of padding, in float64 (3, 5), (1, 0); an operand of two products counts once."""
+    x, w = (Variable(name, (2,), True, None) for name in "xw")
+    casts = [
+        CastRecord(x, "operand", E4M3, 10, 1, 2),
+        CastRecord(x, "operand", E4M3, 10, 1, 2),
+        CastRecord(w, "operand", E4M3, 6, 0, 1),
+        CastRecord(x, "output", E4M3, 10, None, None),
+        CastRecord(x, "leaf", E4M3, 10, 3, 0),
+        CastRecord(x, "operand_gradient", E4M3, 7, 3, 4),
+        CastRecord(x, "gradient", E4M3, 7, 0, 5),
+    ]
+    gradients = {"w": (np.array([12.0, 20.0]), 4.0), "b": (np.array([0.0]), 2.0)}
+    one = _Pass(np.array([[[3.0, 4.0], [0.0, 1.0], [9.0, 9.0]]]), gradients, 1.5, casts)
+    true = {"w": (np.array([3.0, 4.0]), 1.0), "b": (np.array([0.0]), 1.0)}
+    reference = _Pass(np.array([[[3.0, 5.0], [1.0, 0.0], [0.0, 0.0]]]), true, 1.0, [])
+    e = _errors(one, reference, np.array([[True, True, False]]), "unit", 8.0)
+    assert (e.scheme, e.loss_scale, e.loss) == ("unit", 8.0, 1.5)
+    assert e.output == pytest.approx(math.sqrt(3 / 35))
+    assert e.output_cosine == pytest.approx((29 / (5 * math.sqrt(34)) + 0) / 2)
+    assert e.gradient == pytest.approx(1 / 5)
+    assert e.gradient_cosine == pytest.approx(29 / (5 * math.sqrt(34)))
+    assert e.forward == CastLosses(36, 4, 3)
+    assert e.backward == CastLosses(14, 3, 9)
+
+
+@pytest.mark.parametrize(
+    ("policy", "largest", "scale"),
+    [
+        ("fp16", 1.0, 2.0**14),  # 2^14 ≤ 65504/2 < 2^15
+        ("fp16", 1.9990, 2.0**14),  # 32751.6, just below half of the largest, 32752
+        ("fp16", 1.9991, 2.0**13),
+        ("fp16", 2.0**-10, 2.0**24),
+        ("fp8", 1.0, 2.0**14),  # of E5M2: 57344/2
+        ("fp8", 1.7501, 2.0**13),  # FP16 has room for twice as much
+        ("store=bf16,operand_gradient=e4m3fn", 1.0, 2.0**7),  # 448/2; bfloat16 limits nothing
+        ("fp8-hidden", 1.0, 2.0**14),
+        ("bf16", 1.0, 1.0),  # has the exponents of float32
+        ("fp32", 1.0, 1.0),
+    ],
+)
+def test_a_loss_scale_brings_the_largest_gradient_just_below_half_of_the_largest_value(policy, largest, scale):
+    assert _loss_scale(get_precision(policy), largest) == scale
+
+
+def test_elements_are_those_of_the_operands(report):
+    """512 tokens of width 32, hidden 64, two heads; what query, key and value read is one operand; two layers."""
+    tokens, d, hidden, scores = 16 * 32, 32, 64, 16 * 2 * 32 * 32
+    weights = 4 * d * d + 2 * d * hidden
+    matmul = 2 * (weights + 3 * tokens * d + tokens * hidden)
+    mix = 2 * (scores + tokens * d)
+    gradients = 2 * (4 * tokens * d + tokens * hidden + tokens * d + scores + tokens * d)
+    for scheme in ("regular", "unit"):
+        found = {e.policy: e for e in report.classes if e.scheme == scheme and e.loss_scale is None}
+        assert found["matmul"].forward.elements == matmul
+        assert found["attention_scores"].forward.elements == 2 * 2 * tokens * d
+        assert found["attention_mix"].forward.elements == mix
+        assert found["operands"].forward.elements == matmul + 4 * tokens * d + mix
+        assert found["incoming gradients"].backward.elements == gradients
+
+
+def test_padding_is_the_share_of_the_batch(report, text, monkeypatch):
+    """The text fills its sequences; of these two, one is cut by a quarter."""
+    assert report.padding == 0
+    assert "padding" not in render_fidelity(report).split("\n\n")[0]
+    model = model_of(text)
+    cut = random_batch(model.config, np.random.default_rng(0), 2, 16, 3)
+    module = __import__("sys").modules["refscale.analysis.fidelity"]
+    monkeypatch.setattr(module, "masked_lm_batches", lambda *args, **sizes: iter([cut]))
+    found = analysis.fidelity(model, policies=(), text=text, batch=2, seq=16)
+    assert found.padding == 1 / 8
+    assert "batch 2 × 16, 12 % padding, seed 0" in render_fidelity(found)
 
 
 def test_float32_is_near_float64(report):
