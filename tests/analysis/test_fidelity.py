@@ -8,15 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from refscale import analysis, models, published
+from refscale import analysis, models, ops, published
 from refscale.analysis import fidelity_from_json, fidelity_to_json, render_fidelity
 from refscale.analysis.fidelity import _errors, _loss_scale, _Pass, compare, passes
 from refscale.analysis.fidelity_report import CastLosses
-from refscale.analysis.fidelity_watch import cast_snr
+from refscale.analysis.fidelity_watch import Watch, cast_snr
 from refscale.data import Vocabulary, load_text
-from refscale.engine import CastRecord, Variable
+from refscale.engine import CastRecord, Tape, Variable, apply, backward
 from refscale.errors import ArgumentError, DataError
 from refscale.formats import Cast
+from refscale.layers import Spec
 from refscale.models import bert
 from refscale.precision import fp8, get_precision
 from refscale.progress import Progress
@@ -137,6 +138,52 @@ def test_elements_are_those_of_the_operands(report):
         assert found["attention_mix"].forward.elements == mix
         assert found["operands"].forward.elements == matmul + 4 * tokens * d + mix
         assert found["incoming gradients"].backward.elements == gradients
+
+
+def test_what_passes_over_a_tape_by_hand():
+    """(x·w)·w, of which the first row is taken: w is one operand of two products; moved values are stored already.
+
+    x = (1, 2^-11; 0, 4), w = diag(1, 2): products (1, 2^-10; 0, 8) and (1, 2^-9; 0, 16).  With gradients of
+    s = 2^-26, that of w is (2s, 3s; 3·2^-11 s, 2^-9 s): FP16 rounds only 3s to another number than 0.
+    """
+    watch = Watch({"w": Spec("weight", (2, 2))}, fp8)
+    tape = Tape(regular, probe=watch)
+    x = tape.tensor([[1, 2.0**-11], [0, 4]], "x", requires_grad=False)
+    w = tape.tensor([[1.0, 0.0], [0.0, 2.0]], "w")
+    with tape.scope("one"):
+        y = apply(ops.Matmul(), x, w)
+    with tape.scope("two"):
+        y = apply(ops.Matmul(), y, w)
+    backward(apply(ops.Sum(), apply(ops.Slice(0, 0, 1), y)), 2.0**-26)
+    forward = [t for t in watch.operands if t.kind != "activation gradient"]
+    assert [(t.name, t.kind, t.format, t.elements, t.amax) for t in forward] == [
+        ("x", "weight", "float8_e4m3fn", 4, 4.0),
+        ("w", "weight", "float8_e4m3fn", 4, 2.0),
+        ("two.matmul.x", "activation", "float8_e4m3fn", 4, 8.0),
+    ]
+    one = watch.operands[0]
+    assert (one.flushed, one.subnormal, one.clipped) == (pytest.approx(1 / 3), 0, 0)
+    assert one.rms == pytest.approx(math.sqrt((17 + 2.0**-22) / 4))
+    assert one.snr == pytest.approx(10 * math.log10(17 * 2.0**22 + 1))  # 2^-11 becomes 0
+    assert one.scaled_snr == math.inf  # times 64, 2^-5 is exact, and 256 the largest that is left
+    assert (watch.operands[2].flushed, watch.operands[2].snr) == (
+        pytest.approx(1 / 3),  # 2^-10, a tie, goes to 0
+        pytest.approx(10 * math.log10(65 * 2.0**20 + 1)),
+    )
+    gradients = [t for t in watch.operands if t.kind == "activation gradient"]
+    assert [(t.name, t.format, t.flushed, t.snr) for t in gradients] == [
+        ("two.matmul", "float8_e5m2", 1.0, 0.0),
+        ("one.matmul", "float8_e5m2", 1.0, 0.0),
+    ]
+    assert gradients[0].scaled_snr == math.inf
+    assert watch.stored == 3 + 4  # w and two products; gradients of these and of the row
+    assert watch.largest_gradient == 3 * 2.0**-26
+    assert [(t.name, t.kind, t.flushed, t.clipped) for t in watch.beyond] == [
+        ("slice", "activation gradient", 1.0, 0.0),
+        ("two.matmul", "activation gradient", 1.0, 0.0),
+        ("one.matmul", "activation gradient", 1.0, 0.0),
+        ("w", "weight gradient", 0.75, 0.0),
+    ]
 
 
 def test_padding_is_the_share_of_the_batch(report, text, monkeypatch):
