@@ -186,6 +186,13 @@ def test_what_passes_over_a_tape_by_hand():
     ]
 
 
+def test_the_gradient_of_a_loss_is_no_gradient_to_bring_into_range():
+    """It is the loss scale itself: of a mean of eight, the largest is an eighth of it."""
+    watch = Watch({}, None)
+    backward(apply(ops.Mean(), Tape(regular, probe=watch).tensor(np.ones(8), "x")), 2.0)
+    assert (watch.largest_gradient, watch.stored, watch.operands) == (0.25, 0, [])
+
+
 def test_padding_is_the_share_of_the_batch(report, text, monkeypatch):
     """The text fills its sequences; of these two, one is cut by a quarter."""
     assert report.padding == 0

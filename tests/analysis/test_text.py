@@ -188,8 +188,9 @@ class TestHistograms:
                 assert (found[0], found[-1], len(found)) == (low, high, high - low + 1)
 
     def test_what_is_below_the_first_column_is_in_it(self):
-        lines = histograms([report([tensor(np.full(9, 2.0**-100))])])
-        assert lines[lines.index("weights") + 3][MARGIN] == "█"
+        for k in (-100, -30, 17 - WIDTH):
+            lines = histograms([report([tensor(np.full(9, 2.0**k))])])
+            assert lines[lines.index("weights") + 3][MARGIN] == "█", k
 
     def test_fits(self, regular, unit):
         assert max(map(len, histograms([regular, unit]))) <= 118
