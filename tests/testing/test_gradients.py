@@ -91,7 +91,7 @@ class TestRejects:
 
     @pytest.mark.parametrize("sign", [1, -1])
     def test_a_gradient_just_over_the_bound(self, sign):
-        """1e-10 of c times the true one, or what the caller says; of a norm of 5, 5e-10."""
+        """1e-10 of c times the true one, or what the caller says: 1e-9 where c is 2 and the norm of the true one 5."""
         true = np.array([3.0, 4.0])
 
         def found(error):
