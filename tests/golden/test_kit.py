@@ -444,6 +444,12 @@ def test_the_table_by_hand():
         "within bound: 1 by the claim 'accumulate float32'",
         "no longer fails, remove the waiver: 'old'",
     ]
+    some = summary(Mine(), [made("cast/1", "same bits"), made("cast/2", "not implemented")]).splitlines()
+    assert [line.split() for line in some[2:4]] == [
+        ["op", "pass", "format", "same", "n/i"],
+        ["cast", "-", "float16", "1", "1"],
+    ]
+    assert some[5:] == ["2 vectors: 1 same bits, 1 not implemented"]
     assert to_json(Mine(), MADE, "9")["totals"] == {
         "same bits": 2,
         "within bound": 1,
