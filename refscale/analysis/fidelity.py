@@ -235,9 +235,12 @@ def _ways(sides: Sequence[_Side], policy: Precision) -> list[tuple[_Side, bool]]
 
 
 def _loss_scale(policy: Precision, largest: float) -> float:
-    """The power of two that brings the largest gradient just below half of the largest value of a policy's formats."""
-    casts = [c for c in (policy.store, policy.operand_gradient) if c]
-    return min((operand_scale(c.format, largest, margin=1) for c in casts), default=1.0)
+    """The power of two that brings the largest gradient just below half of the largest value of a policy's formats.
+
+    A format with the exponents of float32 needs no loss scale, and limits that of another format in no way.
+    """
+    formats = [c.format for c in (policy.store, policy.operand_gradient) if c]
+    return min((operand_scale(f, largest, margin=1) for f in formats if f.exponent_bits < 8), default=1.0)
 
 
 class MeanProjection(Op):
