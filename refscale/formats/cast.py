@@ -189,13 +189,14 @@ def _no_nan(format: Format, position: int, out: Array) -> FormatError:
 
 def check_random(call: str, random_bits: Random | None, shape: tuple[int, ...], rounding: Rounding) -> None:
     """Raise unless random bits are there where, and only where, a rounding needs them: uint32, of x's shape."""
+    if random_bits is not None:
+        plain(call, "random_bits", random_bits)
     if rounding != "stochastic":
         if random_bits is not None:
             raise ArgumentError(f"{call}: random_bits given, but rounding is {rounding!r}, which uses none")
         return
     if random_bits is None:
         raise ArgumentError(f"{call}: rounding 'stochastic' needs random_bits, uint32 of shape {shape}")
-    plain(call, "random_bits", random_bits)
     if not isinstance(random_bits, np.ndarray) or random_bits.dtype != np.uint32:
         what = random_bits.dtype if isinstance(random_bits, np.ndarray) else type(random_bits).__name__
         raise CarrierError(f"{call}: random_bits is {what}, expected an array of uint32")

@@ -219,10 +219,17 @@ def get_precision(policy: str | Precision, *, accumulate: str | None = None) -> 
         accumulate = named if comma else accumulate
         policy = POLICIES[name] if name in POLICIES else _mix(name)
     if not isinstance(policy, Precision):
-        raise ArgumentError(f"get_precision: expected a name or a Precision, got {policy!r}")
+        raise _unknown(policy)
     if accumulate is None:
         return policy
     return replace(policy, name=f"{policy.name},accumulate={accumulate}", accumulate=accumulate)
+
+
+def _unknown(policy: object) -> ArgumentError:
+    return ArgumentError(
+        f"get_precision({policy!r}): expected one of {', '.join(POLICIES)}, a mix such as "
+        "store=bf16,operand=e4m3fn,operand_gradient=e5m2,weights=bf16, or a Precision"
+    )
 
 
 def _mix(text: str) -> Precision:
@@ -231,10 +238,7 @@ def _mix(text: str) -> Precision:
     for part in text.split(","):
         field, equals, name = part.partition("=")
         if not equals or field in casts or field not in _CASTS:
-            raise ArgumentError(
-                f"get_precision({text!r}): expected one of {', '.join(POLICIES)}, a mix such as "
-                "store=bf16,operand=e4m3fn,operand_gradient=e5m2,weights=bf16, or a Precision"
-            )
+            raise _unknown(text)
         cast = _ieee(name)
         wide = cast.format.bits > 8
         casts[field] = _stochastic(name) if field == "weights" else cast if wide else _fp8(name)
