@@ -12,17 +12,26 @@ import numpy as np
 from refscale.errors import ArgumentError
 
 
+def whole_number(value: object, least: float = -math.inf) -> int | None:
+    """An integer ≥ ``least`` as Python's, None if it is anything else.
+
+    NumPy's integers are integers; booleans, and floats such as 2.0, are not.
+    """
+    try:
+        found = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    return found if found >= least and not isinstance(value, bool | np.bool_) else None
+
+
 def integer(call: str, name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> int:
     """An integer from ``least`` to ``most``, of Python or of NumPy, as an int.
 
     Raises:
         ArgumentError: another type, booleans included; an integer out of range.
     """
-    try:
-        found = None if isinstance(value, bool | np.bool_) else operator.index(value)
-    except TypeError:
-        found = None
-    if found is None or not least <= found <= most:
+    found = whole_number(value, least)
+    if found is None or found > most:
         limits = "" if least == -math.inf else f" ≥ {least}" if most == math.inf else f" from {least} to {most}"
         raise ArgumentError(f"{call}: {name} is {_shown(value)}, expected an integer{limits}")
     return found

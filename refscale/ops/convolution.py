@@ -15,9 +15,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from refscale.arguments import whole_number
 from refscale.engine import Array, Op
 from refscale.errors import ArgumentError, ShapeError, counted
-from refscale.ops.shapes import integer_attributes, size, whole_number, whole_numbers
+from refscale.ops.shapes import integer_attributes, size, whole_numbers
 from refscale.scales import Scales, Shape, Statistic, gaussian_mean
 
 Kept = tuple[Any, ...]

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from refscale.arguments import whole_number
 from refscale.engine import Array, Kernel, Op, Rows
 from refscale.errors import ArgumentError, ShapeError
-from refscale.ops.shapes import axis_of, integer_attributes, size, tuple_attribute, whole_number, whole_numbers
+from refscale.ops.shapes import axis_of, integer_attributes, size, tuple_attribute, whole_numbers
 from refscale.ops.sums import total_by_index
 from refscale.scales import Scales, Shape
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable
 
 import numpy as np
 
+from refscale.arguments import whole_number
 from refscale.errors import ArgumentError, ShapeError
 from refscale.scales import Shape
 
@@ -40,18 +40,6 @@ def broadcast_factor(shape: Shape, to: Shape) -> float:
 
 
 # --- Integers that a caller passes ------------------------------------------------------------------------------------
-
-
-def whole_number(value: object, least: float = -math.inf) -> int | None:
-    """An integer ≥ ``least`` as Python's, None if it is anything else.
-
-    NumPy's integers are integers; booleans, and floats such as 2.0, are not.
-    """
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        return None
-    return number if number >= least and not isinstance(value, bool | np.bool_) else None
 
 
 def whole_numbers(values: object, least: float = -math.inf) -> tuple[int, ...] | None:
