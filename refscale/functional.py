@@ -15,15 +15,28 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refscale import ops
-from refscale.engine import Tensor, apply
-from refscale.errors import ShapeError
+from refscale.arrays import freeze, plain
+from refscale.engine import Tensor, apply, tape_of
+from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.shapes import axis_of
-from refscale.scales import Constraint, ResidualRule, ScoresRule, default, geometric, none, to_output_scale
+from refscale.scales import (
+    Constraint,
+    ResidualRule,
+    ScoresRule,
+    default,
+    geometric,
+    get_constraint,
+    get_residual,
+    none,
+    to_output_scale,
+)
 
 Mask = NDArray[np.bool_]
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, constraint: Constraint = geometric) -> Tensor:
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, constraint: str | Constraint = geometric
+) -> Tensor:
     """α·(x @ weight) + bias.
 
     The bias is outside the forward factor: it is added after α, starts at zero, and its gradient takes β = rows^-1/2.
@@ -41,7 +54,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, constraint:
     return y if bias is None else apply(ops.Bias(), y, bias)
 
 
-def readout(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, constraint: Constraint = none) -> Tensor:
+def readout(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, constraint: str | Constraint = none) -> Tensor:
     """α·(x @ weight) + bias for an output layer; α is m^-1/2, or 1/m under schemes that damp it.
 
     Args:
@@ -54,7 +67,8 @@ def readout(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, constraint
         (…, n).  α and β_x = n^-1/2 differ: legal on a cut-edge or in a branch that starts with ``fork``.
         Source: paper, Table A.2; 1/m: u-μP (arXiv 2407.17465).
     """
-    y = apply(ops.Readout(x.tape.scheme.readout), x, weight, constraint=constraint, constrained=(0,))
+    rule = tape_of("readout", x, weight).scheme.readout
+    y = apply(ops.Readout(rule), x, weight, constraint=constraint, constrained=(0,))
     return y if bias is None else apply(ops.Bias(), y, bias)
 
 
@@ -88,7 +102,11 @@ def fork(x: Tensor, ways: int) -> list[Tensor]:
 
 
 def residual(
-    fn: Callable[[Tensor], Tensor], x: Tensor, tau: ResidualRule = default, layer: int = 1, depth: int | None = None
+    fn: Callable[[Tensor], Tensor],
+    x: Tensor,
+    tau: str | ResidualRule = default,
+    layer: int = 1,
+    depth: int | None = None,
 ) -> Tensor:
     """a·x + b·fn(x), with unit variance of activations *and* gradients inside the branch.
 
@@ -99,14 +117,16 @@ def residual(
     Args:
         fn: the branch, (…) → (…) of the same shape.
         x: the stream.
-        tau: ``scales.default``, ``fixed(τ)``, ``running_mean``, ``ratio(τ)``, or any rule from layer to (a, b).
+        tau: ``scales.default``, ``fixed(τ)``, ``running_mean``, ``ratio(τ)``, a name of ``scales.get_residual``, or any
+            rule from layer to (a, b).
         layer: number of this addition, from 1, since the stream was last normalized.
         depth: how many additions there will be, ``layer`` if None; some schemes ask.
 
     Returns:
         The stream after the branch.  Source: paper, weighted addition and the reference FFN.
     """
-    skip, branch = x.tape.scheme.residual_weights(tau, layer, layer if depth is None else depth)
+    scheme = tape_of("residual", x).scheme
+    skip, branch = scheme.residual_weights(get_residual(tau), layer, layer if depth is None else depth)
     if skip == 0:
         return fn(x)
     # WeightedAdd has α = (a² + b²)^-1/2, β_x = α by the constraint, β_f = 1/b: the branch receives the gradient whole,
@@ -128,8 +148,8 @@ def attention(
     distances: Tensor | None = None,
     scores: ScoresRule | None = None,
     values: ops.ValuesRule = "correlated",
-    constraint: Constraint = geometric,
-    scores_constraint: Constraint | None = None,
+    constraint: str | Constraint = geometric,
+    scores_constraint: str | Constraint | None = None,
     dropout: float = 0.0,
     rng: np.random.Generator | None = None,
 ) -> Tensor:
@@ -161,6 +181,7 @@ def attention(
     Raises:
         ShapeError: the width is no multiple of ``heads``, ``heads`` none of ``kv_heads``, or the mask does not fit.
     """
+    tape, constraint = tape_of("attention", query, key, value), get_constraint(constraint)
     batch, t = key.shape[:2]
     kv_heads = heads if kv_heads is None else kv_heads
     if mask is not None and mask.shape != (batch, t):
@@ -170,8 +191,8 @@ def attention(
         raise ShapeError(f"attention: {heads} heads with kv_heads={kv_heads}, expected a divisor")
     if rotary is not None:
         q, k = (apply(ops.Rotary(), x, *rotary, constraint=constraint, constrained=(0,)) for x in (q, k))
-    op = ops.AttentionScores(scores or query.tape.scheme.attention_scores)
-    tied = constraint if scores_constraint is None else scores_constraint
+    op = ops.AttentionScores(scores or tape.scheme.attention_scores)
+    tied = constraint if scores_constraint is None else get_constraint(scores_constraint)
     by_place = None
     if distances is not None:
         q, looking_back = fork(q, 2) if constraint is none else [q] * 2
@@ -188,7 +209,7 @@ def attention(
     else:
         seen = np.ones((1, 1, 1, t), np.bool_) if mask is None else mask[:, None, None, :]
         weights = apply(ops.MaskedSoftmax(causal), logits, seen, constraint=constraint, constrained=(0,))
-    with query.tape.scope("weights"):
+    with tape.scope("weights"):
         weights = _drop(weights, dropout, rng)
     mixture = to_output_scale if values == "correlated" and constraint is not none else constraint
     weights = _reshaped(weights, (*together, t))
@@ -220,8 +241,17 @@ def sinusoids(length: int, frequencies: int, period: int = 1024) -> NDArray[np.f
         period: of the lowest frequency, in places.
 
     Returns:
-        (length, frequencies).  Source: paper, character models; Vaswani et al. 2017, section 3.5.
+        (length, frequencies).
+
+    Raises:
+        ArgumentError: an odd number of frequencies, or less than 4, whose ω would be 0/0; or a period ≤ 0.
+
+    Source: paper, character models; Vaswani et al. 2017, section 3.5.
     """
+    if frequencies < 4 or frequencies % 2 or not period > 0:
+        raise ArgumentError(
+            f"sinusoids({length}, {frequencies}, {period}): expected an even number of frequencies ≥ 4 and a period > 0"
+        )
     k = np.arange(frequencies)
     omega = np.pi * (2 / period) ** ((k // 2) / (frequencies // 2 - 1))
     return np.asarray(math.sqrt(2) * np.sin(np.arange(length)[:, None] * omega + np.pi / 2 * (k % 2)))
@@ -294,11 +324,12 @@ def mean_pooled(h: Tensor, mask: Mask) -> Tensor:
     Raises:
         ShapeError: the mask does not fit, or a sequence has no token.
     """
+    mask = plain("mean_pooled", "mask", mask)
     if mask.shape != h.shape[:2] or not mask.any(-1).all():
         raise ShapeError(f"mean_pooled: mask {mask.shape} of {h}, expected (batch, seq) with a True in each row")
     share = mask * (mask.shape[1] / mask.sum(-1, keepdims=True))
-    weights = np.broadcast_to(share[:, :, None], h.shape).astype(h.value.dtype)
-    return apply(ops.Mean((1,)), apply(ops.Multiply(), h, weights))
+    weights = np.broadcast_to(share[:, :, None], h.shape).astype(tape_of("mean_pooled", h).dtype)
+    return apply(ops.Mean((1,)), apply(ops.Multiply(), h, freeze(weights)))
 
 
 def dropout(x: Tensor, p: float, rng: np.random.Generator | None) -> Tensor:
@@ -311,7 +342,7 @@ def dropout(x: Tensor, p: float, rng: np.random.Generator | None) -> Tensor:
     """
     if p == 0 or rng is None:
         return x
-    return apply(ops.Dropout(p), x, rng.random(x.shape) >= p)
+    return apply(ops.Dropout(p), x, freeze(rng.random(x.shape) >= p))
 
 
 _drop = dropout  # where an argument has the name
@@ -331,7 +362,7 @@ def cross_entropy(logits: Tensor, targets: Tensor | ArrayLike, ignore_index: int
     Raises:
         ArgumentError: no row counts, or a target is out of range.
     """
-    targets = np.asarray(targets.value if isinstance(targets, Tensor) else targets)
+    targets = plain("cross_entropy", "targets", targets.value if isinstance(targets, Tensor) else targets)
     kept = None if ignore_index is None else int(np.count_nonzero(targets != ignore_index))
     return apply(ops.SoftmaxCrossEntropy("mean", ignore_index, kept), logits, targets)
 

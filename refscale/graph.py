@@ -18,17 +18,20 @@ from typing import Any, NamedTuple
 from numpy.typing import ArrayLike
 
 from refscale.engine import Edge, Op, Tape, Tensor, Variable, ancestors, edges, settle
-from refscale.errors import FactorError
+from refscale.errors import ArgumentError, FactorError
 from refscale.ops.arithmetic import Add, Subtract, WeightedAdd
 from refscale.scales import (
     Call,
     Constraint,
     ResidualRule,
     Scales,
+    Scheme,
     Unit,
     close,
     constrain,
     geometric,
+    get_constraint,
+    get_scheme,
     none,
     to_output_scale,
     unit,
@@ -184,9 +187,9 @@ def _close(a: Scales, b: Scales) -> bool:
 def plan(
     fn: Callable[..., Tensor],
     *inputs: ArrayLike | Mapping[str, ArrayLike],
-    mean: Constraint = geometric,
-    base: Unit = unit,
-    add: Constraint = to_output_scale,
+    mean: str | Constraint = geometric,
+    base: str | Scheme = unit,
+    add: str | Constraint = to_output_scale,
 ) -> Plan:
     """The paper's recipe, automatic: record once, find the cut-edges, resolve every op's factors.
 
@@ -203,13 +206,17 @@ def plan(
     Args:
         fn: takes a Tensor for each array, a dict of Tensors for each mapping, and returns the output.
         inputs: arrays, or mappings from name to array (parameters).
-        mean: resolves the constrained factors.
-        base: whose unconstrained factors, initial standard deviation to use (its ``statistic``: std or RMS).
+        mean: resolves the constrained factors; a constraint or its name, as ``add``.
+        base: whose unconstrained factors, initial standard deviation to use (its ``statistic``: std or RMS); a ``Unit``
+            or its name.
         add: resolves the constrained factors of additions.
 
     Returns:
         A scheme for ``Tape``; running ``fn`` under it replays the factors.  Source: paper, recipe.
     """
+    mean, add, base = get_constraint(mean), get_constraint(add), get_scheme(base)
+    if not isinstance(base, Unit):
+        raise ArgumentError(f"plan(base={base.name}): expected a scheme with unconstrained factors, such as unit")
     tape = Tape()
     output = fn(*(_leaves(tape, x, f"input{i}") for i, x in enumerate(inputs)))
     cut = cut_edges(output)

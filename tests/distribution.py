@@ -52,7 +52,7 @@ COMMANDS = (
     "-m refscale golden check",
     "-m refscale conform mine:Mine --only cast/float8*",
     "-m pytest -q -W error test_mine.py",
-    "-m pytest -q --pyargs refscale.golden.conformance --backend mine:Mine -k float8_e5m2",
+    "-m pytest -q --pyargs refscale.golden.conformance --refscale-backend mine:Mine -k float8_e5m2",
 )
 """What must succeed in the project, after the name of its Python."""
 

@@ -169,7 +169,7 @@ def count_flops(
     config = get_config(model) if isinstance(model, str) else model
     if constraint is not None:
         config = replace(config, constraint=get_constraint(constraint))
-    scheme = get_scheme(scheme) if isinstance(scheme, str) else scheme
+    scheme = get_scheme(scheme)
     tape = Tape(scheme)
     task = first_task(config, scheme, text, batch, seq)
     p = on_tape(tape, task.initial_parameters(np.random.default_rng(0)), task.specs)

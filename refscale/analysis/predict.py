@@ -40,6 +40,7 @@ from refscale.analysis.window_kernels import convolution_gradients, convolved
 from refscale.engine import Node, Op, Tensor, Variable, settle
 from refscale.errors import ArgumentError
 from refscale.ops.activations import sigmoid_derivative
+from refscale.ops.shapes import axes_of
 from refscale.scales import Shape
 from refscale.special import sigmoid
 
@@ -303,9 +304,8 @@ def _norm_gradient(op: Op, g: Kernel, x: Kernel) -> Kernel:
 
 def _reduced(op: Op, x: Kernel, node: Node) -> Kernel:
     assert isinstance(op, ops.Sum | ops.Mean)
-    axes = range(len(x.shape)) if op.axes is None else [a % len(x.shape) for a in op.axes]
     found = x
-    for axis in axes:
+    for axis in axes_of(op.name, op.axes, x.shape):
         found = found.summed(axis)
     return found.times(_share(op, x, node))
 

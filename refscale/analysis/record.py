@@ -14,6 +14,7 @@ from refscale.analysis.stats import REPORT_FORMATS
 from refscale.analysis.trace import Trace, summarize_casts
 from refscale.engine import Tape, backward
 from refscale.errors import ArgumentError
+from refscale.files import path_text
 from refscale.formats import get_format
 from refscale.layers import count, on_tape
 from refscale.models import Config, family, get_config
@@ -62,8 +63,7 @@ def record(
     config = get_config(model) if isinstance(model, str) else model
     if constraint is not None:
         config = replace(config, constraint=get_constraint(constraint))
-    scheme = get_scheme(scheme) if isinstance(scheme, str) else scheme
-    precision = get_precision(precision) if isinstance(precision, str) else precision
+    scheme, precision = get_scheme(scheme), get_precision(precision)
     if batch < 1 or seq < 1 or seed < 0:
         raise ArgumentError(f"record(batch={batch}, seq={seq}, seed={seed}): expected batch, seq ≥ 1, seed ≥ 0")
     formats = tuple(get_format(f).name for f in formats)
@@ -86,7 +86,7 @@ def record(
         batch=batch,
         seq=seq,
         seed=seed,
-        text="built-in" if text is None else str(text),
+        text="built-in" if text is None else path_text(text),
         formats=formats,
         losses=trace.losses,
         tensors=trace.tensors(losses.total, scheme, predict(losses.total, std)),

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale.arrays import plain
 from refscale.errors import ArgumentError, CarrierError
 from refscale.formats import Format, get_format
 from refscale.scales import Shape, Statistic
@@ -237,6 +238,7 @@ def measure(x: NDArray[Any], formats: Sequence[str] = REPORT_FORMATS) -> Measure
         ArgumentError: a format without zero.
         FormatError: an unknown format.
     """
+    x = plain("measure", "x", x)
     if x.dtype.kind not in "fV" or x.dtype.itemsize > 8:
         raise CarrierError(f"measure: got an array of {x.dtype}, expected a floating-point one of at most 64 bits")
     names = [get_format(f).name for f in formats]

@@ -244,7 +244,7 @@ def claim_5_05_forks(place: Place) -> Figures:
         gradient_factors(total)
 
 
-@claim("paper, recipe; section 5 (reference FFN)", "bmn")
+@claim("paper, recipe; authors' code, examples/listings.py (ScaledFFN)", "bmn")
 def claim_5_06_recipe(place: Place) -> Figures:
     """The automatic recipe finds the factors of the reference feed-forward layer that the paper chooses by hand."""
     p = place.at_most(b=32, m=32, n=64)

@@ -7,7 +7,7 @@ gradients that only ``fast`` makes.
 
 from refscale.engine.factors import Edge, ancestors, edges, settle
 from refscale.engine.op import Array, Op, op_name
-from refscale.engine.record import Node, Probe, Tape, Tensor, Variable
+from refscale.engine.record import Node, Probe, Tape, Tensor, Variable, tape_of
 from refscale.engine.rows import Rows
 from refscale.engine.run import apply, backward
 from refscale.precision import CastRecord
@@ -29,4 +29,5 @@ __all__ = [
     "edges",
     "op_name",
     "settle",
+    "tape_of",
 ]

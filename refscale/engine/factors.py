@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from refscale.engine.record import Node, Tensor, Variable
+from refscale.engine.record import Node, Tensor, Variable, tape_of
 from refscale.errors import FactorError, TapeError
 from refscale.scales import Scales, close
 
@@ -39,9 +39,7 @@ class Edge(NamedTuple):
 
 def ancestors(output: Tensor) -> list[Node]:
     """The calls that the output depends on through gradients, last first."""
-    last = output.variable.node
-    if last is None or not output.variable.requires_grad:
-        raise TapeError(f"{output} was not computed from a leaf that requires a gradient")
+    last = _last(output)
     needed = {output.variable}
     found = []
     for node in reversed(output.tape.nodes[: last.index + 1]):
@@ -49,6 +47,15 @@ def ancestors(output: Tensor) -> list[Node]:
             found.append(node)
             needed.update(edge.variable for edge in edges(node))
     return found
+
+
+def _last(output: Tensor) -> Node:
+    """The call that made the output."""
+    tape_of("graph", output)
+    last = output.variable.node
+    if last is None or not output.variable.requires_grad:
+        raise TapeError(f"{output} was not computed from a leaf that requires a gradient")
+    return last
 
 
 def edges(node: Node) -> Iterator[Edge]:
@@ -75,9 +82,7 @@ def settle(output: Tensor) -> dict[Variable, float]:
     Raises:
         FactorError: two uses of a tensor demand different values of c; the message names the op that breaks the rule.
     """
-    last = output.variable.node
-    if last is None or not output.variable.requires_grad:
-        raise TapeError(f"{output} was not computed from a leaf that requires a gradient")
+    last = _last(output)
     found = {output.variable: 1.0}
     uses: dict[Variable, list[tuple[Node, int, float]]] = {}
     for node in reversed(output.tape.nodes[: last.index + 1]):

@@ -13,7 +13,8 @@ Call by call, on the page's arrays, results are the same bits or within the op's
 
 Who owns an array: the executor, if it has made it, by a factor, a sum or a cast, or had it made by a fast form, which
 returns new arrays, except one that it keeps and g itself; and what an op that ``moves`` makes of a gradient that is
-owned.  It overwrites these until they are handed out, and nothing else.
+owned.  It overwrites these until they are handed out, and nothing else.  What is handed
+out (values, gradients, arrays that a probe sees) is read-only.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from refscale.arrays import freeze
 from refscale.engine.op import Array
 from refscale.engine.record import Node, Tape, Tensor, Variable, calls_before, check_pieces, take
 from refscale.engine.rows import Rows
@@ -121,7 +123,8 @@ def _send_back(pending: _Pending, node: Node) -> None:
     tape, rounder, op, inputs = pending.tape, pending.rounder, node.op, node.inputs
     g, own = pending.take(node.output, sparse=op.carries_factors and tape.probe is None)
     if tape.probe:
-        tape.probe("backward", node.output, g / pending.paid[node.output] if node.output in pending.paid else g)
+        seen = g / pending.paid[node.output] if node.output in pending.paid else g
+        tape.probe("backward", node.output, freeze(seen))
         own = False  # the probe may keep it
     kept = take(node)
     betas = node.scales.beta

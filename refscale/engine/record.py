@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refscale.arrays import freeze, kept, plain
 from refscale.engine.op import Array, Op
 from refscale.errors import ArgumentError, CarrierError, FactorError, ShapeError, TapeError
-from refscale.precision import CastRecord, OperandScales, Precision, Remembering, Rounder, fp32
-from refscale.scales import Call, Constraint, Scales, Scheme, Shape, close, regular
+from refscale.precision import CastRecord, OperandScales, Precision, Remembering, Rounder, fp32, get_precision
+from refscale.scales import Call, Constraint, Scales, Scheme, Shape, close, get_constraint, get_scheme, none, regular
 
 
 class Variable:
@@ -68,7 +69,7 @@ class Tensor:
     """A value with an identity on a tape.
 
     Attributes:
-        value: the array, of the tape's carrier dtype (or integer or boolean for constants); not to be written to.
+        value: the array, of the tape's carrier dtype (or integer or boolean for constants); read-only.
         variable: its identity; ``grad``, ``shape`` and ``name`` read from it.
         tape: where it is recorded; scheme and precision travel with it.
     """
@@ -98,15 +99,16 @@ class Tensor:
 
 
 Probe = Callable[[str, Variable, Array], None]
-"""``probe("forward" | "backward", variable, value or complete gradient)``, called for each as it is made."""
+"""``probe("forward" | "backward", variable, value or complete gradient)``, called for each as it is made; arrays
+are read-only."""
 
 
 class Tape:
     """A recording: scheme, precision, carrier, and the calls made so far.
 
     Args:
-        scheme: decides the factors.
-        precision: decides the rounding.
+        scheme: decides the factors; a scheme or its name.
+        precision: decides the rounding; a policy or its name.
         dtype: the carrier, float32 or float64 (for proofs and gradient checks).
         probe: called with every value and gradient as it is made.
         rng: source of random bits, needed only if a cast rounds stochastically.
@@ -117,8 +119,8 @@ class Tape:
 
     def __init__(
         self,
-        scheme: Scheme = regular,
-        precision: Precision = fp32,
+        scheme: str | Scheme = regular,
+        precision: str | Precision = fp32,
         dtype: type[np.floating[Any]] = np.float32,
         *,
         probe: Probe | None = None,
@@ -130,9 +132,10 @@ class Tape:
         self.nodes: list[Node] = []
         if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
             raise CarrierError(f"Tape(dtype={dtype}): expected float32 or float64")
-        self.scheme, self.precision, self.dtype, self.probe, self.fast = scheme, precision, np.dtype(dtype), probe, fast
+        self.scheme, self.precision, self.dtype = get_scheme(scheme), get_precision(precision), np.dtype(dtype)
+        self.probe, self.fast = probe, fast
         self.rounder = (Remembering if fast else Rounder)(
-            precision, self.dtype, rng=rng, count_casts=count_casts, operand_scales=operand_scales
+            self.precision, self.dtype, rng=rng, count_casts=count_casts, operand_scales=operand_scales
         )
         self._scope: list[str] = []
 
@@ -152,16 +155,18 @@ class Tape:
     def tensor(self, value: ArrayLike, name: str = "leaf", *, requires_grad: bool = True) -> Tensor:
         """A leaf: rounded once to the policy's ``store`` format.  Integers and booleans enter as they are.
 
-        An array that needs no rounding is kept, not copied: do not write to it before ``backward``.
+        A later write to ``value`` changes nothing: an array that needs no rounding is copied, unless it is read-only
+        down to its base, as parameters are.
 
         Raises:
-            CarrierError: the dtype is no real floating-point, integer or boolean type.
+            CarrierError: a masked array, a matrix, or a dtype that is not real floating-point, integer or boolean.
         """
-        array = np.asarray(value)
+        call = f"Tape.tensor({name!r})"
+        array = plain(call, "value", value)
         variable = Variable(self.scoped(name), array.shape, requires_grad and array.dtype.kind not in "iub", None)
         if array.dtype.kind in "iub":
-            return Tensor(array, variable, self)
-        stored = read_only(self.rounder.enter(f"Tape.tensor({name!r})", array, variable, "leaf"))
+            return Tensor(kept(array), variable, self)
+        stored = self.rounder.enter(call, array, variable, "leaf")
         if self.probe:
             self.probe("forward", variable, stored)
         return Tensor(stored, variable, self)
@@ -181,10 +186,12 @@ class Tape:
 
 
 def call(
-    op: Op, inputs: Sequence[Tensor | ArrayLike], constraint: Constraint, constrained: Sequence[int]
+    op: Op, inputs: Sequence[Tensor | ArrayLike], constraint: str | Constraint | None, constrained: Sequence[int]
 ) -> tuple[Node, tuple[Tensor, ...]]:
     """Check a call of ``apply`` and ask the scheme for its factors: the node, not recorded yet, and its inputs."""
-    tape = _tape_of(op, inputs)
+    if not isinstance(op, Op):
+        raise ArgumentError(f"apply({op!r}): expected an instance of an op, such as Gelu()")
+    tape = tape_of(f"apply({op.name})", *inputs)
     tensors = tuple(
         [x if isinstance(x, Tensor) else tape.tensor(x, f"{op.name}.constant", requires_grad=False) for x in inputs]
     )
@@ -193,13 +200,18 @@ def call(
     for i in constrained:
         if not 0 <= i < len(tensors):
             raise ArgumentError(f"apply({op.name}): constrained={tuple(constrained)} but {len(tensors)} inputs given")
+    rule = none if constraint is None else get_constraint(constraint)
+    if constrained and constraint is None:
+        raise ArgumentError(f"apply({op.name}): constrained={tuple(constrained)} without a constraint")
+    if rule is not none and not constrained:
+        raise ArgumentError(f"apply({op.name}): a constraint without constrained, the positions of inputs that it ties")
     for i, t in enumerate(tensors):
         if i not in op.constants and t.value.dtype != tape.dtype:
             raise CarrierError(f"apply({op.name}): input {i} is {t.value.dtype}, expected numbers of {tape.dtype}")
     variables = tuple([t.variable for t in tensors])
     index = len(tape.nodes)
     shapes = tuple([v.shape for v in variables])
-    scales = tape.scheme.scales(Call(op, shapes, constraint, tuple(constrained), index))
+    scales = tape.scheme.scales(Call(op, shapes, rule, tuple(constrained), index))
     node = Node(index, op, variables, scales)
     node.output = Variable(tape.scoped(op.name), (), any(node.wanted), node)
     return node, tensors
@@ -214,6 +226,7 @@ def record(tape: Tape, node: Node, y: Any, kept: tuple[Any, ...]) -> Tensor:
     if node.output.requires_grad:
         node.kept = kept
     tape.nodes.append(node)
+    freeze(y)
     if tape.probe:
         tape.probe("forward", node.output, y)
     return Tensor(y, node.output, tape)
@@ -221,17 +234,17 @@ def record(tape: Tape, node: Node, y: Any, kept: tuple[Any, ...]) -> Tensor:
 
 def seed(output: Tensor, gradient: ArrayLike | None) -> Array:
     """Check a call of ``backward``: dL/d(output), rounded as a leaf is."""
-    start = output.variable
+    tape, start = tape_of("backward", output), output.variable
     if start.node is None or not start.requires_grad:
         raise TapeError(f"backward({output}): it depends on no leaf that requires a gradient")
     if gradient is None:
         if output.value.size != 1:
             raise TapeError(f"backward({output}): not a scalar, so dL/d(output) must be given")
         gradient = np.ones(start.shape)
-    array = np.asarray(gradient)
+    array = plain(f"backward({output})", "gradient", gradient)
     if array.shape != start.shape:
         raise ShapeError(f"backward({output}): gradient has shape {array.shape}, expected {start.shape}")
-    return output.tape.rounder.enter(f"backward({output})", array, start, "gradient")
+    return tape.rounder.enter(f"backward({output})", array, start, "gradient")
 
 
 def take(node: Node) -> tuple[Any, ...]:
@@ -276,18 +289,18 @@ def receive(leaf: Variable, g: Array, factor: float | None, rounder: Rounder) ->
                 "times: their sum is not a multiple of the true gradient; use a tape for each output"
             )
         g = rounder.sum(leaf.gradient, g, leaf)
-    leaf.gradient = read_only(g)
+    leaf.gradient = freeze(g)
 
 
-def read_only(x: Array) -> Array:
-    """A view of x that nobody writes to by mistake."""
-    x = x.view()
-    x.flags.writeable = False
-    return x
+def tape_of(call: str, *inputs: object) -> Tape:
+    """The one tape of the tensors among the inputs.
 
-
-def _tape_of(op: Op, inputs: Sequence[object]) -> Tape:
+    Raises:
+        TapeError: no tensor among them, or tensors of two tapes; ``call`` is named in the message.
+    """
     tapes = [x.tape for x in inputs if isinstance(x, Tensor)]
-    if not tapes or tapes.count(tapes[0]) < len(tapes):
-        raise TapeError(f"apply({op.name}): expected tensors of one tape, got {len(set(tapes))} tapes")
+    if not tapes:
+        raise TapeError(f"{call}: no tensor among the inputs, expected at least one, from Tape.tensor")
+    if tapes.count(tapes[0]) < len(tapes):
+        raise TapeError(f"{call}: expected tensors of one tape, got {len(set(tapes))} tapes")
     return tapes[0]

@@ -10,22 +10,27 @@ from collections.abc import Sequence
 
 from numpy.typing import ArrayLike
 
+from refscale.arrays import freeze
 from refscale.engine import fast
 from refscale.engine.factors import settle
 from refscale.engine.op import Array, Op
 from refscale.engine.record import Tape, Tensor, Variable, call, calls_before, check_pieces, receive, record, seed, take
-from refscale.scales import Constraint, none
+from refscale.scales import Constraint
 
 
 def apply(
-    op: Op, *inputs: Tensor | ArrayLike, constraint: Constraint = none, constrained: Sequence[int] = ()
+    op: Op,
+    *inputs: Tensor | ArrayLike,
+    constraint: str | Constraint | None = None,
+    constrained: Sequence[int] = (),
 ) -> Tensor:
     """Run a scaled op: cast the operands, forward, times α, cast the output, record.
 
     Args:
         op: what to compute.
         inputs: tensors of one tape; plain arrays enter as constants without gradient.
-        constraint: ties α and the β of the inputs in ``constrained``; asked of the tape's scheme.
+        constraint: ties α and the β of the inputs in ``constrained``; asked of the tape's scheme.  A constraint or its
+            name; given together with ``constrained``, or as ``none`` alone.
         constrained: positions of inputs whose edges are not cut-edges.
 
     Returns:
@@ -35,7 +40,8 @@ def apply(
         TapeError: no tensor among the inputs, or tensors of two tapes.
         ShapeError: shapes that do not fit the op, or another number of inputs than it has.
         CarrierError: integers or booleans where the op computes with numbers.
-        ArgumentError: ``constrained`` names no input.
+        ArgumentError: ``op`` is a class, ``constrained`` names no input, or ``constraint`` and ``constrained`` are not
+            given together.
     """
     node, tensors = call(op, inputs, constraint, constrained)
     tape, rounder, alpha = tensors[0].tape, tensors[0].tape.rounder, node.scales.alpha
@@ -59,19 +65,20 @@ def backward(output: Tensor, gradient: ArrayLike | None = None, *, check: bool =
             the factors as they are.
 
     Raises:
+        CarrierError: ``gradient`` is a masked array, a matrix, or not of real numbers.
         TapeError: ``output`` is not scalar and no gradient is given, or it does not depend on a leaf with
             gradient, or a buffer it needs was consumed by an earlier backward.
         ShapeError: ``gradient`` has another shape than ``output``.
         FactorError: the factors are not legal, or not those of an earlier backward to the same leaf; see
             ``graph.gradient_factors``.
     """
-    tape = output.tape
     start = seed(output, gradient)
+    tape = output.tape
     factors = settle(output) if check else {}
     gradients = (fast.walk if tape.fast else walk)(tape, output.variable, start)
     for leaf, g in gradients.items():
         if tape.probe:
-            tape.probe("backward", leaf, g)
+            tape.probe("backward", leaf, freeze(g))
         receive(leaf, g, factors.get(leaf), tape.rounder)
 
 
@@ -92,7 +99,7 @@ def walk(tape: Tape, output: Variable, start: Array) -> dict[Variable, Array]:
             continue
         g = gradients.pop(node.output)
         if tape.probe:
-            tape.probe("backward", node.output, g)
+            tape.probe("backward", node.output, freeze(g))
         kept = take(node)
         pieces = node.op.backward(rounder.incoming(node.op, g, node.output, node.index), *kept)
         check_pieces(node, pieces, tape)

@@ -9,11 +9,13 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refscale.arrays import plain
 from refscale.errors import CarrierError, ShapeError
 from refscale.exact import errorfree
 from refscale.exact.errorfree import Float64
 
 
+@np.errstate(all="ignore")  # infinities and NaN, signaling ones too, have their rules
 def sum(x: ArrayLike, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Float64:
     """Sum along axes.
 
@@ -33,13 +35,13 @@ def sum(x: ArrayLike, axis: int | tuple[int, ...] | None = None, keepdims: bool 
 
     Source: ``errorfree.sum_rows``.  The result is that of ``math.fsum``, which is the oracle of the tests.
     """
-    array = np.asarray(x)
+    array = plain("exact.sum", "x", x)
     if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
         raise CarrierError(f"exact.sum: x is {array.dtype}, expected float16, bfloat16, float32 or float64")
     try:
         axes = np.lib.array_utils.normalize_axis_tuple(range(array.ndim) if axis is None else axis, array.ndim)
-    except ValueError:
-        raise ShapeError(f"exact.sum: axis {axis} of x {array.shape}") from None
+    except (TypeError, ValueError):
+        raise ShapeError(f"exact.sum: axis {axis!r} of x {array.shape}") from None
     kept = tuple(i for i in range(array.ndim) if i not in axes)
     shape = tuple(array.shape[i] for i in kept)
     terms = np.asarray(array, np.float64).transpose(*kept, *axes)

@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refscale.arrays import plain
 from refscale.errors import CarrierError, FormatError
 from refscale.formats.table import Format, get_format
 
@@ -45,7 +46,7 @@ def decode(codes: ArrayLike, format: str | Format) -> NDArray[np.float32]:
     Source: the format's own, see ``Format.source``.
     """
     format = get_format(format)
-    codes = np.asarray(codes)
+    codes = plain("decode", "codes", codes)
     if codes.dtype != format.code_dtype:
         raise CarrierError(f"decode from {format}: codes is an array of {codes.dtype}, expected {format.code_dtype}")
     if format.bits < 8 * format.itemsize:
@@ -135,7 +136,7 @@ def encode(x: ArrayLike, format: str | Format) -> Codes:
     Source: the format's own, see ``Format.source``.
     """
     format = get_format(format)
-    x = np.asarray(x)
+    x = plain("encode", "x", x)
     if x.dtype not in _INPUTS:
         raise CarrierError(
             f"encode to {format}: x is an array of {x.dtype}, expected float16, bfloat16, float32 or float64"

@@ -34,7 +34,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refscale.errors import FormatError
+from refscale.arguments import flag, integer
+from refscale.arrays import plain
+from refscale.errors import ArgumentError, FormatError
 
 NanEncoding = Literal["top_exponent", "all_ones", "negative_zero", "none", "twos_complement"]
 
@@ -57,6 +59,7 @@ class Format:
 
     Raises:
         FormatError: for fields of another width, or a format with values that float32 cannot hold.
+        ArgumentError: for a field of another type.
     """
 
     name: str
@@ -70,6 +73,13 @@ class Format:
 
     def __post_init__(self) -> None:
         """Reject fields that make no format, and formats that float32 cannot carry."""
+        if not isinstance(self.name, str):
+            raise ArgumentError(f"Format: name is {self.name!r}, expected a string")
+        call = f"Format({self.name!r})"
+        for field_ in ("exponent_bits", "mantissa_bits", "bias"):
+            object.__setattr__(self, field_, integer(call, field_, getattr(self, field_)))
+        for field_ in ("signed", "has_zero"):
+            object.__setattr__(self, field_, flag(call, field_, getattr(self, field_)))
         if self.nan not in get_args(NanEncoding):
             raise FormatError(f"Format({self.name!r}): nan is {self.nan!r}, expected one of {get_args(NanEncoding)}")
         if not (1 <= self.exponent_bits <= 8 and 0 <= self.mantissa_bits <= 23):
@@ -161,6 +171,7 @@ class Format:
         """Distance from 1 to the next value of that binade, 2^-mantissa_bits."""
         return 2.0**-self.mantissa_bits
 
+    @np.errstate(invalid="ignore")  # a signaling NaN is one
     def spacing(self, x: ArrayLike) -> Any:
         """Distance between neighbors in the binade of x: one ulp.
 
@@ -173,7 +184,7 @@ class Format:
         Returns:
             float64 of x's shape; NaN where x is NaN.
         """
-        x = np.asarray(x, np.float64)
+        x = plain("spacing", "x", x).astype(np.float64, copy=False)
         exponent = np.where(np.isinf(x), self.emax, np.where(x == 0, self.emin, np.frexp(x)[1] - 1))
         ulp = np.ldexp(1.0, np.clip(exponent, self.emin, self.emax) - self.mantissa_bits)
         return np.where(np.isnan(x), np.nan, ulp)[()]

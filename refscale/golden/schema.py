@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refscale.arrays import kept, plain
 from refscale.errors import ArgumentError, FormatError
 from refscale.formats import decode, encode, get_format
 
@@ -46,20 +47,19 @@ class Codes:
 
     def __post_init__(self) -> None:
         expected = code_dtype(self.format)
-        codes = np.asarray(self.codes)
+        codes = plain("Codes", "codes", self.codes)
         if codes.dtype != expected:
             raise FormatError(f"Codes({self.format!r}): an array of {codes.dtype}, expected {expected}")
-        codes = np.ascontiguousarray(codes).reshape(codes.shape).view()
-        codes.flags.writeable = False
-        object.__setattr__(self, "codes", codes)
+        object.__setattr__(self, "codes", kept(np.ascontiguousarray(codes).reshape(codes.shape)))
 
     @classmethod
     def of(cls, values: ArrayLike, format: str) -> Codes:
         """The codes of values that the format can hold; float64 by its bits, ``PLAIN`` as they are."""
         if format in PLAIN:
-            return cls(format, np.asarray(values, PLAIN[format]))
+            return cls(format, plain("Codes.of", "values", values).astype(PLAIN[format], copy=False))
         if format == "float64":
-            return cls(format, np.ascontiguousarray(values, np.float64).reshape(np.shape(values)).view(np.uint64))
+            wide = plain("Codes.of", "values", values).astype(np.float64, order="C", copy=False)
+            return cls(format, wide.view(np.uint64))
         return cls(get_format(format).name, encode(values, format))
 
     @property

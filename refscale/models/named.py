@@ -59,7 +59,7 @@ def get_config(text: str, **changes: Any) -> Config:
     return replace(config, **changes)
 
 
-def initial_parameters(config: Config, scheme: Scheme, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+def initial_parameters(config: Config, scheme: str | Scheme, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
     """Initial parameters by name; see ``layers.initialize``."""
     members = family(config)
     return initialize(members.specs(config), scheme, rng, partial(members.initial_std, config))
@@ -70,8 +70,9 @@ def parameters_on(tape: Tape, parameters: Parameters, config: Config) -> dict[st
     return on_tape(tape, parameters, family(config).specs(config))
 
 
-def with_rules(config: Config, *, dropout: float, constraint: Constraint) -> Config:
-    """A configuration with the two rules that a run has options for."""
+def with_rules(config: Config, *, dropout: float, constraint: str | Constraint) -> Config:
+    """A configuration with the two rules that a run has options for; the constraint by name or not."""
+    constraint = get_constraint(constraint)
     if isinstance(config, BertConfig):
         return replace(config, dropout=dropout, attention_dropout=dropout, constraint=constraint)
     return replace(config, dropout=dropout, constraint=constraint)

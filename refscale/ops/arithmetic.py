@@ -12,7 +12,8 @@ from refscale.engine import Array, Op
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.activations import gate_moments, sigmoid_derivative, silu_moments
 from refscale.ops.kernels import elements
-from refscale.ops.shapes import broadcast, broadcast_factor, unbroadcast
+from refscale.ops.shapes import broadcast, broadcast_factor
+from refscale.ops.sums import unbroadcast
 from refscale.scales import Scales, Shape
 from refscale.special import sigmoid, silu
 
@@ -256,7 +257,7 @@ class Scaled(_Identity):
 
     alpha: float = 1.0
     beta: float = 1.0
-    source = "paper, residual branch of the reference FFN"
+    source = "authors' code, examples/listings.py (scaled)"
 
     def __post_init__(self) -> None:
         super().__post_init__()

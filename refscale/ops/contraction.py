@@ -9,7 +9,8 @@ from refscale.engine import Array, Op
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import products
 from refscale.ops.kernels.blocks import by_row
-from refscale.ops.shapes import broadcast, size, unbroadcast
+from refscale.ops.shapes import broadcast, size
+from refscale.ops.sums import unbroadcast
 from refscale.scales import ReadoutRule, Scales, ScoresRule, Shape
 
 Kept = tuple[Any, ...]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from refscale.errors import ArgumentError
 from refscale.layers import Parameters, Specs
-from refscale.scales import Scheme
+from refscale.scales import Scheme, get_scheme
 
 State = dict[str, NDArray[Any]]
 """``{"step": int64 scalar, "m/<parameter>": array, …}``: flat, so that a checkpoint is an npz file."""
@@ -74,18 +74,21 @@ class Update(Protocol):
     """``update(gradients, state, parameters, rate, groups)`` → (new parameters, new state).
 
     Args:
-        gradients: one for each parameter, of its shape and dtype.
+        gradients: one for each parameter, of its shape and dtype.  One that is not finite makes its parameter so, or
+            raises.
         state: what ``init`` or the update before returned, or a checkpoint holds.
         parameters: float32 or float64 arrays by name.
         rate: learning rate of this step.
         groups: one for each parameter; None: ``Group()`` for all.
 
     Returns:
-        Fresh arrays; nothing passed in is written to.
+        Fresh arrays, read-only; nothing passed in is written to.
 
     Raises:
         ShapeError: names or shapes of gradients, state, parameters and groups do not agree.
         CarrierError: a dtype is not that of the parameter, or not float32 or float64.
+        ArgumentError: eps, rounded to a parameter's dtype, is 0 or infinite.
+        DivergedError: a moment or a step overflows, as the square of a gradient of 1e20 in float32, or is invalid.
     """
 
     def __call__(
@@ -106,7 +109,7 @@ class Optimizer:
 
     Attributes:
         name: as in ``OPTIMIZERS``.
-        init: parameters → state before the first step: step 0, moments 0.
+        init: parameters → state before the first step: step 0, moments 0; read-only arrays.
         update: one step, see ``Update``.
     """
 
@@ -115,16 +118,17 @@ class Optimizer:
     update: Update
 
 
-def groups(specs: Specs, scheme: Scheme) -> dict[str, Group]:
+def groups(specs: Specs, scheme: str | Scheme) -> dict[str, Group]:
     """What a scheme and a parameter's role make of its learning rate and decay.
 
     Args:
         specs: of the model.
-        scheme: asked for ``lr_scale(role, shape, depth)``.
+        scheme: asked for ``lr_scale(role, shape, depth)``; a scheme or its name.
 
     Returns:
         One group for each spec; weights, embeddings and readouts are decayed, biases and gains are not.
     """
+    scheme = get_scheme(scheme)
     return {
         name: Group(scheme.lr_scale(spec.role, spec.shape, spec.depth), spec.role in DECAYED)
         for name, spec in specs.items()

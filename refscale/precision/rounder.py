@@ -24,9 +24,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale.arrays import freeze, kept
 from refscale.blocks import BlockCast, Operand, Recipe
-from refscale.blocks.cast import scale_shape
 from refscale.blocks.operand import Role, convert, lost
+from refscale.blocks.parts import scale_shape
 from refscale.errors import CarrierError
 from refscale.formats import Cast, Format
 from refscale.precision.policy import Precision, random_bits
@@ -134,16 +135,17 @@ class Rounder:
     # --- The places -------------------------------------------------------------------------------------------------
 
     def enter(self, call: str, x: Array, label: Label, place: str) -> Array:
-        """An array from outside, rounded once to the ``store`` format.
+        """An array from outside, rounded once to the ``store`` format; read-only, copied if somebody can write to it.
 
         Raises:
             CarrierError: its dtype is not a real float, integer or boolean type; ``call`` is named.
         """
         if not np.can_cast(x.dtype, np.float64):  # complex, text, objects, records, long doubles
             raise CarrierError(f"{call}: got {x.dtype}, expected a float, integer or boolean array")
-        if x.dtype.kind in "iub":
-            x = x.astype(np.float64)
-        return self.store(x, label, place).astype(self.dtype, copy=False)
+        wide = x.astype(np.float64) if x.dtype.kind in "iub" else x
+        with np.errstate(invalid="ignore"):  # a signaling NaN becomes quiet where the dtype changes
+            stored = self.store(wide, label, place).astype(self.dtype, copy=False)
+        return kept(x) if stored is x else freeze(stored)
 
     def operand(self, op: OpFlags, x: Array, label: Label, call: int, index: int) -> Any:
         """Input ``index`` of the op of call number ``call``, as the op computes with it."""

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale import ops
+from refscale.arrays import freeze
 from refscale.engine import Op
 from refscale.errors import ArgumentError
 from refscale.layers import Parameters
@@ -45,12 +46,12 @@ class Adapted:
     divisors: Mapping[str, float]
 
     def unit(self, regular: Parameters) -> dict[str, NDArray[Any]]:
-        """Parameters of the regular model as those of the unit-scaled one; dtypes stay."""
-        return {name: (x / self.divisors[name]).astype(x.dtype) for name, x in regular.items()}
+        """Parameters of the regular model as those of the unit-scaled one; dtypes stay; read-only."""
+        return {name: freeze((x / self.divisors[name]).astype(x.dtype)) for name, x in regular.items()}
 
     def regular(self, unit: Parameters) -> dict[str, NDArray[Any]]:
         """The way back, also after training: rounded twice, so within an ulp or two."""
-        return {name: (x * self.divisors[name]).astype(x.dtype) for name, x in unit.items()}
+        return {name: freeze((x * self.divisors[name]).astype(x.dtype)) for name, x in unit.items()}
 
 
 def adapt(config: BertConfig, regular: Parameters) -> Adapted:

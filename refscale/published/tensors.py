@@ -1,4 +1,4 @@
-"""``model.safetensors``: their names and layouts, and ours.
+"""Tensors: their names and layouts, and ours.
 
 Source: Hugging Face transformers, ``BertModel`` and its heads.
 """
@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.errors import ArgumentError, CheckpointError
+from refscale.arrays import freeze, plain
+from refscale.errors import CheckpointError
 from refscale.layers import Parameters, Specs
-from refscale.published.subwords import EXTRA
-
-Arrays = dict[str, NDArray[Any]]
+from refscale.published.storage import Arrays, to_safetensors
 
 _LAYER = {
     "attention.query": "attention.self.query",
@@ -77,32 +75,18 @@ def turned(x: NDArray[Any], role: str, name: str) -> NDArray[Any]:
     return x[::-1] if name == "nsp.classifier.bias" else x
 
 
-def _safetensors(call: str) -> Any:
-    try:
-        import safetensors
-        import safetensors.numpy
-    except ImportError as error:
-        raise ArgumentError(f"{call}: safetensors is missing: {EXTRA}") from error
-    return safetensors
+def renamed(found: Mapping[str, NDArray[Any]], call: str) -> Arrays:
+    """Tensors without what older files and other heads call otherwise, and without buffers.
 
-
-def read_tensors(path: Path) -> Arrays:
-    """The tensors of a file, floats of 16 bits as float32."""
-    call = f"load_pretrained({str(path.parent)!r})"
-    library = _safetensors(call)
-    try:
-        found: Arrays = library.numpy.load_file(path)
-    except (library.SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{call}: {path.name} is truncated, damaged or of another kind: {error}") from error
-    return {name: x.astype(np.float32) if x.dtype.itemsize == 2 else x for name, x in found.items()}
-
-
-def renamed(found: Mapping[str, NDArray[Any]]) -> Arrays:
-    """Tensors without what older files and other heads call otherwise, and without buffers."""
+    Raises:
+        CheckpointError: naming ``call`` and a tensor that is there under two names.
+    """
     kept: Arrays = {}
     for name, x in found.items():
         name = name.removeprefix("bert.")
         name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
+        if name in kept:
+            raise CheckpointError(f"{call}: {name} is there under two names, expected one of them")
         if name != "embeddings.position_ids":  # 0, 1, 2, …: no parameter
             kept[name] = x
     return kept
@@ -127,7 +111,7 @@ def parameters(
         expected: of our parameters.
         tied: whether the decoder is the word embedding.
         call: named in errors.
-        dtype: of the result.
+        dtype: of the result, whose arrays are read-only.
 
     Raises:
         CheckpointError: tensors are missing, additional or misshapen, copies differ, or numbers are no floats.
@@ -152,7 +136,7 @@ def parameters(
     if wrong:
         raise CheckpointError(f"{call}: {wrong[0]} is {published[wrong[0]].dtype}, expected floating-point numbers")
     return {
-        ours: np.ascontiguousarray(turned(published[theirs], expected[ours].role, ours), dtype)
+        ours: freeze(np.ascontiguousarray(turned(published[theirs], expected[ours].role, ours), dtype))
         for theirs, ours in names.items()
     }
 
@@ -185,10 +169,9 @@ def to_bytes(parameters: Parameters, specs: Specs, call: str) -> bytes:
     check_shapes(call, {n: x.shape for n, x in parameters.items()}, {n: s.shape for n, s in specs.items()})
     prefixed = any(name.startswith(("mlm.", "nsp.classifier", "span.")) for name in specs)
     tensors = {
-        their_name(name, prefixed): np.ascontiguousarray(turned(parameters[name], spec.role, name))
+        their_name(name, prefixed): np.ascontiguousarray(turned(plain(call, name, parameters[name]), spec.role, name))
         for name, spec in specs.items()
     }
     if _COPIES[_DECODER_BIAS] in tensors:
         tensors[_DECODER_BIAS] = tensors[_COPIES[_DECODER_BIAS]]
-    content: bytes = _safetensors(call).numpy.save(tensors, metadata={"format": "pt"})  # transformers insists on "pt"
-    return content
+    return to_safetensors(tensors, call)

@@ -116,11 +116,13 @@ CONSTRAINTS: dict[str, Constraint] = {
 }
 
 
-def get_constraint(name: str) -> Constraint:
-    """The constraint of that name.  Raises ArgumentError for any other."""
-    if name not in CONSTRAINTS:
-        raise ArgumentError(f"get_constraint({name!r}): expected one of {', '.join(CONSTRAINTS)}")
-    return CONSTRAINTS[name]
+def get_constraint(constraint: str | Constraint) -> Constraint:
+    """The constraint of that name; a constraint is returned as it is.  Raises ArgumentError for anything else."""
+    if isinstance(constraint, str) and constraint in CONSTRAINTS:
+        return CONSTRAINTS[constraint]
+    if callable(constraint):
+        return constraint
+    raise ArgumentError(f"get_constraint({constraint!r}): expected one of {', '.join(CONSTRAINTS)}, or a function")
 
 
 def constrain(scales: Scales, inputs: Sequence[int], constraint: Constraint) -> Scales:

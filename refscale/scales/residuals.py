@@ -14,7 +14,11 @@ ResidualRule = Callable[[int], tuple[float, float]]
 
 
 def running_mean(layer: int) -> tuple[float, float]:
-    """√(l/(l+1))·x + √(1/(l+1))·f(x): every branch of the stack in equal parts.  Source: paper, residual rules."""
+    """√(l/(l+1))·x + √(1/(l+1))·f(x), l = 1, 2, …: the stream's start and every branch in equal parts.
+
+    Source: paper, residual rules (running mean).  The authors' code (scmm/models.py) counts l from 0, so that the first
+    branch replaces the stream, and goes on counting where a post-norm has normalized it.
+    """
     if layer < 1:
         raise ArgumentError(f"running_mean(layer={layer}): expected layer ≥ 1")
     return math.sqrt(layer / (layer + 1)), math.sqrt(1 / (layer + 1))
@@ -77,12 +81,17 @@ RULES: dict[str, ResidualRule] = {"default": default, "running-mean": running_me
 _WITH_TAU = {"fixed": fixed, "ratio": ratio}
 
 
-def get_residual(name: str) -> ResidualRule:
+def get_residual(rule: str | ResidualRule) -> ResidualRule:
     """A residual rule by name: ``default``, ``running-mean``, ``none``; ``fixed(0.5)``, ``ratio(0.5)``.
 
+    A rule is returned as it is.
+
     Raises:
-        ArgumentError: another name, or τ out of range.
+        ArgumentError: anything else, or τ out of range.
     """
+    if callable(rule):
+        return rule
+    name = str(rule)
     kind, _, rest = name.partition("(")
     try:
         return RULES[name] if name in RULES else _WITH_TAU[kind](float(rest.removesuffix(")")))
@@ -90,7 +99,7 @@ def get_residual(name: str) -> ResidualRule:
         if isinstance(error, ArgumentError):
             raise
         expected = ", ".join([*RULES, *(f"{kind}(NUMBER)" for kind in _WITH_TAU)])
-        raise ArgumentError(f"get_residual({name!r}): expected one of {expected}") from error
+        raise ArgumentError(f"get_residual({rule!r}): expected one of {expected}, or a function") from error
 
 
 def equal_parts(layer: int, depth: int) -> float:

@@ -275,8 +275,10 @@ munit = Munit()
 SCHEMES: dict[str, Scheme] = {s.name: s for s in (regular, unit, Unit("unit-rms", "rms"), u_mup, munit)}
 
 
-def get_scheme(name: str) -> Scheme:
-    """The scheme of that name.  Raises ArgumentError for any other."""
-    if name not in SCHEMES:
-        raise ArgumentError(f"get_scheme({name!r}): expected one of {', '.join(SCHEMES)}")
-    return SCHEMES[name]
+def get_scheme(scheme: str | Scheme) -> Scheme:
+    """The scheme of that name; a scheme is returned as it is.  Raises ArgumentError for anything else."""
+    if isinstance(scheme, str) and scheme in SCHEMES:
+        return SCHEMES[scheme]
+    if isinstance(scheme, str | type) or not hasattr(scheme, "scales"):
+        raise ArgumentError(f"get_scheme({scheme!r}): expected one of {', '.join(SCHEMES)}, or a Scheme")
+    return scheme

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refscale.arrays import plain
 from refscale.errors import CarrierError
 from refscale.special.elementary import NUMPY, Elementary
 from refscale.special.fits import ERF32, ERF64, TAIL32, TAIL64, Rational
@@ -63,7 +64,7 @@ def blocked(
 
     A subclass of ndarray that has ``elementary`` functions of its own gets its results by these, and as its own.
     """
-    x = np.asarray(argument)
+    x = plain(name, "argument", argument)
     carrier = CARRIERS.get(x.dtype)
     if carrier is None:
         raise CarrierError(f"{name}: argument is {x.dtype}, expected float32 or float64")
@@ -73,8 +74,8 @@ def blocked(
     flat = x.reshape(-1)
     outs = tuple(np.empty(flat.size, x.dtype) for _ in range(results))
     scratch = np.empty((buffers, min(flat.size, BLOCK)), x.dtype)
-    # A tail that underflows does what it should, also for a caller who has asked to hear of underflow.
-    with np.errstate(under="ignore"):
+    # No input warns: neither a tail that underflows, nor a large number squared, nor a signaling NaN.
+    with np.errstate(all="ignore"):
         for start in range(0, flat.size, BLOCK):
             part = flat[start : start + BLOCK]
             rows = tuple(row[: part.size] for row in scratch)

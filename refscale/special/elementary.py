@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refscale.arrays import plain
 from refscale.errors import CarrierError
 
 Array = NDArray[Any]
@@ -141,7 +142,7 @@ def _tanh(x: Float64) -> Float64:
 
 def _apply(name: str, kernel: Callable[[Float64], Float64], x: ArrayLike, out: Array | None) -> Array:
     """Walk an array through a kernel, block by block."""
-    x = np.asarray(x)
+    x = plain(f"elementary.{name}", "argument", x)
     if x.dtype not in (np.float32, np.float64):
         raise CarrierError(f"elementary.{name}: argument is {x.dtype}, expected float32 or float64")
     flat = x.reshape(-1)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refscale.arrays import plain
 from refscale.special.blocks import Array, Carrier, blocked, constant, quotient, reflect
 from refscale.special.fits import TAIL32_NEAR
 
@@ -168,7 +169,7 @@ def gelu_erf(x: ArrayLike, factor: float = 1.0) -> tuple[Array, Array]:
     Source:
         Hendrycks and Gimpel 2016 (arXiv 1606.08415), section 2.  Fits: ``tests/fit_special.py``.
     """
-    flat = np.asarray(x).reshape(-1)
+    flat = plain("gelu_erf", "argument", x).reshape(-1)
     if flat.dtype != np.float32 or hasattr(x, "elementary"):
         value, derivative = blocked("gelu_erf", _gelu_erf, x, 2, 5, factor)
         return value, derivative

@@ -14,7 +14,7 @@ from refscale.engine import Tensor
 from refscale.layers import Specs, Tensors
 from refscale.models import Config
 from refscale.published import Pretrained
-from refscale.scales import Constraint, Scheme, geometric
+from refscale.scales import Constraint, Scheme, geometric, get_constraint, get_scheme
 
 Scores = dict[str, float]
 """What a validation came to, by name."""
@@ -51,6 +51,10 @@ class Setup:
     seed: int = 0
     held_out: float = 0.1
     fit: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scheme", get_scheme(self.scheme))
+        object.__setattr__(self, "constraint", get_constraint(self.constraint))
 
 
 class Loss(Protocol):

@@ -12,6 +12,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from refscale.arrays import plain
 from refscale.blocks.operand import sylvester
 from refscale.errors import ArgumentError, CarrierError
 
@@ -205,7 +206,7 @@ def assert_exact_rms(x: npt.ArrayLike, expected: float = 1.0, *, roundings: int 
         >>> x, w = hadamard(64)[:, :40], signs((40, 24), np.random.default_rng(0))
         >>> assert_exact_rms((x @ w).astype(np.float32) * np.float32(40**-0.5))
     """
-    array = np.asarray(x)
+    array = plain("assert_exact_rms", "x", x)
     if array.dtype.name not in _PRECISION:
         raise CarrierError(f"assert_exact_rms: x is {array.dtype}, expected one of {', '.join(_PRECISION)}")
     if not 0 < expected < math.inf:
@@ -232,7 +233,7 @@ _PRECISION = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
 
 
 def _wide(name: str, x: npt.ArrayLike) -> Float64Array:
-    array = np.asarray(x)
+    array = plain(name, "x", x)
     if array.size == 0:
         raise ArgumentError(f"{name}: x has shape {array.shape}, expected at least one element")
     if array.dtype.kind == "c":

@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from refscale.arrays import plain
 from refscale.errors import ArgumentError, CarrierError, FormatError
 from refscale.formats import Format, encode, get_format
 
@@ -47,7 +48,7 @@ def assert_same_bits(actual: npt.ArrayLike, expected: npt.ArrayLike) -> None:
           expected -0.0  0x80000000
           0 ulp apart on the line of float32: the sign of zero differs
     """
-    actual, expected = np.asarray(actual), np.asarray(expected)
+    actual, expected = plain("assert_same_bits", "actual", actual), plain("assert_same_bits", "expected", expected)
     _require_same("dtype", actual.dtype, expected.dtype)
     _require_same("shape", actual.shape, expected.shape)
     actual_codes, expected_codes = _codes(actual), _codes(expected)
@@ -103,7 +104,7 @@ def assert_within_ulp(
           1 ulp apart on the line of float32
     """
     limit = _checked_ulps(ulps)
-    actual, expected = np.asarray(actual), np.asarray(expected)
+    actual, expected = plain("assert_within_ulp", "actual", actual), plain("assert_within_ulp", "expected", expected)
     if format is None:
         _require_same("dtype", actual.dtype, expected.dtype)
         line = _line_of(actual.dtype)

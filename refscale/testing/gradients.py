@@ -50,7 +50,7 @@ def plain(scales: Scales) -> Scales:
 
 
 def computed_and_true(
-    program: Program, *inputs: Inputs, scheme: Scheme = unit, rng: np.random.Generator | None = None
+    program: Program, *inputs: Inputs, scheme: str | Scheme = unit, rng: np.random.Generator | None = None
 ) -> dict[str, tuple[Array, float, Array]]:
     """Run a program twice in float64, under a scheme and as plain backpropagation of the same function.
 
@@ -58,7 +58,7 @@ def computed_and_true(
         program: takes a Tensor for each array, a dict of Tensors for each mapping; returns the output.  The same at
             every call.
         inputs: arrays, or mappings from name to array.
-        scheme: of the first run.
+        scheme: of the first run; a scheme or its name.
         rng: source of the output's gradient, if it is no scalar.
 
     Returns:
@@ -70,7 +70,7 @@ def computed_and_true(
         ArgumentError: the output is no scalar, and there is no rng.
     """
 
-    def run(chosen: Scheme) -> tuple[Tensor, dict[str, Tensor]]:
+    def run(chosen: str | Scheme) -> tuple[Tensor, dict[str, Tensor]]:
         tape = Tape(chosen, dtype=np.float64)
         named: dict[str, Tensor] = {}
         arguments: list[Any] = []
@@ -86,7 +86,7 @@ def computed_and_true(
 
     output, leaves = run(scheme)
     factors = gradient_factors(output)
-    reference, true = run(TrueGradients(scheme, output.tape))
+    reference, true = run(TrueGradients(output.tape.scheme, output.tape))
     seed: Array = np.ones(output.shape)
     if output.value.size != 1:
         if rng is None:
@@ -106,7 +106,7 @@ def assert_gradient_factor(
     program: Program,
     *inputs: Inputs,
     expected: Mapping[str, float] | None = None,
-    scheme: Scheme = unit,
+    scheme: str | Scheme = unit,
     rng: np.random.Generator | None = None,
     relative: float = RELATIVE,
 ) -> dict[str, float]:
@@ -121,7 +121,7 @@ def assert_gradient_factor(
         program: takes a Tensor for each array, a dict of Tensors for each mapping; returns the output.
         inputs: arrays, or mappings from name to array; run in float64.
         expected: constants that are known, by name of the input ("0", "1", … or the mapping's); to 1e-9.
-        scheme: whose factors are meant.
+        scheme: whose factors are meant; a scheme or its name.
         rng: source of the output's gradient, if it is no scalar.
         relative: distance allowed.
 

@@ -14,6 +14,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from refscale.arrays import plain
 from refscale.errors import ArgumentError
 from refscale.testing.constructions import std
 
@@ -181,7 +182,9 @@ def assert_within_standard_errors(
     """
     if not 0 < z < math.inf:
         raise ArgumentError(f"z is {z!r}, expected a finite number of standard errors > 0")
-    s, e, se = np.broadcast_arrays(*(np.asarray(a, np.float64) for a in (statistic, expected, standard_error)))
+    given = {"statistic": statistic, "expected": expected, "standard_error": standard_error}
+    wide = (plain("assert_within_standard_errors", name, a).astype(np.float64) for name, a in given.items())
+    s, e, se = np.broadcast_arrays(*wide)
     if not s.size:
         raise ArgumentError("assert_within_standard_errors: no statistic given, so there is nothing to check")
     bad = ~((se > 0) & np.isfinite(se))
@@ -246,7 +249,7 @@ def assert_unit_variance(
         AssertionError: the standard deviation is 1.031985, expected 1 +- 0.002887
           +3.2 %, 11.08 standard errors (limit 6.109); n_eff = 60000, kurtosis 3; false-alarm rate 1e-09
     """
-    x = np.asarray(samples)
+    x = plain("assert_unit_variance", "samples", samples)
     if x.dtype.kind == "c" or x.size == 0:
         raise ArgumentError(f"samples are {x.dtype} of shape {x.shape}, expected at least one real number")
     n = float(x.size if n_eff is None else n_eff)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from refscale.arrays import freeze, plain
 from refscale.errors import ArgumentError, CarrierError
 from refscale.testing.constructions import rms
 
@@ -175,7 +176,7 @@ def _line(forward: Forward, point: list[Array], i: int, g: Array, v: Array) -> C
 
 
 def _evaluate(forward: Forward, point: list[Array]) -> Array:
-    y = np.asarray(forward(*point))
+    y = plain("assert_vjp", "what forward returned", forward(*point))
     if y.dtype != np.float64:
         raise CarrierError(f"assert_vjp: forward returned {y.dtype}, expected float64")
     return y
@@ -191,7 +192,7 @@ def _gradients(gradients: Sequence[npt.ArrayLike | None], point: list[Array]) ->
         if gradient is None:
             checked.append(None)
             continue
-        array = np.asarray(gradient)
+        array = plain("assert_vjp", f"gradient {i}", gradient)
         if x.dtype != np.float64:
             raise ArgumentError(f"assert_vjp: input {i} is {x.dtype} and has no gradient, expected None")
         if array.shape != x.shape:
@@ -216,8 +217,7 @@ def _magnitude(y: Array, g: Array, point: list[Array], gradients: list[Array | N
 
 def _frozen(x: npt.ArrayLike) -> Array:
     """A read-only copy, floating dtypes as float64: a forward or backward that writes to its inputs raises."""
-    array = np.array(x)
+    array = plain("assert_vjp", "an input", x).copy()
     if array.dtype.kind in "fV":  # ml_dtypes' floats are of kind V
         array = array.astype(np.float64)
-    array.setflags(write=False)
-    return array
+    return freeze(array)

@@ -1,5 +1,7 @@
 import json
 import math
+import re
+from dataclasses import replace
 
 import pytest
 
@@ -27,6 +29,17 @@ def test_a_loss_that_overflowed():
     assert math.isnan(back.losses["loss_sum"])
 
 
+def test_figures_that_are_not_finite():
+    """Of float64 tensors, whose squares leave its range; a prediction there is none of stays None."""
+    one = replace(tensor(spread(1.0)), std=math.inf, predicted=-math.inf)
+    r = report([one, tensor(spread(2.0))])
+    content = json.loads(to_json([r]))["reports"][0]
+    assert (content["tensors"][0]["std"], content["summary"]["worst"]["scale"]) == ("inf", "inf")
+    (back,) = from_json(to_json([r]))
+    assert back == r
+    assert back.tensors[1].predicted is None
+
+
 def test_same_run_same_text(unit):
     assert to_json([unit]) == to_json([record("bert-tiny", "unit")])
 
@@ -39,11 +52,24 @@ def test_same_run_same_text(unit):
             "schema is 'refscale.report/9', expected 'refscale.report/1'",
         ),
         ("{}", "KeyError 'schema', expected what to_json makes"),
-        ("[1]", "TypeError"),
-        ("no json", "JSONDecodeError"),
+        ("[1]", "holds a list, expected an object"),
+        ("no json", "not valid JSON: Expecting value: line 1 column 1"),
         ('{"schema": "refscale.report/1", "reports": [{}]}', "KeyError 'model'"),
+        ('{"schema": "refscale.report/1", "reports": [3]}', "TypeError"),
     ],
 )
-def test_other_text(text, said):
-    with pytest.raises(DataError, match=f"from_json: .*{said}"):
+def test_other_text(tmp_path, text, said):
+    """A text is named by the function, a file by its path."""
+    with pytest.raises(DataError, match=f"^from_json: .*{said}"):
         from_json(text)
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=f"^{re.escape(f'load({str(path)!r}): ')}.*{said}"):
+        load(path)
+
+
+def test_losses_that_are_none(unit):
+    content = json.loads(to_json([unit]))
+    content["reports"][0]["losses"] = []
+    with pytest.raises(DataError, match="AttributeError 'list' object has no attribute 'items', expected what to_json"):
+        from_json(json.dumps(content))

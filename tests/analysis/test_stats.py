@@ -102,6 +102,17 @@ class TestMoments:
         assert m.lost["float16"] == Lost(0, 0, 2)
         assert measure(np.full(3, np.nan, np.float32)).std == 0
 
+    def test_every_count_goes_over_all_blocks(self):
+        """One of each at the start, in the middle and at the end of three blocks and a bit: three in all, and 1s."""
+        x = np.ones(3 * BLOCK + 17, np.float32)
+        for start in (0, BLOCK + 5, 3 * BLOCK + 10):
+            x[start : start + 6] = (np.nan, np.inf, 0, 2.0**-25, 2.0**-15, 65520)
+        m = measure(x, ["float16", "float8_e4m3fn"])
+        assert (m.elements, m.nan, m.infinite, m.zeros, m.amax) == (x.size, 3, 3, 3, 65520)
+        assert m.exponents == {-25: 3, -15: 3, 0: x.size - 18, 15: 3}
+        assert m.lost == {"float16": Lost(3, 3, 6), "float8_e4m3fn": Lost(6, 0, 6)}
+        assert m.mean == pytest.approx((x.size - 18 + 3 * (65520 + 2.0**-15 + 2.0**-25)) / (x.size - 6), rel=1e-12)
+
     def test_no_copy_of_the_array(self):
         x = np.ones((4096, 2048), np.float32)  # 32 MiB
         tracemalloc.start()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 import refscale.claims
 from refscale.claims import CLAIMS, report, verify
 from refscale.cli import main
+from refscale.files import json_text
 from refscale.testing import Place
 from tests.claims.mutants import all_mutants
 
@@ -78,8 +81,10 @@ def test_json(tmp_path, capsys):
 
 def test_json_of_what_is_not_finite():
     (result,) = verify([CLAIMS["1.1"]], [Place()])
-    text = json.dumps(report.to_json([result]), allow_nan=False)
-    assert json.loads(text)["holds"] is True
+    figure = replace(result.figures[0], measured=math.nan, expected=-math.inf)
+    content = json.loads(json_text(report.to_json([replace(result, figures=(figure,))])))
+    (found,) = content["results"][0]["figures"]
+    assert (found["measured"], found["expected"], found["allowed"]) == ("nan", "-inf", 0.0)
 
 
 @pytest.mark.parametrize(

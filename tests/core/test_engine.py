@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import weakref
 from dataclasses import dataclass
 
@@ -13,8 +14,21 @@ from refscale import ops
 from refscale.engine import Op, Tape, Tensor, apply, backward
 from refscale.errors import ArgumentError, CarrierError, ShapeError, TapeError
 from refscale.formats import Cast
-from refscale.precision import Precision, bf16, fp8, fp8_hidden, fp16, fp32
-from refscale.scales import Scales, regular, to_output_scale, unit
+from refscale.precision import Precision, bf16, fp8, fp8_hidden, fp16, fp32, get_precision
+from refscale.scales import (
+    CONSTRAINTS,
+    Scales,
+    Unit,
+    geometric,
+    get_constraint,
+    get_residual,
+    get_scheme,
+    none,
+    regular,
+    running_mean,
+    to_output_scale,
+    unit,
+)
 
 
 def leaf(tape: Tape, *values: float, name: str = "x") -> Tensor:
@@ -343,21 +357,45 @@ class TestRefusals:
     def test_two_tapes(self):
         with pytest.raises(TapeError, match=r"apply\(add\): expected tensors of one tape, got 2 tapes"):
             apply(ops.Add(), leaf(Tape(), 1.0), leaf(Tape(), 1.0))
-        with pytest.raises(TapeError, match=r"apply\(add\): expected tensors of one tape, got 0 tapes"):
+
+    def test_constants_alone(self):
+        with pytest.raises(TapeError, match=r"^apply\(add\): no tensor among the inputs, expected at least one, from"):
             apply(ops.Add(), np.ones(1), np.ones(1))
+        with pytest.raises(TapeError, match="backward: no tensor among the inputs"):
+            backward(np.ones(1))
+
+    def test_a_class_in_place_of_an_op(self):
+        message = r"apply\(<class 'refscale.ops.activations.Gelu'>\): expected an instance of an op, such as Gelu\(\)"
+        with pytest.raises(ArgumentError, match=message):
+            apply(ops.Gelu, leaf(Tape(), 1.0))
+        with pytest.raises(ArgumentError, match=r"apply\('gelu'\): expected an instance of an op"):
+            apply("gelu", leaf(Tape(), 1.0))
 
     def test_carrier_dtype(self):
         with pytest.raises(CarrierError, match="expected float32 or float64"):
             Tape(dtype=np.float16)
 
-    @pytest.mark.parametrize("value", [np.array([1j]), np.array(["a"]), np.array([None])])
+    @pytest.mark.parametrize("value", [np.array([1j]), np.array(["a"])])
     def test_leaf_dtype(self, value):
         with pytest.raises(CarrierError, match="expected a float, integer or boolean array"):
             Tape().tensor(value)
 
     def test_constrained_position(self):
         with pytest.raises(ArgumentError, match=r"apply\(tanh\): constrained=\(1,\) but 1 inputs given"):
-            apply(ops.Tanh(), leaf(Tape(), 1.0), constrained=(1,))
+            apply(ops.Tanh(), leaf(Tape(), 1.0), constraint=none, constrained=(1,))
+
+    def test_half_a_constraint(self):
+        x = leaf(Tape(unit), 1.0)
+        message = r"apply\(tanh\): a constraint without constrained, the positions of inputs that it ties"
+        for constraint in (geometric, to_output_scale, "geometric"):
+            with pytest.raises(ArgumentError, match=message):
+                apply(ops.Tanh(), x, constraint=constraint)
+        with pytest.raises(ArgumentError, match=r"apply\(tanh\): constrained=\(0,\) without a constraint"):
+            apply(ops.Tanh(), x, constrained=(0,))
+        free = apply(ops.Tanh(), x).tape.nodes[-1].scales
+        for explicit in (none, "none"):
+            for constrained in ((), (0,)):
+                assert apply(ops.Tanh(), x, constraint=explicit, constrained=constrained).tape.nodes[-1].scales == free
 
     def test_an_op_that_returns_a_gradient_of_the_wrong_shape_is_caught(self):
         @dataclass(frozen=True)
@@ -377,6 +415,75 @@ class TestRefusals:
 
         with pytest.raises(TapeError, match=r"wide.forward returned float64\[1\], expected float32\[1\]"):
             apply(Wide(), leaf(Tape(), 1.0))
+
+
+class TestNames:
+    """A name stands for a scheme, a precision or a constraint wherever one of them is expected."""
+
+    def test_of_a_tape(self):
+        tape = Tape("unit", "fp8")
+        assert (tape.scheme, tape.precision) == (unit, fp8)
+        assert tape.rounds
+        assert Tape(precision="fp32,accumulate=exact").exact
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("fp8",), "get_scheme('fp8'): expected one of regular, unit, "),
+            ((Unit,), "get_scheme(<class 'refscale.scales.schemes.Unit'>): expected one of"),
+            ((None,), "get_scheme(None): expected one of"),
+            (("unit", "unit"), "get_precision('unit'): expected one of fp32, fp16, "),
+            (("unit", None), "get_precision(None): expected one of"),
+            (("unit", Cast("float16", "nearest_even", "saturate")), "get_precision(Cast("),
+        ],
+    )
+    def test_of_nothing(self, arguments, message):
+        with pytest.raises(ArgumentError, match=re.escape(message)):
+            Tape(*arguments)
+
+    @pytest.mark.parametrize("name", CONSTRAINTS)
+    def test_of_a_constraint(self, name):
+        tape = Tape(unit)
+        x, w = tape.tensor(np.ones((2, 3))), tape.tensor(np.ones((3, 5)))
+        constrained = (0, 1) if name in ("to_left_grad_scale", "to_right_grad_scale") else (0,)
+        for constraint in (name, CONSTRAINTS[name]):
+            apply(ops.Matmul(), x, w, constraint=constraint, constrained=constrained)
+        assert tape.nodes[0].scales == tape.nodes[1].scales
+
+    def test_of_no_constraint(self):
+        for constraint in ("geometrical", 0.5):
+            with pytest.raises(ArgumentError, match=rf"get_constraint\({constraint!r}\): expected one of geometric, "):
+                apply(ops.Gelu(), leaf(Tape(), 1.0), constraint=constraint, constrained=(0,))
+
+    def test_what_is_no_name_is_returned_as_it_is(self):
+        own = lambda alpha, betas: 3.0  # noqa: E731
+        assert get_constraint(own) is own
+        assert get_scheme(unit) is unit
+        assert get_precision(fp8) is fp8
+        assert get_precision(fp8, accumulate="exact") == get_precision("fp8,accumulate=exact")
+        assert get_residual(running_mean) is running_mean
+
+
+class TestSignalingNaN:
+    """A signaling NaN becomes quiet where its dtype changes, without a warning (which is an error here)."""
+
+    @pytest.mark.parametrize("carrier", [np.float32, np.float64])
+    @pytest.mark.parametrize(
+        "x",
+        [
+            np.array([0x7D01], np.uint16).view(np.float16),
+            np.array([0x7FA00001], np.uint32).view(np.float32),
+            np.array([0x7FF4000000000001], np.uint64).view(np.float64),
+        ],
+        ids=lambda x: x.dtype.name,
+    )
+    def test_of_a_leaf_and_a_seed(self, x, carrier):
+        for policy in ("fp32", "fp16", "fp32,accumulate=exact"):
+            tape = Tape("regular", policy, dtype=carrier, count_casts=True)
+            assert np.isnan(tape.tensor(x).value).all()
+            leaf = tape.tensor(np.ones(1))
+            backward(apply(ops.Scaled(), leaf), x)
+            assert np.isnan(leaf.grad).all()
 
 
 def test_scope_names_what_is_recorded_inside():

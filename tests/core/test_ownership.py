@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from refscale import functional as F  # noqa: N812
 from refscale import ops
@@ -18,7 +16,6 @@ from refscale.formats import Cast
 from refscale.precision import Precision, fp8, fp16, fp32, get_precision
 from refscale.scales import none, regular, unit
 from refscale.testing import assert_same_bits
-from refscale.testing.strategies import seeds
 from tests.ops.cases import CASES
 
 FAST = [c for c in CASES if c.op.fast_forward is not None]
@@ -183,18 +180,17 @@ class TestTiedTable:
         self.run(fp32, tied=False)
         assert made == [(5, 4)]
 
-    @given(seeds(), st.integers(1, 12), st.integers(1, 4))
-    def test_rows_are_summed_in_order(self, seed, count, n):
-        rng = np.random.default_rng(seed)
-        rows, indices = rng.standard_normal((count, 3)).astype(np.float32), rng.integers(0, n, count)
-        expected = np.zeros((n, 3), np.float32)
-        for row, index in zip(rows, indices, strict=True):
-            expected[index] += row
-        assert_same_bits(Rows.summed(rows, indices, (n, 3)).dense(), expected)
-        assert_same_bits(Rows.summed(rows, indices, (n, 3), 0.25).dense(), 0.25 * expected)
-
-    def test_no_rows(self):
-        assert_same_bits(Rows.summed(np.zeros((0, 3)), np.zeros(0, int), (4, 3)).dense(), np.zeros((4, 3)))
+    @pytest.mark.parametrize("first", ["rows", "whole"])
+    def test_a_gradient_that_another_tensor_shares_is_left_alone(self, first):
+        """A table used by an embedding and by an add, which hands one array to both of its inputs."""
+        tape = Tape()
+        table, z = tape.tensor(np.ones((2, 1)), "table"), tape.tensor(np.ones((2, 1)), "z")
+        whole = [apply(ops.Add(), table, z)] if first == "rows" else []
+        row = apply(ops.Embedding(), table, np.array([0]))
+        (total,) = whole or [apply(ops.Add(), table, z)]
+        scaled = apply(ops.Multiply(), total, np.array([[2.0], [3.0]]))
+        backward(apply(ops.Concat(0), scaled, row), np.array([[1.0], [1.0], [10.0]]))
+        assert (table.grad.tolist(), z.grad.tolist()) == ([[12], [3]], [[2], [3]])
 
 
 class TestPaidAhead:

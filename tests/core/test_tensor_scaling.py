@@ -69,6 +69,14 @@ class TestOperandScale:
             if format.emin - format.mantissa_bits > -126:
                 assert 2.0**-126 <= np.float32(q) / s < np.inf
 
+    @pytest.mark.parametrize(
+        ("format", "lowest", "highest"), [(E4, -119, 117), (E5, -112, 110), (get_format("float16"), -112, 102)], ids=str
+    )
+    def test_the_ends_of_float32(self, format, lowest, highest):
+        """emax − 127 and 126 + emin − mantissa bits: E4M3 has 8, −6 and 3; E5M2 15, −14 and 2; FP16 15, −14 and 10."""
+        assert operand_scale(format, 3.4028234663852886e38) == 2.0**lowest
+        assert operand_scale(format, 2.0**-149) == 2.0**highest
+
     @pytest.mark.parametrize("amax", [0.0, math.inf, math.nan])
     def test_an_amax_that_says_nothing(self, amax):
         assert operand_scale(E4, amax) == 1

@@ -1,6 +1,8 @@
 """Split, fork, embeddings, norm, dropout and losses."""
 
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refscale import functional as F  # noqa: N812
-from refscale import ops
+from refscale import layers, ops
 from refscale.engine import Tape, apply, backward
-from refscale.errors import ArgumentError, ShapeError
-from refscale.graph import gradient_factors
-from refscale.scales import regular, to_output_scale, unit
+from refscale.errors import ArgumentError, ShapeError, TapeError
+from refscale.graph import balance, gradient_factors
+from refscale.layers import initialize
+from refscale.models import bert, get_config, language
+from refscale.scales import CONSTRAINTS, fixed, none, regular, running_mean, to_output_scale, u_mup, unit
 from refscale.testing import assert_exact_rms, assert_same_bits, hadamard, signs
 from refscale.testing.strategies import generators
 from tests.functional.near import assert_near
@@ -116,6 +120,61 @@ def test_layer_norm(scheme):
     scales = tape.nodes[0].scales
     assert (scales.alpha, scales.beta[0]) == (1, 1)
     assert scales.beta[1:] == pytest.approx((12**-0.5 if scheme is unit else 1,) * 2, rel=1e-15)
+
+
+def test_what_norms_add_unless_told_otherwise():
+    """10^-12 to the variance, 10^-6 to the mean square: numbers of just that size come out as √½."""
+    one = np.ones(2)
+    for norm, arrays, size in ((F.layer_norm, (one, 0 * one), 1e-6), (F.rms_norm, (one,), 1e-3)):
+        tape = Tape(regular, dtype=np.float64)
+        y = norm(tape.tensor([size, -size]), *map(tape.tensor, arrays))
+        assert y.value == pytest.approx([0.5**0.5, -(0.5**0.5)], rel=1e-12)
+
+
+@SCHEMES
+def test_rms_norm(scheme):
+    """The mean stays; a row of (3, 4, 5, …) over its root mean square."""
+    x = np.array([[3.0, 4.0], [1.0, 7.0], [-6.0, 8.0]])
+    tape = Tape(scheme, dtype=np.float64)
+    y = F.rms_norm(tape.tensor(x), tape.tensor([2.0, 10.0]), eps=0.0)
+    rows = np.array([[12.5**0.5], [5.0], [50**0.5]])
+    assert_near(y.value, x / rows * [2, 10], 8)
+    assert (tape.nodes[0].scales.alpha, tape.nodes[0].scales.beta[0]) == (1, 1)
+    assert tape.nodes[0].scales.beta[1] == pytest.approx(3**-0.5 if scheme is unit else 1, rel=1e-15)
+
+
+# Positions
+
+
+def test_sinusoids_by_hand():
+    """Frequencies π and 2π/1024, or 2π/period; sine and cosine of each, times √2."""
+    slow = 2 * math.pi / 1024
+    expected = [
+        [0, math.sqrt(2), 0, math.sqrt(2)],
+        [0, -math.sqrt(2), math.sqrt(2) * math.sin(slow), math.sqrt(2) * math.cos(slow)],
+        [0, math.sqrt(2), math.sqrt(2) * math.sin(2 * slow), math.sqrt(2) * math.cos(2 * slow)],
+    ]
+    assert F.sinusoids(3, 4) == pytest.approx(np.array(expected), abs=1e-14)
+    assert F.sinusoids(2, 6, 8)[1, ::2] == pytest.approx(  # π/2^0, π/2, π/4
+        math.sqrt(2) * np.sin([math.pi, math.pi / 2, math.pi / 4]), abs=1e-14
+    )
+
+
+def test_rotary_angles_by_hand():
+    """Of place t: t and t/100, as 10000^(−2/4) is 1/100; or t and t/2 with a base of 4."""
+    for base, angles in (((), (1.0, 0.01)), ((4.0,), (1.0, 0.5))):
+        cos, sin = F.rotary_angles(3, 4, *base)
+        assert cos == pytest.approx(np.array([[math.cos(t * a) for a in angles] for t in range(3)]), abs=1e-15)
+        assert sin == pytest.approx(np.array([[math.sin(t * a) for a in angles] for t in range(3)]), abs=1e-15)
+
+
+def test_a_mean_of_the_tokens_that_are_there():
+    """Of one token itself, of three their mean; under unit scaling times √4, for four places."""
+    h = np.arange(24.0).reshape(2, 4, 3)
+    mask = np.array([[False, True, False, False], [True, True, False, True]])
+    for scheme, factor in ((regular, 1), (unit, 2)):
+        y = F.mean_pooled(Tape(scheme, dtype=np.float64).tensor(h), mask)
+        assert_near(y.value, factor * np.array([h[0, 1], (h[1, 0] + h[1, 1] + h[1, 3]) / 3]), 12)
 
 
 # Dropout
@@ -244,3 +303,100 @@ def test_signs_reach_every_part_of_a_split_gradient():
     y = apply(ops.Concat(-1), c, a, b)
     backward(y, g := signs((2, 6), rng))
     assert_same_bits(leaf.grad, np.concatenate([g[:, 2:4], g[:, 4:], g[:, :2]], 1))
+
+
+class TestArraysAmongTensors:
+    """The tape is that of any tensor; where there is none, the error says so."""
+
+    X, W = np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]])
+
+    @pytest.mark.parametrize(("scheme", "expected"), [("regular", 11.0), ("unit", 11 / math.sqrt(2)), ("u-mup", 5.5)])
+    def test_a_readout_of_an_array(self, scheme, expected):
+        w = Tape(scheme, dtype=np.float64).tensor(self.W)
+        y = F.readout(self.X, w)
+        backward(y)
+        assert y.value == pytest.approx(expected, rel=1e-15)
+        assert w.grad.tolist() == [[1], [2]]
+
+    def test_a_linear_layer_of_an_array(self):
+        p = {"a.weight": Tape().tensor(self.W), "a.bias": Tape().tensor([5.0])}
+        p["a.bias"] = p["a.weight"].tape.tensor([5.0])
+        y = layers.linear(p, "a", self.X)
+        backward(y)
+        assert y.value == 16
+        assert (p["a.weight"].grad.tolist(), p["a.bias"].grad.tolist()) == ([[1], [2]], [1])
+
+    def test_a_norm_of_an_array(self):
+        gain = Tape().tensor([2.0, 2.0])
+        np.testing.assert_allclose(
+            layers.norm({"n.gain": gain}, "n", np.array([[3.0, 4.0]]), 0.0).value, [[1.697, 2.263]], 1e-3
+        )
+
+    @pytest.mark.parametrize(
+        ("name", "call"),
+        [
+            ("readout", lambda x: F.readout(x, x)),
+            ("residual", lambda x: F.residual(lambda h: h, x)),
+            ("attention", lambda x: F.attention(x[None], x[None], x[None], heads=1)),
+            ("mean_pooled", lambda x: F.mean_pooled(x[None], np.ones((1, 1), np.bool_))),
+            ("linear('a')", lambda x: layers.linear({"a.weight": x.T}, "a", x)),
+            ("norm('a')", lambda x: layers.norm({"a.gain": x[0]}, "a", x, 0.0)),
+            ("residual_block('a')", lambda x: layers.residual_block({}, "a", None, x, BLOCK, 1, None)),
+            ("transformer_layer('a')", lambda x: layers.transformer_layer({}, "a", x, None, BLOCK, 0, None)),
+            ("self_attention('a')", lambda x: layers.self_attention({}, "a", x, None, BLOCK)),
+            ("graph", balance),
+            ("graph", gradient_factors),
+        ],
+    )
+    def test_none_at_all(self, name, call):
+        with pytest.raises(TapeError, match=f"^{re.escape(name)}: no tensor among the inputs, expected at least one"):
+            call(np.ones((1, 2), np.float32))
+
+    def test_parameters_that_are_on_no_tape(self):
+        ids, rng = np.array([[1, 2]]), np.random.default_rng(0)
+        config = bert.get_config("bert-tiny", vocabulary=8)
+        with pytest.raises(TapeError, match="bert: no tensor among the inputs"):
+            bert.encode(initialize(bert.specs(config), "unit", rng), config, ids)
+        config = language.LanguageConfig(1, 64, vocabulary=8)
+        with pytest.raises(TapeError, match="language: no tensor among the inputs"):
+            language.logits(initialize(language.specs(config), "unit", rng), config, ids)
+
+
+BLOCK = bert.get_config("bert-tiny").block
+
+
+class TestNames:
+    """A rule's name stands for the rule."""
+
+    def test_of_a_residual_rule(self):
+        x = Tape(unit).tensor([3.0])
+        one, other = (F.residual(lambda h: apply(ops.Scaled(), h), x, tau).value for tau in ("fixed(0.4)", fixed(0.4)))
+        assert one == other == pytest.approx(3 * (math.sqrt(0.6) + math.sqrt(0.4)), rel=1e-6)
+
+    @pytest.mark.parametrize("tau", [0.4, "0.4", None, "fixed"])
+    def test_of_none(self, tau):
+        with pytest.raises(ArgumentError, match=rf"get_residual\({tau!r}\): expected one of default, .*fixed"):
+            F.residual(lambda h: h, Tape().tensor([3.0]), tau)
+
+    @pytest.mark.parametrize("name", ["none", "geometric", "to_output_scale"])
+    def test_of_the_constraints_of_attention(self, name):
+        def scales(constraint):
+            tape = Tape(unit)
+            x = tape.tensor(np.ones((1, 3, 4)))
+            F.attention(x, x, x, heads=2, constraint=constraint, scores_constraint=constraint)
+            return [node.scales for node in tape.nodes]
+
+        assert scales(name) == scales(CONSTRAINTS[name])
+
+    def test_in_a_configuration(self):
+        for config in (bert.get_config("bert-tiny"), language.CONFIGS["charlm-attention"]):
+            named = replace(config, constraint="none", tau="running-mean")
+            assert named == replace(config, constraint=none, tau=running_mean)
+            assert (named.block.constraint, named.block.tau) == (none, running_mean)
+        assert get_config("bert-tiny", constraint="none").constraint is none
+        assert replace(BLOCK, constraint="none").constraint is none
+
+    def test_of_a_scheme_where_parameters_are_made(self):
+        specs = bert.specs(bert.get_config("bert-tiny", vocabulary=8))
+        one, other = (initialize(specs, s, np.random.default_rng(0)) for s in ("u-mup", u_mup))
+        assert all(one[name].tobytes() == other[name].tobytes() for name in specs)

@@ -209,13 +209,13 @@ DAMAGES = {
     "an edited manifest": (lambda r: flip(r / "model/manifest.json", 3000), "model/manifest.json has SHA-256"),
     "a missing file": (lambda r: (r / "unary/uint16.npy").unlink(), "unary/uint16.npy is missing"),
     "no manifest": (lambda r: (r / "manifest.json").unlink(), "manifest.json is missing"),
-    "half a manifest": (lambda r: (r / "manifest.json").write_text("{", encoding="utf-8"), "is no JSON"),
-    "a list": (lambda r: (r / "manifest.json").write_text("[]", encoding="utf-8"), "no JSON object"),
+    "half a manifest": (lambda r: (r / "manifest.json").write_text("{", encoding="utf-8"), "not valid JSON"),
+    "a list": (lambda r: (r / "manifest.json").write_text("[]", encoding="utf-8"), "holds a list, expected an object"),
     "a future schema": (lambda r: edit(r / "manifest.json", lambda m: m.update(schema=2)), "schema version 2"),
     "no families": (lambda r: edit(r / "manifest.json", lambda m: m.pop("families")), "no dict 'families'"),
     "a path outside": (
         lambda r: edit(r / "manifest.json", lambda m: m["files"].update({"../../x": "0"})),
-        "is outside",
+        "../../x is missing",
     ),
 }
 
@@ -256,7 +256,10 @@ def test_a_consistent_set_that_is_not_generated_is_found_by_check(copy):
         check(copy)
 
 
-def test_another_version_and_extra_files_are_found_by_check(copy):
+def test_another_version_and_extra_files_are_found_by_check(copy, tmp_path):
+    (copy / "cast/uint8.npy").rename(tmp_path / "elsewhere")  # some installers make links to their cache
+    (copy / "cast/uint8.npy").symlink_to(tmp_path / "elsewhere")
+    assert check(copy) == len(load())
     (copy / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(GoldenError, match=r"belong to no set: notes\.txt"):
         check(copy)
@@ -344,12 +347,12 @@ def test_headers_that_promise_what_is_not_there_are_refused_before_memory_is(cop
 def test_json_nested_without_end_and_files_that_are_none_are_named(copy):
     good = (copy / "manifest.json").read_bytes()
     (copy / "manifest.json").write_text("[" * 200_000, encoding="utf-8")
-    with pytest.raises(GoldenError, match="is no JSON"):
+    with pytest.raises(GoldenError, match=r"manifest\.json: objects or arrays are nested more than 64 deep"):
         load(copy)
     (copy / "manifest.json").write_bytes(good)
     (copy / "cast/manifest.json").write_text("[" * 200_000, encoding="utf-8")
     rehash(copy)
-    with pytest.raises(GoldenError, match="is not of schema 1"):
+    with pytest.raises(GoldenError, match=r"cast/manifest\.json: objects or arrays are nested more than 64 deep"):
         load(copy)
     (copy / "cast/manifest.json").unlink()
     os.mkfifo(copy / "cast/manifest.json")

@@ -228,6 +228,32 @@ def test_a_constant_is_predicted():
     assert x.grad == 15
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_consumers_agree_to_a_billionth(sign):
+    """x through tanh demands c = 1, through an identity 1 ± ε: as much as a few thousand rounded factors explain."""
+
+    def output(error):
+        factors = (Scales(1, (1,)), Scales(1, (1 + sign * error,)), Scales(1, (1, 1)))
+        x = Tape(Chosen(factors=factors), dtype=np.float64).tensor(np.zeros(2), "x")
+        return apply(ops.Add(), apply(ops.Tanh(), x), apply(ops.Scaled(), x))
+
+    gradient_factors(output(0.99e-9))
+    with pytest.raises(FactorError, match="consumers of x"):
+        gradient_factors(output(1.01e-9))
+
+
+def test_balance_mends_what_the_certificate_would_refuse_and_no_less():
+    """Up to a billionth a fork stays as it is; beyond, it takes the difference over."""
+    for error, beta in ((0.99e-9, 1.0), (1.01e-9, 1 / (1 + 1.01e-9))):
+        tape = Tape(Chosen(factors=(Scales(1, (1,)), Scales(1, (1 + error,)), Scales(1, (1, 1)))), dtype=np.float64)
+        x = tape.tensor(0.0, "x")
+        (way,) = fork(x, 1)
+        y = apply(ops.Add(), apply(ops.Scaled(), way), x)
+        balance(y)
+        assert tape.nodes[0].scales.beta == (pytest.approx(beta, rel=1e-15),)
+        gradient_factors(y)
+
+
 def test_loops_whose_factors_cancel_are_legal():
     """The residual trick: α ≠ β on two edges of a loop, but their ratios multiply to 1."""
     a, b = Scales(1, (0.3,)), Scales(0.3, (1,))

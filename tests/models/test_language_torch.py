@@ -32,9 +32,10 @@ MODELS = (
 def test_outputs_and_gradients(model, dtype, bound):
     config = get_config(model)
     rng = np.random.default_rng(3)
-    parameters = models.initial_parameters(config, regular, rng)
-    for x in parameters.values():
-        x += rng.standard_normal(x.shape, np.float32) * np.float32(0.05)  # biases and gains off their start
+    parameters = {
+        name: x + rng.standard_normal(x.shape, np.float32) * np.float32(0.05)  # biases and gains off their start
+        for name, x in models.initial_parameters(config, regular, rng).items()
+    }
     batch = batch_of(config, rng)
     tape = Tape(regular, dtype=dtype)
     p = models.parameters_on(tape, parameters, config)

@@ -140,6 +140,7 @@ def test_a_stale_figure_is_noticed(tmp_path):
         ),
         (lambda ax: [ax.text(0.3, 0.7, f"on a word {k}") for k in range(2)], "'on a word 0' is on 'on a word 1'"),
         (lambda ax: ax.text(0.4, 0.5, "in the way", va="center"), "'in the way' is crossed by a curve"),
+        (lambda ax: ax.text(-0.06, 0.65, "over the edge"), "'over the edge' is crossed by the frame of a panel"),
     ],
 )
 def test_words_that_cannot_be_read_are_noticed(draw_more, wrong, tmp_path):

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale.arrays import plain
 from refscale.errors import BackendLostError, FormatError, GoldenError, RefscaleError
 from refscale.exact import inside
 from refscale.formats import decode, encode, get_format
@@ -171,7 +172,7 @@ def as_codes(answer: Any, expected: Codes) -> Array:
         GoldenError: another shape or dtype.
         FormatError: a value that the format cannot hold.
     """
-    x = np.asarray(answer)
+    x = plain("answer", "the array", answer)
     if x.shape != expected.shape:
         raise GoldenError(f"shape {x.shape}, expected {expected.shape}")
     format = expected.format

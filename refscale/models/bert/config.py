@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from refscale import ops
 from refscale.errors import ArgumentError
 from refscale.layers import Block
-from refscale.scales import Constraint, NormPlacement, PlainAdd, ResidualRule, ScoresRule, default, fixed, geometric
+from refscale.scales import (
+    Constraint,
+    NormPlacement,
+    PlainAdd,
+    ResidualRule,
+    ScoresRule,
+    default,
+    fixed,
+    geometric,
+    get_constraint,
+    get_residual,
+)
 
 Output = Literal["mlm", "nsp", "pooler", "span"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
@@ -39,6 +51,8 @@ class BertConfig:
         constraint: ties factors inside residual branches: ``geometric`` is the paper's; with ``none`` every op keeps
             its own factors, and forks repay the difference where branches and uses start.
         std: of initial weights under the regular scheme.
+
+    ``tau`` and ``constraint`` may be given by name.
     """
 
     layers: int
@@ -62,6 +76,8 @@ class BertConfig:
     std: float = 0.02
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tau", self.tau and get_residual(self.tau))
+        object.__setattr__(self, "constraint", get_constraint(self.constraint))
         sizes = (self.layers, self.width, self.heads, self.hidden, self.vocabulary, self.positions, self.segments)
         if min(sizes) < 1:
             raise ArgumentError(f"{self}: sizes must be at least 1")
@@ -74,9 +90,9 @@ class BertConfig:
         wrong = [name for name in self.outputs if name not in OUTPUTS]
         if wrong or len(set(self.outputs)) < len(self.outputs):
             raise ArgumentError(f"BertConfig(outputs={self.outputs}): expected different ones of {', '.join(OUTPUTS)}")
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ArgumentError(f"BertConfig({name}={getattr(self, name)}): expected 0 ≤ {name} < 1")
+        for name, end in (("dropout", 1), ("attention_dropout", 1), ("eps", math.inf), ("std", math.inf)):
+            if not 0 <= getattr(self, name) < end:
+                raise ArgumentError(f"BertConfig({name}={getattr(self, name)}): expected 0 ≤ {name} < {end}")
 
     @property
     def pools(self) -> bool:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from refscale import functional as F  # noqa: N812
 from refscale import ops
-from refscale.engine import Op, Tensor, apply
+from refscale.engine import Op, Tensor, apply, tape_of
 from refscale.scales import Constraint, none
 
 _GELU = ops.Gelu()
@@ -44,7 +44,7 @@ def masked_lm_head(
         Logits (batch, k, words).
     """
     x = apply(ops.Gather(), h, positions)
-    with h.tape.scope("transform"):
+    with tape_of("masked_lm_head", h).scope("transform"):
         x = F.linear(x, *transform, constraint=constraints[0])
     x = F.layer_norm(apply(activation, x), *norm, eps)
     return F.readout(x, *decoder, constraint=constraints[1])
@@ -64,7 +64,7 @@ def first_pooled(h: Tensor, weight: Tensor, bias: Tensor, *, constraint: Constra
     """
     first = apply(ops.Slice(1, 0, 1), h)
     x = apply(ops.Reshape((h.shape[0], h.shape[2])), first)
-    with h.tape.scope("pooler"):
+    with tape_of("first_pooled", h).scope("pooler"):
         x = F.linear(x, weight, bias, constraint=constraint)
     return apply(ops.Tanh(), x)
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from refscale import functional as F  # noqa: N812
 from refscale import ops
+from refscale.arrays import plain
 from refscale.data import IGNORE, Batch, SpanBatch
-from refscale.engine import Tensor, apply
+from refscale.engine import Tensor, apply, tape_of
 from refscale.errors import ArgumentError, ShapeError
 from refscale.layers import (
     Spec,
@@ -93,7 +94,7 @@ def encode(
     Raises:
         ShapeError: ids, mask and segments do not fit each other, or are longer than ``config.positions``.
     """
-    ids = np.asarray(ids)
+    ids = plain("bert", "ids", ids)
     segments = np.zeros_like(ids) if segments is None else segments
     if ids.ndim != 2 or segments.shape != ids.shape or (mask is not None and mask.shape != ids.shape):
         shapes = (ids.shape, None if mask is None else mask.shape, segments.shape)
@@ -102,7 +103,7 @@ def encode(
     if seq > config.positions:
         raise ShapeError(f"bert: sequence length {seq}, expected at most {config.positions}")
     word = p["embeddings.word"] if word is None else word
-    tape = word.tape
+    tape = tape_of("bert", word)
     places = ("embeddings.word", "embeddings.position", "embeddings.segment")
     with tape.scope("embeddings"):
         x = F.embedding_sum(
@@ -128,7 +129,8 @@ def pooled(p: Tensors, encoded: Tensor) -> Tensor:
     ``functional.mean_pooled`` is the other usual way to make one vector of a sequence.
     """
     weight, bias = p["nsp.pooler.weight"], p["nsp.pooler.bias"]
-    return heads.first_pooled(encoded, weight, bias, constraint=constraint_at(weight.tape.scheme, "nsp.pooler", none))
+    scheme = tape_of("bert", encoded, weight).scheme
+    return heads.first_pooled(encoded, weight, bias, constraint=constraint_at(scheme, "nsp.pooler", none))
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def pretraining_loss(p: Tensors, batch: Batch, config: BertConfig, rng: np.rando
     if "mlm" not in config.outputs:
         raise ArgumentError(f"pretraining_loss(outputs={config.outputs}): expected a model with the output 'mlm'")
     word = p["embeddings.word"]
-    tape = word.tape
+    tape = tape_of("bert", word)
     if config.tied:
         with tape.scope("embeddings.word"):
             word, decoder = F.fork(word, 2)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from refscale import ops
 from refscale.errors import ArgumentError
 from refscale.layers import Block, Mixer
-from refscale.scales import Constraint, NormPlacement, ResidualRule, ScoresRule, default, geometric, running_mean
+from refscale.scales import (
+    Constraint,
+    NormPlacement,
+    ResidualRule,
+    ScoresRule,
+    default,
+    geometric,
+    get_constraint,
+    get_residual,
+    running_mean,
+)
 
 Positions = Literal["relative", "rotary", "none"]
 
@@ -41,6 +52,8 @@ class LanguageConfig:
         eps: of the norms.
         dropout: probability, for embeddings and branches; attention weights have none.
         scores, values, constraint: see ``layers.Block``.
+
+    ``tau`` and ``constraint`` may be given by name.
     """
 
     layers: int
@@ -71,6 +84,8 @@ class LanguageConfig:
     constraint: Constraint = geometric
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tau", get_residual(self.tau))
+        object.__setattr__(self, "constraint", get_constraint(self.constraint))
         least = {"vocabulary": 2, "frequencies": 4}
         for name in ("layers", "width", "head_size", "shared", "vocabulary", "kernel", "groups", "frequencies"):
             if getattr(self, name) < least.get(name, 1):
@@ -89,10 +104,13 @@ class LanguageConfig:
             raise self._error("head_size", "an even number, for rotary positions")
         if self.mixer == "convolution" and self.width % self.groups:
             raise self._error("width", f"a multiple of {self.groups}, the groups")
-        if self.hidden < 1:
+        if not 0 < self.base < math.inf:
+            raise self._error("base", "0 < base < inf")
+        for name, end in (("dropout", 1), ("eps", math.inf)):
+            if not 0 <= getattr(self, name) < end:
+                raise self._error(name, f"0 ≤ {name} < {end}")
+        if not 0 < self.multiple < math.inf or self.hidden < 1:
             raise self._error("multiple", "one that leaves a feed-forward width")
-        if not 0 <= self.dropout < 1:
-            raise self._error("dropout", "0 ≤ dropout < 1")
 
     def _error(self, field: str, expected: str) -> ArgumentError:
         return ArgumentError(f"LanguageConfig({field}={getattr(self, field)!r}): expected {expected}")

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from refscale import functional as F  # noqa: N812
 from refscale import ops
+from refscale.arrays import plain
 from refscale.data import IGNORE, TextBatch
-from refscale.engine import Tensor, apply
+from refscale.engine import Tensor, apply, tape_of
 from refscale.errors import ShapeError
 from refscale.layers import (
     Spec,
@@ -103,11 +104,11 @@ def hidden_states(
     Raises:
         ShapeError: ids are not (batch, seq).
     """
-    ids = np.asarray(ids)
+    ids = plain("language", "ids", ids)
     if ids.ndim != 2:
         raise ShapeError(f"language: ids of shape {ids.shape}, expected (batch, seq)")
     table = p["embedding"] if embedding is None else embedding
-    tape = table.tape
+    tape = tape_of("language", table)
     x = apply(ops.Embedding(), table, ids)
     if config.embedding_norm:
         with tape.scope("embedding_norm"):
@@ -126,7 +127,7 @@ def logits(p: Tensors, config: LanguageConfig, ids: NDArray[Any], rng: np.random
     Arguments as for ``hidden_states``.
     """
     embedding = p["embedding"]
-    tape = embedding.tape
+    tape = tape_of("language", embedding)
     if config.tied:
         with tape.scope("embedding"):
             embedding, readout = F.fork(embedding, 2)

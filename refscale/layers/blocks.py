@@ -1,113 +1,34 @@
-"""Parameters as data, and the blocks that models are made of.
-
-Parameters are a flat mapping from path name to array; a ``Spec`` says what each is.  A block comes in two halves: a
-function that lists its specs, and one that takes the parameters as tensors and computes.  Nothing holds state.
-"""
+"""The blocks that models are made of, each in two halves: a function that lists its specs, and one that computes."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from refscale import functional as F  # noqa: N812
 from refscale import ops
-from refscale.engine import Op, Tape, Tensor, apply
-from refscale.errors import ShapeError
+from refscale.engine import Op, Tensor, apply, tape_of
+from refscale.layers.parameters import Spec, Specs, Tensors
 from refscale.ops import ValuesRule
 from refscale.scales import (
     Constraint,
     NormPlacement,
     ResidualRule,
     Role,
-    Scheme,
     ScoresRule,
-    Shape,
     constraint_at,
     geometric,
+    get_constraint,
+    get_residual,
     none,
     residual_at,
     to_output_scale,
 )
 
 Mixer = Literal["attention", "convolution", "recurrence"]
-Parameters = Mapping[str, NDArray[Any]]
-Tensors = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What one parameter is.
-
-    Attributes:
-        role: weight, embedding, readout, bias or gain.
-        shape: (fan_in, fan_out) of a weight or readout, (rows, d) of an embedding, (n,) of a bias or gain.
-        depth: number of additions of the residual stack that it belongs to; 1 outside.
-    """
-
-    role: Role
-    shape: Shape
-    depth: int = 1
-
-
-Specs = dict[str, Spec]
-
-
-def glorot(spec: Spec) -> float:
-    """√(2/(fan_in + fan_out)) for a weight or readout, 1 for an embedding.  Source: Glorot and Bengio 2010."""
-    *kernel, fan_in, fan_out = spec.shape
-    return 1.0 if spec.role == "embedding" else float((2 / ((fan_in + fan_out) * math.prod(kernel))) ** 0.5)
-
-
-def initialize(
-    specs: Specs, scheme: Scheme, rng: np.random.Generator, std: Callable[[Spec], float] = lambda spec: 0.02
-) -> dict[str, NDArray[Any]]:
-    """Initial parameters: weights, embeddings and readouts N(0, σ²) with the scheme's σ, biases 0, gains 1.
-
-    Args:
-        specs: what to make, in order; the order and ``rng`` fix the values.
-        scheme: decides σ (regular: ``std(spec)``; unit: 1).
-        rng: source of randomness.
-        std: customary σ of each under the regular scheme.
-
-    Returns:
-        float32 arrays by name.  Source: paper, recipe, step 1.
-    """
-    values: dict[str, NDArray[Any]] = {}
-    for name, spec in specs.items():
-        if spec.role in ("weight", "embedding", "readout"):
-            values[name] = rng.standard_normal(spec.shape, np.float32)
-            values[name] *= np.float32(scheme.initial_std(std(spec)))
-        else:
-            values[name] = np.full(spec.shape, spec.role == "gain", np.float32)
-    return values
-
-
-def on_tape(tape: Tape, parameters: Parameters, specs: Specs) -> dict[str, Tensor]:
-    """Parameters as leaves of a tape.
-
-    Raises:
-        ShapeError: a name is missing or unknown, or a shape is not that of its spec.
-    """
-    if parameters.keys() != specs.keys():
-        wrong = sorted(parameters.keys() ^ specs.keys())
-        raise ShapeError(f"on_tape: parameters missing or unknown: {', '.join(wrong[:5])} ({len(wrong)} in all)")
-    for name, spec in specs.items():
-        if parameters[name].shape != spec.shape:
-            raise ShapeError(f"on_tape: {name} has shape {parameters[name].shape}, expected {spec.shape}")
-    return {name: tape.tensor(parameters[name], name) for name in specs}
-
-
-def count(specs: Specs) -> int:
-    """Number of scalar parameters."""
-    return sum(math.prod(spec.shape) for spec in specs.values())
-
-
-# --- Blocks -----------------------------------------------------------------------------------------------------------
 
 
 def linear_specs(
@@ -118,11 +39,12 @@ def linear_specs(
     return specs | {f"{name}.bias": Spec("bias", (fan_out,), depth)} if bias else specs
 
 
-def linear(p: Tensors, name: str, x: Tensor, constraint: Constraint = geometric) -> Tensor:
+def linear(p: Tensors, name: str, x: Tensor, constraint: str | Constraint = geometric) -> Tensor:
     """``functional.linear`` with the parameters ``name.weight`` and, if there is one, ``name.bias``."""
-    tied = constraint_at(x.tape.scheme, name, constraint)
-    with x.tape.scope(name.rpartition(".")[2]):
-        return F.linear(x, p[f"{name}.weight"], p.get(f"{name}.bias"), constraint=tied)
+    weight, bias = p[f"{name}.weight"], p.get(f"{name}.bias")
+    tape = tape_of(f"linear({name!r})", x, weight)
+    with tape.scope(name.rpartition(".")[2]):
+        return F.linear(x, weight, bias, constraint=constraint_at(tape.scheme, name, get_constraint(constraint)))
 
 
 def norm_specs(name: str, d: int, depth: int = 1, bias: bool = True) -> Specs:
@@ -133,8 +55,8 @@ def norm_specs(name: str, d: int, depth: int = 1, bias: bool = True) -> Specs:
 
 def norm(p: Tensors, name: str, x: Tensor, eps: float) -> Tensor:
     """Layer norm with the parameters ``name.gain`` and ``name.bias``; RMS norm with a gain only; eps in units of x."""
-    eps *= x.tape.scheme.trained.get(name, 1.0)
     gain, bias = p[f"{name}.gain"], p.get(f"{name}.bias")
+    eps *= tape_of(f"norm({name!r})", x, gain).scheme.trained.get(name, 1.0)
     return F.rms_norm(x, gain, eps) if bias is None else F.layer_norm(x, gain, bias, eps)
 
 
@@ -207,6 +129,8 @@ class Block:
         causal: no token sees later ones.
         kv_heads: of keys and values; None: as many as ``heads``.
         rotary: base of rotary positions; None: queries and keys are not rotated.
+
+    ``tau`` and ``constraint`` may be given by name.
     """
 
     heads: int
@@ -225,6 +149,10 @@ class Block:
     kv_heads: int | None = None
     rotary: float | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tau", get_residual(self.tau))
+        object.__setattr__(self, "constraint", get_constraint(self.constraint))
+
 
 def self_attention(
     p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block, rng: np.random.Generator | None = None
@@ -233,13 +161,14 @@ def self_attention(
 
     Constrained, the three uses of x agree on c; unconstrained, each starts with a fork.
     """
+    tape = tape_of(f"self_attention({name!r})", x)
     uses = F.fork(x, 3) if block.constraint is none else [x] * 3
     q, k, v = (linear(p, f"{name}.{part}", use, block.constraint) for part, use in zip(_LINEAR[:3], uses, strict=True))
     seq = x.shape[1]
     distances = None
     if f"{name}.distance.weight" in p:
         table = p[f"{name}.distance.weight"]
-        with x.tape.scope("distance"):
+        with tape.scope("distance"):
             distances = apply(ops.Matmul(), F.sinusoids(seq, table.shape[0]), table)
     mixed = F.attention(
         q,
@@ -254,7 +183,7 @@ def self_attention(
         scores=block.scores,
         values=block.values,
         constraint=block.constraint,
-        scores_constraint=constraint_at(x.tape.scheme, f"{name}.scores", block.constraint),
+        scores_constraint=constraint_at(tape.scheme, f"{name}.scores", block.constraint),
         dropout=block.attention_dropout,
         rng=rng,
     )
@@ -264,7 +193,7 @@ def self_attention(
 def convolution(
     p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block, rng: np.random.Generator | None = None
 ) -> Tensor:
-    """activation(conv(x)), causal, in groups: (batch, seq, d) → the same.  Source: paper, character models."""
+    """activation(conv(x)), causal, in groups: (batch, seq, d) → the same.  Source: paper, character models (conv)."""
     weight, tied = p[f"{name}.weight"], block.constraint
     op = ops.Conv1d(padding=(weight.shape[0] - 1, 0), groups=x.shape[2] // weight.shape[1])
     y = apply(ops.Bias(), apply(op, x, weight, constraint=tied, constrained=(0,)), p[f"{name}.bias"])
@@ -272,7 +201,7 @@ def convolution(
 
 
 GATE_BIAS = -1.0
-"""Of the gates of ``recurrence``, so that states persist at first.  Source: the paper's code."""
+"""Of the gates of ``recurrence``: states persist at first.  Source: the authors' code, run_sweep.py (rebias)."""
 
 
 def recurrence(
@@ -355,8 +284,9 @@ def residual_block(
         h = fn(normalized(h)) if placement == "pre" else fn(h)
         return F.dropout(normalized(h) if placement == "branch" else h, block.dropout, rng)
 
-    placement = x.tape.scheme.norm_placement(block.norm)
-    tau = residual_at(x.tape.scheme, name, block.tau)
+    scheme = tape_of(f"residual_block({name!r})", x).scheme
+    placement = scheme.norm_placement(block.norm)
+    tau = residual_at(scheme, name, block.tau)
     if placement == "post":
         return normalized(F.residual(branch, x, tau, 1))
     return F.residual(branch, x, tau, number, block.depth)
@@ -394,7 +324,8 @@ def transformer_layer(
     def mix(h: Tensor) -> Tensor:
         return MIXERS[block.mixer](p, mixer, h, mask, block, rng)
 
-    with x.tape.scope(block.mixer):
+    tape = tape_of(f"transformer_layer({name!r})", x)
+    with tape.scope(block.mixer):
         x = residual_block(p, mixer, mix, x, block, 2 * number + 1, rng)
-    with x.tape.scope("ffn"):
+    with tape.scope("ffn"):
         return residual_block(p, ffn, lambda h: feed_forward(p, ffn, h, block), x, block, 2 * number + 2, rng)

@@ -1,0 +1,60 @@
+"""Parameters as data, and the blocks that models are made of.
+
+Parameters are a flat mapping from path name to array; a ``Spec`` says what each is.  A block comes in two halves: a
+function that lists its specs, and one that takes the parameters as tensors and computes.  Nothing holds state.
+
+In reading order: ``parameters``, ``blocks``.
+"""
+
+from refscale.layers.blocks import (
+    GATE_BIAS,
+    MIXERS,
+    Block,
+    Mixer,
+    convolution,
+    convolution_specs,
+    feed_forward,
+    feed_forward_specs,
+    linear,
+    linear_specs,
+    norm,
+    norm_specs,
+    recurrence,
+    recurrence_specs,
+    residual_block,
+    self_attention,
+    self_attention_specs,
+    transformer_layer,
+    transformer_layer_specs,
+)
+from refscale.layers.parameters import Parameters, Spec, Specs, Tensors, count, glorot, initialize, on_tape
+
+__all__ = [
+    "GATE_BIAS",
+    "MIXERS",
+    "Block",
+    "Mixer",
+    "Parameters",
+    "Spec",
+    "Specs",
+    "Tensors",
+    "convolution",
+    "convolution_specs",
+    "count",
+    "feed_forward",
+    "feed_forward_specs",
+    "glorot",
+    "initialize",
+    "linear",
+    "linear_specs",
+    "norm",
+    "norm_specs",
+    "on_tape",
+    "recurrence",
+    "recurrence_specs",
+    "residual_block",
+    "self_attention",
+    "self_attention_specs",
+    "transformer_layer",
+    "transformer_layer_specs",
+]
