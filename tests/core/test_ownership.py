@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from refscale import functional as F  # noqa: N812
 from refscale import ops
+from refscale.arrays import freeze
 from refscale.engine import Kernel, Op, Rows, Tape, apply, backward, kernel_of
 from refscale.formats import Cast
 from refscale.graph import balance
@@ -160,8 +161,8 @@ class TestOnce:
         """Whose place in memory, and with it the number by which Python knows it, is that of one before."""
         tape = Tape(regular, get_precision("operand=e4m3fn"))
         one = tape.tensor(np.ones((1, 1)))
-        products = [apply(ops.Matmul(), tape.tensor(np.full((1, 1), float(i))), one) for i in range(1, 9)]
-        assert [float(y.value[0, 0]) for y in products] == [1, 2, 3, 4, 5, 6, 7, 8]
+        products = [apply(ops.Matmul(), tape.tensor(freeze(np.full((1, 1), i, np.float32))), one) for i in range(8)]
+        assert [float(y.value[0, 0]) for y in products] == [0, 1, 2, 3, 4, 5, 6, 7]
 
     def test_the_narrow_copy_lives_as_long_as_a_product_needs_it(self):
         tape = Tape(regular, get_precision("operand=e4m3fn"))
@@ -276,7 +277,7 @@ class TestPaidAhead:
         np.testing.assert_allclose(0.3 * seen[start.variable], grad, rtol=1e-15)
 
     def test_a_gradient_stored_narrow_is_rounded_before_the_factor(self):
-        """1.5·(1 + 2^-10) is a tie, and rounds to 1.5 + 2^-9; times 1.5 another, to 2.25 + 2^-8, two steps from 2.252."""
+        """1.5·(1 + 2^-10) is a tie, rounded to 1.5 + 2^-9; times 1.5 another, to 2.25 + 2^-8.  Rounded once: − 2^-9."""
         tape = Tape(unit, fp16)
         x, w = tape.tensor([[1.0]]), np.array([[1.5]])
         backward(apply(ops.Matmul(), apply(ops.Scaled(beta=1.5), x), w, constraint=none), np.array([[1 + 2.0**-10]]))
