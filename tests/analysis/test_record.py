@@ -171,7 +171,7 @@ class TestArguments:
             record("bert-huge", "unit")
         with pytest.raises(ShapeError, match="sequence length 600, expected at most 512"):
             record("bert-tiny", "unit", batch=1, seq=600)
-        with pytest.raises(DataError, match="no such file"):
+        with pytest.raises(DataError, match="cannot be read"):
             record("bert-tiny", "unit", text=tmp_path / "none.txt")
 
 
