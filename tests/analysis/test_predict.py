@@ -478,3 +478,25 @@ def test_gathered_rows_whose_gradients_are_shared():
     together = predict(apply(ops.Sum((0, 1)), rows)).gradients[x.variable]
     assert together.k[0, 1, 1] == together.k[0, 0, 1] == pytest.approx(0.3**2)
     assert together.k[1, 0, 1] == pytest.approx(3 * 2 / (10 * 9))
+
+
+@pytest.mark.parametrize(
+    ("op", "length", "outputs", "seen"),
+    [
+        (ops.Conv1d(), 5, 3, 9),
+        (ops.Conv1d(padding=1), 5, 5, 13),  # both ends see one tap less
+        (ops.Conv1d(padding=(2, 0)), 5, 5, 12),  # 1, 2, 3, 3, 3
+        (ops.Conv1d(padding=(0, 2)), 5, 5, 12),
+        (ops.Conv1d(stride=2, dilation=2, padding=2), 7, 4, 10),  # places −2, 0, 2; 0, 2, 4; 2, 4, 6; 4, 6, 8
+    ],
+)
+def test_a_convolution_by_hand(op, length, outputs, seen):
+    """Of independent numbers: three taps of four channels in, six out; a padded place adds nothing."""
+    tape = Tape(regular)
+    x, w = tape.tensor(np.ones((2, length, 4)), "x"), tape.tensor(np.ones((3, 4, 6)), "w")
+    y = apply(op, x, w)
+    assert y.shape == (2, outputs, 6)
+    found = predict(y)
+    assert found.values[y.variable].square == pytest.approx(4 * seen / outputs)
+    assert found.gradients[x.variable].square == pytest.approx(6 * seen / length)
+    assert found.gradients[w.variable].square == pytest.approx(2 * seen / 3)

@@ -151,6 +151,65 @@ def test_the_worst_output_decides(answer, verdict, outputs):
     assert failed([result]) == (verdict == "fail")
 
 
+@pytest.mark.parametrize(
+    ("expected", "actual", "ulps"),
+    [
+        (1.0, 1.25, 2),
+        (-1.0, -1.25, 2),
+        (-1.25, -1.0, 2),
+        (2.0**-9, -(2.0**-9), 2),  # across both zeros, which are one place
+        (0.0, -(2.0**-9), 1),
+        (0.0, -0.0, 0),
+        (448.0, np.nan, None),
+    ],
+)
+def test_how_far_apart_two_codes_are(expected, actual, ulps):
+    """E4M3 has eight values from 1 to 2; 2^-9 is the smallest."""
+
+    class Off(Mine):
+        def cast(self, x, **_):
+            return np.float32([[448.0, actual]])
+
+    attributes = {"format": "float8_e4m3fn", "rounding": "nearest_even", "overflow": "saturate"}
+    x, y = (Codes.of(np.float32([[448.0, expected]]), format) for format in ("float32", "float8_e4m3fn"))
+    m = judge(Off(), Vector("cast/hand", "cast", attributes, {"x": x}, {"y": y})).mismatch
+    assert (m.index, m.wrong, m.size, m.ulps) == ((0, 1), 1, 2, ulps)
+    assert m.source == f"0x{int(x.codes[0, 1]):08x} ({expected:.9g})"
+
+
+@pytest.mark.parametrize(("code", "verdict"), [(0xF, "fail"), (0x10, "fail"), (0x7, "same bits")])
+def test_codes_that_a_format_does_not_have(code, verdict):
+    class Gives(Mine):
+        def cast(self, x, **_):
+            return np.array([code], np.uint8)
+
+    attributes = {"format": "float4_e2m1fn", "rounding": "nearest_even", "overflow": "saturate"}
+    inputs, outputs = {"x": Codes.of([6.0], "float32")}, {"y": Codes.of([6.0], "float4_e2m1fn")}
+    result = judge(Gives(), Vector("cast/hand", "cast", attributes, inputs, outputs))
+    assert result.verdict == verdict
+    assert ("code 0x10, expected less than 0x10" in result.reason) == (code == 0x10)
+    assert (result.mismatch is not None) == (code == 0xF)
+
+
+@pytest.mark.parametrize(
+    ("format", "dtype"),
+    [
+        ("float16", "float16"),
+        ("bfloat16", "bfloat16"),
+        ("float32", "float32"),
+        ("float64", "float64"),
+        ("tf32", "float32"),
+        ("float8_e4m3fn", "float32"),
+        ("float4_e2m1fn", "float32"),
+        ("int64", "int64"),
+        ("bool", "bool"),
+    ],
+)
+def test_arrays_as_a_backend_receives_them(format, dtype):
+    x = Codes.of([0.0, 1.0], format)
+    assert (x.native.dtype.name, x.native.astype(np.float64).tolist()) == (dtype, [0.0, 1.0])
+
+
 def test_a_bound_that_one_output_needs_is_the_verdict():
     class Rounded(Mine):
         claims = Claims(op_ulps=64)
