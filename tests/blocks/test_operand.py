@@ -159,6 +159,21 @@ def test_statistics_of_blocks_by_hand():
     assert _with_blocks(before, plain[-1:]) is before
 
 
+@pytest.mark.parametrize(("lead", "block"), [((), (128, 128)), ((2,), (128,))])
+def test_one_matrix_is_a_weight_and_a_batch_of_them_are_activations(lead, block):
+    tape = Tape(regular, "fp8-tiles")
+    apply(ops.Matmul(), tape.tensor(spread(2, 3, 4), "x"), tape.tensor(spread(*lead, 4, 5), "w"))
+    (found,) = [c.cast for c in tape.casts if c.place == "operand" and c.variable.name == "w"]
+    assert found.block == block
+
+
+def test_a_contraction_that_is_not_named_keeps_its_operands():
+    policy = Precision("some", blocks=get_precision("mxfp8").blocks, contractions=("matmul",))
+    named, other = (run(policy, op=op)[0] for op in (ops.Matmul(), ops.Readout()))
+    assert len([c for c in named.casts if c.blocks]) == 6
+    assert other.casts == []
+
+
 def test_what_a_step_took():
     """Six conversions of each linear layer: three of them again, along another axis."""
     config = TrainConfig("bert-tiny", "unit", precision="mxfp8", steps=1, batch=2, seq=16)

@@ -577,6 +577,13 @@ class TestSignalingNaN:
             assert np.isnan(leaf.grad).all()
 
 
+def test_ops_are_equal_with_class_and_attributes():
+    assert ops.Softmax() == ops.Softmax()
+    assert ops.Dropout(0.5) == ops.Dropout(0.5) != ops.Dropout(0.25)
+    assert ops.Softmax() != ops.LogSoftmax()
+    assert len({ops.Softmax(), ops.Softmax(), ops.LogSoftmax(), ops.Dropout(0.5)}) == 3
+
+
 def test_scope_names_what_is_recorded_inside():
     tape = Tape()
     x = leaf(tape, 1.0)

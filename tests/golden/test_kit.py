@@ -92,7 +92,8 @@ def test_what_is_missing_or_raises():
         (lambda y: y[:-1], "shape"),
         (lambda y: y.astype(np.int32), "dtype int32"),
         (lambda y: y + np.float32(1e-4), "was not rounded"),
-        (lambda y: None, "shape"),
+        (lambda y: None, "is of type NoneType"),
+        (lambda y: np.ma.array(y, mask=y == 1), "is a masked array"),
         (lambda y: {"z": y, "w": y}, "no y"),
     ],
 )
