@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from refscale import functional as F  # noqa: N812
 from refscale import ops
 from refscale.analysis import predict, record
-from refscale.analysis.kernels import Kernel, constant, contracted, independent, through
+from refscale.analysis.kernels import Kernel, constant, contracted, independent, through, without_mean
 from refscale.analysis.softmax_kernels import alike, softmax_moments
 from refscale.claims.measure import standard_error
 from refscale.engine import Tape, apply, backward
@@ -22,6 +22,13 @@ from refscale.scales import Scales, regular, unit
 from refscale.testing import rms, std
 
 # --- Kernels: against arrays whose second moments are averaged over everything that may be exchanged -----------------
+
+
+def test_rows_that_sum_to_zero_by_hand():
+    """Σ_j E x_i·x_j = 0: of five elements of mean square 2 each shares −2/4 with each other."""
+    found = without_mean(np.array([1.0, 2.0]), (3, 5))
+    assert found.k.tolist() == [[-0.25, 1.0], [-0.5, 2.0]]
+    assert (found.square, found.mean_square) == (2.0, 0.0)
 
 
 def empirical(x):

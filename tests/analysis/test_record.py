@@ -196,6 +196,18 @@ def test_why_a_tensor_is_zero(size):
     assert ("activation", "other.multiply") in reasons
 
 
+@pytest.mark.parametrize(("scheme", "damped"), [("regular", False), ("unit", True), ("u-mup", True)])
+def test_a_readout_is_damped_where_its_factor_is_applied(scheme, damped):
+    """α = 1/fan-in, but for a scheme without factors; its gradient is not damped."""
+    trace = Trace({"w": Spec("readout", (4, 3))})
+    tape = Tape(get_scheme(scheme), probe=trace)
+    y = apply(ops.Readout("1/m"), tape.tensor(np.ones((2, 4))), tape.tensor(np.ones((4, 3)), "w"))
+    backward(y, np.ones((2, 3)))
+    found = {(t.kind, t.name): t.damped for t in trace.tensors(y, get_scheme(scheme))}
+    assert found.pop(("activation", "readout")) is damped
+    assert not any(found.values())
+
+
 def test_layers():
     names = ["encoder.10.ffn.up.weight", "mlm.norm.gain", "encoder.fork", "embeddings.word"]
     assert [layer_of(n) for n in names] == ["encoder.10", "mlm", "encoder", "embeddings"]

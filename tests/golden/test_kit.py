@@ -211,6 +211,32 @@ def test_arrays_as_a_backend_receives_them(format, dtype):
     assert (x.native.dtype.name, x.native.astype(np.float64).tolist()) == (dtype, [0.0, 1.0])
 
 
+@pytest.mark.parametrize(("in_nan_block", "verdict"), [(True, "same bits"), (False, "fail")])
+def test_elements_of_a_block_that_is_nan_may_be_any(in_nan_block, verdict):
+    vector = VECTORS["block-scale/mxfp4/rceil/nonfinite-nan"]
+    nan = np.isnan(vector.outputs["scales"].values)[:, 0]
+    assert 0 < nan.sum() < len(nan)
+
+    class Other(Mine):
+        def block_quantize(self, x, random_bits=None, **attributes):
+            y = Reference.block_quantize(self, x, random_bits, **attributes)
+            row = np.flatnonzero(nan == in_nan_block)[0]
+            y["elements"][row, 3] ^= 1
+            return y
+
+    result = judge(Other(), vector)
+    assert (result.verdict, result.outputs["scales"]) == (verdict, "same bits")
+
+
+def test_a_training_step_is_of_the_arrays_that_are_given():
+    vector = VECTORS["model/ffn/regular/fp32/whole"]
+    arrays = {name: x.native for name, x in vector.inputs.items()}
+    first = next(iter(vector.outputs))  # of a fork: the input itself
+    for factor in (1, 2):
+        found = RIGHT.model(**vector.attributes, **arrays | {"x": factor * arrays["x"]})
+        assert np.array_equal(found[first], np.float32(factor * arrays["x"]))
+
+
 def test_a_bound_that_one_output_needs_is_the_verdict():
     class Rounded(Mine):
         claims = Claims(op_ulps=64)
@@ -770,6 +796,15 @@ def test_a_program_that_does_not_read_is_given_up(tmp_path):
         for _ in range(2):  # and once lost, it stays lost
             with pytest.raises(BackendLostError, match="the request was: noop xxxx"):
                 backend.ask("noop " + "x" * 2**20)
+
+
+def test_a_line_may_be_as_long_as_the_limit(tmp_path):
+    script = tmp_path / "p.py"
+    script.write_text(GREETING + "for line in sys.stdin: print('y' * int(line), flush=True)\n", encoding="utf-8")
+    with PipeBackend(f"{sys.executable} {script}", longest_line=100) as backend:
+        assert backend.ask("100") == "y" * 100
+        with pytest.raises(BackendLostError, match="a line of more than 100 bytes; the request was: 101"):
+            backend.ask("101")
 
 
 @pytest.mark.parametrize("wrong", [{"timeout": 0}, {"timeout": float("nan")}, {"longest_line": 0}])
