@@ -162,8 +162,8 @@ def read_text(path: Source, where: str, failure: Failure = DataError, most: int 
     """The text of a UTF-8 file, without a byte order mark.
 
     Args:
-        path: of the file.
-        where: call and, unless the call names it, file; every error begins with it.
+        path: file to read.
+        where: the call and, unless the call names it, the file; each error begins with it.
         failure: class of the error.
         most: longest file, in bytes.
 
@@ -214,8 +214,8 @@ def parse_json(text: str | bytes | bytearray, where: str, failure: Failure = Dat
     """The object in a JSON text.
 
     Args:
-        text: or its UTF-8.
-        where: every error begins with it.
+        text: JSON, or its UTF-8 bytes.
+        where: the call and the file; each error begins with it.
         failure: class of the error.
 
     Raises:
@@ -253,7 +253,7 @@ def parse_json(text: str | bytes | bytearray, where: str, failure: Failure = Dat
 
 _LONE = re.compile("[\ud800-\udfff]")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-"""An escape in JSON, alone or one of a pair."""
+"""Escape of a surrogate in JSON, lone or of a pair."""
 
 
 def _read(path: Source, where: str, failure: Failure, most: int) -> bytearray:
@@ -298,7 +298,7 @@ def _too_deep(where: str, failure: Failure) -> RefscaleError:
 
 
 def _leaves(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Names and values that are no containers, with their places, such as ``data[0].paragraphs[3].context``."""
+    """Names, and values other than containers, with their places, such as ``data[0].paragraphs[3].context``."""
     if isinstance(content, dict):
         for name, value in content.items():
             yield f"a name in {place or 'the object'}", name
@@ -310,7 +310,7 @@ def _leaves(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
         yield place, content
 
 
-# --- Arrays, paths, directories --------------------------------------------------------------------------------------
+# --- Arrays, paths, directories ---------------------------------------------------------------------------------------
 
 
 def npy_array(data: bytes) -> NDArray[Any]:

@@ -256,13 +256,13 @@ class MaxPool(Op):
     has_mean = True
 
     def __post_init__(self) -> None:
-        given = (self.kernel, self.stride, self.padding)
-        several = [len(v) for v in given if isinstance(v, tuple | list)]
-        axes = several[0] if several else 1
-        if axes not in _LAYOUTS:
-            raise ArgumentError(
-                f"MaxPool(kernel={self.kernel}): expected an integer ≥ 1, or one for each of 1 or 2 axes"
-            )
+        several = {name: len(value) for name, value in vars(self).items() if isinstance(value, tuple | list)}
+        for name, axes in several.items():
+            if axes not in _LAYOUTS:
+                raise ArgumentError(
+                    f"MaxPool({name}={getattr(self, name)}): expected a number, or one for each of 1 or 2 axes"
+                )
+        axes = next(iter(several.values()), 1)
         kernel = _per_axis(self, "kernel", self.kernel, axes)
         stride = None if self.stride is None else _per_axis(self, "stride", self.stride, axes)
         padding = None if self.padding is None else _padding_per_axis(self, self.padding, axes)

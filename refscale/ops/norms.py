@@ -74,6 +74,8 @@ class LayerNorm(Op):
 class RmsNorm(Op):
     """gain·x/√(mean x² + eps) over the n elements of the last axis.  Factors as for the layer norm.
 
+    The readable form's z = x/√(mean x² + eps) errs by at most 5u·|z_i|, u as there: nothing cancels.
+
     Attributes:
         eps: added to the mean square.
     """

@@ -22,7 +22,7 @@ WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def read_tensors(directory: Path, call: str) -> tuple[Arrays, list[Path]]:
-    """The tensors of a published model, floats of 16 bits as float32, and the files that they are from.
+    """The tensors of a published model, 16-bit floats as float32, and the files that hold them.
 
     Args:
         directory: of the model.
@@ -50,7 +50,7 @@ def read_tensors(directory: Path, call: str) -> tuple[Arrays, list[Path]]:
 
 
 def _shards(index: Path, call: str) -> dict[str, set[str]]:
-    """The tensors of each shard, by its file name, in the order of these."""
+    """The names of the tensors of each shard, by file name in sorted order."""
     where = f"{call}: {INDEX}"
     weights = read_json(index, where, CheckpointError).get("weight_map")
     if not isinstance(weights, dict) or not weights:
@@ -67,7 +67,7 @@ def _shards(index: Path, call: str) -> dict[str, set[str]]:
 
 
 def _instead(directory: Path) -> str:
-    """Why files that are there do not serve."""
+    """Reason why the existing files cannot be used, if there are any."""
     for pattern, problem in (
         ("*-of-*.safetensors", f"cannot be put together without {INDEX}"),
         ("*.bin", "is not read, for it can hold code: save it as safetensors"),

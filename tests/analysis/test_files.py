@@ -3,6 +3,7 @@ import math
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from refscale.analysis import from_json, load, record, save, to_json
@@ -20,6 +21,24 @@ def test_round_trip(regular, unit, tmp_path):
     summary = content["reports"][0]["summary"]
     assert summary["outside"] == regular.summary().outside
     assert summary["worst"]["name"] == regular.summary().worst.name
+
+
+def test_the_summary_in_a_file_by_hand():
+    tensors = [
+        tensor(spread(1.0), name="a"),
+        tensor(spread(16.0), name="b"),
+        tensor(spread(1.0), name="c", kind="activation"),
+        tensor(np.zeros(4), name="d.bias", zero_because="biases"),
+        tensor(np.zeros(4), name="e.bias", zero_because="biases"),
+        tensor(spread(2.0**-9), name="f", kind="activation", damped=True),
+    ]
+    assert json.loads(to_json([report(tensors)]))["reports"][0]["summary"] == {
+        "judged": {"weight": 2, "activation": 1, "activation gradient": 0, "weight gradient": 0},
+        "outside": {"weight": 1, "activation": 0, "activation gradient": 0, "weight gradient": 0},
+        "worst": {"name": "b", "kind": "weight", "scale": 16.0},
+        "zero": {"biases": ["d.bias", "e.bias"]},
+        "damped": ["f"],
+    }
 
 
 def test_a_loss_that_overflowed():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refscale.blocks import BLOCK_FORMATS, get_block_cast, round_block_exact, scale_exact, split_blocks
-from refscale.blocks.rounding import exponent_exact, tensor_scale_exact
+from refscale.blocks.rounding import element_exact, exponent_exact, tensor_scale_exact
 from refscale.errors import ArgumentError
 from refscale.formats import FORMATS, Format, get_format
 from tests.blocks.oracles import POWER_RULES, exponent_by_search
@@ -171,6 +171,24 @@ def test_divide_rounds_after_each_of_its_divisions():
     assert np.float32(x[0, 1].astype(np.float64) / 6 / t[0]) == 136
     assert scale_exact(float(x[0, 1]), divide, t) == 144.0
     assert split_blocks(x, divide).scales.tolist() == [[448.0, 144.0]]
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "amax", "x", "element"),
+    [
+        ("divide", 4874.0703125, 117.8625717163086, 4.0),  # x/(s·T) is above 5, x/fl(s·T) is it, a tie
+        ("reciprocal", 4881.01416015625, 5.901523590087891, 0.0),  # likewise above ¼ and ¼
+    ],
+)
+def test_elements_see_the_scale_times_that_of_the_tensor_in_float32(arithmetic, amax, x, element):
+    """Found by search, for s = 13."""
+    cast = get_block_cast("nvfp4", arithmetic=arithmetic, block=2)
+    t = tensor_scale_exact(amax, cast)[0]
+    assert float(np.float32(13 * t)) != 13 * t
+    assert element_exact(x, 13.0, cast, t) == element
+    parts = split_blocks(np.float32([[amax, 0, 78 * t, x]]), cast)
+    assert parts.scales.tolist() == [[448.0, 13.0]]
+    assert parts.elements.tolist() == [[6.0, 0.0, 6.0, element]]
 
 
 @pytest.mark.parametrize("amax", [-1.0, math.inf])

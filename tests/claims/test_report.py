@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import refscale.claims
-from refscale.claims import CLAIMS, report, verify
+from refscale.claims import CLAIMS, report, same, verify
+from refscale.claims.run import Result
 from refscale.cli import main
 from refscale.files import json_text
 from refscale.testing import Place
@@ -63,6 +64,18 @@ def test_an_error_on_the_way_is_shown(capsys):
     out = capsys.readouterr().out
     assert "the vector-Jacobian product is wrong for input 1" in out
     assert "ratio -1" in out
+
+
+@pytest.mark.parametrize(
+    ("count", "last"), [(5, "  figure 4: 1, expected 2"), (6, "  and 1 more"), (9, "  and 4 more")]
+)
+def test_five_figures_of_a_failure_are_shown(count, last):
+    figures = [same(f"figure {i}", 1.0, 2.0) for i in range(count)]
+    result = Result(CLAIMS["3.9"], Place(), (same("right", 1, 1), *figures), "", 0.0)
+    lines = list(report.failures([result]))
+    assert [line for line in lines if line.startswith("  figure")] == [f"  figure {i}: 1, expected 2" for i in range(5)]
+    assert lines[-2] == last
+    assert lines[-1].startswith("  reproduce: refscale verify --only 3.9")
 
 
 def test_json(tmp_path, capsys):

@@ -34,6 +34,7 @@ class TestReport:
         r, u = outside(out, "regular"), outside(out, "unit")
         assert r[0] > 0.8 * r[1]
         assert u[0] < 0.15 * u[1]
+        assert max(map(len, out.splitlines())) <= 100
         assert run(capsys, "report", "bert-tiny", "--scheme", "both") == (0, out, "")
 
     def test_one_scheme(self, capsys):

@@ -56,6 +56,29 @@ class Probe(Op):
         return Scales(3.0, (5.0,))
 
 
+class Third(Op):
+    """x/3, in the readable form alone."""
+
+    inputs = ("x",)
+    source = "test"
+
+    def forward(self, x):
+        return x / 3, ()
+
+    def backward(self, g):
+        return (g / 3,)
+
+    def scale(self, x):
+        return Scales(1.0, (1.0,))
+
+
+class ReadableSoftmax(ops.Softmax):
+    """Without a kernel, which stands for the forward of its own class."""
+
+    def forward(self, x):
+        return super().forward(x)
+
+
 SEEN: list = []
 
 
@@ -98,6 +121,13 @@ class TestOrder:
         backward(apply(ops.Scaled(beta=1 / 3), x))
         assert x.grad == np.float32(np.float16(np.float32(1 / 3)))
 
+    def test_in_exact_arithmetic_gradient_and_beta_are_rounded_once(self):
+        """Through float32, β would be 1 + 2^-11, a tie, and round to 1."""
+        tape = Tape(unit, "fp16,accumulate=exact")
+        x = leaf(tape, 1.0)
+        backward(apply(ops.Scaled(beta=1 + 2**-11 + 2**-30), x))
+        assert x.grad == 1 + 2**-10
+
     def test_the_sum_of_gradients_is_rounded(self):
         tape = Tape(unit, fp16)
         x = leaf(tape, 1.0)
@@ -110,6 +140,32 @@ class TestOrder:
         x = leaf(tape, 0.5)
         backward(apply(ops.Tanh(), x))
         assert x.grad == np.float16(1 - np.tanh(np.float32(0.5)) ** 2)
+
+    def test_a_gradient_of_an_op_without_a_kernel_is_rounded_where_beta_is_1(self):
+        tape = Tape(regular, fp16)
+        x = leaf(tape, 1.0)
+        y = apply(Third(), x)
+        assert y.value == np.float16(1 / 3)
+        backward(y)
+        assert x.grad == np.float16(1 / 3)
+
+    @pytest.mark.parametrize("op", [ops.Softmax(), ReadableSoftmax()], ids=["kernel", "readable"])
+    def test_what_an_op_keeps_is_not_rounded(self, op):
+        """p·(1 − p) of the rounded p would be 859.5·2^-13, which FP16 holds, too."""
+        tape = Tape(regular, fp16)
+        x = tape.tensor([[0.0, -2.0]])
+        y = apply(op, x)
+        backward(y, np.array([[1.0, 0.0]]))
+        p = 1 / (1 + np.exp(-2.0))
+        assert y.value[0, 0] == np.float16(p)
+        assert x.grad[0, 0] == np.float16(p * (1 - p)) == 860 * 2**-13
+
+    def test_what_is_moved_is_rounded_once(self):
+        tape = Tape(unit, fp16)
+        x = tape.tensor(np.ones((2, 3)), "x")
+        y = apply(ops.Reshape((3, 2)), apply(ops.Transpose((1, 0)), apply(ops.Scaled(), x)))
+        backward(apply(ops.Concat(0), y, y), np.ones((6, 2)))
+        assert [r.place for r in tape.casts] == ["leaf", "gradient", "gradient"]  # the seed, and the sum of two
 
     def test_every_cast_is_recorded(self):
         tape, *_ = self.run()
@@ -132,6 +188,12 @@ class TestOrder:
         assert (stored.elements, stored.clipped, stored.flushed) == (6, 1, 1)
         # inf is not a finite element any more; 500 > 448; 2^-12 is below half the smallest e4m3fn.
         assert (operand.clipped, operand.flushed) == (1, 1)
+
+    def test_they_are_counted_before_an_array_is_overwritten(self):
+        tape = Tape(unit, fp16, count_casts=True)
+        for alpha in (2.0**17, 2.0**-30):
+            apply(ops.Scaled(alpha), leaf(tape, 1.0, 0.0))
+        assert [(r.clipped, r.flushed) for r in tape.casts if r.place == "output"] == [(1, 0), (0, 1)]
 
     def test_what_becomes_nan_is_counted(self):
         tape = Tape(regular, Precision("scale", store=Cast("e8m0", "nearest_even", "saturate")), count_casts=True)
@@ -269,6 +331,35 @@ class TestGradients:
         x, y = leaf(tape, 1.0), leaf(tape, 1.0, name="y")
         backward(apply(Twice(), x, y))
         assert (x.grad, y.grad) == (2, 3)
+
+    def test_of_an_op_without_a_kernel_that_hands_one_array_to_both(self):
+        """A factor then multiplies the one of them in its place."""
+
+        class Sum(Op):
+            inputs = ("x", "y")
+            source = "test"
+
+            def forward(self, x, y):
+                return x + y, ()
+
+            def backward(self, g):
+                return g, g
+
+            def scale(self, x, y):
+                return Scales(1.0, (1.0, 1.0))
+
+        tape = Tape(unit, dtype=np.float64)
+        x, z = leaf(tape, 1.0), leaf(tape, 1.0, name="z")
+        total = apply(Sum(), apply(ops.Scaled(beta=5.0), x), z)
+        backward(apply(ops.Dropout(0.0), total, np.array([True])), np.array([2.0]))
+        assert (x.grad, z.grad) == (10, 2)
+
+    def test_of_numbers_that_an_op_takes_as_constants(self):
+        tape = Tape(dtype=np.float64)
+        x, cos, sin = (tape.tensor(v) for v in ([[3.0, 5.0]], [[0.6]], [[0.8]]))
+        backward(apply(ops.Rotary(), x, cos, sin), np.array([[1.0, 0.0]]))
+        assert x.grad.tolist() == [[0.6, -0.8]]
+        assert cos.grad is None
 
     def test_tanh_keeps_its_own_output_not_the_scaled_one(self):
         tape = Tape(unit, dtype=np.float64)
@@ -423,8 +514,8 @@ class TestNames:
     def test_of_a_tape(self):
         tape = Tape("unit", "fp8")
         assert (tape.scheme, tape.precision) == (unit, fp8)
-        assert tape.rounds
-        assert Tape(precision="fp32,accumulate=exact").exact
+        assert tape.rounder.rounds
+        assert Tape(precision="fp32,accumulate=exact").rounder.exact
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -484,6 +575,13 @@ class TestSignalingNaN:
             leaf = tape.tensor(np.ones(1))
             backward(apply(ops.Scaled(), leaf), x)
             assert np.isnan(leaf.grad).all()
+
+
+def test_ops_are_equal_with_class_and_attributes():
+    assert ops.Softmax() == ops.Softmax()
+    assert ops.Dropout(0.5) == ops.Dropout(0.5) != ops.Dropout(0.25)
+    assert ops.Softmax() != ops.LogSoftmax()
+    assert len({ops.Softmax(), ops.Softmax(), ops.LogSoftmax(), ops.Dropout(0.5)}) == 3
 
 
 def test_scope_names_what_is_recorded_inside():

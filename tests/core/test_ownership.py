@@ -11,6 +11,7 @@ import pytest
 
 from refscale import functional as F  # noqa: N812
 from refscale import ops
+from refscale.arrays import freeze
 from refscale.engine import Op, Rows, Tape, apply, backward
 from refscale.formats import Cast
 from refscale.precision import Precision, fp8, fp16, fp32, get_precision
@@ -137,6 +138,21 @@ class TestOnce:
         one, other = (apply(ops.Matmul(), x, np.eye(64)).value for _ in range(2))
         assert (one != other).any()
 
+    def test_one_array_of_two_tensors(self):
+        """An identity returns its input: one array, cast once, and recorded for each of the two."""
+        tape = Tape(regular, get_precision("operand=e4m3fn"))
+        x, w = tape.tensor(self.X, "x"), tape.tensor(self.W, "w")
+        y = apply(ops.Scaled(), x)
+        apply(ops.Matmul(), x, w), apply(ops.Matmul(), y, w)
+        assert [r.variable for r in tape.casts] == [x.variable, w.variable, y.variable, w.variable]
+
+    def test_an_array_that_is_gone_is_not_taken_for_another(self):
+        """Whose place in memory, and with it the number by which Python knows it, is that of one before."""
+        tape = Tape(regular, get_precision("operand=e4m3fn"))
+        one = tape.tensor(np.ones((1, 1)))
+        products = [apply(ops.Matmul(), tape.tensor(freeze(np.full((1, 1), i, np.float32))), one) for i in range(8)]
+        assert [float(y.value[0, 0]) for y in products] == [0, 1, 2, 3, 4, 5, 6, 7]
+
     def test_the_narrow_copy_lives_as_long_as_a_product_needs_it(self):
         tape = Tape(regular, get_precision("operand=e4m3fn"))
         x, _, ys = self.three_products(tape)
@@ -192,6 +208,20 @@ class TestTiedTable:
         backward(apply(ops.Concat(0), scaled, row), np.array([[1.0], [1.0], [10.0]]))
         assert (table.grad.tolist(), z.grad.tolist()) == ([[12], [3]], [[2], [3]])
 
+    def test_a_table_that_is_computed(self):
+        """Rows go through forks; an op that computes is given the whole array."""
+        table = Tape().tensor(np.ones((3, 1)))
+        rows = apply(
+            ops.Embedding(), apply(ops.Multiply(), table, np.array([[2.0], [3.0], [4.0]])), np.array([1, 1, 2])
+        )
+        backward(rows, np.ones((3, 1)))
+        assert table.grad.tolist() == [[0], [6], [4]]
+
+    def test_a_probe_sees_whole_arrays(self):
+        seen = []
+        self.run(fp32, probe=lambda way, variable, a: seen.append(type(a)), scheme=unit)
+        assert set(seen) == {np.ndarray}
+
 
 class TestPaidAhead:
     """β of a fork whose uses are products is multiplied there; nobody sees a difference beyond a rounding."""
@@ -220,6 +250,13 @@ class TestPaidAhead:
         grad, start, _ = self.run(lambda way, v, a: seen.update({v: a.copy()} if way == "backward" else {}))
         assert_same_bits(grad, self.run()[0])
         np.testing.assert_allclose(0.3 * seen[start.variable], grad, rtol=1e-15)
+
+    def test_a_gradient_stored_narrow_is_rounded_before_the_factor(self):
+        """1.5·(1 + 2^-10) is a tie, rounded to 1.5 + 2^-9; times 1.5 another, to 2.25 + 2^-8.  Rounded once: − 2^-9."""
+        tape = Tape(unit, fp16)
+        x, w = tape.tensor([[1.0]]), np.array([[1.5]])
+        backward(apply(ops.Matmul(), apply(ops.Scaled(beta=1.5), x), w, constraint=none), np.array([[1 + 2.0**-10]]))
+        assert x.grad == 2.25 + 2**-8
 
     def test_not_through_a_rounding(self):
         """What is stored narrow is stored before the factor and after it."""

@@ -221,6 +221,19 @@ def test_operators_of_a_product_keep_their_sides():
     assert [v.item() for v in (np.less(p, y), np.less(y, p), np.greater(y, p))] == [True, False, True]
 
 
+def test_sums_of_runs_are_those_of_numpy():
+    """A run that ends where it starts, or before, is its first element."""
+    x = np.float64([1, 2, 4, 8, 16])
+    starts = [0, 3, 3, 1]
+    assert (
+        np.asarray(np.add.reduceat(as_exact(x), starts)).tolist()
+        == np.add.reduceat(x, starts).tolist()
+        == [7, 8, 8, 30]
+    )
+    rows = np.add.reduceat(as_exact(np.stack([x, -x])), [0, 2], axis=1)
+    assert np.asarray(rows).tolist() == [[3, 28], [-3, -28]]
+
+
 def test_bfloat16_is_exact_too():
     x = np.array([[1, 2**-8, -1]], ml_dtypes.bfloat16)
     y = as_exact(x) @ as_exact(np.ones((3, 1), ml_dtypes.bfloat16))

@@ -383,6 +383,18 @@ def test_beside_a_tie_far_out_the_bounds_decide(name, monkeypatch):
         assert y.tolist() == [size * (1 + 2.0**-23), size]
 
 
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu"])
+def test_of_the_smallest_numbers_half_is_left(name):
+    """x·½ for x of float64 so small that no float32 is near: 0, or the first number on its side."""
+    x = np.array([2.0**-1001, 5e-324, -5e-324])
+    for mode, expected in (
+        ("nearest_even", [0, 0, 0]),
+        ("up", [2.0**-149, 2.0**-149, 0]),
+        ("down", [0, 0, -(2.0**-149)]),
+    ):
+        assert evaluate(name, x, Cast("float32", mode, "nonsaturate")).tolist() == expected
+
+
 def test_a_finite_result_beyond_the_format_is_rounded_as_such():
     down = Cast("float16", "down", "nonsaturate")
     assert evaluate("exp", np.float32([88.0]), down).item() == 65504

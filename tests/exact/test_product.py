@@ -266,6 +266,12 @@ def test_zero_sums_are_positive_and_infinities_take_the_sign_of_the_factor():
     assert exact.matmul(np.float32([[300.0]]), np.float32([[300.0]]), FLOAT16).item() == math.inf
 
 
+def test_zero_sums_in_float64_are_positive():
+    for a in ([[-0.0]], [[0.0]]):
+        for factor in (1.0, -1.0):
+            assert_same_bits(exact.matmul_float64(np.array(a), np.ones((1, 1)), factor), np.array([[0.0]]))
+
+
 def test_empty_operands():
     assert_same_bits(exact.matmul(np.zeros((2, 0)), np.zeros((0, 3)), FLOAT16), np.zeros((2, 3), np.float32))
     assert exact.matmul(np.zeros((0, 4)), np.zeros((4, 3)), FLOAT16).shape == (0, 3)

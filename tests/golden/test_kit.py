@@ -92,7 +92,8 @@ def test_what_is_missing_or_raises():
         (lambda y: y[:-1], "shape"),
         (lambda y: y.astype(np.int32), "dtype int32"),
         (lambda y: y + np.float32(1e-4), "was not rounded"),
-        (lambda y: None, "shape"),
+        (lambda y: None, "is of type NoneType"),
+        (lambda y: np.ma.array(y, mask=y == 1), "is a masked array"),
         (lambda y: {"z": y, "w": y}, "no y"),
     ],
 )
@@ -149,6 +150,91 @@ def test_the_worst_output_decides(answer, verdict, outputs):
     result = judge(Some(), vector)
     assert (result.verdict, result.outputs) == (verdict, dict(zip(("elements", "scales"), outputs, strict=True)))
     assert failed([result]) == (verdict == "fail")
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "ulps"),
+    [
+        (1.0, 1.25, 2),
+        (-1.0, -1.25, 2),
+        (-1.25, -1.0, 2),
+        (2.0**-9, -(2.0**-9), 2),  # across both zeros, which are one place
+        (0.0, -(2.0**-9), 1),
+        (0.0, -0.0, 0),
+        (448.0, np.nan, None),
+    ],
+)
+def test_how_far_apart_two_codes_are(expected, actual, ulps):
+    """E4M3 has eight values from 1 to 2; 2^-9 is the smallest."""
+
+    class Off(Mine):
+        def cast(self, x, **_):
+            return np.float32([[448.0, actual]])
+
+    attributes = {"format": "float8_e4m3fn", "rounding": "nearest_even", "overflow": "saturate"}
+    x, y = (Codes.of(np.float32([[448.0, expected]]), format) for format in ("float32", "float8_e4m3fn"))
+    m = judge(Off(), Vector("cast/hand", "cast", attributes, {"x": x}, {"y": y})).mismatch
+    assert (m.index, m.wrong, m.size, m.ulps) == ((0, 1), 1, 2, ulps)
+    assert m.source == f"0x{int(x.codes[0, 1]):08x} ({expected:.9g})"
+
+
+@pytest.mark.parametrize(("code", "verdict"), [(0xF, "fail"), (0x10, "fail"), (0x7, "same bits")])
+def test_codes_that_a_format_does_not_have(code, verdict):
+    class Gives(Mine):
+        def cast(self, x, **_):
+            return np.array([code], np.uint8)
+
+    attributes = {"format": "float4_e2m1fn", "rounding": "nearest_even", "overflow": "saturate"}
+    inputs, outputs = {"x": Codes.of([6.0], "float32")}, {"y": Codes.of([6.0], "float4_e2m1fn")}
+    result = judge(Gives(), Vector("cast/hand", "cast", attributes, inputs, outputs))
+    assert result.verdict == verdict
+    assert ("code 0x10, expected less than 0x10" in result.reason) == (code == 0x10)
+    assert (result.mismatch is not None) == (code == 0xF)
+
+
+@pytest.mark.parametrize(
+    ("format", "dtype"),
+    [
+        ("float16", "float16"),
+        ("bfloat16", "bfloat16"),
+        ("float32", "float32"),
+        ("float64", "float64"),
+        ("tf32", "float32"),
+        ("float8_e4m3fn", "float32"),
+        ("float4_e2m1fn", "float32"),
+        ("int64", "int64"),
+        ("bool", "bool"),
+    ],
+)
+def test_arrays_as_a_backend_receives_them(format, dtype):
+    x = Codes.of([0.0, 1.0], format)
+    assert (x.native.dtype.name, x.native.astype(np.float64).tolist()) == (dtype, [0.0, 1.0])
+
+
+@pytest.mark.parametrize(("in_nan_block", "verdict"), [(True, "same bits"), (False, "fail")])
+def test_elements_of_a_block_that_is_nan_may_be_any(in_nan_block, verdict):
+    vector = VECTORS["block-scale/mxfp4/rceil/nonfinite-nan"]
+    nan = np.isnan(vector.outputs["scales"].values)[:, 0]
+    assert 0 < nan.sum() < len(nan)
+
+    class Other(Mine):
+        def block_quantize(self, x, random_bits=None, **attributes):
+            y = Reference.block_quantize(self, x, random_bits, **attributes)
+            row = np.flatnonzero(nan == in_nan_block)[0]
+            y["elements"][row, 3] ^= 1
+            return y
+
+    result = judge(Other(), vector)
+    assert (result.verdict, result.outputs["scales"]) == (verdict, "same bits")
+
+
+def test_a_training_step_is_of_the_arrays_that_are_given():
+    vector = VECTORS["model/ffn/regular/fp32/whole"]
+    arrays = {name: x.native for name, x in vector.inputs.items()}
+    first = next(iter(vector.outputs))  # of a fork: the input itself
+    for factor in (1, 2):
+        found = RIGHT.model(**vector.attributes, **arrays | {"x": factor * arrays["x"]})
+        assert np.array_equal(found[first], np.float32(factor * arrays["x"]))
 
 
 def test_a_bound_that_one_output_needs_is_the_verdict():
@@ -710,6 +796,15 @@ def test_a_program_that_does_not_read_is_given_up(tmp_path):
         for _ in range(2):  # and once lost, it stays lost
             with pytest.raises(BackendLostError, match="the request was: noop xxxx"):
                 backend.ask("noop " + "x" * 2**20)
+
+
+def test_a_line_may_be_as_long_as_the_limit(tmp_path):
+    script = tmp_path / "p.py"
+    script.write_text(GREETING + "for line in sys.stdin: print('y' * int(line), flush=True)\n", encoding="utf-8")
+    with PipeBackend(f"{sys.executable} {script}", longest_line=100) as backend:
+        assert backend.ask("100") == "y" * 100
+        with pytest.raises(BackendLostError, match="a line of more than 100 bytes; the request was: 101"):
+            backend.ask("101")
 
 
 @pytest.mark.parametrize("wrong", [{"timeout": 0}, {"timeout": float("nan")}, {"longest_line": 0}])

@@ -254,6 +254,17 @@ def test_balance_mends_what_the_certificate_would_refuse_and_no_less():
         gradient_factors(y)
 
 
+def test_a_factor_of_the_output_alone_is_balanced_too():
+    """α = 2 with β = 1 halves c, which the fork repays, though no β differs from 1."""
+    tape = Tape(Chosen(factors=(Scales(1, (1,)), Scales(2, (1,)), Scales(1, (1, 1)))), dtype=np.float64)
+    x = tape.tensor(0.0, "x")
+    (way,) = fork(x, 1)
+    y = apply(ops.Add(), apply(ops.Scaled(), way), x)
+    balance(y)
+    assert tape.nodes[0].scales == Scales(1, (2.0,))
+    assert gradient_factors(y)[x.variable] == 1
+
+
 def test_loops_whose_factors_cancel_are_legal():
     """The residual trick: α ≠ β on two edges of a loop, but their ratios multiply to 1."""
     a, b = Scales(1, (0.3,)), Scales(0.3, (1,))

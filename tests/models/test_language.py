@@ -14,7 +14,7 @@ from refscale.data import IGNORE, TextBatch
 from refscale.engine import Tape, apply, backward
 from refscale.errors import ArgumentError, FactorError, ShapeError
 from refscale.graph import gradient_factors, plan
-from refscale.layers import count, on_tape
+from refscale.layers import convolution, convolution_specs, count, on_tape, recurrence, recurrence_specs
 from refscale.models import NAMES, family, get_config
 from refscale.models import language as lm
 from refscale.precision import get_precision
@@ -158,6 +158,37 @@ def test_the_weight_of_a_recurrence_starts_with_a_factor_for_its_steps(seq):
     assert len(uses) == seq
     for use in uses:
         assert use.scales.beta[1] * start.scales.beta[0] == pytest.approx((3 * seq) ** -0.5, rel=1e-12)
+
+
+def test_a_recurrence_step_by_step():
+    """h + sigmoid(u − 1)·(tanh c − h), from a start that is a parameter."""
+    rng = np.random.default_rng(0)
+    p = {name: rng.standard_normal(spec.shape) for name, spec in recurrence_specs("r", 3).items()}
+    x = rng.standard_normal((2, 4, 3))
+    tape = Tape(regular, dtype=np.float64)
+    block = get_config("charlm-rnn").block
+    y = recurrence(on_tape(tape, p, recurrence_specs("r", 3)), "r", tape.tensor(x), None, block)
+    for n in range(2):
+        h = p["r.start"]
+        for t in range(4):
+            both = x[n, t] @ p["r.input.weight"] + p["r.input.bias"] + h @ p["r.state.weight"]
+            candidate, update = np.tanh(both[:3]), both[3:]
+            h = h + (candidate - h) / (1 + np.exp(-(update - 1)))
+            assert y.value[n, t] == pytest.approx(h, rel=1e-12, abs=1e-13)
+
+
+def test_a_convolution_tap_by_tap():
+    """relu of a causal convolution, in two groups of two channels, and a bias."""
+    specs = convolution_specs("c", 4, kernel=3, groups=2)
+    rng = np.random.default_rng(0)
+    p = {name: rng.standard_normal(spec.shape) for name, spec in specs.items()}
+    x = rng.standard_normal((2, 5, 4))
+    tape = Tape(regular, dtype=np.float64)
+    y = convolution(on_tape(tape, p, specs), "c", tape.tensor(x), None, get_config("charlm-conv").block)
+    for n, t, o in np.ndindex(2, 5, 4):
+        channels = slice(0, 2) if o < 2 else slice(2, 4)
+        seen = [x[n, t + k - 2, channels] @ p["c.weight"][k, :, o] for k in range(3) if t + k >= 2]
+        assert y.value[n, t, o] == pytest.approx(max(0, sum(seen) + p["c.bias"][o]), rel=1e-12, abs=1e-13)
 
 
 @pytest.mark.parametrize("model", ["charlm-attention", "charlm-conv", "charlm-rnn", "decoder-tiny"])

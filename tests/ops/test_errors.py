@@ -45,10 +45,9 @@ ATTRIBUTES = {
         ops.Conv2d(padding=-1)
     ),
     "Conv2d(groups=-1): expected an integer ≥ 1": lambda: ops.Conv2d(groups=-1),
-    "MaxPool(kernel=(2, 2, 2)): expected an integer ≥ 1, or one for each of 1 or 2 axes": lambda: ops.MaxPool(
-        (2, 2, 2)
-    ),
-    "MaxPool(kernel=()): expected an integer ≥ 1, or one for each of 1 or 2 axes": lambda: ops.MaxPool(()),
+    "MaxPool(kernel=(2, 2, 2)): expected a number, or one for each of 1 or 2 axes": lambda: ops.MaxPool((2, 2, 2)),
+    "MaxPool(kernel=()): expected a number, or one for each of 1 or 2 axes": lambda: ops.MaxPool(()),
+    "MaxPool(stride=(1, 2, 3)): expected a number, or one for each of 1 or 2 axes": lambda: ops.MaxPool(2, (1, 2, 3)),
     "MaxPool(kernel=2.0): expected an integer ≥ 1, or one for each of 1 axis": lambda: ops.MaxPool(2.0),
     "MaxPool(kernel=(2, 0)): expected an integer ≥ 1, or one for each of 2 axes": lambda: ops.MaxPool((2, 0)),
     "MaxPool(stride=(1,)): expected an integer ≥ 1, or one for each of 2 axes": lambda: ops.MaxPool((2, 2), (1,)),
@@ -93,6 +92,13 @@ SHAPES = [
         [(2, 3, 5), (3, 2), (3, 2)],
         "rotary: x (2, 3, 5), cos (3, 2), sin (3, 2), expected (…, s, d) with d even and twice (s, d/2)",
     ),
+    (
+        ops.Rotary(),
+        [(4,), (1, 2), (1, 2)],
+        "rotary: x (4,), cos (1, 2), sin (1, 2), expected (…, s, d) with d even and twice (s, d/2)",
+    ),
+    (ops.RelativeShift(), [(3,)], "relative_shift: x (3,), expected (…, s, s)"),
+    (ops.RelativeShift(), [(2, 0, 0)], "relative_shift: x (2, 0, 0), expected (…, s, s)"),
     (ops.RelativeShift(), [(2, 3, 4)], "relative_shift: x (2, 3, 4), expected (…, s, s)"),
     (ops.AttentionScores(), [(2, 3, 4), (3, 5, 4)], "attention_scores: shapes (2,), (3,) do not broadcast together"),
     (ops.Matmul(), [(2, 3), (4, 5)], "matmul: x (2, 3) and w (4, 5), expected (…, b, m) and (…, m, n)"),

@@ -136,6 +136,15 @@ def test_sentences_that_are_asked_about(words, asked):
     assert held_out[-1].question == sentence(8, 29).replace("sand.", "what?")
 
 
+def test_the_part_that_is_held_out_is_rounded_and_a_colon_is_dropped():
+    """2.6 of 26 sentences are 3; of the 23 others, 2 are in no context."""
+    text = " ".join(sentence(8, k) for k in range(26))[:-1] + ":"
+    training, held_out = squad.made_questions(text)
+    assert [q.id for q in training] == [str(k) for k in range(21)]
+    assert [q.id for q in held_out] == ["0", "1", "2"]
+    assert held_out[-1].question == sentence(8, 25).replace("sand.", "what?")
+
+
 @pytest.mark.parametrize(
     ("text", "kept"),
     [

@@ -88,6 +88,7 @@ def test_names(spec):
     names = {run_id(c.settings, -9.0, s) for c in spec.cells() for s in range(2)}
     assert len(names) == 12
     assert run_id(next(spec.cells()).settings, -9.0, 0) == "charlm-conv_pre_adamw_regular_fp32_lr-9_seed0"
+    assert run_id({"model": "a"}, -9.5, 1) == "a_lr-9.5_seed1"
     long = {"model": "x" * 200, "optimizer": "a"}
     other = {"model": "x" * 200, "optimizer": "b"}
     assert len(run_id(long, 0, 0)) < 150

@@ -138,6 +138,18 @@ def test_ulp_bound_is_sharp(dtype, start):
             assert_within_ulp(off, x, ulps - 1)
 
 
+def test_a_format_without_a_sign_has_a_line_without_one():
+    """E8M0: 2^-127 … 2^127 are 254 steps, and no code is the negative of another."""
+    ends = np.array([2.0**-127, 2.0**127], ml_dtypes.float8_e8m0fnu)
+    assert_within_ulp(ends[1:], ends[:1], 254)
+    with pytest.raises(AssertionError, match="254 ulp apart on the line of float8_e8m0fnu"):
+        assert_within_ulp(ends[1:], ends[:1], 253)
+    one, two = np.array([1.0, 2.0], ml_dtypes.float8_e8m0fnu)
+    assert_within_ulp(one, two, 1)
+    with pytest.raises(AssertionError, match="not within 0 ulp"):
+        assert_within_ulp(one, two, 0)
+
+
 def test_ulp_crosses_zero_and_binades():
     tiny = np.float32(2.0**-149)
     assert_within_ulp(tiny, -tiny, 2)

@@ -22,7 +22,7 @@ from refscale.testing import strategies as draw
 from refscale.testing.strategies import Dag, undirected_edges
 
 # What is waited for comes once in a hundred draws at least.
-PATIENT = settings(max_examples=10_000, database=None, derandomize=True, deadline=None, phases=[Phase.generate])
+PATIENT = settings(max_examples=3000, database=None, derandomize=True, deadline=None, phases=[Phase.generate])
 VALUE_FORMATS = [f for f in FORMATS.values() if f.has_zero]
 
 

@@ -210,6 +210,24 @@ class TestRefusals:
         path.write_bytes(checkpoint_path(directory / "other", 6).read_bytes())
         assert "a checkpoint of another run: data" in self.resumed(run)[0]
 
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (
+                lambda x: {"parameter/nsp.classifier.bias": x["parameter/nsp.classifier.bias"][:1]},
+                "nsp.classifier.bias of shape (1,), not (2,)",
+            ),
+            (lambda x: {"parameter/more": x["parameter/nsp.classifier.bias"]}, "more of shape (2,), not None"),
+        ],
+    )
+    def test_of_other_parameters(self, run, change, words):
+        path = checkpoint_path(run[1] / "parts", 6)
+        with np.load(path) as file:
+            content = dict(file)
+        with path.open("wb") as file:
+            np.savez(file, **content | change(content))
+        assert self.resumed(run)[0].endswith(f"a checkpoint of another run: {words}")
+
     def test_no_archive_but_an_array(self, run):
         path = checkpoint_path(run[1] / "parts", 6)
         with path.open("wb") as file:

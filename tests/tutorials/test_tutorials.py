@@ -65,7 +65,8 @@ def test_lesson(path, tmp_path, monkeypatch):
         assert run(text, path.name, namespace, "python c").failed == 0
     if tests := blocks(text, "python pytest").strip():
         (tmp_path / "test_lesson.py").write_text(tests, encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "test_lesson.py"]
+        options = ["-q", "--assert=plain", "-p", "no:cacheprovider", "-W", "error"]
+        command = [sys.executable, "-m", "pytest", *options, "test_lesson.py"]
         here = {**os.environ, "PYTHONPATH": str(LESSONS.parent)}
         subprocess.run(command, cwd=tmp_path, env=here, check=True, timeout=120)
     linked = set(re.findall(r"\(figures/([\w.-]+)\)", text))

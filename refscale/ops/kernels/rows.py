@@ -224,7 +224,7 @@ def _normalize(x: Array, eps: float, ones: Array | None, z: Array, inverse: Arra
 
 def _center(x: Array, ones: Array, out: Array) -> None:
     """x − mean of each row: exactly 0 if all its elements are equal, as in ``ops.moments``."""
-    np.subtract(x, x[:, :1].copy(), out)
+    np.subtract(x, x[:, :1].copy(), out)  # of a view NumPy would copy the whole, where out is x
     out -= _sum(out, ones) / x.shape[-1]
 
 
