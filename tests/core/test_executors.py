@@ -78,16 +78,15 @@ def test_casts_and_probes_agree_in_number_and_order(name, precision):
 
 
 @pytest.mark.parametrize(
-    ("function", "wrong"),
+    ("owner", "function", "wrong", "check", "where"),
     [
-        ("_times", lambda factor, x, own: np.array(x)),
-        ("_paid_ahead", lambda tape, output: {n.output: 2.0 for n in tape.nodes if n.op.carries_factors}),
-        ("_stored", lambda pending, g, variable, own: g),
+        (fast, "_times", lambda factor, x, own: np.array(x), test_values_and_gradients, "unit"),
+        (fast._Pending, "sum", lambda self, a, _, b, *rest: np.array(b), test_values_and_gradients, "regular"),
+        (fast, "_stored", lambda pending, g, *rest: g, test_casts_and_probes_agree_in_number_and_order, "fp8"),
     ],
+    ids=["factors left out", "gradients overwritten", "casts left out"],
 )
-def test_a_wrong_executor_is_rejected(monkeypatch, function, wrong):
-    """Factors left out, paid twice, casts of gradients left out."""
-    monkeypatch.setattr(fast, function, wrong)
-    check = test_casts_and_probes_agree_in_number_and_order if function == "_stored" else test_values_and_gradients
+def test_a_wrong_executor_is_rejected(monkeypatch, owner, function, wrong, check, where):
+    monkeypatch.setattr(owner, function, wrong)
     with pytest.raises(AssertionError):
-        check("bert-micro", "fp8" if function == "_stored" else "unit")
+        check("decoder-mini-micro", where)
