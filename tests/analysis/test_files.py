@@ -73,7 +73,7 @@ def test_same_run_same_text(unit):
         ("{}", "KeyError 'schema', expected what to_json makes"),
         ("[1]", "holds a list, expected an object"),
         ("no json", "not valid JSON: Expecting value: line 1 column 1"),
-        ('{"schema": "refscale.report/1", "reports": [{}]}', "KeyError 'model'"),
+        ('{"schema": "refscale.report/1", "reports": [{}]}', "KeyError 'formats'"),
         ('{"schema": "refscale.report/1", "reports": [3]}', "TypeError"),
     ],
 )

@@ -32,6 +32,7 @@ from refscale.claims import blocks as claims_of_blocks
 from refscale.engine import Op, Rows, Tape, Variable, fast, run
 from refscale.engine import factors as engine_factors
 from refscale.formats import FORMATS, Cast, cast
+from refscale.layers import blocks as layer_blocks
 from refscale.precision import POLICIES, Rounder
 from refscale.scales import CONSTRAINTS, Scales, residuals, schemes
 from refscale.scales import factors as scale_factors
@@ -212,7 +213,7 @@ def _sites(module: ModuleType) -> Iterator[tuple[str, range]]:
 
 def constraints() -> Iterator[Mutant]:
     """Each constraint dropped where it is asked for; each mean off by 3 %; none at all."""
-    for module in (functional, layers):
+    for module in (functional, layer_blocks):
         right = module.apply  # type: ignore[attr-defined]
         for name, lines in dict(_sites(module)).items():
 
