@@ -104,7 +104,7 @@ def claim_3_07_dropout(place: Place) -> Figures:
     yield unit(f"β at p = {dropped}/64", op, (x, keep), 0, signs((64,), rng))
 
 
-@claim("authors' code, examples/listings.py (scaled); graph.balance")
+@claim("authors' code, examples/listings.py (scaled); engine.settle")
 def claim_3_08_identities(place: Place) -> Figures:
     """Scaled and Fork are identities with the factors that they are given; r forks of r^-½ keep a sum of gradients."""
     rng = place.rng()

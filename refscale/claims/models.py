@@ -232,7 +232,7 @@ def claim_8_07_the_largest(place: Place) -> Figures:
         yield from _bert_figures(config, size, seq, runs, place.rng())
 
 
-@claim("paper, BERT; refscale.graph.balance")
+@claim("paper, BERT; refscale.engine.settle")
 def claim_8_08_without_constraints(place: Place) -> Figures:
     """With forks in place of constraints every activation of BERT and its gradient is within [¼, 4].
 

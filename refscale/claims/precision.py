@@ -154,7 +154,7 @@ def claim_9_02_everything_is_stored(place: Place) -> Figures:
         leaf = tape.tensor(place.rng().standard_normal((place.b, place.m)))
         parts = [apply(ops.Relu(), leaf) for _ in range(3)]
         total = apply(ops.Add(), apply(ops.Add(), parts[0], parts[1]), parts[2])
-        backward(total, place.rng().standard_normal(total.shape))
+        backward(total, place.rng().standard_normal(total.shape), check=False)  # what is stored, right or wrong
         yield none_wrong(f"{name}: a sum of gradients not stored", not _same(leaf.grad, store(np.asarray(leaf.grad))))
 
 
