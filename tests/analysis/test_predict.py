@@ -14,6 +14,7 @@ from refscale import functional as F  # noqa: N812
 from refscale import ops
 from refscale.analysis import predict, record
 from refscale.analysis.kernels import Kernel, constant, contracted, independent, through, without_mean
+from refscale.analysis.predict import _filling
 from refscale.analysis.softmax_kernels import alike, softmax_moments
 from refscale.claims.measure import standard_error
 from refscale.engine import Tape, apply, backward
@@ -29,6 +30,12 @@ def test_rows_that_sum_to_zero_by_hand():
     found = without_mean(np.array([1.0, 2.0]), (3, 5))
     assert found.k.tolist() == [[-0.25, 1.0], [-0.5, 2.0]]
     assert (found.square, found.mean_square) == (2.0, 0.0)
+
+
+def test_a_part_of_an_axis_by_hand():
+    """Two ones and three zeros: 2/5 of the squares are 1, and of 20 pairs of different places 2."""
+    found = _filling(constant((3, 2), 1.0), 1, (3, 5))
+    assert found.k == pytest.approx(np.array([[2 / 20, 2 / 5]] * 2))
 
 
 def empirical(x):

@@ -73,6 +73,13 @@ class TestTensors:
             assert t.zeros == np.count_nonzero(x == 0)
             assert t.c == factors[parameter.variable]
 
+    def test_weights_are_predicted_as_they_are_drawn(self, regular, unit):
+        """About the mean of all elements: σ·√(1 − 1/n), for n of 256 (segments) and more."""
+        for report, sigma in ((regular, 0.02), (unit, 1.0)):
+            for t in report.of_kind("weight"):
+                drawn = sigma * (1 - 1 / t.elements) ** 0.5 if len(t.shape) == 2 else 0.0
+                assert t.predicted == pytest.approx(drawn, rel=1e-9, abs=1e-12), t.name
+
     def test_c_is_of_gradients(self, regular, unit):
         for t in (*regular.tensors, *unit.tensors):
             assert (t.c is not None) == t.kind.endswith("gradient")

@@ -12,6 +12,7 @@ from refscale.analysis import Limits, Lost, measure
 from refscale.analysis.stats import BLOCK, format_label
 from refscale.errors import ArgumentError, CarrierError, FormatError
 from refscale.formats import FORMATS, quantize
+from tests.analysis.builders import spread, tensor
 
 WITH_ZERO = [name for name, f in FORMATS.items() if f.has_zero]
 WITH_NAN = [name for name in WITH_ZERO if FORMATS[name].has_nan]
@@ -131,6 +132,21 @@ class TestMoments:
             measure(np.ones(3), ["float8_e8m0fnu"])
         with pytest.raises(FormatError, match="unknown format 'fp12'"):
             measure(np.ones(3), ["fp12"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "ratio"),
+    [
+        ({"predicted": 0.5}, 4.0),
+        ({"predicted": 2.02e-6}, 2 / 2.02e-6),
+        ({"predicted": 1.98e-6}, None),  # less than a millionth of the RMS is rounding
+        ({"predicted": 0.0}, None),
+        ({}, None),
+        ({"predicted": 0.5, "zero_because": "biases"}, None),
+    ],
+)
+def test_over_predicted(changes, ratio):
+    assert tensor(spread(2.0), **changes).over_predicted == (None if ratio is None else pytest.approx(ratio))
 
 
 class TestExponents:

@@ -187,6 +187,15 @@ class TestHistograms:
                 found = [exponents[i - MARGIN] for i, c in enumerate(line) if c == glyph]
                 assert (found[0], found[-1], len(found)) == (low, high, high - low + 1)
 
+    @pytest.mark.parametrize(("few", "glyph"), [(1, " "), (2, "▁"), (3, "▁"), (100, "▄")])
+    def test_what_is_a_five_hundredth_shows(self, few, glyph):
+        """Of a thousand numbers; heights are shares of the highest bar, four lines of eight eighths."""
+        x = np.ones(1000)
+        x[:few] = 2.0**-10
+        lines = histograms([report([tensor(x)])])
+        lowest = lines[lines.index("weights") + 2 + HEIGHT].ljust(MARGIN + WIDTH)
+        assert (lowest[MARGIN + WIDTH - 17], lowest[MARGIN + WIDTH - 27]) == ("█", glyph)
+
     def test_what_is_below_the_first_column_is_in_it(self):
         for k in (-100, -30, 17 - WIDTH):
             lines = histograms([report([tensor(np.full(9, 2.0**k))])])

@@ -78,6 +78,15 @@ def test_five_figures_of_a_failure_are_shown(count, last):
     assert lines[-1].startswith("  reproduce: refscale verify --only 3.9")
 
 
+@pytest.mark.parametrize(("length", "shown"), [(29, "x" * 29), (30, "x" * 28 + "…")])
+def test_long_names_are_cut_to_their_column(length, shown):
+    result = Result(CLAIMS["3.9"], Place(), (same("x" * length, 1, 1),), "", 0.0)
+    head, line = report.table([result])
+    start = head.index("the nearest to failing")
+    assert line[start : start + 30] == f"{shown:30}"
+    assert line.endswith("  1          1 holds")
+
+
 def test_json(tmp_path, capsys):
     path = tmp_path / "claims.json"
     assert main(["verify", "--only", "4", "--shape", "b=3", "--json", str(path)]) == 0

@@ -213,6 +213,15 @@ def test_ulp_report_names_the_first_and_the_farthest():
     )
 
 
+def test_of_two_as_far_the_first_is_the_farthest():
+    expected = np.ones(6, np.float32)
+    actual = expected + np.array([0, 2, 7, 3, 7, 2]) * np.float32(2.0**-23)
+    with pytest.raises(
+        AssertionError, match=r"5 of 6 .* first at index \(1,\):(.|\n)*\n  farthest: 7 ulp at index \(2,\)$"
+    ):
+        assert_within_ulp(actual.astype(np.float32), expected, 1)
+
+
 @pytest.mark.parametrize("ulps", [-1, 0.5, 1.0, None, 2**64])
 def test_ulps_must_be_a_count(ulps):
     with pytest.raises(ArgumentError, match="expected an integer >= 0"):

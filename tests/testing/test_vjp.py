@@ -215,6 +215,15 @@ def test_where_a_gradient_counts_as_zero_is_sharp():
         check_at_zero(beside(1.0, 0.0), 2.0**-39)
 
 
+@pytest.mark.parametrize("errors", [(3e-8, 0.0), (0.0, 3e-8)])
+def test_the_largest_error_of_all_inputs_is_returned(errors):
+    def gradients(g):
+        return tuple(np.array([1 + e]) for e in errors)
+
+    found = assert_vjp(lambda x, y: np.append(x + y, 2.0**14), gradients, [np.zeros(1)] * 2, rng=Ones(), directions=2)
+    assert found == pytest.approx(3e-8, rel=1e-6)
+
+
 def test_three_pairs_are_tried():
     calls = []
 
