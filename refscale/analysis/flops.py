@@ -91,8 +91,8 @@ def tape_flops(output: Tensor) -> tuple[OpFlops, ...]:
     Args:
         output: where backward would start.
     """
-    if output.variable.requires_grad:
-        settle(output)
+    if output.variable.requires_grad and output.variable.node:
+        settle(output, check=False)
     last = output.variable.node
     found: dict[str, OpFlops] = defaultdict(lambda: OpFlops(""))
     for node in output.tape.nodes[: last.index + 1] if last else ():

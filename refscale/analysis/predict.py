@@ -78,8 +78,8 @@ def predict(
         ArgumentError: the graph has an op without a rule (conv2d, pooling, log, square root, exponential, log
             softmax).
     """
-    if output.variable.requires_grad:
-        settle(output)
+    if output.variable.requires_grad and output.variable.node:
+        settle(output, check=False)
     values: dict[Variable, Kernel] = {}
     nodes = output.tape.nodes[: output.variable.node.index + 1] if output.variable.node else []
     for node in nodes:

@@ -65,7 +65,7 @@ def edges(node: Node) -> Iterator[Edge]:
             yield Edge(node, i)
 
 
-def settle(output: Tensor) -> dict[Variable, float]:
+def settle(output: Tensor, *, check: bool = True) -> dict[Variable, float]:
     """Choose β of every fork, and return the constant c of every tensor.
 
     Let the uses of a tensor that start with a fork demand c_i, their forks aside.  If the tensor is also used directly,
@@ -75,6 +75,7 @@ def settle(output: Tensor) -> dict[Variable, float]:
 
     Args:
         output: where the gradient starts, usually the loss.
+        check: refuse uses that disagree; False: c of a tensor is what its first use demands.
 
     Returns:
         c of every variable that the output depends on, the output's included.
@@ -89,7 +90,7 @@ def settle(output: Tensor) -> dict[Variable, float]:
         if node.output not in found:
             continue
         if len(known := uses.get(node.output, ())) > 1:
-            found[node.output] = _agreed(known, output)
+            found[node.output] = _agreed(known, output, check)
         c, scales = found[node.output], node.scales
         for i, (variable, beta) in enumerate(zip(node.inputs, scales.beta, strict=True)):
             if node.wanted[i] and beta is not None:
@@ -98,11 +99,11 @@ def settle(output: Tensor) -> dict[Variable, float]:
                 found.setdefault(variable, demanded)
     for variable, known in uses.items():
         if variable.node is None and len(known) > 1:
-            found[variable] = _agreed(known, output)
+            found[variable] = _agreed(known, output, check)
     return found
 
 
-def _agreed(uses: Sequence[tuple[Node, int, float]], output: Tensor) -> float:
+def _agreed(uses: Sequence[tuple[Node, int, float]], output: Tensor, check: bool) -> float:
     """c of one tensor, given what its uses demand, with the β of those that are forks chosen."""
     first = uses[0][2]
     if all(close(c, first) for _, _, c in uses):
@@ -113,7 +114,7 @@ def _agreed(uses: Sequence[tuple[Node, int, float]], output: Tensor) -> float:
     for node, c_i in forks:
         node.scales = Scales(node.scales.alpha, (node.scales.alpha * c / c_i,))
     for edge, other in direct:
-        if not close(c, other):
+        if check and not close(c, other):
             raise FactorError(_disagreement(direct[0], (edge, other), ancestors(output)))
     return c
 

@@ -13,7 +13,7 @@ from refscale import models, ops
 from refscale.analysis import Flops, OpFlops, count_flops, render_flops, save_flops, tape_flops
 from refscale.claims.graphs import Chosen
 from refscale.cli import main
-from refscale.engine import Tape, apply, backward, run
+from refscale.engine import Tape, apply, backward, fast
 from refscale.errors import ArgumentError
 from refscale.models import bert
 from refscale.scales import Scales, geometric, none, regular, unit
@@ -73,17 +73,24 @@ def test_contractions_of_a_bert_by_formula(name):
 def test_factors_as_the_engine_multiplies(scheme, constraint, monkeypatch):
     """The engine's own multiplication, watched: the same number of elements."""
     multiplied = []
-    real = run._times
+    real = fast._times
 
     def watched(factor, x, own):
-        if factor != 1:
-            multiplied.append(x.size)
+        multiplied.append(x.size)
         return real(factor, x, own)
 
-    monkeypatch.setattr(run, "_times", watched)
-    # In a kernel a factor is no pass of its own, and what is paid ahead of a fork is less.
-    monkeypatch.setattr(run, "kernel_of", lambda op: None)
-    monkeypatch.setattr(run, "_paid_ahead", lambda tape, nodes: {})
+    def forward(tape, node, tensors, right=fast.forward):
+        y, kept = right(tape, node, tensors)
+        multiplied.append(y.size if node.scales.alpha != 1 else 0)
+        return y, kept
+
+    monkeypatch.setattr(fast, "_times", watched)
+    monkeypatch.setattr(fast, "forward", forward)
+    # In a fast form a factor is no pass of its own, and what is paid ahead of a fork is less.
+    for kind in map(vars(ops).get, ops.__all__):
+        if getattr(kind, "fast_forward", None):
+            monkeypatch.setattr(kind, "fast_forward", None)
+    monkeypatch.setattr(fast, "_paid_ahead", lambda tape, output: {})
     config = bert.get_config("bert-tiny", vocabulary=600, constraint=constraint)
     tape = Tape(scheme)
     p = models.parameters_on(tape, models.initial_parameters(config, scheme, np.random.default_rng(0)), config)

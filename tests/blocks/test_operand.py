@@ -304,7 +304,7 @@ def test_a_wrong_engine_is_noticed(wrong, monkeypatch):
         return x if plain else quantize_blocks(x, cast)
 
     if wrong in ("no conversion", "gradient as it is"):
-        monkeypatch.setattr("refscale.engine.record.convert", convert)
+        monkeypatch.setattr("refscale.precision.rounder.convert", convert)
     else:
         monkeypatch.setattr(Recipe, "cast", cast)
     found = run(get_precision("mxfp8"))[1:]

@@ -152,7 +152,7 @@ class OneProduct:
         return iter([np.ones((4, 16), np.float32)])
 
     def loss(self, p, x):
-        return F.cross_entropy(apply(ops.Matmul(), x, p["w"]), np.arange(4))
+        return SimpleNamespace(total=F.cross_entropy(apply(ops.Matmul(), x, p["w"]), np.arange(4)))
 
 
 def test_defaults():
