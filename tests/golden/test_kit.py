@@ -34,7 +34,7 @@ from refscale.golden.kit import (
     to_json,
 )
 from refscale.golden.kit.pipe import PipeBackend
-from refscale.golden.kit.report import failed, matrix
+from refscale.golden.kit.report import failed, matrix, row_of
 from refscale.golden.schema import Codes, Vector
 
 VECTORS = load()
@@ -575,6 +575,48 @@ def test_progress_is_told_after_each_vector():
     vectors = only("cast/float16/nearest_even/saturate/float32/*")[:3]
     run(Mine(), vectors, progress=lambda done, total: told.append((done, total)))
     assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_waiver_of_what_is_within_its_bound_is_fixed():
+    vectors = [v for v in only("ops/*.layer_norm/unit/fp32") if judge(Near(), v).verdict == "within bound"]
+    waiver = Waiver(("ops/*",), "x")
+    assert {r.verdict for r in run(Near(), vectors, [waiver])} == {"unexpectedly fixed"}
+    exact = Near()
+    exact.claims = Claims()
+    results = run(exact, vectors, [waiver, Waiver(("*",), "the same again")])
+    assert {(r.verdict, r.reason) for r in results} == {("waived", "the same again")}
+
+
+def test_a_waivers_file_by_hand(tmp_path):
+    path = tmp_path / "waivers.toml"
+    tables = ('ids = ["a/*", "b"]\nreason = " a  word \\n"', 'ids = ["c"]\nreason = "x"\nbackend = "mine"')
+    path.write_text("".join(f"[[waiver]]\n{table}\n" for table in tables), encoding="utf-8")
+    assert load_waivers(path) == (Waiver(("a/*", "b"), "a  word"), Waiver(("c",), "x", "mine"))
+    path.write_text("", encoding="utf-8")
+    assert load_waivers(path) == ()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "output", "row"),
+    [
+        (TIES, "y", ("cast", "-", "float8_e4m3fn")),
+        ("unary/gelu/float16/usual", "y", ("gelu", "value", "float16")),
+        ("unary/gelu.derivative/float16/usual", "y", ("gelu", "derivative", "float16")),
+        ("matmul/float16.bfloat16/bfloat16/forward", "y", ("matmul", "forward", "float16 · bfloat16 → bfloat16")),
+        ("matmul/float16.bfloat16/bfloat16/grad_w", "y", ("matmul", "grad_w", "float16 · bfloat16 → bfloat16")),
+        ("matmul/float16.float16/float32/usual", "y", ("matmul", "forward", "float16 · float16 → float32")),
+        ("block-scale/mxfp4/floor/edges", "scales", ("block_quantize floor", "scales", "float4_e2m1fn")),
+        ("block-cast/layout/nibbles", "y", ("block_layout", "-", "nibbles")),
+        ("ops/*.relu/unit/fp32", "y", ("op relu", "forward", "float32")),
+        ("ops/*.relu/unit/fp32", "grad_x", ("op relu", "backward", "float32")),
+        ("ops/*.matmul/unit/fp8", "grad_x", ("op matmul", "backward", "float8_e4m3fn, float8_e5m2 → float16")),
+        ("model/ffn/unit/fp16/whole", "gradient ffn.up.weight", ("model ffn", "backward", "unit, fp16")),
+        ("model/ffn/unit/fp16/whole", "value 000.fork", ("model ffn", "forward", "unit, fp16")),
+        ("model/bert-micro/unit/fp32/step-1/mlm.norm.gain", "m", ("adamw", "step", "float32")),
+    ],
+)
+def test_where_an_output_is_counted(pattern, output, row):
+    assert row_of(only(pattern)[0], output) == row
 
 
 def test_a_waiver_of_what_is_not_implemented_is_not_fixed():

@@ -14,7 +14,7 @@ from refscale.engine import Tape, apply, backward
 from refscale.errors import FactorError
 from refscale.graph import cut_edges, gradient_factors, plan
 from refscale.models import bert
-from refscale.scales import Scales, arithmetic, geometric, harmonic, none, regular, to_output_scale, unit
+from refscale.scales import Scales, arithmetic, geometric, get_scheme, harmonic, none, regular, to_output_scale, unit
 from refscale.testing.strategies import dags, generators
 from tests.graph.recorded import KINDS, SIDE, assert_multiple, connect, leaves, run, true_factors
 from tests.models.batches import random_batch
@@ -178,6 +178,14 @@ def test_a_plan_is_a_scheme(ffn):
     assert p.name == "plan(geometric)"
     assert p.initial_std(0.02) == 1
     assert p.residual_weights(lambda layer: (layer, 2.0), 3, 4) == (3, 2.0)
+
+
+def test_a_plan_judges_by_the_statistic_of_its_base():
+    """relu by RMS: √2 forward, √2 backward."""
+    base = get_scheme("unit-rms")
+    p = plan(lambda x: apply(ops.Relu(), x), np.ones((3, 3)), base=base)
+    assert (p.statistic, plan(lambda x: apply(ops.Relu(), x), np.ones((3, 3))).statistic) == ("rms", "std")
+    assert (p.steps[0].resolved.alpha, *p.steps[0].resolved.beta) == pytest.approx([2**0.5] * 2)
 
 
 @settings(max_examples=150)
