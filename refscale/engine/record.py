@@ -202,9 +202,10 @@ class Tape:
         """An array from outside, rounded once to what the tape stores; read-only, and nobody else's to write to."""
         if not np.can_cast(x.dtype, np.float64):  # complex, text, objects, records, long doubles
             raise CarrierError(f"{call}: got {x.dtype}, expected a float, integer or boolean array")
-        wide = x.astype(np.float64) if x.dtype.kind in "iub" else x
-        with np.errstate(invalid="ignore"):  # a signaling NaN becomes quiet where the dtype changes
-            stored = self._store(wide, variable, place).astype(self.dtype, copy=False)
+        stored = self._store(x.astype(np.float64) if x.dtype.kind in "iub" else x, variable, place)
+        if stored.dtype != self.dtype:
+            with np.errstate(invalid="ignore"):  # a signaling NaN becomes quiet
+                stored = stored.astype(self.dtype)
         return kept(x) if stored is x else freeze(stored)
 
     def _store(self, x: Any, variable: Variable, place: str, own: bool = False) -> Array:

@@ -17,6 +17,7 @@ from refscale.formats import Cast
 from refscale.models import bert
 from refscale.optim import Rate
 from refscale.precision import Precision, fp16_sr
+from refscale.scales import geometric
 from refscale.train import Run, TrainConfig, evaluate, training_step
 from refscale.train.step import forward_backward
 from tests.train.runs import small, write_text
@@ -249,6 +250,8 @@ class TestConfig:
             ({"model": "gpt"}, "get_config('gpt'): expected one of"),
             ({"scheme": "none"}, "get_scheme('none'): expected one of"),
             ({"precision": "fp7"}, "get_precision('fp7'): expected one of"),
+            ({"precision": fp16_sr}, "): expected a name"),
+            ({"constraint": geometric}, "): expected a name"),
             ({"scaling": "dynamic"}, "get_scaling('dynamic'): expected one of"),
             ({"optimizer": "adagrad"}, "get_optimizer('adagrad'): expected one of sgd, adam, adamw, lamb"),
             ({"schedule": "step"}, "TrainConfig(schedule='step'): expected one of"),
