@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from refscale.arrays import plain
 from refscale.errors import ArgumentError, DataError, counted
+from refscale.files import read_text
 
 Ids = NDArray[np.int32]
 
@@ -41,8 +42,8 @@ def load_text(path: str | Path | None = None) -> str:
     """Text to train on: a file, or by default the language reference that comes with Python.
 
     Args:
-        path: a UTF-8 file.  None: the help topics of ``pydoc``, about 460 000 characters, joined in the order of their
-            names; they differ a little from one Python version to the next.
+        path: a UTF-8 file, at most ``files.DATA`` bytes.  None: the help topics of ``pydoc``, about 460 000 characters,
+            joined in the order of their names; they differ a little from one Python version to the next.
 
     Returns:
         The text, not empty, without a byte order mark.
@@ -59,21 +60,12 @@ def load_text(path: str | Path | None = None) -> str:
         return "\n\n".join(topics[name] for name in sorted(topics))
     call = f"load_text({str(path)!r})"
     try:
-        raw = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{call}: no such file, expected a UTF-8 file") from None
-    except IsADirectoryError:
-        raise DataError(f"{call}: is a directory, expected a UTF-8 file") from None
+        text = read_text(path, call)
     except OSError as error:
         raise DataError(f"{call}: cannot be read ({error.strerror}), expected a UTF-8 file") from error
-    try:
-        text = raw.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        byte = raw[error.start]
-        message = f"{call}: byte 0x{byte:02x} at offset {error.start} is not UTF-8, expected a UTF-8 file"
-        raise DataError(message) from error
     if not text.strip():
-        raise DataError(f"{call}: holds no text ({len(raw)} bytes), expected a UTF-8 file with words")
+        count = counted(len(text), "character")
+        raise DataError(f"{call}: holds no text ({count}), expected a UTF-8 file with words")
     return text
 
 
@@ -112,6 +104,12 @@ class Tokenizer(Protocol):
 
 def _words(text: str) -> list[str]:
     return re.findall(_TOKEN, text.lower())
+
+
+def _characters_of_lower(text: str) -> NDArray[np.int64]:
+    """Of each character of ``text.lower()``, its place in ``text``.  İ alone becomes two (Unicode, SpecialCasing)."""
+    codes = _code_points(text)
+    return np.repeat(np.arange(codes.size), 1 + (codes == ord("İ")))
 
 
 @dataclass(frozen=True)
@@ -183,18 +181,19 @@ class Vocabulary:
         return np.array([self._index.get(word, UNK) for word in _words(text)], np.int32)
 
     def spans(self, text: str) -> tuple[Ids, NDArray[np.int64]]:
-        """The ids of a text, and where each word starts and stops.
+        """The ids of a text, as of ``encode``, and where each word starts and stops.
 
         Args:
-            text: any text; its lower case has as many characters, or words are found in the text as it is.
+            text: any text.
 
         Returns:
-            (words,) int32 and (words, 2) int64.
+            (words,) int32 and (words, 2) int64, in characters of the text as it is.
         """
-        lower = text.lower()
-        found = list(re.finditer(_TOKEN, lower if len(lower) == len(text) else text))
-        ids = np.array([self._index.get(match.group().lower(), UNK) for match in found], np.int32)
-        return ids, np.array([match.span() for match in found], np.int64).reshape(-1, 2)
+        found = list(re.finditer(_TOKEN, text.lower()))
+        ids = np.array([self._index.get(match.group(), UNK) for match in found], np.int32)
+        spans = np.array([match.span() for match in found], np.int64).reshape(-1, 2)
+        of = _characters_of_lower(text)
+        return ids, np.stack([of[spans[:, 0]], of[spans[:, 1] - 1] + 1], -1)
 
     def decode(self, ids: ArrayLike) -> str:
         """Tokens of ids, joined by spaces.
@@ -284,7 +283,11 @@ _CODES, _BLOCK = 0x110000, 1 << 20
 def _codes(text: str) -> Iterator[NDArray[Any]]:
     """Code points, a block at a time: a large text four times over would be what memory is needed for."""
     for start in range(0, len(text), _BLOCK):
-        yield np.frombuffer(text[start : start + _BLOCK].encode("utf-32-le", "surrogatepass"), "<u4")
+        yield _code_points(text[start : start + _BLOCK])
+
+
+def _code_points(text: str) -> NDArray[Any]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 # --- Batches ----------------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class CheckpointError(RefscaleError, ValueError):
 
 
 class DivergedError(RefscaleError, ArithmeticError):
-    """A training run whose loss or gradients are no longer finite."""
+    """A training run whose loss, gradients, optimizer state or validation is no longer finite."""
 
 
 class GoldenError(RefscaleError, ValueError):

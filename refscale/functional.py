@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from refscale import ops
 from refscale.arrays import freeze, plain
 from refscale.engine import Tensor, apply, tape_of
-from refscale.errors import ShapeError
+from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.shapes import axis_of
 from refscale.scales import (
     Constraint,
@@ -89,7 +89,7 @@ def split(x: Tensor, parts: int | Sequence[int], axis: int = -1) -> list[Tensor]
 
 
 def fork(x: Tensor, ways: int) -> list[Tensor]:
-    """x for ``ways`` separate uses whose gradients may carry different factors; ``graph.balance`` settles them.
+    """x for ``ways`` separate uses whose gradients may carry different factors; ``backward`` settles them.
 
     Args:
         x: any shape.
@@ -112,7 +112,7 @@ def residual(
 
     The gradient meets the branch's weight b at the branch's start instead of at its end:
     y = a·x + scaled(fn(scaled(x, 1, b)), b, 1), for a² + b² = 1.  If α = β on every edge inside the branch, the
-    gradient of x is right.  If not, the start is a ``Fork``, and ``graph.balance`` makes it repay the difference, too.
+    gradient of x is right.  If not, the start is a ``Fork``, whose β ``backward`` chooses so that it is.
 
     Args:
         fn: the branch, (…) → (…) of the same shape.
@@ -241,8 +241,17 @@ def sinusoids(length: int, frequencies: int, period: int = 1024) -> NDArray[np.f
         period: of the lowest frequency, in places.
 
     Returns:
-        (length, frequencies).  Source: paper, character models; Vaswani et al. 2017, section 3.5.
+        (length, frequencies).
+
+    Raises:
+        ArgumentError: an odd number of frequencies, or less than 4, whose ω would be 0/0; or a period ≤ 0.
+
+    Source: paper, character models; Vaswani et al. 2017, section 3.5.
     """
+    if frequencies < 4 or frequencies % 2 or not period > 0:
+        raise ArgumentError(
+            f"sinusoids({length}, {frequencies}, {period}): expected an even number of frequencies ≥ 4 and a period > 0"
+        )
     k = np.arange(frequencies)
     omega = np.pi * (2 / period) ** ((k // 2) / (frequencies // 2 - 1))
     return np.asarray(math.sqrt(2) * np.sin(np.arange(length)[:, None] * omega + np.pi / 2 * (k % 2)))

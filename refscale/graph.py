@@ -10,7 +10,6 @@ Only edges that carry a gradient count: masks and token ids are no part of the g
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ from typing import Any, NamedTuple
 
 from numpy.typing import ArrayLike
 
-from refscale.engine import Node, Op, Tape, Tensor, Variable, tape_of
-from refscale.errors import ArgumentError, FactorError, TapeError
-from refscale.ops.arithmetic import Add, Fork, Subtract, WeightedAdd
+from refscale.engine import Edge, Op, Tape, Tensor, Variable, ancestors, edges, settle
+from refscale.errors import ArgumentError, FactorError
+from refscale.ops.arithmetic import Add, Subtract, WeightedAdd
 from refscale.scales import (
     Call,
     Constraint,
@@ -28,6 +27,7 @@ from refscale.scales import (
     Scales,
     Scheme,
     Unit,
+    close,
     constrain,
     geometric,
     get_constraint,
@@ -36,42 +36,6 @@ from refscale.scales import (
     to_output_scale,
     unit,
 )
-
-TOLERANCE = 1e-9
-"""Relative; a product of a few thousand correctly rounded factors errs by less than 1e-12."""
-
-
-class Edge(NamedTuple):
-    """The use of a variable as input ``position`` of a recorded call."""
-
-    node: Node
-    position: int
-
-    @property
-    def variable(self) -> Variable:
-        """What is used."""
-        return self.node.inputs[self.position]
-
-
-def _ancestors(output: Tensor) -> list[Node]:
-    """The calls that the output depends on through gradients, last first."""
-    tape, last = tape_of("graph", output), output.variable.node
-    if last is None or not output.variable.requires_grad:
-        raise TapeError(f"{output} was not computed from a leaf that requires a gradient")
-    needed = {output.variable}
-    found = []
-    for node in reversed(tape.nodes[: last.index + 1]):
-        if node.output in needed:
-            found.append(node)
-            needed.update(e.variable for e in _edges(node))
-    return found
-
-
-def _edges(node: Node) -> Iterator[Edge]:
-    """The edges into a call that carry a gradient."""
-    for i, variable in enumerate(node.inputs):
-        if variable.requires_grad and i not in node.op.constants:
-            yield Edge(node, i)
 
 
 def cut_edges(output: Tensor) -> set[Edge]:
@@ -87,8 +51,8 @@ def cut_edges(output: Tensor) -> set[Edge]:
         The cut-edges.  Source: paper, definition of a cut-edge.
     """
     neighbors: dict[Variable, list[tuple[Edge, Variable]]] = defaultdict(list)
-    for node in _ancestors(output):
-        for edge in _edges(node):
+    for node in ancestors(output):
+        for edge in edges(node):
             neighbors[edge.variable].append((edge, node.output))
             neighbors[node.output].append((edge, edge.variable))
     order = {output.variable: 0}
@@ -122,7 +86,8 @@ def gradient_factors(output: Tensor) -> dict[Variable, float]:
     """For every tensor the constant c by which its computed gradient differs from the true one.
 
     c(output) = 1 and c(x_i) = c(y)·β_i/α for every edge; the gradient that ``backward`` computes for x is exactly c(x)
-    times that of the function that the forward pass computes, rounding aside.
+    times that of the function that the forward pass computes, rounding aside.  Forks are settled first, as ``backward``
+    does.
 
     Args:
         output: where the gradient starts.
@@ -134,65 +99,19 @@ def gradient_factors(output: Tensor) -> dict[Variable, float]:
         FactorError: two consumers of a tensor demand different values; the computed gradient would mix terms with
             different weights.  The message names tensor, consumers and values.
     """
-    nodes = _ancestors(output)
-    factors: dict[Variable, tuple[float, Node | None]] = {output.variable: (1.0, None)}
-    for node in nodes:
-        c = factors[node.output][0]
-        for edge in _edges(node):
-            demanded = c * _ratio(edge)
-            known, consumer = factors.setdefault(edge.variable, (demanded, node))
-            if not math.isclose(known, demanded, rel_tol=TOLERANCE):
-                raise FactorError(
-                    f"gradient_factors: consumers of {edge.variable} disagree: {consumer} demands c = {known:.9g}, "
-                    f"{node} demands c = {demanded:.9g}; its gradient would be no multiple of the true one"
-                )
-    return {variable: c for variable, (c, _) in factors.items()}
-
-
-def _ratio(edge: Edge) -> float:
-    beta = edge.node.scales.beta[edge.position]
-    assert beta is not None  # an edge carries a gradient
-    return beta / edge.node.scales.alpha
+    return settle(output)
 
 
 def balance(output: Tensor) -> None:
-    """Choose β of every ``Fork`` so that all uses of a tensor demand the same c.
-
-    Let the uses of a tensor that start with a fork demand c_i, their forks aside.  If the tensor is also used directly,
-    with c, their forks take β_i = c/c_i.  If all its uses are forks, c is free, and c = (Σ c_i^-2)^-½ gives Σ β_i² = 1:
-    if every use sends back a gradient of unit variance, so is their sum.  Where all agree already, as under the regular
-    scheme, nothing changes.  Call it after the forward pass: no β is used before ``backward``.
-
-    With forks where a residual branch starts, and where a tensor is used more than once, every op may keep the factors
-    that suit it, and no constraint is needed: that is the ``none`` constraint of BERT.  A disagreement without forks is
-    left as it is, for ``gradient_factors`` to report.
+    """Choose β of every ``Fork`` so that all uses of a tensor agree, as ``backward`` does itself.
 
     Args:
         output: where the gradient starts, usually the loss.
+
+    Raises:
+        FactorError: as for ``gradient_factors``.
     """
-    nodes = _ancestors(output)
-    if all(factor in (1, None) for node in nodes for factor in (node.scales.alpha, *node.scales.beta)):
-        return
-    demanded: dict[Variable, list[tuple[Edge, float]]] = defaultdict(list)
-    for node in nodes:
-        c = _settle(demanded.pop(node.output)) if node.output in demanded else 1.0
-        for edge in _edges(node):
-            demanded[edge.variable].append((edge, c * _ratio(edge)))
-    for uses in demanded.values():
-        _settle(uses)
-
-
-def _settle(uses: list[tuple[Edge, float]]) -> float:
-    """The c of one tensor, given what its uses demand, after its forks are balanced."""
-    first = uses[0][1]
-    if len(uses) == 1 or all(math.isclose(c, first, rel_tol=TOLERANCE) for _, c in uses):
-        return first
-    direct = [c for edge, c in uses if not isinstance(edge.node.op, Fork)]
-    forks = [(edge.node, c / _ratio(edge)) for edge, c in uses if isinstance(edge.node.op, Fork)]
-    c = direct[0] if direct else 1 / math.hypot(*(1 / c_i for _, c_i in forks))
-    for node, c_i in forks:
-        node.scales = Scales(node.scales.alpha, (node.scales.alpha * c / c_i,))
-    return c
+    settle(output)
 
 
 # --- The recipe, automatic --------------------------------------------------------------------------------------------
@@ -262,9 +181,7 @@ class Plan(Unit):
 
 def _close(a: Scales, b: Scales) -> bool:
     pairs = zip((a.alpha, *a.beta), (b.alpha, *b.beta), strict=True)
-    return all(
-        (p is None) == (q is None) and (p is None or math.isclose(p, q or 0, rel_tol=TOLERANCE)) for p, q in pairs
-    )
+    return all((p is None) == (q is None) and (p is None or close(p, q or 0)) for p, q in pairs)
 
 
 def plan(
@@ -303,7 +220,7 @@ def plan(
     tape = Tape()
     output = fn(*(_leaves(tape, x, f"input{i}") for i, x in enumerate(inputs)))
     cut = cut_edges(output)
-    relevant = set(_ancestors(output))
+    relevant = set(ancestors(output))
     steps = []
     for node in tape.nodes:
         shapes = tuple(v.shape for v in node.inputs)
@@ -312,7 +229,7 @@ def plan(
         if node.op.carries_factors:
             free = node.scales
         elif node in relevant:
-            tied = tuple(edge.position for edge in _edges(node) if edge not in cut)
+            tied = tuple(edge.position for edge in edges(node) if edge not in cut)
         rule = add if isinstance(node.op, Add | Subtract | WeightedAdd) else mean
         resolved = constrain(free, tied, rule)
         steps.append(Step(node.output.name, node.op, shapes, free, resolved, tied if rule is not none else ()))

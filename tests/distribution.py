@@ -1,11 +1,13 @@
 """The package as others get it: wheel and sdist, each in an empty environment, in a project that is not this one.
 
     python -m tests.distribution                          this Python
-    python -m tests.distribution python3.12 python3.13    those
+    python -m tests.distribution python3.11 python3.13    those
 
 Builds both from this checkout, installs each with pip into a new virtual environment, away from the checkout, and there
 runs the command line, a property test with the strategies, the pytest plugin on a backend of the project's own, and a
-backend that is a program.  Needs pip, and a network for what the package depends on.
+backend that is a program.  Then the whole suite runs twice in the first of the Pythons, which should be the oldest
+allowed: with the newest release of everything that ``pyproject.toml`` names, and with the oldest that it allows.  Needs
+pip, and a network for what the package depends on.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +55,7 @@ COMMANDS = (
     "-m refscale golden check",
     "-m refscale conform mine:Mine --only cast/float8*",
     "-m pytest -q -W error test_mine.py",
-    "-m pytest -q --pyargs refscale.golden.conformance --backend mine:Mine -k float8_e5m2",
+    "-m pytest -q --pyargs refscale.golden.conformance --refscale-backend mine:Mine -k float8_e5m2",
 )
 """What must succeed in the project, after the name of its Python."""
 
@@ -72,12 +75,28 @@ def environment(folder: Path, python: str, *requirements: str) -> Path:
     return made
 
 
+def declared() -> list[str]:
+    """What ``pyproject.toml`` requires, for use, for tests and for every option but the linters."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    optional = [r for extra, of_it in project["optional-dependencies"].items() if extra != "lint" for r in of_it]
+    return [*project["dependencies"], *optional]
+
+
+def run(python: Path, command: str, folder: Path, *about: object) -> bool:
+    """Run a command, print its last line; whether it failed."""
+    done = subprocess.run([python, *command.split()], cwd=folder, capture_output=True, text=True, check=False)
+    last = (done.stdout.strip() or done.stderr.strip()).splitlines()[-1:]
+    print(*about, command, "->", done.returncode, *last, flush=True)
+    return done.returncode != 0
+
+
 def main(pythons: list[str]) -> int:
-    """Try every distribution in every Python; exit status 1 if a command fails."""
+    """Try every distribution in every Python, then the suite; exit status 1 if a command fails."""
     failed = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for distribution in build(folder):
+        distributions = build(folder)
+        for distribution in distributions:
             for i, python in enumerate(pythons):
                 work = folder / f"{distribution.name}-{i}"
                 project = work / "project"
@@ -86,12 +105,10 @@ def main(pythons: list[str]) -> int:
                 (project / "test_mine.py").write_text(PROPERTY, encoding="utf-8")
                 there = environment(work / "venv", python, f"{distribution}[test]")
                 for command in COMMANDS:
-                    done = subprocess.run(
-                        [there, *command.split()], cwd=project, capture_output=True, text=True, check=False
-                    )
-                    last = (done.stdout.strip() or done.stderr.strip()).splitlines()[-1:]
-                    print(distribution.name, python, command, "->", done.returncode, *last, flush=True)
-                    failed += done.returncode != 0
+                    failed += run(there, command, project, distribution.name, python)
+        for which, requirements in (("newest", declared()), ("oldest", [r.replace(">=", "==") for r in declared()])):
+            there = environment(folder / which, pythons[0], str(distributions[0]), *requirements)
+            failed += run(there, "-m pytest -q", ROOT, which, pythons[0])
     return int(failed > 0)
 
 

@@ -60,18 +60,19 @@ def test_files_that_hold_no_text(tmp_path):
     empty.write_bytes(b"")
     blank.write_bytes(b" \n\t ")
     latin.write_bytes("für".encode("latin-1"))
-    assert message(missing) == f"load_text({str(missing)!r}): no such file, expected a UTF-8 file"
-    assert message(tmp_path) == f"load_text({str(tmp_path)!r}): is a directory, expected a UTF-8 file"
-    assert message(empty) == f"load_text({str(empty)!r}): holds no text (0 bytes), expected a UTF-8 file with words"
-    assert message(blank) == f"load_text({str(blank)!r}): holds no text (4 bytes), expected a UTF-8 file with words"
+    for path, why in ((missing, "No such file or directory"), (tmp_path, "Is a directory")):
+        assert message(path) == f"load_text({str(path)!r}): cannot be read ({why}), expected a UTF-8 file"
+    for path, count in ((empty, 0), (blank, 4)):
+        expected = f"holds no text ({count} characters), expected a UTF-8 file with words"
+        assert message(path) == f"load_text({str(path)!r}): {expected}"
     assert message(latin) == f"load_text({str(latin)!r}): byte 0xfc at offset 1 is not UTF-8, expected a UTF-8 file"
 
 
 def test_a_file_that_cannot_be_read(monkeypatch):
-    def refuse(self):
+    def refuse(self, mode):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(DataError) as caught:
         load_text("secret")
     assert str(caught.value) == "load_text('secret'): cannot be read (Permission denied), expected a UTF-8 file"
@@ -127,6 +128,24 @@ def test_known_text_survives_decoding(text):
     ids = vocabulary.encode(text)
     assert UNK not in ids
     np.testing.assert_array_equal(vocabulary.encode(vocabulary.decode(ids)), ids)
+
+
+def test_spans_are_where_the_words_of_encode_stand():
+    """Characters counted by hand; İ is the one character whose lower case has two, and both of them are its own."""
+    every = "".join(map(chr, range(0x110000)))
+    assert (len(every.lower()), len("İ".lower())) == (len(every) + 1, 2)
+    vocabulary = Vocabulary.from_text("i stanbul \u0307 in ΑΣ, to", 99)
+    text = "In İSTANBUL, İn\u2028ΑΣ to"
+    ids, where = vocabulary.spans(text)
+    assert ids.tolist() == vocabulary.encode(text).tolist()
+    assert [vocabulary.tokens[i] for i in ids] == [
+        *["in", "i", "\u0307", "stanbul", ",", "i", "\u0307", "[UNK]", "ας", "to"],
+    ]
+    assert where.tolist() == [
+        *([0, 2], [3, 4], [3, 4], [4, 11], [11, 12], [13, 14], [13, 14], [14, 15], [16, 18], [19, 21]),
+    ]
+    assert (ids.dtype, where.dtype) == (np.int32, np.int64)
+    assert [x.shape for x in vocabulary.spans("")] == [(0,), (0, 2)]
 
 
 def test_vocabulary_errors():
@@ -241,6 +260,27 @@ def test_parts_are_runs_of_the_text_and_is_next_is_true():
             assert mask.all() or z[-1] == len(vocabulary) - 1  # padded only where the text ends
             seen.add((int(is_next), bool(mask.all())))
     assert seen >= {(0, True), (1, True), (0, False)}
+
+
+def test_every_pair_that_may_be_drawn():
+    """Of five sentences of three tokens, and no other: (start and length of A, start and length of B, B follows A).
+
+    A takes sentences up to six tokens, and leaves one to follow.  B is that one, or neither in A nor that one; it ends
+    where twelve tokens, the text, or A before it do.
+    """
+    vocabulary = Vocabulary((*SPECIALS, *"abcdefghijklmno"))
+    numbered = [np.arange(5 + 3 * i, 8 + 3 * i, dtype=np.int32) for i in range(5)]  # token k of the text: 5 + k
+    seen = set()
+    for b in itertools.islice(batches(numbered, vocabulary, seq=15, batch=16), 40):
+        for ids, segments, mask, is_next in zip(restored(b), b.segments, b.mask, b.is_next, strict=True):
+            a, z = ids[(segments == 0) & mask][1:-1], ids[segments == 1][:-1]
+            assert (np.diff(a) == 1).all()
+            assert (np.diff(z) == 1).all()
+            seen.add((int(a[0]) - 5, len(a), int(z[0]) - 5, len(z), int(is_next)))
+    follow = {(0, 6, 6, 6, 1), (3, 6, 9, 6, 1), (6, 6, 12, 3, 1), (9, 3, 12, 3, 1)}
+    after = {(0, 6, 9, 6, 0), (0, 6, 12, 3, 0), (3, 6, 12, 3, 0)}
+    before = {(3, 6, 0, 3, 0), (6, 6, 0, 6, 0), (6, 6, 3, 3, 0), (9, 3, 0, 9, 0), (9, 3, 3, 6, 0), (9, 3, 6, 3, 0)}
+    assert seen == follow | after | before
 
 
 def test_words_that_are_too_few_leave_places_ignored():

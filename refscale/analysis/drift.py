@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from typing import Any
 from refscale.analysis.report import HIGH, LOW
 from refscale.analysis.stats import KINDS, Kind
 from refscale.errors import DataError
-from refscale.files import write_text
+from refscale.files import DATA, json_text, read_json, read_json_lines, write_text
 
 SCHEMA = "refscale.drift/1"
 
@@ -56,9 +55,8 @@ def read_drift(out: str | Path) -> Drift:
     call = f"read_drift({str(out)!r})"
     path = Path(out) / "scales.jsonl"
     try:
-        config = json.loads((Path(out) / "config.json").read_text(encoding="utf-8"))["config"]
-        text = path.read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        config = read_json(Path(out) / "config.json", f"{call}: config.json")["config"]
+        lines = list(read_json_lines(path, f"{call}: {path.name}"))
         found: dict[tuple[Kind, str], dict[int, float]] = {}
         for line in lines:
             for t in line["tensors"]:
@@ -66,7 +64,9 @@ def read_drift(out: str | Path) -> Drift:
                     found.setdefault((t["kind"], t["name"]), {})[line["step"]] = float(t["scale"])
     except FileNotFoundError as error:
         raise DataError(f"{call}: no {Path(error.filename).name}, expected a run with --scales-every N") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{call}: {type(error).__name__} {error}, expected what train writes") from error
     if not found:
         raise DataError(f"{call}: no step recorded, expected a run with --scales-every N")
@@ -105,19 +105,18 @@ def _cell(series: Sequence[Series], i: int) -> str:
 def save_drifts(path: str | Path, drifts: Sequence[Drift]) -> None:
     """Write drifts as JSON, atomically.  Raises OSError."""
     content = {"schema": SCHEMA, "runs": [_content(d) for d in drifts]}
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(path, text)
+    write_text(path, json_text(content) + "\n")
 
 
 def load_drifts(path: str | Path) -> list[Drift]:
     """Read what ``save_drifts`` wrote.  Raises DataError, OSError."""
     call = f"load_drifts({str(path)!r})"
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path, call, most=DATA)
         if content["schema"] != SCHEMA:
             raise DataError(f"{call}: schema is {content['schema']!r}, expected {SCHEMA!r}")
         return list(_drifts(content["runs"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{call}: {type(error).__name__} {error}, expected what save_drifts writes") from error
@@ -132,5 +131,5 @@ def _content(drift: Drift) -> dict[str, Any]:
 
 def _drifts(runs: Sequence[dict[str, Any]]) -> Iterator[Drift]:
     for run in runs:
-        tensors = tuple(Series(t["name"], t["kind"], tuple(t["scales"])) for t in run["tensors"])
+        tensors = tuple(Series(t["name"], t["kind"], tuple(map(float, t["scales"]))) for t in run["tensors"])
         yield Drift(run["label"], tuple(run["steps"]), tensors)

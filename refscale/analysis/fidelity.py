@@ -23,8 +23,9 @@ from refscale.analysis.snr import snr
 from refscale.data import Batch, load_text
 from refscale.engine import Array, CastRecord, Op, Probe, Tape, Tensor, apply, backward
 from refscale.errors import ArgumentError, DataError, counted
+from refscale.files import path_text
 from refscale.formats import quantize
-from refscale.graph import balance, gradient_factors
+from refscale.graph import gradient_factors
 from refscale.layers import Parameters, count
 from refscale.models import bert
 from refscale.precision import Precision, fp32, get_precision
@@ -118,7 +119,7 @@ def fidelity(
         batch=batch,
         seq=seq,
         seed=seed,
-        text="built-in" if text is None else str(text),
+        text="built-in" if text is None else path_text(text),
         padding=float(1 - data.mask.mean()),
         schemes=tuple(side.name for side in sides),
         loss=reference.loss,
@@ -234,9 +235,12 @@ def _ways(sides: Sequence[_Side], policy: Precision) -> list[tuple[_Side, bool]]
 
 
 def _loss_scale(policy: Precision, largest: float) -> float:
-    """The power of two that brings the largest gradient just below half of the largest value of a policy's formats."""
-    casts = [c for c in (policy.store, policy.operand_gradient) if c]
-    return min((operand_scale(c.format, largest, margin=1) for c in casts), default=1.0)
+    """The power of two that brings the largest gradient just below half of the largest value of a policy's formats.
+
+    A format with the exponents of float32 needs no loss scale, and limits that of another format in no way.
+    """
+    formats = [c.format for c in (policy.store, policy.operand_gradient) if c]
+    return min((operand_scale(f, largest, margin=1) for f in formats if f.exponent_bits < 8), default=1.0)
 
 
 class MeanProjection(Op):
@@ -322,7 +326,6 @@ class _Program:
             return losses.total, losses.encoded
         encoded = bert.encode(p, self.config, self.data.ids, self.data.mask, self.data.segments)
         loss = apply(MeanProjection(), encoded, self.numbers.astype(encoded.tape.dtype))
-        balance(loss)
         return loss, encoded
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from refscale import __version__
+from refscale.analysis.files import record
 from refscale.analysis.stats import Kind
 from refscale.errors import DataError
-from refscale.files import write_text
+from refscale.files import DATA, json_text, parse_json, read_json, write_text
 
 SCHEMA = "refscale.fidelity/1"
 """Raised by one whenever a reader of the former could go wrong."""
@@ -171,16 +170,13 @@ class FidelityReport:
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
-_Record = TypeVar("_Record")
-
 
 def fidelity_to_json(report: FidelityReport) -> str:
-    """A report as JSON text: ``schema``, ``version`` and its fields; what is not finite, as a string.
+    """A report as JSON text: ``schema``, ``version`` and its fields.
 
     No time stamp: the same run gives the same text.
     """
-    content = {"schema": SCHEMA, "version": __version__, **_plain(asdict(report))}
-    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return json_text({"schema": SCHEMA, "version": __version__, **asdict(report)}, indent=1) + "\n"
 
 
 def fidelity_from_json(text: str) -> FidelityReport:
@@ -189,23 +185,26 @@ def fidelity_from_json(text: str) -> FidelityReport:
     Raises:
         DataError: no JSON, another schema, or fields that are missing.
     """
+    return _fidelity_from(parse_json(text, "fidelity_from_json"), "fidelity_from_json")
+
+
+def _fidelity_from(content: dict[str, Any], call: str) -> FidelityReport:
     try:
-        content = json.loads(text)
         if content["schema"] != SCHEMA:
-            raise DataError(f"fidelity_from_json: schema is {content['schema']!r}, expected {SCHEMA!r}")
+            raise DataError(f"{call}: schema is {content['schema']!r}, expected {SCHEMA!r}")
         content |= {
             "schemes": tuple(content["schemes"]),
             "policies": tuple(_errors_from(e) for e in content["policies"]),
             "classes": tuple(_errors_from(e) for e in content["classes"]),
-            "operands": tuple(_record(OperandStats, t) for t in content["operands"]),
-            "beyond": tuple(_record(StorageStats, t) for t in content["beyond"]),
+            "operands": tuple(record(OperandStats, t) for t in content["operands"]),
+            "beyond": tuple(record(StorageStats, t) for t in content["beyond"]),
         }
-        return _record(FidelityReport, content)
-    except (ValueError, KeyError, TypeError) as error:
+        return record(FidelityReport, content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
         what = f"{type(error).__name__} {error}"
-        raise DataError(f"fidelity_from_json: {what}, expected what fidelity_to_json makes") from error
+        raise DataError(f"{call}: {what}, expected what fidelity_to_json makes") from error
 
 
 def save_fidelity(path: str | Path, report: FidelityReport) -> None:
@@ -216,23 +215,10 @@ def save_fidelity(path: str | Path, report: FidelityReport) -> None:
 
 def load_fidelity(path: str | Path) -> FidelityReport:
     """Read what ``save_fidelity`` wrote.  Raises DataError, OSError."""
-    return fidelity_from_json(Path(path).read_text(encoding="utf-8"))
-
-
-def _plain(x: Any) -> Any:
-    if isinstance(x, dict):
-        return {key: _plain(value) for key, value in x.items()}
-    if isinstance(x, list | tuple):
-        return [_plain(value) for value in x]
-    return str(x) if isinstance(x, float) and not math.isfinite(x) else x
+    call = f"load_fidelity({str(path)!r})"
+    return _fidelity_from(read_json(path, call, most=DATA), call)
 
 
 def _errors_from(content: Mapping[str, Any]) -> Errors:
-    casts = {name: _record(CastLosses, content[name]) for name in ("forward", "backward")}
-    return _record(Errors, {**content, **casts})
-
-
-def _record(kind: type[_Record], content: Mapping[str, Any]) -> _Record:
-    """A dataclass from its fields; numbers may be written as strings."""
-    named = {f.name: (content[f.name], f.type) for f in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: float(value) if hint == "float" else value for name, (value, hint) in named.items()})
+    casts = {name: record(CastLosses, content[name]) for name in ("forward", "backward")}
+    return record(Errors, {**content, **casts})

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from refscale import __version__
 from refscale.analysis.report import CastSummary, Report, summarize
 from refscale.analysis.stats import Lost, TensorStats
 from refscale.errors import DataError
-from refscale.files import write_text
+from refscale.files import DATA, json_text, parse_json, read_json, write_text
 
 SCHEMA = "refscale.report/1"
 """Raised by one whenever a reader of the former could go wrong."""
+
+_Record = TypeVar("_Record")
 
 
 def to_json(reports: Sequence[Report]) -> str:
@@ -29,7 +29,7 @@ def to_json(reports: Sequence[Report]) -> str:
         Text that ``from_json`` reads back to the same reports.  No time stamp: the same run gives the same text.
     """
     content = {"schema": SCHEMA, "version": __version__, "reports": [_report_to(r) for r in reports]}
-    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return json_text(content, indent=1) + "\n"
 
 
 def from_json(text: str) -> list[Report]:
@@ -38,15 +38,18 @@ def from_json(text: str) -> list[Report]:
     Raises:
         DataError: no JSON, another schema, or fields that are missing.
     """
+    return _reports_from(parse_json(text, "from_json"), "from_json")
+
+
+def _reports_from(content: dict[str, Any], call: str) -> list[Report]:
     try:
-        content = json.loads(text)
         if content["schema"] != SCHEMA:
-            raise DataError(f"from_json: schema is {content['schema']!r}, expected {SCHEMA!r}")
+            raise DataError(f"{call}: schema is {content['schema']!r}, expected {SCHEMA!r}")
         return [_report_from(r) for r in content["reports"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"from_json: {type(error).__name__} {error}, expected what to_json makes") from error
+        raise DataError(f"{call}: {type(error).__name__} {error}, expected what to_json makes") from error
 
 
 def save(path: str | Path, reports: Sequence[Report]) -> None:
@@ -57,14 +60,12 @@ def save(path: str | Path, reports: Sequence[Report]) -> None:
 
 def load(path: str | Path) -> list[Report]:
     """Read what ``save`` wrote.  Raises DataError, OSError."""
-    return from_json(Path(path).read_text(encoding="utf-8"))
+    call = f"load({str(path)!r})"
+    return _reports_from(read_json(path, call, most=DATA), call)
 
 
 def _report_to(report: Report) -> dict[str, Any]:
     content = asdict(report)
-    content["losses"] = {
-        name: x if math.isfinite(x) else str(x) for name, x in report.losses.items()
-    }  # JSON has no inf
     s = summarize(report.tensors)
     content["summary"] = {
         "judged": s.judged,
@@ -77,17 +78,31 @@ def _report_to(report: Report) -> dict[str, Any]:
 
 
 def _report_from(content: dict[str, Any]) -> Report:
-    own = {f.name: content[f.name] for f in fields(Report)}
-    own["formats"] = tuple(content["formats"])
-    own["losses"] = {name: float(x) for name, x in content["losses"].items()}
-    own["tensors"] = tuple(_tensor_from(t) for t in content["tensors"])
-    own["casts"] = tuple(CastSummary(**c) for c in content["casts"])
-    return Report(**own)
+    own = {
+        "formats": tuple(content["formats"]),
+        "losses": {name: float(x) for name, x in content["losses"].items()},
+        "tensors": tuple(_tensor_from(t) for t in content["tensors"]),
+        "casts": tuple(record(CastSummary, c) for c in content["casts"]),
+    }
+    return record(Report, {**content, **own})
 
 
 def _tensor_from(content: dict[str, Any]) -> TensorStats:
-    own = dict(content)
-    own["shape"] = tuple(content["shape"])
-    own["exponents"] = {int(e): n for e, n in content["exponents"].items()}
-    own["lost"] = {name: Lost(**counts) for name, counts in content["lost"].items()}
-    return TensorStats(**own)
+    own = {
+        "shape": tuple(content["shape"]),
+        "exponents": {int(e): n for e, n in content["exponents"].items()},
+        "lost": {name: record(Lost, counts) for name, counts in content["lost"].items()},
+    }
+    return record(TensorStats, {**content, **own})
+
+
+def record(kind: type[_Record], content: Mapping[str, Any]) -> _Record:
+    """Make a dataclass of its fields as ``json_text`` wrote them: a float may be a string.
+
+    Raises:
+        KeyError: a field is missing.
+        ValueError, TypeError: a float is neither a number nor the name of one.
+    """
+    values = {f.name: content[f.name] for f in fields(kind)}  # type: ignore[arg-type]
+    floats = [f.name for f in fields(kind) if f.type in ("float", "float | None")]  # type: ignore[arg-type]
+    return kind(**values | {name: float(values[name]) for name in floats if values[name] is not None})

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from refscale.analysis.record import first_task
-from refscale.engine import Node, Tape, Tensor
+from refscale.engine import Node, Tape, Tensor, settle
 from refscale.errors import ArgumentError
 from refscale.files import write_json
 from refscale.layers import on_tape
@@ -89,8 +89,10 @@ def tape_flops(output: Tensor) -> tuple[OpFlops, ...]:
     """The multiplications of the calls recorded up to ``output`` and of their backward pass, op by op.
 
     Args:
-        output: where backward would start; forks must be balanced.
+        output: where backward would start.
     """
+    if output.variable.requires_grad and output.variable.node:
+        settle(output, check=False)
     last = output.variable.node
     found: dict[str, OpFlops] = defaultdict(lambda: OpFlops(""))
     for node in output.tape.nodes[: last.index + 1] if last else ():

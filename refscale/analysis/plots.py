@@ -1,10 +1,12 @@
-"""Figures: heat-maps of exponents (paper, Figures 1 and 6), SNR over scale (Figure 2), scales, losses.
+"""Figures: heat-maps of exponents (authors' code, bert/init_hist.py), SNR over scale (paper, Figure 2), scales, losses.
 
 Matplotlib is needed here only, and imported when a figure is asked for.  The same input gives the same file.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from refscale.analysis.drift import Drift
 from refscale.analysis.report import HIGH, LOW, Report, by_layer
 from refscale.analysis.snr import EXPONENTS
-from refscale.analysis.stats import KINDS, TensorStats, format_label
+from refscale.analysis.stats import KINDS, Kind, TensorStats, format_label
 from refscale.errors import ArgumentError
 from refscale.files import write_atomically
 from refscale.formats import FORMATS, get_format
@@ -57,6 +59,12 @@ SMALL = 9
 
 STRIP, LABEL = 0.17, 0.2
 """Inches: height of one format's bar above a heat-map, least distance between two labels."""
+
+LEADER = 8
+"""Points: length of a line from a label to what it names."""
+
+LIMIT, UNIT = (0, (4, 3)), (0, (1, 2))
+"""Dashes of a line at a format's limit, and of one at unit scale."""
 
 _FP16 = get_format("float16")
 
@@ -123,8 +131,8 @@ def open_figure(path: str | Path, height: float) -> Iterator[Figure]:
 def plot(path: str | Path, reports: Sequence[Report]) -> None:
     """Heat-maps of exponents: a row for each kind of tensor, a column for each report.
 
-    Across, the exponent ⌊log2 |x|⌋; down, tensors in the order of the forward pass; dark, many of a tensor's elements.
-    Lines mark the smallest subnormal, smallest normal and largest exponent of each format.
+    Across, the exponent ⌊log2 |x|⌋; down, tensors in the order of the forward pass, a line between layers; dark, many
+    of a tensor's elements.  Above each panel are the ranges of the formats: see ``mark_ranges``.
 
     Args:
         path: .svg, .png or .pdf.
@@ -136,37 +144,49 @@ def plot(path: str | Path, reports: Sequence[Report]) -> None:
     """
     exponents = _span(reports)
     rows = max(len(reports[0].of_kind(kind)) for kind in KINDS)
-    panel = min(4.0, max(1.4, 0.035 * rows))  # inches
-    with open_figure(path, 1.0 + len(KINDS) * (panel + 0.4)) as figure:
+    layers = max(len(list(by_layer(_drawn(r, kind)))) for r in reports for kind in KINDS)
+    named = 1.05 * LABEL * layers + STRIP * (len(reports[0].formats) + 0.3)  # room for all names, and the formats
+    panel = min(4.0, max(1.4, 0.035 * rows, named))  # inches
+    with open_figure(path, 1.5 + len(KINDS) * (panel + 0.4)) as figure:
         grid = figure.subplots(len(KINDS), len(reports), squeeze=False, sharex=True)
         images = []
         for axes_row, kind in zip(grid, KINDS, strict=True):
+            last: list[str] = []
             for ax, report in zip(axes_row, reports, strict=True):
-                tensors = [t for t in report.of_kind(kind) if t.exponents and not t.zero_because]
-                images.append(_heat_map(ax, tensors, exponents, LABEL / panel))
+                tensors = _drawn(report, kind)
                 strips = STRIP / panel * (len(report.formats) + 0.3)
+                images.append(_heat_map(ax, tensors, exponents))
+                if last != (names := [t.layer for t in tensors]):  # once for a row, where its panels have the same
+                    _name_layers(ax, tensors, LABEL / panel * (1 + strips))
+                    last = names
                 ax.set_ylim(max(1, len(tensors)), -strips * max(1, len(tensors)))
-                mark_ranges(ax, report.formats, STRIP / panel / (1 + strips))
                 ax.set_xlim(exponents[0] - 0.5, exponents[-1] + 0.5)
+                mark_ranges(ax, report.formats, STRIP / panel / (1 + strips))
                 ax.set_title(f"{report.scheme}: {kind}s")
-            _name_once(axes_row)
         for ax in grid[-1]:
             ax.set_xlabel("exponent ⌊log₂ |x|⌋")
         bar = figure.colorbar(images[0], ax=grid, location="bottom", aspect=50, pad=0.01, extend="max")
         bar.set_label("share of a tensor's non-zero elements")
         bar.ax.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.0f} %")
+        _explain_ranges(figure)
+
+
+def _drawn(report: Report, kind: Kind) -> list[TensorStats]:
+    """The tensors of a kind that have a row; of those that are zero by construction, only rounding errors are left."""
+    return [t for t in report.of_kind(kind) if t.exponents and not t.zero_because]
 
 
 def _span(reports: Sequence[Report]) -> range:
-    """All exponents that matter: those of nearly all elements, and the ranges of the formats."""
-    found = [e for r in reports for t in r.tensors for e, n in t.exponents.items() if t.share(n) > 0.01]
+    """All exponents that matter: those of nearly all elements, and the ranges of the formats with room for a name."""
+    drawn = [t for r in reports for kind in KINDS for t in _drawn(r, kind)]
+    found = [e for t in drawn for e, n in t.exponents.items() if t.share(n) > 0.01]
     formats = [get_format(name) for name in reports[0].formats]
     low = min([*found, *(f.emin - f.mantissa_bits for f in formats)])
-    return range(max(low - 6, -60), min(max([*found, *(f.emax for f in formats)]) + 3, 60))
+    return range(max(low - 10, -60), min(max([*found, *(f.emax for f in formats)]) + 3, 60))
 
 
-def _heat_map(ax: Axes, tensors: Sequence[TensorStats], exponents: range, apart: float) -> AxesImage:
-    """The map and the names of layers, those left out that would be less than a share ``apart`` of the map apart."""
+def _heat_map(ax: Axes, tensors: Sequence[TensorStats], exponents: range) -> AxesImage:
+    """The map, with a line between layers."""
     from matplotlib.colors import PowerNorm
 
     shares = [[t.share(t.exponents.get(e, 0)) for e in exponents] for t in tensors]
@@ -179,36 +199,69 @@ def _heat_map(ax: Axes, tensors: Sequence[TensorStats], exponents: range, apart:
         interpolation="nearest",
         extent=(exponents[0] - 0.5, exponents[-1] + 0.5, rows, 0),
     )
-    start = 0
-    labels: list[tuple[float, str]] = []
-    for layer, found in by_layer(tensors):
-        middle = start + len(found) / 2
-        if not labels or middle - labels[-1][0] >= apart * rows:
-            labels.append((middle, layer))
-        start += len(found)
-        if start < rows:
-            ax.axhline(start, color="#bbbbbb", linewidth=0.4)
-    ax.set_yticks([y for y, _ in labels], [name for _, name in labels])
-    ax.tick_params(axis="y", length=0)
+    for start in _starts(tensors)[1:]:
+        ax.axhline(start, color="#bbbbbb", linewidth=0.4)
+    ax.set_yticks([])
     ax.tick_params(axis="x", labelbottom=True, width=0.6)
     return image
 
 
-def _name_once(axes: Sequence[Axes]) -> None:
-    """The names of layers stand at the first panel of a row where the others' are the same."""
-    names = [[*ax.get_yticks(), *(label.get_text() for label in ax.get_yticklabels())] for ax in axes]
-    for ax, mine in zip(axes[1:], names[1:], strict=True):
-        if mine == names[0]:
-            ax.set_yticklabels([])
+def _starts(tensors: Sequence[TensorStats]) -> list[int]:
+    """The first row of each layer."""
+    return [0, *itertools.accumulate(len(found) for _, found in by_layer(tensors))][:-1]
+
+
+def _name_layers(ax: Axes, tensors: Sequence[TensorStats], apart: float) -> None:
+    """Names at the left, at least a share ``apart`` of the map apart, each with a line to the middle of its layer."""
+    layers = zip(_starts(tensors), by_layer(tensors), strict=True)
+    names = [(start + len(found) / 2, name) for start, (name, found) in layers]
+    if len(names) * apart > 1:  # a deep model: every few layers
+        names = names[:: math.ceil(len(names) * apart)]
+    heights = _spread([middle for middle, _ in names], apart * len(tensors), len(tensors))
+    ax.set_yticks(heights, [name for _, name in names])
+    ax.tick_params(axis="y", length=0, pad=LEADER + 2)
+    where = ("axes points", "data")
+    for height, (middle, _) in zip(heights, names, strict=True):
+        line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
+        ax.annotate(
+            "", (0, middle), (-LEADER, height), xycoords=where, textcoords=where, arrowprops=line, annotation_clip=False
+        )
+
+
+def _spread(places: Sequence[float], apart: float, end: float) -> list[float]:
+    """Places in order, moved as little as it takes to be ``apart``, the last one half of that before the end."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(place, moved[-1] + apart) if moved else place)
+    limit = end - apart / 2
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], limit)
+        limit = moved[i] - apart
+    return moved
+
+
+def _explain_ranges(figure: Figure) -> None:
+    """What the lines of ``mark_ranges`` are, below all panels."""
+    from matplotlib.lines import Line2D
+
+    lines = {
+        "normal numbers of a format": Line2D([], [], color="#555555", linewidth=3, solid_capstyle="butt"),
+        "its subnormal numbers": Line2D([], [], color="#555555", linewidth=1),
+        "its limits": Line2D([], [], color="#555555", linewidth=0.7, linestyle=LIMIT),
+        "exponent 0": Line2D([], [], color="#222222", linewidth=0.6, linestyle=UNIT),
+    }
+    figure.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=2)
 
 
 def mark_ranges(ax: Axes, formats: Sequence[str], share: float) -> None:
-    """Across the top of a panel over exponents, what each format can say: thick where normal, thin where subnormal.
+    """Across the top of a panel over exponents, the range of each format: thick where normal, thin where subnormal.
 
-    Its limits are lines down the panel.  Bars take ``share·(len(formats) + 0.3)`` of the panel's height: leave it free.
+    Its limits are dashed lines down the panel, exponent 0 a dotted one.  Bars take ``share·(len(formats) + 0.3)`` of
+    the panel's height: leave it free.  A name stands left of its bar, or on it where the bar begins at or beyond the
+    panel's edge.
 
     Args:
-        ax: whose horizontal axis is log2 of magnitude.
+        ax: whose horizontal axis is log2 of magnitude, with its limits set.
         formats: names.
         share: of the panel's height, for one bar.
     """
@@ -218,14 +271,19 @@ def mark_ranges(ax: Axes, formats: Sequence[str], share: float) -> None:
     for i, name in enumerate(formats):
         f, color, y = get_format(name), COLORS.get(name, OTHER_COLOR), 1 - share * (i + 0.7)
         smallest = f.emin - f.mantissa_bits
-        ax.plot([f.emin - 0.5, f.emax + 0.5], [y, y], color=color, linewidth=3, solid_capstyle="butt", transform=across)
-        ax.plot([smallest - 0.5, f.emin - 0.5], [y, y], color=color, linewidth=1, transform=across)
-        ax.text(
-            smallest - 1, y, format_label(name), color=color, fontsize=SMALL, ha="right", va="center", transform=across
-        )
+        low, high = ax.get_xlim()
+        bars = (((f.emin - 0.5, f.emax + 0.5), 3), ((smallest - 0.5, f.emin - 0.5), 1))
+        for ends, width in bars:
+            x = np.clip(ends, low, high)
+            ax.plot(x, [y, y], color=color, linewidth=width, solid_capstyle="butt", transform=across)
+        words: Any = {"color": color, "fontsize": SMALL, "va": "center", "transform": across}
+        if smallest > low:
+            ax.text(smallest - 1, y, format_label(name), ha="right", **words)
+        else:
+            ax.text((low + high) / 2, y, format_label(name), ha="center", backgroundcolor="white", **words)
         for limit in (smallest - 0.5, f.emax + 0.5):
-            ax.plot([limit, limit], [0, top], color=color, linewidth=0.7, linestyle=(0, (4, 3)), transform=across)
-    ax.axvline(0, ymax=top, color="#222222", linewidth=0.6, linestyle=(0, (1, 2)))
+            ax.plot([limit, limit], [0, top], color=color, linewidth=0.7, linestyle=LIMIT, transform=across)
+    ax.axvline(0, ymax=top, color="#222222", linewidth=0.6, linestyle=UNIT)
     ax.axhline(ax.get_ylim()[0] + top * (ax.get_ylim()[1] - ax.get_ylim()[0]), color="#555555", linewidth=0.6)
 
 
@@ -253,7 +311,7 @@ def plot_snr(path: str | Path, found: Mapping[str, NDArray[np.float64]]) -> None
             style = "-." if not known else "--" if "fnuz" in name else "-"
             label = format_label(name) if known else name
             ax.plot(list(EXPONENTS), values, style, color=color, linewidth=1.4, label=label)
-        ax.axvline(0, color="#222222", linewidth=0.6, linestyle=(0, (1, 2)))
+        ax.axvline(0, color="#222222", linewidth=0.6, linestyle=UNIT)
         ax.set_xlim(EXPONENTS[0], EXPONENTS[-1])
         ax.set_ylim(0)
         ax.xaxis.set_major_formatter(lambda k, _: f"$2^{{{k:.0f}}}$")
@@ -282,7 +340,7 @@ def plot_drift(path: str | Path, drifts: Sequence[Drift]) -> None:
                 for series in drift.of_kind(kind):
                     logs = [np.log2(x) if x > 0 else np.nan for x in series.scales]
                     ax.plot(drift.steps, logs, color=scheme_color(drift.label), linewidth=0.6, alpha=0.5)
-                ax.axhline(_FP16.emin, color=COLORS["float16"], linewidth=0.7, linestyle=(0, (4, 3)))
+                ax.axhline(_FP16.emin, color=COLORS["float16"], linewidth=0.7, linestyle=LIMIT)
                 ax.set_title(f"{drift.label}: {kind}s")
         for ax in grid[-1]:
             ax.set_xlabel("step")
@@ -293,26 +351,41 @@ def plot_drift(path: str | Path, drifts: Sequence[Drift]) -> None:
         grid[0, 0].text(0.04, _FP16.emin - 0.6, "FP16, E5M2: smallest normal", color=COLORS["float16"], **where)
 
 
-def plot_losses(path: str | Path, rows: Mapping[str, Sequence[float | None]]) -> None:
-    """The final loss of every run: a row for each variant, a dot for each seed; × at the edge for one that diverged.
+def plot_losses(
+    path: str | Path, rows: Mapping[str, Sequence[float | None]], levels: Mapping[str, float] | None = None
+) -> None:
+    """The final loss of every run: a row for each variant, a dot for each seed; × in a strip for one that diverged.
 
     Args:
         path: .svg, .png or .pdf.
         rows: losses of the seeds by name of the variant; None if it diverged.
+        levels: losses to compare with, by name: dashed lines.
 
     Raises:
         ArgumentError: see ``check_plot``.
         OSError: the file cannot be written.
     """
-    finite = [x for losses in rows.values() for x in losses if x is not None]
-    edge = max(finite, default=1.0)
-    with open_figure(path, 0.7 + 0.24 * len(rows)) as figure:
+    known = {name: [x for x in losses if x is not None] for name, losses in rows.items()}
+    lost = {name: len(losses) - len(known[name]) for name, losses in rows.items()}
+    marks = levels or {}
+    drawn = [*(x for losses in known.values() for x in losses), *marks.values()] or [0.0, 1.0]
+    margin = 0.05 * (max(drawn) - min(drawn)) or 0.1
+    end = max(drawn) + margin
+    with open_figure(path, 0.9 + 0.24 * len(rows)) as figure:
         ax = figure.subplots()
-        for y, (name, losses) in enumerate(rows.items()):
+        for y, name in enumerate(rows):
             color = scheme_color(name)
-            known = [x for x in losses if x is not None]
-            ax.plot(known, [y] * len(known), "o", color=color, markersize=3.5, alpha=0.8)
-            ax.plot([edge] * (len(losses) - len(known)), [y] * (len(losses) - len(known)), "x", color=color)
+            ax.plot(known[name], [y] * len(known[name]), "o", color=color, markersize=3.5, alpha=0.8)
+            if lost[name]:
+                ax.plot([end + 1.5 * margin] * lost[name], [y] * lost[name], "x", color=color)
+        above: Any = {"transform": ax.get_xaxis_transform(), "fontsize": SMALL, "ha": "center", "va": "bottom"}
+        for name, x in marks.items():
+            ax.axvline(x, color="#555555", linewidth=0.8, linestyle=LIMIT)
+            ax.text(x, 1.01, f"{name}, {x:.2f}", **above)
+        if any(lost.values()):
+            ax.axvspan(end, end + 3 * margin, color="#eeeeee", linewidth=0, zorder=0)
+            ax.text(end + 1.5 * margin, 1.01, "diverged", **above)
+        ax.set_xlim(min(drawn) - margin, end + (3 * margin if any(lost.values()) else 0))
         ax.set_yticks(range(len(rows)), list(rows))
         ax.invert_yaxis()
         ax.set_xlabel("validation loss of masked words, nats")

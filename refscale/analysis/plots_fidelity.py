@@ -39,6 +39,8 @@ def plot_fidelity(path: str | Path, report: FidelityReport) -> None:
         axes: dict[str, Axes] = figure.subplot_mosaic(panels, height_ratios=(rows, 2.8))
         _plot_errors(axes["output"], report, "output")
         _plot_errors(axes["gradient"], report, "gradient")
+        handles, labels = axes["gradient"].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
         axes["gradient"].set_yticklabels([])
         _plot_operands(axes["operands"], report)
 
@@ -71,7 +73,6 @@ def _plot_errors(ax: Axes, report: FidelityReport, what: Literal["output", "grad
         ax.text(0.02, split + 0.2, f"of {report.focus}, alone", transform=ax.get_yaxis_transform(), fontsize=SMALL)
     ax.set_xlabel("relative error ‖x − x0‖/‖x0‖")
     ax.set_title({"output": "encoder output", "gradient": "all gradients"}[what])
-    ax.legend(loc="upper left", bbox_to_anchor=(0.0, 0.9))  # beside all but the first row
 
 
 def _plot_operands(ax: Axes, report: FidelityReport) -> None:

@@ -24,8 +24,9 @@ def plot_against(
     groups: Sequence[str],
     points: Mapping[str, Sequence[tuple[str, float, float]]],
     unit: str,
+    within: float = 0.0,
 ) -> None:
-    """A panel for each variant: its loss over that of the reference, a mark for each point.
+    """A panel for each variant: its loss over that of the reference, a mark for each point, a band of no difference.
 
     Args:
         path: .svg, .png or .pdf.
@@ -33,11 +34,12 @@ def plot_against(
         groups: names, each with a color of its own.
         points: by variant, (group, loss of the reference, loss of the variant); infinite ones at the top.
         unit: of the losses.
+        within: half the width of the band, in that unit: what seeds alone make losses differ by.
 
     Raises:
         ArgumentError: matplotlib is not installed, or the name does not end in .svg, .png or .pdf.
 
-    Source: paper, Figure 4.
+    Source: paper, Figure 4, which has no band.
     """
     finite = [x for rows in points.values() for _, *pair in rows for x in pair if math.isfinite(x)]
     low, high = min(finite, default=0.0) - 0.05, max(finite, default=1.0) + 0.1
@@ -46,7 +48,9 @@ def plot_against(
     with open_figure(path, WIDTH * down / across) as figure:
         panels = list(figure.subplots(down, across, squeeze=False).flat)
         for ax, (name, rows) in zip(panels, points.items(), strict=False):
-            ax.plot([low, high], [low, high], color="#999999", linewidth=0.6, zorder=0)
+            ends = np.array([low, high])
+            ax.fill_between(ends, ends - within, ends + within, color="#eeeeee", linewidth=0, zorder=0)
+            ax.plot(ends, ends, color="#999999", linewidth=0.6, zorder=0.5)
             for k, group in enumerate(groups):
                 mine = np.array([(x, min(y, high - 0.02)) for g, x, y in rows if g == group and math.isfinite(x)])
                 if mine.size:

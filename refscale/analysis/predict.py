@@ -37,9 +37,10 @@ from refscale import ops
 from refscale.analysis.kernels import Array, Kernel, constant, contracted, independent, of_axes, through, without_mean
 from refscale.analysis.softmax_kernels import cross_entropy_gradient, softmax_gradient, softmax_kernel
 from refscale.analysis.window_kernels import convolution_gradients, convolved
-from refscale.engine import Node, Op, Tensor, Variable
+from refscale.engine import Node, Op, Tensor, Variable, settle
 from refscale.errors import ArgumentError
 from refscale.ops.activations import sigmoid_derivative
+from refscale.ops.shapes import axes_of
 from refscale.scales import Shape
 from refscale.special import sigmoid
 
@@ -77,6 +78,8 @@ def predict(
         ArgumentError: the graph has an op without a rule (conv2d, pooling, log, square root, exponential, log
             softmax).
     """
+    if output.variable.requires_grad and output.variable.node:
+        settle(output, check=False)
     values: dict[Variable, Kernel] = {}
     nodes = output.tape.nodes[: output.variable.node.index + 1] if output.variable.node else []
     for node in nodes:
@@ -301,9 +304,8 @@ def _norm_gradient(op: Op, g: Kernel, x: Kernel) -> Kernel:
 
 def _reduced(op: Op, x: Kernel, node: Node) -> Kernel:
     assert isinstance(op, ops.Sum | ops.Mean)
-    axes = range(len(x.shape)) if op.axes is None else [a % len(x.shape) for a in op.axes]
     found = x
-    for axis in axes:
+    for axis in axes_of(op.name, op.axes, x.shape):
         found = found.summed(axis)
     return found.times(_share(op, x, node))
 

@@ -14,6 +14,7 @@ from refscale.analysis.stats import REPORT_FORMATS
 from refscale.analysis.trace import Trace, summarize_casts
 from refscale.engine import Tape, backward
 from refscale.errors import ArgumentError
+from refscale.files import path_text
 from refscale.formats import get_format
 from refscale.layers import count, on_tape
 from refscale.models import Config, family, get_config
@@ -85,7 +86,7 @@ def record(
         batch=batch,
         seq=seq,
         seed=seed,
-        text="built-in" if text is None else str(text),
+        text="built-in" if text is None else path_text(text),
         formats=formats,
         losses=trace.losses,
         tensors=trace.tensors(losses.total, scheme, predict(losses.total, std)),

@@ -57,7 +57,9 @@ def snr(format: str | Format, sigmas: Sequence[float] = SIGMAS) -> NDArray[np.fl
         ArgumentError: an unsigned format, or a σ that is not positive and finite.
         FormatError: an unknown format.
 
-    Source: paper, Figure 2.
+    Source: paper, Figure 2, whose script (the authors' code, examples/QuantisationSnr.ipynb) clips at the top of each
+    binade instead of carrying into the next one: it has 31.0 dB for E4M3 and 24.5 dB for E5M2, where rounding to
+    nearest gives 31.5 and 25.5.
 
     Example:
         >>> snr("float8_e4m3fn", [1.0]).round(1).tolist()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,78 +21,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refscale.arrays import plain
+from refscale.blocks.parts import BlockCodes, Blocks, block_axes, carrier
 from refscale.blocks.rounding import FLOAT32_MAX, tensor_scale_exact
 from refscale.blocks.table import BlockCast, ScaleRule, get_block_cast
-from refscale.errors import CarrierError, ShapeError
-from refscale.formats import Cast, Format, decode, encode
+from refscale.errors import CarrierError
+from refscale.formats import Cast, Format, encode
+from refscale.formats.cast import check_random
 
 Array = NDArray[Any]
 Random = NDArray[np.uint32]
 
 _INPUTS = tuple(np.dtype(t) for t in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16))
 _CHUNK = 1 << 17  # elements at a time, as many as a cast takes
-
-
-@dataclass(frozen=True, eq=False)
-class Blocks:
-    """An array in a block-scaled format, by its parts: tensor_scale · scales · elements.
-
-    Attributes:
-        cast: the format.
-        elements: float32 or float64, of the array's shape, values of the element format.
-        scales: float32, values of the scale format, one to a block: the array's shape with each blocked axis divided
-            by the length of a block, rounded up.
-        tensor_scale: T, a float32 value; 1 in formats without.
-    """
-
-    cast: BlockCast
-    elements: Array
-    scales: NDArray[np.float32]
-    tensor_scale: float
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the array."""
-        return self.elements.shape
-
-    def scale_of_each(self, dtype: Any = np.float32) -> Array:
-        """The scales, one to each element."""
-        s: Array = self.scales.astype(dtype)
-        for axis, n in zip(block_axes(self.cast, self.shape), self.cast.block, strict=True):
-            s = np.repeat(s, n, axis)
-            s = s[(slice(None),) * axis + (slice(self.shape[axis]),)]
-        return s
-
-    def scaled(self) -> NDArray[np.float64]:
-        """scales · elements, without T: exact."""
-        with np.errstate(all="ignore"):
-            return np.asarray(self.elements * self.scale_of_each(np.float64))
-
-    def wide(self, dtype: Any = np.float32) -> Array:
-        """The values: exact in float64; in float32 rounded once, which only a scale that is no power of two needs.
-
-        What is beyond the largest float32 is infinite there; a block whose scale is NaN is NaN.
-        """
-        with np.errstate(all="ignore"):
-            y = self.elements * self.scale_of_each(dtype)
-            return np.asarray(y * np.asarray(self.tensor_scale, dtype) if self.tensor_scale != 1 else y, dtype)
-
-
-@dataclass(frozen=True, eq=False)
-class BlockCodes:
-    """An array in a block-scaled format, by its bits.
-
-    Attributes:
-        cast: the format.
-        codes: unsigned integers of the element format's ``code_dtype``, of the array's shape, one to an element.
-        scales: codes of the scale format, of the shape of ``Blocks.scales``.
-        tensor_scale: T, a float32 value.
-    """
-
-    cast: BlockCast
-    codes: Array
-    scales: Array
-    tensor_scale: float = 1.0
 
 
 def quantize_blocks(
@@ -114,8 +53,9 @@ def quantize_blocks(
         An array of x's shape.
 
     Raises:
-        CarrierError: x of another dtype.
-        ShapeError: an axis that x has not.
+        CarrierError: x, random_bits or the result of another dtype.
+        ShapeError: an axis that x has not; random_bits of another shape.
+        ArgumentError: random_bits missing or superfluous.
         FormatError: an unknown name; a NaN to elements without one, where ``nonfinite`` is "ignore".
 
     Source: see ``BLOCK_FORMATS`` and ``rounding``.
@@ -124,7 +64,7 @@ def quantize_blocks(
         >>> quantize_blocks([1.0, 3.3, 0.06, -9.0], get_block_cast("mxfp4", block=2)).tolist()
         [1.0, 3.0, 0.0, -8.0]
     """
-    return _convert(x, get_block_cast(cast), random_bits, np.dtype(dtype), wide=True)[0]
+    return _convert(x, get_block_cast(cast), random_bits, carrier("quantize_blocks", dtype), wide=True)[0]
 
 
 def encode_blocks(x: ArrayLike, cast: str | BlockCast, random_bits: Random | None = None) -> BlockCodes:
@@ -134,25 +74,6 @@ def encode_blocks(x: ArrayLike, cast: str | BlockCast, random_bits: Random | Non
     """
     b = split_blocks(x, cast, random_bits)
     return BlockCodes(b.cast, encode(b.elements, b.cast.element), encode(b.scales, b.cast.scale), b.tensor_scale)
-
-
-def decode_blocks(blocks: BlockCodes, *, dtype: Any = np.float32) -> Array:
-    """The values of codes: exact in float64; see ``Blocks.wide``.
-
-    Raises:
-        ShapeError: scales of another shape than the codes' blocks.
-        CarrierError, FormatError: no such codes.
-    """
-    return from_codes(blocks).wide(dtype)
-
-
-def from_codes(blocks: BlockCodes) -> Blocks:
-    """Codes by the parts that they stand for."""
-    cast, codes = blocks.cast, plain("decode_blocks", "codes", blocks.codes)
-    shape = scale_shape(cast, codes.shape)
-    if np.shape(blocks.scales) != shape:
-        raise ShapeError(f"decode_blocks: scales of shape {np.shape(blocks.scales)}, expected {shape}")
-    return Blocks(cast, decode(codes, cast.element), decode(blocks.scales, cast.scale), blocks.tensor_scale)
 
 
 def split_blocks(x: ArrayLike, cast: str | BlockCast, random_bits: Random | None = None) -> Blocks:
@@ -170,8 +91,7 @@ def _convert(
     if x.dtype not in _INPUTS or (x.dtype == np.float64 and cast.rule == "amax"):
         known = "float16, bfloat16 or float32" + ("" if cast.rule == "amax" else " or float64")
         raise CarrierError(f"quantize_blocks to {cast}: x is an array of {x.dtype}, expected {known}")
-    if random_bits is not None and plain("quantize_blocks", "random_bits", random_bits).shape != x.shape:
-        raise ShapeError(f"quantize_blocks: random_bits has shape {random_bits.shape}, expected that of x, {x.shape}")
+    check_random("quantize_blocks", random_bits, x.shape, cast.rounding)
     if x.dtype.itemsize == 2:
         x = x.astype(np.float32)
     with np.errstate(all="ignore"):  # NaN and overflow are part of the work, set by rule
@@ -265,9 +185,9 @@ def _divisor(scales: NDArray[np.float64], cast: BlockCast, t: float, dtype: np.d
 
 def _quotient(x: Array, divisor: Array, cast: BlockCast, out: Array | None) -> Array:
     """x over the scales, to be rounded to elements."""
-    if cast.arithmetic == "reciprocal":
-        return np.multiply(x, divisor, out=out)
-    q = np.divide(x, divisor, out=out)
+    q = (np.multiply if cast.arithmetic == "reciprocal" else np.divide)(x, divisor, out=out)
+    if cast.nonfinite == "ignore":  # an infinity stays one where the scale is zero, too
+        np.copyto(q, x, where=~np.isfinite(x))
     if x.dtype == np.float64 and cast.rounding in ("up", "down"):
         np.copyto(q, np.copysign(2.0**-1000, x), where=(q == 0) & (x != 0) & np.isfinite(divisor))
     return q
@@ -355,21 +275,3 @@ class _Tiling(NamedTuple):
     def spread(self, per_block: Array) -> Array:
         """One to each column of the rows that hold the blocks."""
         return (per_block if self.c == 1 else np.repeat(per_block, self.c)).reshape(-1, 1, self.form[2])
-
-
-def scale_shape(cast: BlockCast, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the scales of an array: each blocked axis divided by the length of a block, rounded up."""
-    length = dict(zip(block_axes(cast, shape), cast.block, strict=True))
-    return tuple(-(-n // length.get(axis, 1)) for axis, n in enumerate(shape))
-
-
-def block_axes(cast: BlockCast, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes that are cut into blocks, from 0.
-
-    Raises:
-        ShapeError: an axis that there is not.
-    """
-    axes = (cast.axis,) if len(cast.block) == 1 else (-2, -1)
-    if not all(-len(shape) <= axis < len(shape) for axis in axes):
-        raise ShapeError(f"{cast}: shape {shape} has no axis {' and '.join(map(str, axes))}")
-    return tuple(axis % len(shape) for axis in axes)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refscale.arguments import integer
 from refscale.arrays import plain
 from refscale.errors import CarrierError, FormatError, ShapeError
 
@@ -84,6 +85,9 @@ def untile_scales(tiled: ArrayLike, shape: tuple[int, int]) -> Bytes:
         shape: (rows, blocks of a row).
     """
     x = _bytes("untile_scales", tiled)
+    if not isinstance(shape, tuple | list) or len(shape) != 2:
+        raise ShapeError(f"untile_scales: shape is {shape!r}, expected (rows, blocks)")
+    shape = (integer("untile_scales", "shape[0]", shape[0], 0), integer("untile_scales", "shape[1]", shape[1], 0))
     rows, columns = -(-shape[0] // ROWS), -(-shape[1] // COLUMNS)
     if x.shape != (rows * columns * ROWS * COLUMNS,):
         raise ShapeError(f"untile_scales: shape {x.shape}, expected ({rows * columns * ROWS * COLUMNS},) for {shape}")

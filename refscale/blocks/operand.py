@@ -24,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale.arguments import integer
 from refscale.blocks.cast import quantize_blocks, split_blocks
 from refscale.blocks.table import BlockCast, get_block_cast
 from refscale.errors import ArgumentError
@@ -32,27 +33,35 @@ Array = NDArray[Any]
 Role = Literal["activation", "weight", "gradient"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Recipe:
     """How the operands of contractions are converted, by what they are.
 
     Args:
-        activation, weight, gradient: the format of each; the axis of 1 × n blocks is the contracted one.
+        activation, weight, gradient: the format of each, a name of ``BLOCK_FORMATS`` or a record; the axis of 1 × n
+            blocks is the contracted one.
         hadamard: length of the random Hadamard transform that both operands of a weight's gradient go through along
             the contracted axis, a power of two; 0: none.  The product stays what it is, outliers are spread out.
 
     Raises:
         ArgumentError: another length.
+        FormatError: no such format.
     """
 
     activation: BlockCast
     weight: BlockCast
     gradient: BlockCast
-    hadamard: int = 0
+    hadamard: int
 
-    def __post_init__(self) -> None:
-        if self.hadamard and (self.hadamard < 2 or self.hadamard & (self.hadamard - 1)):
-            raise ArgumentError(f"Recipe(hadamard={self.hadamard}): expected 0 or a power of two")
+    def __init__(
+        self, activation: str | BlockCast, weight: str | BlockCast, gradient: str | BlockCast, hadamard: int = 0
+    ) -> None:
+        for role, cast in (("activation", activation), ("weight", weight), ("gradient", gradient)):
+            object.__setattr__(self, role, get_block_cast(cast))
+        n = integer("Recipe", "hadamard", hadamard)
+        if n and (n < 2 or n & (n - 1)):
+            raise ArgumentError(f"Recipe(hadamard={n}): expected 0 or a power of two")
+        object.__setattr__(self, "hadamard", n)
 
     def cast(self, role: Role, axis: int) -> BlockCast:
         """The format of an operand that is contracted along an axis."""
@@ -90,16 +99,16 @@ Convert = Callable[[Array, BlockCast, "Operand"], Array]
 
 def convert(x: Array, cast: BlockCast, operand: Operand | None = None, words: Array | None = None) -> Array:
     """x in a block-scaled format, in its own dtype; scales by amax are those of x in float32."""
-    narrow = x.astype(np.float32) if x.dtype == np.float64 and cast.rule == "amax" else x
+    with np.errstate(all="ignore"):  # a float64 beyond float32 is infinite there
+        narrow = x.astype(np.float32) if x.dtype == np.float64 and cast.rule == "amax" else x
     return quantize_blocks(narrow, cast, words, dtype=x.dtype)
 
 
 def lost(x: Array, q: Array, cast: BlockCast) -> tuple[int, int]:
     """(finite elements beyond the largest value of their block, elements other than zero that became zero)."""
-    parts = split_blocks(
-        x.astype(np.float32), cast if cast.rounding != "stochastic" else replace(cast, rounding="down")
-    )
     with np.errstate(all="ignore"):
+        narrow = x.astype(np.float32)
+        parts = split_blocks(narrow, cast if cast.rounding != "stochastic" else replace(cast, rounding="down"))
         top = parts.scale_of_each(np.float64) * (parts.tensor_scale * cast.element.max)
         return int(np.count_nonzero(np.isfinite(x) & (np.abs(x) > top))), int(np.count_nonzero((q == 0) & (x != 0)))
 

@@ -12,9 +12,13 @@ accumulate             the sum
 NAME                   by that accumulator on scaled elements, as if there were no blocks; then as above
 =====================  =============================================================================================
 
-NAME is any of ``exact.get_accumulator``.  ``blocks:truncated:13:32`` of FP8 tiles is what DeepSeek-V3 (arXiv
-2412.19437, section 3.3.2) found on tensor cores, 14 significant bits inside, with its remedy, a promotion to float32
-every 128 terms.  Where the blocks of a and b differ, sums are cut at the boundaries of both.
+NAME is any of ``exact.get_accumulator``.  fl() is IEEE float32, as on hardware: fl(T_a·T_b) is zero or infinite where
+the scales of both tensors are very small or large, and infinity times a sum of zero is NaN.  ``exact`` takes the real
+T_a·T_b.
+
+``blocks:truncated:13:32`` of FP8 tiles is what DeepSeek-V3 (arXiv 2412.19437, section 3.3.2) found on tensor cores, 14
+significant bits inside, with its remedy, a promotion to float32 every 128 terms.  Where the blocks of a and b differ,
+sums are cut at the boundaries of both.
 """
 
 from __future__ import annotations
@@ -25,10 +29,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.blocks.cast import Blocks, block_axes
-from refscale.errors import ShapeError
+from refscale.blocks.parts import Blocks, block_axes
+from refscale.errors import CarrierError, ShapeError
 from refscale.exact import get_accumulator, matmul
 from refscale.exact.accumulators import Accumulator
+from refscale.exact.product import check_deterministic
 from refscale.formats import Cast
 
 Array = NDArray[Any]
@@ -50,11 +55,18 @@ def block_matmul(a: Blocks, b: Blocks, cast: Cast, accumulate: str = "exact") ->
         float32 (…, M, N), values of the output format.
 
     Raises:
+        CarrierError: operands that are not ``Blocks``.
         ShapeError: shapes that do not multiply, or blocks that lie across the axis that is summed over.
-        ArgumentError: no such accumulator, or one that does not say what a sum is.
+        ArgumentError: no such accumulator, one that does not say what a sum is, or a stochastic cast.
     """
+    for name, x in (("a", a), ("b", b)):
+        if not isinstance(x, Blocks):
+            raise CarrierError(
+                f"block_matmul: {name} is an object of {type(x).__name__}, expected Blocks (split_blocks)"
+            )
+    check_deterministic("block_matmul", cast)
     _check(a, b)
-    kind, colon, name = accumulate.partition(":")
+    kind, colon, name = accumulate.partition(":") if isinstance(accumulate, str) else ("", "", "")
     if kind == "blocks" and colon:
         total = _by_block(a, b, name)
     elif accumulate == "exact":

@@ -39,6 +39,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
+from refscale.arguments import number
 from refscale.blocks.table import BlockCast
 from refscale.errors import ArgumentError
 from refscale.formats import Format, get_format, round_exact
@@ -73,7 +74,11 @@ def tensor_scale_exact(amax: float, cast: BlockCast) -> tuple[float, float]:
     Args:
         amax: largest magnitude of the tensor's blocks, finite.
         cast: with or without a ``tensor_scale``; without one both are 1.
+
+    Raises:
+        ArgumentError: an amax that is negative or not finite.
     """
+    amax = _amax("tensor_scale_exact", amax)
     if not cast.tensor_scale or amax == 0:
         return 1.0, 1.0
     range_ = Fraction(cast.element.max) * Fraction(cast.scale.max)
@@ -93,10 +98,14 @@ def scale_exact(amax: float, cast: BlockCast, tensor: tuple[float, float] = (1.0
 
     Returns:
         A value of the scale format; NaN where amax is.
+
+    Raises:
+        ArgumentError: an amax that is negative or infinite.
     """
     scale = cast.scale
     if math.isnan(amax):
         return math.nan
+    amax = _amax("scale_exact", amax)
     if cast.rule != "amax":
         k = exponent_exact(cast.rule, Fraction(amax), cast.element) if amax else scale.emin
         return math.ldexp(1.0, min(max(k, scale.emin), scale.emax))
@@ -123,10 +132,10 @@ def element_exact(x: float, s: float, cast: BlockCast, t: float = 1.0, random_bi
         if total == 0 or x == 0:
             q = math.copysign(0.0, x)
         elif cast.arithmetic == "reciprocal":
-            q = _or_zero(_float32(Fraction(x) * Fraction(_float32(1 / total))), x)
+            q = _float32(Fraction(x) * Fraction(_float32(1 / total)))
         else:
             q = Fraction(x) / total
-            q = _or_zero(_float32(q), x) if cast.arithmetic == "divide" else q
+            q = _float32(q) if cast.arithmetic == "divide" else q
     return round_exact(q, cast.element, rounding=cast.rounding, overflow=cast.overflow, random_bits=random_bits)
 
 
@@ -146,7 +155,9 @@ def round_block_exact(
 
     Raises:
         FormatError: a NaN for an element format without one, where ``nonfinite`` is "ignore".
+        ArgumentError: a tensor_amax that is negative or not finite; random bits missing, superfluous or out of range.
     """
+    values = [float(x) for x in values]  # also those of NumPy
     amax = amax_exact(values, cast)
     tensor = tensor_scale_exact((0.0 if math.isnan(amax) else amax) if tensor_amax is None else tensor_amax, cast)
     s = scale_exact(amax, cast, tensor)
@@ -164,11 +175,14 @@ def amax_exact(values: Sequence[float], cast: BlockCast) -> float:
     return max((FLOAT32_MAX if math.isinf(x) else x for x in sizes), default=0.0)
 
 
+def _amax(call: str, amax: float) -> float:
+    """A largest magnitude, checked."""
+    amax = number(call, "amax", amax)
+    if not 0 <= amax < math.inf:
+        raise ArgumentError(f"{call}: amax is {amax}, expected a finite number ≥ 0")
+    return amax
+
+
 def _float32(x: Fraction) -> float:
-    """A float32 operation: the real result, rounded to nearest even, saturating."""
+    """A float32 operation: the real result, rounded to nearest even, saturating; what underflows keeps its sign."""
     return round_exact(x, "float32", rounding="nearest_even", overflow="saturate")
-
-
-def _or_zero(q: float, x: float) -> float:
-    """A quotient that underflowed keeps the sign of x."""
-    return q if q else math.copysign(0.0, x)

@@ -23,13 +23,15 @@ A block 1 × n lies along ``axis``; r × c covers the last two axes.  The last b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from refscale.arguments import flag, integer, number
 from refscale.errors import FormatError
-from refscale.formats import Format, Overflow, Rounding, get_format
+from refscale.formats import Format, Overflow, Rounding, get_format, round_exact
 from refscale.formats.rounding import check_modes
 
 ScaleRule = Literal["floor", "ceil", "rceil", "even", "nearest", "amax"]
@@ -51,17 +53,21 @@ class BlockCast:
         scale: format of the scales.
         rule: how a scale comes from amax, the largest magnitude of the block; see ``scale``.
         axis: that blocks of 1 × n lie along.
-        tensor_scale: whether the tensor has a scale of its own, in float32 (NVFP4); for rule "amax" only.
+        tensor_scale: whether the tensor has a scale of its own, in float32 (NVFP4); for rule "amax" only, and scales
+            of at most 16 bits whose products with elements float32 holds.
         arithmetic: of rule "amax", whose scales are no powers of two: "exact" (scale and element are real quotients,
             rounded once), or "divide" or "reciprocal", in float32; see ``rounding``.
-        least: the smallest scale that is used; 0: none, and a block whose scale rounds to zero is zero.
+        least: the smallest scale that is used, a positive value of the scale format; 0: none, and a block whose scale
+            rounds to zero is zero.
         nonfinite: what a block with an infinity or NaN becomes: "nan", NaN as a whole; "saturate", the same for NaN,
             but ±inf count as ±float32's largest; "ignore", the scale is that of the finite elements, and the cast of
             each element does the rest.
         rounding, overflow: of the elements, as of ``formats.Cast``.
 
     Raises:
-        FormatError: an unknown name, a block without elements, or fields that do not go together.
+        FormatError: an unknown name, a block without elements, a ``least`` that the scale format does not have, or
+            fields that do not go together.
+        ArgumentError: a block, axis, tensor_scale or least of another type.
     """
 
     element: Format
@@ -91,16 +97,17 @@ class BlockCast:
         rounding: Rounding = "nearest_even",
         overflow: Overflow = "saturate",
     ) -> None:
-        shape = (block,) if isinstance(block, int) else tuple(block)
+        lengths = block if isinstance(block, tuple | list) else (block,)
+        shape = tuple(integer("BlockCast", "block", n) for n in lengths)
         fields = {
             "element": get_format(element),
             "block": shape,
             "scale": get_format(scale),
             "rule": rule,
-            "axis": axis,
-            "tensor_scale": tensor_scale,
+            "axis": integer("BlockCast", "axis", axis),
+            "tensor_scale": flag("BlockCast", "tensor_scale", tensor_scale),
             "arithmetic": arithmetic,
-            "least": float(least),
+            "least": number("BlockCast", "least", least) or 0.0,  # −0 is 0
             "nonfinite": nonfinite,
             "rounding": rounding,
             "overflow": overflow,
@@ -111,21 +118,26 @@ class BlockCast:
         for what, known in (("rule", SCALE_RULES), ("arithmetic", ARITHMETICS), ("nonfinite", NONFINITES)):
             if fields[what] not in known:
                 raise FormatError(f"BlockCast: unknown {what} {fields[what]!r}; known: {', '.join(known)}")
-        if not 1 <= len(shape) <= 2 or any(n < 1 for n in shape) or (len(shape) == 2 and axis != -1):
+        if not 1 <= len(shape) <= 2 or any(n < 1 for n in shape) or (len(shape) == 2 and self.axis != -1):
             raise FormatError(f"BlockCast(block={block!r}, axis={axis}): expected n ≥ 1, or (rows, columns), axis -1")
         if not self.element.signed or self.element.bits > 8:
             raise FormatError(f"BlockCast: elements of {self.element}, expected a signed format of at most 8 bits")
         if not self.scale.has_nan or self.scale.emax - self.scale.emin < 4:
             raise FormatError(f"BlockCast: scales of {self.scale}, expected a format with NaN and some range")
         powers = rule != "amax"
-        if powers and (tensor_scale or arithmetic != "exact" or least):
+        if powers and (self.tensor_scale or arithmetic != "exact" or least):
             raise FormatError(
                 f"BlockCast(rule={rule!r}): powers of two are exact; no tensor_scale, arithmetic or least"
             )
-        if tensor_scale and self.scale.bits > 16:
-            raise FormatError(f"BlockCast(scale={self.scale}): expected at most 16 bits beside a scale of the tensor")
+        if self.tensor_scale and (self.scale.bits > 16 or self.scale.max * self.element.max >= 2.0**128):
+            raise FormatError(
+                f"BlockCast(scale={self.scale}): beside a scale of the tensor, expected at most 16 bits, and products "
+                "with elements within float32"
+            )
         if not powers and not self.scale.has_zero:
             raise FormatError(f"BlockCast(rule='amax', scale={self.scale}): that format holds powers of two only")
+        if self.least != 0 and not (0 < self.least < math.inf and is_value(self.least, self.scale)):
+            raise FormatError(f"BlockCast(least={least!r}): expected 0 or a positive value of {self.scale}")
 
     @property
     def format(self) -> Format:
@@ -137,6 +149,11 @@ class BlockCast:
         scale = f"{self.scale}{' and float32' if self.tensor_scale else ''}"
         rounding = "" if self.rounding == "nearest_even" else f", {self.rounding}"
         return f"{self.element} in blocks of {where}, scales {scale} by {self.rule}{rounding}"
+
+
+def is_value(x: float, format: str | Format) -> bool:
+    """Whether a format has the finite number x."""
+    return round_exact(x, format, rounding="toward_zero", overflow="saturate") == x
 
 
 _NVFP4 = BlockCast("e2m1fn", 16, "e4m3fn", "amax", tensor_scale=True, arithmetic="reciprocal")
@@ -165,9 +182,11 @@ def get_block_cast(format: str | BlockCast, **changes: Any) -> BlockCast:
         get_block_cast("mxfp8_e4m3", rule="rceil", axis=0)
 
     Raises:
-        FormatError: an unknown name, or fields that do not go together.
+        FormatError: neither a name nor a BlockCast, an unknown name, or fields that do not go together.
         TypeError: no such field.
     """
+    if not isinstance(format, str | BlockCast):
+        raise FormatError(f"get_block_cast: expected a name or a BlockCast, got {format!r}")
     if isinstance(format, str):
         if format.lower() not in BLOCK_FORMATS:
             raise FormatError(f"unknown block format {format!r}; known: {', '.join(BLOCK_FORMATS)}")

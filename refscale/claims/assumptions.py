@@ -151,7 +151,7 @@ def claim_12_06_biases(place: Place) -> Figures:
     yield near(f"biases of σ = {sigma:.3f}", rms(y), math.hypot(1, sigma), EXACT)
 
 
-@claim("paper, definition of a cut-edge; refscale.graph.balance")
+@claim("paper, definition of a cut-edge; refscale.engine.settle")
 def claim_12_07_tied_embedding(place: Place) -> Figures:
     """A word embedding used by input and decoder: no cut-edge, so forks give both uses one constant; untied, two."""
     batch = uniform_batch(small_bert(), place.rng(), 2, 8, 2)

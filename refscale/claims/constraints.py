@@ -45,7 +45,7 @@ ULPS = 1e-14
 """Relative: logarithm, sum, quotient and exponential of a few numbers near 1."""
 
 
-@claim("paper, section 3; the definitions of the means")
+@claim("definitions of the means; names: PyTorch library unit-scaling, constraints")
 def claim_4_01_means(place: Place) -> Figures:
     """Every constraint is a mean of α and the constrained β: equal factors stay, and harmonic ≤ geometric ≤ arithmetic.
 
@@ -69,7 +69,7 @@ def claim_4_01_means(place: Place) -> Figures:
     yield none_wrong("none constrains", CONSTRAINTS["none"](alpha, (left,)) is not None)
 
 
-@claim("paper, section 3")
+@claim("paper, Theorem 5.2: α = β for a constrained edge")
 def claim_4_02_only_what_is_constrained(place: Place) -> Figures:
     """A constraint changes α and the β of the constrained inputs, to one value, and nothing else."""
     rng = place.rng()
@@ -88,7 +88,7 @@ def claim_4_02_only_what_is_constrained(place: Place) -> Figures:
                 yield same(f"β of {i}, free of {tied}", after, before)
 
 
-@claim("paper, section 3: a projection has α = β_x = (m·n)^-¼, β_w = b^-½", "bmn")
+@claim("authors' code, examples/listings.py (scaled_projection): α = β_x = (m·n)^-¼, β_w = b^-½", "bmn")
 def claim_4_03_projection(place: Place) -> Figures:
     """A linear layer in a branch: output RMS (m/n)^¼, input gradient (n/m)^¼, weight gradient 1.
 
@@ -210,7 +210,7 @@ def _language_layers(constraint: Constraint) -> list[tuple[str, layers.Block, la
     ]
 
 
-@claim("paper, Theorem 5.2; section 5", "bms")
+@claim("paper, Theorem 5.2", "bms")
 def claim_4_05_branches(place: Place) -> Figures:
     """With any factors at all, constrained where the blocks say, every gradient is a constant times the true one.
 

@@ -104,7 +104,7 @@ def claim_3_07_dropout(place: Place) -> Figures:
     yield unit(f"β at p = {dropped}/64", op, (x, keep), 0, signs((64,), rng))
 
 
-@claim("paper, section 5 (residual branch); graph.balance")
+@claim("authors' code, examples/listings.py (scaled); engine.settle")
 def claim_3_08_identities(place: Place) -> Figures:
     """Scaled and Fork are identities with the factors that they are given; r forks of r^-½ keep a sum of gradients."""
     rng = place.rng()
@@ -206,7 +206,7 @@ def _per_group(w: Array) -> Array:
     return np.concatenate([w, w], -1)
 
 
-@claim("paper, convolution", "bms")
+@claim("authors' code, scmm/uscale/ops.py (conv1d, conv2d), with b^-½ for its b^-1", "bms")
 def claim_3_13_conv1d(place: Place) -> Figures:
     """α = (kernel·channels_in/groups)^-½, β_x = (kernel/stride·channels_out/groups)^-½, β_w = (batch·positions)^-½."""
     p, rng = place.at_most(b=8, m=16, s=32), place.rng()
@@ -224,7 +224,7 @@ def claim_3_13_conv1d(place: Place) -> Figures:
     yield unit(f"β of x over 2·{p.m} terms", ops.Conv1d(2, 2, groups=2), (x, _per_group(seen)), 0, g)
 
 
-@claim("paper, convolution", "bms")
+@claim("authors' code, scmm/uscale/ops.py (conv1d, conv2d), with b^-½ for its b^-1", "bms")
 def claim_3_14_conv2d(place: Place) -> Figures:
     """As for one dimension: kernel, stride and positions are products over both."""
     p, rng = place.at_most(b=4, m=8, s=8), place.rng()
@@ -297,7 +297,7 @@ def claim_3_17_movement(place: Place) -> Figures:
     yield unit(f"β of {some} of {b} rows", ops.Gather(), (rows, index), 0, signs((2, some, m), rng))
 
 
-@claim("paper, BERT: β = (v/b)^½ for b tokens of v", "bn")
+@claim("b/v independent terms in a row; authors' code, scmm/uscale/layers.py: v/b, for terms alike", "bn")
 def claim_3_18_embedding(place: Place) -> Figures:
     """b rows of a table of v: α = 1; β = (v/b)^½, whether tokens are many to a row or few."""
     p, rng = place.at_most(b=256, n=64), place.rng()

@@ -14,8 +14,8 @@ from refscale.claims.claim import Figures, claim, near, none_wrong
 from refscale.claims.models import ffn, ffn_parameters
 from refscale.engine import Array, Op, Tape, Tensor, apply, backward
 from refscale.errors import FactorError
-from refscale.graph import balance, cut_edges, gradient_factors, plan
-from refscale.scales import Call, Regular, Scales, constrain, fixed, geometric, none, regular, unit
+from refscale.graph import cut_edges, gradient_factors, plan
+from refscale.scales import Call, Regular, Scales, constrain, fixed, geometric, none, regular, to_output_scale, unit
 from refscale.testing import rms
 from refscale.testing.gradients import assert_gradient_factor
 from refscale.testing.graphs import Dag, undirected_edges
@@ -193,7 +193,7 @@ def claim_5_03_unscaled_equivalent(place: Place) -> Figures:
 def claim_5_04_mixed_gradients(place: Place) -> Figures:
     """Where uses of a tensor demand different constants, its gradient is no multiple of the true one, and is refused.
 
-    A tied embedding with unequal factors; a residual branch with unequal α and β.  Forks, balanced, mend both.
+    A tied embedding with unequal factors; a residual branch with unequal α and β.  Forks mend both.
     """
     rng = place.rng()
     table, ids = rng.standard_normal((7, 4)), rng.integers(0, 7, (3, 5))
@@ -201,19 +201,14 @@ def claim_5_04_mixed_gradients(place: Place) -> Figures:
     def tied(word: Tensor, *, forked: bool) -> Tensor:
         into, out = F.fork(word, 2) if forked else [word, word]
         h = apply(ops.Tanh(), apply(ops.Embedding(), into, ids))
-        y = F.readout(h, apply(ops.Transpose((1, 0)), out))
-        if forked:
-            balance(y)
-        return y
+        return F.readout(h, apply(ops.Transpose((1, 0)), out))
 
     def branch(x: Tensor, *, forked: bool) -> Tensor:
-        def f(h: Tensor) -> Tensor:
-            return apply(ops.Tanh(), h)
-
-        y = F.residual(f, x, fixed(0.4))
         if forked:
-            balance(y)
-        return y
+            return F.residual(lambda h: apply(ops.Tanh(), h), x, fixed(0.4))
+        start = apply(ops.Scaled(1.0, math.sqrt(0.4)), x)
+        add = ops.WeightedAdd((math.sqrt(0.6), math.sqrt(0.4)))
+        return apply(add, x, apply(ops.Tanh(), start), constraint=to_output_scale, constrained=(0,))
 
     for name, program, x in (("tied embedding", tied, table), ("residual branch", branch, rng.standard_normal((3, 4)))):
         leaf = Tape(unit, dtype=np.float64).tensor(x)
@@ -224,12 +219,12 @@ def claim_5_04_mixed_gradients(place: Place) -> Figures:
             refused = True
         yield none_wrong(f"{name}: mixed gradients let through", not refused)
         c = assert_gradient_factor(lambda t, program=program: program(t, forked=True), x, rng=rng)
-        yield none_wrong(f"{name}: no constant after balance", not c["0"] > 0)
+        yield none_wrong(f"{name}: no constant with forks", not c["0"] > 0)
 
 
-@claim("refscale.graph.balance: c = (Σ c_i^-2)^-½ over the uses", "bm")
+@claim("refscale.engine.settle: c = (Σ c_i^-2)^-½ over the uses", "bm")
 def claim_5_05_forks(place: Place) -> Figures:
-    """Balanced forks keep a sum of unit gradients at unit variance: Σ β_i² = 1 over the uses of a tensor."""
+    """Settled forks keep a sum of unit gradients at unit variance: Σ β_i² = 1 over the uses of a tensor."""
     rng = place.rng()
     for ways in (2, 3, 5):
         tape = Tape(unit, dtype=np.float64)
@@ -238,13 +233,12 @@ def claim_5_05_forks(place: Place) -> Figures:
         total = parts[0]
         for part in parts[1:]:
             total = apply(ops.Add(), total, part, constraint=none)
-        balance(total)
+        gradient_factors(total)  # settles them
         forks = [n.scales.beta[0] or 0 for n in tape.nodes if isinstance(n.op, ops.Fork)]
         yield near(f"Σ β² of {ways} forks", sum(b * b for b in forks), 1.0, 1e-12)
-        gradient_factors(total)
 
 
-@claim("paper, recipe; section 5 (reference FFN)", "bmn")
+@claim("paper, recipe; authors' code, examples/listings.py (ScaledFFN)", "bmn")
 def claim_5_06_recipe(place: Place) -> Figures:
     """The automatic recipe finds the factors of the reference feed-forward layer that the paper chooses by hand."""
     p = place.at_most(b=32, m=32, n=64)

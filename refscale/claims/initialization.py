@@ -33,7 +33,7 @@ def claim_7_01_initialization(place: Place) -> Figures:
         yield none_wrong(f"{name}: parameters that start elsewhere", wrong)
 
 
-@claim("paper, settings of the character models; arXiv 2407.17465, Table 2; arXiv 2502.05967, Table 2", "mn")
+@claim("authors' code, scmm/layers.py (AdamW); arXiv 2407.17465, Table 2; arXiv 2502.05967, Table 2", "mn")
 def claim_7_02_learning_rates(place: Place) -> Figures:
     """Learning rates: unit, n^-½ for a bias or gain of size n; u-μP, fan_in^-½ and depth^-½; µnit, fan_in^-½."""
     m, n = place.m, place.n

@@ -111,7 +111,7 @@ def _ffn_figures(b: int, m: int, n: int, rng: np.random.Generator) -> Iterator[F
         yield compared(row, 3, shorter * longer, runs, FFN_ERROR)
 
 
-@claim("paper, reference FFN; refscale.analysis.predict", "bmn")
+@claim("authors' code, examples/listings.py (ScaledFFN); refscale.analysis.predict", "bmn")
 def claim_8_01_ffn(place: Place) -> Figures:
     """Feed-forward layer, any batch and widths: every activation and gradient has the predicted RMS, to 3 %.
 
@@ -121,7 +121,7 @@ def claim_8_01_ffn(place: Place) -> Figures:
     yield from _ffn_figures(p.b, max(8, p.m), max(8, p.n), p.rng())
 
 
-@claim("paper, reference FFN: measured at b = 1024, d = 256, h = 1024, τ = 0.4")
+@claim("authors' code, examples/listings.py (test_ffn): b = 1024, d = 256, h = 1024, τ = 0.4")
 def claim_8_02_the_papers_ffn(place: Place) -> Figures:
     """At the paper's size, σ of output and input gradient within 0.1 of 1, of weight gradients within 0.5."""
     found = {(r.way, r.name): r for r in rows(ffn_model(1024, 256, 1024), 1, place.rng())}
@@ -232,7 +232,7 @@ def claim_8_07_the_largest(place: Place) -> Figures:
         yield from _bert_figures(config, size, seq, runs, place.rng())
 
 
-@claim("paper, BERT; refscale.graph.balance")
+@claim("paper, BERT; refscale.engine.settle")
 def claim_8_08_without_constraints(place: Place) -> Figures:
     """With forks in place of constraints every activation of BERT and its gradient is within [¼, 4].
 
@@ -244,7 +244,7 @@ def claim_8_08_without_constraints(place: Place) -> Figures:
     yield none_wrong(f"of {len(found)} tensors outside [¼, 4]: {', '.join(outside)}", len(outside))
 
 
-@claim("refscale report bert-tiny; paper, Figure 1")
+@claim("refscale report bert-tiny; authors' code, bert/init_hist.py")
 def claim_8_09_regular_beside_unit(place: Place) -> Figures:
     """bert-tiny on real text: unit scaling leaves 17 of 160 tensors outside [¼, 4], one of them an activation; regular,
     142."""

@@ -42,7 +42,8 @@ EXPECTED: dict[str, tuple[Cast | None, Cast | None, Cast | None, Cast | None]] =
 }
 """What is stored, what a contraction is given, the gradient that it receives, and weights between steps.
 
-The paper's runs, section 7; µnit Scaling's (arXiv 2502.05967) for FP8 in hidden layers alone.
+The paper's FP16 runs are ``fp16-sr``; its FP8 runs kept weights as that does, with the formats of ``fp8-fnuz`` (Table
+A.1, a).  FP8 in hidden layers alone: µnit Scaling (arXiv 2502.05967).
 """
 
 
@@ -89,7 +90,7 @@ def _same(a: Array | None, b: Array) -> bool:
     return a is not None and np.array_equal(a, b.astype(np.float32))
 
 
-@claim("paper, FP16 and FP8 experiments; refscale.precision.policy", "bmn")
+@claim("paper, Table 2 (FP16 and FP8), Table A.1; refscale.precision.policy", "bmn")
 def claim_9_01_which_cast_where(place: Place) -> Figures:
     """A matmul rounds its operands, then its output after α; backward its incoming gradient, then each after β.
 
@@ -153,7 +154,7 @@ def claim_9_02_everything_is_stored(place: Place) -> Figures:
         leaf = tape.tensor(place.rng().standard_normal((place.b, place.m)))
         parts = [apply(ops.Relu(), leaf) for _ in range(3)]
         total = apply(ops.Add(), apply(ops.Add(), parts[0], parts[1]), parts[2])
-        backward(total, place.rng().standard_normal(total.shape))
+        backward(total, place.rng().standard_normal(total.shape), check=False)  # what is stored, right or wrong
         yield none_wrong(f"{name}: a sum of gradients not stored", not _same(leaf.grad, store(np.asarray(leaf.grad))))
 
 
@@ -192,7 +193,7 @@ def claim_9_04_hidden_layers_only(place: Place) -> Figures:
     yield same("gradients cast", sum(r.place == "operand_gradient" for r in tape.casts), matmuls)
 
 
-@claim("paper, section 7: no loss scale; refscale.engine.CastRecord", "bmn")
+@claim("paper, Table 1: nothing to tune; refscale.engine.CastRecord", "bmn")
 def claim_9_05_nothing_is_clipped(place: Place) -> Figures:
     """At initialization under unit scaling no cast clips a single element, in FP16, BF16 or FP8, of FFN or BERT.
 
@@ -212,7 +213,7 @@ def claim_9_05_nothing_is_clipped(place: Place) -> Figures:
         yield at_most(f"BERT in {name}: share flushed", flushed / elements, most)
 
 
-@claim("paper, section 1; refscale report bert-tiny --precision fp8")
+@claim("ours; refscale report bert-tiny --precision fp8")
 def claim_9_06_what_unscaled_fp8_loses(place: Place) -> Figures:
     """Without scaling, FP8 flushes more than a tenth of the gradients that matmuls receive; unit scaling below 2 %."""
     for scaled in (False, True):
@@ -238,7 +239,7 @@ def _bert_losses(precision: Precision, scaled: bool, place: Place, where: str = 
     )
 
 
-@claim("paper, experiments on IPU: FP16 weights, stochastic rounding")
+@claim("authors' code, scmm/layers.py: weights stored in FP16; run_sweep.py: stochastic_rounding")
 def claim_9_07_weights_between_steps(place: Place) -> Figures:
     """Policies with narrow weights round them once after each step, at random; others leave them as they are.
 

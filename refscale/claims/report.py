@@ -33,7 +33,8 @@ def _line(several: Sequence[Result]) -> str:
     count = sum(len(r.figures) for r in several)
     cells = f"{worst.claim.id:5} {_cut(worst.claim.name, 24):25}{count:>7}  "
     if worst.error or figure is None:
-        return cells + f"{_cut(worst.error.splitlines()[0], WIDTH + 22):{WIDTH + 22}} {worst.verdict}"
+        first, _, _ = worst.error.partition("\n")
+        return cells + f"{_cut(first, WIDTH + 22):{WIDTH + 22}} {worst.verdict}"
     numbers = f"{figure.expected:>11.4g}{figure.measured:>11.4g}"
     return f"{cells}{_cut(figure.what, WIDTH - 1):{WIDTH}}{numbers} {worst.verdict}"
 
@@ -74,6 +75,8 @@ def listing() -> Iterator[str]:
     yield ""
     yield "The specification: numbered statements, each with its source and a function that checks it"
     yield "(`claim_3_09_matmul` states 3.9).  Sizes are those of `--shape`; *slow* ones run with `--slow` or by id."
+    yield "*Paper*: arXiv 2303.11257.  *Authors' code*: github.com/graphcore-research/unit-scaling-demo, the"
+    yield "directories `examples` and `bert` in its branch 2023-01-paper."
     yield "This page is what `refscale verify --list` prints."
     for section in SECTIONS:
         yield ""
@@ -119,7 +122,11 @@ def _result(r: Result) -> Mapping[str, Any]:
 
 
 def _figure(f: Figure) -> Mapping[str, Any]:
-    numbers = {"measured": f.measured, "expected": f.expected, "allowed": f.allowed}
-    # JSON knows no infinity and no NaN.
-    finite = {k: v if abs(v) < float("inf") else repr(v) for k, v in numbers.items()}
-    return {"what": f.what, **finite, "kind": f.kind, "holds": f.holds}
+    return {
+        "what": f.what,
+        "measured": f.measured,
+        "expected": f.expected,
+        "allowed": f.allowed,
+        "kind": f.kind,
+        "holds": f.holds,
+    }

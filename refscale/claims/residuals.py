@@ -113,7 +113,7 @@ def claim_6_05_equal_parts(place: Place) -> Figures:
         yield near("τ of the last", equal_parts(depth, depth), (depth / 2 + depth - 1) ** -0.5, ROUNDINGS)
 
 
-@claim("paper, section 5", "bm")
+@claim("authors' code, examples/listings.py (ScaledFFN)", "bm")
 def claim_6_06_unit_gradients_inside(place: Place) -> Figures:
     """The branch's weight is paid where the branch starts: gradients inside have RMS 1, and the stream's are right."""
     p, rng = place.at_most(b=64, m=64), place.rng()
@@ -145,7 +145,7 @@ def claim_6_06_unit_gradients_inside(place: Place) -> Figures:
             yield near(f"{name}, layer {layer}: the stream's gradient", 1 + error, 1.0, ROUNDINGS)
 
 
-@claim("paper, section 5; Theorem 5.2", "bms")
+@claim("paper, Theorem 5.2; authors' code, examples/listings.py (ScaledFFN)", "bms")
 def claim_6_07_blocks_in_a_row(place: Place) -> Figures:
     """Through a stack of residual blocks, of any rule, the gradient of the stream is the true one."""
     p, rng = place.at_most(b=3, m=6, s=6), place.rng()

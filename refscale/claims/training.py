@@ -6,7 +6,6 @@ its result stands in the lesson on training.
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from dataclasses import replace
@@ -14,6 +13,7 @@ from functools import cache
 
 from refscale.claims.claim import Figures, between, claim, near, none_wrong
 from refscale.errors import DivergedError
+from refscale.files import read_json_lines
 from refscale.tasks import SpanData
 from refscale.testing.places import Place
 from refscale.train import FINE_TUNING, TrainConfig, train
@@ -35,7 +35,7 @@ def loss_of(scheme: str, precision: str, scaling: str, seed: int) -> float:
     return summary.validation["masked_lm"] if summary.validation else math.inf
 
 
-@claim("paper, section 1, claim 1; tutorials/07-training-in-fp8.md", slow=True)
+@claim("paper, Table 2, in kind: unit FP16, unit FP8; tutorials/07-training-in-fp8.md", slow=True)
 def claim_11_01_unit_scaling_out_of_the_box(place: Place) -> Figures:
     """Unit-scaled, FP16 and FP8 end where FP32 ends, at one learning rate, without a loss scale: within 0.05 nats."""
     wide = loss_of("unit", "fp32", "none", place.seed)
@@ -44,7 +44,7 @@ def claim_11_01_unit_scaling_out_of_the_box(place: Place) -> Figures:
         yield between(f"unit {precision}: loss above FP32's", found - wide, -0.05, 0.05)
 
 
-@claim("paper, section 8; tutorials/07-training-in-fp8.md", slow=True)
+@claim("ours: the paper has no FP8 run without scaling; tutorials/07-training-in-fp8.md", slow=True)
 def claim_11_02_unscaled_fp8_learns_less(place: Place) -> Figures:
     """Regular FP8 without a scale ends at least 0.15 nats above regular FP32; a static loss scale mends it to 0.1."""
     wide = loss_of("regular", "fp32", "none", place.seed)
@@ -54,14 +54,14 @@ def claim_11_02_unscaled_fp8_learns_less(place: Place) -> Figures:
     yield between("regular FP8 with 2^15: loss above FP32's", mended - wide, -0.1, 0.1)
 
 
-@claim("paper, section 1, claim 3; tutorials/07-training-in-fp8.md", slow=True)
+@claim("paper, Table 2, in kind: unit FP8 beside FP32; tutorials/07-training-in-fp8.md", slow=True)
 def claim_11_03_no_worse_than_regular(place: Place) -> Figures:
     """Unit-scaled FP8 ends no higher than regular FP32, each at its own learning rate, to 0.1 nats."""
     difference = loss_of("unit", "fp8", "none", place.seed) - loss_of("regular", "fp32", "none", place.seed)
     yield between("unit FP8: loss above regular FP32's", difference, -1.0, 0.1)
 
 
-@claim("paper, SQuAD v1.1; refscale.published.adapt; tutorials/06-bert.md", slow=True)
+@claim("paper, Table 2, in kind (SQuAD v1.1); refscale.published.adapt; tutorials/06-bert.md", slow=True)
 def claim_11_04_fine_tuning(place: Place) -> Figures:
     """A regular model, adapted to unit scale, fine-tunes in FP8 without a loss scale as it does in FP32: F1 on made
     questions within 0.1, and the losses of the first step, before any update, within 2 %."""
@@ -73,8 +73,7 @@ def claim_11_04_fine_tuning(place: Place) -> Figures:
             fine = replace(FINE_TUNING, scheme=scheme, precision=precision, steps=STEPS, seq=96, seed=place.seed)
             run = f"{out}/{scheme}-{precision}"
             summary = train(fine, run, data=SpanData(f"{out}/trained"), report=lambda line: None)
-            with open(f"{run}/metrics.jsonl", encoding="utf-8") as lines:  # noqa: PTH123
-                first = json.loads(next(lines))["loss"]
+            first = next(read_json_lines(f"{run}/metrics.jsonl", run))["loss"]
             found[scheme, precision] = first, (summary.validation or {}).get("f1", 0.0)
     (regular, _), (unit, wide), (narrow, fp8) = found.values()
     yield near("unit FP32: loss of the first step over regular's", unit, regular, 1e-3)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from refscale import memory
 from refscale.cli.arguments import parser
 from refscale.cli.commands import COMMANDS
+from refscale.cli.encoding import degrade
 from refscale.errors import RefscaleError
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if sys.stdout is None:  # closed by the caller
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without σ gets ?
+    degrade(sys.stdout)
+    degrade(sys.stderr)
     try:
         args = parser().parse_args(argv)
         memory.keep()

@@ -160,7 +160,7 @@ def _add_run(parser: argparse.ArgumentParser, default: TrainConfig) -> None:
     add("weight-decay", "of the optimizer", type=float, metavar="X")
     add("schedule", "of the learning rate", choices=list(SCHEDULES))
     add("warmup", "steps of warm-up (default: a tenth)", type=int, metavar="N")
-    add("halve-every", "steps between halvings, for that schedule", type=int, metavar="N")
+    add("halve-every", "steps in which the rate halves, for exponential and halving", type=int, metavar="N")
     add("dropout", "probability", type=float, metavar="P")
     add("seed", "of weights, text, dropout and stochastic rounding", type=int, metavar="N")
     add("evaluate-every", "steps between validations", type=int, metavar="N")

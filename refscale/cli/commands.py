@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from refscale.cli.arguments import DEFAULT_MODEL
 from refscale.errors import ArgumentError, counted
+from refscale.files import name_of
 
 if TYPE_CHECKING:
     from refscale.analysis import Report
@@ -104,7 +105,7 @@ def _report_pretrained(args: argparse.Namespace) -> None:
     policies = (args.precision,) if args.precision else POLICIES
     schemes = None if args.scheme == "both" else (args.scheme,)
     batch = 2 if args.batch is None else args.batch
-    with Progress(passes(model, policies, schemes), "passes", Path(args.pretrained).resolve().name) as progress:
+    with Progress(passes(model, policies, schemes), "passes", name_of(args.pretrained)) as progress:
         report = analysis.fidelity(
             model,
             policies=policies,
@@ -219,7 +220,7 @@ def _finetune(args: argparse.Namespace) -> None:
 
     _check_directories(args.predictions)
     data = _span_data(args)
-    run = _run(args, replace(FINE_TUNING, model=Path(args.pretrained).resolve().name), data)
+    run = _run(args, replace(FINE_TUNING, model=name_of(args.pretrained)), data)
     if args.predictions or args.save:
         finetuned.write(run, data, args.out, args.predictions, args.save)
 
@@ -258,7 +259,7 @@ def _compare(args: argparse.Namespace) -> None:
     if not args.pretrained and (args.train or args.dev):
         raise ArgumentError("compare: --train and --dev are for --pretrained")
     if args.pretrained:
-        default = replace(FINE_TUNING, model=Path(args.pretrained).resolve().name)
+        default = replace(FINE_TUNING, model=name_of(args.pretrained))
     else:
         default = default_config(args.model or TrainConfig().model)
     given = {

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from refscale import published
 from refscale.errors import ArgumentError
-from refscale.files import write_text
+from refscale.files import write_json
 from refscale.published import SubWords
 from refscale.tasks import SpanData, SpanExtraction
 from refscale.train import Run, TrainConfig, newest, observe
@@ -22,8 +21,7 @@ def write(config: TrainConfig, data: SpanData, out: str | Path, predictions: str
     if save:
         published.save_pretrained(save, task.model, task.regular(state.parameters), _published(task))
     if predictions:
-        text = json.dumps(task.answers(observe(run, state, run.validation)), ensure_ascii=False, indent=1)
-        write_text(predictions, text)
+        write_json(predictions, task.answers(observe(run, state, run.validation)))
 
 
 def _published(task: SpanExtraction) -> SubWords | None:

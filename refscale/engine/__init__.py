@@ -1,18 +1,21 @@
 """How a gradient is made: Tensor, Tape, Op, apply, backward.
 
-In reading order: ``op`` (what an op is), ``record`` (what is recorded, and how each array is rounded), ``rows``
-(gradients that are zero but for some rows), ``run`` (how it runs, and who owns an array).
+In reading order: ``op`` (what an op is), ``record`` (what is recorded), ``run`` (how it runs, on a page), ``factors``
+(when the gradient is right); then ``fast``, which does the same as ``run`` in fewer passes, and ``rows``, the sparse
+gradients that only ``fast`` makes.
 """
 
-from refscale.engine.op import Array, Kernel, Op, kernel_of, op_name
-from refscale.engine.record import CastRecord, Node, Probe, Tape, Tensor, Variable, tape_of
+from refscale.engine.factors import Edge, ancestors, edges, settle
+from refscale.engine.op import Array, Op, op_name
+from refscale.engine.record import Node, Probe, Tape, Tensor, Variable, tape_of
 from refscale.engine.rows import Rows
 from refscale.engine.run import apply, backward
+from refscale.precision import CastRecord
 
 __all__ = [
     "Array",
     "CastRecord",
-    "Kernel",
+    "Edge",
     "Node",
     "Op",
     "Probe",
@@ -20,9 +23,11 @@ __all__ = [
     "Tape",
     "Tensor",
     "Variable",
+    "ancestors",
     "apply",
     "backward",
-    "kernel_of",
+    "edges",
     "op_name",
+    "settle",
     "tape_of",
 ]

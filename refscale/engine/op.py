@@ -1,9 +1,9 @@
-"""What an op is: its readable form, its factors, and the fast form that it may have."""
+"""What an op is: its readable form, its factors, and its fast form, if it has one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,21 +11,6 @@ from numpy.typing import NDArray
 from refscale.scales import Scales
 
 Array = NDArray[Any]
-
-
-class Kernel(NamedTuple):
-    """The fast form of an op: the same function, in passes that stay in cache, with the factors inside.
-
-    * ``forward(op, α, *arrays) -> (α·y, kept)``
-    * ``backward(op, betas, g, *kept) -> (β_i · gradient of input i, ...)``; None where β_i is: nobody asks for it.
-
-    A kernel is handed its factors, and only says where they cost least; it never chooses them.  It writes to nothing
-    that it was given, but its backward, which runs once, may overwrite what its own forward has made and kept.  What it
-    returns are new arrays, each another, except that y may be one that it keeps, and a gradient may be g itself.
-    """
-
-    forward: Callable[..., tuple[Array, tuple[Any, ...]]]
-    backward: Callable[..., tuple[Any, ...]]
 
 
 class Op:
@@ -45,12 +30,20 @@ class Op:
     ``reports`` marks a value that is read by people, not by ops, and is not rounded, nor is its gradient (losses).
     ``carries_factors`` marks identities that exist only for their factors: a regular model is the same without them.
 
-    ``fast`` is the fast form of ``forward`` and ``backward``, if there is one.  The engine runs it, unless the policy
-    asks for another arithmetic, or other functions have taken the place of the two that it stands for, in a subclass or
-    by a patch.
+    ``moves`` marks ops that compute nothing: y holds elements of the inputs, and the gradients hold those of g, so that
+    neither has to be rounded; of one input, its gradient is g or a view of it.  ``passes`` are the positions of inputs
+    whose gradient is g itself, where they have the output's shape.  ``settles`` marks an identity whose β may be chosen
+    so that the uses of its input agree (forks).
 
-    ``moves`` marks ops that compute nothing: y holds values of the inputs, and the gradients hold those of g, so that
-    neither has to be rounded; of one input, its gradient is g or a view of it.
+    An op may have a fast form: the same function, in passes that stay in cache, with the factors inside.
+
+    * ``fast_forward(α, *arrays) -> (α·y, kept)``
+    * ``fast_backward(betas, g, *kept) -> (β_i · gradient of input i, ...)``; None where β_i is None: not wanted.
+
+    A fast form receives its factors and chooses only where to apply them.  It writes to none of its arguments, except
+    that its backward, which runs once, may overwrite arrays that its own forward has made and kept.  It returns new,
+    distinct arrays; y may also be one of the kept arrays, and a gradient may be g itself.  A subclass that overrides
+    ``forward`` or ``backward`` has no fast form, unless it brings its own.
     """
 
     inputs: ClassVar[tuple[str, ...]]
@@ -63,16 +56,19 @@ class Op:
     reports: ClassVar[bool] = False
     carries_factors: ClassVar[bool] = False
     moves: ClassVar[bool] = False
-    fast: ClassVar[Kernel | None] = None
-    _stands_for: ClassVar[tuple[Any, Any]] = (None, None)
+    passes: ClassVar[tuple[int, ...]] = ()
+    settles: ClassVar[bool] = False
+    fast_forward: ClassVar[Callable[..., tuple[Array, tuple[Any, ...]]] | None] = None
+    fast_backward: ClassVar[Callable[..., tuple[Any, ...]] | None] = None
     forward: ClassVar[Callable[..., tuple[Array, tuple[Any, ...]]]]
     backward: ClassVar[Callable[..., tuple[Array | None, ...]]]
     scale: ClassVar[Callable[..., Scales]]
 
     def __init_subclass__(cls) -> None:
         cls.name = op_name(cls)
-        if "fast" in vars(cls):
-            cls._stands_for = cls.forward, cls.backward
+        own = vars(cls)
+        if ("forward" in own or "backward" in own) and "fast_forward" not in own:
+            cls.fast_forward = cls.fast_backward = None
 
     # What a frozen dataclass has; one is made for ops with attributes only, as making it takes half a millisecond.
     def __setattr__(self, name: str, value: object) -> None:
@@ -96,13 +92,6 @@ class Op:
         for field, value in vars(self).items():
             if isinstance(value, np.floating):
                 object.__setattr__(self, field, float(value))
-
-
-def kernel_of(op: Op) -> Kernel | None:
-    """The fast form of an op, if it has one that stands for its forward and backward."""
-    kind = type(op)
-    forward, backward = kind._stands_for
-    return kind.fast if kind.forward is forward and kind.backward is backward else None
 
 
 def op_name(kind: type[Op]) -> str:

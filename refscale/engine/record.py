@@ -1,66 +1,65 @@
-"""What is recorded: tensors, calls, and the tape, which says how each array is rounded.
+"""What is recorded: tensors, calls, and the tape that holds them.
 
-The tape holds no values.  What an op needs for its backward it returns as ``kept``; ``backward`` drops each as it goes.
+The tape holds no values.  What an op needs for its backward pass it returns as ``kept``; ``backward`` drops each
+``kept`` once it is used.
 """
 
 from __future__ import annotations
 
-import math
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from refscale.arrays import freeze, kept, plain
-from refscale.blocks import BlockCast, Operand, Recipe
-from refscale.blocks.cast import scale_shape
-from refscale.blocks.operand import Role, convert, lost
-from refscale.engine.op import Array, Kernel, Op
-from refscale.errors import CarrierError, TapeError
-from refscale.formats import Cast, Format
-from refscale.precision import Precision, fp32, get_precision, random_bits
-from refscale.scales import Scales, Scheme, Shape, get_scheme, regular
-
-_FLOAT32 = Cast("float32", "nearest_even", "nonsaturate")
-
-
-class OperandScales(Protocol):
-    """Powers of two around the casts of operands, see ``refscale.rivals``."""
-
-    def scale(self, key: str, x: Array, format: Format) -> float:
-        """That of the operand at a place of the program."""
+from refscale.engine.op import Array, Op
+from refscale.errors import ArgumentError, CarrierError, FactorError, ShapeError, TapeError
+from refscale.precision import CastRecord, OperandScales, Precision, Remembering, Rounder, fp32, get_precision
+from refscale.scales import Call, Constraint, Scales, Scheme, Shape, close, get_constraint, get_scheme, none, regular
 
 
 class Variable:
-    """What the tape remembers of a tensor: everything but its value."""
+    """The identity of a tensor: name, shape, the call that made it, and the gradient of a leaf; but no value.
 
-    __slots__ = ("gradient", "name", "node", "requires_grad", "shape")
+    ``reports``: it is the value of a loss.  ``factor`` is the constant c of the leaf's gradient, see
+    ``graph.gradient_factors``; None if it was not checked.
+    """
+
+    __slots__ = ("factor", "gradient", "name", "node", "reports", "requires_grad", "shape")
 
     def __init__(self, name: str, shape: Shape, requires_grad: bool, node: Node | None) -> None:
         self.name, self.shape, self.requires_grad, self.node = name, shape, requires_grad, node
+        self.reports = node is not None and node.op.reports
         self.gradient: Array | None = None
+        self.factor: float | None = None
 
     def __repr__(self) -> str:
         return f"{self.name}{list(self.shape)}"
 
 
 class Node:
-    """One recorded call: op, variables in and out, factors, and what backward will need (None once used).
+    """One recorded call: op, variables in and out, factors, and ``kept`` for the backward pass (None once used).
 
-    ``kernel`` is the fast form, if it was run: what is kept is for that one.
+    ``wanted`` says of each input whether it receives a gradient; ``fast`` whether the op's fast form was run, so that
+    ``kept`` belongs to that form.
     """
 
-    __slots__ = ("index", "inputs", "kept", "kernel", "op", "output", "scales")
+    __slots__ = ("fast", "index", "inputs", "kept", "op", "output", "scales", "wanted")
 
     def __init__(self, index: int, op: Op, inputs: tuple[Variable, ...], scales: Scales) -> None:
         self.index, self.op, self.inputs, self.scales = index, op, inputs, scales
         self.output: Variable
         self.kept: tuple[Any, ...] | None = None
-        self.kernel: Kernel | None = None
+        self.fast = False
+        self.wanted = tuple([v.requires_grad and i not in op.constants for i, v in enumerate(inputs)])
+
+    def passes(self, index: int) -> bool:
+        """Return whether the gradient of input ``index`` holds unchanged elements of the output's gradient."""
+        if self.scales.beta[index] != 1:
+            return False
+        return self.op.moves or (index in self.op.passes and self.inputs[index].shape == self.output.shape)
 
     def __repr__(self) -> str:
         return f"#{self.index} {self.op.name}"
@@ -99,28 +98,8 @@ class Tensor:
         return f"Tensor({self.name}, shape={self.shape}, {self.value.dtype})"
 
 
-class CastRecord(NamedTuple):
-    """One rounding: of which variable, where, by which cast, and (if the tape counts) what it lost.
-
-    ``place`` is "leaf", "output", "operand", "operand_gradient" or "gradient". ``clipped`` counts finite elements
-    that the format cannot hold (beyond its largest value; of an unsigned format, negative), ``flushed`` non-zero
-    elements that became zero; None if not counted.  ``scale`` is the factor around the cast, 1 without; ``blocks``
-    how many blocks got a scale of their own.  An operand that several products use is rounded once, and recorded for
-    each; in blocks it is converted for each.
-    """
-
-    variable: Variable
-    place: str
-    cast: Cast | BlockCast
-    elements: int
-    clipped: int | None
-    flushed: int | None
-    scale: float = 1.0
-    blocks: int = 0
-
-
 Probe = Callable[[str, Variable, Array], None]
-"""``probe("forward" | "backward", variable, value or complete gradient)``, called for every one as it is made; arrays
+"""``probe("forward" | "backward", variable, value or complete gradient)``, called for each as it is made; arrays
 are read-only."""
 
 
@@ -135,6 +114,7 @@ class Tape:
         rng: source of random bits, needed only if a cast rounds stochastically.
         count_casts: also count what each cast clipped and flushed.
         operand_scales: the powers of two around the casts of operands; used once.
+        fast: run the fast executor; False: the readable one, which is the specification.
     """
 
     def __init__(
@@ -147,25 +127,30 @@ class Tape:
         rng: np.random.Generator | None = None,
         count_casts: bool = False,
         operand_scales: OperandScales | None = None,
+        fast: bool = True,
     ) -> None:
         self.nodes: list[Node] = []
         if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
             raise CarrierError(f"Tape(dtype={dtype}): expected float32 or float64")
         self.scheme, self.precision, self.dtype = get_scheme(scheme), get_precision(precision), np.dtype(dtype)
-        self.probe, self.rng, self.count_casts, self.operand_scales = probe, rng, count_casts, operand_scales
-        self.exact, self._blocked = self.precision.accumulate is not None, self.precision.blocks is not None
-        self.rounds = self.exact or self.precision.store is not None
-        self.casts: list[CastRecord] = []
+        self.probe, self.fast = probe, fast
+        self.rounder = (Remembering if fast else Rounder)(
+            self.precision, self.dtype, rng=rng, count_casts=count_casts, operand_scales=operand_scales
+        )
         self._scope: list[str] = []
-        self._narrow: dict[int, tuple[weakref.ref[Array], weakref.ref[Array], CastRecord]] = {}
 
     def __del__(self) -> None:
         # A call and its output refer to each other.  No tensor is left when the tape goes: let go of the arrays now,
-        # and not when Python's collector comes round.
+        # not when Python's collector runs.
         for node in self.nodes:
             node.kept = None
             for variable in node.inputs:
                 variable.gradient = None
+
+    @property
+    def casts(self) -> list[CastRecord]:
+        """The casts made so far, in order."""
+        return self.rounder.casts
 
     def tensor(self, value: ArrayLike, name: str = "leaf", *, requires_grad: bool = True) -> Tensor:
         """A leaf: rounded once to the policy's ``store`` format.  Integers and booleans enter as they are.
@@ -178,10 +163,10 @@ class Tape:
         """
         call = f"Tape.tensor({name!r})"
         array = plain(call, "value", value)
-        variable = Variable(self._name(name), array.shape, requires_grad and array.dtype.kind not in "iub", None)
+        variable = Variable(self.scoped(name), array.shape, requires_grad and array.dtype.kind not in "iub", None)
         if array.dtype.kind in "iub":
             return Tensor(kept(array), variable, self)
-        stored = self._enter(call, array, variable, "leaf")
+        stored = self.rounder.enter(call, array, variable, "leaf")
         if self.probe:
             self.probe("forward", variable, stored)
         return Tensor(stored, variable, self)
@@ -195,107 +180,116 @@ class Tape:
         finally:
             self._scope.pop()
 
-    def _name(self, name: str) -> str:
+    def scoped(self, name: str) -> str:
+        """A name with the prefixes of the current scopes."""
         return ".".join((*self._scope, name)) if self._scope else name
 
-    def _enter(self, call: str, x: Array, variable: Variable, place: str) -> Array:
-        """An array from outside, rounded once to what the tape stores; read-only, and nobody else's to write to."""
-        if not np.can_cast(x.dtype, np.float64):  # complex, text, objects, records, long doubles
-            raise CarrierError(f"{call}: got {x.dtype}, expected a float, integer or boolean array")
-        stored = self._store(x.astype(np.float64) if x.dtype.kind in "iub" else x, variable, place)
-        if stored.dtype != self.dtype:
-            with np.errstate(invalid="ignore"):  # a signaling NaN becomes quiet
-                stored = stored.astype(self.dtype)
-        return kept(x) if stored is x else freeze(stored)
 
-    def _store(self, x: Any, variable: Variable, place: str, own: bool = False) -> Array:
-        """A value or gradient as the tape stores it; those of a report stay as they are, in the carrier."""
-        if self.precision.store is not None and not is_report(variable):
-            return self._round(self.precision.store, x, variable, place, own=own)
-        if self.exact and x.dtype != self.dtype:  # computed exactly, and not rounded yet
-            x = _exact().rounded(x, _FLOAT32)
-        elif self.exact and isinstance(x, _exact().Product):
-            x = x.array()
-        return np.asarray(x)
-
-    def has_arithmetic(self, op: Op) -> bool:
-        """Whether the arrays of an op compute in a way of their own, in its readable form."""
-        return self.exact or (self._blocked and self._recipe(op) is not None)
-
-    def _arithmetic(self, x: Any, node: Node | None = None, index: int | None = None) -> Any:
-        """An array as an op computes with it: exactly, or converted to blocks where it is multiplied, or as it is.
-
-        It is input ``index`` of the call ``node``, or without an index the gradient of its output.
-        """
-        if self.exact:
-            return _exact().as_exact(x, self.precision.accumulate)
-        if not self._blocked or node is None or (recipe := self._recipe(node.op)) is None:
-            return x
-        if index is None:
-            return Operand.of(x, recipe, "gradient", node.output, self._convert)
-        role: Role = "weight" if index in node.op.weight_inputs and x.ndim == 2 else "activation"
-        return Operand.of(x, recipe, role, node.inputs[index], self._convert)
-
-    def _recipe(self, op: Op) -> Recipe | None:
-        """How the operands of an op are block-scaled."""
-        recipe = self.precision.blocks
-        if recipe is None or not op.contraction or not self.precision.narrows(op.name):
-            return None
-        return recipe if op.weight_inputs or not recipe.hadamard else replace(recipe, hadamard=0)
-
-    def _convert(self, x: Array, cast: BlockCast, operand: Operand) -> Array:
-        """An operand in blocks, recorded."""
-        bits = random_bits(cast, x.shape, self.rng, "Tape")
-        q = convert(x, cast, operand, bits)
-        clipped, flushed = lost(x, q, cast) if self.count_casts else (None, None)
-        place = "operand_gradient" if operand.role == "gradient" else "operand"
-        blocks = math.prod(scale_shape(cast, x.shape))
-        self.casts.append(CastRecord(operand.label, place, cast, x.size, clipped, flushed, blocks=blocks))
-        return q
-
-    def _operand(self, x: Array, variable: Variable, key: str) -> Array:
-        """An operand of a contraction, rounded; one array that several of them use is rounded once."""
-        cast = self.precision.operand
-        if cast is None or self.operand_scales or cast.rounding == "stochastic":
-            return self._round(cast, x, variable, "operand", key)
-        known = self._narrow.get(id(x))
-        if known and known[0]() is x and (q := known[1]()) is not None:
-            self.casts.append(known[2]._replace(variable=variable))
-            return q
-        q = self._round(cast, x, variable, "operand")
-        self._narrow[id(x)] = weakref.ref(x), weakref.ref(q), self.casts[-1]
-        return q
-
-    def _round(
-        self, cast: Cast | None, x: Any, variable: Variable, place: str, key: str = "", own: bool = False
-    ) -> Array:
-        """cast(x·s)/s, where s is a power of two for the operand ``key``, if operands are scaled, and else 1.
-
-        Where x is the engine's ``own``, the result may take its place.
-        """
-        if cast is None:
-            return np.asarray(x)
-        s = self.operand_scales.scale(key, x, cast.format) if key and self.operand_scales else 1.0
-        scaled = x if s == 1 else _times(s, x)
-        bits = random_bits(cast, x.shape, self.rng, "Tape") if cast.rounding == "stochastic" else None
-        if self.exact:
-            q = _exact().rounded(scaled, cast, bits)
-        else:
-            q = cast(scaled, bits, out=x if own and x.dtype == np.float32 and not self.count_casts else None)
-        clipped = flushed = None
-        if self.count_casts:
-            beyond = (np.abs(scaled) > cast.format.max) | ~np.isfinite(q)
-            clipped = int(np.count_nonzero(np.isfinite(x) & beyond))
-            flushed = int(np.count_nonzero((q == 0) & (x != 0)))
-        self.casts.append(CastRecord(variable, place, cast, math.prod(variable.shape), clipped, flushed, s))
-        if q.dtype != self.dtype:
-            q = q.astype(self.dtype)
-        return q if s == 1 else np.asarray(q / s)
+def call(
+    op: Op, inputs: Sequence[Tensor | ArrayLike], constraint: str | Constraint | None, constrained: Sequence[int]
+) -> tuple[Node, tuple[Tensor, ...]]:
+    """Check a call of ``apply`` and ask the scheme for its factors: the node, not recorded yet, and its inputs."""
+    if not isinstance(op, Op):
+        raise ArgumentError(f"apply({op!r}): expected an instance of an op, such as Gelu()")
+    tape = tape_of(f"apply({op.name})", *inputs)
+    tensors = tuple(
+        [x if isinstance(x, Tensor) else tape.tensor(x, f"{op.name}.constant", requires_grad=False) for x in inputs]
+    )
+    if len(tensors) != len(op.inputs) and op.inputs[0][0] != "*":
+        raise ShapeError(f"apply({op.name}): {len(tensors)} inputs given, expected {', '.join(op.inputs)}")
+    for i in constrained:
+        if not 0 <= i < len(tensors):
+            raise ArgumentError(f"apply({op.name}): constrained={tuple(constrained)} but {len(tensors)} inputs given")
+    rule = none if constraint is None else get_constraint(constraint)
+    if constrained and constraint is None:
+        raise ArgumentError(f"apply({op.name}): constrained={tuple(constrained)} without a constraint")
+    if rule is not none and not constrained:
+        raise ArgumentError(f"apply({op.name}): a constraint without constrained, the positions of inputs that it ties")
+    for i, t in enumerate(tensors):
+        if i not in op.constants and t.value.dtype != tape.dtype:
+            raise CarrierError(f"apply({op.name}): input {i} is {t.value.dtype}, expected numbers of {tape.dtype}")
+    variables = tuple([t.variable for t in tensors])
+    index = len(tape.nodes)
+    shapes = tuple([v.shape for v in variables])
+    scales = tape.scheme.scales(Call(op, shapes, rule, tuple(constrained), index))
+    node = Node(index, op, variables, scales)
+    node.output = Variable(tape.scoped(op.name), (), any(node.wanted), node)
+    return node, tensors
 
 
-def is_report(variable: Variable) -> bool:
-    """Whether it is the value of a loss."""
-    return variable.node is not None and variable.node.op.reports
+def record(tape: Tape, node: Node, y: Any, kept: tuple[Any, ...]) -> Tensor:
+    """Put a call on the tape, with its output and what its backward pass will need."""
+    if y.dtype != tape.dtype:
+        raise TapeError(
+            f"{node.op.name}.forward returned {y.dtype}{list(y.shape)}, expected {tape.dtype}{list(y.shape)}"
+        )
+    if node.output.requires_grad:
+        node.kept = kept
+    tape.nodes.append(node)
+    freeze(y)
+    if tape.probe:
+        tape.probe("forward", node.output, y)
+    return Tensor(y, node.output, tape)
+
+
+def seed(output: Tensor, gradient: ArrayLike | None) -> Array:
+    """Check a call of ``backward``: dL/d(output), rounded as a leaf is."""
+    tape, start = tape_of("backward", output), output.variable
+    if start.node is None or not start.requires_grad:
+        raise TapeError(f"backward({output}): it depends on no leaf that requires a gradient")
+    if gradient is None:
+        if output.value.size != 1:
+            raise TapeError(f"backward({output}): not a scalar, so dL/d(output) must be given")
+        gradient = np.ones(start.shape)
+    array = plain(f"backward({output})", "gradient", gradient)
+    if array.shape != start.shape:
+        raise ShapeError(f"backward({output}): gradient has shape {array.shape}, expected {start.shape}")
+    return tape.rounder.enter(f"backward({output})", array, start, "gradient")
+
+
+def take(node: Node) -> tuple[Any, ...]:
+    """What a call kept for its backward pass; it is used once."""
+    kept, node.kept = node.kept, None
+    if kept is None:
+        raise TapeError(f"backward: {node} was consumed by an earlier backward; record it again")
+    return kept
+
+
+def calls_before(tape: Tape, output: Variable) -> Iterator[Node]:
+    """The calls up to the one that made ``output``, last first."""
+    assert output.node is not None  # ``seed`` has checked it
+    return reversed(tape.nodes[: output.node.index + 1])
+
+
+def check_pieces(node: Node, pieces: Sequence[Any], tape: Tape) -> None:
+    """Raise TapeError unless an op's backward pass returned a gradient of the right shape wherever one is wanted."""
+    op = node.op
+    if len(pieces) != len(node.inputs):
+        raise TapeError(f"{op.name}.backward returned {len(pieces)} gradients for {len(node.inputs)} inputs")
+    for i, (variable, piece, beta) in enumerate(zip(node.inputs, pieces, node.scales.beta, strict=True)):
+        if not node.wanted[i]:
+            continue
+        if piece is None or beta is None:
+            raise TapeError(f"{op.name}: input {i} requires a gradient, but backward or scale gave None")
+        if piece.shape != variable.shape or (piece.dtype != tape.dtype and not tape.rounder.exact):
+            raise TapeError(
+                f"{op.name}.backward returned {piece.dtype}{list(piece.shape)}, "
+                f"expected {tape.dtype}{list(variable.shape)}"
+            )
+
+
+def receive(leaf: Variable, g: Array, factor: float | None, rounder: Rounder) -> None:
+    """Add a gradient, ``factor`` times the true one, to those that a leaf has of earlier backward passes."""
+    if leaf.gradient is None:
+        leaf.factor = factor
+    else:
+        if factor is not None and leaf.factor is not None and not close(factor, leaf.factor):
+            raise FactorError(
+                f"backward: {leaf} has a gradient of {leaf.factor:.9g} times the true one, this one is {factor:.9g} "
+                "times: their sum is not a multiple of the true gradient; use a tape for each output"
+            )
+        g = rounder.sum(leaf.gradient, g, leaf)
+    leaf.gradient = freeze(g)
 
 
 def tape_of(call: str, *inputs: object) -> Tape:
@@ -310,16 +304,3 @@ def tape_of(call: str, *inputs: object) -> Tape:
     if tapes.count(tapes[0]) < len(tapes):
         raise TapeError(f"{call}: expected tensors of one tape, got {len(set(tapes))} tapes")
     return tapes[0]
-
-
-def _times(factor: float, x: Array) -> Array:
-    """x times a power of two around a cast: what leaves the carrier is beyond the format, too."""
-    with np.errstate(over="ignore", under="ignore"):
-        return np.asarray(x * factor)
-
-
-def _exact() -> Any:
-    """``refscale.exact``, imported late: only who computes exactly pays for it."""
-    from refscale import exact
-
-    return exact

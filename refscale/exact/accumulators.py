@@ -38,14 +38,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refscale.arguments import integer
 from refscale.errors import ArgumentError
 from refscale.exact.errorfree import Float64
-from refscale.exact.product import as_operands, matmul
+from refscale.exact.product import as_operands, check_deterministic, check_factor, matmul
 from refscale.formats import Cast
 
 Float32 = NDArray[np.float32]
@@ -56,6 +57,7 @@ ACCUMULATORS = ("exact", "float32", "float32:128", "truncated:13:32", "truncated
 """Names, with the usual sizes where there is a choice."""
 
 
+@runtime_checkable
 class Accumulator(Protocol):
     """How a matrix product is summed."""
 
@@ -110,28 +112,34 @@ class InOrder:
 
     Attributes:
         block: products to a block.
+
+    Raises:
+        ArgumentError: a block that is no integer ≥ 0.
     """
 
     block: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "block", integer("InOrder", "block", self.block, 0))
 
     @property
     def name(self) -> str:
         """``float32`` or ``float32:B``."""
         return f"float32:{self.block}" if self.block else "float32"
 
+    @np.errstate(all="ignore")
     def matmul(self, a: ArrayLike, b: ArrayLike) -> Float32:
-        """Sums in float32; a product is rounded to float32 before it is added (exact for operands of 12 bits)."""
+        """Sums in float32 of operands in float32; a product is rounded before it is added (exact for 12 bits each)."""
         x, y = (np.asarray(o, np.float32) for o in as_operands(f"accumulator {self.name}", a, b))
         inner = x.shape[-1]
         size = self.block or max(1, inner)
         shape = (*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])
         total = np.zeros(shape, np.float32)
-        with np.errstate(all="ignore"):
-            for start in range(0, inner, size):
-                part = np.zeros(shape, np.float32)
-                for k in range(start, min(start + size, inner)):
-                    part += x[..., :, k, None] * y[..., None, k, :]
-                total = total + part if self.block else part
+        for start in range(0, inner, size):
+            part = np.zeros(shape, np.float32)
+            for k in range(start, min(start + size, inner)):
+                part += x[..., :, k, None] * y[..., None, k, :]
+            total = total + part if self.block else part
         return total
 
     def relative(self, inner: int) -> float:
@@ -148,11 +156,19 @@ class Truncated:
         bits: N, kept below the largest exponent; 4 to 40.
         block: products to a block, at most 2^10.
         promoted: products after which the sum goes to a second float32; 0 for never.
+
+    Raises:
+        ArgumentError: sizes that are no integers, or out of range.
     """
 
     bits: int = 13
     block: int = 32
     promoted: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", integer("Truncated", "bits", self.bits, 4, 40))
+        object.__setattr__(self, "block", integer("Truncated", "block", self.block, 1, 1024))
+        object.__setattr__(self, "promoted", integer("Truncated", "promoted", self.promoted, 0))
 
     @property
     def name(self) -> str:
@@ -164,32 +180,31 @@ class Truncated:
         """Bits of a sum."""
         return min(self.bits + 1, 24)
 
+    @np.errstate(all="ignore")
     def matmul(self, a: ArrayLike, b: ArrayLike) -> Float32:
         """Sums in float32; in float64 every step is exact but the cutting."""
         x, y = as_operands(f"accumulator {self.name}", a, b)
         inner = x.shape[-1]
         part = self.promoted or max(1, inner)
         sums = [self._sum(x[..., s : s + part], y[..., s : s + part, :]) for s in range(0, max(1, inner), part)]
-        with np.errstate(all="ignore"):
-            return np.asarray(sum(sums[1:], sums[0]), np.float32)
+        return np.asarray(sum(sums[1:], sums[0]), np.float32)
 
     def _sum(self, x: Float64, y: Float64) -> Float32:
         """Without promotion."""
         inner = x.shape[-1]
         row, column = _exponents(x), _exponents(y)
         total = np.zeros((*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1]))
-        with np.errstate(all="ignore"):
-            for start in range(0, inner, self.block):
-                ks = range(start, min(start + self.block, inner))
-                exponent = _exponents(total)
-                for k in ks:
-                    np.maximum(exponent, row[..., :, k, None] + column[..., None, k, :], out=exponent)
-                grain = np.ldexp(1.0, exponent - self.bits)
-                terms = [total, *(x[..., :, k, None] * y[..., None, k, :] for k in ks)]
-                cut = _cut(np.sum([np.trunc(t / grain) for t in terms], 0) * grain, self.significant)
-                plain = np.sum(terms, 0)  # infinities and NaN
-                total = np.where(np.isfinite(plain), cut, plain)
-            return total.astype(np.float32)
+        for start in range(0, inner, self.block):
+            ks = range(start, min(start + self.block, inner))
+            exponent = _exponents(total)
+            for k in ks:
+                np.maximum(exponent, row[..., :, k, None] + column[..., None, k, :], out=exponent)
+            grain = np.ldexp(1.0, exponent - self.bits)
+            terms = [total, *(x[..., :, k, None] * y[..., None, k, :] for k in ks)]
+            cut = _cut(np.sum([np.trunc(t / grain) for t in terms], 0) * grain, self.significant)
+            plain = np.sum(terms, 0)  # infinities and NaN
+            total = np.where(np.isfinite(plain), cut, plain)
+        return total.astype(np.float32)
 
     def relative(self, inner: int) -> float:
         """What the cuts of all blocks can lose, and the roundings of parts."""
@@ -211,53 +226,55 @@ def _cut(x: Float64, bits: int) -> Float64:
     return np.asarray(np.clip(np.trunc(x / grain) * grain, -largest, largest))
 
 
-def get_accumulator(name: str) -> Accumulator:
-    """The model of that name, see the table above.
+def get_accumulator(name: str | Accumulator) -> Accumulator:
+    """The model of that name, see the table above; a model is returned as it is.
 
     Raises:
         ArgumentError: no such name, or sizes out of range.
     """
-    kind, *sizes = name.split(":")
+    if isinstance(name, Accumulator):
+        return name
+    kind, *sizes = name.split(":") if isinstance(name, str) else ("",)
     try:
-        numbers = [int(s) for s in sizes]
-    except ValueError:
-        numbers = [-1]
-    match kind, numbers:
-        case "exact", []:
-            return Exact()
-        case "any-order", []:
-            return AnyOrder()
-        case "float32", []:
-            return InOrder()
-        case "float32", [block] if block > 0:
-            return InOrder(block)
-        case "truncated", [bits] if 4 <= bits <= 40:
-            return Truncated(bits)
-        case "truncated", [bits, block] if 4 <= bits <= 40 and 0 < block <= 1024:
-            return Truncated(bits, block)
-        case "truncated", [bits, block, promoted] if 4 <= bits <= 40 and 0 < block <= 1024 and promoted > 0:
-            return Truncated(bits, block, promoted)
+        match kind, [int(s) for s in sizes]:
+            case "exact", []:
+                return Exact()
+            case "any-order", []:
+                return AnyOrder()
+            case "float32", []:
+                return InOrder()
+            case "float32", [block] if block:
+                return InOrder(block)
+            case "truncated", [bits]:
+                return Truncated(bits)
+            case "truncated", [bits, block]:
+                return Truncated(bits, block)
+            case "truncated", [bits, block, promoted] if promoted:
+                return Truncated(bits, block, promoted)
+    except ValueError:  # no integer, or out of range: ArgumentError is one
+        pass
     raise ArgumentError(
         f"get_accumulator({name!r}): expected exact, any-order, float32, float32:P, truncated:N:B or "
         "truncated:N:B:P (4 ≤ N ≤ 40, 1 ≤ B ≤ 1024, P ≥ 1)"
     )
 
 
-def bound(a: ArrayLike, b: ArrayLike, accumulator: Accumulator) -> Float64:
+@np.errstate(all="ignore")
+def bound(a: ArrayLike, b: ArrayLike, accumulator: str | Accumulator) -> Float64:
     """How far the accumulator's sums may be from the exact ones: float64 (…, M, N), inf or NaN where operands are.
 
     bound = relative(K)·T + K·2^-149,    T = Σ_k |a_ik·b_kj|
     """
     x, y = as_operands("accumulators.bound", a, b)
     inner = x.shape[-1]
-    relative = accumulator.relative(inner)
-    with np.errstate(all="ignore"):
-        total = (np.abs(x) @ np.abs(y)) * (1 + (inner + 4) * 2.0**-52)  # T, and what float64 may have lost of it
-        return np.asarray(total * relative + (inner * 2.0**-149 if relative else 0.0))
+    relative = get_accumulator(accumulator).relative(inner)
+    total = (np.abs(x) @ np.abs(y)) * (1 + (inner + 4) * 2.0**-52)  # T, and what float64 may have lost of it
+    return np.asarray(total * relative + (inner * 2.0**-149 if relative else 0.0))
 
 
+@np.errstate(all="ignore")
 def interval(
-    a: ArrayLike, b: ArrayLike, accumulator: Accumulator, cast: Cast, factor: float = 1.0
+    a: ArrayLike, b: ArrayLike, accumulator: str | Accumulator, cast: Cast, factor: float = 1.0
 ) -> tuple[Float32, Float32]:
     """The least and the greatest value that a right implementation with this accumulator may return.
 
@@ -268,25 +285,30 @@ def interval(
 
     Args:
         a, b: operands, (…, M, K) and (…, K, N).
-        accumulator: the model.
+        accumulator: the model, or its name.
         cast: to the format of the output, nearest.
-        factor: multiplies the sum.
+        factor: multiplies the sum; 2^-300 ≤ |factor| ≤ 2^300.
 
     Returns:
         (low, high), float32 (…, M, N); the same for "exact".  An end that overflowed to NaN stands for "anything
         beyond": see ``inside``.
+
+    Raises:
+        ArgumentError: no such accumulator, a stochastic cast, or a factor out of range.
     """
+    accumulator = get_accumulator(accumulator)
+    check_deterministic("accumulators.interval", cast)
+    factor = check_factor("accumulators.interval", factor)
     if accumulator.relative(1) == 0:
         y = matmul(a, b, cast, factor)
         return y, y
     x, w = as_operands("accumulators.interval", a, b)
-    with np.errstate(all="ignore"):
-        total = np.asarray(x @ w)
-        inexact = (np.abs(x) @ np.abs(w)) * ((x.shape[-1] + 8) * 2.0**-52)
-        error = (bound(a, b, accumulator) + inexact) * abs(factor)
-        middle = total * factor
-        error += (np.abs(middle) + error) * (4 * _U) + 2.0**-148
-        return cast(middle - error), cast(middle + error)
+    total = np.asarray(x @ w)
+    inexact = (np.abs(x) @ np.abs(w)) * ((x.shape[-1] + 8) * 2.0**-52)
+    error = (bound(a, b, accumulator) + inexact) * abs(factor)
+    middle = total * factor
+    error += (np.abs(middle) + error) * (4 * _U) + 2.0**-148
+    return cast(middle - error), cast(middle + error)
 
 
 def inside(y: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_]:

@@ -22,6 +22,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -60,10 +61,11 @@ class ExactArray(np.ndarray[Any, np.dtype[Any]]):
 
 
 def as_exact(x: Any, accumulate: str = "exact") -> Any:
-    """Floats as an ``ExactArray``, float64; anything else as it is."""
-    if not isinstance(x, np.ndarray | np.floating) or np.asarray(x).dtype.kind != "f":
+    """Floats, bfloat16 too, as an ``ExactArray``, float64; anything else as it is."""
+    if not isinstance(x, np.ndarray | np.generic) or not (x.dtype.kind == "f" or x.dtype == ml_dtypes.bfloat16):
         return x
-    y = np.asarray(x, np.float64).view(ExactArray)
+    with np.errstate(invalid="ignore"):  # a signaling NaN is one
+        y = np.asarray(x, np.float64).view(ExactArray)
     y.accumulate = accumulate
     return y
 
@@ -173,6 +175,9 @@ class Product:
     def __truediv__(self, other: Any) -> Any:
         return self.array() / other
 
+    def __rtruediv__(self, other: Any) -> Any:
+        return other / self.array()
+
     def __neg__(self) -> Any:
         return self * -1.0
 
@@ -222,7 +227,7 @@ _AS_IT_IS = _words(
     """
     add subtract multiply divide negative positive absolute fabs square sqrt reciprocal maximum minimum fmax fmin clip
     sign copysign signbit isfinite isinf isnan equal not_equal less less_equal greater greater_equal rint trunc floor
-    ceil logical_and logical_or logical_not logical_xor bitwise_and bitwise_or invert nextafter
+    ceil logical_and logical_or logical_not logical_xor bitwise_and bitwise_or invert nextafter spacing
     """
 )
 _REDUCED_AS_IT_IS = frozenset({"maximum", "minimum", "logical_and", "logical_or"})

@@ -29,10 +29,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refscale import special
+from refscale.arguments import flag
 from refscale.arrays import plain
 from refscale.errors import ArgumentError, CarrierError
 from refscale.exact import digits
 from refscale.exact.errorfree import Float64
+from refscale.exact.product import check_deterministic
 from refscale.formats import Cast
 from refscale.special import elementary
 from refscale.special.elementary import BASIC, Elementary
@@ -353,6 +355,7 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType({f.name: f for f in _ALL})
 """Every function by its name; "gelu" is the erf form, "gelu_tanh" its approximation."""
 
 
+@np.errstate(all="ignore")  # infinities and NaN, signaling ones too, have their rules
 def evaluate(name: str, x: ArrayLike, cast: Cast, derivative: bool = False) -> NDArray[np.float32]:
     """f(x) or f′(x), the real number rounded once.
 
@@ -382,14 +385,13 @@ def evaluate(name: str, x: ArrayLike, cast: Cast, derivative: bool = False) -> N
     """
     if name not in FUNCTIONS:
         raise ArgumentError(f"exact.evaluate({name!r}): expected one of {', '.join(FUNCTIONS)}")
-    if cast.rounding == "stochastic":
-        raise ArgumentError(f"exact.evaluate({name!r}, cast={cast}): expected a deterministic rounding")
+    check_deterministic("exact.evaluate", cast)
     array = plain(f"exact.evaluate({name!r})", "x", x)
     if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
         raise CarrierError(
             f"exact.evaluate({name!r}): x is {array.dtype}, expected float16, bfloat16, float32 or float64"
         )
-    curve = FUNCTIONS[name].derivative if derivative else FUNCTIONS[name].value
+    curve = FUNCTIONS[name].derivative if flag("exact.evaluate", "derivative", derivative) else FUNCTIONS[name].value
     wide = np.atleast_1d(np.asarray(array, np.float64))
     low, high = curve.interval(wide)
     y, other = cast(low), cast(high)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refscale.arguments import number
 from refscale.arrays import plain
 from refscale.errors import ArgumentError, CarrierError, ShapeError
 from refscale.exact import errorfree
@@ -35,8 +36,10 @@ _BLOCK = 1 << 16  # outputs per pass: buffers that stay in cache
 _GATHER = 1 << 20  # products per pass, where single outputs are summed anew
 _MANY = 0.02  # share of doubtful outputs from which on slicing all is faster
 _LEAST = 2.0**-200  # so that float64 holds every error of every product
+_LEAST_FACTOR = 2.0**-300  # and of every product times the factor; the product of two float32 is within the range
 
 
+@np.errstate(all="ignore")  # infinities and NaN, signaling ones too, have their rules
 def matmul(a: ArrayLike, b: ArrayLike, cast: Cast, factor: float = 1.0) -> Float32:
     """Matrix product, each output the real number rounded once.
 
@@ -46,7 +49,7 @@ def matmul(a: ArrayLike, b: ArrayLike, cast: Cast, factor: float = 1.0) -> Float
         a: (…, M, K), float16, bfloat16, float32 or float64, finite or not; float64 of magnitude 0 or 2^-200 to 2^200.
         b: (…, K, N); leading axes broadcast.
         cast: to any format, in any deterministic rounding and with either overflow rule.
-        factor: multiplies the sum before it is rounded; 2^-200 < |factor| < 2^200.
+        factor: multiplies the sum before it is rounded; 2^-300 ≤ |factor| ≤ 2^300.
 
     Returns:
         float32 (…, M, N).  A sum that is exactly zero, or has no terms, is +0.  Infinities and NaN follow IEEE 754
@@ -58,20 +61,20 @@ def matmul(a: ArrayLike, b: ArrayLike, cast: Cast, factor: float = 1.0) -> Float
         ArgumentError: a stochastic cast, or values or factors beyond the ranges above.
         FormatError: NaN, rounded to a format without it.
     """
-    if cast.rounding == "stochastic":
-        raise ArgumentError(f"exact.matmul(cast={cast}): expected a deterministic rounding")
+    check_deterministic("exact.matmul", cast)
     a64, b64 = as_operands("exact.matmul", a, b)
-    factor = _check_factor("exact.matmul", factor)
+    factor = check_factor("exact.matmul", factor)
     y = np.empty(_shape(a64, b64), np.float32)
     for index in np.ndindex(y.shape[:-2]):
         _multiply(*_matrices(a64, b64, index, y.shape[:-2]), cast, factor, y[index])
     return y
 
 
+@np.errstate(all="ignore")
 def matmul_float64(a: ArrayLike, b: ArrayLike, factor: float = 1.0) -> Float64:
     """As ``matmul``, rounded to float64, to nearest; for products that are computed with before they are stored."""
     a64, b64 = as_operands("exact.matmul_float64", a, b)
-    factor = _check_factor("exact.matmul_float64", factor)
+    factor = check_factor("exact.matmul_float64", factor)
     y = np.empty(_shape(a64, b64))
     for index in np.ndindex(y.shape[:-2]):
         left, right = _matrices(a64, b64, index, y.shape[:-2])
@@ -109,10 +112,20 @@ def as_operands(call: str, a: ArrayLike, b: ArrayLike) -> tuple[Float64, Float64
     return np.asarray(a, np.float64), np.asarray(b, np.float64)
 
 
-def _check_factor(call: str, factor: float) -> float:
-    if not _LEAST <= abs(factor) <= 1 / _LEAST:
-        raise ArgumentError(f"{call}: factor is {factor}, expected a magnitude of 2^-200 to 2^200")
-    return float(factor)
+def check_factor(call: str, factor: float) -> float:
+    """The factor as a float, if every product times it is within float64's range."""
+    factor = number(call, "factor", factor)
+    if not _LEAST_FACTOR <= abs(factor) <= 1 / _LEAST_FACTOR:
+        raise ArgumentError(f"{call}: factor is {factor}, expected a magnitude of 2^-300 to 2^300")
+    return factor
+
+
+def check_deterministic(call: str, cast: Cast) -> None:
+    """Raise unless the cast is one, and rounds the same number the same way each time."""
+    if not isinstance(cast, Cast):
+        raise ArgumentError(f"{call}: cast is {cast!r}, expected a Cast")
+    if cast.rounding == "stochastic":
+        raise ArgumentError(f"{call}(cast={cast}): expected a deterministic rounding")
 
 
 def _shape(a: Float64, b: Float64) -> tuple[int, ...]:
@@ -224,13 +237,12 @@ def _is_moderate(x: Float64) -> bool:
 
 def _ends32(near: Float64, row: Float64, column: Float64) -> tuple[Float32, Float32]:
     """Both ends of the interval about ``near``, in float32, and wider by more than what that rounds away."""
-    with np.errstate(over="ignore", invalid="ignore"):  # an end beyond float32 stays in doubt
-        middle = near.astype(np.float32)
-        error = np.abs(middle)
-        error *= np.float32(2.0**-22)
-        error += np.multiply.outer(row.astype(np.float32), column.astype(np.float32))
-        error += np.float32(2.0**-126)
-        return middle - error, np.add(middle, error, out=error)
+    middle = near.astype(np.float32)  # infinite beyond float32, where an end stays in doubt
+    error = np.abs(middle)
+    error *= np.float32(2.0**-22)
+    error += np.multiply.outer(row.astype(np.float32), column.astype(np.float32))
+    error += np.float32(2.0**-126)
+    return middle - error, np.add(middle, error, out=error)
 
 
 def _ends_differ(low: NDArray[Any], high: NDArray[Any], cast: Cast, out: Float32) -> NDArray[np.intp]:

@@ -15,6 +15,7 @@ from refscale.exact import errorfree
 from refscale.exact.errorfree import Float64
 
 
+@np.errstate(all="ignore")  # infinities and NaN, signaling ones too, have their rules
 def sum(x: ArrayLike, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Float64:
     """Sum along axes.
 
@@ -39,8 +40,8 @@ def sum(x: ArrayLike, axis: int | tuple[int, ...] | None = None, keepdims: bool 
         raise CarrierError(f"exact.sum: x is {array.dtype}, expected float16, bfloat16, float32 or float64")
     try:
         axes = np.lib.array_utils.normalize_axis_tuple(range(array.ndim) if axis is None else axis, array.ndim)
-    except ValueError:
-        raise ShapeError(f"exact.sum: axis {axis} of x {array.shape}") from None
+    except (TypeError, ValueError):
+        raise ShapeError(f"exact.sum: axis {axis!r} of x {array.shape}") from None
     kept = tuple(i for i in range(array.ndim) if i not in axes)
     shape = tuple(array.shape[i] for i in kept)
     terms = np.asarray(array, np.float64).transpose(*kept, *axes)

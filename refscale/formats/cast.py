@@ -138,7 +138,7 @@ def _quantize(
         raise CarrierError(
             f"quantize to {format}: x is an array of {x.dtype}, expected float16, bfloat16, float32 or float64"
         )
-    _check_random(random_bits, x.shape, rounding)
+    check_random("quantize", random_bits, x.shape, rounding)
     if out is None:
         out = np.empty_like(x, _F32, subok=False)  # laid out as x is
     else:
@@ -187,19 +187,21 @@ def _no_nan(format: Format, position: int, out: Array) -> FormatError:
     return FormatError(f"quantize to {format}: x is NaN at index {index}, and {format} has no NaN")
 
 
-def _check_random(random_bits: Random | None, shape: tuple[int, ...], rounding: Rounding) -> None:
+def check_random(call: str, random_bits: Random | None, shape: tuple[int, ...], rounding: Rounding) -> None:
+    """Raise unless random bits are there where, and only where, a rounding needs them: uint32, of x's shape."""
+    if random_bits is not None:
+        plain(call, "random_bits", random_bits)
     if rounding != "stochastic":
         if random_bits is not None:
-            raise ArgumentError(f"quantize: random_bits given, but rounding is {rounding!r}, which uses none")
+            raise ArgumentError(f"{call}: random_bits given, but rounding is {rounding!r}, which uses none")
         return
     if random_bits is None:
-        raise ArgumentError(f"quantize: rounding 'stochastic' needs random_bits, uint32 of shape {shape}")
-    plain("quantize", "random_bits", random_bits)
+        raise ArgumentError(f"{call}: rounding 'stochastic' needs random_bits, uint32 of shape {shape}")
     if not isinstance(random_bits, np.ndarray) or random_bits.dtype != np.uint32:
         what = random_bits.dtype if isinstance(random_bits, np.ndarray) else type(random_bits).__name__
-        raise CarrierError(f"quantize: random_bits is {what}, expected an array of uint32")
+        raise CarrierError(f"{call}: random_bits is {what}, expected an array of uint32")
     if random_bits.shape != shape:
-        raise ShapeError(f"quantize: random_bits has shape {random_bits.shape}, expected that of x, {shape}")
+        raise ShapeError(f"{call}: random_bits has shape {random_bits.shape}, expected that of x, {shape}")
 
 
 def _check_out(out: Array, shape: tuple[int, ...]) -> None:

@@ -15,9 +15,13 @@ to infinity; toward zero, to the largest value; up, to +inf or to the most negat
 from __future__ import annotations
 
 import math
+from numbers import Rational
 from typing import TYPE_CHECKING, Literal, get_args
 
-from refscale.errors import ArgumentError, FormatError
+import numpy as np
+
+from refscale.arguments import integer
+from refscale.errors import ArgumentError, CarrierError, FormatError
 from refscale.formats.table import Format, get_format
 
 if TYPE_CHECKING:
@@ -54,7 +58,8 @@ def round_exact(
         round_exact(x) = ± m · S,    S = 2^(max(⌊log2 |x|⌋, emin) - mantissa_bits),    m = ⌊|x|/S⌋ or ⌊|x|/S⌋ + 1
 
     Args:
-        x: a float (so any value of float16, bfloat16, float32 or float64), or any rational number as a Fraction.
+        x: a float (so any value of float16, bfloat16, float32 or float64), an integer, each of Python or of NumPy, or
+            any rational number as a Fraction.
         format: a name or a Format.
         rounding: which of the two neighbors. "nearest_even", "nearest_away": the nearer, ties to even or away from
             zero; "toward_zero", "up" (toward +inf), "down" (toward -inf): that side; "stochastic": the outer one with
@@ -71,7 +76,8 @@ def round_exact(
 
     Raises:
         FormatError: NaN to a format without one; an unknown name.
-        ArgumentError: random_bits missing, superfluous or out of range.
+        ArgumentError: random_bits missing, superfluous, out of range or no integer.
+        CarrierError: x of another type.
 
     Source: IEEE 754-2019, sections 4.3 and 7.4; OCP OFP8 1.0 (its two conversion modes).
     """
@@ -79,8 +85,14 @@ def round_exact(
     check_modes(rounding, overflow, "round_exact")
     if (random_bits is not None) != (rounding == "stochastic"):
         raise ArgumentError(f"round_exact: random_bits is {random_bits!r} with rounding {rounding!r}")
-    if random_bits is not None and not 0 <= random_bits < 2**RANDOM_BITS:
-        raise ArgumentError(f"round_exact: random_bits is {random_bits}, expected within [0, 2^{RANDOM_BITS})")
+    if random_bits is not None:
+        random_bits = integer("round_exact", "random_bits", random_bits)
+        if not 0 <= random_bits < 2**RANDOM_BITS:
+            raise ArgumentError(f"round_exact: random_bits is {random_bits}, expected within [0, 2^{RANDOM_BITS})")
+    if isinstance(x, np.generic):
+        x = x.item()
+    if not isinstance(x, float | Rational):
+        raise CarrierError(f"round_exact: x is {x!r}, expected a float, an integer or a Fraction")
 
     negative = math.copysign(1.0, x) < 0 if isinstance(x, float) else x < 0
     if isinstance(x, float) and math.isnan(x):
@@ -100,10 +112,10 @@ def round_exact(
         return _nan(format, negative) if lost else format.min_normal
 
     place = max(exponent, format.emin) - format.mantissa_bits  # S = 2^place
-    whole = denominator << place if place > 0 else denominator  # |x|/S = (integer · whole + rest) / whole
-    integer, rest = divmod(numerator << -place if place < 0 else numerator, whole)
-    integer += _outward(integer, rest, whole, negative, rounding, random_bits)
-    rounded = math.ldexp(integer, place) if exponent <= format.emax else math.inf
+    whole = denominator << place if place > 0 else denominator  # |x|/S = (m · whole + rest) / whole
+    m, rest = divmod(numerator << -place if place < 0 else numerator, whole)
+    m += _outward(m, rest, whole, negative, rounding, random_bits)
+    rounded = math.ldexp(m, place) if exponent <= format.emax else math.inf
     if rounded > format.max:
         inward = rounding == "toward_zero" or rounding == ("up" if negative else "down")
         return _signed(format.max if inward else _beyond(format, overflow), negative, format)

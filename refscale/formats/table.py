@@ -34,8 +34,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refscale.arguments import flag, integer
 from refscale.arrays import plain
-from refscale.errors import FormatError
+from refscale.errors import ArgumentError, FormatError
 
 NanEncoding = Literal["top_exponent", "all_ones", "negative_zero", "none", "twos_complement"]
 
@@ -58,6 +59,7 @@ class Format:
 
     Raises:
         FormatError: for fields of another width, or a format with values that float32 cannot hold.
+        ArgumentError: for a field of another type.
     """
 
     name: str
@@ -71,6 +73,13 @@ class Format:
 
     def __post_init__(self) -> None:
         """Reject fields that make no format, and formats that float32 cannot carry."""
+        if not isinstance(self.name, str):
+            raise ArgumentError(f"Format: name is {self.name!r}, expected a string")
+        call = f"Format({self.name!r})"
+        for field_ in ("exponent_bits", "mantissa_bits", "bias"):
+            object.__setattr__(self, field_, integer(call, field_, getattr(self, field_)))
+        for field_ in ("signed", "has_zero"):
+            object.__setattr__(self, field_, flag(call, field_, getattr(self, field_)))
         if self.nan not in get_args(NanEncoding):
             raise FormatError(f"Format({self.name!r}): nan is {self.nan!r}, expected one of {get_args(NanEncoding)}")
         if not (1 <= self.exponent_bits <= 8 and 0 <= self.mantissa_bits <= 23):
@@ -162,6 +171,7 @@ class Format:
         """Distance from 1 to the next value of that binade, 2^-mantissa_bits."""
         return 2.0**-self.mantissa_bits
 
+    @np.errstate(invalid="ignore")  # a signaling NaN is one
     def spacing(self, x: ArrayLike) -> Any:
         """Distance between neighbors in the binade of x: one ulp.
 

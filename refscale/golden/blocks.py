@@ -330,6 +330,7 @@ def block_operands(
     for name, axis, e, s, t in zip("ab", (-1, -2), elements, scales, tensor_scales, strict=True):
         format, block, scale = (attributes[f"{name}_{what}"] for what in ("format", "block", "scale_format"))
         rule: Any = "amax" if get_format(scale).has_zero else "floor"
-        cast = BlockCast(format, tuple(block), scale, rule, axis=axis if len(block) == 1 else -1)
+        along = axis if len(block) == 1 else -1
+        cast = BlockCast(format, tuple(block), scale, rule, axis=along, tensor_scale=t != 1)
         sides.append(Blocks(cast, e, s, t))
     return sides[0], sides[1]

@@ -27,6 +27,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale.errors import GoldenError, RefscaleError
-from refscale.files import naming, npy_array
+from refscale.files import naming, npy_array, parse_json, read_json
 from refscale.golden.families import FAMILIES
 from refscale.golden.schema import FLAGS, OPS, Codes, Digest, Vector, code_dtype
 
@@ -47,8 +49,8 @@ SCHEMA = 1
 SET = "1.3.0"
 """Version of the content: the first number changes when an expected bit does, the second when vectors are added."""
 
-DATA = Path(__file__).with_name("data")
-"""The set that is shipped."""
+DATA: Traversable = resources.files("refscale.golden") / "data"
+"""The set that is shipped; of a zipped package, inside the zip."""
 
 _SAMPLE = 64  # elements of a bulk array that are kept
 
@@ -242,7 +244,8 @@ def load(directory: str | Path | None = None) -> GoldenSet:
     """
     root = DATA if directory is None else Path(directory)
     top = _top(root)
-    contents = {name: _checked_bytes(root, name, digest) for name, digest in top["files"].items()}
+    there = dict(_files(root))
+    contents = {name: _checked_bytes(root, there, name, digest) for name, digest in top["files"].items()}
     vectors: dict[str, Vector] = {}
     for family in top["families"]:
         for v in _read_family(root, family, contents):
@@ -262,21 +265,30 @@ def check(directory: str | Path | None = None) -> int:
         GoldenError: as ``load``; or the set is not what this version of the package generates.
     """
     root = DATA if directory is None else Path(directory)
-    count = len(load(root))
+    count = len(load(directory))
     full, version = _top(root)["full"], _top(root)["set"]
     if version != SET:
         raise GoldenError(f"golden check {root}: set {version}, but this version of refscale generates {SET}")
-    files = render(bool(full))
+    files, there = render(bool(full)), dict(_files(root))
     for name, data in files.items():
-        if (root / name).read_bytes() != data:
+        if name not in there or there[name].read_bytes() != data:
             raise GoldenError(f"golden check {root}: {name} is whole, but not what this version of refscale generates")
-    found = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
-    if extra := sorted(found - set(files)):
+    if extra := sorted(there.keys() - files.keys()):
         raise GoldenError(f"golden check {root}: files that belong to no set: {', '.join(extra[:5])}")
     return count
 
 
-def _top(root: Path) -> dict[str, Any]:
+def _files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
+    """Every regular file below a folder, by its path from there; a manifest's name is looked up, never opened."""
+    for entry in folder.iterdir():
+        name = prefix + entry.name
+        if entry.is_dir():
+            yield from _files(entry, f"{name}/")
+        elif entry.is_file():  # a pipe would be waited for
+            yield name, entry
+
+
+def _top(root: Traversable) -> dict[str, Any]:
     top = _json(root, "manifest.json")
     if top.get("schema") != SCHEMA:
         raise GoldenError(
@@ -288,26 +300,17 @@ def _top(root: Path) -> dict[str, Any]:
     return top
 
 
-def _json(root: Path, name: str) -> dict[str, Any]:
-    path = root / name
+def _json(root: Traversable, name: str) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_bytes())
+        return read_json(root / name, f"golden set {root}: {name}", GoldenError)
     except FileNotFoundError:
         raise GoldenError(f"golden set {root}: {name} is missing") from None
-    except (ValueError, RecursionError) as error:
-        raise GoldenError(f"golden set {root}: {name} is no JSON ({error})") from None
-    if not isinstance(document, dict):
-        raise GoldenError(f"golden set {root}: {name} is no JSON object")
-    return document
 
 
-def _checked_bytes(root: Path, name: str, digest: str) -> bytes:
-    path = root / name
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise GoldenError(f"golden set {root}: file {name!r} is outside")
-    if not path.is_file():  # a pipe would be waited for
+def _checked_bytes(root: Traversable, there: Mapping[str, Traversable], name: str, digest: str) -> bytes:
+    if name not in there:
         raise GoldenError(f"golden set {root}: {name} is missing")
-    data = path.read_bytes()
+    data = there[name].read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != digest:
         raise GoldenError(
@@ -316,12 +319,12 @@ def _checked_bytes(root: Path, name: str, digest: str) -> bytes:
     return data
 
 
-def _read_family(root: Path, family: str, contents: Files) -> Iterator[Vector]:
+def _read_family(root: Traversable, family: str, contents: Files) -> Iterator[Vector]:
     where = f"{family}/manifest.json"
     if where not in contents:
         raise GoldenError(f"golden set {root}: manifest.json lists no {where}")
     try:
-        document = json.loads(contents[where])
+        document = parse_json(contents[where], f"golden set {root}: {where}", GoldenError)
         files: dict[str, Array] = {}
         arrays = [_read_array(entry, family, contents, files) for entry in document["arrays"]]
         for v in document["vectors"]:

@@ -124,7 +124,7 @@ class Block:
             generator is given.
         scores: damping of the attention scores, "1/sqrt(d)" or "1/d"; None: the scheme's.
         values: how alike those of a sequence are taken to be, see ``ops.AttentionMix``.
-        constraint: ties factors inside residual branches; with ``none``, forks repay what differs (``graph.balance``).
+        constraint: ties factors inside residual branches; with ``none``, forks settle the difference.
         mixer: what mixes the tokens of a sequence: "attention", "convolution" or "recurrence".
         causal: no token sees later ones.
         kv_heads: of keys and values; None: as many as ``heads``.
@@ -193,7 +193,7 @@ def self_attention(
 def convolution(
     p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block, rng: np.random.Generator | None = None
 ) -> Tensor:
-    """activation(conv(x)), causal, in groups: (batch, seq, d) → the same.  Source: paper, character models."""
+    """activation(conv(x)), causal, in groups: (batch, seq, d) → the same.  Source: paper, character models (conv)."""
     weight, tied = p[f"{name}.weight"], block.constraint
     op = ops.Conv1d(padding=(weight.shape[0] - 1, 0), groups=x.shape[2] // weight.shape[1])
     y = apply(ops.Bias(), apply(op, x, weight, constraint=tied, constrained=(0,)), p[f"{name}.bias"])
@@ -201,7 +201,7 @@ def convolution(
 
 
 GATE_BIAS = -1.0
-"""Of the gates of ``recurrence``, so that states persist at first.  Source: the paper's code."""
+"""Of the gates of ``recurrence``: states persist at first.  Source: the authors' code, run_sweep.py (rebias)."""
 
 
 def recurrence(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from refscale import special
-from refscale.engine import Array, Kernel, Op
+from refscale.engine import Array, Op
 from refscale.errors import ArgumentError
 from refscale.ops.kernels import elements
 from refscale.scales import Moments, Scales, Shape, Statistic, gaussian_moments
@@ -129,7 +129,7 @@ class Gelu(Op):
     inputs = ("x",)
     source = "Table A.2; quadrature"
     has_mean = True
-    fast = Kernel(elements.gelu, elements.activation_backward)
+    fast_forward, fast_backward = elements.gelu, elements.activation_backward
 
     def __post_init__(self) -> None:
         if self.form not in ("erf", "tanh"):
@@ -152,7 +152,7 @@ class Silu(Op):
     inputs = ("x",)
     source = "quadrature"
     has_mean = True
-    fast = Kernel(elements.silu, elements.activation_backward)
+    fast_forward, fast_backward = elements.silu, elements.activation_backward
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         value, derivative = special.silu(x)
@@ -170,7 +170,7 @@ class Tanh(Op):
 
     inputs = ("x",)
     source = "Table A.2; quadrature"
-    fast = Kernel(elements.tanh, elements.activation_backward)
+    fast_forward, fast_backward = elements.tanh, elements.activation_backward
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         return np.tanh(x), (tanh_derivative(x),)
@@ -188,7 +188,7 @@ class Sigmoid(Op):
     inputs = ("x",)
     source = "Table A.2; quadrature"
     has_mean = True
-    fast = Kernel(elements.sigmoid, elements.activation_backward)
+    fast_forward, fast_backward = elements.sigmoid, elements.activation_backward
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         # Not y·(1 − y), which cancels where y is near 1.
@@ -207,7 +207,7 @@ class Softplus(Op):
     inputs = ("x",)
     source = "quadrature"
     has_mean = True
-    fast = Kernel(elements.softplus, elements.softplus_backward)
+    fast_forward, fast_backward = elements.softplus, elements.softplus_backward
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         return special.softplus(x), (x,)

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from refscale.engine import Array, Kernel, Op
+from refscale.engine import Array, Op
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.activations import gate_moments, sigmoid_derivative, silu_moments
 from refscale.ops.kernels import elements
-from refscale.ops.shapes import broadcast, broadcast_factor, unbroadcast
+from refscale.ops.shapes import broadcast, broadcast_factor
+from refscale.ops.sums import unbroadcast
 from refscale.scales import Scales, Shape
 from refscale.special import sigmoid, silu
 
@@ -27,8 +28,9 @@ class Add(Op):
 
     inputs = ("x", "y")
     source = "Table A.2 (weighted add, γ = 1)"
+    passes = (0, 1)
     weights: ClassVar[tuple[float, float]] = (1.0, 1.0)
-    fast = Kernel(elements.add, elements.add_backward)
+    fast_forward, fast_backward = elements.add, elements.add_backward
 
     def forward(self, x: Array, y: Array) -> tuple[Array, Kept]:
         self.broadcast(x.shape, y.shape)
@@ -51,8 +53,9 @@ class Subtract(Op):
 
     inputs = ("x", "y")
     source = "Table A.2 (weighted add, |γ| = 1)"
+    passes = (0,)
     weights: ClassVar[tuple[float, float]] = (1.0, -1.0)
-    fast = Kernel(elements.add, elements.add_backward)
+    fast_forward, fast_backward = elements.add, elements.add_backward
 
     def forward(self, x: Array, y: Array) -> tuple[Array, Kept]:
         self.broadcast(x.shape, y.shape)
@@ -83,7 +86,7 @@ class WeightedAdd(Op):
     weights: tuple[float, ...]
     inputs = ("*x",)
     source = "Table A.2 (weighted add)"
-    fast = Kernel(elements.add, elements.add_backward)
+    fast_forward, fast_backward = elements.add, elements.add_backward
 
     def __post_init__(self) -> None:
         if not self.weights or not all(w > 0 and math.isfinite(w) for w in self.weights):
@@ -120,7 +123,8 @@ class Bias(Op):
 
     inputs = ("x", "bias")
     source = "Table A.2 (broadcast bias)"
-    fast = Kernel(elements.add_bias, elements.add_bias_backward)
+    passes = (0,)
+    fast_forward, fast_backward = elements.add_bias, elements.add_bias_backward
 
     def forward(self, x: Array, bias: Array) -> tuple[Array, Kept]:
         self.check(x.shape, bias.shape)
@@ -168,7 +172,7 @@ class SiluGlu(Op):
 
     inputs = ("x", "gate")
     source = "quadrature; arXiv 2002.05202"
-    fast = Kernel(elements.silu_glu, elements.silu_glu_backward)
+    fast_forward, fast_backward = elements.silu_glu, elements.silu_glu_backward
 
     def forward(self, x: Array, gate: Array) -> tuple[Array, Kept]:
         self.check(x.shape, gate.shape)
@@ -203,7 +207,7 @@ class Highway(Op):
     bias: float = 0.0
     inputs = ("h", "candidate", "update")
     source = "quadrature; Zilly et al. 2017 (arXiv 1607.03474), mean of two equal values"
-    fast = Kernel(elements.highway, elements.highway_backward)
+    fast_forward, fast_backward = elements.highway, elements.highway_backward
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -253,7 +257,7 @@ class Scaled(_Identity):
 
     alpha: float = 1.0
     beta: float = 1.0
-    source = "paper, residual branch of the reference FFN"
+    source = "authors' code, examples/listings.py (scaled)"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -269,7 +273,7 @@ class Fork(_Identity):
     """Identity at the start of one of several uses of a tensor: the place where gradients of different c are put right.
 
     x forward, β·g backward.  Where the uses of a tensor send back different multiples of the true gradient, their sum
-    would be wrong; ``graph.balance`` then replaces the β of forks so that all agree.
+    would be wrong; ``backward`` then replaces the β of forks so that all agree.
 
     Attributes:
         beta: what to use where they agree already; ways^-½ keeps a sum of that many gradients at unit variance.
@@ -277,6 +281,7 @@ class Fork(_Identity):
 
     beta: float = 1.0
     source = "c(x_i) = c(y)·β_i/α, solved for β"
+    settles = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -301,7 +306,7 @@ class Dropout(Op):
     inputs = ("x", "keep")
     source = "paper, Table A.2; E[keep²]/(1−p)² = 1/(1−p)"
     constants = (1,)
-    fast = Kernel(elements.drop, elements.drop_backward)
+    fast_forward, fast_backward = elements.drop, elements.drop_backward
 
     def __post_init__(self) -> None:
         super().__post_init__()

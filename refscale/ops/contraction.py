@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from refscale.engine import Array, Kernel, Op
+from refscale.engine import Array, Op
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import products
 from refscale.ops.kernels.blocks import by_row
-from refscale.ops.shapes import broadcast, size, unbroadcast
+from refscale.ops.shapes import broadcast, size
+from refscale.ops.sums import unbroadcast
 from refscale.scales import ReadoutRule, Scales, ScoresRule, Shape
 
 Kept = tuple[Any, ...]
@@ -34,7 +35,7 @@ class Matmul(Op):
     source = "Table A.2"
     contraction = True
     weight_inputs = (1,)
-    fast = Kernel(products.matmul, products.matmul_backward)
+    fast_forward, fast_backward = products.matmul, products.matmul_backward
 
     def forward(self, x: Array, w: Array) -> tuple[Array, Kept]:
         shape = self.check(x.shape, w.shape)
@@ -76,7 +77,7 @@ class AttentionScores(Op):
     inputs = ("q", "k")
     source = "Table A.2 (matmul, with the damping in the function)"
     contraction = True
-    fast = Kernel(products.scores, products.scores_backward)
+    fast_forward, fast_backward = products.scores, products.scores_backward
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(ScoresRule):
@@ -129,7 +130,7 @@ class AttentionMix(Op):
     inputs = ("weights", "v")
     source = "Table A.2 (matmul); correlated: mean of t equal values; causal: of 1 … t independent ones"
     contraction = True
-    fast = Kernel(products.matmul, products.matmul_backward)
+    fast_forward, fast_backward = products.matmul, products.matmul_backward
 
     def __post_init__(self) -> None:
         if self.values not in get_args(ValuesRule):
@@ -172,7 +173,7 @@ class Readout(Op):
     source = "Table A.2 (matmul); 1/m: u-μP (arXiv 2407.17465), output layer"
     contraction = True
     weight_inputs = (1,)
-    fast = Kernel(products.matmul, products.matmul_backward)
+    fast_forward, fast_backward = products.matmul, products.matmul_backward
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(ReadoutRule):

@@ -15,14 +15,21 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from refscale.arguments import whole_number
 from refscale.engine import Array, Op
-from refscale.errors import ArgumentError, ShapeError
-from refscale.ops.shapes import size
+from refscale.errors import ArgumentError, ShapeError, counted
+from refscale.ops.shapes import integer_attributes, size, whole_numbers
 from refscale.scales import Scales, Shape, Statistic, gaussian_mean
 
 Kept = tuple[Any, ...]
 Padding = int | tuple[int, int]
 """Elements added before and after an axis: one number for both sides, or (before, after)."""
+PerAxis = int | tuple[int, ...]
+"""One number for every spatial axis, or one for each."""
+PaddingPerAxis = int | tuple[Padding, ...]
+"""One number for all sides, or the padding of each spatial axis."""
+
+_LAYOUTS = {1: ("length",), 2: ("height", "width")}
 
 
 class Windows(NamedTuple):
@@ -53,6 +60,11 @@ class Windows(NamedTuple):
         starts = tuple(slice(None, None, s) for s in self.stride)
         taps = tuple(slice(None, None, d) for d in self.dilation)
         return view[(slice(None), *starts, slice(None), *taps)]
+
+    def rows(self, x: Array, fill: float) -> Array:
+        """As ``of``, with the elements of a window along one axis: (batch, *outputs, channels, size of the kernel)."""
+        view = self.of(x, fill)
+        return view.reshape(*view.shape[: x.ndim], size(self.kernel))
 
     def add_up(self, pieces: Array, shape: Shape) -> Array:
         """The transpose of ``of``: each element of x sums its ``pieces`` (batch, *outputs, channels, *kernel).
@@ -87,11 +99,7 @@ class _Convolution(Op, ABC):
         """Stride, padding and dilation of each spatial axis."""
 
     def __post_init__(self) -> None:
-        stride, padding, dilation = self._axes()
-        _check_counts(self, "stride", stride, len(self._layout), 1)
-        _check_counts(self, "dilation", dilation, len(self._layout), 1)
-        _check_padding(self, padding, len(self._layout))
-        _check_counts(self, "groups", (self.groups,), 1, 1)
+        integer_attributes(self, "groups", least=1)
 
     def forward(self, x: Array, weight: Array) -> tuple[Array, Kept]:
         windows, outputs = self._windows(x.shape, weight.shape)
@@ -167,7 +175,15 @@ class Conv1d(_Convolution):
     padding: Padding = 0
     dilation: int = 1
     groups: int = 1
-    _layout = ("length",)
+    _layout = _LAYOUTS[1]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        integer_attributes(self, "stride", "dilation", least=1)
+        padding = _padding(self.padding)
+        if padding is None:
+            raise ArgumentError(f"Conv1d(padding={self.padding!r}): expected an integer ≥ 0 or a pair (before, after)")
+        object.__setattr__(self, "padding", padding)
 
     def _axes(self) -> tuple[tuple[int, ...], tuple[Padding, ...], tuple[int, ...]]:
         return (self.stride,), (self.padding,), (self.dilation,)
@@ -180,19 +196,28 @@ class Conv2d(_Convolution):
     Formula and factors as for ``conv1d``, with the product over both axes for kernel, stride and output positions.
 
     Attributes:
-        stride, dilation: pairs (height, width), each ≥ 1.
-        padding: a pair (height, width), each a number or (before, after).
+        stride, dilation: ≥ 1, one number for both axes or a pair (height, width).
+        padding: one number for all sides, or a pair (height, width), each a number or (before, after).
         groups: parts of the channels that are convolved separately.
     """
 
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[Padding, Padding] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
+    stride: PerAxis = (1, 1)
+    padding: PaddingPerAxis = (0, 0)
+    dilation: PerAxis = (1, 1)
     groups: int = 1
-    _layout = ("height", "width")
+    _layout = _LAYOUTS[2]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for attribute, value in zip(("stride", "padding", "dilation"), self._axes(), strict=True):
+            object.__setattr__(self, attribute, value)
 
     def _axes(self) -> tuple[tuple[int, ...], tuple[Padding, ...], tuple[int, ...]]:
-        return self.stride, self.padding, self.dilation
+        return (
+            _per_axis(self, "stride", self.stride, 2),
+            _padding_per_axis(self, self.padding, 2),
+            _per_axis(self, "dilation", self.dilation, 2),
+        )
 
 
 @cache
@@ -217,55 +242,65 @@ class MaxPool(Op):
     outputs/inputs, whether windows overlap or not: β = √(inputs/outputs).
 
     Attributes:
-        kernel: side of the window on each axis.
-        stride: distance of neighboring windows; None: the kernel.
-        padding: positions before and after each axis, less than the kernel; never the largest.  None: none.
+        kernel: side of the window, one number for every spatial axis of x or a tuple with one for each.
+        stride: distance of neighboring windows, likewise; None: the kernel.
+        padding: positions before and after an axis, less than the kernel, likewise; never the largest, and never taken
+            for an element of x.  None: none.
     """
 
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...] | None = None
-    padding: tuple[Padding, ...] | None = None
+    kernel: PerAxis
+    stride: PerAxis | None = None
+    padding: PaddingPerAxis | None = None
     inputs = ("x",)
     source = "quadrature of order statistics"
     has_mean = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.kernel, tuple) or len(self.kernel) not in (1, 2):
-            raise ArgumentError(f"MaxPool(kernel={self.kernel}): expected a tuple of one or two sides")
-        axes = len(self.kernel)
-        _check_counts(self, "kernel", self.kernel, axes, 1)
-        if self.stride is not None:
-            _check_counts(self, "stride", self.stride, axes, 1)
-        if self.padding is not None:
-            _check_padding(self, self.padding, axes)
-            if any(max(_both_sides(p)) >= k for p, k in zip(self.padding, self.kernel, strict=True)):
-                raise ArgumentError(f"MaxPool(padding={self.padding}): expected less than the kernel {self.kernel}")
+        several = {name: len(value) for name, value in vars(self).items() if isinstance(value, tuple | list)}
+        for name, axes in several.items():
+            if axes not in _LAYOUTS:
+                raise ArgumentError(
+                    f"MaxPool({name}={getattr(self, name)}): expected a number, or one for each of 1 or 2 axes"
+                )
+        axes = next(iter(several.values()), 1)
+        kernel = _per_axis(self, "kernel", self.kernel, axes)
+        stride = None if self.stride is None else _per_axis(self, "stride", self.stride, axes)
+        padding = None if self.padding is None else _padding_per_axis(self, self.padding, axes)
+        if any(max(_both_sides(p)) >= k for p, k in zip(padding or (), kernel, strict=False)):
+            raise ArgumentError(f"MaxPool(padding={self.padding}): expected less than the kernel {self.kernel}")
+        for attribute, values in (("kernel", kernel), ("stride", stride), ("padding", padding)):
+            if values is not None:  # numbers alone suit any number of axes
+                object.__setattr__(self, attribute, values if several else values[0])
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         windows, _ = self._windows(x.shape)
-        view = windows.of(x, -np.inf)
-        flat = view.reshape(*view.shape[: x.ndim], size(self.kernel))
+        flat = windows.rows(x, -np.inf)
         winner = flat.argmax(-1)[..., None]
+        # Padding is −∞, too: of a window whose largest is −∞ the winner is its first element of x.
+        first = windows.rows(np.ones((1, *x.shape[1:-1], 1), np.bool_), False).argmax(-1)[..., None]
+        winner = np.where(np.isneginf(np.take_along_axis(flat, winner, -1)), first, winner)
         return np.take_along_axis(flat, winner, -1)[..., 0], (x.shape, winner)
 
     def backward(self, g: Array, shape: Shape, winner: Array) -> tuple[Array]:
         windows, _ = self._windows(shape)
-        pieces = np.where(np.arange(size(self.kernel)) == winner, g[..., None], 0)
-        return (windows.add_up(pieces.reshape(*g.shape, *self.kernel), shape),)
+        pieces = np.where(np.arange(size(windows.kernel)) == winner, g[..., None], 0)
+        return (windows.add_up(pieces.reshape(*g.shape, *windows.kernel), shape),)
 
     def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:
-        _, outputs = self._windows(x)
-        std, rms = maximum_moments(size(self.kernel))
+        windows, outputs = self._windows(x)
+        std, rms = maximum_moments(size(windows.kernel))
         return Scales(1 / (std if statistic == "std" else rms), (math.sqrt(size(x[1:-1]) / size(outputs)),))
 
     def _windows(self, x: Shape) -> tuple[Windows, Shape]:
-        axes = len(self.kernel)
-        if len(x) != axes + 2:
-            layout = "length" if axes == 1 else "height, width"
-            raise ShapeError(f"max_pool(kernel={self.kernel}): x {x}, expected (batch, {layout}, channels)")
-        padding = (0,) * axes if self.padding is None else self.padding
-        stride = self.kernel if self.stride is None else self.stride
-        windows = Windows(self.kernel, stride, (1,) * axes, tuple(map(_both_sides, padding)))
+        expected = (len(self.kernel),) if isinstance(self.kernel, tuple) else tuple(_LAYOUTS)
+        axes = len(x) - 2
+        if axes not in expected:
+            layouts = " or ".join(f"(batch, {', '.join(_LAYOUTS[n])}, channels)" for n in expected)
+            raise ShapeError(f"max_pool(kernel={self.kernel}): x {x}, expected {layouts}")
+        kernel = _per_axis(self, "kernel", self.kernel, axes)
+        stride = kernel if self.stride is None else _per_axis(self, "stride", self.stride, axes)
+        padding = _padding_per_axis(self, self.padding or 0, axes)
+        windows = Windows(kernel, stride, (1,) * axes, tuple(map(_both_sides, padding)))
         return windows, windows.outputs(self.name, x[1:-1])
 
 
@@ -279,21 +314,34 @@ def _from_groups(y: Array) -> Array:
     return y.swapaxes(0, 1).reshape(rows, groups * n)
 
 
-def _check_counts(op: Op, attribute: str, values: object, axes: int, least: int) -> None:
-    counts = values if isinstance(values, tuple) else ()
-    if len(counts) != axes or not all(isinstance(v, int) and v >= least for v in counts):
-        shown = getattr(op, attribute)
-        expected = f"one integer ≥ {least} for each of {axes} axes" if shown is values else f"an integer ≥ {least}"
-        raise ArgumentError(f"{type(op).__name__}({attribute}={shown}): expected {expected}")
+# --- Attributes of windows --------------------------------------------------------------------------------------------
 
 
-def _check_padding(op: Op, values: object, axes: int) -> None:
-    sides = [(p, p) if isinstance(p, int) else p for p in values] if isinstance(values, tuple) else []
-    if len(sides) != axes or not all(
-        isinstance(p, tuple) and len(p) == 2 and all(isinstance(v, int) and v >= 0 for v in p) for p in sides
-    ):
-        shown = vars(op)["padding"]
-        where = f" for each of {axes} axes" if shown is values else ""
-        raise ArgumentError(
-            f"{type(op).__name__}(padding={shown}): expected an integer ≥ 0 or a pair (before, after){where}"
-        )
+def _per_axis(op: Op, attribute: str, value: PerAxis, axes: int) -> tuple[int, ...]:
+    """A number ≥ 1 for every axis, or one for each, as a tuple with one for each; or an ArgumentError."""
+    number = whole_number(value, 1)
+    numbers = whole_numbers(value, 1) if number is None else (number,) * axes
+    if numbers is None or len(numbers) != axes:
+        expected = f"an integer ≥ 1, or one for each of {counted(axes, 'axis', 'axes')}"
+        raise ArgumentError(f"{type(op).__name__}({attribute}={value!r}): expected {expected}")
+    return numbers
+
+
+def _padding_per_axis(op: Op, value: PaddingPerAxis, axes: int) -> tuple[Padding, ...]:
+    """Likewise of padding: a number for all sides, or for each axis a number or (before, after)."""
+    number = whole_number(value, 0)
+    values = (number,) * axes if number is not None else value if isinstance(value, tuple | list) else ()
+    found = tuple(p for p in map(_padding, values) if p is not None)
+    if not len(found) == len(values) == axes:
+        expected = f"an integer ≥ 0, or for each of {counted(axes, 'axis', 'axes')} one or a pair (before, after)"
+        raise ArgumentError(f"{type(op).__name__}(padding={value!r}): expected {expected}")
+    return found
+
+
+def _padding(value: object) -> Padding | None:
+    """Padding of one axis in Python integers; None if it is no number ≥ 0 or pair of such."""
+    number = whole_number(value, 0)
+    if number is not None:
+        return number
+    pair = whole_numbers(value, 0)
+    return (pair[0], pair[1]) if pair is not None and len(pair) == 2 else None

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from refscale.engine import Array, Kernel, Op
+from refscale.engine import Array, Op
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import rows
 from refscale.ops.shapes import size
+from refscale.ops.sums import total
 from refscale.scales import Scales, Shape
 
 Kept = tuple[Any, ...]
@@ -39,7 +40,7 @@ class SoftmaxCrossEntropy(Op):
     source = "Table A.2, with the mean and ignored rows counted"
     constants = (1,)
     reports = True
-    fast = Kernel(rows.cross_entropy, rows.cross_entropy_backward)
+    fast_forward, fast_backward = rows.cross_entropy, rows.cross_entropy_backward
 
     def __post_init__(self) -> None:
         if self.reduction not in ("mean", "sum"):
@@ -54,12 +55,12 @@ class SoftmaxCrossEntropy(Op):
         shifted = flat - flat.max(-1, keepdims=True)
         picked = shifted[np.arange(rows), index]
         p = np.exp(shifted, out=shifted)
-        total = p.sum(-1, keepdims=True)
+        sums = p.sum(-1, keepdims=True)
         weight = (counts / (kept if self.reduction == "mean" else 1)).astype(logits.dtype)
         # where, not a product with 0: an ignored row may be NaN.
-        value = np.where(counts, weight * (np.log(total[:, 0]) - picked), 0).sum(dtype=logits.dtype)
+        value = total(np.where(counts, weight * (np.log(sums[:, 0]) - picked), np.zeros((), logits.dtype)))
         # The gradient for dL = 1, made here so that only one array of this size is kept.
-        p /= total
+        p /= sums
         p[np.arange(rows), index] -= 1
         p *= weight[:, None]
         p[~counts] = 0
@@ -113,7 +114,7 @@ class MseLoss(Op):
     def forward(self, x: Array, target: Array) -> tuple[Array, Kept]:
         self._check(x.shape, target.shape)
         difference = x - target
-        return np.asarray((difference**2).sum() / difference.size).astype(x.dtype, copy=False), (difference,)
+        return total(difference**2, over=difference.size), (difference,)
 
     def backward(self, g: Array, difference: Array) -> tuple[Array, Array]:
         gradient = g * (2 / difference.size) * difference
@@ -139,7 +140,7 @@ class LossSum(Op):
     def forward(self, *losses: Array) -> tuple[Array, Kept]:
         if any(x.shape != () for x in losses):
             raise ShapeError(f"loss_sum: shapes {', '.join(str(x.shape) for x in losses)}, expected scalars")
-        return np.asarray(sum(losses, np.zeros((), losses[0].dtype))), (len(losses),)
+        return total(np.stack(losses), 0), (len(losses),)
 
     def backward(self, g: Array, count: int) -> tuple[Array, ...]:
         return (g,) * count

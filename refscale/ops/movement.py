@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from refscale.engine import Array, Kernel, Op, Rows
+from refscale.arguments import whole_number
+from refscale.engine import Array, Op, Rows
 from refscale.errors import ArgumentError, ShapeError
-from refscale.ops.shapes import axis_of, size
+from refscale.ops.shapes import axis_of, integer_attributes, size, tuple_attribute, whole_numbers
+from refscale.ops.sums import total_by_index
 from refscale.scales import Scales, Shape
 
 Kept = tuple[Any, ...]
@@ -25,6 +27,9 @@ class Reshape(Op):
     inputs = ("x",)
     source = "moves values"
     moves = True
+
+    def __post_init__(self) -> None:
+        tuple_attribute(self, "shape")
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         try:
@@ -47,6 +52,9 @@ class Transpose(Op):
     inputs = ("x",)
     source = "moves values"
     moves = True
+
+    def __post_init__(self) -> None:
+        tuple_attribute(self, "axes")
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         if sorted(self.axes) != list(range(x.ndim)):
@@ -92,7 +100,10 @@ class Slice(Op):
     inputs = ("x",)
     source = "share of elements with a gradient"
     moves = True
-    fast = Kernel(_cut, _cut_backward)
+    fast_forward, fast_backward = _cut, _cut_backward
+
+    def __post_init__(self) -> None:
+        integer_attributes(self, "axis", "start", "stop")
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         return x[self._index(x.shape)], (x.shape,)
@@ -122,6 +133,9 @@ class Concat(Op):
     source = "moves values"
     moves = True
 
+    def __post_init__(self) -> None:
+        integer_attributes(self, "axis")
+
     def forward(self, *xs: Array) -> tuple[Array, Kept]:
         axis = axis_of(self.name, self.axis, xs[0].ndim)
         sides = {x.shape[:axis] + x.shape[axis + 1 :] for x in xs}
@@ -143,7 +157,7 @@ class Gather(Op):
     """
 
     inputs = ("x", "positions")
-    source = "share of rows with a gradient (as Table A.2, embedding)"
+    source = "share of rows with a gradient"
     constants = (1,)
 
     def forward(self, x: Array, positions: Array) -> tuple[Array, Kept]:
@@ -179,7 +193,10 @@ def _embed_backward(op: Op, betas: Sequence[float | None], g: Array, shape: Shap
     """As ``Rows``: only those that were used are summed, and added to what else the table receives."""
     if betas[0] is None:
         return None, None
-    return Rows.summed(g.reshape(ids.size, shape[1]), ids.ravel(), shape, betas[0]), None
+    indices, sums = total_by_index(g.reshape(ids.size, shape[1]), ids.ravel())
+    if betas[0] != 1:
+        sums *= betas[0]
+    return Rows(indices, sums, shape), None
 
 
 class Embedding(Op):
@@ -189,9 +206,9 @@ class Embedding(Op):
     """
 
     inputs = ("table", "ids")
-    source = "Table A.2 (embedding, uniform tokens)"
+    source = "uniform tokens: b/v independent terms to a row"
     constants = (1,)
-    fast = Kernel(_embed, _embed_backward)
+    fast_forward, fast_backward = _embed, _embed_backward
 
     def forward(self, table: Array, ids: Array) -> tuple[Array, Kept]:
         self._check(table.shape)
@@ -218,19 +235,20 @@ def _check_indices(name: str, indices: Array, n: int) -> None:
 
 
 def _sum_rows(rows: Array, indices: Array, n: int) -> Array:
-    """out[i] = Σ rows[j] over indices[j] = i, in order of j whatever the machine: sort, then sum each run."""
+    """out[i] = Σ rows[j] over indices[j] = i, added up in float64 in order of j: sort, then sum each run."""
     out = np.zeros((n, rows.shape[1]), rows.dtype)
     if len(indices):
         order = np.argsort(indices, kind="stable")
         present, starts = np.unique(indices[order], return_index=True)
-        out[present] = np.add.reduceat(rows[order], starts)
+        out[present] = np.add.reduceat(rows[order], starts, dtype=np.float64)
     return out
 
 
 def split_points(n: int, parts: int | Sequence[int]) -> list[tuple[int, int]]:
     """(start, stop) of equal ``parts``, or of parts of the given sizes, that together make n."""
-    sizes = [n // max(1, parts)] * parts if isinstance(parts, int) else list(parts)
-    if sum(sizes) != n or not all(k > 0 for k in sizes):
+    count = whole_number(parts)
+    sizes = whole_numbers(parts, 1) if count is None else (n // max(1, count),) * count
+    if not sizes or sum(sizes) != n or not all(sizes):
         raise ShapeError(f"split: {n} elements into parts {parts}")
     stops = np.cumsum(sizes).tolist()
     return list(zip([0, *stops[:-1]], stops, strict=True))

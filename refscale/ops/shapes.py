@@ -1,15 +1,18 @@
-"""Shape arithmetic that several pages of the op table share."""
+"""Shapes, axes and counts: the arithmetic and the checks that several pages of the op table share."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from refscale.errors import ShapeError
+from refscale.arguments import whole_number
+from refscale.errors import ArgumentError, ShapeError
 from refscale.scales import Shape
+
+Axes = int | tuple[int, ...] | None
+"""One axis, several, or None for all; a negative axis counts from the end."""
 
 
 def size(shape: Shape) -> int:
@@ -36,16 +39,57 @@ def broadcast_factor(shape: Shape, to: Shape) -> float:
     return math.sqrt(size(shape) / size(to))
 
 
-def unbroadcast(g: NDArray[Any], shape: Shape) -> NDArray[Any]:
-    """Sum a gradient over the axes along which an input of ``shape`` was repeated."""
-    if g.shape == shape:
-        return g
-    g = g.sum(axis=tuple(range(g.ndim - len(shape))))
-    return np.asarray(g.sum(axis=tuple(i for i, n in enumerate(shape) if n != g.shape[i]), keepdims=True))
+# --- Integers that a caller passes ------------------------------------------------------------------------------------
+
+
+def whole_numbers(values: object, least: float = -math.inf) -> tuple[int, ...] | None:
+    """Several integers ≥ ``least`` as a tuple of Python's, None if they are anything else."""
+    if not isinstance(values, Iterable):
+        return None
+    numbers = [whole_number(v, least) for v in values]
+    found = tuple(n for n in numbers if n is not None)
+    return found if len(found) == len(numbers) else None
+
+
+def integer_attributes(op: object, *attributes: str, least: float = -math.inf) -> None:
+    """Make attributes of an op Python integers, or raise an ArgumentError."""
+    for attribute in attributes:
+        value = getattr(op, attribute)
+        number = whole_number(value, least)
+        if number is None:
+            bound = "" if least == -math.inf else f" ≥ {least}"
+            raise ArgumentError(f"{type(op).__name__}({attribute}={value!r}): expected an integer{bound}")
+        object.__setattr__(op, attribute, number)
+
+
+def tuple_attribute(op: object, attribute: str) -> None:
+    """Make an attribute of an op, an integer or several, a tuple of Python integers, or raise an ArgumentError."""
+    value = getattr(op, attribute)
+    number = whole_number(value)
+    numbers = whole_numbers(value) if number is None else (number,)
+    if numbers is None:
+        raise ArgumentError(f"{type(op).__name__}({attribute}={value!r}): expected an integer or a tuple of integers")
+    object.__setattr__(op, attribute, numbers)
+
+
+# --- Axes -------------------------------------------------------------------------------------------------------------
 
 
 def axis_of(name: str, axis: int, ndim: int) -> int:
-    """``axis`` counted from 0, or a ShapeError."""
-    if not -ndim <= axis < ndim:
+    """``axis`` counted from 0, a Python integer; or an ArgumentError or ShapeError."""
+    number = whole_number(axis)
+    if number is None:
+        raise ArgumentError(f"{name}: axis {axis}, expected an integer")
+    if not -ndim <= number < ndim:
         raise ShapeError(f"{name}: axis {axis} of an array with {ndim} dimensions")
-    return axis % ndim
+    return number % ndim
+
+
+def axes_of(name: str, axes: Axes, shape: Shape) -> tuple[int, ...]:
+    """``axes`` counted from 0, or a ShapeError; each may be named once."""
+    if axes is None:
+        return tuple(range(len(shape)))
+    counted = tuple(axis_of(name, a, len(shape)) for a in ((axes,) if isinstance(axes, int) else axes))
+    if len(set(counted)) != len(counted):
+        raise ShapeError(f"{name}: axes {axes} of {shape} name one axis twice")
+    return counted

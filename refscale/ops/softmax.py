@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from refscale.engine import Array, Kernel, Op
+from refscale.engine import Array, Op
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import rows
 from refscale.ops.shapes import broadcast
@@ -48,7 +48,7 @@ class Softmax(Op):
     inputs = ("x",)
     source = "Table A.2"
     has_mean = True
-    fast = Kernel(rows.softmax, rows.softmax_backward)
+    fast_forward, fast_backward = rows.softmax, rows.softmax_backward
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         self.check(x.shape)
@@ -84,7 +84,7 @@ class MaskedSoftmax(Op):
     source = "Table A.2 (softmax)"
     constants = (1,)
     has_mean = True
-    fast = Kernel(rows.masked_softmax, rows.masked_softmax_backward)
+    fast_forward, fast_backward = rows.masked_softmax, rows.masked_softmax_backward
 
     def forward(self, x: Array, mask: Array) -> tuple[Array, Kept]:
         self.check(x, mask)

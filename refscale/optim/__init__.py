@@ -11,7 +11,7 @@ array([0.945, 0.945, 0.945], dtype=float32)
 
 from refscale.optim.records import Group, Optimizer, Rate, State, groups
 from refscale.optim.rules import OPTIMIZERS, adam, adamw, get_optimizer, lamb, sgd
-from refscale.optim.schedules import SCHEDULES, Schedule, constant, cosine, get_schedule, halving, linear
+from refscale.optim.schedules import SCHEDULES, Schedule, constant, cosine, exponential, get_schedule, halving, linear
 
 __all__ = [
     "OPTIMIZERS",
@@ -25,6 +25,7 @@ __all__ = [
     "adamw",
     "constant",
     "cosine",
+    "exponential",
     "get_optimizer",
     "get_schedule",
     "groups",

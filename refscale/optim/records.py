@@ -74,7 +74,8 @@ class Update(Protocol):
     """``update(gradients, state, parameters, rate, groups)`` → (new parameters, new state).
 
     Args:
-        gradients: one for each parameter, of its shape and dtype.
+        gradients: one for each parameter, of its shape and dtype.  One that is not finite makes its parameter so, or
+            raises.
         state: what ``init`` or the update before returned, or a checkpoint holds.
         parameters: float32 or float64 arrays by name.
         rate: learning rate of this step.
@@ -86,6 +87,8 @@ class Update(Protocol):
     Raises:
         ShapeError: names or shapes of gradients, state, parameters and groups do not agree.
         CarrierError: a dtype is not that of the parameter, or not float32 or float64.
+        ArgumentError: eps, rounded to a parameter's dtype, is 0 or infinite.
+        DivergedError: a moment or a step overflows, as the square of a gradient of 1e20 in float32, or is invalid.
     """
 
     def __call__(

@@ -66,7 +66,7 @@ def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: fl
     Args:
         b1: decay of the first moment, in [0, 1).
         b2: decay of the second moment, in [0, 1).
-        eps: added to √v̂; positive, also in the dtype of the parameters.
+        eps: added to √v̂; positive and finite, also in the dtype of the parameters, which ``init`` and ``update`` check.
         weight_decay: λ, at least 0.
 
     Raises:
@@ -86,7 +86,7 @@ def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: fl
 
         return elementwise(kernel)
 
-    return optimizer("adam", ("m", "v"), rule)
+    return optimizer("adam", ("m", "v"), rule, eps)
 
 
 def adamw(
@@ -102,7 +102,7 @@ def adamw(
     Args:
         b1: decay of the first moment, in [0, 1).
         b2: decay of the second moment, in [0, 1).
-        eps: added to √v̂; positive, also in the dtype of the parameters.
+        eps: added to √v̂; positive and finite, also in the dtype of the parameters, which ``init`` and ``update`` check.
         weight_decay: λ, at least 0.
         independent: the decay follows the schedule, but neither the peak rate nor ``lr_scale``; λ is then a fraction
             lost per step, customarily about 1e-4.
@@ -128,7 +128,7 @@ def adamw(
 
         return elementwise(kernel)
 
-    return optimizer("adamw", ("m", "v"), rule)
+    return optimizer("adamw", ("m", "v"), rule, eps)
 
 
 def lamb(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6, weight_decay: float = 0.01) -> Optimizer:
@@ -142,7 +142,7 @@ def lamb(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6, weight_decay: fl
     Args:
         b1: decay of the first moment, in [0, 1).
         b2: decay of the second moment, in [0, 1).
-        eps: added to √v̂; positive, also in the dtype of the parameters.
+        eps: added to √v̂; positive and finite, also in the dtype of the parameters, which ``init`` and ``update`` check.
         weight_decay: λ, at least 0.
 
     Raises:
@@ -170,7 +170,7 @@ def lamb(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6, weight_decay: fl
 
         return step
 
-    return optimizer("lamb", ("m", "v"), rule)
+    return optimizer("lamb", ("m", "v"), rule, eps)
 
 
 # --- What they share --------------------------------------------------------------------------------------------------
@@ -189,6 +189,9 @@ def _moments(g: Array, m: Array, v: Array, b1: float, b2: float, eps: float, t: 
         b2: decay of the second.
         eps: outside the root.
         t: number of this update, from 1.
+
+    g² overflows above the root of the dtype's largest value (float32: 1.8e19), which raises.  v' underflows below
+    |g| = 8e-22 in float32; u is then m̂/eps, which is right to 1e-13 at an eps of 1e-8.
     """
     m = b1 * m
     m += (1 - b1) * g
@@ -205,10 +208,17 @@ def _moments(g: Array, m: Array, v: Array, b1: float, b2: float, eps: float, t: 
 
 
 def norm(x: Array) -> float:
-    """√Σx² in float64: NumPy's pairwise sums of 16384 elements, added up exactly, whatever the blocks and threads."""
-    flat = x.reshape(-1)
+    """√Σx² in float64: NumPy's pairwise sums of 16384 elements, added up exactly, whatever the blocks and threads.
+
+    The squares of float32 values fit in float64.  float64 values are first multiplied by a power of two that brings
+    the largest below 1, exactly.
+    """
+    flat, unit = x.reshape(-1), 1.0
+    if flat.dtype == np.float64:
+        unit = math.ldexp(1.0, min(-math.frexp(float(np.abs(flat).max(initial=0.0)))[1], 1023))
+        flat = flat * unit
     parts = (flat[start : start + 16384].astype(np.float64) for start in range(0, flat.size, 16384))
-    return math.sqrt(math.fsum(float(np.sum(part * part)) for part in parts))
+    return math.sqrt(math.fsum(float(np.sum(part * part)) for part in parts)) / unit
 
 
 def trust_ratio(p: Array, u: Array) -> float:

@@ -78,6 +78,21 @@ def cosine(steps: int, warmup: int = 0, final: float = 0.0) -> Schedule:
     return _schedule("cosine", warmup, after)
 
 
+def exponential(every: int, warmup: int = 0) -> Schedule:
+    """Decay exponentially: s(step) = 2^(−step/every), multiplied by (step + 1)/warmup during the warmup.
+
+    Args:
+        every: steps in which the rate halves, at least 1; counted from step 0.
+        warmup: number of steps, at least 0.
+
+    Raises:
+        ArgumentError: a value is outside its range.
+
+    Source: the authors' code for the character models, ``AdamW`` in scmm/layers.py: 2^(−step·2^-16), no warmup.
+    """
+    return _decay("exponential", every, warmup, lambda step: 2.0 ** -(step / every))
+
+
 def halving(every: int, warmup: int = 0) -> Schedule:
     """Halve at intervals: s(step) = 2^−⌊step/every⌋, multiplied by (step + 1)/warmup during the warmup.
 
@@ -88,12 +103,17 @@ def halving(every: int, warmup: int = 0) -> Schedule:
     Raises:
         ArgumentError: a value is outside its range.
 
-    Source: paper, appendix on the character language models.
+    Source: a choice, step decay with the factor ½; the continuous form is ``exponential``.
     """
+    return _decay("halving", every, warmup, lambda step: 1.0)
+
+
+def _decay(call: str, every: int, warmup: int, within: Schedule) -> Schedule:
+    """The warmup, times ``within`` for steps below ``every``, times ½ for each ``every`` steps before."""
     if every < 1:
-        raise ArgumentError(f"halving(every={every}): expected every ≥ 1")
-    ramp = _schedule("halving", warmup, lambda step: 1.0)
-    return lambda step: ramp(step) * math.ldexp(1.0, -(step // every))
+        raise ArgumentError(f"{call}(every={every}): expected every ≥ 1")
+    ramp = _schedule(call, warmup, lambda step: 1.0)
+    return lambda step: ramp(step) * math.ldexp(within(step % every), -(step // every))
 
 
 def _schedule(call: str, warmup: int, after: Schedule) -> Schedule:
@@ -121,6 +141,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "constant": constant,
     "linear": linear,
     "cosine": cosine,
+    "exponential": exponential,
     "halving": halving,
 }
 

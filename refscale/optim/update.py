@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale.arrays import freeze, plain
-from refscale.errors import ArgumentError, CarrierError, ShapeError
+from refscale.errors import ArgumentError, CarrierError, DivergedError, ShapeError
 from refscale.layers import Parameters
 from refscale.optim.records import Group, Optimizer, Rate, State
 
@@ -39,12 +41,10 @@ def walk(kernel: Callable[..., tuple[Array, ...]], results: int, *arrays: Array)
     shape, dtype, size = arrays[0].shape, arrays[0].dtype, arrays[0].size
     flat = [array.reshape(-1) for array in arrays]
     outs = [np.empty(size, dtype) for _ in range(results)]
-    # The square of a small gradient may underflow, also for a caller who has asked to hear of underflow.
-    with np.errstate(under="ignore"):
-        for start in range(0, size, BLOCK):
-            part = slice(start, start + BLOCK)
-            for out, result in zip(outs, kernel(*(array[part] for array in flat)), strict=True):
-                np.copyto(out[part], result, casting="no")
+    for start in range(0, size, BLOCK):
+        part = slice(start, start + BLOCK)
+        for out, result in zip(outs, kernel(*(array[part] for array in flat)), strict=True):
+            np.copyto(out[part], result, casting="no")
     return [freeze(out.reshape(shape)) for out in outs]
 
 
@@ -53,18 +53,19 @@ def elementwise(kernel: Step) -> Step:
     return lambda *arrays: tuple(walk(kernel, len(arrays) - 1, *arrays))
 
 
-def optimizer(name: str, moments: tuple[str, ...], rule: Rule) -> Optimizer:
+def optimizer(name: str, moments: tuple[str, ...], rule: Rule, eps: float = 1.0) -> Optimizer:
     """The optimizer that applies ``rule`` to each parameter.
 
     Args:
         name: of the optimizer, for messages too.
         moments: names of the arrays kept for each parameter; they start at 0.
         rule: gives the step of a parameter.
+        eps: what the rule adds to a divisor; checked to be positive and finite in the dtype of every parameter.
     """
 
     def init(parameters: Parameters) -> State:
         for key, p in parameters.items():
-            _check_carrier(f"{name}.init", key, p)
+            _check_carrier(f"{name}.init", key, p, eps)
         state: State = {"step": np.zeros((), np.int64)}
         state |= {f"{m}/{key}": np.zeros(p.shape, p.dtype) for m in moments for key, p in parameters.items()}
         return {slot: freeze(x) for slot, x in state.items()}
@@ -77,24 +78,34 @@ def optimizer(name: str, moments: tuple[str, ...], rule: Rule) -> Optimizer:
         groups: Mapping[str, Group] | None = None,
         /,
     ) -> tuple[dict[str, Array], State]:
-        _check(f"{name}.update", moments, gradients, state, parameters)
+        _check(f"{name}.update", moments, gradients, state, parameters, eps)
         if groups is None:
             groups = dict.fromkeys(parameters, Group())
         _check_names(f"{name}.update", "groups", groups, parameters)
         t = int(state["step"]) + 1
         new: dict[str, Array] = {}
         kept: State = {"step": freeze(np.array(t, np.int64))}
-        for key, p in parameters.items():
-            slots = [f"{m}/{key}" for m in moments]
-            step = rule(t, rate, groups[key])
-            new[key], *values = step(gradients[key], p, *(state[slot] for slot in slots))
-            kept |= zip(slots, values, strict=True)
+        try:
+            with np.errstate(over="raise", divide="raise", invalid="raise", under="ignore"):  # small squares underflow
+                for key, p in parameters.items():
+                    slots = [f"{m}/{key}" for m in moments]
+                    step = rule(t, rate, groups[key])
+                    new[key], *values = step(gradients[key], p, *(state[slot] for slot in slots))
+                    kept |= zip(slots, values, strict=True)
+        except FloatingPointError as error:
+            largest = np.abs(gradients[key]).max()
+            raise DivergedError(
+                f"{name}.update: {key}: {error} in {p.dtype}, from a gradient of largest magnitude {largest:.3g}; "
+                "expected moments and a step that are finite"
+            ) from error
         return new, {slot: kept[slot] for slot in state}  # in one order, so that checkpoints are the same files
 
     return Optimizer(name, init, update)
 
 
-def _check(call: str, moments: tuple[str, ...], gradients: Parameters, state: State, parameters: Parameters) -> None:
+def _check(
+    call: str, moments: tuple[str, ...], gradients: Parameters, state: State, parameters: Parameters, eps: float
+) -> None:
     """Raise unless gradients and state have the names, shapes and dtypes that the parameters ask for."""
     expected = {f"{m}/{key}": p for m in moments for key, p in parameters.items()}
     _check_names(call, "gradients", gradients, parameters)
@@ -105,7 +116,7 @@ def _check(call: str, moments: tuple[str, ...], gradients: Parameters, state: St
     if step < 0:
         raise ArgumentError(f"{call}: step is {step}, expected step ≥ 0")
     for key, p in parameters.items():
-        _check_carrier(call, key, p)
+        _check_carrier(call, key, p, eps)
         _check_like(call, f"gradient of {key}", gradients[key], p)
     for slot, p in expected.items():
         _check_like(call, slot, state[slot], p)
@@ -117,10 +128,21 @@ def _check_names(call: str, what: str, given: Mapping[str, object], expected: Ma
         raise ShapeError(f"{call}: {what} missing or unknown: {', '.join(wrong[:5])} ({len(wrong)} in all)")
 
 
-def _check_carrier(call: str, key: str, p: Array) -> None:
+def _check_carrier(call: str, key: str, p: Array, eps: float) -> None:
     p = plain(call, key, p)
     if p.dtype not in (np.float32, np.float64):
         raise CarrierError(f"{call}: {key} is {p.dtype}, expected float32 or float64")
+    if not 0 < _rounded(eps, p.dtype) < math.inf:
+        raise ArgumentError(
+            f"{call}: eps={eps} is {_rounded(eps, p.dtype):g} in {p.dtype}, the dtype of {key}; expected 0 < eps < ∞"
+        )
+
+
+@cache
+def _rounded(x: float, dtype: np.dtype[Any]) -> float:
+    """A number in a dtype: 0 or infinite beyond its range."""
+    with np.errstate(over="ignore", under="ignore"):
+        return float(dtype.type(x))
 
 
 def _check_like(call: str, key: str, array: Array, p: Array) -> None:

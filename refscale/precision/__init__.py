@@ -19,10 +19,15 @@ from refscale.precision.policy import (
     get_precision,
     random_bits,
 )
+from refscale.precision.rounder import CastRecord, OperandScales, Remembering, Rounder
 
 __all__ = [
     "POLICIES",
+    "CastRecord",
+    "OperandScales",
     "Precision",
+    "Remembering",
+    "Rounder",
     "bf16",
     "fp8",
     "fp8_fnuz",

@@ -28,8 +28,15 @@ Inside an op arithmetic is that of the carrier: a matmul accumulates in float32,
 of a named accumulator; a product and its factors, or any other result and its factor, are rounded once, to what is
 stored.
 
-Sources: paper, FP16 and FP8 experiments; Noune et al. 2022 (arXiv 2206.02915) for the fnuz formats; Micikevicius et
-al. 2022 (arXiv 2209.05433) for e4m3fn and e5m2; µnit Scaling (arXiv 2502.05967) for FP8 in hidden layers alone.
+``fp16`` and ``fp8`` keep FP32 master weights, as mixed-precision training does (Micikevicius et al. 2017, arXiv
+1710.03740); the paper's runs did not.  Theirs kept weights in FP16, rounded stochastically, as ``fp16-sr`` and
+``fp8-sr`` do.  Two things remain that no policy here has: in their character models the first moment of AdamW (and the
+momentum of SGD) was stored in FP16, and stochastic rounding was on for activations and gradients, too.
+
+Sources: paper, Table A.1 and Table 2; the authors' code, scmm/layers.py (what is stored) and run_sweep.py
+(``stochastic_rounding``).  Noune et al. 2022 (arXiv 2206.02915) for the fnuz formats, those of the paper's FP8 runs;
+Micikevicius et al. 2022 (arXiv 2209.05433) for e4m3fn and e5m2; µnit Scaling (arXiv 2502.05967) for FP8 in hidden
+layers alone.
 """
 
 from __future__ import annotations
@@ -65,6 +72,9 @@ class Precision:
         accumulate: how products are summed, a name of ``exact.get_accumulator`` with sums of its own ("exact",
             "float32", "float32:128", "truncated:13:32"); all else is then evaluated by the rules of ``exact.array``.
             None: NumPy's arithmetic in the carrier, fast.
+
+    Raises:
+        ArgumentError: fields of another type, or that do not go together.
     """
 
     name: str
@@ -77,6 +87,17 @@ class Precision:
     accumulate: str | None = None
 
     def __post_init__(self) -> None:
+        for field, expected in (*((field, Cast) for field in _CASTS), ("blocks", Recipe)):
+            if not isinstance(value := getattr(self, field), expected | None):
+                raise ArgumentError(
+                    f"Precision({self.name!r}): {field} is {value!r}, expected a {expected.__name__} or None; "
+                    "get_precision finds policies by name"
+                )
+        names: Any = self.contractions
+        if names is not None:
+            if not isinstance(names, tuple | list) or not all(isinstance(c, str) for c in names):
+                raise ArgumentError(f"Precision({self.name!r}): contractions is {names!r}, expected a tuple of names")
+            object.__setattr__(self, "contractions", tuple(names))
         if self.blocks and (self.operand or self.operand_gradient or self.accumulate):
             raise ArgumentError(f"Precision({self.name!r}): blocks beside operand, operand_gradient or accumulate")
         if self.accumulate is None:
@@ -121,7 +142,8 @@ class Precision:
         Raises:
             ArgumentError: random bits are needed, and there is no rng.
 
-        Source: paper, experiments on IPU: FP16 weights, updated with stochastic rounding.
+        Source: the authors' code, scmm/layers.py: an update in FP32, stored in the dtype of the weight; run_sweep.py:
+        with stochastic rounding.
         """
         cast = self.weights
         if cast is None:
@@ -138,11 +160,11 @@ def random_bits(
     """The random bits that a cast of an array of that shape needs: None if it needs none.
 
     Raises:
-        ArgumentError: it needs some, and ``rng`` is None; ``call`` is what the message names.
+        ArgumentError: it needs some, and ``rng`` is no generator; ``call`` is what the message names.
     """
     if cast.rounding != "stochastic":
         return None
-    if rng is None:
+    if rng is None or not hasattr(rng, "integers"):
         raise ArgumentError(f"{cast} needs random bits: {call}(rng=numpy.random.default_rng(seed))")
     return rng.integers(0, 2**32, shape, np.uint32)
 
@@ -182,38 +204,41 @@ POLICIES |= {name: Precision(name, bf16.store, blocks=recipe) for name, recipe i
 def get_precision(policy: str | Precision, *, accumulate: str | None = None) -> Precision:
     """A policy by name, or a mix: ``store=bf16,operand=e4m3fn,operand_gradient=e5m2,weights=bf16``.
 
-    A policy is returned as it is, but for the argument ``accumulate``.
-
     ``,accumulate=exact`` after either, or the argument, says how products are summed: see ``Precision``.
 
     In a mix, formats of 8 bits or fewer saturate and wider ones do not, and weights are rounded stochastically, as in
-    the named policies; for any other casts, or for some contractions alone, make a ``Precision`` of your own.
+    the named policies; for any other casts, or for some contractions alone, make a ``Precision`` of your own.  A
+    ``Precision`` is returned as it is, but for the argument ``accumulate``.
 
     Raises:
         ArgumentError: unknown policy or field, or a field named twice.
         FormatError: unknown format.
     """
-    if isinstance(policy, str) and ",accumulate=" in policy:
-        policy, _, accumulate = policy.partition(",accumulate=")
-    found = policy if isinstance(policy, Precision) else _by_name(policy)
+    if isinstance(policy, str):
+        name, comma, named = policy.partition(",accumulate=")
+        accumulate = named if comma else accumulate
+        policy = POLICIES[name] if name in POLICIES else _mix(name)
+    if not isinstance(policy, Precision):
+        raise _unknown(policy)
     if accumulate is None:
-        return found
-    return replace(found, name=f"{found.name},accumulate={accumulate}", accumulate=accumulate)
+        return policy
+    return replace(policy, name=f"{policy.name},accumulate={accumulate}", accumulate=accumulate)
 
 
-def _by_name(policy: str) -> Precision:
-    """The policy of a name or a mix."""
-    text = str(policy)  # anything else is no name, and refused below
-    if text in POLICIES:
-        return POLICIES[text]
+def _unknown(policy: object) -> ArgumentError:
+    return ArgumentError(
+        f"get_precision({policy!r}): expected one of {', '.join(POLICIES)}, a mix such as "
+        "store=bf16,operand=e4m3fn,operand_gradient=e5m2,weights=bf16, or a Precision"
+    )
+
+
+def _mix(text: str) -> Precision:
+    """The policy of casts that are named one by one."""
     casts: dict[str, Cast] = {}
     for part in text.split(","):
         field, equals, name = part.partition("=")
         if not equals or field in casts or field not in _CASTS:
-            raise ArgumentError(
-                f"get_precision({policy!r}): expected one of {', '.join(POLICIES)}, a mix such as "
-                "store=bf16,operand=e4m3fn,operand_gradient=e5m2,weights=bf16, or a Precision"
-            )
+            raise _unknown(text)
         cast = _ieee(name)
         wide = cast.format.bits > 8
         casts[field] = _stochastic(name) if field == "weights" else cast if wide else _fp8(name)

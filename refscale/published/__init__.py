@@ -3,19 +3,21 @@
 In reading order:
 
 1. ``fields``: ``config.json``.
-2. ``tensors``: ``model.safetensors``, which holds arrays and nothing that could be executed.
-3. ``subwords``: ``tokenizer.json`` or ``vocab.txt``.
-4. ``pretrained``: a BERT from a directory of these, and into one.
-5. ``adapt``: a trained regular BERT as a unit-scaled one that computes the same function.
+2. ``storage``: ``model.safetensors`` or shards, which hold arrays and nothing that could be executed.
+3. ``tensors``: their names and layouts, and ours.
+4. ``subwords``: ``tokenizer.json`` or ``vocab.txt``.
+5. ``pretrained``: a BERT from a directory of these, and into one.
+6. ``adapt``: a trained regular BERT as a unit-scaled one that computes the same function.
 
 Files need the optional extra: ``pip install 'refscale[pretrained]'`` (safetensors and tokenizers).
 """
 
 from refscale.published.adapt import Adapted, adapt
-from refscale.published.fields import from_fields, read_json, to_fields
+from refscale.published.fields import from_fields, to_fields
 from refscale.published.pretrained import Pretrained, from_published, load_pretrained, save_pretrained
+from refscale.published.storage import read_tensors
 from refscale.published.subwords import SubWords
-from refscale.published.tensors import heads, parameters, read_tensors, renamed, to_bytes
+from refscale.published.tensors import heads, parameters, renamed, to_bytes
 
 __all__ = [
     "Adapted",
@@ -27,7 +29,6 @@ __all__ = [
     "heads",
     "load_pretrained",
     "parameters",
-    "read_json",
     "read_tensors",
     "renamed",
     "save_pretrained",

@@ -5,10 +5,8 @@ Source: Hugging Face transformers, ``BertConfig``.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from refscale.errors import DataError
@@ -43,6 +41,9 @@ ACTIVATIONS = {
     "sigmoid": "sigmoid",
 }
 """Theirs and ours; the first of those that mean one of ours is written."""
+
+_EXACT = 1 << 53
+"""Integers up to here are floats, too."""
 
 _ONLY: dict[str, tuple[Any, ...]] = {
     "model_type": ("bert",),
@@ -90,7 +91,7 @@ def from_fields(content: Mapping[str, Any], call: str, ignore: Sequence[str] = (
     for ours, (theirs, default) in FIELDS.items():
         value = content.get(theirs, default)
         kind = type(default) if default is not None else int
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) <= _EXACT:
             value = float(value)
         if type(value) is not kind:
             raise DataError(f"{call}: config.json has {theirs} = {value!r}, expected a value of type {kind.__name__}")
@@ -110,14 +111,3 @@ def to_fields(values: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, An
     heads = {"span": "QuestionAnswering", "nsp": "PreTraining", "mlm": "MaskedLM"}
     architecture = next((f"BertFor{heads[name]}" for name in heads if name in outputs), "BertModel")
     return {"architectures": [architecture], "model_type": "bert", **content}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.  Raises DataError, OSError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"load_pretrained: {str(path)!r} cannot be understood: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"load_pretrained: {str(path)!r} holds a {type(content).__name__}, expected an object")
-    return content

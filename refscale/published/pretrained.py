@@ -13,18 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale.data import Tokenizer
-from refscale.errors import ArgumentError, CheckpointError, DataError
-from refscale.files import write_atomically, write_text
+from refscale.errors import ArgumentError, CheckpointError, DataError, counted
+from refscale.files import read_json, write_atomically, write_text
 from refscale.layers import Parameters
 from refscale.models.bert.config import BertConfig, Output
 from refscale.models.bert.model import specs
-from refscale.published.fields import from_fields, read_json, to_fields
+from refscale.published.fields import from_fields, to_fields
+from refscale.published.storage import WHOLE, read_tensors
 from refscale.published.subwords import SubWords
-from refscale.published.tensors import heads, read_tensors, renamed, to_bytes
+from refscale.published.tensors import heads, renamed, to_bytes
 from refscale.published.tensors import parameters as named_as_here
-
-_FILES = {"config.json": "[]", "model.safetensors": "*.bin"}
-"""Files that must be there, and what stands for them in directories that are not read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +33,7 @@ class Pretrained:
         config: sizes, rules, and in ``outputs`` the heads that are there.
         parameters: float32.
         tokenizer: None if the directory has none.
-        digest: SHA-256 of what it was read from, in hexadecimal.
+        digest: SHA-256 of what the model is, in hexadecimal: of its files, or ``train.Checkpoint.digest``.
         scheme: under which they were trained; "regular" for published ones.
     """
 
@@ -50,7 +48,7 @@ def load_pretrained(directory: str | Path, *, ignore: Sequence[str] = ()) -> Pre
     """A published BERT from its directory.
 
     Args:
-        directory: with ``config.json`` and ``model.safetensors``.
+        directory: with ``config.json``, and ``model.safetensors`` or its shards and their index.
         ignore: fields of ``config.json`` that are not known here and that you know to change nothing.
 
     Returns:
@@ -66,21 +64,20 @@ def load_pretrained(directory: str | Path, *, ignore: Sequence[str] = ()) -> Pre
     """
     directory = Path(directory)
     call = f"load_pretrained({str(directory)!r})"
-    for name, instead in _FILES.items():
-        if not (directory / name).is_file():
-            found = [p.name for p in sorted(directory.glob(instead))] if directory.is_dir() else []
-            but = f"; {', '.join(found)} is not read, for it can hold code: save it as safetensors" if found else ""
-            raise CheckpointError(f"{call}: no file {name}, expected config.json and model.safetensors{but}")
-    content = read_json(directory / "config.json")
-    model = from_published(content, read_tensors(directory / "model.safetensors"), call, ignore=ignore)
+    settings = directory / "config.json"
+    if not settings.is_file():
+        raise CheckpointError(f"{call}: no file config.json, expected config.json and {WHOLE}")
+    content = read_json(settings, f"{call}: config.json")
+    tensors, files = read_tensors(directory, call)
+    model = from_published(content, tensors, call, ignore=ignore)
     tokenizer = SubWords.load(directory)
     if tokenizer and len(tokenizer) > model.config.vocabulary:
         raise DataError(
             f"{call}: the tokenizer has {len(tokenizer)} tokens, the embedding {model.config.vocabulary} rows"
         )
     digest = hashlib.sha256()
-    for name in _FILES:
-        with (directory / name).open("rb") as file:
+    for path in (settings, *files):
+        with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return replace(model, tokenizer=tokenizer, digest=digest.hexdigest())
 
@@ -105,12 +102,15 @@ def from_published(
     Raises:
         DataError, CheckpointError: see ``load_pretrained``.
     """
-    found = renamed(tensors)
+    found = renamed(tensors, call)
     values = from_fields(content, call, ignore)
     try:
         config = BertConfig(**values, outputs=cast(tuple[Output, ...], heads(found)))
     except ArgumentError as error:
         raise DataError(f"{call}: config.json: {error}") from error
+    if config.layers > len(found):  # each layer has tensors; the specs of too many layers would fill the memory
+        there = counted(len(found), "tensor")
+        raise CheckpointError(f"{call}: config.json has num_hidden_layers = {config.layers}, but there are {there}")
     return Pretrained(config, named_as_here(found, specs(config), config.tied, call, dtype), None, "")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from refscale.data import SPECIALS, Ids
 from refscale.errors import ArgumentError, DataError
+from refscale.files import read_json, read_lines, read_text
 
 EXTRA = "pip install 'refscale[pretrained]'"
 
@@ -39,14 +39,18 @@ class SubWords:
         pad, unk, cls, sep, mask = ids
         self.specials: tuple[int, int, int, int, int] = (pad, unk, cls, sep, mask)
         self._tokenizer = tokenizer
+        self._size: int = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
 
     @classmethod
     def load(cls, directory: str | Path) -> SubWords | None:
-        """That of a directory; None if it has neither ``tokenizer.json`` nor ``vocab.txt``.
+        """The tokenizer of a directory; None if it has neither ``tokenizer.json`` nor ``vocab.txt``.
+
+        Each line of ``vocab.txt`` is a token; its number, from 0, is the token's id.  Of a token on two lines the last
+        one counts, as in Hugging Face transformers.
 
         Raises:
             ArgumentError: the library is not installed.
-            DataError: a file cannot be understood.
+            DataError: a file is damaged, or an option of ``tokenizer_config.json`` has a value of another type.
         """
         directory = Path(directory)
         whole, words = directory / "tokenizer.json", directory / "vocab.txt"
@@ -57,23 +61,25 @@ class SubWords:
         except ImportError as error:
             raise ArgumentError(f"SubWords.load: tokenizers is missing: {EXTRA}") from error
         if whole.is_file():
+            call = f"SubWords.load({str(whole)!r})"
+            text = read_text(whole, call)
             try:
-                return cls(Tokenizer.from_file(str(whole)))
+                return cls(Tokenizer.from_str(text))
             except Exception as error:  # the library raises nothing narrower
-                raise DataError(f"SubWords.load({str(whole)!r}): {error}") from error
+                raise DataError(f"{call}: {error}") from error
         options = _options(directory / "tokenizer_config.json")
-        vocabulary = {token: i for i, token in enumerate(words.read_text(encoding="utf-8").splitlines())}
+        vocabulary = {token: i for i, token in enumerate(read_lines(words, f"SubWords.load({str(words)!r})"))}
         tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIALS[1]))
         tokenizer.normalizer = normalizers.BertNormalizer(
-            lowercase=options.get("do_lower_case", True),
-            strip_accents=options.get("strip_accents"),
-            handle_chinese_chars=options.get("tokenize_chinese_chars", True),
+            lowercase=options["do_lower_case"],
+            strip_accents=options["strip_accents"],
+            handle_chinese_chars=options["tokenize_chinese_chars"],
         )
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         return cls(tokenizer)
 
     def __len__(self) -> int:
-        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        return self._size
 
     def encode(self, text: str) -> Ids:
         """(tokens,) int32: the ids of a text, none added at its ends."""
@@ -89,10 +95,20 @@ class SubWords:
         return str(self._tokenizer.to_str())
 
 
+_OPTIONS: dict[str, tuple[bool | None, ...]] = {
+    "do_lower_case": (True, False),
+    "strip_accents": (None, True, False),
+    "tokenize_chinese_chars": (True, False),
+}
+"""Options of ``tokenizer_config.json`` and their values, the default first.  None: as ``do_lower_case``."""
+
+
 def _options(path: Path) -> dict[str, Any]:
-    """What ``tokenizer_config.json`` says; nothing if there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise DataError(f"SubWords.load: {str(path)!r} cannot be understood: {error}") from error
-    return dict(content)
+    """Options from ``tokenizer_config.json``, or their defaults."""
+    call = f"SubWords.load({str(path)!r})"
+    content = read_json(path, call) if path.exists() else {}
+    found = {name: content.get(name, values[0]) for name, values in _OPTIONS.items()}
+    for name, value in found.items():
+        if not any(value is allowed for allowed in _OPTIONS[name]):
+            raise DataError(f"{call}: {name} = {value!r}, expected true or false")
+    return found

@@ -1,4 +1,4 @@
-"""``model.safetensors``: their names and layouts, and ours.
+"""Tensors: their names and layouts, and ours.
 
 Source: Hugging Face transformers, ``BertModel`` and its heads.
 """
@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale.arrays import freeze, plain
-from refscale.errors import ArgumentError, CheckpointError
+from refscale.errors import CheckpointError
 from refscale.layers import Parameters, Specs
-from refscale.published.subwords import EXTRA
-
-Arrays = dict[str, NDArray[Any]]
+from refscale.published.storage import Arrays, to_safetensors
 
 _LAYER = {
     "attention.query": "attention.self.query",
@@ -78,32 +75,18 @@ def turned(x: NDArray[Any], role: str, name: str) -> NDArray[Any]:
     return x[::-1] if name == "nsp.classifier.bias" else x
 
 
-def _safetensors(call: str) -> Any:
-    try:
-        import safetensors
-        import safetensors.numpy
-    except ImportError as error:
-        raise ArgumentError(f"{call}: safetensors is missing: {EXTRA}") from error
-    return safetensors
+def renamed(found: Mapping[str, NDArray[Any]], call: str) -> Arrays:
+    """Tensors without what older files and other heads call otherwise, and without buffers.
 
-
-def read_tensors(path: Path) -> Arrays:
-    """The tensors of a file, floats of 16 bits as float32."""
-    call = f"load_pretrained({str(path.parent)!r})"
-    library = _safetensors(call)
-    try:
-        found: Arrays = library.numpy.load_file(path)
-    except (library.SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{call}: {path.name} is truncated, damaged or of another kind: {error}") from error
-    return {name: x.astype(np.float32) if x.dtype.itemsize == 2 else x for name, x in found.items()}
-
-
-def renamed(found: Mapping[str, NDArray[Any]]) -> Arrays:
-    """Tensors without what older files and other heads call otherwise, and without buffers."""
+    Raises:
+        CheckpointError: naming ``call`` and a tensor that is there under two names.
+    """
     kept: Arrays = {}
     for name, x in found.items():
         name = name.removeprefix("bert.")
         name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
+        if name in kept:
+            raise CheckpointError(f"{call}: {name} is there under two names, expected one of them")
         if name != "embeddings.position_ids":  # 0, 1, 2, …: no parameter
             kept[name] = x
     return kept
@@ -191,5 +174,4 @@ def to_bytes(parameters: Parameters, specs: Specs, call: str) -> bytes:
     }
     if _COPIES[_DECODER_BIAS] in tensors:
         tensors[_DECODER_BIAS] = tensors[_COPIES[_DECODER_BIAS]]
-    content: bytes = _safetensors(call).numpy.save(tensors, metadata={"format": "pt"})  # transformers insists on "pt"
-    return content
+    return to_safetensors(tensors, call)

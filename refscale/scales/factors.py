@@ -40,6 +40,15 @@ class Scales:
         return f"α={self.alpha:.6g} β=({betas})"
 
 
+TOLERANCE = 1e-9
+"""Relative, of two factors; a product of a few thousand correctly rounded factors errs by less than 1e-12."""
+
+
+def close(a: float, b: float) -> bool:
+    """Return whether two factors are equal, rounding aside."""
+    return math.isclose(a, b, rel_tol=TOLERANCE)
+
+
 # --- Constraints: one value for α and the constrained β ---------------------------------------------------------------
 
 Constraint = Callable[[float, tuple[float, ...]], float | None]

@@ -14,7 +14,11 @@ ResidualRule = Callable[[int], tuple[float, float]]
 
 
 def running_mean(layer: int) -> tuple[float, float]:
-    """√(l/(l+1))·x + √(1/(l+1))·f(x): every branch of the stack in equal parts.  Source: paper, residual rules."""
+    """√(l/(l+1))·x + √(1/(l+1))·f(x), l = 1, 2, …: the stream's start and every branch in equal parts.
+
+    Source: paper, residual rules (running mean).  The authors' code (scmm/models.py) counts l from 0, so that the first
+    branch replaces the stream, and goes on counting where a post-norm has normalized it.
+    """
     if layer < 1:
         raise ArgumentError(f"running_mean(layer={layer}): expected layer ≥ 1")
     return math.sqrt(layer / (layer + 1)), math.sqrt(1 / (layer + 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from refscale.data import load_text, sentences
 from refscale.errors import DataError, counted
+from refscale.files import DATA, read_json
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,15 @@ def read_squad(path: str | Path) -> tuple[Question, ...]:
     """The questions of a file in the format of SQuAD 1.1, in order.
 
     Raises:
-        DataError: no such file, no JSON, another structure; or a question, which is named, without answer, with an
-            answer that does not stand where it is said to, or with the id of another.  (Questions that cannot be
-            answered are SQuAD 2.0, which is not supported.)
+        DataError: no such file, not valid JSON (see ``files``), another structure; or a question, which is named,
+            without answer, with an answer that does not stand where it is said to, or with the id of another.
+            (Questions that cannot be answered are SQuAD 2.0, which is not supported.)
     """
     call = f"read_squad({str(path)!r})"
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path, call, most=DATA)
     except OSError as error:
         raise DataError(f"{call}: cannot be read ({error.strerror}), expected a JSON file") from error
-    except ValueError as error:
-        raise DataError(f"{call}: no JSON in UTF-8: {error}") from error
     found: dict[str, Question] = {}
     for question in _parsed(content, call):
         if question.id in found:
@@ -84,7 +82,7 @@ def _parsed(content: Any, call: str) -> Iterator[Question]:
                         raise DataError(
                             f"{call}: question {qa['id']!r} has no answer, expected SQuAD 1.1, where each has one"
                         )
-                    answers = tuple(Answer(_text(a["text"]), int(a["answer_start"])) for a in qa["answers"])
+                    answers = tuple(Answer(_text(a["text"]), _whole(a["answer_start"])) for a in qa["answers"])
                     yield Question(_text(qa["id"]), _text(qa["question"]), _text(paragraph["context"]), answers)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, DataError):
@@ -94,7 +92,13 @@ def _parsed(content: Any, call: str) -> Iterator[Question]:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r:.80}, expected a text")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r:.80}, expected an integer")
     return value
 
 

@@ -115,7 +115,7 @@ def windows(
 
 def _firsts(tokens: int, room: int, step: int) -> list[int]:
     """Where windows start: every ``step`` tokens, until one reaches the end."""
-    return [0, *range(step, tokens - room + step, step)] if tokens > room else [0]
+    return [0, *range(step, tokens - room + step, step)]
 
 
 def _label(q: Question, spans: NDArray[np.int64], first: int, last: int, at: int) -> tuple[int, int]:

@@ -11,7 +11,6 @@ A sweep's directory holds
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from refscale.errors import ArgumentError, DivergedError, InUseError, RefscaleError
-from refscale.files import locked, write_json
+from refscale.files import locked, read_json, read_json_lines, write_json
 from refscale.progress import Progress
 from refscale.sweep.executors import Make, local
 from refscale.sweep.rows import Row, append_row, drop_cut_line, read_rows
@@ -44,7 +43,7 @@ def run_one(config: TrainConfig, out: str, data: Data, keep: bool) -> dict[str, 
     """One run, in a process of its own: continued if it was interrupted, read if it is done.
 
     Returns:
-        The run's ``summary.json``, or {"failed": message}.
+        The run's ``summary.json``, also of a run that diverged; or {"failed": message}.
 
     Raises:
         ArgumentError: the directory holds another run.
@@ -65,7 +64,7 @@ def run_one(config: TrainConfig, out: str, data: Data, keep: bool) -> dict[str, 
         return {"failed": str(error)}
     except (RefscaleError, OSError, MemoryError) as error:
         return {"failed": f"{type(error).__name__}: {error}"}
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    summary = read_json(path, f"sweep: {str(path)!r}")
     if summary["config"] != asdict(config):
         raise ArgumentError(f"sweep: {out!r} holds another run; choose another directory")
     if not keep:
@@ -78,7 +77,7 @@ def lost(path: Path) -> tuple[float | None, float | None]:
     """(flushed, dead) of a ``comparison.RunResult``, from a run's ``scales.jsonl``."""
     if not path.exists():
         return None, None
-    first, *_, last = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] * 2
+    first, *_, last = list(read_json_lines(path, f"sweep: {str(path)!r}")) * 2
     casts = [c for c in first["casts"] if c["place"] in ("gradient", "operand_gradient")]
     gradients = [t["scale"] for t in last["tensors"] if t["judged"] and "gradient" in t["kind"]]
     flushed = max((c["flushed"] / c["elements"] for c in casts if c["elements"]), default=0.0)
@@ -164,7 +163,7 @@ def _claim(out: Path, spec: Spec) -> None:
     """Raise ArgumentError if the directory is one of another base."""
     path, content = out / "sweep.json", {"title": spec.title, "base": spec.base}
     if path.exists():
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = read_json(path, f"sweep: {str(path)!r}")
         if known["base"] != spec.base:
             ours = {k: v for k, v in spec.base.items() if known["base"].get(k) != v}
             raise ArgumentError(f"sweep: {str(out)!r} holds another sweep, whose base differs from {ours}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from refscale.analysis.plots_sweep import plot_against, plot_rates
 from refscale.sweep.rows import Row
 from refscale.sweep.spec import Spec
-from refscale.sweep.summary import outcomes
+from refscale.sweep.summary import outcomes, seed_interval
 
 
 def draw(path: str | Path, spec: Spec, rows: Mapping[str, Row]) -> None:
@@ -37,4 +37,5 @@ def draw(path: str | Path, spec: Spec, rows: Mapping[str, Row]) -> None:
         ]
         for name in others
     }
-    plot_against(path, first, list(map(str, spec.grid.get(axis, ("",)))), points, unit)
+    groups = list(map(str, spec.grid.get(axis, ("",))))
+    plot_against(path, first, groups, points, unit, seed_interval(found))

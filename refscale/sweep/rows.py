@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refscale.errors import DataError
-from refscale.files import append_line
+from refscale.files import append_line, json_text, read_json_lines
 
 RESULTS = "results.jsonl"
 
@@ -60,23 +59,21 @@ def read_rows(out: str | Path) -> dict[str, Row]:
     rows: dict[str, Row] = {}
     if not path.exists():
         return rows
+    call = f"read_rows({str(out)!r})"
     names = {f.name for f in fields(Row)}
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
-            break
+    for number, content in enumerate(read_json_lines(path, call), 1):
         try:
-            content = json.loads(line)
             if content.keys() != names:
                 raise KeyError(f"{sorted(names ^ content.keys())}")
             rows[content["id"]] = Row(**content)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"read_rows({str(out)!r}): line {number} is no row: {error}") from error
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{call}, record {number}: not a row: {error}") from error
     return rows
 
 
 def append_row(out: Path, row: Row) -> None:
     """Add a row; it is on the disk when this returns, and a line that was cut off before it is gone."""
-    append_line(out / RESULTS, json.dumps(asdict(row), allow_nan=False, ensure_ascii=False), durable=True)
+    append_line(out / RESULTS, json_text(asdict(row)), durable=True)
 
 
 def drop_cut_line(out: Path) -> None:

@@ -44,22 +44,26 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from refscale.errors import ArgumentError, DataError
+from refscale.files import read_toml
 from refscale.sweep.search import Bracket, Grid, Search, Walk
 from refscale.train import TrainConfig
 
 Settings = dict[str, Any]
 """Values by name: fields of a ``TrainConfig``, and "model.FIELD" for those of its model."""
 
-SHIPPED = Path(__file__).parent / "specs"
-"""Specs that come along."""
+SHIPPED: Mapping[str, Traversable] = {
+    file.name.removesuffix(".toml"): file for file in (resources.files("refscale.sweep") / "specs").iterdir()
+}
+"""The specs that come along, by name."""
 
 _SEARCHES = ("walk", "bracket", "grid")
 _LONGEST = 120
@@ -219,17 +223,15 @@ def load_spec(path: str | Path) -> Spec:
         ArgumentError: settings that are none.
     """
     call = f"load_spec({str(path)!r})"
-    shipped = SHIPPED / f"{path}.toml"
     try:
-        content = tomllib.loads((shipped if shipped.is_file() else Path(path)).read_text(encoding="utf-8"))
+        content = read_toml(SHIPPED.get(str(path), Path(path)), call)
     except FileNotFoundError as error:
-        names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.toml")))
-        raise DataError(f"{call}: no such file, expected a path, or one of {names}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{call}: is no TOML: {error}") from error
+        raise DataError(f"{call}: no such file, expected a path, or one of {', '.join(sorted(SHIPPED))}") from error
     try:
         return _from_toml(content)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, ArgumentError):
+            raise
         raise DataError(f"{call}: {type(error).__name__} {error}, see the head of refscale.sweep.spec") from error
 
 

@@ -1,14 +1,20 @@
-"""Adds ``--backend`` to pytest, for ``pytest --pyargs refscale.golden.conformance --backend module:Class``."""
+"""Adds the options of the conformance kit to pytest, which finds this module by its entry point.
+
+::
+
+    pytest --pyargs refscale.golden.conformance --refscale-backend module:Class --refscale-waivers FILE
+
+It is loaded in every run of pytest where refscale is installed.  So both options have the package's name before theirs,
+nothing else is registered, and nothing is imported.
+"""
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 
 def pytest_addoption(parser: Any) -> None:
-    """Called by pytest, which finds this module by its entry point."""
+    """Register both options."""
     group = parser.getgroup("refscale", "refscale conformance kit")
-    with contextlib.suppress(ValueError):  # another plugin has an option of that name; it is read all the same
-        group.addoption("--backend", default=None, metavar="BACKEND", help="module:Class, or one that is shipped")
-    group.addoption("--waivers", default=None, metavar="FILE", help="known deviations, as TOML")
+    group.addoption("--refscale-backend", metavar="BACKEND", help="module:Class, or the name of a shipped one")
+    group.addoption("--refscale-waivers", metavar="FILE", help="known deviations, as TOML")

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from refscale.blocks import ARITHMETICS, BLOCK_FORMATS, SCALE_RULES, BlockCast
+from refscale.blocks import ARITHMETICS, BLOCK_FORMATS, NONFINITES, SCALE_RULES, BlockCast
 from refscale.errors import ArgumentError, CarrierError
 from refscale.formats import FORMATS, OVERFLOWS, ROUNDINGS, Cast, Format, Overflow, Rounding, decode, encode, get_format
 from refscale.testing.graphs import Dag, undirected_edges
@@ -120,6 +120,7 @@ def block_casts(
 
     Returns:
         A strategy of `BlockCast`, without stochastic rounding; shrinks toward MXFP8 by the rule of MX, blocks of 1.
+        With `nonfinite="ignore"`, elements of a format without NaN refuse a NaN.
     """
 
     def varied(cast: BlockCast) -> st.SearchStrategy[BlockCast]:
@@ -133,7 +134,7 @@ def block_casts(
             rule=st.sampled_from([r for r in SCALE_RULES if (r != "amax") == powers]),
             arithmetic=st.just("exact") if powers else st.sampled_from(ARITHMETICS),
             least=st.just(0.0) if powers else st.sampled_from([0.0, 2.0**-6]),
-            nonfinite=st.sampled_from(["nan", "saturate"]),
+            nonfinite=st.sampled_from(NONFINITES),
             rounding=roundings(),
             overflow=overflows(),
         )
@@ -174,11 +175,6 @@ def arrays_in(
     format, dtype = get_format(format), np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
         raise CarrierError(f"arrays_in: dtype is {dtype}, expected float32 or float64")
-    unit = 1 << format.mantissa_bits  # codes per binade
-    one, largest = (int(encode(np.float32(x), format)) for x in (1.0, format.max))
-    edges = [one, one + unit, one - 1, one + 1, 0, largest, largest - 1]
-    if format.has_zero:
-        edges = [0, *(e for e in edges if e <= largest), unit, 1, unit - 1]
     specials = [format.inf_code] if allow_infinity and format.inf_code is not None else []
     specials += [format.nan_code] if allow_nan and format.nan_code is not None else []
 
@@ -193,7 +189,18 @@ def arrays_in(
             codes = np.where(drawn == 1, np.uint64(0), codes)
         return np.asarray(decode(codes.astype(format.code_dtype), format), dtype)
 
-    return _drawn(shape, edges, largest, specials).map(values)
+    largest = int(encode(np.float32(format.max), format))
+    return _drawn(shape, _edges(format), largest, specials).map(values)
+
+
+def _edges(format: Format) -> list[int]:
+    """Codes of the magnitudes at which something changes, the simplest first."""
+    unit = 1 << format.mantissa_bits  # codes per binade
+    one, largest = (int(encode(np.float32(x), format)) for x in (1.0, format.max))
+    edges = [one, one + unit, one - 1, one + 1, 0, largest, largest - 1]
+    if format.has_zero:
+        edges = [0, *(e for e in edges if e <= largest), unit, 1, unit - 1]
+    return edges
 
 
 def float_arrays(
@@ -379,15 +386,19 @@ def dags(
     back = st.integers(0, max_leaves + max_ops - 2)
     one_op = st.one_of(*(st.tuples(st.just(kind), st.tuples(*[back] * arity)) for kind, arity in kinds.items()))
 
-    def resolve(n_leaves: int, ops: list[tuple[str, tuple[int, ...]]]) -> Dag:
-        # Input k of the simplest op is the k-th node back, so two inputs differ unless the draw, or a lack of nodes,
-        # makes them one.
-        return Dag(
-            n_leaves,
-            tuple(
-                (kind, tuple((node - 1 - k - distance) % node for k, distance in enumerate(distances)))
-                for node, (kind, distances) in enumerate(ops, start=n_leaves)
-            ),
-        )
+    return st.builds(_chained, st.integers(1, max_leaves), st.lists(one_op, min_size=1, max_size=max_ops))
 
-    return st.builds(resolve, st.integers(1, max_leaves), st.lists(one_op, min_size=1, max_size=max_ops))
+
+def _chained(n_leaves: int, ops: list[tuple[str, tuple[int, ...]]]) -> Dag:
+    """A graph of ops whose inputs are distances back.
+
+    Input k of the simplest op is the k-th node back, so two inputs differ unless the draw, or a lack of nodes, makes
+    them one.
+    """
+    return Dag(
+        n_leaves,
+        tuple(
+            (kind, tuple((node - 1 - k - distance) % node for k, distance in enumerate(distances)))
+            for node, (kind, distances) in enumerate(ops, start=n_leaves)
+        ),
+    )

@@ -8,12 +8,11 @@ member has a checksum, so a file that lost its end or a bit is found out.  Nothi
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from refscale import __version__
 from refscale.arrays import freeze, plain
 from refscale.errors import CheckpointError, RefscaleError
-from refscale.files import npy_array, write_atomically
+from refscale.files import json_text, npy_array, parse_json, write_npz
 from refscale.optim import State as OptimizerState
 from refscale.rivals import State as ScalingState
 from refscale.train.config import TrainConfig
@@ -66,14 +65,25 @@ class Checkpoint:
         data_digest: SHA-256 of what it read, in hexadecimal.
         seconds: how long the run had taken.
         state: parameters and all.
-        digest: SHA-256 of the file, in hexadecimal.
     """
 
     config: TrainConfig
     data_digest: str
     seconds: float
     state: TrainState
-    digest: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of what determines the trained model's numbers: rules, data and parameters.
+
+        Not of the file, which also holds the run's seconds: the same run, repeated, has the same digest.
+        """
+        rules = [self.config.model, self.config.scheme, self.config.constraint, self.data_digest]
+        digest = hashlib.sha256(json_text(rules).encode())
+        for name, x in sorted(self.state.parameters.items()):
+            digest.update(json_text([name, x.dtype.str, x.shape]).encode())
+            digest.update(x.tobytes())
+        return digest.hexdigest()
 
 
 def save_checkpoint(path: str | Path, run: Run, state: TrainState, seconds: float = 0.0) -> None:
@@ -86,14 +96,10 @@ def save_checkpoint(path: str | Path, run: Run, state: TrainState, seconds: floa
         "step": state.step,
         "seconds": seconds,
     }
-    arrays: dict[str, NDArray[Any]] = {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8)}
+    arrays: dict[str, NDArray[Any]] = {"meta": np.frombuffer(json_text(meta).encode(), np.uint8)}
     for part, values in zip(_PARTS, (state.parameters, state.optimizer, state.scaling), strict=True):
         arrays |= {f"{part}/{name}": plain("save_checkpoint", name, value) for name, value in values.items()}
-
-    def write(file: IO[bytes]) -> None:
-        np.savez(file, allow_pickle=False, **arrays)
-
-    write_atomically(path, write)
+    write_npz(path, arrays)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -106,14 +112,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     call = f"load_checkpoint({str(path)!r})"
     try:
         arrays = _read(Path(path))
-        meta = json.loads(arrays.pop("meta").tobytes())
+        meta = parse_json(arrays.pop("meta").tobytes(), "meta")
         if meta["schema"] != SCHEMA:
             raise CheckpointError(f"{call}: schema is {meta['schema']!r}, expected {SCHEMA!r}")
         config = TrainConfig.from_mapping(meta["config"], call)
         parts = {part: _under(part, arrays) for part in _PARTS}
         state = TrainState(int(meta["step"]), parts["parameter"], parts["optimizer"], parts["scaling"])
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        return Checkpoint(config, str(meta["data"]), float(meta["seconds"]), state, digest)
+        return Checkpoint(config, str(meta["data"]), float(meta["seconds"]), state)
     except (
         zipfile.BadZipFile,
         NotImplementedError,
@@ -121,7 +126,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         ValueError,
         KeyError,
         TypeError,
-        RecursionError,
+        AttributeError,
     ) as error:
         if isinstance(error, CheckpointError):
             raise

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from refscale.errors import ArgumentError, DataError
@@ -31,9 +30,9 @@ class TrainConfig:
         optimizer: "sgd", "adam", "adamw" or "lamb", with hyperparameters as in "sgd:momentum=0.9"; see
             ``get_optimizer``.
         weight_decay: of the optimizer.
-        schedule: "constant", "linear", "cosine" or "halving".
+        schedule: "constant", "linear", "cosine", "exponential" or "halving".
         warmup: steps of warm-up; None takes a tenth of ``steps``.
-        halve_every: steps between halvings, for that schedule.
+        halve_every: steps in which the rate halves, for "exponential" and "halving".
         dropout: probability.  BERT's own is 0.1; a short run on a small text does better without.
         seed: of initial parameters, text, dropout and stochastic rounding.
         evaluate_every: steps between validations; there is always one at the end.
@@ -150,10 +149,6 @@ class TrainConfig:
     def warmup_steps(self) -> int:
         """Steps of warm-up, also where ``warmup`` is None."""
         return self.steps // 10 if self.warmup is None else self.warmup
-
-    def to_json(self) -> str:
-        """As JSON text, one field a line."""
-        return json.dumps(asdict(self), indent=1) + "\n"
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any], call: str) -> TrainConfig:

@@ -16,7 +16,6 @@ Everything but the seconds in ``summary.json`` is the same, bit for bit, however
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from refscale.errors import ArgumentError, CheckpointError, DataError, DivergedError
-from refscale.files import append_line, locked, write_json, write_text
+from refscale.files import append_line, json_text, locked, read_json, read_json_lines, write_json, write_text
 from refscale.progress import Progress
 from refscale.rivals import Outcome
 from refscale.tasks import Data, Scores
@@ -53,8 +52,8 @@ class Summary:
 
     Attributes:
         config: of the run.
-        steps: how many were done; fewer than ``config.steps`` if it diverged.
-        validation: scores of the last one; None if it diverged before any.
+        steps: how many were done; fewer than ``config.steps`` if a step diverged.
+        validation: scores of the last one, not finite if that diverged; None if the run diverged before any.
         diverged: the message; empty if it did not.
         seconds: of all sittings together.
         overhead: totals of what the scaling technique took, see ``rivals.Outcome``.
@@ -95,7 +94,7 @@ def train(
         ArgumentError: ``out`` holds a run already and ``resume`` is False, or holds another run, or another process
             is in it.
         DataError: the data cannot be used.
-        DivergedError: loss or gradients are no longer finite; ``summary.json`` says so, too.
+        DivergedError: loss, gradients or a validation's scores are no longer finite; ``summary.json`` has the message.
         OSError: files cannot be read or written.
     """
     out = Path(out)
@@ -123,11 +122,12 @@ def _train(run: Run, out: Path, resume: bool, report: Report, progress: Progress
         for state, result, found in steps:
             _add(overhead, result.outcome)
             if result.tensors:
-                _append(out / SCALES, _scales(state.step, result))
-            _append(out / METRICS, _metrics(state.step, result, found))
+                append_line(out / SCALES, json_text(_scales(state.step, result)))
+            append_line(out / METRICS, json_text(_metrics(state.step, result, found)))
             if found:
                 validation = found
                 report(_validation_line(state.step, config.steps, result, run.task.line(found)))
+                _check_scores(state.step, found)
             if _is_due(state.step, config.checkpoint_every, config):
                 save_checkpoint(checkpoint_path(out, state.step), run, state, before + time.monotonic() - started)
                 drop_old(out)
@@ -151,6 +151,13 @@ def _steps(run: Run, state: TrainState) -> Iterator[tuple[TrainState, StepResult
         state, result = training_step(run, state, batch, trace=every > 0 and (step == 1 or step % every == 0))
         due = _is_due(step, run.config.evaluate_every, run.config)
         yield state, result, evaluate(run, state) if due else None
+
+
+def _check_scores(step: int, scores: Scores) -> None:
+    """Raise DivergedError if a score of a validation is not finite, as for the losses of steps."""
+    for name, score in scores.items():
+        if not math.isfinite(score):
+            raise DivergedError(f"train: diverged at step {step}: {name} of the validation is {score}")
 
 
 def _is_due(step: int, every: int, config: TrainConfig) -> bool:
@@ -187,11 +194,11 @@ def read_config(out: str | Path) -> tuple[TrainConfig, str]:
     """
     path = Path(out) / "config.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, f"read_config({str(out)!r}): config.json")
         return TrainConfig.from_mapping(content["config"], f"read_config({str(out)!r})"), str(content["data"])
     except FileNotFoundError as error:
         raise DataError(f"read_config({str(out)!r}): holds no run, expected a directory with config.json") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError | ArgumentError):
             raise
         raise DataError(f"read_config({str(out)!r}): config.json cannot be understood: {error}") from error
@@ -221,19 +228,16 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a JSON-lines file up to the first that was cut off."""
     if not path.exists():
         return
-    for line in path.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n"):
-            return
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return
+    try:
+        yield from read_json_lines(path, path.name)
+    except DataError:
+        return
 
 
 def _cut(path: Path, step: int) -> None:
     """Drop the lines after ``step``."""
     if path.exists():
-        kept = [_line(line) + "\n" for line in _whole_lines(path) if line["step"] <= step]
+        kept = [json_text(line) + "\n" for line in _whole_lines(path) if line["step"] <= step]
         write_text(path, "".join(kept))
 
 
@@ -245,7 +249,7 @@ def _replay(metrics: Path, step: int) -> tuple[Scores | None, dict[str, int]]:
         if line["step"] <= step:
             _add(overhead, Outcome(**line["scaling"]))
             if "validation" in line:
-                validation = dict(line["validation"])
+                validation = {name: float(score) for name, score in line["validation"].items()}
     return validation, overhead
 
 
@@ -264,8 +268,8 @@ def _add(overhead: dict[str, int], outcome: Outcome) -> None:
 def _metrics(step: int, result: StepResult, validation: Scores | None) -> dict[str, Any]:
     line = {
         "step": step,
-        "loss": _number(result.loss),
-        **{name: _number(part) for name, part in result.parts.items()},
+        "loss": result.loss,
+        **result.parts,
         "lr": result.lr,
         "loss_scale": result.loss_scale,
         "scaling": asdict(result.outcome),
@@ -279,18 +283,6 @@ def _scales(step: int, result: StepResult) -> dict[str, Any]:
         for t in result.tensors
     ]
     return {"step": step, "tensors": tensors, "casts": [asdict(c) for c in result.casts]}
-
-
-def _number(x: float) -> float | str:
-    return x if math.isfinite(x) else str(x)  # JSON has no inf
-
-
-def _line(content: dict[str, Any]) -> str:
-    return json.dumps(content, allow_nan=False, ensure_ascii=False)
-
-
-def _append(path: Path, content: dict[str, Any]) -> None:
-    append_line(path, _line(content))
 
 
 def _validation_line(step: int, steps: int, result: StepResult, scores: str) -> str:

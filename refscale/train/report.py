@@ -8,6 +8,7 @@ from refscale.analysis.report import Report
 from refscale.analysis.stats import REPORT_FORMATS
 from refscale.analysis.trace import Trace, summarize_casts
 from refscale.errors import CheckpointError, counted
+from refscale.files import path_text
 from refscale.progress import Progress
 from refscale.train.checkpoint import Checkpoint, check_belongs
 from refscale.train.run import Run
@@ -46,7 +47,7 @@ def checkpoint_report(
         batch=config.batch,
         seq=config.seq,
         seed=config.seed,
-        text="built-in" if text is None else str(text),
+        text="built-in" if text is None else path_text(text),
         formats=REPORT_FORMATS,
         losses=trace.losses,
         tensors=trace.tensors(result.losses.total, run.scheme),

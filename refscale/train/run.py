@@ -42,14 +42,15 @@ class Run:
             ArgumentError: data of another task.
             DataError: the data cannot be used.
         """
-        every = {"every": config.halve_every} if config.schedule == "halving" else {"steps": config.steps}
+        decays = config.schedule in ("exponential", "halving")
+        length = {"every": config.halve_every} if decays else {"steps": config.steps}
         return cls(
             config=config,
             task=get_task(config.task, config.setup, data, load_trained),
             precision=get_precision(config.precision),
             scaling=get_scaling(config.scaling),
             optimizer=get_optimizer(config.optimizer, weight_decay=config.weight_decay),
-            schedule=get_schedule(config.schedule, warmup=config.warmup_steps, **every),
+            schedule=get_schedule(config.schedule, warmup=config.warmup_steps, **length),
         )
 
     @property

@@ -59,7 +59,7 @@ def training_step(run: Run, state: TrainState, batch: Any, *, trace: bool = Fals
 
     Raises:
         DivergedError: the loss is not finite, or a gradient that the scaling technique does not skip; the message
-            names the step and the first tensor that left its format's range.
+            names the step and the first tensor that left its format's range.  Or the update overflows.
     """
     tracer = Trace(run.specs) if trace else None
     result = forward_backward(run, state, batch, probe=tracer, count_casts=trace)
@@ -73,7 +73,10 @@ def training_step(run: Run, state: TrainState, batch: Any, *, trace: bool = Fals
         )
     after = TrainState(state.step + 1, state.parameters, state.optimizer, scaling)
     if not outcome.skipped:
-        parameters, optimizer = run.optimizer.update(gradients, state.optimizer, state.parameters, rate, run.groups)
+        try:
+            parameters, optimizer = run.optimizer.update(gradients, state.optimizer, state.parameters, rate, run.groups)
+        except DivergedError as error:
+            raise DivergedError(f"train: diverged at step {after.step}: {error}") from error
         parameters = run.precision.store_weights(parameters, run.rng("update", after.step))
         after = replace(after, parameters=parameters, optimizer=optimizer)
     return after, StepResult(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
@@ -49,10 +50,31 @@ def test_render(run):
     assert "all zero" in render_drift([zero])[-1]
 
 
+def test_cells_by_hand():
+    """Of 1/4, 1/8, 4, 8 and 0 three are outside [1/4, 4]; log2 of those that are not 0: median 0, from −3 to 3."""
+    scales = (0.25, 0.125, 4.0, 8.0, 0.0)
+    weights = tuple(Series(str(i), "weight", (1.0, x)) for i, x in enumerate(scales))
+    drift = Drift("x", (1, 7), (*weights, Series("g", "weight gradient", (2.0, 16.0))))
+    head, first, second = render_drift([drift])[3:]
+    columns = ["weight /5", "activation /0", "activation gradient /0", "weight gradient /1"]
+    assert head.split() == ["step", *" ".join(columns).split()]
+    nothing = "all zero all zero"
+    assert " ".join(first.split()) == f"1 0.0 [0.0, 0.0] 0 {nothing} 1.0 [1.0, 1.0] 0"
+    assert " ".join(second.split()) == f"7 0.0 [-3.0, 3.0] 3 {nothing} 4.0 [4.0, 4.0] 1"
+
+
+def test_the_middle_of_four_is_between_two():
+    weights = tuple(Series(str(k), "weight", (2.0**k,)) for k in (-1, 0, 3, 6))
+    assert render_drift([Drift("x", (1,), weights)])[-1].split()[:5] == ["1", "1.5", "[-1.0,", "6.0]", "2"]
+
+
 def test_round_trip(run, tmp_path):
     drift = read_drift(run)
     save_drifts(tmp_path / "d.json", [drift, drift])
     assert load_drifts(tmp_path / "d.json") == [drift, drift]
+    wild = Drift("x", (1, 2), (Series("a", "weight", (math.inf, 0.5)),))
+    save_drifts(tmp_path / "d.json", [wild])
+    assert load_drifts(tmp_path / "d.json") == [wild]
 
 
 @pytest.mark.parametrize("text", ["{}", '{"schema": "refscale.drift/9"}', "no json"])

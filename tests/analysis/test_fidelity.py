@@ -8,17 +8,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from refscale import analysis, models, published
+from refscale import analysis, models, ops, published
 from refscale.analysis import fidelity_from_json, fidelity_to_json, render_fidelity
-from refscale.analysis.fidelity import compare, passes
-from refscale.analysis.fidelity_watch import cast_snr
+from refscale.analysis.fidelity import _errors, _loss_scale, _Pass, compare, passes
+from refscale.analysis.fidelity_report import CastLosses
+from refscale.analysis.fidelity_watch import Watch, cast_snr
 from refscale.data import Vocabulary, load_text
+from refscale.engine import CastRecord, Tape, Variable, apply, backward
 from refscale.errors import ArgumentError, DataError
 from refscale.formats import Cast
+from refscale.layers import Spec
 from refscale.models import bert
-from refscale.precision import fp8
+from refscale.precision import fp8, get_precision
 from refscale.progress import Progress
 from refscale.scales import regular
+from tests.models.batches import random_batch
 
 E4M3 = Cast("float8_e4m3fn", "nearest_even", "saturate")
 SIZE = {"batch": 2, "seq": 32}
@@ -73,6 +77,133 @@ def test_errors_by_hand():
     assert compare([(x, x)]) == (0, pytest.approx(1))
     assert compare([(x[:1], x[:1]), (y[1:], x[1:])]) == compare([(y, x)])  # in parts
     assert compare([(np.array([np.nan]), np.array([1.0]))]) == (math.inf, 0)
+
+
+def test_figures_of_a_pass_by_hand():
+    """Tokens (3, 4), (0, 1) and one of padding, in float64 (3, 5), (1, 0); an operand of two products counts once."""
+    x, w = (Variable(name, (2,), True, None) for name in "xw")
+    casts = [
+        CastRecord(x, "operand", E4M3, 10, 1, 2),
+        CastRecord(x, "operand", E4M3, 10, 1, 2),
+        CastRecord(w, "operand", E4M3, 6, 0, 1),
+        CastRecord(x, "output", E4M3, 10, None, None),
+        CastRecord(x, "leaf", E4M3, 10, 3, 0),
+        CastRecord(x, "operand_gradient", E4M3, 7, 3, 4),
+        CastRecord(x, "gradient", E4M3, 7, 0, 5),
+    ]
+    gradients = {"w": (np.array([12.0, 20.0]), 4.0), "b": (np.array([0.0]), 2.0)}
+    one = _Pass(np.array([[[3.0, 4.0], [0.0, 1.0], [9.0, 9.0]]]), gradients, 1.5, casts)
+    true = {"w": (np.array([3.0, 4.0]), 1.0), "b": (np.array([0.0]), 1.0)}
+    reference = _Pass(np.array([[[3.0, 5.0], [1.0, 0.0], [0.0, 0.0]]]), true, 1.0, [])
+    e = _errors(one, reference, np.array([[True, True, False]]), "unit", 8.0)
+    assert (e.scheme, e.loss_scale, e.loss) == ("unit", 8.0, 1.5)
+    assert e.output == pytest.approx(math.sqrt(3 / 35))
+    assert e.output_cosine == pytest.approx((29 / (5 * math.sqrt(34)) + 0) / 2)
+    assert e.gradient == pytest.approx(1 / 5)
+    assert e.gradient_cosine == pytest.approx(29 / (5 * math.sqrt(34)))
+    assert e.forward == CastLosses(36, 4, 3)
+    assert e.backward == CastLosses(14, 3, 9)
+
+
+@pytest.mark.parametrize(
+    ("policy", "largest", "scale"),
+    [
+        ("fp16", 1.0, 2.0**14),  # 2^14 ≤ 65504/2 < 2^15
+        ("fp16", 1.9990, 2.0**14),  # 32751.6, just below half of the largest, 32752
+        ("fp16", 1.9991, 2.0**13),
+        ("fp16", 2.0**-10, 2.0**24),
+        ("fp8", 1.0, 2.0**14),  # of E5M2: 57344/2
+        ("fp8", 1.7501, 2.0**13),  # FP16 has room for twice as much
+        ("store=bf16,operand_gradient=e4m3fn", 1.0, 2.0**7),  # 448/2; bfloat16 limits nothing
+        ("fp8-hidden", 1.0, 2.0**14),
+        ("bf16", 1.0, 1.0),  # has the exponents of float32
+        ("fp32", 1.0, 1.0),
+    ],
+)
+def test_a_loss_scale_brings_the_largest_gradient_just_below_half_of_the_largest_value(policy, largest, scale):
+    assert _loss_scale(get_precision(policy), largest) == scale
+
+
+def test_elements_are_those_of_the_operands(report):
+    """512 tokens of width 32, hidden 64, two heads; what query, key and value read is one operand; two layers."""
+    tokens, d, hidden, scores = 16 * 32, 32, 64, 16 * 2 * 32 * 32
+    weights = 4 * d * d + 2 * d * hidden
+    matmul = 2 * (weights + 3 * tokens * d + tokens * hidden)
+    mix = 2 * (scores + tokens * d)
+    gradients = 2 * (4 * tokens * d + tokens * hidden + tokens * d + scores + tokens * d)
+    for scheme in ("regular", "unit"):
+        found = {e.policy: e for e in report.classes if e.scheme == scheme and e.loss_scale is None}
+        assert found["matmul"].forward.elements == matmul
+        assert found["attention_scores"].forward.elements == 2 * 2 * tokens * d
+        assert found["attention_mix"].forward.elements == mix
+        assert found["operands"].forward.elements == matmul + 4 * tokens * d + mix
+        assert found["incoming gradients"].backward.elements == gradients
+
+
+def test_what_passes_over_a_tape_by_hand():
+    """(x·w)·w, of which the first row is taken: w is one operand of two products; moved values are stored already.
+
+    x = (1, 2^-11; 0, 4), w = diag(1, 2): products (1, 2^-10; 0, 8) and (1, 2^-9; 0, 16).  With gradients of
+    s = 2^-26, that of w is (2s, 3s; 3·2^-11 s, 2^-9 s): FP16 rounds only 3s to another number than 0.
+    """
+    watch = Watch({"w": Spec("weight", (2, 2))}, fp8)
+    tape = Tape(regular, probe=watch)
+    x = tape.tensor([[1, 2.0**-11], [0, 4]], "x", requires_grad=False)
+    w = tape.tensor([[1.0, 0.0], [0.0, 2.0]], "w")
+    with tape.scope("one"):
+        y = apply(ops.Matmul(), x, w)
+    with tape.scope("two"):
+        y = apply(ops.Matmul(), y, w)
+    backward(apply(ops.Sum(), apply(ops.Slice(0, 0, 1), y)), 2.0**-26)
+    forward = [t for t in watch.operands if t.kind != "activation gradient"]
+    assert [(t.name, t.kind, t.format, t.elements, t.amax) for t in forward] == [
+        ("x", "weight", "float8_e4m3fn", 4, 4.0),
+        ("w", "weight", "float8_e4m3fn", 4, 2.0),
+        ("two.matmul.x", "activation", "float8_e4m3fn", 4, 8.0),
+    ]
+    one = watch.operands[0]
+    assert (one.flushed, one.subnormal, one.clipped) == (pytest.approx(1 / 3), 0, 0)
+    assert one.rms == pytest.approx(math.sqrt((17 + 2.0**-22) / 4))
+    assert one.snr == pytest.approx(10 * math.log10(17 * 2.0**22 + 1))  # 2^-11 becomes 0
+    assert one.scaled_snr == math.inf  # times 64, 2^-5 is exact, and 256 the largest that is left
+    assert (watch.operands[2].flushed, watch.operands[2].snr) == (
+        pytest.approx(1 / 3),  # 2^-10, a tie, goes to 0
+        pytest.approx(10 * math.log10(65 * 2.0**20 + 1)),
+    )
+    gradients = [t for t in watch.operands if t.kind == "activation gradient"]
+    assert [(t.name, t.format, t.flushed, t.snr) for t in gradients] == [
+        ("two.matmul", "float8_e5m2", 1.0, 0.0),
+        ("one.matmul", "float8_e5m2", 1.0, 0.0),
+    ]
+    assert gradients[0].scaled_snr == math.inf
+    assert watch.stored == 3 + 4  # w and two products; gradients of these and of the row
+    assert watch.largest_gradient == 3 * 2.0**-26
+    assert [(t.name, t.kind, t.flushed, t.clipped) for t in watch.beyond] == [
+        ("slice", "activation gradient", 1.0, 0.0),
+        ("two.matmul", "activation gradient", 1.0, 0.0),
+        ("one.matmul", "activation gradient", 1.0, 0.0),
+        ("w", "weight gradient", 0.75, 0.0),
+    ]
+
+
+def test_the_gradient_of_a_loss_is_no_gradient_to_bring_into_range():
+    """It is the loss scale itself: of a mean of eight, the largest is an eighth of it."""
+    watch = Watch({}, None)
+    backward(apply(ops.Mean(), Tape(regular, probe=watch).tensor(np.ones(8), "x")), 2.0)
+    assert (watch.largest_gradient, watch.stored, watch.operands) == (0.25, 0, [])
+
+
+def test_padding_is_the_share_of_the_batch(report, text, monkeypatch):
+    """The text fills its sequences; of these two, one is cut by a quarter."""
+    assert report.padding == 0
+    assert "padding" not in render_fidelity(report).split("\n\n")[0]
+    model = model_of(text)
+    cut = random_batch(model.config, np.random.default_rng(0), 2, 16, 3)
+    module = __import__("sys").modules["refscale.analysis.fidelity"]
+    monkeypatch.setattr(module, "masked_lm_batches", lambda *args, **sizes: iter([cut]))
+    found = analysis.fidelity(model, policies=(), text=text, batch=2, seq=16)
+    assert found.padding == 1 / 8
+    assert "batch 2 × 16, 12 % padding, seed 0" in render_fidelity(found)
 
 
 def test_float32_is_near_float64(report):

@@ -11,8 +11,9 @@ import pytest
 from refscale import functional as F  # noqa: N812
 from refscale import models, ops
 from refscale.analysis import Flops, OpFlops, count_flops, render_flops, save_flops, tape_flops
+from refscale.claims.graphs import Chosen
 from refscale.cli import main
-from refscale.engine import Tape, apply, backward, run
+from refscale.engine import Tape, apply, backward, fast
 from refscale.errors import ArgumentError
 from refscale.models import bert
 from refscale.scales import Scales, geometric, none, regular, unit
@@ -72,17 +73,24 @@ def test_contractions_of_a_bert_by_formula(name):
 def test_factors_as_the_engine_multiplies(scheme, constraint, monkeypatch):
     """The engine's own multiplication, watched: the same number of elements."""
     multiplied = []
-    real = run._times
+    real = fast._times
 
     def watched(factor, x, own):
-        if factor != 1:
-            multiplied.append(x.size)
+        multiplied.append(x.size)
         return real(factor, x, own)
 
-    monkeypatch.setattr(run, "_times", watched)
-    # In a kernel a factor is no pass of its own, and what is paid ahead of a fork is less.
-    monkeypatch.setattr(run, "kernel_of", lambda op: None)
-    monkeypatch.setattr(run, "_paid_ahead", lambda tape, nodes: {})
+    def forward(tape, node, tensors, right=fast.forward):
+        y, kept = right(tape, node, tensors)
+        multiplied.append(y.size if node.scales.alpha != 1 else 0)
+        return y, kept
+
+    monkeypatch.setattr(fast, "_times", watched)
+    monkeypatch.setattr(fast, "forward", forward)
+    # In a fast form a factor is no pass of its own, and what is paid ahead of a fork is less.
+    for kind in map(vars(ops).get, ops.__all__):
+        if getattr(kind, "fast_forward", None):
+            monkeypatch.setattr(kind, "fast_forward", None)
+    monkeypatch.setattr(fast, "_paid_ahead", lambda tape, output: {})
     config = bert.get_config("bert-tiny", vocabulary=600, constraint=constraint)
     tape = Tape(scheme)
     p = models.parameters_on(tape, models.initial_parameters(config, scheme, np.random.default_rng(0)), config)
@@ -100,6 +108,47 @@ def test_what_is_not_on_the_way_is_not_counted():
     F.linear(y, tape.tensor(np.ones((5, 5))))
     assert by_op(y)["matmul"].calls == 1
     assert tape_flops(x) == ()
+
+
+def test_calls_are_added_up_and_the_costliest_op_comes_first():
+    """Two products of 2·2·2 terms, and twice that for the gradients of each; then factors, then the name."""
+    tape = Tape(unit)
+    x, w = (tape.tensor(np.ones((2, 2)), name) for name in "xw")
+    y = apply(ops.Matmul(), apply(ops.Matmul(), x, w), w)
+    y = apply(ops.Gelu(), apply(ops.Tanh(), apply(ops.Gelu(), apply(ops.Reshape((2, 2)), y))))
+    assert [(op.op, op.calls, op.products, op.alpha, op.beta, op.of_parameters) for op in tape_flops(y)] == [
+        ("matmul", 2, 2 * 3 * 8, 8, 16, 12),
+        ("gelu", 2, 0, 8, 8, 0),
+        ("tanh", 1, 0, 4, 4, 0),
+        ("reshape", 1, 0, 0, 0, 0),
+    ]
+
+
+def test_the_table_by_hand():
+    """2 · 45 million products; 6, 3 and 1 million elements multiplied by factors: 10 in 100, ∂w among them."""
+    ops_ = (
+        OpFlops("matmul", 2, 90_000_000, 4_000_000, 3_000_000, 2_000_000),
+        OpFlops("gelu", 1, 0, 2_000_000, 1_000_000),
+    )
+    lines = render_flops([Flops("m", "unit", "geometric", 8, 128, (*ops_, OpFlops("reshape", 9)))])
+    assert lines[3] == "━━ unit: m, batch 8 × 128, geometric"
+    assert [line.split() for line in lines[5:8]] == [
+        ["matmul", "2", "90.000", "4.000", "3.000", "2.000"],
+        ["gelu", "1", "·", "2.000", "1.000", "·"],
+        ["all", "12", "90.000", "6.000", "4.000", "2.000"],
+    ]
+    assert lines[8] == "10 of 100 million multiplications are by factors: 10.000%"
+
+
+def test_constants_have_no_factor_to_count():
+    """cos and sin of a rotation have no gradient, though leaves of the tape may; nor have ids: ½ of a table's rows."""
+    tape = Tape(Chosen(factors=(Scales(0.5, (0.5, None, None)),)))
+    x, cos, sin = tape.tensor(np.ones((2, 3, 4)), "x"), tape.tensor(np.ones((3, 2))), tape.tensor(np.zeros((3, 2)))
+    y = apply(ops.Rotary(), x, cos, sin)
+    assert by_op(y) == {"rotary": OpFlops("rotary", 1, 0, alpha=24, beta=24, of_parameters=24)}
+    tape = Tape(Chosen(factors=(Scales(1.0, (0.5, None)),)))
+    y = apply(ops.Embedding(), tape.tensor(np.ones((5, 4)), "table"), np.array([0, 1, 1]))
+    assert by_op(y) == {"embedding": OpFlops("embedding", 1, 0, alpha=0, beta=20, of_parameters=20)}
 
 
 def test_sums_and_shares(tmp_path):

@@ -3,10 +3,12 @@ import sys
 import numpy as np
 import pytest
 
-from refscale.analysis import KINDS, check_plot, curves, plot, plot_snr
+from refscale.analysis import KINDS, check_plot, curves, plot, plot_losses, plot_snr
+from refscale.analysis.plots import _spread, mark_ranges, open_figure
 from refscale.analysis.plots_sweep import plot_against
 from refscale.errors import ArgumentError
 from tests.analysis.builders import report, spread, tensor
+from tests.tutorials.figures import fingerprinted, read_fingerprint
 
 
 class TestWithMatplotlib:
@@ -31,6 +33,13 @@ class TestWithMatplotlib:
         assert pixels.shape[1] == 1800
         assert (pixels[..., :3].sum(axis=-1) < 0.3).mean() > 0.002
 
+    def test_what_is_zero_by_construction_has_neither_rows_nor_columns(self, tmp_path):
+        """Only rounding errors are left of it, others on every machine: the figure is the same without it."""
+        found = [tensor(spread(1.0), kind=k) for k in KINDS]
+        plot(tmp_path / "a.svg", [report(found)])
+        plot(tmp_path / "b.svg", [report([*found, tensor(spread(2.0**-50), zero_because="softmax")])])
+        assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
     def test_snr(self, tmp_path):
         for name in ("a.svg", "b.svg"):
             plot_snr(tmp_path / name, curves(["float8_e5m2", "float8_e3m4"]))
@@ -46,6 +55,53 @@ class TestWithMatplotlib:
         assert [list(y) for _, y in drawn] == [[3.1, pytest.approx(3.28)], [2.9]]
         assert all(low < y.min() and y.max() < high for ax, y in drawn for low, high in [ax.get_ylim()])
 
+    def test_every_layer_and_format_has_a_name_that_can_be_read(self, tmp_path, monkeypatch):
+        """Layers of one row beside a large one."""
+        from matplotlib.axes import Axes
+
+        set_yticks, named = Axes.set_yticks, []
+
+        def spy(self, at, names=()):
+            named.append(names)
+            set_yticks(self, at, names)
+
+        monkeypatch.setattr(Axes, "set_yticks", spy)
+        layers = ["embeddings", "embedding_norm", *["layers.0"] * 30, "layers.1", "norm", "readout", "pad"]
+        tensors = [tensor(spread(1.0, 4), kind=kind, layer=layer) for kind in KINDS for layer in layers]
+        with fingerprinted():
+            plot(tmp_path / "f.svg", [report(tensors, scheme=scheme) for scheme in ("regular", "unit")])
+        assert [names for names in named if names] == [list(dict.fromkeys(layers))] * len(KINDS)
+        panels = read_fingerprint(tmp_path / "f.svg")[: 2 * len(KINDS)]
+        assert [[text for text in panel["texts"] if text] for panel in panels] == [["FP16", "E4M3", "E5M2"]] * 8
+
+    def test_a_format_that_begins_left_of_the_panel_is_named_in_it(self, tmp_path):
+        with fingerprinted(), open_figure(tmp_path / "f.svg", 2) as figure:
+            panel = figure.subplots()
+            panel.set_xlim(-40, 20)
+            mark_ranges(panel, ["bfloat16", "float16"], 0.2)
+        (panel,) = read_fingerprint(tmp_path / "f.svg")
+        assert panel["texts"] == ["BF16", "FP16"]
+
+    def test_a_run_that_diverged_is_at_no_loss(self, tmp_path):
+        """Two runs at 4 and 5, a level at 4.25, and one that diverged, beyond them."""
+        rows = {"regular fp32": [4.0, 5.0], "regular fp16": [None]}
+        with fingerprinted():
+            plot_losses(tmp_path / "l.svg", rows, {"chance": 4.25})
+        (panel,) = read_fingerprint(tmp_path / "l.svg")
+        assert panel["texts"] == ["chance, 4.25", "diverged"]
+        at = [xs[2] for xs in panel["drawn"][::2] if len(xs) > 2]
+        assert (at[0], at[2]) == (4.5, 4.25)
+        assert 5.05 < at[1] < panel["limits"][1]
+
+    def test_the_band_of_no_difference(self, tmp_path, monkeypatch):
+        from matplotlib.axes import Axes
+
+        bands = []
+        monkeypatch.setattr(Axes, "fill_between", lambda self, x, low, high, **_: bands.append((x, low, high)))
+        plot_against(tmp_path / "a.svg", "a", ["g"], {"b": [("g", 3.0, 3.1)]}, "bits", 0.25)
+        ((x, low, high),) = bands
+        assert list(x - low) == list(high - x) == [0.25, 0.25]
+
     def test_user_settings_neither_count_nor_change(self, tmp_path):
         import matplotlib as mpl
 
@@ -56,6 +112,20 @@ class TestWithMatplotlib:
             plot_snr(tmp_path / "b.svg", found)
             assert dict(mpl.rcParams) == before
         assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("places", "moved"),
+    [
+        ([], []),
+        ([1.0, 5.0, 8.0], [1.0, 5.0, 8.0]),  # far enough apart
+        ([1.0, 2.0, 8.0], [1.0, 3.0, 8.0]),  # the second down
+        ([1.0, 8.5, 9.5], [1.0, 7.0, 9.0]),  # the last up to one before the end, the second before it
+        ([9.0, 9.2, 9.4], [5.0, 7.0, 9.0]),
+    ],
+)
+def test_labels_are_moved_apart(places, moved):
+    assert _spread(places, 2.0, 10.0) == moved
 
 
 def test_missing_matplotlib(monkeypatch):

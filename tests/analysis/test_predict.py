@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from refscale import functional as F  # noqa: N812
 from refscale import ops
 from refscale.analysis import predict, record
-from refscale.analysis.kernels import Kernel, constant, contracted, independent, through
+from refscale.analysis.kernels import Kernel, constant, contracted, independent, through, without_mean
+from refscale.analysis.predict import _filling
 from refscale.analysis.softmax_kernels import alike, softmax_moments
 from refscale.claims.measure import standard_error
 from refscale.engine import Tape, apply, backward
@@ -22,6 +23,19 @@ from refscale.scales import Scales, regular, unit
 from refscale.testing import rms, std
 
 # --- Kernels: against arrays whose second moments are averaged over everything that may be exchanged -----------------
+
+
+def test_rows_that_sum_to_zero_by_hand():
+    """Σ_j E x_i·x_j = 0: of five elements of mean square 2 each shares −2/4 with each other."""
+    found = without_mean(np.array([1.0, 2.0]), (3, 5))
+    assert found.k.tolist() == [[-0.25, 1.0], [-0.5, 2.0]]
+    assert (found.square, found.mean_square) == (2.0, 0.0)
+
+
+def test_a_part_of_an_axis_by_hand():
+    """Two ones and three zeros: 2/5 of the squares are 1, and of 20 pairs of different places 2."""
+    found = _filling(constant((3, 2), 1.0), 1, (3, 5))
+    assert found.k == pytest.approx(np.array([[2 / 20, 2 / 5]] * 2))
 
 
 def empirical(x):
@@ -207,7 +221,7 @@ def test_every_rule(name):
         x, y = (tape.tensor(rng.standard_normal(N), n) for n in "xy")
         w = tape.tensor(rng.standard_normal((32, 32)), "w")
         output = PROGRAMS[name](x, y, w)
-        backward(output, rng.standard_normal(output.shape))
+        backward(output, rng.standard_normal(output.shape), check=name != "shared rows")  # whose uses disagree
     prediction = predict(output)
     for way, kernels in (("forward", prediction.values), ("backward", prediction.gradients)):
         for variable, kernel in kernels.items():
@@ -478,3 +492,25 @@ def test_gathered_rows_whose_gradients_are_shared():
     together = predict(apply(ops.Sum((0, 1)), rows)).gradients[x.variable]
     assert together.k[0, 1, 1] == together.k[0, 0, 1] == pytest.approx(0.3**2)
     assert together.k[1, 0, 1] == pytest.approx(3 * 2 / (10 * 9))
+
+
+@pytest.mark.parametrize(
+    ("op", "length", "outputs", "seen"),
+    [
+        (ops.Conv1d(), 5, 3, 9),
+        (ops.Conv1d(padding=1), 5, 5, 13),  # both ends see one tap less
+        (ops.Conv1d(padding=(2, 0)), 5, 5, 12),  # 1, 2, 3, 3, 3
+        (ops.Conv1d(padding=(0, 2)), 5, 5, 12),
+        (ops.Conv1d(stride=2, dilation=2, padding=2), 7, 4, 10),  # places −2, 0, 2; 0, 2, 4; 2, 4, 6; 4, 6, 8
+    ],
+)
+def test_a_convolution_by_hand(op, length, outputs, seen):
+    """Of independent numbers: three taps of four channels in, six out; a padded place adds nothing."""
+    tape = Tape(regular)
+    x, w = tape.tensor(np.ones((2, length, 4)), "x"), tape.tensor(np.ones((3, 4, 6)), "w")
+    y = apply(op, x, w)
+    assert y.shape == (2, outputs, 6)
+    found = predict(y)
+    assert found.values[y.variable].square == pytest.approx(4 * seen / outputs)
+    assert found.gradients[x.variable].square == pytest.approx(6 * seen / length)
+    assert found.gradients[w.variable].square == pytest.approx(2 * seen / 3)

@@ -1,17 +1,18 @@
 import numpy as np
 import pytest
 
-from refscale import models
+from refscale import models, ops
 from refscale.analysis import KINDS, record
 from refscale.analysis.record import work
-from refscale.analysis.trace import KEY_BIAS, ZERO_BIAS, layer_of
+from refscale.analysis.trace import KEY_BIAS, PAD, START, ZERO_BIAS, Trace, layer_of
 from refscale.data import Vocabulary, load_text
-from refscale.engine import Tape, backward
+from refscale.engine import Tape, apply, backward
 from refscale.errors import ArgumentError, DataError, ShapeError
 from refscale.graph import gradient_factors
+from refscale.layers import Spec
 from refscale.models import bert
 from refscale.progress import Progress
-from refscale.scales import get_scheme
+from refscale.scales import get_scheme, regular
 from refscale.tasks import masked_lm_batches
 
 CONFIG = bert.get_config("bert-tiny")
@@ -71,6 +72,13 @@ class TestTensors:
             assert t.amax == np.abs(x).max()
             assert t.zeros == np.count_nonzero(x == 0)
             assert t.c == factors[parameter.variable]
+
+    def test_weights_are_predicted_as_they_are_drawn(self, regular, unit):
+        """About the mean of all elements: σ·√(1 − 1/n), for n of 256 (segments) and more."""
+        for report, sigma in ((regular, 0.02), (unit, 1.0)):
+            for t in report.of_kind("weight"):
+                drawn = sigma * (1 - 1 / t.elements) ** 0.5 if len(t.shape) == 2 else 0.0
+                assert t.predicted == pytest.approx(drawn, rel=1e-9, abs=1e-12), t.name
 
     def test_c_is_of_gradients(self, regular, unit):
         for t in (*regular.tensors, *unit.tensors):
@@ -171,8 +179,40 @@ class TestArguments:
             record("bert-huge", "unit")
         with pytest.raises(ShapeError, match="sequence length 600, expected at most 512"):
             record("bert-tiny", "unit", batch=1, seq=600)
-        with pytest.raises(DataError, match="no such file"):
+        with pytest.raises(DataError, match="cannot be read"):
             record("bert-tiny", "unit", text=tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize("size", [0.0, 1.0])
+def test_why_a_tensor_is_zero(size):
+    """A bias at the start; the gradient of a first prediction that nobody makes; what a state of 0 is multiplied by."""
+    trace = Trace({"pad": Spec("bias", (2,)), "gain": Spec("gain", (2,)), "w": Spec("weight", (2,))})
+    tape = Tape(regular, probe=trace)
+    x = tape.tensor(np.full((3, 2), size))
+    leaves = {name: tape.tensor(np.zeros(2), name) for name in ("pad", "gain")} | {"w": tape.tensor(np.ones(2), "w")}
+    with tape.scope("layers.0.recurrence"):
+        y = apply(ops.Multiply(), x, leaves["w"])
+    with tape.scope("other"):
+        y = apply(ops.Multiply(), y, leaves["w"])
+    y = apply(ops.Multiply(), apply(ops.Bias(), y, leaves["pad"]), leaves["gain"])
+    backward(y, np.full((3, 2), 2.0))
+    reasons = {(t.kind, t.name): t.zero_because for t in trace.tensors(y, regular)}
+    found = {key: reason for key, reason in reasons.items() if reason}
+    always = {("weight", "pad"): ZERO_BIAS, ("weight gradient", "pad"): PAD}
+    assert found == always | ({} if size else {("activation", "layers.0.recurrence.multiply"): START})
+    assert ("activation", "other.multiply") in reasons
+
+
+@pytest.mark.parametrize(("scheme", "damped"), [("regular", False), ("unit", True), ("u-mup", True)])
+def test_a_readout_is_damped_where_its_factor_is_applied(scheme, damped):
+    """α = 1/fan-in, but for a scheme without factors; its gradient is not damped."""
+    trace = Trace({"w": Spec("readout", (4, 3))})
+    tape = Tape(get_scheme(scheme), probe=trace)
+    y = apply(ops.Readout("1/m"), tape.tensor(np.ones((2, 4))), tape.tensor(np.ones((4, 3)), "w"))
+    backward(y, np.ones((2, 3)))
+    found = {(t.kind, t.name): t.damped for t in trace.tensors(y, get_scheme(scheme))}
+    assert found.pop(("activation", "readout")) is damped
+    assert not any(found.values())
 
 
 def test_layers():

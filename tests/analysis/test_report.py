@@ -3,9 +3,12 @@ import math
 import numpy as np
 import pytest
 
-from refscale.analysis import summarize
+from refscale.analysis import CastSummary, summarize
 from refscale.analysis.report import by_layer, distance, is_outside
+from refscale.analysis.trace import summarize_casts
+from refscale.engine import CastRecord, Variable
 from refscale.errors import ArgumentError
+from refscale.formats import Cast
 from tests.analysis.builders import spread, tensor
 
 
@@ -67,6 +70,15 @@ class TestSummary:
     def test_farthest_on_a_log_scale(self):
         assert summarize([tensor(spread(16.0), name="a"), tensor(spread(1 / 17), name="b")]).worst.name == "b"
 
+    def test_of_two_as_far_the_first_is_named(self):
+        """Also of those that are all zero or not finite, which are as far as can be."""
+        two = [tensor(spread(16.0), name="a"), tensor(spread(1 / 16), name="b"), tensor(spread(2.0), name="c")]
+        assert summarize(two).worst.name == "a"
+        assert summarize(two[::-1]).worst.name == "b"
+        lost = [tensor(np.full(4, np.nan), name="nan"), tensor(np.zeros(4), name="zero")]
+        assert summarize([*two, *lost]).worst.name == "nan"
+        assert summarize([*two, *lost[::-1]]).worst.name == "zero"
+
     def test_zero_by_construction_is_named_and_not_judged(self):
         s = summarize([tensor(spread(1.0)), tensor(np.zeros(4), name="a.bias", zero_because="biases at the start")])
         assert s.zero == {"biases at the start": ("a.bias",)}
@@ -85,6 +97,36 @@ class TestSummary:
     def test_nothing_to_judge(self):
         with pytest.raises(ArgumentError, match="summarize: no tensor to judge"):
             summarize([tensor(np.zeros(4), zero_because="biases")])
+
+
+def cast_record(name, place, format, elements, clipped=None, flushed=None):
+    return CastRecord(
+        Variable(name, (elements,), True, None),
+        place,
+        Cast(format, "nearest_even", "saturate"),
+        elements,
+        clipped,
+        flushed,
+    )
+
+
+def test_casts_are_summed_by_place_and_format():
+    """The worst lost the largest share of its own elements, not the most; of two as bad the first."""
+    records = [
+        cast_record("a", "operand", "float8_e4m3fn", 1000, 30, 20),
+        cast_record("b", "operand", "float8_e4m3fn", 10, 0, 2),
+        cast_record("c", "operand", "float8_e4m3fn", 20, 4, 0),
+        cast_record("a", "operand", "float8_e5m2", 1000, 0, 0),
+        cast_record("a", "gradient", "float8_e4m3fn", 7, 1, 0),
+        cast_record("empty", "gradient", "float8_e4m3fn", 0, 0, 0),
+        cast_record("d", "output", "float16", 5),
+    ]
+    assert summarize_casts(records) == (
+        CastSummary("operand", "float8_e4m3fn", 3, 1030, 34, 22, "b"),
+        CastSummary("operand", "float8_e5m2", 1, 1000, 0, 0, ""),
+        CastSummary("gradient", "float8_e4m3fn", 2, 7, 1, 0, "a"),
+        CastSummary("output", "float16", 1, 5, 0, 0, ""),
+    )
 
 
 def test_by_layer_keeps_the_order():

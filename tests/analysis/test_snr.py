@@ -1,12 +1,21 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from refscale.analysis import curves, render_snr, snr
+from refscale.analysis import curves, render_snr, snr, snr_blocks
 from refscale.analysis.snr import EXPONENTS, SIGMAS, SNR_FORMATS, plateau
-from refscale.analysis.snr_blocks import block_curves, curves_over_scale, render_block_snr
+from refscale.analysis.snr_blocks import (
+    ELEMENTS,
+    block_curves,
+    conversions,
+    curves_over_scale,
+    render_block_snr,
+    samples,
+)
 from refscale.analysis.stats import format_label
+from refscale.blocks import BLOCK_FORMATS
 from refscale.errors import ArgumentError, FormatError
 from refscale.formats import FORMATS, values
 
@@ -118,6 +127,57 @@ def test_curves_of_blocks_and_of_elements_alone():
     assert np.array_equal(found["float8_e4m3fn"], snr("float8_e4m3fn"))
     assert np.ptp(found["mxfp8_e4m3"]) < 0.2
     assert np.ptp(found["float8_e4m3fn"]) > 20
+
+
+def test_samples_are_what_their_names_say():
+    """A million numbers each: a share q of them is off by √(q/10⁶), here within seven of these."""
+    found = samples()
+    assert list(found) == ["σ 2^-20", "σ 1", "σ 2^20", "t, 3 dof", "outliers", "rows"]
+    assert {(x.shape, x.dtype.name) for x in found.values()} == {((1024, 1024), "float32")}
+    assert np.std(found["σ 1"]) == pytest.approx(1, rel=7 / math.sqrt(2 << 20))
+    for name, factor in (("σ 2^-20", 2.0**-20), ("σ 2^20", 2.0**20)):
+        assert np.array_equal(found[name], found["σ 1"] * np.float32(factor)), name
+    for name, beyond, share in (
+        ("σ 1", 2.5758293, 0.01),
+        ("t, 3 dof", 5.8409093, 0.01),  # the quantile of Student's t at 0.995
+        ("outliers", 8.0, 1e-3 * math.erfc(0.25 / math.sqrt(2))),  # one in 1000 is 32 times as large
+    ):
+        assert np.mean(np.abs(found[name]) > beyond) == pytest.approx(share, abs=7 * math.sqrt(share) / 1024), name
+    kept = np.abs(found["outliers"]) == np.abs(found["σ 1"])
+    assert np.array_equal(found["outliers"][~kept], 32 * found["σ 1"][~kept])
+    scales = np.log2(np.sqrt(np.mean(np.square(found["rows"], dtype=np.float64), axis=1)))  # each to log2(1 ± 7/45)
+    assert (scales.min(), scales.max()) == (pytest.approx(-8, abs=0.25), pytest.approx(8, abs=0.25))
+    assert np.mean(np.abs(scales) < 4) == pytest.approx(1 / 2, abs=7 / 64)
+
+
+def test_conversions_are_what_their_names_say():
+    found = conversions()
+    assert [name for name in found if name.startswith("float")] == list(ELEMENTS)
+    assert {(found[name].format.name, found[name].overflow) for name in ELEMENTS} == {(n, "saturate") for n in ELEMENTS}
+    assert found.keys() - {*ELEMENTS, *BLOCK_FORMATS} == {"mxfp8_e4m3 rceil", "mxfp4 rceil"}
+    for name, cast in BLOCK_FORMATS.items():
+        assert found[name] == cast
+    for name in ("mxfp8_e4m3", "mxfp4"):
+        assert found[f"{name} rceil"] == replace(BLOCK_FORMATS[name], rule="rceil")
+
+
+def test_of_trained_matrices_the_median_counts(monkeypatch):
+    """E4M3 by hand: 1 is exact; 1.0625 goes to 1 and leaves 1/16; 2^-11 becomes zero."""
+    monkeypatch.setattr(snr_blocks, "samples", lambda: {"σ 1": np.float32([[1.0625]])})
+    trained = [np.float32([[x]]) for x in (1.0, 1.0625, 2.0**-11)]
+    found = block_curves(trained)
+    assert found["float8_e4m3fn"] == {
+        "σ 1": pytest.approx(20 * math.log10(17)),
+        "trained": found["float8_e4m3fn"]["σ 1"],
+    }
+    assert "trained" not in block_curves()["float8_e4m3fn"]
+    table = list(render_block_snr({"a": {"σ 1": 1.25, "rows": -3.0}, "mxfp4 rceil": {"σ 1": 22.06, "rows": 0.0}}))
+    assert table == [
+        "SNR in dB of 1024 × 1024 numbers, to nearest even, saturating; blocks along the rows, or squares",
+        "                         σ 1      rows",
+        "a                        1.2      -3.0",
+        "mxfp4 rceil             22.1       0.0",
+    ]
 
 
 def test_block_formats_do_not_see_the_scale():

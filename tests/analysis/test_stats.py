@@ -12,6 +12,7 @@ from refscale.analysis import Limits, Lost, measure
 from refscale.analysis.stats import BLOCK, format_label
 from refscale.errors import ArgumentError, CarrierError, FormatError
 from refscale.formats import FORMATS, quantize
+from tests.analysis.builders import spread, tensor
 
 WITH_ZERO = [name for name, f in FORMATS.items() if f.has_zero]
 WITH_NAN = [name for name in WITH_ZERO if FORMATS[name].has_nan]
@@ -102,6 +103,17 @@ class TestMoments:
         assert m.lost["float16"] == Lost(0, 0, 2)
         assert measure(np.full(3, np.nan, np.float32)).std == 0
 
+    def test_every_count_goes_over_all_blocks(self):
+        """One of each at the start, in the middle and at the end of three blocks and a bit: three in all, and 1s."""
+        x = np.ones(3 * BLOCK + 17, np.float32)
+        for start in (0, BLOCK + 5, 3 * BLOCK + 10):
+            x[start : start + 6] = (np.nan, np.inf, 0, 2.0**-25, 2.0**-15, 65520)
+        m = measure(x, ["float16", "float8_e4m3fn"])
+        assert (m.elements, m.nan, m.infinite, m.zeros, m.amax) == (x.size, 3, 3, 3, 65520)
+        assert m.exponents == {-25: 3, -15: 3, 0: x.size - 18, 15: 3}
+        assert m.lost == {"float16": Lost(3, 3, 6), "float8_e4m3fn": Lost(6, 0, 6)}
+        assert m.mean == pytest.approx((x.size - 18 + 3 * (65520 + 2.0**-15 + 2.0**-25)) / (x.size - 6), rel=1e-12)
+
     def test_no_copy_of_the_array(self):
         x = np.ones((4096, 2048), np.float32)  # 32 MiB
         tracemalloc.start()
@@ -120,6 +132,21 @@ class TestMoments:
             measure(np.ones(3), ["float8_e8m0fnu"])
         with pytest.raises(FormatError, match="unknown format 'fp12'"):
             measure(np.ones(3), ["fp12"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "ratio"),
+    [
+        ({"predicted": 0.5}, 4.0),
+        ({"predicted": 2.02e-6}, 2 / 2.02e-6),
+        ({"predicted": 1.98e-6}, None),  # less than a millionth of the RMS is rounding
+        ({"predicted": 0.0}, None),
+        ({}, None),
+        ({"predicted": 0.5, "zero_because": "biases"}, None),
+    ],
+)
+def test_over_predicted(changes, ratio):
+    assert tensor(spread(2.0), **changes).over_predicted == (None if ratio is None else pytest.approx(ratio))
 
 
 class TestExponents:

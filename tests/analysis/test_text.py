@@ -123,7 +123,33 @@ class TestSummary:
         assert f"  farthest from 1: {said}" in summary_lines(report([tensor(values, name="w")]))
 
 
+class TestPredictions:
+    def test_how_near_the_scales_are(self):
+        """σ over predicted 0.5, 0.84, 0.86, 1.14, 1.16: two are within 15 %; what is not judged does not count."""
+        tensors = [
+            tensor(spread(1.0), name=f"w{i}", predicted=1 / ratio)
+            for i, ratio in enumerate((0.5, 1.16, 0.86, 1.14, 0.84))
+        ]
+        others = [
+            tensor(spread(1.0), name="damped", damped=True, predicted=1.0),
+            tensor(np.zeros(4), name="zero", zero_because="biases", predicted=1.0),
+            tensor(spread(1.0), name="trained"),
+        ]
+        lines = summary_lines(report([*tensors, *others]))
+        assert "  σ over predicted: 2 of 5 within 15 %, median 0.86, 0.50 to 1.16" in lines
+        assert not any("predicted" in line for line in summary_lines(report(others[2:])))
+
+
 class TestHistograms:
+    def test_captions_by_hand(self):
+        """Each tensor counts alike: of FP16, 1/4 and 0 of the numbers under- or overflow, of E4M3 3/4 and 1/2."""
+        one = np.array([2.0**-26, 1.0, 2.0**9, 2.0**-11], np.float32)
+        two = np.array([2.0**-3, 2.0**-3, 2.0**10, -(2.0**10)], np.float32)
+        lines = histograms([report([tensor(one, name="a"), tensor(two, name="b")])])
+        assert lines[lines.index("weights") + 2].strip() == "lost in FP16 12 %, E4M3 62 %, E5M2 12 %"
+        lines = histograms([report([tensor(spread(scale)) for scale in (2.0, 8.0, 2.0**-5)])])
+        assert lines[lines.index("weights") + 1].strip() == "σ 2^-5 … 2^3, median 2^1"
+
     def test_shares_sum_to_one(self, regular):
         for kind in KINDS:
             assert sum(shares(regular.of_kind(kind)).values()) == pytest.approx(1)
@@ -161,9 +187,19 @@ class TestHistograms:
                 found = [exponents[i - MARGIN] for i, c in enumerate(line) if c == glyph]
                 assert (found[0], found[-1], len(found)) == (low, high, high - low + 1)
 
+    @pytest.mark.parametrize(("few", "glyph"), [(1, " "), (2, "▁"), (3, "▁"), (100, "▄")])
+    def test_what_is_a_five_hundredth_shows(self, few, glyph):
+        """Of a thousand numbers; heights are shares of the highest bar, four lines of eight eighths."""
+        x = np.ones(1000)
+        x[:few] = 2.0**-10
+        lines = histograms([report([tensor(x)])])
+        lowest = lines[lines.index("weights") + 2 + HEIGHT].ljust(MARGIN + WIDTH)
+        assert (lowest[MARGIN + WIDTH - 17], lowest[MARGIN + WIDTH - 27]) == ("█", glyph)
+
     def test_what_is_below_the_first_column_is_in_it(self):
-        lines = histograms([report([tensor(np.full(9, 2.0**-100))])])
-        assert lines[lines.index("weights") + 3][MARGIN] == "█"
+        for k in (-100, -30, 17 - WIDTH):
+            lines = histograms([report([tensor(np.full(9, 2.0**k))])])
+            assert lines[lines.index("weights") + 3][MARGIN] == "█", k
 
     def test_fits(self, regular, unit):
         assert max(map(len, histograms([regular, unit]))) <= 118

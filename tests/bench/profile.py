@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from refscale.engine import Array, Kernel, Op, Tape, Tensor, apply, backward
+from refscale.engine import Array, Op, Tape, Tensor, apply, backward
 from refscale.formats import Cast
 from refscale.scales import Scales, Shape, get_scheme
 from tests.bench import work
@@ -120,11 +120,10 @@ def watching(clock: Clock) -> Iterator[None]:
     try:
         for kind in set(every_op()):
             for attribute, value in list(vars(kind).items()):
-                if attribute in ("forward", "backward") and kind.fast is None and callable(value):
-                    replace(kind, attribute, clock.watched(value, part(attribute), once=True))
-                elif isinstance(value, Kernel):
-                    ways = {way: clock.watched(getattr(value, way), part(way), once=True) for way in Kernel._fields}
-                    replace(kind, attribute, value._replace(**ways))
+                run = ("forward", "backward") if kind.fast_forward is None else ("fast_forward", "fast_backward")
+                if attribute in run and callable(value):
+                    way = attribute.removeprefix("fast_")
+                    replace(kind, attribute, clock.watched(value, part(way), once=True))
         cast = clock.watched(Cast.__call__, lambda cast: Part("casts", f"to {cast.format}"), once=False)
         replace(Cast, "__call__", cast)
         yield
@@ -208,11 +207,13 @@ class Both(Op):
 
 @dataclass(frozen=True)
 class Fast(Double):
-    """2·x in a kernel."""
+    """2·x in a fast form."""
 
-    fast = Kernel(
-        lambda op, alpha, x: (x * (2 * alpha), ()), lambda op, betas, g: tuple([g * (2 * beta) for beta in betas])
-    )
+    def fast_forward(self, alpha: float, x: Array) -> tuple[Array, tuple[Any, ...]]:
+        return x * (2 * alpha), ()
+
+    def fast_backward(self, betas: Sequence[float], g: Array) -> tuple[Array, ...]:
+        return tuple([g * (2 * beta) for beta in betas])
 
 
 def chains() -> dict[str, tuple[str, Op]]:
@@ -229,7 +230,6 @@ def chains() -> dict[str, tuple[str, Op]]:
 def overhead(scheme: str, op: Op, length: int, rounds: int) -> dict[str, float]:
     """Microseconds for each op of a chain: in apply and in backward, and in the op's own functions alone."""
     inputs, x = len(op.inputs), np.ones(1, np.float32)
-    kernel = op.fast
     scales = get_scheme(scheme)
     factors = Scales(1.0, (1.0,) * inputs) if scheme == "regular" else op.scale(*[x.shape] * inputs)
     times: dict[str, list[float]] = defaultdict(list)
@@ -241,11 +241,11 @@ def overhead(scheme: str, op: Op, length: int, rounds: int) -> dict[str, float]:
 
     def own_forward() -> None:
         for _ in range(length):
-            op.forward(*[x] * inputs) if kernel is None else kernel.forward(op, factors.alpha, *[x] * inputs)
+            op.forward(*[x] * inputs) if op.fast_forward is None else op.fast_forward(factors.alpha, *[x] * inputs)
 
     def own_backward() -> None:
         for _ in range(length):
-            op.backward(x) if kernel is None else kernel.backward(op, list(factors.beta), x)
+            op.backward(x) if op.fast_backward is None else op.fast_backward(list(factors.beta), x)
 
     # Doubling 200 times leaves float32; what that costs, and says, is not the engine's.
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):

@@ -4,8 +4,9 @@
     python -m tests.bench.sweep executors [--runs 12]
 
 ``cost`` takes processor time, which a busy machine changes little, of steps in each kind of cell that differs in model,
-depth, scheme or precision; runs are counted as ``--rates`` of a search and the seeds of every cell.  ``executors`` runs
-the same short runs in a pool of one process and on a Dask cluster of one worker, and prints seconds per run.
+depth, scheme or precision; runs are counted as ``--rates`` of a search, times its repetitions, and the seeds
+of every cell.  ``executors`` runs the same short runs in a pool of one process and on a Dask cluster of one worker, and
+prints seconds per run.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def cost(name: str, steps: int, rates: float) -> None:
             known[kind] = seconds_per_step(Run.of(replace(config, steps=steps + 2, warmup=0)), steps)
             print(f"{' '.join(map(str, kind)):44} {known[kind]:8.3f} s a step", flush=True)
         own = spec.rate_settings(cell.settings) == cell.settings
-        count = cell.seeds + (rates - 1 if own else 0)
+        count = max(cell.seeds, spec.rate_seeds) + (rates - 1) * spec.rate_seeds if own else cell.seeds
         runs += count
         total += count * config.steps * known[kind]
     print(f"{len(list(spec.cells()))} cells, about {runs:.0f} runs, {total / 3600:.0f} core-hours")

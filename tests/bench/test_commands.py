@@ -10,13 +10,14 @@ import pytest
 HERE = Path(__file__).parent
 UMUP = ("-m", "tests.bench.umup")
 SHORT = ("--steps", "1", "--rates=-4", "--seeds", "1")
+ALONE = ("--threads", "1")  # as these tests run; with more, a benchmark starts itself anew
 
 
 @pytest.mark.parametrize(
     ("command", "needs"),
     [
-        (("step.py", "--sizes", "tiny", "--rounds", "2", "--pause", "0", "--only", "regular,unit fp32"), ""),
-        (("profile.py", "--size", "tiny", "--steps", "1"), ""),
+        (("step.py", "--sizes", "tiny", "--rounds", "2", "--pause", "0", *ALONE, "--only", "regular,unit fp32"), ""),
+        (("profile.py", "--size", "tiny", "--steps", "1", *ALONE), ""),
         (("profile.py", "--engine", "--length", "5", "--rounds", "3"), ""),
         (("-m", "tests.bench.sweep", "cost", "quick", "--steps", "1"), ""),
         pytest.param((*UMUP, "parts", "--width", "64", *SHORT), "", marks=pytest.mark.slow),

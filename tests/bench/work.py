@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from refscale import functional as F  # noqa: N812
 from refscale import memory, ops
 from refscale.engine import Tape, Tensor, apply, backward
-from refscale.graph import balance
 from refscale.layers import Specs, Tensors, initialize, norm, on_tape, transformer_layer
 from refscale.models import bert
 from refscale.precision import get_precision
@@ -124,9 +123,7 @@ def loss(p: Tensors, batch: Data, config: bert.BertConfig) -> Tensor:
     with tape.scope("mlm"):
         x = F.linear(x, p["mlm.transform.weight"], p["mlm.transform.bias"], constraint=none)
         x = norm(p, "mlm.norm", apply(ops.ACTIVATIONS[config.activation], x), config.eps)
-        mean = F.cross_entropy(F.readout(x, decoder, p["mlm.decoder.bias"]), batch.labels)
-    balance(mean)
-    return mean
+        return F.cross_entropy(F.readout(x, decoder, p["mlm.decoder.bias"]), batch.labels)
 
 
 def forward(size: Size, scheme: str, precision: str) -> tuple[Tensor, dict[str, Tensor]]:

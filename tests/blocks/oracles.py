@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 
 from refscale.blocks import BlockCast, round_block_exact
-from refscale.blocks.cast import block_axes
+from refscale.blocks.parts import block_axes
 from refscale.blocks.rounding import amax_exact
 from refscale.formats import Format
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from refscale.blocks.layout import pack_nibbles, tile_scales, unpack_nibbles, untile_scales
-from refscale.errors import CarrierError, FormatError, ShapeError
+from refscale.errors import ArgumentError, CarrierError, FormatError, ShapeError
 
 NIBBLES = hnp.arrays(
     np.uint8, hnp.array_shapes(max_dims=3).map(lambda s: (*s[:-1], 2 * s[-1])), elements=st.integers(0, 15)
@@ -55,3 +55,11 @@ def test_errors():
         tile_scales(np.zeros(3, np.uint8))
     with pytest.raises(ShapeError, match=r"expected \(512,\) for \(3, 2\)"):
         untile_scales(np.zeros(3, np.uint8), (3, 2))
+    tiled = tile_scales(np.ones((3, 2), np.uint8))
+    assert untile_scales(tiled, (np.int64(3), np.uint8(2))).tolist() == [[1, 1]] * 3
+    for shape in (3, (3,), (3, 2, 1), None):
+        with pytest.raises(ShapeError, match=r"untile_scales: shape is .*, expected \(rows, blocks\)"):
+            untile_scales(tiled, shape)
+    for shape in ((3, 2.0), (-3, 2)):
+        with pytest.raises(ArgumentError, match=r"untile_scales: shape\[\d\] is .*, expected an integer ≥ 0"):
+            untile_scales(tiled, shape)

@@ -7,15 +7,17 @@ import pytest
 
 from refscale import ops
 from refscale.blocks import BLOCK_FORMATS, Operand, Recipe, get_block_cast, quantize_blocks, split_blocks
-from refscale.blocks.operand import lost, transform
+from refscale.blocks.operand import convert, lost, transform
 from refscale.engine import Tape, apply, backward
-from refscale.errors import ArgumentError
+from refscale.engine.record import CastRecord, Variable
+from refscale.errors import ArgumentError, FormatError
 from refscale.formats import Cast
 from refscale.precision import POLICIES, Precision, get_precision
+from refscale.rivals.technique import Outcome
 from refscale.scales import regular, unit
 from refscale.train import TrainConfig
 from refscale.train.run import Run
-from refscale.train.step import training_step
+from refscale.train.step import _with_blocks, training_step
 
 RNG = np.random.default_rng(11)
 
@@ -117,10 +119,44 @@ def test_what_is_recorded(policy):
         ("operand", "x", True),
         ("operand_gradient", "matmul", True),
     ]
-    first = next(c for c in tape.casts if c.blocks)
-    block = first.cast.block[0]
-    assert first.blocks == 40 * -(-96 // block)
     assert all(c.clipped is not None and c.flushed is not None for c in tape.casts)
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [
+        # x (2, 20, 96) @ w (96, 70), g (2, 20, 70): lines of 32 along the contracted axis
+        ("mxfp8", (2 * 20 * 3, 3 * 70, 2 * 20 * 3, 96 * 3, 2 * 96, 2 * 70)),
+        # lines of 16, squares of 16 × 16 for w; the transform fills up 40 rows to 48
+        ("nvfp4", (2 * 20 * 6, 6 * 5, 2 * 20 * 5, 6 * 5, 3 * 96, 3 * 70)),
+    ],
+)
+def test_blocks_and_elements_are_counted(name, blocks):
+    tape, *_ = run(get_precision(name), rng=np.random.default_rng(0))
+    x, w, g, rows = 40 * 96, 96 * 70, 40 * 70, 40 if name == "mxfp8" else 48
+    converted = [c for c in tape.casts if c.blocks]
+    assert [c.elements for c in converted] == [x, w, g, w, rows * 96, rows * 70]
+    assert tuple(c.blocks for c in converted) == blocks
+
+
+def test_statistics_of_blocks_by_hand():
+    """A statistic and a scale to each block, and to each tensor that has one; passes beyond the first of an operand."""
+    x, w = (Variable(n, (4, 4), True, None) for n in "xw")
+    across = replace(MXFP8, axis=0)
+    plain = [
+        CastRecord(x, "operand", MXFP8, 100, None, None, blocks=10),
+        CastRecord(w, "operand", MXFP8, 20, None, None, blocks=3),
+        CastRecord(x, "operand", across, 101, None, None, blocks=7),
+        CastRecord(x, "operand_gradient", MXFP8, 1000, None, None, blocks=50),
+        CastRecord(x, "output", BF16, 5, None, None),
+    ]
+    before = Outcome(statistics=1, extra_passes=2, elements=3, scales=4)
+    found = _with_blocks(before, plain)
+    assert found == replace(before, statistics=1 + 70, extra_passes=2 + 1, elements=3 + 101, scales=4 + 70)
+    tensor = [CastRecord(w, "operand", BLOCK_FORMATS["nvfp4"], 40, None, None, blocks=2)]
+    found = _with_blocks(before, tensor)
+    assert found == replace(before, statistics=1 + 3, extra_passes=2 + 1, elements=3 + 40, scales=4 + 3)
+    assert _with_blocks(before, plain[-1:]) is before
 
 
 @pytest.mark.parametrize(("lead", "block"), [((), (128, 128)), ((2,), (128,))])
@@ -159,6 +195,26 @@ def test_clipped_and_flushed_are_counted():
     assert lost(x, quantize_blocks(x, cast), cast) == (1, 1)
 
 
+@pytest.mark.parametrize("rounding", ["nearest_even", "stochastic"])
+def test_beyond_the_largest_value_of_a_block(rounding):
+    """T = 21504/2688 = 8.  51/6/8 = 1.0625 is a tie of scales 1 and 1.125, and 1 is even: the top is 6·1·8 = 48."""
+    x = np.zeros((1, 32), np.float32)
+    x[0, 0] = 21504.0
+    x[0, 16:22] = [51, 48, -48, -51, np.nextafter(np.float32(48), 50), 1]  # 1 is an eighth: to nearest, 0
+    cast = get_block_cast("nvfp4", rounding=rounding)
+    words = None if rounding == "nearest_even" else np.zeros(x.shape, np.uint32)
+    q = quantize_blocks(x, cast, words)
+    assert q[0, 16:22].tolist() == [48, 48, -48, -48, 48, 0]
+    assert lost(x, q, cast) == (3, 1)
+
+
+def test_operands_in_float64_are_rounded_once():
+    """amax 1: s = 2^-8.  1.0625 is a tie of e4m3fn, and a hair that float32 does not have decides it."""
+    x = np.array([[1.0625 + 2.0**-40, 1.0625]])
+    assert convert(x, MXFP8).tolist() == [[1.125, 1.0]]
+    assert convert(x, get_block_cast("fp8_1x128", arithmetic="exact")).dtype == np.float64
+
+
 @pytest.mark.parametrize("n", [2, 16, 128])
 @pytest.mark.parametrize("axis", [-1, 0])
 def test_the_transform_is_orthogonal(n, axis):
@@ -169,6 +225,19 @@ def test_the_transform_is_orthogonal(n, axis):
     back = y @ other if axis == -1 else other @ y
     right = x @ x.T if axis == -1 else x.T @ x
     assert np.abs(back - right).max() < 1e-12 * np.abs(right).max()
+
+
+def test_the_transform_by_hand():
+    """y = H·diag(signs)·x/√n: a unit vector gives its column of H, times its sign, the top bit of PCG64(4)'s words."""
+    signs = [-1, -1, -1, 1]
+    columns = [[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]
+    for k in range(4):
+        x = np.zeros(4)
+        x[k] = 2.0
+        assert transform(x, 4, 0).tolist() == [signs[k] * h for h in columns[k]]
+    x = np.zeros((2, 6))
+    x[1, 5] = 2.0  # the second of the last two, filled up with zeros
+    assert transform(x, 4, -1).tolist() == [[0] * 8, [0] * 4 + [-1, 1, -1, 1]]
 
 
 def test_the_transform_spreads_an_outlier():
@@ -207,6 +276,11 @@ def test_float64_carriers_and_errors():
         assert np.abs(y - narrow).max() <= 2.0**-7 * np.abs(narrow).max()
     with pytest.raises(ArgumentError, match=r"Recipe\(hadamard=12\): expected 0 or a power of two"):
         Recipe(MXFP8, MXFP8, MXFP8, 12)
+    with pytest.raises(ArgumentError, match="Recipe: hadamard is '16', expected an integer"):
+        Recipe(MXFP8, MXFP8, MXFP8, "16")
+    with pytest.raises(FormatError, match="unknown block format 'mxfp5'"):
+        Recipe("mxfp8_e4m3", "mxfp5", "mxfp8_e4m3")
+    assert Recipe("mxfp8_e4m3", MXFP8, "MXFP8_E4M3", np.int64(16)) == Recipe(MXFP8, MXFP8, MXFP8, 16)
     with pytest.raises(ArgumentError, match="blocks beside operand, operand_gradient or accumulate"):
         replace(get_precision("mxfp8"), accumulate="exact")
     with pytest.raises(ArgumentError, match="needs random bits"):
@@ -230,7 +304,7 @@ def test_a_wrong_engine_is_noticed(wrong, monkeypatch):
         return x if plain else quantize_blocks(x, cast)
 
     if wrong in ("no conversion", "gradient as it is"):
-        monkeypatch.setattr("refscale.engine.record.convert", convert)
+        monkeypatch.setattr("refscale.precision.rounder.convert", convert)
     else:
         monkeypatch.setattr(Recipe, "cast", cast)
     found = run(get_precision("mxfp8"))[1:]

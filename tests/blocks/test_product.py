@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refscale.blocks import BLOCK_FORMATS, block_matmul, get_block_cast, split_blocks
-from refscale.errors import ArgumentError, ShapeError
+from refscale.blocks import BLOCK_FORMATS, Blocks, block_matmul, get_block_cast, split_blocks
+from refscale.errors import ArgumentError, CarrierError, ShapeError
 from refscale.formats import Cast, round_exact
+from refscale.testing.equality import assert_same_bits
 from refscale.testing.strategies import block_casts
 
 FLOAT32 = Cast("float32", "nearest_even", "nonsaturate")
@@ -85,6 +86,49 @@ def test_block_sums_are_added_in_order(pair, inner):
         assert y[i, j] == float(fl(total * fl(ta * tb)))
 
 
+EXTREMES = [2.0**-149, 2.0**-126 * 1.25, float(np.float32(3.7e-34)), 1.0, float(np.float32(1.3e33)), 2.0**127 * 1.5]
+
+
+@pytest.mark.parametrize("mode", ["nearest_even", "nearest_away", "toward_zero", "up", "down"])
+def test_every_pair_of_tensor_scales(mode):
+    """Real products from 2^-298 to 2^256, times sums of both signs and zero, rounded once."""
+    elements = np.float32([[6, 0.5, 3, 2], [-6, -0.5, 1, 1], [1, 1, 2, -2], [0, 0, -0.5, 0]])
+    along, across = get_block_cast("nvfp4", block=4), get_block_cast("nvfp4", block=4, axis=-2)
+    scales = np.float32([[448], [1], [1], [2.0**-9]])
+    ones = np.float32([[1], [1], [1], [1]])
+    sums = [Fraction(448 * 23, 2), Fraction(-9, 2), Fraction(2), Fraction(-1, 1024)]
+    for output in ("float32", "bfloat16", "float8_e4m3fn"):
+        cast = Cast(output, mode, "nonsaturate")
+        for ta in EXTREMES:
+            for tb in EXTREMES:
+                a, b = Blocks(along, elements, scales, ta), Blocks(across, ones, np.float32([[1]]), tb)
+                factor = Fraction(ta) * Fraction(tb)
+                expected = [round_exact(s * factor, output, rounding=mode, overflow="nonsaturate") for s in sums]
+                assert_same_bits(block_matmul(a, b, cast), np.float32(expected)[:, None])
+
+
+def test_tensors_of_tiny_and_of_huge_numbers():
+    """amax 1e-30: products of 1e-60 are zero in float32; amax 1e30: infinite; a sum of zero is zero in both."""
+
+    def product(size, cast=FLOAT32, accumulate="exact"):
+        x = np.float32([[size] * 4, [size, -size, size, -size], [-size] * 4])
+        w = np.full((4, 1), size, np.float32)
+        a, b = split_blocks(x, "nvfp4"), split_blocks(w, get_block_cast("nvfp4", axis=-2))
+        return block_matmul(a, b, cast, accumulate)[:, 0]
+
+    assert_same_bits(product(1e-30), np.float32([0.0, 0.0, -0.0]))
+    assert_same_bits(product(1e-30, Cast("float32", "up", "nonsaturate")), np.float32([2.0**-149, 0.0, -0.0]))
+    for size in (1e30, 3.4e33, 3e38):
+        assert product(size).tolist() == [np.inf, 0.0, -np.inf]
+        largest = float(np.finfo(np.float32).max)
+        assert product(size, Cast("float32", "toward_zero", "nonsaturate")).tolist() == [largest, 0.0, -largest]
+    # float32 has no 1e-67 and no 1e60: the models multiply by 0 and by infinity, as hardware does.
+    assert_same_bits(product(1e-30, accumulate="float32"), np.float32([0.0, 0.0, -0.0]))
+    huge = product(3e33, accumulate="blocks:float32")
+    assert huge[0] == np.inf
+    assert np.isnan(huge[1])
+
+
 def test_the_order_shows():
     """Large, small, minus large: exact keeps the small one, float32 in order loses it, within a block or between."""
     large = np.float32([[448.0, 2.0**-9, -448.0]] * 1)
@@ -140,5 +184,13 @@ def test_errors():
         block_matmul(a, split_blocks(np.ones((4, 3), np.float32), "mxfp4"), FLOAT32)
     with pytest.raises(ArgumentError, match="does not say what its sums are"):
         block_matmul(a, b, FLOAT32, "any-order")
-    with pytest.raises(ArgumentError, match="get_accumulator"):
-        block_matmul(a, b, FLOAT32, "blocks:float16")
+    for name in ("blocks:float16", "blocks:", "blocks", None):
+        with pytest.raises(ArgumentError, match="get_accumulator"):
+            block_matmul(a, b, FLOAT32, name)
+    with pytest.raises(CarrierError, match="block_matmul: b is an object of ndarray, expected Blocks"):
+        block_matmul(a, np.ones((4, 3), np.float32), FLOAT32)
+    with pytest.raises(ArgumentError, match="block_matmul: cast is 'float32', expected a Cast"):
+        block_matmul(a, b, "float32")
+    for name in ("exact", "float32"):
+        with pytest.raises(ArgumentError, match="expected a deterministic rounding"):
+            block_matmul(a, b, Cast("float32", "stochastic", "nonsaturate"), name)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refscale.blocks import BLOCK_FORMATS, get_block_cast, round_block_exact, scale_exact
-from refscale.blocks.rounding import exponent_exact
+from refscale.blocks import BLOCK_FORMATS, get_block_cast, round_block_exact, scale_exact, split_blocks
+from refscale.blocks.rounding import element_exact, exponent_exact, tensor_scale_exact
 from refscale.errors import ArgumentError
-from refscale.formats import FORMATS, get_format
+from refscale.formats import FORMATS, Format, get_format
 from tests.blocks.oracles import POWER_RULES, exponent_by_search
 
 ELEMENTS = [FORMATS[n] for n in ("float8_e4m3fn", "float8_e5m2", "float6_e3m2fn", "float6_e2m3fn", "float4_e2m1fn")]
@@ -39,6 +39,21 @@ def test_each_rule_is_what_it_is_for(rule, element):
 @given(st.sampled_from(POWER_RULES), st.sampled_from(ELEMENTS), st.floats(2.0**-126, 2.0**127, width=32))
 def test_each_rule_on_any_magnitude(rule, element, amax):
     assert exponent_exact(rule, Fraction(amax), element) == exponent_by_search(rule, amax, element)
+
+
+@pytest.mark.parametrize("element", [*ELEMENTS, Format("e4m1", 4, 1, 7, "all_ones")], ids=str)
+def test_nearest_changes_between_two_neighbors_of_float64(element):
+    """At max·√½, which is irrational: of the float64 around it one belongs to each side."""
+    cast = get_block_cast("mxfp8_e4m3", element=element, rule="nearest")
+    above = element.max * math.sqrt(0.5)
+    while 2 * Fraction(above) ** 2 > Fraction(element.max) ** 2:
+        above = math.nextafter(above, 0)
+    below, above = above, math.nextafter(above, math.inf)
+    while 2 * Fraction(above) ** 2 < Fraction(element.max) ** 2:
+        below, above = above, math.nextafter(above, math.inf)
+    x = np.array([[below], [above]]) * 2.0**20
+    assert [scale_exact(amax, cast) for amax in x[:, 0].tolist()] == [2.0**19, 2.0**20]
+    assert split_blocks(x, cast).scales.tolist() == [[2.0**19], [2.0**20]]
 
 
 HAND = {  # amax: exponents by rule, for e4m3fn (max 448, emax 8) and e2m1fn (max 6, emax 2)
@@ -135,6 +150,64 @@ def test_arithmetic_decides_bits(name, values, elements):
     for arithmetic, expected in elements.items():
         _, e, _ = round_block_exact(x, get_block_cast(name, arithmetic=arithmetic))
         assert e[position] == expected
+
+
+def test_a_scale_of_the_tensor_by_hand():
+    """T = amax/(largest element · largest scale): 6·448 = 2688 in NVFP4, 6·57344 with scales of e5m2."""
+    for arithmetic in ("exact", "divide"):
+        nvfp4 = get_block_cast("nvfp4", arithmetic=arithmetic)
+        assert tensor_scale_exact(2688.0 * 4, nvfp4)[0] == 4.0
+        assert tensor_scale_exact(6 * 57344.0 / 8, get_block_cast(nvfp4, scale="e5m2"))[0] == 0.125
+    assert tensor_scale_exact(2688.0 * 4, BLOCK_FORMATS["nvfp4"]) == (4.0, 0.25)
+    assert tensor_scale_exact(0.0, BLOCK_FORMATS["nvfp4"]) == tensor_scale_exact(9.0, BLOCK_FORMATS["mxfp4"]) == (1, 1)
+
+
+def test_divide_rounds_after_each_of_its_divisions():
+    """Found by search: amax/6/T rounded once to float32 is 136, a tie, and goes to 128; by fl(fl(amax/6)/T) to 144."""
+    divide = get_block_cast("nvfp4", arithmetic="divide", block=1)
+    x = np.float32([[4318.63720703125, 1311.014892578125]])
+    t = tensor_scale_exact(float(x[0, 0]), divide)
+    assert t[0] == float.fromhex("0x1.9b4c7cp+0")
+    assert np.float32(x[0, 1].astype(np.float64) / 6 / t[0]) == 136
+    assert scale_exact(float(x[0, 1]), divide, t) == 144.0
+    assert split_blocks(x, divide).scales.tolist() == [[448.0, 144.0]]
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "amax", "x", "element"),
+    [
+        ("divide", 4874.0703125, 117.8625717163086, 4.0),  # x/(s·T) is above 5, x/fl(s·T) is it, a tie
+        ("reciprocal", 4881.01416015625, 5.901523590087891, 0.0),  # likewise above ¼ and ¼
+    ],
+)
+def test_elements_see_the_scale_times_that_of_the_tensor_in_float32(arithmetic, amax, x, element):
+    """Found by search, for s = 13."""
+    cast = get_block_cast("nvfp4", arithmetic=arithmetic, block=2)
+    t = tensor_scale_exact(amax, cast)[0]
+    assert float(np.float32(13 * t)) != 13 * t
+    assert element_exact(x, 13.0, cast, t) == element
+    parts = split_blocks(np.float32([[amax, 0, 78 * t, x]]), cast)
+    assert parts.scales.tolist() == [[448.0, 13.0]]
+    assert parts.elements.tolist() == [[6.0, 0.0, 6.0, element]]
+
+
+@pytest.mark.parametrize("amax", [-1.0, math.inf])
+def test_an_amax_is_finite_and_not_negative(amax):
+    nvfp4 = BLOCK_FORMATS["nvfp4"]
+    for call in (
+        lambda: scale_exact(amax, nvfp4),
+        lambda: tensor_scale_exact(amax, nvfp4),
+        lambda: round_block_exact([1.0], nvfp4, amax),
+    ):
+        with pytest.raises(ArgumentError, match=r"scale_exact: amax is -?(1.0|inf), expected a finite number ≥ 0"):
+            call()
+
+
+def test_a_block_of_numbers_of_numpy():
+    x = np.float32([3.0, 2.9, -0.6, -0.0])
+    found = round_block_exact(list(x), BLOCK_FORMATS["nvfp4"], np.float32(2688))
+    assert found == round_block_exact(x.tolist(), BLOCK_FORMATS["nvfp4"], 2688.0) == (0.5, [6.0, 6.0, -1.0, 0.0], 1.0)
+    assert math.copysign(1, found[1][3]) == -1
 
 
 def test_no_exponent_by_amax():

@@ -6,29 +6,36 @@ or constraint brings its mutants along.
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
+import inspect
 import math
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 
-from refscale import functional, graph, layers
+from refscale import functional, graph, layers, ops
 from refscale.analysis import ops_table
 from refscale.blocks import RECIPES
 from refscale.claims import CLAIMS, Claim, verify
 from refscale.claims import blocks as claims_of_blocks
-from refscale.engine import Kernel, Op, Rows, Tape, record, run
+from refscale.engine import Op, Rows, Tape, Variable, fast, run
+from refscale.engine import factors as engine_factors
 from refscale.formats import FORMATS, Cast, cast
-from refscale.precision import POLICIES
+from refscale.layers import blocks as layer_blocks
+from refscale.precision import POLICIES, Rounder
 from refscale.scales import CONSTRAINTS, Scales, residuals, schemes
+from refscale.scales import factors as scale_factors
 from refscale.testing import Place
 
 EXAMPLES = {type(op): (op, shapes) for op, shapes in ops_table.examples({"b": 4, "m": 4, "n": 4, "s": 8})}
@@ -149,34 +156,38 @@ def gradients() -> Iterator[Mutant]:
                     "vjp",
                     f"{op.name}, input {place}: {what}",
                     (2,),
-                    lambda kind=kind, wrong=wrong: patch.object(kind, "backward", wrong),
+                    lambda kind=kind, wrong=wrong: _readable(patch.object(kind, "backward", wrong)),
                 )
+
+
+@contextmanager
+def _readable(change: AbstractContextManager[object]) -> Iterator[None]:
+    """A change of readable forms, seen on the page, which every tape then runs."""
+    with change, patch.dict(Tape.__init__.__kwdefaults__, fast=False):
+        yield
 
 
 def kernels() -> Iterator[Mutant]:
     """The same of every fast form; and its factors, forward and for each gradient: 3 %, lost."""
     for kind, (op, _) in EXAMPLES.items():
-        fast = kind.fast
-        if fast is None:
+        if kind.fast_forward is None:
             continue
         for factor in (1.03, None):
 
-            def forward(self, alpha, *arrays, right=fast.forward, factor=factor):
+            def wrong(self, alpha, *arrays, right=kind.fast_forward, factor=factor):
                 return right(self, alpha * factor if factor else 1.0, *arrays)
 
-            wrong = Kernel(forward, fast.backward)
             name = f"{op.name}, α {'lost' if factor is None else f'× {factor}'}"
-            yield Mutant("kernel", name, (2, 3), lambda kind=kind, wrong=wrong: patch.object(kind, "fast", wrong))
+            yield Mutant("kernel", name, (2, 3), lambda k=kind, w=wrong: patch.object(k, "fast_forward", w))
         for place in _places(kind)[1:]:
             for what, factor in (("sign", -1.0), ("× 1.03", 1.03), ("lost", 0.0)):
 
-                def backward(self, betas, g, *kept, right=fast.backward, place=place, factor=factor):
+                def backward(self, betas, g, *kept, right=kind.fast_backward, place=place, factor=factor):
                     pieces = right(self, betas, g, *kept)
                     return tuple(_multiplied(p, factor) if i == place else p for i, p in enumerate(pieces))
 
-                wrong = Kernel(fast.forward, backward)
                 name = f"{op.name}, input {place}: {what}"
-                yield Mutant("kernel", name, (2,), lambda kind=kind, wrong=wrong: patch.object(kind, "fast", wrong))
+                yield Mutant("kernel", name, (2,), lambda k=kind, w=backward: patch.object(k, "fast_backward", w))
 
 
 def _multiplied(piece: object, factor: float) -> object:
@@ -202,7 +213,7 @@ def _sites(module: ModuleType) -> Iterator[tuple[str, range]]:
 
 def constraints() -> Iterator[Mutant]:
     """Each constraint dropped where it is asked for; each mean off by 3 %; none at all."""
-    for module in (functional, layers):
+    for module in (functional, layer_blocks):
         right = module.apply  # type: ignore[attr-defined]
         for name, lines in dict(_sites(module)).items():
 
@@ -345,16 +356,22 @@ def casts() -> Iterator[Mutant]:
             changed = {name: replace(policy, **{field: other})}
             what = f"{name}: {field} {'removed' if has else 'added'}"
             yield Mutant("cast", what, (9,), lambda c=changed: patch.dict(POLICIES, c))
-    right = Tape._round
+    right = Rounder.cast
     for place in ("leaf", "output", "operand", "operand_gradient", "gradient"):
 
-        def unrounded(self, cast, x, variable, where, key="", own=False, place=place):
-            return right(self, None if where == place else cast, x, variable, where, key, own)
+        def unrounded(self, cast, x, label, where, *rest, place=place, **options):
+            return right(self, None if where == place else cast, x, label, where, *rest, **options)
 
-        yield Mutant("cast", f"engine: {place}", (9,), lambda wrong=unrounded: patch.object(Tape, "_round", wrong))
-    plain = lambda self, a, a_own, b, b_own, variable: np.asarray(a + b)  # noqa: E731
-    yield Mutant("cast", "engine: sum of gradients", (9,), lambda: patch.object(run._Pending, "sum", plain))
-    yield Mutant("cast", "engine: losses rounded", (9,), lambda: patch.object(record, "is_report", lambda v: False))
+        yield Mutant("cast", f"engine: {place}", (9,), lambda wrong=unrounded: patch.object(Rounder, "cast", wrong))
+    yield Mutant("cast", "engine: losses rounded", (9,), lambda: patch.object(Variable, "__init__", _not_a_report))
+
+
+_variable = Variable.__init__
+
+
+def _not_a_report(self: Variable, *args: Any) -> None:
+    _variable(self, *args)
+    self.reports = False
 
 
 # --- Everything else --------------------------------------------------------------------------------------------------
@@ -394,20 +411,69 @@ def rules() -> Iterator[Mutant]:
     whole = functional.residual
     start_free = lambda fn, x, *args, **kw: whole(lambda h: fn(x), x, *args, **kw)  # noqa: E731
     yield Mutant("rule", "a branch that pays nothing", (6,), lambda: _everywhere(whole, start_free, "residual"))
-    times = run._times
-    yield Mutant("engine", "no factor at all", (2, 3), lambda: patch.object(run, "_times", lambda f, x, own: x))
-    square = lambda f, x, own: times(f * f, x, own)  # noqa: E731
-    yield Mutant("engine", "factors twice", (2,), lambda: patch.object(run, "_times", square))
-    last = lambda self, a, a_own, b, b_own, variable: b  # noqa: E731
-    yield Mutant("engine", "gradients overwritten", (2,), lambda: patch.object(run._Pending, "sum", last))
-    ratio = graph._ratio
-    yield Mutant("graph", "ratio inverted", (5, 6), lambda: patch.object(graph, "_ratio", lambda e: 1 / ratio(e)))
-    yield Mutant("graph", "disagreement let through", (5,), lambda: patch.object(graph, "TOLERANCE", math.inf))
-    idle = lambda output: None  # noqa: E731
-    yield Mutant("graph", "balance idle", (5,), lambda: _everywhere(graph.balance, idle, "balance"))
+    yield from executors()
+    right = engine_factors.Edge.ratio
+    inverted = property(lambda edge: 1 / right.fget(edge))
+    yield Mutant("graph", "ratio inverted", (5, 6), lambda: patch.object(engine_factors.Edge, "ratio", inverted))
+    yield Mutant("graph", "disagreement let through", (5,), lambda: patch.object(scale_factors, "TOLERANCE", math.inf))
+    yield Mutant("graph", "no fork settles", (5,), lambda: patch.object(ops.Fork, "settles", False))
     found = graph.cut_edges
     fewer = lambda output: set(list(found(output))[1:])  # noqa: E731
     yield Mutant("graph", "a cut-edge missed", (5,), lambda: _everywhere(found, fewer, "cut_edges"))
+
+
+PAGE = (
+    (run.apply, "alpha * rounder.wide(y)", "rounder.wide(y)"),
+    (run.apply, "alpha * rounder.wide(y)", "alpha * alpha * rounder.wide(y)"),
+    (run.apply, "rounder.operand(op, t.value, t.variable, node.index, i)", "t.value"),
+    (run.apply, 'rounder.store(y, node.output, "output")', "rounder.carrier(y)"),
+    (run.walk, "beta * rounder.wide(pieces[i])", "rounder.wide(pieces[i])"),
+    (run.walk, "beta * rounder.wide(pieces[i])", "beta * beta * rounder.wide(pieces[i])"),
+    (run.walk, 'rounder.store(piece, variable, "gradient")', "rounder.carrier(piece)"),
+    (run.walk, "rounder.incoming(node.op, g, node.output, node.index)", "g"),
+    (run.walk, "rounder.sum(gradients[variable], piece, variable)", "piece"),
+    (run.walk, "rounder.sum(gradients[variable], piece, variable)", "gradients[variable] + piece"),
+)
+"""Lines of the page, and what they are changed to."""
+
+FAST = (
+    (fast.forward, "_array(alpha * rounder.wide(y)), True", "_array(y), False"),
+    (fast.forward, 'rounder.store(y, node.output, "output", y if own else None)', "y"),
+    (fast._times, "return np.multiply(x, factor, out=x) if own else _array(x * factor)", "return x"),
+    (fast._times, "return np.multiply(x, factor, out=x) if own else _array(x * factor)", "return x * factor**2"),
+    (fast._stored, 'store(g, variable, "gradient", g if own else None)', "g"),
+    (fast._send_back, "rounder.incoming(op, g, node.output, node.index)", "g"),
+    (fast._Pending.add, "self.sum(*self.gradients[variable], g, own, variable)", "g"),
+    (fast._Pending.sum, 'self.rounder.store(total, variable, "gradient", total)', "total"),
+)
+"""The same of the fast executor."""
+
+
+def executors() -> Iterator[Mutant]:
+    """Factors lost and squared, casts left out, gradients overwritten, in either executor."""
+    for where, changes in (("page", PAGE), ("fast", FAST)):
+        for function, old, new in changes:
+            patched = lambda f=function, o=old, n=new: _rewritten(f, o, n)  # noqa: E731
+            how = patched if where == "fast" else lambda p=patched: _readable(p())
+            yield Mutant("engine", f"{where}, {function.__name__}: {old} → {new}", (2, 3, 9), how)
+
+
+@contextmanager
+def _rewritten(function: Any, old: str, new: str) -> Iterator[None]:
+    """A function with one piece of its source replaced, wherever it is held."""
+    source = textwrap.dedent(inspect.getsource(function))
+    if source.count(old) != 1:
+        raise AssertionError(f"{function.__name__}: {old!r} occurs {source.count(old)} times, expected once")
+    changed = dict(function.__globals__)
+    exec(compile(source.replace(old, new), function.__name__, "exec", dont_inherit=True, flags=FUTURE), changed)
+    right, function.__code__ = function.__code__, changed[function.__name__].__code__
+    try:
+        yield
+    finally:
+        function.__code__ = right
+
+
+FUTURE = __future__.annotations.compiler_flag
 
 
 @contextmanager

@@ -11,9 +11,11 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 
+from refscale import ops
 from refscale.claims import CLAIMS, SECTIONS, Claim, one_op, select, vjp
 from refscale.claims.run import WHOLE_MODELS
 from refscale.ops import Matmul
+from refscale.scales import Scales
 from refscale.testing import Place
 from refscale.testing.strategies import places
 from tests.claims.found import at_default
@@ -49,14 +51,45 @@ for one in CLAIMS.values():
 @pytest.mark.parametrize(("id", "error"), [("8.1", 1.12), ("8.4", 1.5)])
 def test_whole_models_have_the_power_that_they_state(id, error, monkeypatch):
     """Products that are too large, which no factor knows of."""
-    right = Matmul.forward
+    right = Matmul.fast_forward
 
-    def wrong(self, x, w):
-        y, kept = right(self, x, w)
+    def wrong(self, alpha, x, w):
+        y, kept = right(self, alpha, x, w)
         return error * y, kept
 
-    monkeypatch.setattr(Matmul, "forward", wrong)
+    monkeypatch.setattr(Matmul, "fast_forward", wrong)
     assert not all(f.holds for f in CLAIMS[id].check(Place()))  # up to the first that does not: the rest takes seconds
+
+
+@pytest.mark.parametrize(
+    ("id", "op", "what", "bound"),
+    [
+        ("3.9", ops.Matmul, "matmul: α over 6 terms", 1e-12),
+        ("3.28", ops.Softmax, "softmax: α", 1e-12),
+        ("3.24", ops.Tanh, "tanh: α by std", 1e-4),
+        ("3.6", ops.SiluGlu, "silu_glu: α", 1e-4),
+        ("3.28", ops.Softmax, "softmax: α by rms", 1e-2),
+    ],
+)
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_factor_just_over_its_bound(id, op, what, bound, side, monkeypatch):
+    """Where the construction knows the answer to 1e-12, on the grid to 1e-4, for e^x in a softmax to 1e-2.
+
+    At 0.6 of it the claim holds, as the construction itself errs by less than the rest; at 1.6 of it, not.
+    """
+    right = op.scale
+
+    def holds(error):
+        def wrong(self, *shapes, **statistic):
+            found = right(self, *shapes, **statistic)
+            return Scales(found.alpha * (1 + side * error), found.beta)
+
+        monkeypatch.setattr(op, "scale", wrong)
+        (figure,) = (f for f in CLAIMS[id].figures(Place(4, 6, 8, 32)) if f.what == what)
+        return figure.holds
+
+    assert holds(0.6 * bound)
+    assert not holds(1.6 * bound)
 
 
 class TestTheList:

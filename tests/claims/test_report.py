@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import refscale.claims
-from refscale.claims import CLAIMS, report, verify
+from refscale.claims import CLAIMS, report, same, verify
+from refscale.claims.run import Result
 from refscale.cli import main
+from refscale.files import json_text
 from refscale.testing import Place
 from tests.claims.mutants import all_mutants
 
@@ -62,6 +66,27 @@ def test_an_error_on_the_way_is_shown(capsys):
     assert "ratio -1" in out
 
 
+@pytest.mark.parametrize(
+    ("count", "last"), [(5, "  figure 4: 1, expected 2"), (6, "  and 1 more"), (9, "  and 4 more")]
+)
+def test_five_figures_of_a_failure_are_shown(count, last):
+    figures = [same(f"figure {i}", 1.0, 2.0) for i in range(count)]
+    result = Result(CLAIMS["3.9"], Place(), (same("right", 1, 1), *figures), "", 0.0)
+    lines = list(report.failures([result]))
+    assert [line for line in lines if line.startswith("  figure")] == [f"  figure {i}: 1, expected 2" for i in range(5)]
+    assert lines[-2] == last
+    assert lines[-1].startswith("  reproduce: refscale verify --only 3.9")
+
+
+@pytest.mark.parametrize(("length", "shown"), [(29, "x" * 29), (30, "x" * 28 + "…")])
+def test_long_names_are_cut_to_their_column(length, shown):
+    result = Result(CLAIMS["3.9"], Place(), (same("x" * length, 1, 1),), "", 0.0)
+    head, line = report.table([result])
+    start = head.index("the nearest to failing")
+    assert line[start : start + 30] == f"{shown:30}"
+    assert line.endswith("  1          1 holds")
+
+
 def test_json(tmp_path, capsys):
     path = tmp_path / "claims.json"
     assert main(["verify", "--only", "4", "--shape", "b=3", "--json", str(path)]) == 0
@@ -78,8 +103,10 @@ def test_json(tmp_path, capsys):
 
 def test_json_of_what_is_not_finite():
     (result,) = verify([CLAIMS["1.1"]], [Place()])
-    text = json.dumps(report.to_json([result]), allow_nan=False)
-    assert json.loads(text)["holds"] is True
+    figure = replace(result.figures[0], measured=math.nan, expected=-math.inf)
+    content = json.loads(json_text(report.to_json([replace(result, figures=(figure,))])))
+    (found,) = content["results"][0]["figures"]
+    assert (found["measured"], found["expected"], found["allowed"]) == ("nan", "-inf", 0.0)
 
 
 @pytest.mark.parametrize(

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
+from refscale.cli import main
+from refscale.golden import FAMILIES, store
 from tests.train.runs import write_text
 
 if sys.platform == "win32":
     pytest.skip("limits of POSIX", allow_module_level=True)
 
-# A file of more than so many bytes is refused by the kernel, as a disk that is full refuses; what was there is kept.
-LIMITED = """
-import resource, signal, sys
-from refscale.cli import main
-from refscale.golden import FAMILIES, store
-store.FAMILIES = {"cast": FAMILIES["cast"]}  # the whole set takes seconds, and its first file is refused
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-sys.exit(main(sys.argv[2:]))
-"""
+import resource
+
+UNLIMITED = 2**40
 TRAIN = ["--steps", "4", "--batch", "2", "--seq", "16", "--evaluate-every", "2", "--evaluation-batches", "1"]
 SPEC = """
 title = "five runs"
@@ -43,12 +38,24 @@ exponents = [-7]
 """
 
 
-def limited(size, *argv):
-    command = [sys.executable, "-c", LIMITED, str(size), *map(str, argv)]
-    # A .pyc that is cut off stays, and every later process stumbles over it.
-    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=env)
-    return done.returncode, done.stderr.splitlines()
+@pytest.fixture
+def limited(capsys, monkeypatch):
+    """The command line where files may have so many bytes: its status, and the lines on stderr.
+
+    The kernel refuses more, as a full disk does; what was written before stays.
+    """
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a .pyc that is cut off stays, and fails every later import
+
+    def run(size, *argv):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            status = main([str(a) for a in argv])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        return status, capsys.readouterr().err.splitlines()
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -62,7 +69,8 @@ def limited(size, *argv):
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_one_line_that_names_the_file_and_the_old_one_stays(tmp_path, argv, written):
+def test_one_line_that_names_the_file_and_the_old_one_stays(limited, tmp_path, monkeypatch, argv, written):
+    monkeypatch.setattr(store, "FAMILIES", {"cast": FAMILIES["cast"]})  # the whole set takes seconds to generate
     path = tmp_path / written
     if written == "set":
         path.mkdir()
@@ -79,25 +87,21 @@ def test_one_line_that_names_the_file_and_the_old_one_stays(tmp_path, argv, writ
     assert old.read_text(encoding="utf-8") in ("old", '{"families": {}}')
 
 
-@pytest.mark.parametrize(
-    ("size", "first"), [(100, "config.json"), (1000, "metrics.jsonl"), (100_000, "checkpoint-00000004.npz")]
-)
-def test_a_run_that_filled_the_disk_goes_on(tmp_path, size, first):
+def test_a_run_that_filled_the_disk_goes_on(limited, tmp_path):
     """Whichever of its files did not fit; afterwards nothing is missing and nothing there twice."""
     command = ["train", "bert-tiny", *TRAIN, "--text", write_text(tmp_path), "--out", tmp_path / "run", "--resume"]
-    status, said = limited(size, *command)
-    assert status == 2
-    assert said == [f"refscale: {tmp_path / 'run' / first}: File too large"]
-    assert not list((tmp_path / "run").glob(".refscale*"))
-    assert limited(2**40, *command) == (0, [])
+    for size, first in ((100, "config.json"), (1000, "metrics.jsonl"), (100_000, "checkpoint-00000004.npz")):
+        assert limited(size, *command) == (2, [f"refscale: {tmp_path / 'run' / first}: File too large"])
+        assert not list((tmp_path / "run").glob(".refscale*"))
+    assert limited(UNLIMITED, *command) == (0, [])
     lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
     whole = [*command[:-2], tmp_path / "whole"]
-    assert limited(2**40, *whole) == (0, [])
+    assert limited(UNLIMITED, *whole) == (0, [])
     assert lines == (tmp_path / "whole" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
 
 
-def test_a_sweep_that_filled_the_disk_goes_on(tmp_path):
+def test_a_sweep_that_filled_the_disk_goes_on(limited, tmp_path):
     """First no run finds room for its files, which is a row each; then the rows have no room, either."""
     spec = tmp_path / "spec.toml"
     spec.write_text(SPEC, encoding="utf-8")
@@ -108,7 +112,7 @@ def test_a_sweep_that_filled_the_disk_goes_on(tmp_path):
     rows = [json.loads(row) for row in results.read_bytes().splitlines(keepends=True) if row.endswith(b"\n")]
     assert rows
     assert all(row["status"] == "failed" and "File too large" in row["message"] for row in rows)
-    assert limited(2**40, *command)[0] == 0
+    assert limited(UNLIMITED, *command)[0] == 0
     final = {row["id"]: row["status"] for row in map(json.loads, results.read_bytes().splitlines())}
     assert list(final.values()) == ["done"] * 5
 

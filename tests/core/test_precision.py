@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from refscale import precision, rivals
+from refscale.blocks import RECIPES
 from refscale.errors import ArgumentError, FormatError
-from refscale.precision import POLICIES, fp8_hidden, fp16, fp16_sr, fp32, get_precision
+from refscale.precision import POLICIES, Precision, fp8_hidden, fp16, fp16_sr, fp32, get_precision
 
 
 def names(policy):
@@ -77,6 +78,42 @@ def test_unknown(text):
     with pytest.raises((ArgumentError, FormatError)) as caught:
         get_precision(text)
     assert "expected one of fp32, fp16" in str(caught.value) or "e5m2x" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"store": "bf16"}, "store is 'bf16', expected a Cast or None; get_precision finds policies by name"),
+        ({"weights": fp16}, "expected a Cast or None"),
+        ({"blocks": "mxfp8"}, "blocks is 'mxfp8', expected a Recipe or None"),
+        ({"contractions": "matmul"}, "contractions is 'matmul', expected a tuple of names"),
+        ({"contractions": (1,)}, r"contractions is \(1,\), expected a tuple of names"),
+        *(
+            ({"blocks": RECIPES["mxfp8"], field: value}, "blocks beside operand, operand_gradient or accumulate")
+            for field, value in (("operand", fp16.store), ("operand_gradient", fp16.store), ("accumulate", "exact"))
+        ),
+        ({"accumulate": 13}, r"get_accumulator\(13\): expected exact"),
+    ],
+)
+def test_fields_of_another_type(fields, message):
+    """A text would be taken for a tuple of letters, or fail at the first array."""
+    with pytest.raises(ArgumentError, match=message):
+        Precision("mine", **fields)
+
+
+def test_a_policy_is_returned_as_it_is():
+    assert get_precision(fp8_hidden) is fp8_hidden
+    assert get_precision(fp16, accumulate="exact") == get_precision("fp16,accumulate=exact")
+    assert Precision("mine", contractions=["matmul"]).contractions == ("matmul",)
+    with pytest.raises(ArgumentError, match=r"get_precision\(8\): expected one of fp32, .*, or a Precision"):
+        get_precision(8)
+
+
+def test_random_bits_come_from_a_generator():
+    assert precision.random_bits(fp16.store, (2,), None, "f") is None
+    for rng in (None, 0, np.random.RandomState(0)):
+        with pytest.raises(ArgumentError, match=r"needs random bits: f\(rng=numpy.random.default_rng\(seed\)\)"):
+            precision.random_bits(fp16_sr.weights, (2,), rng, "f")
 
 
 def test_ambiguous_format_is_refused():

@@ -51,6 +51,13 @@ def test_the_wrong_number_of_inputs_is_refused():
         constrain(Scales(1.0, (1.0, 1.0)), (0, 1), scales.to_grad_input_scale)
 
 
+@pytest.mark.parametrize("inputs", [(-1,), (2,), (0, 0), (1, 0, 1)])
+def test_positions_that_are_none_are_refused(inputs):
+    with pytest.raises(ArgumentError) as error:
+        constrain(Scales(1.0, (2.0, 3.0)), inputs, scales.to_output_scale)
+    assert str(error.value) == f"constrain(inputs={inputs}): expected different positions of 2 inputs"
+
+
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.inf, math.nan])
 def test_factors_are_positive_and_finite(bad):
     with pytest.raises(ArgumentError, match="factors must be positive, finite"):

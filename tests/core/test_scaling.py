@@ -103,6 +103,10 @@ def transcribed(technique, finite):
 
 
 class TestAutomatic:
+    def test_defaults(self):
+        """Those of torch.amp.GradScaler, and a least scale: the smallest subnormal of float16."""
+        assert AutomaticLossScale() == AutomaticLossScale(65536.0, 2.0, 0.5, 2000, 2.0**-24)
+
     def test_grow_back_off_skip(self):
         technique = AutomaticLossScale(initial=8.0, interval=2, smallest=2.0)
         found, last = scales_of(technique, [1, 1, 1, 0, 1, 1, 0, 0, 0, 0])

@@ -69,6 +69,14 @@ class TestOperandScale:
             if format.emin - format.mantissa_bits > -126:
                 assert 2.0**-126 <= np.float32(q) / s < np.inf
 
+    @pytest.mark.parametrize(
+        ("format", "lowest", "highest"), [(E4, -119, 117), (E5, -112, 110), (get_format("float16"), -112, 102)], ids=str
+    )
+    def test_the_ends_of_float32(self, format, lowest, highest):
+        """emax − 127 and 126 + emin − mantissa bits: E4M3 has 8, −6 and 3; E5M2 15, −14 and 2; FP16 15, −14 and 10."""
+        assert operand_scale(format, 3.4028234663852886e38) == 2.0**lowest
+        assert operand_scale(format, 2.0**-149) == 2.0**highest
+
     @pytest.mark.parametrize("amax", [0.0, math.inf, math.nan])
     def test_an_amax_that_says_nothing(self, amax):
         assert operand_scale(E4, amax) == 1
@@ -127,7 +135,7 @@ class TestCurrent:
         technique = TensorScaling("current")
         _, _, outcome, tape = step(technique, {}, FP8_WIDE, times=2.0**-30, count_casts=True)
         records = [cast_of(tape, "operand", 0), cast_of(tape, "operand", 1), cast_of(tape, "operand_gradient")]
-        measured = tape.operand_scales.measured
+        measured = tape.rounder.operand_scales.measured
         assert list(measured) == ["0.matmul.0", "0.matmul.1", "0.matmul.gradient"]
         assert [r.scale for r in records] == [m.scale for m in measured.values()]
         assert [m.format for m in measured.values()] == [E4, E4, E5]
@@ -170,7 +178,7 @@ class TestCurrent:
     def test_only_casts_of_operands_are_scaled(self):
         for precision, count in ((fp16, 0), (fp32, 0), (fp8_hidden, 3), (fp8, 3)):
             *_, outcome, tape = step(TensorScaling("current"), {}, precision)
-            assert (outcome.scales, len(tape.operand_scales.measured)) == (count, count)
+            assert (outcome.scales, len(tape.rounder.operand_scales.measured)) == (count, count)
             assert all(r.scale == 1 for r in tape.casts if not r.place.startswith("operand"))
 
 
@@ -227,7 +235,7 @@ class TestDelayed:
     def test_keys_are_the_same_from_step_to_step(self):
         state, *_ = self.steps(TensorScaling("delayed"), [1.0])
         later, tapes, _ = self.steps(TensorScaling("delayed"), [1.0, 2.0, 3.0])
-        assert state["keys"].tolist() == later["keys"].tolist() == list(tapes[2].operand_scales.measured)
+        assert state["keys"].tolist() == later["keys"].tolist() == list(tapes[2].rounder.operand_scales.measured)
         np.testing.assert_array_equal(later["amax"][0, :4], np.float32(self.AMAX) * np.array([3.0, 2.0, 1.0, 0.0]))
 
     def test_an_operand_that_does_not_occur_keeps_its_history(self):

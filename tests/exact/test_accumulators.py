@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from refscale import exact
 from refscale.errors import ArgumentError
-from refscale.exact.accumulators import Truncated
+from refscale.exact.accumulators import InOrder, Truncated
 from refscale.formats import Cast, quantize, round_exact
 from refscale.testing.equality import assert_same_bits
 
@@ -206,6 +206,61 @@ def test_nan_and_overflow_in_intervals():
     assert not exact.inside(np.float32([[1], [1], [math.nan]]), low, high)[2]
 
 
+def test_what_is_inside():
+    nan, inf = math.nan, math.inf
+    cases = [
+        (1.0, 1.0, 1.0, True), (1.0, 1.5, 2.0, False), (2.5, 1.5, 2.0, False), (2.0, 1.5, 2.0, True),
+        (nan, 1.0, 2.0, False), (nan, nan, 2.0, True), (nan, 1.0, nan, True), (nan, nan, nan, True),
+        (1.0, nan, 2.0, True), (3.0, nan, 2.0, False), (3.0, 1.0, nan, True), (0.0, 1.0, nan, False),
+        (inf, 1.0, inf, True), (inf, 1.0, 2.0, False), (-inf, -inf, 0.0, True),
+    ]  # fmt: skip
+    for y, low, high, right in cases:
+        assert exact.inside(*(np.float32([v]) for v in (y, low, high))).item() is right, (y, low, high)
+
+
+@pytest.mark.parametrize("name", ["float32:1", "truncated:25:1:1"])
+def test_promoted_parts_are_added_in_their_order(name):
+    """2^24 + 1 is a tie, and goes to 2^24; 1 + 1 + 2^24 is representable."""
+    ones = np.ones((3, 1))
+    sums = exact.get_accumulator(name).matmul(np.float32([[2.0**24, 1, 1], [1, 1, 2.0**24]]), ones)
+    assert sums.tolist() == [[2.0**24], [2.0**24 + 2]]
+
+
+@pytest.mark.parametrize("name", ["truncated:13:32", "truncated:25:16"])
+def test_the_ends_of_float32_in_the_truncated_model(name):
+    """Toward zero: below 2^-149 nothing, above the largest value that."""
+    model = exact.get_accumulator(name)
+    small, ones = np.float32([[2.0**-75]]), np.ones((2, 1))
+    assert model.matmul(small, np.float32([[1.75 * 2.0**-75]])).item() == 0.0
+    assert model.matmul(-small, np.float32([[1.75 * 2.0**-74]])).item() == -(2.0**-149)
+    assert model.matmul(small, np.float32([[1.5 * 2.0**-70]])).item() == 1.5 * 2.0**-145
+    largest = float(np.finfo(np.float32).max)
+    assert model.matmul(np.float32([[2.0**127, 2.0**127], [-(2.0**127), -(2.0**127)]]), ones).tolist() == [
+        [largest],
+        [-largest],
+    ]
+    beside_zero = np.float32([[0, 2.0**-40]]), np.float32([[3], [2.0**-40]])
+    assert model.matmul(*beside_zero).item() == 2.0**-80  # zero aligns nothing
+
+
+def test_bounds_and_intervals_of_subnormal_sums():
+    """A product that rounds up to 2^-149, which no relative bound allows; a factor that leads to a tie of bfloat16."""
+    small, one = np.float32([[2.0**-75]]), np.ones((1, 1))
+    off = exact.get_accumulator("float32").matmul(small, 1.5 * small).item() - 1.5 * 2.0**-150
+    for name in ("float32", "any-order", "truncated:13:32"):
+        bound = exact.bound(small, 1.5 * small, name).item()
+        assert 0 < off < 2.0**-149 <= bound < 2.0**-149 * 1.001
+        three = exact.bound(np.zeros((1, 3)), np.zeros((3, 1)), name).item()
+        assert three == 3 * 2.0**-149
+    bfloat16 = Cast("bfloat16", "nearest_even", "nonsaturate")
+    a = np.float32([[2.0**-34 * (1 + 2.0**-17)]])
+    low, high = exact.interval(a, one, "float32", bfloat16, 2.0**-100)
+    scaled = a * np.float32(2.0**-100)
+    assert scaled.item() == 2.0**-134  # float32 has no 2^-134 + 2^-151
+    assert [bfloat16(scaled).item(), exact.matmul(a, one, bfloat16, 2.0**-100).item()] == [0.0, 2.0**-133]
+    assert [low.item(), high.item()] == [0.0, 2.0**-133]
+
+
 def test_infinities_pass_through_the_models():
     a = np.float32([[math.inf, 1], [math.inf, -math.inf]])
     for name in MODELS:
@@ -232,11 +287,47 @@ def test_names():
     ):
         with pytest.raises(ArgumentError, match="get_accumulator"):
             exact.get_accumulator(name)
+    for name in (13, None, b"exact"):
+        with pytest.raises(ArgumentError, match="get_accumulator"):
+            exact.get_accumulator(name)
+    model = Truncated(np.int64(13), np.uint8(32))
+    assert exact.get_accumulator(model) is model == Truncated()
     for name in ("exact", "any-order"):
         with pytest.raises(ArgumentError, match=name):
             exact.get_accumulator(name).matmul(np.ones((1, 1)), np.ones((1, 1)))
     with pytest.raises(ArgumentError, match="no useful bound"):
         exact.get_accumulator("float32").relative(2**23)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Truncated(3), "Truncated: bits is 3, expected an integer from 4 to 40"),
+        (lambda: Truncated(41), "Truncated: bits is 41, expected an integer from 4 to 40"),
+        (lambda: Truncated(13, 0), "Truncated: block is 0, expected an integer from 1 to 1024"),
+        (lambda: Truncated(13, 1025), "Truncated: block is 1025, expected an integer from 1 to 1024"),
+        (lambda: Truncated(13, 32, -1), "Truncated: promoted is -1, expected an integer ≥ 0"),
+        (lambda: InOrder(-1), "InOrder: block is -1, expected an integer ≥ 0"),
+        (lambda: InOrder(2.0), "InOrder: block is 2.0, expected an integer ≥ 0"),
+    ],
+)
+def test_sizes_out_of_range(make, message):
+    with pytest.raises(ArgumentError) as caught:
+        make()
+    assert str(caught.value) == message
+    assert (Truncated(4, 1).bits, Truncated(40, 1024).block) == (4, 1024)
+
+
+def test_bounds_and_intervals_take_names():
+    a, b = np.float32([[1, 2]]), np.float32([[3], [4]])
+    assert exact.bound(a, b, "float32") == exact.bound(a, b, InOrder())
+    low, high = exact.interval(a, b, "float32", FLOAT16)
+    assert low <= 11 <= high
+    for factor in (0.0, math.nan, math.inf, "1"):
+        with pytest.raises(ArgumentError, match=r"accumulators.interval: factor is"):
+            exact.interval(a, b, "float32", FLOAT16, factor)
+    with pytest.raises(ArgumentError, match="expected a deterministic rounding"):
+        exact.interval(a, b, "float32", Cast("float16", "stochastic", "saturate"))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -206,6 +207,40 @@ def test_sums_do_not_depend_on_their_order():
 def test_what_has_no_rule_is_an_error(call):
     with pytest.raises(ArgumentError, match="exact arithmetic has no rule"):
         call(as_exact(np.ones(3)))
+
+
+def test_operators_of_a_product_keep_their_sides():
+    """1·3 + 2·4 = 11, with numbers, arrays and ufuncs on either side."""
+    p = as_exact(np.array([[1.0, 2.0]])) @ as_exact(np.array([[3.0], [4.0]]))
+    y = np.array([[22.0]])
+    assert isinstance(p, Product)
+    assert [v.item() for v in (p - y, y - p, p - 22, 22 - p)] == [-11, 11, -11, 11]
+    assert [v.item() for v in (p / y, y / p, p / 22, 22 / p)] == [0.5, 2, 0.5, 2]
+    assert [v.item() for v in (p + y, y + p, 22 + p, -p, p * y, y * p)] == [33, 33, 33, -11, 242, 242]
+    assert [v.item() for v in (np.subtract(p, y), np.subtract(y, p), np.divide(y, p))] == [-11, 11, 2]
+    assert [v.item() for v in (np.less(p, y), np.less(y, p), np.greater(y, p))] == [True, False, True]
+
+
+def test_sums_of_runs_are_those_of_numpy():
+    """A run that ends where it starts, or before, is its first element."""
+    x = np.float64([1, 2, 4, 8, 16])
+    starts = [0, 3, 3, 1]
+    assert (
+        np.asarray(np.add.reduceat(as_exact(x), starts)).tolist()
+        == np.add.reduceat(x, starts).tolist()
+        == [7, 8, 8, 30]
+    )
+    rows = np.add.reduceat(as_exact(np.stack([x, -x])), [0, 2], axis=1)
+    assert np.asarray(rows).tolist() == [[3, 28], [-3, -28]]
+
+
+def test_bfloat16_is_exact_too():
+    x = np.array([[1, 2**-8, -1]], ml_dtypes.bfloat16)
+    y = as_exact(x) @ as_exact(np.ones((3, 1), ml_dtypes.bfloat16))
+    assert isinstance(y, Product)
+    assert y.array().item() == 2.0**-8
+    assert as_exact("text") == "text"
+    assert as_exact(np.arange(3)).dtype == np.int64
 
 
 def test_policies():

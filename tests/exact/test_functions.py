@@ -369,6 +369,32 @@ def test_edges_are_those_of_the_domains():
         assert [math.copysign(1, v) for v in at(name, False, zero, -zero)] == [1, -1]
 
 
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu", "softplus"])
+def test_beside_a_tie_far_out_the_bounds_decide(name, monkeypatch):
+    """x·(1 ∓ ε), four ulp from a tie of float32, is on the side of x; 800 digits would not find ε, nor end."""
+
+    def no_digits(function, x):
+        raise AssertionError(f"{name} of {x}")
+
+    monkeypatch.setattr("refscale.exact.functions.digits.odd", no_digits)
+    for size in (2.0**6, 2.0**100):
+        x = size * np.array([1 + 2.0**-24 + 2.0**-50, 1 + 2.0**-24 - 2.0**-50])
+        y = evaluate(name, x, Cast("float32", "nearest_even", "nonsaturate"))
+        assert y.tolist() == [size * (1 + 2.0**-23), size]
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu"])
+def test_of_the_smallest_numbers_half_is_left(name):
+    """x·½ for x of float64 so small that no float32 is near: 0, or the first number on its side."""
+    x = np.array([2.0**-1001, 5e-324, -5e-324])
+    for mode, expected in (
+        ("nearest_even", [0, 0, 0]),
+        ("up", [2.0**-149, 2.0**-149, 0]),
+        ("down", [0, 0, -(2.0**-149)]),
+    ):
+        assert evaluate(name, x, Cast("float32", mode, "nonsaturate")).tolist() == expected
+
+
 def test_a_finite_result_beyond_the_format_is_rounded_as_such():
     down = Cast("float16", "down", "nonsaturate")
     assert evaluate("exp", np.float32([88.0]), down).item() == 65504
@@ -396,6 +422,8 @@ def test_bad_input_is_named():
         evaluate("exp", np.zeros(1), Cast("float16", "stochastic", "saturate"))
     with pytest.raises(CarrierError, match="int64"):
         evaluate("exp", np.array([1, 2]), cast)
+    with pytest.raises(ArgumentError, match=r"exact.evaluate: derivative is 'no', expected True or False"):
+        evaluate("exp", np.zeros(1), cast, "no")
     with pytest.raises(FormatError, match="NaN"):
         evaluate("log", np.array([-1.0]), Cast("float4_e2m1fn", "nearest_even", "saturate"))
 

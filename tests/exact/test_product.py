@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from refscale import exact
 from refscale.errors import ArgumentError, CarrierError, ShapeError
 from refscale.exact import errorfree
+from refscale.exact.product import _errors
 from refscale.formats import Cast, quantize, round_exact
 from refscale.testing.equality import assert_same_bits
 
@@ -133,6 +134,25 @@ def test_a_product_about_the_end_of_float32(output, mode, size):
     assert_same_bits(exact.matmul(a, b, cast), in_rationals(a, b, cast))
 
 
+@pytest.mark.parametrize("factor", [2.0**-300, -(2.0**300), 2.0**-299 * 0.7, 2.0**299 * 1.1])
+@pytest.mark.parametrize("kind", ["wide", "cancelling", "ties"])
+def test_factors_about_the_ends_of_their_range(kind, factor):
+    """Against operands that make up for them, so that every bit of the result is there to be wrong."""
+    rng = np.random.default_rng(9)
+    away = 2.0 ** -(math.frexp(factor)[1] // 2)
+    for pair in (("float16", "float16"), ("float64", "float64")):
+        a, b = adversarial(rng, pair, kind, 4, 9, 3)
+        a, b = a.astype(np.float64) * away, b.astype(np.float64) * away
+        for mode in ("nearest_even", "down"):
+            cast = Cast("float32", mode, "nonsaturate")
+            assert_same_bits(exact.matmul(a, b, cast, factor), in_rationals(a, b, cast, factor))
+        y = exact.matmul_float64(a, b, factor)
+        for i, j in np.ndindex(y.shape):
+            terms = zip(a[i].tolist(), b[:, j].tolist(), strict=True)
+            total = sum((Fraction(u) * Fraction(v) for u, v in terms), Fraction(0))
+            assert y[i, j] == float(total * Fraction(factor))
+
+
 def test_matmul_float64_is_the_real_number_rounded():
     rng = np.random.default_rng(3)
     for pair in PAIRS:
@@ -147,7 +167,7 @@ def test_matmul_float64_is_the_real_number_rounded():
                     assert y[i, j] == float(total * Fraction(factor)), (pair, kind, factor)
 
 
-@pytest.mark.parametrize("bits", [(26, 24), (27, 27), (29, 27)])
+@pytest.mark.parametrize("bits", [(26, 24), (26, 25), (27, 27), (29, 27)])
 def test_integers_about_the_limit_of_exact_partial_sums(bits):
     """Sums below and beyond 2^53 units: whether a float64 product needs no bound is decided to the bit."""
     rng = np.random.default_rng(8)
@@ -155,6 +175,16 @@ def test_integers_about_the_limit_of_exact_partial_sums(bits):
     y = exact.matmul_float64(a.astype(np.float64), b.astype(np.float64))
     for i, j in np.ndindex(y.shape):
         assert y[i, j] == float(sum(Fraction(int(u) * int(v)) for u, v in zip(a[i], b[:, j], strict=True)))
+
+
+def test_the_bound_on_a_float64_product_by_hand():
+    """(K + 4)·2^-53·‖a‖·‖b‖, times the factor; products of few bits are exact."""
+    a, b = np.array([[3.0, 4.0], [5.0, 12.0]]), np.array([[0.6], [0.8]])
+    row, column = _errors(a, b, -0.5)
+    for found, right in zip(np.outer(row, column)[:, 0].tolist(), (5.0, 13.0), strict=True):
+        bound = 6 * 2.0**-53 * right * 0.5
+        assert bound <= found <= bound * (1 + 2.0**-40)
+    assert _errors(a, np.array([[0.5], [0.25]]), -0.5) is None
 
 
 def test_many_doubtful_outputs_are_summed_together():
@@ -236,6 +266,12 @@ def test_zero_sums_are_positive_and_infinities_take_the_sign_of_the_factor():
     assert exact.matmul(np.float32([[300.0]]), np.float32([[300.0]]), FLOAT16).item() == math.inf
 
 
+def test_zero_sums_in_float64_are_positive():
+    for a in ([[-0.0]], [[0.0]]):
+        for factor in (1.0, -1.0):
+            assert_same_bits(exact.matmul_float64(np.array(a), np.ones((1, 1)), factor), np.array([[0.0]]))
+
+
 def test_empty_operands():
     assert_same_bits(exact.matmul(np.zeros((2, 0)), np.zeros((0, 3)), FLOAT16), np.zeros((2, 3), np.float32))
     assert exact.matmul(np.zeros((0, 4)), np.zeros((4, 3)), FLOAT16).shape == (0, 3)
@@ -272,9 +308,13 @@ def test_bad_calls_are_named():
         exact.matmul(one, np.ones((1, 1), np.int64), FLOAT16)
     with pytest.raises(ArgumentError, match="deterministic"):
         exact.matmul(one, one, Cast("float16", "stochastic", "saturate"))
-    for factor in (0.0, math.inf, math.nan, 2.0**300):
-        with pytest.raises(ArgumentError, match="factor is"):
+    for factor in (0.0, math.inf, math.nan, 2.0**300 * (1 + 2.0**-52), 2.0**-300 * (1 - 2.0**-53)):
+        with pytest.raises(ArgumentError, match=r"factor is .*, expected a magnitude of 2\^-300 to 2\^300"):
             exact.matmul(one, one, FLOAT16, factor)
+    with pytest.raises(ArgumentError, match="factor is 'a', expected a number"):
+        exact.matmul(one, one, FLOAT16, "a")
+    with pytest.raises(ArgumentError, match=r"exact.matmul: cast is 'bf16', expected a Cast"):
+        exact.matmul(one, one, "bf16")
     with pytest.raises(ArgumentError, match=r"2\^-200 to 2\^200"):
         exact.matmul(one * 1e-200, one, FLOAT16)
 
@@ -311,14 +351,33 @@ def test_sums_along_axes():
 def test_sums_of_infinities_nothing_and_zeros():
     inf = math.inf
     assert exact.sum(np.array([inf, 1, inf])).item() == inf
+    assert exact.sum(np.array([-1.7e308, -1.7e308, 1e308])).item() == -inf
+    assert exact.sum(np.array([-1.7e308, -1.7e308, 1.7e308])).item() == -1.7e308
     assert math.isnan(exact.sum(np.array([inf, -inf])).item())
     assert math.isnan(exact.sum(np.array([math.nan, inf])).item())
     assert_same_bits(exact.sum(np.array([-0.0, -0.0])), np.float64(0.0))
     assert_same_bits(exact.sum(np.zeros((0, 2)), 0), np.zeros(2))
-    with pytest.raises(ShapeError, match="axis 2"):
-        exact.sum(np.zeros(3), 2)
+    for axis in (2, 1.5, "a", (0, 0)):
+        with pytest.raises(ShapeError, match="axis "):
+            exact.sum(np.zeros(3), axis)
+    assert exact.sum(np.ones((2, 3)), np.int64(1)).tolist() == [3.0, 3.0]
     with pytest.raises(CarrierError, match="int64"):
         exact.sum(np.arange(3))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_follows_a_tie_decides_it(sign):
+    """Half an ulp above 1, which is even, and above 1 + 2^-52, which is odd; and a little more or less."""
+    for first, rest, expected in (
+        (1.0, 0.0, 1.0),
+        (1.0, 2.0**-110, 1 + 2.0**-52),
+        (1.0, -(2.0**-110), 1.0),
+        (1 + 2.0**-52, 0.0, 1 + 2.0**-51),
+        (1 + 2.0**-52, 2.0**-110, 1 + 2.0**-51),
+        (1 + 2.0**-52, -(2.0**-110), 1 + 2.0**-52),
+    ):
+        parts = [np.array([sign * part]) for part in (first, 2.0**-53, rest)]
+        assert errorfree.nearest(parts).item() == sign * expected, (first, rest)
 
 
 @given(st.lists(st.integers(-(2**60), 2**60), min_size=1, max_size=12), st.integers(-30, 30))

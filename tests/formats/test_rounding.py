@@ -3,12 +3,13 @@
 import math
 from fractions import Fraction
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refscale.errors import ArgumentError, FormatError
+from refscale.errors import ArgumentError, CarrierError, FormatError
 from refscale.formats import FORMATS, Format, get_format, round_exact
 from refscale.formats.rounding import floor_log2
 from tests.formats.oracles import DETERMINISTIC, NARROW, OVERFLOWS, by_ml_dtypes, by_search, edge_points, same, widened
@@ -90,6 +91,19 @@ def test_a_rational_number_is_rounded_as_it_is() -> None:
     assert round_exact(hair, "e4m3fn", rounding="nearest_even", overflow="saturate") == 1.125
 
 
+@pytest.mark.parametrize("kind", [float, np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
+def test_numbers_of_numpy_are_those_of_python(kind: type) -> None:
+    """Signs of zero and NaN, infinities; a word of 32 bits beside the 2^32 that it is added to."""
+    even = {"format": "e5m2", "rounding": "nearest_even", "overflow": "nonsaturate"}
+    for x in (0.0, -0.0, math.nan, -math.nan, math.inf, -math.inf, 2.5, -1e4):
+        assert same(round_exact(kind(x), **even), round_exact(float(kind(x)), **even))
+    assert round_exact(np.int64(-7), **even) == -7.0
+    assert round_exact(np.uint8(9), "e4m3fn", rounding="toward_zero", overflow="saturate") == 9.0
+    for word, expected in ((2**30 - 1, 8.0), (2**30, 10.0)):  # the rest is ¾
+        bits = {"rounding": "stochastic", "overflow": "saturate", "random_bits": np.uint32(word)}
+        assert round_exact(kind(9.5), "e5m2", **bits) == expected
+
+
 @given(st.fractions(min_value=Fraction(1, 10**60), max_value=10**60))
 def test_floor_log2(x: Fraction) -> None:
     e = floor_log2(x)
@@ -109,6 +123,13 @@ def test_floor_log2(x: Fraction) -> None:
             ArgumentError,
             "round_exact: random_bits is 4294967296, expected within [0, 2^32)",
         ),
+        (
+            {"rounding": "stochastic", "random_bits": 1.5},
+            ArgumentError,
+            "round_exact: random_bits is 1.5, expected an integer",
+        ),
+        ({"x": "1"}, CarrierError, "round_exact: x is '1', expected a float, an integer or a Fraction"),
+        ({"x": np.ones(1)}, CarrierError, "round_exact: x is array([1.]), expected a float, an integer or a Fraction"),
     ],
 )
 def test_error_texts(arguments: dict, error: type[Exception], text: str) -> None:

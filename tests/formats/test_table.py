@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from refscale.errors import FormatError
+from refscale.errors import ArgumentError, FormatError
 from refscale.formats import FORMATS, Format, get_format, quantize, values
 
 
@@ -98,6 +98,31 @@ def test_other_names_are_refused(name: object, text: str) -> None:
     with pytest.raises(FormatError) as caught:
         get_format(name)
     assert str(caught.value).startswith(text)
+
+
+def test_widths_of_numpy_are_integers() -> None:
+    """Those of 8 bits would wrap round."""
+    f = Format("x", np.uint8(4), np.uint8(3), np.int8(7), "all_ones", np.True_, True)
+    assert f == Format("x", 4, 3, 7, "all_ones")
+    assert (f.max, f.min_subnormal) == (448.0, 2.0**-9)
+    assert {type(v) for v in (f.exponent_bits, f.mantissa_bits, f.bias)} == {int}
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"mantissa_bits": 1.5}, "Format('x'): mantissa_bits is 1.5, expected an integer"),
+        ({"bias": float("nan")}, "Format('x'): bias is nan, expected an integer"),
+        ({"exponent_bits": "4"}, "Format('x'): exponent_bits is '4', expected an integer"),
+        ({"signed": "no", "has_zero": "no"}, "Format('x'): signed is 'no', expected True or False"),
+        ({"has_zero": 1}, "Format('x'): has_zero is 1, expected True or False"),
+        ({"name": None}, "Format: name is None, expected a string"),
+    ],
+)
+def test_fields_of_another_type(fields: dict, text: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        Format(**{"name": "x", "exponent_bits": 4, "mantissa_bits": 3, "bias": 7, "nan": "all_ones"} | fields)
+    assert str(caught.value) == text
 
 
 def test_a_format_of_your_own() -> None:

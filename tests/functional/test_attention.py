@@ -227,3 +227,16 @@ def test_the_comparison_can_fail(change):
     assert_near(y.value, transcription(*arrays, **right), operations(4, 3))
     with pytest.raises(AssertionError, match="off by"):
         assert_near(y.value, transcription(*arrays, **(right | change)), operations(4, 6))
+
+
+def test_sinusoids_of_two_periods():
+    """Of 2 and 4 places: ω = π and π/2; sine and cosine of each, times √2."""
+    expected = np.sqrt(2) * np.array([[0, 1, 0, 1], [0, -1, 1, 0], [0, 1, 0, -1]])
+    assert np.max(np.abs(F.sinusoids(3, 4, period=4) - expected)) <= 1e-15
+
+
+@pytest.mark.parametrize(("frequencies", "period"), [(2, 1024), (0, 1024), (5, 1024), (4, 0)])
+def test_sinusoids_without_a_value(frequencies, period):
+    expected = "expected an even number of frequencies ≥ 4 and a period > 0"
+    with pytest.raises(ArgumentError, match=rf"^sinusoids\(4, {frequencies}, {period}\): {expected}$"):
+        F.sinusoids(4, frequencies, period)

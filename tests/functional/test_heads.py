@@ -51,6 +51,14 @@ def test_next_sentence_head_is_the_published_one():
     assert_near(logits.value, np.tanh(h[:, 0] @ w + b) @ classifier + shift, 100)
 
 
+def test_span_head_gives_starts_and_then_ends():
+    h, w, b = draw((BATCH, SEQ, WIDTH), (WIDTH, 2), 2)
+    tape = Tape(regular, dtype=np.float64)
+    start, end = heads.span_head(*(tape.tensor(a) for a in (h, w, b)))
+    assert_near(start.value, h @ w[:, 0] + b[0], 40)
+    assert_near(end.value, h @ w[:, 1] + b[1], 40)
+
+
 def test_no_factor_of_a_head_is_constrained():
     for output in (masked_lm(unit)[0], next_sentence(unit)[0]):
         for node in output.tape.nodes:

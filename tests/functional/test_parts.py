@@ -122,6 +122,61 @@ def test_layer_norm(scheme):
     assert scales.beta[1:] == pytest.approx((12**-0.5 if scheme is unit else 1,) * 2, rel=1e-15)
 
 
+def test_what_norms_add_unless_told_otherwise():
+    """10^-12 to the variance, 10^-6 to the mean square: numbers of just that size come out as √½."""
+    one = np.ones(2)
+    for norm, arrays, size in ((F.layer_norm, (one, 0 * one), 1e-6), (F.rms_norm, (one,), 1e-3)):
+        tape = Tape(regular, dtype=np.float64)
+        y = norm(tape.tensor([size, -size]), *map(tape.tensor, arrays))
+        assert y.value == pytest.approx([0.5**0.5, -(0.5**0.5)], rel=1e-12)
+
+
+@SCHEMES
+def test_rms_norm(scheme):
+    """The mean stays; a row of (3, 4, 5, …) over its root mean square."""
+    x = np.array([[3.0, 4.0], [1.0, 7.0], [-6.0, 8.0]])
+    tape = Tape(scheme, dtype=np.float64)
+    y = F.rms_norm(tape.tensor(x), tape.tensor([2.0, 10.0]), eps=0.0)
+    rows = np.array([[12.5**0.5], [5.0], [50**0.5]])
+    assert_near(y.value, x / rows * [2, 10], 8)
+    assert (tape.nodes[0].scales.alpha, tape.nodes[0].scales.beta[0]) == (1, 1)
+    assert tape.nodes[0].scales.beta[1] == pytest.approx(3**-0.5 if scheme is unit else 1, rel=1e-15)
+
+
+# Positions
+
+
+def test_sinusoids_by_hand():
+    """Frequencies π and 2π/1024, or 2π/period; sine and cosine of each, times √2."""
+    slow = 2 * math.pi / 1024
+    expected = [
+        [0, math.sqrt(2), 0, math.sqrt(2)],
+        [0, -math.sqrt(2), math.sqrt(2) * math.sin(slow), math.sqrt(2) * math.cos(slow)],
+        [0, math.sqrt(2), math.sqrt(2) * math.sin(2 * slow), math.sqrt(2) * math.cos(2 * slow)],
+    ]
+    assert F.sinusoids(3, 4) == pytest.approx(np.array(expected), abs=1e-14)
+    assert F.sinusoids(2, 6, 8)[1, ::2] == pytest.approx(  # π/2^0, π/2, π/4
+        math.sqrt(2) * np.sin([math.pi, math.pi / 2, math.pi / 4]), abs=1e-14
+    )
+
+
+def test_rotary_angles_by_hand():
+    """Of place t: t and t/100, as 10000^(−2/4) is 1/100; or t and t/2 with a base of 4."""
+    for base, angles in (((), (1.0, 0.01)), ((4.0,), (1.0, 0.5))):
+        cos, sin = F.rotary_angles(3, 4, *base)
+        assert cos == pytest.approx(np.array([[math.cos(t * a) for a in angles] for t in range(3)]), abs=1e-15)
+        assert sin == pytest.approx(np.array([[math.sin(t * a) for a in angles] for t in range(3)]), abs=1e-15)
+
+
+def test_a_mean_of_the_tokens_that_are_there():
+    """Of one token itself, of three their mean; under unit scaling times √4, for four places."""
+    h = np.arange(24.0).reshape(2, 4, 3)
+    mask = np.array([[False, True, False, False], [True, True, False, True]])
+    for scheme, factor in ((regular, 1), (unit, 2)):
+        y = F.mean_pooled(Tape(scheme, dtype=np.float64).tensor(h), mask)
+        assert_near(y.value, factor * np.array([h[0, 1], (h[1, 0] + h[1, 1] + h[1, 3]) / 3]), 12)
+
+
 # Dropout
 
 

@@ -20,9 +20,22 @@ from refscale.formats import Cast, get_format
 from refscale.golden import load
 from refscale.golden.backends import SHIPPED, find
 from refscale.golden.backends.reference import Reference
-from refscale.golden.kit import Claims, Waiver, bisect, judge, load_backend, load_waivers, run, select, summary, to_json
+from refscale.golden.kit import (
+    Claims,
+    Result,
+    Waiver,
+    bisect,
+    judge,
+    load_backend,
+    load_waivers,
+    run,
+    select,
+    summary,
+    to_json,
+)
 from refscale.golden.kit.pipe import PipeBackend
 from refscale.golden.kit.report import failed, matrix
+from refscale.golden.schema import Codes, Vector
 
 VECTORS = load()
 TIES = "cast/float8_e4m3fn/nearest_even/saturate/float32/ties"
@@ -111,6 +124,130 @@ def test_answers_may_be_codes_values_or_dtypes():
                 return form(Reference.cast(self, x, **v))
 
         assert judge(Other(), VECTORS[TIES]).verdict == "same bits"
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict", "outputs"),
+    [
+        (lambda y: y, "same bits", ("same bits", "same bits")),
+        (lambda y: {"elements": y["elements"]}, "not implemented", ("same bits", "not implemented")),
+        (lambda y: {"elements": y["elements"] ^ 1}, "fail", ("fail", "not implemented")),
+        (lambda y: {"scales": y["scales"] ^ 1}, "fail", ("not implemented", "fail")),
+        (lambda y: {"elements": y["elements"][:1]}, "fail", ("fail", "not implemented")),
+        (lambda y: {**y, "scales": y["scales"] ^ 1}, "fail", ("same bits", "fail")),
+        (lambda y: {}, "not implemented", ("not implemented", "not implemented")),
+    ],
+)
+def test_the_worst_output_decides(answer, verdict, outputs):
+    """What is wrong fails, though the backend lacks another output."""
+
+    class Some(Mine):
+        def block_quantize(self, x, random_bits=None, **attributes):
+            y = Reference.block_quantize(self, x, random_bits, **attributes)
+            return answer({"elements": y["elements"], "scales": y["scales"]})
+
+    vector = VECTORS["block-cast/mxfp8_e4m3/usual"]
+    result = judge(Some(), vector)
+    assert (result.verdict, result.outputs) == (verdict, dict(zip(("elements", "scales"), outputs, strict=True)))
+    assert failed([result]) == (verdict == "fail")
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "ulps"),
+    [
+        (1.0, 1.25, 2),
+        (-1.0, -1.25, 2),
+        (-1.25, -1.0, 2),
+        (2.0**-9, -(2.0**-9), 2),  # across both zeros, which are one place
+        (0.0, -(2.0**-9), 1),
+        (0.0, -0.0, 0),
+        (448.0, np.nan, None),
+    ],
+)
+def test_how_far_apart_two_codes_are(expected, actual, ulps):
+    """E4M3 has eight values from 1 to 2; 2^-9 is the smallest."""
+
+    class Off(Mine):
+        def cast(self, x, **_):
+            return np.float32([[448.0, actual]])
+
+    attributes = {"format": "float8_e4m3fn", "rounding": "nearest_even", "overflow": "saturate"}
+    x, y = (Codes.of(np.float32([[448.0, expected]]), format) for format in ("float32", "float8_e4m3fn"))
+    m = judge(Off(), Vector("cast/hand", "cast", attributes, {"x": x}, {"y": y})).mismatch
+    assert (m.index, m.wrong, m.size, m.ulps) == ((0, 1), 1, 2, ulps)
+    assert m.source == f"0x{int(x.codes[0, 1]):08x} ({expected:.9g})"
+
+
+@pytest.mark.parametrize(("code", "verdict"), [(0xF, "fail"), (0x10, "fail"), (0x7, "same bits")])
+def test_codes_that_a_format_does_not_have(code, verdict):
+    class Gives(Mine):
+        def cast(self, x, **_):
+            return np.array([code], np.uint8)
+
+    attributes = {"format": "float4_e2m1fn", "rounding": "nearest_even", "overflow": "saturate"}
+    inputs, outputs = {"x": Codes.of([6.0], "float32")}, {"y": Codes.of([6.0], "float4_e2m1fn")}
+    result = judge(Gives(), Vector("cast/hand", "cast", attributes, inputs, outputs))
+    assert result.verdict == verdict
+    assert ("code 0x10, expected less than 0x10" in result.reason) == (code == 0x10)
+    assert (result.mismatch is not None) == (code == 0xF)
+
+
+@pytest.mark.parametrize(
+    ("format", "dtype"),
+    [
+        ("float16", "float16"),
+        ("bfloat16", "bfloat16"),
+        ("float32", "float32"),
+        ("float64", "float64"),
+        ("tf32", "float32"),
+        ("float8_e4m3fn", "float32"),
+        ("float4_e2m1fn", "float32"),
+        ("int64", "int64"),
+        ("bool", "bool"),
+    ],
+)
+def test_arrays_as_a_backend_receives_them(format, dtype):
+    x = Codes.of([0.0, 1.0], format)
+    assert (x.native.dtype.name, x.native.astype(np.float64).tolist()) == (dtype, [0.0, 1.0])
+
+
+@pytest.mark.parametrize(("in_nan_block", "verdict"), [(True, "same bits"), (False, "fail")])
+def test_elements_of_a_block_that_is_nan_may_be_any(in_nan_block, verdict):
+    vector = VECTORS["block-scale/mxfp4/rceil/nonfinite-nan"]
+    nan = np.isnan(vector.outputs["scales"].values)[:, 0]
+    assert 0 < nan.sum() < len(nan)
+
+    class Other(Mine):
+        def block_quantize(self, x, random_bits=None, **attributes):
+            y = Reference.block_quantize(self, x, random_bits, **attributes)
+            row = np.flatnonzero(nan == in_nan_block)[0]
+            y["elements"][row, 3] ^= 1
+            return y
+
+    result = judge(Other(), vector)
+    assert (result.verdict, result.outputs["scales"]) == (verdict, "same bits")
+
+
+def test_a_training_step_is_of_the_arrays_that_are_given():
+    vector = VECTORS["model/ffn/regular/fp32/whole"]
+    arrays = {name: x.native for name, x in vector.inputs.items()}
+    first = next(iter(vector.outputs))  # of a fork: the input itself
+    for factor in (1, 2):
+        found = RIGHT.model(**vector.attributes, **arrays | {"x": factor * arrays["x"]})
+        assert np.array_equal(found[first], np.float32(factor * arrays["x"]))
+
+
+def test_a_bound_that_one_output_needs_is_the_verdict():
+    class Rounded(Mine):
+        claims = Claims(op_ulps=64)
+
+        def op(self, **v):
+            right = RIGHT.op(**v)
+            return right | {"grad_gain": right["grad_gain"] * np.float32(1 + 2.0**-23)}
+
+    result = next(r for r in run(Rounded(), only("ops/*.rms_norm/unit/fp32")) if r.verdict != "same bits")
+    assert result.verdict == "within bound"
+    assert set(result.outputs.values()) == {"same bits", "within bound"}
 
 
 def test_a_backend_cannot_spoil_a_vector():
@@ -355,6 +492,100 @@ def test_reports():
     assert "| mine | 3 |" in matrix([(TiesAway(), results)])
 
 
+def made(id, verdict, flags=(), said=None, format="float16", **more):
+    """The result of a vector of one number; ``said`` of its output, if not the same."""
+    family = id.partition("/")[0]
+    attributes = {"format": format, "rounding": "nearest_even", "overflow": "saturate"}
+    vector = Vector(id, family, attributes, {}, {"y": Codes.of([1.0], "float16")}, flags)
+    return Result(vector, verdict, {"y": said or verdict}, **more)
+
+
+MADE = [
+    made("cast/1", "same bits"),
+    made("cast/2", "fail", ("tie-even", "carry")),
+    made("cast/3", "same bits"),
+    made("cast/4", "waived", ("carry",), said="fail"),
+    made("cast/5", "unexpectedly fixed", said="same bits", reason="old"),
+    made("cast/6", "within bound", bound="accumulate float32"),
+    made("cast/7", "not implemented"),
+    made("cast/8", "fail", ("tie-even",), format="bfloat16"),
+    made("decode/1", "not implemented"),
+    made("decode/2", "not implemented"),
+]
+
+
+def test_the_table_by_hand():
+    """What is waived or fixed counts as that; a format that fails has a row; what is never implemented has none."""
+    lines = summary(Mine(), MADE, failures=0).splitlines()
+    assert [line.split() for line in lines[2:5]] == [
+        ["op", "pass", "format", "same", "bound", "FAIL", "waived", "FIXED", "n/i"],
+        ["cast", "-", "float16", "2", "1", "1", "1", "1", "1"],
+        ["cast", "-", "bfloat16", "·", "·", "1", "·", "·", "·"],
+    ]
+    assert lines[5:] == [
+        "",
+        "not implemented at all: decode",
+        "",
+        "10 vectors: 2 same bits, 1 within bound, 2 fail, 1 waived, 1 unexpectedly fixed, 3 not implemented",
+        "within bound: 1 by the claim 'accumulate float32'",
+        "no longer fails, remove the waiver: 'old'",
+    ]
+    some = summary(Mine(), [made("cast/1", "same bits"), made("cast/2", "not implemented")]).splitlines()
+    assert [line.split() for line in some[2:4]] == [
+        ["op", "pass", "format", "same", "n/i"],
+        ["cast", "-", "float16", "1", "1"],
+    ]
+    assert some[5:] == ["2 vectors: 1 same bits, 1 not implemented"]
+    assert to_json(Mine(), MADE, "9")["totals"] == {
+        "same bits": 2,
+        "within bound": 1,
+        "fail": 2,
+        "waived": 1,
+        "unexpectedly fixed": 1,
+        "not implemented": 3,
+    }
+    for verdict, fails in (("fail", True), ("unexpectedly fixed", True), ("waived", False), ("within bound", False)):
+        assert failed([made("cast/1", "same bits"), made("cast/2", verdict)]) is fails
+
+
+def test_the_matrix_by_hand():
+    """Good of those that were run; a family of which nothing was run is a dot; flags of what fails, the usual first."""
+    other = [made("cast/1", "not implemented"), made("decode/1", "same bits")]
+    text = matrix([(Mine(), MADE), (RIGHT, other)])
+    assert text.splitlines() == [
+        "| backend | version | cast | decode |",
+        "|---|---|---|---|",
+        "| mine | 3 | 3 / 7 (1 waived) | · |",
+        f"| reference | {RIGHT.version} | · | 1 / 1 |",
+        "",
+        "mine fails vectors with the flags: tie-even 2, carry 1",
+    ]
+
+
+@pytest.mark.parametrize(("count", "shown"), [(1, [1]), (2, [1, 4]), (3, [1, 4, 2]), (9, [1, 4, 2, 3])])
+def test_failures_of_other_flags_are_shown_first(count, shown):
+    flags = [("carry",), ("carry",), ("carry",), ("bias",)]
+    results = [made(f"cast/{i}", "fail", flag) for i, flag in enumerate(flags, 1)]
+    lines = summary(Mine(), results, count).splitlines()
+    assert [line for line in lines if line.startswith("FAIL ")] == [f"FAIL cast/{i}" for i in shown]
+
+
+def test_progress_is_told_after_each_vector():
+    told = []
+    vectors = only("cast/float16/nearest_even/saturate/float32/*")[:3]
+    run(Mine(), vectors, progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_waiver_of_what_is_not_implemented_is_not_fixed():
+    class Some(Mine):
+        claims = Claims(roundings=("up",))
+
+    vectors = only("cast/float16/up/saturate/float32/inside", "cast/float16/down/saturate/float32/inside")
+    verdicts = {r.vector.attributes["rounding"]: r.verdict for r in run(Some(), vectors, [Waiver(("cast/*",), "x")])}
+    assert verdicts == {"up": "unexpectedly fixed", "down": "not implemented"}
+
+
 def test_bisection_names_the_first_op_that_deviates():
     class BadGelu(Mine):
         def op(self, *, name, **v):
@@ -370,8 +601,20 @@ def test_bisection_names_the_first_op_that_deviates():
     assert bisect(RIGHT, where) is None
     found = bisect(BadGelu(), where)
     assert (found.result.vector.attributes["name"], found.output) == ("gelu", "grad_x")
+    # fork, matmul, bias, gelu, matmul, bias, weighted_add; then, from behind, 2 + 2 + 2 + 1 gradients to gelu's.
+    assert (found.position, found.checked) == (7 + 7, 7 + 12)
     found = bisect(BadBias(), where)
     assert (found.result.vector.attributes["name"], found.output) == ("bias", "y")
+    assert (found.position, found.checked) == (3, 19)
+
+    class BadWeight(Mine):
+        def op(self, *, name, **v):
+            right = RIGHT.op(name=name, **v)
+            return {**right, "grad_w": -right["grad_w"]} if name == "matmul" else right
+
+    found = bisect(BadWeight(), where)
+    assert (found.position, found.output) == (7 + 6, "grad_w")
+    assert found.result.vector.id == "model/ffn/unit/fp16/004.matmul"  # of two the one that backward meets first
     for wrong in ("model/ffn", "model/ffn/unit/fp4", "cast/a/b/c", "model/no/unit/fp8"):
         with pytest.raises(GoldenError, match="expected model/NAME"):
             bisect(RIGHT, wrong)
@@ -555,6 +798,15 @@ def test_a_program_that_does_not_read_is_given_up(tmp_path):
                 backend.ask("noop " + "x" * 2**20)
 
 
+def test_a_line_may_be_as_long_as_the_limit(tmp_path):
+    script = tmp_path / "p.py"
+    script.write_text(GREETING + "for line in sys.stdin: print('y' * int(line), flush=True)\n", encoding="utf-8")
+    with PipeBackend(f"{sys.executable} {script}", longest_line=100) as backend:
+        assert backend.ask("100") == "y" * 100
+        with pytest.raises(BackendLostError, match="a line of more than 100 bytes; the request was: 101"):
+            backend.ask("101")
+
+
 @pytest.mark.parametrize("wrong", [{"timeout": 0}, {"timeout": float("nan")}, {"longest_line": 0}])
 def test_limits_of_a_program_are_positive(wrong):
     with pytest.raises(ArgumentError, match=f"{next(iter(wrong))}=.*: expected"):
@@ -604,7 +856,19 @@ def test_an_answer_of_one_array_needs_no_name_and_one_of_several_does():
 # --- as pytest -------------------------------------------------------------------------------------------------------
 
 
-def test_as_pytest(tmp_path):
+def test_as_pytest_in_a_project_with_options_of_the_same_names(tmp_path):
+    """Its own conftest defines --backend and --waivers, as for tests on a GPU; each reads its own."""
+    (tmp_path / "conftest.py").write_text(
+        "def pytest_addoption(parser):\n"
+        "    parser.addoption('--backend', default='cpu')\n"
+        "    parser.addoption('--waivers', action='store_true')\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "test_own.py").write_text(
+        "def test_own(pytestconfig):\n"
+        "    assert (pytestconfig.getoption('backend'), pytestconfig.getoption('waivers')) == ('gpu', True)\n",
+        encoding="utf-8",
+    )
     (tmp_path / "mine.py").write_text(
         "from refscale.golden.backends.reference import Reference\n"
         "class Mine(Reference):\n"
@@ -619,18 +883,42 @@ def test_as_pytest(tmp_path):
     known.write_text(
         '[[waiver]]\nids = ["cast/float16/up/*", "cast/float8_e5m2/down/*/float32/inside"]\nreason = "known"\n'
     )
-    base = [sys.executable, "-m", "pytest", "--pyargs", "refscale.golden.conformance", "-q", "-p", "no:cacheprovider"]
-    plugin = ["-p", "refscale.testing.plugin"] if not _plugin_is_installed() else []
-    asked = ["-k", "float16 and (down or up or exp)", "--waivers", str(known)]
-    command = [*base, *plugin, "--backend", "mine:Mine", *asked]
-    env = {**os.environ, "PYTHONPATH": str(Path(refscale.__file__).parents[1])}
-    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+    theirs = ["--backend", "gpu", "--waivers", "test_own.py"]
+    ours = ["--refscale-backend", "mine:Mine", "--refscale-waivers", str(known), "refscale.golden.conformance"]
+    result = pytest_in(tmp_path, *theirs, "--pyargs", *ours, "-k", "test_own or float16 and (down or up or exp)")
     assert result.returncode == 1, result.stdout + result.stderr
     assert "cast/float16/down/saturate/float32/inside" in result.stdout
     assert "[cast/float16/up" not in result.stdout
+    assert "test_own" not in result.stdout
     assert set((tmp_path / "calls").read_text().split()) == {"float16", "bfloat16", "float8_e5m2"}
     assert "passed" in result.stdout
     assert "skipped" in result.stdout
+
+
+def test_the_plugin_does_nothing_in_a_project_that_does_not_use_it(tmp_path):
+    """It is loaded (its help is there), and adds two options; every other module of the package is left alone."""
+    (tmp_path / "test_own.py").write_text(
+        "import sys\n"
+        "def test_own(pytestconfig):\n"
+        "    plugins = pytestconfig.pluginmanager.get_plugins()\n"
+        "    (plugin,) = [p for p in plugins if getattr(p, '__name__', '') == 'refscale.testing.plugin']\n"
+        "    assert [x for x in vars(plugin) if x.startswith('pytest_')] == ['pytest_addoption']\n"
+        "    found = [x for x in vars(pytestconfig.option) if 'backend' in x or 'waivers' in x]\n"
+        "    assert found == ['refscale_backend', 'refscale_waivers']\n"
+        "    loaded = {m for m in sys.modules if m.partition('.')[0] in ('refscale', 'numpy')}\n"
+        "    assert loaded == {'refscale', 'refscale.testing', 'refscale.testing.plugin'}\n",
+        encoding="utf-8",
+    )
+    result = pytest_in(tmp_path, "test_own.py")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def pytest_in(folder, *arguments):
+    """A run of pytest in another project, with the plugin."""
+    plugin = ["-p", "refscale.testing.plugin"] if not _plugin_is_installed() else []
+    command = [sys.executable, "-m", "pytest", "-q", "--assert=plain", "-p", "no:cacheprovider", *plugin, *arguments]
+    env = {**os.environ, "PYTHONPATH": str(Path(refscale.__file__).parents[1])}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
 def _plugin_is_installed():

@@ -93,7 +93,7 @@ def run(dag: Dag, scheme: Scheme, arrays: list[Array], seed: Array, *, forked: b
     tensors = record(dag, Tape(scheme, dtype=np.float64, probe=probe), arrays, forked=forked)
     if settle is not None:
         settle(tensors[-1])
-    backward(tensors[-1], seed)
+    backward(tensors[-1], seed, check=False)  # whether the factors are legal is what the tests ask
     return Run(tensors, [seen.get(t.variable) for t in tensors])
 
 

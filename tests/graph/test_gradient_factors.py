@@ -90,15 +90,18 @@ def check_violation(factors_of: GradientFactors, dag: Dag, rng: np.random.Genera
     with pytest.raises(FactorError) as raised:
         factors_of(output)
     found = re.fullmatch(
-        r"gradient_factors: consumers of (.+) disagree: #(\d+) \w+ demands c = (\S+), #(\d+) \w+ demands c = (\S+); "
-        "its gradient would be no multiple of the true one",
+        r"consumers of (.+) disagree: \w+ #(\d+) demands c = (\S+), \w+ #(\d+) demands c = (\S+), so its gradient is "
+        r"not a multiple of the true one; on the loop from (.+) to \w+ #\d+, α ≠ β at (\w+) #(\d+): constrain it, or "
+        "start the branch with `fork`",
         str(raised.value),
     )
     assert found
     nodes = output.tape.nodes
     first, second = nodes[int(found[2])], nodes[int(found[4])]
     shared = {repr(v) for v in first.inputs} & {repr(v) for v in second.inputs}
+    assert found[1] == found[6]
     assert found[1] in shared
+    assert int(found[8]) == edge.node.index  # the one op whose factors are not tied
     # One edge of one cycle is off by 1.25, and so are the two ways around it.
     ratio = float(found[5]) / float(found[3])
     assert math.isclose(max(ratio, 1 / ratio), 1.25, rel_tol=1e-7)
@@ -207,8 +210,9 @@ def test_the_message():
     with pytest.raises(FactorError) as raised:
         gradient_factors(y)
     assert str(raised.value) == (
-        "gradient_factors: consumers of table[2, 3] disagree: #1 scaled demands c = 3, #0 tanh demands c = 0.5; "
-        "its gradient would be no multiple of the true one"
+        "consumers of table[2, 3] disagree: scaled #1 demands c = 3, tanh #0 demands c = 0.5, so its gradient is not "
+        "a multiple of the true one; on the loop from table[2, 3] to add #2, α ≠ β at scaled #1, tanh #0: constrain "
+        "it, or start the branch with `fork`"
     )
 
 
@@ -222,6 +226,43 @@ def test_a_constant_is_predicted():
     assert c[y.variable] == 1
     backward(y, [1.0])
     assert x.grad == 15
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_consumers_agree_to_a_billionth(sign):
+    """x through tanh demands c = 1, through an identity 1 ± ε: as much as a few thousand rounded factors explain."""
+
+    def output(error):
+        factors = (Scales(1, (1,)), Scales(1, (1 + sign * error,)), Scales(1, (1, 1)))
+        x = Tape(Chosen(factors=factors), dtype=np.float64).tensor(np.zeros(2), "x")
+        return apply(ops.Add(), apply(ops.Tanh(), x), apply(ops.Scaled(), x))
+
+    gradient_factors(output(0.99e-9))
+    with pytest.raises(FactorError, match="consumers of x"):
+        gradient_factors(output(1.01e-9))
+
+
+def test_balance_mends_what_the_certificate_would_refuse_and_no_less():
+    """Up to a billionth a fork stays as it is; beyond, it takes the difference over."""
+    for error, beta in ((0.99e-9, 1.0), (1.01e-9, 1 / (1 + 1.01e-9))):
+        tape = Tape(Chosen(factors=(Scales(1, (1,)), Scales(1, (1 + error,)), Scales(1, (1, 1)))), dtype=np.float64)
+        x = tape.tensor(0.0, "x")
+        (way,) = fork(x, 1)
+        y = apply(ops.Add(), apply(ops.Scaled(), way), x)
+        balance(y)
+        assert tape.nodes[0].scales.beta == (pytest.approx(beta, rel=1e-15),)
+        gradient_factors(y)
+
+
+def test_a_factor_of_the_output_alone_is_balanced_too():
+    """α = 2 with β = 1 halves c, which the fork repays, though no β differs from 1."""
+    tape = Tape(Chosen(factors=(Scales(1, (1,)), Scales(2, (1,)), Scales(1, (1, 1)))), dtype=np.float64)
+    x = tape.tensor(0.0, "x")
+    (way,) = fork(x, 1)
+    y = apply(ops.Add(), apply(ops.Scaled(), way), x)
+    balance(y)
+    assert tape.nodes[0].scales == Scales(1, (2.0,))
+    assert gradient_factors(y)[x.variable] == 1
 
 
 def test_loops_whose_factors_cancel_are_legal():
@@ -258,14 +299,13 @@ def test_forks_follow_the_uses_without_one():
     assert gradient_factors(y)[x.variable] == 5
 
 
-def test_balance_leaves_uses_without_forks_to_the_certificate():
+def test_a_fork_cannot_settle_uses_without_forks():
     tape = Tape(Chosen(factors=(Scales(1, (1,)), Scales(1, (2,)), Scales(1, (3,)), Scales(1, (1, 1, 1)))))
     x = tape.tensor(0.0, "x")
     (way,) = fork(x, 1)
     y = apply(ops.WeightedAdd((1, 1, 1)), way, apply(ops.Scaled(), x), apply(ops.Scaled(), x))
-    balance(y)
     with pytest.raises(FactorError, match="consumers of x"):
-        gradient_factors(y)
+        balance(y)
 
 
 # Wrong implementations, which the checks must reject.

@@ -14,7 +14,7 @@ from refscale.engine import Tape, apply, backward
 from refscale.errors import FactorError
 from refscale.graph import cut_edges, gradient_factors, plan
 from refscale.models import bert
-from refscale.scales import arithmetic, geometric, harmonic, none, regular, to_output_scale, unit
+from refscale.scales import Scales, arithmetic, geometric, harmonic, none, regular, to_output_scale, unit
 from refscale.testing.strategies import dags, generators
 from tests.graph.recorded import KINDS, SIDE, assert_multiple, connect, leaves, run, true_factors
 from tests.models.batches import random_batch
@@ -118,6 +118,25 @@ def test_additions_pass_back_what_they_took(op):
     branch, join = (step.resolved for step in p.steps)
     assert branch.alpha == branch.beta[0] == pytest.approx(math.sqrt(math.sqrt(2 / (1 - 1 / math.pi)) * math.sqrt(2)))
     assert (join.alpha, *join.beta) == pytest.approx([2**-0.5] * 3, rel=1e-15)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_factors_differ_from_the_plan_from_a_billionth_on(ffn, place):
+    """α, β of x or β of w of the first product; nothing of the others."""
+    p, x, parameters = ffn
+
+    def differences(error):
+        factors = [step.resolved for step in p.steps]
+        one = [factors[1].alpha, *factors[1].beta]
+        one[place] *= 1 + error
+        factors[1] = Scales(one[0], tuple(one[1:]))
+        return p.differences(run_feed_forward(Chosen(factors=tuple(factors)), x, parameters)[0].tape)
+
+    assert differences(0.99e-9) == differences(-0.99e-9) == []
+    for error in (1.01e-9, -1.01e-9):
+        ((step, found),) = differences(error)
+        assert step.name == "matmul"
+        assert (found.alpha, *found.beta)[place] == pytest.approx((step.resolved.alpha, *step.resolved.beta)[place])
 
 
 def test_another_program_is_refused(ffn):

@@ -162,6 +162,21 @@ def test_norms_stay_and_zero_matrices_too():
     assert values < 1e-12
 
 
+def test_each_addition_of_a_post_norm_stack_is_the_first():
+    """By hand: the first addition of a running mean weights stream and branch alike; after a norm the stream's scale
+    is 1.  So the weight of each branch is the scale of its output.
+    """
+    config = replace(SMALL, tau=running_mean)
+    parameters = trained(config)
+    adapted = published.adapt(config, parameters)
+    for i in range(config.layers):
+        for branch, end in (("attention", "output"), ("ffn", "down")):
+            scale = adapted.divisors[f"encoder.{i}.{branch}.{end}.bias"]
+            assert adapted.scheme.trained[f"encoder.{i}.{branch}"] == pytest.approx(scale, rel=1e-14)
+    values, gradients = worst(config, parameters, adapted)
+    assert (values < 1e-12, gradients < 1e-11) == (True, True)
+
+
 WRONG = {
     "eps as it was": ("norm", lambda self, name, s: 1.0),
     "bias as it was": ("free", None),

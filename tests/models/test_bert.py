@@ -80,7 +80,8 @@ def test_the_paper_s_configurations():
 def test_what_all_configurations_share():
     """As published: gelu by erf, norms' eps, dropout, initial σ; post-norm, tied; and the paper's constraint."""
     for c in bert.CONFIGS.values():
-        assert (c.activation, c.eps, c.dropout, c.std, c.positions) == ("gelu", 1e-12, 0.1, 0.02, 512)
+        assert (c.activation, c.eps, c.std, c.positions, c.segments) == ("gelu", 1e-12, 0.02, 512, 2)
+        assert (c.dropout, c.attention_dropout, c.outputs) == (0.1, 0.1, ("mlm", "nsp"))
         assert (c.norm, c.tied, c.scores, c.values, c.constraint) == (
             "post",
             True,
@@ -221,15 +222,15 @@ def test_a_branch_that_starts_with_another_factor_is_put_right(monkeypatch, beta
     assert certify(config, batch) == pytest.approx(right, rel=1e-12)
 
 
-def test_branches_without_constraints_or_balance_are_caught(monkeypatch):
-    monkeypatch.setattr(bert.model, "balance", lambda output: None)
+def test_branches_without_constraints_or_free_forks_are_caught(monkeypatch):
+    monkeypatch.setattr(ops.Fork, "settles", False)
     config = bert.get_config("bert-tiny", vocabulary=WORDS, constraint=none)
     with pytest.raises(FactorError, match="consumers of encoder"):
         certify(config, text_batch(WORDS))
 
 
-def test_forks_that_nobody_balanced_are_caught(monkeypatch):
-    monkeypatch.setattr(bert.model, "balance", lambda output: None)
+def test_forks_that_nobody_settles_are_caught(monkeypatch):
+    monkeypatch.setattr(ops.Fork, "settles", False)
     with pytest.raises(FactorError, match=r"consumers of encoder\.1\.ffn\.layer_norm"):
         certify(bert.get_config("bert-tiny", vocabulary=WORDS), text_batch(WORDS))
 
@@ -424,6 +425,29 @@ def test_dropout(norm):
     assert losses[0].value == losses[1].value != losses[2].value
     gradient_factors(losses[0])
     backward(losses[0])
+
+
+@pytest.mark.parametrize("norm", ["post", "pre", "branch"])
+def test_attention_weights_are_dropped_with_a_probability_of_their_own(norm):
+    """And a branch after its norm: what is dropped is what would have been added."""
+    config = replace(MICRO, layers=2, norm=norm, dropout=0.25, attention_dropout=0.5)
+    rng = np.random.default_rng(0)
+    losses, _ = run(config, random_batch(config, rng, 2, 12, 3), rng=rng)
+    dropped = [n for n in losses.total.tape.nodes if isinstance(n.op, ops.Dropout)]
+    assert [n.op.p for n in dropped] == [0.25, *([0.5, 0.25, 0.25] * 2)]
+    branch = "layer_norm" if norm == "branch" else "bias"
+    assert [n.inputs[0].node.op.name for n in dropped] == ["layer_norm", *(["masked_softmax", branch, branch] * 2)]
+
+
+def test_the_rules_that_a_run_has_options_for():
+    """One dropout for all that a BERT drops; a language model has no dropout of attention weights."""
+    found = models.with_rules(MICRO, dropout=0.25, constraint=to_output_scale)
+    assert found == replace(MICRO, dropout=0.25, attention_dropout=0.25, constraint=to_output_scale)
+    decoder = models.get_config("decoder-tiny")
+    found = models.with_rules(decoder, dropout=0.25, constraint=none)
+    assert found == replace(decoder, dropout=0.25, constraint=none)
+    assert found.block.attention_dropout == 0
+    assert (found.block.dropout, found.block.constraint) == (0.25, none)
 
 
 # Errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from refscale.data import IGNORE, TextBatch
 from refscale.engine import Tape, apply, backward
 from refscale.errors import ArgumentError, FactorError, ShapeError
 from refscale.graph import gradient_factors, plan
-from refscale.layers import count, on_tape
+from refscale.layers import convolution, convolution_specs, count, on_tape, recurrence, recurrence_specs
 from refscale.models import NAMES, family, get_config
 from refscale.models import language as lm
 from refscale.precision import get_precision
@@ -159,6 +160,129 @@ def test_the_weight_of_a_recurrence_starts_with_a_factor_for_its_steps(seq):
         assert use.scales.beta[1] * start.scales.beta[0] == pytest.approx((3 * seq) ** -0.5, rel=1e-12)
 
 
+def test_a_recurrence_step_by_step():
+    """h + sigmoid(u − 1)·(tanh c − h), from a start that is a parameter."""
+    rng = np.random.default_rng(0)
+    p = {name: rng.standard_normal(spec.shape) for name, spec in recurrence_specs("r", 3).items()}
+    x = rng.standard_normal((2, 4, 3))
+    tape = Tape(regular, dtype=np.float64)
+    block = get_config("charlm-rnn").block
+    y = recurrence(on_tape(tape, p, recurrence_specs("r", 3)), "r", tape.tensor(x), None, block)
+    for n in range(2):
+        h = p["r.start"]
+        for t in range(4):
+            both = x[n, t] @ p["r.input.weight"] + p["r.input.bias"] + h @ p["r.state.weight"]
+            candidate, update = np.tanh(both[:3]), both[3:]
+            h = h + (candidate - h) / (1 + np.exp(-(update - 1)))
+            assert y.value[n, t] == pytest.approx(h, rel=1e-12, abs=1e-13)
+
+
+def test_a_convolution_tap_by_tap():
+    """relu of a causal convolution, in two groups of two channels, and a bias."""
+    specs = convolution_specs("c", 4, kernel=3, groups=2)
+    rng = np.random.default_rng(0)
+    p = {name: rng.standard_normal(spec.shape) for name, spec in specs.items()}
+    x = rng.standard_normal((2, 5, 4))
+    tape = Tape(regular, dtype=np.float64)
+    y = convolution(on_tape(tape, p, specs), "c", tape.tensor(x), None, get_config("charlm-conv").block)
+    for n, t, o in np.ndindex(2, 5, 4):
+        channels = slice(0, 2) if o < 2 else slice(2, 4)
+        seen = [x[n, t + k - 2, channels] @ p["c.weight"][k, :, o] for k in range(3) if t + k >= 2]
+        assert y.value[n, t, o] == pytest.approx(max(0, sum(seen) + p["c.bias"][o]), rel=1e-12, abs=1e-13)
+
+
+@pytest.mark.parametrize("model", ["charlm-attention", "charlm-conv", "charlm-rnn", "decoder-tiny"])
+@pytest.mark.parametrize(
+    ("scheme", "rule", "branches"),
+    [
+        ("regular", "running-mean", (2, 3, 4, 5)),
+        ("unit", "running-mean", (2, 3, 4, 5)),
+        ("unit", "default", (2, 3, 4, 5)),
+        ("u-mup", "default", (3, 4, 5, 6)),  # τ² = (4/2 + l − 1)^-1 of the stream: 1/2, 1/3, 1/4, 1/5
+    ],
+)
+def test_each_layer_is_added_by_its_own_number(model, scheme, rule, branches):
+    """Four additions in two layers: the l-th branch weighs n^-½ and the stream the rest."""
+    config = get_config(f"{model}:layers=2,width=32,head_size=8,vocabulary=9,tau={rule}")
+    loss, _ = loss_of(config, get_scheme(scheme), seq=2)
+    # Scores by place and by content, and the two parts of a gate, are added with weights of 1.
+    added = [n for n in loss.total.tape.nodes if isinstance(n.op, ops.WeightedAdd) and n.op.weights != (1.0, 1.0)]
+    assert [n.output.name for n in added] == [
+        f"layers.{i}.{part}.weighted_add" for i in (0, 1) for part in (config.mixer, "ffn")
+    ]
+    assert [n.op.weights for n in added] == [
+        pytest.approx((math.sqrt(1 - 1 / n), n**-0.5), rel=1e-12) for n in branches
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "rates"),
+    [
+        (
+            "charlm-attention:layers=8",  # 16 additions: width 128, hidden 512, 128 sinusoids
+            {
+                "embedding": 128**-0.5,
+                "embedding_norm.gain": 128**-0.5,
+                "layers.0.attention.query.weight": (128 * 16) ** -0.5,
+                "layers.7.attention.distance.weight": (128 * 16) ** -0.5,
+                "layers.7.attention.output.bias": (128 * 16) ** -0.5,
+                "layers.0.attention.norm.gain": (128 * 16) ** -0.5,
+                "layers.3.ffn.down.weight": (512 * 16) ** -0.5,
+                "norm.bias": 128**-0.5,
+                "readout.weight": 1.0,
+                "pad": 256**-0.5,
+            },
+        ),
+        (
+            "charlm-conv:layers=2",  # 4 additions; 7 taps of 128/8 channels
+            {
+                "layers.1.convolution.weight": (7 * 16 * 4) ** -0.5,
+                "layers.1.convolution.bias": (128 * 4) ** -0.5,
+                "layers.1.ffn.up.weight": (128 * 4) ** -0.5,
+            },
+        ),
+        (
+            "charlm-rnn:layers=3",
+            {
+                "layers.2.recurrence.state.weight": (128 * 6) ** -0.5,
+                "layers.2.recurrence.start": (128 * 6) ** -0.5,
+                "layers.2.ffn.norm.gain": (128 * 6) ** -0.5,
+            },
+        ),
+        (
+            "decoder-small",  # 16 additions, width 512; a tied embedding
+            {"layers.0.ffn.gate.weight": (512 * 16) ** -0.5, "embedding": 512**-0.5, "norm.gain": 512**-0.5},
+        ),
+    ],
+)
+def test_rates_of_u_mup_know_the_depth(model, rates):
+    """fan_in^-½ and depth^-½, where the depth is the number of additions: two to a layer, 1 outside the stack."""
+    specs, scheme = lm.specs(get_config(model)), get_scheme("u-mup")
+    found = {name: scheme.lr_scale(specs[name].role, specs[name].shape, specs[name].depth) for name in rates}
+    assert found == pytest.approx(rates, rel=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post", "branch", "none"])
+def test_dropout(norm):
+    """On the embeddings and on what each branch adds, so after a norm there; attention weights have none."""
+    config = get_config(f"charlm-attention:layers=2,width=16,head_size=8,vocabulary=9,dropout=0.25,norm={norm}")
+    rng = np.random.default_rng(0)
+    p = models.parameters_on(Tape(unit), models.initial_parameters(config, unit, rng), config)
+    batch = batch_of(config, rng)
+    loss = lm.next_token_loss(p, batch, config, rng)
+    dropped = [n for n in loss.total.tape.nodes if isinstance(n.op, ops.Dropout)]
+    assert [n.output.name for n in dropped] == [
+        "dropout",
+        *(f"layers.{i}.{part}.dropout" for i in (0, 1) for part in ("attention", "ffn")),
+    ]
+    assert {n.op.p for n in dropped} == {0.25}
+    made_by = [n.inputs[0].node.op.name for n in dropped]
+    assert made_by == ["layer_norm", *(["layer_norm" if norm == "branch" else "bias"] * 4)]
+    count = len(loss.total.tape.nodes)
+    lm.next_token_loss(p, batch, config)  # on the same tape, in evaluation
+    assert not any(isinstance(n.op, ops.Dropout) for n in loss.total.tape.nodes[count:])
+
+
 def test_in_fp8():
     for model in SMALL:
         wide, _ = loss_of(get_config(model), unit, dtype=np.float32)
@@ -263,7 +387,14 @@ class TestConfigurations:
             ),
             ("charlm-conv:tau=fixed(2)", "fixed(tau=2.0): expected 0 < tau < 1"),
             ("charlm-conv:multiple=0.001", "LanguageConfig(multiple=0.001)"),
+            ("charlm-conv:multiple=inf", "LanguageConfig(multiple=inf)"),
+            ("charlm-conv:multiple=nan", "LanguageConfig(multiple=nan)"),
             ("charlm-conv:dropout=1", "expected 0 ≤ dropout < 1"),
+            ("charlm-conv:eps=nan", "LanguageConfig(eps=nan): expected 0 ≤ eps < inf"),
+            ("charlm-conv:eps=-1e-9", "LanguageConfig(eps=-1e-09): expected 0 ≤ eps < inf"),
+            ("charlm-conv:eps=inf", "LanguageConfig(eps=inf): expected 0 ≤ eps < inf"),
+            ("decoder-mini:base=0", "LanguageConfig(base=0.0): expected 0 < base < inf"),
+            ("decoder-mini:base=inf", "LanguageConfig(base=inf): expected 0 < base < inf"),
         ],
     )
     def test_errors(self, text, message):

@@ -47,13 +47,15 @@ TIED = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 class TestLearningRates:
     """Rows: what the sources say; 1-D parameters under u-μP, which has none, as under unit scaling.
 
-    A weight is (fan_in, fan_out), an embedding (rows, d); a stack of 16 additions.
+    A weight is (fan_in, fan_out), a kernel (sizes, fan_in, fan_out), an embedding (rows, d); a stack of 16 additions.
     """
 
     CASES = (
         # role, shape, depth, regular, unit, u-μP, µnit
         ("weight", (64, 256), 16, 1, 1, 1 / 8 / 4, 1 / 8),
         ("weight", (64, 256), 1, 1, 1, 1 / 8, 1 / 8),
+        ("weight", (4, 16, 256), 16, 1, 1, 1 / 8 / 4, 1 / 8),
+        ("weight", (2, 2, 16, 256), 1, 1, 1, 1 / 8, 1 / 8),
         ("embedding", (1000, 64), 1, 1, 1, 1 / 8, 1),
         ("readout", (64, 1000), 1, 1, 1, 1, 1),
         ("bias", (256,), 16, 1, 1 / 16, 1 / 16 / 4, 1),

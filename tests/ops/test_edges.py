@@ -228,8 +228,58 @@ def test_identities_share_memory_and_survive_scaling():
     y = apply(ops.Scaled(0.5, 2.0), leaf)
     z = apply(ops.WeightedAdd((0.6, 0.8)), leaf, y)
     g = RNG.standard_normal((3, 4))
-    backward(z, g)
+    backward(z, g, check=False)  # two multiples of the gradient, on purpose
     assert_same_bits(leaf.value, x)
     assert_same_bits(y.value, 0.5 * x)
     expected = g + 2 * g
     assert np.max(np.abs(leaf.grad - expected)) <= 8 * 2.0**-53 * np.max(np.abs(expected))
+
+
+# --- Axes and windows -------------------------------------------------------------------------------------------------
+
+
+def test_numbers_stand_for_tuples_and_numpy_integers_are_integers():
+    one, two = np.int64(1), np.uint8(2)
+    for op, same in (
+        (ops.Sum(-1), ops.Sum((-1,))),
+        (ops.Mean([0, one]), ops.Mean((0, 1))),
+        (ops.Slice(one, 0, two), ops.Slice(1, 0, 2)),
+        (ops.Concat(one), ops.Concat(1)),
+        (ops.Transpose([one, 0]), ops.Transpose((1, 0))),
+        (ops.Reshape(two), ops.Reshape((2,))),
+        (ops.Conv1d(two, (one, 0), two, one), ops.Conv1d(2, (1, 0), 2, 1)),
+        (ops.Conv2d(2, one, 3), ops.Conv2d((2, 2), (1, 1), (3, 3))),
+        (ops.Conv2d([1, two], [[one, 0], 2]), ops.Conv2d((1, 2), ((1, 0), 2))),
+        (ops.MaxPool(two, one, one), ops.MaxPool(2, 1, 1)),
+        (ops.MaxPool(3, (1, 2), 1), ops.MaxPool((3, 3), (1, 2), (1, 1))),
+    ):
+        assert repr(op) == repr(same)
+        assert hash(op) == hash(same)
+    assert ops.split_points(6, np.int64(3)) == ops.split_points(6, np.array([2, 2, 2])) == [(0, 2), (2, 4), (4, 6)]
+
+
+def test_a_number_is_the_side_of_a_window_on_every_axis():
+    x = RNG.standard_normal((2, 5, 6, 3))
+    assert_same_bits(ops.MaxPool(2, 1, 1).forward(x)[0], ops.MaxPool((2, 2), (1, 1), (1, 1)).forward(x)[0])
+    assert_same_bits(ops.MaxPool(2).forward(x[0])[0], ops.MaxPool((2,)).forward(x[0])[0])
+    assert ops.MaxPool(2).scale((2, 4, 1)) == ops.MaxPool((2,)).scale((2, 4, 1))
+    assert ops.MaxPool(2).scale((2, 4, 4, 1)) == ops.MaxPool((2, 2)).scale((2, 4, 4, 1))
+
+
+def test_no_gradient_goes_into_the_padding():
+    """Windows [p, −∞], [1, −∞] and [−∞, p]: an element of x is the largest of each, also where it is −∞."""
+    x = np.array([-np.inf, 1, -np.inf, -np.inf]).reshape(1, 4, 1)
+    _, (gradient,) = run(ops.MaxPool((2,), None, (1,)), [x], np.ones((1, 3, 1)))
+    assert_same_bits(gradient.ravel(), np.array([1.0, 1.0, 0.0, 1.0]))
+    corner = np.full((1, 1, 1, 1), -np.inf)
+    _, (gradient,) = run(ops.MaxPool((2, 2), None, (1, 1)), [corner], np.ones((1, 1, 1, 1)))
+    assert_same_bits(gradient.ravel(), np.ones(1))
+
+
+def test_the_first_of_equal_infinities_gets_the_gradient():
+    x = np.array([-np.inf, -np.inf, np.inf, np.inf]).reshape(1, 4, 1)
+    _, (gradient,) = run(ops.MaxPool((4,), (1,), (1,)), [x], np.array([1.0, 2.0, 4.0]).reshape(1, 3, 1))
+    assert_same_bits(gradient.ravel(), np.array([0.0, 0, 7.0, 0]))
+    x[...] = -np.inf
+    _, (gradient,) = run(ops.MaxPool((4,), (1,), (1,)), [x], np.array([1.0, 2.0, 4.0]).reshape(1, 3, 1))
+    assert_same_bits(gradient.ravel(), np.array([3.0, 4.0, 0, 0]))

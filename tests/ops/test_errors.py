@@ -23,8 +23,9 @@ ATTRIBUTES = {
     "AttentionMix(values='same'): expected one of ('correlated', 'independent', 'causal')": lambda: ops.AttentionMix(
         "same"
     ),
-    "layer_norm(eps=-1): expected eps ≥ 0": lambda: ops.LayerNorm(-1),
-    "rms_norm(eps=nan): expected eps ≥ 0": lambda: ops.RmsNorm(float("nan")),
+    "layer_norm(eps=-1): expected 0 ≤ eps < ∞": lambda: ops.LayerNorm(-1),
+    "rms_norm(eps=nan): expected 0 ≤ eps < ∞": lambda: ops.RmsNorm(float("nan")),
+    "rms_norm(eps=inf): expected 0 ≤ eps < ∞": lambda: ops.RmsNorm(float("inf")),
     "SoftmaxCrossEntropy(reduction='none'): expected 'mean' or 'sum'": lambda: ops.SoftmaxCrossEntropy("none"),
     "SoftmaxCrossEntropy(kept=0): expected at least one row that counts": lambda: ops.SoftmaxCrossEntropy(kept=0),
     "Conv1d(stride=0): expected an integer ≥ 1": lambda: ops.Conv1d(stride=0),
@@ -35,19 +36,31 @@ ATTRIBUTES = {
     "Conv1d(padding=(0, 0, 0)): expected an integer ≥ 0 or a pair (before, after)": lambda: ops.Conv1d(
         padding=(0, 0, 0)
     ),
-    "Conv2d(stride=2): expected one integer ≥ 1 for each of 2 axes": lambda: ops.Conv2d(stride=2),
-    "Conv2d(dilation=(1, 0)): expected one integer ≥ 1 for each of 2 axes": lambda: ops.Conv2d(dilation=(1, 0)),
-    "Conv2d(padding=1): expected an integer ≥ 0 or a pair (before, after) for each of 2 axes": lambda: ops.Conv2d(
-        padding=1
+    "Conv1d(stride=True): expected an integer ≥ 1": lambda: ops.Conv1d(stride=True),
+    "Conv1d(padding='same'): expected an integer ≥ 0 or a pair (before, after)": lambda: ops.Conv1d(padding="same"),
+    "Conv2d(stride=0): expected an integer ≥ 1, or one for each of 2 axes": lambda: ops.Conv2d(stride=0),
+    "Conv2d(stride=(2,)): expected an integer ≥ 1, or one for each of 2 axes": lambda: ops.Conv2d(stride=(2,)),
+    "Conv2d(dilation=(1, 0)): expected an integer ≥ 1, or one for each of 2 axes": lambda: ops.Conv2d(dilation=(1, 0)),
+    "Conv2d(padding=-1): expected an integer ≥ 0, or for each of 2 axes one or a pair (before, after)": lambda: (
+        ops.Conv2d(padding=-1)
     ),
     "Conv2d(groups=-1): expected an integer ≥ 1": lambda: ops.Conv2d(groups=-1),
-    "MaxPool(kernel=(2, 2, 2)): expected a tuple of one or two sides": lambda: ops.MaxPool((2, 2, 2)),
-    "MaxPool(kernel=2): expected a tuple of one or two sides": lambda: ops.MaxPool(2),
-    "MaxPool(kernel=(2, 0)): expected one integer ≥ 1 for each of 2 axes": lambda: ops.MaxPool((2, 0)),
-    "MaxPool(stride=(1,)): expected one integer ≥ 1 for each of 2 axes": lambda: ops.MaxPool((2, 2), (1,)),
-    "MaxPool(padding=(0, -1)): expected an integer ≥ 0 or a pair (before, after) for each of 2 axes": lambda: (
+    "MaxPool(kernel=(2, 2, 2)): expected a number, or one for each of 1 or 2 axes": lambda: ops.MaxPool((2, 2, 2)),
+    "MaxPool(kernel=()): expected a number, or one for each of 1 or 2 axes": lambda: ops.MaxPool(()),
+    "MaxPool(stride=(1, 2, 3)): expected a number, or one for each of 1 or 2 axes": lambda: ops.MaxPool(2, (1, 2, 3)),
+    "MaxPool(kernel=2.0): expected an integer ≥ 1, or one for each of 1 axis": lambda: ops.MaxPool(2.0),
+    "MaxPool(kernel=(2, 0)): expected an integer ≥ 1, or one for each of 2 axes": lambda: ops.MaxPool((2, 0)),
+    "MaxPool(stride=(1,)): expected an integer ≥ 1, or one for each of 2 axes": lambda: ops.MaxPool((2, 2), (1,)),
+    "MaxPool(padding=(0, -1)): expected an integer ≥ 0, or for each of 2 axes one or a pair (before, after)": lambda: (
         ops.MaxPool((2, 2), None, (0, -1))
     ),
+    "MaxPool(padding=2): expected less than the kernel 2": lambda: ops.MaxPool(2, None, 2),
+    "Sum(axes=1.5): expected an integer or a tuple of integers": lambda: ops.Sum(1.5),
+    "Mean(axes=(0, True)): expected an integer or a tuple of integers": lambda: ops.Mean((0, True)),
+    "Transpose(axes=(1, 0.0)): expected an integer or a tuple of integers": lambda: ops.Transpose((1, 0.0)),
+    "Reshape(shape='2'): expected an integer or a tuple of integers": lambda: ops.Reshape("2"),
+    "Slice(start=0.5): expected an integer": lambda: ops.Slice(0, 0.5, 1),
+    "Concat(axis=(0,)): expected an integer": lambda: ops.Concat((0,)),
     "MaxPool(padding=((0, 2),)): expected less than the kernel (2,)": lambda: ops.MaxPool((2,), None, ((0, 2),)),
 }
 
@@ -79,6 +92,13 @@ SHAPES = [
         [(2, 3, 5), (3, 2), (3, 2)],
         "rotary: x (2, 3, 5), cos (3, 2), sin (3, 2), expected (…, s, d) with d even and twice (s, d/2)",
     ),
+    (
+        ops.Rotary(),
+        [(4,), (1, 2), (1, 2)],
+        "rotary: x (4,), cos (1, 2), sin (1, 2), expected (…, s, d) with d even and twice (s, d/2)",
+    ),
+    (ops.RelativeShift(), [(3,)], "relative_shift: x (3,), expected (…, s, s)"),
+    (ops.RelativeShift(), [(2, 0, 0)], "relative_shift: x (2, 0, 0), expected (…, s, s)"),
     (ops.RelativeShift(), [(2, 3, 4)], "relative_shift: x (2, 3, 4), expected (…, s, s)"),
     (ops.AttentionScores(), [(2, 3, 4), (3, 5, 4)], "attention_scores: shapes (2,), (3,) do not broadcast together"),
     (ops.Matmul(), [(2, 3), (4, 5)], "matmul: x (2, 3) and w (4, 5), expected (…, b, m) and (…, m, n)"),
@@ -121,6 +141,11 @@ SHAPES = [
         [(2, 8, 3)],
         "max_pool(kernel=(2, 2)): x (2, 8, 3), expected (batch, height, width, channels)",
     ),
+    (
+        ops.MaxPool(2),
+        [(2, 8)],
+        "max_pool(kernel=2): x (2, 8), expected (batch, length, channels) or (batch, height, width, channels)",
+    ),
     (ops.MaxPool((4,)), [(2, 3, 3)], "max_pool: space (3,) padded to (3,), expected at least (4,)"),
     (ops.Softmax(), [()], "softmax: x (), expected (…, s) with s ≥ 1"),
     (ops.LogSoftmax(), [(3, 0)], "log_softmax: x (3, 0), expected (…, s) with s ≥ 1"),
@@ -133,6 +158,13 @@ SHAPES = [
     (ops.Sum((2,)), [(2, 3)], "sum: axis 2 of an array with 2 dimensions"),
     (ops.Sum((0, -2)), [(2, 3)], "sum: axes (0, -2) of (2, 3) name one axis twice"),
     (ops.Mean((-3,)), [(2, 3)], "mean: axis -3 of an array with 2 dimensions"),
+    (ops.Mean((0,)), [(0, 3)], "mean: x (0, 3) along axes (0,), expected at least one element"),
+    (ops.Mean(), [(2, 0)], "mean: x (2, 0) along axes (0, 1), expected at least one element"),
+    (
+        ops.MseLoss(),
+        [(0, 3), (0, 3)],
+        "mse_loss: x (0, 3) and target (0, 3), expected one shape with at least one element",
+    ),
     (ops.Reshape((4, 2)), [(2, 3)], "reshape: (2, 3) (6 elements) into (4, 2)"),
     (ops.Reshape((-1, 4)), [(2, 3)], "reshape: (2, 3) (6 elements) into (-1, 4)"),
     (ops.Transpose((0, 0)), [(2, 3)], "transpose: axes (0, 0) are no permutation of the 2 axes of x (2, 3)"),

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from refscale import ops
-from refscale.scales import SCHEMES, Call, geometric, unit
+from refscale.scales import SCHEMES, Call, Scales, geometric, unit
 from tests.ops.cases import CASES
 
 # Values.
@@ -103,6 +103,14 @@ def test_the_papers_table(op, shapes, alpha, beta):
     assert abs(scales.alpha - alpha) <= 2 * rounded
     for actual, expected in zip(scales.beta, beta, strict=True):
         assert actual is expected if expected is None else abs(actual - expected) <= 2 * rounded * abs(expected)
+
+
+def test_positions():
+    """Of a square of 4, 1 + 2 + 3 + 4 of 16 elements have a gradient; a rotation changes no length."""
+    shift, turn = ops.RelativeShift().scale((2, 4, 4)), ops.Rotary().scale((2, 3, 4), (3, 2), (3, 2))
+    assert shift.alpha == 1
+    assert abs(shift.beta[0] - math.sqrt(16 / 10)) <= 1e-15
+    assert turn == Scales(1.0, (1.0, None, None))
 
 
 def test_constrained_factors_of_the_paper():

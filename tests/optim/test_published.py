@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -224,6 +226,12 @@ class TestTrustRatio:
         """In float32 the squares underflow, overflow, or are lost beside 2^24."""
         assert norm(np.full(5, 1e-30, np.float32)) == pytest.approx(5**0.5 * float(np.float32(1e-30)), rel=1e-15)
         assert norm(np.full(10, 1e30, np.float32)) == pytest.approx(10**0.5 * float(np.float32(1e30)), rel=1e-15)
+        for scale in (1e-200, 1e200, 5e-324):  # where float64's own squares do
+            assert norm(np.array([3 * scale, -4 * scale])) == pytest.approx(5 * scale, rel=1e-15)
+            assert norm(np.array([-scale, 0])) == scale
+        assert trust_ratio(np.array([3e-200, 4e-200]), np.array([0.0, 2e-200])) == pytest.approx(2.5, rel=1e-15)
+        assert math.isnan(norm(np.array([1.0, math.nan])))
+        assert norm(np.array([1.0, -math.inf])) == math.inf
         x = np.ones((3, 16667), np.float32)
         x[0, 0] = 4096
         assert norm(x) == (4096.0**2 + 50000) ** 0.5

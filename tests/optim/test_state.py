@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from refscale import optim
 from refscale.arrays import kept as kept_as_it_is
-from refscale.errors import ArgumentError, CarrierError, ShapeError
+from refscale.errors import ArgumentError, CarrierError, DivergedError, ShapeError
 from refscale.optim import OPTIMIZERS, Group, Rate, get_optimizer, groups, update
 from refscale.scales import Regular
 from tests.optim import published
@@ -134,6 +134,57 @@ def test_squares_that_underflow_are_no_error(name):
     with np.errstate(all="raise"):
         new, _ = made.update(g, made.init(p), p, Rate(0.0))
     np.testing.assert_array_equal(new["w"], p["w"])
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "lamb"])
+class TestTheDomainOfAdam:
+    """Both ends in float32: what is divided by, and what is squared."""
+
+    P = {"w": np.ones(2, np.float32)}  # noqa: RUF012
+
+    @pytest.mark.parametrize(("eps", "found"), [(1e-50, "0"), (7e-46, "0"), (1e39, "inf")])
+    def test_an_eps_that_the_dtype_does_not_represent(self, name, eps, found):
+        """2^-150 = 7.006e-46 is the tie between 0 and the smallest float32: it goes to 0."""
+        made = get_optimizer(name, eps=eps)
+        said = f"eps={eps} is {found} in float32, the dtype of w; expected 0 < eps < ∞"
+        with pytest.raises(ArgumentError) as error:
+            made.init(self.P)
+        assert str(error.value) == f"{name}.init: {said}"
+        state = get_optimizer(name).init(self.P)
+        with pytest.raises(ArgumentError) as error:
+            made.update(self.P, state, self.P, Rate(0.1))
+        assert str(error.value) == f"{name}.update: {said}"
+        made.init({"w": np.ones(2)})  # float64 represents all of them
+
+    def test_the_smallest_eps_that_it_does(self, name):
+        """Without a gradient there is no step: 0/eps is 0, where 0/0 would be NaN."""
+        made, zero = get_optimizer(name, eps=7.1e-46, weight_decay=0.0), {"w": np.zeros(2, np.float32)}
+        new, _ = made.update(zero, made.init(self.P), self.P, Rate(0.1))
+        assert new["w"].tolist() == [1.0, 1.0]
+
+    def test_the_largest_gradient(self, name):
+        """Squares fit up to √(2^128) = 2^64; there the first step is lr, times the trust ratio √2/√2."""
+        made = get_optimizer(name, weight_decay=0.0)
+        below, above = np.nextafter(np.float32(2**64), np.float32(0)), np.float32(2**64)
+        new, state = made.update({"w": np.array([below, -below])}, made.init(self.P), self.P, Rate(0.125))
+        np.testing.assert_allclose(new["w"], [0.875, 1.125], rtol=2**-22)
+        assert np.isfinite(state["v/w"]).all()
+        with pytest.raises(DivergedError) as error:
+            made.update({"w": np.array([1, -above], np.float32)}, made.init(self.P), self.P, Rate(0.125))
+        assert str(error.value) == (
+            f"{name}.update: w: overflow encountered in multiply in float32, from a gradient of largest magnitude "
+            "1.84e+19; expected moments and a step that are finite"
+        )
+
+
+def test_a_momentum_that_overflows_is_no_step():
+    """2e38 twice: the moment of the second step is 0.9·2e38 + 2e38, beyond float32."""
+    p, g = {"w": np.ones(2, np.float32)}, {"w": np.full(2, 2e38, np.float32)}
+    made = get_optimizer("sgd:momentum=0.9")
+    p, state = made.update(g, made.init(p), p, Rate(1e-38))
+    np.testing.assert_allclose(p["w"], [-1, -1], rtol=1e-5)
+    with pytest.raises(DivergedError, match=r"^sgd\.update: w: overflow encountered in add in float32"):
+        made.update(g, state, p, Rate(1e-38))
 
 
 @each_variant

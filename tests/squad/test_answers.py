@@ -33,6 +33,13 @@ from tests.squad.test_windows import VOCABULARY, WORDS, question
         ("", ["the"], True, 0),  # equal, but with no word in common
         ("the", ["Ada"], False, 0),
         ("1,843", ["1843"], True, 1),
+        ("U.S.A.", ["usa"], True, 1),  # punctuation goes before articles: "A" is none
+        ("the a-b", ["ab"], True, 1),
+        ("I.an.B", ["ib"], False, 0),
+        ("a  an\tthe\u00a0Ada", ["ada"], True, 1),  # white space is that of Unicode, as in the script
+        ("thea ana", ["thea ana"], True, 1),
+        ("Ada Ada", ["Ada"], False, 2 / 3),
+        ("Ada King", ["Ada", "King Ada Lovelace", "x"], False, 4 / 5),
         ("naïve café", ["Naïve Café"], True, 1),
         ("dog — cat", ["dog cat"], False, 2 * 2 / 5),  # only ASCII punctuation goes
     ],
@@ -103,6 +110,31 @@ def test_no_run_backwards_nor_across_windows():
     assert squad.predict(questions, found, start, end) == {"q0": "wa"}  # 3 + 0 = 0 + 3: the earlier run
     start[0, 0] = end[0, 0] = 9  # the [CLS] is no answer
     assert squad.predict(questions, found, start, end) == {"q0": "wa"}
+
+
+def test_the_longest_answer():
+    """30 tokens: the best end is one too far, and the next best is taken."""
+    context = " ".join(WORDS * 2)
+    found = windows([question(context, "wa")], VOCABULARY, seq=45)
+    start, end = np.zeros(found.ids.shape), np.zeros(found.ids.shape)
+    start[0, 4 + 3] = 9  # the context's fourth token
+    end[0, 4 + 3 + 30], end[0, 4 + 3 + 29] = 5, 4
+    answer = squad.predict([question(context, "wa")], found, start, end)["q0"]
+    assert answer == " ".join((WORDS * 2)[3:33])
+    answer = squad.predict([question(context, "wa")], found, start, end, longest=31)["q0"]
+    assert answer == " ".join((WORDS * 2)[3:34])
+
+
+def test_of_equal_runs_the_first_window_the_earliest_the_shortest():
+    questions = [question("wa wb wc wd we", "wb")]
+    found = windows(questions, VOCABULARY, seq=8, stride=2)  # at tokens 0 and 2
+    zero = np.zeros(found.ids.shape)
+    assert squad.predict(questions, found, zero, zero) == {"q0": "wa"}
+    start, end = zero.copy(), zero.copy()
+    start[0, 5] = end[1, 6] = 1  # 1 + 0 in the first window from wb, 0 + 1 in the second to we
+    assert squad.predict(questions, found, start, end) == {"q0": "wb"}
+    end[1, 6] = 1.5
+    assert squad.predict(questions, found, start, end) == {"q0": "wc wd we"}
 
 
 def test_logits_of_another_shape():

@@ -9,7 +9,7 @@ import pytest
 
 from refscale import squad
 from refscale.errors import DataError
-from refscale.squad import Answer, Question
+from refscale.squad import Answer, Question, questions
 
 GOOD = squad.to_squad(
     [
@@ -41,12 +41,12 @@ def test_there_and_back(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "no JSON in UTF-8"),
-        ([], "not the format of SQuAD 1.1: TypeError"),
+        ("{", "not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2"),
+        ([], "holds a list, expected an object"),
         ({"data": []}, "holds no question"),
         ({"data": [{}]}, "not the format of SQuAD 1.1: KeyError 'paragraphs'"),
         (changed(lambda p: p[0]["qas"][0].pop("question")), "not the format of SQuAD 1.1: KeyError 'question'"),
-        (changed(lambda p: p[0].update(context=3)), "not the format of SQuAD 1.1: TypeError 3 is no text"),
+        (changed(lambda p: p[0].update(context=3)), "not the format of SQuAD 1.1: TypeError 3, expected a text"),
         (
             changed(lambda p: p[0]["qas"][0]["answers"][0].update(answer_start=1)),
             "question 'a' has the answer 'Ada' at 1, where the context has 'da '",
@@ -58,6 +58,27 @@ def test_there_and_back(tmp_path):
         (changed(lambda p: p[0]["qas"][0].update(answers=[])), "question 'a' has no answer, expected SQuAD 1.1"),
         (changed(lambda p: p[0]["qas"][0].update(is_impossible=True)), "question 'a' has no answer"),
         (changed(lambda p: p[1]["qas"][0].update(id="a")), "two questions have the id 'a'"),
+        (
+            changed(lambda p: p[0]["qas"][0]["answers"][0].update(answer_start=0.0)),
+            "TypeError 0.0, expected an integer",
+        ),
+        (
+            changed(lambda p: p[0]["qas"][0]["answers"][0].update(answer_start="0")),
+            "TypeError '0', expected an integer",
+        ),
+        (
+            changed(lambda p: p[0]["qas"][0]["answers"][0].update(answer_start=False)),
+            "TypeError False, expected an int",
+        ),
+        (changed(lambda p: p[0]["qas"][0]["answers"][0].update(text="")), "has the answer '' at 0"),
+        (changed(lambda p: p[0]["qas"][0]["answers"][0].update(answer_start=99)), "at 99, where the context has ''"),
+        (
+            changed(lambda p: p[1].update(context="x\ud800" + p[1]["context"])),
+            "data[0].paragraphs[1].context has the lone surrogate U+D800 at character 1",
+        ),
+        ('{"data": [NaN]}', "not valid JSON: data[0] is nan"),
+        ('{"data": ' + "[" * 100_000, "objects or arrays are nested more than 64 deep"),
+        ('{"data": [], "data": []}', "not valid JSON: the name 'data' occurs twice in an object"),
     ],
 )
 def test_faults_are_named(tmp_path, content, message):
@@ -68,9 +89,20 @@ def test_faults_are_named(tmp_path, content, message):
     assert message in str(error.value)
 
 
+def test_a_byte_order_mark_is_skipped_and_latin_1_is_named(tmp_path):
+    path = tmp_path / "squad.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode())
+    assert [q.id for q in squad.read_squad(path)] == ["a", "b"]
+    path.write_bytes(json.dumps(GOOD, ensure_ascii=False).encode("latin-1"))
+    with pytest.raises(DataError, match=r"byte 0xdc at offset \d+ is not UTF-8, expected a UTF-8 file"):
+        squad.read_squad(path)
+
+
 def test_no_such_file(tmp_path):
-    with pytest.raises(DataError, match="cannot be read"):
-        squad.read_squad(tmp_path / "none.json")
+    for path, why in ((tmp_path / "none.json", "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(DataError) as error:
+            squad.read_squad(path)
+        assert str(error.value) == f"read_squad({str(path)!r}): cannot be read ({why}), expected a JSON file"
 
 
 def test_a_made_question():
@@ -85,6 +117,50 @@ def test_a_made_question():
     for q in (*training, *held_out):
         (answer,) = q.answers
         assert q.context[answer.start :].startswith(answer.text)
+
+
+def sentence(words, k):
+    """So many words, of which the last is asked for; different for each k."""
+    return " ".join([f"Word{chr(97 + k % 26)}{chr(97 + k // 26)}", *["word"] * (words - 3), "of", "sand"]) + "."
+
+
+@pytest.mark.parametrize(("words", "asked"), [(5, False), (6, True), (30, True), (31, False)])
+def test_sentences_that_are_asked_about(words, asked):
+    """6 to 30 words; of 30 sentences the last 3 are held out, and three make a context."""
+    text = " ".join(sentence(words if k in (0, 27) else 8, k) for k in range(30))
+    training, held_out = squad.made_questions(text)
+    assert [q.id for q in training] == [str(k) for k in range(0 if asked else 1, 27)]
+    assert [q.id for q in held_out] == [str(k) for k in range(0 if asked else 1, 3)]
+    assert training[-1].context == " ".join(sentence(8, k) for k in (24, 25, 26))
+    assert held_out[-1].context.endswith(sentence(8, 29))
+    assert held_out[-1].question == sentence(8, 29).replace("sand.", "what?")
+
+
+def test_the_part_that_is_held_out_is_rounded_and_a_colon_is_dropped():
+    """2.6 of 26 sentences are 3; of the 23 others, 2 are in no context."""
+    text = " ".join(sentence(8, k) for k in range(26))[:-1] + ":"
+    training, held_out = squad.made_questions(text)
+    assert [q.id for q in training] == [str(k) for k in range(21)]
+    assert [q.id for q in held_out] == ["0", "1", "2"]
+    assert held_out[-1].question == sentence(8, 25).replace("sand.", "what?")
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("One two three four.", True),
+        ("One two three.", False),
+        ("A table | of many words here.", False),
+        ("* An item of a list here.", False),
+        ("A * of a list here.", True),
+        ("Words " * 49 + "word.", True),  # 299 characters
+        ("Words " * 49 + "words.", False),
+        ("abcd abcd abc abc (1-2)!", False),  # 14 letters of 20 marks are 7 tenths
+        ("abcd abcd abc abcd (1-2)!", True),
+    ],
+)
+def test_prose(text, kept):
+    assert questions._is_prose(text) is kept
 
 
 def test_the_set_of_the_text_that_comes_along():

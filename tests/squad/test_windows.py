@@ -47,6 +47,58 @@ def test_an_answer_inside_a_word_takes_the_word():
     assert (found.starts[0], found.ends[0]) == (5, 5)
 
 
+@pytest.mark.parametrize(
+    ("context", "answer", "first", "last"),
+    [
+        ("wa,wb,wc", "wb", 6, 6),  # tokens at 4 …: the commas on both sides only touch it
+        ("wa,wb,wc", ",wb", 5, 6),
+        ("wa,wb,wc", "b,", 6, 7),
+        ("wa,wb,wc", "a,w", 4, 6),  # one character of wa, one of wb
+        ("wa wb wc", " wb ", 5, 5),  # spaces are in no token
+        ("wa wb wc", "wa", 4, 4),
+        ("wa wb wc", "wc", 6, 6),
+        ("wa wb wc", "wa wb wc", 4, 6),
+    ],
+)
+def test_a_label_is_the_tokens_that_the_answer_overlaps(context, answer, first, last):
+    found = windows([question(context, answer)], VOCABULARY, seq=12)
+    assert (found.starts.tolist(), found.ends.tolist()) == ([first], [last])
+
+
+def test_an_answer_at_the_ends_of_a_window():
+    """Windows of three tokens, at 0, 1, 2 of five: the one that has all of the answer is labeled, to its last token."""
+    labels = windows([question("wa wb wc wd we", "wb wc wd")], VOCABULARY, seq=8, stride=1)
+    assert (labels.starts.tolist(), labels.ends.tolist()) == ([0, 4, 0], [0, 6, 0])
+
+
+def test_defaults():
+    """A stride of half of the room, 64 tokens of a question."""
+    ten = " ".join(WORDS[:10])
+    found = windows([question(ten, "wa")], VOCABULARY, seq=11)  # room for 6: windows at 0, 3, 6
+    assert found.offsets[:, 4, 0].tolist() == [0, 9, 18]
+    found = windows([question(ten, "wa")], VOCABULARY, seq=12)  # room for 7, by 3: the second reaches the end
+    assert found.offsets[:, 4, 0].tolist() == [0, 9]
+    found = windows([question("wa wb", "wa", "who " * 70)], VOCABULARY, seq=80)
+    assert int((found.segments[0] == 0)[found.mask[0]].sum()) == 1 + 64 + 1
+    found = windows([question("wa wb", "wa", "who " * 64)], VOCABULARY, seq=80)
+    assert found.mask[0].sum() == 1 + 64 + 1 + 2 + 1
+
+
+def test_the_least_room():
+    found = windows([question("wa wb", "wb")], VOCABULARY, seq=6)  # for one token: the stride is 1, not 0
+    assert found.offsets[:, 4, 0].tolist() == [0, 3]
+    assert (found.starts.tolist(), found.ends.tolist()) == ([0, 4], [0, 4])
+
+
+def test_a_dotted_i_before_the_answer():
+    """Its lower case has two characters: the answer is labeled, and given back, where it stands."""
+    q = question("İ wa İ, wb wc", "wb")
+    found = windows([q], VOCABULARY, seq=16)
+    a, b = found.starts[0], found.ends[0]
+    assert found.ids[0, a : b + 1].tolist() == VOCABULARY.encode("wb").tolist()
+    assert found.offsets[0, a].tolist() == [8, 10]
+
+
 def test_a_long_question_is_cut():
     found = windows([question("wa wb", "wb", "who " * 9)], VOCABULARY, seq=12, longest_question=3)
     assert found.ids[0, :5].tolist() == [CLS, *VOCABULARY.encode("who who who").tolist(), SEP]

@@ -5,14 +5,34 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from inspect import signature
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from refscale import functional as F  # noqa: N812
+from refscale import ops
+from refscale.engine import apply
 from refscale.errors import ArgumentError, DataError
-from refscale.sweep import Bracket, Comparison, RunResult, Variant, compare, load_comparison, tables
-from refscale.sweep.comparison import STATIC, VARIANTS, to_content
-from refscale.sweep.engine import lost, to_row
+from refscale.layers import Spec
+from refscale.scales import get_scheme
+from refscale.sweep import (
+    Bracket,
+    Comparison,
+    Row,
+    RunResult,
+    Variant,
+    compare,
+    comparison,
+    load_comparison,
+    sweep,
+    tables,
+)
+from refscale.sweep.comparison import STATIC, SWEEP, VARIANTS, to_content
+from refscale.sweep.engine import DEATHS, POLL, lost, to_row
 from refscale.sweep.search import best
+from refscale.sweep.spec import run_id
 from tests.train.runs import small, write_text
 
 REGULAR, UNIT = Variant("regular", "fp32"), Variant("unit", "fp8")
@@ -76,6 +96,75 @@ class TestCompare:
     def test_nothing_to_do(self, tmp_path, wrong):
         with pytest.raises(ArgumentError, match="expected at least one of each"):
             compare(small(), tmp_path, **wrong)
+
+
+def test_from_rows_by_hand(monkeypatch, tmp_path):
+    """Rates from seed 0 alone, of equal ones the smaller; every variant at the rate of its scheme; factors counted.
+
+    Seed 1 at the chosen rate is worse than its neighbors; the grid has no place for it.
+    """
+    losses = {
+        ("regular", "fp32", 0): {-12.0: 4.0, -11.0: 3.5, -10.0: 3.25, -9.0: 3.25},
+        ("regular", "fp32", 1): {-10.0: 9.0},
+        ("unit", "fp32", 0): {-7.0: 3.5, -6.0: 3.0, -5.0: None},
+        ("unit", "fp8", 0): {-6.0: 3.125},
+        ("unit", "fp8", 1): {-6.0: 2.0},
+    }
+    rows = {}
+    for (scheme, precision, seed), found in losses.items():
+        settings = {"scheme": scheme, "precision": precision, "scaling": "none"}
+        for e, loss in found.items():
+            status = "done" if loss else "diverged"
+            id = run_id(settings, e, seed)
+            rows[id] = Row(id, settings, e, seed, status, loss, loss and 0.5, "", 1.0, {})
+    monkeypatch.setattr(comparison, "sweep", lambda *_, **__: rows)
+    monkeypatch.setattr(comparison, "Run", OneProduct)
+    found = compare(small(scales_every=0), tmp_path, seeds=2, variants=(REGULAR, UNIT))
+    assert found.grid == {"regular": losses["regular", "fp32", 0], "unit": losses["unit", "fp32", 0]}
+    assert found.log2_lr == {"regular": -10.0, "unit": -6.0}
+    assert [(r.variant, r.seed, r.log2_lr, r.loss) for r in found.runs] == [
+        (REGULAR, 0, -10.0, 3.25),
+        (REGULAR, 1, -10.0, 9.0),
+        (UNIT, 0, -6.0, 3.125),
+        (UNIT, 1, -6.0, 2.0),
+    ]
+    # Under unit scaling: α of the product, β of w, β of the loss.  The product's β of x is not applied: x is constant.
+    assert found.factors == {"regular": 0, "unit": 3}
+    assert found.seeds == (0, 1)
+
+
+class OneProduct:
+    """In place of ``Run``: one product of constants x (4, 16) and a parameter w (16, 8), and its loss."""
+
+    specs = {"w": Spec("weight", (16, 8))}  # noqa: RUF012
+
+    def __init__(self, scheme):
+        self.scheme, self.task = scheme, self
+
+    @classmethod
+    def of(cls, config, data):
+        return cls(get_scheme(config.scheme))
+
+    def initial_state(self):
+        return SimpleNamespace(parameters={"w": np.ones((16, 8), np.float32)})
+
+    def batches(self, start):
+        return iter([np.ones((4, 16), np.float32)])
+
+    def loss(self, p, x):
+        return SimpleNamespace(total=F.cross_entropy(apply(ops.Matmul(), x, p["w"]), np.arange(4)))
+
+
+def test_defaults():
+    assert signature(compare).parameters["seeds"].default == 3
+    assert signature(sweep).parameters["jobs"].default == 1
+    assert Variant("unit", "fp8") == Variant("unit", "fp8", "none", None)
+    assert (STATIC, [v.name for v in SWEEP], {v.seeds for v in SWEEP}) == (
+        "static:2^15",
+        [f"regular fp16 static:2^{e}" for e in (-10, -5, 20, 25)],
+        {1},
+    )
+    assert (DEATHS, POLL) == (3, 0.2)
 
 
 def test_a_run_that_diverged_has_no_loss():
@@ -145,7 +234,7 @@ class TestTables:
     def text(self):
         runs = (
             result(REGULAR, 0, 4.0),
-            result(REGULAR, 1, 4.2),
+            result(REGULAR, 1, 4.2, seconds=90.0),
             result(UNIT, 0, 3.9, flushed=0.001, dead=0.5),
             result(UNIT, 1, 4.4),
             result(

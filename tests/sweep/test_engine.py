@@ -107,7 +107,7 @@ def test_a_damaged_row(tmp_path, text):
     path = tmp_path / "out" / RESULTS
     _, *rest = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"{}\n" + b"".join(rest))
-    with pytest.raises(DataError, match="line 1 is no row"):
+    with pytest.raises(DataError, match="record 1: not a row"):
         read_rows(tmp_path / "out")
 
 
@@ -130,6 +130,28 @@ def test_a_run_that_diverges_or_fails_is_a_row(tmp_path, text, monkeypatch):
     assert all("diverged at step" in r.message for r in rows.values() if r.status == "diverged")
     shown = summary(spec, rows)
     assert "(2 diverged, 2 failed)" in shown
+
+
+def test_a_run_whose_validation_is_not_finite_has_diverged(tmp_path, text):
+    """Its one step is finite, the forward pass after it is not: a row at once, and no second try."""
+    spec = Spec(
+        "too high",
+        BASE | {"steps": 1, "warmup": 0},
+        variants={"regular": {"scheme": "regular", "precision": "fp16"}},
+        search="grid",
+        start=({"exponents": [-9, 20]},),
+    )
+    executor = Inline()
+    rows = sweep(spec, tmp_path / "out", executor=executor, data=text)
+    low, high = sorted(rows.values(), key=lambda r: r.log2_lr)
+    assert (low.status, low.message) == ("done", "")
+    assert (high.status, high.loss, high.share) == ("diverged", None, None)
+    assert high.message == "train: diverged at step 1: bits of the validation is nan"
+    assert "too high: 2 runs (1 diverged, 0 failed)" in summary(spec, rows)
+    assert max(executor.runs.values()) == 1
+    again = Inline()
+    assert sweep(spec, tmp_path / "out", executor=again, data=text) == rows
+    assert not again.runs
 
 
 def test_a_process_that_dies_is_tried_again(tmp_path, text):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from refscale.errors import ArgumentError, DataError
+from refscale.optim import get_schedule
 from refscale.sweep import SHIPPED, Bracket, Grid, Row, Spec, Walk, load_spec, outcomes, summary
-from refscale.sweep.search import replay
+from refscale.sweep.rows import loss_of
+from refscale.sweep.search import best, replay
 from refscale.sweep.spec import run_id
 from refscale.sweep.summary import seed_interval
 
@@ -65,6 +68,11 @@ def test_cells(spec):
     assert config.model == "charlm-attention:norm=post"
     assert (config.scheme, config.precision, config.lr, config.seed, config.steps) == ("unit", "fp8", 2.0**-6, 1, 3)
     assert spec.config(cells[5].settings, -6.0, 1, traced=True).scales_every == 1
+    some = replace(spec, skip=({"model.norm": "post"}, {"model": "charlm-conv"}))
+    assert [(c.point["model"], c.point["model.norm"]) for c in some.cells()] == [("charlm-attention", "pre")] * 2
+    longer = replace(spec, base={"steps": 40})
+    assert [longer.config(cells[5].settings, -6.0, 1, traced).scales_every for traced in (False, True)] == [0, 4]
+    assert [c.seeds for c in replace(spec, variants={"a": {"seeds": 5}, "b": {"seeds": 1}}).cells()] == [2, 1] * 3
 
 
 def test_rates_are_found_with_other_settings(spec):
@@ -80,19 +88,36 @@ def test_names(spec):
     names = {run_id(c.settings, -9.0, s) for c in spec.cells() for s in range(2)}
     assert len(names) == 12
     assert run_id(next(spec.cells()).settings, -9.0, 0) == "charlm-conv_pre_adamw_regular_fp32_lr-9_seed0"
+    assert run_id({"model": "a"}, -9.5, 1) == "a_lr-9.5_seed1"
     long = {"model": "x" * 200, "optimizer": "a"}
     other = {"model": "x" * 200, "optimizer": "b"}
     assert len(run_id(long, 0, 0)) < 150
     assert run_id(long, 0, 0) != run_id(other, 0, 0)
 
 
-@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda p: p.stem)
-def test_those_that_come_along(path):
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_those_that_come_along(name):
     """Every run of every one is one that could be made."""
-    spec = load_spec(path.stem)
+    spec = load_spec(name)
     for cell in spec.cells():
         rule = spec.search_of(spec.rate_settings(cell.settings))
         assert spec.config(cell.settings, rule.next({})[0], 0).kind.name == "next-token"
+
+
+def test_the_sweep_of_the_paper_has_the_settings_of_the_authors_code():
+    """run_sweep.py, scmm/training.py, scmm/layers.py; attention and convolutions of 2 and 8 layers, an RNN of 2."""
+    spec = load_spec("charlm-full")
+    cells = list(spec.cells())
+    assert len(cells) == 5 * 3 * 3 * 2 * 6  # models and depths, norms, residual rules, optimizers, variants
+    depths = {(c.point["model"].split(":")[0].removeprefix("charlm-"), c.point["model.layers"]) for c in cells}
+    assert depths == {("attention", 2), ("attention", 8), ("conv", 2), ("conv", 8), ("rnn", 2)}
+    adamw = next(c for c in cells if c.point["optimizer"].startswith("adamw") and c.variant == "unit FP16")
+    assert spec.search_of(adamw.settings) == Walk(-8.0, 1.0, pytest.approx(0.1 / math.log(2), abs=1e-4))
+    assert (spec.rate_seeds, spec.seeds) == (3, 3)
+    config = spec.config(adamw.settings, -8, 0)
+    assert (config.steps, config.batch, config.seq, config.warmup_steps) == (2**19, 8, 256, 0)
+    assert (config.optimizer, config.weight_decay, config.precision) == ("adamw:eps=1e-7", 0.0, "fp16-sr")
+    assert get_schedule(config.schedule, every=config.halve_every)(2**15) == pytest.approx(0.5**0.5, rel=2.0**-52)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +129,7 @@ def test_those_that_come_along(path):
         ("seeds = 2", "seeds = 0", "seeds 0 and 1, expected at least 1"),
         ('search = "walk"', 'search = "random"', "search 'random', expected one of walk, bracket, grid"),
         ("at = -6", 'at = "low"', "expected numbers 'at'"),
-        ("[base]", "[base", "is no TOML"),
+        ("[base]", "[base", "not valid TOML: Expected ']' at the end of a table declaration (at line 4, column 6)"),
         ('title = "t"', 'title = "t"\nspeed = 3', "'speed' is not known"),
         ('"adamw"', '"rmsprop"', "get_optimizer('rmsprop')"),
         ('"pre", "post"', '"last"', "LanguageConfig(norm='last')"),
@@ -121,6 +146,30 @@ def test_errors(tmp_path, old, new, message):
         sweep(load_spec(tmp_path / "s.toml"), tmp_path / "out")
     assert message in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_defaults():
+    assert asdict(Spec("t", variants={"a": {}})) == {
+        "title": "t",
+        "base": {},
+        "grid": {},
+        "variants": {"a": {}},
+        "skip": (),
+        "seeds": 1,
+        "search": "bracket",
+        "start": (),
+        "step": 1.0,
+        "threshold": 0.05,
+        "rate_seeds": 1,
+        "rate_of": {},
+        "diverged_above": math.inf,
+        "plot": "scatter",
+    }
+
+
+def test_a_table_with_nothing_but_variants_has_the_same_defaults(tmp_path):
+    (tmp_path / "s.toml").write_text('title = "t"\n[[variants]]\nname = "a"\n')
+    assert load_spec(tmp_path / "s.toml") == Spec("t", variants={"a": {}})
 
 
 def test_no_such_spec(tmp_path):
@@ -141,7 +190,22 @@ class TestSearches:
         assert walk.next({-4.0: None}) == []
 
     def test_a_walk_that_gets_better_for_ever(self):
+        assert Walk(0.0, most=3).next({0.0: 3.0, 1.0: 2.0}) == [2.0]
         assert Walk(0.0, most=3).next({0.0: 3.0, 1.0: 2.0, 2.0: 1.0}) == []
+        assert Walk(0.0).next({float(e): -e for e in range(15)}) == [15.0]
+        assert Walk(0.0).next({float(e): -e for e in range(16)}) == []
+
+    def test_a_walk_goes_on_at_its_threshold(self):
+        """A loss worse by exactly 0.25 is not worse by more; the next number above is."""
+        assert Walk(0.0, threshold=0.25).next({0.0: 2.0, 1.0: 2.25}) == [2.0]
+        assert Walk(0.0, threshold=0.25).next({0.0: 2.0, 1.0: math.nextafter(2.25, 3)}) == []
+        assert (Walk(0.0).step, Walk(0.0).threshold) == (1.0, 0.05)
+
+    def test_of_equal_losses_the_smallest_rate_is_the_best(self):
+        assert best({-5.0: 2.0, -4.0: 2.0, -6.0: 3.0}) == -5.0
+        assert best({-4.0: None, -5.0: None}) == -5.0
+        assert Bracket(0.0).next({-1.0: 2.0, 0.0: 2.0, 1.0: 3.0}) == [-2.0]  # the best is at the lower edge
+        assert Bracket(0.0).next({-1.0: 3.0, 0.0: 2.0, 1.0: 2.0}) == []  # and here inside
 
     def test_a_grid_is_run_once(self):
         grid = Grid((1.0, 2.0, 3.0))
@@ -193,6 +257,20 @@ class TestTables:
         (row,) = [line for line in text.splitlines() if line.startswith("| b ")]
         assert [cell.strip() for cell in row.strip("|").split("|")] == ["b", "2", "1 (50%)", "0", "1", "+0.2500", "0"]
         assert "| post | 2.100 (2^-6) | 2.500 (2^-6) |" in text
+
+    def test_what_is_equal_is_as_good(self):
+        """Neither better nor worse; with one seed there is no interval, and the next number is worse or better."""
+        spec = replace(self.SPEC, seeds=1)
+        losses = {("pre", "a"): (3.0,), ("pre", "b"): (3.0,), ("post", "a"): (2.0,)}
+        for b, counts in ((2.0, "2 (100%) 0 0"), (2.0 + 2**-50, "1 (50%) 0 1"), (2.0 - 2**-50, "2 (100%) 1 0")):
+            text = summary(spec, self.rows(losses | {("post", "b"): (b,)}))
+            (row,) = [line for line in text.splitlines() if line.startswith("| b ")]
+            assert " ".join(cell.strip() for cell in row.strip("|").split("|")[2:5]) == counts
+
+    def test_what_ends_at_the_limit_has_not_diverged(self):
+        row = next(iter(self.rows({(n, v): (6.5,) for n in ("pre", "post") for v in "ab"}).values()))
+        assert loss_of(row, 6.5) == loss_of(row) == 6.5
+        assert loss_of(row, math.nextafter(6.5, 6)) == math.inf
 
     def test_what_diverged_matches_nothing(self):
         some = {

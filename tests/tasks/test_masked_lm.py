@@ -12,6 +12,20 @@ from refscale.tasks.task import Setup
 from tests.test_data import batches, made_text
 
 
+def test_the_vocabulary_is_of_the_training_text_alone(tmp_path):
+    """The last tenth of the sentences is held out: its words are unknown, be they the most frequent of all."""
+    text = " ".join(["a b."] * 18 + ["new new new new new new new new."] * 2)
+    (tmp_path / "text").write_text(text, encoding="utf-8")
+    model = bert.BertConfig(layers=1, width=32, heads=2, hidden=64, vocabulary=50, positions=16)
+    task = MaskedLM.of(Setup(model=model, scheme=unit, batch=4, seq=16), tmp_path / "text")
+    assert (len(task.training), len(task.held_out)) == (18, 2)
+    assert task.vocabulary.tokens[5:] == (".", "a", "b")
+    assert task.model.vocabulary == 8
+    (tmp_path / "text").write_text("a b. c d. e f. g h.", encoding="utf-8")  # of which a tenth is less than one
+    task = MaskedLM.of(Setup(model=model, scheme=unit, batch=4, seq=16), tmp_path / "text")
+    assert (task.training, task.held_out) == (("a b.", "c d.", "e f."), ("g h.",))
+
+
 def test_a_task_reads_the_text_that_it_is_given(tmp_path):
     """In one process, one after the other: what is kept of a text belongs to that text, share and vocabulary."""
     texts = {name: made_text(seed=seed) for name, seed in (("a", 1), ("b", 2))}

@@ -19,7 +19,7 @@ from refscale.engine import Tape
 from refscale.errors import ArgumentError, DataError
 from refscale.layers import on_tape
 from refscale.models import get_config
-from refscale.scales import branch_only, default, get_residual, get_scheme, running_mean
+from refscale.scales import branch_only, default, geometric, get_residual, get_scheme, running_mean
 from refscale.tasks import KINDS, Setup, get_kind, get_task, kind_of, text_batches, text_windows
 from refscale.train import Run, TrainConfig, checkpoint_report, default_config, newest, train
 
@@ -141,6 +141,20 @@ class TestTask:
         assert (batches[-1].labels[0, :2] == IGNORE).all()  # an eighth of the 16 is context
         assert batches[-1].labels[0, 2] != IGNORE
         assert len(get_task("next-token", replace(setup, evaluation_batches=2), text).validation(None)) == 2
+
+    def test_the_vocabulary_is_of_the_training_text_alone(self, tmp_path):
+        """Ten of a hundred characters are held out; one that only they have is unknown there."""
+        (tmp_path / "text").write_text("ab" * 45 + "z" * 10, encoding="utf-8")
+        setup = Setup(model=get_config(TINY), scheme=get_scheme("unit"), batch=1, seq=8)
+        task = get_task("next-token", setup, tmp_path / "text")
+        assert task.vocabulary.characters == "ab"
+        assert task.training.tolist() == [1, 2] * 45
+        assert task.held_out.tolist() == [0] * 10
+
+    def test_setup_defaults(self):
+        setup = Setup(model=None, scheme=get_scheme("unit"), batch=1, seq=8)
+        found = (setup.dropout, setup.constraint, setup.evaluation_batches, setup.stride, setup.seed)
+        assert (*found, setup.held_out, setup.fit) == (0.0, geometric, 16, None, 0, 0.1, True)
 
     def test_models_and_tasks(self, text):
         assert kind_of(get_config("bert-tiny")) is KINDS["masked-lm"]

@@ -138,6 +138,18 @@ def test_ulp_bound_is_sharp(dtype, start):
             assert_within_ulp(off, x, ulps - 1)
 
 
+def test_a_format_without_a_sign_has_a_line_without_one():
+    """E8M0: 2^-127 … 2^127 are 254 steps, and no code is the negative of another."""
+    ends = np.array([2.0**-127, 2.0**127], ml_dtypes.float8_e8m0fnu)
+    assert_within_ulp(ends[1:], ends[:1], 254)
+    with pytest.raises(AssertionError, match="254 ulp apart on the line of float8_e8m0fnu"):
+        assert_within_ulp(ends[1:], ends[:1], 253)
+    one, two = np.array([1.0, 2.0], ml_dtypes.float8_e8m0fnu)
+    assert_within_ulp(one, two, 1)
+    with pytest.raises(AssertionError, match="not within 0 ulp"):
+        assert_within_ulp(one, two, 0)
+
+
 def test_ulp_crosses_zero_and_binades():
     tiny = np.float32(2.0**-149)
     assert_within_ulp(tiny, -tiny, 2)
@@ -199,6 +211,15 @@ def test_ulp_report_names_the_first_and_the_farthest():
         "  2 ulp apart on the line of float32\n"
         "  farthest: 7 ulp at index (1, 2)"
     )
+
+
+def test_of_two_as_far_the_first_is_the_farthest():
+    expected = np.ones(6, np.float32)
+    actual = expected + np.array([0, 2, 7, 3, 7, 2]) * np.float32(2.0**-23)
+    with pytest.raises(
+        AssertionError, match=r"5 of 6 .* first at index \(1,\):(.|\n)*\n  farthest: 7 ulp at index \(2,\)$"
+    ):
+        assert_within_ulp(actual.astype(np.float32), expected, 1)
 
 
 @pytest.mark.parametrize("ulps", [-1, 0.5, 1.0, None, 2**64])

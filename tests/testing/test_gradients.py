@@ -76,8 +76,8 @@ class ByData(Op):
 
 class TestRejects:
     def test_consumers_that_disagree(self):
-        with pytest.raises(FactorError, match=r"^gradient_factors: consumers of input0\[8, 4\] disagree"):
-            assert_gradient_factor(lambda x: F.residual(lambda h: apply(ops.Tanh(), h), x, fixed(0.4)), X, rng=RNG)
+        with pytest.raises(FactorError, match=r"^consumers of input0\[8, 4\] disagree"):
+            assert_gradient_factor(lambda x: apply(ops.Add(), apply(ops.Tanh(), x), x), X, rng=RNG)
 
     def test_an_expected_constant_that_is_another(self):
         with pytest.raises(AssertionError, match=r"^the gradient of 0 is 1 times the true one, expected 1\.01 times$"):
@@ -88,6 +88,40 @@ class TestRejects:
         computed, c, true = found["1"]
         with pytest.raises(AssertionError, match=r"^the gradient of 1 is not 1\.11803\d* times the true one: off by"):
             assert_multiples(found | {"1": (computed, c * (1 + 1e-8), true)})
+
+    @pytest.mark.parametrize("sign", [1, -1])
+    def test_a_gradient_just_over_the_bound(self, sign):
+        """1e-10 of c times the true one, or what the caller says: 1e-9 where c is 2 and the norm of the true one 5."""
+        true = np.array([3.0, 4.0])
+
+        def found(error):
+            return {"w": (2 * true + sign * 10 * error * np.array([0.6, 0.8]), 2.0, true)}
+
+        assert_multiples(found(0.99e-10))
+        with pytest.raises(AssertionError, match=r"times the true one: off by 1\.01e-09, allowed 1e-09$"):
+            assert_multiples(found(1.01e-10))
+        assert_multiples(found(0.99e-3), relative=1e-3)
+        with pytest.raises(AssertionError, match=r"off by 0\.0101, allowed 0\.01$"):
+            assert_multiples(found(1.01e-3), relative=1e-3)
+
+    def test_what_rounding_leaves_of_a_gradient_that_is_zero(self):
+        """1e-13 of the largest, and nothing where there is no other."""
+        largest = {"w": (np.array([6.0, 8.0]), 2.0, np.array([3.0, 4.0]))}
+        assert_multiples(largest | {"bias": (np.array([0.99e-12]), 2.0, np.zeros(1))})
+        with pytest.raises(AssertionError, match=r"^the gradient of bias is not 2 times .* allowed 1e-12$"):
+            assert_multiples(largest | {"bias": (np.array([1.01e-12]), 2.0, np.zeros(1))})
+        with pytest.raises(AssertionError, match=r"^the gradient of bias is not 2 times .* allowed 0$"):
+            assert_multiples({"bias": (np.array([1e-100]), 2.0, np.zeros(1))})
+
+    def test_an_expected_constant_just_over_its_bound(self):
+        """1e-9 of it: the stream's constant is 1."""
+        for error, right in ((0.99e-9, True), (-0.99e-9, True), (1.01e-9, False), (-1.01e-9, False)):
+            expected = {"0": 1 / (1 + error)}
+            if right:
+                assert_gradient_factor(block, X, W, rng=np.random.default_rng(1), expected=expected)
+            else:
+                with pytest.raises(AssertionError, match=r"^the gradient of 0 is 1 times the true one, expected"):
+                    assert_gradient_factor(block, X, W, rng=np.random.default_rng(1), expected=expected)
 
     def test_another_sign(self):
         found = computed_and_true(block, X, W, rng=np.random.default_rng(1))

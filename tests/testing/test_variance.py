@@ -135,6 +135,26 @@ def test_standard_errors_limit_is_sharp():
         assert_within_standard_errors(1.501, 1.0, 0.25, z=2)
 
 
+def test_each_statistic_is_held_to_its_own_standard_error():
+    """±2 standard errors of 0.01 and of 1: the wide one lends the narrow one nothing, nor takes from it."""
+    assert_within_standard_errors([0.0199, -1.99], 0.0, [0.01, 1.0], z=2)
+    with pytest.raises(
+        AssertionError, match=r"1 of 2 .* first at index \(0,\):\n.*\n.*\n  2\.01 standard errors apart"
+    ):
+        assert_within_standard_errors([0.0201, -1.99], 0.0, [0.01, 1.0], z=2)
+    with pytest.raises(
+        AssertionError, match=r"1 of 2 .* first at index \(1,\):\n.*\n.*\n  2\.01 standard errors apart"
+    ):
+        assert_within_standard_errors([0.0199, -2.01], 0.0, [0.01, 1.0], z=2)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_default_limit_is_6_11_standard_errors(sign):
+    assert_within_standard_errors(sign * 6.109, 0.0, 1.0)
+    with pytest.raises(AssertionError, match=r"not within 6\.11 standard errors"):
+        assert_within_standard_errors(sign * 6.111, 0.0, 1.0)
+
+
 def test_standard_errors_message_of_an_array():
     with pytest.raises(AssertionError) as error:
         assert_within_standard_errors(np.array([[0.0, 7.0], [0.0, -9.0]]), 0.0, 1.0)
@@ -192,6 +212,30 @@ def test_unit_variance_limit_is_the_standard_error_not_the_tolerance():
     assert_unit_variance(x)
     with pytest.raises(AssertionError, match=r"\+0\.975 %, 32\.29 standard errors"):
         assert_unit_variance(1.01 * x)
+
+
+@pytest.mark.parametrize(
+    ("n_eff", "kurtosis", "limit"),
+    [  # 6.109410204869397 standard errors of sqrt((kurtosis - 1) / (4 n_eff))
+        (None, 3.0, 6.109410204869397 * 0.0025),
+        (160_000.0, 3.0, 6.109410204869397 * 0.0017677669529663688),
+        (None, 1.5, 6.109410204869397 * 0.00125),
+    ],
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_unit_variance_limit_is_sharp(n_eff, kurtosis, limit, sign):
+    """80 000 samples +-s: their standard deviation is s exactly."""
+    x = np.tile([1.0, -1.0], 40_000)
+    assert_unit_variance(x * (1 + 0.999 * sign * limit), n_eff=n_eff, kurtosis=kurtosis)
+    with pytest.raises(AssertionError, match=r"6\.116 standard errors \(limit 6\.109\)"):
+        assert_unit_variance(x * (1 + 1.001 * sign * limit), n_eff=n_eff, kurtosis=kurtosis)
+
+
+def test_samples_are_worth_twice_their_number_at_most():
+    x = np.tile([1.0, -1.0], N)
+    assert_unit_variance(x, n_eff=4 * N)
+    with pytest.raises(ArgumentError, match=r"n_eff is 219565 for 109782 samples, expected at most about as many"):
+        assert_unit_variance(x, n_eff=4 * N + 1)
 
 
 def test_unit_variance_message():

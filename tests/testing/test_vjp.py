@@ -148,6 +148,95 @@ def test_rejects_three_percent_in_every_function(name, seed):
         assert_vjp(forward, lambda g: tuple(1.03 * d for d in backward(g)), inputs, rng=np.random.default_rng(seed))
 
 
+class Ones:
+    """A generator for sums that are exact: g = v = 1."""
+
+    def standard_normal(self, shape):
+        return np.ones(shape)
+
+
+def beside(constant, slope=1.0):
+    """x·slope at x = 0, and a constant output beside it: phi(t) = constant + slope·t, exactly."""
+    return lambda x: np.append(slope * x, constant)
+
+
+def check_at_zero(forward, gradient, **options):
+    return assert_vjp(forward, lambda g: (np.array([gradient]),), (np.zeros(1),), rng=Ones(), directions=1, **options)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_bound_of_rounding_is_sharp(sign):
+    """12·8·u·C/h for outputs of size C, at the first step, h = 2^-8: for C = 2^14, 96·2^-53·2^14·2^8 = 4.47e-8.
+
+    (2^-24 of the gradient, where a smaller step is no longer tried, is 5.96e-8.)
+    """
+    bound = 96 * 2.0**-31
+    check_at_zero(beside(2.0**14), 1 + 0.999 * sign * bound)
+    with pytest.raises(AssertionError, match=r"= 1 \+- 4\.47e-08\n  relative error 4\.47e-08; ratio"):
+        check_at_zero(beside(2.0**14), 1 + 1.001 * sign * bound)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_bound_of_truncation_is_sharp(sign):
+    """x + x⁵ at 0, where D(h) = 1 + h⁴ and R(h) = 1 − h⁴/4: four times R(h/2) − R(h) is 15/16·h⁴, h = 2^-8."""
+    bound, slope = 15 / 16 * 2.0**-32, 1 - 2.0**-42
+    check_at_zero(lambda x: x + x**5, slope + 0.999 * sign * bound)
+    with pytest.raises(AssertionError, match="the vector-Jacobian product is wrong"):
+        check_at_zero(lambda x: x + x**5, slope + 1.001 * sign * bound)
+
+
+@pytest.mark.parametrize(
+    ("constant", "options", "resolved"),
+    [
+        (2.0**28, {}, True),  # 96·2^-53·2^28·2^8 = 7.3e-4 of the slope
+        (2.0**29, {}, False),
+        (2.0**28, {"resolution": 7.4e-4}, True),
+        (2.0**28, {"resolution": 7.3e-4}, False),
+    ],
+)
+def test_what_differences_resolve_is_sharp(constant, options, resolved):
+    """A thousandth of the gradient, unless told otherwise."""
+    if resolved:
+        assert check_at_zero(beside(constant), 1.0, **options) == 0
+    else:
+        with pytest.raises(AssertionError, match=r"cannot be resolved .*\n  1 \+- "):
+            check_at_zero(beside(constant), 1.0, **options)
+
+
+def test_where_a_gradient_counts_as_zero_is_sharp():
+    """2^-40 of the outputs: below that the bound alone decides, 96·2^-45 of them."""
+    for slope in (2.0**-41, 2.0**-40, 0.0):
+        check_at_zero(beside(1.0, slope), slope)
+        check_at_zero(beside(1.0, slope), slope * -0.5)
+    with pytest.raises(AssertionError, match="cannot be resolved"):
+        check_at_zero(beside(1.0, 2.0**-39), 2.0**-39)
+    check_at_zero(beside(1.0, 0.0), 2.0**-40)
+    with pytest.raises(AssertionError, match="cannot be resolved"):
+        check_at_zero(beside(1.0, 0.0), 2.0**-39)
+
+
+@pytest.mark.parametrize("errors", [(3e-8, 0.0), (0.0, 3e-8)])
+def test_the_largest_error_of_all_inputs_is_returned(errors):
+    def gradients(g):
+        return tuple(np.array([1 + e]) for e in errors)
+
+    found = assert_vjp(lambda x, y: np.append(x + y, 2.0**14), gradients, [np.zeros(1)] * 2, rng=Ones(), directions=2)
+    assert found == pytest.approx(3e-8, rel=1e-6)
+
+
+def test_three_pairs_are_tried():
+    calls = []
+
+    def backward(g):
+        calls.append(g)
+        return (2 * g * X,)
+
+    check(np.square, backward, X)
+    assert len(calls) == 3
+    check(np.square, backward, X, directions=5)
+    assert len(calls) == 8
+
+
 def test_message_gives_both_products_and_their_ratio():
     with pytest.raises(AssertionError) as error:
         check(np.square, lambda g: (-2 * g * X,), X, directions=1)

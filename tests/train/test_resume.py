@@ -210,6 +210,24 @@ class TestRefusals:
         path.write_bytes(checkpoint_path(directory / "other", 6).read_bytes())
         assert "a checkpoint of another run: data" in self.resumed(run)[0]
 
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (
+                lambda x: {"parameter/nsp.classifier.bias": x["parameter/nsp.classifier.bias"][:1]},
+                "nsp.classifier.bias of shape (1,), not (2,)",
+            ),
+            (lambda x: {"parameter/more": x["parameter/nsp.classifier.bias"]}, "more of shape (2,), not None"),
+        ],
+    )
+    def test_of_other_parameters(self, run, change, words):
+        path = checkpoint_path(run[1] / "parts", 6)
+        with np.load(path) as file:
+            content = dict(file)
+        with path.open("wb") as file:
+            np.savez(file, **content | change(content))
+        assert self.resumed(run)[0].endswith(f"a checkpoint of another run: {words}")
+
     def test_no_archive_but_an_array(self, run):
         path = checkpoint_path(run[1] / "parts", 6)
         with path.open("wb") as file:
@@ -250,7 +268,7 @@ class TestRefusals:
         path = checkpoint_path(run[1] / "parts", 6)
         with path.open("wb") as file:
             np.savez(file, meta=np.frombuffer(b"[" * 200_000, np.uint8))
-        assert "no checkpoint at all: RecursionError" in self.resumed(run)[0]
+        assert "no checkpoint at all: meta: objects or arrays are nested more than 64 deep" in self.resumed(run)[0]
 
     def test_newer_than_the_metrics(self, run):
         metrics = run[1] / "parts" / "metrics.jsonl"
@@ -276,6 +294,11 @@ def test_a_run_is_not_overwritten(tmp_path):
     with pytest.raises(ArgumentError, match=r"holds files of a run, but no config\.json"):
         train(small(), tmp_path / "run", data=text, resume=True, report=quiet)
     with pytest.raises(DataError, match=r"holds no run, expected a directory with config\.json"):
+        train_loop.read_config(tmp_path / "run")
+    content = json.loads(before["config.json"])
+    content["config"]["model"] = 3
+    (tmp_path / "run" / "config.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"config\.json cannot be understood: 'int' object has no attribute"):
         train_loop.read_config(tmp_path / "run")
 
 

@@ -14,7 +14,17 @@ from refscale.errors import ArgumentError, CheckpointError, DataError
 from refscale.layers import on_tape
 from refscale.sweep import Variant, compare, tables
 from refscale.tasks import SpanData
-from refscale.train import FINE_TUNING, Run, evaluate, load_trained, observe, train, training_step
+from refscale.train import (
+    FINE_TUNING,
+    Run,
+    evaluate,
+    load_trained,
+    newest,
+    observe,
+    save_checkpoint,
+    train,
+    training_step,
+)
 from tests.train.runs import same_bits, small, write_text
 
 FINE = replace(FINE_TUNING, steps=6, batch=4, seq=40, evaluate_every=3, evaluation_batches=2, checkpoint_every=2)
@@ -107,6 +117,33 @@ def test_resumed_to_the_same_bits(tmp_path, data):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
     with pytest.raises(ArgumentError, match="other data"):
         train(config, tmp_path / "parts", data=replace(data, dev=data.train), resume=True, report=quiet)
+
+
+def test_a_pretraining_that_is_repeated_is_the_same_data(data, trained, text, tmp_path):
+    """It took another time, which its checkpoint notes; a single other bit of a parameter is another model."""
+    pretrained = newest(trained / "regular")
+    run = Run.of(pretrained.config, text)
+    (tmp_path / "again").mkdir()
+    save_checkpoint(tmp_path / "again/checkpoint-00000008.npz", run, pretrained.state, pretrained.seconds + 1.0)
+    again = newest(tmp_path / "again")
+    assert (again.seconds, again.digest) == (pretrained.seconds + 1.0, pretrained.digest)
+    config = replace(FINE, steps=1)
+    train(config, tmp_path / "fine", data=data, report=quiet)
+    train(config, tmp_path / "fine", data=replace(data, pretrained=tmp_path / "again"), resume=True, report=quiet)
+    name, x = next(iter(pretrained.state.parameters.items()))
+    other = replace(pretrained.state, parameters=pretrained.state.parameters | {name: np.nextafter(x, np.float32(9))})
+    save_checkpoint(tmp_path / "again/checkpoint-00000008.npz", run, other)
+    assert newest(tmp_path / "again").digest != pretrained.digest
+    with pytest.raises(ArgumentError, match="holds another run: other data"):
+        train(config, tmp_path / "fine", data=replace(data, pretrained=tmp_path / "again"), resume=True, report=quiet)
+
+
+@pytest.mark.parametrize("changes", [{"scheme": "unit"}, {"constraint": "none"}, {"model": "bert-mini"}])
+def test_other_rules_are_another_model(trained, changes):
+    pretrained = newest(trained / "regular")
+    assert replace(pretrained, config=replace(pretrained.config, **changes)).digest != pretrained.digest
+    assert replace(pretrained, config=replace(pretrained.config, checkpoint_every=9)).digest == pretrained.digest
+    assert replace(pretrained, data_digest="0").digest != pretrained.digest
 
 
 def test_all_questions_or_some(data):

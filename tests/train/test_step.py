@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from refscale import models
+from refscale import functional as F  # noqa: N812
+from refscale import models, ops
 from refscale.data import IGNORE
-from refscale.engine import Tape, backward
+from refscale.engine import Tape, apply, backward
 from refscale.errors import ArgumentError, DataError, DivergedError
 from refscale.formats import Cast
+from refscale.layers import Spec
 from refscale.models import bert
 from refscale.optim import Rate
-from refscale.precision import Precision, fp16_sr
-from refscale.scales import geometric
-from refscale.train import Run, TrainConfig, evaluate, training_step
+from refscale.precision import Precision, fp16_sr, get_precision
+from refscale.rivals import NoScaling, Outcome
+from refscale.scales import geometric, regular
+from refscale.tasks import get_kind
+from refscale.train import FINE_TUNING, Run, TrainConfig, evaluate, training_step
 from refscale.train.step import forward_backward
 from tests.train.runs import small, write_text
 
@@ -115,6 +120,15 @@ def test_text_does_not_depend_on_scheme_or_precision(text):
     assert not np.array_equal(first.ids, next(runs[0].batches(6)).ids)
 
 
+def test_each_step_draws_a_batch_of_its_own(text):
+    """From the stream (seed, 1, step), wherever the run is taken up: no step sees the batch of another."""
+    run = Run.of(small(seed=3), text)
+    expected = [next(run.task.batches(np.random.default_rng([3, 1, step]))).ids for step in range(8)]
+    np.testing.assert_array_equal([b.ids for b in run.batches(0)], expected)
+    np.testing.assert_array_equal([b.ids for b in run.batches(5)], expected[5:])
+    assert len({ids.tobytes() for ids in expected}) == 8
+
+
 def test_a_trace_changes_no_bit(text):
     run = Run.of(small(scheme="regular", precision="fp8"), text)
     state, batch = run.initial_state(), next(run.batches(0))
@@ -175,6 +189,48 @@ class TestScalingTechniques:
         assert any(c.scale != 1 for c in result.tape.casts if c.place == "operand")
         plain = replace(run, scaling=Run.of(small(scheme="regular", precision="fp8"), text).scaling)
         assert evaluate(run, state) != evaluate(plain, state)
+
+
+class OneProduct:
+    """A task of a single product, x (4, 64) @ w (64, 32)."""
+
+    specs = {"w": Spec("weight", (64, 32))}  # noqa: RUF012
+    scheme = regular
+
+    def initial_parameters(self, rng):
+        return {"w": rng.standard_normal((64, 32)).astype(np.float32)}
+
+    def loss(self, p, x, rng=None):
+        y = F.cross_entropy(apply(ops.Matmul(), x, p["w"]), np.arange(4))
+        return SimpleNamespace(total=F.total_loss(y), parts={})
+
+
+@pytest.mark.parametrize(
+    ("precision", "blocks", "again", "tensors"),
+    [
+        # In blocks of 32: forward x and w, for ∂x: g and w along its rows, for ∂w: x and g along the batch of 4.
+        ("mxfp8", (4 * 2, 32 * 2, 4 * 1, 64 * 1, 64 * 1, 32 * 1), (64 * 32, 4 * 64, 4 * 32), ()),
+        # In blocks of 16, w in tiles of 16 × 16; the batch is padded to 16; each of the six has a scale of its tensor.
+        (
+            "nvfp4",
+            (4 * 4, 4 * 2, 4 * 2, 4 * 2, 64 * 1, 32 * 1),
+            (64 * 32, 16 * 64, 16 * 32),
+            (4 * 64, 64 * 32, 4 * 32, 64 * 32, 16 * 64, 16 * 32),
+        ),
+    ],
+)
+def test_what_blocks_take(text, precision, blocks, again, tensors):
+    """A statistic and a scale for each block and scaled tensor; a pass for each conversion after an operand's first."""
+    run = replace(Run.of(small(), text), task=OneProduct(), precision=get_precision(precision))
+    x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
+    _, result = training_step(run, run.initial_state(), x)
+    scales = sum(blocks) + len(tensors)
+    assert result.outcome == Outcome(
+        statistics=scales,
+        extra_passes=len(again) + len(tensors),
+        elements=sum(again) + sum(tensors),
+        scales=scales,
+    )
 
 
 class TestValidation:
@@ -242,6 +298,20 @@ class TestDivergence:
         with pytest.raises(DivergedError, match="the loss is not finite"):
             training_step(run, state, next(run.batches(0)))
 
+    def test_an_update_that_overflows(self, text):
+        """Gradients of about 2^-3·2^70, which float32 holds: their squares it does not."""
+        run = Run.of(small(scheme="regular"), text)
+        run = replace(run, scaling=Growing())
+        with pytest.raises(DivergedError, match=r"^train: diverged at step 1: adamw\.update: .*: overflow encountered"):
+            training_step(run, run.initial_state(), next(run.batches(0)))
+
+
+class Growing(NoScaling):
+    """A technique that forgets to divide: gradients 2^70 times too large."""
+
+    def loss_scale(self, state):
+        return 2.0**70
+
 
 class TestConfig:
     @pytest.mark.parametrize(
@@ -271,10 +341,74 @@ class TestConfig:
         with pytest.raises(ArgumentError, match=re.escape(said)):
             small(**changes)
 
+    def test_defaults(self):
+        """Those that the documented results were made with."""
+        expected = {
+            "model": "bert-mini",
+            "scheme": "unit",
+            "precision": "fp32",
+            "scaling": "none",
+            "constraint": "geometric",
+            "steps": 500,
+            "batch": 16,
+            "seq": 32,
+            "lr": None,
+            "optimizer": "adamw",
+            "weight_decay": 0.01,
+            "schedule": "linear",
+            "warmup": None,
+            "halve_every": 1000,
+            "dropout": 0.0,
+            "seed": 0,
+            "evaluate_every": 100,
+            "evaluation_batches": 16,
+            "scales_every": 0,
+            "checkpoint_every": 100,
+            "stride": None,
+            "task": "masked-lm",
+        }
+        assert asdict(TrainConfig()) == expected
+        fine_tuning = {
+            "model": "trained",
+            "task": "squad",
+            "steps": 300,
+            "batch": 8,
+            "seq": 128,
+            "checkpoint_every": 50,
+        }
+        assert asdict(FINE_TUNING) == expected | fine_tuning | {"evaluate_every": 300, "evaluation_batches": 0}
+
+    @pytest.mark.parametrize(
+        ("task", "rates"),
+        [
+            ("masked-lm", {"regular": -10, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6}),
+            ("next-token", {"regular": -9, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6}),
+            ("squad", {"regular": -12, "unit": -8}),
+        ],
+    )
+    def test_default_rates(self, task, rates):
+        model = {"masked-lm": "bert-tiny", "next-token": "charlm-conv", "squad": "trained"}[task]
+        assert {s: TrainConfig(model, s, task=task).peak_lr for s in rates} == {s: 2.0**e for s, e in rates.items()}
+        assert get_kind(task).log2_lr == rates
+
     def test_every_scheme_has_a_default_rate(self):
         from refscale.scales import SCHEMES
 
         assert all(TrainConfig(scheme=name).peak_lr > 0 for name in SCHEMES)
+
+    def test_schedules_of_a_half_life_take_it_and_the_others_the_length(self, text):
+        for name, multiplier in (("exponential", 2**-1.25), ("halving", 0.5), ("linear", 0.375), ("constant", 1)):
+            run = Run.of(small(schedule=name, halve_every=4, warmup=0), text)
+            assert run.rate(5).multiplier == pytest.approx(multiplier, rel=2.0**-52)
+
+    def test_what_reaches_schedule_and_optimizer(self, text):
+        """Halved every three steps; a parameter of 4 without gradient loses lr·λ = ¼ of itself."""
+        run = Run.of(small(schedule="halving", halve_every=3, warmup=0, lr=2.0, weight_decay=0.5), text)
+        rates = [run.rate(step) for step in (0, 2, 3, 5, 6)]
+        assert [(rate.peak, rate.multiplier) for rate in rates] == [(2.0, m) for m in (1, 1, 1 / 2, 1 / 2, 1 / 4)]
+        p = {"w": np.array([4.0])}
+        after, _ = run.optimizer.update({"w": np.zeros(1)}, run.optimizer.init(p), p, Rate(0.5))
+        assert after["w"].tolist() == [3.0]
 
     def test_warm_up_is_a_tenth_unless_given(self):
         assert [TrainConfig(steps=200, warmup=w).warmup_steps for w in (None, 0, 3)] == [20, 0, 3]

@@ -59,7 +59,10 @@ def fingerprint(figure: Any) -> list[dict[str, Any]]:
 
 
 def assert_legible(figure: Any) -> None:
-    """No word is smaller than ``LEAST`` on a ``PHONE``, outside the figure, on another word, or crossed by a curve."""
+    """No word is smaller than ``LEAST`` on a ``PHONE``, outside the figure, on another word, or crossed by a line.
+
+    Lines are curves, and the frame of a panel.
+    """
     words = _words(figure)
     inches, page = figure.get_size_inches()[0], figure.bbox
     for text, box, _ in words:
@@ -69,6 +72,10 @@ def assert_legible(figure: Any) -> None:
         assert inside, f"{text.get_text()!r} leaves the figure"
     for (a, first, _), (b, second, _) in combinations(words, 2):
         assert not _overlap(first, second), f"{a.get_text()!r} is on {b.get_text()!r}"
+    for text, box, _ in words:
+        for frame in (ax.bbox for ax in figure.axes):
+            within = min(box.x0 - frame.x0, frame.x1 - box.x1, box.y0 - frame.y0, frame.y1 - box.y1)
+            assert within > -1 or not _overlap(box, frame), f"{text.get_text()!r} is crossed by the frame of a panel"
     for ax in figure.axes:
         mine = [(text, box) for text, box, owner in words if owner is ax]
         for line in ax.lines:
@@ -86,7 +93,9 @@ def _words(figure: Any) -> list[tuple[Any, Any, Any]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
 
-    FigureCanvasAgg(figure).draw()
+    figure.set_layout_engine("none")  # it stays as it was saved
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
     found = []
     for ax in figure.axes:
         for axis, low, high in ((ax.xaxis, *sorted(ax.get_xlim())), (ax.yaxis, *sorted(ax.get_ylim()))):
@@ -97,6 +106,7 @@ def _words(figure: Any) -> list[tuple[Any, Any, Any]]:
         found += [(text, None) for text in (ax.title, ax._left_title, ax._right_title)]
         legend = ax.get_legend()
         found += [(text, ax) for text in (*ax.texts, *(legend.findobj(Text) if legend else ()))]
+    found += [(text, None) for legend in figure.legends for text in legend.findobj(Text)]
     shown = [(text, ax) for text, ax in found if text.get_text().strip() and text.get_visible()]
     return [(text, text.get_window_extent(), ax) for text, ax in shown]
 

@@ -65,7 +65,8 @@ def test_lesson(path, tmp_path, monkeypatch):
         assert run(text, path.name, namespace, "python c").failed == 0
     if tests := blocks(text, "python pytest").strip():
         (tmp_path / "test_lesson.py").write_text(tests, encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "test_lesson.py"]
+        options = ["-q", "--assert=plain", "-p", "no:cacheprovider", "-W", "error"]
+        command = [sys.executable, "-m", "pytest", *options, "test_lesson.py"]
         here = {**os.environ, "PYTHONPATH": str(LESSONS.parent)}
         subprocess.run(command, cwd=tmp_path, env=here, check=True, timeout=120)
     linked = set(re.findall(r"\(figures/([\w.-]+)\)", text))
@@ -140,6 +141,7 @@ def test_a_stale_figure_is_noticed(tmp_path):
         ),
         (lambda ax: [ax.text(0.3, 0.7, f"on a word {k}") for k in range(2)], "'on a word 0' is on 'on a word 1'"),
         (lambda ax: ax.text(0.4, 0.5, "in the way", va="center"), "'in the way' is crossed by a curve"),
+        (lambda ax: ax.text(-0.06, 0.65, "over the edge"), "'over the edge' is crossed by the frame of a panel"),
     ],
 )
 def test_words_that_cannot_be_read_are_noticed(draw_more, wrong, tmp_path):

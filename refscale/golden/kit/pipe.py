@@ -35,6 +35,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -52,6 +53,9 @@ Array = NDArray[Any]
 
 VERSION = 2
 _KNOWN = ("1", "2")
+
+_WORD = re.compile(r"\S+", re.ASCII)
+"""What stands between ASCII white space; a no-break space, say, is part of a name."""
 
 
 class PipeBackend:
@@ -171,7 +175,7 @@ class PipeBackend:
 
     def _greet(self) -> tuple[str, str, Claims]:
         try:
-            words = self.ask(f"hello {VERSION}").split()
+            words = _WORD.findall(self.ask(f"hello {VERSION}"))
             known = words[:1] == ["refscale-pipe"] and words[1:2] and words[1] in _KNOWN
             if not known or not all("=" in w for w in words[2:]):
                 raise GoldenError(f"expected 'refscale-pipe {VERSION} name=… version=…', got {' '.join(words)[:80]!r}")
@@ -264,7 +268,7 @@ def read_reply(line: str, vector: Vector) -> dict[str, Array]:
         raise BackendLostError(f"expected 'ok | y …', 'unsupported' or 'error …', got {line[:80]!r}")
     found = {}
     for part in parts:
-        name, *codes = part.split()
+        name, *codes = _WORD.findall(part)
         if name in vector.outputs:
             found[name] = _codes(name, codes, vector.outputs[name])
     return found

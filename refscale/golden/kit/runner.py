@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from refscale.errors import GoldenError, counted
+from refscale.files import read_toml
 from refscale.golden.kit.backend import Backend, matches
 from refscale.golden.kit.verdicts import Result, judge
 from refscale.golden.models import calls
@@ -43,12 +43,9 @@ def load_waivers(path: str | Path) -> tuple[Waiver, ...]:
         GoldenError: no TOML, an unknown key, or a waiver without ids or reason.
         OSError: no such file.
     """
-    try:
-        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise GoldenError(f"waivers {path}: {error}") from None
+    document = read_toml(path, f"waivers {path}", GoldenError)
     entries = document.pop("waiver", [])
-    if document or not isinstance(entries, list):
+    if document or not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise GoldenError(f"waivers {path}: expected tables [[waiver]], found {', '.join(document) or 'another type'}")
     return tuple(_waiver(path, number, entry) for number, entry in enumerate(entries, 1))
 

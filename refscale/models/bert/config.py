@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -89,9 +90,9 @@ class BertConfig:
         wrong = [name for name in self.outputs if name not in OUTPUTS]
         if wrong or len(set(self.outputs)) < len(self.outputs):
             raise ArgumentError(f"BertConfig(outputs={self.outputs}): expected different ones of {', '.join(OUTPUTS)}")
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ArgumentError(f"BertConfig({name}={getattr(self, name)}): expected 0 ≤ {name} < 1")
+        for name, end in (("dropout", 1), ("attention_dropout", 1), ("eps", math.inf), ("std", math.inf)):
+            if not 0 <= getattr(self, name) < end:
+                raise ArgumentError(f"BertConfig({name}={getattr(self, name)}): expected 0 ≤ {name} < {end}")
 
     @property
     def pools(self) -> bool:

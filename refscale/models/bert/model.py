@@ -2,8 +2,8 @@
 
 Where unit scaling shows: residual additions are weighted (``functional.residual``), embeddings are summed by a weighted
 add, and a tensor used by parts whose gradients carry different factors is forked: the encoder's output by the two
-heads, and the word embedding by input and decoder if they are tied.  ``graph.balance`` settles the forks at the end, so
-that every gradient computed is one constant times the true one; ``graph.gradient_factors`` certifies it.
+heads, and the word embedding by input and decoder if they are tied.  ``backward`` settles the forks, so that every
+computed gradient is one constant times the true one; ``graph.gradient_factors`` certifies it.
 
 Under the regular scheme all of these are the plain operations of the original.
 """
@@ -22,7 +22,6 @@ from refscale.arrays import plain
 from refscale.data import IGNORE, Batch, SpanBatch
 from refscale.engine import Tensor, apply, tape_of
 from refscale.errors import ArgumentError, ShapeError
-from refscale.graph import balance
 from refscale.layers import (
     Spec,
     Specs,
@@ -90,8 +89,7 @@ def encode(
         word: one fork of the word embedding, if it has another use.
 
     Returns:
-        (batch, seq, width), of unit variance under unit scaling.  Who goes on from here and wants gradients calls
-        ``graph.balance`` on what is differentiated, in case a constraint of ``none`` left forks to settle.
+        (batch, seq, width), of unit variance under unit scaling.
 
     Raises:
         ShapeError: ids, mask and segments do not fit each other, or are longer than ``config.positions``.
@@ -162,7 +160,7 @@ class Losses:
 
 
 def pretraining_loss(p: Tensors, batch: Batch, config: BertConfig, rng: np.random.Generator | None = None) -> Losses:
-    """Masked-LM plus next-sentence loss, with every factor settled; ready for ``backward(losses.total)``.
+    """Masked-LM plus next-sentence loss, ready for ``backward(losses.total)``.
 
     Args:
         p: parameters as tensors, from ``models.parameters_on``.
@@ -210,7 +208,6 @@ def pretraining_loss(p: Tensors, batch: Batch, config: BertConfig, rng: np.rando
         )
         masked_lm = F.cross_entropy(words, batch.labels, IGNORE)
     if "nsp" not in config.outputs:
-        balance(masked_lm)
         return Losses(masked_lm, masked_lm, None, encoded, words, None)
     with tape.scope("nsp"):
         follows = heads.next_sentence_head(
@@ -221,7 +218,6 @@ def pretraining_loss(p: Tensors, batch: Batch, config: BertConfig, rng: np.rando
         )
         next_sentence = F.cross_entropy(follows, batch.is_next)
     total = F.total_loss(masked_lm, next_sentence)
-    balance(total)
     return Losses(total, masked_lm, next_sentence, encoded, words, follows)
 
 
@@ -249,7 +245,7 @@ class SpanLosses:
 
 
 def span_loss(p: Tensors, batch: SpanBatch, config: BertConfig, rng: np.random.Generator | None = None) -> SpanLosses:
-    """Cross-entropy of where the answer starts plus that of where it ends, with every factor settled.
+    """Cross-entropy of where the answer starts plus that of where it ends.
 
     Args:
         p: parameters as tensors, from ``models.parameters_on``.
@@ -273,5 +269,4 @@ def span_loss(p: Tensors, batch: SpanBatch, config: BertConfig, rng: np.random.G
         logits = heads.span_head(encoded, p["span.weight"], p["span.bias"], constraint=constraint)
         start, end = (F.cross_entropy(x, places) for x, places in zip(logits, (batch.starts, batch.ends), strict=True))
     total = F.total_loss(start, end)
-    balance(total)
     return SpanLosses(total, start, end, encoded, *logits)

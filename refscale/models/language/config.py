@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -103,10 +104,13 @@ class LanguageConfig:
             raise self._error("head_size", "an even number, for rotary positions")
         if self.mixer == "convolution" and self.width % self.groups:
             raise self._error("width", f"a multiple of {self.groups}, the groups")
-        if self.hidden < 1:
+        if not 0 < self.base < math.inf:
+            raise self._error("base", "0 < base < inf")
+        for name, end in (("dropout", 1), ("eps", math.inf)):
+            if not 0 <= getattr(self, name) < end:
+                raise self._error(name, f"0 ≤ {name} < {end}")
+        if not 0 < self.multiple < math.inf or self.hidden < 1:
             raise self._error("multiple", "one that leaves a feed-forward width")
-        if not 0 <= self.dropout < 1:
-            raise self._error("dropout", "0 ≤ dropout < 1")
 
     def _error(self, field: str, expected: str) -> ArgumentError:
         return ArgumentError(f"LanguageConfig({field}={getattr(self, field)!r}): expected {expected}")

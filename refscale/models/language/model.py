@@ -2,7 +2,7 @@
 
 Embedding, layers on a residual stream, a norm, a readout.  Every edge of the trunk lies in a residual loop and is
 constrained; the readout and what follows hang on cut-edges.  A tied embedding is forked, as BERT's is, and
-``graph.balance`` settles the forks.
+``backward`` settles the forks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from refscale.arrays import plain
 from refscale.data import IGNORE, TextBatch
 from refscale.engine import Tensor, apply, tape_of
 from refscale.errors import ShapeError
-from refscale.graph import balance
 from refscale.layers import (
     Spec,
     Specs,
@@ -125,7 +124,7 @@ def hidden_states(
 def logits(p: Tensors, config: LanguageConfig, ids: NDArray[Any], rng: np.random.Generator | None = None) -> Tensor:
     """Logits (batch, seq, vocabulary): of each token, given those before, with ``pad``; without, of the one after it.
 
-    Arguments as for ``hidden_states``; who wants gradients calls ``graph.balance`` on what is differentiated.
+    Arguments as for ``hidden_states``.
     """
     embedding = p["embedding"]
     tape = tape_of("language", embedding)
@@ -168,7 +167,7 @@ class Loss:
 def next_token_loss(
     p: Tensors, batch: TextBatch, config: LanguageConfig, rng: np.random.Generator | None = None
 ) -> Loss:
-    """Cross-entropy of every token that counts, given those before it, with every factor settled.
+    """Cross-entropy of every token that counts, given those before it.
 
     Args:
         p: parameters as tensors, from ``models.parameters_on``.
@@ -185,5 +184,4 @@ def next_token_loss(
         seq = batch.ids.shape[1]
         y, labels = apply(ops.Slice(1, 0, seq - 1), y), labels[:, 1:]
     total = F.cross_entropy(y, labels, IGNORE)
-    balance(total)
     return Loss(total, y, labels)

@@ -10,8 +10,8 @@ import numpy as np
 from refscale import special
 from refscale.engine import Array, Op
 from refscale.ops.kernels import blocks
-from refscale.ops.kernels.blocks import Betas, Kept, by_row
-from refscale.ops.shapes import unbroadcast
+from refscale.ops.kernels.blocks import Betas, Kept
+from refscale.ops.sums import unbroadcast
 from refscale.scales import Shape
 from refscale.special.logistic import sigmoid_pair, tanh_pair
 
@@ -38,8 +38,7 @@ def _repeated(g: Array, shape: Shape, factor: float | None) -> Array | None:
     """factor · the gradient of an input of ``shape`` that was broadcast: summed first, then multiplied."""
     if factor is None:
         return None
-    to_row = g.ndim > 1 and g.shape[-1:] == shape
-    summed = np.asarray(by_row(g).sum(0)) if to_row else unbroadcast(g, shape)
+    summed = unbroadcast(g, shape)
     if factor == 1:
         return summed
     return summed * factor if summed is g else np.multiply(summed, factor, out=summed)

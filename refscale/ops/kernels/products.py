@@ -15,7 +15,8 @@ import numpy as np
 
 from refscale.engine import Array, Op
 from refscale.ops.kernels.blocks import Betas, by_row
-from refscale.ops.shapes import broadcast, unbroadcast
+from refscale.ops.shapes import broadcast
+from refscale.ops.sums import unbroadcast
 
 
 def product(a: Array, b: Array, factor: float, like: Array | None = None) -> Array:

@@ -19,6 +19,8 @@ import numpy as np
 from refscale.engine import Array, Op
 from refscale.ops.kernels import blocks
 from refscale.ops.kernels.blocks import Betas, Kept, by_row
+from refscale.ops.moments import normalized
+from refscale.ops.sums import total
 from refscale.scales import Shape
 
 if TYPE_CHECKING:
@@ -62,11 +64,11 @@ def softmax(op: Softmax, alpha: float, x: Array) -> tuple[Array, Kept]:
     return y, (y, alpha)
 
 
-def _divide(e: Array, total: Array, alpha: float) -> None:
-    """e·α/total in place."""
+def _divide(e: Array, sums: Array, alpha: float) -> None:
+    """e·α/sums in place."""
     if alpha != 1:
-        total /= alpha
-    e /= total
+        sums /= alpha
+    e /= sums
 
 
 def softmax_backward(op: Op, betas: Betas, g: Array, y: Array, alpha: float) -> tuple[Array | None]:
@@ -111,8 +113,8 @@ def masked_softmax(op: MaskedSoftmax, alpha: float, x: Array, mask: Array) -> tu
         top = _largest(seen)
         np.subtract(seen, np.maximum(top, lowest, out=top), e)  # of a row that sees no key: −∞ − lowest = −∞
         np.exp(e, e)
-        total = _sum(e, ones)
-        _divide(e, np.maximum(total, 1, out=total), alpha)  # where a key is seen, the largest gives 1; elsewhere 0/1
+        sums = _sum(e, ones)
+        _divide(e, np.maximum(sums, 1, out=sums), alpha)  # where a key is seen, the largest gives 1; elsewhere 0/1
     return y, (y, alpha)
 
 
@@ -155,19 +157,29 @@ def _tiles(shape: tuple[int, int, int, int]) -> Iterator[tuple[slice, slice, sli
 def layer_norm(op: LayerNorm, alpha: float, x: Array, gain: Array, bias: Array) -> tuple[Array, Kept]:
     """α·(gain·normal + bias); keeps normal (…, n), 1/σ (rows,) and the gain."""
     op.check(x.shape, gain.shape, bias.shape)
+    scaled, shift = (gain, bias) if alpha == 1 else (gain * alpha, bias * alpha)
+    return _norm(x, op.eps, scaled, shift, gain)
+
+
+def rms_norm(op: RmsNorm, alpha: float, x: Array, gain: Array) -> tuple[Array, Kept]:
+    """α·gain·normal; keeps normal (…, n), 1/RMS (rows,) and the gain."""
+    op.check(x.shape, gain.shape)
+    return _norm(x, op.eps, gain if alpha == 1 else gain * alpha, None, gain)
+
+
+def _norm(x: Array, eps: float, scaled: Array, shift: Array | None, gain: Array) -> tuple[Array, Kept]:
+    """scaled·normal + shift, and what is kept; without a shift, of the RMS norm."""
     rows, normal, y = by_row(x), np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
     normals, out, inverse = by_row(normal), by_row(y), np.empty(len(rows), x.dtype)
-    n, ones = x.shape[-1], np.ones(x.shape[-1], x.dtype)
-    scaled, shift = (gain, bias) if alpha == 1 else (gain * alpha, bias * alpha)
-    with np.errstate(over="ignore", invalid="ignore"):  # as einsum does: what it sums may leave the carrier's range
-        _without_copies(n)
+    ones = None if shift is None else np.ones(x.shape[-1], x.dtype)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # squares may leave the carrier's range
+        _without_copies(x.shape[-1])
         for block in blocks.of_rows(*rows.shape):
-            z, o, inv = normals[block], out[block], inverse[block]
-            np.subtract(rows[block], _sum(rows[block], ones) / n, z)
-            _inverse(z, n, op.eps, inv)
-            z *= _column(inv)
+            z, o = normals[block], out[block]
+            _normalize(rows[block], eps, ones, z, inverse[block])
             np.multiply(z, scaled, o)
-            o += shift
+            if shift is not None:
+                o += shift
     return y, (normal, inverse, gain)
 
 
@@ -181,77 +193,92 @@ def _without_copies(n: int) -> None:
         np.setbufsize(16)
 
 
-def _inverse(z: Array, n: int, eps: float, out: Array) -> None:
-    """1/√(mean z² + eps) of each row."""
-    np.vecdot(z, z, out)
-    out /= n
-    out += eps
-    np.sqrt(out, out)
-    np.divide(1, out, out)
+_MEAN_SQUARES = {np.dtype(t): (float(np.finfo(t).tiny / np.finfo(t).eps), float(np.finfo(t).max)) for t in "fd"}
+"""By dtype: a mean square in this range has lost nothing to overflow, and to underflow less than its rounding."""
+
+
+def _normalize(x: Array, eps: float, ones: Array | None, z: Array, inverse: Array) -> None:
+    """z = (x − mean)·inverse of each row, with inverse = 1/√(var + eps); the mean is subtracted if there are ``ones``.
+
+    Rows whose sums or squares leave the carrier's range, or almost, are computed by the readable form.
+    """
+    y = x
+    if ones is not None:
+        _center(x, ones, z)
+        y = z
+    np.vecdot(y, y, inverse)
+    inverse /= x.shape[-1]
+    inverse += eps
+    least, most = _MEAN_SQUARES[x.dtype]
+    beyond = None
+    if not (least <= np.minimum.reduce(inverse) and np.maximum.reduce(inverse) <= most):
+        beyond = ~((least <= inverse) & (inverse <= most))
+        inverse[beyond] = 1
+    np.sqrt(inverse, inverse)
+    np.divide(1, inverse, inverse)
+    np.multiply(y, _column(inverse), z)
+    if beyond is not None:
+        z[beyond], column = normalized(x[beyond], eps, with_mean=ones is not None)
+        inverse[beyond] = column[:, 0]
+
+
+def _center(x: Array, ones: Array, out: Array) -> None:
+    """x − mean of each row: exactly 0 if all its elements are equal, as in ``ops.moments``."""
+    np.subtract(x, x[:, :1].copy(), out)  # of a view NumPy would copy the whole, where out is x
+    out -= _sum(out, ones) / x.shape[-1]
 
 
 def layer_norm_backward(
     op: Op, betas: Betas, g: Array, normal: Array, inverse: Array, gain: Array
 ) -> tuple[Array | None, ...]:
     """β·(d − mean d − normal·mean(d·normal))/σ with d = g·gain, in the place of normal; and the sums over rows."""
-    return _norm_backward(betas, g, normal, inverse, gain, centered=True)
-
-
-def rms_norm(op: RmsNorm, alpha: float, x: Array, gain: Array) -> tuple[Array, Kept]:
-    """α·gain·normal; keeps normal (…, n), 1/RMS (rows,) and the gain."""
-    op.check(x.shape, gain.shape)
-    rows, normal, y = by_row(x), np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
-    normals, out, inverse = by_row(normal), by_row(y), np.empty(len(rows), x.dtype)
-    scaled = gain if alpha == 1 else gain * alpha
-    with np.errstate(over="ignore", invalid="ignore"):  # as for the layer norm
-        _without_copies(x.shape[-1])
-        for block in blocks.of_rows(*rows.shape):
-            inv = inverse[block]
-            _inverse(rows[block], x.shape[-1], op.eps, inv)
-            np.multiply(rows[block], _column(inv), normals[block])
-            np.multiply(normals[block], scaled, out[block])
-    return y, (normal, inverse, gain)
+    return _norm_backward(betas, g, normal, inverse, gain, with_mean=True)
 
 
 def rms_norm_backward(
     op: Op, betas: Betas, g: Array, normal: Array, inverse: Array, gain: Array
 ) -> tuple[Array | None, ...]:
     """β·(d − normal·mean(d·normal))/RMS with d = g·gain, in the place of normal; and the sum over rows."""
-    return _norm_backward(betas, g, normal, inverse, gain, centered=False)
+    return _norm_backward(betas, g, normal, inverse, gain, with_mean=False)
+
+
+def _add_rows(x: Array) -> Array:
+    """Sum of the rows in float64, as ``ops.sums.total`` before it rounds; NumPy's cast is slow ``_without_copies``."""
+    return np.asarray(np.ones(len(x)) @ x.astype(np.float64, copy=False))
 
 
 def _norm_backward(
-    betas: Betas, g: Array, normal: Array, inverse: Array, gain: Array, centered: bool
+    betas: Betas, g: Array, normal: Array, inverse: Array, gain: Array, with_mean: bool
 ) -> tuple[Array | None, ...]:
-    """Of every block: normal is multiplied into the gain's sum first, and then overwritten."""
+    """Of every block: normal is multiplied into the gain's sum first, and then overwritten.  Sums are in float64."""
     for_x = betas[0]
     rows, normals, n = by_row(g), by_row(normal), g.shape[-1]
-    sums = [None if beta is None else np.zeros(n, g.dtype) for beta in betas[1:]]
-    buffer = np.empty((min(len(rows), max(1, blocks.BLOCK // n)), n), g.dtype)
+    sums = [None if beta is None else np.zeros(n) for beta in betas[1:]]
+    buffer, ones = np.empty((min(len(rows), max(1, blocks.BLOCK // n)), n), g.dtype), np.ones(n, g.dtype)
     if for_x is not None and for_x != 1:
         inverse *= for_x
-    with np.errstate(over="ignore", invalid="ignore"):  # as for the forward
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # as for the forward
         _without_copies(n)
         for block in blocks.of_rows(*rows.shape):
             part, z = rows[block], normals[block]
             d = buffer[: len(part)]
-            np.multiply(part, z, d)
             if sums[0] is not None:
-                sums[0] += np.add.reduce(d, 0)
-            if centered and sums[1] is not None:
-                sums[1] += np.add.reduce(part, 0)
+                sums[0] += _add_rows(np.multiply(part, z, d))
+            if with_mean and sums[1] is not None:
+                sums[1] += _add_rows(part)
             if for_x is None:
                 continue
-            z *= _sum(d, gain) / n
-            if centered:
-                z += _sum(part, gain) / n
             np.multiply(part, gain, d)
+            if with_mean:
+                _center(d, ones, d)
+            z *= _column(np.vecdot(d, z)) / n
             np.subtract(d, z, z)
             z *= _column(inverse[block])
-    for total, beta in zip(sums, betas[1:], strict=True):
-        if total is not None and beta != 1:
-            total *= beta
-    return None if for_x is None else normal, *sums
+    parameters = (
+        None if y is None or beta is None else (y * beta).astype(g.dtype)
+        for y, beta in zip(sums, betas[1:], strict=True)
+    )
+    return None if for_x is None else normal, *parameters
 
 
 # --- Cross-entropy ----------------------------------------------------------------------------------------------------
@@ -262,7 +289,7 @@ def cross_entropy(op: SoftmaxCrossEntropy, alpha: float, logits: Array, targets:
     counts, index, kept = op.check(logits.shape, targets)
     flat, e = by_row(logits), np.empty(logits.shape, logits.dtype)
     out, every = by_row(e), np.arange(len(flat))
-    total, picked = np.ones(len(flat), logits.dtype), np.zeros(len(flat), logits.dtype)
+    sums, picked = np.ones(len(flat), logits.dtype), np.zeros(len(flat), logits.dtype)
     skips = not counts.all()
     for block in blocks.of_rows(*flat.shape):
         if skips and not counts[block].any():
@@ -271,24 +298,24 @@ def cross_entropy(op: SoftmaxCrossEntropy, alpha: float, logits: Array, targets:
         np.subtract(flat[block], np.maximum.reduce(flat[block], -1, keepdims=True), shifted)
         picked[block] = shifted[every[: len(shifted)], index[block]]
         np.exp(shifted, shifted)
-        np.add.reduce(shifted, -1, out=total[block])
+        np.add.reduce(shifted, -1, out=sums[block])
     weight = 1 / kept if op.reduction == "mean" else 1.0
     share = (counts * weight).astype(logits.dtype)
-    value = np.where(counts, share * (np.log(total) - picked), 0).sum(dtype=logits.dtype)
-    return np.asarray(value * alpha, logits.dtype), (e, total, index, counts, weight)
+    value = total(np.where(counts, share * (np.log(sums) - picked), np.zeros((), logits.dtype)))
+    return np.asarray(value * alpha, logits.dtype), (e, sums, index, counts, weight)
 
 
 def cross_entropy_backward(
-    op: Op, betas: Betas, g: Array, e: Array, total: Array, index: Array, counts: Array, weight: float
+    op: Op, betas: Betas, g: Array, e: Array, sums: Array, index: Array, counts: Array, weight: float
 ) -> tuple[Array | None, None]:
-    """β·g·weight·(e/total − 1 at the target), 0 in rows that do not count; in the place of e."""
+    """β·g·weight·(e/sums − 1 at the target), 0 in rows that do not count; in the place of e."""
     if betas[0] is None:
         return None, None
     flat, every = by_row(e), np.flatnonzero(counts)
     index = index[every]
     factor = g * (weight * betas[0])
-    per_row = _column(factor / total)
-    at_target = (flat[every, index] / total[every] - 1) * factor
+    per_row = _column(factor / sums)
+    at_target = (flat[every, index] / sums[every] - 1) * factor
     skips = len(every) < len(flat)
     for block in blocks.of_rows(*flat.shape):
         if skips and not counts[block].any():

@@ -1,0 +1,175 @@
+"""The same as ``run``, in fewer passes over memory: the default executor.
+
+It differs from the page in this, each a matter of speed:
+
+* **fast forms**: an op that has one computes it with its factors inside, where they take no pass of their own; not in
+  exact arithmetic, and not where operands are converted to blocks.
+* **factors paid ahead**: β of an identity is multiplied by the products that use it.
+* **buffers in place**: what nobody else holds is rounded, multiplied and added to where it lies.
+* **sparse rows**: a gradient that is zero but for some rows stays so (``Rows``) until it is added or shown.
+* **operands cast once**: by ``precision.Remembering``, an array that several products use is cast for the first.
+
+Call by call, on the page's arrays, results are the same bits or within the op's bound (``tests/core/test_fast.py``).
+
+Who owns an array: the executor, if it has made it, by a factor, a sum or a cast, or had it made by a fast form, which
+returns new arrays, except one that it keeps and g itself; and what an op that ``moves`` makes of a gradient that is
+owned.  It overwrites these until they are handed out, and nothing else.  What is handed
+out (values, gradients, arrays that a probe sees) is read-only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from refscale.arrays import freeze
+from refscale.engine.op import Array
+from refscale.engine.record import Node, Tape, Tensor, Variable, calls_before, check_pieces, take
+from refscale.engine.rows import Rows
+
+
+def forward(tape: Tape, node: Node, tensors: Sequence[Tensor]) -> tuple[Array, tuple[Any, ...]]:
+    """α·y, rounded, and what backward will need."""
+    op, rounder, alpha = node.op, tape.rounder, node.scales.alpha
+    arrays = [rounder.operand(op, t.value, t.variable, node.index, i) for i, t in enumerate(tensors)]
+    if op.fast_forward is not None and not rounder.has_arithmetic(op):
+        node.fast = True
+        y, kept = op.fast_forward(alpha, *arrays)
+        y, own = _array(y), not any(y is k for k in kept)
+    else:
+        y, kept = op.forward(*arrays)
+        y, own = (_array(y), False) if alpha == 1 else (_array(alpha * rounder.wide(y)), True)
+    node.output.shape = y.shape
+    if rounder.rounds and not (op.moves and alpha == 1):
+        y = rounder.store(y, node.output, "output", y if own else None)
+    return y, kept
+
+
+def walk(tape: Tape, output: Variable, start: Array) -> dict[Variable, Array]:
+    """The gradients of the leaves; see ``run.walk``."""
+    pending = _Pending(tape, _paid_ahead(tape, output))
+    pending.add(output, start, False)
+    for node in calls_before(tape, output):
+        if node.output in pending.gradients:
+            _send_back(pending, node)
+    return {leaf: pending.take(leaf)[0] for leaf in list(pending.gradients)}
+
+
+def _paid_ahead(tape: Tape, output: Variable) -> dict[Variable, float]:
+    """By variable, the factor that the gradients from its consumers hold already, where it is not 1.
+
+    β of an identity, such as a fork, would be a pass over the gradient.  If all consumers of its output are products,
+    whose fast forms multiply at no cost, or moves of it, they multiply by it, too; unless the gradient is rounded in
+    between.
+    """
+    paid: dict[Variable, float] = {}
+    nodes = list(calls_before(tape, output))[::-1]
+    if tape.rounder.rounds or not any(n.op.moves and n.scales.beta[0] != 1 for n in nodes):
+        return paid
+    takes: dict[Variable, bool] = {}
+    for node in nodes:
+        able = (node.op.contraction and node.fast) or (node.op.moves and len(node.inputs) == 1)
+        for variable in node.inputs:
+            takes[variable] = able and takes.get(variable, True)
+    for node in nodes:
+        if node.op.moves and len(node.inputs) == 1 and takes.get(node.output, False):
+            factor = (node.scales.beta[0] or 1.0) * paid.get(node.inputs[0], 1.0)
+            if factor != 1:
+                paid[node.output] = factor
+    return paid
+
+
+class _Pending:
+    """Gradients that are not complete yet, by variable; and whether the executor owns each."""
+
+    def __init__(self, tape: Tape, paid: dict[Variable, float]) -> None:
+        self.tape, self.rounder, self.paid = tape, tape.rounder, paid
+        self.gradients: dict[Variable, tuple[Any, bool]] = {}
+
+    def add(self, variable: Variable, g: Any, own: bool) -> None:
+        """The gradient that one consumer of a tensor sends back."""
+        if variable in self.gradients:
+            g, own = self.sum(*self.gradients[variable], g, own, variable), True
+        self.gradients[variable] = g, own
+
+    def sum(self, a: Any, a_own: bool, b: Any, b_own: bool, variable: Variable) -> Array:
+        """a + b, stored; in the place of one that is owned."""
+        if isinstance(a, Rows):
+            a, a_own, b, b_own = b, b_own, a, a_own
+        if isinstance(a, Rows):
+            a, a_own = a.dense(), True
+        if isinstance(b, Rows):
+            total: Array = a if a_own else a.copy("K")
+            some = total[b.indices] + b.values
+            total[b.indices] = self.rounder.store(some, variable, "gradient", some)
+            return total
+        if self.rounder.exact:
+            return self.rounder.sum(a, b, variable)
+        total = np.asarray(np.add(a, b, out=a if a_own else b if b_own else None))
+        return self.rounder.store(total, variable, "gradient", total)
+
+    def take(self, variable: Variable, sparse: bool = False) -> tuple[Any, bool]:
+        """A complete gradient; as ``Rows``, if it is such, only where ``sparse`` allows it."""
+        g, own = self.gradients.pop(variable)
+        if isinstance(g, Rows) and not sparse:
+            g, own = g.dense(), True
+        return g, own
+
+
+def _send_back(pending: _Pending, node: Node) -> None:
+    """Send a gradient to each input of a call: vjp, times β, rounded."""
+    tape, rounder, op, inputs = pending.tape, pending.rounder, node.op, node.inputs
+    g, own = pending.take(node.output, sparse=op.carries_factors and tape.probe is None)
+    if tape.probe:
+        seen = g / pending.paid[node.output] if node.output in pending.paid else g
+        tape.probe("backward", node.output, freeze(seen))
+        own = False  # the probe may keep it
+    kept = take(node)
+    betas = node.scales.beta
+    if pending.paid:
+        paid = pending.paid.get(node.output, 1.0)
+        betas = tuple([b and b * pending.paid.get(v, 1.0) / paid for b, v in zip(betas, inputs, strict=True)])
+    given = rounder.incoming(op, g, node.output, node.index)
+    if node.fast:
+        assert op.fast_backward is not None
+        wanted = [beta if w else None for beta, w in zip(betas, node.wanted, strict=True)]
+        pieces = op.fast_backward(wanted, given, *kept)
+    else:
+        pieces = op.backward(given, *kept)
+    check_pieces(node, pieces, tape)
+    for i, (variable, beta) in enumerate(zip(inputs, betas, strict=True)):
+        if not node.wanted[i]:
+            continue
+        piece, owned = _array(pieces[i]), own and op.moves and len(pieces) == 1
+        if node.fast:
+            owned = piece is not g and piece is not given
+        elif beta is not None and beta != 1:
+            piece, owned = _times(beta, rounder.wide(piece), owned), True
+        if rounder.rounds and not node.passes(i):
+            stored = _stored(pending, piece, variable, owned)
+            piece, owned = stored, owned or stored is not piece
+        elif rounder.exact:
+            piece = rounder.carrier(piece)
+        pending.add(variable, piece, owned and not rounder.exact)
+
+
+def _stored(pending: _Pending, g: Any, variable: Variable, own: bool) -> Any:
+    """A gradient in the ``store`` format."""
+    store = pending.rounder.store
+    if isinstance(g, Rows):
+        return Rows(g.indices, store(g.values, variable, "gradient", g.values if own else None), g.shape)
+    return store(g, variable, "gradient", g if own else None)
+
+
+def _times(factor: float, x: Any, own: bool) -> Any:
+    """factor·x, in its place if x is owned."""
+    if isinstance(x, Rows):
+        return Rows(x.indices, _times(factor, x.values, own), x.shape)
+    return np.multiply(x, factor, out=x) if own else _array(x * factor)
+
+
+def _array(x: Any) -> Any:
+    """An array of what NumPy returns as a scalar."""
+    return np.asarray(x) if isinstance(x, np.generic) else x

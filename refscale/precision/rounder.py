@@ -1,0 +1,288 @@
+"""How a policy is carried out: a ``Rounder`` casts each array at the places that the policy names, and records it.
+
+The engine calls it at six places, in this order:
+
+==============  ============================================================================================
+``enter``       an array from outside: a leaf, or the gradient that starts ``backward``
+``operand``     an input, before an op computes with it
+``store``       an output after the factor α, or a gradient after the factor β
+``incoming``    the complete gradient of an output, before the op's backward pass
+``sum``         two gradients of one tensor
+``wide``        an array, before a factor multiplies it
+==============  ============================================================================================
+
+A rounder sees ops by their flags and tensors by their labels; it knows neither tapes nor gradients.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale.arrays import freeze, kept
+from refscale.blocks import BlockCast, Operand, Recipe
+from refscale.blocks.operand import Role, convert, lost
+from refscale.blocks.parts import scale_shape
+from refscale.errors import CarrierError
+from refscale.formats import Cast, Format
+from refscale.precision.policy import Precision, random_bits
+
+Array = NDArray[Any]
+
+_FLOAT32 = Cast("float32", "nearest_even", "nonsaturate")
+
+
+class Label(Protocol):
+    """What a rounder sees of a tensor."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+
+    @property
+    def reports(self) -> bool:
+        """Whether it is the value of a loss, which is not rounded."""
+
+
+class OpFlags(Protocol):
+    """What a rounder sees of an op; see ``engine.Op``."""
+
+    @property
+    def name(self) -> str:
+        """Such as "matmul"."""
+
+    @property
+    def contraction(self) -> bool:
+        """Whether its operands are cast."""
+
+    @property
+    def weight_inputs(self) -> tuple[int, ...]:
+        """Positions of the inputs that are weights."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether it computes nothing."""
+
+    @property
+    def reports(self) -> bool:
+        """Whether its result is the value of a loss."""
+
+
+class OperandScales(Protocol):
+    """Powers of two around the casts of operands, see ``refscale.rivals``."""
+
+    def scale(self, key: str, x: Array, format: Format) -> float:
+        """The factor of the operand at a place of the program."""
+
+
+class CastRecord(NamedTuple):
+    """One rounding: of which tensor, at which place, by which cast, and (if casts are counted) what it lost.
+
+    ``variable`` is the label of the tensor, an ``engine.Variable``.  ``place`` is "leaf", "output", "operand",
+    "operand_gradient" or "gradient".  ``clipped`` counts finite elements that the format cannot represent (beyond its
+    largest value; in an unsigned format, negative), ``flushed`` non-zero elements that became zero; None if not
+    counted.  ``scale`` is the factor around the cast, 1 without; ``blocks`` the number of block scales.  An operand
+    that several products use is rounded once, and recorded for each; in blocks it is converted for each.
+    """
+
+    variable: Any
+    place: str
+    cast: Cast | BlockCast
+    elements: int
+    clipped: int | None
+    flushed: int | None
+    scale: float = 1.0
+    blocks: int = 0
+
+
+class Rounder:
+    """The casts of one recording.
+
+    Args:
+        precision: the policy.
+        dtype: the carrier, float32 or float64.
+        rng: source of random bits, needed only if a cast rounds stochastically.
+        count_casts: also count what each cast clipped and flushed.
+        operand_scales: powers of two around the casts of operands; used once.
+
+    Attributes:
+        casts: a record of each cast, in order.
+        exact: whether arithmetic is that of ``refscale.exact``.
+        rounds: whether outputs and gradients are rounded.
+    """
+
+    def __init__(
+        self,
+        precision: Precision,
+        dtype: np.dtype[Any],
+        *,
+        rng: np.random.Generator | None = None,
+        count_casts: bool = False,
+        operand_scales: OperandScales | None = None,
+    ) -> None:
+        self.precision, self.dtype, self.rng = precision, dtype, rng
+        self.count_casts, self.operand_scales = count_casts, operand_scales
+        self.casts: list[CastRecord] = []
+        self.exact = precision.accumulate is not None
+        self.rounds = self.exact or precision.store is not None
+        self._plain = not self.exact and precision.blocks is None
+
+    # --- The places -------------------------------------------------------------------------------------------------
+
+    def enter(self, call: str, x: Array, label: Label, place: str) -> Array:
+        """An array from outside, rounded once to the ``store`` format; read-only, copied if somebody can write to it.
+
+        Raises:
+            CarrierError: its dtype is not a real float, integer or boolean type; ``call`` is named.
+        """
+        if not np.can_cast(x.dtype, np.float64):  # complex, text, objects, records, long doubles
+            raise CarrierError(f"{call}: got {x.dtype}, expected a float, integer or boolean array")
+        stored = self.store(x.astype(np.float64) if x.dtype.kind in "iub" else x, label, place)
+        if stored.dtype != self.dtype:
+            with np.errstate(invalid="ignore"):  # a signaling NaN becomes quiet
+                stored = stored.astype(self.dtype)
+        return kept(x) if stored is x else freeze(stored)
+
+    def operand(self, op: OpFlags, x: Array, label: Label, call: int, index: int) -> Any:
+        """Input ``index`` of the op of call number ``call``, as the op computes with it."""
+        if label.reports and not op.reports:  # a loss is rounded when an op computes with it
+            x = self.cast(self.precision.store, x, label, "operand")
+        if self.narrows(op):
+            x = self.narrow(x, label, f"{call}.{op.name}.{index}")
+        if self._plain:
+            return x
+        return self._arithmetic(op, x, label, "weight" if index in op.weight_inputs and x.ndim == 2 else "activation")
+
+    def store(self, x: Any, label: Label, place: str, out: Array | None = None) -> Array:
+        """A value or gradient in the ``store`` format; the value of a loss and its gradient in the carrier.
+
+        ``out`` may be x, if nobody else holds it: the result may then take its place.
+        """
+        if self.precision.store is not None and not label.reports:
+            return self.cast(self.precision.store, x, label, place, out=out)
+        if self.exact and x.dtype != self.dtype:  # computed exactly, not rounded yet
+            x = _exact().rounded(x, _FLOAT32)
+        elif self.exact and isinstance(x, _exact().Product):
+            x = x.array()
+        return np.asarray(x)
+
+    def incoming(self, op: OpFlags, g: Array, label: Label, call: int) -> Any:
+        """The gradient of an op's output, as its backward pass computes with it."""
+        if self.narrows(op):
+            g = self.cast(self.precision.operand_gradient, g, label, "operand_gradient", f"{call}.{op.name}.gradient")
+        return g if self._plain else self._arithmetic(op, g, label, "gradient")
+
+    def sum(self, a: Array, b: Array, label: Label) -> Array:
+        """a + b, two gradients of one tensor, stored."""
+        return self.store(np.asarray(self.wide(a) + b), label, "gradient")
+
+    def wide(self, x: Any) -> Any:
+        """An array as a factor multiplies it: in exact arithmetic float64, else as it is."""
+        return _exact().as_exact(x, self.precision.accumulate) if self.exact else x
+
+    def carrier(self, x: Any) -> Array:
+        """An array whose elements are rounded already, in the carrier."""
+        return np.asarray(x, self.dtype)
+
+    def narrow(self, x: Array, label: Label, key: str) -> Array:
+        """An operand of a contraction, in the ``operand`` format."""
+        return self.cast(self.precision.operand, x, label, "operand", key)
+
+    # --- What they share --------------------------------------------------------------------------------------------
+
+    def narrows(self, op: OpFlags) -> bool:
+        """Return whether the operands of an op are cast."""
+        return op.contraction and self.precision.narrows(op.name)
+
+    def has_arithmetic(self, op: OpFlags) -> bool:
+        """Return whether the arrays of an op compute by rules of their own: exactly, or converted to blocks."""
+        return not self._plain and (self.exact or self._recipe(op) is not None)
+
+    def _arithmetic(self, op: OpFlags, x: Array, label: Label, role: Role) -> Any:
+        """An array as an op computes with it: exactly, or converted to blocks where it is multiplied, or as it is."""
+        if op.moves:
+            return x
+        if self.exact:
+            return self.wide(x)
+        recipe = self._recipe(op)
+        return x if recipe is None else Operand.of(x, recipe, role, label, self._convert)
+
+    def cast(
+        self, cast: Cast | None, x: Any, label: Label, place: str, key: str = "", out: Array | None = None
+    ) -> Array:
+        """cast(x·s)/s, recorded; s is a power of two for the operand ``key`` if operands are scaled, else 1."""
+        if cast is None:
+            return np.asarray(x)
+        s = self.operand_scales.scale(key, x, cast.format) if key and self.operand_scales else 1.0
+        scaled = x if s == 1 else _times(s, x)
+        bits = random_bits(cast, x.shape, self.rng, "Tape") if cast.rounding == "stochastic" else None
+        if self.exact:
+            q = _exact().rounded(scaled, cast, bits)
+        else:
+            in_place = out is not None and x.dtype == np.float32 and not self.count_casts
+            q = cast(scaled, bits, out=out if in_place else None)
+        clipped = flushed = None
+        if self.count_casts:
+            beyond = (np.abs(scaled) > cast.format.max) | ~np.isfinite(q)
+            clipped = int(np.count_nonzero(np.isfinite(x) & beyond))
+            flushed = int(np.count_nonzero((q == 0) & (x != 0)))
+        self.casts.append(CastRecord(label, place, cast, math.prod(label.shape), clipped, flushed, s))
+        if q.dtype != self.dtype:
+            q = q.astype(self.dtype)
+        return q if s == 1 else np.asarray(q / s)
+
+    def _recipe(self, op: OpFlags) -> Recipe | None:
+        """The block formats of an op's operands."""
+        recipe = self.precision.blocks
+        if recipe is None or not self.narrows(op):
+            return None
+        return recipe if op.weight_inputs or not recipe.hadamard else replace(recipe, hadamard=0)
+
+    def _convert(self, x: Array, cast: BlockCast, operand: Operand) -> Array:
+        """An operand in blocks, recorded."""
+        bits = random_bits(cast, x.shape, self.rng, "Tape")
+        q = convert(x, cast, operand, bits)
+        clipped, flushed = lost(x, q, cast) if self.count_casts else (None, None)
+        place = "operand_gradient" if operand.role == "gradient" else "operand"
+        blocks = math.prod(scale_shape(cast, x.shape))
+        self.casts.append(CastRecord(operand.label, place, cast, x.size, clipped, flushed, blocks=blocks))
+        return q
+
+
+class Remembering(Rounder):
+    """A rounder that casts an operand for the first product that uses it, and records it for each."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._known: dict[int, tuple[weakref.ref[Array], weakref.ref[Array], CastRecord]] = {}
+
+    def narrow(self, x: Array, label: Label, key: str) -> Array:
+        """An operand in the ``operand`` format; the copy lives as long as a product holds it."""
+        cast = self.precision.operand
+        if cast is None or self.operand_scales or cast.rounding == "stochastic":
+            return super().narrow(x, label, key)
+        known = self._known.get(id(x))
+        if known and known[0]() is x and (q := known[1]()) is not None:
+            self.casts.append(known[2]._replace(variable=label))
+            return q
+        q = super().narrow(x, label, key)
+        self._known[id(x)] = weakref.ref(x), weakref.ref(q), self.casts[-1]
+        return q
+
+
+def _times(factor: float, x: Array) -> Array:
+    """x times a power of two around a cast: what leaves the carrier is beyond the format, too."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(x * factor)
+
+
+def _exact() -> Any:
+    """``refscale.exact``, imported lazily: only exact arithmetic needs it."""
+    from refscale import exact
+
+    return exact

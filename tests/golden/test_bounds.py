@@ -1,0 +1,177 @@
+"""Each bound, tried: the farthest answer that it allows passes, one value farther fails.
+
+The distances are derived by hand.  u = 2^-24 is the unit roundoff of float32, whose values are 2u apart from 1 to 2
+and u apart from ½ to 1.  A sum of n products in float32 errs by at most γ(n + 1)·Σ|terms|, where γ(k) is k·u and a
+little more; what is rounded to float32 on the way adds 8u of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refscale.golden.kit import Claims, judge
+from refscale.golden.schema import Codes, Vector
+
+FLOAT32 = Claims(accumulate="float32")
+
+
+def by_hand(op: str, attributes: Mapping[str, Any], inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Vector:
+    """A vector of values; where one is no float32, it is a pair with its format."""
+
+    def codes(x: Any) -> Codes:
+        values, format = x if isinstance(x, tuple) else (x, "float32")
+        return Codes.of(np.asarray(values, np.float64), format)
+
+    return Vector(
+        f"hand/{op}",
+        op,
+        attributes,
+        {n: codes(x) for n, x in inputs.items()},
+        {n: codes(x) for n, x in outputs.items()},
+    )
+
+
+ROUND = {"format": "float32", "rounding": "nearest_even", "overflow": "nonsaturate"}
+
+
+def product(factor: float, y: float) -> Vector:
+    """(1, 1) · (1, 1)ᵀ."""
+    attributes = {"a_format": "float32", "b_format": "float32", **ROUND, "factor": factor}
+    return by_hand("matmul", attributes, {"a": [[1, 1]], "b": [[1], [1]]}, {"y": [[y]]})
+
+
+def scaled_product() -> Vector:
+    """(1, 1) · (1, 1)ᵀ, the row times 4, the column times ½."""
+    attributes = {"a_format": "float32", "b_format": "float32", "block": None, **ROUND}
+    inputs = {"a": [[1, 1]], "b": [[1], [1]], "a_scale": [4], "b_scale": [0.5]}
+    return by_hand("scaled_matmul", attributes, inputs, {"y": [[4]]})
+
+
+def block_product(tensor_scales: tuple[float, float] | None, y: float) -> Vector:
+    """(1, 1) · (1, 1)ᵀ, or of zeros where y is 0, with scales of 2 and ½ for the blocks."""
+    a = float(y != 0)
+    scale = "float8_e4m3fn" if tensor_scales else "float8_e8m0fnu"
+    inputs: dict[str, Any] = {"a": ([[a, a]], "float8_e4m3fn"), "b": ([[1], [1]], "float8_e4m3fn")}
+    inputs |= {"a_scales": ([[2]], scale), "b_scales": ([[0.5]], scale)}
+    for name, t in zip("ab", tensor_scales or (), strict=False):
+        inputs[f"{name}_tensor_scale"] = t
+    attributes = {f"{n}_{k}": v for n in "ab" for k, v in (("format", "float8_e4m3fn"), ("block", [32]))}
+    attributes |= {f"{n}_scale_format": scale for n in "ab"}
+    return by_hand("block_matmul", {**attributes, **ROUND}, inputs, {"y": [[y]]})
+
+
+def function(name: str, derivative: bool, y: float, format: str = "float32") -> Vector:
+    """At 0."""
+    attributes = {"function": name, "derivative": derivative, **ROUND, "format": format}
+    return by_hand("unary", attributes, {"x": [0]}, {"y": ([y], format)})
+
+
+def op(
+    name: str,
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Any],
+    alpha: float = 1.0,
+    beta: tuple[float, ...] = (1.0, 1.0),
+    store: str = "float32",
+) -> Vector:
+    """A call of an op."""
+    casts = {"store": store, "operand": None, "operand_gradient": None}
+    return by_hand("op", {"name": name, "attributes": {}, "alpha": alpha, "beta": beta, **casts}, inputs, outputs)
+
+
+MATMUL = op(
+    "matmul",
+    {"x": [[1, 1]], "w": [[1], [1]], "gradient": [[1]]},
+    {"y": [[1]], "grad_x": [[0.25, 0.25]], "grad_w": [[0.125], [0.125]]},
+    alpha=0.5,
+    beta=(0.25, 0.125),
+)
+ADD = op("add", {"x": [4, 1], "y": [4, 0]}, {"y": [8, 1]})
+ADAMW = by_hand("adamw", {}, {"m": [0]}, {"parameter": [4, 1], "m": [1], "v": [0.5]})
+
+
+class Gives:
+    """A backend with given answers."""
+
+    name, version = "gives", "1"
+
+    def __init__(self, claims: Claims, answers: Mapping[str, Any]) -> None:
+        self.claims, self.answers = claims, answers
+
+    def answer(self, vector: Vector) -> Mapping[str, Any]:
+        return self.answers
+
+
+def verdict(vector: Vector, claims: Claims, output: str, index: int, places: int) -> str:
+    """On the expected outputs, one element of which is so many values of its format too far up, or down."""
+    answers = {name: y.codes.copy() for name, y in vector.outputs.items()}
+    flat = answers[output].reshape(-1)
+    flat[index] = int(flat[index]) + places  # codes of positive numbers are in the order of the numbers
+    return judge(Gives(claims, answers), vector).verdict
+
+
+ULPS = Claims(accumulate="float32", function_ulps=3, op_ulps=2)
+
+
+@pytest.mark.parametrize(
+    ("vector", "claims", "output", "index", "up", "down"),
+    [
+        # 2 ± (γ(3)·2 + 4u·2), 14u and a little: between the third and the fourth value, 4u apart, nearer to the fourth.
+        (product(1.0, 2.0), FLOAT32, "y", 0, 4, 7),
+        (product(0.25, 0.5), FLOAT32, "y", 0, 4, 7),
+        (scaled_product(), FLOAT32, "y", 0, 4, 7),
+        # y·(1 ± (γ(3) + 8u)), 11u: 5½ values up and a little, 11 down.
+        (block_product(None, 2.0), FLOAT32, "y", 0, 6, 11),
+        (block_product((0.5, 4.0), 4.0), FLOAT32, "y", 0, 6, 11),
+        (MATMUL, FLOAT32, "y", 0, 6, 11),
+        # One term: γ(2) + 8u.
+        (MATMUL, FLOAT32, "grad_x", 1, 5, 10),
+        (MATMUL, FLOAT32, "grad_w", 0, 5, 10),
+        # Of zeros, the smallest number for each of two terms and the sum.
+        (block_product(None, 0.0), FLOAT32, "y", 0, 3, None),
+        (op("matmul", {"x": [[0, 0]], "w": [[1], [1]]}, {"y": [[0]]}), FLOAT32, "y", 0, 3, None),
+        # 3 ulp of float32; of a number below the normal ones, 3·2^-149.
+        (function("exp", False, 1.0), ULPS, "y", 0, 3, 6),
+        (function("tanh", True, 1.0), ULPS, "y", 0, 3, 6),
+        (function("tanh", False, 0.0), ULPS, "y", 0, 3, None),
+        # Half a value of float16 is 2^12 ulp of float32: a tie, to the even one.
+        (function("exp", False, 1.0, "float16"), Claims(function_ulps=2**12), "y", 0, 0, 1),
+        (function("exp", False, 1.0, "float16"), Claims(function_ulps=2**12 + 1), "y", 0, 1, 1),
+        # 2 ulp of the largest element, 8: 2^-19.
+        (ADD, ULPS, "y", 0, 2, 4),
+        (ADD, ULPS, "y", 1, 16, 32),
+        (op("add", {"x": [np.inf, 1], "y": [4, 0]}, {"y": [np.inf, 1]}), ULPS, "y", 1, 2, 4),
+        (op("add", {"x": [np.inf, 1], "y": [4, 0]}, {"y": [np.inf, 1]}), ULPS, "y", 0, None, 0),
+        (op("add", {"x": [0], "y": [0]}, {"y": [0]}), ULPS, "y", 0, 2, None),
+        # A loss is not rounded to what is stored.
+        (
+            op("mse_loss", {"x": ([2], "float16"), "target": ([0], "float16")}, {"y": 4.0}, store="float16"),
+            ULPS,
+            "y",
+            0,
+            2,
+            4,
+        ),
+        (ADAMW, ULPS, "parameter", 1, 8, 16),
+        (ADAMW, ULPS, "m", 0, 2, 4),
+        (ADAMW, ULPS, "v", 0, 2, 4),
+        # No claim, no bound: none of the others stands for it.
+        (product(1.0, 2.0), Claims(function_ulps=3, op_ulps=2), "y", 0, 0, 0),
+        (MATMUL, Claims(function_ulps=3, op_ulps=2), "y", 0, 0, 0),
+        (block_product(None, 2.0), Claims(function_ulps=3, op_ulps=2), "y", 0, 0, 0),
+        (function("exp", False, 1.0), Claims(accumulate="float32", op_ulps=2), "y", 0, 0, 0),
+        (ADD, Claims(accumulate="float32", function_ulps=3), "y", 0, 0, 0),
+        (ADAMW, Claims(accumulate="float32", function_ulps=3), "m", 0, 0, 0),
+    ],
+)
+def test_a_bound_is_where_it_is_derived(vector, claims, output, index, up, down):
+    for sign, most in ((1, up), (-1, down)):
+        if most is not None:
+            for places in {0, min(1, most), most}:
+                wanted = "within bound" if places else "same bits"
+                assert verdict(vector, claims, output, index, sign * places) == wanted, (sign * places, "of", most)
+            assert verdict(vector, claims, output, index, sign * (most + 1)) == "fail", sign * (most + 1)
