@@ -142,9 +142,10 @@ class Rounder:
         """
         if not np.can_cast(x.dtype, np.float64):  # complex, text, objects, records, long doubles
             raise CarrierError(f"{call}: got {x.dtype}, expected a float, integer or boolean array")
-        wide = x.astype(np.float64) if x.dtype.kind in "iub" else x
-        with np.errstate(invalid="ignore"):  # a signaling NaN becomes quiet where the dtype changes
-            stored = self.store(wide, label, place).astype(self.dtype, copy=False)
+        stored = self.store(x.astype(np.float64) if x.dtype.kind in "iub" else x, label, place)
+        if stored.dtype != self.dtype:
+            with np.errstate(invalid="ignore"):  # a signaling NaN becomes quiet
+                stored = stored.astype(self.dtype)
         return kept(x) if stored is x else freeze(stored)
 
     def operand(self, op: OpFlags, x: Array, label: Label, call: int, index: int) -> Any:

@@ -38,6 +38,7 @@ from refscale.special import elementary
 
 # --- A later write changes nothing ------------------------------------------------------------------------------------
 
+executors = pytest.mark.parametrize("fast", [True, False], ids=["fast", "page"])
 ZERO = np.zeros((1, 3))
 MOVED = {
     "reshape": lambda x: apply(ops.Reshape((3,)), x),
@@ -58,12 +59,13 @@ MOVED = {
 
 
 class TestSeeds:
+    @executors
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     @pytest.mark.parametrize("name", MOVED)
-    def test_a_jacobian_row_by_row_from_one_buffer(self, name, dtype):
+    def test_a_jacobian_row_by_row_from_one_buffer(self, name, dtype, fast):
         rows, buffer = [], None
         for i in range(3):
-            tape = Tape(dtype=dtype)
+            tape = Tape(dtype=dtype, fast=fast)
             x = tape.tensor(np.ones((1, 3)))
             y = MOVED[name](x)
             buffer = np.empty(y.shape, dtype) if buffer is None else buffer
@@ -157,9 +159,9 @@ class TestLeavesAndConstants:
 class TestResults:
     """What is handed out is read-only, so that nobody can write to what is kept."""
 
-    def results(self, policy):
+    def results(self, policy, fast):
         seen = []
-        tape = Tape("unit", policy, probe=lambda way, variable, a: seen.append(a))
+        tape = Tape("unit", policy, fast=fast, probe=lambda way, variable, a: seen.append(a))
         x, w = tape.tensor(np.ones((2, 3)), "x"), tape.tensor(np.ones((3, 3)), "w")
         h = apply(ops.Softmax(), apply(ops.Matmul(), x, w))
         y = apply(ops.Tanh(), apply(ops.Reshape((3, 2)), apply(ops.Scaled(beta=2.0), apply(ops.Gelu(), h))))
@@ -171,9 +173,10 @@ class TestResults:
             np.testing.assert_array_equal(value, copy)  # no kernel has written to what was handed out
         return [*values, x.grad, w.grad, *seen]
 
+    @executors
     @pytest.mark.parametrize("policy", ["fp32", "fp16", "fp8", "fp32,accumulate=exact"])
-    def test_values_gradients_and_what_a_probe_sees(self, policy):
-        for array in self.results(policy):
+    def test_values_gradients_and_what_a_probe_sees(self, policy, fast):
+        for array in self.results(policy, fast):
             base = array
             while isinstance(base, np.ndarray):
                 with pytest.raises(ValueError, match="read-only"):

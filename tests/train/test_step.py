@@ -21,7 +21,7 @@ from refscale.models import bert
 from refscale.optim import Rate
 from refscale.precision import Precision, fp16_sr, get_precision
 from refscale.rivals import NoScaling, Outcome
-from refscale.scales import regular
+from refscale.scales import geometric, regular
 from refscale.tasks import get_kind
 from refscale.train import FINE_TUNING, Run, TrainConfig, evaluate, training_step
 from refscale.train.step import forward_backward
@@ -320,6 +320,8 @@ class TestConfig:
             ({"model": "gpt"}, "get_config('gpt'): expected one of"),
             ({"scheme": "none"}, "get_scheme('none'): expected one of"),
             ({"precision": "fp7"}, "get_precision('fp7'): expected one of"),
+            ({"precision": fp16_sr}, "): expected a name"),
+            ({"constraint": geometric}, "): expected a name"),
             ({"scaling": "dynamic"}, "get_scaling('dynamic'): expected one of"),
             ({"optimizer": "adagrad"}, "get_optimizer('adagrad'): expected one of sgd, adam, adamw, lamb"),
             ({"schedule": "step"}, "TrainConfig(schedule='step'): expected one of"),
