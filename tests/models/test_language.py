@@ -14,11 +14,20 @@ from refscale.data import IGNORE, TextBatch
 from refscale.engine import Tape, apply, backward
 from refscale.errors import ArgumentError, FactorError, ShapeError
 from refscale.graph import gradient_factors, plan
-from refscale.layers import convolution, convolution_specs, count, on_tape, recurrence, recurrence_specs
+from refscale.layers import (
+    convolution,
+    convolution_specs,
+    count,
+    feed_forward,
+    feed_forward_specs,
+    on_tape,
+    recurrence,
+    recurrence_specs,
+)
 from refscale.models import NAMES, family, get_config
 from refscale.models import language as lm
 from refscale.precision import get_precision
-from refscale.scales import get_scheme, none, regular, unit
+from refscale.scales import default, geometric, get_scheme, none, regular, running_mean, unit
 from refscale.testing import assert_gradient_factor, rms
 
 SMALL = (
@@ -175,6 +184,25 @@ def test_a_recurrence_step_by_step():
             candidate, update = np.tanh(both[:3]), both[3:]
             h = h + (candidate - h) / (1 + np.exp(-(update - 1)))
             assert y.value[n, t] == pytest.approx(h, rel=1e-12, abs=1e-13)
+
+
+@pytest.mark.parametrize("model", ["decoder-tiny", "charlm-attention"])
+def test_a_feed_forward_layer_by_hand(model):
+    """down(up(x)·silu(gate(x))) of a decoder; down(relu(up(x))), with biases, of a character model."""
+    config = get_config(model)
+    specs = feed_forward_specs("f", 3, 5, bias=config.biases, gated=config.gated)
+    rng = np.random.default_rng(0)
+    p = {name: rng.standard_normal(spec.shape) for name, spec in specs.items()}
+    x = rng.standard_normal((4, 3))
+    tape = Tape(regular, dtype=np.float64)
+    y = feed_forward(on_tape(tape, p, specs), "f", tape.tensor(x), config.block)
+    if config.gated:
+        gate = x @ p["f.gate.weight"]
+        expected = (x @ p["f.up.weight"] * gate / (1 + np.exp(-gate))) @ p["f.down.weight"]
+    else:
+        hidden = np.maximum(x @ p["f.up.weight"] + p["f.up.bias"], 0)
+        expected = hidden @ p["f.down.weight"] + p["f.down.bias"]
+    assert y.value == pytest.approx(expected, rel=1e-12, abs=1e-13)
 
 
 def test_a_convolution_tap_by_tap():
@@ -357,6 +385,23 @@ class TestConfigurations:
         decoder = NAMES["decoder-mini"]
         assert (decoder.positions, decoder.rms, decoder.gated, decoder.biases) == ("rotary", True, True, False)
         assert not any(name.endswith(".bias") for name in lm.specs(decoder))
+
+    def test_what_configurations_share(self):
+        """Rules and sizes that no name says: of the paper's models, then of the decoders, then of all."""
+        for name, config in lm.CONFIGS.items():
+            paper = name.startswith("charlm")
+            assert (config.eps, config.tau) == ((1e-3, running_mean) if paper else (1e-6, default)), name
+            assert (config.multiple, config.pad, config.embedding_norm) == (
+                (4.0, True, True) if paper else (3.0, False, False)
+            )
+            assert (config.positions, config.activation) == ("relative" if paper else "rotary", "relu")
+            assert (config.vocabulary, config.base, config.frequencies, config.dropout) == (256, 10000.0, 128, 0.0)
+            assert (config.norm, config.scores, config.values, config.constraint) == (
+                "pre",
+                None,
+                "correlated",
+                geometric,
+            )
 
     def test_fields_as_text(self):
         config = get_config("charlm-attention:norm=post,tau=fixed(0.5),layers=3,biases=false,multiple=2.5")
