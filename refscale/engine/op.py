@@ -1,14 +1,16 @@
-"""What an op is: its readable form, its factors, and its fast form, if it has one."""
+"""What an op is: its readable form, its factors, its examples, and its fast form, if it has one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.scales import Scales
+from refscale.engine.example import Input, Sizes
+from refscale.scales import Scales, Shape
 
 Array = NDArray[Any]
 
@@ -22,7 +24,9 @@ class Op:
     * ``forward(*arrays) -> (y, kept)``: the function, and a tuple of what backward will need;
     * ``backward(g, *kept) -> (gradient of each input, None for those in ``constants``)``;
     * ``scale(*shapes) -> Scales``: the factors that give unit variance when inputs and gradients are
-      independent N(0, 1).  It sees shapes and attributes only.
+      independent N(0, 1).  It sees shapes and attributes only;
+    * ``examples(sizes) -> (Example, ...)``: the op with typical attributes and inputs, of which tables, golden vectors,
+      claims and default strategies are made.
 
     ``constants`` are positions of inputs without gradient.  ``contraction`` marks ops that hardware runs on narrow
     operands, ``weight_inputs`` the positions of those that are weights, where they are matrices.  ``has_mean`` marks
@@ -64,6 +68,14 @@ class Op:
     backward: ClassVar[Callable[..., tuple[Array | None, ...]]]
     scale: ClassVar[Callable[..., Scales]]
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        """The op with typical attributes, and its inputs, at these sizes; the op table has a row for each.
+
+        Examples of one class differ in their attributes.
+        """
+        return ()
+
     def __init_subclass__(cls) -> None:
         cls.name = op_name(cls)
         own = vars(cls)
@@ -92,6 +104,38 @@ class Op:
         for field, value in vars(self).items():
             if isinstance(value, np.floating):
                 object.__setattr__(self, field, float(value))
+
+
+@dataclass(frozen=True)
+class Example:
+    """An op and inputs that it accepts.
+
+    Attributes:
+        op: with its attributes.
+        inputs: one for each argument of ``forward``.
+    """
+
+    op: Op
+    inputs: tuple[Input, ...]
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Shapes of the inputs."""
+        return tuple(x.shape for x in self.inputs)
+
+    def arrays(self, rng: np.random.Generator) -> list[Array]:
+        """Random inputs."""
+        return [x.draw(rng) for x in self.inputs]
+
+
+def example(op: Op, *inputs: Shape | Input) -> Example:
+    """An example; an input given as a shape is N(0, 1).
+
+    >>> from refscale import ops
+    >>> example(ops.Matmul(), (3, 4), (4, 5)).shapes
+    ((3, 4), (4, 5))
+    """
+    return Example(op, tuple(x if isinstance(x, Input) else Input(x) for x in inputs))
 
 
 def op_name(kind: type[Op]) -> str:

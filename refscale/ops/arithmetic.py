@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from refscale.engine import Array, Op
+from refscale.engine import Array, Example, Input, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
-from refscale.ops.activations import gate_moments, sigmoid_derivative, silu_moments
+from refscale.ops.activations import Silu, gate_moments, sigmoid_derivative
 from refscale.ops.kernels import elements
 from refscale.ops.shapes import broadcast, broadcast_factor
 from refscale.ops.sums import unbroadcast
@@ -43,6 +43,10 @@ class Add(Op):
         out = self.broadcast(x, y)
         return Scales(2**-0.5, (broadcast_factor(x, out), broadcast_factor(y, out)))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.b, at.m)),)
+
     def broadcast(self, x: Shape, y: Shape) -> Shape:
         """The common shape, or a ShapeError."""
         return broadcast(self.name, x, y)
@@ -67,6 +71,10 @@ class Subtract(Op):
     def scale(self, x: Shape, y: Shape) -> Scales:
         self.broadcast(x, y)
         return Add().scale(x, y)
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.b, at.m)),)
 
     def broadcast(self, x: Shape, y: Shape) -> Shape:
         """The common shape, or a ShapeError."""
@@ -108,6 +116,10 @@ class WeightedAdd(Op):
         betas = tuple(broadcast_factor(s, out) / w for s, w in zip(shapes, self.weights, strict=True))
         return Scales(sum(w**2 for w in self.weights) ** -0.5, betas)
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls((0.75, 0.5)), (at.b, at.m), (at.b, at.m)),)
+
     def broadcast(self, *shapes: Shape) -> Shape:
         """The common shape, or a ShapeError."""
         if len(shapes) != len(self.weights):
@@ -136,6 +148,10 @@ class Bias(Op):
     def scale(self, x: Shape, bias: Shape) -> Scales:
         return Scales(1.0, (1.0, broadcast_factor(bias, x)))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.m,)),)
+
     def check(self, x: Shape, bias: Shape) -> None:
         """A ShapeError, unless they fit."""
         if broadcast(self.name, x, bias) != x:
@@ -162,6 +178,10 @@ class Multiply(Op):
         out = broadcast(self.name, x, y)
         return Scales(1.0, (broadcast_factor(x, out), broadcast_factor(y, out)))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.b, at.m)),)
+
 
 class SiluGlu(Op):
     """x·silu(gate), the gated linear unit of SwiGLU; x and gate of one shape.
@@ -183,8 +203,12 @@ class SiluGlu(Op):
         return g * value, g * x * derivative
 
     def scale(self, x: Shape, gate: Shape) -> Scales:
-        m = silu_moments()
+        m = Silu().moments()
         return Scales(1 / m.rms, (1 / m.rms, 1 / m.gradient_rms))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.b, at.m)),)
 
     def check(self, x: Shape, gate: Shape) -> None:
         """A ShapeError, unless they have one shape."""
@@ -227,6 +251,10 @@ class Highway(Op):
         carry, gate = gate_moments(-self.bias), gate_moments(self.bias)
         return Scales(1.0, (1 / carry.rms, 1 / gate.rms, 1 / (math.sqrt(2) * gate.gradient_rms)))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(-1.0), *[(at.b, at.m)] * 3),)
+
     def check(self, h: Shape, candidate: Shape, update: Shape) -> None:
         """A ShapeError, unless they have one shape."""
         if not h == candidate == update:
@@ -267,6 +295,10 @@ class Scaled(_Identity):
     def scale(self, x: Shape) -> Scales:
         return Scales(self.alpha, (self.beta,))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(1.0, 0.5), (at.b, at.m)),)
+
 
 @dataclass(frozen=True)
 class Fork(_Identity):
@@ -290,6 +322,10 @@ class Fork(_Identity):
 
     def scale(self, x: Shape) -> Scales:
         return Scales(1.0, (self.beta,))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(2**-0.5), (at.b, at.m)),)
 
 
 @dataclass(frozen=True)
@@ -322,6 +358,10 @@ class Dropout(Op):
 
     def scale(self, x: Shape, keep: Shape) -> Scales:
         return Scales(math.sqrt(1 - self.p), (math.sqrt(1 - self.p), None))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(0.1), (at.b, at.m), Input((at.b, at.m), "mask")),)
 
     def check(self, x: Array, keep: Array) -> None:
         """A ShapeError, unless there is one boolean for every element."""

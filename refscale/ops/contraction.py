@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from refscale.engine import Array, Op
+from refscale.engine import Array, Example, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import products
 from refscale.ops.kernels.blocks import by_row
@@ -55,6 +55,10 @@ class Matmul(Op):
         b, m, n = (max(1, k) for k in (x[-2], x[-1], w[-1]))
         return Scales(m**-0.5, ((n * repeats_x) ** -0.5, (b * repeats_w) ** -0.5))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.m, at.n)),)
+
     def check(self, x: Shape, w: Shape) -> Shape:
         """Shape of the result, or a ShapeError."""
         return _product_shape(self.name, x, w)
@@ -98,6 +102,10 @@ class AttentionScores(Op):
         repeats_q, repeats_k = batch / size(q[:-2]), batch / size(k[:-2])
         t, s = max(1, k[-2]) * repeats_q, max(1, q[-2]) * repeats_k
         return Scales(1.0, (t**-0.5 / damping, s**-0.5 / damping))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return tuple(example(cls(rule), (at.b, at.s, at.m), (at.b, at.s, at.m)) for rule in get_args(ScoresRule))
 
     def damping(self, q: Shape) -> float:
         """What the scores of queries of that shape are multiplied by."""
@@ -151,6 +159,10 @@ class AttentionMix(Op):
         alpha = 1 / t if self.values == "correlated" else (t * sum(1 / i for i in range(1, t + 1))) ** -0.5
         return Scales(alpha, matmul.beta)
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return tuple(example(cls(rule), (at.b, at.s, at.s), (at.b, at.s, at.m)) for rule in get_args(ValuesRule))
+
     def check(self, weights: Shape, v: Shape) -> Shape:
         """Shape of the result, or a ShapeError."""
         return _product_shape(self.name, weights, v)
@@ -190,6 +202,10 @@ class Readout(Op):
         self.check(x, w)
         matmul = Matmul().scale(x, w)
         return matmul if self.rule == "1/sqrt(m)" else Scales(1 / max(1, w[0]), matmul.beta)
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.m, at.s)),)
 
     def check(self, x: Shape, w: Shape) -> Shape:
         """Shape of the result, or a ShapeError."""

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from refscale.arguments import whole_number
-from refscale.engine import Array, Op
+from refscale.engine import Array, Example, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError, counted
 from refscale.ops.shapes import integer_attributes, size, whole_numbers
 from refscale.scales import Scales, Shape, Statistic, gaussian_mean
@@ -188,6 +188,10 @@ class Conv1d(_Convolution):
     def _axes(self) -> tuple[tuple[int, ...], tuple[Padding, ...], tuple[int, ...]]:
         return (self.stride,), (self.padding,), (self.dilation,)
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(padding=3), (at.b, at.s, at.m), (7, at.m, at.n)),)
+
 
 @dataclass(frozen=True)
 class Conv2d(_Convolution):
@@ -218,6 +222,10 @@ class Conv2d(_Convolution):
             _padding_per_axis(self, self.padding, 2),
             _per_axis(self, "dilation", self.dilation, 2),
         )
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(stride=(2, 2), padding=(1, 1)), (at.b, at.s, at.s, at.m), (3, 3, at.m, at.n)),)
 
 
 @cache
@@ -290,6 +298,10 @@ class MaxPool(Op):
         windows, outputs = self._windows(x)
         std, rms = maximum_moments(size(windows.kernel))
         return Scales(1 / (std if statistic == "std" else rms), (math.sqrt(size(x[1:-1]) / size(outputs)),))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls((2, 2)), (at.b, 2 * at.s, 2 * at.s, at.m)),)
 
     def _windows(self, x: Shape) -> tuple[Windows, Shape]:
         expected = (len(self.kernel),) if isinstance(self.kernel, tuple) else tuple(_LAYOUTS)

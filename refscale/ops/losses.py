@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from refscale.engine import Array, Op
+from refscale.engine import Array, Example, Input, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import rows
 from refscale.ops.shapes import size
@@ -75,6 +75,11 @@ class SoftmaxCrossEntropy(Op):
         beta = s / math.sqrt(s - 1) * math.sqrt(rows / kept) if s > 1 else 1.0
         return Scales(1.0, (beta * kept if self.reduction == "mean" else beta, None))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        targets = Input((at.b,), "index", at.s)
+        return tuple(example(cls(reduction), (at.b, at.s), targets) for reduction in ("sum", "mean"))
+
     def check(self, logits: Shape, targets: Array) -> tuple[Array, Array, int]:
         """Which rows count, the target of each (0 where it does not), and how many count; or an error."""
         rows, kept = self._rows_and_kept(logits, targets.shape)
@@ -125,6 +130,10 @@ class MseLoss(Op):
         beta = size(x) / (2 * math.sqrt(2))
         return Scales(1.0, (beta, beta))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.b, at.m)),)
+
     def _check(self, x: Shape, target: Shape) -> None:
         if x != target or math.prod(x) < 1:
             raise ShapeError(f"mse_loss: x {x} and target {target}, expected one shape with at least one element")
@@ -147,3 +156,7 @@ class LossSum(Op):
 
     def scale(self, *losses: Shape) -> Scales:
         return Scales(1.0, (1.0,) * len(losses))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (), ()),)

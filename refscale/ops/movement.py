@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from refscale.arguments import whole_number
-from refscale.engine import Array, Op, Rows
+from refscale.engine import Array, Example, Input, Op, Rows, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.shapes import axis_of, integer_attributes, size, tuple_attribute, whole_numbers
 from refscale.ops.sums import total_by_index
@@ -43,6 +43,10 @@ class Reshape(Op):
     def scale(self, x: Shape) -> Scales:
         return Scales(1.0, (1.0,))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls((at.b * at.m,)), (at.b, at.m)),)
+
 
 @dataclass(frozen=True)
 class Transpose(Op):
@@ -66,6 +70,10 @@ class Transpose(Op):
 
     def scale(self, x: Shape) -> Scales:
         return Scales(1.0, (1.0,))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls((1, 0)), (at.b, at.m)),)
 
 
 def _cut(op: Any, alpha: float, x: Array) -> tuple[Array, Kept]:
@@ -117,6 +125,10 @@ class Slice(Op):
         self._index(x)
         return Scales(1.0, (math.sqrt(x[self.axis] / (self.stop - self.start)),))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(1, 0, max(1, at.m // 2)), (at.b, at.m)),)
+
     def _index(self, shape: Shape) -> tuple[slice, ...]:
         axis = axis_of(self.name, self.axis, len(shape))
         if not 0 <= self.start < self.stop <= shape[axis]:
@@ -149,6 +161,10 @@ class Concat(Op):
     def scale(self, *xs: Shape) -> Scales:
         return Scales(1.0, (1.0,) * len(xs))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(1), (at.b, at.m), (at.b, at.n)),)
+
 
 class Gather(Op):
     """Rows of each sequence: x (…, n, d) and positions (…, k) give (…, k, d), row ``positions[…, j]`` of x[…].
@@ -176,6 +192,11 @@ class Gather(Op):
     def scale(self, x: Shape, positions: Shape) -> Scales:
         self._check(x, positions)
         return Scales(1.0, (math.sqrt(max(1, x[-2]) / max(1, positions[-1])), None))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        positions = Input((at.b, max(1, at.s // 8)), "index", at.s)
+        return (example(cls(), (at.b, at.s, at.m), positions),)
 
     def _check(self, x: Shape, positions: Shape) -> None:
         if len(x) < 2 or not positions or x[:-2] != positions[:-1]:
@@ -221,6 +242,10 @@ class Embedding(Op):
     def scale(self, table: Shape, ids: Shape) -> Scales:
         self._check(table)
         return Scales(1.0, (math.sqrt(max(1, table[0]) / size(ids)), None))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.s, at.m), Input((at.b,), "index", at.s)),)
 
     def _check(self, table: Shape) -> None:
         if len(table) != 2:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from refscale.engine import Array, Op
+from refscale.engine import Array, Example, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import rows
 from refscale.ops.moments import centered, mean, normalized
@@ -65,6 +65,10 @@ class LayerNorm(Op):
         beta = 1 / math.sqrt(self.check(x, gain, bias))
         return Scales(1.0, (1.0, beta, beta))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.m,), (at.m,)),)
+
     def check(self, x: Shape, gain: Shape, bias: Shape) -> int:
         """Number of rows, or a ShapeError."""
         return _rows(self.name, x, gain, bias)
@@ -100,6 +104,10 @@ class RmsNorm(Op):
 
     def scale(self, x: Shape, gain: Shape) -> Scales:
         return Scales(1.0, (1.0, 1 / math.sqrt(self.check(x, gain))))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.m,)),)
 
     def check(self, x: Shape, gain: Shape) -> int:
         """Number of rows, or a ShapeError."""

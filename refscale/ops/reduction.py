@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from refscale.engine import Array, Op
+from refscale.engine import Array, Example, Op, Sizes, example
 from refscale.errors import ShapeError
 from refscale.ops.shapes import Axes, axes_of, size, tuple_attribute
 from refscale.ops.sums import total
@@ -43,6 +43,10 @@ class Sum(Op):
         n = size(tuple(x[a] for a in axes_of(self.name, self.axes, x)))
         return Scales(n**-0.5, (1.0,))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls((-1,)), (at.b, at.m)),)
+
 
 @dataclass(frozen=True)
 class Mean(Op):
@@ -70,6 +74,10 @@ class Mean(Op):
     def scale(self, x: Shape) -> Scales:
         _, n = self._axes_and_terms(x)
         return Scales(math.sqrt(n), (n,))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls((-1,)), (at.b, at.m)),)
 
     def _axes_and_terms(self, x: Shape) -> tuple[tuple[int, ...], int]:
         axes = axes_of(self.name, self.axes, x)

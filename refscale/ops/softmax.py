@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from refscale.engine import Array, Op
+from refscale.engine import Array, Example, Input, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import rows
 from refscale.ops.shapes import broadcast
@@ -62,6 +62,10 @@ class Softmax(Op):
         alpha, beta = _softmax_scales(self.check(x), statistic)
         return Scales(alpha, (beta,))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.s)),)
+
     def check(self, x: Shape) -> int:
         """Width of the rows, or a ShapeError."""
         return _width(self.name, x)
@@ -105,6 +109,10 @@ class MaskedSoftmax(Op):
         alpha, beta = _softmax_scales(_width(self.name, x), statistic)
         return Scales(alpha, (beta, None))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(causal=True), (at.b, at.s, at.s), Input((at.b, 1, at.s), "mask")),)
+
     def check(self, x: Array, mask: Array) -> None:
         """A ShapeError or ArgumentError, unless the mask is one of x."""
         self._fits(x.shape, mask.shape)
@@ -142,3 +150,7 @@ class LogSoftmax(Op):
         s = _width(self.name, x)
         alpha = 1.0 if statistic == "std" else (1 + (math.log(s) + 0.5) ** 2) ** -0.5
         return Scales(alpha, (1.0 if s == 1 else (1 - 1 / s) ** -0.5,))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.s)),)
