@@ -10,6 +10,7 @@ from statistics import median
 from refscale.analysis.histogram import histograms
 from refscale.analysis.report import CastSummary, Report, Summary, by_layer, distance, is_outside
 from refscale.analysis.stats import KINDS, Kind, TensorStats, format_label
+from refscale.errors import counted
 
 DETAILED = 6
 """Models with more layers than this (embeddings and heads count) get one line per layer and kind."""
@@ -184,12 +185,15 @@ def _wrapped(line: str) -> list[str]:
 
 
 def _predicted_line(tensors: Sequence[TensorStats]) -> Iterator[str]:
-    """How near the scales are to those predicted from factors and shapes."""
+    """How near the scales are to those predicted from factors and shapes, and how many are not predicted."""
     ratios = sorted(r for t in tensors if t.is_judged and (r := t.over_predicted) is not None)
+    unknown = [t for t in tensors if t.is_judged and t.predicted is None]
     if ratios:
         near = sum(abs(r - 1) <= 0.15 for r in ratios)
         ends = f"{ratios[0]:.2f} to {ratios[-1]:.3g}"
         yield f"  σ over predicted: {near} of {len(ratios)} within 15 %, median {median(ratios):.2f}, {ends}"
+    if unknown and any(t.predicted is not None for t in tensors):
+        yield f"  not predicted: {counted(len(unknown), 'tensor')}, from {unknown[0].name} on"
 
 
 def _farthest(s: Summary) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from refscale.engine.example import Input, Sizes
 from refscale.scales import Scales, Shape
+from refscale.scales.second_moments import SecondMoments
 
 Array = NDArray[Any]
 
@@ -26,7 +27,10 @@ class Op:
     * ``scale(*shapes) -> Scales``: the factors that give unit variance when inputs and gradients are
       independent N(0, 1).  It sees shapes and attributes only;
     * ``examples(sizes) -> (Example, ...)``: the op with typical attributes and inputs, of which tables, golden vectors,
-      claims and default strategies are made.
+      claims and default strategies are made;
+    * ``predict(shape of y, *moments) -> moments of y`` and ``predict_gradients(moments of g, *moments) -> (moments of
+      each gradient, None for those in ``constants``)``: what the op makes of second moments, both without factors; an
+      op without these two rules is reported as not predicted.
 
     ``constants`` are positions of inputs without gradient.  ``contraction`` marks ops that hardware runs on narrow
     operands, ``weight_inputs`` the positions of those that are weights, where they are matrices.  ``has_mean`` marks
@@ -67,6 +71,8 @@ class Op:
     forward: ClassVar[Callable[..., tuple[Array, tuple[Any, ...]]]]
     backward: ClassVar[Callable[..., tuple[Array | None, ...]]]
     scale: ClassVar[Callable[..., Scales]]
+    predict: ClassVar[Callable[..., SecondMoments] | None] = None
+    predict_gradients: ClassVar[Callable[..., tuple[SecondMoments | None, ...]] | None] = None
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:

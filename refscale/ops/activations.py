@@ -14,6 +14,7 @@ from refscale.engine import Array, Example, Input, Op, Sizes, example
 from refscale.errors import ArgumentError
 from refscale.ops.kernels import elements
 from refscale.scales import Moments, Scales, Shape, Statistic, gaussian_moments
+from refscale.scales.second_moments import SecondMoments, through
 
 Kept = tuple[Any, ...]
 
@@ -61,6 +62,12 @@ class Elementwise(Op):
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m)),)
+
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        return through(x, self.function)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
+        return (SecondMoments(g.shape, g.k * through(x, self.derivative).k),)
 
     def function(self, x: Array) -> Array:
         """f(x)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,9 +16,21 @@ from refscale.ops.kernels import elements
 from refscale.ops.shapes import broadcast, broadcast_factor
 from refscale.ops.sums import unbroadcast
 from refscale.scales import Scales, Shape
+from refscale.scales.second_moments import SecondMoments, through
 from refscale.special import sigmoid, silu
 
 Kept = tuple[Any, ...]
+
+
+def _of_sum(out: Shape, xs: Sequence[SecondMoments], weights: Sequence[float]) -> SecondMoments:
+    parts = [x.repeated(out).times(w).k for x, w in zip(xs, weights, strict=True)]
+    return SecondMoments(out, np.sum(parts, axis=0))
+
+
+def _gradients_of_sum(
+    g: SecondMoments, xs: Sequence[SecondMoments], weights: Sequence[float]
+) -> tuple[SecondMoments, ...]:
+    return tuple(g.times(w).unbroadcast(x.shape) for x, w in zip(xs, weights, strict=True))
 
 
 class Add(Op):
@@ -47,6 +60,12 @@ class Add(Op):
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.b, at.m)),)
 
+    def predict(self, out: Shape, *xs: SecondMoments) -> SecondMoments:
+        return _of_sum(out, xs, self.weights)
+
+    def predict_gradients(self, g: SecondMoments, *xs: SecondMoments) -> tuple[SecondMoments, ...]:
+        return _gradients_of_sum(g, xs, self.weights)
+
     def broadcast(self, x: Shape, y: Shape) -> Shape:
         """The common shape, or a ShapeError."""
         return broadcast(self.name, x, y)
@@ -75,6 +94,12 @@ class Subtract(Op):
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.b, at.m)),)
+
+    def predict(self, out: Shape, *xs: SecondMoments) -> SecondMoments:
+        return _of_sum(out, xs, self.weights)
+
+    def predict_gradients(self, g: SecondMoments, *xs: SecondMoments) -> tuple[SecondMoments, ...]:
+        return _gradients_of_sum(g, xs, self.weights)
 
     def broadcast(self, x: Shape, y: Shape) -> Shape:
         """The common shape, or a ShapeError."""
@@ -120,6 +145,12 @@ class WeightedAdd(Op):
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls((0.75, 0.5)), (at.b, at.m), (at.b, at.m)),)
 
+    def predict(self, out: Shape, *xs: SecondMoments) -> SecondMoments:
+        return _of_sum(out, xs, self.weights)
+
+    def predict_gradients(self, g: SecondMoments, *xs: SecondMoments) -> tuple[SecondMoments, ...]:
+        return _gradients_of_sum(g, xs, self.weights)
+
     def broadcast(self, *shapes: Shape) -> Shape:
         """The common shape, or a ShapeError."""
         if len(shapes) != len(self.weights):
@@ -152,6 +183,12 @@ class Bias(Op):
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.m,)),)
 
+    def predict(self, out: Shape, *xs: SecondMoments) -> SecondMoments:
+        return _of_sum(out, xs, (1.0, 1.0))
+
+    def predict_gradients(self, g: SecondMoments, *xs: SecondMoments) -> tuple[SecondMoments, ...]:
+        return _gradients_of_sum(g, xs, (1.0, 1.0))
+
     def check(self, x: Shape, bias: Shape) -> None:
         """A ShapeError, unless they fit."""
         if broadcast(self.name, x, bias) != x:
@@ -182,6 +219,13 @@ class Multiply(Op):
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.b, at.m)),)
 
+    def predict(self, out: Shape, x: SecondMoments, y: SecondMoments) -> SecondMoments:
+        return SecondMoments(out, x.repeated(out).k * y.repeated(out).k)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments, y: SecondMoments) -> tuple[SecondMoments, ...]:
+        for_x, for_y = (SecondMoments(g.shape, g.k * other.repeated(g.shape).k) for other in (y, x))
+        return for_x.unbroadcast(x.shape), for_y.unbroadcast(y.shape)
+
 
 class SiluGlu(Op):
     """x·silu(gate), the gated linear unit of SwiGLU; x and gate of one shape.
@@ -209,6 +253,13 @@ class SiluGlu(Op):
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.b, at.m)),)
+
+    def predict(self, out: Shape, x: SecondMoments, gate: SecondMoments) -> SecondMoments:
+        return SecondMoments(out, x.k * through(gate, Silu().function).k)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments, gate: SecondMoments) -> tuple[SecondMoments, ...]:
+        value, slope = through(gate, Silu().function), through(gate, Silu().derivative)
+        return SecondMoments(g.shape, g.k * value.k), SecondMoments(g.shape, g.k * x.k * slope.k)
 
     def check(self, x: Shape, gate: Shape) -> None:
         """A ShapeError, unless they have one shape."""
@@ -255,6 +306,23 @@ class Highway(Op):
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(-1.0), *[(at.b, at.m)] * 3),)
 
+    def predict(self, out: Shape, h: SecondMoments, candidate: SecondMoments, update: SecondMoments) -> SecondMoments:
+        carry, gate = self._gates(update)
+        return SecondMoments(out, h.k * carry.k + candidate.k * gate.k)
+
+    def predict_gradients(
+        self, g: SecondMoments, h: SecondMoments, candidate: SecondMoments, update: SecondMoments
+    ) -> tuple[SecondMoments, ...]:
+        carry, gate = self._gates(update)
+        slope = through(update, lambda z: sigmoid_derivative(z + self.bias))
+        change = h.plus(candidate)
+        return tuple(SecondMoments(g.shape, g.k * k) for k in (carry.k, gate.k, change.k * slope.k))
+
+    def _gates(self, update: SecondMoments) -> tuple[SecondMoments, SecondMoments]:
+        """Second moments of 1 − s and of s."""
+        carry, gate = (lambda z: sigmoid(-z - self.bias)), (lambda z: sigmoid(z + self.bias))
+        return through(update, carry), through(update, gate)
+
     def check(self, h: Shape, candidate: Shape, update: Shape) -> None:
         """A ShapeError, unless they have one shape."""
         if not h == candidate == update:
@@ -272,6 +340,12 @@ class _Identity(Op):
         return x, ()
 
     def backward(self, g: Array) -> tuple[Array]:
+        return (g,)
+
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        return x
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
         return (g,)
 
 
@@ -362,6 +436,18 @@ class Dropout(Op):
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(0.1), (at.b, at.m), Input((at.b, at.m), "mask")),)
+
+    def predict(self, out: Shape, x: SecondMoments, keep: SecondMoments) -> SecondMoments:
+        return self._thinned(x)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments, keep: SecondMoments) -> tuple[SecondMoments, None]:
+        return self._thinned(g), None
+
+    def _thinned(self, x: SecondMoments) -> SecondMoments:
+        """Each element is kept by itself: only its square grows, to 1/(1 − p)."""
+        k = x.k.copy()
+        k[(1,) * k.ndim] /= 1 - self.p
+        return SecondMoments(x.shape, k)
 
     def check(self, x: Array, keep: Array) -> None:
         """A ShapeError, unless there is one boolean for every element."""

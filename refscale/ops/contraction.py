@@ -12,6 +12,7 @@ from refscale.ops.kernels.blocks import by_row
 from refscale.ops.shapes import broadcast, size
 from refscale.ops.sums import unbroadcast
 from refscale.scales import ReadoutRule, Scales, ScoresRule, Shape
+from refscale.scales.second_moments import SecondMoments, contracted
 
 Kept = tuple[Any, ...]
 ValuesRule = Literal["correlated", "independent", "causal"]
@@ -58,6 +59,12 @@ class Matmul(Op):
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.m, at.n)),)
+
+    def predict(self, out: Shape, x: SecondMoments, w: SecondMoments) -> SecondMoments:
+        return contracted(x, w)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments, w: SecondMoments) -> tuple[SecondMoments, ...]:
+        return contracted(g, w.swapped()).unbroadcast(x.shape), contracted(x.swapped(), g).unbroadcast(w.shape)
 
     def check(self, x: Shape, w: Shape) -> Shape:
         """Shape of the result, or a ShapeError."""
@@ -106,6 +113,13 @@ class AttentionScores(Op):
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return tuple(example(cls(rule), (at.b, at.s, at.m), (at.b, at.s, at.m)) for rule in get_args(ScoresRule))
+
+    def predict(self, out: Shape, q: SecondMoments, k: SecondMoments) -> SecondMoments:
+        return contracted(q, k.swapped()).times(self.damping(q.shape))
+
+    def predict_gradients(self, g: SecondMoments, q: SecondMoments, k: SecondMoments) -> tuple[SecondMoments, ...]:
+        g = g.times(self.damping(q.shape))
+        return contracted(g, k).unbroadcast(q.shape), contracted(g.swapped(), q).unbroadcast(k.shape)
 
     def damping(self, q: Shape) -> float:
         """What the scores of queries of that shape are multiplied by."""
@@ -163,6 +177,14 @@ class AttentionMix(Op):
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return tuple(example(cls(rule), (at.b, at.s, at.s), (at.b, at.s, at.m)) for rule in get_args(ValuesRule))
 
+    def predict(self, out: Shape, weights: SecondMoments, v: SecondMoments) -> SecondMoments:
+        return Matmul().predict(out, weights, v)
+
+    def predict_gradients(
+        self, g: SecondMoments, weights: SecondMoments, v: SecondMoments
+    ) -> tuple[SecondMoments, ...]:
+        return Matmul().predict_gradients(g, weights, v)
+
     def check(self, weights: Shape, v: Shape) -> Shape:
         """Shape of the result, or a ShapeError."""
         return _product_shape(self.name, weights, v)
@@ -206,6 +228,12 @@ class Readout(Op):
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.m, at.s)),)
+
+    def predict(self, out: Shape, x: SecondMoments, w: SecondMoments) -> SecondMoments:
+        return Matmul().predict(out, x, w)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments, w: SecondMoments) -> tuple[SecondMoments, ...]:
+        return Matmul().predict_gradients(g, x, w)
 
     def check(self, x: Shape, w: Shape) -> Shape:
         """Shape of the result, or a ShapeError."""

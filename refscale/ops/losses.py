@@ -12,8 +12,10 @@ from refscale.engine import Array, Example, Input, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import rows
 from refscale.ops.shapes import size
+from refscale.ops.softmax_moments import cross_entropy_gradient
 from refscale.ops.sums import total
 from refscale.scales import Scales, Shape
+from refscale.scales.second_moments import SecondMoments, constant
 
 Kept = tuple[Any, ...]
 
@@ -80,6 +82,16 @@ class SoftmaxCrossEntropy(Op):
         targets = Input((at.b,), "index", at.s)
         return tuple(example(cls(reduction), (at.b, at.s), targets) for reduction in ("sum", "mean"))
 
+    def predict(self, out: Shape, logits: SecondMoments, targets: SecondMoments) -> SecondMoments:
+        return constant(out, 0.0)
+
+    def predict_gradients(
+        self, g: SecondMoments, logits: SecondMoments, targets: SecondMoments
+    ) -> tuple[SecondMoments, None]:
+        _, kept = self._rows_and_kept(logits.shape, targets.shape)
+        share = 1 / kept if self.reduction == "mean" else 1.0
+        return cross_entropy_gradient(logits, kept).times(share * g.rms), None
+
     def check(self, logits: Shape, targets: Array) -> tuple[Array, Array, int]:
         """Which rows count, the target of each (0 where it does not), and how many count; or an error."""
         rows, kept = self._rows_and_kept(logits, targets.shape)
@@ -134,6 +146,13 @@ class MseLoss(Op):
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.b, at.m)),)
 
+    def predict(self, out: Shape, x: SecondMoments, target: SecondMoments) -> SecondMoments:
+        return constant(out, 0.0)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments, target: SecondMoments) -> tuple[SecondMoments, ...]:
+        both = x.plus(target).times(2 / math.prod(x.shape) * g.rms)
+        return both, both
+
     def _check(self, x: Shape, target: Shape) -> None:
         if x != target or math.prod(x) < 1:
             raise ShapeError(f"mse_loss: x {x} and target {target}, expected one shape with at least one element")
@@ -160,3 +179,9 @@ class LossSum(Op):
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (), ()),)
+
+    def predict(self, out: Shape, *losses: SecondMoments) -> SecondMoments:
+        return constant(out, 0.0)
+
+    def predict_gradients(self, g: SecondMoments, *losses: SecondMoments) -> tuple[SecondMoments, ...]:
+        return (g,) * len(losses)

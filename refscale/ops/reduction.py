@@ -13,8 +13,21 @@ from refscale.errors import ShapeError
 from refscale.ops.shapes import Axes, axes_of, size, tuple_attribute
 from refscale.ops.sums import total
 from refscale.scales import Scales, Shape
+from refscale.scales.second_moments import SecondMoments
 
 Kept = tuple[Any, ...]
+
+
+def _summed(x: SecondMoments, axes: tuple[int, ...]) -> SecondMoments:
+    """Summed over these axes, which are kept with length 1."""
+    for axis in axes:
+        x = x.summed(axis)
+    return x
+
+
+def _repeated(g: SecondMoments, shape: Shape, axes: tuple[int, ...]) -> SecondMoments:
+    """Of a gradient that is copied along these axes."""
+    return g.reshaped(tuple(1 if a in axes else n for a, n in enumerate(shape))).repeated(shape)
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,12 @@ class Sum(Op):
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls((-1,)), (at.b, at.m)),)
 
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        return _summed(x, axes_of(self.name, self.axes, x.shape)).reshaped(out)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
+        return (_repeated(g, x.shape, axes_of(self.name, self.axes, x.shape)),)
+
 
 @dataclass(frozen=True)
 class Mean(Op):
@@ -78,6 +97,14 @@ class Mean(Op):
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls((-1,)), (at.b, at.m)),)
+
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        axes, n = self._axes_and_terms(x.shape)
+        return _summed(x, axes).times(1 / n).reshaped(out)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
+        axes, n = self._axes_and_terms(x.shape)
+        return (_repeated(g, x.shape, axes).times(1 / n),)
 
     def _axes_and_terms(self, x: Shape) -> tuple[tuple[int, ...], int]:
         axes = axes_of(self.name, self.axes, x)

@@ -12,7 +12,9 @@ from refscale.engine import Array, Example, Input, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import rows
 from refscale.ops.shapes import broadcast
+from refscale.ops.softmax_moments import softmax_gradient, softmax_of
 from refscale.scales import Scales, Shape, Statistic
+from refscale.scales.second_moments import SecondMoments
 
 Kept = tuple[Any, ...]
 
@@ -66,6 +68,12 @@ class Softmax(Op):
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.s)),)
 
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        return softmax_of(x)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
+        return (softmax_gradient(g, x),)
+
     def check(self, x: Shape) -> int:
         """Width of the rows, or a ShapeError."""
         return _width(self.name, x)
@@ -112,6 +120,12 @@ class MaskedSoftmax(Op):
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(causal=True), (at.b, at.s, at.s), Input((at.b, 1, at.s), "mask")),)
+
+    def predict(self, out: Shape, x: SecondMoments, mask: SecondMoments) -> SecondMoments:
+        return softmax_of(x, self.causal)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments, mask: SecondMoments) -> tuple[SecondMoments, None]:
+        return softmax_gradient(g, x, self.causal), None
 
     def check(self, x: Array, mask: Array) -> None:
         """A ShapeError or ArgumentError, unless the mask is one of x."""
