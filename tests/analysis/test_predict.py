@@ -20,7 +20,7 @@ from refscale.scales import Scales, regular, unit
 from refscale.scales.second_moments import SecondMoments, constant, contracted, independent, through, without_mean
 from refscale.testing import rms, std
 
-# --- Second moments: against arrays whose second moments are averaged over everything that may be exchanged --------------
+# --- Second moments: against arrays whose second moments are averaged over everything that may be exchanged -----------
 
 
 def test_rows_that_sum_to_zero_by_hand():
