@@ -6,7 +6,7 @@ page                      ops
 ``arithmetic``            add, subtract, weighted_add, bias, multiply, silu_glu, highway, dropout; scaled, fork
 ``contraction``           matmul, attention_scores, attention_mix, readout
 ``convolution``           conv1d, conv2d, max_pool
-``activations``           relu, leaky_relu, gelu, silu, tanh, sigmoid, softplus, exp, log, sqrt
+``activations``           relu, leaky_relu, gelu, silu, swish, tanh, sigmoid, softplus, exp, log, sqrt
 ``softmax``               softmax, masked_softmax, log_softmax
 ``positions``             rotary, relative_shift
 ``norms``                 layer_norm, rms_norm
@@ -46,6 +46,7 @@ from refscale.ops.activations import (
     Silu,
     Softplus,
     Sqrt,
+    Swish,
     Tanh,
 )
 from refscale.ops.arithmetic import Add, Bias, Dropout, Fork, Highway, Multiply, Scaled, SiluGlu, Subtract, WeightedAdd
@@ -144,6 +145,7 @@ __all__ = [
     "Sqrt",
     "Subtract",
     "Sum",
+    "Swish",
     "Tanh",
     "Transpose",
     "ValuesRule",

@@ -165,6 +165,31 @@ class Silu(Elementwise):
         return value, (derivative,)
 
 
+@dataclass(frozen=True)
+class Swish(Elementwise):
+    """x·sigmoid(βx) = silu(βx)/β.  β = 1.702: an approximation of gelu.
+
+    Attributes:
+        beta: 0 < β ≤ 32; of steeper functions, the quadrature would err by more than an ulp of float64.
+    """
+
+    beta: float = 1.0
+    source = "quadrature; arXiv 1710.05941"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.beta <= 32:
+            raise ArgumentError(f"Swish(beta={self.beta}): expected 0 < beta ≤ 32")
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        value, derivative = special.silu(self.beta * x)
+        return value / self.beta, (derivative,)
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(1.702), (at.b, at.m)),)
+
+
 class Tanh(Elementwise):
     """tanh(x), odd, so its mean is 0.  α = 1.593, β = 1.467."""
 
