@@ -14,7 +14,6 @@ attributes, such as ``ops/loss_sum/unit/fp16``; their seeds are derived from the
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -150,16 +149,11 @@ def of_example(example: engine.Example) -> Iterator[Vector]:
     """The vectors of an op with no numbered ones: ids by its attributes, seeds by ids."""
     attributes = ",".join(f"{k}={v}".replace(" ", "") for k, v in vars(example.op).items())
     name = f"ops/{example.op.name}" + (f"({attributes})" if attributes else "")
-    words = _named(name)
+    words = Words.named(name)
     arrays = [_drawn(x, words) for x in example.inputs]
     flags = [] if example.op.moves else ["vjp"]
     flags += ["loss-unrounded"] * example.op.reports + ["masked"] * any(x.kind == "mask" for x in example.inputs)
     yield from _vectors(name, Numbered(example.op, tuple(arrays), tuple(flags)), arrays)
-
-
-def _named(name: str) -> Words:
-    """Random words by a name."""
-    return Words(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
 
 
 def _drawn(x: engine.Input, words: Words) -> Array:
@@ -181,7 +175,7 @@ def _vectors(name: str, example: Numbered, arrays: Sequence[Array], words: Words
         scales = scheme.scales(Call(example.op, shapes, geometric, example.constrained))
         for precision in PRECISIONS if example.op.contraction else PRECISIONS[:2]:
             where = f"{name}/{scheme_name}/{precision}"
-            gradient = (words or _named(where)).normal(*_output_shape(example.op, arrays))
+            gradient = (words or Words.named(where)).normal(*_output_shape(example.op, arrays))
             flags = (*example.flags, *(("alpha", "beta") if scheme_name == "unit" else ()))
             yield op_vector(where, example.op, arrays, gradient, scales, get_precision(precision), flags)
 

@@ -8,7 +8,8 @@ import pytest
 
 from refscale import ops
 from refscale.engine import Input, Op, Sizes, example
-from refscale.golden import load
+from refscale.golden import load, products
+from refscale.golden.inputs import Words
 from refscale.golden.ops import AT, NUMBERED, of_example
 from refscale.scales import Scales
 
@@ -25,6 +26,17 @@ def test_what_ids_and_seeds_depend_on_is_frozen():
     assert len(NUMBERED) == 59
     assert NUMBERED[-1].op == ops.Conv1d(padding=(3, 0), groups=2)
     assert Sizes(b=3, m=16, n=5, s=9) == AT
+
+
+def test_pairs_of_formats_are_seeded_by_frozen_positions_or_by_name():
+    """A format between others moves no seed."""
+    assert len(products.NUMBERED) == 15
+    assert set(products.NUMBERED) <= set(products.OPERANDS)
+    for left, right, seed in (("float16", "bfloat16", 302), ("int8_q6", "float32", 1400)):
+        assert products._words(left, right).words(4).tolist() == Words(seed).words(4).tolist()
+    own = products._words("float32", "float6_e4m1fn").words(4).tolist()
+    assert own == Words.named("matmul/float32.float6_e4m1fn").words(4).tolist()
+    assert own != products._words("float6_e4m1fn", "float32").words(4).tolist()
 
 
 def test_inputs_by_hand():
