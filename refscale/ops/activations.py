@@ -22,7 +22,7 @@ Kept = tuple[Any, ...]
 def tanh_derivative(x: Array) -> Array:
     """1 − tanh² as 4e/(1+e)² with e = exp(−2|x|), which neither cancels nor overflows."""
     e = np.exp(-2 * np.abs(x))
-    return np.asarray(4 * e / (1 + e) ** 2)
+    return np.asanyarray(4 * e / (1 + e) ** 2)
 
 
 def sigmoid_derivative(x: Array) -> Array:
@@ -141,6 +141,7 @@ class Gelu(Elementwise):
     form: Literal["erf", "tanh"] = "erf"
     source = "Table A.2; quadrature"
     fast_forward, fast_backward = elements.gelu, elements.activation_backward
+    bitwise = True
 
     def __post_init__(self) -> None:
         if self.form not in ("erf", "tanh"):
@@ -159,6 +160,7 @@ class Silu(Elementwise):
     """x·sigmoid(x)."""
 
     fast_forward, fast_backward = elements.silu, elements.activation_backward
+    bitwise = True
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         value, derivative = special.silu(x)
@@ -196,6 +198,7 @@ class Tanh(Elementwise):
     source = "Table A.2; quadrature"
     has_mean = False
     fast_forward, fast_backward = elements.tanh, elements.activation_backward
+    bitwise = True
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         return np.tanh(x), (tanh_derivative(x),)
@@ -206,6 +209,7 @@ class Sigmoid(Elementwise):
 
     source = "Table A.2; quadrature"
     fast_forward, fast_backward = elements.sigmoid, elements.activation_backward
+    bitwise = True
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         # Not y·(1 − y), which cancels where y is near 1.
@@ -216,6 +220,7 @@ class Softplus(Elementwise):
     """log(1+e^x)."""
 
     fast_forward, fast_backward = elements.softplus, elements.softplus_backward
+    bitwise = True
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         return special.softplus(x), (x,)
