@@ -172,7 +172,7 @@ class Swish(Elementwise):
     """x·sigmoid(βx) = silu(βx)/β.  β = 1.702: an approximation of gelu.
 
     Attributes:
-        beta: 0 < β ≤ 32; of steeper functions, the quadrature would err by more than an ulp of float64.
+        beta: 0 < β ≤ 32; the factors of steeper functions would err by more than 1e-14.
     """
 
     beta: float = 1.0
