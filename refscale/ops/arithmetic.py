@@ -41,6 +41,7 @@ class Add(Op):
 
     inputs = ("x", "y")
     source = "Table A.2 (weighted add, γ = 1)"
+    adds = True
     passes = (0, 1)
     weights: ClassVar[tuple[float, float]] = (1.0, 1.0)
     fast_forward, fast_backward = elements.add, elements.add_backward
@@ -76,6 +77,7 @@ class Subtract(Op):
 
     inputs = ("x", "y")
     source = "Table A.2 (weighted add, |γ| = 1)"
+    adds = True
     passes = (0,)
     weights: ClassVar[tuple[float, float]] = (1.0, -1.0)
     fast_forward, fast_backward = elements.add, elements.add_backward
@@ -119,6 +121,7 @@ class WeightedAdd(Op):
     weights: tuple[float, ...]
     inputs = ("*x",)
     source = "Table A.2 (weighted add)"
+    adds = True
     fast_forward, fast_backward = elements.add, elements.add_backward
 
     def __post_init__(self) -> None:
