@@ -20,8 +20,8 @@ scale: standard deviation σ (root of the mean square, where all elements are eq
 rms); !: outside [1/4, 4]; ∞: some elements are not finite. zero, sub, ovr: percent of the non-zero
 elements that a cast to the format, to nearest even, would take to zero, to a subnormal value,
 beyond the largest value; · is none. c: the computed gradient is c times the true one. /pred: σ over
-what factors and shapes alone predict. Left out: reshapes, and the sum with a bias, which starts at
-zero and so changes nothing."""
+what factors and shapes alone predict, none where an op has no rule for that. Left out: reshapes,
+and the sum with a bias, which starts at zero and so changes nothing."""
 
 
 def render(reports: Sequence[Report], *, everything: bool = False) -> str:
@@ -80,12 +80,12 @@ def _detailed(kind: Kind, tensors: Sequence[TensorStats], formats: Sequence[str]
         yield layer
         shown = rows if everything else [t for t in rows if not (kind == "weight" and t.zero_because)]
         for t in shown:
-            yield _line(t, layer, formats)
+            yield _line(t, layer, formats, "none" if predicted and t.predicted is None else _ratio(t.over_predicted))
         if len(shown) < len(rows):
             yield f"  {len(rows) - len(shown)} more, all zero: biases"
 
 
-def _line(t: TensorStats, layer: str, formats: Sequence[str]) -> str:
+def _line(t: TensorStats, layer: str, formats: Sequence[str], over_predicted: str) -> str:
     name = t.name.removeprefix(f"{layer}.")
     start = f"  {name:<26}"
     if "gradient" not in t.kind:
@@ -94,7 +94,7 @@ def _line(t: TensorStats, layer: str, formats: Sequence[str]) -> str:
     start += f"{figure(t.scale):>9}{log2:>6}{_mark(t)}"
     if t.zero_because:
         return f"{start}  zero by construction"
-    start += f"{_ratio(t.over_predicted):>5}"
+    start += f"{over_predicted:>5}"
     shares = _shares([t], formats)
     c = "" if t.c is None else figure(t.c)
     return f"{start}{shares}{c:>9}".rstrip()

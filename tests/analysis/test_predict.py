@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from refscale import functional as F  # noqa: N812
 from refscale import ops
-from refscale.analysis import predict, record
+from refscale.analysis import predict, record, render
 from refscale.claims.measure import standard_error
 from refscale.engine import Op, Sizes, Tape, apply, backward
 from refscale.ops.softmax_moments import alike, softmax_moments
@@ -277,6 +277,20 @@ def test_an_op_without_a_rule_leaves_out_what_depends_on_it():
     assert found.without_rule == ("cube",)
     assert set(found.values) == {t.variable for t in (x, w, h, side)}
     assert set(found.gradients) == {y.variable}
+
+
+def test_a_report_counts_what_is_not_predicted(monkeypatch):
+    """Without the rule of gelu: the first tensor after it is named, and everything that depends on it says none."""
+    monkeypatch.setattr(ops.Gelu, "predict", None)
+    report = record("bert-tiny", "unit", formats=(), seq=8, batch=2)
+    unknown = [t for t in report.tensors if t.is_judged and t.predicted is None]
+    assert unknown[0].name == "encoder.0.ffn.gelu"
+    text = render([report])
+    assert f"  not predicted: {len(unknown)} tensors, from encoder.0.ffn.gelu on" in text.splitlines()
+    (line,) = [line for line in text.splitlines() if line.split()[:1] == ["ffn.gelu"] and "×" in line][:1]
+    assert " none" in line
+    known = next(line for line in text.splitlines() if line.split()[:1] == ["ffn.up.matmul"])
+    assert " none" not in known
 
 
 class OneWay(ops.Tanh):
