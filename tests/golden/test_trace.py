@@ -225,6 +225,42 @@ def test_a_stored_step_is_rounded_inside(tmp_path):
         assert judge(load_trace(tmp_path / str(stored))).passed is stored or not stored
 
 
+# --- Sums of gradients ------------------------------------------------------------------------------------------------
+
+
+def two_uses(directory, total, complete=True, second=True):
+    """e = exp(x) is read by two products; its gradient is the sum of theirs."""
+    x, z, g = (normal(3, seed=i) for i in range(3))
+    e = np.exp(x)
+    piece = g * z
+    with Recorder(directory, complete=complete) as recorder:
+        with recorder.call("exp", ops.Exp()) as call:
+            call.inputs(x)
+            call.output(e)
+            call.gradient(total(piece), [total(piece) * e])
+        for i in range(2):
+            with recorder.call(f"product {i}", ops.Multiply()) as call:
+                call.inputs(e, z)
+                call.output(e * z)
+                call.gradient(g, [piece if second or not i else None, g * e])
+    return judge(load_trace(directory))
+
+
+def test_a_gradient_is_the_sum_over_the_calls_that_read_the_output(tmp_path):
+    result = two_uses(tmp_path, lambda piece: piece + piece)
+    assert result.passed, in_words(result)
+    assert "gradient out, the sum over 2 calls," in result.calls[0].compared
+
+
+@pytest.mark.parametrize("wrong", [lambda piece: piece, lambda piece: piece * np.float32(2.001)])
+def test_a_lost_gradient_is_seen(tmp_path, wrong):
+    result = two_uses(tmp_path / "complete", wrong)
+    assert result.first.name == "exp"
+    assert "gradient out, the sum over 2 calls,[" in in_words(result)
+    assert two_uses(tmp_path / "not-complete", wrong, complete=False).passed
+    assert two_uses(tmp_path / "not-known", wrong, second=False).passed
+
+
 # --- What is refused --------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +275,7 @@ def index(**changed):
     ("changed", "message"),
     [
         ({"schema": "other/1"}, r"schema is 'other/1', expected 'refscale.trace/1'"),
+        ({"complete": 1}, r"complete is 1, expected true or false"),
         ({"calls": []}, r"expected a list of at least one call"),
         ({"calls": [1]}, r"call 0: expected an object with a name"),
         ({"accumulate": "sideways"}, r"sideways"),
@@ -338,7 +375,7 @@ def torch_layer(directory, bug=None):
     def parameter(*shape):
         return half(torch.tensor(rng.standard_normal(shape), dtype=torch.float32)).requires_grad_()
 
-    with Recorder(directory, policy="fp8") as recorder:
+    with Recorder(directory, policy="fp8", complete=True) as recorder:
 
         def call(name, op, function, *inputs, alpha=1.0, beta=None):
             beta = beta or (1.0,) * len(inputs)

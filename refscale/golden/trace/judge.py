@@ -3,12 +3,17 @@
 The steps of a call run on bounded arrays (``exact.bounded``): recorded inputs have the bound 0, results that of the op,
 and inner results of a fused kernel carry theirs into the next step.  Casts are monotone: a result that lies between
 y − e and y + e is rounded to between the two, and that is the interval in which the recorded array must be.
+
+If the trace is complete, so that every call that reads a recorded array is recorded, gradients are compared between
+calls, too: that of an output is the sum of those of its uses, added in any order, with sums stored or not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -107,7 +112,10 @@ def judge(trace: Trace) -> TraceResult:
     model = FLOAT32
     if trace.accumulate != ANY_ORDER:
         model = ErrorModel(products=get_accumulator(trace.accumulate).relative)
-    return TraceResult(tuple(_judge(trace, call, model) for call in trace.calls))
+    results = [_judge(trace, call, model) for call in trace.calls]
+    if trace.complete:
+        results = list(_with_sums(trace, results))
+    return TraceResult(tuple(results))
 
 
 def _judge(trace: Trace, call: TracedCall, model: ErrorModel) -> CallResult:
@@ -138,10 +146,47 @@ def _judge(trace: Trace, call: TracedCall, model: ErrorModel) -> CallResult:
 _PARTS = ("inputs", "outputs", "gradient", "gradients")
 
 
-def _compare(name: str, x: Array, y: Bounded, cast: Cast) -> Deviation | None:
+def _with_sums(trace: Trace, results: Sequence[CallResult]) -> Iterator[CallResult]:
+    """Compare the gradient of each output with the sum of those that the calls which read it send back.
+
+    Outputs and inputs are matched by their content.  An output is left out if another one is equal to it, or if a call
+    that reads it has no recorded gradient for it.
+    """
+    made = Counter(_digest(trace.array(f)) for call in trace.calls for f in call.outputs.values())
+    uses: dict[str, list[str | None]] = {}
+    for call in trace.calls:
+        for name, file in call.inputs.items():
+            uses.setdefault(_digest(trace.array(file)), []).append(call.gradients.get(name))
+    for call, result in zip(trace.calls, results, strict=True):
+        found, compared = list(result.deviations), list(result.compared)
+        for name, file in call.gradient.items():
+            output = _digest(trace.array(call.outputs[name]))
+            files = uses.get(output, [])
+            if not files or None in files or made[output] > 1:
+                continue
+            pieces = [trace.array(f).astype(np.float64) for f in files if f is not None]
+            store = call.policy.store or cast_for("float32")
+            size = np.sum(np.abs(pieces), 0)
+            error = (len(pieces) - 1) * (store.format.eps * size + float(store.format.spacing(0.0)))
+            label = f"gradient {name}, the sum over {counted(len(pieces), 'call')},"
+            compared.append(label)
+            deviation = _compare(label, trace.array(file).astype(np.float64), bounded(np.sum(pieces, 0), error), None)
+            found += [deviation] if deviation is not None else []
+        yield replace(result, deviations=tuple(found), compared=tuple(compared))
+
+
+def _digest(x: Array) -> str:
+    return sha256(f"{x.dtype}{x.shape}".encode() + x.tobytes()).hexdigest()
+
+
+def _compare(name: str, x: Array, y: Bounded, store: Cast | None) -> Deviation | None:
+    """Compare an array with its interval; ``store``: the format that it must be representable in, or None."""
+    cast = store or cast_for("float32")
     value = y.view(np.ndarray)
     low, high = (cast(end).astype(np.float64) for end in (value - y.error, value + y.error))
-    outside = ~inside(x, low, high) | (cast(x) != x) & ~np.isnan(x)
+    outside = ~inside(x, low, high)
+    if store is not None:
+        outside |= (cast(x) != x) & ~np.isnan(x)
     if not outside.any():
         return None
     with np.errstate(invalid="ignore"):

@@ -115,18 +115,21 @@ class Recorder:
         directory: made if it does not exist; it must not hold a trace already.
         policy: casts of the calls, a policy or a mix as ``get_precision`` reads it.
         accumulate: how products are summed.
+        complete: every call that reads a recorded array is recorded, so that sums of gradients can be compared.
 
     Raises:
         GoldenError: the directory holds a trace.
     """
 
-    def __init__(self, directory: str | Path, policy: str = "fp32", accumulate: str = ANY_ORDER) -> None:
+    def __init__(
+        self, directory: str | Path, policy: str = "fp32", accumulate: str = ANY_ORDER, complete: bool = False
+    ) -> None:
         self.directory = Path(directory)
         get_precision(policy)
         if (self.directory / INDEX).exists():
             raise GoldenError(f"Recorder({str(directory)!r}): it holds a trace already, expected a new directory")
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.policy, self.accumulate = policy, accumulate
+        self.policy, self.accumulate, self.complete = policy, accumulate, complete
         self.calls: list[RecordedCall] = []
 
     def step(
@@ -178,7 +181,13 @@ class Recorder:
     def close(self) -> None:
         """Write the index; after the backward pass."""
         calls = [call.content for call in self.calls]
-        content = {"schema": SCHEMA, "policy": self.policy, "accumulate": self.accumulate, "calls": calls}
+        content = {
+            "schema": SCHEMA,
+            "policy": self.policy,
+            "accumulate": self.accumulate,
+            "complete": self.complete,
+            "calls": calls,
+        }
         write_json(self.directory / INDEX, content)
 
     def __enter__(self) -> Recorder:
@@ -237,7 +246,7 @@ def record_run(
     def probe(way: str, variable: Variable, x: Array) -> None:
         (values if way == "forward" else gradients)[variable] = x
 
-    recorder = Recorder(directory, policy)
+    recorder = Recorder(directory, policy, complete=True)
     precision: Precision = get_precision(policy)
     tape = _RecordingTape(scheme, precision, probe=probe, fast=fast, rng=rng)
     tape.values = values

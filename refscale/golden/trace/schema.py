@@ -5,6 +5,7 @@
     {"schema": "refscale.trace/1",
      "policy": "fp8",                      a policy or a mix, as ``get_precision`` reads it
      "accumulate": "any-order",   how products are summed, an accumulator of ``exact``; may be left out
+     "complete": true,            every call that reads one of these arrays is recorded; false if left out
      "calls": [
        {"name": "layer.0.query",           any text that finds the call in your program
         "steps": [{"op": "matmul", "attributes": {}, "alpha": 0.0625, "beta": [0.0625, 0.03125],
@@ -100,11 +101,13 @@ class Trace:
         directory: where the arrays are.
         accumulate: how products are summed.
         calls: in the order of the program.
+        complete: whether every call that reads a recorded array is recorded.
     """
 
     directory: Path
     accumulate: str
     calls: tuple[TracedCall, ...]
+    complete: bool = False
 
     def array(self, file: str) -> Array:
         """An array of a call.
@@ -145,7 +148,10 @@ def load_trace(directory: str | Path) -> Trace:
     _told(where, lambda: get_accumulator(accumulate))
     policy = content.get("policy", "fp32")
     read = tuple(_call(f"{where}: call {i}", c, policy) for i, c in enumerate(calls))
-    return Trace(directory, accumulate, read)
+    complete = content.get("complete", False)
+    if not isinstance(complete, bool):
+        raise GoldenError(f"{where}: complete is {complete!r}, expected true or false")
+    return Trace(directory, accumulate, read, complete)
 
 
 def _told(where: str, make: Any) -> Any:
