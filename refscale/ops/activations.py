@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from refscale.errors import ArgumentError
 from refscale.ops.kernels import elements
 from refscale.scales import Moments, Scales, Shape, Statistic, gaussian_moments
 from refscale.scales.second_moments import SecondMoments, through
+
+if TYPE_CHECKING:
+    from refscale.exact import Bounded, ErrorModel
 
 Kept = tuple[Any, ...]
 
@@ -154,6 +157,16 @@ class Gelu(Elementwise):
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return tuple(example(cls(form), (at.b, at.m)) for form in ("erf", "tanh"))
+
+    def bound(
+        self, scales: Scales, gradient: Array | None, *arrays: Array, model: ErrorModel | None = None
+    ) -> tuple[Bounded, tuple[Bounded | None, ...]]:
+        """Beside the error of the readable form an ulp of |x|: Φ as ½(1 + erf) errs by that where it is near 0."""
+        from refscale.exact import bounded
+
+        y, gradients = super().bound(scales, gradient, *arrays, model=model)
+        cancelled = y.model.ulp * np.abs(scales.alpha * np.asarray(arrays[0], np.float64))
+        return bounded(y.view(np.ndarray), y.error + cancelled, y.model), gradients
 
 
 class Silu(Elementwise):
