@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from refscale import ops
 from refscale.analysis import ops_table
+from refscale.claims import vjp
 from refscale.engine import Op, Sizes
 from refscale.errors import ArgumentError
+from refscale.golden import ops as golden_ops
 from refscale.ops import kernels
+from refscale.testing import Place
 from refscale.testing.strategies import op_examples, seeds
 from tests.ops.cases import ALL_OPS, EXAMPLES, MORE, PROPERTY, WIDER
 from tests.ops.references import REFERENCES
@@ -118,6 +121,13 @@ def test_a_missing_declaration_is_named():
         op_examples(Bare)
     with pytest.raises(AssertionError, match="Bare declares no examples"):
         test_every_op_declares_examples(Bare)
+
+
+def test_an_op_that_declares_nothing_crashes_nobody(monkeypatch):
+    """It has no row, no vector and no check; what is missing is a matter of the tests above."""
+    before = ops_table.rows(), ops.examples(golden_ops.AT), len(vjp.examples(Place()))
+    monkeypatch.setattr(ops, "OPS", {**ops.OPS, "bare": Bare})
+    assert before == (ops_table.rows(), ops.examples(golden_ops.AT), len(vjp.examples(Place())))
 
 
 def test_fast_forms_import_no_page():
