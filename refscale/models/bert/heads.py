@@ -66,7 +66,7 @@ def first_pooled(h: Tensor, weight: Tensor, bias: Tensor, *, constraint: Constra
     x = apply(ops.Reshape((h.shape[0], h.shape[2])), first)
     with tape_of("first_pooled", h).scope("pooler"):
         x = F.linear(x, weight, bias, constraint=constraint)
-    return apply(ops.Tanh(), x)
+    return F.tanh(x, constraint=none)
 
 
 def next_sentence_head(

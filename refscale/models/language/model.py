@@ -109,7 +109,7 @@ def hidden_states(
         raise ShapeError(f"language: ids of shape {ids.shape}, expected (batch, seq)")
     table = p["embedding"] if embedding is None else embedding
     tape = tape_of("language", table)
-    x = apply(ops.Embedding(), table, ids)
+    x = F.embedding(table, ids)
     if config.embedding_norm:
         with tape.scope("embedding_norm"):
             x = norm(p, "embedding_norm", x, config.eps)
