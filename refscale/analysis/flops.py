@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from refscale.analysis.record import first_task
+from refscale.analysis.first_step import first_task
 from refscale.engine import Node, Tape, Tensor, settle
 from refscale.errors import ArgumentError
 from refscale.files import write_json

@@ -10,7 +10,7 @@ import numpy as np
 
 from refscale import functional as F  # noqa: N812
 from refscale import models, ops
-from refscale.analysis import record
+from refscale.analysis import report
 from refscale.claims.claim import Figure, Figures, at_most, between, claim, none_wrong, same
 from refscale.claims.measure import (
     ONE_SEGMENT,
@@ -250,7 +250,7 @@ def claim_8_09_regular_beside_unit(place: Place) -> Figures:
     142."""
     counts, activations = {}, {}
     for scheme in (regular, unit):
-        summary = record("bert-tiny", scheme, formats=()).summary()
+        summary = report("bert-tiny", scheme, formats=()).summary()
         counts[scheme.name] = summary.outside_count
         activations[scheme.name] = summary.outside["activation"]
         yield same(f"{scheme.name}: tensors judged", summary.judged_count, 160)

@@ -8,7 +8,7 @@ array explicitly.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from refscale.errors import TapeError
 
@@ -38,12 +38,6 @@ def install(functions: Mapping[str, Callable[[Any, Any], Any]]) -> None:
     _INSTALLED.update(functions)
 
 
-def _run(symbol: str, left: object, right: object) -> Any:
-    if symbol not in _INSTALLED:
-        raise TapeError(f"{left!r} {symbol} {right!r}: no op is installed for {symbol}; import refscale.ops")
-    return _INSTALLED[symbol](_number(left), _number(right))
-
-
 def _number(x: object) -> object:
     """A Python integer as a float, for ``2 * x``: integers are token ids to an op, not numbers."""
     return float(x) if type(x) is int else x
@@ -55,37 +49,43 @@ class Operators:
     __slots__ = ()
     __array_ufunc__: ClassVar[None] = None  # NumPy then leaves ``array + tensor`` to the tensor
 
-    def __add__(self, other: Any) -> Any:
+    def _run(self, symbol: str, left: object, right: object) -> Self:
+        if symbol not in _INSTALLED:
+            raise TapeError(f"{left!r} {symbol} {right!r}: no op is installed for {symbol}; import refscale.ops")
+        result: Self = _INSTALLED[symbol](_number(left), _number(right))
+        return result
+
+    def __add__(self, other: Any) -> Self:
         """``ops.Add``."""
-        return _run("+", self, other)
+        return self._run("+", self, other)
 
-    def __radd__(self, other: Any) -> Any:
+    def __radd__(self, other: Any) -> Self:
         """``ops.Add`` of what stands on the left."""
-        return _run("+", other, self)
+        return self._run("+", other, self)
 
-    def __sub__(self, other: Any) -> Any:
+    def __sub__(self, other: Any) -> Self:
         """``ops.Subtract``."""
-        return _run("-", self, other)
+        return self._run("-", self, other)
 
-    def __rsub__(self, other: Any) -> Any:
+    def __rsub__(self, other: Any) -> Self:
         """``ops.Subtract`` from what stands on the left."""
-        return _run("-", other, self)
+        return self._run("-", other, self)
 
-    def __mul__(self, other: Any) -> Any:
+    def __mul__(self, other: Any) -> Self:
         """``ops.Multiply``."""
-        return _run("*", self, other)
+        return self._run("*", self, other)
 
-    def __rmul__(self, other: Any) -> Any:
+    def __rmul__(self, other: Any) -> Self:
         """``ops.Multiply`` of what stands on the left."""
-        return _run("*", other, self)
+        return self._run("*", other, self)
 
-    def __matmul__(self, other: Any) -> Any:
+    def __matmul__(self, other: Any) -> Self:
         """``ops.Matmul``."""
-        return _run("@", self, other)
+        return self._run("@", self, other)
 
-    def __rmatmul__(self, other: Any) -> Any:
+    def __rmatmul__(self, other: Any) -> Self:
         """``ops.Matmul`` of what stands on the left."""
-        return _run("@", other, self)
+        return self._run("@", other, self)
 
     def __array_function__(self, function: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
         """Raise TapeError: the result of a NumPy function would have no gradient."""

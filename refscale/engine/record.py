@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -120,7 +120,7 @@ class Tensor(Operators):
             raise TapeError(f"{self}.grad: only leaves keep their gradient; call retain_grad() of it before backward")
         return self.variable.gradient
 
-    def retain_grad(self) -> Tensor:
+    def retain_grad(self) -> Self:
         """Keep the gradient of a tensor that is not a leaf, for ``grad``; call it before ``backward``.
 
         Returns:

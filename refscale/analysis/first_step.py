@@ -24,7 +24,7 @@ from refscale.scales import Scheme, get_constraint, get_scheme
 from refscale.tasks import Setup, Task, get_task, kind_of
 
 
-def record(
+def report(
     model: str | Config,
     scheme: str | Scheme,
     precision: str | Precision = fp32,
@@ -65,7 +65,7 @@ def record(
         config = replace(config, constraint=get_constraint(constraint))
     scheme, precision = get_scheme(scheme), get_precision(precision)
     if batch < 1 or seq < 1 or seed < 0:
-        raise ArgumentError(f"record(batch={batch}, seq={seq}, seed={seed}): expected batch, seq ≥ 1, seed ≥ 0")
+        raise ArgumentError(f"report(batch={batch}, seq={seq}, seed={seed}): expected batch, seq ≥ 1, seed ≥ 0")
     formats = tuple(get_format(f).name for f in formats)
     task = first_task(config, scheme, text, batch, seq)
     data = next(task.batches(np.random.default_rng(seed)))
@@ -95,7 +95,7 @@ def record(
 
 
 def work(model: str) -> float:
-    """What ``record`` adds up to in its ``progress``.  Raises ArgumentError for an unknown name."""
+    """What ``report`` adds up to in its ``progress``.  Raises ArgumentError for an unknown name."""
     config = get_config(model)
     return 2 * count(family(config).specs(config)) / 1e6
 

@@ -1,0 +1,172 @@
+"""``import refscale as rs``: names found at their first use, old names, public names of every package."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import refscale as rs
+from refscale import testing
+from refscale.names import lazily
+
+ROOT = Path(rs.__file__).parent
+MODULES = {"functional", "ops"}
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True)
+    return done.stdout
+
+
+def imported(source: str) -> dict[str, str]:
+    """The names that type checkers see: those imported in ``if TYPE_CHECKING:``, with their modules."""
+    (block,) = (n for n in ast.parse(source).body if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test))
+    return {a.name: n.module for n in block.body if isinstance(n, ast.ImportFrom) for a in n.names}
+
+
+def table(source: str) -> dict[str, str]:
+    """The names that are found at run time: those of the call of ``lazily``, with their modules."""
+    (call,) = (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call) and ast.unparse(n.func) == "lazily")
+    where = ast.literal_eval(call.args[1])
+    return {name: module for module, names in where.items() for name in names}
+
+
+@pytest.mark.parametrize("package", [rs, testing], ids=["refscale", "testing"])
+class TestLazyNames:
+    def test_dir_lists_them(self, package):
+        assert set(package.__all__) <= set(dir(package))
+
+    def test_each_is_the_very_object_of_its_module(self, package):
+        source = Path(package.__file__).read_text(encoding="utf-8")
+        for name, module in table(source).items():
+            path = f"{package.__name__}.{module or name}"
+            owner = importlib.import_module(path)
+            assert getattr(package, name) is (getattr(owner, name) if module else owner)
+
+    def test_type_checkers_see_the_same(self, package):
+        source = Path(package.__file__).read_text(encoding="utf-8")
+        expected = {n: ".".join(filter(None, (package.__name__, m))) for n, m in table(source).items()}
+        assert imported(source) == expected
+        assert sorted(expected) == sorted(package.__all__)
+
+    def test_a_name_that_only_one_of_them_has_is_noticed(self, package):
+        source = Path(package.__file__).read_text(encoding="utf-8")
+        name = package.__all__[-1]
+        other = table(source.replace(f'"{name}"', '"another"'))
+        assert set(other) ^ set(imported(source)) == {name, "another"}
+
+    def test_no_other_name_is_found(self, package):
+        with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'xyzzy'$"):
+            _ = package.xyzzy
+        assert not hasattr(package, "__wrapped__")
+
+
+def test_about_twenty_names():
+    assert len(rs.__all__) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("quantise", "did you mean quantize"),
+        ("Tapes", "did you mean Tape"),
+        ("back_ward", r"did you mean backward\?"),
+        ("blocks", "import refscale.blocks"),
+        ("nonsense_of_a_name", "attribute 'nonsense_of_a_name'$"),
+    ],
+)
+def test_an_unknown_name_names_what_is_near(name, message):
+    """In a new process: a submodule that somebody has imported is an attribute."""
+    code = f"import refscale\ntry:\n    refscale.{name}\nexcept AttributeError as error:\n    print(error)"
+    assert re.search(message, run(code).strip())
+
+
+def test_nothing_is_imported_until_a_name_is_used():
+    code = (
+        "import sys; before = set(sys.modules); import refscale as rs; dir(rs)\n"
+        "print(*sorted(set(sys.modules) - before))\n"
+        "rs.get_format; print('numpy' in sys.modules, 'refscale.ops' in sys.modules)"
+    )
+    first, second = run(code).splitlines()
+    assert set(first.split()) <= {"refscale", "refscale.names", "__future__"}
+    assert second == "True False"
+
+
+def test_a_first_program():
+    """All that it uses is in the twenty names."""
+    code = (
+        "import numpy as np, refscale as rs\n"
+        "tape = rs.Tape('unit', 'fp8')\n"
+        "rng = np.random.default_rng(0)\n"
+        "x, w = tape.tensor(rng.standard_normal((64, 32))), tape.tensor(rng.standard_normal((32, 32)))\n"
+        "y = rs.functional.gelu(x @ w)\n"
+        "rs.backward(y, rng.standard_normal(y.shape))\n"
+        "print(np.asarray(y).shape, rs.gradient_factors(y)[y.variable])\n"
+        "print(rs.quantize([0.3], 'e4m3fn', rounding='nearest_even', overflow='saturate'))\n"
+    )
+    assert run(code) == "(64, 32) 1.0\n[0.3125]\n"
+
+
+MYPY = """\
+import refscale as rs
+from refscale.formats import Cast
+
+tape = rs.Tape("unit", "fp8")
+cast: rs.Cast = Cast("e5m2", "nearest_even", "saturate")
+y: rs.Tensor = rs.functional.gelu(tape.tensor([1.0]))
+z: rs.Tensor = y @ y + 2 * y
+c: float = rs.gradient_factors(y)[y.variable]
+"""
+
+
+@pytest.mark.slow
+def test_mypy_sees_them(tmp_path):
+    api = pytest.importorskip("mypy.api")
+    good, bad = tmp_path / "good.py", tmp_path / "bad.py"
+    good.write_text(MYPY, encoding="utf-8")
+    bad.write_text("import refscale as rs\nrs.quantise\nrs.get_format(3)\n", encoding="utf-8")
+    how = ["--strict", "--follow-imports=silent", f"--cache-dir={tmp_path}"]
+    assert api.run([*how, str(good)])[0].startswith("Success")
+    found = api.run([*how, str(bad)])[0]
+    assert 'has no attribute "quantise"' in found
+    assert 'Argument 1 to "get_format"' in found
+
+
+class TestOldNames:
+    """A package whose ``__getattr__`` knows an old name: here ``refscale.analysis``, in which record is now report."""
+
+    def test_it_is_the_new_one_with_a_warning(self):
+        code = (
+            "import warnings\n"
+            "with warnings.catch_warnings(record=True) as seen:\n"
+            "    warnings.simplefilter('always')\n"
+            "    from refscale import analysis\n"
+            "    assert analysis.record is analysis.report\n"
+            "print(seen[-1].category.__name__, seen[-1].message, seen[-1].filename)"
+        )
+        assert run(code) == "DeprecationWarning refscale.analysis.record is now refscale.analysis.report <string>\n"
+
+    def test_from_an_import(self):
+        with pytest.warns(DeprecationWarning, match=r"refscale\.analysis\.record is now refscale\.analysis\.report"):
+            from refscale.analysis import record
+        assert record is rs.report
+
+    def test_dir_does_not_list_it(self):
+        from refscale import analysis
+
+        assert "record" not in dir(analysis)
+        assert "report" in dir(analysis)
+
+    def test_an_old_name_without_a_new_one_is_an_error(self):
+        get, _ = lazily("refscale.formats", {}, {"old": "new"})
+        with (
+            pytest.warns(DeprecationWarning, match=r"refscale\.formats\.old is now refscale\.formats\.new"),
+            pytest.raises(AttributeError, match="has no attribute 'new'"),
+        ):
+            get("old")
