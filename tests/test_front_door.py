@@ -9,11 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import refscale as rs
-from refscale import testing
+from refscale import blocks, optim, rivals, scales, testing
+from refscale.errors import ArgumentError
 from refscale.names import lazily
+from refscale.rivals import operand_scale
 
 ROOT = Path(rs.__file__).parent
 MODULES = {"functional", "ops"}
@@ -170,3 +173,89 @@ class TestOldNames:
             pytest.raises(AttributeError, match="has no attribute 'new'"),
         ):
             get("old")
+
+
+NAMED = "Scheme|Precision|Constraint|ResidualRule|Accumulator|Format|BlockCast|Optimizer|Schedule|Scaling"
+"""Kinds of things that have names, and a function ``get_…`` that finds them."""
+
+
+def public_functions() -> list[tuple[str, ast.FunctionDef]]:
+    """The functions that some ``__all__`` lists, outside of the golden vectors."""
+    trees = {p: ast.parse(p.read_text(encoding="utf-8")) for p in sorted(ROOT.rglob("*.py"))}
+    exported = {name for tree in trees.values() for name in exports(tree)}
+    return [
+        (f"{p.relative_to(ROOT).with_suffix('').as_posix().replace('/', '.')}.{node.name}", node)
+        for p, tree in trees.items()
+        if "golden" not in p.parts
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name in exported
+    ]
+
+
+def exports(tree: ast.Module) -> list[str]:
+    lists = [n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"]
+    return [name for value in lists for name in ast.literal_eval(value)]
+
+
+def without_names(function: ast.FunctionDef) -> list[str]:
+    """The parameters of a function that take a thing with a name, but not its name."""
+    parameters = [*function.args.args, *function.args.kwonlyargs, *filter(None, [function.args.vararg])]
+    types = {p.arg: ast.unparse(p.annotation) for p in parameters if p.annotation}
+    return [name for name, kind in types.items() if re.search(rf"\b({NAMED})\b", kind) and not re.search(r"\bstr\b", kind)]
+
+
+class TestNamesInPlaceOfObjects:
+    def test_every_public_function_takes_them(self):
+        """But for those of strategies, which take strategies, and the one that serves the engine."""
+        found = {name: wrong for name, f in public_functions() if (wrong := without_names(f))}
+        assert found == {
+            "precision.policy.random_bits": ["cast"],
+            "testing.strategies.block_casts": ["into"],
+            "testing.strategies.casts": ["into"],
+        }
+
+    def test_the_check_rejects_a_function_that_does_not(self):
+        code = "def f(scheme: Scheme, mean: Constraint | None, tau: str | ResidualRule, *rest: Format): ..."
+        assert without_names(ast.parse(code).body[0]) == ["scheme", "mean", "rest"]
+
+    def test_they_are_the_objects(self):
+        tape = rs.Tape("unit", "fp8")
+        assert (tape.scheme, tape.precision) == (rs.unit, rs.get_precision("fp8"))
+        assert scales.constrain(scales.Scales(2.0, (8.0,)), (0,), "geometric") == scales.Scales(4.0, (4.0,))
+        assert scales.constraint_at("unit", "nowhere", "harmonic") is scales.harmonic
+        assert scales.residual_at("unit", "nowhere", "running-mean") is scales.running_mean
+        assert operand_scale("e5m2", 7.0) == operand_scale(rs.get_format("e5m2"), 7.0) == 2.0**13
+        assert blocks.scale_exact(12.0, "mxfp4") == 2.0
+        assert blocks.round_block_exact([12.0, 1.0], "mxfp4") == (2.0, [6.0, 0.5], 1.0)
+
+    def test_a_plan(self):
+        x = np.ones((2, 3))
+        plans = [
+            rs.plan(lambda t: rs.functional.gelu(t), x, mean=mean, base=base, add=add)
+            for mean, base, add in (
+                ("harmonic", "unit", "arithmetic"),
+                (scales.harmonic, rs.unit, scales.arithmetic),
+            )
+        ]
+        assert plans[0] == plans[1]
+
+    def test_objects_are_returned_as_they_are(self):
+        optimizer, schedule, scaling = optim.sgd(momentum=0.5), optim.constant(), rivals.get_scaling("static:8")
+        assert optim.get_optimizer(optimizer) is optimizer
+        assert optim.get_schedule(schedule) is schedule
+        assert rivals.get_scaling(scaling) is scaling
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda: optim.get_optimizer(3),
+            lambda: optim.get_optimizer(optim.sgd(), momentum=0.9),
+            lambda: optim.get_schedule(3),
+            lambda: optim.get_schedule(optim.constant(), warmup=3),
+            lambda: rivals.get_scaling(3),
+            lambda: rivals.get_scaling(rivals.NoScaling),
+        ],
+    )
+    def test_what_is_neither_is_refused(self, call):
+        with pytest.raises(ArgumentError, match=r"get_(optimizer|schedule|scaling)\(.*\): expected one of"):
+            call()

@@ -20,7 +20,7 @@ from refscale.layers import count, on_tape
 from refscale.models import Config, family, get_config
 from refscale.precision import Precision, fp32, get_precision
 from refscale.progress import Progress
-from refscale.scales import Scheme, get_constraint, get_scheme
+from refscale.scales import Constraint, Scheme, get_constraint, get_scheme
 from refscale.tasks import Setup, Task, get_task, kind_of
 
 
@@ -29,7 +29,7 @@ def report(
     scheme: str | Scheme,
     precision: str | Precision = fp32,
     *,
-    constraint: str | None = None,
+    constraint: str | Constraint | None = None,
     batch: int = 8,
     seq: int = 128,
     seed: int = 0,
@@ -43,7 +43,7 @@ def report(
         model: as ``models.get_config`` reads it, or a configuration.
         scheme: a name, or a scheme.
         precision: a name, a mix (see ``get_precision``), or a policy; all but fp32 also count what casts lost.
-        constraint: name of one in ``scales.CONSTRAINTS``, in place of the configuration's.
+        constraint: one of ``scales.CONSTRAINTS`` or its name, in place of the configuration's.
         batch: sequences.
         seq: tokens in each.
         seed: of initial weights and of the choice of text (and of masked words).

@@ -44,7 +44,7 @@ def linear(p: Tensors, name: str, x: Tensor, constraint: str | Constraint = geom
     weight, bias = p[f"{name}.weight"], p.get(f"{name}.bias")
     tape = tape_of(f"linear({name!r})", x, weight)
     with tape.scope(name.rpartition(".")[2]):
-        return F.linear(x, weight, bias, constraint=constraint_at(tape.scheme, name, get_constraint(constraint)))
+        return F.linear(x, weight, bias, constraint=constraint_at(tape.scheme, name, constraint))
 
 
 def norm_specs(name: str, d: int, depth: int = 1, bias: bool = True) -> Specs:
