@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -201,7 +202,9 @@ def without_names(function: ast.FunctionDef) -> list[str]:
     """The parameters of a function that take a thing with a name, but not its name."""
     parameters = [*function.args.args, *function.args.kwonlyargs, *filter(None, [function.args.vararg])]
     types = {p.arg: ast.unparse(p.annotation) for p in parameters if p.annotation}
-    return [name for name, kind in types.items() if re.search(rf"\b({NAMED})\b", kind) and not re.search(r"\bstr\b", kind)]
+    return [
+        name for name, kind in types.items() if re.search(rf"\b({NAMED})\b", kind) and not re.search(r"\bstr\b", kind)
+    ]
 
 
 class TestNamesInPlaceOfObjects:
@@ -259,3 +262,81 @@ class TestNamesInPlaceOfObjects:
     def test_what_is_neither_is_refused(self, call):
         with pytest.raises(ArgumentError, match=r"get_(optimizer|schedule|scaling)\(.*\): expected one of"):
             call()
+
+
+# --- Public names -----------------------------------------------------------------------------------------------------
+
+NO_NAMES = {"refscale.ops.kernels"}
+"""Packages that export nothing."""
+
+OWN_USE = {"refscale": {"lazily"}, "refscale.cli": {"COMMANDS", "degrade", "parser"}}
+"""What the ``__init__`` of a package imports from its own modules and does not export."""
+
+
+def public_modules() -> list[str]:
+    """Packages, and the modules beside them that users import from."""
+    packages = [p.parent.relative_to(ROOT.parent) for p in ROOT.rglob("__init__.py")]
+    modules = ["refscale.data", "refscale.errors", "refscale.functional", "refscale.graph", "refscale.memory"]
+    return sorted({*(".".join(p.parts) for p in packages), *modules} - NO_NAMES)
+
+
+def listed(module: str) -> list[str]:
+    """The public names of a module or package."""
+    return list(getattr(importlib.import_module(module), "__all__", []))
+
+
+class TestPublicNames:
+    @pytest.mark.parametrize("module", public_modules())
+    def test_each_resolves_and_a_star_import_works(self, module):
+        names: dict[str, object] = {}
+        exec(f"from {module} import *", names)
+        assert set(listed(module)) == set(names) - {"__builtins__"} != set()
+        assert len(set(listed(module))) == len(listed(module))
+
+    @pytest.mark.parametrize("module", public_modules())
+    def test_what_a_package_imports_from_its_own_modules_is_listed(self, module):
+        path = ROOT.parent.joinpath(*module.split("."), "__init__.py")
+        if path.exists():
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            froms = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+            own = {a.asname or a.name for n in froms if (n.module or "").startswith(f"{module}.") for a in n.names}
+            assert own - OWN_USE.get(module, set()) <= set(listed(module))
+
+
+PAGES = [ROOT.parent / "README.md", *sorted((ROOT.parent / "tutorials").glob("*.md"))]
+
+
+def documented(text: str) -> set[tuple[str, str]]:
+    """(module, name) of what a page imports, and of dotted names in its prose, such as ``graph.plan``."""
+    found = set()
+    for line in text.splitlines():
+        if match := re.match(r"(?:>>> |\.\.\. )?\s*from (refscale[\w.]*) import ([\w, ]+)", line):
+            found |= {(match[1], name.split(" as ")[0].strip()) for name in match[2].split(",")}
+    parts = "|".join(sorted(p.name.removesuffix(".py") for p in ROOT.iterdir() if not p.name.startswith("_")))
+    for match in re.finditer(rf"`(?:refscale\.)?({parts})((?:\.[a-z_]\w*)*)\.([A-Za-z_]\w*)(?!\w*\.\w*`)[`(]", text):
+        if match[3] not in ("py", "md", "toml", "json"):
+            found.add((f"refscale.{match[1]}{match[2]}", match[3]))
+    return found
+
+
+def unlisted(text: str) -> list[str]:
+    """Names of a page that neither their module nor a package above it lists."""
+    wrong = []
+    for module, name in sorted(documented(text)):
+        if hasattr(importlib.import_module(module), "__path__") and importlib.util.find_spec(f"{module}.{name}"):
+            continue  # a module
+        parts = module.split(".")
+        if not any(name in listed(".".join(parts[:n])) for n in range(1, len(parts) + 1)):
+            wrong.append(f"{module}.{name}")
+    return wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_documented_name_is_public(page):
+    assert unlisted(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_private_name_in_a_page_is_noticed():
+    text = ">>> from refscale.graph import plan, Iterator\nSee `graph.settle`, `published.adapt`, `refscale.graph`."
+    assert documented(text) >= {("refscale.graph", "Iterator"), ("refscale.graph", "settle")}
+    assert unlisted(text) == ["refscale.graph.Iterator", "refscale.graph.settle"]

@@ -37,19 +37,34 @@ from refscale.analysis.fidelity_text import render_fidelity
 from refscale.analysis.files import from_json, load, save, to_json
 from refscale.analysis.first_step import report
 from refscale.analysis.flops import Flops, OpFlops, count_flops, render_flops, save_flops, tape_flops
-from refscale.analysis.plots import check_plot, plot, plot_drift, plot_losses, plot_snr
+from refscale.analysis.plots import (
+    COLORS,
+    SCHEME_COLORS,
+    SMALL,
+    check_plot,
+    mark_ranges,
+    open_figure,
+    plot,
+    plot_drift,
+    plot_losses,
+    plot_snr,
+    scheme_color,
+)
 from refscale.analysis.plots_fidelity import plot_fidelity
 from refscale.analysis.predict import Prediction, predict
 from refscale.analysis.report import CastSummary, Report, Summary, summarize
-from refscale.analysis.snr import cast_snr, curves, render_snr, snr
+from refscale.analysis.snr import cast_snr, curves, plateau, render_snr, snr
 from refscale.analysis.snr_blocks import block_curves, curves_over_scale, render_block_snr
 from refscale.analysis.stats import KINDS, REPORT_FORMATS, Kind, Limits, Lost, Measurement, TensorStats, measure
 from refscale.analysis.text import render
 from refscale.names import lazily
 
 __all__ = [
+    "COLORS",
     "KINDS",
     "REPORT_FORMATS",
+    "SCHEME_COLORS",
+    "SMALL",
     "CastLosses",
     "CastSummary",
     "Drift",
@@ -80,7 +95,10 @@ __all__ = [
     "load",
     "load_drifts",
     "load_fidelity",
+    "mark_ranges",
     "measure",
+    "open_figure",
+    "plateau",
     "plot",
     "plot_drift",
     "plot_fidelity",
@@ -99,6 +117,7 @@ __all__ = [
     "save_drifts",
     "save_fidelity",
     "save_flops",
+    "scheme_color",
     "snr",
     "summarize",
     "tape_flops",

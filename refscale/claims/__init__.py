@@ -21,6 +21,7 @@ In reading order:
 
 from refscale.claims.catalog import CLAIMS, SECTIONS, Section, select
 from refscale.claims.claim import Claim, Figure, at_most, between, claim, near, none_wrong, same, sampled
+from refscale.claims.one_op import by_density, lattice, std_by_density
 from refscale.claims.run import Result, places, verify
 
 __all__ = [
@@ -32,12 +33,15 @@ __all__ = [
     "Section",
     "at_most",
     "between",
+    "by_density",
     "claim",
+    "lattice",
     "near",
     "none_wrong",
     "places",
     "same",
     "sampled",
     "select",
+    "std_by_density",
     "verify",
 ]
