@@ -92,4 +92,4 @@ class Operators:
         name = f"{function.__module__}.{function.__name__}"
         instead = INSTEAD.get(function.__name__)
         use = f"refscale.{instead}" if instead else "a function of refscale.functional or an op of refscale.ops"
-        raise TapeError(f"{name} of a Tensor has no gradient: use {use}, or np.asarray(tensor) for the plain array")
+        raise TapeError(f"{name} of a Tensor has no gradient: use {use}, or np.asarray(tensor)")
