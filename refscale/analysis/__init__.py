@@ -20,6 +20,8 @@ In reading order:
     0
 """
 
+from typing import TYPE_CHECKING
+
 from refscale.analysis.drift import Drift, load_drifts, read_drift, render_drift, save_drifts
 from refscale.analysis.fidelity import fidelity
 from refscale.analysis.fidelity_report import (
@@ -124,4 +126,5 @@ __all__ = [
     "to_json",
 ]
 
-__getattr__, __dir__ = lazily(__name__, {}, {"record": "report"})
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(__name__, {}, {"record": "report"})
