@@ -17,7 +17,7 @@ from refscale.arrays import freeze, kept, plain
 from refscale.engine.op import Array, Op
 from refscale.engine.operators import Operators
 from refscale.errors import ArgumentError, CarrierError, FactorError, ShapeError, TapeError
-from refscale.precision import CastRecord, OperandScales, Precision, Remembering, Rounder, fp32, get_precision
+from refscale.precision import CastRecord, OperandScaling, Precision, Remembering, Rounder, fp32, get_precision
 from refscale.scales import Call, Constraint, Scales, Scheme, Shape, close, get_constraint, get_scheme, none, regular
 
 
@@ -179,7 +179,7 @@ class Tape:
         probe: Probe | None = None,
         rng: np.random.Generator | None = None,
         count_casts: bool = False,
-        operand_scales: OperandScales | None = None,
+        operand_scales: OperandScaling | None = None,
         fast: bool = True,
     ) -> None:
         self.nodes: list[Node] = []
