@@ -31,7 +31,7 @@ from refscale.sweep.executors import open_executor
 from refscale.sweep.figures import draw
 from refscale.sweep.rows import Row, read_rows
 from refscale.sweep.search import Bracket, Grid, Search, Walk
-from refscale.sweep.spec import SHIPPED, Cell, Spec, load_spec
+from refscale.sweep.spec import SHIPPED, Cell, SweepSpec, load_spec
 from refscale.sweep.summary import CellResult, outcomes, summary
 
 __all__ = [
@@ -48,7 +48,7 @@ __all__ = [
     "Row",
     "RunResult",
     "Search",
-    "Spec",
+    "SweepSpec",
     "Variant",
     "Walk",
     "compare",
@@ -64,4 +64,4 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = lazily(__name__, {}, {"Outcome": "CellResult"})
+    __getattr__, __dir__ = lazily(__name__, {}, {"Spec": "SweepSpec", "Outcome": "CellResult"})

@@ -11,7 +11,7 @@ from refscale.errors import counted
 from refscale.sweep.markdown import Table, render
 from refscale.sweep.rows import Row, loss_of
 from refscale.sweep.search import best, replay
-from refscale.sweep.spec import Cell, Settings, Spec, run_id
+from refscale.sweep.spec import Cell, Settings, SweepSpec, run_id
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class CellResult:
         return median(self.losses) if self.losses else math.inf
 
 
-def outcomes(spec: Spec, rows: Mapping[str, Row]) -> list[CellResult]:
+def outcomes(spec: SweepSpec, rows: Mapping[str, Row]) -> list[CellResult]:
     """What came of every cell, as far as the rows go."""
     own: dict[str, dict[float, list[float]]] = {}
     most = spec.diverged_above
@@ -54,7 +54,7 @@ def outcomes(spec: Spec, rows: Mapping[str, Row]) -> list[CellResult]:
 
 
 def tried_rates(
-    spec: Spec, settings: Settings, rows: Mapping[str, Row]
+    spec: SweepSpec, settings: Settings, rows: Mapping[str, Row]
 ) -> tuple[dict[float, float | None], list[float]]:
     """The search for the rate of some settings, as far as the rows go; see ``search.replay``."""
 
@@ -82,7 +82,7 @@ def seed_interval(found: Sequence[CellResult]) -> float:
     return 1.96 * math.sqrt(median(spread) * (2 / seeds) * (math.pi / 2)) if spread else 0.0
 
 
-def summary(spec: Spec, rows: Mapping[str, Row]) -> str:
+def summary(spec: SweepSpec, rows: Mapping[str, Row]) -> str:
     """Both tables in Markdown, and what was run."""
     found = outcomes(spec, rows)
     interval = seed_interval(found)
@@ -101,7 +101,7 @@ def summary(spec: Spec, rows: Mapping[str, Row]) -> str:
     return "\n\n".join([head, *tables]) + "\n"
 
 
-def _points(spec: Spec, found: Sequence[CellResult]) -> Table:
+def _points(spec: SweepSpec, found: Sequence[CellResult]) -> Table:
     """A row for every point, a column for every variant: median loss, and log2 of the rate."""
     axes = [name for name, values in spec.grid.items() if len(values) > 1]
     yield (*(a.removeprefix("model.") for a in axes), *spec.variants)
@@ -124,7 +124,7 @@ def _unique(found: Sequence[CellResult]) -> list[dict[str, object]]:
     return points
 
 
-def _shares(spec: Spec, found: Sequence[CellResult], interval: float) -> Table:
+def _shares(spec: SweepSpec, found: Sequence[CellResult], interval: float) -> Table:
     """How every variant compares with the first, over the points."""
     first = next(iter(spec.variants))
     reference = {tuple(sorted(o.cell.point.items())): o.loss for o in found if o.cell.variant == first and o.losses}
