@@ -27,7 +27,7 @@ NormPlacement = Literal["post", "pre", "branch", "none"]
 
 
 class ScaledOp(Protocol):
-    """What a scheme asks of an op; every op of the engine has it."""
+    """An op as a scheme sees it; every op of the engine is one."""
 
     @property
     def name(self) -> str:

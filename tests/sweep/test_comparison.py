@@ -15,7 +15,7 @@ from refscale import functional as F  # noqa: N812
 from refscale import ops
 from refscale.engine import apply
 from refscale.errors import ArgumentError, DataError
-from refscale.layers import SweepSpec
+from refscale.layers import Spec
 from refscale.scales import get_scheme
 from refscale.sweep import (
     Bracket,
@@ -136,7 +136,7 @@ def test_from_rows_by_hand(monkeypatch, tmp_path):
 class OneProduct:
     """In place of ``Run``: one product of constants x (4, 16) and a parameter w (16, 8), and its loss."""
 
-    specs = {"w": SweepSpec("weight", (16, 8))}  # noqa: RUF012
+    specs = {"w": Spec("weight", (16, 8))}  # noqa: RUF012
 
     def __init__(self, scheme):
         self.scheme, self.task = scheme, self
