@@ -289,6 +289,17 @@ class TestRetainedGradients:
         np.testing.assert_allclose(grads[0][1], 8 * TWO * root, rtol=4 * 2**-24)
 
     @executors
+    def test_a_factor_does_not_overwrite_it(self, fast):
+        """β = 8 of an identity: the fast executor would multiply a gradient of its own in place."""
+        x = leaf([0.0, 0.0], scheme="unit", fast=fast)
+        h = apply(ops.Scaled(1.0, 8.0), x).retain_grad()
+        y = apply(ops.Gelu(), h)
+        backward(y, [1.0, 2.0])
+        slope = np.float32(y.variable.node.scales.beta[0] / 2)  # gelu'(0) = ½
+        np.testing.assert_allclose(h.grad, [slope, 2 * slope], rtol=4 * 2**-24)
+        np.testing.assert_allclose(x.grad, [8 * slope, 16 * slope], rtol=4 * 2**-24)
+
+    @executors
     def test_of_sparse_rows_the_whole(self, fast):
         """An embedding sends rows to a Scaled, which retains the table's whole gradient."""
         table = leaf(np.ones((3, 1)), fast=fast)
