@@ -4,7 +4,7 @@ In reading order:
 
 1. ``stats``: an array in figures: σ, exponents, what a cast to a narrow format would lose.
 2. ``report``: what a report is, and comes to: how many tensors are far from unit scale.
-3. ``trace``, ``record``: one training step of a BERT, every tensor in figures: a ``Report``.
+3. ``trace``, ``first_step``: one training step of a BERT, every tensor in figures: a ``Report``.
 4. ``text``, ``histogram``, ``plots``, ``files``: reports for a terminal, as figures, as JSON; ``plots_sweep``: those of
    sweeps.
 5. ``drift``: how scales move while a model trains.
@@ -15,11 +15,12 @@ In reading order:
    ``plots_fidelity`` show it.
 10. ``ops_table``, ``formats_table``: every op's factors, every format, in figures.
 
-    >>> from refscale.analysis import record
-    >>> report = record("bert-tiny", "unit")
-    >>> report.summary().outside["weight"]
+    >>> import refscale as rs
+    >>> rs.report("bert-tiny", "unit").summary().outside["weight"]
     0
 """
+
+from typing import TYPE_CHECKING
 
 from refscale.analysis.drift import Drift, load_drifts, read_drift, render_drift, save_drifts
 from refscale.analysis.fidelity import fidelity
@@ -36,20 +37,36 @@ from refscale.analysis.fidelity_report import (
 )
 from refscale.analysis.fidelity_text import render_fidelity
 from refscale.analysis.files import from_json, load, save, to_json
+from refscale.analysis.first_step import report
 from refscale.analysis.flops import Flops, OpFlops, count_flops, render_flops, save_flops, tape_flops
-from refscale.analysis.plots import check_plot, plot, plot_drift, plot_losses, plot_snr
+from refscale.analysis.plots import (
+    COLORS,
+    SCHEME_COLORS,
+    SMALL,
+    check_plot,
+    mark_ranges,
+    open_figure,
+    plot,
+    plot_drift,
+    plot_losses,
+    plot_snr,
+    scheme_color,
+)
 from refscale.analysis.plots_fidelity import plot_fidelity
 from refscale.analysis.predict import Prediction, predict
-from refscale.analysis.record import record
 from refscale.analysis.report import CastSummary, Report, Summary, summarize
-from refscale.analysis.snr import cast_snr, curves, render_snr, snr
+from refscale.analysis.snr import cast_snr, curves, plateau, render_snr, snr
 from refscale.analysis.snr_blocks import block_curves, curves_over_scale, render_block_snr
 from refscale.analysis.stats import KINDS, REPORT_FORMATS, Kind, Limits, Lost, Measurement, TensorStats, measure
 from refscale.analysis.text import render
+from refscale.names import lazily
 
 __all__ = [
+    "COLORS",
     "KINDS",
     "REPORT_FORMATS",
+    "SCHEME_COLORS",
+    "SMALL",
     "CastLosses",
     "CastSummary",
     "Drift",
@@ -80,7 +97,10 @@ __all__ = [
     "load",
     "load_drifts",
     "load_fidelity",
+    "mark_ranges",
     "measure",
+    "open_figure",
+    "plateau",
     "plot",
     "plot_drift",
     "plot_fidelity",
@@ -88,19 +108,23 @@ __all__ = [
     "plot_snr",
     "predict",
     "read_drift",
-    "record",
     "render",
     "render_block_snr",
     "render_drift",
     "render_fidelity",
     "render_flops",
     "render_snr",
+    "report",
     "save",
     "save_drifts",
     "save_fidelity",
     "save_flops",
+    "scheme_color",
     "snr",
     "summarize",
     "tape_flops",
     "to_json",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(__name__, {}, {"record": "report"})

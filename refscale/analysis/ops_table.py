@@ -22,7 +22,7 @@ DEFAULTS: Mapping[str, int] = MappingProxyType({"b": 1024, "m": 768, "n": 3072, 
 
 
 @dataclass(frozen=True)
-class Row:
+class OpRow:
     """One op at one set of shapes.
 
     Attributes:
@@ -70,7 +70,7 @@ def parse_shape(text: str) -> dict[str, int]:
     return sizes
 
 
-def rows(shape: Mapping[str, int] = DEFAULTS) -> list[Row]:
+def rows(shape: Mapping[str, int] = DEFAULTS) -> list[OpRow]:
     """The op table at given sizes.
 
     Args:
@@ -94,7 +94,7 @@ def examples(shape: Mapping[str, int] = DEFAULTS) -> list[Example]:
     return ops.examples(Sizes(**_checked("rows", shape)))
 
 
-def render(rows: Iterable[Row]) -> str:
+def render(rows: Iterable[OpRow]) -> str:
     """The rows as aligned text, under a line of headings: two lines each, the factors, then shapes and source.
 
     "-" stands for a factor that does not exist.  Lines of at most 100 columns.
@@ -110,17 +110,17 @@ def render(rows: Iterable[Row]) -> str:
     )
 
 
-def _rows_of(op: Op, shapes: tuple[Shape, ...]) -> list[Row]:
+def _rows_of(op: Op, shapes: tuple[Shape, ...]) -> list[OpRow]:
     if not op.has_mean:
         return [_row(op, shapes, "", op.scale(*shapes))]
     statistics: tuple[Statistic, ...] = ("std", "rms")
     return [_row(op, shapes, s, op.scale(*shapes, statistic=s)) for s in statistics]
 
 
-def _row(op: Op, shapes: tuple[Shape, ...], statistic: str, scales: Scales) -> Row:
+def _row(op: Op, shapes: tuple[Shape, ...], statistic: str, scales: Scales) -> OpRow:
     mean = to_output_scale if op.adds else geometric  # as the recipe
     value = None if op.reports or op.carries_factors else constrain(scales, (0,), mean).alpha
-    return Row(op.name, _attributes(op), shapes, statistic, scales.alpha, scales.beta, value, op.source)
+    return OpRow(op.name, _attributes(op), shapes, statistic, scales.alpha, scales.beta, value, op.source)
 
 
 def _attributes(op: Op) -> str:
@@ -129,13 +129,13 @@ def _attributes(op: Op) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in given.items())
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: OpRow) -> tuple[str, ...]:
     name = f"{row.op}({row.attributes})" if row.attributes else row.op
     beta = ", ".join(map(_number, row.beta))
     return name, row.statistic, _number(row.alpha), beta, _number(row.constrained)
 
 
-def _second(row: Row) -> str:
+def _second(row: OpRow) -> str:
     shapes = " ".join(str(shape).replace(" ", "") for shape in row.shapes)
     return textwrap.fill(f"{shapes}: {row.source}", 100, initial_indent="    ", subsequent_indent="    ")
 

@@ -16,13 +16,15 @@ page                      ops
 ========================  ==============================================================================================
 
 ``apply(op, *tensors)`` runs one; ``refscale ops`` prints their factors.  ``OPS`` has every class by name: tables,
-golden vectors, claims and checks enumerate it.
+golden vectors, claims and checks enumerate it.  ``x + y``, ``x - y``, ``x * y`` and ``x @ y`` run ``Add``,
+``Subtract``, ``Multiply`` and ``Matmul``.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 
-from refscale.engine import Example, Op, Sizes
+from refscale.engine import Example, Op, Sizes, apply, operators
 from refscale.ops import (
     activations,
     arithmetic,
@@ -98,6 +100,15 @@ ACTIVATIONS: dict[str, Op] = {
     "sigmoid": Sigmoid(),
 }
 """What a model's configuration can name."""
+
+operators.install(
+    {
+        "+": partial(apply, Add()),
+        "-": partial(apply, Subtract()),
+        "*": partial(apply, Multiply()),
+        "@": partial(apply, Matmul()),
+    }
+)
 
 __all__ = [
     "ACTIVATIONS",

@@ -10,6 +10,9 @@ In reading order: ``factors``, ``moments`` (where the factors of activations com
 compute with).
 """
 
+from typing import TYPE_CHECKING
+
+from refscale.names import lazily
 from refscale.scales.factors import (
     CONSTRAINTS,
     Constraint,
@@ -52,7 +55,7 @@ from refscale.scales.schemes import (
     ReadoutRule,
     Regular,
     Role,
-    ScaleRule,
+    ScaledOp,
     Scheme,
     ScoresRule,
     UMup,
@@ -82,7 +85,7 @@ __all__ = [
     "Regular",
     "ResidualRule",
     "Role",
-    "ScaleRule",
+    "ScaledOp",
     "Scales",
     "Scheme",
     "ScoresRule",
@@ -119,3 +122,6 @@ __all__ = [
     "u_mup",
     "unit",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(__name__, {}, {"ScaleRule": "ScaledOp"})

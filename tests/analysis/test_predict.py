@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import refscale as rs
 from refscale import functional as F  # noqa: N812
 from refscale import ops
 from refscale.analysis import predict, record, render
@@ -356,7 +357,7 @@ def test_no_value_is_read():
 
 
 class TestInTheReport:
-    report = record("bert-tiny", "regular", formats=())
+    report = rs.report("bert-tiny", "regular", formats=())
 
     def test_most_scales_of_a_regular_bert_on_real_text_are_as_predicted(self):
         """10⁻⁷ or 1, forward or backward: 100 of 154 within 15 %."""

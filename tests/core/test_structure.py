@@ -15,6 +15,7 @@ import refscale
 ROOT = Path(refscale.__file__).parent
 ORDER = [
     "errors",
+    "names",
     "arguments",
     "arrays",
     "files",
@@ -135,7 +136,7 @@ def test_the_check_rejects_a_wrong_import(source):
 
 
 CORE, INSTRUMENTS = (re.findall(r"^``(\w+)`` ", table, re.M) for table in (refscale.__doc__ or "").split("\n\n")[2:5:2])
-SERVE_BOTH = ["errors", "arguments", "arrays", "files", "progress", "memory"]
+SERVE_BOTH = ["errors", "names", "arguments", "arrays", "files", "progress", "memory"]
 
 
 def test_the_map_is_complete_and_in_order():
