@@ -27,8 +27,9 @@ The instruments measure the core, train its models, and hold others to it.  The 
 ``rivals``          what unit scaling replaces: loss scaling, per-tensor scaling
 ``tasks``           what is learned: masked words, the next character, answers to questions
 ``optim``           SGD, Adam, AdamW, LAMB as pairs of pure functions; schedules
-``analysis``        what the numbers did: recorded scales, reports, SNR, figures
+``stats``           tensors in figures: σ, exponents, what a cast would lose; reports
 ``train``           training out of the box
+``analysis``        what the numbers did: recorded scales, predictions, SNR, plots
 ``sweep``           many runs: a grid, learning rates that are searched, any executor; the comparison
 ``testing``         how to state a claim as a test: strategies, exact constructions, assertions
 ``golden``          golden vectors, and the kit that holds a backend to them

@@ -1,25 +1,24 @@
-"""What the numbers did: recorded scales, reports, signal-to-noise ratios, figures.
+"""Instruments: reports of scales, predictions, signal-to-noise ratios, fidelity, tables and plots.
 
-In reading order:
+In reading order (``refscale.stats`` has the figures themselves: an array, a pass, a ``Report``):
 
-1. ``stats``: an array in figures: σ, exponents, what a cast to a narrow format would lose.
-2. ``report``: what a report is, and comes to: how many tensors are far from unit scale.
-3. ``trace``, ``record``: one training step of a BERT, every tensor in figures: a ``Report``.
-4. ``text``, ``histogram``, ``plots``, ``files``: reports for a terminal, as figures, as JSON; ``plots_sweep``: those of
-   sweeps.
-5. ``drift``: how scales move while a model trains.
-6. ``flops``: what factors cost.
-7. ``kernels``, ``softmax_kernels``, ``predict``: every scale of a model before it is run.
-8. ``snr``: how well a format carries Gaussian numbers, by their scale; ``snr_blocks``: block-scaled formats.
-9. ``fidelity_report``, ``fidelity_watch``, ``fidelity``: what narrow formats do to a trained model; ``fidelity_text``,
-   ``plots_fidelity`` show it.
-10. ``ops_table``, ``formats_table``: every op's factors, every format, in figures.
+1. ``record``: one training step of a model at initialization as a ``Report``.
+2. ``text``, ``histogram``, ``plots``, ``files``: reports for a terminal, as plots, as JSON; ``plots_sweep``: sweeps.
+3. ``drift``: the scales of a run over its steps.
+4. ``flops``: the cost of factors.
+5. ``kernels``, ``softmax_kernels``, ``predict``: every scale of a model before it is run.
+6. ``snr``: the signal-to-noise ratio of N(0, σ²) in each format; ``snr_blocks``: in block-scaled formats.
+7. ``fidelity_report``, ``fidelity_watch``, ``fidelity``: the error of narrow formats in a trained model;
+   ``fidelity_text``, ``plots_fidelity`` show it.
+8. ``ops_table``, ``formats_table``: every op's factors; every format.
 
     >>> from refscale.analysis import record
     >>> report = record("bert-tiny", "unit")
     >>> report.summary().outside["weight"]
     0
 """
+
+from typing import TYPE_CHECKING, Any
 
 from refscale.analysis.drift import Drift, load_drifts, read_drift, render_drift, save_drifts
 from refscale.analysis.fidelity import fidelity
@@ -41,32 +40,20 @@ from refscale.analysis.plots import check_plot, plot, plot_drift, plot_losses, p
 from refscale.analysis.plots_fidelity import plot_fidelity
 from refscale.analysis.predict import Prediction, predict
 from refscale.analysis.record import record
-from refscale.analysis.report import CastSummary, Report, Summary, summarize
 from refscale.analysis.snr import cast_snr, curves, render_snr, snr
 from refscale.analysis.snr_blocks import block_curves, curves_over_scale, render_block_snr
-from refscale.analysis.stats import KINDS, REPORT_FORMATS, Kind, Limits, Lost, Measurement, TensorStats, measure
 from refscale.analysis.text import render
 
 __all__ = [
-    "KINDS",
-    "REPORT_FORMATS",
     "CastLosses",
-    "CastSummary",
     "Drift",
     "Errors",
     "FidelityReport",
     "Flops",
-    "Kind",
-    "Limits",
-    "Lost",
-    "Measurement",
     "OpFlops",
     "OperandStats",
     "Prediction",
-    "Report",
     "StorageStats",
-    "Summary",
-    "TensorStats",
     "block_curves",
     "cast_snr",
     "check_plot",
@@ -80,7 +67,6 @@ __all__ = [
     "load",
     "load_drifts",
     "load_fidelity",
-    "measure",
     "plot",
     "plot_drift",
     "plot_fidelity",
@@ -100,7 +86,18 @@ __all__ = [
     "save_fidelity",
     "save_flops",
     "snr",
-    "summarize",
     "tape_flops",
     "to_json",
 ]
+
+if not TYPE_CHECKING:  # a module with __getattr__ has every name, for a type checker
+    from warnings import warn
+
+    from refscale import stats
+
+    def __getattr__(name: str) -> Any:
+        """Names that moved to ``refscale.stats`` after 0.1.0."""
+        if name not in stats.__all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        warn(f"refscale.analysis.{name} is refscale.stats.{name}", DeprecationWarning, stacklevel=2)
+        return getattr(stats, name)

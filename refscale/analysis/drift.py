@@ -9,10 +9,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from refscale.analysis.report import HIGH, LOW
-from refscale.analysis.stats import KINDS, Kind
 from refscale.errors import DataError
 from refscale.files import DATA, json_text, read_json, read_json_lines, write_text
+from refscale.stats.measurement import KINDS, Kind
+from refscale.stats.report import HIGH, LOW
 
 SCHEMA = "refscale.drift/1"
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from refscale import __version__
 from refscale.analysis.files import record
-from refscale.analysis.stats import Kind
 from refscale.errors import DataError
 from refscale.files import DATA, json_text, parse_json, read_json, write_text
+from refscale.stats.measurement import Kind
 
 SCHEMA = "refscale.fidelity/1"
 """Raised by one whenever a reader of the former could go wrong."""

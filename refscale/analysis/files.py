@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from refscale import __version__
-from refscale.analysis.report import CastSummary, Report, summarize
-from refscale.analysis.stats import Lost, TensorStats
 from refscale.errors import DataError
 from refscale.files import DATA, json_text, parse_json, read_json, write_text
+from refscale.stats.measurement import Lost, TensorStats
+from refscale.stats.report import CastSummary, Report, summarize
 
 SCHEMA = "refscale.report/1"
 """Raised by one whenever a reader of the former could go wrong."""

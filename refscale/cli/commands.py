@@ -14,7 +14,7 @@ from refscale.errors import ArgumentError, counted
 from refscale.files import name_of
 
 if TYPE_CHECKING:
-    from refscale.analysis import Report
+    from refscale.stats import Report
     from refscale.tasks import Data, SpanData
     from refscale.train import TrainConfig
 

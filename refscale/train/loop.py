@@ -28,17 +28,10 @@ from refscale.files import append_line, json_text, locked, read_json, read_json_
 from refscale.progress import Progress
 from refscale.rivals import Outcome
 from refscale.tasks import Data, Scores
-from refscale.train.checkpoint import (
-    TrainState,
-    check_belongs,
-    checkpoint_path,
-    checkpoints,
-    drop_old,
-    load_checkpoint,
-    save_checkpoint,
-)
+from refscale.train.checkpoint import checkpoint_path, checkpoints, drop_old, load_checkpoint, save_checkpoint
 from refscale.train.config import TrainConfig
 from refscale.train.run import Run
+from refscale.train.state import TrainState
 from refscale.train.step import StepResult, evaluate, training_step
 
 METRICS, SCALES = "metrics.jsonl", "scales.jsonl"
@@ -129,7 +122,8 @@ def _train(run: Run, out: Path, resume: bool, report: Report, progress: Progress
                 report(_validation_line(state.step, config.steps, result, run.task.line(found)))
                 _check_scores(state.step, found)
             if _is_due(state.step, config.checkpoint_every, config):
-                save_checkpoint(checkpoint_path(out, state.step), run, state, before + time.monotonic() - started)
+                checkpoint = run.checkpoint(state, before + time.monotonic() - started)
+                save_checkpoint(checkpoint_path(out, state.step), checkpoint)
                 drop_old(out)
             if progress:
                 progress.advance(1, f"loss {result.loss:.3f}")
@@ -210,7 +204,7 @@ def _latest(out: Path, run: Run, report: Report) -> tuple[TrainState, float]:
     for path in checkpoints(out):
         try:
             checkpoint = load_checkpoint(path)
-            check_belongs(checkpoint, run, f"load_checkpoint({str(path)!r})")
+            run.check(checkpoint, f"load_checkpoint({str(path)!r})")
             if checkpoint.state.step > lines:
                 raise CheckpointError(
                     f"load_checkpoint({str(path)!r}): of step {checkpoint.state.step}, metrics.jsonl ends at {lines}"

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.analysis.report import CastSummary
-from refscale.analysis.stats import TensorStats
-from refscale.analysis.trace import Trace, summarize_casts
 from refscale.blocks import BlockCast
 from refscale.engine import Array, CastRecord, Probe, Tape, Variable, backward
 from refscale.errors import DivergedError
 from refscale.layers import on_tape
 from refscale.rivals import OperandScales, Outcome, all_finite
+from refscale.stats.measurement import TensorStats
+from refscale.stats.report import CastSummary
+from refscale.stats.trace import Trace, summarize_casts
 from refscale.tasks import Loss, Scores
-from refscale.train.checkpoint import TrainState
 from refscale.train.run import Run
+from refscale.train.state import TrainState
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 from refscale import models, ops
-from refscale.analysis import KINDS, record
+from refscale.analysis import record
 from refscale.analysis.record import work
-from refscale.analysis.trace import KEY_BIAS, PAD, START, ZERO_BIAS, Trace, layer_of
 from refscale.data import Vocabulary, load_text
 from refscale.engine import Tape, apply, backward
 from refscale.errors import ArgumentError, DataError, ShapeError
@@ -13,6 +12,8 @@ from refscale.layers import Spec
 from refscale.models import bert
 from refscale.progress import Progress
 from refscale.scales import get_scheme, regular
+from refscale.stats import KINDS
+from refscale.stats.trace import KEY_BIAS, PAD, START, ZERO_BIAS, Trace, layer_of
 from refscale.tasks import masked_lm_batches
 
 CONFIG = bert.get_config("bert-tiny")

@@ -3,10 +3,11 @@ import re
 import numpy as np
 import pytest
 
-from refscale.analysis import KINDS, CastSummary, record, render
+from refscale.analysis import record, render
 from refscale.analysis.formats_table import format_table
 from refscale.analysis.histogram import HEIGHT, MARGIN, WIDTH, histograms, shares
 from refscale.analysis.text import percent, summary_lines, table
+from refscale.stats import KINDS, CastSummary
 from tests.analysis.builders import report, spread, tensor
 
 

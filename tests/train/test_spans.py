@@ -124,7 +124,9 @@ def test_a_pretraining_that_is_repeated_is_the_same_data(data, trained, text, tm
     pretrained = newest(trained / "regular")
     run = Run.of(pretrained.config, text)
     (tmp_path / "again").mkdir()
-    save_checkpoint(tmp_path / "again/checkpoint-00000008.npz", run, pretrained.state, pretrained.seconds + 1.0)
+    save_checkpoint(
+        tmp_path / "again/checkpoint-00000008.npz", run.checkpoint(pretrained.state, pretrained.seconds + 1.0)
+    )
     again = newest(tmp_path / "again")
     assert (again.seconds, again.digest) == (pretrained.seconds + 1.0, pretrained.digest)
     config = replace(FINE, steps=1)
@@ -132,7 +134,7 @@ def test_a_pretraining_that_is_repeated_is_the_same_data(data, trained, text, tm
     train(config, tmp_path / "fine", data=replace(data, pretrained=tmp_path / "again"), resume=True, report=quiet)
     name, x = next(iter(pretrained.state.parameters.items()))
     other = replace(pretrained.state, parameters=pretrained.state.parameters | {name: np.nextafter(x, np.float32(9))})
-    save_checkpoint(tmp_path / "again/checkpoint-00000008.npz", run, other)
+    save_checkpoint(tmp_path / "again/checkpoint-00000008.npz", run.checkpoint(other))
     assert newest(tmp_path / "again").digest != pretrained.digest
     with pytest.raises(ArgumentError, match="holds another run: other data"):
         train(config, tmp_path / "fine", data=replace(data, pretrained=tmp_path / "again"), resume=True, report=quiet)
