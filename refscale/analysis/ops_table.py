@@ -183,7 +183,16 @@ def _rows_of(op: Op, shapes: tuple[Shape, ...]) -> list[Row]:
 def _row(op: Op, shapes: tuple[Shape, ...], statistic: str, scales: Scales) -> Row:
     mean = to_output_scale if isinstance(op, ops.Add | ops.Subtract | ops.WeightedAdd) else geometric  # as the recipe
     value = None if op.reports or op.carries_factors else constrain(scales, (0,), mean).alpha
-    return Row(op.name, _attributes(op), shapes, statistic, scales.alpha, scales.beta, value, op.source)
+    return Row(
+        op=op.name,
+        attributes=_attributes(op),
+        shapes=shapes,
+        statistic=statistic,
+        alpha=scales.alpha,
+        beta=scales.beta,
+        constrained=value,
+        source=op.source,
+    )
 
 
 def _attributes(op: Op) -> str:

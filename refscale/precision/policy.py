@@ -51,7 +51,7 @@ from numpy.typing import NDArray
 from refscale.arrays import freeze
 from refscale.blocks import RECIPES, BlockCast, Recipe
 from refscale.errors import ArgumentError
-from refscale.formats import Cast
+from refscale.formats import Cast, get_format
 
 _CASTS = ("store", "operand", "operand_gradient", "weights")
 
@@ -239,9 +239,10 @@ def _mix(text: str) -> Precision:
         field, equals, name = part.partition("=")
         if not equals or field in casts or field not in _CASTS:
             raise _unknown(text)
-        cast = _ieee(name)
-        wide = cast.format.bits > 8
-        casts[field] = _stochastic(name) if field == "weights" else cast if wide else _fp8(name)
+        if field == "weights":
+            casts[field] = _stochastic(name)
+        else:
+            casts[field] = _ieee(name) if get_format(name).bits > 8 else _fp8(name)
     return Precision(
         text, casts.get("store"), casts.get("operand"), casts.get("operand_gradient"), casts.get("weights")
     )

@@ -301,6 +301,14 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _shown(value: float) -> str:
+    """A number as a person writes it: "65536", "2^20", "0.3"."""
+    mantissa, exponent = math.frexp(value)
+    if value % 1 == 0 and value < 1e6:
+        return f"{int(value)}"
+    return f"2^{exponent - 1}" if mantissa == 0.5 else f"{value}"
+
+
 def _name(kind: str, record: Any, skip: tuple[str, ...] = ()) -> str:
     """What ``get_scaling`` would read to make the record: its kind, and the fields that are not at their defaults."""
     parts = []
@@ -308,8 +316,6 @@ def _name(kind: str, record: Any, skip: tuple[str, ...] = ()) -> str:
         value = getattr(record, f.name)
         if f.name in skip or value == f.default:
             continue
-        if isinstance(value, float):
-            mantissa, exponent = math.frexp(value)
-            value = int(value) if value % 1 == 0 and value < 1e6 else f"2^{exponent - 1}" if mantissa == 0.5 else value
-        parts.append(f"{value}" if f.default is MISSING else f"{f.name}={value}")
+        shown = _shown(value) if isinstance(value, float) else f"{value}"
+        parts.append(shown if f.default is MISSING else f"{f.name}={shown}")
     return f"{kind}:{','.join(parts)}" if parts else kind

@@ -249,7 +249,18 @@ def measure(x: NDArray[Any], formats: Sequence[str] = REPORT_FORMATS) -> Measure
     # Field 0 holds zero, and no float32 else: the smallest is 2^-149.
     exponents = {int(e) - 1023: int(sums.exponents[e]) for e in np.flatnonzero(sums.exponents) if e}
     lost = {name: Lost(*map(int, row)) for name, row in zip(names, sums.lost, strict=True)}
-    return Measurement(x.size, mean, std, rms, sums.amax, sums.zeros, sums.infinite, sums.nan, exponents, lost)
+    return Measurement(
+        elements=x.size,
+        mean=mean,
+        std=std,
+        rms=rms,
+        amax=sums.amax,
+        zeros=sums.zeros,
+        infinite=sums.infinite,
+        nan=sums.nan,
+        exponents=exponents,
+        lost=lost,
+    )
 
 
 def _blocks(x: NDArray[Any]) -> Iterator[NDArray[np.float64]]:

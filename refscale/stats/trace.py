@@ -115,7 +115,17 @@ class Trace:
                 scales = predicted.gradients if is_gradient else predicted.values
             for name, (variable, m) in zip(names, of_kind, strict=True):
                 c = factors.get(variable) if is_gradient else None
-                rows.append(self._row(name, kind, variable, m, c, statistic, scales.get(variable)))
+                rows.append(
+                    self._row(
+                        name=name,
+                        kind=kind,
+                        variable=variable,
+                        m=m,
+                        c=c,
+                        statistic=statistic,
+                        predicted=scales.get(variable),
+                    )
+                )
         return tuple(rows)
 
     def _row(

@@ -241,16 +241,16 @@ def _rates(rows: Mapping[str, Row], scheme: str) -> dict[float, float | None]:
 
 def _result(variant: Variant, row: Row) -> RunResult:
     return RunResult(
-        variant,
-        row.seed,
-        row.log2_lr,
-        row.loss,
-        row.share,
-        row.message,
-        row.seconds,
-        row.flushed,
-        row.dead,
-        dict(row.overhead),
+        variant=variant,
+        seed=row.seed,
+        log2_lr=row.log2_lr,
+        loss=row.loss,
+        accuracy=row.share,
+        diverged=row.message,
+        seconds=row.seconds,
+        flushed=row.flushed,
+        dead=row.dead,
+        overhead=dict(row.overhead),
     )
 
 

@@ -58,13 +58,13 @@ KINDS: dict[str, Kind] = {
         ),
         Kind("squad", SpanExtraction.of, "loss", "f1", "nats", {"regular": -12, "unit": -8}),
         Kind(
-            "next-token",
-            NextToken.of,
-            "bits",
-            "accuracy",
-            "bits per character",
-            {"regular": -9, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6},
-            {"batch": 8, "seq": 128},
+            name="next-token",
+            make=NextToken.of,
+            loss="bits",
+            share="accuracy",
+            unit="bits per character",
+            log2_lr={"regular": -9, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6},
+            settings={"batch": 8, "seq": 128},
         ),
     )
 }

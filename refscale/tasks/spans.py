@@ -128,17 +128,17 @@ class SpanExtraction:
         for question in (*questions, *held_out):
             digest.update(repr(question).encode())
         return cls(
-            setup,
-            model,
-            scheme,
-            adapted,
-            start,
-            questions,
-            held_out,
-            windows(questions),
-            held_windows,
-            tokenizer,
-            digest.hexdigest(),
+            setup=setup,
+            model=model,
+            scheme=scheme,
+            adapted=adapted,
+            start=start,
+            questions=questions,
+            held_out=held_out,
+            training=windows(questions),
+            windows=held_windows,
+            tokenizer=tokenizer,
+            digest=digest.hexdigest(),
         )
 
     @cached_property

@@ -80,13 +80,13 @@ def training_step(run: Run, state: TrainState, batch: Any, *, trace: bool = Fals
         parameters = run.precision.store_weights(parameters, run.rng("update", after.step))
         after = replace(after, parameters=parameters, optimizer=optimizer)
     return after, StepResult(
-        result.loss,
-        {name: float(part.value) for name, part in result.losses.parts.items()},
-        rate.peak * rate.multiplier,
-        run.scaling.loss_scale(state.scaling),
-        outcome,
-        tracer.tensors(result.losses.total, run.scheme) if tracer else (),
-        summarize_casts(result.tape.casts) if tracer else (),
+        loss=result.loss,
+        parts={name: float(part.value) for name, part in result.losses.parts.items()},
+        lr=rate.peak * rate.multiplier,
+        loss_scale=run.scaling.loss_scale(state.scaling),
+        outcome=outcome,
+        tensors=tracer.tensors(result.losses.total, run.scheme) if tracer else (),
+        casts=summarize_casts(result.tape.casts) if tracer else (),
     )
 
 
