@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale import __version__
 from refscale.arrays import freeze, plain
 from refscale.errors import CheckpointError, RefscaleError
 from refscale.files import json_text, npy_array, parse_json, write_npz
+from refscale.records import check_schema, record_content
 from refscale.train.config import TrainConfig
 from refscale.train.state import TrainState
 
@@ -75,14 +75,13 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         OSError: the file cannot be written.
     """
     state = checkpoint.state
-    meta = {
-        "schema": SCHEMA,
-        "version": __version__,
+    content = {
         "config": asdict(checkpoint.config),
         "data": checkpoint.data_digest,
         "step": state.step,
         "seconds": checkpoint.seconds,
     }
+    meta = record_content(SCHEMA, content)
     arrays: dict[str, NDArray[Any]] = {"meta": np.frombuffer(json_text(meta).encode(), np.uint8)}
     for part, values in zip(_PARTS, (state.parameters, state.optimizer, state.scaling), strict=True):
         arrays |= {f"{part}/{name}": plain("save_checkpoint", name, value) for name, value in values.items()}
@@ -100,8 +99,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     try:
         arrays = _read(Path(path))
         meta = parse_json(arrays.pop("meta").tobytes(), "meta")
-        if meta["schema"] != SCHEMA:
-            raise CheckpointError(f"{call}: schema is {meta['schema']!r}, expected {SCHEMA!r}")
+        check_schema(meta, SCHEMA, call, CheckpointError)
         config = TrainConfig.from_mapping(meta["config"], call)
         parts = {part: _under(part, arrays) for part in _PARTS}
         state = TrainState(int(meta["step"]), parts["parameter"], parts["optimizer"], parts["scaling"])

@@ -26,6 +26,7 @@ from typing import Any
 from refscale.errors import ArgumentError, CheckpointError, DataError, DivergedError
 from refscale.files import append_line, json_text, locked, read_json, read_json_lines, write_json, write_text
 from refscale.progress import Progress
+from refscale.records import reading
 from refscale.rivals import Outcome
 from refscale.tasks import Data, Scores
 from refscale.train.checkpoint import checkpoint_path, checkpoints, drop_old, load_checkpoint, save_checkpoint
@@ -187,15 +188,12 @@ def read_config(out: str | Path) -> tuple[TrainConfig, str]:
         DataError: there is no run, or its config.json cannot be understood.
     """
     path = Path(out) / "config.json"
-    try:
-        content = read_json(path, f"read_config({str(out)!r}): config.json")
-        return TrainConfig.from_mapping(content["config"], f"read_config({str(out)!r})"), str(content["data"])
-    except FileNotFoundError as error:
-        raise DataError(f"read_config({str(out)!r}): holds no run, expected a directory with config.json") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DataError | ArgumentError):
-            raise
-        raise DataError(f"read_config({str(out)!r}): config.json cannot be understood: {error}") from error
+    call = f"read_config({str(out)!r})"
+    if not path.exists():
+        raise DataError(f"{call}: holds no run, expected a directory with config.json")
+    with reading(f"{call}: config.json", "train"):
+        content = read_json(path, f"{call}: config.json")
+        return TrainConfig.from_mapping(content["config"], call), str(content["data"])
 
 
 def _latest(out: Path, run: Run, report: Report) -> tuple[TrainState, float]:

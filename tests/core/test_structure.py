@@ -18,6 +18,7 @@ ORDER = [
     "arguments",
     "arrays",
     "files",
+    "records",
     "memory",
     "formats",
     "special",
@@ -217,7 +218,7 @@ def test_the_check_rejects_a_circle(back):
 
 
 CORE, INSTRUMENTS = (re.findall(r"^``(\w+)`` ", table, re.M) for table in (refscale.__doc__ or "").split("\n\n")[2:5:2])
-SERVE_BOTH = ["errors", "arguments", "arrays", "files", "progress", "memory"]
+SERVE_BOTH = ["errors", "arguments", "arrays", "files", "records", "progress", "memory"]
 
 
 def test_the_map_is_complete_and_in_order():
