@@ -37,9 +37,9 @@ The instruments measure the core, train its models, and hold others to it.  The 
 ``cli``             one command
 ==================  =====================================================================
 
-``errors``, ``arguments`` (checks of single arguments), ``arrays`` (what is refused at the border, who may write),
-``files``, ``records`` (JSON files with a schema), ``progress`` and ``memory`` (freed memory that stays with the
-process, for speed; only if you ask) serve both.
+``errors``, ``arguments`` (checks of single arguments), ``spellings`` (names with options), ``arrays`` (what is refused
+at the border, who may write), ``files``, ``records`` (JSON files with a schema), ``progress`` and ``memory`` (freed
+memory that stays with the process, for speed; only if you ask) serve both.
 
 Docstrings cite arXiv 2303.11257 as "the paper" and github.com/graphcore-research/unit-scaling-demo as "the authors'
 code"; its folders examples and bert are in the branch 2023-01-paper.

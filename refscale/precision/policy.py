@@ -52,6 +52,7 @@ from refscale.arrays import freeze
 from refscale.blocks import RECIPES, BlockCast, Recipe
 from refscale.errors import ArgumentError
 from refscale.formats import Cast, get_format
+from refscale.spellings import read_options
 
 _CASTS = ("store", "operand", "operand_gradient", "weights")
 
@@ -235,9 +236,10 @@ def _unknown(policy: object) -> ArgumentError:
 def _mix(text: str) -> Precision:
     """The policy of casts that are named one by one."""
     casts: dict[str, Cast] = {}
-    for part in text.split(","):
-        field, equals, name = part.partition("=")
-        if not equals or field in casts or field not in _CASTS:
+    call, _, expected = str(_unknown(text)).partition(": expected ")
+    for option in read_options(text, call, expected):
+        field, name = option.field, option.value
+        if name is None or field not in _CASTS:
             raise _unknown(text)
         if field == "weights":
             casts[field] = _stochastic(name)
