@@ -191,11 +191,12 @@ def components(graph: dict[str, set[str]]) -> list[set[str]]:
 
 
 KERNELS = [f"refscale.ops.{name}" for name in ("kernels.rows", "losses", "norms", "softmax")]
-"""Fast forms are in modules of their own, and need the types of the ops that name them."""
+"""The one exception: fast forms are in modules of their own, and need the types of the ops that name them."""
 
 
 def test_no_modules_import_each_other():
-    assert circles({path: path.read_text(encoding="utf-8") for path in modules()}) == [KERNELS]
+    found = circles({path: path.read_text(encoding="utf-8") for path in modules()})
+    assert [group for group in found if group != KERNELS] == []
 
 
 @pytest.mark.parametrize(
