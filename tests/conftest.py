@@ -36,51 +36,75 @@ LONG = (
     "analysis/test_predict.py",
     "analysis/test_record.py",
     "analysis/test_snr.py",
+    "analysis/test_text.py",
     "bench",
+    "blocks/test_cast.py",
+    "blocks/test_exhaustive.py",
     "blocks/test_product.py",
     "blocks/test_wrong.py",
-    "claims/test_claim.py",
+    "claims/test_claim.py::test_sampling",
     "claims/test_claims.py",
     "claims/test_measure.py",
     "claims/test_mutants.py",
     "cli",
+    "core/test_executors.py",
+    "core/test_scaling.py::TestAutomatic::test_torch",
+    "core/test_structure.py::test_core_imports_without_optional_packages",
+    "exact/test_accumulators.py",
+    "exact/test_array.py::test_a_training_step_has_the_same_bits_on_every_machine",
     "exact/test_elementary.py",
+    "exact/test_functions.py",
+    "exact/test_product.py",
     "formats/test_properties.py",
+    "formats/test_rounding.py",
+    "functional/test_attention.py",
     "golden/test_kit.py",
     "golden/test_store.py",
     "golden/test_wrong.py",
     "graph/test_cut_edges.py",
     "graph/test_gradient_factors.py",
+    "graph/test_plan.py",
     "models/test_adapt.py",
     "models/test_bert.py",
     "models/test_bert_torch.py",
+    "models/test_schemes.py",
     "models/test_transformers.py",
+    "ops/test_gradients.py",
+    "ops/test_kernels.py",
     "sweep",
     "tasks/test_next_token.py",
     "test_data.py",
     "test_prose.py",
+    "testing/test_equality.py",
     "testing/test_package.py",
     "testing/test_places.py",
     "testing/test_strategies.py",
     "train",
     "tutorials",
 )
-"""Modules and folders that are not in the tier ``unit``.
+"""Folders, modules and tests that are not in the tier ``unit``.
 
-They train, start other processes, or take more than a twentieth of a second for a test on average.
+They train, start other processes, or take more than 25 ms for a test on average, on a quiet core.
 """
 
 
-def is_long(path: Path) -> bool:
-    """Whether a module is in ``LONG``, or in a folder that is."""
-    return any(path == TESTS / entry or TESTS / entry in path.parents for entry in LONG)
+def is_long(path: Path, test: str = "") -> bool:
+    """Whether a module is in ``LONG``, or in a folder that is; or a test of a module, without its parameters."""
+    for entry in LONG:
+        place, _, name = entry.partition("::")
+        if name == "" and (path == TESTS / place or TESTS / place in path.parents):
+            return True
+        if name and path == TESTS / place and test == name:
+            return True
+    return False
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark ``unit``: all tests but slow ones and those of ``LONG``."""
     for item in items:
-        if item.get_closest_marker("slow") is None and not is_long(item.path):
+        test = item.nodeid.partition("::")[2].partition("[")[0]
+        if item.get_closest_marker("slow") is None and not is_long(item.path, test):
             item.add_marker("unit")
 
 

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,7 @@ OPTIONAL = {
 }
 
 
+@cache
 def modules() -> list[Path]:
     return sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
@@ -74,6 +76,10 @@ def part(path: Path) -> str:
     return path.relative_to(ROOT).with_suffix("").parts[0]
 
 
+parsed = cache(ast.parse)
+
+
+@cache
 def imports(source: str, path: Path, exactly: bool = False) -> list[tuple[str, bool]]:
     """(module, whether it is imported when the file is) for every import statement.
 
@@ -81,7 +87,7 @@ def imports(source: str, path: Path, exactly: bool = False) -> list[tuple[str, b
     """
     found = []
     package = ["refscale", *path.relative_to(ROOT).with_suffix("").parts[:-1]]
-    tree = ast.parse(source)
+    tree = parsed(source)
     late = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) or _for_types_only(n)]
     lazy = {id(n) for outer in late for n in ast.walk(outer)}
     for node in ast.walk(tree):
@@ -251,7 +257,7 @@ MUTABLE = ["scales/schemes.py", "sweep/engine.py", "sweep/engine.py"]
 def test_records_are_immutable():
     found = []
     for path in modules():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 how = [ast.unparse(d) for d in node.decorator_list]
                 if any(d.startswith("dataclass") and "frozen=True" not in d for d in how):
@@ -262,7 +268,7 @@ def test_records_are_immutable():
 def private_names(source: str, path: Path) -> list[str]:
     """Names with a leading underscore, imported from another part of the package."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("refscale."):
             words = [*node.module.split(".")[1:], *(alias.name for alias in node.names)]
             if words[0] != part(path):
