@@ -19,7 +19,7 @@ In reading order:
 
 from refscale.exact.accumulators import ACCUMULATORS, Accumulator, bound, get_accumulator, inside, interval
 from refscale.exact.array import ExactArray, Product, as_exact, rounded
-from refscale.exact.bounded import FLOAT32, Bounded, ErrorModel, as_bounded
+from refscale.exact.bounded import FLOAT32, Bounded, ErrorModel, as_bounded, bounded
 from refscale.exact.functions import FUNCTIONS, Function, evaluate
 from refscale.exact.product import matmul, matmul_float64
 from refscale.exact.sums import sum
@@ -37,6 +37,7 @@ __all__ = [
     "as_bounded",
     "as_exact",
     "bound",
+    "bounded",
     "evaluate",
     "get_accumulator",
     "inside",
