@@ -60,6 +60,7 @@ LONG = (
     "functional/test_attention.py",
     "golden/test_kit.py",
     "golden/test_store.py",
+    "golden/test_trace.py",
     "golden/test_wrong.py",
     "graph/test_cut_edges.py",
     "graph/test_gradient_factors.py",

@@ -25,6 +25,7 @@ from refscale.train import (
     train,
     training_step,
 )
+from refscale.train.trained import with_weights
 from tests.train.runs import same_bits, small, write_text
 
 FINE = replace(FINE_TUNING, steps=6, batch=4, seq=40, evaluate_every=3, evaluation_batches=2, checkpoint_every=2)
@@ -117,6 +118,18 @@ def test_resumed_to_the_same_bits(tmp_path, data):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
     with pytest.raises(ArgumentError, match="other data"):
         train(config, tmp_path / "parts", data=replace(data, dev=data.train), resume=True, report=quiet)
+
+
+def test_a_directory_is_read_and_a_trained_model_taken_as_it_is(data, trained, text):
+    read = with_weights(data)
+    assert read == replace(data, pretrained=read.pretrained)
+    assert read.pretrained.digest == load_trained(trained / "regular", text).digest
+    assert with_weights(read) is read
+    assert (with_weights(None), with_weights(text)) == (None, text)
+    runs = [Run.of(FINE, d) for d in (data, read)]
+    assert runs[0].task.digest == runs[1].task.digest
+    states = [run.initial_state().parameters for run in runs]
+    assert all(states[0][name].tobytes() == x.tobytes() for name, x in states[1].items())
 
 
 def test_a_pretraining_that_is_repeated_is_the_same_data(data, trained, text, tmp_path):
