@@ -37,12 +37,66 @@ The instruments measure the core, train its models, and hold others to it.  The 
 ``cli``             one command
 ==================  =====================================================================
 
-``errors``, ``arguments`` (checks of single arguments), ``spellings`` (names with options), ``arrays`` (what is refused
-at the border, who may write), ``files``, ``records`` (JSON files with a schema), ``progress`` and ``memory`` (freed
-memory that stays with the process, for speed; only if you ask) serve both.
+``errors``, ``names`` (names that are imported at their first use, old names), ``arguments`` (checks of single
+arguments), ``spellings`` (names with options), ``arrays`` (what is refused at the border, who may write), ``files``,
+``records`` (JSON files with a schema), ``progress`` and ``memory`` (freed memory that stays with the process, for
+speed; only if you ask) serve both.
+
+``import refscale as rs`` is enough to begin: ``rs.quantize``, ``rs.Tape``, ``rs.plan``, …; ``dir(rs)`` lists the names.
+Each imports its module at its first use.
 
 Docstrings cite arXiv 2303.11257 as "the paper" and github.com/graphcore-research/unit-scaling-demo as "the authors'
 code"; its folders examples and bert are in the branch 2023-01-paper.
 """
 
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False  # as typing's, without importing typing
+if TYPE_CHECKING:
+    from refscale import functional, ops
+    from refscale.analysis.first_step import report
+    from refscale.blocks import quantize_blocks
+    from refscale.engine import Op, Tape, Tensor, apply, backward
+    from refscale.formats import Cast, decode, encode, get_format, quantize
+    from refscale.graph import gradient_factors, plan
+    from refscale.precision import get_precision
+    from refscale.scales import get_scheme, regular, unit
+else:
+    from refscale.names import lazily
+
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "": ("functional", "ops"),
+            "analysis.first_step": ("report",),
+            "blocks": ("quantize_blocks",),
+            "engine": ("Op", "Tape", "Tensor", "apply", "backward"),
+            "formats": ("Cast", "decode", "encode", "get_format", "quantize"),
+            "graph": ("gradient_factors", "plan"),
+            "precision": ("get_precision",),
+            "scales": ("get_scheme", "regular", "unit"),
+        },
+    )
+
+__all__ = [
+    "Cast",
+    "Op",
+    "Tape",
+    "Tensor",
+    "apply",
+    "backward",
+    "decode",
+    "encode",
+    "functional",
+    "get_format",
+    "get_precision",
+    "get_scheme",
+    "gradient_factors",
+    "ops",
+    "plan",
+    "quantize",
+    "quantize_blocks",
+    "regular",
+    "report",
+    "unit",
+]

@@ -32,8 +32,8 @@ def plain(call: str, name: str, value: ArrayLike) -> Array:
         value: an array, a number, or nested lists of either.
 
     Raises:
-        CarrierError: a masked array, a ``numpy.matrix`` or Python objects; ``np.asarray`` would drop the mask or the
-            meaning of ``*``.
+        CarrierError: a masked array, a ``numpy.matrix``, a tensor or Python objects; ``np.asarray`` would drop the
+            mask, the meaning of ``*`` or the gradient.
         ShapeError: nested lists of unequal lengths.
     """
     if type(value) is np.ndarray and value.dtype.kind != "O":
@@ -54,6 +54,8 @@ def _refused(value: object) -> str | None:
     """The kind of a value, or of one inside nested lists, that ``np.asarray`` would convert without its meaning."""
     if isinstance(value, list | tuple):
         return next((kind for item in value if (kind := _refused(item))), None)
+    if getattr(type(value), "__array_ufunc__", True) is None:  # it refuses NumPy's functions, as tensors do
+        return f"a {type(value).__name__}, whose value np.asarray returns"
     if not isinstance(value, np.ndarray) or type(value) is np.ndarray:
         return None
     if isinstance(value, np.ma.MaskedArray):

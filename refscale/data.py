@@ -22,6 +22,25 @@ from refscale.arrays import plain
 from refscale.errors import ArgumentError, DataError, counted
 from refscale.files import read_text
 
+__all__ = [
+    "CLS",
+    "IGNORE",
+    "MASK",
+    "PAD",
+    "SEP",
+    "SPECIALS",
+    "UNK",
+    "Batch",
+    "Characters",
+    "Ids",
+    "SpanBatch",
+    "TextBatch",
+    "Tokenizer",
+    "Vocabulary",
+    "load_text",
+    "sentences",
+]
+
 Ids = NDArray[np.int32]
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -1,5 +1,21 @@
 """The errors refscale raises: each derives from the built-in class that a NumPy user expects."""
 
+__all__ = [
+    "ArgumentError",
+    "BackendLostError",
+    "CarrierError",
+    "CheckpointError",
+    "DataError",
+    "DivergedError",
+    "FactorError",
+    "FormatError",
+    "GoldenError",
+    "InUseError",
+    "RefscaleError",
+    "ShapeError",
+    "TapeError",
+]
+
 
 def counted(n: int, one: str, many: str = "") -> str:
     """A number of things for a message: "1 step", "2 steps", "2 entries"."""

@@ -1,22 +1,25 @@
-"""What users call: linear layers, attention, residual branches, embeddings, losses.
+"""What users call: linear layers, activations, norms, attention, residual branches, embeddings, losses.
 
 Every function takes tensors of one tape and asks that tape's scheme for factors, so the same call builds a regular or a
-unit-scaled model.  Constraints follow the paper's recipe: ops inside a residual branch are constrained by the geometric
-mean unless the caller names another; those on cut-edges are not constrained.
+unit-scaled model.  Names are those of ``torch.nn.functional``, where it has the function.
+
+Constraints follow the paper's recipe: ops inside a residual branch are constrained by the geometric mean unless the
+caller names another, a constraint or its name; ``constraint="none"`` is for cut-edges, and for branches that start with
+``fork``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refscale import ops
 from refscale.arrays import freeze, plain
-from refscale.engine import Tensor, apply, tape_of
+from refscale.engine import Op, Tensor, apply, tape_of
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.shapes import axis_of
 from refscale.scales import (
@@ -31,7 +34,56 @@ from refscale.scales import (
     to_output_scale,
 )
 
+__all__ = [
+    "Mask",
+    "attention",
+    "conv1d",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "embedding_sum",
+    "fork",
+    "gelu",
+    "layer_norm",
+    "leaky_relu",
+    "linear",
+    "log_softmax",
+    "matmul",
+    "mean_pooled",
+    "mse_loss",
+    "readout",
+    "relu",
+    "residual",
+    "rms_norm",
+    "rotary_angles",
+    "sigmoid",
+    "silu",
+    "silu_glu",
+    "sinusoids",
+    "softmax",
+    "softplus",
+    "split",
+    "tanh",
+    "total_loss",
+]
+
 Mask = NDArray[np.bool_]
+
+# --- Products ---------------------------------------------------------------------------------------------------------
+
+
+def matmul(x: Tensor | ArrayLike, weight: Tensor | ArrayLike, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·(x @ weight).
+
+    Args:
+        x: (…, m).
+        weight: (m, n), of standard deviation 1 under unit scaling.
+        constraint: ties α and β_x; β_weight is unconstrained, as a weight used once is on a cut-edge.
+
+    Returns:
+        (…, n).  Source: paper, Table A.2.
+    """
+    return apply(ops.Matmul(), x, weight, constraint=constraint, constrained=(0,))
 
 
 def linear(
@@ -45,12 +97,12 @@ def linear(
         x: (…, m).
         weight: (m, n), of standard deviation 1 under unit scaling.
         bias: (n,) or None.
-        constraint: ties α and β_x; β_weight is free, for a weight used once hangs on a cut-edge.
+        constraint: ties α and β_x, as in ``matmul``.
 
     Returns:
         (…, n).  Source: paper, Table A.2.
     """
-    y = apply(ops.Matmul(), x, weight, constraint=constraint, constrained=(0,))
+    y = matmul(x, weight, constraint=constraint)
     return y if bias is None else apply(ops.Bias(), y, bias)
 
 
@@ -70,6 +122,164 @@ def readout(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, constraint
     rule = tape_of("readout", x, weight).scheme.readout
     y = apply(ops.Readout(rule), x, weight, constraint=constraint, constrained=(0,))
     return y if bias is None else apply(ops.Bias(), y, bias)
+
+
+def conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int = 1,
+    groups: int = 1,
+    constraint: str | Constraint = geometric,
+) -> Tensor:
+    """α·(x ∗ weight) + bias along one axis, channels last; see ``ops.Conv1d``.
+
+    Args:
+        x: (batch, length, channels_in).
+        weight: (kernel, channels_in/groups, channels_out).
+        bias: (channels_out,) or None.
+        stride: distance of neighboring windows, ≥ 1.
+        padding: zeros before and after; (kernel − 1, 0) makes the convolution causal.
+        dilation: distance of the elements of a window, ≥ 1.
+        groups: parts of the channels that are convolved separately.
+        constraint: ties α and β_x.
+
+    Returns:
+        (batch, positions, channels_out).  Source: paper, Table A.2 (matmul), terms counted by window.
+    """
+    op = ops.Conv1d(stride=stride, padding=padding, dilation=dilation, groups=groups)
+    y = apply(op, x, weight, constraint=constraint, constrained=(0,))
+    return y if bias is None else apply(ops.Bias(), y, bias)
+
+
+# --- Activations ------------------------------------------------------------------------------------------------------
+
+
+def _tied(op: Op, x: Tensor, constraint: str | Constraint) -> Tensor:
+    """A function of one tensor, α and β tied."""
+    return apply(op, x, constraint=constraint, constrained=(0,))
+
+
+def relu(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·max(x, 0); see ``ops.Relu``.
+
+    Args:
+        x: any shape.
+        constraint: ties α and β.
+    """
+    return _tied(ops.Relu(), x, constraint)
+
+
+def leaky_relu(x: Tensor, slope: float = 0.01, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·x where x > 0, else α·slope·x; see ``ops.LeakyRelu``.
+
+    Args:
+        x: any shape.
+        slope: 0 < slope < 1.
+        constraint: ties α and β.
+    """
+    return _tied(ops.LeakyRelu(slope), x, constraint)
+
+
+def gelu(x: Tensor, form: Literal["erf", "tanh"] = "erf", *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·x·Φ(x), or its tanh approximation; see ``ops.Gelu``.
+
+    Args:
+        x: any shape.
+        form: "erf", or "tanh" for the approximation.
+        constraint: ties α and β.
+    """
+    return _tied(ops.Gelu(form), x, constraint)
+
+
+def silu(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·x·sigmoid(x); see ``ops.Silu``.
+
+    Args:
+        x: any shape.
+        constraint: ties α and β.
+    """
+    return _tied(ops.Silu(), x, constraint)
+
+
+def silu_glu(x: Tensor, gate: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·x·silu(gate), the gated linear unit of SwiGLU; see ``ops.SiluGlu``.
+
+    Args:
+        x: any shape.
+        gate: x's shape.
+        constraint: ties α and both β.
+
+    Returns:
+        x's shape.  Source: arXiv 2002.05202.
+    """
+    return apply(ops.SiluGlu(), x, gate, constraint=constraint, constrained=(0, 1))
+
+
+def tanh(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·tanh(x); see ``ops.Tanh``.
+
+    Args:
+        x: any shape.
+        constraint: ties α and β.
+    """
+    return _tied(ops.Tanh(), x, constraint)
+
+
+def sigmoid(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α/(1 + e^−x); see ``ops.Sigmoid``.
+
+    Args:
+        x: any shape.
+        constraint: ties α and β.
+    """
+    return _tied(ops.Sigmoid(), x, constraint)
+
+
+def softplus(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·log(1 + e^x); see ``ops.Softplus``.
+
+    Args:
+        x: any shape.
+        constraint: ties α and β.
+    """
+    return _tied(ops.Softplus(), x, constraint)
+
+
+def softmax(
+    x: Tensor, mask: Mask | None = None, *, causal: bool = False, constraint: str | Constraint = geometric
+) -> Tensor:
+    """α·e^x_i / Σ e^x_j over the last axis; see ``ops.Softmax`` and ``ops.MaskedSoftmax``.
+
+    Args:
+        x: (…, t), or (…, s, t) with a mask or causal.
+        mask: boolean, broadcast to x, True at the elements that count; None: all do.
+        causal: row i counts elements j ≤ i + t − s only.
+        constraint: ties α and β.
+
+    Returns:
+        x's shape; 0 at elements that do not count.
+    """
+    if mask is None and not causal:
+        return _tied(ops.Softmax(), x, constraint)
+    seen = np.ones((1,) * (x.ndim - 1) + x.shape[-1:], np.bool_) if mask is None else mask
+    return apply(ops.MaskedSoftmax(causal), x, seen, constraint=constraint, constrained=(0,))
+
+
+def log_softmax(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·(x_i − log Σ e^x_j) over the last axis; see ``ops.LogSoftmax``.
+
+    Args:
+        x: (…, s).
+        constraint: ties α and β.
+    """
+    return _tied(ops.LogSoftmax(), x, constraint)
+
+
+# --- Uses of one tensor -----------------------------------------------------------------------------------------------
 
 
 def split(x: Tensor, parts: int | Sequence[int], axis: int = -1) -> list[Tensor]:
@@ -133,6 +343,9 @@ def residual(
     # and owes b·α, which it pays where it starts.
     start = apply(ops.Fork(branch * (skip**2 + branch**2) ** -0.5), x)
     return apply(ops.WeightedAdd((skip, branch)), x, fn(start), constraint=to_output_scale, constrained=(0,))
+
+
+# --- Attention --------------------------------------------------------------------------------------------------------
 
 
 def attention(
@@ -204,11 +417,8 @@ def attention(
     if by_place is not None:
         both = ops.WeightedAdd((1.0, 1.0))
         logits = apply(both, logits, by_place, constraint=to_output_scale, constrained=(0, 1))
-    if mask is None and not causal:
-        weights = apply(ops.Softmax(), logits, constraint=constraint, constrained=(0,))
-    else:
-        seen = np.ones((1, 1, 1, t), np.bool_) if mask is None else mask[:, None, None, :]
-        weights = apply(ops.MaskedSoftmax(causal), logits, seen, constraint=constraint, constrained=(0,))
+    seen = None if mask is None else mask[:, None, None, :]
+    weights = softmax(logits, seen, causal=causal, constraint=constraint)
     with tape.scope("weights"):
         weights = _drop(weights, dropout, rng)
     mixture = to_output_scale if values == "correlated" and constraint is not none else constraint
@@ -274,6 +484,22 @@ def _to_heads(x: Tensor, heads: int) -> Tensor:
     return apply(ops.Transpose((0, 2, 1, 3)), apply(ops.Reshape((batch, s, heads, width // heads)), x))
 
 
+# --- Embeddings, norms, dropout ---------------------------------------------------------------------------------------
+
+
+def embedding(table: Tensor, ids: NDArray[np.integer[Any]]) -> Tensor:
+    """Rows of a table: table[ids]; see ``ops.Embedding``.
+
+    Args:
+        table: (v, d).
+        ids: integers from 0 to v − 1, any shape.
+
+    Returns:
+        (…, d).
+    """
+    return apply(ops.Embedding(), table, ids)
+
+
 def embedding_sum(*parts: tuple[Tensor, NDArray[np.integer[Any]]], weights: tuple[float, ...] | None = None) -> Tensor:
     """Σ weight_i·table_i[ids_i], broadcast, at unit variance.
 
@@ -284,7 +510,7 @@ def embedding_sum(*parts: tuple[Tensor, NDArray[np.integer[Any]]], weights: tupl
     Returns:
         (batch, seq, d).  Source: paper, BERT (a weighted add with equal weights).
     """
-    rows = [apply(ops.Embedding(), table, ids) for table, ids in parts]
+    rows = [embedding(table, ids) for table, ids in parts]
     return apply(ops.WeightedAdd(weights or (1.0,) * len(rows)), *rows)
 
 
@@ -348,6 +574,9 @@ def dropout(x: Tensor, p: float, rng: np.random.Generator | None) -> Tensor:
 _drop = dropout  # where an argument has the name
 
 
+# --- Losses -----------------------------------------------------------------------------------------------------------
+
+
 def cross_entropy(logits: Tensor, targets: Tensor | ArrayLike, ignore_index: int | None = None) -> Tensor:
     """Mean of −log softmax(logits)[target] over the rows whose target is not ``ignore_index``.
 
@@ -365,6 +594,19 @@ def cross_entropy(logits: Tensor, targets: Tensor | ArrayLike, ignore_index: int
     targets = plain("cross_entropy", "targets", targets.value if isinstance(targets, Tensor) else targets)
     kept = None if ignore_index is None else int(np.count_nonzero(targets != ignore_index))
     return apply(ops.SoftmaxCrossEntropy("mean", ignore_index, kept), logits, targets)
+
+
+def mse_loss(x: Tensor, target: Tensor | ArrayLike) -> Tensor:
+    """Mean of (x − target)² over all elements; see ``ops.MseLoss``.
+
+    Args:
+        x: any shape.
+        target: x's shape.
+
+    Returns:
+        A scalar.
+    """
+    return apply(ops.MseLoss(), x, target)
 
 
 def total_loss(*losses: Tensor) -> Tensor:

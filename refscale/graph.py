@@ -37,6 +37,15 @@ from refscale.scales import (
     unit,
 )
 
+__all__ = [
+    "Plan",
+    "Step",
+    "balance",
+    "cut_edges",
+    "gradient_factors",
+    "plan",
+]
+
 
 def cut_edges(output: Tensor) -> set[Edge]:
     """The edges whose removal disconnects the graph: bridges of the recorded undirected multigraph.

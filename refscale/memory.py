@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import functools
 
+__all__ = ["keep"]
+
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt, in glibc's malloc.h
 _STEP = 1 << 26  # bytes; by how much more than is needed the heap grows at a time
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TextIO
 
+__all__ = ["INTERVAL", "Progress", "duration"]
+
 INTERVAL = 0.1
 """Seconds between two drawings of the line."""
 

@@ -34,7 +34,7 @@ LONG = (
     "analysis/test_files.py",
     "analysis/test_plots.py",
     "analysis/test_predict.py",
-    "analysis/test_record.py",
+    "analysis/test_first_step.py",
     "analysis/test_snr.py",
     "analysis/test_text.py",
     "bench",

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from refscale.analysis.record import first_task
+from refscale.analysis.first_step import first_task
 from refscale.engine import Node, Tape, Tensor, settle
 from refscale.errors import ArgumentError
 from refscale.files import write_text
 from refscale.layers import on_tape
 from refscale.models import Config, get_config
 from refscale.records import record_text
-from refscale.scales import Scheme, get_constraint, get_scheme
+from refscale.scales import Constraint, Scheme, get_constraint, get_scheme
 
 SCHEMA = "refscale.flops/1"
 
@@ -147,7 +147,7 @@ def count_flops(
     *,
     batch: int = 8,
     seq: int = 128,
-    constraint: str | None = None,
+    constraint: str | Constraint | None = None,
     text: str | Path | None = None,
 ) -> Flops:
     """The multiplications of one training step.
@@ -157,7 +157,7 @@ def count_flops(
         scheme: a name, or a scheme.
         batch: sequences.
         seq: tokens in each.
-        constraint: name of one in ``scales.CONSTRAINTS``, in place of the configuration's.
+        constraint: one of ``scales.CONSTRAINTS`` or its name, in place of the configuration's.
         text: path of a UTF-8 text file; None for the text that comes along.
 
     Returns:

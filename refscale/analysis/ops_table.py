@@ -86,7 +86,7 @@ def _examples(b: int, m: int, n: int, s: int) -> list[Example]:
 
 
 @dataclass(frozen=True)
-class Row:
+class OpRow:
     """One op at one set of shapes.
 
     Attributes:
@@ -134,7 +134,7 @@ def parse_shape(text: str) -> dict[str, int]:
     return sizes
 
 
-def rows(shape: Mapping[str, int] = DEFAULTS) -> list[Row]:
+def rows(shape: Mapping[str, int] = DEFAULTS) -> list[OpRow]:
     """The op table at given sizes.
 
     Args:
@@ -158,7 +158,7 @@ def examples(shape: Mapping[str, int] = DEFAULTS) -> list[Example]:
     return _examples(**_checked("examples", shape))
 
 
-def render(rows: Iterable[Row]) -> str:
+def render(rows: Iterable[OpRow]) -> str:
     """The rows as aligned text, under a line of headings: two lines each, the factors, then shapes and source.
 
     "-" stands for a factor that does not exist.  Lines of at most 100 columns.
@@ -174,17 +174,17 @@ def render(rows: Iterable[Row]) -> str:
     )
 
 
-def _rows_of(op: Op, shapes: tuple[Shape, ...]) -> list[Row]:
+def _rows_of(op: Op, shapes: tuple[Shape, ...]) -> list[OpRow]:
     if not op.has_mean:
         return [_row(op, shapes, "", op.scale(*shapes))]
     statistics: tuple[Statistic, ...] = ("std", "rms")
     return [_row(op, shapes, s, op.scale(*shapes, statistic=s)) for s in statistics]
 
 
-def _row(op: Op, shapes: tuple[Shape, ...], statistic: str, scales: Scales) -> Row:
+def _row(op: Op, shapes: tuple[Shape, ...], statistic: str, scales: Scales) -> OpRow:
     mean = to_output_scale if isinstance(op, ops.Add | ops.Subtract | ops.WeightedAdd) else geometric  # as the recipe
     value = None if op.reports or op.carries_factors else constrain(scales, (0,), mean).alpha
-    return Row(
+    return OpRow(
         op=op.name,
         attributes=_attributes(op),
         shapes=shapes,
@@ -202,13 +202,13 @@ def _attributes(op: Op) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in given.items())
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: OpRow) -> tuple[str, ...]:
     name = f"{row.op}({row.attributes})" if row.attributes else row.op
     beta = ", ".join(map(_number, row.beta))
     return name, row.statistic, _number(row.alpha), beta, _number(row.constrained)
 
 
-def _second(row: Row) -> str:
+def _second(row: OpRow) -> str:
     shapes = " ".join(str(shape).replace(" ", "") for shape in row.shapes)
     return textwrap.fill(f"{shapes}: {row.source}", 100, initial_indent="    ", subsequent_indent="    ")
 

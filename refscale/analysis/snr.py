@@ -13,7 +13,7 @@ from refscale.analysis.formats_table import format_label
 from refscale.arrays import plain
 from refscale.blocks import BlockCast, quantize_blocks
 from refscale.errors import ArgumentError
-from refscale.formats import Cast, Format, get_format, quantize
+from refscale.formats import Cast, FormatLike, get_format, quantize
 
 SNR_FORMATS = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 """The paper's FP8 formats are the fnuz ones."""
@@ -39,7 +39,7 @@ def _grid() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return z, weights / weights.sum()
 
 
-def snr(format: str | Format, sigmas: Sequence[float] = SIGMAS) -> NDArray[np.float64]:
+def snr(format: FormatLike, sigmas: Sequence[float] = SIGMAS) -> NDArray[np.float64]:
     """Signal-to-noise ratio of N(0, σ²) rounded to a format.
 
         10·log10( E x² / E (x − quantize(x))² ),    x ~ N(0, σ²)
@@ -80,21 +80,21 @@ def snr(format: str | Format, sigmas: Sequence[float] = SIGMAS) -> NDArray[np.fl
     return np.array(result)
 
 
-def cast_snr(x: ArrayLike, cast: Cast | BlockCast, scale: float = 1.0) -> float:
+def cast_snr(x: ArrayLike, cast: Cast | BlockCast | str, scale: float = 1.0) -> float:
     """Signal-to-noise ratio of a cast, of these numbers.
 
         10·log10( Σ x² / Σ (x − q)² ),    q = cast(x·scale)/scale
 
     Args:
         x: any shape; of a block-scaled format one that has its axes, in float32.
-        cast: to a format.
+        cast: to a format, or to a block format, which may be given by its name.
         scale: a power of two.
 
     Returns:
         dB; infinite if nothing is lost, 0 if all becomes zero, minus infinity if x or q is not finite.
     """
     exact = plain("cast_snr", "x", x).astype(np.float64) * scale
-    q = quantize_blocks(exact.astype(np.float32), cast) if isinstance(cast, BlockCast) else cast(exact)
+    q = cast(exact) if isinstance(cast, Cast) else quantize_blocks(exact.astype(np.float32), cast)
     noise, exact = (exact - q).reshape(-1), exact.reshape(-1)
     lost, signal = float(noise @ noise), float(exact @ exact)
     if not math.isfinite(lost):

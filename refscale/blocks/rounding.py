@@ -40,7 +40,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from refscale.arguments import number
-from refscale.blocks.table import BlockCast
+from refscale.blocks.table import BlockCast, get_block_cast
 from refscale.errors import ArgumentError
 from refscale.formats import Format, get_format, round_exact
 from refscale.formats.rounding import floor_log2
@@ -88,12 +88,12 @@ def tensor_scale_exact(amax: float, cast: BlockCast) -> tuple[float, float]:
     return _float32(1 / Fraction(encode)), encode
 
 
-def scale_exact(amax: float, cast: BlockCast, tensor: tuple[float, float] = (1.0, 1.0)) -> float:
+def scale_exact(amax: float, cast: str | BlockCast, tensor: tuple[float, float] = (1.0, 1.0)) -> float:
     """The scale s of a block.
 
     Args:
         amax: largest magnitude of the block as ``nonfinite`` has it: a float ≥ 0, or NaN for a block that becomes NaN.
-        cast: the format.
+        cast: the format, or its name.
         tensor: of ``tensor_scale_exact``.
 
     Returns:
@@ -102,6 +102,7 @@ def scale_exact(amax: float, cast: BlockCast, tensor: tuple[float, float] = (1.0
     Raises:
         ArgumentError: an amax that is negative or infinite.
     """
+    cast = get_block_cast(cast)
     scale = cast.scale
     if math.isnan(amax):
         return math.nan
@@ -140,13 +141,16 @@ def element_exact(x: float, s: float, cast: BlockCast, t: float = 1.0, random_bi
 
 
 def round_block_exact(
-    values: Sequence[float], cast: BlockCast, tensor_amax: float | None = None, random_bits: Sequence[int] | None = None
+    values: Sequence[float],
+    cast: str | BlockCast,
+    tensor_amax: float | None = None,
+    random_bits: Sequence[int] | None = None,
 ) -> tuple[float, list[float], float]:
     """One block, converted.
 
     Args:
         values: floats, finite or not.
-        cast: the format; block and axis are not looked at.
+        cast: the format or its name; block and axis are not looked at.
         tensor_amax: of a format with a ``tensor_scale``: the largest magnitude in its tensor; None: in this block.
         random_bits: for stochastic rounding and only there, one integer in [0, 2^32) for each value.
 
@@ -157,6 +161,7 @@ def round_block_exact(
         FormatError: a NaN for an element format without one, where ``nonfinite`` is "ignore".
         ArgumentError: a tensor_amax that is negative or not finite; random bits missing, superfluous or out of range.
     """
+    cast = get_block_cast(cast)
     values = [float(x) for x in values]  # also those of NumPy
     amax = amax_exact(values, cast)
     if tensor_amax is None:

@@ -31,7 +31,7 @@ from typing import Any, Literal, get_args
 
 from refscale.arguments import flag, integer, number
 from refscale.errors import FormatError
-from refscale.formats import Format, Overflow, Rounding, get_format, round_exact
+from refscale.formats import Format, FormatLike, Overflow, Rounding, get_format, round_exact
 from refscale.formats.rounding import check_modes
 
 ScaleRule = Literal["floor", "ceil", "rceil", "even", "nearest", "amax"]
@@ -84,9 +84,9 @@ class BlockCast:
 
     def __init__(
         self,
-        element: str | Format,
+        element: FormatLike,
         block: int | tuple[int, ...],
-        scale: str | Format = "float8_e8m0fnu",
+        scale: FormatLike = "float8_e8m0fnu",
         rule: ScaleRule = "floor",
         *,
         axis: int = -1,
@@ -151,7 +151,7 @@ class BlockCast:
         return f"{self.element} in blocks of {where}, scales {scale} by {self.rule}{rounding}"
 
 
-def is_value(x: float, format: str | Format) -> bool:
+def is_value(x: float, format: FormatLike) -> bool:
     """Whether a format has the finite number x."""
     return round_exact(x, format, rounding="toward_zero", overflow="saturate") == x
 

@@ -19,25 +19,35 @@ In reading order:
     ['holds']
 """
 
+from typing import TYPE_CHECKING
+
 from refscale.claims.catalog import CLAIMS, SECTIONS, Section, select
 from refscale.claims.claim import Claim, Figure, at_most, between, claim, near, none_wrong, same, sampled
-from refscale.claims.run import Result, places, verify
+from refscale.claims.one_op import by_density, lattice, std_by_density
+from refscale.claims.run import ClaimResult, places, verify
+from refscale.names import lazily
 
 __all__ = [
     "CLAIMS",
     "SECTIONS",
     "Claim",
+    "ClaimResult",
     "Figure",
-    "Result",
     "Section",
     "at_most",
     "between",
+    "by_density",
     "claim",
+    "lattice",
     "near",
     "none_wrong",
     "places",
     "same",
     "sampled",
     "select",
+    "std_by_density",
     "verify",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(__name__, {}, {"Result": "ClaimResult"})

@@ -10,7 +10,7 @@ import numpy as np
 
 from refscale import models
 from refscale.claims.claim import Figure, Figures, claim, near, none_wrong
-from refscale.claims.measure import Model, Row, over_predicted, rows, standard_error
+from refscale.claims.measure import Model, TensorRms, over_predicted, rows, standard_error
 from refscale.claims.models import named_most
 from refscale.data import TextBatch
 from refscale.engine import Tape, Tensor, backward
@@ -76,7 +76,7 @@ def claim_8_13_language_models_are_certified(place: Place) -> Figures:
             yield none_wrong(f"{text}, {constraint.__name__}: of {len(factors)} constants not positive", wrong)
 
 
-def _named(row: Row, seq: int, width: int) -> float:
+def _named(row: TensorRms, seq: int, width: int) -> float:
     """Gradients that meet values they are not independent of: how many times predicted they may be.
 
     Those of queries and keys, and of the norm before the readout, as in BERT; and where one weight or bias is used at

@@ -35,7 +35,7 @@ Model = Callable[[Tape, np.random.Generator], Tensor]
 
 
 @dataclass(frozen=True)
-class Row:
+class TensorRms:
     """One tensor of a model: its RMS over several runs, and the predicted one.
 
     Attributes:
@@ -62,7 +62,7 @@ def rows(
     agreement: Mapping[str, float] | None = None,
     *,
     gradients: bool = True,
-) -> list[Row]:
+) -> list[TensorRms]:
     """Every tensor that is not zero by prediction, forward, then backward if asked for; leaves are N(0, 1).
 
     Those that hold the values of another are left out (``analysis.trace.SAME_VALUES``).
@@ -92,7 +92,7 @@ def rows(
             moved = variable.node is not None and isinstance(variable.node.op, SAME_VALUES)
             if kernel.rms > 1e-6 and not moved and key(way, variable) in squares:
                 measured, about = np.sqrt(np.mean(squares[key(way, variable)], axis=0))
-                found.append(Row(variable.name, way, variable.shape, measured, kernel.rms, about))
+                found.append(TensorRms(variable.name, way, variable.shape, measured, kernel.rms, about))
     return found
 
 
@@ -101,13 +101,13 @@ def standard_error(products: int, pair: int, elements: int, runs: int) -> float:
     return 0.5 * math.sqrt(2 * (3 * products / pair + 1 / elements) * KAPPA / runs)
 
 
-def compared(row: Row, products: int, pair: int, runs: int, relative: float, most: float = 1.0) -> Figure:
+def compared(row: TensorRms, products: int, pair: int, runs: int, relative: float, most: float = 1.0) -> Figure:
     """Measured over predicted, after so many products of such sides."""
     elements = max(1, math.prod(row.shape))
     return over_predicted(row, standard_error(products, pair, min(elements, pair), runs), relative, most)
 
 
-def over_predicted(row: Row, standard_error: float, relative: float, most: float) -> Figure:
+def over_predicted(row: TensorRms, standard_error: float, relative: float, most: float) -> Figure:
     """Measured over predicted: from 1 to ``most``, a model error and so many standard errors to either side."""
     middle = (1 + most) / 2
     allowed = (most - 1) / 2 + relative * most

@@ -10,12 +10,12 @@ import numpy as np
 
 from refscale import functional as F  # noqa: N812
 from refscale import models, ops
-from refscale.analysis import record
+from refscale.analysis import report
 from refscale.claims.claim import Figure, Figures, at_most, between, claim, none_wrong, same
 from refscale.claims.measure import (
     ONE_SEGMENT,
     Model,
-    Row,
+    TensorRms,
     compared,
     over_predicted,
     rows,
@@ -131,7 +131,7 @@ def claim_8_02_the_papers_ffn(place: Place) -> Figures:
         yield between(f"σ of the gradient of {name}", found["backward", name].std, 0.5, 1.5)
 
 
-def named_most(row: Row, seq: int, width: int) -> float:
+def named_most(row: TensorRms, seq: int, width: int) -> float:
     """Gradients of BERT that meet values they are not independent of: how many times predicted they may be.
 
     * Queries and keys: pairs of tokens that happen to be alike, by width^-½, are alike in values, keys and queries at
@@ -153,7 +153,7 @@ def _bert_figures(
         yield _bert_figure(row, size * runs, seq, config.width)
 
 
-def _bert_figure(row: Row, sequences: int, seq: int, width: int) -> Figure:
+def _bert_figure(row: TensorRms, sequences: int, seq: int, width: int) -> Figure:
     """The next-sentence loss has one row for each sequence, and what it sends back is common to all tokens.
 
     So the mean square of a gradient varies as that of so many independent numbers as there are sequences, at worst.
@@ -250,7 +250,7 @@ def claim_8_09_regular_beside_unit(place: Place) -> Figures:
     142."""
     counts, activations = {}, {}
     for scheme in (regular, unit):
-        summary = record("bert-tiny", scheme, formats=()).summary()
+        summary = report("bert-tiny", scheme, formats=()).summary()
         counts[scheme.name] = summary.outside_count
         activations[scheme.name] = summary.outside["activation"]
         yield same(f"{scheme.name}: tensors judged", summary.judged_count, 160)

@@ -8,7 +8,7 @@ from typing import Any
 
 from refscale.claims.catalog import SECTIONS
 from refscale.claims.claim import Claim, Figure
-from refscale.claims.run import Result
+from refscale.claims.run import ClaimResult
 from refscale.errors import counted
 from refscale.records import record_content
 
@@ -17,18 +17,18 @@ WIDTH = 30
 """Columns of the worst figure's name in the table."""
 
 
-def table(results: Iterable[Result]) -> Iterator[str]:
+def table(results: Iterable[ClaimResult]) -> Iterator[str]:
     """A line for every claim: id, name, the figure nearest to failing at any place, expected, measured, verdict."""
     names = f"{'id':5} {'claim':25}{'figures':>7}  {'the nearest to failing':{WIDTH}}"
     yield f"{names}{'expected':>11}{'measured':>11} verdict"
-    by_claim: dict[str, list[Result]] = {}
+    by_claim: dict[str, list[ClaimResult]] = {}
     for result in results:
         by_claim.setdefault(result.claim.id, []).append(result)
     for several in by_claim.values():
         yield _line(several)
 
 
-def _line(several: Sequence[Result]) -> str:
+def _line(several: Sequence[ClaimResult]) -> str:
     worst = max(several, key=lambda r: (r.verdict == "fails", r.strain))
     figure = worst.worst
     count = sum(len(r.figures) for r in several)
@@ -44,7 +44,7 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def failures(results: Iterable[Result], shown: int = 5) -> Iterator[str]:
+def failures(results: Iterable[ClaimResult], shown: int = 5) -> Iterator[str]:
     """Of every result that fails: the claim, its statement, its wrong figures, and the command that reproduces it."""
     for result in results:
         if result.verdict == "holds":
@@ -61,7 +61,7 @@ def failures(results: Iterable[Result], shown: int = 5) -> Iterator[str]:
         yield f"  reproduce: {result.command}"
 
 
-def summary(results: Sequence[Result]) -> str:
+def summary(results: Sequence[ClaimResult]) -> str:
     """How many claims hold, and how long it took."""
     ids = {r.claim.id for r in results}
     failed = {r.claim.id for r in results if r.verdict == "fails"}
@@ -98,13 +98,13 @@ def _entry(claim: Claim) -> Iterator[str]:
     yield f"*Source: {claim.source}.*"
 
 
-def to_json(results: Sequence[Result]) -> dict[str, Any]:
+def to_json(results: Sequence[ClaimResult]) -> dict[str, Any]:
     """Every result with every figure."""
     holds = all(r.verdict == "holds" for r in results)
     return record_content(SCHEMA, {"holds": holds, "results": [_result(r) for r in results]})
 
 
-def _result(r: Result) -> Mapping[str, Any]:
+def _result(r: ClaimResult) -> Mapping[str, Any]:
     return {
         "id": r.claim.id,
         "name": r.claim.name,

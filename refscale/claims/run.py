@@ -20,7 +20,7 @@ OTHERS = (Place(1, 1, 1, 1, 1), Place(33, 7, 5, 3, 2))
 
 
 @dataclass(frozen=True)
-class Result:
+class ClaimResult:
     """What a claim came to at one place.
 
     Attributes:
@@ -65,7 +65,7 @@ def places(claim: Claim, seed: int = 0) -> list[Place]:
     return [replace(p, seed=p.seed + seed) for p in (Place(), *(OTHERS if several else ()))]
 
 
-def verify(claims: Iterable[Claim], at: Sequence[Place] = (), seed: int = 0) -> Iterator[Result]:
+def verify(claims: Iterable[Claim], at: Sequence[Place] = (), seed: int = 0) -> Iterator[ClaimResult]:
     """Check claims one after another.
 
     Args:
@@ -82,7 +82,7 @@ def verify(claims: Iterable[Claim], at: Sequence[Place] = (), seed: int = 0) -> 
             yield _checked(claim, place)
 
 
-def _checked(claim: Claim, place: Place) -> Result:
+def _checked(claim: Claim, place: Place) -> ClaimResult:
     started = time.perf_counter()
     figures: tuple[Figure, ...] = ()
     error = ""
@@ -90,4 +90,4 @@ def _checked(claim: Claim, place: Place) -> Result:
         figures = tuple(claim.figures(place))
     except (AssertionError, RefscaleError) as problem:
         error = str(problem) or type(problem).__name__
-    return Result(claim, place, figures, error, time.perf_counter() - started)
+    return ClaimResult(claim, place, figures, error, time.perf_counter() - started)

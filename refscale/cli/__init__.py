@@ -15,6 +15,8 @@ from refscale.cli.commands import COMMANDS
 from refscale.cli.encoding import degrade
 from refscale.errors import RefscaleError
 
+__all__ = ["BROKEN_PIPE", "INTERRUPTED", "main"]
+
 INTERRUPTED, BROKEN_PIPE = 130, 141
 """128 + the number of SIGINT, SIGPIPE: what a shell reports of a command that these end."""
 

@@ -26,7 +26,7 @@ def verify(args: argparse.Namespace) -> int:
         raise ArgumentError(f"verify: --seed is {args.seed}, expected a number >= 0")
     chosen = claims.select(args.only, slow=args.slow)
     at = [replace(Place(seed=args.seed), **parse_shape(args.shape))] if args.shape else []
-    results: list[claims.Result] = []
+    results: list[claims.ClaimResult] = []
     with Progress(len(chosen), "claims", "verify") as progress:
         for claim in chosen:
             results += claims.verify([claim], at, args.seed)

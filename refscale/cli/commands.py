@@ -24,7 +24,7 @@ SMALL = 20_000_000
 
 def _report(args: argparse.Namespace) -> None:
     from refscale import analysis
-    from refscale.analysis.record import work
+    from refscale.analysis.first_step import work
     from refscale.precision import get_precision
     from refscale.progress import Progress
 
@@ -60,7 +60,7 @@ def _report(args: argparse.Namespace) -> None:
     for scheme in schemes:
         with Progress(work(model), "M elements", f"{model} {scheme}") as progress:
             reports.append(
-                analysis.record(
+                analysis.report(
                     model,
                     scheme,
                     precision,

@@ -1,8 +1,8 @@
 """How a gradient is made: Tensor, Tape, Op, apply, backward.
 
 In reading order: ``op`` (what an op is), ``record`` (what is recorded), ``run`` (how it runs, on a page), ``factors``
-(when the gradient is right); then ``fast``, which does the same as ``run`` in fewer passes, and ``rows``, the sparse
-gradients that only ``fast`` makes.
+(when the gradient is right); then ``operators`` (tensors in expressions and in NumPy), ``fast``, which does the same as
+``run`` in fewer passes, and ``rows``, the sparse gradients that only ``fast`` makes.
 """
 
 from refscale.engine.factors import Edge, ancestors, edges, settle

@@ -48,7 +48,7 @@ def forward(tape: Tape, node: Node, tensors: Sequence[Tensor]) -> tuple[Array, t
 
 
 def walk(tape: Tape, output: Variable, start: Array) -> dict[Variable, Array]:
-    """The gradients of the leaves; see ``run.walk``."""
+    """The gradients of the leaves and of retained tensors; see ``run.walk``."""
     pending = _Pending(tape, _paid_ahead(tape, output))
     pending.add(output, start, False)
     for node in calls_before(tape, output):
@@ -121,11 +121,15 @@ class _Pending:
 def _send_back(pending: _Pending, node: Node) -> None:
     """Send a gradient to each input of a call: vjp, times β, rounded."""
     tape, rounder, op, inputs = pending.tape, pending.rounder, node.op, node.inputs
-    g, own = pending.take(node.output, sparse=op.carries_factors and tape.probe is None)
-    if tape.probe:
-        seen = g / pending.paid[node.output] if node.output in pending.paid else g
-        tape.probe("backward", node.output, freeze(seen))
-        own = False  # the probe may keep it
+    shown = tape.probe is not None or node.output.retained
+    g, own = pending.take(node.output, sparse=op.carries_factors and not shown)
+    if shown:
+        seen = freeze(g / pending.paid[node.output] if node.output in pending.paid else g)
+        if tape.probe:
+            tape.probe("backward", node.output, seen)
+        if node.output.retained:
+            pending.add(node.output, seen, False)
+        own = False  # the probe or the tensor keeps it
     kept = take(node)
     betas = node.scales.beta
     if pending.paid:

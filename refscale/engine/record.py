@@ -8,30 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from refscale.arrays import freeze, kept, plain
 from refscale.engine.op import Array, Op
+from refscale.engine.operators import Operators
 from refscale.errors import ArgumentError, CarrierError, FactorError, ShapeError, TapeError
-from refscale.precision import CastRecord, OperandScales, Precision, Remembering, Rounder, fp32, get_precision
+from refscale.precision import CastRecord, OperandScaling, Precision, Remembering, Rounder, fp32, get_precision
 from refscale.scales import Call, Constraint, Scales, Scheme, Shape, close, get_constraint, get_scheme, none, regular
 
 
 class Variable:
     """The identity of a tensor: name, shape, the call that made it, and the gradient of a leaf; but no value.
 
-    ``reports``: it is the value of a loss.  ``factor`` is the constant c of the leaf's gradient, see
-    ``graph.gradient_factors``; None if it was not checked.
+    ``reports``: it is the value of a loss.  ``retained``: the gradient is kept as that of a leaf is.  ``factor`` is the
+    constant c of that gradient, see ``graph.gradient_factors``; None if it was not checked.
     """
 
-    __slots__ = ("factor", "gradient", "name", "node", "reports", "requires_grad", "shape")
+    __slots__ = ("factor", "gradient", "name", "node", "reports", "requires_grad", "retained", "shape")
 
     def __init__(self, name: str, shape: Shape, requires_grad: bool, node: Node | None) -> None:
         self.name, self.shape, self.requires_grad, self.node = name, shape, requires_grad, node
         self.reports = node is not None and node.op.reports
+        self.retained = node is None
         self.gradient: Array | None = None
         self.factor: float | None = None
 
@@ -65,8 +67,11 @@ class Node:
         return f"#{self.index} {self.op.name}"
 
 
-class Tensor:
+class Tensor(Operators):
     """A value with an identity on a tape.
+
+    ``x + y``, ``x - y``, ``x * y`` and ``x @ y`` are ops, unconstrained; a plain array on either side is a constant.
+    ``np.asarray(x)`` is the value, read-only; other NumPy functions of a tensor raise TapeError.
 
     Attributes:
         value: the array, of the tape's carrier dtype (or integer or boolean for constants); read-only.
@@ -85,17 +90,65 @@ class Tensor:
         return self.variable.shape
 
     @property
+    def ndim(self) -> int:
+        """Number of axes of the value."""
+        return self.value.ndim
+
+    @property
+    def size(self) -> int:
+        """Number of elements of the value."""
+        return self.value.size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the value: the tape's carrier, or integer or boolean for constants."""
+        return self.value.dtype
+
+    @property
     def name(self) -> str:
         """Name shown in reports and errors."""
         return self.variable.name
 
     @property
     def grad(self) -> Array | None:
-        """Gradient accumulated by ``backward``, for leaves; read-only.  None before, and for all else."""
+        """Gradient of a leaf, added up by ``backward``; read-only.  None before it, and for constants.
+
+        Raises:
+            TapeError: the tensor is not a leaf, and its gradient is not retained.
+        """
+        if not self.variable.retained:
+            raise TapeError(f"{self}.grad: only leaves keep their gradient; call retain_grad() of it before backward")
         return self.variable.gradient
 
+    def retain_grad(self) -> Self:
+        """Keep the gradient of a tensor that is not a leaf, for ``grad``; call it before ``backward``.
+
+        Returns:
+            The tensor itself.
+
+        Raises:
+            TapeError: the tensor depends on no leaf that requires a gradient.
+        """
+        if not self.variable.requires_grad:
+            raise TapeError(f"{self}.retain_grad(): it depends on no leaf that requires a gradient")
+        self.variable.retained = True
+        return self
+
+    def __array__(self, dtype: np.dtype[Any] | None = None, copy: bool | None = None) -> Array:
+        """The value for ``np.asarray``: itself, read-only, unless another dtype or a copy is asked for."""
+        return np.array(self.value, dtype, copy=copy)
+
+    def __float__(self) -> float:
+        """The value of a tensor of one element, such as a loss."""
+        if self.size != 1:
+            raise ShapeError(f"float({self}): expected a tensor of one element")
+        return float(self.value.item())
+
+    def __bool__(self) -> bool:
+        raise TapeError(f"bool({self}): a tensor has no truth value; compare np.asarray(tensor), or test for None")
+
     def __repr__(self) -> str:
-        return f"Tensor({self.name}, shape={self.shape}, {self.value.dtype})"
+        return f"Tensor({self.name}, shape={self.shape}, {self.dtype})"
 
 
 Probe = Callable[[str, Variable, Array], None]
@@ -126,7 +179,7 @@ class Tape:
         probe: Probe | None = None,
         rng: np.random.Generator | None = None,
         count_casts: bool = False,
-        operand_scales: OperandScales | None = None,
+        operand_scales: OperandScaling | None = None,
         fast: bool = True,
     ) -> None:
         self.nodes: list[Node] = []
@@ -144,7 +197,7 @@ class Tape:
         # not when Python's collector runs.
         for node in self.nodes:
             node.kept = None
-            for variable in node.inputs:
+            for variable in (*node.inputs, node.output):
                 variable.gradient = None
 
     @property
@@ -160,7 +213,13 @@ class Tape:
 
         Raises:
             CarrierError: a masked array, a matrix, or a dtype that is not real floating-point, integer or boolean.
+            TapeError: ``value`` is a tensor already.
         """
+        if isinstance(value, Tensor):
+            raise TapeError(
+                f"Tape.tensor({name!r}): value is {value}, and a new leaf would cut its gradient; use the tensor "
+                "itself, or np.asarray(tensor) for a leaf of its value"
+            )
         call = f"Tape.tensor({name!r})"
         array = plain(call, "value", value)
         variable = Variable(self.scoped(name), array.shape, requires_grad and array.dtype.kind not in "iub", None)

@@ -56,7 +56,7 @@ def apply(
 
 
 def backward(output: Tensor, gradient: ArrayLike | None = None, *, check: bool = True) -> None:
-    """Propagate a gradient from ``output`` to the leaves, adding to their ``grad``.
+    """Propagate a gradient from ``output`` to the leaves, adding to their ``grad``, and to those that are retained.
 
     Args:
         output: where to start.
@@ -76,10 +76,10 @@ def backward(output: Tensor, gradient: ArrayLike | None = None, *, check: bool =
     tape = output.tape
     factors = settle(output) if check else {}
     gradients = (fast.walk if tape.fast else walk)(tape, output.variable, start)
-    for leaf, g in gradients.items():
-        if tape.probe:
-            tape.probe("backward", leaf, freeze(g))
-        receive(leaf, g, factors.get(leaf), tape.rounder)
+    for variable, g in gradients.items():
+        if tape.probe and variable.node is None:
+            tape.probe("backward", variable, freeze(g))
+        receive(variable, g, factors.get(variable), tape.rounder)
 
 
 def walk(tape: Tape, output: Variable, start: Array) -> dict[Variable, Array]:
@@ -91,13 +91,13 @@ def walk(tape: Tape, output: Variable, start: Array) -> dict[Variable, Array]:
         start: the gradient there.
 
     Returns:
-        The gradients of the leaves.
+        The gradients of the leaves, and of the tensors that retain theirs.
     """
     rounder, gradients = tape.rounder, {output: start}
     for node in calls_before(tape, output):
         if node.output not in gradients:
             continue
-        g = gradients.pop(node.output)
+        g = gradients[node.output] if node.output.retained else gradients.pop(node.output)
         if tape.probe:
             tape.probe("backward", node.output, freeze(g))
         kept = take(node)

@@ -20,7 +20,7 @@ program. No rounding is implicit: format, rounding mode and overflow rule are na
 from refscale.formats.cast import Cast, quantize
 from refscale.formats.codes import decode, encode, values
 from refscale.formats.rounding import OVERFLOWS, RANDOM_BITS, ROUNDINGS, Overflow, Rounding, round_exact
-from refscale.formats.table import FORMATS, Format, NanEncoding, get_format
+from refscale.formats.table import FORMATS, Format, FormatLike, NanEncoding, get_format
 
 __all__ = [
     "FORMATS",
@@ -29,6 +29,7 @@ __all__ = [
     "ROUNDINGS",
     "Cast",
     "Format",
+    "FormatLike",
     "NanEncoding",
     "Overflow",
     "Rounding",

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from refscale.arrays import plain
 from refscale.errors import CarrierError, FormatError
-from refscale.formats.table import Format, get_format
+from refscale.formats.table import Format, FormatLike, get_format
 
 Codes = NDArray[np.unsignedinteger[Any]]
 
@@ -26,7 +26,7 @@ _INPUTS = tuple(np.dtype(t) for t in (np.float32, np.float64, np.float16, ml_dty
 _BLOCK = 1 << 15
 
 
-def decode(codes: ArrayLike, format: str | Format) -> NDArray[np.float32]:
+def decode(codes: ArrayLike, format: FormatLike) -> NDArray[np.float32]:
     """The values of codes, as float32.
 
         value = (-1)^s · 2^(max(E, 1) - bias) · ([E > 0] + M/2^mantissa_bits)
@@ -60,7 +60,7 @@ def decode(codes: ArrayLike, format: str | Format) -> NDArray[np.float32]:
     return (values(format)[flat] if format.bits <= 16 else _decode(flat, format)).reshape(codes.shape)
 
 
-def values(format: str | Format) -> NDArray[np.float32]:
+def values(format: FormatLike) -> NDArray[np.float32]:
     """All values of a format of at most 16 bits, in the order of their codes.
 
         values(format)[c] = decode(c, format)
@@ -116,7 +116,7 @@ def _decode(codes: Codes, format: Format) -> NDArray[np.float32]:
     return np.asarray(value, np.float32)
 
 
-def encode(x: ArrayLike, format: str | Format) -> Codes:
+def encode(x: ArrayLike, format: FormatLike) -> Codes:
     """The codes of values that the format can hold; nothing is rounded.
 
         decode(encode(x, format), format) = x, the same bits

@@ -22,7 +22,7 @@ import numpy as np
 
 from refscale.arguments import integer
 from refscale.errors import ArgumentError, CarrierError, FormatError
-from refscale.formats.table import Format, get_format
+from refscale.formats.table import Format, FormatLike, get_format
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -47,7 +47,7 @@ def check_modes(rounding: str, overflow: str, call: str) -> None:
 
 def round_exact(
     x: float | Fraction,
-    format: str | Format,
+    format: FormatLike,
     *,
     rounding: Rounding,
     overflow: Overflow,

@@ -303,23 +303,32 @@ _AMBIGUOUS = {
 _AMBIGUOUS |= {"fp8": _AMBIGUOUS["float8"], "fp6": _AMBIGUOUS["float6"]}
 
 
-def get_format(format: str | Format) -> Format:
-    """The format of that name.
+FormatLike = str | Format | np.dtype[Any] | type[np.generic]
+"""What names a format: its name, an alias, a Format, or a dtype or scalar type of NumPy or ml_dtypes."""
 
-        get_format("e4m3fn") is FORMATS["float8_e4m3fn"]
+
+def get_format(format: FormatLike) -> Format:
+    """The format of that name or dtype.
+
+        get_format("e4m3fn") is get_format(ml_dtypes.float8_e4m3fn) is FORMATS["float8_e4m3fn"]
 
     Args:
-        format: a full name ("float8_e5m2"), an alias in either case ("fp16", "half", "bf16", "e5m2", "E2M1"), or a
-            Format, which is returned as it is.
+        format: a full name ("float8_e5m2"), an alias in either case ("fp16", "half", "bf16", "e5m2", "E2M1"), a dtype
+            or scalar type of NumPy or ml_dtypes, or a Format, which is returned as it is.
 
     Raises:
-        FormatError: for an unknown name, and for one that means several formats. "e4m3" is such a name: it is never
-            guessed, because the guess is wrong by a factor of almost two in range.
+        FormatError: for an unknown name or dtype, and for a name that means several formats. "e4m3" is such a name: it
+            is never guessed, because the guess is wrong by a factor of almost two in range.
     """
     if isinstance(format, Format):
         return format
+    if isinstance(format, np.dtype) or (isinstance(format, type) and issubclass(format, np.generic)):
+        dtype = format.name if isinstance(format, np.dtype) else format.__name__
+        if dtype not in FORMATS:
+            raise FormatError(f"get_format: no format has the dtype {dtype}; known: {', '.join(FORMATS)}")
+        return FORMATS[dtype]
     if not isinstance(format, str):
-        raise FormatError(f"get_format: expected a name or a Format, got {format!r}")
+        raise FormatError(f"get_format: expected a name, a dtype or a Format, got {format!r}")
     name = format.lower()
     found = FORMATS.get(name) or FORMATS.get(_ALIASES.get(name, ""))
     if found is not None:

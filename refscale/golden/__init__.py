@@ -5,6 +5,7 @@ In reading order: ``schema`` (what a vector is), ``inputs``, one module per fami
 a backend), ``backends`` (those that are shipped), ``conformance`` (the kit as pytest).
 """
 
+from refscale.golden.blocks import cast_of
 from refscale.golden.families import FAMILIES, Family, complete, generate, get_family
 from refscale.golden.schema import FLAGS, OPS, Codes, Digest, Vector
 from refscale.golden.store import GoldenSet, check, load, write
@@ -18,6 +19,7 @@ __all__ = [
     "Family",
     "GoldenSet",
     "Vector",
+    "cast_of",
     "check",
     "complete",
     "generate",

@@ -44,7 +44,7 @@ def linear(p: Tensors, name: str, x: Tensor, constraint: str | Constraint = geom
     weight, bias = p[f"{name}.weight"], p.get(f"{name}.bias")
     tape = tape_of(f"linear({name!r})", x, weight)
     with tape.scope(name.rpartition(".")[2]):
-        return F.linear(x, weight, bias, constraint=constraint_at(tape.scheme, name, get_constraint(constraint)))
+        return F.linear(x, weight, bias, constraint=constraint_at(tape.scheme, name, constraint))
 
 
 def norm_specs(name: str, d: int, depth: int = 1, bias: bool = True) -> Specs:
@@ -169,7 +169,7 @@ def self_attention(
     if f"{name}.distance.weight" in p:
         table = p[f"{name}.distance.weight"]
         with tape.scope("distance"):
-            distances = apply(ops.Matmul(), F.sinusoids(seq, table.shape[0]), table)
+            distances = F.matmul(F.sinusoids(seq, table.shape[0]), table, constraint=none)
     mixed = F.attention(
         q,
         k,
@@ -195,8 +195,8 @@ def convolution(
 ) -> Tensor:
     """activation(conv(x)), causal, in groups: (batch, seq, d) → the same.  Source: paper, character models (conv)."""
     weight, tied = p[f"{name}.weight"], block.constraint
-    op = ops.Conv1d(padding=(weight.shape[0] - 1, 0), groups=x.shape[2] // weight.shape[1])
-    y = apply(ops.Bias(), apply(op, x, weight, constraint=tied, constrained=(0,)), p[f"{name}.bias"])
+    padding, groups = (weight.shape[0] - 1, 0), x.shape[2] // weight.shape[1]
+    y = F.conv1d(x, weight, p[f"{name}.bias"], padding=padding, groups=groups, constraint=tied)
     return apply(block.activation, y, constraint=tied, constrained=(0,))
 
 
@@ -228,7 +228,7 @@ def recurrence(
         both = ops.WeightedAdd((1.0, 1.0))
         parts = apply(both, parts, F.linear(h, weight, constraint=tied), constraint=to_output_scale, constrained=(0, 1))
         candidate, update = F.split(parts, 2)
-        candidate = apply(ops.Tanh(), candidate, constraint=tied, constrained=(0,))
+        candidate = F.tanh(candidate, constraint=tied)
         cell = ops.Highway(GATE_BIAS)
         h = apply(cell, h, candidate, update, constraint=to_output_scale, constrained=(0, 1, 2))
         states.append(h)
@@ -249,7 +249,7 @@ def feed_forward(p: Tensors, name: str, x: Tensor, block: Block) -> Tensor:
     if f"{name}.gate.weight" in p:
         up, gate = F.fork(x, 2) if block.constraint is none else (x, x)
         parts = linear(p, f"{name}.up", up, block.constraint), linear(p, f"{name}.gate", gate, block.constraint)
-        hidden = apply(ops.SiluGlu(), *parts, constraint=block.constraint, constrained=(0, 1))
+        hidden = F.silu_glu(*parts, constraint=block.constraint)
     else:
         hidden = linear(p, f"{name}.up", x, block.constraint)
         hidden = apply(block.activation, hidden, constraint=block.constraint, constrained=(0,))

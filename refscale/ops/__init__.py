@@ -15,10 +15,13 @@ page                      ops
 ``losses``                softmax_cross_entropy, mse_loss, loss_sum
 ========================  ==============================================================================================
 
-``apply(op, *tensors)`` runs one; ``refscale ops`` prints their factors.
+``apply(op, *tensors)`` runs one; ``refscale ops`` prints their factors.  ``x + y``, ``x - y``, ``x * y`` and ``x @ y``
+run ``Add``, ``Subtract``, ``Multiply`` and ``Matmul``.
 """
 
-from refscale.engine import Op
+from functools import partial
+
+from refscale.engine import Op, apply, operators
 from refscale.ops.activations import Exp, Gelu, LeakyRelu, Log, Relu, Sigmoid, Silu, Softplus, Sqrt, Tanh
 from refscale.ops.arithmetic import Add, Bias, Dropout, Fork, Highway, Multiply, Scaled, SiluGlu, Subtract, WeightedAdd
 from refscale.ops.contraction import AttentionMix, AttentionScores, Matmul, Readout, ValuesRule
@@ -39,6 +42,15 @@ ACTIVATIONS: dict[str, Op] = {
     "sigmoid": Sigmoid(),
 }
 """What a model's configuration can name."""
+
+operators.install(
+    {
+        "+": partial(apply, Add()),
+        "-": partial(apply, Subtract()),
+        "*": partial(apply, Multiply()),
+        "@": partial(apply, Matmul()),
+    }
+)
 
 __all__ = [
     "ACTIVATIONS",

@@ -32,7 +32,7 @@ PaddingPerAxis = int | tuple[Padding, ...]
 _LAYOUTS = {1: ("length",), 2: ("height", "width")}
 
 
-class Windows(NamedTuple):
+class WindowGrid(NamedTuple):
     """Where the windows lie on the spatial axes of x (batch, *space, channels); one entry per axis.
 
     Output o sees the elements o·stride + k·dilation − before, for k < kernel.
@@ -124,7 +124,7 @@ class _Convolution(Op, ABC):
             ((kernel / stride * max(1, weight[-1] // self.groups)) ** -0.5, size((x[0], *outputs)) ** -0.5),
         )
 
-    def _windows(self, x: Shape, weight: Shape) -> tuple[Windows, Shape]:
+    def _windows(self, x: Shape, weight: Shape) -> tuple[WindowGrid, Shape]:
         """Where the windows lie, and how many on each axis; or a ShapeError."""
         space, kernel, axes = x[1:-1], weight[:-2], len(self._layout)
         if (
@@ -138,7 +138,7 @@ class _Convolution(Op, ABC):
                 f"{', '.join(self._layout)}, channels_in) and ({'kernel, ' * axes}channels_in/groups, channels_out)"
             )
         stride, padding, dilation = self._axes()
-        windows = Windows(kernel, stride, dilation, tuple(map(_both_sides, padding)))
+        windows = WindowGrid(kernel, stride, dilation, tuple(map(_both_sides, padding)))
         return windows, windows.outputs(self.name, space)
 
     def _rows(self, view: Array) -> Array:
@@ -291,7 +291,7 @@ class MaxPool(Op):
         std, rms = maximum_moments(size(windows.kernel))
         return Scales(1 / (std if statistic == "std" else rms), (math.sqrt(size(x[1:-1]) / size(outputs)),))
 
-    def _windows(self, x: Shape) -> tuple[Windows, Shape]:
+    def _windows(self, x: Shape) -> tuple[WindowGrid, Shape]:
         expected = (len(self.kernel),) if isinstance(self.kernel, tuple) else tuple(_LAYOUTS)
         axes = len(x) - 2
         if axes not in expected:
@@ -300,7 +300,7 @@ class MaxPool(Op):
         kernel = _per_axis(self, "kernel", self.kernel, axes)
         stride = kernel if self.stride is None else _per_axis(self, "stride", self.stride, axes)
         padding = _padding_per_axis(self, self.padding or 0, axes)
-        windows = Windows(kernel, stride, (1,) * axes, tuple(map(_both_sides, padding)))
+        windows = WindowGrid(kernel, stride, (1,) * axes, tuple(map(_both_sides, padding)))
         return windows, windows.outputs(self.name, x[1:-1])
 
 

@@ -255,8 +255,10 @@ def _not_negative(call: str, name: str, value: float) -> float:
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw, "lamb": lamb}
 
 
-def get_optimizer(text: str, **hyper: Any) -> Optimizer:
+def get_optimizer(text: str | Optimizer, **hyper: Any) -> Optimizer:
     """An optimizer by name: ``adamw``; or with hyperparameters: ``adamw:b2=0.95,independent``, ``sgd:momentum=0.9``.
+
+    An optimizer is returned as it is.
 
     Args:
         text: a key of ``OPTIMIZERS``, and after a colon hyperparameters, separated by commas; what is true or false is
@@ -266,7 +268,9 @@ def get_optimizer(text: str, **hyper: Any) -> Optimizer:
     Raises:
         ArgumentError: the name or a hyperparameter is unknown, no number, or outside its range.
     """
-    name, rest = split_name(text)
+    if isinstance(text, Optimizer) and not hyper:
+        return text
+    name, rest = split_name(text) if isinstance(text, str) else ("", None)
     if name not in OPTIMIZERS:
         raise ArgumentError(f"get_optimizer({text!r}): expected one of {', '.join(OPTIMIZERS)}")
     make = OPTIMIZERS[name]

@@ -146,8 +146,8 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 }
 
 
-def get_schedule(name: str, **options: Any) -> Schedule:
-    """The schedule of that name.
+def get_schedule(name: str | Schedule, **options: Any) -> Schedule:
+    """The schedule of that name; a schedule is returned as it is.
 
     Args:
         name: a key of ``SCHEDULES``.
@@ -156,7 +156,9 @@ def get_schedule(name: str, **options: Any) -> Schedule:
     Raises:
         ArgumentError: the name or an option is unknown or missing, or a value is outside its range.
     """
-    if name not in SCHEDULES:
+    if callable(name) and not options:
+        return name
+    if not isinstance(name, str) or name not in SCHEDULES:
         raise ArgumentError(f"get_schedule({name!r}): expected one of {', '.join(SCHEDULES)}")
     make = SCHEDULES[name]
     known = inspect.signature(make).parameters

@@ -5,6 +5,9 @@
 bf16 (store=bfloat16/nearest_even/nonsaturate, operand=carrier, operand_gradient=carrier)
 """
 
+from typing import TYPE_CHECKING
+
+from refscale.names import lazily
 from refscale.precision.policy import (
     POLICIES,
     Precision,
@@ -19,12 +22,12 @@ from refscale.precision.policy import (
     get_precision,
     random_bits,
 )
-from refscale.precision.rounder import CastRecord, OperandScales, Remembering, Rounder
+from refscale.precision.rounder import CastRecord, OperandScaling, Remembering, Rounder
 
 __all__ = [
     "POLICIES",
     "CastRecord",
-    "OperandScales",
+    "OperandScaling",
     "Precision",
     "Remembering",
     "Rounder",
@@ -39,3 +42,6 @@ __all__ = [
     "get_precision",
     "random_bits",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(__name__, {}, {"OperandScales": "OperandScaling"})

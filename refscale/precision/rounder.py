@@ -73,7 +73,7 @@ class OpFlags(Protocol):
         """Whether its result is the value of a loss."""
 
 
-class OperandScales(Protocol):
+class OperandScaling(Protocol):
     """Powers of two around the casts of operands, see ``refscale.rivals``."""
 
     def scale(self, key: str, x: Array, format: Format) -> float:
@@ -123,7 +123,7 @@ class Rounder:
         *,
         rng: np.random.Generator | None = None,
         count_casts: bool = False,
-        operand_scales: OperandScales | None = None,
+        operand_scales: OperandScaling | None = None,
     ) -> None:
         self.precision, self.dtype, self.rng = precision, dtype, rng
         self.count_casts, self.operand_scales = count_casts, operand_scales

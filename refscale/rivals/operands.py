@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from refscale.errors import ArgumentError
-from refscale.formats import Format
+from refscale.formats import Format, FormatLike, get_format
 
 
 def largest_magnitude(x: NDArray[Any]) -> float:
@@ -27,7 +27,7 @@ def largest_magnitude(x: NDArray[Any]) -> float:
     return max(float(x.max()), -float(x.min())) if x.size else 0.0
 
 
-def operand_scale(format: Format, amax: float, margin: int = 0) -> float:
+def operand_scale(format: FormatLike, amax: float, margin: int = 0) -> float:
     """The largest power of two that keeps amax within the format, halved ``margin`` times.
 
         s = 2^(⌊log2(max/amax)⌋ − margin), the exponent clipped to [emax − 127, 126 + emin − mantissa_bits]
@@ -35,6 +35,7 @@ def operand_scale(format: Format, amax: float, margin: int = 0) -> float:
     Within these bounds no value of the format, divided by s, leaves float32's normal range.  (A format with the
     exponents of float32, such as bfloat16, is therefore never scaled.)  1 where amax says nothing: 0, inf or NaN.
     """
+    format = get_format(format)
     if not 0 < amax < math.inf:
         return 1.0
     (top, top_exponent), (size, exponent) = math.frexp(format.max), math.frexp(amax)  # 1/2 ≤ top, size < 1

@@ -261,8 +261,10 @@ _NAMED: dict[str, tuple[type[_Rival], dict[str, Any]]] = {
 }
 
 
-def get_scaling(text: str) -> Scaling:
+def get_scaling(text: str | Scaling) -> Scaling:
     """A technique by name: ``none``, ``static:2^15``, ``automatic``, ``current``, ``delayed``.
+
+    A technique is returned as it is.
 
     After a colon come the record's fields, separated by commas: ``automatic:initial=2^10,interval=100``,
     ``delayed:history=4,margin=1``.  The first number of a loss scale needs no name: ``static:512``,
@@ -271,8 +273,10 @@ def get_scaling(text: str) -> Scaling:
     Raises:
         ArgumentError: an unknown name or field, no number, or a number that the record refuses.
     """
+    if not isinstance(text, str | type) and hasattr(text, "operand_scales"):
+        return text
     call, expected = f"get_scaling({text!r})", f"one of {SCALINGS}"
-    name, rest = split_name(text)
+    name, rest = split_name(text) if isinstance(text, str) else ("", None)
     if name not in _NAMED:
         raise ArgumentError(f"{call}: expected {expected}")
     record, given = _NAMED[name]

@@ -9,6 +9,9 @@ In reading order: ``factors``, ``moments`` (where the factors of activations com
 ``trained`` (a model whose weights were not drawn at random).
 """
 
+from typing import TYPE_CHECKING
+
+from refscale.names import lazily
 from refscale.scales.factors import (
     CONSTRAINTS,
     Constraint,
@@ -51,7 +54,7 @@ from refscale.scales.schemes import (
     ReadoutRule,
     Regular,
     Role,
-    ScaleRule,
+    ScaledOp,
     Scheme,
     ScoresRule,
     UMup,
@@ -81,7 +84,7 @@ __all__ = [
     "Regular",
     "ResidualRule",
     "Role",
-    "ScaleRule",
+    "ScaledOp",
     "Scales",
     "Scheme",
     "ScoresRule",
@@ -118,3 +121,6 @@ __all__ = [
     "u_mup",
     "unit",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(__name__, {}, {"ScaleRule": "ScaledOp"})

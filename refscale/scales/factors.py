@@ -125,13 +125,13 @@ def get_constraint(constraint: str | Constraint) -> Constraint:
     raise ArgumentError(f"get_constraint({constraint!r}): expected one of {', '.join(CONSTRAINTS)}, or a function")
 
 
-def constrain(scales: Scales, inputs: Sequence[int], constraint: Constraint) -> Scales:
+def constrain(scales: Scales, inputs: Sequence[int], constraint: str | Constraint) -> Scales:
     """Give α and the β of ``inputs`` one common value.
 
     Args:
         scales: an op's unconstrained factors.
         inputs: positions of the inputs whose edges are not cut-edges; those without gradient are passed over.
-        constraint: one of the functions above, or any of the same form.
+        constraint: one of the functions above or its name, or any of the same form.
 
     Returns:
         ``scales`` itself if nothing is constrained, else new ones.  Source: paper, Theorem 5.2.
@@ -144,7 +144,7 @@ def constrain(scales: Scales, inputs: Sequence[int], constraint: Constraint) -> 
             f"constrain(inputs={tuple(inputs)}): expected different positions of {len(scales.beta)} inputs"
         )
     betas = tuple([b for b in [beta[i] for i in inputs] if b is not None])
-    value = constraint(scales.alpha, betas) if betas else None
+    value = get_constraint(constraint)(scales.alpha, betas) if betas else None
     if value is None:
         return scales
     return Scales(value, tuple([value if i in inputs and b is not None else b for i, b in enumerate(beta)]))

@@ -26,8 +26,8 @@ NormPlacement = Literal["post", "pre", "branch", "none"]
 """norm(x + f(x)), x + f(norm(x)), x + norm(f(x)), or x + f(x)."""
 
 
-class ScaleRule(Protocol):
-    """What a scheme asks of an op; every op of the engine has it."""
+class ScaledOp(Protocol):
+    """An op as a scheme sees it; every op of the engine is one."""
 
     @property
     def name(self) -> str:
@@ -50,7 +50,7 @@ class Call:
         index: number of the call on its tape, from 0.
     """
 
-    op: ScaleRule
+    op: ScaledOp
     shapes: tuple[Shape, ...]
     constraint: Constraint = none
     constrained: tuple[int, ...] = ()

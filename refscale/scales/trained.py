@@ -23,9 +23,9 @@ Everything else keeps the factors of unit scaling.  ``published.adapt`` finds th
 from __future__ import annotations
 
 from refscale.errors import ArgumentError
-from refscale.scales.factors import Constraint
-from refscale.scales.residuals import ResidualRule, ratio
-from refscale.scales.schemes import Scheme
+from refscale.scales.factors import Constraint, get_constraint
+from refscale.scales.residuals import ResidualRule, get_residual, ratio
+from refscale.scales.schemes import Scheme, get_scheme
 
 
 def exactly(value: float) -> Constraint:
@@ -39,13 +39,13 @@ def exactly(value: float) -> Constraint:
     return lambda alpha, betas: value
 
 
-def constraint_at(scheme: Scheme, place: str, constraint: Constraint) -> Constraint:
-    """How factors are tied at a place: as the model says, unless the scheme knows a trained constant."""
-    value = scheme.trained.get(place)
-    return constraint if value is None else exactly(value)
+def constraint_at(scheme: str | Scheme, place: str, constraint: str | Constraint) -> Constraint:
+    """How factors are tied at a place: by the model's constraint, unless the scheme has a trained constant for it."""
+    value = get_scheme(scheme).trained.get(place)
+    return get_constraint(constraint) if value is None else exactly(value)
 
 
-def residual_at(scheme: Scheme, place: str, rule: ResidualRule) -> ResidualRule:
-    """How a branch is added: as the model says, unless the scheme knows its trained weight over the stream's."""
-    value = scheme.trained.get(place)
-    return rule if value is None else ratio(value)
+def residual_at(scheme: str | Scheme, place: str, rule: str | ResidualRule) -> ResidualRule:
+    """How a branch is added: by the model's rule, unless the scheme has its trained weight over the stream's."""
+    value = get_scheme(scheme).trained.get(place)
+    return get_residual(rule) if value is None else ratio(value)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from refscale.arrays import plain
 from refscale.errors import ArgumentError, CarrierError
-from refscale.formats import Format, get_format
+from refscale.formats import FormatLike, get_format
 from refscale.scales import Shape, Statistic
 
 Kind = Literal["weight", "activation", "activation gradient", "weight gradient"]
@@ -142,7 +142,7 @@ class Limits:
     overflow: float
 
     @classmethod
-    def of(cls, format: str | Format) -> Limits:
+    def of(cls, format: FormatLike) -> Limits:
         """Those of a format.
 
         A tie goes to the even significand: half the smallest subnormal to zero, the tie below the smallest normal to

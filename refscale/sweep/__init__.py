@@ -11,6 +11,9 @@ In reading order:
 6. ``comparison``, ``comparison_tables``: ``refscale compare``, a sweep whose variants are precisions and techniques.
 """
 
+from typing import TYPE_CHECKING
+
+from refscale.names import lazily
 from refscale.sweep.comparison import (
     BLOCKS,
     STATIC,
@@ -28,8 +31,8 @@ from refscale.sweep.executors import open_executor
 from refscale.sweep.figures import draw
 from refscale.sweep.rows import Row, read_rows
 from refscale.sweep.search import Bracket, Grid, Search, Walk
-from refscale.sweep.spec import SHIPPED, Cell, Spec, load_spec
-from refscale.sweep.summary import Outcome, outcomes, summary
+from refscale.sweep.spec import SHIPPED, Cell, SweepSpec, load_spec
+from refscale.sweep.summary import CellResult, outcomes, summary
 
 __all__ = [
     "BLOCKS",
@@ -39,13 +42,13 @@ __all__ = [
     "VARIANTS",
     "Bracket",
     "Cell",
+    "CellResult",
     "Comparison",
     "Grid",
-    "Outcome",
     "Row",
     "RunResult",
     "Search",
-    "Spec",
+    "SweepSpec",
     "Variant",
     "Walk",
     "compare",
@@ -59,3 +62,6 @@ __all__ = [
     "sweep",
     "tables",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(__name__, {}, {"Spec": "SweepSpec", "Outcome": "CellResult"})

@@ -21,7 +21,7 @@ from refscale.progress import Progress
 from refscale.records import check_schema, reading, record_content
 from refscale.sweep.engine import sweep
 from refscale.sweep.rows import Row
-from refscale.sweep.spec import Spec, run_id
+from refscale.sweep.spec import SweepSpec, run_id
 from refscale.sweep.summary import outcomes
 from refscale.tasks import Data
 from refscale.train import Run, TrainConfig
@@ -221,11 +221,11 @@ def compare(
     return comparison
 
 
-def to_spec(base: TrainConfig, seeds: int, variants: Sequence[Variant]) -> Spec:
+def to_spec(base: TrainConfig, seeds: int, variants: Sequence[Variant]) -> SweepSpec:
     """A comparison as a sweep: rates are found in FP32 with seed 0, and shared by all variants of a scheme."""
     varied = ("scheme", "precision", "scaling")
     plain = {k: v for k, v in asdict(base).items() if k not in (*varied, "lr", "seed", "scales_every")}
-    return Spec(
+    return SweepSpec(
         title="compare",
         base=plain,
         variants={v.name: {k: getattr(v, k) for k in varied} | {"seeds": v.seeds or seeds} for v in variants},

@@ -27,7 +27,7 @@ from refscale.progress import Progress
 from refscale.sweep.executors import Make, local
 from refscale.sweep.rows import Row, append_row, drop_cut_line, read_rows
 from refscale.sweep.search import best
-from refscale.sweep.spec import Cell, Settings, Spec, run_id
+from refscale.sweep.spec import Cell, Settings, SweepSpec, run_id
 from refscale.sweep.summary import tried_rates
 from refscale.tasks import Data, get_kind
 from refscale.train import TrainConfig, train
@@ -118,7 +118,7 @@ def to_row(id: str, settings: Settings, log2_lr: float, seed: int, summary: Mapp
 
 
 def sweep(
-    spec: Spec,
+    spec: SweepSpec,
     out: str | Path,
     *,
     executor: Executor | None = None,
@@ -170,7 +170,7 @@ def sweep(
         return read_rows(out)
 
 
-def _claim(out: Path, spec: Spec) -> None:
+def _claim(out: Path, spec: SweepSpec) -> None:
     """Raise ArgumentError if the directory is one of another base."""
     path, content = out / "sweep.json", {"title": spec.title, "base": spec.base}
     if path.exists():
@@ -196,7 +196,7 @@ class _Rate:
 
 @dataclass(eq=False)
 class _Sweep:
-    spec: Spec
+    spec: SweepSpec
     out: Path
     make: Make
     data: Data

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from refscale.analysis.plots_sweep import plot_against, plot_rates
 from refscale.sweep.rows import Row
-from refscale.sweep.spec import Spec
+from refscale.sweep.spec import SweepSpec
 from refscale.sweep.summary import outcomes, seed_interval
 
 
-def draw(path: str | Path, spec: Spec, rows: Mapping[str, Row]) -> None:
+def draw(path: str | Path, spec: SweepSpec, rows: Mapping[str, Row]) -> None:
     """Each variant against the first, or loss by learning rate for each value of the grid's first axis, as it says.
 
     Raises:

@@ -87,7 +87,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Spec:
+class SweepSpec:
     """A sweep; see the head of this module for what its parts mean.
 
     Attributes:
@@ -212,7 +212,7 @@ def run_id(settings: Settings, log2_lr: float, seed: int) -> str:
     return f"{name}_lr{log2_lr:g}_seed{seed}"
 
 
-def load_spec(path: str | Path) -> Spec:
+def load_spec(path: str | Path) -> SweepSpec:
     """Read a spec.
 
     Args:
@@ -235,7 +235,7 @@ def load_spec(path: str | Path) -> Spec:
         raise DataError(f"{call}: {type(error).__name__} {error}, see the head of refscale.sweep.spec") from error
 
 
-def _from_toml(content: dict[str, Any]) -> Spec:
+def _from_toml(content: dict[str, Any]) -> SweepSpec:
     rate = content.pop("rate", {})
     variants = content.pop("variants")
     known = {"title", "base", "grid", "skip", "seeds", "diverged_above", "plot"}
@@ -244,7 +244,7 @@ def _from_toml(content: dict[str, Any]) -> Spec:
     if wrong:
         raise KeyError(f"{wrong[0]!r} is not known")
     grid = {name: tuple(values) for name, values in content.pop("grid", {}).items()}
-    return Spec(
+    return SweepSpec(
         **content | {"skip": tuple(content.get("skip", ()))},
         grid=grid,
         variants={v["name"]: {k: x for k, x in v.items() if k != "name"} for v in variants},

@@ -11,11 +11,11 @@ from refscale.errors import counted
 from refscale.sweep.markdown import Table, render
 from refscale.sweep.rows import Row, loss_of
 from refscale.sweep.search import best, replay
-from refscale.sweep.spec import Cell, Settings, Spec, run_id
+from refscale.sweep.spec import Cell, Settings, SweepSpec, run_id
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CellResult:
     """A cell at its best rate.
 
     Attributes:
@@ -36,7 +36,7 @@ class Outcome:
         return median(self.losses) if self.losses else math.inf
 
 
-def outcomes(spec: Spec, rows: Mapping[str, Row]) -> list[Outcome]:
+def outcomes(spec: SweepSpec, rows: Mapping[str, Row]) -> list[CellResult]:
     """What came of every cell, as far as the rows go."""
     own: dict[str, dict[float, list[float]]] = {}
     most = spec.diverged_above
@@ -49,12 +49,12 @@ def outcomes(spec: Spec, rows: Mapping[str, Row]) -> list[Outcome]:
         ids = [] if log2_lr is None else [run_id(cell.settings, log2_lr, seed) for seed in range(cell.seeds)]
         losses = tuple(loss_of(rows[id], most) for id in ids if id in rows)
         rates = {e: median(xs) for e, xs in sorted(own.get(run_id(cell.settings, 0.0, 0), {}).items())}
-        found.append(Outcome(cell, log2_lr, losses, rates))
+        found.append(CellResult(cell, log2_lr, losses, rates))
     return found
 
 
 def tried_rates(
-    spec: Spec, settings: Settings, rows: Mapping[str, Row]
+    spec: SweepSpec, settings: Settings, rows: Mapping[str, Row]
 ) -> tuple[dict[float, float | None], list[float]]:
     """The search for the rate of some settings, as far as the rows go; see ``search.replay``."""
 
@@ -66,7 +66,7 @@ def tried_rates(
     return replay(spec.search_of(settings), loss)
 
 
-def seed_interval(found: Sequence[Outcome]) -> float:
+def seed_interval(found: Sequence[CellResult]) -> float:
     """±: half of the 95 % interval of a difference of two medians of so many seeds, at the cells' typical variance.
 
     That is the median of their variances, over the median of χ²/ν (Wilson and Hilferty 1931), so that a few cells near
@@ -82,7 +82,7 @@ def seed_interval(found: Sequence[Outcome]) -> float:
     return 1.96 * math.sqrt(median(spread) * (2 / seeds) * (math.pi / 2)) if spread else 0.0
 
 
-def summary(spec: Spec, rows: Mapping[str, Row]) -> str:
+def summary(spec: SweepSpec, rows: Mapping[str, Row]) -> str:
     """Both tables in Markdown, and what was run."""
     found = outcomes(spec, rows)
     interval = seed_interval(found)
@@ -101,7 +101,7 @@ def summary(spec: Spec, rows: Mapping[str, Row]) -> str:
     return "\n\n".join([head, *tables]) + "\n"
 
 
-def _points(spec: Spec, found: Sequence[Outcome]) -> Table:
+def _points(spec: SweepSpec, found: Sequence[CellResult]) -> Table:
     """A row for every point, a column for every variant: median loss, and log2 of the rate."""
     axes = [name for name, values in spec.grid.items() if len(values) > 1]
     yield (*(a.removeprefix("model.") for a in axes), *spec.variants)
@@ -110,13 +110,13 @@ def _points(spec: Spec, found: Sequence[Outcome]) -> Table:
         yield (*(str(point[a]) for a in axes), *(_shown(cells.get(v)) for v in spec.variants))
 
 
-def _shown(o: Outcome | None) -> str:
+def _shown(o: CellResult | None) -> str:
     if o is None or o.log2_lr is None or not o.losses:
         return ""
     return f"{o.loss:.3f} (2^{o.log2_lr:g})" if math.isfinite(o.loss) else "diverged"
 
 
-def _unique(found: Sequence[Outcome]) -> list[dict[str, object]]:
+def _unique(found: Sequence[CellResult]) -> list[dict[str, object]]:
     points: list[dict[str, object]] = []
     for o in found:
         if o.cell.point not in points:
@@ -124,7 +124,7 @@ def _unique(found: Sequence[Outcome]) -> list[dict[str, object]]:
     return points
 
 
-def _shares(spec: Spec, found: Sequence[Outcome], interval: float) -> Table:
+def _shares(spec: SweepSpec, found: Sequence[CellResult], interval: float) -> Table:
     """How every variant compares with the first, over the points."""
     first = next(iter(spec.variants))
     reference = {tuple(sorted(o.cell.point.items())): o.loss for o in found if o.cell.variant == first and o.losses}

@@ -89,11 +89,11 @@ class NextToken:
         """The held-out text from its beginning; all of it with ``evaluation_batches`` = 0."""
         return text_windows(self.held_out, most=self.setup.evaluation_batches or None, **self._sizes)
 
-    def loss(self, p: Tensors, batch: TextBatch, rng: np.random.Generator | None = None) -> language.Loss:
+    def loss(self, p: Tensors, batch: TextBatch, rng: np.random.Generator | None = None) -> language.NextTokenLoss:
         """Cross-entropy of the next token."""
         return language.next_token_loss(p, batch, self.model, rng)
 
-    def observe(self, batch: TextBatch, loss: language.Loss) -> NDArray[np.float64]:
+    def observe(self, batch: TextBatch, loss: language.NextTokenLoss) -> NDArray[np.float64]:
         """Sum of the losses, how many are right, how many there are."""
         counted = loss.labels != IGNORE
         right = (loss.logits.value.argmax(-1) == loss.labels)[counted]

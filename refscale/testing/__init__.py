@@ -57,8 +57,7 @@ The same claim over all shapes is a property: `refscale.testing.strategies` draw
 That module needs Hypothesis (`pip install refscale[test]`) and is not imported here.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from refscale.testing.constructions import (
@@ -83,6 +82,38 @@ if TYPE_CHECKING:
         z_of,
     )
     from refscale.testing.vjp import assert_vjp
+else:
+    # pytest loads ``plugin``, here, at every start; that must not import NumPy, or it would be too late to set threads
+    # or processor features for NumPy in a ``conftest.py``.
+    from refscale.names import lazily
+
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "constructions": (
+                "assert_exact_rms",
+                "correlated_rows",
+                "hadamard",
+                "quantile_grid",
+                "rms",
+                "signs",
+                "std",
+            ),
+            "equality": ("assert_same_bits", "assert_within_ulp"),
+            "gradients": ("assert_gradient_factor",),
+            "places": ("Place",),
+            "variance": (
+                "assert_unit_variance",
+                "assert_within_standard_errors",
+                "effective_samples_matmul",
+                "false_alarm_of",
+                "required_samples",
+                "standard_error_of_std",
+                "z_of",
+            ),
+            "vjp": ("assert_vjp",),
+        },
+    )
 
 __all__ = [
     "Place",
@@ -105,23 +136,3 @@ __all__ = [
     "std",
     "z_of",
 ]
-
-_PARTS = ("constructions", "equality", "gradients", "places", "variance", "vjp")
-
-
-def __getattr__(name: str) -> Any:
-    """Each name when it is asked for: pytest loads ``plugin``, here, at every start, and shall not load NumPy by it.
-
-    (Whoever sets threads or processor features for NumPy in a ``conftest.py`` is too late otherwise.)
-    """
-    for part in _PARTS:
-        module = import_module(f"{__name__}.{part}")
-        if name == part:
-            return module
-        if name in __all__ and hasattr(module, name):
-            return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from refscale.arrays import plain
 from refscale.errors import ArgumentError, CarrierError, FormatError
-from refscale.formats import Format, encode, get_format
+from refscale.formats import FormatLike, encode, get_format
 
 Array = npt.NDArray[Any]
 Codes = npt.NDArray[np.unsignedinteger[Any]]
@@ -62,7 +62,7 @@ def assert_same_bits(actual: npt.ArrayLike, expected: npt.ArrayLike) -> None:
 
 
 def assert_within_ulp(
-    actual: npt.ArrayLike, expected: npt.ArrayLike, ulps: SupportsIndex, *, format: str | Format | None = None
+    actual: npt.ArrayLike, expected: npt.ArrayLike, ulps: SupportsIndex, *, format: FormatLike | None = None
 ) -> None:
     """Assert that every element lies within a number of ulp of the one expected.
 

@@ -26,7 +26,19 @@ from hypothesis.extra import numpy as hnp
 
 from refscale.blocks import ARITHMETICS, BLOCK_FORMATS, NONFINITES, SCALE_RULES, BlockCast
 from refscale.errors import ArgumentError, CarrierError
-from refscale.formats import FORMATS, OVERFLOWS, ROUNDINGS, Cast, Format, Overflow, Rounding, decode, encode, get_format
+from refscale.formats import (
+    FORMATS,
+    OVERFLOWS,
+    ROUNDINGS,
+    Cast,
+    Format,
+    FormatLike,
+    Overflow,
+    Rounding,
+    decode,
+    encode,
+    get_format,
+)
 from refscale.testing.graphs import Dag, undirected_edges
 from refscale.testing.places import Place
 
@@ -146,7 +158,7 @@ def block_casts(
 
 
 def arrays_in(
-    format: str | Format,
+    format: FormatLike,
     shape: Shapes | None = None,
     *,
     allow_nan: bool = False,

@@ -13,9 +13,12 @@ In reading order:
 Many of them: ``refscale.sweep``.
 """
 
+from typing import TYPE_CHECKING
+
+from refscale.names import lazily
 from refscale.train.checkpoint import Checkpoint, load_checkpoint, newest, save_checkpoint
 from refscale.train.config import FINE_TUNING, TrainConfig, default_config
-from refscale.train.loop import Summary, train
+from refscale.train.loop import TrainSummary, train
 from refscale.train.report import checkpoint_report
 from refscale.train.run import Run
 from refscale.train.state import TrainState
@@ -28,9 +31,9 @@ __all__ = [
     "Pass",
     "Run",
     "StepResult",
-    "Summary",
     "TrainConfig",
     "TrainState",
+    "TrainSummary",
     "checkpoint_report",
     "default_config",
     "evaluate",
@@ -43,3 +46,6 @@ __all__ = [
     "train",
     "training_step",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(__name__, {}, {"Summary": "TrainSummary"})

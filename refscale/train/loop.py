@@ -41,7 +41,7 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Summary:
+class TrainSummary:
     """What a run came to.
 
     Attributes:
@@ -69,7 +69,7 @@ def train(
     resume: bool = False,
     report: Report = print,
     progress: Progress | None = None,
-) -> Summary:
+) -> TrainSummary:
     """Train, or continue to train.
 
     Args:
@@ -99,7 +99,7 @@ def train(
         return _train(run, out, resume, report, progress)
 
 
-def _train(run: Run, out: Path, resume: bool, report: Report, progress: Progress | None) -> Summary:
+def _train(run: Run, out: Path, resume: bool, report: Report, progress: Progress | None) -> TrainSummary:
     """Train in a directory that is held."""
     config = run.config
     _claim(out, config, run.task.digest, resume)
@@ -131,7 +131,7 @@ def _train(run: Run, out: Path, resume: bool, report: Report, progress: Progress
     except DivergedError as error:
         diverged = error
     seconds = before + time.monotonic() - started
-    summary = Summary(config, state.step, validation, str(diverged or ""), seconds, overhead)
+    summary = TrainSummary(config, state.step, validation, str(diverged or ""), seconds, overhead)
     write_json(out / "summary.json", asdict(summary))
     if diverged:
         raise diverged

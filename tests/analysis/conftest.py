@@ -1,13 +1,13 @@
 import pytest
 
-from refscale.analysis import record
+from refscale.analysis import report
 
 
 @pytest.fixture(scope="session")
 def regular():
-    return record("bert-tiny", "regular")
+    return report("bert-tiny", "regular")
 
 
 @pytest.fixture(scope="session")
 def unit():
-    return record("bert-tiny", "unit")
+    return report("bert-tiny", "unit")

@@ -6,14 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from refscale.analysis import from_json, load, record, save, to_json
+import refscale as rs
+from refscale.analysis import from_json, load, save, to_json
 from refscale.analysis.files import SCHEMA
 from refscale.errors import DataError
 from tests.analysis.builders import report, spread, tensor
 
 
 def test_round_trip(regular, unit, tmp_path):
-    narrow = record("bert-tiny", "regular", "fp8", batch=1, seq=16)
+    narrow = rs.report("bert-tiny", "regular", "fp8", batch=1, seq=16)
     save(tmp_path / "r.json", [regular, unit, narrow])
     assert load(tmp_path / "r.json") == [regular, unit, narrow]
     content = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
@@ -60,7 +61,7 @@ def test_figures_that_are_not_finite():
 
 
 def test_same_run_same_text(unit):
-    assert to_json([unit]) == to_json([record("bert-tiny", "unit")])
+    assert to_json([unit]) == to_json([rs.report("bert-tiny", "unit")])
 
 
 @pytest.mark.parametrize(

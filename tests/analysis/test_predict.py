@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import refscale as rs
 from refscale import functional as F  # noqa: N812
 from refscale import ops
-from refscale.analysis import predict, record
+from refscale.analysis import predict
 from refscale.analysis.kernels import Kernel, constant, contracted, independent, through, without_mean
 from refscale.analysis.predict import _filling
 from refscale.analysis.softmax_kernels import alike, softmax_moments
@@ -293,7 +294,7 @@ def test_no_value_is_read():
 
 
 class TestInTheReport:
-    report = record("bert-tiny", "regular", formats=())
+    report = rs.report("bert-tiny", "regular", formats=())
 
     def test_most_scales_of_a_regular_bert_on_real_text_are_as_predicted(self):
         """10⁻⁷ or 1, forward or backward: 100 of 154 within 15 %."""

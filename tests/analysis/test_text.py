@@ -3,7 +3,8 @@ import re
 import numpy as np
 import pytest
 
-from refscale.analysis import record, render
+import refscale as rs
+from refscale.analysis import render
 from refscale.analysis.formats_table import format_table
 from refscale.analysis.histogram import HEIGHT, MARGIN, WIDTH, histograms, shares
 from refscale.analysis.text import percent, summary_lines, table
@@ -107,7 +108,7 @@ class TestSummary:
             r"farthest from 1: activation gradient encoder\.\d\.attention\.\w+\.matmul, σ = \S+ = 2\^-2\d", r
         )
         assert "on purpose" not in r + u
-        u_mup = "\n".join(summary_lines(record("bert-tiny", "u-mup", batch=1, seq=16)))
+        u_mup = "\n".join(summary_lines(rs.report("bert-tiny", "u-mup", batch=1, seq=16)))
         assert "damped by 1/fan-in on purpose: mlm.readout, nsp.readout" in u_mup
         assert "22 biases at the start; 2 gradients of key biases, as the\n    softmax ignores a shift" in u
 
@@ -207,7 +208,7 @@ class TestHistograms:
 
 
 def test_grouped_report_of_a_deeper_model_fits():
-    text = render([record("bert-mini", "unit", batch=1, seq=16)])
+    text = render([rs.report("bert-mini", "unit", batch=1, seq=16)])
     assert max(map(len, text.split("\n"))) <= 100
 
 

@@ -8,7 +8,7 @@ import pytest
 from refscale import functional as F  # noqa: N812
 from refscale import ops
 from refscale.claims import at_most, same
-from refscale.claims.measure import Row, compared, over_predicted, rows, standard_error, uniform_batch, worst
+from refscale.claims.measure import TensorRms, compared, over_predicted, rows, standard_error, uniform_batch, worst
 from refscale.engine import apply
 from refscale.models import bert
 from refscale.scales import regular
@@ -108,7 +108,7 @@ Z = 7.440902150642369  # standard errors of a false-alarm rate of 1e-13, to both
 )
 def test_a_comparison_ends_where_it_says(shape, pair, least, most):
     for ratio, holds in ((least + 1e-9, True), (least - 1e-9, False), (most - 1e-9, True), (most + 1e-9, False)):
-        row = Row("y", "forward", shape, measured=5 * ratio, predicted=5.0, std=1.0)
+        row = TensorRms("y", "forward", shape, measured=5 * ratio, predicted=5.0, std=1.0)
         assert compared(row, products=2, pair=pair, runs=9, relative=0.03).holds is holds, ratio
 
 
@@ -116,7 +116,7 @@ def test_an_interval_ends_where_it_says():
     """From 1 − ε·most to most + ε·most, and so many standard errors to either side; "forward y (2,)" names it."""
     least, most = 1 - 0.15 - Z * 0.01, 1.5 + 0.15 + Z * 0.01
     for ratio, holds in ((least + 1e-9, True), (least - 1e-9, False), (most - 1e-9, True), (most + 1e-9, False)):
-        row = Row("y", "forward", (2,), measured=ratio / 4, predicted=0.25, std=1.0)
+        row = TensorRms("y", "forward", (2,), measured=ratio / 4, predicted=0.25, std=1.0)
         found = over_predicted(row, standard_error=0.01, relative=0.1, most=1.5)
         assert found.holds is holds, ratio
         assert (found.what, found.kind, found.expected) == ("forward y (2,)", "sampled", 1.25)

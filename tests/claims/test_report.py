@@ -12,7 +12,7 @@ import pytest
 
 import refscale.claims
 from refscale.claims import CLAIMS, report, same, verify
-from refscale.claims.run import Result
+from refscale.claims.run import ClaimResult
 from refscale.cli import main
 from refscale.files import json_text
 from refscale.testing import Place
@@ -71,7 +71,7 @@ def test_an_error_on_the_way_is_shown(capsys):
 )
 def test_five_figures_of_a_failure_are_shown(count, last):
     figures = [same(f"figure {i}", 1.0, 2.0) for i in range(count)]
-    result = Result(CLAIMS["3.9"], Place(), (same("right", 1, 1), *figures), "", 0.0)
+    result = ClaimResult(CLAIMS["3.9"], Place(), (same("right", 1, 1), *figures), "", 0.0)
     lines = list(report.failures([result]))
     assert [line for line in lines if line.startswith("  figure")] == [f"  figure {i}: 1, expected 2" for i in range(5)]
     assert lines[-2] == last
@@ -80,7 +80,7 @@ def test_five_figures_of_a_failure_are_shown(count, last):
 
 @pytest.mark.parametrize(("length", "shown"), [(29, "x" * 29), (30, "x" * 28 + "…")])
 def test_long_names_are_cut_to_their_column(length, shown):
-    result = Result(CLAIMS["3.9"], Place(), (same("x" * length, 1, 1),), "", 0.0)
+    result = ClaimResult(CLAIMS["3.9"], Place(), (same("x" * length, 1, 1),), "", 0.0)
     head, line = report.table([result])
     start = head.index("the nearest to failing")
     assert line[start : start + 30] == f"{shown:30}"

@@ -95,7 +95,7 @@ class TestErrors:
             (["report", "--precision", "fp12"], "get_precision('fp12'): expected one of fp32, fp16, "),
             (["report", "--precision", "store=e4m3"], "format 'e4m3' is three different formats"),
             (["report", "--text", "/no/such.txt"], "load_text('/no/such.txt'): cannot be read (No such file or dir"),
-            (["report", "--batch", "0"], "record(batch=0, seq=128, seed=0): expected batch, seq ≥ 1, seed ≥ 0"),
+            (["report", "--batch", "0"], "report(batch=0, seq=128, seed=0): expected batch, seq ≥ 1, seed ≥ 0"),
             (["report", "--seq", "9999", "--batch", "1"], "sequence length 9999, expected at most 512"),
             (["report", "bert-tiny", "--model", "bert-base"], "two models, 'bert-tiny' and --model 'bert-base'"),
             (["report", "--json", "/no/dir/x.json"], "cannot write '/no/dir/x.json': there is no directory '/no/dir'"),

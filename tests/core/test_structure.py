@@ -16,6 +16,7 @@ import refscale
 ROOT = Path(refscale.__file__).parent
 ORDER = [
     "errors",
+    "names",
     "arguments",
     "spellings",
     "arrays",
@@ -226,7 +227,7 @@ def test_the_check_rejects_a_circle(back):
 
 
 CORE, INSTRUMENTS = (re.findall(r"^``(\w+)`` ", table, re.M) for table in (refscale.__doc__ or "").split("\n\n")[2:5:2])
-SERVE_BOTH = ["errors", "arguments", "spellings", "arrays", "files", "records", "progress", "memory"]
+SERVE_BOTH = ["errors", "names", "arguments", "spellings", "arrays", "files", "records", "progress", "memory"]
 
 
 def test_the_map_is_complete_and_in_order():

@@ -281,10 +281,10 @@ def _message(error: type[Exception], f, *args, **kwargs) -> str:
 SWAPPED = np.dtype("float32").newbyteorder().str
 
 
-@pytest.mark.parametrize("dtype", ["int64", "bool", "complex64", "longdouble", SWAPPED, "float8_e5m2", "U3"])
+@pytest.mark.parametrize("dtype", ["bool", "complex64", "longdouble", SWAPPED, "M8[s]", "U3"])
 def test_other_dtypes_are_refused(dtype: str) -> None:
     x = np.zeros(3, getattr(ml_dtypes, dtype, dtype))
-    expected = f"quantize to float16: x is an array of {x.dtype}, expected float16, bfloat16, float32 or float64"
+    expected = f"quantize to float16: x is an array of {x.dtype}, expected float64 or narrower floats, or integers"
     assert _message(CarrierError, quantize, x, "fp16", **EVEN) == expected
 
 

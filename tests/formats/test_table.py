@@ -91,7 +91,7 @@ def test_e4m3_is_never_guessed(name: str) -> None:
         ("fp8", "format 'fp8' is several formats: float8_e5m2, float8_e4m3fn, "),
         ("fp6", "format 'fp6' is two formats: float6_e2m3fn, float6_e3m2fn; say which by its full name"),
         ("fp64", "unknown format 'fp64'; known: float32, tf32, bfloat16, float16, float8_e5m2, "),
-        (8, "get_format: expected a name or a Format, got 8"),
+        (8, "get_format: expected a name, a dtype or a Format, got 8"),
     ],
 )
 def test_other_names_are_refused(name: object, text: str) -> None:

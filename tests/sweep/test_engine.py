@@ -18,7 +18,7 @@ import pytest
 from refscale.cli import main
 from refscale.errors import ArgumentError, DataError, InUseError
 from refscale.files import locked
-from refscale.sweep import Spec, outcomes, read_rows, summary, sweep
+from refscale.sweep import SweepSpec, outcomes, read_rows, summary, sweep
 from refscale.sweep import engine as engine_module
 from refscale.sweep.rows import RESULTS
 
@@ -30,7 +30,7 @@ BASE = {
     "evaluate_every": 3,
     "evaluation_batches": 2,
 }
-SPEC = Spec(
+SPEC = SweepSpec(
     "two schemes",
     BASE,
     grid={"model.norm": ("pre", "none")},
@@ -121,7 +121,7 @@ def test_a_run_that_diverges_or_fails_is_a_row(tmp_path, text, monkeypatch):
 
     monkeypatch.setattr(engine_module, "train", train)
     start = ({"scheme": "regular", "exponents": [-9, 120]}, {"exponents": [-6]})
-    spec = Spec(**vars(SPEC) | {"start": start})
+    spec = SweepSpec(**vars(SPEC) | {"start": start})
     rows = sweep(spec, tmp_path / "out", executor=Inline(), data=text)
     status = Counter((r.settings["scheme"], r.status) for r in rows.values())
     assert status == {("regular", "done"): 4, ("regular", "diverged"): 2, ("unit", "done"): 4, ("unit", "failed"): 2}
@@ -134,7 +134,7 @@ def test_a_run_that_diverges_or_fails_is_a_row(tmp_path, text, monkeypatch):
 
 def test_a_run_whose_validation_is_not_finite_has_diverged(tmp_path, text):
     """Its one step is finite, the forward pass after it is not: a row at once, and no second try."""
-    spec = Spec(
+    spec = SweepSpec(
         "too high",
         BASE | {"steps": 1, "warmup": 0},
         variants={"regular": {"scheme": "regular", "precision": "fp16"}},
@@ -177,7 +177,7 @@ def test_a_process_that_dies_is_tried_again(tmp_path, text):
 
 def test_another_sweep_in_the_directory(tmp_path, text):
     sweep(SPEC, tmp_path / "out", executor=Inline(), data=text)
-    other = Spec(**vars(SPEC) | {"base": BASE | {"steps": 4}})
+    other = SweepSpec(**vars(SPEC) | {"base": BASE | {"steps": 4}})
     with pytest.raises(ArgumentError, match=r"holds another sweep, whose base differs from \{'steps': 4\}"):
         sweep(other, tmp_path / "out", executor=Inline(), data=text)
     with pytest.raises(ArgumentError, match="jobs=0"):
@@ -193,7 +193,7 @@ def test_a_report_of_nothing(capsys, tmp_path):
 def test_more_of_the_same_goes_on(tmp_path, text):
     """Another value in the grid, another variant: what stands is not run again."""
     sweep(SPEC, tmp_path / "out", executor=Inline(), data=text)
-    more = Spec(**vars(SPEC) | {"grid": {"model.norm": ("pre", "none", "post")}})
+    more = SweepSpec(**vars(SPEC) | {"grid": {"model.norm": ("pre", "none", "post")}})
     executor = Inline()
     assert len(sweep(more, tmp_path / "out", executor=executor, data=text)) == 18
     assert sum(executor.runs.values()) == 6

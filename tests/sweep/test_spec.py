@@ -10,7 +10,7 @@ import pytest
 
 from refscale.errors import ArgumentError, DataError
 from refscale.optim import get_schedule
-from refscale.sweep import SHIPPED, Bracket, Grid, Row, Spec, Walk, load_spec, outcomes, summary
+from refscale.sweep import SHIPPED, Bracket, Grid, Row, SweepSpec, Walk, load_spec, outcomes, summary
 from refscale.sweep.rows import loss_of
 from refscale.sweep.search import best, replay
 from refscale.sweep.spec import run_id
@@ -149,7 +149,7 @@ def test_errors(tmp_path, old, new, message):
 
 
 def test_defaults():
-    assert asdict(Spec("t", variants={"a": {}})) == {
+    assert asdict(SweepSpec("t", variants={"a": {}})) == {
         "title": "t",
         "base": {},
         "grid": {},
@@ -169,7 +169,7 @@ def test_defaults():
 
 def test_a_table_with_nothing_but_variants_has_the_same_defaults(tmp_path):
     (tmp_path / "s.toml").write_text('title = "t"\n[[variants]]\nname = "a"\n')
-    assert load_spec(tmp_path / "s.toml") == Spec("t", variants={"a": {}})
+    assert load_spec(tmp_path / "s.toml") == SweepSpec("t", variants={"a": {}})
 
 
 def test_no_such_spec(tmp_path):
@@ -213,14 +213,14 @@ class TestSearches:
         assert grid.next({1.0: 1.0, 2.0: None, 3.0: 1.0}) == []
 
     def test_a_bracket_starts_at_what_is_customary(self):
-        spec = Spec("t", variants={"a": {"scheme": "unit"}}, base={"model": "charlm-conv"})
+        spec = SweepSpec("t", variants={"a": {"scheme": "unit"}}, base={"model": "charlm-conv"})
         assert spec.search_of(next(spec.cells()).settings) == Bracket(-6)
 
 
 class TestTables:
     """Figures by hand."""
 
-    SPEC = Spec(
+    SPEC = SweepSpec(
         "t",
         {"model": "charlm-conv"},
         grid={"model.norm": ("pre", "post")},

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refscale.analysis import record
+from refscale.analysis import report
 from refscale.cli import main
 from refscale.data import IGNORE, Characters
 from refscale.engine import Tape
@@ -187,9 +187,9 @@ class TestTask:
 
 @pytest.mark.parametrize("model", ["charlm-attention:layers=1", "charlm-rnn:layers=1", "decoder-tiny"])
 def test_reports(model):
-    summary = record(model, "unit", batch=2, seq=16, formats=()).summary()
+    summary = report(model, "unit", batch=2, seq=16, formats=()).summary()
     assert summary.outside["activation"] <= 4  # the first states of a recurrence, which starts at 0
-    predicted = [t.scale / t.predicted for t in record(model, "unit", batch=2, seq=16).tensors if t.predicted]
+    predicted = [t.scale / t.predicted for t in report(model, "unit", batch=2, seq=16).tensors if t.predicted]
     assert 0.8 < np.median(predicted) < 1.3
 
 

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from refscale.errors import GoldenError
+from refscale.golden.backends.reference import Reference
 from refscale.golden.kit.backend import Backend, load_backend
+
+__all__ = ["SHIPPED", "Reference", "Shipped", "find"]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ it may be), ``runner`` (all vectors; waivers; bisection), ``report`` (what is pr
 """
 
 from refscale.golden.kit.backend import METHODS, Backend, Claims, load_backend
-from refscale.golden.kit.report import summary, to_json
+from refscale.golden.kit.pipe import PipeBackend
+from refscale.golden.kit.report import culprit_in_words, summary, to_json
 from refscale.golden.kit.runner import Culprit, Waiver, bisect, load_waivers, run, select
 from refscale.golden.kit.verdicts import VERDICTS, Mismatch, Result, Verdict, judge
 
@@ -26,10 +27,12 @@ __all__ = [
     "Claims",
     "Culprit",
     "Mismatch",
+    "PipeBackend",
     "Result",
     "Verdict",
     "Waiver",
     "bisect",
+    "culprit_in_words",
     "judge",
     "load_backend",
     "load_waivers",

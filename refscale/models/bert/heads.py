@@ -24,7 +24,7 @@ def masked_lm_head(
     decoder: tuple[Tensor, Tensor],
     activation: Op = _GELU,
     eps: float = 1e-12,
-    constraints: tuple[Constraint, Constraint] = (none, none),
+    constraints: tuple[str | Constraint, str | Constraint] = (none, none),
 ) -> Tensor:
     """Masked-LM head at the given positions: gather, dense, activation, norm, readout (Devlin et al. 2018).
 
@@ -50,7 +50,7 @@ def masked_lm_head(
     return F.readout(x, *decoder, constraint=constraints[1])
 
 
-def first_pooled(h: Tensor, weight: Tensor, bias: Tensor, *, constraint: Constraint = none) -> Tensor:
+def first_pooled(h: Tensor, weight: Tensor, bias: Tensor, *, constraint: str | Constraint = none) -> Tensor:
     """tanh(dense(the first token)), as BERT pools a sequence (Devlin et al. 2018).
 
     Args:
@@ -66,7 +66,7 @@ def first_pooled(h: Tensor, weight: Tensor, bias: Tensor, *, constraint: Constra
     x = apply(ops.Reshape((h.shape[0], h.shape[2])), first)
     with tape_of("first_pooled", h).scope("pooler"):
         x = F.linear(x, weight, bias, constraint=constraint)
-    return apply(ops.Tanh(), x)
+    return F.tanh(x, constraint=none)
 
 
 def next_sentence_head(
@@ -74,7 +74,7 @@ def next_sentence_head(
     *,
     pooler: tuple[Tensor, Tensor],
     classifier: tuple[Tensor, Tensor],
-    constraints: tuple[Constraint, Constraint] = (none, none),
+    constraints: tuple[str | Constraint, str | Constraint] = (none, none),
 ) -> Tensor:
     """Next-sentence head on the first token: dense, tanh, readout (Devlin et al. 2018).
 
@@ -92,7 +92,7 @@ def next_sentence_head(
     return F.readout(first_pooled(h, *pooler, constraint=constraints[0]), *classifier, constraint=constraints[1])
 
 
-def span_head(h: Tensor, weight: Tensor, bias: Tensor, *, constraint: Constraint = none) -> list[Tensor]:
+def span_head(h: Tensor, weight: Tensor, bias: Tensor, *, constraint: str | Constraint = none) -> list[Tensor]:
     """Logits of where an answer starts and ends, from each token's vector (Devlin et al. 2018, SQuAD).
 
     Args:

@@ -10,23 +10,29 @@ In reading order:
     8
 """
 
+from typing import TYPE_CHECKING
+
 from refscale.models.language.config import CONFIGS, LanguageConfig
 from refscale.models.language.model import (
-    Loss,
+    NextTokenLoss,
     hidden_states,
     initial_std,
     logits,
     next_token_loss,
     specs,
 )
+from refscale.names import lazily
 
 __all__ = [
     "CONFIGS",
     "LanguageConfig",
-    "Loss",
+    "NextTokenLoss",
     "hidden_states",
     "initial_std",
     "logits",
     "next_token_loss",
     "specs",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(__name__, {}, {"Loss": "NextTokenLoss"})

@@ -109,7 +109,7 @@ def hidden_states(
         raise ShapeError(f"language: ids of shape {ids.shape}, expected (batch, seq)")
     table = p["embedding"] if embedding is None else embedding
     tape = tape_of("language", table)
-    x = apply(ops.Embedding(), table, ids)
+    x = F.embedding(table, ids)
     if config.embedding_norm:
         with tape.scope("embedding_norm"):
             x = norm(p, "embedding_norm", x, config.eps)
@@ -145,7 +145,7 @@ def logits(p: Tensors, config: LanguageConfig, ids: NDArray[Any], rng: np.random
 
 
 @dataclass(frozen=True)
-class Loss:
+class NextTokenLoss:
     """What a step computes, on one tape.
 
     Attributes:
@@ -166,7 +166,7 @@ class Loss:
 
 def next_token_loss(
     p: Tensors, batch: TextBatch, config: LanguageConfig, rng: np.random.Generator | None = None
-) -> Loss:
+) -> NextTokenLoss:
     """Cross-entropy of every token that counts, given those before it.
 
     Args:
@@ -184,4 +184,4 @@ def next_token_loss(
         seq = batch.ids.shape[1]
         y, labels = apply(ops.Slice(1, 0, seq - 1), y), labels[:, 1:]
     total = F.cross_entropy(y, labels, IGNORE)
-    return Loss(total, y, labels)
+    return NextTokenLoss(total, y, labels)

@@ -17,19 +17,19 @@ from refscale.layers import count, on_tape
 from refscale.models import Config, family, get_config
 from refscale.precision import Precision, fp32, get_precision
 from refscale.progress import Progress
-from refscale.scales import Scheme, get_constraint, get_scheme
+from refscale.scales import Constraint, Scheme, get_constraint, get_scheme
 from refscale.stats.measurement import REPORT_FORMATS
 from refscale.stats.report import Report
-from refscale.stats.trace import PredictedScales, Trace, summarize_casts
+from refscale.stats.trace import PredictedScales, TensorProbe, summarize_casts
 from refscale.tasks import Setup, Task, get_task, kind_of
 
 
-def record(
+def report(
     model: str | Config,
     scheme: str | Scheme,
     precision: str | Precision = fp32,
     *,
-    constraint: str | None = None,
+    constraint: str | Constraint | None = None,
     batch: int = 8,
     seq: int = 128,
     seed: int = 0,
@@ -43,7 +43,7 @@ def record(
         model: as ``models.get_config`` reads it, or a configuration.
         scheme: a name, or a scheme.
         precision: a name, a mix (see ``get_precision``), or a policy; all but fp32 also count what casts lost.
-        constraint: name of one in ``scales.CONSTRAINTS``, in place of the configuration's.
+        constraint: one of ``scales.CONSTRAINTS`` or its name, in place of the configuration's.
         batch: sequences.
         seq: tokens in each.
         seed: of initial weights and of the choice of text (and of masked words).
@@ -65,11 +65,11 @@ def record(
         config = replace(config, constraint=get_constraint(constraint))
     scheme, precision = get_scheme(scheme), get_precision(precision)
     if batch < 1 or seq < 1 or seed < 0:
-        raise ArgumentError(f"record(batch={batch}, seq={seq}, seed={seed}): expected batch, seq ≥ 1, seed ≥ 0")
+        raise ArgumentError(f"report(batch={batch}, seq={seq}, seed={seed}): expected batch, seq ≥ 1, seed ≥ 0")
     formats = tuple(get_format(f).name for f in formats)
     task = first_task(config, scheme, text, batch, seq)
     data = next(task.batches(np.random.default_rng(seed)))
-    trace = Trace(task.specs, formats, progress)
+    trace = TensorProbe(task.specs, formats, progress)
     rounding = np.random.default_rng([seed, 1])
     tape = Tape(scheme, precision, probe=trace, count_casts=precision != fp32, rng=rounding)
     parameters = task.initial_parameters(np.random.default_rng(seed))
@@ -104,7 +104,7 @@ def _predicted(output: Tensor, std: Mapping[str, float]) -> PredictedScales:
 
 
 def work(model: str) -> float:
-    """What ``record`` adds up to in its ``progress``.  Raises ArgumentError for an unknown name."""
+    """What ``report`` adds up to in its ``progress``.  Raises ArgumentError for an unknown name."""
     config = get_config(model)
     return 2 * count(family(config).specs(config)) / 1e6
 

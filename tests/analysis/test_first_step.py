@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from refscale import models, ops
-from refscale.analysis import record
-from refscale.analysis.record import work
+from refscale.analysis import report
+from refscale.analysis.first_step import work
 from refscale.data import Vocabulary, load_text
 from refscale.engine import Tape, apply, backward
 from refscale.errors import ArgumentError, DataError, ShapeError
@@ -13,7 +13,7 @@ from refscale.models import bert
 from refscale.progress import Progress
 from refscale.scales import get_scheme, regular
 from refscale.stats import KINDS
-from refscale.stats.trace import KEY_BIAS, PAD, START, ZERO_BIAS, Trace, layer_of
+from refscale.stats.trace import KEY_BIAS, PAD, START, ZERO_BIAS, TensorProbe, layer_of
 from refscale.tasks import masked_lm_batches
 
 CONFIG = bert.get_config("bert-tiny")
@@ -76,8 +76,8 @@ class TestTensors:
 
     def test_weights_are_predicted_as_they_are_drawn(self, regular, unit):
         """About the mean of all elements: σ·√(1 − 1/n), for n of 256 (segments) and more."""
-        for report, sigma in ((regular, 0.02), (unit, 1.0)):
-            for t in report.of_kind("weight"):
+        for found, sigma in ((regular, 0.02), (unit, 1.0)):
+            for t in found.of_kind("weight"):
                 drawn = sigma * (1 - 1 / t.elements) ** 0.5 if len(t.shape) == 2 else 0.0
                 assert t.predicted == pytest.approx(drawn, rel=1e-9, abs=1e-12), t.name
 
@@ -107,12 +107,12 @@ class TestThePoint:
             def initial_std(self, regular):
                 return 8.0
 
-        s = record("bert-tiny", Wide("wide"), **SMALL).summary()
+        s = report("bert-tiny", Wide("wide"), **SMALL).summary()
         assert s.outside["weight"] == sum(t.role in ("weight", "embedding", "readout") for t in record_weights())
 
 
 def record_weights():
-    return record("bert-tiny", "unit", **SMALL).of_kind("weight")
+    return report("bert-tiny", "unit", **SMALL).of_kind("weight")
 
 
 class TestZeroByConstruction:
@@ -133,18 +133,18 @@ class TestZeroByConstruction:
 
 class TestArguments:
     def test_same_seed_same_report(self):
-        a = record("bert-tiny", "unit", seed=3, **SMALL)
-        assert a == record("bert-tiny", "unit", seed=3, **SMALL)
-        assert a != record("bert-tiny", "unit", seed=4, **SMALL)
+        a = report("bert-tiny", "unit", seed=3, **SMALL)
+        assert a == report("bert-tiny", "unit", seed=3, **SMALL)
+        assert a != report("bert-tiny", "unit", seed=4, **SMALL)
 
     def test_precision_counts_casts(self):
-        r = record("bert-tiny", "regular", "fp8", **SMALL)
+        r = report("bert-tiny", "regular", "fp8", **SMALL)
         places = {(c.place, c.format) for c in r.casts}
         assert ("operand", "float8_e4m3fn") in places
         assert ("operand_gradient", "float8_e5m2") in places
         flushed = {c.place: c.flushed / c.elements for c in r.casts}
         assert flushed["operand_gradient"] > 0.1
-        u = record("bert-tiny", "unit", "fp8", **SMALL)
+        u = report("bert-tiny", "unit", "fp8", **SMALL)
         assert all(c.flushed / c.elements < 0.02 and c.clipped == 0 for c in u.casts)
         # What is stored in FP16 has nothing left to lose there.
         assert all(t.lost["float16"].underflow == t.lost["float16"].overflow == 0 for t in r.tensors)
@@ -153,7 +153,7 @@ class TestArguments:
         assert regular.casts == ()
 
     def test_unit_rms_is_judged_by_rms(self):
-        r = record("bert-tiny", "unit-rms", **SMALL)
+        r = report("bert-tiny", "unit-rms", **SMALL)
         assert {t.statistic for t in r.tensors} == {"rms"}
         softmax = next(t for t in r.tensors if t.role == "masked_softmax")
         assert softmax.scale == softmax.rms != softmax.std
@@ -162,32 +162,32 @@ class TestArguments:
         path = tmp_path / "text.txt"
         path.write_text("The cat sat on the mat. The dog ran to the cat. It was late. " * 40)
         config = bert.BertConfig(layers=1, width=16, heads=2, hidden=32, vocabulary=30, positions=16, tied=False)
-        r = record(config, "unit", text=path, batch=2, seq=16)
+        r = report(config, "unit", text=path, batch=2, seq=16)
         assert (r.model, r.text) == ("BertConfig", str(path))
         assert "mlm.decoder.weight" in by_name(r, "weight gradient")
 
     def test_progress_reaches_its_total(self):
         with Progress(work("bert-tiny"), visible=False) as progress:
-            record("bert-tiny", "unit", progress=progress, **SMALL)
+            report("bert-tiny", "unit", progress=progress, **SMALL)
         assert progress.done == pytest.approx(progress.total)
 
     def test_errors(self, tmp_path):
         with pytest.raises(
-            ArgumentError, match=r"record\(batch=0, seq=128, seed=0\): expected batch, seq ≥ 1, seed ≥ 0"
+            ArgumentError, match=r"report\(batch=0, seq=128, seed=0\): expected batch, seq ≥ 1, seed ≥ 0"
         ):
-            record("bert-tiny", "unit", batch=0)
+            report("bert-tiny", "unit", batch=0)
         with pytest.raises(ArgumentError, match="get_config\\('bert-huge'\\)"):
-            record("bert-huge", "unit")
+            report("bert-huge", "unit")
         with pytest.raises(ShapeError, match="sequence length 600, expected at most 512"):
-            record("bert-tiny", "unit", batch=1, seq=600)
+            report("bert-tiny", "unit", batch=1, seq=600)
         with pytest.raises(DataError, match="cannot be read"):
-            record("bert-tiny", "unit", text=tmp_path / "none.txt")
+            report("bert-tiny", "unit", text=tmp_path / "none.txt")
 
 
 @pytest.mark.parametrize("size", [0.0, 1.0])
 def test_why_a_tensor_is_zero(size):
     """A bias at the start; the gradient of a first prediction that nobody makes; what a state of 0 is multiplied by."""
-    trace = Trace({"pad": Spec("bias", (2,)), "gain": Spec("gain", (2,)), "w": Spec("weight", (2,))})
+    trace = TensorProbe({"pad": Spec("bias", (2,)), "gain": Spec("gain", (2,)), "w": Spec("weight", (2,))})
     tape = Tape(regular, probe=trace)
     x = tape.tensor(np.full((3, 2), size))
     leaves = {name: tape.tensor(np.zeros(2), name) for name in ("pad", "gain")} | {"w": tape.tensor(np.ones(2), "w")}
@@ -207,7 +207,7 @@ def test_why_a_tensor_is_zero(size):
 @pytest.mark.parametrize(("scheme", "damped"), [("regular", False), ("unit", True), ("u-mup", True)])
 def test_a_readout_is_damped_where_its_factor_is_applied(scheme, damped):
     """α = 1/fan-in, but for a scheme without factors; its gradient is not damped."""
-    trace = Trace({"w": Spec("readout", (4, 3))})
+    trace = TensorProbe({"w": Spec("readout", (4, 3))})
     tape = Tape(get_scheme(scheme), probe=trace)
     y = apply(ops.Readout("1/m"), tape.tensor(np.ones((2, 4))), tape.tensor(np.ones((4, 3)), "w"))
     backward(y, np.ones((2, 3)))
@@ -222,4 +222,4 @@ def test_layers():
 
 
 def test_formats_by_alias():
-    assert record("bert-tiny", "unit", formats=["e4m3fn"], **SMALL).formats == ("float8_e4m3fn",)
+    assert report("bert-tiny", "unit", formats=["e4m3fn"], **SMALL).formats == ("float8_e4m3fn",)

@@ -1,0 +1,95 @@
+"""Tensors in expressions: ``x + y`` and ``x @ w`` run ops; NumPy functions are refused.
+
+Ops stand above the engine: ``refscale.ops`` installs them when it is imported.  A NumPy function of a tensor would
+return a plain array without a gradient, and the gradient would be lost silently; ``np.asarray(tensor)`` asks for that
+array explicitly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
+
+from refscale.errors import TapeError
+
+_INSTALLED: dict[str, Callable[[Any, Any], Any]] = {}
+
+INSTEAD = {
+    "array_split": "functional.split",
+    "concatenate": "ops.Concat",
+    "dot": "functional.matmul",
+    "inner": "functional.matmul",
+    "mean": "ops.Mean",
+    "reshape": "ops.Reshape",
+    "split": "functional.split",
+    "sum": "ops.Sum",
+    "take": "functional.embedding",
+    "transpose": "ops.Transpose",
+}
+"""By the name of a NumPy function, the function or op that has a gradient."""
+
+
+def install(functions: Mapping[str, Callable[[Any, Any], Any]]) -> None:
+    """Set the function of two operands that each operator calls.
+
+    Args:
+        functions: by symbol: "+", "-", "*" and "@".
+    """
+    _INSTALLED.update(functions)
+
+
+def _number(x: object) -> object:
+    """A Python integer as a float, for ``2 * x``: integers are token ids to an op, not numbers."""
+    return float(x) if type(x) is int else x
+
+
+class Operators:
+    """The operators of a tensor, and its answer to NumPy's functions."""
+
+    __slots__ = ()
+    __array_ufunc__: ClassVar[None] = None  # NumPy then leaves ``array + tensor`` to the tensor
+
+    def _run(self, symbol: str, left: object, right: object) -> Self:
+        if symbol not in _INSTALLED:
+            raise TapeError(f"{left!r} {symbol} {right!r}: no op is installed for {symbol}; import refscale.ops")
+        result: Self = _INSTALLED[symbol](_number(left), _number(right))
+        return result
+
+    def __add__(self, other: Any) -> Self:
+        """``ops.Add``."""
+        return self._run("+", self, other)
+
+    def __radd__(self, other: Any) -> Self:
+        """``ops.Add`` of what stands on the left."""
+        return self._run("+", other, self)
+
+    def __sub__(self, other: Any) -> Self:
+        """``ops.Subtract``."""
+        return self._run("-", self, other)
+
+    def __rsub__(self, other: Any) -> Self:
+        """``ops.Subtract`` from what stands on the left."""
+        return self._run("-", other, self)
+
+    def __mul__(self, other: Any) -> Self:
+        """``ops.Multiply``."""
+        return self._run("*", self, other)
+
+    def __rmul__(self, other: Any) -> Self:
+        """``ops.Multiply`` of what stands on the left."""
+        return self._run("*", other, self)
+
+    def __matmul__(self, other: Any) -> Self:
+        """``ops.Matmul``."""
+        return self._run("@", self, other)
+
+    def __rmatmul__(self, other: Any) -> Self:
+        """``ops.Matmul`` of what stands on the left."""
+        return self._run("@", other, self)
+
+    def __array_function__(self, function: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
+        """Raise TapeError: the result of a NumPy function would have no gradient."""
+        name = f"{function.__module__}.{function.__name__}"
+        instead = INSTEAD.get(function.__name__)
+        use = f"refscale.{instead}" if instead else "a function of refscale.functional or an op of refscale.ops"
+        raise TapeError(f"{name} of a Tensor has no gradient: use {use}, or np.asarray(tensor)")
