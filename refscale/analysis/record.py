@@ -20,7 +20,7 @@ from refscale.progress import Progress
 from refscale.scales import Scheme, get_constraint, get_scheme
 from refscale.stats.measurement import REPORT_FORMATS
 from refscale.stats.report import Report
-from refscale.stats.trace import PredictedScales, Trace, summarize_casts
+from refscale.stats.trace import PredictedScales, TensorProbe, summarize_casts
 from refscale.tasks import Setup, Task, get_task, kind_of
 
 
@@ -69,7 +69,7 @@ def record(
     formats = tuple(get_format(f).name for f in formats)
     task = first_task(config, scheme, text, batch, seq)
     data = next(task.batches(np.random.default_rng(seed)))
-    trace = Trace(task.specs, formats, progress)
+    trace = TensorProbe(task.specs, formats, progress)
     rounding = np.random.default_rng([seed, 1])
     tape = Tape(scheme, precision, probe=trace, count_casts=precision != fp32, rng=rounding)
     parameters = task.initial_parameters(np.random.default_rng(seed))

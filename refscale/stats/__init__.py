@@ -11,7 +11,7 @@ In reading order:
 
 from refscale.stats.measurement import KINDS, REPORT_FORMATS, Kind, Limits, Lost, Measurement, TensorStats, measure
 from refscale.stats.report import CastSummary, Report, Summary, summarize
-from refscale.stats.trace import PredictedScales, Trace, summarize_casts
+from refscale.stats.trace import PredictedScales, TensorProbe, summarize_casts
 
 __all__ = [
     "KINDS",
@@ -24,8 +24,8 @@ __all__ = [
     "PredictedScales",
     "Report",
     "Summary",
+    "TensorProbe",
     "TensorStats",
-    "Trace",
     "measure",
     "summarize",
     "summarize_casts",

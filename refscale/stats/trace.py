@@ -42,7 +42,7 @@ class PredictedScales:
     gradients: Mapping[Variable, float]
 
 
-class Trace:
+class TensorProbe:
     """What a tape's probe saw in one forward and backward pass.
 
     Args:

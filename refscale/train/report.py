@@ -9,7 +9,7 @@ from refscale.files import path_text
 from refscale.progress import Progress
 from refscale.stats.measurement import REPORT_FORMATS
 from refscale.stats.report import Report
-from refscale.stats.trace import Trace, summarize_casts
+from refscale.stats.trace import TensorProbe, summarize_casts
 from refscale.train.checkpoint import Checkpoint
 from refscale.train.run import Run
 from refscale.train.step import forward_backward
@@ -37,7 +37,7 @@ def checkpoint_report(
         raise CheckpointError(f"checkpoint_report: of a run of {config.task!r}, expected one on a text")
     run = Run.of(config, text)
     run.check(checkpoint, "checkpoint_report")
-    trace = Trace(run.specs, REPORT_FORMATS, progress)
+    trace = TensorProbe(run.specs, REPORT_FORMATS, progress)
     result = forward_backward(run, state, run.validation[0], probe=trace, count_casts=config.precision != "fp32")
     return Report(
         model=f"{config.model} after {counted(state.step, 'step')}",

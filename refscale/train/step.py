@@ -16,7 +16,7 @@ from refscale.layers import on_tape
 from refscale.rivals import OperandScales, Outcome, all_finite
 from refscale.stats.measurement import TensorStats
 from refscale.stats.report import CastSummary
-from refscale.stats.trace import Trace, summarize_casts
+from refscale.stats.trace import TensorProbe, summarize_casts
 from refscale.tasks import Loss, Scores
 from refscale.train.run import Run
 from refscale.train.state import TrainState
@@ -61,7 +61,7 @@ def training_step(run: Run, state: TrainState, batch: Any, *, trace: bool = Fals
         DivergedError: the loss is not finite, or a gradient that the scaling technique does not skip; the message
             names the step and the first tensor that left its format's range.  Or the update overflows.
     """
-    tracer = Trace(run.specs) if trace else None
+    tracer = TensorProbe(run.specs) if trace else None
     result = forward_backward(run, state, batch, probe=tracer, count_casts=trace)
     scaling, gradients, outcome = run.scaling.finish(state.scaling, result.gradients, result.scales)
     outcome = _with_blocks(outcome, result.tape.casts)
