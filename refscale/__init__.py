@@ -27,8 +27,9 @@ The instruments measure the core, train its models, and hold others to it.  The 
 ``rivals``          what unit scaling replaces: loss scaling, per-tensor scaling
 ``tasks``           what is learned: masked words, the next character, answers to questions
 ``optim``           SGD, Adam, AdamW, LAMB as pairs of pure functions; schedules
-``analysis``        what the numbers did: recorded scales, reports, SNR, figures
+``stats``           tensors in figures: σ, exponents, what a cast would lose; reports
 ``train``           training out of the box
+``analysis``        what the numbers did: recorded scales, predictions, SNR, plots
 ``sweep``           many runs: a grid, learning rates that are searched, any executor; the comparison
 ``testing``         how to state a claim as a test: strategies, exact constructions, assertions
 ``golden``          golden vectors, and the kit that holds a backend to them
@@ -37,8 +38,9 @@ The instruments measure the core, train its models, and hold others to it.  The 
 ==================  =====================================================================
 
 ``errors``, ``names`` (names that are imported at their first use, old names), ``arguments`` (checks of single
-arguments), ``arrays`` (what is refused at the border, who may write), ``files``, ``progress`` and ``memory`` (freed
-memory that stays with the process, for speed; only if you ask) serve both.
+arguments), ``spellings`` (names with options), ``arrays`` (what is refused at the border, who may write), ``files``,
+``records`` (JSON files with a schema), ``progress`` and ``memory`` (freed memory that stays with the process, for
+speed; only if you ask) serve both.
 
 ``import refscale as rs`` is enough to begin: ``rs.quantize``, ``rs.Tape``, ``rs.plan``, …; ``dir(rs)`` lists the names.
 Each imports its module at its first use.

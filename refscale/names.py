@@ -19,7 +19,8 @@ def lazily(
     Args:
         package: its ``__name__``.
         where: by module of the package, the names that it defines; under "", modules that are names themselves.
-        old: by old name, the new one, which is returned with a DeprecationWarning; one version later, remove it.
+        old: by old name, the new one, which is returned with a DeprecationWarning; with its package, if it moved to
+            another one.  One version later, remove it.
 
     Returns:
         The two functions.  An unknown name raises AttributeError with the nearest names.
@@ -39,8 +40,10 @@ def lazily(
         if old and name in old:
             import warnings
 
-            warnings.warn(f"{package}.{name} is now {package}.{old[name]}", DeprecationWarning, stacklevel=2)
-            return getattr(sys.modules[package], old[name])
+            new = old[name] if "." in old[name] else f"{package}.{old[name]}"
+            warnings.warn(f"{package}.{name} is now {new}", DeprecationWarning, stacklevel=2)
+            place, _, last = new.rpartition(".")
+            return getattr(import_module(place), last)
         raise AttributeError(_unknown(package, name, known()))
 
     def known() -> list[str]:

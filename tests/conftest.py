@@ -1,4 +1,7 @@
-"""One BLAS thread: with another process on a core, threaded OpenBLAS collapses on small products."""
+"""Settings of all tests, and the tier ``unit``.
+
+One BLAS thread: with another process on a core, threaded OpenBLAS collapses on small products.
+"""
 
 import atexit
 import gc
@@ -6,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # before NumPy is imported
@@ -21,6 +25,93 @@ if sys.dont_write_bytecode:  # a hundred processes would each compile every modu
     os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="refscale-pycache-")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     atexit.register(shutil.rmtree, os.environ["PYTHONPYCACHEPREFIX"], ignore_errors=True)
+
+
+TESTS = Path(__file__).parent
+LONG = (
+    "analysis/test_drift.py",
+    "analysis/test_fidelity.py",
+    "analysis/test_files.py",
+    "analysis/test_first_step.py",
+    "analysis/test_plots.py",
+    "analysis/test_predict.py",
+    "analysis/test_snr.py",
+    "analysis/test_text.py",
+    "bench",
+    "blocks/test_cast.py",
+    "blocks/test_exhaustive.py",
+    "blocks/test_product.py",
+    "blocks/test_wrong.py",
+    "claims/test_claim.py::test_sampling",
+    "claims/test_claims.py",
+    "claims/test_measure.py",
+    "claims/test_mutants.py",
+    "cli",
+    "core/test_executors.py",
+    "core/test_scaling.py::TestAutomatic::test_torch",
+    "core/test_structure.py::test_core_imports_without_optional_packages",
+    "exact/test_accumulators.py",
+    "exact/test_array.py::test_a_training_step_has_the_same_bits_on_every_machine",
+    "exact/test_elementary.py",
+    "exact/test_functions.py",
+    "exact/test_product.py",
+    "formats/test_properties.py",
+    "formats/test_rounding.py",
+    "functional/test_attention.py",
+    "golden/test_kit.py",
+    "golden/test_store.py",
+    "golden/test_trace.py",
+    "golden/test_wrong.py",
+    "graph/test_cut_edges.py",
+    "graph/test_gradient_factors.py",
+    "graph/test_plan.py",
+    "models/test_adapt.py",
+    "models/test_bert.py",
+    "models/test_bert_torch.py",
+    "models/test_schemes.py",
+    "models/test_transformers.py",
+    "ops/test_gradients.py",
+    "ops/test_kernels.py",
+    "sweep",
+    "tasks/test_next_token.py",
+    "test_data.py",
+    "test_prose.py",
+    "testing/test_equality.py",
+    "testing/test_package.py",
+    "testing/test_places.py",
+    "testing/test_strategies.py",
+    "train",
+    "tutorials",
+)
+"""Folders, modules and tests that are not in the tier ``unit``.
+
+They train, start other processes, or take more than 25 ms for a test on average, on a quiet core.
+"""
+
+
+def is_long(path: Path, test: str = "") -> bool:
+    """Whether a module is in ``LONG``, or in a folder that is; or a test of a module, without its parameters."""
+    for entry in LONG:
+        place, _, name = entry.partition("::")
+        if name == "" and (path == TESTS / place or TESTS / place in path.parents):
+            return True
+        if name and path == TESTS / place and test == name:
+            return True
+    return False
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark ``unit``: all tests but slow ones and those of ``LONG``."""
+    for item in items:
+        test = item.nodeid.partition("::")[2].partition("[")[0]
+        if item.get_closest_marker("slow") is None and not is_long(item.path, test):
+            item.add_marker("unit")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """``-m unit`` need not import the modules of ``LONG``."""
+    return True if config.option.markexpr == "unit" and is_long(collection_path) else None
 
 
 def pytest_collection_finish() -> None:

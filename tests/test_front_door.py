@@ -155,19 +155,30 @@ RENAMED = {
 }
 """Package, the name up to version 0.1, and the name since."""
 
+MOVED = {
+    ("analysis", name, f"refscale.stats.{name}")
+    for name in (
+        *("CastSummary", "KINDS", "Kind", "Limits", "Lost", "Measurement", "REPORT_FORMATS", "Report", "Summary"),
+        *("TensorStats", "measure", "summarize"),
+    )
+}
+"""Names that are in another package since."""
+
 
 class TestOldNames:
-    @pytest.mark.parametrize(("part", "old", "new"), sorted(RENAMED))
+    @pytest.mark.parametrize(("part", "old", "new"), sorted(RENAMED | MOVED))
     def test_each_is_the_new_one_with_a_warning(self, part, old, new):
         package = importlib.import_module(f"refscale.{part}")
+        where, _, last = (new if "." in new else f"refscale.{part}.{new}").rpartition(".")
+        place = importlib.import_module(where)
         with pytest.warns(
-            DeprecationWarning, match=rf"refscale\.{part}\.{old} is now refscale\.{part}\.{new}$"
+            DeprecationWarning, match=rf"refscale\.{part}\.{old} is now {place.__name__}\.{last}$"
         ) as seen:
             found = getattr(package, old)
         assert seen[0].filename == __file__
-        assert found is getattr(package, new)
+        assert found is getattr(place, last)
         assert old not in dir(package)
-        assert new in package.__all__
+        assert last in place.__all__
 
     def test_these_are_all(self):
         calls = {
@@ -176,7 +187,7 @@ class TestOldNames:
             for call in ast.walk(ast.parse(p.read_text(encoding="utf-8")))
             if isinstance(call, ast.Call) and ast.unparse(call.func) == "lazily" and len(call.args) == 3
         }
-        assert {(part, *names) for part, old in calls.items() for names in old.items()} == RENAMED
+        assert {(part, *names) for part, old in calls.items() for names in old.items()} == RENAMED | MOVED
 
     def test_from_an_import(self):
         with pytest.warns(DeprecationWarning, match=r"refscale\.analysis\.record is now refscale\.analysis\.report"):

@@ -1,19 +1,16 @@
-"""What the numbers did: recorded scales, reports, signal-to-noise ratios, figures.
+"""Instruments: reports of scales, predictions, signal-to-noise ratios, fidelity, tables and plots.
 
-In reading order:
+In reading order (``refscale.stats`` has the figures themselves: an array, a pass, a ``Report``):
 
-1. ``stats``: an array in figures: σ, exponents, what a cast to a narrow format would lose.
-2. ``report``: what a report is, and comes to: how many tensors are far from unit scale.
-3. ``trace``, ``first_step``: one training step of a BERT, every tensor in figures: a ``Report``.
-4. ``text``, ``histogram``, ``plots``, ``files``: reports for a terminal, as figures, as JSON; ``plots_sweep``: those of
-   sweeps.
-5. ``drift``: how scales move while a model trains.
-6. ``flops``: what factors cost.
-7. ``predict``: every scale of a model before it is run, by the rules that the ops declare.
-8. ``snr``: how well a format carries Gaussian numbers, by their scale; ``snr_blocks``: block-scaled formats.
-9. ``fidelity_report``, ``fidelity_watch``, ``fidelity``: what narrow formats do to a trained model; ``fidelity_text``,
-   ``plots_fidelity`` show it.
-10. ``ops_table``, ``formats_table``: every op's factors, every format, in figures.
+1. ``first_step``: one training step of a model at initialization as a ``Report``.
+2. ``text``, ``histogram``, ``plots``, ``files``: reports for a terminal, as plots, as JSON; ``plots_sweep``: sweeps.
+3. ``drift``: the scales of a run over its steps.
+4. ``flops``: the cost of factors.
+5. ``predict``: every scale of a model before it is run, by the rules that the ops declare.
+6. ``snr``: the signal-to-noise ratio of N(0, σ²) in each format; ``snr_blocks``: in block-scaled formats.
+7. ``fidelity_report``, ``fidelity_watch``, ``fidelity``: the error of narrow formats in a trained model;
+   ``fidelity_text``, ``plots_fidelity`` show it.
+8. ``ops_table``, ``formats_table``: every op's factors; every format.
 
     >>> import refscale as rs
     >>> rs.report("bert-tiny", "unit").summary().outside["weight"]
@@ -54,36 +51,24 @@ from refscale.analysis.plots import (
 )
 from refscale.analysis.plots_fidelity import plot_fidelity
 from refscale.analysis.predict import Prediction, predict
-from refscale.analysis.report import CastSummary, Report, Summary, summarize
 from refscale.analysis.snr import cast_snr, curves, plateau, render_snr, snr
 from refscale.analysis.snr_blocks import block_curves, curves_over_scale, render_block_snr
-from refscale.analysis.stats import KINDS, REPORT_FORMATS, Kind, Limits, Lost, Measurement, TensorStats, measure
 from refscale.analysis.text import render
 from refscale.names import lazily
 
 __all__ = [
     "COLORS",
-    "KINDS",
-    "REPORT_FORMATS",
     "SCHEME_COLORS",
     "SMALL",
     "CastLosses",
-    "CastSummary",
     "Drift",
     "Errors",
     "FidelityReport",
     "Flops",
-    "Kind",
-    "Limits",
-    "Lost",
-    "Measurement",
     "OpFlops",
     "OperandStats",
     "Prediction",
-    "Report",
     "StorageStats",
-    "Summary",
-    "TensorStats",
     "block_curves",
     "cast_snr",
     "check_plot",
@@ -98,7 +83,6 @@ __all__ = [
     "load_drifts",
     "load_fidelity",
     "mark_ranges",
-    "measure",
     "open_figure",
     "plateau",
     "plot",
@@ -121,10 +105,27 @@ __all__ = [
     "save_flops",
     "scheme_color",
     "snr",
-    "summarize",
     "tape_flops",
     "to_json",
 ]
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = lazily(__name__, {}, {"record": "report"})
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {},
+        {
+            "record": "report",
+            "CastSummary": "refscale.stats.CastSummary",
+            "KINDS": "refscale.stats.KINDS",
+            "Kind": "refscale.stats.Kind",
+            "Limits": "refscale.stats.Limits",
+            "Lost": "refscale.stats.Lost",
+            "Measurement": "refscale.stats.Measurement",
+            "REPORT_FORMATS": "refscale.stats.REPORT_FORMATS",
+            "Report": "refscale.stats.Report",
+            "Summary": "refscale.stats.Summary",
+            "TensorStats": "refscale.stats.TensorStats",
+            "measure": "refscale.stats.measure",
+            "summarize": "refscale.stats.summarize",
+        },
+    )

@@ -9,10 +9,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from refscale.analysis.report import HIGH, LOW
-from refscale.analysis.stats import KINDS, Kind
 from refscale.errors import DataError
-from refscale.files import DATA, json_text, read_json, read_json_lines, write_text
+from refscale.files import DATA, read_json, read_json_lines, write_text
+from refscale.records import check_schema, reading, record_text
+from refscale.stats.measurement import KINDS, Kind
+from refscale.stats.report import HIGH, LOW
 
 SCHEMA = "refscale.drift/1"
 
@@ -54,7 +55,10 @@ def read_drift(out: str | Path) -> Drift:
     """
     call = f"read_drift({str(out)!r})"
     path = Path(out) / "scales.jsonl"
-    try:
+    for needed in (Path(out) / "config.json", path):
+        if not needed.exists():
+            raise DataError(f"{call}: no {needed.name}, expected a run with --scales-every N")
+    with reading(call, "train"):
         config = read_json(Path(out) / "config.json", f"{call}: config.json")["config"]
         lines = list(read_json_lines(path, f"{call}: {path.name}"))
         found: dict[tuple[Kind, str], dict[int, float]] = {}
@@ -62,12 +66,6 @@ def read_drift(out: str | Path) -> Drift:
             for t in line["tensors"]:
                 if t["judged"]:
                     found.setdefault((t["kind"], t["name"]), {})[line["step"]] = float(t["scale"])
-    except FileNotFoundError as error:
-        raise DataError(f"{call}: no {Path(error.filename).name}, expected a run with --scales-every N") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{call}: {type(error).__name__} {error}, expected what train writes") from error
     if not found:
         raise DataError(f"{call}: no step recorded, expected a run with --scales-every N")
     steps = tuple(line["step"] for line in lines)
@@ -104,22 +102,16 @@ def _cell(series: Sequence[Series], i: int) -> str:
 
 def save_drifts(path: str | Path, drifts: Sequence[Drift]) -> None:
     """Write drifts as JSON, atomically.  Raises OSError."""
-    content = {"schema": SCHEMA, "runs": [_content(d) for d in drifts]}
-    write_text(path, json_text(content) + "\n")
+    write_text(path, record_text(SCHEMA, {"runs": [_content(d) for d in drifts]}, indent=None))
 
 
 def load_drifts(path: str | Path) -> list[Drift]:
     """Read what ``save_drifts`` wrote.  Raises DataError, OSError."""
     call = f"load_drifts({str(path)!r})"
-    try:
+    with reading(call, "save_drifts"):
         content = read_json(path, call, most=DATA)
-        if content["schema"] != SCHEMA:
-            raise DataError(f"{call}: schema is {content['schema']!r}, expected {SCHEMA!r}")
+        check_schema(content, SCHEMA, call)
         return list(_drifts(content["runs"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{call}: {type(error).__name__} {error}, expected what save_drifts writes") from error
 
 
 def _content(drift: Drift) -> dict[str, Any]:

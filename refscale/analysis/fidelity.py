@@ -146,14 +146,18 @@ def compare(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[float, 
     """Two vectors, in parts: ‖x − x0‖/‖x0‖, and their cosine; (inf, 0) if x is not finite.  0/0 is 0 in the former."""
     error = own = true = dot = 0.0
     for x, x0 in pairs:
-        a, b = x.astype(np.float64, copy=False).reshape(-1), x0.astype(np.float64, copy=False).reshape(-1)
+        a = x.astype(np.float64, copy=False).reshape(-1)
+        b = x0.astype(np.float64, copy=False).reshape(-1)
         difference = a - b
         error += float(difference @ difference)
-        own, true, dot = own + float(a @ a), true + float(b @ b), dot + float(a @ b)
+        own += float(a @ a)
+        true += float(b @ b)
+        dot += float(a @ b)
     if not math.isfinite(own):
         return math.inf, 0.0
-    relative = math.sqrt(error / true) if true else math.inf if error else 0.0
-    return relative, dot / math.sqrt(own * true) if own and true else 0.0
+    if not true:
+        return (math.inf if error else 0.0), 0.0
+    return math.sqrt(error / true), dot / math.sqrt(own * true) if own else 0.0
 
 
 # --- what is run ------------------------------------------------------------------------------------------------------
@@ -338,16 +342,16 @@ def _errors(one: _Pass, reference: _Pass, mask: NDArray[np.bool_], scheme: str, 
     forward = [r for r in one.casts if r.place in FORWARD]
     shared = {(r.variable, r.place): r for r in forward}
     return Errors(
-        scheme,
-        "",
-        loss_scale,
-        output,
-        sum(cosines) / len(cosines),
-        gradient,
-        gradient_cosine,
-        one.loss,
-        _losses(shared.values()),
-        _losses(r for r in one.casts if r.place not in FORWARD),
+        scheme=scheme,
+        policy="",
+        loss_scale=loss_scale,
+        output=output,
+        output_cosine=sum(cosines) / len(cosines),
+        gradient=gradient,
+        gradient_cosine=gradient_cosine,
+        loss=one.loss,
+        forward=_losses(shared.values()),
+        backward=_losses(r for r in one.casts if r.place not in FORWARD),
     )
 
 

@@ -7,11 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from refscale import __version__
-from refscale.analysis.files import record
-from refscale.analysis.stats import Kind
-from refscale.errors import DataError
-from refscale.files import DATA, json_text, parse_json, read_json, write_text
+from refscale.files import DATA, parse_json, read_json, write_text
+from refscale.records import check_schema, dataclass_of, reading, record_text
+from refscale.stats.measurement import Kind
 
 SCHEMA = "refscale.fidelity/1"
 """Raised by one whenever a reader of the former could go wrong."""
@@ -176,7 +174,7 @@ def fidelity_to_json(report: FidelityReport) -> str:
 
     No time stamp: the same run gives the same text.
     """
-    return json_text({"schema": SCHEMA, "version": __version__, **asdict(report)}, indent=1) + "\n"
+    return record_text(SCHEMA, asdict(report))
 
 
 def fidelity_from_json(text: str) -> FidelityReport:
@@ -189,22 +187,16 @@ def fidelity_from_json(text: str) -> FidelityReport:
 
 
 def _fidelity_from(content: dict[str, Any], call: str) -> FidelityReport:
-    try:
-        if content["schema"] != SCHEMA:
-            raise DataError(f"{call}: schema is {content['schema']!r}, expected {SCHEMA!r}")
+    with reading(call, "fidelity_to_json"):
+        check_schema(content, SCHEMA, call)
         content |= {
             "schemes": tuple(content["schemes"]),
             "policies": tuple(_errors_from(e) for e in content["policies"]),
             "classes": tuple(_errors_from(e) for e in content["classes"]),
-            "operands": tuple(record(OperandStats, t) for t in content["operands"]),
-            "beyond": tuple(record(StorageStats, t) for t in content["beyond"]),
+            "operands": tuple(dataclass_of(OperandStats, t) for t in content["operands"]),
+            "beyond": tuple(dataclass_of(StorageStats, t) for t in content["beyond"]),
         }
-        return record(FidelityReport, content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
-        what = f"{type(error).__name__} {error}"
-        raise DataError(f"{call}: {what}, expected what fidelity_to_json makes") from error
+        return dataclass_of(FidelityReport, content)
 
 
 def save_fidelity(path: str | Path, report: FidelityReport) -> None:
@@ -220,5 +212,5 @@ def load_fidelity(path: str | Path) -> FidelityReport:
 
 
 def _errors_from(content: Mapping[str, Any]) -> Errors:
-    casts = {name: record(CastLosses, content[name]) for name in ("forward", "backward")}
-    return record(Errors, {**content, **casts})
+    casts = {name: dataclass_of(CastLosses, content[name]) for name in ("forward", "backward")}
+    return dataclass_of(Errors, {**content, **casts})

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 
 from refscale.analysis.fidelity_report import Errors, FidelityReport, OperandStats
-from refscale.analysis.stats import KINDS, format_label
+from refscale.analysis.formats_table import format_label
 from refscale.analysis.text import figure, percent, plural
+from refscale.stats.measurement import KINDS
 
 LOWEST = 8
 """Operands of each scheme that are listed."""

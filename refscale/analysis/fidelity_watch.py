@@ -7,13 +7,13 @@ import weakref
 from refscale import ops
 from refscale.analysis.fidelity_report import OperandStats, StorageStats
 from refscale.analysis.snr import cast_snr
-from refscale.analysis.stats import Kind, measure
 from refscale.engine import Array, Variable
 from refscale.formats import Cast
 from refscale.layers import Specs
 from refscale.precision import Precision, fp32
 from refscale.rivals import operand_scale
 from refscale.rivals.operands import largest_magnitude
+from refscale.stats.measurement import Kind, measure
 
 
 class Watch:

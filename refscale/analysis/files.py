@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from refscale import __version__
-from refscale.analysis.report import CastSummary, Report, summarize
-from refscale.analysis.stats import Lost, TensorStats
-from refscale.errors import DataError
-from refscale.files import DATA, json_text, parse_json, read_json, write_text
+from refscale.files import DATA, parse_json, read_json, write_text
+from refscale.records import check_schema, dataclass_of, reading, record_text
+from refscale.stats.measurement import Lost, TensorStats
+from refscale.stats.report import CastSummary, Report, summarize
 
 SCHEMA = "refscale.report/1"
-"""Raised by one whenever a reader of the former could go wrong."""
-
-_Record = TypeVar("_Record")
 
 
 def to_json(reports: Sequence[Report]) -> str:
@@ -28,8 +24,7 @@ def to_json(reports: Sequence[Report]) -> str:
     Returns:
         Text that ``from_json`` reads back to the same reports.  No time stamp: the same run gives the same text.
     """
-    content = {"schema": SCHEMA, "version": __version__, "reports": [_report_to(r) for r in reports]}
-    return json_text(content, indent=1) + "\n"
+    return record_text(SCHEMA, {"reports": [_report_to(r) for r in reports]})
 
 
 def from_json(text: str) -> list[Report]:
@@ -42,14 +37,9 @@ def from_json(text: str) -> list[Report]:
 
 
 def _reports_from(content: dict[str, Any], call: str) -> list[Report]:
-    try:
-        if content["schema"] != SCHEMA:
-            raise DataError(f"{call}: schema is {content['schema']!r}, expected {SCHEMA!r}")
+    with reading(call, "to_json"):
+        check_schema(content, SCHEMA, call)
         return [_report_from(r) for r in content["reports"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{call}: {type(error).__name__} {error}, expected what to_json makes") from error
 
 
 def save(path: str | Path, reports: Sequence[Report]) -> None:
@@ -82,27 +72,15 @@ def _report_from(content: dict[str, Any]) -> Report:
         "formats": tuple(content["formats"]),
         "losses": {name: float(x) for name, x in content["losses"].items()},
         "tensors": tuple(_tensor_from(t) for t in content["tensors"]),
-        "casts": tuple(record(CastSummary, c) for c in content["casts"]),
+        "casts": tuple(dataclass_of(CastSummary, c) for c in content["casts"]),
     }
-    return record(Report, {**content, **own})
+    return dataclass_of(Report, {**content, **own})
 
 
 def _tensor_from(content: dict[str, Any]) -> TensorStats:
     own = {
         "shape": tuple(content["shape"]),
         "exponents": {int(e): n for e, n in content["exponents"].items()},
-        "lost": {name: record(Lost, counts) for name, counts in content["lost"].items()},
+        "lost": {name: dataclass_of(Lost, counts) for name, counts in content["lost"].items()},
     }
-    return record(TensorStats, {**content, **own})
-
-
-def record(kind: type[_Record], content: Mapping[str, Any]) -> _Record:
-    """Make a dataclass of its fields as ``json_text`` wrote them: a float may be a string.
-
-    Raises:
-        KeyError: a field is missing.
-        ValueError, TypeError: a float is neither a number nor the name of one.
-    """
-    values = {f.name: content[f.name] for f in fields(kind)}  # type: ignore[arg-type]
-    floats = [f.name for f in fields(kind) if f.type in ("float", "float | None")]  # type: ignore[arg-type]
-    return kind(**values | {name: float(values[name]) for name in floats if values[name] is not None})
+    return dataclass_of(TensorStats, {**content, **own})

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from refscale.analysis.predict import predict
-from refscale.analysis.report import Report
-from refscale.analysis.stats import REPORT_FORMATS
-from refscale.analysis.trace import Trace, summarize_casts
-from refscale.engine import Tape, backward
+from refscale.engine import Tape, Tensor, backward
 from refscale.errors import ArgumentError
 from refscale.files import path_text
 from refscale.formats import get_format
@@ -21,6 +18,9 @@ from refscale.models import Config, family, get_config
 from refscale.precision import Precision, fp32, get_precision
 from refscale.progress import Progress
 from refscale.scales import Constraint, Scheme, get_constraint, get_scheme
+from refscale.stats.measurement import REPORT_FORMATS
+from refscale.stats.report import Report
+from refscale.stats.trace import PredictedScales, TensorProbe, summarize_casts
 from refscale.tasks import Setup, Task, get_task, kind_of
 
 
@@ -69,7 +69,7 @@ def report(
     formats = tuple(get_format(f).name for f in formats)
     task = first_task(config, scheme, text, batch, seq)
     data = next(task.batches(np.random.default_rng(seed)))
-    trace = Trace(task.specs, formats, progress)
+    trace = TensorProbe(task.specs, formats, progress)
     rounding = np.random.default_rng([seed, 1])
     tape = Tape(scheme, precision, probe=trace, count_casts=precision != fp32, rng=rounding)
     parameters = task.initial_parameters(np.random.default_rng(seed))
@@ -89,8 +89,17 @@ def report(
         text="built-in" if text is None else path_text(text),
         formats=formats,
         losses=trace.losses,
-        tensors=trace.tensors(losses.total, scheme, predict(losses.total, std)),
+        tensors=trace.tensors(losses.total, scheme, _predicted(losses.total, std)),
         casts=summarize_casts(tape.casts),
+    )
+
+
+def _predicted(output: Tensor, std: Mapping[str, float]) -> PredictedScales:
+    """σ of every tensor of a graph whose leaves have the given ones."""
+    prediction = predict(output, std)
+    return PredictedScales(
+        values={variable: kernel.std for variable, kernel in prediction.values.items()},
+        gradients={variable: kernel.std for variable, kernel in prediction.gradients.items()},
     )
 
 

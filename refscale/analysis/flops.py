@@ -18,9 +18,10 @@ import numpy as np
 from refscale.analysis.first_step import first_task
 from refscale.engine import Node, Tape, Tensor, settle
 from refscale.errors import ArgumentError
-from refscale.files import write_json
+from refscale.files import write_text
 from refscale.layers import on_tape
 from refscale.models import Config, get_config
+from refscale.records import record_text
 from refscale.scales import Constraint, Scheme, get_constraint, get_scheme
 
 SCHEMA = "refscale.flops/1"
@@ -217,4 +218,4 @@ def _millions(n: int) -> str:
 def save_flops(path: str | Path, counts: Sequence[Flops]) -> None:
     """Write counts as JSON, atomically.  Raises OSError."""
     runs = [asdict(f) | {"products": f.products, "factors": f.factors, "share": f.share} for f in counts]
-    write_json(path, {"schema": SCHEMA, "runs": runs})
+    write_text(path, record_text(SCHEMA, {"runs": runs}))

@@ -45,3 +45,16 @@ def _row(f: Format) -> tuple[str, ...]:
 
 def _code(code: int | None, f: Format) -> str:
     return "-" if code is None else f"{code:#0{2 + -(-f.bits // 4)}x}"
+
+
+def format_label(name: str) -> str:
+    """Short name for the head of a column: ``FP16``, ``E4M3``, ``E5M2``, ``E4M3FNUZ``; no two formats share one."""
+    short = {
+        "float16": "FP16",
+        "bfloat16": "BF16",
+        "float8_e4m3fn": "E4M3",  # what hardware calls so
+        "float8_e4m3": "E4M3IEEE",
+        "float8_e4m3b11fnuz": "E4M3B11",
+        "int8_q6": "INT8",
+    }
+    return short.get(name, name.rpartition("_")[2].upper())

@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from refscale.analysis.report import Report
-from refscale.analysis.stats import KINDS, Kind, TensorStats, format_label
+from refscale.analysis.formats_table import format_label
 from refscale.formats import get_format
+from refscale.stats.measurement import KINDS, Kind, TensorStats
+from refscale.stats.report import Report
 
 WIDTH, HEIGHT, MARGIN, GAP = 46, 4, 6, 2
 TOP = 16

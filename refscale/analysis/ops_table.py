@@ -17,6 +17,7 @@ from refscale import ops
 from refscale.engine import Example, Op, Sizes
 from refscale.errors import ArgumentError
 from refscale.scales import Scales, Shape, Statistic, constrain, geometric, to_output_scale
+from refscale.spellings import read_options, read_whole
 
 DEFAULTS: Mapping[str, int] = MappingProxyType({"b": 1024, "m": 768, "n": 3072, "s": 512})
 
@@ -60,12 +61,12 @@ def parse_shape(text: str) -> dict[str, int]:
         ArgumentError: anything else.
     """
     sizes: dict[str, int] = {}
-    for part in text.split(",") if text.strip() else []:
-        name, equals, number = (piece.strip() for piece in part.partition("="))
-        if not equals or not (number.isascii() and number.isdigit()) or name in sizes:
-            problem = "twice the same size" if name in sizes else f"cannot read {part.strip()!r}"
-            raise ArgumentError(f"parse_shape({text!r}): {problem}, expected sizes such as 'b=1024,m=768'")
-        sizes[name] = int(number)
+    call, expected = f"parse_shape({text!r})", "sizes such as 'b=1024,m=768'"
+    for option in read_options(text if text.strip() else None, call, expected):
+        try:
+            sizes[option.field] = read_whole(option.value or "")
+        except ValueError as error:
+            raise ArgumentError(f"{call}: {option.text!r}, expected {expected}") from error
     _checked(f"parse_shape({text!r})", sizes)
     return sizes
 
@@ -120,7 +121,16 @@ def _rows_of(op: Op, shapes: tuple[Shape, ...]) -> list[OpRow]:
 def _row(op: Op, shapes: tuple[Shape, ...], statistic: str, scales: Scales) -> OpRow:
     mean = to_output_scale if op.adds else geometric  # as the recipe
     value = None if op.reports or op.carries_factors else constrain(scales, (0,), mean).alpha
-    return OpRow(op.name, _attributes(op), shapes, statistic, scales.alpha, scales.beta, value, op.source)
+    return OpRow(
+        op=op.name,
+        attributes=_attributes(op),
+        shapes=shapes,
+        statistic=statistic,
+        alpha=scales.alpha,
+        beta=scales.beta,
+        constrained=value,
+        source=op.source,
+    )
 
 
 def _attributes(op: Op) -> str:

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale.analysis.drift import Drift
-from refscale.analysis.report import HIGH, LOW, Report, by_layer
+from refscale.analysis.formats_table import format_label
 from refscale.analysis.snr import EXPONENTS
-from refscale.analysis.stats import KINDS, Kind, TensorStats, format_label
 from refscale.errors import ArgumentError
 from refscale.files import write_atomically
 from refscale.formats import FORMATS, get_format
+from refscale.stats.measurement import KINDS, Kind, TensorStats
+from refscale.stats.report import HIGH, LOW, Report, by_layer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

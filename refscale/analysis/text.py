@@ -7,10 +7,11 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from statistics import median
 
+from refscale.analysis.formats_table import format_label
 from refscale.analysis.histogram import histograms
-from refscale.analysis.report import CastSummary, Report, Summary, by_layer, distance, is_outside
-from refscale.analysis.stats import KINDS, Kind, TensorStats, format_label
 from refscale.errors import counted
+from refscale.stats.measurement import KINDS, Kind, TensorStats
+from refscale.stats.report import CastSummary, Report, Summary, by_layer, distance, is_outside
 
 DETAILED = 6
 """Models with more layers than this (embeddings and heads count) get one line per layer and kind."""

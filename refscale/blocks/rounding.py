@@ -164,7 +164,9 @@ def round_block_exact(
     cast = get_block_cast(cast)
     values = [float(x) for x in values]  # also those of NumPy
     amax = amax_exact(values, cast)
-    tensor = tensor_scale_exact((0.0 if math.isnan(amax) else amax) if tensor_amax is None else tensor_amax, cast)
+    if tensor_amax is None:
+        tensor_amax = 0.0 if math.isnan(amax) else amax
+    tensor = tensor_scale_exact(tensor_amax, cast)
     s = scale_exact(amax, cast, tensor)
     words = [None] * len(values) if random_bits is None else random_bits
     return s, [element_exact(x, s, cast, tensor[0], w) for x, w in zip(values, words, strict=True)], tensor[0]

@@ -51,7 +51,9 @@ class Figure:
         distance = abs(self.measured - self.expected)
         if math.isnan(distance):
             return math.inf
-        return distance / self.allowed if self.allowed else math.inf if distance else 0.0
+        if not self.allowed:
+            return math.inf if distance else 0.0
+        return distance / self.allowed
 
     def __str__(self) -> str:
         allowed = f" ± {self.allowed:.2g}" if self.allowed else ""
@@ -163,7 +165,16 @@ def claim(source: str, sizes: str = "", *, slow: bool = False) -> Callable[[Chec
         if match is None or not statement:
             raise ArgumentError(f"claim {check.__name__}: expected a name like claim_3_01_matmul, and a docstring")
         section, number, name = match.groups()
-        return Claim(int(section), int(number), name, statement, source, sizes, slow, check)
+        return Claim(
+            section=int(section),
+            number=int(number),
+            name=name,
+            statement=statement,
+            source=source,
+            sizes=sizes,
+            slow=slow,
+            check=check,
+        )
 
     return made
 

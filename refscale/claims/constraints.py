@@ -183,7 +183,18 @@ def _block(constraint: Constraint) -> dict[str, Callable[..., Tensor]]:
 def _language_layers(constraint: Constraint) -> list[tuple[str, layers.Block, layers.Specs]]:
     """Layers of the character models and of a decoder, of width 8."""
     plain = layers.Block(
-        4, 2, "pre", fixed(0.3), ops.Relu(), 1e-6, 0.0, 0.0, None, "correlated", constraint, causal=True
+        heads=4,
+        depth=2,
+        norm="pre",
+        tau=fixed(0.3),
+        activation=ops.Relu(),
+        eps=1e-6,
+        dropout=0.0,
+        attention_dropout=0.0,
+        scores=None,
+        values="correlated",
+        constraint=constraint,
+        causal=True,
     )
     attention, ffn = "layer.attention", "layer.ffn"
     norms = {**layers.norm_specs(f"{attention}.norm", 8, bias=False), **layers.norm_specs(f"{ffn}.norm", 8, bias=False)}
@@ -227,12 +238,22 @@ def claim_4_05_branches(place: Place) -> Figures:
             yield near(f"{what}, {name}: c of the stream", c["0"], 1.0, 1e-12)
         for norm in PLACEMENTS:
             shared = layers.Block(
-                2, 2, norm, fixed(0.3), ops.Gelu(), 1e-12, 0.0, 0.0, None, "correlated", CONSTRAINTS[name]
+                heads=2,
+                depth=2,
+                norm=norm,
+                tau=fixed(0.3),
+                activation=ops.Gelu(),
+                eps=1e-12,
+                dropout=0.0,
+                attention_dropout=0.0,
+                scores=None,
+                values="correlated",
+                constraint=CONSTRAINTS[name],
             )
             parameters = layers.initialize(layers.transformer_layer_specs("layer", width, 3 * width), unit, rng)
 
             def layer(x: Tensor, p: layers.Tensors, shared: layers.Block = shared) -> Tensor:
-                return layers.transformer_layer(p, "layer", x, None, shared, 0, None)
+                return layers.transformer_layer(p, "layer", x, None, block=shared, number=0, rng=None)
 
             c = assert_gradient_factor(layer, x, parameters, scheme=AnyFactors(seed=place.seed), rng=rng)
             yield near(f"transformer layer, {norm}-norm, {name}: c of the stream", c["0"], 1.0, 1e-12)
@@ -241,7 +262,7 @@ def claim_4_05_branches(place: Place) -> Figures:
             x8 = rng.standard_normal((p.b, p.s, 8))
 
             def layer(x: Tensor, p: layers.Tensors, shared: layers.Block = shared) -> Tensor:
-                return layers.transformer_layer(p, "layer", x, None, shared, 0, None)
+                return layers.transformer_layer(p, "layer", x, None, block=shared, number=0, rng=None)
 
             scheme = AnyFactors(seed=place.seed, by_shape=shared.mixer == "recurrence")
             c = assert_gradient_factor(layer, x8, parameters, scheme=scheme, rng=rng)

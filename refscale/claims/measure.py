@@ -20,13 +20,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from refscale.analysis import predict
-from refscale.analysis.trace import SAME_VALUES
 from refscale.claims.claim import Figure, sampled
 from refscale.data import Batch
 from refscale.engine import Array, Tape, Tensor, Variable, backward
 from refscale.errors import ArgumentError
 from refscale.models.bert import BertConfig
 from refscale.scales import Scheme, unit
+from refscale.stats.trace import SAME_VALUES
 
 KAPPA = 2.0
 """Of elements that are products of two normal numbers, (9 − 1)/(3 − 1) = 4 at most; of sums of them, nearer to 1."""

@@ -10,6 +10,7 @@ from refscale.claims.catalog import SECTIONS
 from refscale.claims.claim import Claim, Figure
 from refscale.claims.run import ClaimResult
 from refscale.errors import counted
+from refscale.records import record_content
 
 SCHEMA = "refscale.claims/1"
 WIDTH = 30
@@ -99,11 +100,8 @@ def _entry(claim: Claim) -> Iterator[str]:
 
 def to_json(results: Sequence[ClaimResult]) -> dict[str, Any]:
     """Every result with every figure."""
-    return {
-        "schema": SCHEMA,
-        "holds": all(r.verdict == "holds" for r in results),
-        "results": [_result(r) for r in results],
-    }
+    holds = all(r.verdict == "holds" for r in results)
+    return record_content(SCHEMA, {"holds": holds, "results": [_result(r) for r in results]})
 
 
 def _result(r: ClaimResult) -> Mapping[str, Any]:

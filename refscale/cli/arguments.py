@@ -141,6 +141,7 @@ def _add_run(parser: argparse.ArgumentParser, default: TrainConfig) -> None:
     """What a run is, beside what it reads."""
     from refscale.optim import OPTIMIZERS, SCHEDULES
     from refscale.precision import POLICIES
+    from refscale.spellings import read_number
 
     def add(name: str, help: str, **options: Any) -> None:
         # No defaults here: what is not given is the configuration's own, or that of the run being resumed.
@@ -155,7 +156,7 @@ def _add_run(parser: argparse.ArgumentParser, default: TrainConfig) -> None:
     add("steps", "optimizer steps", type=int, metavar="N")
     add("batch", "sequences", type=int, metavar="N")
     add("seq", "tokens in each", type=int, metavar="N")
-    add("lr", "peak learning rate, such as 0.01 or 2^-6 (default: the scheme's)", type=_power, metavar="RATE")
+    add("lr", "peak learning rate, such as 0.01 or 2^-6 (default: the scheme's)", type=read_number, metavar="RATE")
     add("optimizer", f"{', '.join(OPTIMIZERS)}; with options as in sgd:momentum=0.9, adamw:independent", metavar="NAME")
     add("weight-decay", "of the optimizer", type=float, metavar="X")
     add("schedule", "of the learning rate", choices=list(SCHEDULES))
@@ -212,12 +213,6 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", action="store_true", help="keep the checkpoints of all runs")
     parser.add_argument("--report", action="store_true", help="run nothing, print what stands in DIR")
     parser.add_argument("--out", required=True, metavar="DIR", help="directory of the sweep")
-
-
-def _power(text: str) -> float:
-    """``0.01`` or ``2^-6``."""
-    base, caret, exponent = text.partition("^")
-    return float(base) ** float(exponent) if caret else float(text)
 
 
 def _add_scales(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from refscale.errors import ArgumentError, counted
 from refscale.files import name_of
 
 if TYPE_CHECKING:
-    from refscale.analysis import Report
+    from refscale.stats import Report
     from refscale.tasks import Data, SpanData
     from refscale.train import TrainConfig
 
@@ -39,7 +39,9 @@ def _report(args: argparse.Namespace) -> None:
     if args.flops and args.plot:
         raise ArgumentError("report: --flops with --plot, expected one of the two")
     model = args.model or args.option or DEFAULT_MODEL
-    batch = args.batch if args.batch is not None else 8 if 5e5 * work(model) < SMALL else 1
+    batch = args.batch
+    if batch is None:
+        batch = 8 if 5e5 * work(model) < SMALL else 1
     schemes = ("regular", "unit") if args.scheme == "both" else (args.scheme,)
     precision = get_precision(args.precision or "fp32")
     if args.plot:

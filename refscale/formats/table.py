@@ -259,7 +259,7 @@ _ALL = (
     Format("float8_e4m3b11fnuz", 4, 3, 11, "negative_zero", source="LLVM APFloat Float8E4M3B11FNUZ; ml_dtypes README"),
     Format("float8_e4m3", 4, 3, 7, "top_exponent", source="LLVM APFloat Float8E4M3; ml_dtypes README"),
     Format("float8_e3m4", 3, 4, 3, "top_exponent", source="LLVM APFloat Float8E3M4; ml_dtypes README"),
-    Format("float8_e8m0fnu", 8, 0, 127, "all_ones", False, False, source=_MX + " and 5.4: scales"),
+    Format("float8_e8m0fnu", 8, 0, 127, "all_ones", signed=False, has_zero=False, source=_MX + " and 5.4: scales"),
     Format("float6_e2m3fn", 2, 3, 1, "none", source=_MX),
     Format("float6_e3m2fn", 3, 2, 3, "none", source=_MX),
     Format("float4_e2m1fn", 2, 1, 1, "none", source=_MX),

@@ -326,6 +326,8 @@ def transformer_layer(
 
     tape = tape_of(f"transformer_layer({name!r})", x)
     with tape.scope(block.mixer):
-        x = residual_block(p, mixer, mix, x, block, 2 * number + 1, rng)
+        x = residual_block(p, mixer, mix, x, block, number=2 * number + 1, rng=rng)
     with tape.scope("ffn"):
-        return residual_block(p, ffn, lambda h: feed_forward(p, ffn, h, block), x, block, 2 * number + 2, rng)
+        return residual_block(
+            p, ffn, lambda h: feed_forward(p, ffn, h, block), x, block, number=2 * number + 2, rng=rng
+        )

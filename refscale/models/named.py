@@ -16,6 +16,7 @@ from refscale.models import bert, language
 from refscale.models.bert import BertConfig
 from refscale.models.language import LanguageConfig
 from refscale.scales import Constraint, Scheme, get_constraint, get_residual
+from refscale.spellings import read_number, read_options, read_whole, split_name
 
 Config = BertConfig | LanguageConfig
 
@@ -26,7 +27,7 @@ NAMES: dict[str, Config] = {name: config for f in FAMILIES.values() for name, co
 """Every named configuration."""
 
 _RULES = {"tau": get_residual, "constraint": get_constraint}
-_KINDS: dict[str, Any] = {"int": int, "float": float}
+_KINDS: dict[str, Any] = {"int": read_whole, "float": read_number}
 
 
 def family(config: Config) -> Any:
@@ -44,16 +45,16 @@ def get_config(text: str, **changes: Any) -> Config:
     Raises:
         ArgumentError: the name or a field is unknown, or a value is not one of its field.
     """
-    name, _, rest = text.partition(":")
+    name, rest = split_name(text)
     if name not in NAMES:
         raise ArgumentError(f"get_config({text!r}): expected one of {', '.join(NAMES)}")
     config = NAMES[name]
     known = {f.name: str(f.type) for f in fields(config)}
-    for part in rest.split(",") if rest else ():
-        field, _, value = part.partition("=")
-        if field not in known or not value:
-            raise ArgumentError(f"get_config({text!r}): {part!r}, expected FIELD=VALUE with one of {', '.join(known)}")
-        changes[field] = _value(f"get_config({text!r})", field, known[field], value)
+    expected = f"FIELD=VALUE with one of {', '.join(known)}"
+    for option in read_options(rest or None, f"get_config({text!r})", expected):
+        if option.field not in known or option.value is None:
+            raise ArgumentError(f"get_config({text!r}): {option.text!r}, expected {expected}")
+        changes[option.field] = _value(f"get_config({text!r})", option.field, known[option.field], option.value)
     if wrong := sorted(changes.keys() - known.keys()):
         raise ArgumentError(f"get_config({text!r}, {wrong[0]}=…): expected some of {', '.join(known)}")
     return replace(config, **changes)

@@ -17,6 +17,7 @@ import numpy as np
 from refscale.errors import ArgumentError
 from refscale.optim.records import Group, Optimizer, Rate
 from refscale.optim.update import Array, Step, elementwise, optimizer, walk
+from refscale.spellings import read_number, read_options, split_name
 
 Blocks = tuple[Array, ...]
 
@@ -269,7 +270,7 @@ def get_optimizer(text: str | Optimizer, **hyper: Any) -> Optimizer:
     """
     if isinstance(text, Optimizer) and not hyper:
         return text
-    name, colon, rest = text.partition(":") if isinstance(text, str) else ("", "", "")
+    name, rest = split_name(text) if isinstance(text, str) else ("", None)
     if name not in OPTIMIZERS:
         raise ArgumentError(f"get_optimizer({text!r}): expected one of {', '.join(OPTIMIZERS)}")
     make = OPTIMIZERS[name]
@@ -277,14 +278,14 @@ def get_optimizer(text: str | Optimizer, **hyper: Any) -> Optimizer:
     for key, value in hyper.items():
         if key not in known:
             raise ArgumentError(f"get_optimizer({text!r}, {key}={value!r}): expected some of {', '.join(known)}")
-    for part in rest.split(",") if colon else ():
-        key, equals, number = part.partition("=")
-        if key not in known or isinstance(known[key].default, bool) == bool(equals):
-            raise ArgumentError(f"get_optimizer({text!r}): {part!r}, expected some of {_options(known)}")
+    for option in read_options(rest, f"get_optimizer({text!r})", f"some of {_options(known)}"):
+        key, value = option.field, option.value
+        if key not in known or isinstance(known[key].default, bool) == (value is not None):
+            raise ArgumentError(f"get_optimizer({text!r}): {option.text!r}, expected some of {_options(known)}")
         try:
-            hyper[key] = float(number) if equals else True
+            hyper[key] = True if value is None else read_number(value)
         except ValueError as error:
-            raise ArgumentError(f"get_optimizer({text!r}): {part!r}, expected a number") from error
+            raise ArgumentError(f"get_optimizer({text!r}): {option.text!r}, expected a number") from error
     return make(**hyper)
 
 

@@ -51,7 +51,8 @@ from numpy.typing import NDArray
 from refscale.arrays import freeze
 from refscale.blocks import RECIPES, BlockCast, Recipe
 from refscale.errors import ArgumentError
-from refscale.formats import Cast
+from refscale.formats import Cast, get_format
+from refscale.spellings import read_options
 
 _CASTS = ("store", "operand", "operand_gradient", "weights")
 
@@ -235,13 +236,15 @@ def _unknown(policy: object) -> ArgumentError:
 def _mix(text: str) -> Precision:
     """The policy of casts that are named one by one."""
     casts: dict[str, Cast] = {}
-    for part in text.split(","):
-        field, equals, name = part.partition("=")
-        if not equals or field in casts or field not in _CASTS:
+    call, _, expected = str(_unknown(text)).partition(": expected ")
+    for option in read_options(text, call, expected):
+        field, name = option.field, option.value
+        if name is None or field not in _CASTS:
             raise _unknown(text)
-        cast = _ieee(name)
-        wide = cast.format.bits > 8
-        casts[field] = _stochastic(name) if field == "weights" else cast if wide else _fp8(name)
+        if field == "weights":
+            casts[field] = _stochastic(name)
+        else:
+            casts[field] = _ieee(name) if get_format(name).bits > 8 else _fp8(name)
     return Precision(
         text, casts.get("store"), casts.get("operand"), casts.get("operand_gradient"), casts.get("weights")
     )

@@ -12,6 +12,7 @@ import numpy as np
 from refscale.errors import ArgumentError
 from refscale.rivals.operands import OperandScales, operand_scale
 from refscale.rivals.technique import Array, Finished, Outcome, Scaling, State, all_finite
+from refscale.spellings import read_number, read_options, read_whole, split_name
 
 _SMALLEST, _LARGEST = 2.0**-126, 2.0**127
 """Between these a loss scale is a normal float32."""
@@ -274,35 +275,36 @@ def get_scaling(text: str | Scaling) -> Scaling:
     """
     if not isinstance(text, str | type) and hasattr(text, "operand_scales"):
         return text
-    refusal = f"get_scaling({text!r}): expected one of {SCALINGS}"
-    name, colon, rest = text.partition(":") if isinstance(text, str) else ("", "", "")
+    call, expected = f"get_scaling({text!r})", f"one of {SCALINGS}"
+    name, rest = split_name(text) if isinstance(text, str) else ("", None)
     if name not in _NAMED:
-        raise ArgumentError(refusal)
+        raise ArgumentError(f"{call}: expected {expected}")
     record, given = _NAMED[name]
     types = {f.name: str(f.type) for f in fields(record) if f.name not in given}
     if name == "current":
         del types["history"]
     chosen: dict[str, Any] = {}
-    for i, part in enumerate(rest.split(",") if colon else ()):
-        field, equals, number = part.rpartition("=")
-        if not equals and i == 0 and types.keys() & {"scale", "initial"}:
-            field = next(iter(types))
-        value = _number(number)
-        if field not in types or field in chosen or value is None or (types[field] == "int" and value % 1):
-            raise ArgumentError(refusal)
-        chosen[field] = int(value) if types[field] == "int" else value
+    for i, option in enumerate(read_options(rest, call, expected)):
+        field, value = option.field, option.value
+        if value is None and i == 0 and types.keys() & {"scale", "initial"}:
+            field, value = next(iter(types)), option.text
+        try:
+            if field in chosen:
+                raise KeyError(field)
+            chosen[field] = (read_whole if types[field] == "int" else read_number)(value or "")
+        except (KeyError, ValueError) as error:
+            raise ArgumentError(f"{call}: {option.text!r}, expected {expected}") from error
     if name == "static" and not chosen:
-        raise ArgumentError(refusal)
+        raise ArgumentError(f"{call}: expected {expected}")
     return record(**given, **chosen)
 
 
-def _number(text: str) -> float | None:
-    """A decimal number or a power of two; None if it is neither, or not finite."""
-    try:
-        value = 2.0 ** int(text[2:]) if text.startswith("2^") else float(text)
-    except (ValueError, OverflowError):
-        return None
-    return value if math.isfinite(value) else None
+def _shown(value: float) -> str:
+    """A number as a person writes it: "65536", "2^20", "0.3"."""
+    mantissa, exponent = math.frexp(value)
+    if value % 1 == 0 and value < 1e6:
+        return f"{int(value)}"
+    return f"2^{exponent - 1}" if mantissa == 0.5 else f"{value}"
 
 
 def _name(kind: str, record: Any, skip: tuple[str, ...] = ()) -> str:
@@ -312,8 +314,6 @@ def _name(kind: str, record: Any, skip: tuple[str, ...] = ()) -> str:
         value = getattr(record, f.name)
         if f.name in skip or value == f.default:
             continue
-        if isinstance(value, float):
-            mantissa, exponent = math.frexp(value)
-            value = int(value) if value % 1 == 0 and value < 1e6 else f"2^{exponent - 1}" if mantissa == 0.5 else value
-        parts.append(f"{value}" if f.default is MISSING else f"{f.name}={value}")
+        shown = _shown(value) if isinstance(value, float) else f"{value}"
+        parts.append(shown if f.default is MISSING else f"{f.name}={shown}")
     return f"{kind}:{','.join(parts)}" if parts else kind

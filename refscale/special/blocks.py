@@ -49,8 +49,26 @@ class Carrier:
 
 
 CARRIERS = {
-    np.dtype(np.float32): Carrier(ERF32, TAIL32, 4.0, 15.0, 128.0, 11.0, np.uint32, 0xFFFFF000),
-    np.dtype(np.float64): Carrier(ERF64, TAIL64, 6.0, 39.0, 768.0, 22.0, np.uint64, 0xFFFFFFFFF8000000),
+    np.dtype(np.float32): Carrier(
+        erf=ERF32,
+        tail=TAIL32,
+        erf_end=4.0,
+        tail_end=15.0,
+        silu_end=128.0,
+        tanh_end=11.0,
+        bits=np.uint32,
+        head=0xFFFFF000,
+    ),
+    np.dtype(np.float64): Carrier(
+        erf=ERF64,
+        tail=TAIL64,
+        erf_end=6.0,
+        tail_end=39.0,
+        silu_end=768.0,
+        tanh_end=22.0,
+        bits=np.uint64,
+        head=0xFFFFFFFFF8000000,
+    ),
 }
 
 Kernel = Callable[[Carrier, Array, tuple[Array, ...], tuple[Array, ...]], None]

@@ -110,7 +110,15 @@ def windows(
         mask[row, : end + 1] = True
         offsets[row, at:end] = spans[first:last]
         labels[row] = _label(questions[number], spans, first, last, at)
-    return Windows(ids, segments, mask, labels[:, 0], labels[:, 1], np.array([r[0] for r in rows]), offsets)
+    return Windows(
+        ids=ids,
+        segments=segments,
+        mask=mask,
+        starts=labels[:, 0],
+        ends=labels[:, 1],
+        question=np.array([r[0] for r in rows]),
+        offsets=offsets,
+    )
 
 
 def _firsts(tokens: int, room: int, step: int) -> list[int]:

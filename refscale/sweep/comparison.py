@@ -18,6 +18,7 @@ from refscale.errors import ArgumentError, DataError, counted
 from refscale.files import DATA, read_json, write_json
 from refscale.layers import on_tape
 from refscale.progress import Progress
+from refscale.records import check_schema, reading, record_content
 from refscale.sweep.engine import sweep
 from refscale.sweep.rows import Row
 from refscale.sweep.spec import SweepSpec, run_id
@@ -241,16 +242,16 @@ def _rates(rows: Mapping[str, Row], scheme: str) -> dict[float, float | None]:
 
 def _result(variant: Variant, row: Row) -> RunResult:
     return RunResult(
-        variant,
-        row.seed,
-        row.log2_lr,
-        row.loss,
-        row.share,
-        row.message,
-        row.seconds,
-        row.flushed,
-        row.dead,
-        dict(row.overhead),
+        variant=variant,
+        seed=row.seed,
+        log2_lr=row.log2_lr,
+        loss=row.loss,
+        accuracy=row.share,
+        diverged=row.message,
+        seconds=row.seconds,
+        flushed=row.flushed,
+        dead=row.dead,
+        overhead=dict(row.overhead),
     )
 
 
@@ -271,8 +272,7 @@ def _count_factors(config: TrainConfig, data: Data) -> int:
 
 def to_content(comparison: Comparison) -> dict[str, Any]:
     """As plain values for JSON."""
-    return {
-        "schema": SCHEMA,
+    content = {
         "base": asdict(comparison.base),
         "seeds": list(comparison.seeds),
         "grid": {s: [[e, loss] for e, loss in found.items()] for s, found in comparison.grid.items()},
@@ -280,6 +280,7 @@ def to_content(comparison: Comparison) -> dict[str, Any]:
         "factors": comparison.factors,
         "runs": [asdict(r) for r in comparison.runs],
     }
+    return record_content(SCHEMA, content)
 
 
 def load_comparison(path: str | Path) -> Comparison:
@@ -290,10 +291,9 @@ def load_comparison(path: str | Path) -> Comparison:
         OSError: it cannot be read.
     """
     call = f"load_comparison({str(path)!r})"
-    try:
+    with reading(call, "compare"):
         content = read_json(path, call, most=DATA)
-        if content["schema"] != SCHEMA:
-            raise DataError(f"{call}: schema is {content['schema']!r}, expected {SCHEMA!r}")
+        check_schema(content, SCHEMA, call)
         return Comparison(
             TrainConfig.from_mapping(content["base"], call),
             tuple(content["seeds"]),
@@ -302,7 +302,3 @@ def load_comparison(path: str | Path) -> Comparison:
             content["factors"],
             tuple(RunResult(**{**r, "variant": Variant(**r["variant"])}) for r in content["runs"]),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{call}: {type(error).__name__} {error}, expected what compare writes") from error

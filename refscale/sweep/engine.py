@@ -87,22 +87,33 @@ def lost(path: Path) -> tuple[float | None, float | None]:
 def to_row(id: str, settings: Settings, log2_lr: float, seed: int, summary: Mapping[str, Any]) -> Row:
     """What ``run_one`` returned, as a row."""
     if "failed" in summary:
-        return Row(id, settings, log2_lr, seed, "failed", None, None, summary["failed"], 0.0, {})
+        return Row(
+            id=id,
+            settings=settings,
+            log2_lr=log2_lr,
+            seed=seed,
+            status="failed",
+            loss=None,
+            share=None,
+            message=summary["failed"],
+            seconds=0.0,
+            overhead={},
+        )
     kind = get_kind(summary["config"]["task"])
     validation = None if summary["diverged"] else summary["validation"]
     return Row(
-        id,
-        settings,
-        log2_lr,
-        seed,
-        "diverged" if summary["diverged"] else "done",
-        validation and validation[kind.loss],
-        validation and validation[kind.share],
-        summary["diverged"],
-        summary["seconds"],
-        summary["overhead"],
-        summary.get("flushed"),
-        summary.get("dead"),
+        id=id,
+        settings=settings,
+        log2_lr=log2_lr,
+        seed=seed,
+        status="diverged" if summary["diverged"] else "done",
+        loss=validation and validation[kind.loss],
+        share=validation and validation[kind.share],
+        message=summary["diverged"],
+        seconds=summary["seconds"],
+        overhead=summary["overhead"],
+        flushed=summary.get("flushed"),
+        dead=summary.get("dead"),
     )
 
 
@@ -155,7 +166,7 @@ def sweep(
 
         make: Make = stack.enter_context(local(jobs)) if executor is None else same
         rows = {id: row for id, row in read_rows(out).items() if row.status != "failed"}
-        _Sweep(spec, out, make, data, traced, keep, progress, rows).run()
+        _Sweep(spec=spec, out=out, make=make, data=data, traced=traced, keep=keep, progress=progress, rows=rows).run()
         return read_rows(out)
 
 

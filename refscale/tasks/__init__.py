@@ -13,13 +13,12 @@ from refscale.tasks.kinds import KINDS, Data, Kind, get_kind, get_task, kind_of
 from refscale.tasks.masked_lm import MaskedLM
 from refscale.tasks.next_token import NextToken
 from refscale.tasks.spans import SpanData, SpanExtraction
-from refscale.tasks.task import Load, Loss, Scores, Setup, Task
+from refscale.tasks.task import Loss, Scores, Setup, Task
 
 __all__ = [
     "KINDS",
     "Data",
     "Kind",
-    "Load",
     "Loss",
     "MaskedLM",
     "NextToken",

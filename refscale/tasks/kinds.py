@@ -14,7 +14,7 @@ from refscale.models.language import LanguageConfig
 from refscale.tasks.masked_lm import MaskedLM
 from refscale.tasks.next_token import NextToken
 from refscale.tasks.spans import SpanData, SpanExtraction
-from refscale.tasks.task import Load, Setup, Task
+from refscale.tasks.task import Setup, Task
 
 Data = str | Path | SpanData | None
 """What a task reads: a text file, or None for the text that comes along; for the task "squad", a ``SpanData``."""
@@ -35,7 +35,7 @@ class Kind:
     """
 
     name: str
-    make: Callable[[Setup, Any, Any], Task]
+    make: Callable[[Setup, Any], Task]
     loss: str
     share: str
     unit: str
@@ -49,7 +49,7 @@ KINDS: dict[str, Kind] = {
     for kind in (
         Kind(
             "masked-lm",
-            lambda setup, data, load: MaskedLM.of(setup, data),
+            MaskedLM.of,
             "masked_lm",
             "masked_lm_accuracy",
             "nats",
@@ -58,13 +58,13 @@ KINDS: dict[str, Kind] = {
         ),
         Kind("squad", SpanExtraction.of, "loss", "f1", "nats", {"regular": -12, "unit": -8}),
         Kind(
-            "next-token",
-            lambda setup, data, load: NextToken.of(setup, data),
-            "bits",
-            "accuracy",
-            "bits per character",
-            {"regular": -9, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6},
-            {"batch": 8, "seq": 128},
+            name="next-token",
+            make=NextToken.of,
+            loss="bits",
+            share="accuracy",
+            unit="bits per character",
+            log2_lr={"regular": -9, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6},
+            settings={"batch": 8, "seq": 128},
         ),
     )
 }
@@ -84,14 +84,13 @@ def kind_of(model: Config) -> Kind:
     return KINDS[_OF_MODELS[type(model)]]
 
 
-def get_task(name: str, setup: Setup, data: Data, load: Load | None = None) -> Task:
+def get_task(name: str, setup: Setup, data: Data) -> Task:
     """A task, set up.
 
     Args:
         name: of the task.
         setup: model, scheme and sizes.
-        data: what it reads.
-        load: how a trained model is read from a directory; asked by the task "squad" only.
+        data: what it reads; for the task "squad", with the trained model itself, not its directory.
 
     Raises:
         ArgumentError: unknown, or data of another task.
@@ -99,4 +98,4 @@ def get_task(name: str, setup: Setup, data: Data, load: Load | None = None) -> T
     """
     if isinstance(data, SpanData) != (name == "squad"):
         raise ArgumentError(f"get_task({name!r}): got {data!r}, expected the data of that task")
-    return get_kind(name).make(setup, data, load)
+    return get_kind(name).make(setup, data)

@@ -18,7 +18,7 @@ from refscale.errors import ArgumentError, DataError
 from refscale.layers import Specs, Tensors, initialize
 from refscale.models import bert
 from refscale.scales import Scheme, get_scheme, regular
-from refscale.tasks.task import Load, Scores, Setup
+from refscale.tasks.task import Scores, Setup
 
 LONGEST_QUESTION = 64
 """Tokens, or half of a window; Devlin et al. 2018, run_squad."""
@@ -29,12 +29,12 @@ class SpanData:
     """What is read to fine-tune.
 
     Attributes:
-        pretrained: directory of the trained model, see ``train.load_trained``.
+        pretrained: the trained model; or its directory, which ``train`` reads by ``train.load_trained``.
         train, dev: files in the format of SQuAD 1.1; None, both: ``squad.made_questions``.
-        text: what the model was trained on, if that was a run of ``train`` on a text of its own.
+        text: the text that the model was trained on, if its directory is a run of ``train`` on a text of its own.
     """
 
-    pretrained: str | Path
+    pretrained: published.Pretrained | str | Path
     train: str | Path | None = None
     dev: str | Path | None = None
     text: str | Path | None = None
@@ -80,17 +80,22 @@ class SpanExtraction:
     digest: str
 
     @classmethod
-    def of(cls, setup: Setup, data: SpanData, load: Load) -> SpanExtraction:
+    def of(cls, setup: Setup, data: SpanData) -> SpanExtraction:
         """Read model and questions.
 
         Raises:
-            ArgumentError: a scheme that does not fit the model's, or windows too short or too long.
+            ArgumentError: a directory in place of the model; a scheme that does not fit the model's; or windows too
+                short or too long.
             CheckpointError, DataError: model or questions cannot be used.
         """
-        pretrained = load(data.pretrained, data.text)
+        pretrained = data.pretrained
+        if not isinstance(pretrained, published.Pretrained):
+            raise ArgumentError(
+                f"SpanExtraction.of(pretrained={pretrained!r}): expected a trained model, as load_trained returns it"
+            )
         tokenizer = pretrained.tokenizer
         if tokenizer is None:
-            raise DataError(f"finetune: no tokenizer in {str(data.pretrained)!r}, expected tokenizer.json or vocab.txt")
+            raise DataError("finetune: the trained model has no tokenizer, expected tokenizer.json or vocab.txt")
         if setup.seq > pretrained.config.positions:
             raise ArgumentError(
                 f"finetune(seq={setup.seq}): expected at most {pretrained.config.positions}, the model's positions"
@@ -123,17 +128,17 @@ class SpanExtraction:
         for question in (*questions, *held_out):
             digest.update(repr(question).encode())
         return cls(
-            setup,
-            model,
-            scheme,
-            adapted,
-            start,
-            questions,
-            held_out,
-            windows(questions),
-            held_windows,
-            tokenizer,
-            digest.hexdigest(),
+            setup=setup,
+            model=model,
+            scheme=scheme,
+            adapted=adapted,
+            start=start,
+            questions=questions,
+            held_out=held_out,
+            training=windows(questions),
+            windows=held_windows,
+            tokenizer=tokenizer,
+            digest=digest.hexdigest(),
         )
 
     @cached_property

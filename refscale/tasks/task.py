@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,15 +12,10 @@ from numpy.typing import NDArray
 from refscale.engine import Tensor
 from refscale.layers import Specs, Tensors
 from refscale.models import Config
-from refscale.published import Pretrained
 from refscale.scales import Constraint, Scheme, geometric, get_constraint, get_scheme
 
 Scores = dict[str, float]
 """What a validation came to, by name."""
-
-
-Load = Callable[[str | Path, str | Path | None], Pretrained]
-"""``load(directory, text)``: a trained model, and the text that it was trained on, if it is a run on a text."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,10 @@
 In reading order:
 
 1. ``config``: what a run is: plain values.
-2. ``run``: the configuration brought to life: task (``refscale.tasks``), optimizer, the randomness of every step.
-3. ``step``: one training step and one evaluation, pure functions.
-4. ``checkpoint``: a state in a file, and back, or a clear refusal; ``trained``: a model to go on from.
+2. ``state``: what changes from step to step; ``checkpoint``: a state in a file, and back; ``trained``: a trained model
+   from a directory.
+3. ``run``: what stays the same: task (``refscale.tasks``), optimizer, the randomness of every step.
+4. ``step``: one training step and one evaluation, pure functions.
 5. ``loop``: steps, metrics, validation, checkpoints; continues to the same bits after any interruption.
 6. ``report``: a checkpoint as a report.
 
@@ -15,11 +16,12 @@ Many of them: ``refscale.sweep``.
 from typing import TYPE_CHECKING
 
 from refscale.names import lazily
-from refscale.train.checkpoint import Checkpoint, TrainState, load_checkpoint, newest, save_checkpoint
+from refscale.train.checkpoint import Checkpoint, load_checkpoint, newest, save_checkpoint
 from refscale.train.config import FINE_TUNING, TrainConfig, default_config
 from refscale.train.loop import TrainSummary, train
 from refscale.train.report import checkpoint_report
 from refscale.train.run import Run
+from refscale.train.state import TrainState
 from refscale.train.step import Pass, StepResult, evaluate, forward_backward, observe, training_step
 from refscale.train.trained import load_trained
 

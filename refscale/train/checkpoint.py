@@ -12,21 +12,17 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale import __version__
 from refscale.arrays import freeze, plain
 from refscale.errors import CheckpointError, RefscaleError
 from refscale.files import json_text, npy_array, parse_json, write_npz
-from refscale.optim import State as OptimizerState
-from refscale.rivals import State as ScalingState
+from refscale.records import check_schema, record_content
 from refscale.train.config import TrainConfig
-
-if TYPE_CHECKING:
-    from refscale.train.run import Run
+from refscale.train.state import TrainState
 
 SCHEMA = "refscale.checkpoint/2"
 """Raised by one whenever a reader of the former could go wrong."""
@@ -38,33 +34,14 @@ _PARTS = ("parameter", "optimizer", "scaling")
 
 
 @dataclass(frozen=True, eq=False)
-class TrainState:
-    """All that changes from step to step; what a checkpoint holds.
-
-    Attributes:
-        step: how many are done.
-        parameters: float32 by name; FP32 masters, or values of the format in which ``Precision.weights`` stores them.
-        optimizer: of the optimizer.
-        scaling: of the scaling technique.
-
-    Parameters that are read-only, as initialization, optimizers and checkpoints return them, are not copied by a step.
-    """
-
-    step: int
-    parameters: dict[str, NDArray[Any]]
-    optimizer: OptimizerState
-    scaling: ScalingState
-
-
-@dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a checkpoint file says.
+    """The content of a checkpoint file.
 
     Attributes:
         config: of the run.
-        data_digest: SHA-256 of what it read, in hexadecimal.
-        seconds: how long the run had taken.
-        state: parameters and all.
+        data_digest: SHA-256 of the data that the run read, in hexadecimal.
+        seconds: of training so far, in all sittings.
+        state: after the run's last step so far.
     """
 
     config: TrainConfig
@@ -86,16 +63,25 @@ class Checkpoint:
         return digest.hexdigest()
 
 
-def save_checkpoint(path: str | Path, run: Run, state: TrainState, seconds: float = 0.0) -> None:
-    """Write a checkpoint, atomically.  Raises OSError."""
-    meta = {
-        "schema": SCHEMA,
-        "version": __version__,
-        "config": asdict(run.config),
-        "data": run.task.digest,
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, atomically.
+
+    Args:
+        path: of the file.
+        checkpoint: from ``Run.checkpoint``.
+
+    Raises:
+        CarrierError: an array of the state is masked or a matrix.
+        OSError: the file cannot be written.
+    """
+    state = checkpoint.state
+    content = {
+        "config": asdict(checkpoint.config),
+        "data": checkpoint.data_digest,
         "step": state.step,
-        "seconds": seconds,
+        "seconds": checkpoint.seconds,
     }
+    meta = record_content(SCHEMA, content)
     arrays: dict[str, NDArray[Any]] = {"meta": np.frombuffer(json_text(meta).encode(), np.uint8)}
     for part, values in zip(_PARTS, (state.parameters, state.optimizer, state.scaling), strict=True):
         arrays |= {f"{part}/{name}": plain("save_checkpoint", name, value) for name, value in values.items()}
@@ -113,8 +99,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     try:
         arrays = _read(Path(path))
         meta = parse_json(arrays.pop("meta").tobytes(), "meta")
-        if meta["schema"] != SCHEMA:
-            raise CheckpointError(f"{call}: schema is {meta['schema']!r}, expected {SCHEMA!r}")
+        check_schema(meta, SCHEMA, call, CheckpointError)
         config = TrainConfig.from_mapping(meta["config"], call)
         parts = {part: _under(part, arrays) for part in _PARTS}
         state = TrainState(int(meta["step"]), parts["parameter"], parts["optimizer"], parts["scaling"])
@@ -148,19 +133,6 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
 def _under(part: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     prefix = f"{part}/"
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-
-
-def check_belongs(checkpoint: Checkpoint, run: Run, call: str) -> None:
-    """Raise CheckpointError unless the checkpoint is one of this run: configuration, data, names and shapes."""
-    differences = checkpoint.config.differences(run.config)
-    if checkpoint.data_digest != run.task.digest:
-        differences.append(f"data {checkpoint.data_digest[:8]}…, not {run.task.digest[:8]}…")
-    found = {name: array.shape for name, array in checkpoint.state.parameters.items()}
-    expected = {name: spec.shape for name, spec in run.specs.items()}
-    wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-    differences += [f"{name} of shape {found.get(name)}, not {expected.get(name)}" for name in wrong]
-    if differences:
-        raise CheckpointError(f"{call}: a checkpoint of another run: {'; '.join(differences[:3])}")
 
 
 def checkpoint_path(out: Path, step: int) -> Path:

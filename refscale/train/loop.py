@@ -26,19 +26,13 @@ from typing import Any
 from refscale.errors import ArgumentError, CheckpointError, DataError, DivergedError
 from refscale.files import append_line, json_text, locked, read_json, read_json_lines, write_json, write_text
 from refscale.progress import Progress
+from refscale.records import reading
 from refscale.rivals import Outcome
 from refscale.tasks import Data, Scores
-from refscale.train.checkpoint import (
-    TrainState,
-    check_belongs,
-    checkpoint_path,
-    checkpoints,
-    drop_old,
-    load_checkpoint,
-    save_checkpoint,
-)
+from refscale.train.checkpoint import checkpoint_path, checkpoints, drop_old, load_checkpoint, save_checkpoint
 from refscale.train.config import TrainConfig
 from refscale.train.run import Run
+from refscale.train.state import TrainState
 from refscale.train.step import StepResult, evaluate, training_step
 
 METRICS, SCALES = "metrics.jsonl", "scales.jsonl"
@@ -129,7 +123,8 @@ def _train(run: Run, out: Path, resume: bool, report: Report, progress: Progress
                 report(_validation_line(state.step, config.steps, result, run.task.line(found)))
                 _check_scores(state.step, found)
             if _is_due(state.step, config.checkpoint_every, config):
-                save_checkpoint(checkpoint_path(out, state.step), run, state, before + time.monotonic() - started)
+                checkpoint = run.checkpoint(state, before + time.monotonic() - started)
+                save_checkpoint(checkpoint_path(out, state.step), checkpoint)
                 drop_old(out)
             if progress:
                 progress.advance(1, f"loss {result.loss:.3f}")
@@ -193,15 +188,12 @@ def read_config(out: str | Path) -> tuple[TrainConfig, str]:
         DataError: there is no run, or its config.json cannot be understood.
     """
     path = Path(out) / "config.json"
-    try:
-        content = read_json(path, f"read_config({str(out)!r}): config.json")
-        return TrainConfig.from_mapping(content["config"], f"read_config({str(out)!r})"), str(content["data"])
-    except FileNotFoundError as error:
-        raise DataError(f"read_config({str(out)!r}): holds no run, expected a directory with config.json") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DataError | ArgumentError):
-            raise
-        raise DataError(f"read_config({str(out)!r}): config.json cannot be understood: {error}") from error
+    call = f"read_config({str(out)!r})"
+    if not path.exists():
+        raise DataError(f"{call}: holds no run, expected a directory with config.json")
+    with reading(f"{call}: config.json", "train"):
+        content = read_json(path, f"{call}: config.json")
+        return TrainConfig.from_mapping(content["config"], call), str(content["data"])
 
 
 def _latest(out: Path, run: Run, report: Report) -> tuple[TrainState, float]:
@@ -210,7 +202,7 @@ def _latest(out: Path, run: Run, report: Report) -> tuple[TrainState, float]:
     for path in checkpoints(out):
         try:
             checkpoint = load_checkpoint(path)
-            check_belongs(checkpoint, run, f"load_checkpoint({str(path)!r})")
+            run.check(checkpoint, f"load_checkpoint({str(path)!r})")
             if checkpoint.state.step > lines:
                 raise CheckpointError(
                     f"load_checkpoint({str(path)!r}): of step {checkpoint.state.step}, metrics.jsonl ends at {lines}"

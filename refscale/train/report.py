@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from refscale.analysis.report import Report
-from refscale.analysis.stats import REPORT_FORMATS
-from refscale.analysis.trace import Trace, summarize_casts
 from refscale.errors import CheckpointError, counted
 from refscale.files import path_text
 from refscale.progress import Progress
-from refscale.train.checkpoint import Checkpoint, check_belongs
+from refscale.stats.measurement import REPORT_FORMATS
+from refscale.stats.report import Report
+from refscale.stats.trace import TensorProbe, summarize_casts
+from refscale.train.checkpoint import Checkpoint
 from refscale.train.run import Run
 from refscale.train.step import forward_backward
 
@@ -36,8 +36,8 @@ def checkpoint_report(
     if config.task == "squad":
         raise CheckpointError(f"checkpoint_report: of a run of {config.task!r}, expected one on a text")
     run = Run.of(config, text)
-    check_belongs(checkpoint, run, "checkpoint_report")
-    trace = Trace(run.specs, REPORT_FORMATS, progress)
+    run.check(checkpoint, "checkpoint_report")
+    trace = TensorProbe(run.specs, REPORT_FORMATS, progress)
     result = forward_backward(run, state, run.validation[0], probe=trace, count_casts=config.precision != "fp32")
     return Report(
         model=f"{config.model} after {counted(state.step, 'step')}",

@@ -1,4 +1,4 @@
-"""A configuration brought to life: task, optimizer, and the randomness of every step."""
+"""The constant parts of a run: task, optimizer, and the randomness of every step."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from refscale.errors import CheckpointError
 from refscale.layers import Specs
 from refscale.optim import Group, Optimizer, Rate, Schedule, get_optimizer, get_schedule, groups
 from refscale.precision import Precision, get_precision
 from refscale.rivals import Scaling, get_scaling
 from refscale.scales import Scheme
 from refscale.tasks import Data, Task, get_task
-from refscale.train.checkpoint import TrainState
+from refscale.train.checkpoint import Checkpoint
 from refscale.train.config import TrainConfig
-from refscale.train.trained import load_trained
+from refscale.train.state import TrainState
+from refscale.train.trained import with_weights
 
 Purpose = Literal["weights", "text", "dropout", "rounding", "update", "validation"]
 _STREAMS: dict[Purpose, int] = {p: i for i, p in enumerate(get_args(Purpose))}
@@ -40,13 +42,13 @@ class Run:
 
         Raises:
             ArgumentError: data of another task.
-            DataError: the data cannot be used.
+            CheckpointError, DataError: the trained model or the data cannot be used.
         """
         decays = config.schedule in ("exponential", "halving")
         length = {"every": config.halve_every} if decays else {"steps": config.steps}
         return cls(
             config=config,
-            task=get_task(config.task, config.setup, data, load_trained),
+            task=get_task(config.task, config.setup, with_weights(data)),
             precision=get_precision(config.precision),
             scaling=get_scaling(config.scaling),
             optimizer=get_optimizer(config.optimizer, weight_decay=config.weight_decay),
@@ -85,6 +87,27 @@ class Run:
         parameters = self.task.initial_parameters(self.rng("weights"))
         parameters = self.precision.store_weights(parameters, self.rng("update"))
         return TrainState(0, parameters, self.optimizer.init(parameters), self.scaling.init())
+
+    def checkpoint(self, state: TrainState, seconds: float = 0.0) -> Checkpoint:
+        """A checkpoint of this run.
+
+        Args:
+            state: after a step.
+            seconds: of training so far.
+        """
+        return Checkpoint(self.config, self.task.digest, seconds, state)
+
+    def check(self, checkpoint: Checkpoint, call: str) -> None:
+        """Raise CheckpointError unless a checkpoint has this run's configuration, data, names and shapes."""
+        differences = checkpoint.config.differences(self.config)
+        if checkpoint.data_digest != self.task.digest:
+            differences.append(f"data {checkpoint.data_digest[:8]}…, not {self.task.digest[:8]}…")
+        found = {name: array.shape for name, array in checkpoint.state.parameters.items()}
+        expected = {name: spec.shape for name, spec in self.specs.items()}
+        wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        differences += [f"{name} of shape {found.get(name)}, not {expected.get(name)}" for name in wrong]
+        if differences:
+            raise CheckpointError(f"{call}: a checkpoint of another run: {'; '.join(differences[:3])}")
 
     def batches(self, start: int) -> Iterator[Any]:
         """Training batches of the steps from ``start``."""

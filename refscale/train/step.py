@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.analysis.report import CastSummary
-from refscale.analysis.stats import TensorStats
-from refscale.analysis.trace import Trace, summarize_casts
 from refscale.blocks import BlockCast
 from refscale.engine import Array, CastRecord, Probe, Tape, Variable, backward
 from refscale.errors import DivergedError
 from refscale.layers import on_tape
 from refscale.rivals import OperandScales, Outcome, all_finite
+from refscale.stats.measurement import TensorStats
+from refscale.stats.report import CastSummary
+from refscale.stats.trace import TensorProbe, summarize_casts
 from refscale.tasks import Loss, Scores
-from refscale.train.checkpoint import TrainState
 from refscale.train.run import Run
+from refscale.train.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def training_step(run: Run, state: TrainState, batch: Any, *, trace: bool = Fals
         DivergedError: the loss is not finite, or a gradient that the scaling technique does not skip; the message
             names the step and the first tensor that left its format's range.  Or the update overflows.
     """
-    tracer = Trace(run.specs) if trace else None
+    tracer = TensorProbe(run.specs) if trace else None
     result = forward_backward(run, state, batch, probe=tracer, count_casts=trace)
     scaling, gradients, outcome = run.scaling.finish(state.scaling, result.gradients, result.scales)
     outcome = _with_blocks(outcome, result.tape.casts)
@@ -80,13 +80,13 @@ def training_step(run: Run, state: TrainState, batch: Any, *, trace: bool = Fals
         parameters = run.precision.store_weights(parameters, run.rng("update", after.step))
         after = replace(after, parameters=parameters, optimizer=optimizer)
     return after, StepResult(
-        result.loss,
-        {name: float(part.value) for name, part in result.losses.parts.items()},
-        rate.peak * rate.multiplier,
-        run.scaling.loss_scale(state.scaling),
-        outcome,
-        tracer.tensors(result.losses.total, run.scheme) if tracer else (),
-        summarize_casts(result.tape.casts) if tracer else (),
+        loss=result.loss,
+        parts={name: float(part.value) for name, part in result.losses.parts.items()},
+        lr=rate.peak * rate.multiplier,
+        loss_scale=run.scaling.loss_scale(state.scaling),
+        outcome=outcome,
+        tensors=tracer.tensors(result.losses.total, run.scheme) if tracer else (),
+        casts=summarize_casts(result.tape.casts) if tracer else (),
     )
 
 

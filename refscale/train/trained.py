@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from refscale import published
 from refscale.errors import CheckpointError
-from refscale.tasks import MaskedLM, get_task
+from refscale.tasks import Data, MaskedLM, SpanData, get_task
 from refscale.train.checkpoint import checkpoints, newest
 
 
@@ -32,10 +33,21 @@ def load_trained(directory: str | Path, text: str | Path | None = None) -> publi
     config = checkpoint.config
     if config.task != "masked-lm":
         raise CheckpointError(f"{call}: a run of {config.task!r}, expected one of 'masked-lm'")
-    task = get_task(config.task, config.setup, text, load_trained)
+    task = get_task(config.task, config.setup, text)
     assert isinstance(task, MaskedLM)
     if task.digest != checkpoint.data_digest:
         raise CheckpointError(f"{call}: trained on another text, whose words its embedding stands for")
     return published.Pretrained(
         task.model, checkpoint.state.parameters, task.vocabulary, checkpoint.digest, checkpoint.config.scheme
     )
+
+
+def with_weights(data: Data) -> Data:
+    """The data of a task, with the trained model itself where they name its directory.
+
+    Raises:
+        ArgumentError, CheckpointError, DataError: see ``load_trained``.
+    """
+    if isinstance(data, SpanData) and not isinstance(data.pretrained, published.Pretrained):
+        return replace(data, pretrained=load_trained(data.pretrained, data.text))
+    return data

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from refscale.analysis import REPORT_FORMATS, Report, TensorStats, measure
+from refscale.stats import REPORT_FORMATS, Report, TensorStats, measure
 
 
 def tensor(values, name="encoder.0.ffn.up.weight", kind="weight", layer="encoder.0", **changes):

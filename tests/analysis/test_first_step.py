@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 from refscale import models, ops
-from refscale.analysis import KINDS, report
+from refscale.analysis import report
 from refscale.analysis.first_step import work
-from refscale.analysis.trace import KEY_BIAS, PAD, START, ZERO_BIAS, Trace, layer_of
 from refscale.data import Vocabulary, load_text
 from refscale.engine import Tape, apply, backward
 from refscale.errors import ArgumentError, DataError, ShapeError
@@ -13,6 +12,8 @@ from refscale.layers import Spec
 from refscale.models import bert
 from refscale.progress import Progress
 from refscale.scales import get_scheme, regular
+from refscale.stats import KINDS
+from refscale.stats.trace import KEY_BIAS, PAD, START, ZERO_BIAS, TensorProbe, layer_of
 from refscale.tasks import masked_lm_batches
 
 CONFIG = bert.get_config("bert-tiny")
@@ -186,7 +187,7 @@ class TestArguments:
 @pytest.mark.parametrize("size", [0.0, 1.0])
 def test_why_a_tensor_is_zero(size):
     """A bias at the start; the gradient of a first prediction that nobody makes; what a state of 0 is multiplied by."""
-    trace = Trace({"pad": Spec("bias", (2,)), "gain": Spec("gain", (2,)), "w": Spec("weight", (2,))})
+    trace = TensorProbe({"pad": Spec("bias", (2,)), "gain": Spec("gain", (2,)), "w": Spec("weight", (2,))})
     tape = Tape(regular, probe=trace)
     x = tape.tensor(np.full((3, 2), size))
     leaves = {name: tape.tensor(np.zeros(2), name) for name in ("pad", "gain")} | {"w": tape.tensor(np.ones(2), "w")}
@@ -206,7 +207,7 @@ def test_why_a_tensor_is_zero(size):
 @pytest.mark.parametrize(("scheme", "damped"), [("regular", False), ("unit", True), ("u-mup", True)])
 def test_a_readout_is_damped_where_its_factor_is_applied(scheme, damped):
     """α = 1/fan-in, but for a scheme without factors; its gradient is not damped."""
-    trace = Trace({"w": Spec("readout", (4, 3))})
+    trace = TensorProbe({"w": Spec("readout", (4, 3))})
     tape = Tape(get_scheme(scheme), probe=trace)
     y = apply(ops.Readout("1/m"), tape.tensor(np.ones((2, 4))), tape.tensor(np.ones((4, 3)), "w"))
     backward(y, np.ones((2, 3)))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from refscale.analysis import curves, render_snr, snr, snr_blocks
+from refscale.analysis.formats_table import format_label
 from refscale.analysis.snr import EXPONENTS, SIGMAS, SNR_FORMATS, plateau
 from refscale.analysis.snr_blocks import (
     ELEMENTS,
@@ -14,7 +15,6 @@ from refscale.analysis.snr_blocks import (
     render_block_snr,
     samples,
 )
-from refscale.analysis.stats import format_label
 from refscale.blocks import BLOCK_FORMATS
 from refscale.errors import ArgumentError, FormatError
 from refscale.formats import FORMATS, values

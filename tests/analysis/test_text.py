@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 import refscale as rs
-from refscale.analysis import KINDS, CastSummary, render
+from refscale.analysis import render
 from refscale.analysis.formats_table import format_table
 from refscale.analysis.histogram import HEIGHT, MARGIN, WIDTH, histograms, shares
 from refscale.analysis.text import percent, summary_lines, table
+from refscale.stats import KINDS, CastSummary
 from tests.analysis.builders import report, spread, tensor
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import refscale
-from refscale import analysis, data, exact, ops, optim, special, testing, train
+from refscale import analysis, data, exact, ops, optim, special, stats, testing, train
 from refscale import functional as F  # noqa: N812
 from refscale.arrays import freeze, kept, plain
 from refscale.blocks import (
@@ -226,8 +225,8 @@ class TestParameters:
 
     def test_those_of_a_checkpoint(self, tmp_path):
         p = initialize(SPECS, regular, np.random.default_rng(0))
-        run = SimpleNamespace(config=train.TrainConfig("bert-tiny"), task=SimpleNamespace(digest=""))
-        train.save_checkpoint(tmp_path / "c.npz", run, train.TrainState(0, p, {}, {}))
+        state = train.TrainState(0, p, {}, {})
+        train.save_checkpoint(tmp_path / "c.npz", train.Checkpoint(train.TrainConfig("bert-tiny"), "", 0.0, state))
         loaded = train.load_checkpoint(tmp_path / "c.npz").state.parameters
         assert all(kept(x) is x and x.tobytes() == p[name].tobytes() for name, x in loaded.items())
 
@@ -350,7 +349,7 @@ BORDERS = {
     "optim.update, state": lambda x: _optimizer(x, where="moment"),
     "optim.init": lambda x: optim.adam().init({"p": x}),
     "analysis.snr.cast_snr": lambda x: analysis.cast_snr(x, FP16),
-    "analysis.stats.measure": analysis.measure,
+    "stats.measurement.measure": stats.measure,
     "testing.equality.assert_same_bits": lambda x: testing.assert_same_bits(x, ONE),
     "testing.equality.assert_same_bits, expected": lambda x: testing.assert_same_bits(ONE, x),
     "testing.equality.assert_within_ulp": lambda x: testing.assert_within_ulp(x, ONE, 1),

@@ -289,7 +289,9 @@ class TestNames:
     def test_unknown(self, text):
         with pytest.raises(ArgumentError) as caught:
             get_scaling(text)
-        assert str(caught.value).startswith(f"get_scaling({text!r}): expected one of none, static:512, automatic")
+        message = str(caught.value)
+        assert message.startswith(f"get_scaling({text!r}): ")
+        assert "expected one of none, static:512, automatic" in message
 
     def test_numbers_that_the_record_refuses(self):
         with pytest.raises(ArgumentError, match=r"StaticLossScale\(scale=0.0\)"):

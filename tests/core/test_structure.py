@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,10 @@ ORDER = [
     "errors",
     "names",
     "arguments",
+    "spellings",
     "arrays",
     "files",
+    "records",
     "memory",
     "formats",
     "special",
@@ -39,8 +42,9 @@ ORDER = [
     "rivals",
     "tasks",
     "optim",
-    "analysis",
+    "stats",
     "train",
+    "analysis",
     "sweep",
     "testing",
     "golden",
@@ -64,6 +68,7 @@ OPTIONAL = {
 }
 
 
+@cache
 def modules() -> list[Path]:
     return sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
@@ -72,12 +77,19 @@ def part(path: Path) -> str:
     return path.relative_to(ROOT).with_suffix("").parts[0]
 
 
-def imports(source: str, path: Path) -> list[tuple[str, bool]]:
-    """(module, whether it is imported when the file is) for every import statement."""
+parsed = cache(ast.parse)
+
+
+@cache
+def imports(source: str, path: Path, exactly: bool = False) -> list[tuple[str, bool]]:
+    """(module, whether it is imported when the file is) for every import statement.
+
+    ``exactly``: with the imported name, which may be a module, after that of the package.
+    """
     found = []
     package = ["refscale", *path.relative_to(ROOT).with_suffix("").parts[:-1]]
-    tree = ast.parse(source)
-    late = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) or _for_types_only(n)]
+    tree = parsed(source)
+    late = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) or _for_types_only(n)]
     lazy = {id(n) for outer in late for n in ast.walk(outer)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -86,7 +98,7 @@ def imports(source: str, path: Path) -> list[tuple[str, bool]]:
             base = node.module or ""
             if node.level:
                 base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [base])])
-            names = [f"{base}.{a.name}" for a in node.names] if base == "refscale" else [base]
+            names = [f"{base}.{a.name}" for a in node.names] if base == "refscale" or exactly else [base]
             found += [(name, id(node) not in lazy) for name in names]
     return found
 
@@ -102,7 +114,9 @@ def violations(source: str, path: Path) -> list[str]:
         top, _, rest = name.partition(".")
         if top == "refscale":
             target = rest.partition(".")[0]
-            if target in ORDER and ORDER.index(target) > here:
+            if target not in (*ORDER, "__version__"):
+                wrong.append(f"{path.name} imports {name} from the front door, expected the module that defines it")
+            elif target in ORDER and ORDER.index(target) > here:
                 wrong.append(f"{path.name} imports {name}, which stands below it")
         elif top in OPTIONAL:
             if part(path) != OPTIONAL[top] or (top == "matplotlib" and eager):
@@ -118,6 +132,7 @@ def test_every_module_has_its_place():
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_run_down_the_list(path):
+    """Those inside functions and for types only, too."""
     assert violations(path.read_text(encoding="utf-8"), path) == []
 
 
@@ -129,14 +144,90 @@ def test_imports_run_down_the_list(path):
         "import scipy",
         "import matplotlib",
         "from .cli import main",
+        "import refscale",
+        "from refscale import quantize",
+        "from refscale.engine import Tape\nif TYPE_CHECKING:\n    from refscale.train import Run",
+        "def late():\n    from refscale.graph import plan",
+        "async def late():\n    import refscale.graph.plan",
     ],
 )
 def test_the_check_rejects_a_wrong_import(source):
     assert violations(source, ROOT / "engine.py")
 
 
+def name_of(path: Path) -> str:
+    """``refscale.ops.kernels`` for ``refscale/ops/kernels/__init__.py``."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(["refscale", *(p for p in parts if p != "__init__")])
+
+
+def circles(sources: dict[Path, str]) -> list[list[str]]:
+    """Groups of modules that import one another, directly or not: when imported, inside functions, or for types.
+
+    An import of a submodule also runs the ``__init__`` of its package, which is not an edge here.
+    """
+    names = {name_of(path) for path in sources}
+    graph: dict[str, set[str]] = {}
+    for path, source in sources.items():
+        found = {name for name, _ in imports(source, path, exactly=True)}
+        graph[name_of(path)] = {name if name in names else name.rpartition(".")[0] for name in found} & names
+    return sorted(sorted(group) for group in components(graph) if len(group) > 1)
+
+
+def components(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Strongly connected components: the nodes that a node reaches, among those that reach it."""
+
+    def reached(start: str, edges: dict[str, set[str]]) -> set[str]:
+        seen, todo = {start}, [start]
+        while todo:
+            new = edges[todo.pop()] - seen
+            seen |= new
+            todo += new
+        return seen
+
+    back: dict[str, set[str]] = {node: set() for node in graph}
+    for node, targets in graph.items():
+        for target in targets:
+            back[target].add(node)
+    left, found = set(graph), []
+    while left:
+        start = min(left)
+        found.append(reached(start, graph) & reached(start, back))
+        left -= found[-1]
+    return found
+
+
+KERNELS = [f"refscale.ops.{name}" for name in ("kernels.rows", "losses", "norms", "softmax")]
+"""The one exception: fast forms are in modules of their own, and need the types of the ops that name them."""
+
+
+def test_no_modules_import_each_other():
+    found = circles({path: path.read_text(encoding="utf-8") for path in modules()})
+    assert [group for group in found if group != KERNELS] == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from refscale.ops.a import f",
+        "from refscale.ops import a",
+        "from .a import f",
+        "import refscale.ops.a",
+        "if TYPE_CHECKING:\n    from refscale.ops.a import f",
+        "def late():\n    from refscale.ops.a import f",
+        "class C:\n    async def late(self):\n        from refscale.ops.a import f",
+    ],
+)
+def test_the_check_rejects_a_circle(back):
+    a, b, c = (ROOT / "ops" / f"{name}.py" for name in "abc")
+    way = {a: "from refscale.ops.b import g", b: "from refscale.ops.c import h", c: "import math"}
+    assert circles(way) == []
+    assert circles(way | {c: back}) == [["refscale.ops.a", "refscale.ops.b", "refscale.ops.c"]]
+    assert circles(way | {b: back}) == [["refscale.ops.a", "refscale.ops.b"]]
+
+
 CORE, INSTRUMENTS = (re.findall(r"^``(\w+)`` ", table, re.M) for table in (refscale.__doc__ or "").split("\n\n")[2:5:2])
-SERVE_BOTH = ["errors", "names", "arguments", "arrays", "files", "progress", "memory"]
+SERVE_BOTH = ["errors", "names", "arguments", "spellings", "arrays", "files", "records", "progress", "memory"]
 
 
 def test_the_map_is_complete_and_in_order():
@@ -167,7 +258,7 @@ MUTABLE = ["scales/schemes.py", "sweep/engine.py", "sweep/engine.py"]
 def test_records_are_immutable():
     found = []
     for path in modules():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 how = [ast.unparse(d) for d in node.decorator_list]
                 if any(d.startswith("dataclass") and "frozen=True" not in d for d in how):
@@ -178,7 +269,7 @@ def test_records_are_immutable():
 def private_names(source: str, path: Path) -> list[str]:
     """Names with a leading underscore, imported from another part of the package."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("refscale."):
             words = [*node.module.split(".")[1:], *(alias.name for alias in node.names)]
             if words[0] != part(path):

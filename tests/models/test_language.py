@@ -432,20 +432,26 @@ class TestConfigurations:
             ),
             ("charlm-conv:tau=fixed(2)", "fixed(tau=2.0): expected 0 < tau < 1"),
             ("charlm-conv:multiple=0.001", "LanguageConfig(multiple=0.001)"),
-            ("charlm-conv:multiple=inf", "LanguageConfig(multiple=inf)"),
-            ("charlm-conv:multiple=nan", "LanguageConfig(multiple=nan)"),
+            ("charlm-conv:multiple=inf", "multiple=inf, expected a number of type float"),
+            ("charlm-conv:multiple=nan", "multiple=nan, expected a number of type float"),
             ("charlm-conv:dropout=1", "expected 0 ≤ dropout < 1"),
-            ("charlm-conv:eps=nan", "LanguageConfig(eps=nan): expected 0 ≤ eps < inf"),
+            ("charlm-conv:eps=nan", "eps=nan, expected a number of type float"),
             ("charlm-conv:eps=-1e-9", "LanguageConfig(eps=-1e-09): expected 0 ≤ eps < inf"),
-            ("charlm-conv:eps=inf", "LanguageConfig(eps=inf): expected 0 ≤ eps < inf"),
+            ("charlm-conv:eps=inf", "eps=inf, expected a number of type float"),
             ("decoder-mini:base=0", "LanguageConfig(base=0.0): expected 0 < base < inf"),
-            ("decoder-mini:base=inf", "LanguageConfig(base=inf): expected 0 < base < inf"),
+            ("decoder-mini:base=inf", "base=inf, expected a number of type float"),
         ],
     )
     def test_errors(self, text, message):
         with pytest.raises(ArgumentError) as error:
             get_config(text)
         assert message in str(error.value)
+
+    @pytest.mark.parametrize("value", [math.inf, math.nan])
+    @pytest.mark.parametrize("field", ["multiple", "eps", "base"])
+    def test_constants_are_finite(self, field, value):
+        with pytest.raises(ArgumentError, match=rf"LanguageConfig\({field}={value}\)"):
+            get_config("decoder-mini", **{field: value})
 
     def test_sizes(self):
         """The paper's attention model has 1.7 million parameters without embedding and readout."""

@@ -34,16 +34,8 @@ def task(tmp_path):
     def make(pretrained=PRETRAINED, train=questions[:4], dev=questions[4:], **changes):
         for name, part in (("train", train), ("dev", dev)):
             (tmp_path / f"{name}.json").write_text(json.dumps(squad.to_squad(part)), encoding="utf-8")
-        data = SpanData("model", tmp_path / "train.json", tmp_path / "dev.json", "text")
-        asked = []
-
-        def load(directory, text):
-            asked.append((directory, text))
-            return pretrained
-
-        made = SpanExtraction.of(replace(SETUP, **changes), data, load)
-        assert asked == [("model", "text")]
-        return made
+        data = SpanData(pretrained, tmp_path / "train.json", tmp_path / "dev.json")
+        return SpanExtraction.of(replace(SETUP, **changes), data)
 
     return make
 
@@ -149,7 +141,7 @@ def test_the_longest_window(task):
     assert task(seq=200).training.ids.shape == (4, 200)
     with pytest.raises(ArgumentError, match=r"finetune\(seq=201\): expected at most 200, the model's positions"):
         task(seq=201)
-    with pytest.raises(DataError, match=r"no tokenizer in 'model', expected tokenizer\.json or vocab\.txt"):
+    with pytest.raises(DataError, match=r"model has no tokenizer, expected tokenizer\.json or vocab\.txt"):
         task(replace(PRETRAINED, tokenizer=None))
 
 
@@ -196,6 +188,13 @@ def test_the_digest_is_that_of_model_and_questions(task):
     assert made.digest == sha256(content.encode()).hexdigest()
     others = [task(), task(replace(PRETRAINED, digest="another"), evaluation_batches=1)]
     assert len({made.digest, *(other.digest for other in others)}) == 3
+
+
+def test_a_task_reads_no_directory():
+    with pytest.raises(
+        ArgumentError, match=r"of\(pretrained='model'\): expected a trained model, as load_trained returns"
+    ):
+        SpanExtraction.of(SETUP, SpanData("model"))
 
 
 def test_both_files_or_neither(tmp_path, monkeypatch):

@@ -298,7 +298,7 @@ def test_a_run_is_not_overwritten(tmp_path):
     content = json.loads(before["config.json"])
     content["config"]["model"] = 3
     (tmp_path / "run" / "config.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"config\.json cannot be understood: 'int' object has no attribute"):
+    with pytest.raises(DataError, match=r"config\.json: AttributeError 'int' object has no attribute"):
         train_loop.read_config(tmp_path / "run")
 
 

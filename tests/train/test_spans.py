@@ -25,6 +25,7 @@ from refscale.train import (
     train,
     training_step,
 )
+from refscale.train.trained import with_weights
 from tests.train.runs import same_bits, small, write_text
 
 FINE = replace(FINE_TUNING, steps=6, batch=4, seq=40, evaluate_every=3, evaluation_batches=2, checkpoint_every=2)
@@ -119,12 +120,26 @@ def test_resumed_to_the_same_bits(tmp_path, data):
         train(config, tmp_path / "parts", data=replace(data, dev=data.train), resume=True, report=quiet)
 
 
+def test_a_directory_is_read_and_a_trained_model_taken_as_it_is(data, trained, text):
+    read = with_weights(data)
+    assert read == replace(data, pretrained=read.pretrained)
+    assert read.pretrained.digest == load_trained(trained / "regular", text).digest
+    assert with_weights(read) is read
+    assert (with_weights(None), with_weights(text)) == (None, text)
+    runs = [Run.of(FINE, d) for d in (data, read)]
+    assert runs[0].task.digest == runs[1].task.digest
+    states = [run.initial_state().parameters for run in runs]
+    assert all(states[0][name].tobytes() == x.tobytes() for name, x in states[1].items())
+
+
 def test_a_pretraining_that_is_repeated_is_the_same_data(data, trained, text, tmp_path):
     """It took another time, which its checkpoint notes; a single other bit of a parameter is another model."""
     pretrained = newest(trained / "regular")
     run = Run.of(pretrained.config, text)
     (tmp_path / "again").mkdir()
-    save_checkpoint(tmp_path / "again/checkpoint-00000008.npz", run, pretrained.state, pretrained.seconds + 1.0)
+    save_checkpoint(
+        tmp_path / "again/checkpoint-00000008.npz", run.checkpoint(pretrained.state, pretrained.seconds + 1.0)
+    )
     again = newest(tmp_path / "again")
     assert (again.seconds, again.digest) == (pretrained.seconds + 1.0, pretrained.digest)
     config = replace(FINE, steps=1)
@@ -132,7 +147,7 @@ def test_a_pretraining_that_is_repeated_is_the_same_data(data, trained, text, tm
     train(config, tmp_path / "fine", data=replace(data, pretrained=tmp_path / "again"), resume=True, report=quiet)
     name, x = next(iter(pretrained.state.parameters.items()))
     other = replace(pretrained.state, parameters=pretrained.state.parameters | {name: np.nextafter(x, np.float32(9))})
-    save_checkpoint(tmp_path / "again/checkpoint-00000008.npz", run, other)
+    save_checkpoint(tmp_path / "again/checkpoint-00000008.npz", run.checkpoint(other))
     assert newest(tmp_path / "again").digest != pretrained.digest
     with pytest.raises(ArgumentError, match="holds another run: other data"):
         train(config, tmp_path / "fine", data=replace(data, pretrained=tmp_path / "again"), resume=True, report=quiet)

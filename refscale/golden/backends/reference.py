@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import refscale
-from refscale import exact
+from refscale import __version__, exact
 from refscale.blocks import block_matmul, encode_blocks, pack_nibbles, tile_scales
 from refscale.formats import Cast, decode
 from refscale.golden import models, replay
@@ -25,7 +24,7 @@ class Reference:
     """refscale's own arithmetic."""
 
     name = "reference"
-    version = refscale.__version__
+    version = __version__
     claims = Claims(nan="same")
 
     def cast(self, x: Array, *, format: str, rounding: str, overflow: str, random_bits: Array | None = None) -> Array:

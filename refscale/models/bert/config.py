@@ -104,17 +104,17 @@ class BertConfig:
         """What all layers share."""
         plain = PlainAdd(fixed(0.1)) if self.norm == "post" else default
         return Block(
-            self.heads,
-            2 * self.layers,
-            self.norm,
-            self.tau or plain,
-            ops.ACTIVATIONS[self.activation],
-            self.eps,
-            self.dropout,
-            self.attention_dropout,
-            self.scores,
-            self.values,
-            self.constraint,
+            heads=self.heads,
+            depth=2 * self.layers,
+            norm=self.norm,
+            tau=self.tau or plain,
+            activation=ops.ACTIVATIONS[self.activation],
+            eps=self.eps,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            scores=self.scores,
+            values=self.values,
+            constraint=self.constraint,
         )
 
 

@@ -116,7 +116,7 @@ def encode(
         x = F.dropout(x, config.dropout, rng)
     for i in range(config.layers):
         with tape.scope(f"encoder.{i}"):
-            x = transformer_layer(p, f"encoder.{i}", x, mask, config.block, i, rng)
+            x = transformer_layer(p, f"encoder.{i}", x, mask, block=config.block, number=i, rng=rng)
     if config.norm == "post":
         return x
     with tape.scope("encoder"):

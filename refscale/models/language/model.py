@@ -116,7 +116,7 @@ def hidden_states(
     x = F.dropout(x, config.dropout, rng)
     for i in range(config.layers):
         with tape.scope(f"layers.{i}"):
-            x = transformer_layer(p, f"layers.{i}", x, None, config.block, i, rng)
+            x = transformer_layer(p, f"layers.{i}", x, None, block=config.block, number=i, rng=rng)
     with tape.scope("norm"):
         return norm(p, "norm", x, config.eps)
 

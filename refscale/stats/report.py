@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from refscale.analysis.stats import KINDS, Kind, TensorStats
 from refscale.errors import ArgumentError
+from refscale.stats.measurement import KINDS, Kind, TensorStats
 
 LOW, HIGH = 0.25, 4.0
 """A tensor whose scale is within [LOW, HIGH] counts as of unit scale.

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refscale.analysis import Limits, Lost, measure
-from refscale.analysis.stats import BLOCK, format_label
+from refscale.analysis.formats_table import format_label
 from refscale.errors import ArgumentError, CarrierError, FormatError
 from refscale.formats import FORMATS, quantize
+from refscale.stats import Limits, Lost, measure
+from refscale.stats.measurement import BLOCK
 from tests.analysis.builders import spread, tensor
 
 WITH_ZERO = [name for name, f in FORMATS.items() if f.has_zero]

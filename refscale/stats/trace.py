@@ -1,20 +1,19 @@
-"""A probe for a tape: measures each value and gradient as it is made, and keeps the figures only."""
+"""A probe for a tape: measures each value and gradient as it is computed, and keeps the figures only."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
-from refscale.analysis.predict import Prediction
-from refscale.analysis.report import CastSummary
-from refscale.analysis.stats import KINDS, Kind, Measurement, TensorStats, measure
 from refscale.engine import Array, CastRecord, Tensor, Variable
 from refscale.graph import gradient_factors
 from refscale.layers import Specs
 from refscale.ops import Bias, Fork, Readout, Reshape, Transpose
 from refscale.progress import Progress
 from refscale.scales import Scheme, Statistic, Unit
+from refscale.stats.measurement import KINDS, Kind, Measurement, TensorStats, measure
+from refscale.stats.report import CastSummary
 
 SAME_VALUES = (Reshape, Transpose, Bias)
 """Ops whose output is left out: it holds the values of its input, and its gradient is that of its input.
@@ -31,7 +30,19 @@ PAD = "gradients of the first prediction, where no sequence starts a text"
 START = "products of a state that starts at zero"
 
 
-class Trace:
+@dataclass(frozen=True, eq=False)
+class PredictedScales:
+    """The predicted σ of the tensors of a graph, and of their gradients.
+
+    Attributes:
+        values, gradients: σ by variable; a variable without an entry has no prediction.
+    """
+
+    values: Mapping[Variable, float]
+    gradients: Mapping[Variable, float]
+
+
+class TensorProbe:
     """What a tape's probe saw in one forward and backward pass.
 
     Args:
@@ -72,13 +83,15 @@ class Trace:
         of_parameter = isinstance(node.op, Fork) and node.inputs[0].node is None
         return "weight gradient" if of_parameter else "activation gradient"
 
-    def tensors(self, output: Tensor, scheme: Scheme, prediction: Prediction | None = None) -> tuple[TensorStats, ...]:
+    def tensors(
+        self, output: Tensor, scheme: Scheme, predicted: PredictedScales | None = None
+    ) -> tuple[TensorStats, ...]:
         """Every tensor in figures, kind by kind in the order of the forward pass, after ``backward(output)``.
 
         Args:
             output: where backward started.
             scheme: of the run.
-            prediction: of the same graph, at initialization.
+            predicted: of the same graph, at initialization.
         """
         factors = gradient_factors(output)
         statistic: Statistic = scheme.statistic if isinstance(scheme, Unit) else "std"
@@ -96,17 +109,34 @@ class Trace:
         for kind in KINDS:
             of_kind = sorted(((v, m) for k, v, m in self.found if k == kind), key=lambda row: order(row[0]))
             names = _unique([v.name for v, _ in of_kind])
+            is_gradient = kind.endswith("gradient")
+            scales: Mapping[Variable, float] = {}
+            if predicted:
+                scales = predicted.gradients if is_gradient else predicted.values
             for name, (variable, m) in zip(names, of_kind, strict=True):
-                c = factors.get(variable) if kind.endswith("gradient") else None
-                row = self._row(name, kind, variable, m, c, statistic)
-                if prediction:
-                    kernels = prediction.gradients if kind.endswith("gradient") else prediction.values
-                    row = replace(row, predicted=kernels[variable].std if variable in kernels else None)
-                rows.append(row)
+                c = factors.get(variable) if is_gradient else None
+                rows.append(
+                    self._row(
+                        name=name,
+                        kind=kind,
+                        variable=variable,
+                        m=m,
+                        c=c,
+                        statistic=statistic,
+                        predicted=scales.get(variable),
+                    )
+                )
         return tuple(rows)
 
     def _row(
-        self, name: str, kind: Kind, variable: Variable, m: Measurement, c: float | None, statistic: Statistic
+        self,
+        name: str,
+        kind: Kind,
+        variable: Variable,
+        m: Measurement,
+        c: float | None,
+        statistic: Statistic,
+        predicted: float | None,
     ) -> TensorStats:
         role = self.specs[name].role if variable.node is None else variable.node.op.name
         reason = ""
@@ -129,6 +159,7 @@ class Trace:
             zero_because=reason,
             damped=kind == "activation" and _is_damped(variable),
             statistic=statistic,
+            predicted=predicted,
         )
 
 

@@ -3,12 +3,12 @@ import math
 import numpy as np
 import pytest
 
-from refscale.analysis import CastSummary, summarize
-from refscale.analysis.report import by_layer, distance, is_outside
-from refscale.analysis.trace import summarize_casts
 from refscale.engine import CastRecord, Variable
 from refscale.errors import ArgumentError
 from refscale.formats import Cast
+from refscale.stats import CastSummary, summarize
+from refscale.stats.report import by_layer, distance, is_outside
+from refscale.stats.trace import summarize_casts
 from tests.analysis.builders import spread, tensor
 
 

@@ -249,7 +249,18 @@ def measure(x: NDArray[Any], formats: Sequence[str] = REPORT_FORMATS) -> Measure
     # Field 0 holds zero, and no float32 else: the smallest is 2^-149.
     exponents = {int(e) - 1023: int(sums.exponents[e]) for e in np.flatnonzero(sums.exponents) if e}
     lost = {name: Lost(*map(int, row)) for name, row in zip(names, sums.lost, strict=True)}
-    return Measurement(x.size, mean, std, rms, sums.amax, sums.zeros, sums.infinite, sums.nan, exponents, lost)
+    return Measurement(
+        elements=x.size,
+        mean=mean,
+        std=std,
+        rms=rms,
+        amax=sums.amax,
+        zeros=sums.zeros,
+        infinite=sums.infinite,
+        nan=sums.nan,
+        exponents=exponents,
+        lost=lost,
+    )
 
 
 def _blocks(x: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
@@ -266,16 +277,3 @@ def _blocks(x: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
         order="K",
         buffersize=BLOCK,
     )
-
-
-def format_label(name: str) -> str:
-    """Short name for the head of a column: ``FP16``, ``E4M3``, ``E5M2``, ``E4M3FNUZ``; no two formats share one."""
-    short = {
-        "float16": "FP16",
-        "bfloat16": "BF16",
-        "float8_e4m3fn": "E4M3",  # what hardware calls so
-        "float8_e4m3": "E4M3IEEE",
-        "float8_e4m3b11fnuz": "E4M3B11",
-        "int8_q6": "INT8",
-    }
-    return short.get(name, name.rpartition("_")[2].upper())
