@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
-from collections import Counter
 from collections.abc import Sequence
 
-from refscale.errors import GoldenError, counted
-from refscale.files import write_json
+from refscale.errors import BackendLostError, GoldenError, counted
+from refscale.files import write_json, write_text
 from refscale.golden import GoldenSet, check, load, write
 from refscale.golden.backends import SHIPPED, find
-from refscale.golden.kit import Backend, Result, Waiver, bisect, load_waivers, run, select, summary, to_json
+from refscale.golden.kit import Backend, Result, Session, Waiver, bisect, load_waivers, run, select, summary, to_json
+from refscale.golden.kit import pipe as protocol
 from refscale.golden.kit.pipe import PipeBackend
-from refscale.golden.kit.report import culprit_in_words, failed, matrix
+from refscale.golden.kit.report import bisection_in_words, failed, matrix
+from refscale.golden.kit.runner import check_ids, covered, unmet, waivers_toml
+from refscale.golden.kit.verdicts import whole_result
+from refscale.golden.schema import Vector
 
-FAILED = 1
-"""Exit status of a backend that fails."""
+FAILED, ENDED = 1, 2
+"""Exit status of a backend that fails; of a run that ended early."""
 
 
 def golden(args: argparse.Namespace) -> None:
@@ -30,13 +34,21 @@ def golden(args: argparse.Namespace) -> None:
 
 
 def conform(args: argparse.Namespace) -> int:
-    """Hold a backend to the vectors; 1 if it fails."""
+    """Run a backend on the vectors.
+
+    Returns:
+        0 if a vector was judged, none fails and every requirement is met; 1 if not; 2 if the run ended early.
+    """
     if args.list:
         for b in SHIPPED.values():
             print(f"{b.name:14}{'installed' if b.installed else '-':11}{b.about}")
         return 0
+    if args.protocol:
+        print(inspect.getdoc(protocol))
+        return 0
     vectors = load(args.set)
     waivers = load_waivers(args.waivers) if args.waivers else ()
+    check_ids(waivers, vectors.vectors)
     if args.all_installed:
         return _all_installed(args, vectors, waivers)
     if args.pipe:
@@ -47,22 +59,49 @@ def conform(args: argparse.Namespace) -> int:
 
 def _one(args: argparse.Namespace, backend: Backend, vectors: GoldenSet, waivers: Sequence[Waiver]) -> int:
     if args.bisect:
-        culprit = bisect(backend, args.bisect)
-        print(culprit_in_words(args.bisect, culprit))
-        return FAILED if culprit else 0
-    chosen = select(vectors.values(), args.only, args.full)
-    results = run(backend, chosen, waivers)
-    print(summary(backend, results, args.failures))
-    bulk = sum(v.bulk for v in vectors.values())
-    if not args.full and not args.only:
-        print(f"not run: {bulk} bulk vectors, such as every float16 of every function (--full)")
+        found = bisect(backend, args.bisect)
+        print(bisection_in_words(found))
+        return 0 if found.passed else FAILED
+    chosen = select(vectors.values(), args.only, args.full, args.flag)
+    unmet(_unrun(chosen), args.require)  # a pattern that matches nothing is told before the run, not after it
+    session = Session(backend, waivers, args.timeout, args.restarts)
+    results: list[Result] = []
+    interrupted = True
+    try:
+        for vector in chosen:
+            if session.lost:
+                break
+            results.append(session.judge(vector))
+        interrupted = False
+    finally:
+        if interrupted and args.json:
+            write_json(args.json, to_json(backend, results, vectors, lost="interrupted"))
+    lost = len(results) < len(chosen)
+    results = list(results) if lost else covered(backend, results)
+    problems = [] if lost else unmet(results, args.require)
     if args.json:
-        write_json(args.json, to_json(backend, results, vectors.version))
-    return FAILED if failed(results) else 0
+        write_json(args.json, to_json(backend, results, vectors, problems, session.lost if lost else ""))
+    if args.write_waivers:
+        write_text(args.write_waivers, waivers_toml(backend, results))
+    notes = list(problems)
+    large = sum(v.bulk for v in vectors.values())
+    if not args.full and not args.only and not args.flag:
+        notes.append(f"not run: {large} large vectors, such as every float16 of every function (--full)")
+    print(summary(backend, results, args.failures, notes))
+    if lost:
+        raise BackendLostError(
+            f"{session.lost}; {counted(len(chosen) - len(results), 'vector')} not run, "
+            f"{counted(args.restarts, 'restart')} allowed (--restarts)"
+        )
+    return FAILED if failed(results) or problems else 0
+
+
+def _unrun(vectors: Sequence[Vector]) -> list[Result]:
+    return [whole_result(v, "same bits", "") for v in vectors]
 
 
 def _all_installed(args: argparse.Namespace, vectors: GoldenSet, waivers: Sequence[Waiver]) -> int:
-    chosen = select(vectors.values(), args.only, args.full)
+    chosen = select(vectors.values(), args.only, args.full, args.flag)
     found: list[tuple[Backend, list[Result]]] = []
     for shipped in SHIPPED.values():
         try:
@@ -70,10 +109,8 @@ def _all_installed(args: argparse.Namespace, vectors: GoldenSet, waivers: Sequen
         except GoldenError as error:
             print(f"left out: {error}", file=sys.stderr)
             continue
-        own = [w for w in waivers if w.backend in ("", backend.name)]
-        found.append((backend, run(backend, chosen, own)))
+        found.append((backend, run(backend, chosen, waivers)))
     print(matrix(found))
     if args.json:
-        write_json(args.json, [to_json(b, r, vectors.version) for b, r in found])
-    totals = Counter(r.verdict for _, results in found for r in results)
-    return FAILED if totals["fail"] or totals["unexpectedly fixed"] else 0
+        write_json(args.json, [to_json(b, r, vectors) for b, r in found])
+    return FAILED if any(failed(results) for _, results in found) else 0
