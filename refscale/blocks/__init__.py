@@ -26,7 +26,9 @@ from refscale.blocks.rounding import round_block_exact, scale_exact
 from refscale.blocks.table import (
     ARITHMETICS,
     BLOCK_FORMATS,
+    ELEMENT_ARITHMETICS,
     NONFINITES,
+    SCALE_ARITHMETICS,
     SCALE_RULES,
     Arithmetic,
     BlockCast,
@@ -38,8 +40,10 @@ from refscale.blocks.table import (
 __all__ = [
     "ARITHMETICS",
     "BLOCK_FORMATS",
+    "ELEMENT_ARITHMETICS",
     "NONFINITES",
     "RECIPES",
+    "SCALE_ARITHMETICS",
     "SCALE_RULES",
     "Arithmetic",
     "BlockCast",
