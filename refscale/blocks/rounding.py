@@ -199,7 +199,7 @@ def round_block_exact(
 
 
 def amax_exact(values: Sequence[float], cast: BlockCast) -> float:
-    """The largest magnitude of a block, as ``nonfinite`` has it; NaN for a block that becomes NaN, inf for "largest"."""
+    """The largest magnitude of a block, as ``nonfinite`` has it; NaN for a block that becomes NaN."""
     sizes = [abs(x) for x in values]
     if cast.nonfinite == "ignore":
         return max((x for x in sizes if math.isfinite(x)), default=0.0)

@@ -6,7 +6,8 @@ import fnmatch
 import importlib
 import importlib.util
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -14,6 +15,7 @@ from refscale.blocks import SCALE_RULES
 from refscale.errors import ArgumentError, GoldenError
 from refscale.exact import get_accumulator
 from refscale.formats import FORMATS, OVERFLOWS, ROUNDINGS, get_format
+from refscale.golden.conventions import claimed, unclaimed
 from refscale.golden.schema import OPS, Vector
 
 METHODS = tuple(OPS)
@@ -23,7 +25,7 @@ MOST_ULPS = 1 << 16
 """Of float32, in one of bfloat16, the coarsest format that functions are evaluated in: a wider bound bounds nothing."""
 
 _FORMAT_ATTRIBUTES = (
-    *("format", "a_format", "b_format", "store", "operand", "operand_gradient"),
+    *("format", "a_format", "b_format", "element_format", "store", "operand", "operand_gradient"),
     *("scale_format", "a_scale_format", "b_scale_format"),
 )
 
@@ -43,6 +45,8 @@ class Claims:
         op_ulps: how far outputs of other ops may be off before they are rounded, in ulp of float32 of the largest
             element of the tensor; 0 asks for the same bits; at most ``MOST_ULPS``.
         scale_rules: how it derives the scales of blocks; None: by any rule, as asked.
+        conventions: which convention it follows where no standard decides: names by topic, or text, "cuda" or
+            "e8m0_zero:smallest,nan_code:payload"; see ``golden.conventions``.  A mapping afterwards.
     """
 
     formats: tuple[str, ...] | None = None
@@ -53,6 +57,7 @@ class Claims:
     function_ulps: float = 0.0
     op_ulps: float = 0.0
     scale_rules: tuple[str, ...] | None = None
+    conventions: str | Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.formats is not None:
@@ -67,6 +72,7 @@ class Claims:
                 raise GoldenError(
                     f"Claims({name}={getattr(self, name):g}): expected 0 to {MOST_ULPS}, an ulp of bfloat16"
                 )
+        object.__setattr__(self, "conventions", claimed(self.conventions))
         try:
             get_accumulator(self.accumulate)
         except ArgumentError as error:
@@ -87,6 +93,10 @@ class Claims:
         if rule and self.scale_rules is not None and rule not in self.scale_rules:
             return f"scale rule {rule}"
         return ""
+
+    def unclaimed(self, vector: Vector) -> tuple[str, ...]:
+        """The topics of a vector by whose recorded convention the backend is not judged."""
+        return unclaimed(vector, claimed(self.conventions))
 
 
 class Backend(Protocol):

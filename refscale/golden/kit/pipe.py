@@ -7,7 +7,8 @@ The program reads requests from its standard input and answers each on its stand
 and its answer names the program and what it claims; all but ``name`` and ``version`` may be left out::
 
     refscale-pipe 2 name=mychip version=2.1 formats=float8_e4m3fn,float8_e5m2 roundings=nearest_even
-        overflows=saturate accumulate=float32 nan=any function_ulps=0 op_ulps=0 scale_rules=rceil   (on one line)
+        overflows=saturate accumulate=float32 nan=any function_ulps=0 op_ulps=0 scale_rules=rceil
+        conventions=cuda,e8m0_zero:nan   (on one line)
 
 Every other request is an op of ``golden.OPS`` with its attributes, then its arrays, each after " | "::
 
@@ -226,6 +227,7 @@ def _claims(fields: dict[str, str]) -> Claims:
         float(fields.pop("function_ulps", 0)),
         float(fields.pop("op_ulps", 0)),
         names("scale_rules"),
+        fields.pop("conventions", ""),
     )
     if fields:
         raise GoldenError(f"its greeting has unknown fields {', '.join(fields)}")

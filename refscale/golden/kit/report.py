@@ -36,6 +36,8 @@ def row_of(vector: Vector, output: str) -> Row:
             return vector.op, tail if tail.startswith("grad_") else "forward", _pair(v)
         case "block_quantize":
             return f"block_quantize {v['rule']}", output, v["format"]
+        case "block_dequantize":
+            return vector.op, "-", f"{v['element_format']} → {v['format']}"
         case "block_matmul":
             return vector.op, "forward", _pair(v)
         case "block_layout":
@@ -115,6 +117,10 @@ def summary(backend: Backend, results: Sequence[Result], failures: int = 5) -> s
     lines += ["", f"{counted(len(results), 'vector')}: " + ", ".join(f"{totals[v]} {v}" for v in VERDICTS if totals[v])]
     bounds = Counter(r.bound for r in results if r.bound)
     lines += [f"within bound: {n} by the claim {bound!r}" for bound, n in bounds.most_common()]
+    if unjudged := Counter(name for r in results for name in r.unjudged):
+        names = ", ".join(f"{name} in {counted(n, 'vector')}" for name, n in sorted(unjudged.items()))
+        text = f"elements not judged, for no standard decides them and the convention is not claimed: {names}"
+        lines += textwrap.wrap(text, 100, subsequent_indent="  ")
     if fixed := [r for r in results if r.verdict == "unexpectedly fixed"]:
         lines.append(f"no longer fails, remove the waiver: {fixed[0].reason!r}")
     return "\n".join(lines)
@@ -218,6 +224,8 @@ def _entry(r: Result) -> dict[str, Any]:
     entry: dict[str, Any] = {"id": r.vector.id, "verdict": r.verdict, "flags": list(r.vector.flags)}
     if r.reason:
         entry["reason"] = r.reason
+    if r.unjudged:
+        entry["unjudged"] = list(r.unjudged)
     if r.bound:
         entry["bound"] = r.bound
     if r.mismatch:
