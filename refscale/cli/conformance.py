@@ -77,7 +77,7 @@ def _one(args: argparse.Namespace, backend: Backend, vectors: GoldenSet, waivers
         if interrupted and args.json:
             write_json(args.json, to_json(backend, results, vectors, lost="interrupted"))
     lost = len(results) < len(chosen)
-    results = list(results) if lost else covered(backend, results)
+    results = list(results) if lost else covered(results)
     problems = [] if lost else unmet(results, args.require)
     if args.json:
         write_json(args.json, to_json(backend, results, vectors, problems, session.lost if lost else ""))

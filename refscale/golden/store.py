@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from refscale.errors import GoldenError, RefscaleError
 from refscale.files import naming, npy_array, parse_json, read_json
+from refscale.golden.conventions import TOPICS
 from refscale.golden.families import FAMILIES
 from refscale.golden.schema import FLAGS, OPS, Codes, Digest, Vector, code_dtype
 
@@ -46,7 +47,7 @@ Files = dict[str, bytes]
 SCHEMA = 1
 """Version of the form; a reader of another one refuses."""
 
-SET = "1.3.0"
+SET = "1.4.0"
 """Version of the content: the first number changes when an expected bit does, the second when vectors are added."""
 
 DATA: Traversable = resources.files("refscale.golden") / "data"
@@ -131,6 +132,7 @@ def render(full: bool = False) -> Files:
         "families": summary,
         "ops": {name: dict(op) for name, op in OPS.items()},
         "flags": dict(FLAGS),
+        "conventions": {name: vars(topic) for name, topic in TOPICS.items()},
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     files["manifest.json"] = (json.dumps(top, indent=1, ensure_ascii=False) + "\n").encode()
@@ -147,6 +149,8 @@ def _entry(v: Vector, pack: _Pack) -> dict[str, Any]:
         "flags": list(v.flags),
         "comment": v.comment,
     }
+    if v.conventions:
+        entry["conventions"] = dict(v.conventions)
     return {**entry, "bulk": True} if v.bulk else entry
 
 
@@ -339,7 +343,10 @@ def _read_family(root: Traversable, family: str, contents: Files) -> Iterator[Ve
                 raise GoldenError(f"golden set {root}: {v['id']} has arrays without a file, and is no bulk vector")
             if v["op"] not in OPS:
                 raise GoldenError(f"golden set {root}: {v['id']} has op {v['op']!r}, expected one of {', '.join(OPS)}")
-            yield Vector(v["id"], v["op"], v["attributes"], inputs, outputs, tuple(v["flags"]), v["comment"], bulk)
+            flags, conventions = tuple(v["flags"]), v.get("conventions", {})
+            if unknown := set(conventions) - set(TOPICS):
+                raise GoldenError(f"golden set {root}: {v['id']} has unknown conventions {', '.join(sorted(unknown))}")
+            yield Vector(v["id"], v["op"], v["attributes"], inputs, outputs, flags, v["comment"], bulk, conventions)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError, RefscaleError) as error:
         if isinstance(error, GoldenError):
             raise

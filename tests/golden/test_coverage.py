@@ -200,7 +200,7 @@ def test_a_program_claims_what_it_answers_once():
             raise NotImplementedError
 
     results = [judge(Program(), v) for v in only(FP16)]
-    assert {r.verdict for r in covered(Program(), results)} == {"not implemented"}
+    assert {r.verdict for r in covered(results)} == {"not implemented"}
     assert unmet(results, [])
 
 
@@ -370,7 +370,8 @@ def test_a_method_that_hangs_fails_its_vector_and_the_rest_goes_on(tmp_path, cap
     assert told.out.splitlines()[-1].startswith("2 vectors: 1 same bits")
     assert told.err == (
         "refscale: cast has not returned within 0.3 s; the request was: "
-        f"cast/float16/nearest_even/nonsaturate/float32/ties; {count} vectors not run, 0 restarts allowed (--restarts)\n"
+        "cast/float16/nearest_even/nonsaturate/float32/ties; "
+        f"{count} vectors not run, 0 restarts allowed (--restarts)\n"
     )
     document = json.loads(report.read_text(encoding="utf-8"))
     assert (document["complete"], document["passed"], len(document["vectors"])) == (False, False, 2)

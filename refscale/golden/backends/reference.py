@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 import refscale
 from refscale import exact
-from refscale.blocks import block_matmul, encode_blocks, pack_nibbles, tile_scales
+from refscale.blocks import block_matmul, dequantize_blocks, encode_blocks, pack_nibbles, tile_scales
 from refscale.formats import Cast, decode
 from refscale.golden import models, replay
-from refscale.golden.blocks import block_operands, cast_of
 from refscale.golden.kit.backend import Claims
 from refscale.golden.products import scaled_operands
+from refscale.golden.records import block_operands, cast_of, dequantize_operand
 from refscale.optim import Group, Rate, adamw
 from refscale.scales import Scales
 
@@ -26,7 +26,7 @@ class Reference:
 
     name = "reference"
     version = refscale.__version__
-    claims = Claims(nan="same")
+    claims = Claims(nan="same", conventions="refscale")
 
     def cast(self, x: Array, *, format: str, rounding: str, overflow: str, random_bits: Array | None = None) -> Array:
         """Rounded to the format."""
@@ -86,6 +86,11 @@ class Reference:
         scales = (a_scales, b_scales), (float(a_tensor_scale), float(b_tensor_scale))
         left, right = block_operands(v, (a, b), *scales)
         return block_matmul(left, right, Cast(format, rounding, overflow))  # type: ignore[arg-type]
+
+    def block_dequantize(self, elements: Array, scales: Array, tensor_scale: Array | float = 1.0, **v: Any) -> Array:
+        """The values of block-scaled codes."""
+        blocks = dequantize_operand(v, elements, scales, float(tensor_scale))
+        return dequantize_blocks(blocks, Cast(v["format"], v["rounding"], v["overflow"]))
 
     def block_layout(self, codes: Array, *, layout: str) -> Array:
         """Codes, moved."""

@@ -7,7 +7,8 @@ import importlib
 import importlib.util
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -15,6 +16,7 @@ from refscale.blocks import SCALE_RULES
 from refscale.errors import ArgumentError, GoldenError, shown
 from refscale.exact import get_accumulator
 from refscale.formats import FORMATS, OVERFLOWS, ROUNDINGS, get_format
+from refscale.golden.conventions import claimed, unclaimed
 from refscale.golden.schema import OPS, Vector
 
 METHODS = tuple(OPS)
@@ -24,7 +26,7 @@ MOST_ULPS = 1 << 16
 """Of float32, in one of bfloat16, the coarsest format that functions are evaluated in: a wider bound bounds nothing."""
 
 _FORMAT_ATTRIBUTES = (
-    *("format", "a_format", "b_format", "store", "operand", "operand_gradient"),
+    *("format", "a_format", "b_format", "element_format", "store", "operand", "operand_gradient"),
     *("scale_format", "a_scale_format", "b_scale_format"),
 )
 
@@ -50,6 +52,8 @@ class Claims:
         op_ulps: how far outputs of other ops may be off before they are rounded, in ulp of float32 of the largest
             element of the tensor; 0 asks for the same bits; at most ``MOST_ULPS``.
         scale_rules: how it derives the scales of blocks; None: by any rule, as asked.
+        conventions: which convention it follows where no standard decides: names by topic, or text, "cuda" or
+            "e8m0_zero:smallest,nan_code:payload"; see ``golden.conventions``.  A mapping afterwards.
         ops: names of ``METHODS``, or of one kind: "op:gelu", "unary:exp", "model:ffn", "block_layout:nibbles". Every
             vector of these must be answered. None: the methods that exist, each of which must answer one vector;
             of a program, each op that it answers once.
@@ -64,6 +68,7 @@ class Claims:
     function_ulps: float = 0.0
     op_ulps: float = 0.0
     scale_rules: tuple[str, ...] | None = None
+    conventions: str | Mapping[str, str] = field(default_factory=dict)
     ops: tuple[str, ...] | None = None
     sources: tuple[str, ...] | None = None
 
@@ -76,8 +81,8 @@ class Claims:
         if self.ops is not None:
             for op in self.ops:
                 method, colon, kind = op.partition(":")
-                known = method in _KINDS and _KIND.fullmatch(kind) if colon else method in METHODS
-                if not known:
+                right = method in _KINDS and _KIND.fullmatch(kind) if colon else method in METHODS
+                if not right:
                     raise GoldenError(
                         f"Claims(ops={shown(op, 40)!r}): expected some of {', '.join(METHODS)}, or one kind, "
                         "such as op:gelu"
@@ -92,6 +97,7 @@ class Claims:
                 raise GoldenError(
                     f"Claims({name}={getattr(self, name):g}): expected 0 to {MOST_ULPS}, an ulp of bfloat16"
                 )
+        object.__setattr__(self, "conventions", claimed(self.conventions))
         try:
             get_accumulator(self.accumulate)
         except ArgumentError as error:
@@ -118,6 +124,10 @@ class Claims:
         if rule and self.scale_rules is not None and rule not in self.scale_rules:
             return f"scale rule {rule}"
         return ""
+
+    def unclaimed(self, vector: Vector) -> tuple[str, ...]:
+        """The topics of a vector by whose recorded convention the backend is not judged."""
+        return unclaimed(vector, claimed(self.conventions))
 
 
 class Backend(Protocol):

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from refscale.exact import FUNCTIONS, get_accumulator, interval
 from refscale.formats import Cast
-from refscale.golden.blocks import block_operands
 from refscale.golden.inputs import cast_for
 from refscale.golden.kit.backend import Claims
 from refscale.golden.products import scaled_operands
+from refscale.golden.records import block_operands
 from refscale.golden.replay import input_names, make_op, policy, replay
 from refscale.golden.schema import Vector
 from refscale.scales import Scales

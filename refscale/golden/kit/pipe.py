@@ -8,7 +8,7 @@ and its answer names the program and its claims; all but ``name`` and ``version`
 
     refscale-pipe 3 name=mychip version=2.1 ops=cast,matmul,op:gelu formats=float8_e4m3fn,float8_e5m2
         sources=float32 roundings=nearest_even overflows=saturate accumulate=float32 nan=any function_ulps=0
-        op_ulps=0 scale_rules=rceil   (on one line)
+        op_ulps=0 scale_rules=rceil conventions=cuda,e8m0_zero:nan   (on one line)
 
 Every other request is an op of ``golden.OPS`` with its attributes, then its arrays, each after " | "::
 
@@ -171,6 +171,7 @@ def _claims(fields: dict[str, str], version: str) -> Claims:
         float(fields.pop("function_ulps", 0)),
         float(fields.pop("op_ulps", 0)),
         names("scale_rules"),
+        fields.pop("conventions", ""),
         names("ops") if version >= "3" else None,
         names("sources") if version >= "3" else None,
     )

@@ -12,10 +12,10 @@ import numpy as np
 import refscale
 from refscale.blocks import Blocks
 from refscale.errors import counted, shown
-from refscale.golden.blocks import cast_of
 from refscale.golden.kit.backend import Backend
 from refscale.golden.kit.runner import Bisection
 from refscale.golden.kit.verdicts import VERDICTS, Element, Mismatch, Result, Verdict
+from refscale.golden.records import cast_of
 from refscale.golden.schema import FLAGS, PLAIN, Vector
 from refscale.golden.store import GoldenSet
 
@@ -45,6 +45,8 @@ def row_of(vector: Vector, output: str) -> Row:
             return vector.op, tail if tail.startswith("grad_") else "forward", _pair(v)
         case "block_quantize":
             return f"block_quantize {v['rule']}", output, v["format"]
+        case "block_dequantize":
+            return vector.op, "-", f"{v['element_format']} → {v['format']}"
         case "block_matmul":
             return vector.op, "forward", _pair(v)
         case "block_layout":
@@ -141,6 +143,10 @@ def summary(backend: Backend, results: Sequence[Result], failures: int = 5, note
     lines.append("")
     bounds = Counter(r.bound for r in results if r.bound)
     lines += [f"within bound: {n} by the claim {bound!r}" for bound, n in bounds.most_common()]
+    if unjudged := Counter(name for r in results for name in r.unjudged):
+        names = ", ".join(f"{name} in {counted(n, 'vector')}" for name, n in sorted(unjudged.items()))
+        text = f"elements not judged, for no standard decides them and the convention is not claimed: {names}"
+        lines += textwrap.wrap(text, 100, subsequent_indent="  ")
     if fixed := [r for r in results if r.verdict == "unexpectedly fixed"]:
         lines.append(f"passes, remove the waiver: {fixed[0].vector.id} ({shown(fixed[0].reason)})")
     lines += [shown(note, 400) for note in notes]
@@ -280,34 +286,54 @@ def to_json(
         problems: unmet requirements.
         lost: why the run ended early; "" if it did not.
     """
-    totals = Counter(r.verdict for r in results)
+    return document(backend_entry(backend), [entry(r) for r in results], vectors, problems, lost)
+
+
+def backend_entry(backend: Backend) -> dict[str, Any]:
+    """The backend in ``to_json``."""
     claims = {k: list(x) if isinstance(x, tuple) else x for k, x in vars(backend.claims).items()}
+    return {"name": backend.name, "version": backend.version, "claims": claims}
+
+
+def document(
+    backend: dict[str, Any],
+    entries: Sequence[dict[str, Any]],
+    vectors: GoldenSet,
+    problems: Sequence[str] = (),
+    lost: str = "",
+) -> dict[str, Any]:
+    """``to_json`` of entries."""
+    totals = Counter(e["verdict"] for e in entries)
+    wrong = totals["fail"] + totals["unexpectedly fixed"]
     return {
         "schema": SCHEMA,
         "refscale": refscale.__version__,
-        "backend": {"name": backend.name, "version": backend.version, "claims": claims},
+        "backend": backend,
         "set": {"version": vectors.version, "sha256": vectors.sha256},
         "complete": not lost,
-        "lost": lost,
-        "passed": not lost and not problems and not failed(results),
+        "lost": shown(lost, 400),
+        "passed": not lost and not problems and not wrong,
         "problems": list(problems),
         "totals": {v: totals[v] for v in VERDICTS},
-        "vectors": [_entry(r) for r in results],
+        "vectors": list(entries),
     }
 
 
-def _entry(r: Result) -> dict[str, Any]:
-    entry: dict[str, Any] = {"id": r.vector.id, "verdict": r.verdict, "flags": list(r.vector.flags)}
+def entry(r: Result) -> dict[str, Any]:
+    """One vector of ``to_json``."""
+    found: dict[str, Any] = {"id": r.vector.id, "verdict": r.verdict, "flags": list(r.vector.flags)}
     if r.reason:
-        entry["reason"] = shown(r.reason, 1000)
+        found["reason"] = shown(r.reason, 1000)
+    if r.unjudged:
+        found["unjudged"] = list(r.unjudged)
     if r.bound:
-        entry["bound"] = r.bound
+        found["bound"] = r.bound
     if r.mismatches:
-        entry["deviation"] = "; ".join(m.deviation for m in r.mismatches)
-        entry["mismatches"] = [_mismatch(r.vector, m) for m in r.mismatches]
+        found["deviation"] = "; ".join(m.deviation for m in r.mismatches)
+        found["mismatches"] = [_mismatch(r.vector, m) for m in r.mismatches]
     if len(r.outputs) > 1:
-        entry["outputs"] = dict(r.outputs)
-    return entry
+        found["outputs"] = dict(r.outputs)
+    return found
 
 
 def _mismatch(vector: Vector, m: Mismatch) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def run(
             progress(i, len(vectors))
     if session.lost:
         raise BackendLostError(session.lost)
-    return covered(backend, results)
+    return covered(results)
 
 
 class Session:
@@ -278,13 +278,11 @@ def _serve(tasks: queue.SimpleQueue[Any], done: queue.SimpleQueue[Any]) -> None:
 # --- coverage ---------------------------------------------------------------------------------------------------------
 
 
-def covered(backend: Backend, results: Sequence[Result]) -> list[Result]:
-    """The results of a run, in which an op that exists and answers none of its vectors fails.
+def covered(results: Sequence[Result]) -> list[Result]:
+    """The results of a run, in which a method that answers none of its vectors fails.
 
     A program without ``ops`` in its greeting claims what it has answered, so nothing changes there.
     """
-    if hasattr(backend, "answer"):
-        return list(results)
     answered = {r.vector.op for r in results if r.verdict != "not implemented"}
     silent = {r.vector.op for r in results if r.unanswered} - answered
     reason = "the method exists, and answers none of its vectors: {}"

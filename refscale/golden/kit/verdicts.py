@@ -27,12 +27,14 @@ from refscale.errors import BackendLostError, FormatError, GoldenError, Refscale
 from refscale.exact import inside
 from refscale.formats import decode, encode, get_format
 from refscale.golden.blocks import in_nan_blocks
+from refscale.golden.conventions import concerned
 from refscale.golden.families import complete
 from refscale.golden.kit.backend import Backend, Claims
 from refscale.golden.kit.bounds import bound_in_words, intervals
 from refscale.golden.schema import PLAIN, Codes, Vector, code_dtype
 
 Array = NDArray[Any]
+Mask = NDArray[np.bool_]
 Verdict = Literal["same bits", "within bound", "fail", "waived", "unexpectedly fixed", "not implemented"]
 
 VERDICTS: tuple[Verdict, ...] = (
@@ -110,7 +112,8 @@ class Result:
         mismatches: of each output that deviates, scales before elements.
         reason: why not implemented, why waived, or which error.
         bound: the claim that allows the deviation, where the verdict is "within bound".
-        unanswered: whether it is claimed, and the backend gave no answer.
+        unanswered: whether the backend has a method for it, and the method does not implement it.
+        unjudged: conventions, "topic:name", whose elements were not judged, because another one or none is claimed.
     """
 
     vector: Vector
@@ -120,6 +123,7 @@ class Result:
     reason: str = ""
     bound: str = ""
     unanswered: bool = False
+    unjudged: tuple[str, ...] = ()
 
     @property
     def mismatch(self) -> Mismatch | None:
@@ -144,6 +148,11 @@ def judge(backend: Backend, vector: Vector) -> Result:
     vector = complete(vector)  # a bulk vector as it is shipped has no arrays
     if missing := backend.claims.missing(vector):
         return whole_result(vector, "not implemented", f"{missing} is not claimed")
+    topics = backend.claims.unclaimed(vector)
+    chosen = concerned(vector, topics)
+    unjudged = tuple(f"{t}:{vector.conventions[t]}" for t in topics if t != "nan_code" or vector.family == "convention")
+    if topics and all(mask.all() for mask in chosen.values()):
+        return whole_result(vector, "not implemented", f"convention {', '.join(unjudged)} is not claimed")
     try:
         with np.errstate(all="ignore"):
             answer = _answer(backend, vector)
@@ -151,13 +160,14 @@ def judge(backend: Backend, vector: Vector) -> Result:
         reason = shown(error) or "NotImplementedError"
         if backend.claims.ops is not None:
             return whole_result(vector, "fail", f"{vector.op} is claimed and not answered: {reason}")
-        exists = hasattr(backend, "answer") or callable(getattr(backend, vector.op, None))
+        exists = not hasattr(backend, "answer") and callable(getattr(backend, vector.op, None))
         return replace(whole_result(vector, "not implemented", reason), unanswered=exists)
     except BackendLostError:
         raise
     except Exception as error:  # whatever a backend does, the run goes on
         return whole_result(vector, "fail", f"{vector.op} raised {type(error).__name__}: {shown(error)}")
-    return _compare(backend.claims, vector, answer if isinstance(answer, Mapping) else {"y": answer})
+    answers = answer if isinstance(answer, Mapping) else {"y": answer}
+    return replace(_compare(backend.claims, vector, answers, chosen), unjudged=unjudged)
 
 
 def _answer(backend: Backend, vector: Vector) -> Any:
@@ -167,7 +177,18 @@ def _answer(backend: Backend, vector: Vector) -> Any:
     if method is None:
         raise NotImplementedError(f"no method {vector.op}")
     arrays = {name: (x.codes if vector.op == "decode" else x.native).copy() for name, x in vector.inputs.items()}
+    if "strides" in vector.flags:
+        arrays = {name: apart(x) for name, x in arrays.items()}
     return method(**arrays, **vector.attributes)
+
+
+def apart(x: Array) -> Array:
+    """The same values with gaps between elements: every second column of an array whose other columns are filled."""
+    if x.ndim == 0:
+        return x
+    wide = np.repeat(x, 2, -1)
+    wide[..., 1::2] = x.dtype.type(1)
+    return wide[..., ::2]
 
 
 def whole_result(vector: Vector, verdict: Verdict, reason: str) -> Result:
@@ -180,7 +201,7 @@ _SCALES = ("tensor_scale", "scales")
 """Outputs that others follow from: where both deviate, these are the cause."""
 
 
-def _compare(claims: Claims, vector: Vector, answers: Mapping[str, Any]) -> Result:
+def _compare(claims: Claims, vector: Vector, answers: Mapping[str, Any], chosen: Mapping[str, Mask]) -> Result:
     outputs: dict[str, Verdict] = dict.fromkeys(vector.outputs, "not implemented")
     mismatches: list[Mismatch] = []
     reason = ""
@@ -202,7 +223,7 @@ def _compare(claims: Claims, vector: Vector, answers: Mapping[str, Any]) -> Resu
         except RefscaleError as error:
             outputs[name], reason = "fail", reason or f"{name}: {error}"
             continue
-        wrong = ~_same(codes, expected, claims)
+        wrong = ~_same(codes, expected, vector, claims) & ~chosen[name]
         if vector.op == "block_quantize" and name == "elements":
             wrong &= ~in_nan_blocks(vector)
         if not wrong.any():
@@ -254,9 +275,12 @@ def as_codes(answer: Any, expected: Codes) -> Array:
         raise FormatError(f"{error} (the result was not rounded to {format})") from None
 
 
-def _same(codes: Array, expected: Codes, claims: Claims) -> NDArray[np.bool_]:
+def _same(codes: Array, expected: Codes, vector: Vector, claims: Claims) -> Mask:
     same = codes == expected.codes
-    if expected.format in PLAIN or claims.nan == "same":
+    by_bits = claims.nan == "same"
+    if "nan_code" in vector.conventions and claims.conventions:
+        by_bits = "nan_code" not in claims.unclaimed(vector)
+    if expected.format in PLAIN or by_bits:
         return np.asarray(same)
     return np.asarray(same | (np.isnan(decode(codes, expected.format)) & np.isnan(expected.values)))
 
