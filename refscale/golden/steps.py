@@ -8,9 +8,9 @@
 * ``output``: its own name.
 
 A call is computed as an ``op`` vector is, with the casts ``store``, ``operand`` and ``operand_gradient`` of the step.
-Losses stay float32, and so do calls on losses.  The gradient of the last output is the input ``gradient``.  The backward
-pass visits the calls in reverse; the gradients of a tensor with several uses are added one by one, and each sum is
-rounded to ``store``.
+Losses stay float32, and so do calls on losses.  The gradient of the last output is the input ``gradient``.  The
+backward pass visits the calls in reverse; the gradients of a tensor with several uses are added one by one, and each
+sum is rounded to ``store``.
 """
 
 from __future__ import annotations

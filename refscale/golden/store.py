@@ -2,13 +2,14 @@
 
 ::
 
-    manifest.json               schema and set version; SHA-256 of every other file
+    manifest.json               schema and set version; SHA-256 of every file of vectors; its form: ``set.schema.json``
+    README.md, formats.json     semantics and the table of formats, written by ``write`` (``guide``)
     FAMILY/manifest.json        arrays and vectors of one family; its form: ``manifest.schema.json``
     FAMILY/uint8.npy, …         the elements of all its arrays, one after the other, by the dtype of their codes
 
 An array is ``{"format", "shape", "sha256", "file", "offset"}``: its elements are those of ``file`` from ``offset`` on,
-in the order of the index.  Arrays that are the same are there once.  A bulk array has no ``file`` but a ``sample``:
-every ``step``-th element, from the first on.  A vector names its arrays by their position in the table.
+in row-major order.  Arrays that are the same are there once.  A bulk array has no ``file`` but a ``sample``:
+every ``step``-th element from the first.  A vector names its arrays by their position in the table.
 
     >>> from refscale.golden import load
     >>> vectors = load()
@@ -39,6 +40,7 @@ from refscale.errors import GoldenError, RefscaleError
 from refscale.files import naming, npy_array, parse_json, read_json
 from refscale.golden.conventions import TOPICS
 from refscale.golden.families import FAMILIES
+from refscale.golden.guide import GUIDE, guide_files
 from refscale.golden.schema import FLAGS, OPS, Codes, Digest, Vector, code_dtype
 
 Array = NDArray[Any]
@@ -132,11 +134,15 @@ def render(full: bool = False) -> Files:
         "families": summary,
         "ops": {name: dict(op) for name, op in OPS.items()},
         "flags": dict(FLAGS),
-        "conventions": {name: vars(topic) for name, topic in TOPICS.items()},
+        "conventions": _topics(),
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     files["manifest.json"] = (json.dumps(top, indent=1, ensure_ascii=False) + "\n").encode()
     return files
+
+
+def _topics() -> dict[str, dict[str, Any]]:
+    return {name: vars(topic) for name, topic in TOPICS.items()}
 
 
 def _entry(v: Vector, pack: _Pack) -> dict[str, Any]:
@@ -165,7 +171,7 @@ def _family_manifest(name: str, title: str, arrays: list[Any], vectors: list[Any
 
 
 def write(directory: str | Path, full: bool = False) -> int:
-    """Generate the whole set into a directory; the number of bytes written.
+    """Generate the whole set and its guide into a directory; the number of bytes written.
 
     Args:
         directory: made if it is not there; replaced, whole, if it is empty or holds a set.
@@ -178,7 +184,7 @@ def write(directory: str | Path, full: bool = False) -> int:
     target = Path(directory).resolve()
     if target.exists() and not _replaceable(target):
         raise GoldenError(f"golden write {directory}: not an empty directory, and no set of golden vectors")
-    files = render(full)
+    files = render(full) | guide_files(_topics())
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -280,7 +286,7 @@ def check(directory: str | Path | None = None) -> int:
     for name, data in files.items():
         if name not in there or there[name].read_bytes() != data:
             raise GoldenError(f"golden check {root}: {name} is whole, but not what this version of refscale generates")
-    if extra := sorted(there.keys() - files.keys()):
+    if extra := sorted(there.keys() - files.keys() - set(GUIDE)):
         raise GoldenError(f"golden check {root}: files that belong to no set: {', '.join(extra[:5])}")
     return count
 
