@@ -262,6 +262,15 @@ def _add_golden(parser: argparse.ArgumentParser) -> None:
     write = actions.add_parser("write", help="generate the set into a directory")
     write.add_argument("directory", metavar="DIR", help="new, empty, or an older set, which is replaced")
     write.add_argument("--full", action="store_true", help="with every bulk array whole, not as hash and sample")
+    listing = actions.add_parser("list", help="ids, one a line, with their flags")
+    listing.add_argument("patterns", nargs="*", metavar="PATTERN", help="ids, such as 'cast/*e4m3*' (default: all)")
+    listing.add_argument("--flag", action="append", default=[], metavar="FLAG", help="vectors that catch this bug")
+    show = actions.add_parser("show", help="one vector: attributes, arrays, flags")
+    show.add_argument("id", metavar="ID")
+    for action in (listing, show):
+        action.add_argument("--set", metavar="DIR", help="another set (default: the installed one)")
+    explain = actions.add_parser("explain", help="the bug behind a flag, where it was seen, which vectors catch it")
+    explain.add_argument("flag", nargs="?", metavar="FLAG", help="default: every flag in a line")
     check = actions.add_parser("check", help="verify all hashes, generate the set anew, compare every byte")
     check.add_argument("directory", nargs="?", metavar="DIR", help="default: the set that is installed")
 

@@ -12,6 +12,7 @@ from importlib import import_module, resources
 from typing import Any
 
 from refscale.formats import FORMATS, Format, quantize
+from refscale.golden.attributes import ATTRIBUTES
 from refscale.golden.schema import FLAGS, OPS
 
 SCHEMAS = ("manifest.schema.json", "set.schema.json")
@@ -71,8 +72,10 @@ package that made the vectors.
 An array is `{"format", "shape", "sha256", "file", "offset"}`: its elements are those of `FAMILY/file`, a NumPy `.npy`
 file of version 1.0, from element `offset` on, in row-major order (the last index varies fastest).  Elements are
 *codes*: unsigned integers of 8, 16, 32 or 64 bits, little-endian, the smallest that holds the format.  A code of 6 or 4
-bits is in the low bits of a byte of its own; only `block_layout` packs two into a byte.  `float64` is its bits as uint64; `int64`, `uint32`, `uint8` and `bool` are themselves.  `sha256` is of these bytes, without padding.  An array of
-a vector with `"bulk": true` may have no `file` but a `sample`: every `step`-th element from the first, `count` of them.
+bits is in the low bits of a byte of its own; only `block_layout` packs two into a byte.  `float64` is its bits as
+uint64; `int64`, `uint32`, `uint8` and `bool` are themselves.  `sha256` is of these bytes, without padding.  An array
+of a vector with `"bulk": true` may have no `file` but a `sample`: every `step`-th element from the first, `count` of
+them.
 
 A vector names its arrays by their position in `arrays`.  It means: apply `op` with `attributes` to `inputs`; the result
 is `outputs`, every bit of them.  `flags` name the bugs that it catches.  An output `y` is the only one of its vector,
@@ -143,6 +146,7 @@ def _readme(conventions: Mapping[str, Any]) -> str:
     parts.append("## Ops\n\n")
     for name, op in OPS.items():
         parts.append(f"* `{name}`: {op['computes']}.  Accumulates: {op['accumulate']}.  Factor: {op['factor']}.\n")
+        parts.append(f"  Attributes: {', '.join(f'{k} ({kind})' for k, kind in ATTRIBUTES[name].items())}.\n")
     parts.append("\n## Flags\n\n")
     parts += [f"* `{flag}`: {text}\n" for flag, text in FLAGS.items()]
     return "".join(parts)

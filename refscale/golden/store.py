@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 
 from refscale.errors import GoldenError, RefscaleError
 from refscale.files import naming, npy_array, parse_json, read_json
+from refscale.golden.attributes import check_vector
 from refscale.golden.conventions import TOPICS
 from refscale.golden.families import FAMILIES
 from refscale.golden.guide import GUIDE, guide_files
@@ -184,7 +185,9 @@ def write(directory: str | Path, full: bool = False) -> int:
     target = Path(directory).resolve()
     if target.exists() and not _replaceable(target):
         raise GoldenError(f"golden write {directory}: not an empty directory, and no set of golden vectors")
-    files = render(full) | guide_files(_topics())
+    files = render(full)
+    if target != Path(str(DATA)).resolve():  # the guide of the shipped set is this package
+        files |= guide_files(_topics())
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -341,14 +344,13 @@ def _read_family(root: Traversable, family: str, contents: Files) -> Iterator[Ve
         files: dict[str, Array] = {}
         arrays = [_read_array(entry, family, contents, files) for entry in document["arrays"]]
         for v in document["vectors"]:
+            check_vector(f"golden set {root}", v)
             inputs = {name: arrays[i] for name, i in v["inputs"].items()}
             outputs = {name: arrays[i] for name, i in v["outputs"].items()}
             bulk = v.get("bulk", False)
             # Of a bulk vector ``families.complete`` makes the arrays that are digests here.
             if not bulk and any(isinstance(x, Digest) for x in (*inputs.values(), *outputs.values())):
                 raise GoldenError(f"golden set {root}: {v['id']} has arrays without a file, and is no bulk vector")
-            if v["op"] not in OPS:
-                raise GoldenError(f"golden set {root}: {v['id']} has op {v['op']!r}, expected one of {', '.join(OPS)}")
             flags, conventions = tuple(v["flags"]), v.get("conventions", {})
             if unknown := set(conventions) - set(TOPICS):
                 raise GoldenError(f"golden set {root}: {v['id']} has unknown conventions {', '.join(sorted(unknown))}")
