@@ -131,11 +131,24 @@ def _vector(
     words: Codes | None = None,
     bulk: bool = False,
 ) -> Vector:
+    where = f"cast/{cast.format}/{cast.rounding}/{cast.overflow}/{name}"
+    return rounded(where, cast, x, flags, comment, words, bulk)
+
+
+def rounded(
+    where: str,
+    cast: Cast,
+    x: Codes,
+    flags: tuple[str, ...],
+    comment: str,
+    words: Codes | None = None,
+    bulk: bool = False,
+) -> Vector:
+    """The vector of one cast, its expected result made here."""
     with np.errstate(all="ignore"):
         y = Codes.of(cast(x.native, None if words is None else words.codes), cast.format.name)
     attributes = {"format": cast.format.name, "rounding": cast.rounding, "overflow": cast.overflow}
     inputs = {"x": x} if words is None else {"x": x, "random_bits": words}
-    where = f"cast/{cast.format}/{cast.rounding}/{cast.overflow}/{name}"
     conventions = of_cast(x, cast.format.name, cast.overflow)
     return Vector(where, "cast", attributes, inputs, {"y": y}, flags, comment, bulk, conventions)
 

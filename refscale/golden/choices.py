@@ -73,12 +73,18 @@ def _powers() -> Iterator[Vector]:
     }
     for topic, (x, comment, overflows) in groups.items():
         for source in ("float32", "bfloat16"):
-            held = Cast(source, "toward_zero", "saturate")(x)
+            held = _held(x, source)
             for name in CONVENTIONS[topic]:
                 for rounding in ROUNDINGS[:-1]:
                     for overflow in overflows:
                         cast = Cast("float8_e8m0fnu", rounding, overflow)
                         yield _cast(topic, name, Codes.of(held, source), cast, comment)
+
+
+def _held(x: NDArray[np.float64], source: str) -> Float32:
+    """The numbers that a source holds."""
+    near = Cast(source, "nearest_even", "saturate")(x)
+    return np.asarray(near[near == x])
 
 
 def _nan_codes() -> Iterator[Vector]:
@@ -109,7 +115,7 @@ def _flushed() -> Iterator[Vector]:
     for format in FORMATS.values():
         if format.has_zero:
             for source in ("float32", "bfloat16"):
-                held = Codes.of(Cast(source, "toward_zero", "saturate")(x), source)
+                held = Codes.of(_held(x, source), source)
                 for rounding in ("nearest_even", "up", "down"):
                     cast = Cast(format, rounding, "saturate")
                     yield _cast("float32_subnormals", "flushed", held, cast, "subnormal numbers of the source")

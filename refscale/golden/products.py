@@ -185,7 +185,7 @@ def _narrow(words: Words, left: str, right: str) -> Iterator[Vector]:
     for output in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float16"):
         for overflow in OVERFLOWS:
             cast, where = Cast(output, "nearest_even", overflow), f"matmul/{left}.{right}/{output}/{overflow}"
-            flags = ("factor", "factor-before-rounding")
+            flags: tuple[str, ...] = ("factor", "factor-before-rounding")
             comment = "times 0.7, no power of two, before the only rounding"
             yield product(f"{where}/factor", a, b, cast, 0.7, flags, comment)
             flags = ("output-saturate",)

@@ -105,7 +105,7 @@ def judge(backend: Backend, vector: Vector) -> Result:
     topics = backend.claims.unclaimed(vector)
     chosen = concerned(vector, topics)
     unjudged = tuple(f"{t}:{vector.conventions[t]}" for t in topics if t != "nan_code" or vector.family == "convention")
-    if topics and all(mask.all() for mask in chosen.values()):
+    if topics and (vector.family == "convention" or all(mask.all() for mask in chosen.values())):
         return _all(vector, "not implemented", f"convention {', '.join(unjudged)} is not claimed")
     try:
         with np.errstate(all="ignore"):
