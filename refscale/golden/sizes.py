@@ -1,8 +1,8 @@
 """Generated vectors at the sizes where kernels break: beside the edges of tiles, with odd lengths and leading axes.
 
 The set on disk holds small vectors; these are made when they are needed, from a seed, with exact expected results.  In
-one round every edge of ``EDGES`` is once a number of rows, once a number of columns and once the length of the axis that is
-summed over, which is each of ``LONG``, too; formats, sources, outputs and leading axes change from size to size.
+one round each of ``EDGES`` is once a number of rows, once a number of columns and once the length of the axis that is
+summed over, as is each of ``LONG``; formats, sources, outputs and leading axes change from size to size.
 """
 
 from __future__ import annotations
