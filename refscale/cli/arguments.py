@@ -266,26 +266,63 @@ def _add_golden(parser: argparse.ArgumentParser) -> None:
     check.add_argument("directory", nargs="?", metavar="DIR", help="default: the set that is installed")
 
 
+def _shape(text: str) -> tuple[int, ...]:
+    """M,N,K."""
+    found = tuple(int(part) for part in text.split(","))
+    if len(found) != 3:
+        raise ValueError(text)
+    return found
+
+
 def _add_conform(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Run a backend on the golden vectors and compare bits; where it claims another accumulator, within the derived "
-        "bound. Exit status: 0 if nothing fails, 1 if something does, 2 after an error."
+        "bound. Exit status: 0 if a vector was judged, none fails and every --require is met; 1 if not; 2 after an "
+        "error, or if the program was lost. --protocol describes programs, refscale.golden.kit.Backend classes."
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("backend", nargs="?", metavar="BACKEND", help="module:Class, or a shipped one by its name")
     which.add_argument("--pipe", metavar="PROGRAM", help="a program that reads requests and writes replies as text")
     which.add_argument("--all-installed", action="store_true", help="every shipped backend that can be imported")
     which.add_argument("--list", action="store_true", help="the shipped backends, and whether they can be imported")
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="for a reply of PROGRAM (default: 60)")
+    which.add_argument("--protocol", action="store_true", help="print the protocol that PROGRAM speaks")
+    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="for one vector (default: 60)")
+    parser.add_argument(
+        "--restarts", type=int, default=3, metavar="N", help="after a crash or a timeout, which fails (default: 3)"
+    )
     parser.add_argument(
         "--longest-line", type=int, default=1 << 24, metavar="BYTES", help="of a reply of PROGRAM (default: 2^24)"
     )
     parser.add_argument("--set", metavar="DIR", help="another set of golden vectors (default: the installed one)")
     parser.add_argument("--only", action="append", default=[], metavar="PATTERN", help="ids, such as 'cast/*e4m3*'")
-    parser.add_argument("--full", action="store_true", help="bulk vectors, too: every float16 of every function, …")
-    parser.add_argument("--waivers", metavar="FILE", help="known deviations, as TOML, each with a reason")
+    parser.add_argument("--full", action="store_true", help="large vectors, too: every float16 of every function, …")
+    parser.add_argument(
+        "--shapes",
+        type=_shape,
+        action="append",
+        metavar="M,N,K",
+        help="generated vectors of this size in every pair of formats, in place of the set",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of generated vectors (default: 0)")
+    parser.add_argument(
+        "--budget", type=float, metavar="SECONDS", help="new generated vectors for so long, in place of the set"
+    )
+    parser.add_argument("--flag", action="append", default=[], metavar="FLAG", help="vectors that catch this bug")
+    parser.add_argument(
+        "--require",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="ids that must be implemented, such as 'cast/*'",
+    )
+    parser.add_argument(
+        "--waivers", metavar="FILE", help="accepted failures, as TOML, each with its deviation and reason"
+    )
+    parser.add_argument("--write-waivers", metavar="FILE", help="write the failures as waivers without a reason")
     parser.add_argument("--json", metavar="FILE", help="also write the verdict on every vector as JSON")
-    parser.add_argument("--bisect", metavar="MODEL", help="such as model/ffn/unit/fp8: name the first op that deviates")
+    parser.add_argument(
+        "--bisect", metavar="MODEL", help="such as model/ffn/unit/fp8: name the first call that deviates"
+    )
     parser.add_argument("--failures", type=int, default=5, metavar="N", help="how many failures are shown (default: 5)")
 
 

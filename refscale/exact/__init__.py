@@ -7,6 +7,7 @@ In reading order:
 3. ``functions``: exp, gelu, … and their derivatives, correctly rounded, from basic operations.
 4. ``accumulators``: what hardware does instead, as models, each with a bound on its error.
 5. ``array``: ``ExactArray``, through which the ops of the table compute by these rules.
+6. ``bounded``: ``Bounded``, through which the same ops derive a bound on their float32 errors.
 
     >>> import numpy as np
     >>> from refscale import exact
@@ -18,17 +19,22 @@ In reading order:
 
 from refscale.exact.accumulators import ACCUMULATORS, Accumulator, bound, get_accumulator, inside, interval
 from refscale.exact.array import ExactArray, Product, as_exact, rounded
+from refscale.exact.bounded import FLOAT32, Bounded, ErrorModel, as_bounded
 from refscale.exact.functions import FUNCTIONS, Function, evaluate
 from refscale.exact.product import matmul, matmul_float64
 from refscale.exact.sums import sum
 
 __all__ = [
     "ACCUMULATORS",
+    "FLOAT32",
     "FUNCTIONS",
     "Accumulator",
+    "Bounded",
+    "ErrorModel",
     "ExactArray",
     "Function",
     "Product",
+    "as_bounded",
     "as_exact",
     "bound",
     "evaluate",

@@ -158,8 +158,8 @@ def _sources() -> Iterator[Vector]:
         square = len(cast.block) == 2
         for source in ("float16", "bfloat16"):
             spread = words.normal(6, 2 * n + 1) * np.ldexp(1.0, words.below(12, 6, 2 * n + 1) - 8)
-            x, flags = Codes.of(cast_for(source)(spread), source), ("source-16", "tail", "block-short")
-            yield quantized(f"block-cast/{name}/{source}", x, cast, flags, f"from {source}, an odd length")
+            x, more = Codes.of(cast_for(source)(spread), source), ("source-16", "tail", "block-short")
+            yield quantized(f"block-cast/{name}/{source}", x, cast, more, f"from {source}, an odd length")
         for length in (1, n - 1, n + 1, 3 * n - 1):
             x = Codes.of(cast_for("float32")(words.normal(3 if square else 2, length)), "float32")
             comment = f"{length} elements to a row"

@@ -191,10 +191,10 @@ def _narrow(words: Words, left: str, right: str) -> Iterator[Vector]:
             yield product(f"{where}/factor", a, b, cast, 0.7, flags, comment)
             flags = ("output-saturate",)
             yield product(f"{where}/overflow", large_a, large_b, cast, 1.0, flags, "results beyond the largest value")
-    a = np.full((2, 9), 2.0**8)
-    a[:, -1] = 1.0
-    b = np.repeat([[2.0**7]] * 4 + [[-(2.0**7)]] * 4 + [[3.0]], 2, 1)
-    as_a, as_b = Codes.of(cast_for(left)(a), left), Codes.of(cast_for(right)(b), right)
+    rows = np.full((2, 9), 2.0**8)
+    rows[:, -1] = 1.0
+    terms = np.repeat([[2.0**7]] * 4 + [[-(2.0**7)]] * 4 + [[3.0]], 2, 1)
+    as_a, as_b = Codes.of(cast_for(left)(rows), left), Codes.of(cast_for(right)(terms), right)
     where, flags = f"matmul/{left}.{right}/float16/inner-overflow-within", ("inner-overflow",)
     yield product(where, as_a, as_b, "float16", 1.0, flags, "partial sums beyond 65504, a total of 3")
     tiny = np.ldexp(np.arange(1.0, 9.0), g.emin - g.mantissa_bits)

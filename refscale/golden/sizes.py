@@ -7,6 +7,7 @@ summed over, as is each of ``LONG``; formats, sources, outputs and leading axes 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -37,6 +38,9 @@ _SHORT = (1, 15, 16, 17, 31, 33)
 FULL_ROUNDS = 4
 """Rounds of a full run; a usual run has one."""
 
+SHAPE_ROUNDS = 10
+"""Rounds in which a single size meets every pair of formats."""
+
 _OPERANDS = (
     ("bfloat16", "bfloat16"),
     ("float16", "float16"),
@@ -63,7 +67,11 @@ def shapes_of(seed: int, round: int) -> list[Shape]:
 
 
 def generate(
-    seed: int = 0, rounds: int = 1, shapes: Sequence[Shape] | None = None, only: Callable[[str], bool] | None = None
+    seed: int = 0,
+    rounds: int = 1,
+    shapes: Sequence[Shape] | None = None,
+    only: Callable[[str], bool] | None = None,
+    first: int = 0,
 ) -> Iterator[Vector]:
     """Generated vectors, always the same for the same arguments.
 
@@ -72,6 +80,7 @@ def generate(
         rounds: how many times each size is taken, each time with other formats and values.
         shapes: sizes (M, N, K) to take in place of the edges of tiles.
         only: which ids are wanted; None: all.
+        first: number of the first round.
 
     Raises:
         ArgumentError: a seed or a size out of range.
@@ -81,11 +90,34 @@ def generate(
     for shape in shapes or ():
         if len(shape) != 3 or min(shape) < 1 or shape[0] * shape[1] * shape[2] > 2**32:
             raise ArgumentError(f"sizes: shape {shape}, expected M, N, K of at least 1 and a product of at most 2^32")
-    for r in range(rounds):
+    for r in range(first, first + rounds):
         for i, shape in enumerate(shapes or shapes_of(seed, r)):
             for id, make in _vectors(seed, r, i, shape):
                 if only is None or only(id):
                     yield make()
+
+
+def sample(seed: int = 0, full: bool = False) -> list[Vector]:
+    """The generated vectors of a usual run, or of a full one."""
+    return list(generate(seed, FULL_ROUNDS if full else 1))
+
+
+def until(seconds: float, seed: int, shapes: Sequence[Shape] | None, only: Callable[[str], bool]) -> Iterator[Vector]:
+    """Generated vectors of one round after another, until so many seconds have passed.
+
+    Args:
+        seconds: from the first vector on.
+        seed, shapes, only: as of ``generate``.
+    """
+    end, round, some = time.monotonic() + seconds, 0, True
+    while some:  # a round without a vector would be followed by others
+        some = False
+        for vector in generate(seed, 1, shapes, only, first=round):
+            if time.monotonic() > end:
+                return
+            some = True
+            yield vector
+        round += 1
 
 
 def _stream(seed: int, round: int, place: int) -> int:
@@ -97,7 +129,7 @@ def _vectors(seed: int, round: int, i: int, shape: Shape) -> Iterator[tuple[str,
     m, n, k = shape
     kinds = (_product, _block_product, _cast, _conversion, _values)
     for kind, make in enumerate(kinds):
-        turn = i + 5 * round + kind
+        turn = i + 11 * round + kind
         words = Words(_stream(seed, round, 1 + len(kinds) * i + kind))
         where = f"sizes/{make.__name__[1:].replace('_', '-')}/{m}x{n}x{k}/seed-{seed}/{round}.{i}"
         yield where, partial(make, where, words, shape, turn)

@@ -219,11 +219,13 @@ class GoldenSet(Mapping[str, Vector]):
         version: of the content.
         full: whether bulk arrays are there whole; else they are a ``Digest`` each.
         vectors: all of them.
+        sha256: of the top manifest, which holds the hash of every other file.
     """
 
     version: str
     full: bool
     vectors: Mapping[str, Vector]
+    sha256: str = ""
 
     def __getitem__(self, id: str) -> Vector:
         if id not in self.vectors:
@@ -256,7 +258,8 @@ def load(directory: str | Path | None = None) -> GoldenSet:
             if v.id in vectors:
                 raise GoldenError(f"golden set {root}: two vectors have the id {v.id!r}")
             vectors[v.id] = v
-    return GoldenSet(top["set"], bool(top["full"]), vectors)
+    digest = hashlib.sha256((root / "manifest.json").read_bytes()).hexdigest()
+    return GoldenSet(top["set"], bool(top["full"]), vectors, digest)
 
 
 def check(directory: str | Path | None = None) -> int:

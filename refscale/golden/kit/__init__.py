@@ -1,7 +1,8 @@
 """The conformance kit: a backend is run on golden vectors, and each result gets a verdict.
 
-In reading order: ``backend`` (what it is and claims), ``verdicts`` (what a result is worth), ``bounds`` (how far off
-it may be), ``runner`` (all vectors; waivers; bisection), ``report`` (what is printed), ``pipe`` (any language).
+In reading order: ``backend`` (methods and claims), ``verdicts`` (comparison of a result), ``bounds`` (the allowed
+deviation), ``runner`` (all vectors; restarts, waivers, requirements, bisection), ``report`` (text and JSON),
+``program`` and ``pipe`` (backends in any language).
 
     >>> from refscale.formats import Cast
     >>> from refscale.golden import load
@@ -16,17 +17,20 @@ it may be), ``runner`` (all vectors; waivers; bisection), ``report`` (what is pr
 
 from refscale.golden.kit.backend import METHODS, Backend, Claims, load_backend
 from refscale.golden.kit.report import summary, to_json
-from refscale.golden.kit.runner import Culprit, Waiver, bisect, load_waivers, run, select
-from refscale.golden.kit.verdicts import VERDICTS, Mismatch, Result, Verdict, judge
+from refscale.golden.kit.runner import Bisection, Culprit, Session, Waiver, bisect, load_waivers, run, select, unmet
+from refscale.golden.kit.verdicts import VERDICTS, Element, Mismatch, Result, Verdict, judge
 
 __all__ = [
     "METHODS",
     "VERDICTS",
     "Backend",
+    "Bisection",
     "Claims",
     "Culprit",
+    "Element",
     "Mismatch",
     "Result",
+    "Session",
     "Verdict",
     "Waiver",
     "bisect",
@@ -37,4 +41,5 @@ __all__ = [
     "select",
     "summary",
     "to_json",
+    "unmet",
 ]
