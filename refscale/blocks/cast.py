@@ -151,7 +151,7 @@ def _scales(amax: NDArray[np.float64], cast: BlockCast, tensor: tuple[float, flo
         case "reciprocal":
             s = _float32(_float32(amax / top) * e)
         case "inverse":
-            s = _float32(e * _float32(amax * _float32(np.float64(1 / top))))
+            s = _float32(e * _float32(amax * _float32(np.asarray(1 / top))))
         case "product":
             s = _float32(_float32(amax * e) / top)
         case _:
@@ -188,7 +188,7 @@ def _divisor(scales: NDArray[np.float64], cast: BlockCast, t: float, dtype: np.d
     exact = arithmetic == "exact"
     wide = np.dtype(np.float64) if exact and (directed or cast.rule == "amax") else dtype
     if arithmetic == "inverse":
-        return np.where(scales > 0, _float32(_float32(np.float64(1 / t)) / scales), 0).astype(wide)
+        return np.where(scales > 0, _float32(_float32(np.asarray(1 / t)) / scales), 0).astype(wide)
     if arithmetic == "steps":
         return np.where(scales > 0, scales, np.inf).astype(wide)
     total = scales * t if exact else _float32(scales * t)
@@ -208,7 +208,7 @@ def _quotient(x: Array, divisor: Array, cast: BlockCast, t: float, out: Array | 
         np.copyto(q, x, where=~np.isfinite(x))
     if x.dtype == np.float64 and cast.rounding in ("up", "down"):
         np.copyto(q, np.copysign(2.0**-1000, x), where=(q == 0) & (x != 0) & np.isfinite(divisor))
-    return q
+    return np.asarray(q)
 
 
 def _float32(x: Array) -> NDArray[np.float64]:

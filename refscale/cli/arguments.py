@@ -275,6 +275,14 @@ def _add_golden(parser: argparse.ArgumentParser) -> None:
     check.add_argument("directory", nargs="?", metavar="DIR", help="default: the set that is installed")
 
 
+def _shape(text: str) -> tuple[int, ...]:
+    """M,N,K."""
+    found = tuple(int(part) for part in text.split(","))
+    if len(found) != 3:
+        raise ValueError(text)
+    return found
+
+
 def _add_conform(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Run a backend on the golden vectors and compare bits; where it claims another accumulator, within the derived "
@@ -297,6 +305,17 @@ def _add_conform(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", metavar="DIR", help="another set of golden vectors (default: the installed one)")
     parser.add_argument("--only", action="append", default=[], metavar="PATTERN", help="ids, such as 'cast/*e4m3*'")
     parser.add_argument("--full", action="store_true", help="large vectors, too: every float16 of every function, …")
+    parser.add_argument(
+        "--shapes",
+        type=_shape,
+        action="append",
+        metavar="M,N,K",
+        help="generated vectors of this size in every pair of formats, in place of the set",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of generated vectors (default: 0)")
+    parser.add_argument(
+        "--budget", type=float, metavar="SECONDS", help="new generated vectors for so long, in place of the set"
+    )
     parser.add_argument("--flag", action="append", default=[], metavar="FLAG", help="vectors that catch this bug")
     parser.add_argument(
         "--require",

@@ -108,7 +108,8 @@ def _of_powers(x: Array, codes: Array, cast: Cast, names: Mapping[str, str]) -> 
     nan = np.asarray(format.nan_code, format.code_dtype)
     zero = (x == 0) & ~np.signbit(x)
     negative = np.signbit(x) & ~np.isnan(x)
-    small = (x > 0) & (x.astype(np.float64) < format.min_normal)
+    with np.errstate(invalid="ignore"):  # a signaling NaN is one
+        small = (x > 0) & (x.astype(np.float64) < format.min_normal)
     if names["e8m0_zero"] == "smallest" or (names["e8m0_zero"] == "saturating" and cast.overflow == "saturate"):
         codes = np.where(zero, 0, codes)
     if names["e8m0_negative"] == "smallest":
@@ -119,7 +120,7 @@ def _of_powers(x: Array, codes: Array, cast: Cast, names: Mapping[str, str]) -> 
         codes = np.where(negative, np.where(x == 0, 0, of_size), codes)
     if cast.overflow == "nonsaturate" and names["e8m0_small"] != "nan_inward":
         codes = np.where(small, 0 if names["e8m0_small"] == "smallest" else nan, codes)
-    return codes.astype(format.code_dtype)
+    return np.asarray(codes, format.code_dtype)
 
 
 def _nan_codes(x: Array, format: Format, name: str) -> Array:
@@ -140,4 +141,4 @@ def _nan_codes(x: Array, format: Format, name: str) -> Array:
     payload = (x.view(integer) & integer.type((1 << width) - 1)).astype(np.uint64)
     shift = format.mantissa_bits - width
     kept = payload << np.uint64(shift) if shift >= 0 else payload >> np.uint64(-shift)
-    return (canonical | kept.astype(np.int64) | sign).astype(format.code_dtype)
+    return np.asarray(canonical | kept.astype(np.int64) | sign, format.code_dtype)

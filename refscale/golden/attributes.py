@@ -109,10 +109,19 @@ def check_vector(where: str, entry: Mapping[str, Any]) -> None:
     Raises:
         GoldenError: a field of another type, or an attribute or input that the op needs and the vector lacks.
     """
-    kinds = {"id": str, "op": str, "attributes": dict, "inputs": dict, "outputs": dict, "flags": list, "comment": str}
-    for key, kind in kinds.items():
-        if not isinstance(entry.get(key), kind):
-            raise GoldenError(f"{where}: {_name(entry)} has {key} {_value(entry.get(key))}, expected a {kind.__name__}")
+    types: dict[str, type] = {
+        "id": str,
+        "op": str,
+        "attributes": dict,
+        "inputs": dict,
+        "outputs": dict,
+        "flags": list,
+        "comment": str,
+    }
+    for key, type_ in types.items():
+        if not isinstance(entry.get(key), type_):
+            found = _value(entry.get(key))
+            raise GoldenError(f"{where}: {_name(entry)} has {key} {found}, expected a {type_.__name__}")
     op, name = entry["op"], _name(entry)
     if op not in ATTRIBUTES:
         raise GoldenError(f"{where}: {name} has op {_value(op)}, expected one of {', '.join(ATTRIBUTES)}")

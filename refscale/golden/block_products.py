@@ -16,22 +16,24 @@ from refscale.golden.schema import Codes, Vector
 
 Array = NDArray[Any]
 
+PAIRS = (
+    ("mxfp8_e4m3", "mxfp8_e4m3"),
+    ("mxfp8_e4m3", "mxfp8_e5m2"),
+    ("mxfp6_e2m3", "mxfp6_e3m2"),
+    ("mxfp8_e4m3", "mxfp4"),
+    ("mxfp4", "mxfp4"),
+    ("mxint8", "mxint8"),
+    ("nvfp4", "nvfp4"),
+    ("nvfp4", "nvfp4_16x16"),
+    ("fp8_1x128", "fp8_1x128"),
+    ("fp8_1x128", "fp8_128x128"),
+)
+"""Block formats that hardware multiplies: of a, of b."""
+
 
 def generate() -> Iterator[Vector]:
     """Products of the pairs of formats that hardware multiplies, to float32 and bfloat16."""
-    pairs = (
-        ("mxfp8_e4m3", "mxfp8_e4m3"),
-        ("mxfp8_e4m3", "mxfp8_e5m2"),
-        ("mxfp6_e2m3", "mxfp6_e3m2"),
-        ("mxfp8_e4m3", "mxfp4"),
-        ("mxfp4", "mxfp4"),
-        ("mxint8", "mxint8"),
-        ("nvfp4", "nvfp4"),
-        ("nvfp4", "nvfp4_16x16"),
-        ("fp8_1x128", "fp8_1x128"),
-        ("fp8_1x128", "fp8_128x128"),
-    )
-    for i, (left, right) in enumerate(pairs):
+    for i, (left, right) in enumerate(PAIRS):
         words, where = Words(10000 + i), f"block-matmul/{left}.{right}"
         first, second = BLOCK_FORMATS[left], BLOCK_FORMATS[right]
         second = second if len(second.block) == 2 else get_block_cast(second, axis=-2)
@@ -63,7 +65,7 @@ def generate() -> Iterator[Vector]:
         x = a.copy()
         x[1, 0], x[3, k - 1] = np.nan, np.inf
         yield _product(f"{where}/float32/nan", x, b, first, second, "float32", ("block-nan",), "two blocks are NaN")
-    for i, (left, right) in enumerate(pairs):
+    for i, (left, right) in enumerate(PAIRS):
         yield from _contents(Words(15000 + i), left, right)
 
 

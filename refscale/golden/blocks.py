@@ -158,8 +158,8 @@ def _sources() -> Iterator[Vector]:
         square = len(cast.block) == 2
         for source in ("float16", "bfloat16"):
             spread = words.normal(6, 2 * n + 1) * np.ldexp(1.0, words.below(12, 6, 2 * n + 1) - 8)
-            x, flags = Codes.of(cast_for(source)(spread), source), ("source-16", "tail", "block-short")
-            yield quantized(f"block-cast/{name}/{source}", x, cast, flags, f"from {source}, an odd length")
+            x, more = Codes.of(cast_for(source)(spread), source), ("source-16", "tail", "block-short")
+            yield quantized(f"block-cast/{name}/{source}", x, cast, more, f"from {source}, an odd length")
         for length in (1, n - 1, n + 1, 3 * n - 1):
             x = Codes.of(cast_for("float32")(words.normal(3 if square else 2, length)), "float32")
             comment = f"{length} elements to a row"
@@ -168,6 +168,13 @@ def _sources() -> Iterator[Vector]:
         yield quantized(f"block-cast/{name}/batch", x, cast, ("batch", "block-short"), "leading axes")
         x = Codes.of(cast_for("float32")(words.normal(65, n)), "float32")
         yield quantized(f"block-cast/{name}/rows-65", x, cast, ("tile-edge",), "65 rows")
+        wide = words.normal(4, 2 * n) * np.ldexp(1.0, words.below(40, 4, 2 * n) - 32)
+        x, flags = Codes.of(wide.astype(np.float32), "float32"), ("block-low-end", "block-elements")
+        yield quantized(f"block-cast/{name}/spread-40", x, cast, flags, "over 40 binades")
+        top = words.normal(4, 2 * n) / 8
+        top[:, ::n] = 2 - 2.0**-9
+        x, comment = Codes.of(top.astype(np.float32), "float32"), "amax just below a power of two"
+        yield quantized(f"block-cast/{name}/largest", x, cast, ("block-saturate",), comment)
         x = Codes.of(cast_for("float32")(words.normal(4, n + 2)), "float32")
         comment = "not contiguous, where a backend receives arrays in memory"
         yield quantized(f"block-cast/{name}/strided", x, cast, ("strides",), comment)

@@ -6,7 +6,7 @@ be, nowhere else.  To nearest even, each group is a vector of its own; for the o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,9 @@ def generate_decode() -> Iterator[Vector]:
                 y = Codes.of(x.values, "float32")
                 bulk = x.codes.size > 4096
                 attributes = {"format": format.name}
+                flags = _applicable(format, flags) or ("bias",)
+                if not ((x.values == 0) & np.signbit(x.values)).any():
+                    flags = tuple(flag for flag in flags if flag != "negative-zero")
                 yield Vector(f"decode/{format}/{name}", "decode", attributes, {"codes": x}, {"y": y}, flags, bulk=bulk)
 
 
@@ -131,12 +134,46 @@ def _vector(
     words: Codes | None = None,
     bulk: bool = False,
 ) -> Vector:
+    where = f"cast/{cast.format}/{cast.rounding}/{cast.overflow}/{name}"
+    return rounded(where, cast, x, flags, comment, words, bulk)
+
+
+_FN_FNUZ = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e4m3b11fnuz")
+
+_APPLIES: Mapping[str, Callable[[Format], bool]] = {
+    "fn-fnuz": lambda f: f.name in _FN_FNUZ,
+    "ieee-fn": lambda f: f.name in ("float8_e4m3fn", "float8_e4m3"),
+    "double-rounding": lambda f: f.name != "float32",
+    "negative-zero": lambda f: f.signed,
+    "nan-sign": lambda f: f.has_signed_nan,
+    "sign": lambda f: f.signed,
+    "tie-even": lambda f: f.mantissa_bits > 0,
+    "carry": lambda f: f.exponent_bits > 1,
+    "subnormal-flush": lambda f: f.has_zero,
+    "decode-subnormal": lambda f: f.has_zero,
+}
+"""Flags of bugs that some formats cannot have."""
+
+
+def _applicable(format: Format, flags: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(flag for flag in flags if flag not in _APPLIES or _APPLIES[flag](format))
+
+
+def rounded(
+    where: str,
+    cast: Cast,
+    x: Codes,
+    flags: tuple[str, ...],
+    comment: str,
+    words: Codes | None = None,
+    bulk: bool = False,
+) -> Vector:
+    """The vector of one cast, its expected result made here."""
     with np.errstate(all="ignore"):
         y = Codes.of(cast(x.native, None if words is None else words.codes), cast.format.name)
     attributes = {"format": cast.format.name, "rounding": cast.rounding, "overflow": cast.overflow}
     inputs = {"x": x} if words is None else {"x": x, "random_bits": words}
-    where = f"cast/{cast.format}/{cast.rounding}/{cast.overflow}/{name}"
-    conventions = of_cast(x, cast.format.name, cast.overflow)
+    conventions, flags = of_cast(x, cast.format.name, cast.overflow), _applicable(cast.format, flags)
     return Vector(where, "cast", attributes, inputs, {"y": y}, flags, comment, bulk, conventions)
 
 
@@ -176,7 +213,7 @@ def _groups(format: Format, source: str) -> Groups:
             "the largest value, and what rounds to it",
             np.array([top, top + (threshold - top) / 2, next_in(source, np.array([threshold]), 0.0)[0]]),
         ),
-        "overflow": (("overflow",), "the overflow threshold and beyond", above),
+        "overflow": (("overflow", "ieee-fn"), "the overflow threshold and beyond", above),
         "infinity": (("infinity", "overflow"), "infinities", np.array([np.inf])),
         "zero": (("negative-zero",), "zeros", np.array([0.0])),
     }

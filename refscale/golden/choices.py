@@ -23,11 +23,11 @@ from refscale.blocks import (
     get_block_cast,
     split_blocks,
 )
-from refscale.formats import CONVENTIONS, FORMATS, OVERFLOWS, ROUNDINGS, Cast, encode_by
+from refscale.formats import CONVENTIONS, FORMATS, OVERFLOWS, ROUNDINGS, Cast, encode_by, get_format
 from refscale.golden.block_products import product_of
 from refscale.golden.blocks import quantized
 from refscale.golden.dequantize import dequantized, random_blocks
-from refscale.golden.inputs import Words, cast_for
+from refscale.golden.inputs import Words, cast_for, positive_values
 from refscale.golden.schema import Codes, Vector
 
 Float32 = NDArray[np.float32]
@@ -73,12 +73,18 @@ def _powers() -> Iterator[Vector]:
     }
     for topic, (x, comment, overflows) in groups.items():
         for source in ("float32", "bfloat16"):
-            held = Cast(source, "toward_zero", "saturate")(x)
+            held = _held(x, source)
             for name in CONVENTIONS[topic]:
                 for rounding in ROUNDINGS[:-1]:
                     for overflow in overflows:
                         cast = Cast("float8_e8m0fnu", rounding, overflow)
                         yield _cast(topic, name, Codes.of(held, source), cast, comment)
+
+
+def _held(x: NDArray[np.float64], source: str) -> Float32:
+    """The numbers that a source holds."""
+    near = Cast(source, "nearest_even", "saturate")(x)
+    return np.asarray(near[near == x])
 
 
 def _nan_codes() -> Iterator[Vector]:
@@ -109,7 +115,7 @@ def _flushed() -> Iterator[Vector]:
     for format in FORMATS.values():
         if format.has_zero:
             for source in ("float32", "bfloat16"):
-                held = Codes.of(Cast(source, "toward_zero", "saturate")(x), source)
+                held = Codes.of(_held(x, source), source)
                 for rounding in ("nearest_even", "up", "down"):
                     cast = Cast(format, rounding, "saturate")
                     yield _cast("float32_subnormals", "flushed", held, cast, "subnormal numbers of the source")
@@ -180,15 +186,33 @@ def _nvfp4() -> Iterator[Vector]:
 
 
 def _separating(x: Float32) -> Float32:
-    """Rows, found by search, on which any two arithmetics of scales, and any two of elements, differ thrice."""
-    x[0, 0] = 7.5  # the tensor's amax
+    """Rows, found by search, on which any two arithmetics of scales, and any two of elements, differ.
+
+    With 8.75 = 7·1.25 the largest of the tensor, blocks whose scale is exactly a tie of E4M3 have a float32 amax.
+    """
+    scale = get_format("float8_e4m3fn")
+    values = positive_values(scale)
+    tied = np.zeros((values.size - 1, 16), np.float32)
+    tied[:, 5] = (values[:-1] + values[1:]) / 2 * 8.75 / scale.max
+    x = np.concatenate([x, tied, *(_near_ties(values, np.float32(t)) for t in (8.75 / 2688, 1 / (2688 / 8.75)))])
+    x[0, 0] = 8.75
     found: list[int] = [0]
-    for scale in ("divide", "reciprocal"):
-        by_element = [split_blocks(x, get_block_cast("nvfp4", arithmetic=f"{scale}+{e}")) for e in ELEMENT_ARITHMETICS]
+    for name in ("divide", "reciprocal"):
+        by_element = [split_blocks(x, get_block_cast("nvfp4", arithmetic=f"{name}+{e}")) for e in ELEMENT_ARITHMETICS]
         found += _differing([p.elements for p in by_element])
     by_scale = [split_blocks(x, get_block_cast("nvfp4", arithmetic=f"{s}+divide")) for s in SCALE_ARITHMETICS]
     found += _differing([p.scales for p in by_scale])
     return x[list(dict.fromkeys(found))]
+
+
+def _near_ties(scales: NDArray[np.float64], t: np.float32) -> Float32:
+    """A row for each scale s: the largest, 6·s·T, then ties of E2M1 times s·T and their neighbors in float32."""
+    ties = np.array([0.25, 0.75, 1.25, 1.75, 2.5])
+    unit = (scales[:, None] * np.float64(t))[:, :, None]
+    middle = (unit * ties[:, None]).astype(np.float32)
+    near = [np.nextafter(middle, np.float32(0)), middle, np.nextafter(middle, np.float32(np.inf))]
+    largest = (6 * unit[:, :, 0]).astype(np.float32)
+    return np.concatenate([largest, np.concatenate(near, -1).reshape(len(scales), -1)], -1)
 
 
 def _differing(arrays: Sequence[NDArray[np.float32]]) -> list[int]:

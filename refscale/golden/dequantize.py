@@ -35,7 +35,7 @@ def generate() -> Iterator[Vector]:
         for output in ("float32", "bfloat16"):
             yield dequantized(f"{where}/{output}/ends", ends, cast_for(output), ("scale-ends",), "scales at both ends")
         special = with_specials(random_blocks(words, cast, (6, 2 * n), t))
-        flags = ("block-nan", "element-special")
+        flags: tuple[str, ...] = ("block-nan", "element-special")
         comment = "a NaN scale over numbers; subnormal, infinite and NaN elements"
         yield dequantized(f"{where}/float32/special", special, cast_for("float32"), flags, comment)
         short = random_blocks(words, cast, (1, n + 1, n + 3) if square else (2, 7, n + n // 2 + 1), t)

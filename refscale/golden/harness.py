@@ -17,7 +17,7 @@ import pytest
 
 from refscale.errors import BackendLostError, RefscaleError
 from refscale.files import write_json
-from refscale.golden import conformance
+from refscale.golden import conformance, sizes
 from refscale.golden.backends import find
 from refscale.golden.kit import Backend, Result, Session, load_waivers, select
 from refscale.golden.kit.pipe import PipeBackend
@@ -61,10 +61,11 @@ class Conformance:
             raise pytest.UsageError("refscale: expected --refscale-backend or --refscale-pipe, not both")
         try:
             self.set = load(self.args.set)
-            self.vectors = select(self.set.values(), self.args.only, self.args.full, self.args.flag)
+            pool = [*self.set.values(), *sizes.sample(full=self.args.full)]
+            self.vectors = select(pool, self.args.only, self.args.full, self.args.flag)
             unmet([whole_result(v, "same bits", "") for v in self.vectors], self.args.require)
             waivers = load_waivers(self.args.waivers) if self.args.waivers else ()
-            check_ids(waivers, self.set.vectors)
+            check_ids(waivers, {v.id for v in pool})
             if self._runs_tests:
                 backend = self._backend()
                 self.session = Session(backend, waivers, self.args.timeout, self.args.restarts)

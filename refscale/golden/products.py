@@ -132,8 +132,9 @@ def _hard(words: Words, left: str, right: str, output: str) -> Iterator[Vector]:
         large = np.full((2, 8), min(f.max, 448.0))
         signs = np.where(np.arange(8) < 4, 1.0, -1.0)[:, None] * np.full((8, 2), min(g.max, 448.0))
         signs[7] /= 2
-        flags = ("inner-overflow",)
-        yield make("inner-overflow", large, signs, flags, "partial sums beyond 65504, a total within")
+        within = abs(float((large @ signs)[0, 0])) <= 65504 if output == "float16" else True
+        flags = ("inner-overflow",) if within else ("overflow",)
+        yield make("inner-overflow", large, signs, flags, "partial sums beyond 65504")
     yield make("factor", a, b, ("factor", "factor-before-rounding"), "times 64^-½·0.9, no power of two", 0.1125)
     yield _factor_before_rounding(words, where, left, right, output)
     specials = words.normal(6, 5)
@@ -185,11 +186,17 @@ def _narrow(words: Words, left: str, right: str) -> Iterator[Vector]:
     for output in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float16"):
         for overflow in OVERFLOWS:
             cast, where = Cast(output, "nearest_even", overflow), f"matmul/{left}.{right}/{output}/{overflow}"
-            flags = ("factor", "factor-before-rounding")
+            flags: tuple[str, ...] = ("factor", "factor-before-rounding")
             comment = "times 0.7, no power of two, before the only rounding"
             yield product(f"{where}/factor", a, b, cast, 0.7, flags, comment)
             flags = ("output-saturate",)
             yield product(f"{where}/overflow", large_a, large_b, cast, 1.0, flags, "results beyond the largest value")
+    rows = np.full((2, 9), 2.0**8)
+    rows[:, -1] = 1.0
+    terms = np.repeat([[2.0**7]] * 4 + [[-(2.0**7)]] * 4 + [[3.0]], 2, 1)
+    as_a, as_b = Codes.of(cast_for(left)(rows), left), Codes.of(cast_for(right)(terms), right)
+    where, flags = f"matmul/{left}.{right}/float16/inner-overflow-within", ("inner-overflow",)
+    yield product(where, as_a, as_b, "float16", 1.0, flags, "partial sums beyond 65504, a total of 3")
     tiny = np.ldexp(np.arange(1.0, 9.0), g.emin - g.mantissa_bits)
     subnormal = Codes.of(cast_for(right)(np.stack([tiny, -tiny[::-1]], 1)), right)
     lift = min(2.0 ** -(g.emin - g.mantissa_bits), f.max, 2.0**100)
