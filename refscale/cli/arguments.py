@@ -314,6 +314,9 @@ def _add_conform(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of generated vectors (default: 0)")
     parser.add_argument(
+        "--repeat", type=int, default=1, metavar="N", help="generated vectors of N seeds, from --seed on (default: 1)"
+    )
+    parser.add_argument(
         "--budget", type=float, metavar="SECONDS", help="new generated vectors for so long, in place of the set"
     )
     parser.add_argument("--flag", action="append", default=[], metavar="FLAG", help="vectors that catch this bug")

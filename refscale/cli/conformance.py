@@ -6,7 +6,7 @@ import argparse
 import inspect
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from refscale.errors import BackendLostError, GoldenError, counted
 from refscale.files import write_json, write_text
@@ -86,16 +86,16 @@ def _pool(args: argparse.Namespace, vectors: GoldenSet) -> list[Vector]:
         return []
     if args.shapes:
         return list(sizes.generate(args.seed, sizes.SHAPE_ROUNDS, args.shapes))
-    return [*vectors.values(), *sizes.sample(args.seed, args.full)]
+    return [*vectors.values(), *sizes.sample(args.seed, args.full, args.repeat, _wanted(args.only))]
+
+
+def _wanted(only: Sequence[str]) -> Callable[[str], bool] | None:
+    return (lambda id: matches(id, list(only))) if only else None
 
 
 def _generated(args: argparse.Namespace) -> Iterator[Vector]:
     """Vectors of ``--budget``."""
-
-    def only(id: str) -> bool:
-        return not args.only or matches(id, args.only)
-
-    return sizes.until(args.budget, args.seed, args.shapes, only)
+    return sizes.until(args.budget, args.seed, args.shapes, _wanted(args.only) or (lambda _: True))
 
 
 def _one(

@@ -172,8 +172,17 @@ def test_coverage_and_waivers_decide_under_pytest_too(tmp_path):
 def test_options_that_are_wrong_are_one_line(options, words):
     from refscale.golden.harness import Conformance
 
-    usual = {"backend": None, "pipe": None, "set": None, "only": [], "flag": [], "full": False, "require": []}
-    usual |= {"waivers": None, "timeout": 60.0, "restarts": 3, "json": None} | options
+    usual = {
+        "backend": None,
+        "pipe": None,
+        "set": None,
+        "only": [],
+        "flag": [],
+        "full": False,
+        "require": [],
+        "seed": 0,
+    }
+    usual |= {"repeat": 1, "waivers": None, "timeout": 60.0, "restarts": 3, "json": None} | options
     option = SimpleNamespace(**{f"refscale_{name}": value for name, value in usual.items()})
     with pytest.raises(pytest.UsageError, match=re.escape(words)) as raised:
         Conformance(SimpleNamespace(option=option))
