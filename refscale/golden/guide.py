@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib import import_module, resources
 from typing import Any
 
-from refscale.formats import FORMATS, Format, quantize
+from refscale.formats import FORMATS, Format
 from refscale.golden.attributes import ATTRIBUTES
 from refscale.golden.schema import FLAGS, OPS
 
@@ -125,6 +125,27 @@ _SECTIONS = (
 )
 _BOUNDS = (("Accumulators", "refscale.exact.accumulators"), ("Bounds by op", "refscale.golden.kit.bounds"))
 
+_MODES = """### Modes of a cast
+
+x lies between two neighbors, multiples m·S of the spacing S of the format at x (its exponent unbounded above).
+
+| `rounding` | the result |
+|---|---|
+| `nearest_even` | the nearer neighbor; ties to even: the one whose significand is even |
+| `nearest_away` | the nearer neighbor; at a tie the one away from zero |
+| `toward_zero`, `up`, `down` | the neighbor toward zero, +∞, −∞ |
+| `stochastic` | see "Random words" |
+
+| `overflow` | a rounded result beyond the largest value |
+|---|---|
+| `saturate` | ± the largest value, also for ±∞ |
+| `nonsaturate` | ±∞; NaN in a format without infinity; ± the largest value in one without NaN, too |
+
+Directed roundings of finite x toward the format's range return the largest value under both (IEEE 754-2019, 7.4).
+Without these attributes, rounding is `nearest_even`, and formats of at most 8 bits saturate; others do not.
+
+"""
+
 _RANDOM = """## Random words
 
 A cast with `rounding` = "stochastic" has an input `random_bits`: a uint32 for each element, at the same index.  With S
@@ -137,7 +158,7 @@ the spacing of the format at x and rest = |x|/S − ⌊|x|/S⌋, the element is 
 def _readme(conventions: Mapping[str, Any]) -> str:
     parts = [_HEAD]
     parts += [_section(*s) for s in _SECTIONS[:1]]
-    parts += ["### Parameters of a cast\n\n", _indented(_paragraphs(quantize)), _RANDOM]
+    parts += [_MODES, _RANDOM]
     parts += [_section(*s) for s in _SECTIONS[1:]]
     for name, topic in conventions.items():
         parts.append(f"* `{name}`: {', '.join(f'`{n}`' for n in topic['names'])}. {topic['clause']}\n")
@@ -161,9 +182,3 @@ def _indented(text: str) -> str:
     """A docstring as it is: tables and formulas keep their columns."""
     lines = ["```text", *text.splitlines(), "```", ""]
     return "\n".join(lines) + "\n"
-
-
-def _paragraphs(function: Any) -> str:
-    """The arguments and results of a function's docstring."""
-    text = inspect.getdoc(function) or ""
-    return text[text.index("Args:") : text.index("Raises:")].rstrip()

@@ -186,7 +186,8 @@ struct Set {
     std::map<std::string, std::string> files;
 
     explicit Set(const std::string &directory) : root(directory) {
-        for (const Json &f : json(root + "/formats.json")["formats"].items) formats.emplace(f["name"].string, Format(f));
+        const Json table = json(root + "/formats.json");
+        for (const Json &f : table["formats"].items) formats.emplace(f["name"].string, Format(f));
     }
 
     // A .npy file of version 1.0: a header of which only the length of an element matters here.
