@@ -302,7 +302,7 @@ def test_the_first_deviating_element_is_shown():
 class InFloat32(Mine):
     """Products, functions and ops in float32."""
 
-    claims = Claims(accumulate="float32", function_ulps=4, op_ulps=64)
+    claims = Claims(accumulate="any-order", function_ulps=4, op_ulps=64)
     error = 0.0
 
     def matmul(self, a, b, *, format, rounding, overflow, factor, **_):
@@ -342,7 +342,7 @@ def test_bounds_hold_what_is_claimed_and_no_more(pattern):
 
 
 def test_a_model_backend_is_held_to_its_own_accumulator():
-    """Sums of another model are outside the bound of the one that is claimed."""
+    """Sums of another model have other bits than those of the one that is claimed."""
 
     class Twelve(InFloat32):
         def matmul(self, a, b, *, format, rounding, overflow, factor, **_):
@@ -462,8 +462,8 @@ def test_a_claim_that_bounds_nothing_is_refused(name):
 @pytest.mark.parametrize(
     ("pattern", "bound"),
     [
-        ("matmul/*", "accumulate float32"),
-        ("ops/*.conv1d/*", "accumulate float32"),
+        ("matmul/*", "accumulate any-order"),
+        ("ops/*.conv1d/*", "accumulate any-order"),
         ("unary/*", "functions within 4 ulp"),
         ("ops/*.layer_norm/*", "other ops within 64 ulp"),
     ],
@@ -711,7 +711,7 @@ def test_the_example_in_c_conforms(program):
     verdicts = {v: sum(r.verdict == v for r in results) for v in ("same bits", "within bound", "fail")}
     assert verdicts["fail"] == 0
     assert verdicts["same bits"] > 200
-    assert verdicts["within bound"] > 20
+    assert verdicts["within bound"] == 10  # a factor of 0.1125 or 0.7, which the program rounds to float32
 
 
 def test_the_example_in_javascript_conforms():

@@ -1,9 +1,10 @@
 """What a backend's result is worth: the same bits, within its bound, or a failure with the first element that deviates.
 
 ==================  ================================================================================================
-``same bits``       every code is the expected one (a NaN matches any NaN, unless ``Claims.nan`` says "same"; in a
-                    block whose scale is NaN elements may be any)
-``within bound``    it claims another accumulator, or inexact functions, and every element is within that bound
+``same bits``       every code is the expected one, of the accumulator that is claimed (a NaN matches any NaN, unless
+                    ``Claims.nan`` says "same"; in a block whose scale is NaN elements may be any)
+``within bound``    it claims an accumulator without a defined order, or inexact functions, and every element is within
+                    that bound
 ``fail``            anything else, an exception and a wrong shape included
 ``waived``          a failure that the waivers file knows, with its reason
 ``unexpectedly fixed``  a waiver of which no vector fails any more
@@ -28,6 +29,7 @@ from refscale.golden.blocks import in_nan_blocks
 from refscale.golden.families import complete
 from refscale.golden.kit.backend import Backend, Claims
 from refscale.golden.kit.bounds import bound_in_words, intervals
+from refscale.golden.kit.claimed import as_claimed
 from refscale.golden.schema import PLAIN, Codes, Vector, code_dtype
 
 Array = NDArray[Any]
@@ -129,6 +131,7 @@ def _all(vector: Vector, verdict: Verdict, reason: str) -> Result:
 
 
 def _compare(claims: Claims, vector: Vector, answers: Mapping[str, Any]) -> Result:
+    vector = as_claimed(vector, claims)
     outputs: dict[str, Verdict] = {}
     first: Mismatch | None = None
     reason = ""
