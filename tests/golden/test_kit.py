@@ -349,7 +349,7 @@ def test_a_model_backend_is_held_to_its_own_accumulator():
             y = get_accumulator("truncated:12:16").matmul(a, b) * np.float32(factor)
             return Cast(format, rounding, overflow)(y)
 
-    backend, vectors = Twelve(), only("matmul/float8*/*")
+    backend, vectors = Twelve(), [v for v in only("matmul/float8*/*") if v.op == "matmul"]
     assert failed(run(backend, vectors))
     backend.claims = Claims(accumulate="truncated:12:16")
     assert not failed(run(backend, vectors))
