@@ -102,7 +102,7 @@ def judge(backend: Backend, vector: Vector) -> Result:
         return _all(vector, "not implemented", f"{missing} is not claimed")
     try:
         with np.errstate(all="ignore"):
-            answer = _answer(backend, vector)
+            answer = ask(backend, vector)
     except NotImplementedError as error:
         return _all(vector, "not implemented", str(error) or "NotImplementedError")
     except BackendLostError:
@@ -115,7 +115,13 @@ def judge(backend: Backend, vector: Vector) -> Result:
     return _compare(backend.claims, vector, answers)
 
 
-def _answer(backend: Backend, vector: Vector) -> Any:
+def ask(backend: Backend, vector: Vector) -> Any:
+    """The answer of a backend, by its method of the op or by ``answer``.
+
+    Raises:
+        NotImplementedError: it has no such method, or says so.
+        Exception: anything that the backend raises.
+    """
     if hasattr(backend, "answer"):  # it wants the vector itself, as a pipe does, for the formats of its arrays
         return backend.answer(vector)
     method = getattr(backend, vector.op, None)
