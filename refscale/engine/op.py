@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale.scales import Scales
+
+if TYPE_CHECKING:
+    from refscale.exact import Bounded, ErrorModel
 
 Array = NDArray[Any]
 
@@ -35,7 +38,9 @@ class Op:
     whose gradient is g itself, where they have the output's shape.  ``settles`` marks an identity whose β may be chosen
     so that the uses of its input agree (forks).
 
-    An op may have a fast form: the same function, in passes that stay in cache, with the factors inside.
+    An op may have a fast form: the same function, in passes that stay in cache, with the factors inside.  Its results
+    are within ``bound`` of the real ones, as those of the readable form are; ``bitwise`` marks ops whose two forms have
+    the same bits.
 
     * ``fast_forward(α, *arrays) -> (α·y, kept)``
     * ``fast_backward(betas, g, *kept) -> (β_i · gradient of input i, ...)``; None where β_i is None: not wanted.
@@ -58,6 +63,7 @@ class Op:
     moves: ClassVar[bool] = False
     passes: ClassVar[tuple[int, ...]] = ()
     settles: ClassVar[bool] = False
+    bitwise: ClassVar[bool] = False
     fast_forward: ClassVar[Callable[..., tuple[Array, tuple[Any, ...]]] | None] = None
     fast_backward: ClassVar[Callable[..., tuple[Any, ...]] | None] = None
     forward: ClassVar[Callable[..., tuple[Array, tuple[Any, ...]]]]
@@ -69,6 +75,44 @@ class Op:
         own = vars(cls)
         if ("forward" in own or "backward" in own) and "fast_forward" not in own:
             cls.fast_forward = cls.fast_backward = None
+
+    def bound(
+        self, scales: Scales, gradient: Array | None, *arrays: Array, model: ErrorModel | None = None
+    ) -> tuple[Bounded, tuple[Bounded | None, ...]]:
+        """The real result and gradients of a call, each with a bound on the error of its float32 evaluation.
+
+        Derived from ``forward`` and ``backward`` by running error analysis, ``refscale.exact.bounded``: it covers every
+        evaluation of the same formulas, in whatever order sums are added and wherever factors are applied.  An op whose
+        forms err by less, or by more, overrides it.
+
+        Args:
+            scales: α and β of the call.
+            gradient: of the output; None: the result only.
+            arrays: inputs, as the op computes with them: operands are cast already.
+            model: the errors of the arithmetic; None: those of float32.
+
+        Returns:
+            α·y, and β_i times the gradient of each input, None for constants (an empty tuple without a gradient).
+        """
+        from refscale.exact import FLOAT32, as_bounded
+
+        def lifted(x: Array) -> Any:
+            return as_bounded(x, model or FLOAT32)
+
+        def times(factor: float, x: Array) -> Any:
+            return lifted(x) if factor == 1 else lifted(x) * factor
+
+        given = arrays if self.moves else [lifted(x) for x in arrays]  # what moves elements does not round them
+        y, kept = self.forward(*given)
+        if gradient is None:
+            return times(scales.alpha, y), ()
+        pieces = self.backward(gradient if self.moves else lifted(gradient), *kept)
+        return times(scales.alpha, y), tuple(
+            [
+                None if beta is None or piece is None else times(beta, piece)
+                for beta, piece in zip(scales.beta, pieces, strict=True)
+            ]
+        )
 
     # What a frozen dataclass has; one is made for ops with attributes only, as making it takes half a millisecond.
     def __setattr__(self, name: str, value: object) -> None:

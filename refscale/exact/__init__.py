@@ -8,6 +8,7 @@ In reading order:
 4. ``accumulators``: models of the sums that hardware computes, and ``hardware``, the GPUs they are named after;
    ``intervals``: bounds on their errors.
 5. ``array``: ``ExactArray``, through which the ops of the table compute by these rules.
+6. ``bounded``: ``Bounded``, through which the same ops derive a bound on their float32 errors.
 
     >>> import numpy as np
     >>> from refscale import exact
@@ -19,6 +20,7 @@ In reading order:
 
 from refscale.exact.accumulators import ACCUMULATORS, Accumulator, get_accumulator
 from refscale.exact.array import ExactArray, Product, as_exact, rounded
+from refscale.exact.bounded import FLOAT32, Bounded, ErrorModel, as_bounded
 from refscale.exact.functions import FUNCTIONS, Function, evaluate
 from refscale.exact.hardware import HARDWARE, Hardware
 from refscale.exact.intervals import bound, inside, interval
@@ -27,13 +29,17 @@ from refscale.exact.sums import sum
 
 __all__ = [
     "ACCUMULATORS",
+    "FLOAT32",
     "FUNCTIONS",
     "HARDWARE",
     "Accumulator",
+    "Bounded",
+    "ErrorModel",
     "ExactArray",
     "Function",
     "Hardware",
     "Product",
+    "as_bounded",
     "as_exact",
     "bound",
     "evaluate",

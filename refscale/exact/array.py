@@ -213,7 +213,8 @@ class Product:
 # --- the rules --------------------------------------------------------------------------------------------------------
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """The words of a text, as a set of names."""
     return frozenset(text.split())
 
 
@@ -223,7 +224,7 @@ _FUNCTIONS: Mapping[np.ufunc, Callable[..., Any]] = {
     np.log1p: elementary.log1p,
     np.tanh: elementary.tanh,
 }
-_AS_IT_IS = _words(
+_AS_IT_IS = words(
     """
     add subtract multiply divide negative positive absolute fabs square sqrt reciprocal maximum minimum fmax fmin clip
     sign copysign signbit isfinite isinf isnan equal not_equal less less_equal greater greater_equal rint trunc floor
@@ -231,7 +232,7 @@ _AS_IT_IS = _words(
     """
 )
 _REDUCED_AS_IT_IS = frozenset({"maximum", "minimum", "logical_and", "logical_or"})
-_MOVES = _words(
+_MOVES = words(
     """
     all any amax amin argmax argmin argsort array_equal array_split atleast_1d broadcast_to clip concatenate copy copyto
     count_nonzero empty_like expand_dims flip full_like isneginf isposinf max may_share_memory min moveaxis ndim nonzero
@@ -296,15 +297,15 @@ def _sum_runs(x: Array, starts: Array, axis: int = 0, **_: Any) -> Array:
 
 
 def _call_function(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    accumulate = _accumulate(_leaves((args, kwargs)))
-    args, kwargs = _map(_plain, args), _map(_plain, kwargs)
+    accumulate = _accumulate(leaves((args, kwargs)))
+    args, kwargs = map_nested(_plain, args), map_nested(_plain, kwargs)
     if func is np.einsum:
         return as_exact(_einsum(*args, **kwargs), accumulate)
     if func is np.sum:
         return as_exact(_sum(*args, **{"axis": None, **kwargs}), accumulate)
     if func.__name__ not in _MOVES:
         raise ArgumentError(f"exact arithmetic has no rule for numpy.{func.__name__}")
-    return _map(lambda x: as_exact(x, accumulate), func(*args, **kwargs))
+    return map_nested(lambda x: as_exact(x, accumulate), func(*args, **kwargs))
 
 
 def _einsum(subscripts: str, a: Array, b: Array) -> Array:
@@ -321,17 +322,19 @@ def _plain(x: Any) -> Any:
     return x.view(np.ndarray) if isinstance(x, ExactArray) else x
 
 
-def _map(f: Callable[[Any], Any], x: Any) -> Any:
+def map_nested(f: Callable[[Any], Any], x: Any) -> Any:
+    """f of every leaf of nested tuples, lists and dictionaries, in their structure."""
     if isinstance(x, tuple | list):
-        return type(x)(_map(f, y) for y in x)
+        return type(x)(map_nested(f, y) for y in x)
     if isinstance(x, dict):
-        return {k: _map(f, y) for k, y in x.items()}
+        return {k: map_nested(f, y) for k, y in x.items()}
     return f(x)
 
 
-def _leaves(x: Any) -> list[Any]:
+def leaves(x: Any) -> list[Any]:
+    """The leaves of nested tuples, lists and dictionaries."""
     found: list[Any] = []
-    _map(found.append, x)
+    map_nested(found.append, x)
     return found
 
 

@@ -41,7 +41,7 @@ def silu_moments() -> Moments:
 def tanh_derivative(x: Array) -> Array:
     """1 − tanh² as 4e/(1+e)² with e = exp(−2|x|), which neither cancels nor overflows."""
     e = np.exp(-2 * np.abs(x))
-    return np.asarray(4 * e / (1 + e) ** 2)
+    return np.asanyarray(4 * e / (1 + e) ** 2)
 
 
 def sigmoid_derivative(x: Array) -> Array:
@@ -130,6 +130,7 @@ class Gelu(Op):
     source = "Table A.2; quadrature"
     has_mean = True
     fast_forward, fast_backward = elements.gelu, elements.activation_backward
+    bitwise = True
 
     def __post_init__(self) -> None:
         if self.form not in ("erf", "tanh"):
@@ -153,6 +154,7 @@ class Silu(Op):
     source = "quadrature"
     has_mean = True
     fast_forward, fast_backward = elements.silu, elements.activation_backward
+    bitwise = True
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         value, derivative = special.silu(x)
@@ -171,6 +173,7 @@ class Tanh(Op):
     inputs = ("x",)
     source = "Table A.2; quadrature"
     fast_forward, fast_backward = elements.tanh, elements.activation_backward
+    bitwise = True
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         return np.tanh(x), (tanh_derivative(x),)
@@ -189,6 +192,7 @@ class Sigmoid(Op):
     source = "Table A.2; quadrature"
     has_mean = True
     fast_forward, fast_backward = elements.sigmoid, elements.activation_backward
+    bitwise = True
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         # Not y·(1 − y), which cancels where y is near 1.
@@ -208,6 +212,7 @@ class Softplus(Op):
     source = "quadrature"
     has_mean = True
     fast_forward, fast_backward = elements.softplus, elements.softplus_backward
+    bitwise = True
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         return special.softplus(x), (x,)

@@ -64,7 +64,7 @@ class SoftmaxCrossEntropy(Op):
         p[np.arange(rows), index] -= 1
         p *= weight[:, None]
         p[~counts] = 0
-        return np.asarray(value), (p.reshape(logits.shape),)
+        return value, (p.reshape(logits.shape),)
 
     def backward(self, g: Array, gradient: Array) -> tuple[Array, None]:
         return g * gradient, None

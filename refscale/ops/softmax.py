@@ -24,7 +24,7 @@ def _softmax(x: Array) -> Array:
 
 
 def _softmax_backward(g: Array, y: Array) -> Array:
-    return np.asarray(y * (g - (g * y).sum(-1, keepdims=True)))
+    return np.asanyarray(y * (g - (g * y).sum(-1, keepdims=True)))
 
 
 def _width(name: str, x: Shape) -> int:

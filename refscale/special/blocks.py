@@ -62,8 +62,12 @@ def blocked(
 ) -> tuple[Array, ...]:
     """Walk an array through a kernel, block by block; the first result is multiplied by the factor.
 
-    A subclass of ndarray that has ``elementary`` functions of its own gets its results by these, and as its own.
+    A subclass of ndarray that has ``elementary`` functions of its own gets its results by these, and as its own.  One
+    that defines ``__special__(compute)`` gets what this returns; ``compute`` maps a plain array to the results.
     """
+    special = getattr(argument, "__special__", None)
+    if special is not None:
+        return tuple(special(lambda x: blocked(name, kernel, x, results, buffers, factor)))
     x = plain(name, "argument", argument)
     carrier = CARRIERS.get(x.dtype)
     if carrier is None:

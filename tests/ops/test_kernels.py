@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refscale import ops
+from refscale.exact import ErrorModel
 from refscale.ops.kernels import blocks, rows
+from refscale.scales import Scales
 from refscale.testing import assert_same_bits
 from refscale.testing.strategies import seeds
 from tests.ops.cases import IGNORE, PROPERTY, STRATEGIES
@@ -43,62 +45,17 @@ def fast(op, alpha, betas, g, arrays):
 
 
 # --- How far they may be apart ----------------------------------------------------------------------------------------
-#
-# First order, in eps, twice the error of a rounding: a sum of n terms in two orders differs by n·eps·Σ|terms| (Higham
-# 2002, section 4.2), and a factor that goes elsewhere trades one rounding for another.
 
-
-def softmax_bounds(op, alpha, betas, g, y, arrays):
-    """Σ e and Σ g·y, of t terms each, in another order; α and β rounded into them."""
-    t, p = y.shape[-1], y / alpha
-    size = p * (np.abs(g) + (np.abs(g) * p).sum(-1, keepdims=True))
-    return (t + 4) * y, [(3 * t + 12) * betas[0] * size, None]
-
-
-def norm_bounds(op, alpha, betas, g, y, arrays):
-    """z by sums of n terms in another order: of x − x_0, none beyond σ·(|z_i| + |z_0|), and of squares; 0.75·n + 14."""
-    x, gain, *bias = arrays
-    n = x.shape[-1]
-    center = x.mean(-1, keepdims=True) if bias else 0 * x[..., :1]
-    sigma = np.sqrt(((x - center) ** 2).mean(-1, keepdims=True) + op.eps)
-    normal = (x - center) / sigma
-    first = np.abs(normal[..., :1]) if bias else 0
-    moved = (n + 14) * (1 + first) * (1 + np.abs(normal))
-    of_y = alpha * (moved * np.abs(gain) + 4 * (np.abs(normal * gain) + sum(map(np.abs, bias))))
-    rows = y.size // n
-    d = np.abs(g * gain).max(-1, keepdims=True) * (1 + np.abs(normal).max(-1, keepdims=True)) ** 2
-    over_rows = tuple(range(x.ndim - 1))
-    of_gain = (np.abs(g) * (moved + (rows + 4) * np.abs(normal))).sum(over_rows)
-    of_bias = (rows + 4) * np.abs(g).sum(over_rows)
-    of_x = 4 * moved.max(-1, keepdims=True) * d / sigma
-    return of_y, [factor * b for factor, b in zip(betas, (of_x, of_gain, of_bias), strict=False)]
-
-
-def cross_entropy_bounds(op, alpha, betas, g, y, arrays):
-    """The value: α.  The gradient, e/Σe − 1 times four factors: a rounding for each, in both forms."""
-    e = np.exp(arrays[0] - arrays[0].max(-1, keepdims=True))
-    p = e / e.sum(-1, keepdims=True)
-    np.put_along_axis(p, np.maximum(arrays[1], 0)[..., None], 1, -1)
-    counts = (arrays[1] != op.ignore_index)[..., None]
-    weight = counts / (np.count_nonzero(counts) if op.reduction == "mean" else 1)
-    return 2 * np.abs(y), [8 * p * weight * np.abs(g) * betas[0], None]
-
-
-BOUNDS = {
-    ops.Softmax: softmax_bounds,
-    ops.MaskedSoftmax: softmax_bounds,
-    ops.LayerNorm: norm_bounds,
-    ops.RmsNorm: norm_bounds,
-    ops.SoftmaxCrossEntropy: cross_entropy_bounds,
-}
+MODELS = {np.float32: ErrorModel(), np.float64: ErrorModel(2.0**-52, 5e-324)}
+"""Of the arithmetic of both forms."""
 
 
 def assert_near(actual, expected, bound, dtype):
-    """Within ``bound`` in eps of the dtype, and one spacing of its subnormals."""
+    """Each form errs by at most the bound of the op: they differ by at most twice as much."""
     assert (type(actual), actual.dtype, actual.shape) == (np.ndarray, dtype, expected.shape)
+    assert bound.shape == expected.shape
     error = np.abs(actual.astype(np.float64) - expected)
-    limit = bound * np.finfo(dtype).eps + np.finfo(dtype).smallest_subnormal
-    assert np.all(error <= limit), f"off by {np.max(error / limit)} times the bound"
+    assert np.all(error <= 2 * bound.error), f"off by {np.max(error / bound.error)} times the bound"
 
 
 def check(op, alpha, betas, g, arrays):
@@ -106,16 +63,14 @@ def check(op, alpha, betas, g, arrays):
     y, gradients = readable(op, alpha, betas, g, arrays)
     actual_y, actual_gradients = fast(op, alpha, betas, g, arrays)
     assert [gradient is None for gradient in actual_gradients] == [beta is None for beta in betas]
-    if isinstance(op, ACTIVATIONS):  # the same operations
-        assert_same_bits(actual_y, y)
-        for actual, expected in zip(actual_gradients, gradients, strict=True):
+    results = [(actual_y, y), *zip(actual_gradients, gradients, strict=True)]
+    if op.bitwise:
+        for actual, expected in results:
             if expected is not None:
                 assert_same_bits(actual, expected)
         return
-    wide = [np.asarray(a, np.float64) if a.dtype.kind == "f" else a for a in (g, y, *arrays)]
-    bounds = BOUNDS[type(op)](op, alpha, [beta or 1.0 for beta in betas], *wide[:2], wide[2:])
-    assert_near(actual_y, y, bounds[0], y.dtype)
-    for actual, expected, bound in zip(actual_gradients, gradients, bounds[1], strict=False):
+    of_y, of_gradients = op.bound(Scales(alpha, tuple(betas)), g, *arrays, model=MODELS[y.dtype.type])
+    for (actual, expected), bound in zip(results, [of_y, *of_gradients], strict=True):
         if expected is not None:
             assert_near(actual, expected, bound, y.dtype)
 

@@ -18,8 +18,8 @@ from refscale.special.logistic import sigmoid_pair, tanh_pair
 
 def _weighted_sum(factors: Sequence[float], xs: Sequence[Array], shape: Shape) -> Array:
     """Σ factor_i · x_i, broadcast to a shape, in blocks: no term is stored whole."""
-    if list(factors) in ([1, 1], [1, -1]):
-        return np.add(*xs) if factors[1] == 1 else np.subtract(*xs)
+    if len(xs) == 2 and abs(factors[1]) == factors[0]:
+        return _scaled_sum(np.add if factors[1] > 0 else np.subtract, factors[0], xs[0], xs[1], shape)
     total = np.empty(shape, xs[0].dtype)
     np.multiply(xs[0], factors[0], out=total)
     flat, buffer = total.reshape(-1), np.empty(min(total.size, blocks.BLOCK), total.dtype)
@@ -31,6 +31,21 @@ def _weighted_sum(factors: Sequence[float], xs: Sequence[Array], shape: Shape) -
         for block in blocks.of_rows(flat.size, 1):
             part = flat[block]
             part += np.multiply(terms[block], factor, out=buffer[: part.size])
+    return total
+
+
+def _scaled_sum(operation: np.ufunc, factor: float, x: Array, y: Array, shape: Shape) -> Array:
+    """factor·(x ± y): multiplied last, as an operand's rounding would be large beside a small difference."""
+    total = np.empty(shape, x.dtype)
+    if factor == 1 or not (x.shape == y.shape and x.flags.c_contiguous and y.flags.c_contiguous):
+        operation(x, y, out=total)
+        if factor != 1:
+            total *= factor
+        return total
+    flat, left, right = total.reshape(-1), x.reshape(-1), y.reshape(-1)
+    for block in blocks.of_rows(flat.size, 1):
+        part = operation(left[block], right[block], out=flat[block])
+        part *= factor
     return total
 
 
