@@ -36,7 +36,7 @@ def _by_door() -> Iterator[str]:
     yield "commands:"
     for door, commands in DOORS.items():
         yield f"  {door}"
-        yield from (f"    {name:<10}{summary}" for name, (summary, _) in commands.items())
+        yield from (f"    {name:<12}{summary}" for name, (summary, _) in commands.items())
     yield "\nrefscale COMMAND --help says what a command takes."
 
 
@@ -295,12 +295,9 @@ def _add_conform(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--all-installed", action="store_true", help="every shipped backend that can be imported")
     which.add_argument("--list", action="store_true", help="the shipped backends, and whether they can be imported")
     which.add_argument("--protocol", action="store_true", help="print the protocol that PROGRAM speaks")
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="for one vector (default: 60)")
+    _add_limits(parser)
     parser.add_argument(
         "--restarts", type=int, default=3, metavar="N", help="after a crash or a timeout, which fails (default: 3)"
-    )
-    parser.add_argument(
-        "--longest-line", type=int, default=1 << 24, metavar="BYTES", help="of a reply of PROGRAM (default: 2^24)"
     )
     parser.add_argument("--set", metavar="DIR", help="another set of golden vectors (default: the installed one)")
     parser.add_argument("--only", action="append", default=[], metavar="PATTERN", help="ids, such as 'cast/*e4m3*'")
@@ -338,6 +335,32 @@ def _add_conform(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--failures", type=int, default=5, metavar="N", help="how many failures are shown (default: 5)")
 
 
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    """Of a program."""
+    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="for a reply of PROGRAM (default: 60)")
+    parser.add_argument(
+        "--longest-line", type=int, default=1 << 24, metavar="BYTES", help="of a reply of PROGRAM (default: 2^24)"
+    )
+
+
+def _add_accumulator(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Ask a backend for at most 64 sums on which the known accumulators disagree, and print the one that gives all "
+        "of them, such as truncated:25:16, with the GPUs it is known from; or that none does, with the first sum that "
+        "no accumulator explains. Exit status: 0 if one fits, 1 if none does, 2 after an error."
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("backend", nargs="?", metavar="BACKEND", help="module:Class, or a shipped one by its name")
+    which.add_argument("--pipe", metavar="PROGRAM", help="a program that reads requests and writes replies as text")
+    parser.add_argument(
+        "--format",
+        metavar="NAME",
+        help="of both operands, such as bf16 (default: the first that it multiplies of bf16, fp16, e4m3fn, e5m2, fp32)",
+    )
+    _add_limits(parser)
+    parser.add_argument("--json", metavar="FILE", help="also write every probe and its sum as JSON")
+
+
 DOORS: dict[str, dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]]] = {
     "learn: what formats, factors and models do": {
         "report": ("every tensor of one training step: scale, exponents, losses", _add_report),
@@ -357,6 +380,7 @@ DOORS: dict[str, dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]
     },
     "conform: hold a kernel, a framework or a chip to right bits": {
         "conform": ("hold a backend to the golden vectors; exit status 1 if it fails", _add_conform),
+        "accumulator": ("which accumulator a backend's sums are, by at most 64 probes", _add_accumulator),
         "golden": ("golden vectors: generate a set, or check one byte by byte", _add_golden),
     },
 }

@@ -122,19 +122,21 @@ def check_vector(where: str, entry: Mapping[str, Any]) -> None:
         if not isinstance(entry.get(key), type_):
             found = _value(entry.get(key))
             raise GoldenError(f"{where}: {_name(entry)} has {key} {found}, expected a {type_.__name__}")
-    op, name = entry["op"], _name(entry)
+    op = entry["op"]
     if op not in ATTRIBUTES:
-        raise GoldenError(f"{where}: {name} has op {_value(op)}, expected one of {', '.join(ATTRIBUTES)}")
+        raise GoldenError(f"{where}: {_name(entry)} has op {_value(op)}, expected one of {', '.join(ATTRIBUTES)}")
     for key, kind in ATTRIBUTES[op].items():
         if key not in entry["attributes"]:
-            raise GoldenError(f"{where}: {name} has no attribute {key}, expected a {kind}")
+            raise GoldenError(f"{where}: {_name(entry)} has no attribute {key}, expected a {kind}")
         if not _is(entry["attributes"][key], kind):
-            raise GoldenError(f"{where}: {name} has {key} {_value(entry['attributes'][key])}, expected a {kind}")
+            raise GoldenError(
+                f"{where}: {_name(entry)} has {key} {_value(entry['attributes'][key])}, expected a {kind}"
+            )
     for key in INPUTS[op]:
         if key not in entry["inputs"]:
-            raise GoldenError(f"{where}: {name} has no input {key}")
+            raise GoldenError(f"{where}: {_name(entry)} has no input {key}")
     if not entry["outputs"] or not all(isinstance(flag, str) for flag in entry["flags"]):
-        raise GoldenError(f"{where}: {name} has no outputs, or flags that are no strings")
+        raise GoldenError(f"{where}: {_name(entry)} has no outputs, or flags that are no strings")
 
 
 def _name(entry: Mapping[str, Any]) -> str:
