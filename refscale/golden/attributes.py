@@ -143,6 +143,8 @@ def check_vector(where: str, entry: Mapping[str, Any]) -> None:
             raise GoldenError(f"{where}: {_name(entry)} has no input {key}")
     if not entry["outputs"] or not all(isinstance(flag, str) for flag in entry["flags"]):
         raise GoldenError(f"{where}: {_name(entry)} has no outputs, or flags that are no strings")
+    if not "".join([entry["comment"], *entry["flags"]]).isprintable():
+        raise GoldenError(f"{where}: {_name(entry)} has a comment or flags with control characters")
 
 
 def _name(entry: Mapping[str, Any]) -> str:

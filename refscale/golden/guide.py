@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping
 from importlib import import_module, resources
 from typing import Any
 
+from refscale.files import json_text
 from refscale.formats import FORMATS, Format
 from refscale.golden.attributes import ATTRIBUTES
 from refscale.golden.schema import FLAGS, OPS
@@ -31,7 +31,7 @@ def guide_files(conventions: Mapping[str, Any]) -> dict[str, bytes]:
     """
     files = {name: (resources.files("refscale.golden") / name).read_bytes() for name in SCHEMAS}
     table = {"formats": [format_entry(f) for f in FORMATS.values()]}
-    files["formats.json"] = (json.dumps(table, indent=1) + "\n").encode()
+    files["formats.json"] = (json_text(table, indent=1) + "\n").encode()
     files["README.md"] = _readme(conventions).encode()
     return files
 

@@ -378,6 +378,18 @@ def test_a_method_that_hangs_fails_its_vector_and_the_rest_goes_on(tmp_path, cap
     assert (document["complete"], document["passed"], len(document["vectors"])) == (False, False, 2)
 
 
+def test_a_call_that_hangs_is_the_one_that_a_bisection_finds():
+    class Hangs(Right):
+        def op(self, *, name, **v):
+            while name == "bias":
+                time.sleep(0.01)
+            return super().op(name=name, **v)
+
+    found = bisect(Hangs(), "model/ffn/unit/fp16", Session(Hangs(), timeout=1.0, restarts=9))
+    assert found.culprit.result.reason == "op has not returned within 1 s"
+    assert found.culprit.result.vector.attributes["name"] == "bias"
+
+
 def test_exceptions_of_a_method_pass_through_the_time_limit():
     class Raises(Right):
         def cast(self, x, **_):
