@@ -18,7 +18,7 @@ from refscale.errors import ArgumentError, GoldenError
 from refscale.golden import FAMILIES, Digest, Vector, check, complete, generate, load, products, store, write
 from tests.machines import MACHINES, output
 
-LIMIT = 10 * 2**20
+LIMIT = 14 * 10**6
 
 
 @pytest.fixture(scope="module")
