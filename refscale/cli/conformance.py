@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
 from refscale.errors import BackendLostError, GoldenError, counted
 from refscale.files import write_json, write_text
@@ -15,23 +16,43 @@ from refscale.golden.kit import Backend, Result, Session, Waiver, bisect, load_w
 from refscale.golden.kit import pipe as protocol
 from refscale.golden.kit.backend import matches
 from refscale.golden.kit.pipe import PipeBackend
-from refscale.golden.kit.report import bisection_in_words, failed, matrix
+from refscale.golden.kit.report import bisection_in_words, failed, matrix, vector_in_words
 from refscale.golden.kit.runner import check_ids, covered, unmet, waivers_toml
 from refscale.golden.kit.verdicts import whole_result, without_arrays
-from refscale.golden.schema import Vector
+from refscale.golden.known_bugs import explain
+from refscale.golden.schema import FLAGS, Vector
 
 FAILED, ENDED = 1, 2
 """Exit status of a backend that fails; of a run that ended early."""
 
 
 def golden(args: argparse.Namespace) -> None:
-    """Generate a set of golden vectors, or check one."""
-    if args.action == "write":
-        size = write(args.directory, args.full)
-        print(f"{args.directory}: {size / 2**20:.1f} MiB")
-    else:
-        count = check(args.directory)
-        print(f"{counted(count, 'vector')}: every hash and every byte is right")
+    """Generate, check or show golden vectors."""
+    match args.action:
+        case "write":
+            size = write(args.directory, args.full)
+            print(f"{args.directory}: {size / 2**20:.1f} MiB")
+        case "list":
+            for v in select(load(args.set).values(), args.patterns, True, args.flag):
+                print(f"{v.id}  {' '.join(v.flags)}")
+        case "show":
+            print("\n".join(vector_in_words(load(args.set)[args.id])))
+        case "explain":
+            print(_explained(args.flag))
+        case _:
+            count = check(args.directory)
+            print(f"{counted(count, 'vector')}: every hash and every byte is right")
+
+
+def _explained(flag: str | None) -> str:
+    if flag is None:
+        return "\n".join(f"{name}: {text}" for name, text in FLAGS.items())
+    chosen = select(load().values(), (), True, [flag])
+    families = Counter(v.family for v in chosen)
+    where = ", ".join(f"{n} in {family}" for family, n in families.items())
+    return (
+        f"{explain(flag, FLAGS[flag])}\n  caught by {counted(len(chosen), 'vector')}: {where}, such as {chosen[0].id}"
+    )
 
 
 def conform(args: argparse.Namespace) -> int:
@@ -65,16 +86,16 @@ def _pool(args: argparse.Namespace, vectors: GoldenSet) -> list[Vector]:
         return []
     if args.shapes:
         return list(sizes.generate(args.seed, sizes.SHAPE_ROUNDS, args.shapes))
-    return [*vectors.values(), *sizes.sample(args.seed, args.full)]
+    return [*vectors.values(), *sizes.sample(args.seed, args.full, args.repeat, _wanted(args.only))]
+
+
+def _wanted(only: Sequence[str]) -> Callable[[str], bool] | None:
+    return (lambda id: matches(id, list(only))) if only else None
 
 
 def _generated(args: argparse.Namespace) -> Iterator[Vector]:
     """Vectors of ``--budget``."""
-
-    def only(id: str) -> bool:
-        return not args.only or matches(id, args.only)
-
-    return sizes.until(args.budget, args.seed, args.shapes, only)
+    return sizes.until(args.budget, args.seed, args.shapes, _wanted(args.only) or (lambda _: True))
 
 
 def _one(

@@ -20,6 +20,7 @@ from refscale.files import write_json
 from refscale.golden import conformance, sizes
 from refscale.golden.backends import find
 from refscale.golden.kit import Backend, Result, Session, load_waivers, select
+from refscale.golden.kit.backend import matches
 from refscale.golden.kit.pipe import PipeBackend
 from refscale.golden.kit.report import backend_entry, describe, document, entry, totals_in_words
 from refscale.golden.kit.runner import check_ids, covered, unmet
@@ -61,8 +62,11 @@ class Conformance:
             raise pytest.UsageError("refscale: expected --refscale-backend or --refscale-pipe, not both")
         try:
             self.set = load(self.args.set)
-            pool = [*self.set.values(), *sizes.sample(full=self.args.full)]
-            self.vectors = select(pool, self.args.only, self.args.full, self.args.flag)
+            args = self.args
+            wanted = (lambda id: matches(id, args.only)) if args.only else None
+            pool = [*self.set.values(), *sizes.sample(args.seed, args.full, args.repeat, wanted)]
+            self.vectors = select(pool, args.only, args.full, args.flag)
+            self._by_id = {v.id: v for v in self.vectors}
             unmet([whole_result(v, "same bits", "") for v in self.vectors], self.args.require)
             waivers = load_waivers(self.args.waivers) if self.args.waivers else ()
             check_ids(waivers, {v.id for v in pool})
@@ -148,7 +152,7 @@ class Conformance:
     def _results(self) -> list[Result]:
         """The verdicts of all processes, as far as coverage needs them."""
         made = [
-            replace(whole_result(self.set[e["id"]], e["verdict"], e.get("reason", "")), unanswered=e["unanswered"])
+            replace(whole_result(self._by_id[e["id"]], e["verdict"], e.get("reason", "")), unanswered=e["unanswered"])
             for e in self._entries.values()
         ]
         return covered(made)
@@ -159,7 +163,7 @@ class Conformance:
             terminalreporter.section("refscale")
             for problem in self._problems:
                 terminalreporter.line(problem)
-            results = [whole_result(self.set[e["id"]], e["verdict"], "") for e in self._entries.values()]
+            results = [whole_result(self._by_id[e["id"]], e["verdict"], "") for e in self._entries.values()]
             terminalreporter.line(totals_in_words(results))
 
     def pytest_unconfigure(self) -> None:

@@ -97,9 +97,24 @@ def generate(
                     yield make()
 
 
-def sample(seed: int = 0, full: bool = False) -> list[Vector]:
-    """The generated vectors of a usual run, or of a full one."""
-    return list(generate(seed, FULL_ROUNDS if full else 1))
+def sample(
+    seed: int = 0, full: bool = False, repeat: int = 1, only: Callable[[str], bool] | None = None
+) -> list[Vector]:
+    """The generated vectors of a usual run, or of a full one.
+
+    Args:
+        seed: the first.
+        full: whether each size is taken ``FULL_ROUNDS`` times.
+        repeat: how many seeds, one after the other, 1 or more.
+        only: which ids are wanted; None: all.
+
+    Raises:
+        ArgumentError: no seed, or one out of range.
+    """
+    if repeat < 1:
+        raise ArgumentError(f"--repeat {repeat}: expected at least 1")
+    rounds = FULL_ROUNDS if full else 1
+    return [v for i in range(repeat) for v in generate(seed + i, rounds, only=only)]
 
 
 def until(seconds: float, seed: int, shapes: Sequence[Shape] | None, only: Callable[[str], bool]) -> Iterator[Vector]:

@@ -2,13 +2,14 @@
 
 ::
 
-    manifest.json               schema and set version; SHA-256 of every other file
+    manifest.json               schema and set version; SHA-256 of every file of vectors; its form: ``set.schema.json``
+    README.md, formats.json     semantics and the table of formats, written by ``write`` (``guide``)
     FAMILY/manifest.json        arrays and vectors of one family; its form: ``manifest.schema.json``
     FAMILY/uint8.npy, …         the elements of all its arrays, one after the other, by the dtype of their codes
 
 An array is ``{"format", "shape", "sha256", "file", "offset"}``: its elements are those of ``file`` from ``offset`` on,
-in the order of the index.  Arrays that are the same are there once.  A bulk array has no ``file`` but a ``sample``:
-every ``step``-th element, from the first on.  A vector names its arrays by their position in the table.
+in row-major order.  Arrays that are the same are there once.  A bulk array has no ``file`` but a ``sample``:
+every ``step``-th element from the first.  A vector names its arrays by their position in the table.
 
     >>> from refscale.golden import load
     >>> vectors = load()
@@ -37,8 +38,10 @@ from numpy.typing import NDArray
 
 from refscale.errors import GoldenError, RefscaleError
 from refscale.files import naming, npy_array, parse_json, read_json
+from refscale.golden.attributes import check_vector
 from refscale.golden.conventions import TOPICS
 from refscale.golden.families import FAMILIES
+from refscale.golden.guide import GUIDE, guide_files
 from refscale.golden.schema import FLAGS, OPS, Codes, Digest, Vector, code_dtype
 
 Array = NDArray[Any]
@@ -132,11 +135,15 @@ def render(full: bool = False) -> Files:
         "families": summary,
         "ops": {name: dict(op) for name, op in OPS.items()},
         "flags": dict(FLAGS),
-        "conventions": {name: vars(topic) for name, topic in TOPICS.items()},
+        "conventions": _topics(),
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     files["manifest.json"] = (json.dumps(top, indent=1, ensure_ascii=False) + "\n").encode()
     return files
+
+
+def _topics() -> dict[str, dict[str, Any]]:
+    return {name: vars(topic) for name, topic in TOPICS.items()}
 
 
 def _entry(v: Vector, pack: _Pack) -> dict[str, Any]:
@@ -165,7 +172,7 @@ def _family_manifest(name: str, title: str, arrays: list[Any], vectors: list[Any
 
 
 def write(directory: str | Path, full: bool = False) -> int:
-    """Generate the whole set into a directory; the number of bytes written.
+    """Generate the whole set and its guide into a directory; the number of bytes written.
 
     Args:
         directory: made if it is not there; replaced, whole, if it is empty or holds a set.
@@ -179,6 +186,8 @@ def write(directory: str | Path, full: bool = False) -> int:
     if target.exists() and not _replaceable(target):
         raise GoldenError(f"golden write {directory}: not an empty directory, and no set of golden vectors")
     files = render(full)
+    if target != Path(str(DATA)).resolve():  # the guide of the shipped set is this package
+        files |= guide_files(_topics())
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -280,7 +289,7 @@ def check(directory: str | Path | None = None) -> int:
     for name, data in files.items():
         if name not in there or there[name].read_bytes() != data:
             raise GoldenError(f"golden check {root}: {name} is whole, but not what this version of refscale generates")
-    if extra := sorted(there.keys() - files.keys()):
+    if extra := sorted(there.keys() - files.keys() - set(GUIDE)):
         raise GoldenError(f"golden check {root}: files that belong to no set: {', '.join(extra[:5])}")
     return count
 
@@ -335,14 +344,13 @@ def _read_family(root: Traversable, family: str, contents: Files) -> Iterator[Ve
         files: dict[str, Array] = {}
         arrays = [_read_array(entry, family, contents, files) for entry in document["arrays"]]
         for v in document["vectors"]:
+            check_vector(f"golden set {root}", v)
             inputs = {name: arrays[i] for name, i in v["inputs"].items()}
             outputs = {name: arrays[i] for name, i in v["outputs"].items()}
             bulk = v.get("bulk", False)
             # Of a bulk vector ``families.complete`` makes the arrays that are digests here.
             if not bulk and any(isinstance(x, Digest) for x in (*inputs.values(), *outputs.values())):
                 raise GoldenError(f"golden set {root}: {v['id']} has arrays without a file, and is no bulk vector")
-            if v["op"] not in OPS:
-                raise GoldenError(f"golden set {root}: {v['id']} has op {v['op']!r}, expected one of {', '.join(OPS)}")
             flags, conventions = tuple(v["flags"]), v.get("conventions", {})
             if unknown := set(conventions) - set(TOPICS):
                 raise GoldenError(f"golden set {root}: {v['id']} has unknown conventions {', '.join(sorted(unknown))}")

@@ -22,6 +22,8 @@ def pytest_addoption(parser: Any) -> None:
     add("--refscale-set", metavar="DIR", help="another set of golden vectors (default: the installed one)")
     add("--refscale-only", action="append", default=[], metavar="PATTERN", help="ids of vectors, such as 'cast/*e4m3*'")
     add("--refscale-flag", action="append", default=[], metavar="FLAG", help="vectors that catch this bug")
+    add("--refscale-seed", type=int, default=0, metavar="S", help="of generated vectors (default: 0)")
+    add("--refscale-repeat", type=int, default=1, metavar="N", help="generated vectors of N seeds (default: 1)")
     add("--refscale-full", action="store_true", help="large vectors, too")
     add("--refscale-require", action="append", default=[], metavar="PATTERN", help="ids that must be implemented")
     add("--refscale-waivers", metavar="FILE", help="accepted failures, as TOML")

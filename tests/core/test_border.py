@@ -24,7 +24,6 @@ from refscale.blocks import (
 )
 from refscale.engine import Tape, apply, backward
 from refscale.errors import CarrierError, ShapeError
-from refscale.exact import accumulators
 from refscale.formats import Cast, decode, encode, get_format, quantize
 from refscale.golden.kit.verdicts import as_codes
 from refscale.golden.schema import Codes
@@ -318,9 +317,11 @@ BORDERS = {
     "exact.product.matmul_float64": lambda x: exact.matmul_float64(x, ONE),
     "exact.product.as_operands": lambda x: exact.product.as_operands("call", x, ONE),
     "exact.accumulators.InOrder.matmul": lambda x: exact.get_accumulator("float32").matmul(x, ONE),
+    "exact.accumulators.Rounded.matmul": lambda x: exact.get_accumulator("rounded:1").matmul(x, ONE),
     "exact.accumulators.Truncated.matmul": lambda x: exact.get_accumulator("truncated:13:32").matmul(x, ONE),
-    "exact.accumulators.bound": lambda x: accumulators.bound(x, ONE, exact.get_accumulator("float32")),
-    "exact.accumulators.interval": lambda x: accumulators.interval(x, ONE, exact.get_accumulator("float32"), FP16),
+    "exact.accumulators.Truncated.matmul, c": lambda x: exact.get_accumulator("truncated:13:32").matmul(ONE, ONE, x),
+    "exact.intervals.bound": lambda x: exact.bound(x, ONE, exact.get_accumulator("float32")),
+    "exact.intervals.interval": lambda x: exact.interval(x, ONE, exact.get_accumulator("float32"), FP16),
     "blocks.cast.quantize_blocks": lambda x: quantize_blocks(x, MX),
     "blocks.cast.quantize_blocks, random_bits": lambda x: quantize_blocks(ONE, MX, x),
     "blocks.cast.encode_blocks": lambda x: encode_blocks(x, MX),

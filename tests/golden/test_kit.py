@@ -297,7 +297,7 @@ def test_the_first_deviating_element_is_shown():
 class InFloat32(Mine):
     """Products, functions and ops in float32."""
 
-    claims = Claims(accumulate="float32", function_ulps=4, op_ulps=64)
+    claims = Claims(accumulate="any-order", function_ulps=4, op_ulps=64)
     error = 0.0
 
     def matmul(self, a, b, *, format, rounding, overflow, factor, **_):
@@ -337,14 +337,14 @@ def test_bounds_hold_what_is_claimed_and_no_more(pattern):
 
 
 def test_a_model_backend_is_held_to_its_own_accumulator():
-    """Sums of another model are outside the bound of the one that is claimed."""
+    """Sums of another model have other bits than those of the one that is claimed."""
 
     class Twelve(InFloat32):
         def matmul(self, a, b, *, format, rounding, overflow, factor, **_):
             y = get_accumulator("truncated:12:16").matmul(a, b) * np.float32(factor)
             return Cast(format, rounding, overflow)(y)
 
-    backend, vectors = Twelve(), only("matmul/float8*/*")
+    backend, vectors = Twelve(), [v for v in only("matmul/float8*/*") if v.op == "matmul"]
     assert failed(run(backend, vectors))
     backend.claims = Claims(accumulate="truncated:12:16")
     assert not failed(run(backend, vectors))
@@ -419,8 +419,8 @@ def test_a_claim_that_bounds_nothing_is_refused(name):
 @pytest.mark.parametrize(
     ("pattern", "bound"),
     [
-        ("matmul/*", "accumulate float32"),
-        ("ops/*.conv1d/*", "accumulate float32"),
+        ("matmul/*", "accumulate any-order"),
+        ("ops/*.conv1d/*", "accumulate any-order"),
         ("unary/*", "functions within 4 ulp"),
         ("ops/*.layer_norm/*", "other ops within 64 ulp"),
     ],

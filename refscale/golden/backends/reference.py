@@ -11,7 +11,7 @@ import refscale
 from refscale import exact
 from refscale.blocks import block_matmul, dequantize_blocks, encode_blocks, pack_nibbles, tile_scales
 from refscale.formats import Cast, decode
-from refscale.golden import models, replay
+from refscale.golden import replay, steps
 from refscale.golden.kit.backend import Claims
 from refscale.golden.products import scaled_operands
 from refscale.golden.records import block_operands, cast_of, dequantize_operand
@@ -115,9 +115,21 @@ class Reference:
         policy = replay.policy(op, store, operand, operand_gradient)
         return replay.replay(op, given, gradient, Scales(alpha, tuple(beta)), policy).outputs
 
-    def model(self, *, name: str, scheme: str, precision: str, **arrays: Array) -> dict[str, Array]:
+    def model(
+        self,
+        *,
+        name: str,
+        scheme: str,
+        precision: str,
+        store: str,
+        operand: str | None,
+        operand_gradient: str | None,
+        calls: list[dict[str, Any]],
+        **arrays: Array,
+    ) -> dict[str, Array]:
         """A training step."""
-        return models.whole(name, scheme, precision, arrays)
+        casts = {"store": store, "operand": operand, "operand_gradient": operand_gradient}
+        return steps.training_step(arrays, calls=calls, **casts)  # type: ignore[arg-type]
 
     def adamw(
         self,

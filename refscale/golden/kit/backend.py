@@ -46,7 +46,9 @@ class Claims:
         roundings: modes it rounds in; None: all.
         overflows: what it does beyond the largest value; None: either, as asked.
         nan: "any": a NaN matches every NaN of its format, since IEEE 754 leaves sign and payload open; "same": bits.
-        accumulate: how it sums products, a name of ``exact.get_accumulator``; "exact" asks for the same bits.
+        accumulate: how it sums products, a name of ``exact.get_accumulator``, or "blocks:NAME": the blocks of a
+            block-scaled product one by one (``blocks.block_matmul``). It is judged by the bits of that accumulator;
+            "any-order", float32 in an unspecified order, by a bound.
         function_ulps: how far its elementary functions may be off before they are rounded, in ulp of float32; 0 asks
             for the same bits; at most ``MOST_ULPS``.
         op_ulps: how far outputs of other ops may be off before they are rounded, in ulp of float32 of the largest
@@ -99,7 +101,7 @@ class Claims:
                 )
         object.__setattr__(self, "conventions", claimed(self.conventions))
         try:
-            get_accumulator(self.accumulate)
+            get_accumulator(self.accumulate.removeprefix("blocks:") if self.accumulate else "")
         except ArgumentError as error:
             raise GoldenError(f"Claims: {error}") from None
 

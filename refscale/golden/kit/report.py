@@ -12,6 +12,8 @@ import numpy as np
 import refscale
 from refscale.blocks import Blocks
 from refscale.errors import counted, shown
+from refscale.files import json_text
+from refscale.golden.families import complete
 from refscale.golden.kit.backend import Backend
 from refscale.golden.kit.runner import Bisection
 from refscale.golden.kit.verdicts import VERDICTS, Element, Mismatch, Result, Verdict
@@ -229,6 +231,30 @@ def block_amax(vector: Vector, output: str, index: tuple[int, ...]) -> Element |
     size = np.where(inside, np.where(np.isnan(x.values), np.inf, np.abs(x.values)), -1.0)
     place = np.unravel_index(int(size.argmax()), size.shape)
     return Element.of(x, tuple(int(i) for i in place))
+
+
+_ELEMENTS = 6
+"""Elements of an array that ``vector_in_words`` shows."""
+
+
+def vector_in_words(vector: Vector) -> list[str]:
+    """One vector in full: op, attributes, the start of every array, the meaning of its flags.
+
+    Args:
+        vector: large ones are generated again.
+    """
+    vector = complete(vector)
+    lines = [f"{vector.id}  ({vector.op})"]
+    lines += [f"  {vector.comment}"] if vector.comment else []
+    lines += [f"  {name} = {shown(json_text(value), 400)}" for name, value in vector.attributes.items()]
+    for title, arrays in (("input", vector.inputs), ("output", vector.outputs)):
+        for name, x in arrays.items():
+            places = list(np.ndindex(x.shape))[:_ELEMENTS] if x.codes.size < 1 << 16 else []
+            first = ", ".join(str(Element.of(x, place)) for place in places)
+            more = ", …" if x.codes.size > len(places) else ""
+            lines.append(f"  {title} {name}: {x.format} {list(x.shape)}  {first}{more}")
+    lines += [f"  {flag}: {FLAGS[flag]}" for flag in vector.flags if flag in FLAGS]
+    return lines
 
 
 def matrix(runs: Sequence[tuple[Backend, Sequence[Result]]]) -> str:

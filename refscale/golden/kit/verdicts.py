@@ -1,9 +1,10 @@
 """The verdict on a backend's result: the same bits, within its bound, or a failure with the first wrong element.
 
 ==================  ================================================================================================
-``same bits``       every code is the expected one (a NaN matches any NaN, unless ``Claims.nan`` is "same"; in a
-                    block whose scale is NaN elements may be any)
-``within bound``    it claims another accumulator, or inexact functions, and every element is within that bound
+``same bits``       every code is the expected one, of the accumulator that is claimed (a NaN matches any NaN, unless
+                    ``Claims.nan`` is "same"; in a block whose scale is NaN elements may be any)
+``within bound``    it claims an accumulator without a defined order, or inexact functions, and every element is within
+                    that bound
 ``fail``            anything else: another shape, an exception, an output that is missing or has another name, no
                     answer to a vector of an op in ``Claims.ops``
 ``waived``          a failure exactly as a waiver describes it
@@ -31,6 +32,7 @@ from refscale.golden.conventions import concerned
 from refscale.golden.families import complete
 from refscale.golden.kit.backend import Backend, Claims
 from refscale.golden.kit.bounds import bound_in_words, intervals
+from refscale.golden.kit.claimed import as_claimed
 from refscale.golden.schema import PLAIN, Codes, Vector, code_dtype
 
 Array = NDArray[Any]
@@ -160,7 +162,7 @@ def judge(backend: Backend, vector: Vector) -> Result:
         return whole_result(vector, "not implemented", f"convention {', '.join(unjudged)} is not claimed")
     try:
         with np.errstate(all="ignore"):
-            answer = _answer(backend, vector)
+            answer = ask(backend, vector)
     except NotImplementedError as error:
         reason = shown(error) or "NotImplementedError"
         if backend.claims.ops is not None:
@@ -175,7 +177,13 @@ def judge(backend: Backend, vector: Vector) -> Result:
     return replace(_compare(backend.claims, vector, answers, chosen), unjudged=unjudged)
 
 
-def _answer(backend: Backend, vector: Vector) -> Any:
+def ask(backend: Backend, vector: Vector) -> Any:
+    """The answer of a backend, by its method of the op or by ``answer``.
+
+    Raises:
+        NotImplementedError: it has no such method, or says so.
+        Exception: anything that the backend raises.
+    """
     if hasattr(backend, "answer"):  # it wants the vector itself, as a pipe does, for the formats of its arrays
         return backend.answer(vector)
     method = getattr(backend, vector.op, None)
@@ -207,6 +215,7 @@ _SCALES = ("tensor_scale", "scales")
 
 
 def _compare(claims: Claims, vector: Vector, answers: Mapping[str, Any], chosen: Mapping[str, Mask]) -> Result:
+    vector = as_claimed(vector, claims)
     outputs: dict[str, Verdict] = dict.fromkeys(vector.outputs, "not implemented")
     mismatches: list[Mismatch] = []
     reason = ""
