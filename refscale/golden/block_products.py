@@ -94,7 +94,10 @@ def _contents(words: Words, left: str, right: str) -> Iterator[Vector]:
         yield product_of(f"{where}/float32/scale-{side}-b", lifted[1], w, cast_for("float32"), flags, comment)
     flags = ("block-nan", "element-special")
     comment = "a NaN scale over numbers; subnormal, infinite and NaN elements"
-    yield product_of(f"{where}/float32/special", with_specials(a), b, cast_for("float32"), flags, comment)
+    special = with_specials(a)
+    start, stop = first.block[-1], 2 * first.block[-1]  # of the NaN scale: all its products with column 0 are positive
+    special.elements[0, start:stop] = np.copysign(special.elements[0, start:stop], b.elements[start:stop, 0])
+    yield product_of(f"{where}/float32/special", special, b, cast_for("float32"), flags, comment)
     yield product_of(f"{where}/float32/special-b", a, with_specials(b), cast_for("float32"), flags, comment)
     usual = float(np.median(np.abs(a.scaled() @ b.scaled())))
     for output in ("float16", "float8_e4m3fn", "float8_e5m2"):

@@ -91,6 +91,7 @@ SAME = {  # names that are one in a format or for a rounding, so that no vector 
     ("nan_code", "canonical", "payload"): ("float8_e4m3fn",),
     ("nan_code", "ones", "payload"): ("float8_e4m3fn",),
     ("nan_without", "zero", "opposite_zero"): ("int8_q6",),
+    ("dequantize", "exact", "element_first"): ("float32",),  # float32 holds s·e
     ("block_infinity", "saturate", "largest"): ("int8_q6",),  # 2^127, which is within the range of E8M0
 }
 

@@ -21,7 +21,7 @@ from refscale.golden.guide import GUIDE
 from refscale.golden.schema import OPS
 from tests.machines import MACHINES, output
 
-LIMIT = 10 * 2**20
+LIMIT = 14 * 10**6
 
 
 @pytest.fixture(scope="module")
