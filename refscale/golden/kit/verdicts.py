@@ -137,6 +137,7 @@ def _all(vector: Vector, verdict: Verdict, reason: str) -> Result:
 
 
 def _compare(claims: Claims, vector: Vector, answers: Mapping[str, Any]) -> Result:
+    claims = claims.of(vector)
     vector = as_claimed(vector, claims)
     outputs: dict[str, Verdict] = {}
     first: Mismatch | None = None
