@@ -347,7 +347,8 @@ def _add_accumulator(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Ask a backend for at most 64 sums on which the known accumulators disagree, and print the one that gives all "
         "of them, such as truncated:25:16, with the GPUs it is known from; or that none does, with the first sum that "
-        "no accumulator explains. Exit status: 0 if one fits, 1 if none does, 2 after an error."
+        "no accumulator explains. A backend that takes a start value, D = A·B + C, receives it as a third array, c. "
+        "Exit status: 0 if one fits, 1 if none does, 2 after an error."
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("backend", nargs="?", metavar="BACKEND", help="module:Class, or a shipped one by its name")

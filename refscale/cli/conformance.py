@@ -102,7 +102,7 @@ def _one(
     args: argparse.Namespace, backend: Backend, vectors: GoldenSet, pool: list[Vector], waivers: Sequence[Waiver]
 ) -> int:
     if args.bisect:
-        found = bisect(backend, args.bisect)
+        found = bisect(backend, args.bisect, Session(backend, (), args.timeout, args.restarts))
         print(bisection_in_words(found))
         return 0 if found.passed else FAILED
     timed = args.budget is not None

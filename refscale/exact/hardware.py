@@ -102,6 +102,24 @@ HARDWARE: Mapping[str, Hardware] = MappingProxyType(_entries())
 """By ``GPU:FORMAT``, the format by its full name."""
 
 
+GPUS = tuple(dict.fromkeys(h.gpu for h in HARDWARE.values()))
+"""GPUs of the table."""
+
+
+def model_of(gpu: str, left: str, right: str) -> str | None:
+    """The parameters by which a GPU multiplies two formats, by their full names; None if the table has none.
+
+    Instructions multiply two different formats only in FP8, where each operand has its own ``emin``; e5m2 · e4m3fn was
+    compared on an H200.
+    """
+    first, second = HARDWARE.get(f"{gpu}:{left}"), HARDWARE.get(f"{gpu}:{right}")
+    if first is None or second is None or (left != right and {left, right} != set(_NARROW)):
+        return None
+    if left == right or "emin" not in first.model:
+        return first.model
+    return f"{first.model}/{get_format(right).emin}"
+
+
 def find_hardware(name: str) -> Hardware | None:
     """The entry of a name such as ``h100:bf16``, its format by any alias; None if the first part is not a GPU's.
 

@@ -99,6 +99,10 @@ INPUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """By op: the inputs that every vector has."""
 
 
+LONGEST_ID = 300
+"""Characters of an id."""
+
+
 def check_vector(where: str, entry: Mapping[str, Any]) -> None:
     """Check the fields of a vector in a manifest.
 
@@ -123,6 +127,8 @@ def check_vector(where: str, entry: Mapping[str, Any]) -> None:
             found = _value(entry.get(key))
             raise GoldenError(f"{where}: {_name(entry)} has {key} {found}, expected a {type_.__name__}")
     op = entry["op"]
+    if not entry["id"].isprintable() or len(entry["id"]) > LONGEST_ID:
+        raise GoldenError(f"{where}: {_name(entry)} is no id of at most {LONGEST_ID} printable characters")
     if op not in ATTRIBUTES:
         raise GoldenError(f"{where}: {_name(entry)} has op {_value(op)}, expected one of {', '.join(ATTRIBUTES)}")
     for key, kind in ATTRIBUTES[op].items():
@@ -137,6 +143,8 @@ def check_vector(where: str, entry: Mapping[str, Any]) -> None:
             raise GoldenError(f"{where}: {_name(entry)} has no input {key}")
     if not entry["outputs"] or not all(isinstance(flag, str) for flag in entry["flags"]):
         raise GoldenError(f"{where}: {_name(entry)} has no outputs, or flags that are no strings")
+    if not "".join([entry["comment"], *entry["flags"]]).isprintable():
+        raise GoldenError(f"{where}: {_name(entry)} has a comment or flags with control characters")
 
 
 def _name(entry: Mapping[str, Any]) -> str:

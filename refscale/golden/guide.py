@@ -6,17 +6,17 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping
 from importlib import import_module, resources
 from typing import Any
 
+from refscale.files import json_text
 from refscale.formats import FORMATS, Format
 from refscale.golden.attributes import ATTRIBUTES
 from refscale.golden.schema import FLAGS, OPS
 
-SCHEMAS = ("manifest.schema.json", "set.schema.json")
-"""JSON Schemas of ``FAMILY/manifest.json`` and of the top ``manifest.json``."""
+SCHEMAS = ("manifest.schema.json", "set.schema.json", "report.schema.json")
+"""JSON Schemas of ``FAMILY/manifest.json``, of the top ``manifest.json``, and of ``conform --json``."""
 
 
 GUIDE = (*SCHEMAS, "formats.json", "README.md")
@@ -31,7 +31,7 @@ def guide_files(conventions: Mapping[str, Any]) -> dict[str, bytes]:
     """
     files = {name: (resources.files("refscale.golden") / name).read_bytes() for name in SCHEMAS}
     table = {"formats": [format_entry(f) for f in FORMATS.values()]}
-    files["formats.json"] = (json.dumps(table, indent=1) + "\n").encode()
+    files["formats.json"] = (json_text(table, indent=1) + "\n").encode()
     files["README.md"] = _readme(conventions).encode()
     return files
 
@@ -63,9 +63,9 @@ _HEAD = """# Golden vectors
 
 Inputs made for one bug each, and the expected bits.  `manifest.json` has the version of the set, what every op computes
 (`ops`), what every flag means (`flags`), the topics that no standard decides (`conventions`), and the SHA-256 of every
-file of vectors.  `FAMILY/manifest.json` lists the arrays and vectors of a family; `manifest.schema.json` and
-`set.schema.json` are their JSON Schemas.  `formats.json` is the table of formats.  The sections below come from the
-package that made the vectors.
+file of vectors.  `FAMILY/manifest.json` lists the arrays and vectors of a family.  `set.schema.json`,
+`manifest.schema.json` and `report.schema.json` are the JSON Schemas of these two and of `refscale conform --json`.
+`formats.json` is the table of formats.  The sections below come from the package that made the vectors.
 
 ## Arrays
 

@@ -8,7 +8,6 @@ summary also writes the JSON and checks the coverage.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
@@ -94,7 +93,7 @@ class Conformance:
         except BackendLostError as error:
             item.session.shouldstop = f"refscale: {error}"
             pytest.skip(f"not run: {error}")
-        item.noted = json.dumps({**entry(result), "unanswered": result.unanswered}, default=str)
+        item.noted = {**entry(result), "unanswered": result.unanswered}
         if self.session.lost:
             self._lost = self.session.lost
             item.session.shouldstop = f"refscale: {self._lost}"
@@ -110,9 +109,8 @@ class Conformance:
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Take the verdict from the report."""
-        text: Any = getattr(report, _KEY, "")
-        if self._reports and text:
-            noted = json.loads(text)
+        noted = getattr(report, _KEY, None)
+        if self._reports and noted:
             self._entries[noted["id"]] = noted
 
     @pytest.hookimpl(optionalhook=True)
@@ -125,7 +123,7 @@ class Conformance:
     def pytest_sessionfinish(self, session: Any) -> None:
         """Write the JSON and check the coverage; a worker sends what it knows of the backend."""
         if not self._reports:
-            session.config.workeroutput[_KEY] = (json.loads(json.dumps(self._about, default=str)), self._lost)
+            session.config.workeroutput[_KEY] = (self._about, self._lost)
             return
         if not self._entries:
             return
@@ -180,8 +178,8 @@ class VectorItem(pytest.Item):
 
     vector: Vector
     plugin: Conformance
-    noted = ""
-    """The verdict as JSON, once there is one."""
+    noted: dict[str, Any] | None = None
+    """The entry of the verdict in the report, once there is one."""
 
     @classmethod
     def made(cls, collector: Any, vector: Vector, plugin: Conformance) -> VectorItem:

@@ -28,6 +28,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -257,7 +258,16 @@ def load(directory: str | Path | None = None) -> GoldenSet:
     Raises:
         GoldenError: a file is missing, damaged or edited; or the set is of another schema version.
     """
-    root = DATA if directory is None else Path(directory)
+    return _shipped() if directory is None else _load(Path(directory))
+
+
+@cache
+def _shipped() -> GoldenSet:
+    """The installed set, which does not change while a process runs."""
+    return _load(DATA)
+
+
+def _load(root: Traversable) -> GoldenSet:
     top = _top(root)
     there = dict(_files(root))
     contents = {name: _checked_bytes(root, there, name, digest) for name, digest in top["files"].items()}
@@ -281,7 +291,7 @@ def check(directory: str | Path | None = None) -> int:
         GoldenError: as ``load``; or the set is not what this version of the package generates.
     """
     root = DATA if directory is None else Path(directory)
-    count = len(load(directory))
+    count = len(_load(root))
     full, version = _top(root)["full"], _top(root)["set"]
     if version != SET:
         raise GoldenError(f"golden check {root}: set {version}, but this version of refscale generates {SET}")

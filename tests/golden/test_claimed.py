@@ -15,6 +15,7 @@ import pytest
 from refscale.blocks import block_matmul
 from refscale.errors import GoldenError
 from refscale.exact import get_accumulator
+from refscale.exact.hardware import model_of
 from refscale.formats import Cast, quantize
 from refscale.golden import load
 from refscale.golden.blocks import block_operands
@@ -257,6 +258,31 @@ def test_contractions_among_ops_are_summed_as_claimed():
     # No order is defined for these: a bound.
     loose = only("ops/*conv1d/*", "ops/*attention_scores/*")
     assert "fail" not in verdicts(Ops("float32", "exact"), loose).values()
+
+
+def test_a_gpu_alone_is_its_accumulator_for_each_format():
+    class Gpu(Sums):
+        def matmul(self, a: Any, b: Any, *, a_format: str, b_format: str, **v: Any) -> Any:
+            model = get_accumulator(model_of("h100", a_format, b_format) or "exact")
+            return Cast(v["format"], v["rounding"], v["overflow"])(model.matmul(a, b) * np.float32(v["factor"]))
+
+    backend = Gpu("float32")
+    backend.claims = Claims(accumulate="h100")
+    vectors = only("matmul/float8_e4m3fn.*/*", "matmul/float16.*/*", "matmul/bfloat16.bfloat16/*")
+    results = [r for r in run(backend, vectors) if r.vector.op == "matmul"]
+    done = [r for r in results if r.verdict != "not implemented"]
+    assert {r.verdict for r in done} <= {"same bits", "within bound"}
+    pairs = {tuple(r.vector.attributes[f"{x}_format"] for x in "ab") for r in done}
+    fp8 = ("float8_e4m3fn", "float8_e5m2")
+    assert pairs == {(f, f) for f in (*fp8, "float16", "bfloat16", "tf32")} | {fp8}
+    missing = [r for r in results if r.vector.attributes["b_format"] == "float32"]
+    assert {r.reason for r in missing} == {"this product on h100 is not claimed"}
+    backend.claims = Claims(accumulate="a100")
+    assert "fail" in verdicts(backend, only("matmul/float16.float16/*")).values()
+    assert model_of("h100", "float8_e5m2", "float8_e4m3fn") == "truncated:13:32:floor=-133:emin=-14/-6"
+    assert model_of("h100", "float16", "bfloat16") is model_of("h100", "float32", "float32") is None
+    assert model_of("b200", *fp8) == "rounded:32"
+    assert model_of("v100", *fp8) is None
 
 
 def test_claims_of_blocks():

@@ -16,6 +16,7 @@ from refscale.golden.kit.report import bisection_in_words, block_amax, describe,
 from refscale.golden.kit.runner import check_ids, covered, waivers_toml
 from refscale.golden.kit.verdicts import Element
 from refscale.golden.schema import Codes, Vector
+from tests.golden.test_store import schema, violations
 
 VECTORS = load()
 HERE = "tests.golden.test_coverage"
@@ -377,6 +378,18 @@ def test_a_method_that_hangs_fails_its_vector_and_the_rest_goes_on(tmp_path, cap
     assert (document["complete"], document["passed"], len(document["vectors"])) == (False, False, 2)
 
 
+def test_a_call_that_hangs_is_the_one_that_a_bisection_finds():
+    class Hangs(Right):
+        def op(self, *, name, **v):
+            while name == "bias":
+                time.sleep(0.01)
+            return super().op(name=name, **v)
+
+    found = bisect(Hangs(), "model/ffn/unit/fp16", Session(Hangs(), timeout=1.0, restarts=9))
+    assert found.culprit.result.reason == "op has not returned within 1 s"
+    assert found.culprit.result.vector.attributes["name"] == "bias"
+
+
 def test_exceptions_of_a_method_pass_through_the_time_limit():
     class Raises(Right):
         def cast(self, x, **_):
@@ -453,15 +466,32 @@ def test_scales_come_before_elements_with_the_amax():
 
 def test_the_report_as_json_has_numbers(tmp_path):
     report = tmp_path / "report.json"
-    assert main(["conform", f"{HERE}:TiesAway", "--only", FP16, "--json", str(report)]) == 1
+    wanted = ["--only", FP16, "--only", "unary/exp/float16/usual", "--only", "convention/*"]
+    assert main(["conform", f"{HERE}:TiesAway", *wanted, "--json", str(report)]) == 1
     document = json.loads(report.read_text(encoding="utf-8"))
+    assert violations(document, schema("report.schema.json")) == []
+    assert violations({**document, "totals": {"fail": "2"}}, schema("report.schema.json"))
     assert (document["schema"], document["complete"], document["passed"], document["problems"]) == (1, True, False, [])
     assert document["set"] == {"version": VECTORS.version, "sha256": VECTORS.sha256}
-    (entry,) = [v for v in document["vectors"] if v["id"].endswith("/ties")]
+    (entry,) = [v for v in document["vectors"] if v["id"] == FP16.replace("*", "ties")]
     (m,) = entry["mismatches"]
     assert m["actual"] == {"format": "float16", "value": 6.109476089477539e-05, "code": 0x401}
     assert (m["index"], m["ulps"], m["source"]["code"]) == ([0], 1, 0x38801000)
     assert entry["deviation"] == KNOWN[entry["id"]]
+
+
+def test_an_interrupted_run_has_its_report(tmp_path, monkeypatch):
+    class Interrupted(Right):
+        def decode(self, codes, **_):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("refscale.cli.conformance.find", lambda _: Interrupted())
+    report = tmp_path / "report.json"
+    wanted = ["--only", "cast/float16/up/*", "--only", "decode/float16/*"]
+    assert main(["conform", "mine:Mine", *wanted, "--json", str(report)]) == 130
+    document = json.loads(report.read_text(encoding="utf-8"))
+    assert (document["complete"], document["passed"], document["lost"]) == (False, False, "interrupted")
+    assert len(document["vectors"]) == len(only("cast/float16/up/*"))
 
 
 def test_selection_by_flag(capsys):

@@ -70,7 +70,7 @@ def test_what_is_missing_or_raises():
         def matmul(self, a, b, **_):
             raise ZeroDivisionError("oh")
 
-    results = {v.op: judge(Few(), v) for v in VECTORS.values() if not v.bulk}
+    results = {v.op: judge(Few(), v) for v in VECTORS.values() if not v.bulk and v.family != "convention"}
     assert results["cast"].reason == "no method cast"
     assert results["unary"].reason == "no functions today"
     assert (results["matmul"].verdict, results["matmul"].reason) == ("fail", "matmul raised ZeroDivisionError: oh")

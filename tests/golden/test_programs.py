@@ -13,7 +13,7 @@ from refscale.cli import main
 from refscale.errors import ArgumentError, BackendLostError, GoldenError, shown
 from refscale.golden import load
 from refscale.golden.kit import Session, judge, run, select
-from refscale.golden.kit.pipe import PipeBackend, read_reply
+from refscale.golden.kit.pipe import PipeBackend, read_reply, request
 from refscale.golden.kit.report import failed
 from refscale.golden.schema import Codes, Vector
 
@@ -45,7 +45,7 @@ def test_the_example_in_c_conforms(program):
     verdicts = {v: sum(r.verdict == v for r in results) for v in ("same bits", "within bound", "fail")}
     assert verdicts["fail"] == 0
     assert verdicts["same bits"] > 200
-    assert verdicts["within bound"] == 10  # a factor of 0.1125 or 0.7, which the program rounds to float32
+    assert verdicts["within bound"] == 12  # a factor of 0.1125 or 0.7, which the program rounds to float32
 
 
 def test_the_example_in_javascript_conforms():
@@ -254,6 +254,28 @@ def test_plain_arrays_in_a_reply(format, codes, values):
     wrong = {"int64": "10000000000000000 0", "bool": "2 0", "uint8": "100 0"}[format]
     with pytest.raises(GoldenError, match=f"expected codes of {format} in hexadecimal"):
         read_reply(f"ok | y {wrong}", vector)
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        ("unsupported", "nothing was judged: no vector is implemented"),
+        ("ok", "output y is missing; the outputs are: none"),
+    ],
+)
+def test_a_program_that_answers_nothing_fails(tmp_path, capsys, reply, words):
+    script = tmp_path / "p.py"
+    script.write_text(GREETING + f"for line in sys.stdin: print({reply!r}, flush=True)\n", encoding="utf-8")
+    assert main(["conform", "--pipe", f"{sys.executable} {script}", "--only", "cast/float16/up/*"]) == 1
+    assert words in capsys.readouterr().out
+
+
+def test_a_space_in_a_name_is_written_as_a_line():
+    vector = VECTORS["model/ffn/unit/fp16/whole"]
+    assert " | ffn.up.weight float32 16,64 " in request(vector)
+    codes = " ".join(f"{c:04x}" for c in vector.outputs["value 000.fork"].codes.reshape(-1))
+    reply = read_reply(f"ok | value_000.fork {codes}", vector)
+    assert (reply["value 000.fork"] == vector.outputs["value 000.fork"].codes).all()
 
 
 def test_an_output_may_be_unsupported():

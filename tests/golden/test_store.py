@@ -351,8 +351,9 @@ CRAFTED = {
     ),
     "an input that is missing": (vector(lambda v: v.update(inputs={})), "has no input x"),
     "no outputs": (vector(lambda v: v.update(outputs={})), "has no outputs, or flags that are no strings"),
+    "an escape code in a comment": (vector(lambda v: v.update(comment="\x1b[2J")), "with control characters"),
     "a flag that is a number": (vector(lambda v: v.update(flags=[3])), "has no outputs, or flags that are no strings"),
-    "an escape code in an id": (vector(lambda v: v.update(id="\x1b[2J", op="x")), "\\x1b[2J has op 'x'"),
+    "an escape code in an id": (vector(lambda v: v.update(id="\x1b[2J", op="x")), "\\x1b[2J is no id of at most 300"),
     "an array of no table": (vector(lambda v: v.update(inputs={"x": 10**9})), "is not of schema 1"),
     "an unknown format": (array(lambda a: a.update(format="float7")), "float7"),
 }

@@ -8,15 +8,17 @@ import importlib.util
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from refscale.blocks import SCALE_RULES
 from refscale.errors import ArgumentError, GoldenError, shown
 from refscale.exact import get_accumulator
+from refscale.exact.hardware import GPUS, model_of
 from refscale.formats import FORMATS, OVERFLOWS, ROUNDINGS, get_format
 from refscale.golden.conventions import claimed, unclaimed
+from refscale.golden.replay import make_op
 from refscale.golden.schema import OPS, Vector
 
 METHODS = tuple(OPS)
@@ -48,7 +50,8 @@ class Claims:
         nan: "any": a NaN matches every NaN of its format, since IEEE 754 leaves sign and payload open; "same": bits.
         accumulate: how it sums products, a name of ``exact.get_accumulator``, or "blocks:NAME": the blocks of a
             block-scaled product one by one (``blocks.block_matmul``). It is judged by the bits of that accumulator;
-            "any-order", float32 in an unspecified order, by a bound.
+            "any-order", float32 in an unspecified order, by a bound. A GPU alone, such as "h100", is its accumulator
+            for the formats of each product; products that ``exact.HARDWARE`` does not have are then not claimed.
         function_ulps: how far its elementary functions may be off before they are rounded, in ulp of float32; 0 asks
             for the same bits; at most ``MOST_ULPS``.
         op_ulps: how far outputs of other ops may be off before they are rounded, in ulp of float32 of the largest
@@ -101,7 +104,8 @@ class Claims:
                 )
         object.__setattr__(self, "conventions", claimed(self.conventions))
         try:
-            get_accumulator(self.accumulate.removeprefix("blocks:") if self.accumulate else "")
+            if self.accumulate not in GPUS:
+                get_accumulator(self.accumulate.removeprefix("blocks:") if self.accumulate else "")
         except ArgumentError as error:
             raise GoldenError(f"Claims: {error}") from None
 
@@ -125,11 +129,29 @@ class Claims:
         rule = vector.attributes.get("rule") if vector.op == "block_quantize" else None
         if rule and self.scale_rules is not None and rule not in self.scale_rules:
             return f"scale rule {rule}"
+        if self.accumulate in GPUS and _on_gpu(vector, self.accumulate) is None:
+            return f"this product on {self.accumulate}"
         return ""
 
     def unclaimed(self, vector: Vector) -> tuple[str, ...]:
         """The topics of a vector by whose recorded convention the backend is not judged."""
         return unclaimed(vector, claimed(self.conventions))
+
+    def of(self, vector: Vector) -> Claims:
+        """The claims on one vector: in place of a GPU, its accumulator for the formats of the product."""
+        accumulate = _on_gpu(vector, self.accumulate) if self.accumulate in GPUS else None
+        return replace(self, accumulate=accumulate) if accumulate else self
+
+
+def _on_gpu(vector: Vector, gpu: str) -> str | None:
+    """The accumulator of a product on a GPU; None if it is not known; of other ops "exact", which they do not use."""
+    v = vector.attributes
+    if vector.op in ("matmul", "scaled_matmul"):
+        return model_of(gpu, v["a_format"], v["b_format"])
+    if vector.op == "op" and make_op(v["name"], v["attributes"]).contraction:
+        formats = {v["operand"] or v["store"], v["operand_gradient"] or v["operand"] or v["store"]}
+        return model_of(gpu, *formats, *formats) if len(formats) == 1 else None
+    return None if vector.op == "block_matmul" else "exact"
 
 
 class Backend(Protocol):

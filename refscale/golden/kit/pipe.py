@@ -16,8 +16,8 @@ Every other request is an op of ``golden.OPS`` with its attributes, then its arr
     matmul a_format=float16 b_format=float16 … factor=1.0 | a float16 1,2 3c00 4000 | b float16 2,1 3c00 3c00
 
 An array is a name, a format, its shape (lengths joined by commas; "-" for none), and its codes in hexadecimal in
-row-major order: the last index varies fastest.  An attribute that is a list or an object is JSON without spaces; null,
-true and false are those of JSON, and numbers are decimal.  The reply is one of ::
+row-major order: the last index varies fastest.  A space in a name is written "_".  An attribute that is a list or an
+object is JSON without spaces; null, true and false are those of JSON, and numbers are decimal.  The reply is one of ::
 
     ok | y 38 c0 7f                 the codes of each output, in its expected format, by its expected name
     ok | y 38 | grad_x unsupported  one output is not implemented
@@ -186,8 +186,12 @@ def request(vector: Vector) -> str:
     for key, value in vector.attributes.items():
         text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
         words.append(f"{key}={text}")
-    parts = [" ".join(words), *(_array(name, x) for name, x in vector.inputs.items())]
+    parts = [" ".join(words), *(_array(_word(name), x) for name, x in vector.inputs.items())]
     return " | ".join(parts)
+
+
+def _word(name: str) -> str:
+    return name.replace(" ", "_")
 
 
 def _array(name: str, x: Codes) -> str:
@@ -215,8 +219,10 @@ def read_reply(line: str, vector: Vector) -> dict[str, Array | None]:
     if status != "ok":
         raise BackendLostError(f"expected 'ok | y …', 'unsupported' or 'error …', got {shown(line, 80)!r}")
     found: dict[str, Array | None] = {}
+    names = {_word(name): name for name in vector.outputs}
     for part in parts:
         name, *codes = _WORD.findall(part) or [""]
+        name = names.get(name, name)
         if name in found or not name:
             raise GoldenError(f"an output {shown(name, 40)!r} {'twice' if name else 'without name and codes'}")
         if name not in vector.outputs or codes == ["unsupported"]:

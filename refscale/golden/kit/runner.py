@@ -362,18 +362,20 @@ class Bisection:
         return self.culprit is None and not self.missing
 
 
-def bisect(backend: Backend, where: str) -> Bisection:
+def bisect(backend: Backend, where: str, session: Session | None = None) -> Bisection:
     """Run a backend on the reference's inputs at every call of a training step, and find the first that deviates.
 
     Args:
         backend: with a method ``op``.
         where: "model/NAME/SCHEME/PRECISION".
+        session: with its limits; None: no time limit, no restarts.
 
     Raises:
         GoldenError: no such model; or the backend implements none of its calls.
-        BackendLostError: see ``judge``.
+        BackendLostError: see ``Session``.
     """
-    results = [judge(backend, v) for v in calls(where)]
+    session = session or Session(backend, restarts=0)
+    results = [session.judge(v) for v in calls(where)]
     missing = Counter(
         r.vector.attributes["name"] for r in results if "not implemented" in (r.verdict, *r.outputs.values())
     )

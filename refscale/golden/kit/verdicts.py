@@ -215,6 +215,7 @@ _SCALES = ("tensor_scale", "scales")
 
 
 def _compare(claims: Claims, vector: Vector, answers: Mapping[str, Any], chosen: Mapping[str, Mask]) -> Result:
+    claims = claims.of(vector)
     vector = as_claimed(vector, claims)
     outputs: dict[str, Verdict] = dict.fromkeys(vector.outputs, "not implemented")
     mismatches: list[Mismatch] = []
