@@ -275,7 +275,7 @@ def _add_golden(parser: argparse.ArgumentParser) -> None:
     check.add_argument("directory", nargs="?", metavar="DIR", help="default: the set that is installed")
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def shape(text: str) -> tuple[int, ...]:
     """M,N,K."""
     found = tuple(int(part) for part in text.split(","))
     if len(found) != 3:
@@ -304,7 +304,7 @@ def _add_conform(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--full", action="store_true", help="large vectors, too: every float16 of every function, …")
     parser.add_argument(
         "--shapes",
-        type=_shape,
+        type=shape,
         action="append",
         metavar="M,N,K",
         help="generated vectors of this size in every pair of formats, in place of the set",

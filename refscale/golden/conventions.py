@@ -121,14 +121,16 @@ SETS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "nan_code/float8_e4m3fn": "ones",
             "nan_code/float8_e5m2": "ones",
             "nan_code/float16": "payload",
+            "nan_code/float32": "payload",
         },
-        # astype of ml_dtypes 0.6; float16 is NumPy's.
+        # astype of ml_dtypes 0.6; float16 and float32 are NumPy's.
         "ml_dtypes": {
             "e8m0_zero": "nan",
             "e8m0_negative": "nan",
             "e8m0_small": "smallest",
             "nan_code": "canonical",
             "nan_code/float16": "payload",
+            "nan_code/float32": "payload",
             "nan_without": "opposite_zero",
         },
         # The documentation of cuBLAS: 1D block scaling, VEC16_UE4M3.
