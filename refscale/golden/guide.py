@@ -180,5 +180,5 @@ def _section(title: str, module: str, level: str = "##") -> str:
 
 def _indented(text: str) -> str:
     """A docstring as it is: tables and formulas keep their columns."""
-    lines = ["```text", *text.splitlines(), "```", ""]
+    lines = ["```text", *text.split("\n"), "```", ""]
     return "\n".join(lines) + "\n"

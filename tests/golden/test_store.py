@@ -289,14 +289,14 @@ def test_another_version_and_extra_files_are_found_by_check(copy, tmp_path):
     with pytest.raises(GoldenError, match=r"belong to no set: notes\.txt"):
         check(copy)
     edit(copy / "manifest.json", lambda m: m.update(set="9.0.0"))
-    with pytest.raises(GoldenError, match=r"set 9\.0\.0, but this version of refscale generates 1\.3\.0"):
+    with pytest.raises(GoldenError, match=r"set 9\.0\.0, but this version of refscale generates 1\.4\.0"):
         check(copy)
 
 
 def test_a_manifest_of_another_form_is_named(copy):
     edit(copy / "decode/manifest.json", lambda m: m["vectors"][0].pop("op"))
     rehash(copy)
-    with pytest.raises(GoldenError, match="is not of schema 1"):
+    with pytest.raises(GoldenError, match="has op None, expected a str"):
         load(copy)
 
 
@@ -424,7 +424,7 @@ def test_a_bulk_vector_that_nobody_makes_is_named(copy):
 def test_writing_replaces_a_set_and_nothing_else(copy, tmp_path, capsys):
     flip(copy / "cast/uint8.npy", 500)
     assert main(["golden", "write", str(copy)]) == 0
-    assert files(copy) == files(store.DATA)
+    assert {name: data for name, data in files(copy).items() if name not in GUIDE} == files(store.DATA)
     assert [p.name for p in tmp_path.iterdir()] == ["copy"]
     mine = tmp_path / "mine"
     mine.mkdir()
