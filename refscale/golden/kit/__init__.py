@@ -1,7 +1,8 @@
 """The conformance kit: a backend is run on golden vectors, and each result gets a verdict.
 
-In reading order: ``backend`` (what it is and claims), ``verdicts`` (what a result is worth), ``bounds`` (how far off
-it may be), ``runner`` (all vectors; waivers; bisection), ``report`` (what is printed), ``pipe`` (any language).
+In reading order: ``backend`` (what it is and claims), ``verdicts`` (what a result is worth), ``claimed`` (the bits of a
+claimed accumulator), ``bounds`` (how far off it may be), ``runner`` (all vectors; waivers; bisection), ``report`` (what
+is printed), ``pipe`` (any language); ``probes`` and ``identify`` (which accumulator a backend has).
 
     >>> from refscale.formats import Cast
     >>> from refscale.golden import load
@@ -15,6 +16,7 @@ it may be), ``runner`` (all vectors; waivers; bisection), ``report`` (what is pr
 """
 
 from refscale.golden.kit.backend import METHODS, Backend, Claims, load_backend
+from refscale.golden.kit.identify import Identified, identify
 from refscale.golden.kit.report import summary, to_json
 from refscale.golden.kit.runner import Culprit, Waiver, bisect, load_waivers, run, select
 from refscale.golden.kit.verdicts import VERDICTS, Mismatch, Result, Verdict, judge
@@ -25,11 +27,13 @@ __all__ = [
     "Backend",
     "Claims",
     "Culprit",
+    "Identified",
     "Mismatch",
     "Result",
     "Verdict",
     "Waiver",
     "bisect",
+    "identify",
     "judge",
     "load_backend",
     "load_waivers",
