@@ -102,11 +102,10 @@ class Op:
         def times(factor: float, x: Array) -> Any:
             return lifted(x) if factor == 1 else lifted(x) * factor
 
-        given = arrays if self.moves else [lifted(x) for x in arrays]  # what moves elements does not round them
-        y, kept = self.forward(*given)
+        y, kept = self.forward(*[lifted(x) for x in arrays])
         if gradient is None:
             return times(scales.alpha, y), ()
-        pieces = self.backward(gradient if self.moves else lifted(gradient), *kept)
+        pieces = self.backward(lifted(gradient), *kept)
         return times(scales.alpha, y), tuple(
             [
                 None if beta is None or piece is None else times(beta, piece)

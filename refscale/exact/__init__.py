@@ -20,7 +20,7 @@ In reading order:
 
 from refscale.exact.accumulators import ACCUMULATORS, Accumulator, get_accumulator
 from refscale.exact.array import ExactArray, Product, as_exact, rounded
-from refscale.exact.bounded import FLOAT32, Bounded, ErrorModel, as_bounded
+from refscale.exact.bounded import FLOAT32, Bounded, ErrorModel, as_bounded, bounded
 from refscale.exact.functions import FUNCTIONS, Function, evaluate
 from refscale.exact.hardware import HARDWARE, Hardware
 from refscale.exact.intervals import bound, inside, interval
@@ -42,6 +42,7 @@ __all__ = [
     "as_bounded",
     "as_exact",
     "bound",
+    "bounded",
     "evaluate",
     "get_accumulator",
     "inside",

@@ -110,10 +110,10 @@ class Bounded(np.ndarray[Any, np.dtype[np.float64]]):
     def _bounded_function(self, y: Array, moved: Array, floor: float) -> Array:
         r = self.model
         error = moved + r.functions * (r.ulp * np.maximum(np.abs(y), floor) + 8 * r.smallest)
-        return _bounded(y, error, r)
+        return bounded(y, error, r)
 
     def __getitem__(self, index: Any) -> Any:
-        return _bounded(_value(self)[index], self.error[index], self.model)
+        return bounded(_value(self)[index], self.error[index], self.model)
 
     def __setitem__(self, index: Any, x: Any) -> None:
         _value(self)[index] = _value(x)
@@ -142,7 +142,7 @@ class Bounded(np.ndarray[Any, np.dtype[np.float64]]):
 def _moved(name: str) -> Callable[..., Any]:
     def method(self: Bounded, *args: Any, **options: Any) -> Any:
         value, error = (getattr(x, name)(*args, **options) for x in (_value(self), self.error))
-        return _bounded(value, error, self.model)
+        return bounded(value, error, self.model)
 
     method.__name__ = name
     return method
@@ -160,11 +160,11 @@ def as_bounded(x: Any, model: ErrorModel = FLOAT32) -> Any:
     if array.dtype.kind != "f":
         return array
     value = array.astype(np.float64)
-    return _bounded(value, np.zeros(value.shape), model)
+    return bounded(value, np.zeros(value.shape), model)
 
 
-def _bounded(value: Any, error: Any, model: ErrorModel) -> Bounded:
-    """The two as one array; a value that is not finite has the bound 0: it must come out as it is."""
+def bounded(value: Any, error: Any, model: ErrorModel = FLOAT32) -> Bounded:
+    """Values and their bounds as one array."""
     value, error = np.asarray(value, np.float64), np.asarray(error, np.float64)
     y: Bounded = value.view(Bounded)
     y._error, y.model = error, model
@@ -212,7 +212,7 @@ def _rounded(value: Array, error: Any, r: ErrorModel, ulps: float = 1.0) -> Boun
     """A result whose own evaluation errs by ``ulps``."""
     value = np.asarray(value)
     error = np.asarray(error + ulps * (r.ulp * np.abs(value) + r.smallest))
-    return _bounded(value, np.where(np.isfinite(value), error, 0.0), r)
+    return bounded(value, np.where(np.isfinite(value), error, 0.0), r)
 
 
 def _product(v: Sequence[Any], e: Sequence[Any], r: ErrorModel) -> Bounded:
@@ -259,10 +259,10 @@ _ARITHMETIC: dict[str, Callable[[Sequence[Any], Sequence[Any], ErrorModel], Boun
     "multiply": _product,
     "divide": _quotient,
     "matmul": _matmul,
-    "negative": lambda v, e, r: _bounded(-v[0], e[0], r),
-    "absolute": lambda v, e, r: _bounded(np.abs(v[0]), e[0], r),
-    "maximum": lambda v, e, r: _bounded(*_spread(np.maximum(*v), np.maximum(*e)), r),
-    "minimum": lambda v, e, r: _bounded(*_spread(np.minimum(*v), np.maximum(*e)), r),
+    "negative": lambda v, e, r: bounded(-v[0], e[0], r),
+    "absolute": lambda v, e, r: bounded(np.abs(v[0]), e[0], r),
+    "maximum": lambda v, e, r: bounded(*_spread(np.maximum(*v), np.maximum(*e)), r),
+    "minimum": lambda v, e, r: bounded(*_spread(np.minimum(*v), np.maximum(*e)), r),
     "sqrt": _monotone(np.sqrt, 1.0),
     "exp": _monotone(np.exp, None),
     "log": _monotone(np.log, None),
@@ -281,7 +281,7 @@ def _reduced(name: str, x: Array, e: Any, options: dict[str, Any], r: ErrorModel
     e = np.broadcast_to(e, x.shape)
     if name != "add":
         y = getattr(np, name).reduce(x, axis=axis, keepdims=keepdims, **given)
-        return _bounded(y, np.max(e, axis, keepdims=keepdims, initial=0.0, where=given.get("where", True)), r)
+        return bounded(y, np.max(e, axis, keepdims=keepdims, initial=0.0, where=given.get("where", True)), r)
     given = {k: o for k, o in given.items() if o is not True}
     if given:
         raise ArgumentError(f"bounded arithmetic has no rule for sums with {', '.join(given)}")
@@ -325,13 +325,13 @@ def _function(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             return _ufunc(ufunc, "reduce", (x,), options, model)
     if name in _LIKE:
         y = func(*values[0], **values[1])
-        return _bounded(y, np.zeros(y.shape), model) if y.dtype.kind == "f" else y
+        return bounded(y, np.zeros(y.shape), model) if y.dtype.kind == "f" else y
     if name == "pad":
         x, width, *_ = args
-        return _bounded(func(*values[0], **values[1]), np.pad(_error(x), width), model)
+        return bounded(func(*values[0], **values[1]), np.pad(_error(x), width), model)
     if name == "where":
         condition, *choices = args
-        return _bounded(func(*values[0]), func(condition, *map(_error, choices)), model)
+        return bounded(func(*values[0]), func(condition, *map(_error, choices)), model)
     if name not in _MOVES:
         raise ArgumentError(f"bounded arithmetic has no rule for numpy.{name}")
     errors = func(*map_nested(_error_like, args), **map_nested(_error_like, kwargs))
@@ -348,4 +348,4 @@ def _error_like(x: Any) -> Any:
 def _paired(value: Any, error: Any, model: ErrorModel) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(_paired(v, e, model) for v, e in zip(value, error, strict=True))
-    return _bounded(value, error, model)
+    return bounded(value, error, model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from refscale.engine import Array, Op
 from refscale.errors import ArgumentError
 from refscale.ops.kernels import elements
 from refscale.scales import Moments, Scales, Shape, Statistic, gaussian_moments
+
+if TYPE_CHECKING:
+    from refscale.exact import Bounded, ErrorModel
 
 Kept = tuple[Any, ...]
 
@@ -142,6 +145,16 @@ class Gelu(Op):
 
     def backward(self, g: Array, derivative: Array) -> tuple[Array]:
         return (g * derivative,)
+
+    def bound(
+        self, scales: Scales, gradient: Array | None, *arrays: Array, model: ErrorModel | None = None
+    ) -> tuple[Bounded, tuple[Bounded | None, ...]]:
+        """Beside the error of the readable form an ulp of |x|: Φ as ½(1 + erf) errs by that where it is near 0."""
+        from refscale.exact import bounded
+
+        y, gradients = super().bound(scales, gradient, *arrays, model=model)
+        cancelled = y.model.ulp * np.abs(scales.alpha * np.asarray(arrays[0], np.float64))
+        return bounded(y.view(np.ndarray), y.error + cancelled, y.model), gradients
 
     def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:
         return gelu_moments(self.form).scales(statistic)

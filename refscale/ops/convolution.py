@@ -72,7 +72,7 @@ class Windows(NamedTuple):
         Summed one position of the kernel after the other, in an order that no machine changes.
         """
         space = tuple(zip(shape[1:-1], self.padding, strict=True))
-        padded = np.zeros_like(pieces, shape=(shape[0], *(n + sum(p) for n, p in space), shape[-1]))
+        padded = np.zeros_like(pieces, shape=(shape[0], *(n + sum(p) for n, p in space), shape[-1]), order="C")
         by_tap = np.moveaxis(pieces, range(-len(self.kernel), 0), range(len(self.kernel)))
         for tap, seen in self._taps(by_tap.shape[len(self.kernel) + 1 : -1]):
             padded[(slice(None), *seen)] += by_tap[tap]

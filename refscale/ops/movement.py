@@ -109,7 +109,7 @@ class Slice(Op):
         return x[self._index(x.shape)], (x.shape,)
 
     def backward(self, g: Array, shape: Shape) -> tuple[Array]:
-        full = np.zeros(shape, g.dtype)
+        full = np.zeros_like(g, shape=shape, order="C")
         full[self._index(shape)] = g
         return (full,)
 
@@ -236,7 +236,7 @@ def _check_indices(name: str, indices: Array, n: int) -> None:
 
 def _sum_rows(rows: Array, indices: Array, n: int) -> Array:
     """out[i] = Σ rows[j] over indices[j] = i, added up in float64 in order of j: sort, then sum each run."""
-    out = np.zeros_like(rows, shape=(n, rows.shape[1]))
+    out = np.zeros_like(rows, shape=(n, rows.shape[1]), order="C")
     if len(indices):
         order = np.argsort(indices, kind="stable")
         present, starts = np.unique(indices[order], return_index=True)

@@ -70,12 +70,12 @@ class RelativeShift(Op):
 
     def _shifted(self, x: Array) -> Array:
         s = self._side(x.shape)
-        # Row i of ``wide`` is x_{i, s−1} … x_{i, 0} and s zeros; y_ij stands in its column s − 1 − i + j.
-        wide = np.zeros((*x.shape[:-1], 2 * s), x.dtype)
+        # Row i of ``wide`` is x_{i, s−1} … x_{i, 0} and s zeros; y_ij is in its column s − 1 − i + j.  In rows that are
+        # shorter by one, these columns are 0 … s − 1.
+        wide = np.zeros_like(x, shape=(*x.shape[:-1], 2 * s), order="C")
         wide[..., :s] = x[..., ::-1]
-        *lead, row, column = wide.strides
-        seen = np.lib.stride_tricks.as_strided(wide[..., s - 1 :], x.shape, (*lead, row - column, column))
-        return np.ascontiguousarray(seen)
+        flat = wide.reshape(*x.shape[:-2], 2 * s * s)[..., s - 1 : 2 * s * s - 1]
+        return flat.reshape(*x.shape[:-1], 2 * s - 1)[..., :s].copy()
 
     def _side(self, x: Shape) -> int:
         if len(x) < 2 or x[-1] != x[-2] or x[-1] < 1:

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from refscale import ops, special
 from refscale.engine import Op
 from refscale.errors import ArgumentError
-from refscale.exact import Bounded, ErrorModel, as_bounded
-from refscale.exact.bounded import _bounded
+from refscale.exact import Bounded, ErrorModel, as_bounded, bounded
 from refscale.ops.sums import total
 from refscale.scales import Scales
 from refscale.testing.strategies import seeds
@@ -27,7 +26,7 @@ def pair(y):
 
 
 def given_error(x, e, model=HALVES):
-    return _bounded(np.array(x, float), np.array(e, float), model)
+    return bounded(np.array(x, float), np.array(e, float), model)
 
 
 X, Y = given_error([4.0, -2.0], [1.0, 0.5]), given_error([2.0, 8.0], [0.5, 2.0])
@@ -87,7 +86,7 @@ def test_products_follow_their_accumulator():
 
 def test_special_functions_have_eight_ulp_and_twice_the_change():
     model = ErrorModel()
-    value, derivative = special.silu(_bounded(np.array([0.0]), np.array([0.25]), model))
+    value, derivative = special.silu(bounded(np.array([0.0]), np.array([0.25]), model))
     change = special.silu(np.array([0.25]))[0][0]  # larger than at −0.25
     assert pair(value)[1] == pytest.approx([2 * change + 8 * 8 * model.smallest])
     assert pair(derivative)[1][0] == pytest.approx(
