@@ -315,6 +315,8 @@ def test_the_ends_of_float32_in_the_truncated_model(name):
         [2.0**128 - 2.0**115],
         [2.0**115 - 2.0**128],
     ]
+    three = np.float32([[2.0**127, 2.0**127, -(2.0**127)]])
+    assert exact.get_accumulator("truncated:13:2").matmul(three, np.ones((3, 1))).item() == math.inf  # and it stays
     beside_zero = np.float32([[0, 2.0**-40]]), np.float32([[3], [2.0**-40]])
     assert model.matmul(*beside_zero).item() == 2.0**-80  # zero aligns nothing
 

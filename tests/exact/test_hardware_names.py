@@ -115,6 +115,13 @@ def test_subnormal_operands_have_the_exponent_of_their_encoding():
     assert one("truncated:25:16", a, [1.0, 2.0**-16]) == 2.0**-24 + 2.0**-40
 
 
+def test_a_subnormal_sum_has_the_exponent_of_its_encoding():
+    """2^-140 counts as 2^-126: beside it multiples of 2^-151 are kept, and 2^-152, eight times, is lost."""
+    assert one("h100:bf16", [2.0**-75] * 4, [2.0**-76] * 4, 2.0**-140) == 2.0**-140 + 2.0**-149
+    assert one("h100:bf16", [2.0**-76] * 8, [2.0**-76] * 8, 2.0**-140) == 2.0**-140
+    assert one("truncated:25:16:floor=-133", [2.0**-76] * 8, [2.0**-76] * 8, 2.0**-140) == 2.0**-140 + 2.0**-149
+
+
 def test_b200_fp8_is_rounded_once_to_nearest():
     """1 + 2^-24 is a tie, and goes to 1; a little more goes to 1 + 2^-23."""
     quarter, tie = [1.0, 2.0**-9], [1.0, 2.0**-15]

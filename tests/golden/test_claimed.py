@@ -141,6 +141,27 @@ def test_the_factor_may_be_rounded_to_float32_and_no_more():
             assert (judge(Given("float32", code), v).verdict != "fail") is good, hex(code)
 
 
+@pytest.mark.parametrize(
+    ("total", "accepted", "beyond"),
+    [
+        # 0.7·s is just below the tie 517.75, and in float32 on it: 517.5 and 518.
+        (739.642822265625, (517.5, 518.0), (517.0, 518.5)),
+        # 0.7·s is just above the tie, float32's 0.7 times s below it.
+        (0.357666015625, (0.250244140625, 0.25048828125), (0.25, 0.250732421875)),
+    ],
+)
+def test_each_rounding_of_the_factor_and_of_the_product_is_accepted(total, accepted, beyond):
+    vector = product("float32", [[total]], [[1.0]], output="float16", factor=0.7)
+
+    class Given(Sums):
+        def matmul(self, a: Any, b: Any, **_: Any) -> Any:
+            return np.float16([[self.sum]])
+
+    for answer in (*accepted, *beyond):
+        good = answer in accepted
+        assert (judge(Given("float32", answer), vector).verdict != "fail") is good, answer
+
+
 def test_a_power_of_two_leaves_one_result():
     vector = product("float32", [[1.0, 2.0**-24]], [[1.0], [1.0]], factor=0.25)
     result = judge(Sums("float32", lambda a, b: np.float32([[1 + 2.0**-23]])), vector)

@@ -1,8 +1,9 @@
 """The conformance kit: a backend is run on golden vectors, and each result gets a verdict.
 
-In reading order: ``backend`` (methods and claims), ``verdicts`` (comparison of a result), ``bounds`` (the allowed
-deviation), ``runner`` (all vectors; restarts, waivers, requirements, bisection), ``report`` (text and JSON),
-``program`` and ``pipe`` (backends in any language).
+In reading order: ``backend`` (methods and claims), ``verdicts`` (comparison of a result), ``claimed`` (the bits of a
+claimed accumulator), ``bounds`` (the allowed deviation), ``runner`` (all vectors; restarts, waivers, requirements,
+bisection), ``report`` (text and JSON), ``program`` and ``pipe`` (backends in any language); ``probes`` and ``identify``
+(the accumulator of a backend).
 
     >>> from refscale.formats import Cast
     >>> from refscale.golden import load
@@ -16,6 +17,7 @@ deviation), ``runner`` (all vectors; restarts, waivers, requirements, bisection)
 """
 
 from refscale.golden.kit.backend import METHODS, Backend, Claims, load_backend
+from refscale.golden.kit.identify import Identified, identify
 from refscale.golden.kit.report import summary, to_json
 from refscale.golden.kit.runner import Bisection, Culprit, Session, Waiver, bisect, load_waivers, run, select, unmet
 from refscale.golden.kit.verdicts import VERDICTS, Element, Mismatch, Result, Verdict, judge
@@ -28,12 +30,14 @@ __all__ = [
     "Claims",
     "Culprit",
     "Element",
+    "Identified",
     "Mismatch",
     "Result",
     "Session",
     "Verdict",
     "Waiver",
     "bisect",
+    "identify",
     "judge",
     "load_backend",
     "load_waivers",
