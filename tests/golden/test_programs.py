@@ -62,7 +62,7 @@ def test_the_example_in_javascript_conforms():
 
 def test_the_command_runs_a_program(program, capsys):
     assert main(["conform", "--pipe", str(program), "--only", "cast/float16/nearest_even/*"]) == 0
-    assert "example-c 1: claims accumulate float32" in capsys.readouterr().out
+    assert "example-c 2: claims accumulate float32, ops cast, decode, matmul" in capsys.readouterr().out
 
 
 def test_a_wrong_program_fails(program, tmp_path):
