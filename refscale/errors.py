@@ -22,6 +22,18 @@ def counted(n: int, one: str, many: str = "") -> str:
     return f"{n} {one if n == 1 else many or one + 's'}"
 
 
+def shown(text: object, most: int = 200) -> str:
+    """Foreign text on one line for a terminal: control characters escaped, at most ``most`` characters.
+
+    Args:
+        text: printed by ``str``; of bytes, what is not UTF-8 becomes U+FFFD.
+        most: length, in characters; a longer text ends in "…".
+    """
+    whole = text.decode(errors="replace") if isinstance(text, bytes | bytearray) else str(text)
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole[: most + 1])
+    return escaped if len(escaped) <= most else escaped[: most - 1] + "…"
+
+
 class RefscaleError(Exception):
     """Base of every error that refscale raises on purpose."""
 

@@ -114,6 +114,13 @@ def golden_version() -> str:
     return load().version
 
 
+def hardware() -> int:
+    """How many pairs of GPU and format have a named accumulator."""
+    from refscale.exact import HARDWARE
+
+    return len(HARDWARE)
+
+
 def functions() -> int:
     """How many functions and derivatives are evaluated exactly."""
     from refscale.exact import FUNCTIONS
@@ -261,6 +268,7 @@ FIGURES: Mapping[str, Figure] = {
     "golden.version": Figure("refscale golden write DIR", golden_version),
     "flags": Figure("python -m pytest tests/golden/test_wrong.py", lambda: str(flags())),
     "wrong-backends": Figure("python -m pytest tests/golden/test_wrong.py", lambda: str(wrong_backends())),
+    "hardware": Figure("python -m pytest tests/exact/test_hardware_names.py", lambda: str(hardware())),
     "lessons": Figure("ls tutorials", lambda: in_words(lessons()).capitalize()),
     "functions": Figure("refscale conform reference --only 'unary/*'", lambda: str(functions())),
     # Reports.

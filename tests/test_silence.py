@@ -46,7 +46,7 @@ for cast in (Cast(f, r, "nonsaturate") for f in ("float32", "bfloat16", "e8m0") 
 for name in exact.FUNCTIONS:
     CALLS[name] = lambda x, m, w, name=name: exact.evaluate(name, x, FLOAT16)
     CALLS[f"{name}′"] = lambda x, m, w, name=name: exact.evaluate(name, x, FLOAT16, True)
-for model in ("float32", "float32:2", "truncated:13:2", "truncated:13:2:4"):
+for model in ("float32", "float32:2", "rounded:2", "truncated:13:2", "truncated:13:2:4", "h100:bf16"):
     CALLS[model] = lambda x, m, w, model=model: exact.get_accumulator(model).matmul(m, w)
 for model in ("exact", "any-order", "truncated:13:2"):
     CALLS[f"bound of {model}"] = lambda x, m, w, model=model: exact.bound(m, w, model)

@@ -20,13 +20,15 @@ In reading order:
 from refscale.blocks.cast import encode_blocks, quantize_blocks, split_blocks
 from refscale.blocks.layout import pack_nibbles, tile_scales, unpack_nibbles, untile_scales
 from refscale.blocks.operand import RECIPES, Operand, Recipe
-from refscale.blocks.parts import BlockCodes, Blocks, decode_blocks
+from refscale.blocks.parts import DEQUANTIZE_ARITHMETICS, BlockCodes, Blocks, decode_blocks, dequantize_blocks
 from refscale.blocks.product import block_matmul
 from refscale.blocks.rounding import round_block_exact, scale_exact
 from refscale.blocks.table import (
     ARITHMETICS,
     BLOCK_FORMATS,
+    ELEMENT_ARITHMETICS,
     NONFINITES,
+    SCALE_ARITHMETICS,
     SCALE_RULES,
     Arithmetic,
     BlockCast,
@@ -38,8 +40,11 @@ from refscale.blocks.table import (
 __all__ = [
     "ARITHMETICS",
     "BLOCK_FORMATS",
+    "DEQUANTIZE_ARITHMETICS",
+    "ELEMENT_ARITHMETICS",
     "NONFINITES",
     "RECIPES",
+    "SCALE_ARITHMETICS",
     "SCALE_RULES",
     "Arithmetic",
     "BlockCast",
@@ -51,6 +56,7 @@ __all__ = [
     "ScaleRule",
     "block_matmul",
     "decode_blocks",
+    "dequantize_blocks",
     "encode_blocks",
     "get_block_cast",
     "pack_nibbles",

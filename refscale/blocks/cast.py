@@ -107,7 +107,8 @@ def _convert(
         value = scales.astype(dtype)
         for part, blocks in tiling.parts():
             y = out[part]
-            q = _quotient(rows[part], tiling.spread(divisor[blocks]), cast, y if y.dtype == divisor.dtype else None)
+            each = tiling.spread(divisor[blocks])
+            q = _quotient(rows[part], each, cast, tensor[0], y if y.dtype == divisor.dtype else None)
             if dead[blocks].any():
                 np.copyto(q, 0, where=tiling.spread(dead[blocks]))
             elements = narrow(q, None if words is None else words[part], out=y if y.dtype == np.float32 else None)
@@ -119,7 +120,7 @@ def _convert(
 
 
 def _amax(rows: Array, tiling: _Tiling, cast: BlockCast) -> NDArray[np.float64]:
-    """Largest magnitude of each block, as ``nonfinite`` has it: NaN for a block that becomes NaN."""
+    """Largest magnitude of each block, as ``nonfinite`` has it: NaN for a block that becomes NaN, inf for "largest"."""
     found = np.empty(tiling.blocks, rows.dtype)
     integer = np.dtype(f"i{rows.dtype.itemsize}")
     mask, infinity = np.iinfo(integer).max, np.asarray(np.inf, rows.dtype).view(integer)
@@ -129,7 +130,7 @@ def _amax(rows: Array, tiling: _Tiling, cast: BlockCast) -> NDArray[np.float64]:
             bits[bits >= infinity] = 0
         found[blocks] = tiling.largest(bits).view(rows.dtype)
     amax = found.astype(np.float64)
-    if cast.nonfinite != "ignore":
+    if cast.nonfinite not in ("ignore", "largest"):
         amax[np.isinf(amax)] = np.nan if cast.nonfinite == "nan" else FLOAT32_MAX
     return amax
 
@@ -143,12 +144,20 @@ def _scales(amax: NDArray[np.float64], cast: BlockCast, tensor: tuple[float, flo
         s[np.isnan(amax)] = np.nan
         return np.asarray(s)
     (t, e), top = tensor, cast.element.max
-    if cast.arithmetic == "exact":
-        s = amax / (top * t)
-    else:  # of float32 operands float64 holds a quotient or a product so well that rounding it is rounding the real one
-        s = _float32(amax / top)
-        s = _float32(s / t) if cast.arithmetic == "divide" else _float32(s * e)
+    # Of float32 operands float64 holds a quotient or a product so well that rounding it is rounding the real one.
+    match cast.scale_arithmetic:
+        case "divide":
+            s = _float32(_float32(amax / top) / t)
+        case "reciprocal":
+            s = _float32(_float32(amax / top) * e)
+        case "inverse":
+            s = _float32(e * _float32(amax * _float32(np.asarray(1 / top))))
+        case "product":
+            s = _float32(_float32(amax * e) / top)
+        case _:
+            s = amax / (top * t)
     s = Cast(cast.scale, "nearest_even", "saturate")(s).astype(np.float64)
+    s[np.isinf(amax)] = cast.scale.max
     return np.asarray(np.maximum(s, cast.least))
 
 
@@ -173,24 +182,33 @@ def _threshold(rule: ScaleRule, element: Format) -> tuple[int, int]:
 
 
 def _divisor(scales: NDArray[np.float64], cast: BlockCast, t: float, dtype: np.dtype[Any]) -> Array:
-    """What the elements of each block are divided by, or for "reciprocal" multiplied with; see ``_quotient``."""
+    """What the elements of each block are divided by or multiplied with; see ``_quotient``."""
     directed = cast.rounding in ("up", "down")  # there even what float32 loses of a tiny quotient counts
-    exact = cast.arithmetic == "exact"
+    arithmetic = cast.element_arithmetic
+    exact = arithmetic == "exact"
     wide = np.dtype(np.float64) if exact and (directed or cast.rule == "amax") else dtype
+    if arithmetic == "inverse":
+        return np.where(scales > 0, _float32(_float32(np.asarray(1 / t)) / scales), 0).astype(wide)
+    if arithmetic == "steps":
+        return np.where(scales > 0, scales, np.inf).astype(wide)
     total = scales * t if exact else _float32(scales * t)
-    if cast.arithmetic == "reciprocal":
+    if arithmetic == "reciprocal":
         return np.where(total > 0, _float32(1 / total), 0).astype(wide)
     return np.where(total > 0, total, np.inf).astype(wide)
 
 
-def _quotient(x: Array, divisor: Array, cast: BlockCast, out: Array | None) -> Array:
+def _quotient(x: Array, divisor: Array, cast: BlockCast, t: float, out: Array | None) -> Array:
     """x over the scales, to be rounded to elements."""
-    q = (np.multiply if cast.arithmetic == "reciprocal" else np.divide)(x, divisor, out=out)
+    if cast.element_arithmetic == "steps" and t != 1:
+        q = np.divide(np.divide(x, x.dtype.type(t)), divisor, out=out)
+    else:
+        multiplied = cast.element_arithmetic in ("reciprocal", "inverse")
+        q = (np.multiply if multiplied else np.divide)(x, divisor, out=out)
     if cast.nonfinite == "ignore":  # an infinity stays one where the scale is zero, too
         np.copyto(q, x, where=~np.isfinite(x))
     if x.dtype == np.float64 and cast.rounding in ("up", "down"):
         np.copyto(q, np.copysign(2.0**-1000, x), where=(q == 0) & (x != 0) & np.isfinite(divisor))
-    return q
+    return np.asarray(q)
 
 
 def _float32(x: Array) -> NDArray[np.float64]:

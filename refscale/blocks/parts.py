@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,12 @@ from refscale.arguments import number
 from refscale.arrays import plain
 from refscale.blocks.table import BlockCast, get_block_cast, is_value
 from refscale.errors import ArgumentError, CarrierError, ShapeError
-from refscale.formats import decode
+from refscale.formats import Cast, decode
 
 Array = NDArray[Any]
+
+DEQUANTIZE_ARITHMETICS = ("exact", "scale_first", "element_first")
+"""Orders of the two multiplications of ``dequantize_blocks``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +63,10 @@ class Blocks:
         """scales · elements, without T: exact."""
         with np.errstate(all="ignore"):
             return np.asarray(self.elements * self.scale_of_each(np.float64))
+
+    def without_scale_signs(self) -> Blocks:
+        """The same with the magnitude of every scale: E4M3 scales read as UE4M3, as cuBLAS does."""
+        return replace(self, scales=np.abs(self.scales))
 
     def wide(self, dtype: Any = np.float32) -> Array:
         """The values: exact in float64; in float32 rounded once, which only a scale that is no power of two needs.
@@ -114,6 +121,35 @@ def decode_blocks(blocks: BlockCodes, *, dtype: Any = np.float32) -> Array:
         CarrierError, FormatError: no such codes; a dtype but float32 and float64.
     """
     return from_codes(blocks).wide(carrier("decode_blocks", dtype))
+
+
+def dequantize_blocks(blocks: Blocks, cast: Cast, arithmetic: str = "exact") -> NDArray[np.float32]:
+    """The values of an array in a block-scaled format, rounded to a format.
+
+        y = cast(T · s · e)
+
+    Args:
+        blocks: the array by its parts.
+        cast: to the format of the result, deterministic.
+        arithmetic: "exact", the real product, rounded once; "scale_first", cast(fl(fl(s·T)·e)); "element_first",
+            cast(fl(fl(s·e)·T)); fl() is a float32 operation.  Only scales that are no powers of two distinguish them.
+
+    Returns:
+        float32 of the array's shape; a block whose scale is NaN is NaN.
+
+    Raises:
+        ArgumentError: an unknown arithmetic.
+        FormatError: a NaN to a format without one.
+    """
+    if arithmetic not in DEQUANTIZE_ARITHMETICS:
+        raise ArgumentError(
+            f"dequantize_blocks(arithmetic={arithmetic!r}): expected one of {', '.join(DEQUANTIZE_ARITHMETICS)}"
+        )
+    with np.errstate(all="ignore"):
+        if arithmetic == "exact":
+            return cast(blocks.wide(np.float64))
+        t, s, e = np.float32(blocks.tensor_scale), blocks.scale_of_each(), blocks.elements.astype(np.float32)
+        return cast((s * t) * e if arithmetic == "scale_first" else (s * e) * t)
 
 
 def from_codes(blocks: BlockCodes) -> Blocks:

@@ -21,14 +21,28 @@ k is clipped to the range of the scale format; a block of zeros has the smallest
 
 ``amax``, the other rule, makes s = amax/max, rounded to the scale format, nearest even, saturating; in NVFP4 it is
 amax/(max·T), where T, the scale of the tensor, is amax_tensor/(max·448) in float32.  There the order of operations
-decides bits.  With fl(), a float32 operation, rounded to nearest and saturating:
+decides bits.  With fl(), a float32 operation, rounded to nearest and saturating, T = fl(amax_tensor/(max·448)), or,
+where the table has E, E = fl(max·448/amax_tensor) and T = fl(1/E):
 
-==============  ====================================================================================================
-``exact``       T = fl(amax_tensor/(max·448)); s = cast(amax/(max·T)); elements cast(x/(s·T)): real quotients
-``divide``      T as above; s = cast(fl(fl(amax/max)/T)); elements cast(fl(x/fl(s·T)))   DeepSeek-V3, T = 1
-``reciprocal``  E = fl(max·448/amax_tensor), T = fl(1/E); s = cast(fl(fl(amax/max)·E));
-                elements cast(fl(x·fl(1/fl(s·T))))                                          arXiv 2509.25149, appendix C
-==============  ====================================================================================================
+==============  ================================  ==================================================================
+of scales       s is the cast of                  who
+==============  ================================  ==================================================================
+``exact``       amax/(max·T), real                refscale; libraries that compute in float64
+``divide``      fl(fl(amax/max)/T)                torchao; DeepSeek-V3, where T = 1
+``reciprocal``  fl(fl(amax/max)·E)                arXiv 2509.25149, appendix C; Transformer Engine
+``inverse``     fl(E·fl(amax·fl(1/max)))          FlashInfer, vLLM, TensorRT-LLM
+``product``     fl(fl(amax·E)/max)                a compiler's reordering of ``reciprocal``
+==============  ================================  ==================================================================
+
+==============  ================================  ==================================================================
+of elements     an element is the cast of         who
+==============  ================================  ==================================================================
+``exact``       x/(s·T), real                     refscale
+``divide``      fl(x/fl(s·T))                     DeepSeek-V3
+``reciprocal``  fl(x·fl(1/fl(s·T)))               arXiv 2509.25149, appendix C
+``inverse``     fl(x·fl(fl(1/T)/s))               torchao
+``steps``       fl(fl(x/T)/s)                     a tensor scaled before its blocks
+==============  ================================  ==================================================================
 
 A tensor of zeros has T = E = 1, a T that would be zero is float32's smallest.  A block whose s is zero is all zero.
 """
@@ -82,7 +96,7 @@ def tensor_scale_exact(amax: float, cast: BlockCast) -> tuple[float, float]:
     if not cast.tensor_scale or amax == 0:
         return 1.0, 1.0
     range_ = Fraction(cast.element.max) * Fraction(cast.scale.max)
-    if cast.arithmetic != "reciprocal":
+    if cast.scale_arithmetic in ("exact", "divide"):
         return _float32(Fraction(amax) / range_) or _SMALLEST, math.nan
     encode = _float32(range_ / Fraction(amax))
     return _float32(1 / Fraction(encode)), encode
@@ -92,7 +106,8 @@ def scale_exact(amax: float, cast: str | BlockCast, tensor: tuple[float, float] 
     """The scale s of a block.
 
     Args:
-        amax: largest magnitude of the block as ``nonfinite`` has it: a float ≥ 0, or NaN for a block that becomes NaN.
+        amax: largest magnitude of the block as ``nonfinite`` has it: a float ≥ 0, or NaN for a block that becomes NaN;
+            infinite for ``nonfinite="largest"`` only.
         cast: the format, or its name.
         tensor: of ``tensor_scale_exact``.
 
@@ -106,18 +121,24 @@ def scale_exact(amax: float, cast: str | BlockCast, tensor: tuple[float, float] 
     scale = cast.scale
     if math.isnan(amax):
         return math.nan
+    if amax == math.inf and cast.nonfinite == "largest":
+        return scale.max
     amax = _amax("scale_exact", amax)
     if cast.rule != "amax":
         k = exponent_exact(cast.rule, Fraction(amax), cast.element) if amax else scale.emin
         return math.ldexp(1.0, min(max(k, scale.emin), scale.emax))
     (t, e), top = tensor, Fraction(cast.element.max)
-    match cast.arithmetic:
+    match cast.scale_arithmetic:
         case "exact":
             s = Fraction(amax) / (top * Fraction(t))
         case "divide":
             s = Fraction(_float32(Fraction(_float32(Fraction(amax) / top)) / Fraction(t)))
         case "reciprocal":
             s = Fraction(_float32(Fraction(_float32(Fraction(amax) / top)) * Fraction(e)))
+        case "inverse":
+            s = Fraction(_float32(Fraction(e) * Fraction(_float32(Fraction(amax) * Fraction(_float32(1 / top))))))
+        case "product":
+            s = Fraction(_float32(Fraction(_float32(Fraction(amax) * Fraction(e))) / top))
     return max(round_exact(s, scale, rounding="nearest_even", overflow="saturate"), cast.least)
 
 
@@ -128,15 +149,25 @@ def element_exact(x: float, s: float, cast: BlockCast, t: float = 1.0, random_bi
     q: float | Fraction = x
     if math.isfinite(x):
         total = Fraction(s) * Fraction(t)
-        if cast.rule == "amax" and cast.arithmetic != "exact":
+        arithmetic = cast.element_arithmetic if cast.rule == "amax" else "exact"
+        if arithmetic in ("divide", "reciprocal"):
             total = Fraction(_float32(total))
         if total == 0 or x == 0:
             q = math.copysign(0.0, x)
-        elif cast.arithmetic == "reciprocal":
-            q = _float32(Fraction(x) * Fraction(_float32(1 / total)))
         else:
-            q = Fraction(x) / total
-            q = _float32(q) if cast.arithmetic == "divide" else q
+            match arithmetic:
+                case "exact":
+                    q = Fraction(x) / total
+                case "divide":
+                    q = _float32(Fraction(x) / total)
+                case "reciprocal":
+                    q = _float32(Fraction(x) * Fraction(_float32(1 / total)))
+                case "inverse":
+                    factor = _float32(Fraction(_float32(1 / Fraction(t))) / Fraction(s))
+                    q = _float32(Fraction(x) * Fraction(factor))
+                case "steps":
+                    q = _float32(Fraction(_float32(Fraction(x) / Fraction(t))) / Fraction(s))
+            q = math.copysign(q, x) if q == 0 else q
     return round_exact(q, cast.element, rounding=cast.rounding, overflow=cast.overflow, random_bits=random_bits)
 
 
@@ -165,7 +196,7 @@ def round_block_exact(
     values = [float(x) for x in values]  # also those of NumPy
     amax = amax_exact(values, cast)
     if tensor_amax is None:
-        tensor_amax = 0.0 if math.isnan(amax) else amax
+        tensor_amax = amax if math.isfinite(amax) else 0.0
     tensor = tensor_scale_exact(tensor_amax, cast)
     s = scale_exact(amax, cast, tensor)
     words = [None] * len(values) if random_bits is None else random_bits
@@ -179,6 +210,8 @@ def amax_exact(values: Sequence[float], cast: BlockCast) -> float:
         return max((x for x in sizes if math.isfinite(x)), default=0.0)
     if any(map(math.isnan, sizes)) or (cast.nonfinite == "nan" and any(map(math.isinf, sizes))):
         return math.nan
+    if cast.nonfinite == "largest":
+        return max(sizes, default=0.0)
     return max((FLOAT32_MAX if math.isinf(x) else x for x in sizes), default=0.0)
 
 

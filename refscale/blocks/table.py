@@ -35,11 +35,15 @@ from refscale.formats import Format, FormatLike, Overflow, Rounding, get_format,
 from refscale.formats.rounding import check_modes
 
 ScaleRule = Literal["floor", "ceil", "rceil", "even", "nearest", "amax"]
-Arithmetic = Literal["exact", "divide", "reciprocal"]
-Nonfinite = Literal["nan", "saturate", "ignore"]
+Arithmetic = str
+Nonfinite = Literal["nan", "saturate", "largest", "ignore"]
 
 SCALE_RULES: tuple[ScaleRule, ...] = get_args(ScaleRule)
-ARITHMETICS: tuple[Arithmetic, ...] = get_args(Arithmetic)
+ARITHMETICS: tuple[Arithmetic, ...] = ("exact", "divide", "reciprocal")
+"""Names of an arithmetic of scales and of elements at once."""
+
+SCALE_ARITHMETICS: tuple[Arithmetic, ...] = (*ARITHMETICS, "inverse", "product")
+ELEMENT_ARITHMETICS: tuple[Arithmetic, ...] = (*ARITHMETICS, "inverse", "steps")
 NONFINITES: tuple[Nonfinite, ...] = get_args(Nonfinite)
 
 
@@ -55,13 +59,15 @@ class BlockCast:
         axis: that blocks of 1 × n lie along.
         tensor_scale: whether the tensor has a scale of its own, in float32 (NVFP4); for rule "amax" only, and scales
             of at most 16 bits whose products with elements float32 holds.
-        arithmetic: of rule "amax", whose scales are no powers of two: "exact" (scale and element are real quotients,
-            rounded once), or "divide" or "reciprocal", in float32; see ``rounding``.
+        arithmetic: of rule "amax", whose scales are no powers of two: "SCALES+ELEMENTS", one of ``SCALE_ARITHMETICS``
+            and one of ``ELEMENT_ARITHMETICS`` ("divide+inverse"), or a single name for both: "exact" (scale and
+            element are real quotients, rounded once), "divide" or "reciprocal", in float32; see ``rounding``.
         least: the smallest scale that is used, a positive value of the scale format; 0: none, and a block whose scale
             rounds to zero is zero.
         nonfinite: what a block with an infinity or NaN becomes: "nan", NaN as a whole; "saturate", the same for NaN,
-            but ±inf count as ±float32's largest; "ignore", the scale is that of the finite elements, and the cast of
-            each element does the rest.
+            but ±inf count as ±float32's largest; "largest", the same for NaN, but ±inf give the largest scale of the
+            format (e8m0: code 254, as PTX ``cvt.satfinite``); "ignore", the scale is that of the finite elements, and
+            the cast of each element does the rest.
         rounding, overflow: of the elements, as of ``formats.Cast``.
 
     Raises:
@@ -106,7 +112,7 @@ class BlockCast:
             "rule": rule,
             "axis": integer("BlockCast", "axis", axis),
             "tensor_scale": flag("BlockCast", "tensor_scale", tensor_scale),
-            "arithmetic": arithmetic,
+            "arithmetic": _arithmetic(arithmetic),
             "least": number("BlockCast", "least", least) or 0.0,  # −0 is 0
             "nonfinite": nonfinite,
             "rounding": rounding,
@@ -115,7 +121,7 @@ class BlockCast:
         for name, value in fields.items():
             object.__setattr__(self, name, value)
         check_modes(rounding, overflow, "BlockCast")
-        for what, known in (("rule", SCALE_RULES), ("arithmetic", ARITHMETICS), ("nonfinite", NONFINITES)):
+        for what, known in (("rule", SCALE_RULES), ("nonfinite", NONFINITES)):
             if fields[what] not in known:
                 raise FormatError(f"BlockCast: unknown {what} {fields[what]!r}; known: {', '.join(known)}")
         if not 1 <= len(shape) <= 2 or any(n < 1 for n in shape) or (len(shape) == 2 and self.axis != -1):
@@ -144,11 +150,37 @@ class BlockCast:
         """The elements' format: what a report of casts names."""
         return self.element
 
+    @property
+    def scale_arithmetic(self) -> Arithmetic:
+        """How scales are computed, one of ``SCALE_ARITHMETICS``."""
+        return self.arithmetic.partition("+")[0]
+
+    @property
+    def element_arithmetic(self) -> Arithmetic:
+        """How elements are divided by their scales, one of ``ELEMENT_ARITHMETICS``."""
+        return self.arithmetic.rpartition("+")[2]
+
     def __str__(self) -> str:
         where = " × ".join(map(str, self.block if len(self.block) == 2 else (1, *self.block)))
         scale = f"{self.scale}{' and float32' if self.tensor_scale else ''}"
         rounding = "" if self.rounding == "nearest_even" else f", {self.rounding}"
         return f"{self.element} in blocks of {where}, scales {scale} by {self.rule}{rounding}"
+
+
+def _arithmetic(name: Arithmetic) -> Arithmetic:
+    """The shortest form of a name, checked: "divide" for "divide+divide".
+
+    Raises:
+        FormatError: an unknown name.
+    """
+    parts = name.split("+") if isinstance(name, str) else []
+    scales, elements = (parts * 2)[:2] if len(parts) == 1 else parts if len(parts) == 2 else ("", "")
+    if scales not in SCALE_ARITHMETICS or elements not in ELEMENT_ARITHMETICS:
+        raise FormatError(
+            f"BlockCast: unknown arithmetic {name!r}; known: {', '.join(ARITHMETICS)}, and SCALES+ELEMENTS of "
+            f"{', '.join(SCALE_ARITHMETICS)} and {', '.join(ELEMENT_ARITHMETICS)}"
+        )
+    return scales if scales == elements and scales in ARITHMETICS else f"{scales}+{elements}"
 
 
 def is_value(x: float, format: FormatLike) -> bool:

@@ -356,6 +356,13 @@ def _conform(args: argparse.Namespace) -> int:
     return conformance.conform(args)
 
 
+def _accumulator(args: argparse.Namespace) -> int:
+    from refscale.cli import accumulator
+
+    _check_directories(args.json)
+    return accumulator.accumulator(args)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "report": _report,
     "scales": _scales,
@@ -369,6 +376,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "verify": _verify,
     "golden": _golden,
     "conform": _conform,
+    "accumulator": _accumulator,
 }
 
 

@@ -3,66 +3,153 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from refscale.errors import GoldenError, counted
-from refscale.files import write_json
-from refscale.golden import GoldenSet, check, load, write
+from refscale.errors import BackendLostError, GoldenError, counted
+from refscale.files import write_json, write_text
+from refscale.golden import GoldenSet, check, load, sizes, write
 from refscale.golden.backends import SHIPPED, find
-from refscale.golden.kit import Backend, Result, Waiver, bisect, load_waivers, run, select, summary, to_json
+from refscale.golden.kit import Backend, Result, Session, Waiver, bisect, load_waivers, run, select, summary, to_json
+from refscale.golden.kit import pipe as protocol
+from refscale.golden.kit.backend import matches
 from refscale.golden.kit.pipe import PipeBackend
-from refscale.golden.kit.report import culprit_in_words, failed, matrix
+from refscale.golden.kit.report import bisection_in_words, failed, matrix, vector_in_words
+from refscale.golden.kit.runner import check_ids, covered, unmet, waivers_toml
+from refscale.golden.kit.verdicts import whole_result, without_arrays
+from refscale.golden.known_bugs import explain
+from refscale.golden.schema import FLAGS, Vector
 
-FAILED = 1
-"""Exit status of a backend that fails."""
+FAILED, ENDED = 1, 2
+"""Exit status of a backend that fails; of a run that ended early."""
 
 
 def golden(args: argparse.Namespace) -> None:
-    """Generate a set of golden vectors, or check one."""
-    if args.action == "write":
-        size = write(args.directory, args.full)
-        print(f"{args.directory}: {size / 2**20:.1f} MiB")
-    else:
-        count = check(args.directory)
-        print(f"{counted(count, 'vector')}: every hash and every byte is right")
+    """Generate, check or show golden vectors."""
+    match args.action:
+        case "write":
+            size = write(args.directory, args.full)
+            print(f"{args.directory}: {size / 2**20:.1f} MiB")
+        case "list":
+            for v in select(load(args.set).values(), args.patterns, True, args.flag):
+                print(f"{v.id}  {' '.join(v.flags)}")
+        case "show":
+            print("\n".join(vector_in_words(load(args.set)[args.id])))
+        case "explain":
+            print(_explained(args.flag))
+        case _:
+            count = check(args.directory)
+            print(f"{counted(count, 'vector')}: every hash and every byte is right")
+
+
+def _explained(flag: str | None) -> str:
+    if flag is None:
+        return "\n".join(f"{name}: {text}" for name, text in FLAGS.items())
+    chosen = select(load().values(), (), True, [flag])
+    families = Counter(v.family for v in chosen)
+    where = ", ".join(f"{n} in {family}" for family, n in families.items())
+    return (
+        f"{explain(flag, FLAGS[flag])}\n  caught by {counted(len(chosen), 'vector')}: {where}, such as {chosen[0].id}"
+    )
 
 
 def conform(args: argparse.Namespace) -> int:
-    """Hold a backend to the vectors; 1 if it fails."""
+    """Run a backend on the vectors.
+
+    Returns:
+        0 if a vector was judged, none fails and every requirement is met; 1 if not; 2 if the run ended early.
+    """
     if args.list:
         for b in SHIPPED.values():
             print(f"{b.name:14}{'installed' if b.installed else '-':11}{b.about}")
         return 0
+    if args.protocol:
+        print(inspect.getdoc(protocol))
+        return 0
     vectors = load(args.set)
     waivers = load_waivers(args.waivers) if args.waivers else ()
+    pool = _pool(args, vectors)
+    check_ids(waivers, {v.id for v in (*vectors.values(), *pool)})
     if args.all_installed:
         return _all_installed(args, vectors, waivers)
     if args.pipe:
         with PipeBackend(args.pipe, args.timeout, args.longest_line) as program:
-            return _one(args, program, vectors, waivers)
-    return _one(args, find(args.backend), vectors, waivers)
+            return _one(args, program, vectors, pool, waivers)
+    return _one(args, find(args.backend), vectors, pool, waivers)
 
 
-def _one(args: argparse.Namespace, backend: Backend, vectors: GoldenSet, waivers: Sequence[Waiver]) -> int:
+def _pool(args: argparse.Namespace, vectors: GoldenSet) -> list[Vector]:
+    """The vectors to choose from: those of the set and the generated ones, or the latter alone."""
+    if args.budget is not None:
+        return []
+    if args.shapes:
+        return list(sizes.generate(args.seed, sizes.SHAPE_ROUNDS, args.shapes))
+    return [*vectors.values(), *sizes.sample(args.seed, args.full, args.repeat, _wanted(args.only))]
+
+
+def _wanted(only: Sequence[str]) -> Callable[[str], bool] | None:
+    return (lambda id: matches(id, list(only))) if only else None
+
+
+def _generated(args: argparse.Namespace) -> Iterator[Vector]:
+    """Vectors of ``--budget``."""
+    return sizes.until(args.budget, args.seed, args.shapes, _wanted(args.only) or (lambda _: True))
+
+
+def _one(
+    args: argparse.Namespace, backend: Backend, vectors: GoldenSet, pool: list[Vector], waivers: Sequence[Waiver]
+) -> int:
     if args.bisect:
-        culprit = bisect(backend, args.bisect)
-        print(culprit_in_words(args.bisect, culprit))
-        return FAILED if culprit else 0
-    chosen = select(vectors.values(), args.only, args.full)
-    results = run(backend, chosen, waivers)
-    print(summary(backend, results, args.failures))
-    bulk = sum(v.bulk for v in vectors.values())
-    if not args.full and not args.only:
-        print(f"not run: {bulk} bulk vectors, such as every float16 of every function (--full)")
+        found = bisect(backend, args.bisect, Session(backend, (), args.timeout, args.restarts))
+        print(bisection_in_words(found))
+        return 0 if found.passed else FAILED
+    timed = args.budget is not None
+    chosen = [] if timed else select(pool, args.only, args.full, args.flag)
+    if not timed:
+        unmet(_unrun(chosen), args.require)  # a pattern that matches nothing is told before the run, not after it
+    session = Session(backend, waivers, args.timeout, args.restarts)
+    results: list[Result] = []
+    interrupted, lost = True, False
+    try:
+        for vector in _generated(args) if timed else chosen:
+            lost = bool(session.lost)
+            if lost:
+                break
+            result = session.judge(vector)
+            results.append(result if result.verdict == "fail" or not timed else without_arrays(result))
+        interrupted = False
+    finally:
+        if interrupted and args.json:
+            write_json(args.json, to_json(backend, results, vectors, lost="interrupted"))
+    results = list(results) if lost else covered(results)
+    problems = [] if lost else unmet(results, args.require)
     if args.json:
-        write_json(args.json, to_json(backend, results, vectors.version))
-    return FAILED if failed(results) else 0
+        write_json(args.json, to_json(backend, results, vectors, problems, session.lost if lost else ""))
+    if args.write_waivers:
+        write_text(args.write_waivers, waivers_toml(backend, results))
+    notes = list(problems)
+    large = sum(v.bulk for v in vectors.values())
+    if timed or args.shapes:
+        notes.append(f"generated by seed {args.seed}; the vectors of the set were not run")
+    elif not args.full and not args.only and not args.flag:
+        notes.append(f"not run: {large} large vectors, such as every float16 of every function (--full)")
+    print(summary(backend, results, args.failures, notes))
+    if lost:
+        raise BackendLostError(
+            f"{session.lost}; {'vectors' if timed else counted(len(chosen) - len(results), 'vector')} not run, "
+            f"{counted(args.restarts, 'restart')} allowed (--restarts)"
+        )
+    return FAILED if failed(results) or problems else 0
+
+
+def _unrun(vectors: Sequence[Vector]) -> list[Result]:
+    return [whole_result(v, "same bits", "") for v in vectors]
 
 
 def _all_installed(args: argparse.Namespace, vectors: GoldenSet, waivers: Sequence[Waiver]) -> int:
-    chosen = select(vectors.values(), args.only, args.full)
+    chosen = select(_pool(args, vectors), args.only, args.full, args.flag)
     found: list[tuple[Backend, list[Result]]] = []
     for shipped in SHIPPED.values():
         try:
@@ -70,10 +157,8 @@ def _all_installed(args: argparse.Namespace, vectors: GoldenSet, waivers: Sequen
         except GoldenError as error:
             print(f"left out: {error}", file=sys.stderr)
             continue
-        own = [w for w in waivers if w.backend in ("", backend.name)]
-        found.append((backend, run(backend, chosen, own)))
+        found.append((backend, run(backend, chosen, waivers)))
     print(matrix(found))
     if args.json:
-        write_json(args.json, [to_json(b, r, vectors.version) for b, r in found])
-    totals = Counter(r.verdict for _, results in found for r in results)
-    return FAILED if totals["fail"] or totals["unexpectedly fixed"] else 0
+        write_json(args.json, [to_json(b, r, vectors) for b, r in found])
+    return FAILED if any(failed(results) for _, results in found) else 0

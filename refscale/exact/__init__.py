@@ -5,7 +5,8 @@ In reading order:
 1. ``errorfree``: sums and products without error, the bricks of the rest.
 2. ``product``: ``matmul``, each output the real number times a factor, rounded once; ``sums``: ``sum``, likewise.
 3. ``functions``: exp, gelu, … and their derivatives, correctly rounded, from basic operations.
-4. ``accumulators``: what hardware does instead, as models, each with a bound on its error.
+4. ``accumulators``: models of the sums that hardware computes, and ``hardware``, the GPUs they are named after;
+   ``intervals``: bounds on their errors.
 5. ``array``: ``ExactArray``, through which the ops of the table compute by these rules.
 6. ``bounded``: ``Bounded``, through which the same ops derive a bound on their float32 errors.
 
@@ -17,10 +18,12 @@ In reading order:
     True
 """
 
-from refscale.exact.accumulators import ACCUMULATORS, Accumulator, bound, get_accumulator, inside, interval
+from refscale.exact.accumulators import ACCUMULATORS, Accumulator, get_accumulator
 from refscale.exact.array import ExactArray, Product, as_exact, rounded
 from refscale.exact.bounded import FLOAT32, Bounded, ErrorModel, as_bounded, bounded
 from refscale.exact.functions import FUNCTIONS, Function, evaluate
+from refscale.exact.hardware import HARDWARE, Hardware
+from refscale.exact.intervals import bound, inside, interval
 from refscale.exact.product import matmul, matmul_float64
 from refscale.exact.sums import sum
 
@@ -28,11 +31,13 @@ __all__ = [
     "ACCUMULATORS",
     "FLOAT32",
     "FUNCTIONS",
+    "HARDWARE",
     "Accumulator",
     "Bounded",
     "ErrorModel",
     "ExactArray",
     "Function",
+    "Hardware",
     "Product",
     "as_bounded",
     "as_exact",

@@ -1,4 +1,4 @@
-"""What hardware does instead of the exact sum, as models; and how far each may be from it.
+"""Models of the sums that hardware computes in place of the exact one.
 
 ===================  =================================================================================================
 name                 the sum of K products
@@ -6,37 +6,36 @@ name                 the sum of K products
 ``exact``            the real number
 ``float32``          float32, in the order of the index: s ← fl(s + fl(a_k·b_k)), from +0
 ``float32:P``        each block of P so, then promoted: block sums added in order to a second float32
+``rounded:B``        B products and the sum so far are added exactly and rounded once to float32, to nearest;
+                     ``rounded:1`` is a chain of fused multiply-adds
 ``truncated:N:B``    a tensor core: B products at a time, with the sum so far, are aligned to the largest exponent among
                      them (of a product: e(a) + e(b)), cut to multiples of 2^(e_max − N), toward zero, and added
                      exactly; the sum is cut to N + 1 significant bits, at most float32's 24
 ``truncated:N:B:P``  each block of P so, then promoted
+``GPU:FORMAT``       the matrix unit of a GPU, such as ``h100:bf16``: one of the above, from the table of ``hardware``
 ``any-order``        float32 in some order and some blocking, fused or not: what a BLAS promises; a bound only
 ===================  =================================================================================================
 
-An H200 (and so a Hopper) sums FP8 as ``truncated:13:32``, with ``use_fast_accum=False`` of PyTorch as
-``truncated:13:32:128``, FP16 and BF16 as ``truncated:25:16``: every bit, on sums of up to 256 terms that are up to 2^30
-apart (python -m tests.which_accumulator).
+Two options of ``truncated``, after its numbers, describe tiny products:
 
-A bound is derived, not measured, and holds for every element: |s − Σ a_k b_k| ≤ bound.  With u = 2^-24,
-γ_n = n·u/(1 − n·u) and T = Σ |a_k·b_k|:
+* ``:floor=E``: e_max is at least E, so that nothing below 2^(E − N) is kept;
+* ``:emin=E`` (or ``:emin=E/F``, of a and of b): the exponent of a subnormal operand is that of its format's smallest
+  normal number, E, and of a subnormal sum −126: exponents are read from the encodings.
 
-* Where no term passes more than n roundings, of relative error u each, their sum errs by at most γ_n·T.  In the order
-  of the index it passes K additions and the rounding of its product, n = K + 1; in blocks at most B + ⌈K/B⌉ + 1; in any
-  order K + 1.  A product below float32's normal range loses up to 2^-150 more; a sum there is exact.
-* Cutting toward zero never lengthens a term, so every partial sum, and with it 2^e_max, is at most T.  A block cuts at
-  most B + 1 terms by less than 2^-N·T each, and its sum of S significant bits by less than 2^(1 − S)·T:
-  c = ⌈K/B⌉·((B + 1)·2^-N + 2^(1 − S)), or, below the normal range, 2^-149 each in place of the last.  With promotion c
-  is that of P products; the n = ⌈K/P⌉ sums err by c times their own T each, and are added with n roundings:
-  c + γ_n·(1 + c).
+A sum may start from a given c in place of 0: D = A·B + C.  Truncated sums overflow to infinity, as in the models of
+MATLAB-tensor-core and MMA-Sim.  An H200 (and so a Hopper) sums FP8 as ``truncated:13:32``, with PyTorch's
+``use_fast_accum=False`` as ``truncated:13:32:128``, FP16 and BF16 as ``truncated:25:16``: every bit, on sums of up to
+256 terms that are up to 2^30 apart (python -m tests.which_accumulator).
 
-Sources: Higham, *Accuracy and Stability of Numerical Algorithms*, section 4.2; DeepSeek-V3 (arXiv 2412.19437), section
-3.3.2, for promotion at 128 and the 14 bits of FP8 tensor cores; Fasi et al. 2021, "Numerical behavior of NVIDIA tensor
-cores", for alignment and truncation; sizes and the rest by experiment.
+Sources: DeepSeek-V3 (arXiv 2412.19437), section 3.3.2, for promotion at 128 and the 14 bits of FP8 tensor cores; Fasi
+et al. 2021, "Numerical behavior of NVIDIA tensor cores", for alignment and truncation; MATLAB-tensor-core
+(north-numerical-computing, issues 2 and 7) for the floor; MMA-Sim (arXiv 2511.10909) for emin; sizes by experiment.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -44,16 +43,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refscale.arguments import integer
-from refscale.errors import ArgumentError
+from refscale.arrays import plain
+from refscale.errors import ArgumentError, CarrierError, ShapeError
+from refscale.exact import errorfree
 from refscale.exact.errorfree import Float64
-from refscale.exact.product import as_operands, check_deterministic, check_factor, matmul
-from refscale.formats import Cast
+from refscale.exact.hardware import find_hardware
+from refscale.exact.product import as_operands
 
 Float32 = NDArray[np.float32]
 
 _U = 2.0**-24
+_EMIN = -126
+"""Smallest exponent of a normal float32."""
+_LOWEST = -402
+"""Below the exponent of every product of operands that ``as_operands`` admits."""
+_ROOM = 1 << 20
+"""Numbers in the largest temporary array of ``Rounded``."""
 
-ACCUMULATORS = ("exact", "float32", "float32:128", "truncated:13:32", "truncated:13:32:128", "any-order")
+ACCUMULATORS = ("exact", "float32", "float32:128", "rounded:1", "truncated:13:32", "truncated:13:32:128", "any-order")
 """Names, with the usual sizes where there is a choice."""
 
 
@@ -65,11 +72,16 @@ class Accumulator(Protocol):
     def name(self) -> str:
         """As ``get_accumulator`` reads it."""
 
-    def matmul(self, a: ArrayLike, b: ArrayLike) -> Float32:
+    def matmul(self, a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> Float32:
         """Sums of a (…, M, K) and b (…, K, N), float32 (…, M, N), before any factor and cast.
 
+        Args:
+            a, b: operands, of at most 26 significant bits.
+            c: start values, float32 (…, M, N); None: +0.
+
         Raises:
-            ArgumentError: a model that says no order, or whose sums are not float32.
+            ArgumentError: a model without a defined order, or whose sums are not float32.
+            ShapeError: shapes that do not multiply, or a c that does not broadcast to the shape of the sums.
         """
 
     def relative(self, inner: int) -> float:
@@ -82,7 +94,7 @@ class Exact:
 
     name: str = "exact"
 
-    def matmul(self, a: ArrayLike, b: ArrayLike) -> Float32:
+    def matmul(self, a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> Float32:
         """Is no float32."""
         raise ArgumentError("accumulator 'exact' has no float32 sums; exact.matmul rounds to the format of the output")
 
@@ -93,17 +105,17 @@ class Exact:
 
 @dataclass(frozen=True)
 class AnyOrder:
-    """float32 in an order that is not said."""
+    """float32 in an unspecified order."""
 
     name: str = "any-order"
 
-    def matmul(self, a: ArrayLike, b: ArrayLike) -> Float32:
+    def matmul(self, a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> Float32:
         """Is not determined."""
         raise ArgumentError("accumulator 'any-order' does not say what its sums are, only how far they may be off")
 
     def relative(self, inner: int) -> float:
         """γ of K + 1."""
-        return _gamma(inner + 1)
+        return gamma(inner + 1)
 
 
 @dataclass(frozen=True)
@@ -128,24 +140,90 @@ class InOrder:
         return f"float32:{self.block}" if self.block else "float32"
 
     @np.errstate(all="ignore")
-    def matmul(self, a: ArrayLike, b: ArrayLike) -> Float32:
-        """Sums in float32 of operands in float32; a product is rounded before it is added (exact for 12 bits each)."""
-        x, y = (np.asarray(o, np.float32) for o in as_operands(f"accumulator {self.name}", a, b))
-        inner = x.shape[-1]
-        size = self.block or max(1, inner)
-        shape = (*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])
-        total = np.zeros(shape, np.float32)
-        for start in range(0, inner, size):
-            part = np.zeros(shape, np.float32)
-            for k in range(start, min(start + size, inner)):
-                part += x[..., :, k, None] * y[..., None, k, :]
+    def matmul(self, a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> Float32:
+        """Sums in float32 of operands in float32; a product is rounded before it is added (exact for 12 bits each).
+
+        A start value is added first, or, with blocks, before the first block sum.
+        """
+        x, y, total = _operands(self.name, a, b, c)
+        rows, columns = _by_product(np.asarray(x, np.float32), np.asarray(y, np.float32))
+        inner = len(rows)
+        for start in range(0, inner, self.block or max(1, inner)):
+            part = np.zeros_like(total) if self.block else total
+            for k in range(start, min(start + (self.block or inner), inner)):
+                part += rows[k] * columns[k]
             total = total + part if self.block else part
         return total
 
     def relative(self, inner: int) -> float:
         """γ of the roundings that a term passes."""
         blocks = math.ceil(inner / self.block) if self.block else 0
-        return _gamma(min(inner, self.block or inner) + blocks + 1)
+        return gamma(min(inner, self.block or inner) + blocks + 1)
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A block and the sum so far, added exactly and rounded once.
+
+    Attributes:
+        block: products to a block, at most 2^10.
+
+    Raises:
+        ArgumentError: a block that is no integer, or out of range.
+    """
+
+    block: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "block", integer("Rounded", "block", self.block, 1, 1024))
+
+    @property
+    def name(self) -> str:
+        """``rounded:B``."""
+        return f"rounded:{self.block}"
+
+    @np.errstate(all="ignore")
+    def matmul(self, a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> Float32:
+        """Sums in float32; each is rounded through float64 to odd, which changes no result."""
+        x, y, total = _operands(self.name, a, b, c)
+        if self.block == 1:
+            return self._fused(x, y, total)
+        lead = total.shape[:-2]
+        some = max(1, _ROOM // ((self.block + 1) * total.shape[-1] or 1))
+        for index in np.ndindex(lead):
+            left = np.broadcast_to(x, (*lead, *x.shape[-2:]))[index]
+            right = np.broadcast_to(y, (*lead, *y.shape[-2:]))[index]
+            for first in range(0, len(left), some):
+                rows = slice(first, first + some)
+                total[index][rows] = self._sum(left[rows], right, total[index][rows])
+        return total
+
+    def _fused(self, x: Float64, y: Float64, total: Float32) -> Float32:
+        """One product at a time."""
+        rows, columns = _by_product(x, y)
+        for k in range(len(rows)):
+            product = rows[k] * columns[k]
+            near, error = errorfree.two_sum(total.astype(np.float64), product)
+            between = np.isfinite(near) & (error != 0) & (near.view(np.int64) & 1 == 0)
+            np.copyto(near, np.nextafter(near, np.where(error > 0, np.inf, -np.inf)), where=between)  # to odd
+            total = near.astype(np.float32)
+        return total
+
+    def _sum(self, x: Float64, y: Float64, total: Float32) -> Float32:
+        """Some rows, a block at a time."""
+        for start in range(0, x.shape[-1], self.block):
+            ks = slice(start, start + self.block)
+            products = x[:, None, ks] * y.T[None, :, ks]
+            terms = np.concatenate([total[..., None].astype(np.float64), products], -1)
+            plain_sum = terms.sum(-1)  # infinities and NaN
+            finite = np.isfinite(plain_sum)
+            odd = errorfree.odd(errorfree.sum_rows(np.where(finite[..., None], terms, 0.0)))
+            total = np.where(finite, odd, plain_sum).astype(np.float32)
+        return total
+
+    def relative(self, inner: int) -> float:
+        """γ of the number of blocks."""
+        return gamma(math.ceil(inner / self.block))
 
 
 @dataclass(frozen=True)
@@ -156,6 +234,9 @@ class Truncated:
         bits: N, kept below the largest exponent; 4 to 40.
         block: products to a block, at most 2^10.
         promoted: products after which the sum goes to a second float32; 0 for never.
+        floor: smallest alignment exponent, −300 to 127; None: none.
+        emin: smallest exponents of the formats of a and b, −149 to 127 each, one for both, or None: a subnormal
+            operand, or sum, has the exponent of its value.
 
     Raises:
         ArgumentError: sizes that are no integers, or out of range.
@@ -164,16 +245,30 @@ class Truncated:
     bits: int = 13
     block: int = 32
     promoted: int = 0
+    floor: int | None = None
+    emin: tuple[int, int] | int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bits", integer("Truncated", "bits", self.bits, 4, 40))
         object.__setattr__(self, "block", integer("Truncated", "block", self.block, 1, 1024))
         object.__setattr__(self, "promoted", integer("Truncated", "promoted", self.promoted, 0))
+        if self.floor is not None:
+            object.__setattr__(self, "floor", integer("Truncated", "floor", self.floor, -300, 127))
+        if self.emin is not None:
+            both = self.emin if isinstance(self.emin, tuple) else (self.emin, self.emin)
+            if len(both) != 2:
+                raise ArgumentError(f"Truncated: emin is {self.emin}, expected one integer or two")
+            object.__setattr__(self, "emin", tuple(integer("Truncated", "emin", e, -149, 127) for e in both))
 
     @property
     def name(self) -> str:
-        """``truncated:N:B`` or ``truncated:N:B:P``."""
-        return f"truncated:{self.bits}:{self.block}" + (f":{self.promoted}" if self.promoted else "")
+        """``truncated:N:B`` or ``truncated:N:B:P``, then the options."""
+        options = [f":{self.promoted}"] if self.promoted else []
+        if self.floor is not None:
+            options.append(f":floor={self.floor}")
+        if isinstance(self.emin, tuple):
+            options.append(":emin=" + "/".join(map(str, dict.fromkeys(self.emin))))
+        return f"truncated:{self.bits}:{self.block}" + "".join(options)
 
     @property
     def significant(self) -> int:
@@ -181,49 +276,87 @@ class Truncated:
         return min(self.bits + 1, 24)
 
     @np.errstate(all="ignore")
-    def matmul(self, a: ArrayLike, b: ArrayLike) -> Float32:
-        """Sums in float32; in float64 every step is exact but the cutting."""
-        x, y = as_operands(f"accumulator {self.name}", a, b)
-        inner = x.shape[-1]
-        part = self.promoted or max(1, inner)
-        sums = [self._sum(x[..., s : s + part], y[..., s : s + part, :]) for s in range(0, max(1, inner), part)]
-        return np.asarray(sum(sums[1:], sums[0]), np.float32)
+    def matmul(self, a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> Float32:
+        """Sums in float32; in float64 every step is exact but the cutting.
 
-    def _sum(self, x: Float64, y: Float64) -> Float32:
-        """Without promotion."""
+        A start value is aligned with the first block; with promotion the second float32 starts from it.
+        """
+        x, y, total = _operands(self.name, a, b, c)
         inner = x.shape[-1]
-        row, column = _exponents(x), _exponents(y)
-        total = np.zeros((*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1]))
-        for start in range(0, inner, self.block):
-            ks = range(start, min(start + self.block, inner))
-            exponent = _exponents(total)
+        if not self.promoted:
+            return self._sum(x, y, total)
+        for s in range(0, inner, self.promoted):
+            part = slice(s, s + self.promoted)
+            total = total + self._sum(x[..., part], y[..., part, :], np.zeros_like(total))
+        return total
+
+    def _sum(self, x: Float64, y: Float64, start: Float32) -> Float32:
+        """Without promotion."""
+        rows, columns = _by_product(x, y)
+        left, right = self.emin if isinstance(self.emin, tuple) else (None, None)
+        row_exponents, column_exponents = _exponents(rows, left), _exponents(columns, right)
+        lowest = _LOWEST if self.floor is None else self.floor
+        total, product = start.astype(np.float64), np.empty(start.shape)
+        of_product = np.empty(start.shape, np.int32)
+        for first in range(0, len(rows), self.block):
+            ks = range(first, min(first + self.block, len(rows)))
+            exponent = np.maximum(_exponents(total, None if left is None else _EMIN), lowest)
             for k in ks:
-                np.maximum(exponent, row[..., :, k, None] + column[..., None, k, :], out=exponent)
-            grain = np.ldexp(1.0, exponent - self.bits)
-            terms = [total, *(x[..., :, k, None] * y[..., None, k, :] for k in ks)]
-            cut = _cut(np.sum([np.trunc(t / grain) for t in terms], 0) * grain, self.significant)
-            plain = np.sum(terms, 0)  # infinities and NaN
-            total = np.where(np.isfinite(plain), cut, plain)
+                np.add(row_exponents[k], column_exponents[k], out=of_product)
+                np.maximum(exponent, of_product, out=exponent)
+            units = np.ldexp(1.0, self.bits - exponent)  # in one
+            whole = np.trunc(total * units) + 0.0
+            for k in ks:
+                np.multiply(rows[k], columns[k], out=product)
+                product *= units
+                whole += np.trunc(product, out=product)
+            total = _cut(whole / units, self.significant)
         return total.astype(np.float32)
 
     def relative(self, inner: int) -> float:
-        """What the cuts of all blocks can lose, and the roundings of parts."""
+        """The cuts of all blocks, and the roundings of parts."""
         part = min(inner, self.promoted or inner)
         terms = min(part, self.block) + 1
         cuts = math.ceil(part / self.block) * (terms * 2.0**-self.bits + 2.0 ** (1 - self.significant))
-        return cuts + _gamma(math.ceil(inner / self.promoted)) * (1 + cuts) if self.promoted else cuts
+        return cuts + gamma(math.ceil(inner / self.promoted)) * (1 + cuts) if self.promoted else cuts
 
 
-def _exponents(x: Float64) -> NDArray[np.int32]:
-    """e where 2^e ≤ |x| < 2^(e + 1); of zero, which aligns nothing, less than that of any product."""
-    return np.asarray(np.where(x == 0, -500, np.frexp(x)[1] - 1))
+def _operands(name: str, a: ArrayLike, b: ArrayLike, c: ArrayLike | None) -> tuple[Float64, Float64, Float32]:
+    """Both operands, and a new array of start values in the shape of the sums."""
+    call = f"accumulator {name}"
+    x, y = as_operands(call, a, b)
+    shape = (*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])
+    if c is None:
+        return x, y, np.zeros(shape, np.float32)
+    start = plain(call, "c", c)
+    if start.dtype.name not in ("float16", "bfloat16", "float32"):
+        raise CarrierError(f"{call}: c is {start.dtype}, expected float16, bfloat16 or float32")
+    try:
+        return x, y, np.array(np.broadcast_to(start, shape), np.float32)
+    except ValueError:
+        raise ShapeError(f"{call}: c {start.shape}, expected the shape of the sums, {shape}") from None
+
+
+def _by_product(x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Rows (K, …, M, 1) and columns (K, …, 1, N): the k-th of both multiply to the k-th product of every sum."""
+    rows = np.ascontiguousarray(np.moveaxis(x, -1, 0))[..., None]
+    columns = np.ascontiguousarray(np.moveaxis(y, -2, 0))[..., None, :]
+    return rows, columns
+
+
+def _exponents(x: Float64, least: int | None = None) -> NDArray[np.int32]:
+    """e where 2^e ≤ |x| < 2^(e + 1), at least ``least``; of zero and non-finite numbers less than of any product."""
+    exponent = np.frexp(x)[1] - 1
+    if least is not None:
+        exponent = np.maximum(exponent, least)
+    return np.asarray(np.where((x == 0) | ~np.isfinite(x), 2 * _LOWEST - 200, exponent), np.int32)
 
 
 def _cut(x: Float64, bits: int) -> Float64:
-    """To bits of significand, toward zero, as far as float32 has them; beyond its largest value, that."""
+    """To bits of significand, toward zero, as far as float32 has them; beyond its largest value, infinity."""
     grain = np.ldexp(1.0, np.maximum(np.frexp(x)[1] - bits, -149))
-    largest = float(np.finfo(np.float32).max)
-    return np.asarray(np.clip(np.trunc(x / grain) * grain, -largest, largest))
+    cut = np.trunc(x / grain) * grain
+    return np.asarray(np.where(np.abs(cut) >= 2.0**128, np.copysign(np.inf, cut), cut))
 
 
 def get_accumulator(name: str | Accumulator) -> Accumulator:
@@ -234,92 +367,62 @@ def get_accumulator(name: str | Accumulator) -> Accumulator:
     """
     if isinstance(name, Accumulator):
         return name
-    kind, *sizes = name.split(":") if isinstance(name, str) else ("",)
+    text = name if isinstance(name, str) else ""
+    if hardware := find_hardware(text):
+        return get_accumulator(hardware.model)
+    kind, *words = text.split(":")
     try:
-        match kind, [int(s) for s in sizes]:
-            case "exact", []:
+        options = _options(words)
+        match kind, [int(w) for w in words if "=" not in w]:
+            case "exact", [] if not options:
                 return Exact()
-            case "any-order", []:
+            case "any-order", [] if not options:
                 return AnyOrder()
-            case "float32", []:
+            case "float32", [] if not options:
                 return InOrder()
-            case "float32", [block] if block:
+            case "float32", [block] if block and not options:
                 return InOrder(block)
+            case "rounded", [block] if not options:
+                return Rounded(block)
             case "truncated", [bits]:
-                return Truncated(bits)
+                return Truncated(bits, **options)
             case "truncated", [bits, block]:
-                return Truncated(bits, block)
+                return Truncated(bits, block, **options)
             case "truncated", [bits, block, promoted] if promoted:
-                return Truncated(bits, block, promoted)
+                return Truncated(bits, block, promoted, **options)
     except ValueError:  # no integer, or out of range: ArgumentError is one
         pass
     raise ArgumentError(
-        f"get_accumulator({name!r}): expected exact, any-order, float32, float32:P, truncated:N:B or "
-        "truncated:N:B:P (4 ≤ N ≤ 40, 1 ≤ B ≤ 1024, P ≥ 1)"
+        f"get_accumulator({name!r}): expected exact, any-order, float32, float32:P, rounded:B, truncated:N:B or "
+        "truncated:N:B:P (4 ≤ N ≤ 40, 1 ≤ B ≤ 1024, P ≥ 1), then :floor=E and :emin=E, or GPU:FORMAT, such as h100:bf16"
     )
 
 
-@np.errstate(all="ignore")
-def bound(a: ArrayLike, b: ArrayLike, accumulator: str | Accumulator) -> Float64:
-    """How far the accumulator's sums may be from the exact ones: float64 (…, M, N), inf or NaN where operands are.
-
-    bound = relative(K)·T + K·2^-149,    T = Σ_k |a_ik·b_kj|
-    """
-    x, y = as_operands("accumulators.bound", a, b)
-    inner = x.shape[-1]
-    relative = get_accumulator(accumulator).relative(inner)
-    total = (np.abs(x) @ np.abs(y)) * (1 + (inner + 4) * 2.0**-52)  # T, and what float64 may have lost of it
-    return np.asarray(total * relative + (inner * 2.0**-149 if relative else 0.0))
-
-
-@np.errstate(all="ignore")
-def interval(
-    a: ArrayLike, b: ArrayLike, accumulator: str | Accumulator, cast: Cast, factor: float = 1.0
-) -> tuple[Float32, Float32]:
-    """The least and the greatest value that a right implementation with this accumulator may return.
-
-        low = cast(factor·(s − bound)),    high = cast(factor·(s + bound)),    s the exact sum
-
-    Rounding is monotonic, so what lies between the ends before it lies between them after it.  An implementation may
-    round its float32 sum times the factor once more to float32; the bound includes that.
-
-    Args:
-        a, b: operands, (…, M, K) and (…, K, N).
-        accumulator: the model, or its name.
-        cast: to the format of the output, nearest.
-        factor: multiplies the sum; 2^-300 ≤ |factor| ≤ 2^300.
-
-    Returns:
-        (low, high), float32 (…, M, N); the same for "exact".  An end that overflowed to NaN stands for "anything
-        beyond": see ``inside``.
+def _options(words: list[str]) -> dict[str, Any]:
+    """``floor=E`` and ``emin=E`` or ``emin=E/F``, last and once each.
 
     Raises:
-        ArgumentError: no such accumulator, a stochastic cast, or a factor out of range.
+        ValueError: anything else with an equals sign.
     """
-    accumulator = get_accumulator(accumulator)
-    check_deterministic("accumulators.interval", cast)
-    factor = check_factor("accumulators.interval", factor)
-    if accumulator.relative(1) == 0:
-        y = matmul(a, b, cast, factor)
-        return y, y
-    x, w = as_operands("accumulators.interval", a, b)
-    total = np.asarray(x @ w)
-    inexact = (np.abs(x) @ np.abs(w)) * ((x.shape[-1] + 8) * 2.0**-52)
-    error = (bound(a, b, accumulator) + inexact) * abs(factor)
-    middle = total * factor
-    error += (np.abs(middle) + error) * (4 * _U) + 2.0**-148
-    return cast(middle - error), cast(middle + error)
+    first = next((i for i, w in enumerate(words) if "=" in w), len(words))
+    found: dict[str, Any] = {}
+    for word in words[first:]:
+        option = re.fullmatch(r"(floor)=(-?[0-9]+)|(emin)=(-?[0-9]+)(?:/(-?[0-9]+))?", word)
+        if option is None or (option[1] or option[3]) in found:
+            raise ValueError(word)
+        if option[1]:
+            found["floor"] = int(option[2])
+        else:
+            found["emin"] = int(option[4]), int(option[5] or option[4])
+    return found
 
 
-def inside(y: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether low ≤ y ≤ high; NaN is inside where an end is NaN, and everything finite beyond the other end is, too."""
-    above = (y >= low) | np.isnan(low)
-    below = (y <= high) | np.isnan(high)
-    some = np.isnan(low) | np.isnan(high)
-    return np.asarray(np.where(np.isnan(y), some, above & below))
+def gamma(n: int) -> float:
+    """γ_n = n·u/(1 − n·u), u = 2^-24.
 
-
-def _gamma(n: int) -> float:
+    Raises:
+        ArgumentError: n·u ≥ ½, for which no bound is useful.
+    """
     if n * _U >= 0.5:
         raise ArgumentError(f"accumulators: a float32 sum of {n} terms has no useful bound, expected fewer than 2^23")
     return n * _U / (1 - n * _U)

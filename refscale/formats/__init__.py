@@ -7,6 +7,7 @@ In reading order:
 2. ``rounding``: ``round_exact`` says in exact arithmetic what it is to round one number: the specification.
 3. ``cast``: ``quantize`` does the same to arrays, fast; a ``Cast`` is a format and two modes in a record.
 4. ``codes``: ``encode`` and ``decode`` go between values and bits, ``values`` lists all values of a format.
+5. ``conventions``: ``encode_by`` rounds by the conventions of other libraries where no standard decides.
 
 A quantized array stays wide: it is float32, and holds only values of the format. Codes appear where data leave the
 program. No rounding is implicit: format, rounding mode and overflow rule are named at every cast.
@@ -19,10 +20,12 @@ program. No rounding is implicit: format, rounding mode and overflow rule are na
 
 from refscale.formats.cast import Cast, quantize
 from refscale.formats.codes import decode, encode, values
+from refscale.formats.conventions import CONVENTIONS, encode_by
 from refscale.formats.rounding import OVERFLOWS, RANDOM_BITS, ROUNDINGS, Overflow, Rounding, round_exact
 from refscale.formats.table import FORMATS, Format, FormatLike, NanEncoding, get_format
 
 __all__ = [
+    "CONVENTIONS",
     "FORMATS",
     "OVERFLOWS",
     "RANDOM_BITS",
@@ -35,6 +38,7 @@ __all__ = [
     "Rounding",
     "decode",
     "encode",
+    "encode_by",
     "get_format",
     "quantize",
     "round_exact",

@@ -1,8 +1,9 @@
 """Golden vectors, every bit of them right and the same on any machine, and the kit that holds a backend to them.
 
-In reading order: ``schema`` (what a vector is), ``inputs``, one module per family (``cast``, ``unary``, ``products``,
-``replay`` and ``ops``, ``models``), ``families`` (all of them), ``store`` (the set on disk); then ``kit`` (verdicts on
-a backend), ``backends`` (those that are shipped), ``conformance`` (the kit as pytest).
+In reading order: ``schema`` (what a vector is), ``inputs``, ``records``, ``conventions`` (what no standard decides),
+one module per family (``cast``, ``unary``, ``products``, ``blocks``, ``dequantize``, ``block_products``, ``choices``,
+``replay`` and ``ops``, ``models``), ``families`` (all of them), ``sizes`` (generated vectors), ``store`` (the set on
+disk); then ``kit`` (verdicts on a backend), ``backends`` (those that are shipped), ``conformance`` (the kit as pytest).
 """
 
 from refscale.golden.blocks import cast_of

@@ -1,4 +1,4 @@
-"""Families ``block-scale``, ``block-cast`` and ``block-matmul``: which scale, which code, which sum.
+"""Families ``block-scale`` and ``block-cast``: which scale, which code.
 
 Scales are asked for at every place where one of the rules changes, in every element format; all rules see the same
 inputs, so that a backend with another rule fails where the two part.
@@ -7,7 +7,7 @@ inputs, so that a backend with another rule fails where the two part.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,15 @@ from refscale.blocks import (
     BLOCK_FORMATS,
     BlockCast,
     Blocks,
-    block_matmul,
     encode_blocks,
     get_block_cast,
     pack_nibbles,
     split_blocks,
     tile_scales,
 )
-from refscale.formats import get_format
+from refscale.golden.conventions import of_blocks
 from refscale.golden.inputs import Words, cast_for
+from refscale.golden.records import attributes_of, cast_of
 from refscale.golden.schema import Codes, Vector
 
 Array = NDArray[Any]
@@ -56,12 +56,12 @@ def generate_scales() -> Iterator[Vector]:
             cast = get_block_cast(name, rule=rule)
             for group, (flags, comment, amax) in groups.items():
                 x = Codes.of(_rows(amax), "float32")
-                yield _quantized(f"block-scale/{name}/{rule}/{group}", x, cast, flags, comment)
+                yield quantized(f"block-scale/{name}/{rule}/{group}", x, cast, flags, comment)
         for nonfinite in ("nan", "saturate"):
             cast = get_block_cast(name, rule="rceil", nonfinite=nonfinite)
             x = Codes.of(_nonfinite_rows(), "float32")
             flags = ("scale-nonfinite", "block-nan")
-            yield _quantized(
+            yield quantized(
                 f"block-scale/{name}/rceil/nonfinite-{nonfinite}", x, cast, flags, "an infinity or a NaN among 32"
             )
 
@@ -131,23 +131,53 @@ def generate_casts() -> Iterator[Vector]:
         }
         for suffix, c in casts.items():
             for what, (x, flags, comment) in inputs.items():
-                yield _quantized(f"block-cast/{name}{suffix}/{what}", _float32(x), c, flags, comment)
+                yield quantized(f"block-cast/{name}{suffix}/{what}", _float32(x), c, flags, comment)
         if len(cast.block) == 1:
             x = (usual * binades).T[: n + 5]
             across = get_block_cast(cast, axis=0)
-            yield _quantized(
+            yield quantized(
                 f"block-cast/{name}/axis-0", _float32(x), across, ("block-axis",), "blocks down the columns"
             )
         else:
             flags = ("block-square",)
-            yield _quantized(f"block-cast/{name}/square", _float32(usual * binades), cast, flags, "blocks are squares")
+            yield quantized(f"block-cast/{name}/square", _float32(usual * binades), cast, flags, "blocks are squares")
         random = get_block_cast(cast, rounding="stochastic")
         bits = Codes("uint32", words.words(*usual.shape))
         flags = ("block-stochastic",)
-        yield _quantized(f"block-cast/{name}/stochastic", _float32(usual), random, flags, "random bits given", bits)
+        yield quantized(f"block-cast/{name}/stochastic", _float32(usual), random, flags, "random bits given", bits)
     yield from _tensor_scales()
     yield from _arithmetics()
     yield from _layouts()
+    yield from _sources()
+
+
+def _sources() -> Iterator[Vector]:
+    """Conversions from float16 and bfloat16, of odd lengths and leading axes; arrays apart in memory."""
+    for i, (name, cast) in enumerate(BLOCK_FORMATS.items()):
+        words, n = Words(9950 + i), cast.block[-1]
+        square = len(cast.block) == 2
+        for source in ("float16", "bfloat16"):
+            spread = words.normal(6, 2 * n + 1) * np.ldexp(1.0, words.below(12, 6, 2 * n + 1) - 8)
+            x, more = Codes.of(cast_for(source)(spread), source), ("source-16", "tail", "block-short")
+            yield quantized(f"block-cast/{name}/{source}", x, cast, more, f"from {source}, an odd length")
+        for length in (1, n - 1, n + 1, 3 * n - 1):
+            x = Codes.of(cast_for("float32")(words.normal(3 if square else 2, length)), "float32")
+            comment = f"{length} elements to a row"
+            yield quantized(f"block-cast/{name}/length-{length}", x, cast, ("tail", "block-short"), comment)
+        x = Codes.of(cast_for("float32")(words.normal(2, 3, 2, n + 1)), "float32")
+        yield quantized(f"block-cast/{name}/batch", x, cast, ("batch", "block-short"), "leading axes")
+        x = Codes.of(cast_for("float32")(words.normal(65, n)), "float32")
+        yield quantized(f"block-cast/{name}/rows-65", x, cast, ("tile-edge",), "65 rows")
+        wide = words.normal(4, 2 * n) * np.ldexp(1.0, words.below(40, 4, 2 * n) - 32)
+        x, flags = Codes.of(wide.astype(np.float32), "float32"), ("block-low-end", "block-elements")
+        yield quantized(f"block-cast/{name}/spread-40", x, cast, flags, "over 40 binades")
+        top = words.normal(4, 2 * n) / 8
+        top[:, ::n] = 2 - 2.0**-9
+        x, comment = Codes.of(top.astype(np.float32), "float32"), "amax just below a power of two"
+        yield quantized(f"block-cast/{name}/largest", x, cast, ("block-saturate",), comment)
+        x = Codes.of(cast_for("float32")(words.normal(4, n + 2)), "float32")
+        comment = "not contiguous, where a backend receives arrays in memory"
+        yield quantized(f"block-cast/{name}/strided", x, cast, ("strides",), comment)
 
 
 def _float32(x: Array) -> Codes:
@@ -166,7 +196,7 @@ def _tensor_scales() -> Iterator[Vector]:
         ("zeros", ("block-tensor-scale", "scale-zero"), zero * 0, "T of a tensor of zeros is 1"),
         ("one", ("block-tensor-scale",), zero, "a single element"),
     ):
-        yield _quantized(f"block-cast/nvfp4/tensor-{name}", _float32(values), BLOCK_FORMATS["nvfp4"], flags, comment)
+        yield quantized(f"block-cast/nvfp4/tensor-{name}", _float32(values), BLOCK_FORMATS["nvfp4"], flags, comment)
 
 
 def _arithmetics() -> Iterator[Vector]:
@@ -184,7 +214,7 @@ def _arithmetics() -> Iterator[Vector]:
         chosen = x[np.concatenate([[0], hits[hits > 0]])]
         for arithmetic, cast in casts.items():
             where = f"block-cast/{name}/arithmetic-{arithmetic}"
-            yield _quantized(where, _float32(chosen), cast, ("block-arithmetic",), "near ties of the quotient")
+            yield quantized(where, _float32(chosen), cast, ("block-arithmetic",), "near ties of the quotient")
 
 
 def _layouts() -> Iterator[Vector]:
@@ -203,37 +233,19 @@ def _layout(name: str, layout: str, codes: Array, y: Array, flag: str, comment: 
     return Vector(f"block-cast/layout/{name}", "block_layout", {"layout": layout}, inputs, outputs, (flag,), comment)
 
 
-def attributes_of(cast: BlockCast) -> dict[str, Any]:
-    """A record as the attributes of a vector."""
-    return {
-        "format": cast.element.name,
-        "block": list(cast.block),
-        "scale_format": cast.scale.name,
-        "rule": cast.rule,
-        "axis": cast.axis,
-        "tensor_scale": cast.tensor_scale,
-        "arithmetic": cast.arithmetic,
-        "least": cast.least,
-        "nonfinite": cast.nonfinite,
-        "rounding": cast.rounding,
-        "overflow": cast.overflow,
-    }
-
-
-def cast_of(format: str, block: list[int], scale_format: str, rule: Any, **rest: Any) -> BlockCast:
-    """The record that the attributes of a vector say."""
-    return BlockCast(format, tuple(block), scale_format, rule, **rest)
-
-
-def _quantized(
+def quantized(
     where: str, x: Codes, cast: BlockCast, flags: tuple[str, ...], comment: str, bits: Codes | None = None
 ) -> Vector:
+    """The vector of one conversion, its expected parts made here."""
     y = encode_blocks(x.values, cast, None if bits is None else bits.codes)
     outputs = {"elements": Codes(cast.element.name, y.codes), "scales": Codes(cast.scale.name, y.scales)}
     if cast.tensor_scale:
         outputs["tensor_scale"] = Codes.of(np.float32(y.tensor_scale), "float32")
     inputs = {"x": x} if bits is None else {"x": x, "random_bits": bits}
-    return Vector(where, "block_quantize", attributes_of(cast), inputs, outputs, flags, comment)
+    conventions = of_blocks(x, cast)
+    return Vector(
+        where, "block_quantize", attributes_of(cast), inputs, outputs, flags, comment, conventions=conventions
+    )
 
 
 def in_nan_blocks(vector: Vector) -> NDArray[np.bool_]:
@@ -241,96 +253,3 @@ def in_nan_blocks(vector: Vector) -> NDArray[np.bool_]:
     elements, scales = vector.outputs["elements"], vector.outputs["scales"]
     parts = Blocks(cast_of(**vector.attributes), elements.values, scales.values, 1.0)
     return np.isnan(parts.scale_of_each())
-
-
-# --- products ---------------------------------------------------------------------------------------------------------
-
-
-def generate_products() -> Iterator[Vector]:
-    """Products of the pairs of formats that hardware multiplies, to float32 and bfloat16."""
-    pairs = (
-        ("mxfp8_e4m3", "mxfp8_e4m3"),
-        ("mxfp8_e4m3", "mxfp8_e5m2"),
-        ("mxfp6_e2m3", "mxfp6_e3m2"),
-        ("mxfp8_e4m3", "mxfp4"),
-        ("mxfp4", "mxfp4"),
-        ("mxint8", "mxint8"),
-        ("nvfp4", "nvfp4"),
-        ("nvfp4", "nvfp4_16x16"),
-        ("fp8_1x128", "fp8_1x128"),
-        ("fp8_1x128", "fp8_128x128"),
-    )
-    for i, (left, right) in enumerate(pairs):
-        words, where = Words(10000 + i), f"block-matmul/{left}.{right}"
-        first, second = BLOCK_FORMATS[left], BLOCK_FORMATS[right]
-        second = second if len(second.block) == 2 else get_block_cast(second, axis=-2)
-        n = max(first.block[-1], second.block[0])
-        k = 2 * n + n // 2
-        a, b = words.normal(5, k), words.normal(k, 3)
-        distinct = np.ldexp(1.0, words.below(13, 5, k) - 6), np.ldexp(1.0, words.below(13, k, 3) - 6)
-        half = k // 2
-        cancelling = np.concatenate([a[:, :half], -a[:, :half], a[:, -n:] / 64], 1)
-        against = np.concatenate([b[:half], b[:half], b[-n:]])
-        cases = {
-            "usual": (a, b, ("accumulator", "block-short", "block-scale-once"), "two blocks and a half"),
-            "scales": (
-                a * distinct[0],
-                b * distinct[1],
-                ("block-scale-index", "block-scale-once", "non-square"),
-                "blocks of different scales",
-            ),
-            "cancellation": (
-                cancelling,
-                against,
-                ("cancellation", "accumulator"),
-                "what remains is in the last blocks",
-            ),
-        }
-        for what, (x, w, flags, comment) in cases.items():
-            for output in ("float32", "bfloat16"):
-                yield _product(f"{where}/{output}/{what}", x, w, first, second, output, flags, comment)
-        x = a.copy()
-        x[1, 0], x[3, k - 1] = np.nan, np.inf
-        yield _product(f"{where}/float32/nan", x, b, first, second, "float32", ("block-nan",), "two blocks are NaN")
-
-
-def _product(
-    where: str,
-    x: Array,
-    w: Array,
-    first: BlockCast,
-    second: BlockCast,
-    output: str,
-    flags: tuple[str, ...],
-    comment: str,
-) -> Vector:
-    a, b = split_blocks(np.float32(x), first), split_blocks(np.float32(w), second)
-    if first.tensor_scale or second.tensor_scale:
-        flags = (*flags, "block-tensor-scale")
-    cast = cast_for(output)
-    inputs: dict[str, Codes] = {}
-    attributes: dict[str, Any] = {}
-    for name, part in (("a", a), ("b", b)):
-        inputs[name] = Codes.of(part.elements, part.cast.element.name)
-        inputs[f"{name}_scales"] = Codes.of(part.scales, part.cast.scale.name)
-        attributes |= {f"{name}_format": part.cast.element.name, f"{name}_block": list(part.cast.block)}
-        attributes[f"{name}_scale_format"] = part.cast.scale.name
-        if part.cast.tensor_scale:
-            inputs[f"{name}_tensor_scale"] = Codes.of(np.float32(part.tensor_scale), "float32")
-    attributes |= {"format": output, "rounding": cast.rounding, "overflow": cast.overflow}
-    y = {"y": Codes.of(block_matmul(a, b, cast), output)}
-    return Vector(where, "block_matmul", attributes, inputs, y, flags, comment)
-
-
-def block_operands(
-    attributes: Mapping[str, Any], elements: Sequence[Array], scales: Sequence[Array], tensor_scales: Sequence[float]
-) -> tuple[Blocks, Blocks]:
-    """The two sides of a ``block_matmul`` from what a backend is given."""
-    sides = []
-    for name, axis, e, s, t in zip("ab", (-1, -2), elements, scales, tensor_scales, strict=True):
-        format, block, scale = (attributes[f"{name}_{what}"] for what in ("format", "block", "scale_format"))
-        rule: Any = "amax" if get_format(scale).has_zero else "floor"
-        along = axis if len(block) == 1 else -1
-        cast = BlockCast(format, tuple(block), scale, rule, axis=along, tensor_scale=t != 1)
-        sides.append(Blocks(cast, e, s, t))
-    return sides[0], sides[1]

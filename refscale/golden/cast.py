@@ -6,14 +6,15 @@ be, nowhere else.  To nearest even, each group is a vector of its own; for the o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale.formats import FORMATS, OVERFLOWS, ROUNDINGS, Cast, Format, decode
-from refscale.golden.inputs import Words, all_codes, both_signs, next_in, positive_values, successor
+from refscale.golden.conventions import of_cast
+from refscale.golden.inputs import Words, all_codes, both_signs, cast_for, next_in, positive_values, successor
 from refscale.golden.schema import Codes, Vector
 
 Float64 = NDArray[np.float64]
@@ -44,6 +45,56 @@ def generate_cast() -> Iterator[Vector]:
                     comment = f"every {source}, in the order of codes" + ("" if format.has_nan else ", but NaN")
                     flags = ("rounding-mode", "overflow")
                     yield _vector(f"{source}/all", Cast(format, rounding, overflow), x, flags, comment, bulk=True)
+    yield from _short_sources()
+    yield from _lengths()
+
+
+def _short_sources() -> Iterator[Vector]:
+    """Casts from float16 and bfloat16, by the same groups as from float32."""
+    for format in FORMATS.values():
+        for source in ("float16", "bfloat16"):
+            if source == format.name:
+                continue
+            groups = _joined(_short_groups(_groups(format, "float32"), format, source), source)
+            for overflow in OVERFLOWS:
+                for name, (flags, comment, x) in groups.items():
+                    more = ("source-16", *(flag for flag in flags if flag != "rounding-mode"))
+                    yield _vector(f"{source}/{name}", Cast(format, "nearest_even", overflow), x, more, comment)
+
+
+def _short_groups(groups: Groups, format: Format, source: str) -> Groups:
+    """The inputs that a source of 16 bits holds, and its neighbors of ties."""
+    found: Groups = {}
+    for name, (flags, comment, x) in groups.items():
+        if name == "nan":
+            found[name] = (flags, comment, _nans(source))
+            continue
+        wide = x.values.astype(np.float64)
+        near = Cast(source, "nearest_even", "nonsaturate")(wide).astype(np.float64)
+        neighbor = name.endswith("ties") & (np.abs(near) <= format.max)
+        held = np.unique(near[(near == wide) | neighbor].view(np.int64)).view(np.float64)  # -0 beside +0
+        if held.size:
+            found[name] = (flags, comment, Codes.of(held.astype(np.float32), source))
+    return found
+
+
+def _lengths() -> Iterator[Vector]:
+    """Arrays of odd lengths, of leading axes, and apart in memory: every element is of its own value."""
+    shapes = {
+        **{f"length-{n}": (n,) for n in (1, 2, 3, 5, 7, 9, 15, 17, 31, 33, 63, 65, 127, 129, 255, 257)},
+        "rows": (3, 5, 7),
+        "scalar": (),
+    }
+    words = Words(8000)
+    for format in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float4_e2m1fn", "float16", "bfloat16"):
+        for source in ("float32", "bfloat16"):
+            for name, shape in shapes.items():
+                x = Codes.of(cast_for(source)(words.normal(*shape)), source)
+                cast, flags = cast_for(format), ("tail", *(("batch",) if name == "rows" else ()))
+                yield _vector(f"{source}/{name}", cast, x, flags, f"an array of shape {shape}")
+            x = Codes.of(cast_for(source)(words.normal(9, 6)), source)
+            comment = "not contiguous, where a backend receives arrays in memory"
+            yield _vector(f"{source}/strided", cast_for(format), x, ("strides",), comment)
 
 
 def generate_decode() -> Iterator[Vector]:
@@ -68,6 +119,9 @@ def generate_decode() -> Iterator[Vector]:
                 y = Codes.of(x.values, "float32")
                 bulk = x.codes.size > 4096
                 attributes = {"format": format.name}
+                flags = _applicable(format, flags) or ("bias",)
+                if not ((x.values == 0) & np.signbit(x.values)).any():
+                    flags = tuple(flag for flag in flags if flag != "negative-zero")
                 yield Vector(f"decode/{format}/{name}", "decode", attributes, {"codes": x}, {"y": y}, flags, bulk=bulk)
 
 
@@ -80,12 +134,47 @@ def _vector(
     words: Codes | None = None,
     bulk: bool = False,
 ) -> Vector:
+    where = f"cast/{cast.format}/{cast.rounding}/{cast.overflow}/{name}"
+    return rounded(where, cast, x, flags, comment, words, bulk)
+
+
+_FN_FNUZ = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e4m3b11fnuz")
+
+_APPLIES: Mapping[str, Callable[[Format], bool]] = {
+    "fn-fnuz": lambda f: f.name in _FN_FNUZ,
+    "ieee-fn": lambda f: f.name in ("float8_e4m3fn", "float8_e4m3"),
+    "double-rounding": lambda f: f.name != "float32",
+    "negative-zero": lambda f: f.signed,
+    "nan-sign": lambda f: f.has_signed_nan,
+    "sign": lambda f: f.signed,
+    "tie-even": lambda f: f.mantissa_bits > 0,
+    "carry": lambda f: f.exponent_bits > 1,
+    "subnormal-flush": lambda f: f.has_zero,
+    "decode-subnormal": lambda f: f.has_zero,
+}
+"""Flags of bugs that some formats cannot have."""
+
+
+def _applicable(format: Format, flags: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(flag for flag in flags if flag not in _APPLIES or _APPLIES[flag](format))
+
+
+def rounded(
+    where: str,
+    cast: Cast,
+    x: Codes,
+    flags: tuple[str, ...],
+    comment: str,
+    words: Codes | None = None,
+    bulk: bool = False,
+) -> Vector:
+    """The vector of one cast, its expected result made here."""
     with np.errstate(all="ignore"):
         y = Codes.of(cast(x.native, None if words is None else words.codes), cast.format.name)
     attributes = {"format": cast.format.name, "rounding": cast.rounding, "overflow": cast.overflow}
     inputs = {"x": x} if words is None else {"x": x, "random_bits": words}
-    where = f"cast/{cast.format}/{cast.rounding}/{cast.overflow}/{name}"
-    return Vector(where, "cast", attributes, inputs, {"y": y}, flags, comment, bulk)
+    conventions, flags = of_cast(x, cast.format.name, cast.overflow), _applicable(cast.format, flags)
+    return Vector(where, "cast", attributes, inputs, {"y": y}, flags, comment, bulk, conventions)
 
 
 def _groups(format: Format, source: str) -> Groups:
@@ -124,7 +213,7 @@ def _groups(format: Format, source: str) -> Groups:
             "the largest value, and what rounds to it",
             np.array([top, top + (threshold - top) / 2, next_in(source, np.array([threshold]), 0.0)[0]]),
         ),
-        "overflow": (("overflow",), "the overflow threshold and beyond", above),
+        "overflow": (("overflow", "ieee-fn"), "the overflow threshold and beyond", above),
         "infinity": (("infinity", "overflow"), "infinities", np.array([np.inf])),
         "zero": (("negative-zero",), "zeros", np.array([0.0])),
     }
@@ -154,6 +243,10 @@ def _as(source: str, x: Float64) -> NDArray[Any]:
 
 
 def _nans(source: str) -> Codes:
+    if source == "float16":
+        return Codes(source, np.array([0x7E00, 0xFE00, 0x7E12, 0xFFFF], np.uint16))
+    if source == "bfloat16":
+        return Codes(source, np.array([0x7FC0, 0xFFC0, 0x7FD2, 0xFFFF], np.uint16))
     if source == "float32":
         return Codes(source, np.array([0x7FC00000, 0xFFC00000, 0x7FC01234, 0xFFFFFFFF], np.uint32))
     quiet = [0x7FF8000000000000, 0xFFF8000000000000, 0x7FF8000000001234, 0xFFFFFFFFFFFFFFFF]

@@ -8,7 +8,7 @@ from functools import cache
 from types import MappingProxyType
 
 from refscale.errors import GoldenError
-from refscale.golden import blocks, cast, models, ops, products, unary
+from refscale.golden import block_products, blocks, cast, choices, dequantize, models, ops, products, unary
 from refscale.golden.schema import Vector
 
 
@@ -37,7 +37,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             Family("matmul", "matrix products of every pair of formats, scaled ones among them", products.generate),
             Family("block-scale", "scales of blocks by every rule, where rules change", blocks.generate_scales),
             Family("block-cast", "block-scaled formats: scales, codes, layouts", blocks.generate_casts),
-            Family("block-matmul", "products of block-scaled matrices", blocks.generate_products),
+            Family("block-matmul", "products of block-scaled matrices", block_products.generate),
+            Family("block-dequantize", "values of block-scaled codes", dequantize.generate),
+            Family("convention", "where no standard decides: each convention by its name", choices.generate),
             Family("ops", "each row of the op table, forward and backward, with its factors", ops.generate),
             Family("model", "training steps: feed-forward, attention, BERT, AdamW", models.generate),
         )

@@ -13,7 +13,7 @@ A model is run once on a tape that computes exactly.  From what passed over it t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -224,20 +224,6 @@ def calls(where: str) -> list[Vector]:
     return list(_calls(where, recorded, get_precision(name)))
 
 
-def whole(name: str, scheme: str, precision: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """A training step from given parameters and inputs: what a ``model`` vector expects, by name.
-
-    Raises:
-        GoldenError: no such model.
-    """
-    found = [m for m in models() if m.name == name]
-    if not found:
-        raise GoldenError(f"golden model {name!r}: no such model")
-    model = replace(found[0], arrays={k: arrays[k] for k in found[0].arrays})
-    values = {n: arrays[n] for n in model.specs}
-    return _outputs(run(model, SCHEMES[scheme], get_precision(precision, accumulate="exact"), values))
-
-
 def _calls(where: str, recorded: Recorded, precision: Precision) -> Iterator[Vector]:
     """An op vector for every call but sums of losses, whose inputs and output are reports."""
     for node in recorded.tape.nodes:
@@ -259,18 +245,66 @@ def _calls(where: str, recorded: Recorded, precision: Precision) -> Iterator[Vec
 
 
 def _whole(where: str, model: Model, scheme: str, precision: str, values: Parameters, recorded: Recorded) -> Vector:
-    """Parameters and inputs; every activation and gradient."""
-    store = get_precision(precision).store
-    format = store.format.name if store else "float32"
+    """Parameters, inputs, constants and the gradient of the output; every activation and gradient."""
+    casts = get_precision(precision)
+    format = casts.store.format.name if casts.store else "float32"
     inputs = {name: Codes.of(x, "float32") for name, x in values.items()}
     for name, x in model.arrays.items():
         inputs[name] = Codes.of(x, {"i": "int64", "b": "bool"}.get(x.dtype.kind, "float64"))
     reports = {f"{w} {n.index:03d}.{n.output.name}" for n in recorded.tape.nodes if n.op.reports for w in _WHAT}
     outputs = {k: Codes.of(x, "float32" if k in reports else format) for k, x in _outputs(recorded).items()}
-    attributes = {"name": model.name, "scheme": scheme, "precision": precision}
+    calls, constants = _graph(model, recorded)
+    inputs |= constants
+    last = recorded.tape.nodes[-1]
+    inputs["gradient"] = Codes.of(recorded.gradients[last.output], "float32" if last.op.reports else format)
+    attributes = {
+        "name": model.name,
+        "scheme": scheme,
+        "precision": precision,
+        "store": format,
+        "operand": casts.operand.format.name if casts.operand else None,
+        "operand_gradient": casts.operand_gradient.format.name if casts.operand_gradient else None,
+        "calls": calls,
+    }
     flags = ("alpha", "beta", "vjp", "gradient-sum")
     comment = "every activation, loss and gradient of a training step"
     return Vector(f"{where}/whole", "model", attributes, inputs, outputs, flags, comment, model.name == "bert-tiny")
+
+
+def _graph(model: Model, recorded: Recorded) -> tuple[list[dict[str, Any]], dict[str, Codes]]:
+    """The calls of a step, as ``golden.steps`` reads them, and the constants among their inputs."""
+    names = {leaf.variable: name for name, leaf in recorded.parameters.items()}
+    calls: list[dict[str, Any]] = []
+    constants: dict[str, Codes] = {}
+    for node in recorded.tape.nodes:
+        for place, variable in enumerate(node.inputs):
+            if variable in names:
+                continue
+            x = recorded.values[variable]
+            same = [name for name, given in model.arrays.items() if _is_input(x, given, variable.name, name)]
+            names[variable] = same[0] if same else f"constant.{node.index:03d}.{place}"
+            if not same:
+                constants[names[variable]] = Codes.of(x, {"i": "int64", "b": "bool"}.get(x.dtype.kind, "float32"))
+        names[node.output] = f"{node.index:03d}.{node.output.name}"
+        beta = [b if v.requires_grad else None for b, v in zip(node.scales.beta, node.inputs, strict=True)]
+        calls.append(
+            {
+                "op": node.op.name,
+                "attributes": vars(node.op).copy(),
+                "alpha": node.scales.alpha,
+                "beta": beta,
+                "inputs": [names[v] for v in node.inputs],
+                "output": names[node.output],
+            }
+        )
+    return calls, constants
+
+
+def _is_input(x: Array, given: Array, variable: str, name: str) -> bool:
+    """Whether a leaf is an input of the model: the very array, or the one float input, which the tape has rounded."""
+    if given.dtype.kind == "f":
+        return variable == name
+    return given.shape == x.shape and bool(np.array_equal(given, x))
 
 
 _WHAT = ("value", "gradient")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale.exact import matmul
-from refscale.formats import FORMATS, get_format
+from refscale.formats import FORMATS, OVERFLOWS, Cast, get_format
 from refscale.golden.inputs import Words, cast_for, normal_codes
 from refscale.golden.schema import Codes, Vector
 
@@ -65,6 +65,9 @@ def generate() -> Iterator[Vector]:
         for output in ("float32", "float16"):
             yield from _hard(Words(5000 + i), left, right, output)
         yield from _scaled(Words(6000 + i), left, right)
+    for i, (left, right) in enumerate(PRINCIPAL):
+        yield from _narrow(Words(14000 + i), left, right)
+        yield from _sizes(Words(14100 + i), left, right)
 
 
 def _words(left: str, right: str) -> Words:
@@ -85,9 +88,27 @@ def _pair(words: Words, left: str, right: str) -> Iterator[Vector]:
     yield product(f"{where}/grad_w", transposed_x, g, output, 1.0, flags, "xᵀ (7, 5) · g (5, 3)")
 
 
-def product(where: str, a: Codes, b: Codes, output: str, factor: float, flags: tuple[str, ...], comment: str) -> Vector:
-    """The vector of one product, its expected result made here."""
-    cast = cast_for(output)
+def product(
+    where: str,
+    a: Codes,
+    b: Codes,
+    output: str | Cast,
+    factor: float,
+    flags: tuple[str, ...],
+    comment: str,
+) -> Vector:
+    """The vector of one product, its expected result made here.
+
+    Args:
+        where: id of the vector.
+        a, b: (…, M, K) and (…, K, N).
+        output: format of the result, by its usual cast, or a cast.
+        factor: on the sum.
+        flags: of the vector.
+        comment: of the vector.
+    """
+    cast = output if isinstance(output, Cast) else cast_for(output)
+    output = cast.format.name
     y = Codes.of(matmul(a.values, b.values, cast, factor), output)
     attributes = {
         "a_format": a.format,
@@ -134,8 +155,9 @@ def _hard(words: Words, left: str, right: str, output: str) -> Iterator[Vector]:
         large = np.full((2, 8), min(f.max, 448.0))
         signs = np.where(np.arange(8) < 4, 1.0, -1.0)[:, None] * np.full((8, 2), min(g.max, 448.0))
         signs[7] /= 2
-        flags = ("inner-overflow",)
-        yield make("inner-overflow", large, signs, flags, "partial sums beyond 65504, a total within")
+        within = abs(float((large @ signs)[0, 0])) <= 65504 if output == "float16" else True
+        flags = ("inner-overflow",) if within else ("overflow",)
+        yield make("inner-overflow", large, signs, flags, "partial sums beyond 65504")
     yield make("factor", a, b, ("factor", "factor-before-rounding"), "times 64^-½·0.9, no power of two", 0.1125)
     yield _factor_before_rounding(words, where, left, right, output)
     specials = words.normal(6, 5)
@@ -175,6 +197,51 @@ def _factor_before_rounding(words: Words, where: str, left: str, right: str, out
     codes_a, codes_b = Codes.of(np.stack(rows), left), Codes.of(np.stack(columns, 1), right)
     comment = "on the diagonal, rounding before the factor gives another value"
     return product(f"{where}/factor-once", codes_a, codes_b, output, factor, ("factor-before-rounding",), comment)
+
+
+def _narrow(words: Words, left: str, right: str) -> Iterator[Vector]:
+    """Outputs of 8 and 16 bits, under both overflow rules: a factor before the only rounding, and results too large."""
+    f, g = get_format(left), get_format(right)
+    a, b = normal_codes(words, left, 17, 24), normal_codes(words, right, 24, 9)
+    large_a = Codes.of(cast_for(left)(np.full((2, 8), min(f.max, 2.0**15))), left)
+    columns = np.full((8, 1), 2.0**15) * np.array([1.0, -1.0, 0.25, 2.0**-20])
+    large_b = Codes.of(cast_for(right)(columns), right)
+    for output in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float16"):
+        for overflow in OVERFLOWS:
+            cast, where = Cast(output, "nearest_even", overflow), f"matmul/{left}.{right}/{output}/{overflow}"
+            flags: tuple[str, ...] = ("factor", "factor-before-rounding")
+            comment = "times 0.7, no power of two, before the only rounding"
+            yield product(f"{where}/factor", a, b, cast, 0.7, flags, comment)
+            flags = ("output-saturate",)
+            yield product(f"{where}/overflow", large_a, large_b, cast, 1.0, flags, "results beyond the largest value")
+    rows = np.full((2, 9), 2.0**8)
+    rows[:, -1] = 1.0
+    terms = np.repeat([[2.0**7]] * 4 + [[-(2.0**7)]] * 4 + [[3.0]], 2, 1)
+    as_a, as_b = Codes.of(cast_for(left)(rows), left), Codes.of(cast_for(right)(terms), right)
+    where, flags = f"matmul/{left}.{right}/float16/inner-overflow-within", ("inner-overflow",)
+    yield product(where, as_a, as_b, "float16", 1.0, flags, "partial sums beyond 65504, a total of 3")
+    tiny = np.ldexp(np.arange(1.0, 9.0), g.emin - g.mantissa_bits)
+    subnormal = Codes.of(cast_for(right)(np.stack([tiny, -tiny[::-1]], 1)), right)
+    lift = min(2.0 ** -(g.emin - g.mantissa_bits), f.max, 2.0**100)
+    lifted = Codes.of(cast_for(left)(np.full((3, 8), 2.0 ** np.floor(np.log2(lift)))), left)
+    flags = ("element-special",)
+    yield product(f"matmul/{left}.{right}/float32/subnormal", lifted, subnormal, "float32", 1.0, flags, "subnormal b")
+
+
+def _sizes(words: Words, left: str, right: str) -> Iterator[Vector]:
+    """Sizes beside the edges of tiles; leading axes; operands apart in memory."""
+    where = f"matmul/{left}.{right}/float32"
+    cases: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...], str]] = {
+        "17x65x33": ((17, 65), (65, 33), ("tile-edge", "k-tail"), "one more than a tile in every dimension"),
+        "31x63x15": ((31, 63), (63, 15), ("tile-edge", "k-tail"), "one less than a tile in every dimension"),
+        "2x1025x3": ((2, 1025), (1025, 3), ("tile-edge", "k-tail"), "K = 1025"),
+        "batch": ((2, 3, 5, 16), (2, 3, 16, 4), ("batch",), "six matrices on two leading axes"),
+        "batch-shared": ((3, 5, 16), (16, 4), ("batch",), "one right operand for three matrices"),
+        "strided": ((5, 18), (18, 4), ("strides",), "not contiguous, where a backend receives arrays in memory"),
+    }
+    for name, (a_shape, b_shape, flags, comment) in cases.items():
+        a, b = normal_codes(words, left, *a_shape), normal_codes(words, right, *b_shape)
+        yield product(f"{where}/{name}", a, b, "float32", 1.0, flags, comment)
 
 
 def _scaled(words: Words, left: str, right: str) -> Iterator[Vector]:

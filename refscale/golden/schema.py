@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -116,6 +116,8 @@ class Vector:
         flags: names in ``FLAGS``: bugs that this vector is there to catch.
         comment: one line for the reader of a failure.
         bulk: shipped as hashes and samples, and made anew from its family's generator, because it is large.
+        conventions: the convention that the outputs follow where no standard decides, by topic; see
+            ``golden.conventions``.
     """
 
     id: str
@@ -126,6 +128,7 @@ class Vector:
     flags: tuple[str, ...] = ()
     comment: str = ""
     bulk: bool = False
+    conventions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attributes", _as_json(self.id, self.attributes))
@@ -198,6 +201,12 @@ OPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "along its rows, or over both axes where a block has two lengths",
             "accumulate": "exact",
             "factor": "scales: on the elements; tensor scales: on the sum",
+        },
+        "block_dequantize": {
+            "computes": "y = T·s·e, elements times the scales of their blocks and the scale of the tensor, the real "
+            "number rounded once to format",
+            "accumulate": "none",
+            "factor": "scales: on the elements, before they are rounded",
         },
         "block_layout": {
             "computes": "y = codes as they lie in memory: 'nibbles', two to a byte, the first in the low half; "
@@ -299,6 +308,15 @@ FLAGS: Mapping[str, str] = MappingProxyType(
         "block-nan": "a block whose scale is NaN is NaN as a whole",
         "block-scale-index": "each block is multiplied by its own scale",
         "block-scale-once": "a scale multiplies once",
+        "source-16": "float16 and bfloat16 inputs are read as what they are, and rounded once",
+        "tail": "lengths that no vector width divides: the last elements too",
+        "batch": "each matrix of the leading axes, not the first alone",
+        "strides": "inputs that are not contiguous in memory",
+        "tile-edge": "sizes at, below and above the edge of a tile: every row, column and term",
+        "output-saturate": "a product beyond the largest value: saturate, or not, as asked",
+        "scale-ends": "the smallest, subnormal and largest codes of scales are numbers, the code of NaN is NaN",
+        "element-special": "subnormal, infinite and NaN elements of a block are what their codes mean",
+        "convention": "the convention that is claimed, where no standard decides",
         "nibble-order": "the first of two 4-bit codes is in the low half of the byte",
         "scale-tiles": "scales in tiles of 128 × 4, interleaved by 32 rows",
         # ops and models

@@ -2,13 +2,14 @@
 
 ::
 
-    manifest.json               schema and set version; SHA-256 of every other file
+    manifest.json               schema and set version; SHA-256 of every file of vectors; its form: ``set.schema.json``
+    README.md, formats.json     semantics and the table of formats, written by ``write`` (``guide``)
     FAMILY/manifest.json        arrays and vectors of one family; its form: ``manifest.schema.json``
     FAMILY/uint8.npy, …         the elements of all its arrays, one after the other, by the dtype of their codes
 
 An array is ``{"format", "shape", "sha256", "file", "offset"}``: its elements are those of ``file`` from ``offset`` on,
-in the order of the index.  Arrays that are the same are there once.  A bulk array has no ``file`` but a ``sample``:
-every ``step``-th element, from the first on.  A vector names its arrays by their position in the table.
+in row-major order.  Arrays that are the same are there once.  A bulk array has no ``file`` but a ``sample``:
+every ``step``-th element from the first.  A vector names its arrays by their position in the table.
 
     >>> from refscale.golden import load
     >>> vectors = load()
@@ -27,6 +28,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -37,7 +39,10 @@ from numpy.typing import NDArray
 
 from refscale.errors import GoldenError, RefscaleError
 from refscale.files import naming, npy_array, parse_json, read_json
+from refscale.golden.attributes import check_vector
+from refscale.golden.conventions import TOPICS
 from refscale.golden.families import FAMILIES
+from refscale.golden.guide import GUIDE, guide_files
 from refscale.golden.schema import FLAGS, OPS, Codes, Digest, Vector, code_dtype
 
 Array = NDArray[Any]
@@ -131,10 +136,15 @@ def render(full: bool = False) -> Files:
         "families": summary,
         "ops": {name: dict(op) for name, op in OPS.items()},
         "flags": dict(FLAGS),
+        "conventions": _topics(),
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     files["manifest.json"] = (json.dumps(top, indent=1, ensure_ascii=False) + "\n").encode()
     return files
+
+
+def _topics() -> dict[str, dict[str, Any]]:
+    return {name: vars(topic) for name, topic in TOPICS.items()}
 
 
 def _entry(v: Vector, pack: _Pack) -> dict[str, Any]:
@@ -147,6 +157,8 @@ def _entry(v: Vector, pack: _Pack) -> dict[str, Any]:
         "flags": list(v.flags),
         "comment": v.comment,
     }
+    if v.conventions:
+        entry["conventions"] = dict(v.conventions)
     return {**entry, "bulk": True} if v.bulk else entry
 
 
@@ -161,7 +173,7 @@ def _family_manifest(name: str, title: str, arrays: list[Any], vectors: list[Any
 
 
 def write(directory: str | Path, full: bool = False) -> int:
-    """Generate the whole set into a directory; the number of bytes written.
+    """Generate the whole set and its guide into a directory; the number of bytes written.
 
     Args:
         directory: made if it is not there; replaced, whole, if it is empty or holds a set.
@@ -175,6 +187,8 @@ def write(directory: str | Path, full: bool = False) -> int:
     if target.exists() and not _replaceable(target):
         raise GoldenError(f"golden write {directory}: not an empty directory, and no set of golden vectors")
     files = render(full)
+    if target != Path(str(DATA)).resolve():  # the guide of the shipped set is this package
+        files |= guide_files(_topics())
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -215,11 +229,13 @@ class GoldenSet(Mapping[str, Vector]):
         version: of the content.
         full: whether bulk arrays are there whole; else they are a ``Digest`` each.
         vectors: all of them.
+        sha256: of the top manifest, which holds the hash of every other file.
     """
 
     version: str
     full: bool
     vectors: Mapping[str, Vector]
+    sha256: str = ""
 
     def __getitem__(self, id: str) -> Vector:
         if id not in self.vectors:
@@ -242,7 +258,16 @@ def load(directory: str | Path | None = None) -> GoldenSet:
     Raises:
         GoldenError: a file is missing, damaged or edited; or the set is of another schema version.
     """
-    root = DATA if directory is None else Path(directory)
+    return _shipped() if directory is None else _load(Path(directory))
+
+
+@cache
+def _shipped() -> GoldenSet:
+    """The installed set, which does not change while a process runs."""
+    return _load(DATA)
+
+
+def _load(root: Traversable) -> GoldenSet:
     top = _top(root)
     there = dict(_files(root))
     contents = {name: _checked_bytes(root, there, name, digest) for name, digest in top["files"].items()}
@@ -252,7 +277,8 @@ def load(directory: str | Path | None = None) -> GoldenSet:
             if v.id in vectors:
                 raise GoldenError(f"golden set {root}: two vectors have the id {v.id!r}")
             vectors[v.id] = v
-    return GoldenSet(top["set"], bool(top["full"]), vectors)
+    digest = hashlib.sha256((root / "manifest.json").read_bytes()).hexdigest()
+    return GoldenSet(top["set"], bool(top["full"]), vectors, digest)
 
 
 def check(directory: str | Path | None = None) -> int:
@@ -265,7 +291,7 @@ def check(directory: str | Path | None = None) -> int:
         GoldenError: as ``load``; or the set is not what this version of the package generates.
     """
     root = DATA if directory is None else Path(directory)
-    count = len(load(directory))
+    count = len(_load(root))
     full, version = _top(root)["full"], _top(root)["set"]
     if version != SET:
         raise GoldenError(f"golden check {root}: set {version}, but this version of refscale generates {SET}")
@@ -273,7 +299,7 @@ def check(directory: str | Path | None = None) -> int:
     for name, data in files.items():
         if name not in there or there[name].read_bytes() != data:
             raise GoldenError(f"golden check {root}: {name} is whole, but not what this version of refscale generates")
-    if extra := sorted(there.keys() - files.keys()):
+    if extra := sorted(there.keys() - files.keys() - set(GUIDE)):
         raise GoldenError(f"golden check {root}: files that belong to no set: {', '.join(extra[:5])}")
     return count
 
@@ -328,15 +354,17 @@ def _read_family(root: Traversable, family: str, contents: Files) -> Iterator[Ve
         files: dict[str, Array] = {}
         arrays = [_read_array(entry, family, contents, files) for entry in document["arrays"]]
         for v in document["vectors"]:
+            check_vector(f"golden set {root}", v)
             inputs = {name: arrays[i] for name, i in v["inputs"].items()}
             outputs = {name: arrays[i] for name, i in v["outputs"].items()}
             bulk = v.get("bulk", False)
             # Of a bulk vector ``families.complete`` makes the arrays that are digests here.
             if not bulk and any(isinstance(x, Digest) for x in (*inputs.values(), *outputs.values())):
                 raise GoldenError(f"golden set {root}: {v['id']} has arrays without a file, and is no bulk vector")
-            if v["op"] not in OPS:
-                raise GoldenError(f"golden set {root}: {v['id']} has op {v['op']!r}, expected one of {', '.join(OPS)}")
-            yield Vector(v["id"], v["op"], v["attributes"], inputs, outputs, tuple(v["flags"]), v["comment"], bulk)
+            flags, conventions = tuple(v["flags"]), v.get("conventions", {})
+            if unknown := set(conventions) - set(TOPICS):
+                raise GoldenError(f"golden set {root}: {v['id']} has unknown conventions {', '.join(sorted(unknown))}")
+            yield Vector(v["id"], v["op"], v["attributes"], inputs, outputs, flags, v["comment"], bulk, conventions)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError, RefscaleError) as error:
         if isinstance(error, GoldenError):
             raise

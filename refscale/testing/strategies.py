@@ -24,7 +24,14 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from refscale.blocks import ARITHMETICS, BLOCK_FORMATS, NONFINITES, SCALE_RULES, BlockCast
+from refscale.blocks import (
+    BLOCK_FORMATS,
+    ELEMENT_ARITHMETICS,
+    NONFINITES,
+    SCALE_ARITHMETICS,
+    SCALE_RULES,
+    BlockCast,
+)
 from refscale.engine import Example, Op, Sizes, example
 from refscale.errors import ArgumentError, CarrierError
 from refscale.formats import (
@@ -140,6 +147,7 @@ def block_casts(
 
     def varied(cast: BlockCast) -> st.SearchStrategy[BlockCast]:
         powers = cast.rule != "amax"
+        arithmetics = [f"{s}+{e}" for s in SCALE_ARITHMETICS for e in ELEMENT_ARITHMETICS]
         side = st.integers(1, max_block)
         return st.builds(
             replace,
@@ -147,7 +155,7 @@ def block_casts(
             block=st.tuples(*[side] * len(cast.block)),
             axis=st.integers(-dims, dims - 1) if len(cast.block) == 1 else st.just(-1),
             rule=st.sampled_from([r for r in SCALE_RULES if (r != "amax") == powers]),
-            arithmetic=st.just("exact") if powers else st.sampled_from(ARITHMETICS),
+            arithmetic=st.just("exact") if powers else st.sampled_from(arithmetics),
             least=st.just(0.0) if powers else st.sampled_from([0.0, 2.0**-6]),
             nonfinite=st.sampled_from(NONFINITES),
             rounding=roundings(),

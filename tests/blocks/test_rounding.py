@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from refscale.blocks import BLOCK_FORMATS, get_block_cast, round_block_exact, scale_exact, split_blocks
 from refscale.blocks.rounding import element_exact, exponent_exact, tensor_scale_exact
-from refscale.errors import ArgumentError
-from refscale.formats import FORMATS, Format, get_format
+from refscale.errors import ArgumentError, FormatError
+from refscale.formats import FORMATS, Format, get_format, round_exact
 from tests.blocks.oracles import POWER_RULES, exponent_by_search
 
 ELEMENTS = [FORMATS[n] for n in ("float8_e4m3fn", "float8_e5m2", "float6_e3m2fn", "float6_e2m3fn", "float4_e2m1fn")]
@@ -213,3 +213,63 @@ def test_a_block_of_numbers_of_numpy():
 def test_no_exponent_by_amax():
     with pytest.raises(ArgumentError, match="expected a rule that makes powers of two"):
         exponent_exact("amax", Fraction(1), FORMATS["float4_e2m1fn"])
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "parts"),
+    [
+        ("divide", ("divide", "divide")),
+        ("divide+divide", ("divide", "divide")),
+        ("product+steps", ("product", "steps")),
+        ("inverse+inverse", ("inverse", "inverse")),
+    ],
+)
+def test_an_arithmetic_has_two_parts(arithmetic, parts):
+    cast = get_block_cast("nvfp4", arithmetic=arithmetic)
+    assert (cast.scale_arithmetic, cast.element_arithmetic) == parts
+    assert get_block_cast("nvfp4", arithmetic="exact+exact").arithmetic == "exact"
+
+
+@pytest.mark.parametrize("name", ["steps", "product", "inverse+product", "steps+divide", "divide+", "a+b+c", 3])
+def test_an_unknown_arithmetic_is_named(name):
+    with pytest.raises(FormatError, match="unknown arithmetic"):
+        get_block_cast("nvfp4", arithmetic=name)
+
+
+def test_the_witness_of_a_reciprocal_by_hand():
+    """T = 1 and s = 7/512: x/s = 1.75 just below or at the tie, so 1.5 by division; the reciprocal gives 2."""
+    x = [42 / 512, 0.02392577938735485]
+    for arithmetic, expected in (("divide+divide", 1.5), ("divide+steps", 1.5), ("divide+reciprocal", 2.0)):
+        s, elements, t = round_block_exact(x, get_block_cast("nvfp4", arithmetic=arithmetic), tensor_amax=2688.0)
+        assert (s, t) == (7 / 512, 1.0)
+        assert elements == [6.0, expected]
+
+
+def test_five_scale_arithmetics_by_hand():
+    """amax of the tensor 8.75, of the block 8.75·s/448 with s a tie: float32 operations decide the side."""
+
+    def f(x):
+        return np.float32(x)
+
+    t, e = f(8.75) / f(2688), f(2688) / f(8.75)
+    for tie in (17.0, 1.0625, 3.125, 0.578125):
+        a = f(tie * 8.75 / 448)
+        known = {
+            "divide": f(f(a / f(6)) / t),
+            "reciprocal": f(f(a / f(6)) * e),
+            "inverse": f(e * f(a * f(f(1) / f(6)))),
+            "product": f(f(a * e) / f(6)),
+        }
+        for name, value in known.items():
+            cast = get_block_cast("nvfp4", arithmetic=f"{name}+divide")
+            s, _, _ = round_block_exact([float(a)], cast, tensor_amax=8.75)
+            assert s == round_exact(float(value), "e4m3fn", rounding="nearest_even", overflow="saturate")
+
+
+@pytest.mark.parametrize(("name", "largest"), [("mxfp8_e4m3", 2.0**127), ("nvfp4", 448.0), ("mxfp4", 2.0**127)])
+def test_an_infinity_has_the_largest_scale(name, largest):
+    cast = get_block_cast(name, nonfinite="largest")
+    s, elements, _ = round_block_exact([1.0, float("inf"), -float("inf")], cast, tensor_amax=1.0)
+    assert s == largest
+    assert elements[1:] == [cast.element.max, -cast.element.max]
+    assert math.isnan(round_block_exact([float("nan"), float("inf")], cast, tensor_amax=1.0)[0])

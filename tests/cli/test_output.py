@@ -135,7 +135,7 @@ def test_help_lists_every_command_by_door(capsys):
         section = out.partition(f"\n  {door}\n")[2].partition("\n  ")[2]
         assert section
         for name, (summary, _) in commands.items():
-            assert f"    {name:<10}{summary}\n" in out
+            assert f"    {name:<12}{summary}\n" in out
             with pytest.raises(SystemExit, match="0"):
                 main([name, "--help"])
             assert f"usage: refscale {name} " in capsys.readouterr().out

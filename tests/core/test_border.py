@@ -23,8 +23,7 @@ from refscale.blocks import (
 )
 from refscale.engine import Tape, apply, backward
 from refscale.errors import CarrierError, ShapeError
-from refscale.exact import accumulators
-from refscale.formats import Cast, decode, encode, get_format, quantize
+from refscale.formats import Cast, decode, encode, encode_by, get_format, quantize
 from refscale.golden.kit.verdicts import as_codes
 from refscale.golden.schema import Codes
 from refscale.graph import plan
@@ -292,6 +291,10 @@ BORDERS = {
     "formats.cast.quantize": lambda x: quantize(x, "float16", rounding="nearest_even", overflow="saturate"),
     "formats.cast.quantize, out": lambda x: FP16(ONE, out=x),
     "formats.cast.quantize, random_bits": lambda x: Cast("float16", "stochastic", "saturate")(ONE, x),
+    "formats.conventions.encode_by": lambda x: encode_by(x, FP16, {}),
+    "formats.conventions.encode_by, random_bits": lambda x: encode_by(
+        ONE, Cast("float16", "stochastic", "saturate"), {}, x
+    ),
     "formats.codes.encode": lambda x: encode(x, "float32"),
     "formats.codes.decode": lambda x: decode(x, "float32"),
     "formats.table.Format.spacing": get_format("float16").spacing,
@@ -317,9 +320,11 @@ BORDERS = {
     "exact.product.matmul_float64": lambda x: exact.matmul_float64(x, ONE),
     "exact.product.as_operands": lambda x: exact.product.as_operands("call", x, ONE),
     "exact.accumulators.InOrder.matmul": lambda x: exact.get_accumulator("float32").matmul(x, ONE),
+    "exact.accumulators.Rounded.matmul": lambda x: exact.get_accumulator("rounded:1").matmul(x, ONE),
     "exact.accumulators.Truncated.matmul": lambda x: exact.get_accumulator("truncated:13:32").matmul(x, ONE),
-    "exact.accumulators.bound": lambda x: accumulators.bound(x, ONE, exact.get_accumulator("float32")),
-    "exact.accumulators.interval": lambda x: accumulators.interval(x, ONE, exact.get_accumulator("float32"), FP16),
+    "exact.accumulators.Truncated.matmul, c": lambda x: exact.get_accumulator("truncated:13:32").matmul(ONE, ONE, x),
+    "exact.intervals.bound": lambda x: exact.bound(x, ONE, exact.get_accumulator("float32")),
+    "exact.intervals.interval": lambda x: exact.interval(x, ONE, exact.get_accumulator("float32"), FP16),
     "blocks.cast.quantize_blocks": lambda x: quantize_blocks(x, MX),
     "blocks.cast.quantize_blocks, random_bits": lambda x: quantize_blocks(ONE, MX, x),
     "blocks.cast.encode_blocks": lambda x: encode_blocks(x, MX),
@@ -394,6 +399,7 @@ class TestKinds:
         known = {name.partition(",")[0] for name in BORDERS}
         others = {
             *("arrays.plain", "engine.record.call", "engine.record.seed"),  # the two for ``apply`` and ``backward``
+            "golden.trace.recorder.record_run",  # passes it to ``backward``
             "exact.accumulators.Accumulator.matmul",
             *("exact.accumulators.Exact.matmul", "exact.accumulators.AnyOrder.matmul"),  # which refuse anything
         }

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refscale import exact
-from refscale.errors import ArgumentError
-from refscale.exact.accumulators import InOrder, Truncated
+from refscale.errors import ArgumentError, CarrierError, ShapeError
+from refscale.exact.accumulators import InOrder, Rounded, Truncated
 from refscale.formats import Cast, quantize, round_exact
 from refscale.testing.equality import assert_same_bits
 
@@ -19,10 +19,16 @@ MODELS = (
     "float32",
     "float32:4",
     "float32:16",
+    "rounded:1",
+    "rounded:4",
+    "rounded:32",
     "truncated:13:32",
     "truncated:10:4",
     "truncated:25:8",
     "truncated:13:8:24",
+    "truncated:13:8:floor=-4",
+    "truncated:13:8:24:floor=-3:emin=-6",
+    "truncated:10:8:emin=-1/-2",
 )
 
 
@@ -42,21 +48,30 @@ def exponent(x):
     return e
 
 
-def in_order(pairs):
+def in_order(pairs, total=Fraction(0)):
     """s ← fl(s + fl(a·b))."""
-    total = Fraction(0)
     for a, b in pairs:
         total = fl(total + fl(a * b))
     return total
 
 
-def truncated(pairs, bits, block):
-    """Aligned to the largest exponent, cut to multiples of 2^(e_max − bits), added, cut to bits + 1 or 24 bits."""
-    total = Fraction(0)
+def in_exact_blocks(pairs, block, total=Fraction(0)):
+    """s ← fl(s + Σ a·b)."""
     for start in range(0, len(pairs), block):
-        some = [(a, b) for a, b in pairs[start : start + block] if a * b] + [(total, Fraction(1))] * bool(total)
+        total = fl(total + sum((a * b for a, b in pairs[start : start + block]), Fraction(0)))
+    return total
+
+
+def truncated(pairs, bits, block, total=Fraction(0), floor=-1000, emin=(-1000, -1000)):
+    """Aligned to the largest exponent, cut to multiples of 2^(e_max − bits), added, cut to bits + 1 or 24 bits."""
+    of_sum = -126 if emin[0] > -1000 else -1000
+    for start in range(0, len(pairs), block):
+        some = [(a, b) for a, b in pairs[start : start + block] if a * b]
+        exponents = [max(exponent(a), emin[0]) + max(exponent(b), emin[1]) for a, b in some]
+        if total:
+            some, exponents = [*some, (total, Fraction(1))], [*exponents, max(exponent(total), of_sum)]
         if some:
-            grain = Fraction(2) ** (max(exponent(a) + exponent(b) for a, b in some) - bits)
+            grain = Fraction(2) ** (max(floor, *exponents) - bits)
             total = sum((int(a * b / grain) * grain for a, b in some), Fraction(0))
         if total:
             grain = Fraction(2) ** max(exponent(total) + 1 - min(bits + 1, 24), -149)
@@ -64,15 +79,25 @@ def truncated(pairs, bits, block):
     return total
 
 
-def by_definition(name, pairs):
-    kind, *sizes = name.split(":")
-    numbers = [int(s) for s in sizes]
+def by_definition(name, pairs, start=Fraction(0)):
+    kind, *words = name.split(":")
+    numbers = [int(w) for w in words if "=" not in w]
+    given = dict(w.split("=") for w in words if "=" in w)
+    options = {}
+    if "floor" in given:
+        options["floor"] = int(given["floor"])
+    if "emin" in given:
+        left, _, right = given["emin"].partition("/")
+        options["emin"] = int(left), int(right or left)
+    if kind == "rounded":
+        return in_exact_blocks(pairs, *numbers, start)
     plain = 0 if kind == "float32" else 2  # sizes before that of promotion
-    size = numbers[plain] if len(numbers) > plain else max(1, len(pairs))
-    total = Fraction(0)
-    for start in range(0, len(pairs), size):
-        part = pairs[start : start + size]
-        total = fl(total + (in_order(part) if kind == "float32" else truncated(part, *numbers[:2])))
+    if len(numbers) == plain:
+        return in_order(pairs, start) if kind == "float32" else truncated(pairs, *numbers, start, **options)
+    total, size = start, numbers[plain]
+    for first in range(0, len(pairs), size):
+        part = pairs[first : first + size]
+        total = fl(total + (in_order(part) if kind == "float32" else truncated(part, *numbers[:2], **options)))
     return total
 
 
@@ -98,12 +123,56 @@ def check_model(name, sums, format="float8_e4m3fn"):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_sums_start_from_c(name):
+    rng = np.random.default_rng(5)
+    for inner in (0, 1, 9, 40):
+        a, b = operands(rng, inner, format="float16")
+        c = np.float32(rng.standard_normal((3, 3)) * 2.0 ** rng.integers(-20, 20, (3, 3)))
+        y = exact.get_accumulator(name).matmul(a, b, c)
+        for i, j in np.ndindex(y.shape):
+            right = by_definition(name, pairs(a, b, i, j), Fraction(c[i, j].item()))
+            assert Fraction(y[i, j].item()) == right, (name, inner)
+
+
+def test_start_values_are_checked():
+    one = np.ones((1, 1))
+    for model in ("float32", "rounded:2", "truncated:13:32"):
+        with pytest.raises(CarrierError, match="c is float64, expected float16, bfloat16 or float32"):
+            exact.get_accumulator(model).matmul(one, one, one)
+        with pytest.raises(ShapeError, match=r"c \(2, 2\), expected the shape of the sums, \(1, 1\)"):
+            exact.get_accumulator(model).matmul(one, one, np.ones((2, 2), np.float32))
+        start = np.float32([[3]])
+        assert exact.get_accumulator(model).matmul(one, one, start).item() == 4
+        assert start.item() == 3
+
+
+@pytest.mark.parametrize("name", [m for m in MODELS if m != "rounded:32"])
+def test_leading_axes_are_matrices_side_by_side(name):
+    rng = np.random.default_rng(6)
+    model = exact.get_accumulator(name)
+    a, b = rng.standard_normal((2, 1, 3, 20)).astype(np.float16), rng.standard_normal((4, 20, 5)).astype(np.float16)
+    y = model.matmul(a, b)
+    assert y.shape == (2, 4, 3, 5)
+    for i, j in np.ndindex(2, 4):
+        assert_same_bits(y[i, j], model.matmul(a[i, 0], b[j]))
+
+
+@pytest.mark.parametrize("name", ["float32", "rounded:1", "rounded:32", "truncated:25:16", "h100:fp16"])
+def test_sums_of_more_than_1024_products_go_on_from_those_of_1024(name):
+    rng = np.random.default_rng(7)
+    a, b = rng.standard_normal((4, 1100)).astype(np.float16), rng.standard_normal((1100, 3)).astype(np.float16)
+    model = exact.get_accumulator(name)
+    first = model.matmul(a[:, :1024], b[:1024])
+    assert_same_bits(model.matmul(a, b), model.matmul(a[:, 1024:], b[1024:], first))
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_models_are_their_definitions(name):
     for format in ("float8_e4m3fn", "float16"):
         check_model(name, exact.get_accumulator(name).matmul, format)
 
 
-@pytest.mark.parametrize("name", [m for m in MODELS if m.startswith("float32")])
+@pytest.mark.parametrize("name", [m for m in MODELS if not m.startswith("truncated")])
 def test_float32_operands_have_their_products_rounded(name):
     check_model(name, exact.get_accumulator(name).matmul, "float32")
 
@@ -117,6 +186,12 @@ def test_float32_operands_have_their_products_rounded(name):
         ("truncated:13:8:24", "truncated:13:8"),
         ("truncated:13:8", "truncated:13:8:24"),
         ("truncated:10:4", "truncated:10:8"),
+        ("rounded:4", "rounded:32"),
+        ("rounded:1", "rounded:4"),
+        ("truncated:13:8:floor=-4", "truncated:13:8:floor=-3"),
+        ("truncated:13:8:floor=-4", "truncated:13:8:floor=-5"),
+        ("truncated:10:8:emin=-1/-2", "truncated:10:8:emin=-2/-1"),
+        ("truncated:10:8:emin=-1/-2", "truncated:10:8"),
     ],
 )
 def test_wrong_models_are_rejected(name, wrong):
@@ -228,17 +303,20 @@ def test_promoted_parts_are_added_in_their_order(name):
 
 @pytest.mark.parametrize("name", ["truncated:13:32", "truncated:25:16"])
 def test_the_ends_of_float32_in_the_truncated_model(name):
-    """Toward zero: below 2^-149 nothing, above the largest value that."""
+    """Toward zero: below 2^-149 nothing; from 2^128 on infinity."""
     model = exact.get_accumulator(name)
     small, ones = np.float32([[2.0**-75]]), np.ones((2, 1))
     assert model.matmul(small, np.float32([[1.75 * 2.0**-75]])).item() == 0.0
     assert model.matmul(-small, np.float32([[1.75 * 2.0**-74]])).item() == -(2.0**-149)
     assert model.matmul(small, np.float32([[1.5 * 2.0**-70]])).item() == 1.5 * 2.0**-145
-    largest = float(np.finfo(np.float32).max)
-    assert model.matmul(np.float32([[2.0**127, 2.0**127], [-(2.0**127), -(2.0**127)]]), ones).tolist() == [
-        [largest],
-        [-largest],
+    two = np.float32([[2.0**127, 2.0**127], [-(2.0**127), -(2.0**127)]])
+    assert model.matmul(two, ones).tolist() == [[math.inf], [-math.inf]]
+    assert model.matmul(two, np.float32([[1], [1 - 2.0**-12]])).tolist() == [
+        [2.0**128 - 2.0**115],
+        [2.0**115 - 2.0**128],
     ]
+    three = np.float32([[2.0**127, 2.0**127, -(2.0**127)]])
+    assert exact.get_accumulator("truncated:13:2").matmul(three, np.ones((3, 1))).item() == math.inf  # and it stays
     beside_zero = np.float32([[0, 2.0**-40]]), np.float32([[3], [2.0**-40]])
     assert model.matmul(*beside_zero).item() == 2.0**-80  # zero aligns nothing
 
@@ -270,7 +348,8 @@ def test_infinities_pass_through_the_models():
 
 
 def test_names():
-    for name in (*exact.ACCUMULATORS, "float32:7", "truncated:40:1024"):
+    options = ("truncated:13:32:128:floor=-133:emin=-6", "truncated:25:16:floor=0", "truncated:13:32:emin=-14/-6")
+    for name in (*exact.ACCUMULATORS, "float32:7", "truncated:40:1024", "rounded:1024", *options):
         assert exact.get_accumulator(name).name == name
     assert exact.get_accumulator("truncated:14").name == "truncated:14:32"
     assert exact.get_accumulator("truncated:13:32:128") == Truncated(13, 32, 128)
@@ -284,6 +363,21 @@ def test_names():
         "truncated:14:4096",
         "truncated:14:32:0",
         "exact:1",
+        "rounded",
+        "rounded:0",
+        "rounded:1025",
+        "rounded:4:emin=-6",
+        "float32:floor=-133",
+        "truncated:13:floor=-133:32",
+        "truncated:13:32:floor=-133:floor=-133",
+        "truncated:13:32:floor=-301",
+        "truncated:13:32:floor=1.5",
+        "truncated:13:32:emin=-150",
+        "truncated:13:32:emin=-6/",
+        "truncated:13:32:ceiling=3",
+        "h100",
+        "h100:float32",
+        "h300:bf16",
     ):
         with pytest.raises(ArgumentError, match="get_accumulator"):
             exact.get_accumulator(name)
@@ -307,6 +401,12 @@ def test_names():
         (lambda: Truncated(13, 0), "Truncated: block is 0, expected an integer from 1 to 1024"),
         (lambda: Truncated(13, 1025), "Truncated: block is 1025, expected an integer from 1 to 1024"),
         (lambda: Truncated(13, 32, -1), "Truncated: promoted is -1, expected an integer ≥ 0"),
+        (lambda: Truncated(floor=-301), "Truncated: floor is -301, expected an integer from -300 to 127"),
+        (lambda: Truncated(floor=True), "Truncated: floor is True, expected an integer from -300 to 127"),
+        (lambda: Truncated(emin=-150), "Truncated: emin is -150, expected an integer from -149 to 127"),
+        (lambda: Truncated(emin=(-6, 128)), "Truncated: emin is 128, expected an integer from -149 to 127"),
+        (lambda: Truncated(emin=(1, 2, 3)), "Truncated: emin is (1, 2, 3), expected one integer or two"),
+        (lambda: Rounded(0), "Rounded: block is 0, expected an integer from 1 to 1024"),
         (lambda: InOrder(-1), "InOrder: block is -1, expected an integer ≥ 0"),
         (lambda: InOrder(2.0), "InOrder: block is 2.0, expected an integer ≥ 0"),
     ],
@@ -324,7 +424,7 @@ def test_bounds_and_intervals_take_names():
     low, high = exact.interval(a, b, "float32", FLOAT16)
     assert low <= 11 <= high
     for factor in (0.0, math.nan, math.inf, "1"):
-        with pytest.raises(ArgumentError, match=r"accumulators.interval: factor is"):
+        with pytest.raises(ArgumentError, match=r"intervals.interval: factor is"):
             exact.interval(a, b, "float32", FLOAT16, factor)
     with pytest.raises(ArgumentError, match="expected a deterministic rounding"):
         exact.interval(a, b, "float32", Cast("float16", "stochastic", "saturate"))
@@ -332,7 +432,13 @@ def test_bounds_and_intervals_take_names():
 
 @pytest.mark.parametrize(
     ("name", "inner", "roundings"),
-    [("float32", 64, 65), ("any-order", 64, 65), ("float32:16", 64, 16 + 4 + 1), ("float32:16", 70, 16 + 5 + 1)],
+    [
+        ("float32", 64, 65),
+        ("any-order", 64, 65),
+        ("float32:16", 64, 16 + 4 + 1),
+        ("float32:16", 70, 16 + 5 + 1),
+        ("rounded:16", 70, 5),
+    ],
 )
 def test_bounds_count_the_roundings_that_a_term_passes(name, inner, roundings):
     u = Fraction(1, 2**24)

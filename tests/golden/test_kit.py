@@ -1,39 +1,29 @@
 """The kit: claims, verdicts, bounds, waivers, reports, bisection, pipes, pytest."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-from collections import Counter
-from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import refscale
 from refscale.cli import main
-from refscale.errors import ArgumentError, BackendLostError, GoldenError
+from refscale.errors import GoldenError
 from refscale.exact import get_accumulator
 from refscale.formats import Cast, get_format
 from refscale.golden import load
 from refscale.golden.backends import SHIPPED, find
 from refscale.golden.backends.reference import Reference
 from refscale.golden.kit import (
+    Bisection,
     Claims,
     Result,
-    Waiver,
     bisect,
     judge,
     load_backend,
-    load_waivers,
     run,
     select,
     summary,
     to_json,
 )
-from refscale.golden.kit.pipe import PipeBackend
 from refscale.golden.kit.report import failed, matrix, row_of
 from refscale.golden.schema import Codes, Vector
 
@@ -80,7 +70,7 @@ def test_what_is_missing_or_raises():
         def matmul(self, a, b, **_):
             raise ZeroDivisionError("oh")
 
-    results = {v.op: judge(Few(), v) for v in VECTORS.values() if not v.bulk}
+    results = {v.op: judge(Few(), v) for v in VECTORS.values() if not v.bulk and v.family != "convention"}
     assert results["cast"].reason == "no method cast"
     assert results["unary"].reason == "no functions today"
     assert (results["matmul"].verdict, results["matmul"].reason) == ("fail", "matmul raised ZeroDivisionError: oh")
@@ -94,7 +84,9 @@ def test_what_is_missing_or_raises():
         (lambda y: y + np.float32(1e-4), "was not rounded"),
         (lambda y: None, "is of type NoneType"),
         (lambda y: np.ma.array(y, mask=y == 1), "is a masked array"),
-        (lambda y: {"z": y, "w": y}, "no y"),
+        (lambda y: {"z": y, "w": y}, "output y is missing; the outputs are: z, w"),
+        (lambda y: {"z": y}, "output y is missing; the outputs are: z"),
+        (lambda y: {}, "output y is missing; the outputs are: none"),
     ],
 )
 def test_answers_of_another_form_say_so(answer, reason):
@@ -103,7 +95,7 @@ def test_answers_of_another_form_say_so(answer, reason):
             return answer(Reference.cast(self, x, **v))
 
     result = judge(Odd(), VECTORS[TIES])
-    assert result.verdict in ("fail", "not implemented")
+    assert result.verdict == "fail"
     assert reason in result.reason
 
 
@@ -130,16 +122,19 @@ def test_answers_may_be_codes_values_or_dtypes():
     ("answer", "verdict", "outputs"),
     [
         (lambda y: y, "same bits", ("same bits", "same bits")),
-        (lambda y: {"elements": y["elements"]}, "not implemented", ("same bits", "not implemented")),
-        (lambda y: {"elements": y["elements"] ^ 1}, "fail", ("fail", "not implemented")),
-        (lambda y: {"scales": y["scales"] ^ 1}, "fail", ("not implemented", "fail")),
-        (lambda y: {"elements": y["elements"][:1]}, "fail", ("fail", "not implemented")),
+        (lambda y: {"elements": y["elements"]}, "fail", ("same bits", "fail")),
+        (lambda y: {"elements": y["elements"], "scale": y["scales"]}, "fail", ("same bits", "fail")),
+        (lambda y: y | {"scales": None}, "not implemented", ("same bits", "not implemented")),
+        (lambda y: {"elements": y["elements"] ^ 1, "scales": None}, "fail", ("fail", "not implemented")),
+        (lambda y: {"elements": None, "scales": y["scales"] ^ 1}, "fail", ("not implemented", "fail")),
+        (lambda y: {"elements": y["elements"][:1], "scales": None}, "fail", ("fail", "not implemented")),
         (lambda y: {**y, "scales": y["scales"] ^ 1}, "fail", ("same bits", "fail")),
-        (lambda y: {}, "not implemented", ("not implemented", "not implemented")),
+        (lambda y: {}, "fail", ("fail", "fail")),
+        (lambda y: dict.fromkeys(y), "not implemented", ("not implemented", "not implemented")),
     ],
 )
 def test_the_worst_output_decides(answer, verdict, outputs):
-    """What is wrong fails, though the backend lacks another output."""
+    """A wrong or missing output fails; one that is None is not implemented."""
 
     class Some(Mine):
         def block_quantize(self, x, random_bits=None, **attributes):
@@ -175,7 +170,7 @@ def test_how_far_apart_two_codes_are(expected, actual, ulps):
     x, y = (Codes.of(np.float32([[448.0, expected]]), format) for format in ("float32", "float8_e4m3fn"))
     m = judge(Off(), Vector("cast/hand", "cast", attributes, {"x": x}, {"y": y})).mismatch
     assert (m.index, m.wrong, m.size, m.ulps) == ((0, 1), 1, 2, ulps)
-    assert m.source == f"0x{int(x.codes[0, 1]):08x} ({expected:.9g})"
+    assert str(m.source) == f"0x{int(x.codes[0, 1]):08x} ({expected:.9g})"
 
 
 @pytest.mark.parametrize(("code", "verdict"), [(0xF, "fail"), (0x10, "fail"), (0x7, "same bits")])
@@ -292,7 +287,7 @@ def test_the_first_deviating_element_is_shown():
     m = judge(Off(), VECTORS[TIES]).mismatch
     assert (m.output, m.index, m.wrong) == ("y", (2,), 2)
     x = VECTORS[TIES].inputs["x"]
-    assert m.source == f"0x{int(x.codes[2]):08x} ({float(x.values[2]):.9g})"
+    assert str(m.source) == f"0x{int(x.codes[2]):08x} ({float(x.values[2]):.9g})"
     assert m.ulps > 2
 
 
@@ -302,7 +297,7 @@ def test_the_first_deviating_element_is_shown():
 class InFloat32(Mine):
     """Products, functions and ops in float32."""
 
-    claims = Claims(accumulate="float32", function_ulps=4, op_ulps=64)
+    claims = Claims(accumulate="any-order", function_ulps=4, op_ulps=64)
     error = 0.0
 
     def matmul(self, a, b, *, format, rounding, overflow, factor, **_):
@@ -342,14 +337,14 @@ def test_bounds_hold_what_is_claimed_and_no_more(pattern):
 
 
 def test_a_model_backend_is_held_to_its_own_accumulator():
-    """Sums of another model are outside the bound of the one that is claimed."""
+    """Sums of another model have other bits than those of the one that is claimed."""
 
     class Twelve(InFloat32):
         def matmul(self, a, b, *, format, rounding, overflow, factor, **_):
             y = get_accumulator("truncated:12:16").matmul(a, b) * np.float32(factor)
             return Cast(format, rounding, overflow)(y)
 
-    backend, vectors = Twelve(), only("matmul/float8*/*")
+    backend, vectors = Twelve(), [v for v in only("matmul/float8*/*") if v.op == "matmul"]
     assert failed(run(backend, vectors))
     backend.claims = Claims(accumulate="truncated:12:16")
     assert not failed(run(backend, vectors))
@@ -377,50 +372,12 @@ def test_answers_of_nan_and_infinity_are_failures_in_words(value):
     assert summary(Lost(), results, failures=len(results))
 
 
-# --- waivers ---------------------------------------------------------------------------------------------------------
+# --- backends ---------------------------------------------------------------------------------------------------------
 
 
 class TiesAway(Mine):
     def cast(self, x, *, rounding, **v):
         return Reference.cast(self, x, rounding="nearest_away" if rounding == "nearest_even" else rounding, **v)
-
-
-def test_waivers():
-    vectors = only("cast/float8_e4m3fn/nearest_even/*")
-    waiver = Waiver(
-        ("*/ties", "*/subnormals", "*/underflow", "*/overflow", "*/top"), "the chip rounds ties away", "mine"
-    )
-    results = run(TiesAway(), vectors, [waiver])
-    assert not failed(results)
-    assert {r.verdict for r in results} == {"same bits", "waived"}
-    assert all(r.reason == "the chip rounds ties away" for r in results if r.verdict == "waived")
-    assert failed(run(TiesAway(), vectors))
-    fixed = run(Mine(), vectors, [waiver])
-    assert {r.verdict for r in fixed} == {"same bits", "unexpectedly fixed"}
-    assert failed(fixed)
-    assert "remove the waiver" in summary(Mine(), fixed)
-    with pytest.raises(GoldenError, match="matches none of"):
-        run(Mine(), vectors, [Waiver(("nothing*",), "x")])
-    assert not failed(run(Mine(), vectors, [Waiver(("*/ties",), "x", "another backend")]))
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ('[[waiver]]\nids = ["a"]', "reason is None"),
-        ('[[waiver]]\nids = ["a"]\nreason = " "', "why is this deviation accepted"),
-        ('[[waiver]]\nids = []\nreason = "x"', "expected a list of patterns"),
-        ('[[waiver]]\nids = "a"\nreason = "x"', "expected a list of patterns"),
-        ('[[waiver]]\nids = ["a"]\nreason = "x"\nwhen = 3', "unknown key when"),
-        ('[waivers]\nids = ["a"]', r"expected tables \[\[waiver\]\]"),
-        ("[[waiver", "Expected"),
-    ],
-)
-def test_bad_waivers_are_named(tmp_path, text, words):
-    path = tmp_path / "waivers.toml"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(GoldenError, match=words):
-        load_waivers(path)
 
 
 def test_backends_that_are_none_are_named(tmp_path):
@@ -462,8 +419,8 @@ def test_a_claim_that_bounds_nothing_is_refused(name):
 @pytest.mark.parametrize(
     ("pattern", "bound"),
     [
-        ("matmul/*", "accumulate float32"),
-        ("ops/*.conv1d/*", "accumulate float32"),
+        ("matmul/*", "accumulate any-order"),
+        ("ops/*.conv1d/*", "accumulate any-order"),
         ("unary/*", "functions within 4 ulp"),
         ("ops/*.layer_norm/*", "other ops within 64 ulp"),
     ],
@@ -474,7 +431,7 @@ def test_the_bound_stands_beside_the_verdict(pattern, bound):
     assert not any(r.bound for r in results if r.verdict != "within bound")
     count = sum(r.verdict == "within bound" for r in results)
     assert f"within bound: {count} by the claim '{bound}'" in summary(Near(), results)
-    assert {v.get("bound", bound) for v in to_json(Near(), results, "1.0.0")["vectors"]} == {bound}
+    assert {v.get("bound", bound) for v in to_json(Near(), results, VECTORS)["vectors"]} == {bound}
 
 
 # --- reports, bisection, the command ---------------------------------------------------------------------------------
@@ -486,7 +443,7 @@ def test_reports():
     assert "tie-even: a tie goes to the neighbor with even significand" in text
     assert f"FAIL {TIES}".replace("/saturate", "/nonsaturate") in text or f"FAIL {TIES}" in text
     assert text.count("\nFAIL ") == 1
-    document = json.loads(json.dumps(to_json(TiesAway(), results, "1.0.0")))
+    document = json.loads(json.dumps(to_json(TiesAway(), results, VECTORS)))
     assert document["totals"]["fail"] == sum(v["verdict"] == "fail" for v in document["vectors"]) > 0
     assert len(document["vectors"]) == len(results)
     assert "| mine | 3 |" in matrix([(TiesAway(), results)])
@@ -518,7 +475,7 @@ def test_the_table_by_hand():
     """What is waived or fixed counts as that; a format that fails has a row; what is never implemented has none."""
     lines = summary(Mine(), MADE, failures=0).splitlines()
     assert [line.split() for line in lines[2:5]] == [
-        ["op", "pass", "format", "same", "bound", "FAIL", "waived", "FIXED", "n/i"],
+        ["op", "direction", "format", "same", "bound", "FAIL", "waived", "FIXED", "n/i"],
         ["cast", "-", "float16", "2", "1", "1", "1", "1", "1"],
         ["cast", "-", "bfloat16", "·", "·", "1", "·", "·", "·"],
     ]
@@ -526,17 +483,17 @@ def test_the_table_by_hand():
         "",
         "not implemented at all: decode",
         "",
-        "10 vectors: 2 same bits, 1 within bound, 2 fail, 1 waived, 1 unexpectedly fixed, 3 not implemented",
         "within bound: 1 by the claim 'accumulate float32'",
-        "no longer fails, remove the waiver: 'old'",
+        "passes, remove the waiver: cast/5 (old)",
+        "10 vectors: 2 same bits, 1 within bound, 1 waived, 3 not implemented, 1 unexpectedly fixed, 2 failed",
     ]
     some = summary(Mine(), [made("cast/1", "same bits"), made("cast/2", "not implemented")]).splitlines()
     assert [line.split() for line in some[2:4]] == [
-        ["op", "pass", "format", "same", "n/i"],
+        ["op", "direction", "format", "same", "n/i"],
         ["cast", "-", "float16", "1", "1"],
     ]
-    assert some[5:] == ["2 vectors: 1 same bits, 1 not implemented"]
-    assert to_json(Mine(), MADE, "9")["totals"] == {
+    assert some[5:] == ["2 vectors: 1 same bits, 0 within bound, 0 waived, 1 not implemented, 0 failed"]
+    assert to_json(Mine(), MADE, VECTORS)["totals"] == {
         "same bits": 2,
         "within bound": 1,
         "fail": 2,
@@ -577,25 +534,6 @@ def test_progress_is_told_after_each_vector():
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_a_waiver_of_what_is_within_its_bound_is_fixed():
-    vectors = [v for v in only("ops/*.layer_norm/unit/fp32") if judge(Near(), v).verdict == "within bound"]
-    waiver = Waiver(("ops/*",), "x")
-    assert {r.verdict for r in run(Near(), vectors, [waiver])} == {"unexpectedly fixed"}
-    exact = Near()
-    exact.claims = Claims()
-    results = run(exact, vectors, [waiver, Waiver(("*",), "the same again")])
-    assert {(r.verdict, r.reason) for r in results} == {("waived", "the same again")}
-
-
-def test_a_waivers_file_by_hand(tmp_path):
-    path = tmp_path / "waivers.toml"
-    tables = ('ids = ["a/*", "b"]\nreason = " a  word \\n"', 'ids = ["c"]\nreason = "x"\nbackend = "mine"')
-    path.write_text("".join(f"[[waiver]]\n{table}\n" for table in tables), encoding="utf-8")
-    assert load_waivers(path) == (Waiver(("a/*", "b"), "a  word"), Waiver(("c",), "x", "mine"))
-    path.write_text("", encoding="utf-8")
-    assert load_waivers(path) == ()
-
-
 @pytest.mark.parametrize(
     ("pattern", "output", "row"),
     [
@@ -619,15 +557,6 @@ def test_where_an_output_is_counted(pattern, output, row):
     assert row_of(only(pattern)[0], output) == row
 
 
-def test_a_waiver_of_what_is_not_implemented_is_not_fixed():
-    class Some(Mine):
-        claims = Claims(roundings=("up",))
-
-    vectors = only("cast/float16/up/saturate/float32/inside", "cast/float16/down/saturate/float32/inside")
-    verdicts = {r.vector.attributes["rounding"]: r.verdict for r in run(Some(), vectors, [Waiver(("cast/*",), "x")])}
-    assert verdicts == {"up": "unexpectedly fixed", "down": "not implemented"}
-
-
 def test_bisection_names_the_first_op_that_deviates():
     class BadGelu(Mine):
         def op(self, *, name, **v):
@@ -640,12 +569,12 @@ def test_bisection_names_the_first_op_that_deviates():
             return {**right, "y": -right["y"]} if name == "bias" else right
 
     where = "model/ffn/unit/fp16"
-    assert bisect(RIGHT, where) is None
-    found = bisect(BadGelu(), where)
+    assert bisect(RIGHT, where) == Bisection(where, None, 7)
+    found = bisect(BadGelu(), where).culprit
     assert (found.result.vector.attributes["name"], found.output) == ("gelu", "grad_x")
     # fork, matmul, bias, gelu, matmul, bias, weighted_add; then, from behind, 2 + 2 + 2 + 1 gradients to gelu's.
     assert (found.position, found.checked) == (7 + 7, 7 + 12)
-    found = bisect(BadBias(), where)
+    found = bisect(BadBias(), where).culprit
     assert (found.result.vector.attributes["name"], found.output) == ("bias", "y")
     assert (found.position, found.checked) == (3, 19)
 
@@ -654,7 +583,7 @@ def test_bisection_names_the_first_op_that_deviates():
             right = RIGHT.op(name=name, **v)
             return {**right, "grad_w": -right["grad_w"]} if name == "matmul" else right
 
-    found = bisect(BadWeight(), where)
+    found = bisect(BadWeight(), where).culprit
     assert (found.position, found.output) == (7 + 6, "grad_w")
     assert found.result.vector.id == "model/ffn/unit/fp16/004.matmul"  # of two the one that backward meets first
     for wrong in ("model/ffn", "model/ffn/unit/fp4", "cast/a/b/c", "model/no/unit/fp8"):
@@ -668,13 +597,9 @@ def test_the_command(tmp_path, capsys):
     assert json.loads(report.read_text(encoding="utf-8"))["totals"]["fail"] == 0
     assert main(["conform", "tests.golden.test_kit:TiesAway", "--only", "cast/float16/*"]) == 1
     assert "FAIL" in capsys.readouterr().out
-    waivers = tmp_path / "waivers.toml"
-    waivers.write_text('[[waiver]]\nids = ["cast/float16/*"]\nreason = "known"\n', encoding="utf-8")
-    command = ["conform", "tests.golden.test_kit:TiesAway", "--only", "cast/float16/*", "--waivers", str(waivers)]
-    assert main(command) == 0
     assert main(["conform", "reference", "--only", "none/*"]) == 2
     assert main(["conform", "reference", "--bisect", "model/attention/regular/fp8"]) == 0
-    assert "no call deviates" in capsys.readouterr().out
+    assert "no judged call deviates; 21 of 21 calls judged" in capsys.readouterr().out
     assert main(["conform", "--list"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in SHIPPED)
@@ -686,173 +611,6 @@ def test_shipped_backends_that_are_here(capsys):
     fails = {r.vector.id for r in run(find("ml_dtypes"), only("cast/*")) if r.verdict == "fail"}
     assert fails, "ml_dtypes rounds float64 twice"
     assert all("/float64/" in i or "e8m0" in i for i in fails)
-
-
-# --- programs --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    path = tmp_path_factory.mktemp("c") / "backend"
-    with resources.as_file(resources.files("refscale.golden") / "examples/backend.c") as source:
-        warnings = ["-Wall", "-Wextra", "-Werror"]
-        subprocess.run(
-            [compiler, "-O2", "-ffp-contract=off", *warnings, "-o", path, source, "-lm"], check=True, timeout=120
-        )
-    return path
-
-
-def test_the_example_in_c_conforms(program):
-    with PipeBackend(str(program)) as backend:
-        results = run(backend, only("cast/*", "decode/*", "matmul/*"))
-    verdicts = {v: sum(r.verdict == v for r in results) for v in ("same bits", "within bound", "fail")}
-    assert verdicts["fail"] == 0
-    assert verdicts["same bits"] > 200
-    assert verdicts["within bound"] > 20
-
-
-def test_the_example_in_javascript_conforms():
-    """Written from the description of the protocol alone."""
-    if (node := shutil.which("node")) is None:
-        pytest.skip("no node")
-    example = resources.as_file(resources.files("refscale.golden") / "examples/backend.js")
-    with example as source, PipeBackend(f"{node} {source}") as backend:
-        results = run(backend, only("cast/*"))
-    verdicts = Counter(r.verdict for r in results)
-    assert verdicts["fail"] == 0
-    assert verdicts["same bits"] > 140
-
-
-def test_the_command_runs_a_program(program, capsys):
-    assert main(["conform", "--pipe", str(program), "--only", "cast/float16/nearest_even/*"]) == 0
-    assert "example-c 1: claims accumulate float32" in capsys.readouterr().out
-
-
-def test_a_wrong_program_fails(program, tmp_path):
-    """Each nonzero code one off: a filter between the kit and the right program."""
-    script = tmp_path / "wrong.py"
-    script.write_text(
-        f"""
-import subprocess, sys
-p = subprocess.Popen([{str(program)!r}], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
-for line in sys.stdin:
-    p.stdin.write(line)
-    p.stdin.flush()
-    print(p.stdout.readline().strip().replace(" 3a", " 3b"), flush=True)
-""",
-        encoding="utf-8",
-    )
-    with PipeBackend(f"{sys.executable} {script}") as backend:
-        assert failed(run(backend, only("cast/float8_e4m3fn/nearest_even/saturate/float32/*")))
-
-
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        ("print('hello')", "expected 'refscale-pipe 2"),
-        ("print('refscale-pipe 3 name=a version=1')", "expected 'refscale-pipe 2"),
-        ("print('refscale-pipe 1 version=1')", "has no name="),
-        ("print('refscale-pipe 1 name=a version=1 speed=9')", "unknown fields speed"),
-        ("print('refscale-pipe 1 name=a version=1 formats=fp3')", "fp3"),
-        ("raise SystemExit(3)", "ended with status 3"),
-    ],
-)
-def test_bad_greetings_are_named(tmp_path, body, words):
-    script = tmp_path / "p.py"
-    script.write_text(f"{body}\n", encoding="utf-8")
-    with pytest.raises(GoldenError, match=words):
-        PipeBackend(f"{sys.executable} {script}")
-    with pytest.raises(GoldenError, match="cannot be started"):
-        PipeBackend(str(tmp_path / "missing"))
-
-
-@pytest.mark.parametrize(
-    ("reply", "verdict", "words"),
-    [
-        ("unsupported", "not implemented", "unsupported"),
-        ("error out of ink", "fail", "error out of ink"),
-        ("ok | y 00", "fail", "1 code, expected"),
-        ("ok | y " + "zz " * 224, "fail", "codes"),
-    ],
-)
-def test_bad_replies_are_named(tmp_path, reply, verdict, words):
-    script = tmp_path / "p.py"
-    script.write_text(
-        f"import sys\nprint('refscale-pipe 1 name=a version=1', flush=True)\nnext(sys.stdin)\n"
-        f"for line in sys.stdin: print({reply!r}, flush=True)\n",
-        encoding="utf-8",
-    )
-    with PipeBackend(f"{sys.executable} {script}") as backend:
-        result = judge(backend, VECTORS[TIES])
-    assert result.verdict == verdict
-    assert words in result.reason
-
-
-GREETING = "import sys\nimport time\nprint('refscale-pipe 1 name=a version=1', flush=True)\nnext(sys.stdin)\n"
-
-
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        ("next(sys.stdin)", "the program ended with status 0"),
-        ("next(sys.stdin)\nraise SystemExit(7)", "the program ended with status 7"),
-        ("time.sleep(60)", "no reply within 2 s"),
-        ("next(sys.stdin)\nimport subprocess\nsubprocess.run(['sleep', '60'])", "no reply within 2 s"),
-        ("next(sys.stdin)\nprint('fine', flush=True)", "expected 'ok"),
-        ("next(sys.stdin)\nprint(flush=True)", "expected 'ok"),
-        ("next(sys.stdin)\nprint('errors', flush=True)", "expected 'ok"),
-        ("next(sys.stdin)\nwhile True: sys.stdout.write('y' * 4096)", "a line of more than 10000 bytes"),
-        ("next(sys.stdin)\nwhile True: print('ok | y 00')", "a line that nobody asked for, 'ok | y 00'"),
-    ],
-)
-def test_a_program_that_is_lost_ends_the_run_in_one_line(tmp_path, capsys, body, words):
-    """An early exit, a hang, nonsense, a flood: each is one line that names the request, not a failure per vector."""
-    script = tmp_path / "p.py"
-    script.write_text(GREETING + body + "\n", encoding="utf-8")
-    seconds = "2" if "no reply" in words else "30"  # a slow machine takes a while to start Python
-    command = ["conform", "--pipe", f"{sys.executable} {script}", "--timeout", seconds, "--longest-line", "10000"]
-    assert main([*command, "--only", "cast/float8_e4m3fn/*"]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert words in told.err
-    assert "the request was: cast" in told.err
-    assert len(told.err.splitlines()) == 1
-
-
-@pytest.mark.parametrize("body", ["import time\ntime.sleep(60)", "while True: print(end='y' * 4096)"])
-def test_a_program_that_never_greets_is_given_up(tmp_path, body):
-    script = tmp_path / "p.py"
-    script.write_text(body, encoding="utf-8")
-    with pytest.raises(GoldenError, match=r"(no reply within 0\.5 s|more than 10000 bytes).*request was: hello 2"):
-        PipeBackend(f"{sys.executable} {script}", timeout=0.5, longest_line=10000)
-
-
-def test_a_program_that_does_not_read_is_given_up(tmp_path):
-    """The request is longer than what a pipe holds: the write waits, and the limit counts that, too."""
-    script = tmp_path / "p.py"
-    script.write_text(GREETING + "time.sleep(60)\n", encoding="utf-8")
-    with PipeBackend(f"{sys.executable} {script}", timeout=0.5) as backend:
-        for _ in range(2):  # and once lost, it stays lost
-            with pytest.raises(BackendLostError, match="the request was: noop xxxx"):
-                backend.ask("noop " + "x" * 2**20)
-
-
-def test_a_line_may_be_as_long_as_the_limit(tmp_path):
-    script = tmp_path / "p.py"
-    script.write_text(GREETING + "for line in sys.stdin: print('y' * int(line), flush=True)\n", encoding="utf-8")
-    with PipeBackend(f"{sys.executable} {script}", longest_line=100) as backend:
-        assert backend.ask("100") == "y" * 100
-        with pytest.raises(BackendLostError, match="a line of more than 100 bytes; the request was: 101"):
-            backend.ask("101")
-
-
-@pytest.mark.parametrize("wrong", [{"timeout": 0}, {"timeout": float("nan")}, {"longest_line": 0}])
-def test_limits_of_a_program_are_positive(wrong):
-    with pytest.raises(ArgumentError, match=f"{next(iter(wrong))}=.*: expected"):
-        PipeBackend("true", **wrong)
 
 
 def test_a_backend_that_fails_everywhere_has_a_short_table():
@@ -882,7 +640,7 @@ def test_up_to_four_formats_that_fail_have_a_row_each(count, rows):
     assert all(any(f" {f} " in line for line in lines) == (count == 4) for f in formats[:count])
 
 
-def test_an_answer_of_one_array_needs_no_name_and_one_of_several_does():
+def test_outputs_of_other_names_are_missing():
     class Named(Mine):
         def cast(self, x, **v):
             return {"result": super().cast(x, **v)}
@@ -890,80 +648,7 @@ def test_an_answer_of_one_array_needs_no_name_and_one_of_several_does():
         def block_quantize(self, x, random_bits=None, **attributes):
             return {"codes": super().block_quantize(x, random_bits, **attributes)["elements"]}
 
-    assert judge(Named(), VECTORS[TIES]).verdict == "same bits"
+    result = judge(Named(), VECTORS[TIES])
+    assert (result.verdict, result.reason) == ("fail", "output y is missing; the outputs are: result")
     result = judge(Named(), next(v for v in VECTORS.values() if v.op == "block_quantize"))
-    assert (result.verdict, result.reason) == ("not implemented", "no elements, scales")
-
-
-# --- as pytest -------------------------------------------------------------------------------------------------------
-
-
-def test_as_pytest_in_a_project_with_options_of_the_same_names(tmp_path):
-    """Its own conftest defines --backend and --waivers, as for tests on a GPU; each reads its own."""
-    (tmp_path / "conftest.py").write_text(
-        "def pytest_addoption(parser):\n"
-        "    parser.addoption('--backend', default='cpu')\n"
-        "    parser.addoption('--waivers', action='store_true')\n",
-        encoding="utf-8",
-    )
-    (tmp_path / "test_own.py").write_text(
-        "def test_own(pytestconfig):\n"
-        "    assert (pytestconfig.getoption('backend'), pytestconfig.getoption('waivers')) == ('gpu', True)\n",
-        encoding="utf-8",
-    )
-    (tmp_path / "mine.py").write_text(
-        "from refscale.golden.backends.reference import Reference\n"
-        "class Mine(Reference):\n"
-        "    def cast(self, x, *, rounding, **v):\n"
-        "        with open('calls', 'a') as file:\n"
-        "            file.write(v['format'] + '\\n')\n"
-        "        return super().cast(x, rounding='up' if rounding == 'down' else rounding, **v)\n"
-        "    unary = None\n",
-        encoding="utf-8",
-    )
-    known = tmp_path / "known.toml"  # what of it is asked for passes; what fails is run with it, and keeps it in force
-    known.write_text(
-        '[[waiver]]\nids = ["cast/float16/up/*", "cast/float8_e5m2/down/*/float32/inside"]\nreason = "known"\n'
-    )
-    theirs = ["--backend", "gpu", "--waivers", "test_own.py"]
-    ours = ["--refscale-backend", "mine:Mine", "--refscale-waivers", str(known), "refscale.golden.conformance"]
-    result = pytest_in(tmp_path, *theirs, "--pyargs", *ours, "-k", "test_own or float16 and (down or up or exp)")
-    assert result.returncode == 1, result.stdout + result.stderr
-    assert "cast/float16/down/saturate/float32/inside" in result.stdout
-    assert "[cast/float16/up" not in result.stdout
-    assert "test_own" not in result.stdout
-    assert set((tmp_path / "calls").read_text().split()) == {"float16", "bfloat16", "float8_e5m2"}
-    assert "passed" in result.stdout
-    assert "skipped" in result.stdout
-
-
-def test_the_plugin_does_nothing_in_a_project_that_does_not_use_it(tmp_path):
-    """It is loaded (its help is there), and adds two options; every other module of the package is left alone."""
-    (tmp_path / "test_own.py").write_text(
-        "import sys\n"
-        "def test_own(pytestconfig):\n"
-        "    plugins = pytestconfig.pluginmanager.get_plugins()\n"
-        "    (plugin,) = [p for p in plugins if getattr(p, '__name__', '') == 'refscale.testing.plugin']\n"
-        "    assert [x for x in vars(plugin) if x.startswith('pytest_')] == ['pytest_addoption']\n"
-        "    found = [x for x in vars(pytestconfig.option) if 'backend' in x or 'waivers' in x]\n"
-        "    assert found == ['refscale_backend', 'refscale_waivers']\n"
-        "    loaded = {m for m in sys.modules if m.partition('.')[0] in ('refscale', 'numpy')}\n"
-        "    assert loaded == {'refscale', 'refscale.testing', 'refscale.testing.plugin'}\n",
-        encoding="utf-8",
-    )
-    result = pytest_in(tmp_path, "test_own.py")
-    assert result.returncode == 0, result.stdout + result.stderr
-
-
-def pytest_in(folder, *arguments):
-    """A run of pytest in another project, with the plugin."""
-    plugin = ["-p", "refscale.testing.plugin"] if not _plugin_is_installed() else []
-    command = [sys.executable, "-m", "pytest", "-q", "--assert=plain", "-p", "no:cacheprovider", *plugin, *arguments]
-    env = {**os.environ, "PYTHONPATH": str(Path(refscale.__file__).parents[1])}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
-
-
-def _plugin_is_installed():
-    from importlib.metadata import entry_points
-
-    return any(e.value == "refscale.testing.plugin" for e in entry_points(group="pytest11"))
+    assert (result.verdict, result.reason) == ("fail", "output scales is missing; the outputs are: codes")

@@ -16,9 +16,12 @@ import pytest
 from refscale.cli import main
 from refscale.errors import ArgumentError, GoldenError
 from refscale.golden import FAMILIES, Digest, Vector, check, complete, generate, load, products, store, write
+from refscale.golden.attributes import ATTRIBUTES, INPUTS
+from refscale.golden.guide import GUIDE
+from refscale.golden.schema import OPS
 from tests.machines import MACHINES, output
 
-LIMIT = 10 * 2**20
+LIMIT = 14 * 10**6
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,10 @@ def files(root):
 
 
 def test_the_shipped_set_is_what_is_generated(written):
-    assert files(written) == files(store.DATA)
+    """A written set also has the guide, which of the shipped set is the package."""
+    found = files(written)
+    assert {name for name in found if name in GUIDE} == set(GUIDE)
+    assert {name: data for name, data in found.items() if name not in GUIDE} == files(store.DATA)
 
 
 def test_the_shipped_set_is_small():
@@ -142,7 +148,7 @@ def test_samples_are_every_so_many_elements(written):
 def violations(x, schema, where="$"):
     """What of the JSON Schema an instance breaks; the keywords that the manifest's schema uses."""
     found = []
-    kinds = {"object": dict, "array": list, "string": str, "integer": int}
+    kinds = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
     if "type" in schema and not isinstance(x, kinds[schema["type"]]):
         return [f"{where}: no {schema['type']}"]
     if "const" in schema and x != schema["const"]:
@@ -170,9 +176,17 @@ def violations(x, schema, where="$"):
     return found
 
 
-def schema():
-    text = resources.files("refscale.golden").joinpath("manifest.schema.json").read_text(encoding="utf-8")
-    return json.loads(text)
+def schema(name="manifest.schema.json"):
+    return json.loads(resources.files("refscale.golden").joinpath(name).read_text(encoding="utf-8"))
+
+
+def test_the_top_manifest_follows_its_schema():
+    manifest = json.loads((store.DATA / "manifest.json").read_text(encoding="utf-8"))
+    assert violations(manifest, schema("set.schema.json")) == []
+    for change in (lambda m: m.pop("files"), lambda m: m.update(schema=2), lambda m: m["files"].update(x="0")):
+        wrong = json.loads(json.dumps(manifest))
+        change(wrong)
+        assert violations(wrong, schema("set.schema.json"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -282,7 +296,7 @@ def test_another_version_and_extra_files_are_found_by_check(copy, tmp_path):
 def test_a_manifest_of_another_form_is_named(copy):
     edit(copy / "decode/manifest.json", lambda m: m["vectors"][0].pop("op"))
     rehash(copy)
-    with pytest.raises(GoldenError, match="is not of schema 1"):
+    with pytest.raises(GoldenError, match="has op None, expected a str"):
         load(copy)
 
 
@@ -316,7 +330,30 @@ CRAFTED = {
     "an array without a file": (array(lambda a: a.pop("file")), "has arrays without a file, and is no bulk vector"),
     "an op that is none": (vector(lambda v: v.update(op="launch")), "has op 'launch', expected one of cast"),
     "an attribute that is no number": (vector(lambda v: v["attributes"].update(x=float("nan"))), "attributes.x is nan"),
-    "inputs of a list": (vector(lambda v: v.update(inputs=[0])), "is not of schema 1"),
+    "inputs of a list": (vector(lambda v: v.update(inputs=[0])), "has inputs [0], expected a dict"),
+    "an id that is a number": (vector(lambda v: v.update(id=7)), "a vector with id 7 has id 7, expected a str"),
+    "attributes of a list": (vector(lambda v: v.update(attributes=["x"])), "has attributes ['x'], expected a dict"),
+    "an attribute that is missing": (
+        vector(lambda v: v["attributes"].pop("rounding")),
+        "has no attribute rounding, expected a rounding",
+    ),
+    "an attribute of another type": (
+        vector(lambda v: v["attributes"].update(format=3)),
+        "has format 3, expected a name of a format",
+    ),
+    "a rounding that is none": (
+        vector(lambda v: v["attributes"].update(rounding="sideways")),
+        "has rounding 'sideways', expected a rounding",
+    ),
+    "a block of no length": (
+        vector(lambda v: v["attributes"].update(block=[0]), "block-scale"),
+        "has block [0], expected a list of lengths",
+    ),
+    "an input that is missing": (vector(lambda v: v.update(inputs={})), "has no input x"),
+    "no outputs": (vector(lambda v: v.update(outputs={})), "has no outputs, or flags that are no strings"),
+    "an escape code in a comment": (vector(lambda v: v.update(comment="\x1b[2J")), "with control characters"),
+    "a flag that is a number": (vector(lambda v: v.update(flags=[3])), "has no outputs, or flags that are no strings"),
+    "an escape code in an id": (vector(lambda v: v.update(id="\x1b[2J", op="x")), "\\x1b[2J is no id of at most 300"),
     "an array of no table": (vector(lambda v: v.update(inputs={"x": 10**9})), "is not of schema 1"),
     "an unknown format": (array(lambda a: a.update(format="float7")), "float7"),
 }
@@ -387,7 +424,7 @@ def test_a_bulk_vector_that_nobody_makes_is_named(copy):
 def test_writing_replaces_a_set_and_nothing_else(copy, tmp_path, capsys):
     flip(copy / "cast/uint8.npy", 500)
     assert main(["golden", "write", str(copy)]) == 0
-    assert files(copy) == files(store.DATA)
+    assert {name: data for name, data in files(copy).items() if name not in GUIDE} == files(store.DATA)
     assert [p.name for p in tmp_path.iterdir()] == ["copy"]
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -403,3 +440,14 @@ def test_writing_replaces_a_set_and_nothing_else(copy, tmp_path, capsys):
 def test_an_unknown_id_is_named():
     with pytest.raises(GoldenError, match="no such id"):
         load()["cast/nothing"]
+
+
+def test_every_op_has_its_attributes_and_inputs():
+    """Those that every vector has, no fewer and no more; all others are of some vectors only."""
+    assert set(ATTRIBUTES) == set(INPUTS) == set(OPS)
+    for op in OPS:
+        vectors = [v for v in load().values() if v.op == op]
+        assert set(INPUTS[op]) <= set.intersection(*(set(v.inputs) for v in vectors))
+        assert set(ATTRIBUTES[op]) <= set.intersection(*(set(v.attributes) for v in vectors))
+        known = set(ATTRIBUTES[op]) | {"arithmetic", "scale_arithmetic", "element_arithmetic"}
+        assert set().union(*(set(v.attributes) for v in vectors)) - known <= set(), op

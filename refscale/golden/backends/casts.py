@@ -27,7 +27,7 @@ class MlDtypes:
 
     name = "ml_dtypes"
     version = ml_dtypes.__version__
-    claims = Claims(tuple(DTYPES), ("nearest_even",))
+    claims = Claims(tuple(DTYPES), ("nearest_even",), conventions="ml_dtypes")
 
     def cast(self, x: Array, *, format: str, overflow: str, **_: Any) -> Array:
         """To the dtype; what has neither infinity nor NaN saturates, everything else does not."""

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale import __version__, exact
-from refscale.blocks import block_matmul, encode_blocks, pack_nibbles, tile_scales
+from refscale.blocks import block_matmul, dequantize_blocks, encode_blocks, pack_nibbles, tile_scales
 from refscale.formats import Cast, decode
-from refscale.golden import models, replay
-from refscale.golden.blocks import block_operands, cast_of
+from refscale.golden import replay, steps
 from refscale.golden.kit.backend import Claims
 from refscale.golden.products import scaled_operands
+from refscale.golden.records import block_operands, cast_of, dequantize_operand
 from refscale.optim import Group, Rate, adamw
 from refscale.scales import Scales
 
@@ -25,7 +25,7 @@ class Reference:
 
     name = "reference"
     version = __version__
-    claims = Claims(nan="same")
+    claims = Claims(nan="same", conventions="refscale")
 
     def cast(self, x: Array, *, format: str, rounding: str, overflow: str, random_bits: Array | None = None) -> Array:
         """Rounded to the format."""
@@ -86,6 +86,11 @@ class Reference:
         left, right = block_operands(v, (a, b), *scales)
         return block_matmul(left, right, Cast(format, rounding, overflow))  # type: ignore[arg-type]
 
+    def block_dequantize(self, elements: Array, scales: Array, tensor_scale: Array | float = 1.0, **v: Any) -> Array:
+        """The values of block-scaled codes."""
+        blocks = dequantize_operand(v, elements, scales, float(tensor_scale))
+        return dequantize_blocks(blocks, Cast(v["format"], v["rounding"], v["overflow"]))
+
     def block_layout(self, codes: Array, *, layout: str) -> Array:
         """Codes, moved."""
         return pack_nibbles(codes) if layout == "nibbles" else tile_scales(codes)
@@ -109,9 +114,21 @@ class Reference:
         policy = replay.policy(op, store, operand, operand_gradient)
         return replay.replay(op, given, gradient, Scales(alpha, tuple(beta)), policy).outputs
 
-    def model(self, *, name: str, scheme: str, precision: str, **arrays: Array) -> dict[str, Array]:
+    def model(
+        self,
+        *,
+        name: str,
+        scheme: str,
+        precision: str,
+        store: str,
+        operand: str | None,
+        operand_gradient: str | None,
+        calls: list[dict[str, Any]],
+        **arrays: Array,
+    ) -> dict[str, Array]:
         """A training step."""
-        return models.whole(name, scheme, precision, arrays)
+        casts = {"store": store, "operand": operand, "operand_gradient": operand_gradient}
+        return steps.training_step(arrays, calls=calls, **casts)  # type: ignore[arg-type]
 
     def adamw(
         self,

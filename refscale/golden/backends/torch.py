@@ -14,7 +14,7 @@ from refscale.golden.kit.backend import Claims
 Array = NDArray[Any]
 Tensor = Any
 
-_NARROW = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+_NARROW = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu")
 
 
 class Torch:
@@ -34,6 +34,7 @@ class Torch:
             accumulate="any-order",
             function_ulps=4,
             op_ulps=64,
+            conventions="torch",
         )
 
     def cast(self, x: Array, *, format: str, overflow: str, **_: Any) -> Array:

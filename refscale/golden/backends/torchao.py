@@ -34,7 +34,13 @@ class TorchAo:
             "float4_e2m1fn": torch.float4_e2m1fn_x2,
         }
         formats = (*self._elements, "float8_e8m0fnu")
-        self.claims = Claims(formats, ("nearest_even",), ("saturate",), scale_rules=(*self._modes, "amax"))
+        self.claims = Claims(
+            formats,
+            ("nearest_even",),
+            ("saturate",),
+            scale_rules=(*self._modes, "amax"),
+            conventions={"nvfp4_scale": "divide", "nvfp4_element": "inverse"},
+        )
 
     def block_quantize(
         self,
@@ -55,7 +61,7 @@ class TorchAo:
             raise NotImplementedError("an infinity does not make a block NaN")
         t = self.torch.from_numpy(np.ascontiguousarray(x, np.float32))
         if rule == "amax":
-            if not v["tensor_scale"] or arithmetic != "divide":
+            if not v["tensor_scale"] or arithmetic != "divide+inverse":
                 raise NotImplementedError("NVFP4 in one order of operations")
             scale = self._nvfp4.per_tensor_amax_to_scale(t.abs().max())
             s, packed = self._nvfp4.nvfp4_quantize(t, block[0], scale)

@@ -92,7 +92,7 @@ static int read_array(char *text, struct array *x) {
     if (!(x->format = find_format(word)) || !(word = strtok(NULL, " "))) return 0;
     x->size = 1;
     x->dimensions = 0;
-    for (char *p = word; *p && *p != '-' && x->dimensions < 8; p += *p == ',') {
+    for (char *p = word; *p && *p != '-' && *p != '\n' && x->dimensions < 8; p += *p == ',') {
         x->shape[x->dimensions] = strtol(p, &p, 10);
         x->size *= x->shape[x->dimensions++];
     }
@@ -136,7 +136,7 @@ static void answer_decode(const struct format *from, char *arrays[]) {
     free(x.codes);
 }
 
-/* In float32, in the order of the index: it claims accumulate=float32, and is judged within that bound. */
+/* In float32, k = 0, 1, …: it claims accumulate=float32, and is judged by the bits of that sum. */
 static void answer_matmul(char *head, char *arrays[], const struct format *to) {
     int saturate = !strcmp(attribute(head, "overflow"), "saturate");
     float factor = strtof(attribute(head, "factor"), NULL);
@@ -145,19 +145,22 @@ static void answer_matmul(char *head, char *arrays[], const struct format *to) {
         unsupported();
         return;
     }
-    long rows = a.shape[0], inner = a.shape[1], columns = b.shape[1];
-    uint32_t *y = malloc((size_t)(rows * columns + 1) * sizeof *y);
-    for (long i = 0; i < rows; i++)
-        for (long j = 0; j < columns; j++) {
-            float sum = 0;
-            for (long k = 0; k < inner; k++) {
-                float product = (float)decode(a.format, a.codes[i * inner + k]) *
-                                (float)decode(b.format, b.codes[k * columns + j]);
-                sum += product;
+    long rows = a.shape[a.dimensions - 2], inner = a.shape[a.dimensions - 1], columns = b.shape[b.dimensions - 1];
+    long batches = 1;
+    for (int i = 0; i < a.dimensions - 2; i++) batches *= a.shape[i];
+    uint32_t *y = malloc((size_t)(batches * rows * columns + 1) * sizeof *y);
+    for (long n = 0; n < batches; n++)
+        for (long i = 0; i < rows; i++)
+            for (long j = 0; j < columns; j++) {
+                float sum = 0;
+                for (long k = 0; k < inner; k++) {
+                    float product = (float)decode(a.format, a.codes[(n * rows + i) * inner + k]) *
+                                    (float)decode(b.format, b.codes[(b.dimensions > 2 ? n * inner + k : k) * columns + j]);
+                    sum += product;
+                }
+                y[(n * rows + i) * columns + j] = encode(to, sum * factor, saturate);
             }
-            y[i * columns + j] = encode(to, sum * factor, saturate);
-        }
-    write_codes(y, rows * columns, to);
+    write_codes(y, batches * rows * columns, to);
     free(y);
     free(a.codes);
     free(b.codes);
@@ -176,7 +179,9 @@ int main(void) {
         if (rest) *rest = 0;
         const struct format *format = find_format(attribute(line, "format"));
         if (!strncmp(line, "hello", 5))
-            puts("refscale-pipe 1 name=example-c version=1 roundings=nearest_even accumulate=float32");
+            puts("refscale-pipe 3 name=example-c version=2 ops=cast,decode,matmul"
+                 " formats=float8_e4m3fn,float8_e5m2,float16,float32 sources=float8_e4m3fn,float8_e5m2,float16,float32"
+                 " roundings=nearest_even accumulate=float32");
         else if (!strncmp(line, "cast ", 5) && format && arrays[0]) answer_cast(line, arrays, format);
         else if (!strncmp(line, "decode ", 7) && format && arrays[0]) answer_decode(format, arrays);
         else if (!strncmp(line, "matmul ", 7) && format && arrays[1]) answer_matmul(line, arrays, format);

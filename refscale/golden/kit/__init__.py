@@ -1,7 +1,9 @@
 """The conformance kit: a backend is run on golden vectors, and each result gets a verdict.
 
-In reading order: ``backend`` (what it is and claims), ``verdicts`` (what a result is worth), ``bounds`` (how far off
-it may be), ``runner`` (all vectors; waivers; bisection), ``report`` (what is printed), ``pipe`` (any language).
+In reading order: ``backend`` (methods and claims), ``verdicts`` (comparison of a result), ``claimed`` (the bits of a
+claimed accumulator), ``bounds`` (the allowed deviation), ``runner`` (all vectors; restarts, waivers, requirements,
+bisection), ``report`` (text and JSON), ``program`` and ``pipe`` (backends in any language); ``probes`` and ``identify``
+(the accumulator of a backend).
 
     >>> from refscale.formats import Cast
     >>> from refscale.golden import load
@@ -15,24 +17,31 @@ it may be), ``runner`` (all vectors; waivers; bisection), ``report`` (what is pr
 """
 
 from refscale.golden.kit.backend import METHODS, Backend, Claims, load_backend
+from refscale.golden.kit.identify import Identified, identified_in_words, identify
 from refscale.golden.kit.pipe import PipeBackend
-from refscale.golden.kit.report import culprit_in_words, summary, to_json
-from refscale.golden.kit.runner import Culprit, Waiver, bisect, load_waivers, run, select
-from refscale.golden.kit.verdicts import VERDICTS, Mismatch, Result, Verdict, judge
+from refscale.golden.kit.report import bisection_in_words, summary, to_json
+from refscale.golden.kit.runner import Bisection, Culprit, Session, Waiver, bisect, load_waivers, run, select, unmet
+from refscale.golden.kit.verdicts import VERDICTS, Element, Mismatch, Result, Verdict, judge
 
 __all__ = [
     "METHODS",
     "VERDICTS",
     "Backend",
+    "Bisection",
     "Claims",
     "Culprit",
+    "Element",
+    "Identified",
     "Mismatch",
     "PipeBackend",
     "Result",
+    "Session",
     "Verdict",
     "Waiver",
     "bisect",
-    "culprit_in_words",
+    "bisection_in_words",
+    "identified_in_words",
+    "identify",
     "judge",
     "load_backend",
     "load_waivers",
@@ -40,4 +49,5 @@ __all__ = [
     "select",
     "summary",
     "to_json",
+    "unmet",
 ]

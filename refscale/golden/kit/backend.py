@@ -5,15 +5,20 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import importlib.util
+import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from refscale.blocks import SCALE_RULES
-from refscale.errors import ArgumentError, GoldenError
+from refscale.errors import ArgumentError, GoldenError, shown
 from refscale.exact import get_accumulator
+from refscale.exact.hardware import GPUS, model_of
 from refscale.formats import FORMATS, OVERFLOWS, ROUNDINGS, get_format
+from refscale.golden.conventions import claimed, unclaimed
+from refscale.golden.replay import make_op
 from refscale.golden.schema import OPS, Vector
 
 METHODS = tuple(OPS)
@@ -23,26 +28,41 @@ MOST_ULPS = 1 << 16
 """Of float32, in one of bfloat16, the coarsest format that functions are evaluated in: a wider bound bounds nothing."""
 
 _FORMAT_ATTRIBUTES = (
-    *("format", "a_format", "b_format", "store", "operand", "operand_gradient"),
+    *("format", "a_format", "b_format", "element_format", "store", "operand", "operand_gradient"),
     *("scale_format", "a_scale_format", "b_scale_format"),
 )
 
 
+_KINDS = {"op": "name", "unary": "function", "model": "name", "block_layout": "layout"}
+"""Attribute that names the kind of an op, for claims such as "op:gelu"."""
+
+_KIND = re.compile(r"[A-Za-z0-9_.-]+")
+
+
 @dataclass(frozen=True)
 class Claims:
-    """What a backend says of itself; vectors beyond that are "not implemented".
+    """What a backend claims; vectors beyond that are "not implemented".
 
     Attributes:
         formats: names of formats; None: all.
         roundings: modes it rounds in; None: all.
         overflows: what it does beyond the largest value; None: either, as asked.
         nan: "any": a NaN matches every NaN of its format, since IEEE 754 leaves sign and payload open; "same": bits.
-        accumulate: how it sums products, a name of ``exact.get_accumulator``; "exact" asks for the same bits.
+        accumulate: how it sums products, a name of ``exact.get_accumulator``, or "blocks:NAME": the blocks of a
+            block-scaled product one by one (``blocks.block_matmul``). It is judged by the bits of that accumulator;
+            "any-order", float32 in an unspecified order, by a bound. A GPU alone, such as "h100", is its accumulator
+            for the formats of each product; products that ``exact.HARDWARE`` does not have are then not claimed.
         function_ulps: how far its elementary functions may be off before they are rounded, in ulp of float32; 0 asks
             for the same bits; at most ``MOST_ULPS``.
         op_ulps: how far outputs of other ops may be off before they are rounded, in ulp of float32 of the largest
             element of the tensor; 0 asks for the same bits; at most ``MOST_ULPS``.
         scale_rules: how it derives the scales of blocks; None: by any rule, as asked.
+        conventions: which convention it follows where no standard decides: names by topic, or text, "cuda" or
+            "e8m0_zero:smallest,nan_code:payload"; see ``golden.conventions``.  A mapping afterwards.
+        ops: names of ``METHODS``, or of one kind: "op:gelu", "unary:exp", "model:ffn", "block_layout:nibbles". Every
+            vector of these must be answered. None: the methods that exist, each of which must answer one vector;
+            of a program, each op that it answers once.
+        sources: formats of the array that ``cast``, ``unary`` and ``block_quantize`` read; None: all.
     """
 
     formats: tuple[str, ...] | None = None
@@ -53,10 +73,25 @@ class Claims:
     function_ulps: float = 0.0
     op_ulps: float = 0.0
     scale_rules: tuple[str, ...] | None = None
+    conventions: str | Mapping[str, str] = field(default_factory=dict)
+    ops: tuple[str, ...] | None = None
+    sources: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.formats is not None:
             object.__setattr__(self, "formats", tuple(get_format(f).name for f in self.formats))
+        if self.sources is not None:
+            names = tuple(f if f == "float64" else get_format(f).name for f in self.sources)
+            object.__setattr__(self, "sources", names)
+        if self.ops is not None:
+            for op in self.ops:
+                method, colon, kind = op.partition(":")
+                right = method in _KINDS and _KIND.fullmatch(kind) if colon else method in METHODS
+                if not right:
+                    raise GoldenError(
+                        f"Claims(ops={shown(op, 40)!r}): expected some of {', '.join(METHODS)}, or one kind, "
+                        "such as op:gelu"
+                    )
         for name, known in (("roundings", ROUNDINGS), ("overflows", OVERFLOWS), ("scale_rules", SCALE_RULES)):
             if unknown := set(getattr(self, name) or ()) - set(known):
                 raise GoldenError(f"Claims({name}={sorted(unknown)}): expected some of {', '.join(known)}")
@@ -67,13 +102,21 @@ class Claims:
                 raise GoldenError(
                     f"Claims({name}={getattr(self, name):g}): expected 0 to {MOST_ULPS}, an ulp of bfloat16"
                 )
+        object.__setattr__(self, "conventions", claimed(self.conventions))
         try:
-            get_accumulator(self.accumulate)
+            if self.accumulate not in GPUS:
+                get_accumulator(self.accumulate.removeprefix("blocks:") if self.accumulate else "")
         except ArgumentError as error:
             raise GoldenError(f"Claims: {error}") from None
 
     def missing(self, vector: Vector) -> str:
-        """What of a vector is not claimed, in words; "" if all is."""
+        """The part of a vector that is not claimed, in words; "" if all is claimed."""
+        kind = f"{vector.op}:{vector.attributes.get(_KINDS.get(vector.op, ''), '')}"
+        if self.ops is not None and vector.op not in self.ops and kind not in self.ops:
+            return f"op {kind if vector.op in _KINDS else vector.op}"
+        source = vector.inputs.get("x") if vector.op in ("cast", "unary", "block_quantize") else None
+        if source is not None and self.sources is not None and source.format not in self.sources:
+            return f"source {source.format}"
         for key in _FORMAT_ATTRIBUTES:
             format = vector.attributes.get(key)
             if format and self.formats is not None and format in FORMATS and format not in self.formats:
@@ -86,7 +129,29 @@ class Claims:
         rule = vector.attributes.get("rule") if vector.op == "block_quantize" else None
         if rule and self.scale_rules is not None and rule not in self.scale_rules:
             return f"scale rule {rule}"
+        if self.accumulate in GPUS and _on_gpu(vector, self.accumulate) is None:
+            return f"this product on {self.accumulate}"
         return ""
+
+    def unclaimed(self, vector: Vector) -> tuple[str, ...]:
+        """The topics of a vector by whose recorded convention the backend is not judged."""
+        return unclaimed(vector, claimed(self.conventions))
+
+    def of(self, vector: Vector) -> Claims:
+        """The claims on one vector: in place of a GPU, its accumulator for the formats of the product."""
+        accumulate = _on_gpu(vector, self.accumulate) if self.accumulate in GPUS else None
+        return replace(self, accumulate=accumulate) if accumulate else self
+
+
+def _on_gpu(vector: Vector, gpu: str) -> str | None:
+    """The accumulator of a product on a GPU; None if it is not known; of other ops "exact", which they do not use."""
+    v = vector.attributes
+    if vector.op in ("matmul", "scaled_matmul"):
+        return model_of(gpu, v["a_format"], v["b_format"])
+    if vector.op == "op" and make_op(v["name"], v["attributes"]).contraction:
+        formats = {v["operand"] or v["store"], v["operand_gradient"] or v["operand"] or v["store"]}
+        return model_of(gpu, *formats, *formats) if len(formats) == 1 else None
+    return None if vector.op == "block_matmul" else "exact"
 
 
 class Backend(Protocol):
@@ -150,15 +215,32 @@ def check_backend(backend: Any, where: str) -> Backend:
     """The backend itself, if it is one.
 
     Raises:
-        GoldenError: it lacks name, version or claims, or every method.
+        GoldenError: it lacks name, version or claims, or every method; or a name that a terminal cannot show.
     """
     for attribute, kind in (("name", str), ("version", str), ("claims", Claims)):
         if not isinstance(getattr(backend, attribute, None), kind):
             raise GoldenError(f"backend {where}: expected an attribute {attribute!r}, a {kind.__name__}")
+    for attribute in ("name", "version"):
+        check_name(getattr(backend, attribute), attribute)
     if not any(callable(getattr(backend, m, None)) for m in (*METHODS, "answer")):
         raise GoldenError(f"backend {where}: expected at least one method of {', '.join(METHODS)}")
     found: Backend = backend
     return found
+
+
+LONGEST_NAME = 200
+"""Characters of a backend's name or version."""
+
+
+def check_name(text: str, what: str) -> str:
+    """A name or version of a backend, if a terminal can show it.
+
+    Raises:
+        GoldenError: it is empty, too long, or has control characters.
+    """
+    if not text or len(text) > LONGEST_NAME or not text.isprintable():
+        raise GoldenError(f"{what} {shown(text, 40)!r}: expected 1 to {LONGEST_NAME} printable characters")
+    return text
 
 
 def matches(id: str, patterns: tuple[str, ...] | list[str]) -> bool:

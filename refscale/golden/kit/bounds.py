@@ -1,6 +1,8 @@
 """How far a backend may be from the golden result, given what it claims; derived, element by element.
 
-* ``matmul``, ``scaled_matmul``: ``exact.interval`` of the accumulator it claims.
+* products, where the accumulator that it claims determines the sum (``claimed``): from the least to the greatest of
+  ``claimed.variants``, which are the same bits for a factor that is a power of two.
+* ``matmul``, ``scaled_matmul``, where it does not (``any-order``): ``exact.interval``.
 * ``block_matmul``: likewise, with the roundings of the scales.
 * contractions among ``op``: they are bilinear, so the same op on absolute values gives T = Σ|terms|, and on ones the
   number of terms; their sums err by at most relative(n)·T, and another rounding to float32.
@@ -10,18 +12,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.exact import FUNCTIONS, get_accumulator, interval
+from refscale.exact import FUNCTIONS, Accumulator, get_accumulator, interval
 from refscale.formats import Cast
-from refscale.golden.blocks import block_operands
 from refscale.golden.inputs import cast_for
 from refscale.golden.kit.backend import Claims
+from refscale.golden.kit.claimed import determines, variants
 from refscale.golden.products import scaled_operands
+from refscale.golden.records import block_operands
 from refscale.golden.replay import input_names, make_op, policy, replay
 from refscale.golden.schema import Vector
 from refscale.scales import Scales
@@ -34,8 +37,15 @@ _SMALLEST = 2.0**-149
 
 
 def intervals(vector: Vector, claims: Claims) -> Mapping[str, Interval]:
-    """(low, high) of each output that has a bound; an output without one must have the same bits."""
+    """(low, high) of each output that has a bound; an output without one must have the same bits.
+
+    Args:
+        vector: as ``claimed.as_claimed`` returns it.
+        claims: of the backend.
+    """
     with np.errstate(all="ignore"):
+        if determines(vector, claims):
+            return _between(variants(vector, claims))
         if vector.op in ("matmul", "scaled_matmul") and claims.accumulate != "exact":
             return {"y": _product(vector, claims)}
         if vector.op == "block_matmul" and claims.accumulate != "exact":
@@ -50,8 +60,18 @@ def intervals(vector: Vector, claims: Claims) -> Mapping[str, Interval]:
     return {}
 
 
+def _between(found: Sequence[Mapping[str, Array]]) -> Mapping[str, Interval]:
+    bounds = {}
+    for name in found[0]:
+        values = np.stack([y[name] for y in found])
+        bounds[name] = values.min(0), values.max(0)
+    return bounds
+
+
 def bound_in_words(vector: Vector, claims: Claims) -> str:
     """What ``intervals`` allows a vector, by the claim that it follows from."""
+    if determines(vector, claims):
+        return f"accumulate {claims.accumulate}, the factor in float32"
     if vector.op == "unary":
         return f"functions within {claims.function_ulps:g} ulp"
     v = vector.attributes
@@ -60,13 +80,17 @@ def bound_in_words(vector: Vector, claims: Claims) -> str:
     return f"other ops within {claims.op_ulps:g} ulp"
 
 
+def _model(claims: Claims) -> Accumulator:
+    return get_accumulator(claims.accumulate.removeprefix("blocks:"))
+
+
 def _product(vector: Vector, claims: Claims) -> Interval:
     v = vector.attributes
     a, b = vector.inputs["a"].values, vector.inputs["b"].values
     if vector.op == "scaled_matmul":
         a, b = scaled_operands(a, b, vector.inputs["a_scale"].values, vector.inputs["b_scale"].values, v["block"])
     cast = Cast(v["format"], v["rounding"], v["overflow"])
-    return interval(a, b, get_accumulator(claims.accumulate), cast, v.get("factor", 1.0))
+    return interval(a, b, _model(claims), cast, v.get("factor", 1.0))
 
 
 def _block_product(vector: Vector, claims: Claims) -> Interval:
@@ -76,7 +100,7 @@ def _block_product(vector: Vector, claims: Claims) -> Interval:
     left, right = block_operands(v, (x["a"], x["b"]), (x["a_scales"], x["b_scales"]), tensor)
     a, b = left.scaled(), right.scaled()
     y, total, n = a @ b, np.abs(a) @ np.abs(b), a.shape[1]
-    relative = get_accumulator(claims.accumulate).relative(n) + 4 * _ULP
+    relative = _model(claims).relative(n) + 4 * _ULP
     alpha = tensor[0] * tensor[1]
     cast = Cast(v["format"], v["rounding"], v["overflow"])
     return _rounded(y * alpha, total * alpha * relative + (n + 1) * _SMALLEST, cast)
@@ -126,7 +150,7 @@ def _op(vector: Vector, claims: Claims) -> Mapping[str, Interval]:
     plain = policy(op, "float32", None, None, accumulate=None)
     unit = Scales(1.0, tuple(None if b is None else 1.0 for b in v["beta"]))
     counts = replay(op, ones, None if seed is None else np.ones_like(seed), unit, plain, dtype=np.float64).outputs
-    model = get_accumulator(claims.accumulate)
+    model = _model(claims)
     found = {}
     for name, y in exact.items():
         n = int(np.max(counts[name], initial=1))

@@ -2,60 +2,67 @@
 
 The program reads requests from its standard input and answers each on its standard output, flushed.  The first is ::
 
-    hello 2
+    hello 3
 
-and its answer names the program and what it claims; all but ``name`` and ``version`` may be left out::
+and its answer names the program and its claims; all but ``name`` and ``version`` may be left out::
 
-    refscale-pipe 2 name=mychip version=2.1 formats=float8_e4m3fn,float8_e5m2 roundings=nearest_even
-        overflows=saturate accumulate=float32 nan=any function_ulps=0 op_ulps=0 scale_rules=rceil   (on one line)
+    refscale-pipe 3 name=mychip version=2.1 ops=cast,matmul,op:gelu formats=float8_e4m3fn,float8_e5m2
+        sources=float32 roundings=nearest_even overflows=saturate accumulate=float32 nan=any function_ulps=0
+        op_ulps=0 scale_rules=rceil conventions=cuda,e8m0_zero:nan   (on one line)
 
 Every other request is an op of ``golden.OPS`` with its attributes, then its arrays, each after " | "::
 
     cast format=float8_e4m3fn rounding=nearest_even overflow=saturate | x float32 3 3f800000 c0000000 7fc00000
     matmul a_format=float16 b_format=float16 … factor=1.0 | a float16 1,2 3c00 4000 | b float16 2,1 3c00 3c00
 
-An array is a name, a format, its shape (lengths joined by commas; "-" for none), and its codes in hexadecimal in the
-order of the index.  An attribute that is a list or an object is JSON without spaces; null, true and false are those of
-JSON, and numbers are decimal.  The reply is one of ::
+An array is a name, a format, its shape (lengths joined by commas; "-" for none), and its codes in hexadecimal in
+row-major order: the last index varies fastest.  A space in a name is written "_".  An attribute that is a list or an
+object is JSON without spaces; null, true and false are those of JSON, and numbers are decimal.  The reply is one of ::
 
-    ok | y 38 c0 7f                 the codes of each output, in its expected format
-    unsupported                     the verdict is "not implemented"
+    ok | y 38 c0 7f                 the codes of each output, in its expected format, by its expected name
+    ok | y 38 | grad_x unsupported  one output is not implemented
+    unsupported                     the verdict is "not implemented"; of an op in ops= it is "fail"
     error any text                  the verdict is "fail", with that text
 
-Version 2 added block-scaled formats: the ops ``block_quantize``, ``block_matmul`` and ``block_layout``, arrays of
-``uint8``, and ``scale_rules``.  A program of version 1 answers "refscale-pipe 1" and "unsupported", and all is well.
+A reply without an expected output is a failure.  Each vector of an op in ``ops`` whose formats, sources, roundings and
+other claims fit must be answered: "unsupported" is then a failure.  Without ``ops`` the program claims each op that it
+answers at least once.
 
-Anything else, no reply within the time limit, a line beyond the length limit, and a line that nobody asked for end the
-run with an error that names the request.  When its input ends, the program ends.  ``formats.quantize`` says what the
-values of ``rounding`` and ``overflow`` mean.  ``examples`` beside this folder has a program in C and one in JavaScript.
+Version 2 added block-scaled formats: the ops ``block_quantize``, ``block_matmul`` and ``block_layout``, arrays of
+``uint8``, and ``scale_rules``.  Version 3 added ``ops``, ``sources`` and outputs that are ``unsupported``.  A program
+of an older version greets with its own number.
+
+Any other reply, no reply within the time limit, a line beyond the length limit, and an additional line fail the vector;
+the program is then killed and started again, a limited number of times.  When its input ends, the program ends.
+``formats.quantize`` defines the values of ``rounding`` and ``overflow``.  Standard error is passed on, up to a limit.
+``examples`` beside this folder has a program in C and one in JavaScript.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import shlex
-import signal
-import subprocess
 import threading
 from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.errors import ArgumentError, BackendLostError, GoldenError, counted
-from refscale.golden.kit.backend import Claims
-from refscale.golden.schema import PLAIN, Codes, Vector, code_dtype
+from refscale.errors import ArgumentError, BackendLostError, GoldenError, counted, shown
+from refscale.golden.kit.backend import Claims, check_name
+from refscale.golden.kit.program import Program
+from refscale.golden.schema import Codes, Vector, code_dtype
 
 Array = NDArray[Any]
 
-VERSION = 2
-_KNOWN = ("1", "2")
+VERSION = 3
+_KNOWN = ("1", "2", "3")
 
 _WORD = re.compile(r"\S+", re.ASCII)
 """What stands between ASCII white space; a no-break space, say, is part of a name."""
+
+_CODE = re.compile(r"[0-9a-fA-F]{1,16}")
+"""A code; ``int`` alone also reads 0x10, 1_0 and digits of other scripts."""
 
 
 class PipeBackend:
@@ -67,7 +74,7 @@ class PipeBackend:
         longest_line: of a reply, in bytes; the longest to a shipped vector has 0.6 million.
 
     Raises:
-        GoldenError: the program cannot be started, or does not greet as it should.
+        GoldenError: the program cannot be started, or its greeting is not of the protocol.
         ArgumentError: a limit that is not positive.
     """
 
@@ -77,21 +84,8 @@ class PipeBackend:
         if longest_line < 1:
             raise ArgumentError(f"PipeBackend(longest_line={longest_line}): expected bytes, at least 1")
         self._command, self._timeout, self._longest = command, timeout, longest_line
-        self._process = self._start()
-        self._unread = bytearray()
-        self._late = False
+        self._program = Program(command, timeout, longest_line)
         self.name, self.version, self.claims = self._greet()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        try:
-            return subprocess.Popen(
-                shlex.split(self._command),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                start_new_session=True,  # what it starts itself is killed with it
-            )
-        except (OSError, ValueError, IndexError) as error:
-            raise GoldenError(f"--pipe {self._command!r}: cannot be started ({error})") from None
 
     def __enter__(self) -> PipeBackend:
         return self
@@ -101,95 +95,50 @@ class PipeBackend:
 
     def close(self) -> None:
         """End the program."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        self._status()
-        self._process.stdout.close()
+        self._program.close()
 
-    def _status(self) -> int:
-        """Of the exit, waited for."""
-        try:
-            return self._process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            self._kill()
-            return self._process.wait()
+    def restart(self) -> None:
+        """End the program and start it again.
 
-    def _kill(self) -> None:
-        with contextlib.suppress(OSError):
-            if hasattr(os, "killpg"):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            else:
-                self._process.kill()
-
-    def _expire(self) -> None:
-        self._late = True
-        self._kill()  # a write or read that waits for the program then ends
+        Raises:
+            GoldenError: it cannot be started, or greets otherwise than before.
+        """
+        self.close()
+        self._program = Program(self._command, self._timeout, self._longest)
+        if self._greet() != (self.name, self.version, self.claims):
+            self.close()
+            raise GoldenError(f"--pipe {shown(self._command)!r}: after a restart its greeting is another one")
 
     def ask(self, request: str) -> str:
         """One line there, one line back.
 
         Raises:
-            BackendLostError: the program has ended, does not answer in time, or writes what is no line of its own.
+            BackendLostError: the program has ended, gives no reply in time, or writes more than one line.
         """
-        watch = threading.Timer(self._timeout, self._expire)
-        watch.daemon = True
-        watch.start()
         try:
-            assert self._process.stdin is not None
-            self._process.stdin.write(request.encode() + b"\n")
-            self._process.stdin.flush()
-            line = self._line()
-        except OSError:
-            line = None
-        finally:
-            watch.cancel()
-        if self._late:
-            raise _lost(f"no reply within {self._timeout:g} s", request)
-        if line is None:
-            raise _lost(f"the program ended with status {self._status()}", request)
-        if len(line) > self._longest or self._unread:
-            self._kill()  # it would not end by itself
-        if len(line) > self._longest:
-            raise _lost(f"a line of more than {self._longest} bytes", request)
-        if self._unread:
-            raise _lost(f"a line that nobody asked for, {_start_of(self._unread)!r}, after the reply", request)
-        return line.decode(errors="replace").rstrip("\r")
-
-    def _line(self) -> bytes | None:
-        """The next line; None at the end; one byte beyond the limit if it is longer."""
-        assert self._process.stdout is not None
-        seen = 0
-        while (end := self._unread.find(b"\n", seen)) < 0:
-            seen = len(self._unread)
-            if seen > self._longest:
-                return bytes(self._unread[: self._longest + 1])
-            chunk = os.read(self._process.stdout.fileno(), 1 << 16)
-            if not chunk:
-                return None
-            self._unread += chunk
-        line = bytes(self._unread[:end])
-        del self._unread[: end + 1]
-        return line
+            return self._program.exchange(request.encode()).decode(errors="replace").rstrip("\r")
+        except BackendLostError as error:
+            raise _lost(str(error), request) from None
 
     def _greet(self) -> tuple[str, str, Claims]:
         try:
             words = _WORD.findall(self.ask(f"hello {VERSION}"))
             known = words[:1] == ["refscale-pipe"] and words[1:2] and words[1] in _KNOWN
             if not known or not all("=" in w for w in words[2:]):
-                raise GoldenError(f"expected 'refscale-pipe {VERSION} name=… version=…', got {' '.join(words)[:80]!r}")
+                raise GoldenError(
+                    f"expected 'refscale-pipe {VERSION} name=… version=…', got {shown(' '.join(words), 80)!r}"
+                )
             fields = dict(w.split("=", 1) for w in words[2:])
             name, version = fields.pop("name"), fields.pop("version")
-            return name, version, _claims(fields)
+            return check_name(name, "name"), check_name(version, "version"), _claims(fields, words[1])
         except KeyError as error:
             problem: object = f"its greeting has no {error.args[0]}="
         except (GoldenError, ValueError) as error:
             problem = error
         self.close()
-        raise GoldenError(f"--pipe {self._command!r}: {problem}")
+        raise GoldenError(f"--pipe {shown(self._command)!r}: {shown(problem, 400)}")
 
-    def answer(self, vector: Vector) -> dict[str, Array]:
+    def answer(self, vector: Vector) -> dict[str, Array | None]:
         """The program's reply to one vector.
 
         Raises:
@@ -208,11 +157,7 @@ def _lost(problem: str, request: str) -> BackendLostError:
     return BackendLostError(f"{problem}; the request was: {request[:80]}")
 
 
-def _start_of(text: bytes | bytearray) -> str:
-    return bytes(text[:80]).decode(errors="replace").partition("\n")[0]
-
-
-def _claims(fields: dict[str, str]) -> Claims:
+def _claims(fields: dict[str, str], version: str) -> Claims:
     def names(key: str) -> tuple[str, ...] | None:
         return tuple(fields.pop(key).split(",")) if key in fields else None
 
@@ -226,9 +171,12 @@ def _claims(fields: dict[str, str]) -> Claims:
         float(fields.pop("function_ulps", 0)),
         float(fields.pop("op_ulps", 0)),
         names("scale_rules"),
+        fields.pop("conventions", ""),
+        names("ops") if version >= "3" else None,
+        names("sources") if version >= "3" else None,
     )
     if fields:
-        raise GoldenError(f"its greeting has unknown fields {', '.join(fields)}")
+        raise GoldenError(f"its greeting has unknown fields {shown(', '.join(fields))}")
     return found
 
 
@@ -238,8 +186,12 @@ def request(vector: Vector) -> str:
     for key, value in vector.attributes.items():
         text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
         words.append(f"{key}={text}")
-    parts = [" ".join(words), *(_array(name, x) for name, x in vector.inputs.items())]
+    parts = [" ".join(words), *(_array(_word(name), x) for name, x in vector.inputs.items())]
     return " | ".join(parts)
+
+
+def _word(name: str) -> str:
+    return name.replace(" ", "_")
 
 
 def _array(name: str, x: Codes) -> str:
@@ -251,25 +203,31 @@ def _array(name: str, x: Codes) -> str:
     return " ".join([name, x.format, shape, *(f"{int(c):0{digits}x}" for c in flat.tolist())])
 
 
-def read_reply(line: str, vector: Vector) -> dict[str, Array]:
-    """The arrays of a reply.
+def read_reply(line: str, vector: Vector) -> dict[str, Array | None]:
+    """The arrays of a reply by name; None for one that is unsupported, or not expected.
 
     Raises:
         NotImplementedError: it says "unsupported".
         GoldenError: it says "error", or codes that are no codes of the outputs.
         BackendLostError: it is no reply.
     """
-    status, *parts = [p.strip() for p in line.split(" | ")]
+    status, *parts = [p.strip() for p in f"{line} ".split(" | ")]
     if status == "unsupported":
-        raise NotImplementedError("the program says: unsupported")
+        raise NotImplementedError("the program replies: unsupported")
     if status.split(" ", 1)[0] == "error":
-        raise GoldenError(f"the program says: {status}")
+        raise GoldenError(f"the program replies: {shown(status)}")
     if status != "ok":
-        raise BackendLostError(f"expected 'ok | y …', 'unsupported' or 'error …', got {line[:80]!r}")
-    found = {}
+        raise BackendLostError(f"expected 'ok | y …', 'unsupported' or 'error …', got {shown(line, 80)!r}")
+    found: dict[str, Array | None] = {}
+    names = {_word(name): name for name in vector.outputs}
     for part in parts:
-        name, *codes = _WORD.findall(part)
-        if name in vector.outputs:
+        name, *codes = _WORD.findall(part) or [""]
+        name = names.get(name, name)
+        if name in found or not name:
+            raise GoldenError(f"an output {shown(name, 40)!r} {'twice' if name else 'without name and codes'}")
+        if name not in vector.outputs or codes == ["unsupported"]:
+            found[name] = None
+        else:
             found[name] = _codes(name, codes, vector.outputs[name])
     return found
 
@@ -278,10 +236,15 @@ def _codes(name: str, codes: list[str], expected: Codes) -> Array:
     size = expected.codes.size
     if len(codes) != size:
         raise GoldenError(f"{name} has {counted(len(codes), 'code')}, expected {size}")
+    odd = next((c for c in codes if not _CODE.fullmatch(c)), None)
+    if odd is not None:
+        raise GoldenError(f"{name}: {shown(odd, 40)!r}, expected codes of {expected.format} in hexadecimal")
     try:
         numbers = [int(c, 16) for c in codes]
-        if expected.format in PLAIN:
-            return np.array(numbers, np.uint64).astype(PLAIN[expected.format]).reshape(expected.shape)
+        if expected.format == "int64":  # in two's complement
+            return np.array(numbers, np.uint64).view(np.int64).reshape(expected.shape)
+        if expected.format == "bool" and max(numbers, default=0) > 1:
+            raise ValueError(f"{max(numbers):x}")
         return np.array(numbers, code_dtype(expected.format)).reshape(expected.shape)
     except (ValueError, OverflowError) as error:
         raise GoldenError(f"{name}: {error}, expected codes of {expected.format} in hexadecimal") from None

@@ -1,4 +1,4 @@
-"""What is said of a run: a table by op, pass and format, the first failures in full, and JSON."""
+"""The report of a run: a table by op, direction and format, the first failures in full, and JSON."""
 
 from __future__ import annotations
 
@@ -7,11 +7,22 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from refscale.errors import counted
+import numpy as np
+
+from refscale import __version__
+from refscale.blocks import Blocks
+from refscale.errors import counted, shown
+from refscale.files import json_text
+from refscale.golden.families import complete
 from refscale.golden.kit.backend import Backend
-from refscale.golden.kit.runner import Culprit
-from refscale.golden.kit.verdicts import VERDICTS, Result, Verdict
-from refscale.golden.schema import FLAGS, Vector
+from refscale.golden.kit.runner import Bisection
+from refscale.golden.kit.verdicts import VERDICTS, Element, Mismatch, Result, Verdict
+from refscale.golden.records import cast_of
+from refscale.golden.schema import FLAGS, PLAIN, Vector
+from refscale.golden.store import GoldenSet
+
+SCHEMA = 1
+"""Version of the form of ``to_json``; ``report.schema.json``."""
 
 Row = tuple[str, str, str]
 
@@ -26,7 +37,7 @@ _SHORT: dict[Verdict, str] = {
 
 
 def row_of(vector: Vector, output: str) -> Row:
-    """(op, pass, format) under which one output is counted."""
+    """(op, direction, format) under which one output is counted."""
     v = vector.attributes
     match vector.op:
         case "unary":
@@ -36,6 +47,8 @@ def row_of(vector: Vector, output: str) -> Row:
             return vector.op, tail if tail.startswith("grad_") else "forward", _pair(v)
         case "block_quantize":
             return f"block_quantize {v['rule']}", output, v["format"]
+        case "block_dequantize":
+            return vector.op, "-", f"{v['element_format']} → {v['format']}"
         case "block_matmul":
             return vector.op, "forward", _pair(v)
         case "block_layout":
@@ -66,7 +79,7 @@ def _tally(results: Sequence[Result]) -> dict[Row, Counter[Verdict]]:
 
 
 def _rows(table: dict[Row, Counter[Verdict]]) -> Iterator[tuple[str, str, str, Counter[Verdict]]]:
-    """Up to four formats that fail have a row each; the others of an op and pass share one."""
+    """Up to four formats that fail have a row each; the others of an op and direction share one."""
     for op, way in dict.fromkeys((op, way) for op, way, _ in table):
         formats = {f: count for (o, w, f), count in table.items() if (o, w) == (op, way)}
         own = {f: c for f, c in formats.items() if c["fail"] or c["unexpectedly fixed"]}
@@ -80,17 +93,35 @@ def _rows(table: dict[Row, Counter[Verdict]]) -> Iterator[tuple[str, str, str, C
 
 
 def failed(results: Sequence[Result]) -> bool:
-    """Whether the run ends with exit status 1: something fails, or a waiver is no longer needed."""
+    """Whether a vector fails, or a waived one passes."""
     return any(r.verdict in ("fail", "unexpectedly fixed") for r in results)
 
 
-def summary(backend: Backend, results: Sequence[Result], failures: int = 5) -> str:
-    """The table, the first failures, and a line of totals.
+def totals_in_words(results: Sequence[Result]) -> str:
+    """The last line of a report: the count of every verdict."""
+    totals = Counter(r.verdict for r in results)
+    parts = [f"{totals[v]} {_LAST[v]}" for v in _LAST if totals[v] or v != "unexpectedly fixed"]
+    return f"{counted(len(results), 'vector')}: {', '.join(parts)}"
+
+
+_LAST: dict[Verdict, str] = {
+    "same bits": "same bits",
+    "within bound": "within bound",
+    "waived": "waived",
+    "not implemented": "not implemented",
+    "unexpectedly fixed": "unexpectedly fixed",
+    "fail": "failed",
+}
+
+
+def summary(backend: Backend, results: Sequence[Result], failures: int = 5, notes: Sequence[str] = ()) -> str:
+    """The table, the first failures, notes, and a line of totals, which is the last.
 
     Args:
         backend: that was run.
         results: of the run.
         failures: how many are shown in full, each of another flag as long as there are some.
+        notes: lines before the last: unmet requirements, vectors that were not run.
     """
     table = _tally(results)
     absent = {op: None for op, _, _ in table}
@@ -98,11 +129,11 @@ def summary(backend: Backend, results: Sequence[Result], failures: int = 5) -> s
         if set(count) != {"not implemented"}:
             absent.pop(op, None)
     table = {row: count for row, count in table.items() if row[0] not in absent}
-    shown = [v for v in VERDICTS if any(v in c for c in table.values())]
+    shown_verdicts = [v for v in VERDICTS if any(v in c for c in table.values())]
     lines = [f"{backend.name} {backend.version}: {_claims(backend)}", ""]
-    rows = [("op", "pass", "format", *(_SHORT[v] for v in shown))]
+    rows = [("op", "direction", "format", *(_SHORT[v] for v in shown_verdicts))]
     for op, way, format, count in _rows(table):
-        rows.append((op, way, format, *(str(count[v]) if count[v] else "·" for v in shown)))
+        rows.append((op, way, format, *(str(count[v]) if count[v] else "·" for v in shown_verdicts)))
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     for row in rows:
         cells = [c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
@@ -111,12 +142,17 @@ def summary(backend: Backend, results: Sequence[Result], failures: int = 5) -> s
         lines += ["", *textwrap.wrap(f"not implemented at all: {', '.join(absent)}", 100, subsequent_indent="  ")]
     for r in _first(results, failures):
         lines += ["", *describe(r)]
-    totals = Counter(r.verdict for r in results)
-    lines += ["", f"{counted(len(results), 'vector')}: " + ", ".join(f"{totals[v]} {v}" for v in VERDICTS if totals[v])]
+    lines.append("")
     bounds = Counter(r.bound for r in results if r.bound)
     lines += [f"within bound: {n} by the claim {bound!r}" for bound, n in bounds.most_common()]
+    if unjudged := Counter(name for r in results for name in r.unjudged):
+        names = ", ".join(f"{name} in {counted(n, 'vector')}" for name, n in sorted(unjudged.items()))
+        text = f"elements not judged, for no standard decides them and the convention is not claimed: {names}"
+        lines += textwrap.wrap(text, 100, subsequent_indent="  ")
     if fixed := [r for r in results if r.verdict == "unexpectedly fixed"]:
-        lines.append(f"no longer fails, remove the waiver: {fixed[0].reason!r}")
+        lines.append(f"passes, remove the waiver: {fixed[0].vector.id} ({shown(fixed[0].reason)})")
+    lines += [shown(note, 400) for note in notes]
+    lines.append(totals_in_words(results))
     return "\n".join(lines)
 
 
@@ -125,6 +161,7 @@ def _claims(backend: Backend) -> str:
     parts = [f"accumulate {c.accumulate}"]
     parts += [f"functions within {c.function_ulps:g} ulp"] if c.function_ulps else []
     parts += [f"other ops within {c.op_ulps:g} ulp"] if c.op_ulps else []
+    parts += [f"ops {', '.join(c.ops)}"] if c.ops is not None else []
     return "claims " + ", ".join(parts)
 
 
@@ -144,23 +181,80 @@ _WHOLE: Any = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def describe(result: Result) -> list[str]:
-    """A failure in full: id, comment, the first element that deviates, and what the flags mean."""
-    v, m = result.vector, result.mismatch
+    """A failure in full: id, comment, the first element of each output that deviates, the meaning of the flags."""
+    v = result.vector
     lines = [f"FAIL {v.id}"]
     if v.comment:
         lines.append(f"  {v.comment}")
     if result.reason:
-        lines.append(f"  {result.reason}")
-    if m:
+        lines.append(f"  {shown(result.reason, 1000)}")
+    for m in result.mismatches[:_OUTPUTS]:
         place = f"{m.output}[{', '.join(map(str, m.index))}]" if m.index else m.output
         source = f" of {m.source}" if m.source else ""
         far = f", {m.ulps} ulp apart" if m.ulps is not None else ""
         lines.append(f"  {place}{source} is {m.actual}, expected {m.expected}{far}")
-        if m.allowed:
-            lines.append(f"  its bound allows {m.allowed}")
+        amax = block_amax(v, m.output, m.index)
+        if amax is not None:
+            lines.append(f"  the amax of its {'tensor' if m.output == 'tensor_scale' else 'block'} is {amax}")
+        if m.allowed is not None:
+            lines.append(f"  its bound allows {m.allowed[0]!r} to {m.allowed[1]!r}")
         lines.append(f"  {m.wrong} of {m.size} elements deviate")
+    if len(result.mismatches) > _OUTPUTS:
+        lines.append(f"  {len(result.mismatches)} outputs deviate")
     lines += [f"  {flag}: {FLAGS[flag]}" for flag in v.flags if flag in FLAGS]
     return [part for line in lines for part in textwrap.wrap(line, 100, subsequent_indent="    ", **_WHOLE)]
+
+
+_OUTPUTS = 3
+"""Outputs of a failure that are shown."""
+
+
+def block_amax(vector: Vector, output: str, index: tuple[int, ...]) -> Element | None:
+    """The largest magnitude of the block that an element of a ``block_quantize`` output belongs to, as in the input.
+
+    Args:
+        vector: the request.
+        output: "scales", "elements" or "tensor_scale".
+        index: of the element.
+
+    Returns:
+        NaN and infinity count as larger than every number; None for other ops.
+    """
+    if vector.op != "block_quantize" or output not in ("scales", "elements", "tensor_scale"):
+        return None
+    x, scales = vector.inputs["x"], vector.outputs["scales"]
+    inside = np.ones(x.shape, np.bool_)
+    if output != "tensor_scale":
+        numbers = np.arange(scales.codes.size, dtype=np.float32).reshape(scales.shape)
+        block = Blocks(cast_of(**vector.attributes), np.zeros(x.shape, np.float32), numbers, 1.0).scale_of_each()
+        inside = block == (numbers[index] if output == "scales" else block[index])
+    size = np.where(inside, np.where(np.isnan(x.values), np.inf, np.abs(x.values)), -1.0)
+    place = np.unravel_index(int(size.argmax()), size.shape)
+    return Element.of(x, tuple(int(i) for i in place))
+
+
+_ELEMENTS = 6
+"""Elements of an array that ``vector_in_words`` shows."""
+
+
+def vector_in_words(vector: Vector) -> list[str]:
+    """One vector in full: op, attributes, the start of every array, the meaning of its flags.
+
+    Args:
+        vector: large ones are generated again.
+    """
+    vector = complete(vector)
+    lines = [f"{vector.id}  ({vector.op})"]
+    lines += [f"  {vector.comment}"] if vector.comment else []
+    lines += [f"  {name} = {shown(json_text(value), 400)}" for name, value in vector.attributes.items()]
+    for title, arrays in (("input", vector.inputs), ("output", vector.outputs)):
+        for name, x in arrays.items():
+            places = list(np.ndindex(x.shape))[:_ELEMENTS] if x.codes.size < 1 << 16 else []
+            first = ", ".join(str(Element.of(x, place)) for place in places)
+            more = ", …" if x.codes.size > len(places) else ""
+            lines.append(f"  {title} {name}: {x.format} {list(x.shape)}  {first}{more}")
+    lines += [f"  {flag}: {FLAGS[flag]}" for flag in vector.flags if flag in FLAGS]
+    return lines
 
 
 def matrix(runs: Sequence[tuple[Backend, Sequence[Result]]]) -> str:
@@ -188,40 +282,95 @@ def matrix(runs: Sequence[tuple[Backend, Sequence[Result]]]) -> str:
     return "\n".join(lines)
 
 
-def culprit_in_words(where: str, culprit: Culprit | None) -> str:
-    """What bisection has found."""
-    if culprit is None:
-        return f"{where}: no call deviates"
-    way = "forward" if culprit.output == "y" else f"backward, {culprit.output}"
-    head = f"{where}: output {culprit.position} of {culprit.checked} is the first that deviates ({way})"
-    return "\n".join([head, *describe(culprit.result)])
+def bisection_in_words(found: Bisection) -> str:
+    """The first call that deviates, and how many calls were judged."""
+    judged = found.calls - sum(found.missing.values())
+    coverage = f"{judged} of {counted(found.calls, 'call')} judged"
+    if found.missing:
+        coverage += ", not implemented: " + ", ".join(f"{n} {name}" for name, n in found.missing.items())
+    if found.culprit is None:
+        return f"{found.where}: no judged call deviates; {coverage}"
+    c = found.culprit
+    way = "forward" if c.output == "y" else f"backward, {c.output}"
+    head = f"{found.where}: output {c.position} of {c.checked} is the first that deviates ({way})"
+    return "\n".join([head, *describe(c.result), "", coverage])
 
 
-def to_json(backend: Backend, results: Sequence[Result], version: str) -> dict[str, Any]:
-    """Everything, as JSON values.
+def to_json(
+    backend: Backend,
+    results: Sequence[Result],
+    vectors: GoldenSet,
+    problems: Sequence[str] = (),
+    lost: str = "",
+) -> dict[str, Any]:
+    """Everything, as JSON values; counts, codes, values and indices are numbers.
 
     Args:
         backend: that was run.
-        results: of the run.
-        version: of the set of vectors.
+        results: of the run, which may have ended early.
+        vectors: the set.
+        problems: unmet requirements.
+        lost: why the run ended early; "" if it did not.
     """
-    totals = Counter(r.verdict for r in results)
+    return document(backend_entry(backend), [entry(r) for r in results], vectors, problems, lost)
+
+
+def backend_entry(backend: Backend) -> dict[str, Any]:
+    """The backend in ``to_json``."""
+    claims = {k: list(x) if isinstance(x, tuple) else x for k, x in vars(backend.claims).items()}
+    return {"name": backend.name, "version": backend.version, "claims": claims}
+
+
+def document(
+    backend: dict[str, Any],
+    entries: Sequence[dict[str, Any]],
+    vectors: GoldenSet,
+    problems: Sequence[str] = (),
+    lost: str = "",
+) -> dict[str, Any]:
+    """``to_json`` of entries."""
+    totals = Counter(e["verdict"] for e in entries)
+    wrong = totals["fail"] + totals["unexpectedly fixed"]
     return {
-        "backend": {"name": backend.name, "version": backend.version, "claims": vars(backend.claims)},
-        "set": version,
+        "schema": SCHEMA,
+        "refscale": __version__,
+        "backend": backend,
+        "set": {"version": vectors.version, "sha256": vectors.sha256},
+        "complete": not lost,
+        "lost": shown(lost, 400),
+        "passed": not lost and not problems and not wrong,
+        "problems": list(problems),
         "totals": {v: totals[v] for v in VERDICTS},
-        "vectors": [_entry(r) for r in results],
+        "vectors": list(entries),
     }
 
 
-def _entry(r: Result) -> dict[str, Any]:
-    entry: dict[str, Any] = {"id": r.vector.id, "verdict": r.verdict, "flags": list(r.vector.flags)}
+def entry(r: Result) -> dict[str, Any]:
+    """One vector of ``to_json``."""
+    found: dict[str, Any] = {"id": r.vector.id, "verdict": r.verdict, "flags": list(r.vector.flags)}
     if r.reason:
-        entry["reason"] = r.reason
+        found["reason"] = shown(r.reason, 1000)
+    if r.unjudged:
+        found["unjudged"] = list(r.unjudged)
     if r.bound:
-        entry["bound"] = r.bound
-    if r.mismatch:
-        entry["mismatch"] = {**vars(r.mismatch), "index": list(r.mismatch.index)}
+        found["bound"] = r.bound
+    if r.mismatches:
+        found["deviation"] = "; ".join(m.deviation for m in r.mismatches)
+        found["mismatches"] = [_mismatch(r.vector, m) for m in r.mismatches]
     if len(r.outputs) > 1:
-        entry["outputs"] = dict(r.outputs)
-    return entry
+        found["outputs"] = dict(r.outputs)
+    return found
+
+
+def _mismatch(vector: Vector, m: Mismatch) -> dict[str, Any]:
+    found: dict[str, Any] = {"output": m.output, "index": list(m.index), "wrong": m.wrong, "size": m.size}
+    amax = block_amax(vector, m.output, m.index)
+    for name, element in (("actual", m.actual), ("expected", m.expected), ("source", m.source), ("amax", amax)):
+        if element is not None:
+            found[name] = {"format": element.format, "value": element.value}
+            found[name] |= {} if element.format in PLAIN else {"code": element.code}
+    if m.ulps is not None:
+        found["ulps"] = m.ulps
+    if m.allowed is not None:
+        found["allowed"] = list(m.allowed)
+    return found

@@ -1,85 +1,138 @@
-"""Running a backend over vectors, and what the waivers make of it."""
+"""Running a backend over vectors: time limits and restarts, waivers, requirements, bisection."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+import contextlib
+import ctypes
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from refscale.errors import GoldenError, counted
+from refscale.errors import BackendLostError, GoldenError, counted, shown
 from refscale.files import read_toml
 from refscale.golden.kit.backend import Backend, matches
-from refscale.golden.kit.verdicts import Result, judge
+from refscale.golden.kit.verdicts import Result, judge, whole_result
 from refscale.golden.models import calls
-from refscale.golden.schema import Vector
+from refscale.golden.schema import FLAGS, Vector
 
 
 @dataclass(frozen=True)
 class Waiver:
-    """Deviations that are known.
+    """Accepted failures, each with its deviation.
+
+    A failure with another deviation still fails; so does a vector that passes, or that is no longer implemented.
 
     Attributes:
-        ids: patterns of vector ids, where * is anything.
+        vectors: ``Result.deviation`` by id of the vector.
         reason: why they are accepted.
-        backend: name of the backend they are for; "" for any.
+        backend: name of the backend that they are for; "" for any.
     """
 
-    ids: tuple[str, ...]
+    vectors: Mapping[str, str]
     reason: str
     backend: str = ""
 
 
 def load_waivers(path: str | Path) -> tuple[Waiver, ...]:
-    """Read a waivers file: TOML, with tables ``[[waiver]]`` of ``ids``, ``reason`` and, if need be, ``backend``.
+    """Read a waivers file: TOML, with tables ``[[waiver]]`` of ``reason``, ``vectors`` and, optionally, ``backend``.
 
     ::
 
         [[waiver]]
-        ids = ["cast/float8_e4m3fn/*/saturate/*"]
-        reason = "the chip has no saturating cast; see its manual, section 4"
+        reason = "ties are rounded away from zero; manual, section 4"
+        [waiver.vectors]
+        "cast/float16/nearest_even/saturate/float32/ties" = "y: 90 of 298 elements from … at most 1 ulp"
+
+    ``waivers_toml`` writes such a table from the failures of a run.
 
     Raises:
-        GoldenError: no TOML, an unknown key, or a waiver without ids or reason.
+        GoldenError: no TOML, an unknown key, a waiver without vectors or reason, or two waivers of a vector.
         OSError: no such file.
     """
     document = read_toml(path, f"waivers {path}", GoldenError)
     entries = document.pop("waiver", [])
     if document or not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise GoldenError(f"waivers {path}: expected tables [[waiver]], found {', '.join(document) or 'another type'}")
-    return tuple(_waiver(path, number, entry) for number, entry in enumerate(entries, 1))
+        found = shown(", ".join(document)) or "another type"
+        raise GoldenError(f"waivers {path}: expected tables [[waiver]], found {found}")
+    waivers = tuple(_waiver(path, number, entry) for number, entry in enumerate(entries, 1))
+    seen = Counter((w.backend, id) for w in waivers for id in w.vectors)
+    if twice := [id for (_, id), n in seen.items() if n > 1]:
+        raise GoldenError(f"waivers {path}: {shown(twice[0])} is in two waivers")
+    return waivers
 
 
 def _waiver(path: str | Path, number: int, entry: Any) -> Waiver:
     where = f"waivers {path}, [[waiver]] number {number}"
-    ids, reason, backend = entry.get("ids"), entry.get("reason"), entry.get("backend", "")
-    if unknown := set(entry) - {"ids", "reason", "backend"}:
-        raise GoldenError(f"{where}: unknown key {', '.join(sorted(unknown))}, expected ids, reason, backend")
-    if not isinstance(ids, list) or not ids or not all(isinstance(i, str) and i for i in ids):
-        raise GoldenError(f"{where}: ids is {ids!r}, expected a list of patterns")
+    vectors, reason, backend = entry.get("vectors"), entry.get("reason"), entry.get("backend", "")
+    if "ids" in entry:
+        raise GoldenError(
+            f"{where}: ids is {shown(repr(entry['ids']), 80)}, expected vectors, a table of the deviation by id; "
+            "conform --write-waivers writes it"
+        )
+    if unknown := set(entry) - {"vectors", "reason", "backend"}:
+        raise GoldenError(
+            f"{where}: unknown key {shown(', '.join(sorted(unknown)))}, expected reason, vectors, backend"
+        )
+    if not isinstance(vectors, dict) or not vectors or not all(isinstance(d, str) and d for d in vectors.values()):
+        raise GoldenError(f"{where}: vectors is {shown(repr(vectors), 80)}, expected a table of the deviation by id")
     if not isinstance(reason, str) or not reason.strip():
         raise GoldenError(f"{where}: reason is {reason!r}, expected a sentence: why is this deviation accepted?")
     if not isinstance(backend, str):
         raise GoldenError(f"{where}: backend is {backend!r}, expected a name")
-    return Waiver(tuple(ids), reason.strip(), backend)
+    return Waiver(dict(vectors), reason.strip(), backend)
 
 
-def select(vectors: Iterable[Vector], only: Sequence[str] = (), full: bool = False) -> list[Vector]:
+def waivers_toml(backend: Backend, results: Sequence[Result]) -> str:
+    """The failures of a run as a waivers file, whose reasons remain to be written."""
+    lines = ["[[waiver]]", 'reason = ""  # why is this deviation accepted?', f"backend = {_quoted(backend.name)}"]
+    lines += ["[waiver.vectors]"]
+    lines += [f"{_quoted(r.vector.id)} = {_quoted(r.deviation)}" for r in results if r.verdict == "fail"]
+    return "\n".join(lines) + "\n" if len(lines) > 4 else ""
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def check_ids(waivers: Sequence[Waiver], known: Collection[str]) -> None:
+    """Check that a set has every vector that is waived.
+
+    Raises:
+        GoldenError: it lacks one.
+    """
+    for waiver in waivers:
+        for id in waiver.vectors:
+            if id not in known:
+                raise GoldenError(f"waiver {shown(waiver.reason, 60)!r}: no vector has the id {shown(id)!r}")
+
+
+def select(
+    vectors: Iterable[Vector], only: Sequence[str] = (), full: bool = False, flags: Sequence[str] = ()
+) -> list[Vector]:
     """The vectors to run.
 
     Args:
         vectors: to choose from.
         only: patterns of ids; none: all.
         full: bulk vectors, too, which ``judge`` makes anew.
+        flags: names in ``FLAGS``: vectors with at least one of them; none: all.
 
     Raises:
-        GoldenError: a pattern that matches none.
+        GoldenError: a pattern that matches none, or an unknown flag.
     """
     vectors = list(vectors)
     for pattern in only:
         if not any(matches(v.id, [pattern]) for v in vectors):
             raise GoldenError(f"--only {pattern!r}: matches none of {counted(len(vectors), 'vector')}")
+    for flag in flags:
+        if flag not in FLAGS:
+            raise GoldenError(f"--flag {shown(flag, 40)!r}: expected one of {', '.join(FLAGS)}")
     chosen = [v for v in vectors if not only or matches(v.id, list(only))]
+    chosen = [v for v in chosen if not flags or set(flags) & set(v.flags)]
     return [v for v in chosen if full or not v.bulk]
 
 
@@ -94,35 +147,180 @@ def run(
     Args:
         backend: to run.
         vectors: to run it on.
-        waivers: deviations that are known.
+        waivers: accepted failures.
         progress: called with (done, total) after each vector.
 
     Raises:
-        GoldenError: a waiver that matches no vector.
-        BackendLostError: see ``judge``.
+        BackendLostError: see ``Session``; no restarts.
     """
+    session = Session(backend, waivers, restarts=0)
     results = []
     for i, vector in enumerate(vectors, 1):
-        results.append(judge(backend, vector))
+        results.append(session.judge(vector))
         if progress:
             progress(i, len(vectors))
-    for waiver in waivers:
-        if waiver.backend in ("", backend.name):
-            _waive(waiver, results)
-    return results
+    if session.lost:
+        raise BackendLostError(session.lost)
+    return covered(results)
 
 
-def _waive(waiver: Waiver, results: list[Result]) -> None:
-    places = [i for i, r in enumerate(results) if matches(r.vector.id, waiver.ids)]
-    if not places:
-        raise GoldenError(f"waiver {', '.join(waiver.ids)}: matches none of {counted(len(results), 'vector')}")
-    failing = [i for i in places if results[i].verdict in ("fail", "waived")]
-    for i in failing:
-        results[i] = replace(results[i], verdict="waived", reason=waiver.reason)
-    if not failing:
-        for i in places:
-            if results[i].verdict != "not implemented":
-                results[i] = replace(results[i], verdict="unexpectedly fixed", reason=waiver.reason)
+class Session:
+    """One backend over many vectors, with a time limit, restarts and waivers.
+
+    A vector at which the backend ends or exceeds the time limit fails, and the backend is started again.
+
+    Args:
+        backend: to run; a program limits its own time.
+        waivers: accepted failures.
+        timeout: seconds for one vector; None: no limit.
+        restarts: how often the backend may be started again.
+    """
+
+    def __init__(
+        self, backend: Backend, waivers: Sequence[Waiver] = (), timeout: float | None = None, restarts: int = 3
+    ) -> None:
+        self.backend, self.lost = backend, ""
+        self._left = restarts
+        ours = [w for w in waivers if w.backend in ("", backend.name)]
+        self._waived = {id: (deviation, w.reason) for w in ours for id, deviation in w.vectors.items()}
+        self._worker = _Worker(timeout) if timeout is not None and not hasattr(backend, "restart") else None
+
+    def judge(self, vector: Vector) -> Result:
+        """The verdict on one vector, after waivers.
+
+        Raises:
+            BackendLostError: the backend was lost at an earlier vector, and no restart is left.
+        """
+        if self.lost:
+            raise BackendLostError(self.lost)
+        try:
+            result = self._worker.call(self.backend, vector) if self._worker else judge(self.backend, vector)
+        except BackendLostError as error:
+            self._restart(str(error))
+            result = whole_result(vector, "fail", str(error).partition("; the request was")[0])
+        return self._after_waiver(result)
+
+    def _restart(self, problem: str) -> None:
+        if self._left < 1:
+            self.lost = problem
+            return
+        self._left -= 1
+        restart = getattr(self.backend, "restart", None)
+        try:
+            if restart is not None:
+                restart()
+        except GoldenError as error:
+            self.lost = f"{problem}; {error}"
+
+    def _after_waiver(self, result: Result) -> Result:
+        if result.vector.id not in self._waived:
+            return result
+        deviation, reason = self._waived[result.vector.id]
+        if result.verdict == "not implemented":
+            return replace(result, verdict="fail", reason=f"waived ({reason}), and no longer implemented")
+        if result.verdict != "fail":
+            return replace(result, verdict="unexpectedly fixed", reason=reason)
+        if result.deviation != deviation:
+            both = f"the deviation is {result.deviation!r}, the waiver ({reason}) is for {deviation!r}"
+            return replace(result, reason=f"{result.reason}; {both}" if result.reason else both)
+        return replace(result, verdict="waived", reason=reason)
+
+
+class _Worker:
+    """A thread that runs the methods of a backend, so that one that hangs can be left behind."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._start()
+
+    def _start(self) -> None:
+        self._tasks: queue.SimpleQueue[tuple[Backend, Vector]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Result | BaseException] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=_serve, args=(self._tasks, self._done), daemon=True)
+        self._thread.start()
+
+    def call(self, backend: Backend, vector: Vector) -> Result:
+        """``judge`` in the thread.
+
+        Raises:
+            BackendLostError: it takes longer than the limit.
+        """
+        self._tasks.put((backend, vector))
+        try:
+            result = self._done.get(timeout=self._timeout)
+        except queue.Empty:
+            # Python code ends at this exception; native code that does not return keeps its thread.
+            if self._thread.ident is not None:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(self._thread.ident), ctypes.py_object(SystemExit)
+                )
+            self._start()
+            raise BackendLostError(
+                f"{vector.op} has not returned within {self._timeout:g} s; the request was: {vector.id}"
+            ) from None
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+
+def _serve(tasks: queue.SimpleQueue[Any], done: queue.SimpleQueue[Any]) -> None:
+    with contextlib.suppress(SystemExit):
+        while True:
+            backend, vector = tasks.get()
+            try:
+                done.put(judge(backend, vector))
+            except SystemExit:
+                raise
+            except BaseException as error:
+                done.put(error)
+
+
+# --- coverage ---------------------------------------------------------------------------------------------------------
+
+
+def covered(results: Sequence[Result]) -> list[Result]:
+    """The results of a run, in which a method that answers none of its vectors fails.
+
+    A program without ``ops`` in its greeting claims what it has answered, so nothing changes there.
+    """
+    answered = {r.vector.op for r in results if r.verdict != "not implemented"}
+    silent = {r.vector.op for r in results if r.unanswered} - answered
+    reason = "the method exists, and answers none of its vectors: {}"
+    return [
+        replace(
+            r,
+            verdict="fail",
+            outputs=dict.fromkeys(r.outputs, "fail"),
+            reason=reason.format(r.reason),
+        )
+        if r.unanswered and r.vector.op in silent
+        else r
+        for r in results
+    ]
+
+
+def unmet(results: Sequence[Result], required: Sequence[str]) -> list[str]:
+    """Each requirement of a run that is not met, in words; [] if all are.
+
+    Args:
+        results: of the run.
+        required: patterns of ids that must be implemented.
+
+    Raises:
+        GoldenError: a pattern that matches no vector of the run.
+    """
+    problems = []
+    for pattern in required:
+        of = [r for r in results if matches(r.vector.id, [pattern])]
+        if not of:
+            raise GoldenError(f"--require {shown(pattern)!r}: matches none of {counted(len(results), 'vector')}")
+        missing = [r for r in of if r.verdict == "not implemented"]
+        if missing:
+            first = f"{missing[0].vector.id} ({missing[0].reason})"
+            problems.append(f"required {pattern!r}: {len(missing)} of {len(of)} not implemented, first {first}")
+    if all(r.verdict == "not implemented" for r in results):
+        problems.append("nothing was judged: no vector is implemented")
+    return problems
 
 
 @dataclass(frozen=True)
@@ -142,25 +340,52 @@ class Culprit:
     result: Result
 
 
-def bisect(backend: Backend, where: str) -> Culprit | None:
-    """Feed a backend what the reference had at every call of a training step; the first call that deviates.
+@dataclass(frozen=True)
+class Bisection:
+    """What a bisection has found.
+
+    Attributes:
+        where: "model/NAME/SCHEME/PRECISION".
+        culprit: the first call that deviates; None if no judged call does.
+        calls: how many calls the step has.
+        missing: calls by name of the op that were not judged.
+    """
+
+    where: str
+    culprit: Culprit | None
+    calls: int
+    missing: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every call was judged and none deviates."""
+        return self.culprit is None and not self.missing
+
+
+def bisect(backend: Backend, where: str, session: Session | None = None) -> Bisection:
+    """Run a backend on the reference's inputs at every call of a training step, and find the first that deviates.
 
     Args:
         backend: with a method ``op``.
         where: "model/NAME/SCHEME/PRECISION".
-
-    Returns:
-        None if no call deviates.
+        session: with its limits; None: no time limit, no restarts.
 
     Raises:
         GoldenError: no such model; or the backend implements none of its calls.
+        BackendLostError: see ``Session``.
     """
-    results = [judge(backend, v) for v in calls(where)]
-    if all(r.verdict == "not implemented" for r in results):
+    session = session or Session(backend, restarts=0)
+    results = [session.judge(v) for v in calls(where)]
+    missing = Counter(
+        r.vector.attributes["name"] for r in results if "not implemented" in (r.verdict, *r.outputs.values())
+    )
+    if missing.total() == len(results) and all(r.verdict == "not implemented" for r in results):
         raise GoldenError(f"--bisect {where}: {backend.name} implements none of its {counted(len(results), 'call')}")
     steps = [(r, "y") for r in results]
     steps += [(r, n) for r in reversed(results) for n in r.outputs if n != "y"]
+    culprit = None
     for position, (result, output) in enumerate(steps, 1):
         if result.outputs.get(output) == "fail":
-            return Culprit(position, len(steps), output, result)
-    return None
+            culprit = Culprit(position, len(steps), output, result)
+            break
+    return Bisection(where, culprit, len(results), dict(missing))

@@ -1,36 +1,42 @@
-"""What a backend's result is worth: the same bits, within its bound, or a failure with the first element that deviates.
+"""The verdict on a backend's result: the same bits, within its bound, or a failure with the first wrong element.
 
 ==================  ================================================================================================
-``same bits``       every code is the expected one (a NaN matches any NaN, unless ``Claims.nan`` says "same"; in a
-                    block whose scale is NaN elements may be any)
-``within bound``    it claims another accumulator, or inexact functions, and every element is within that bound
-``fail``            anything else, an exception and a wrong shape included
-``waived``          a failure that the waivers file knows, with its reason
-``unexpectedly fixed``  a waiver of which no vector fails any more
+``same bits``       every code is the expected one, of the accumulator that is claimed (a NaN matches any NaN, unless
+                    ``Claims.nan`` is "same"; in a block whose scale is NaN elements may be any)
+``within bound``    it claims an accumulator without a defined order, or inexact functions, and every element is within
+                    that bound
+``fail``            anything else: another shape, an exception, an output that is missing or has another name, no
+                    answer to a vector of an op in ``Claims.ops``
+``waived``          a failure exactly as a waiver describes it
+``unexpectedly fixed``  a waiver names the vector, and it passes
 ``not implemented``     no such method, NotImplementedError, or not claimed
 ==================  ================================================================================================
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale.arrays import plain
-from refscale.errors import BackendLostError, FormatError, GoldenError, RefscaleError
+from refscale.errors import BackendLostError, FormatError, GoldenError, RefscaleError, shown
 from refscale.exact import inside
 from refscale.formats import decode, encode, get_format
 from refscale.golden.blocks import in_nan_blocks
+from refscale.golden.conventions import concerned
 from refscale.golden.families import complete
 from refscale.golden.kit.backend import Backend, Claims
 from refscale.golden.kit.bounds import bound_in_words, intervals
+from refscale.golden.kit.claimed import as_claimed
 from refscale.golden.schema import PLAIN, Codes, Vector, code_dtype
 
 Array = NDArray[Any]
+Mask = NDArray[np.bool_]
 Verdict = Literal["same bits", "within bound", "fail", "waived", "unexpectedly fixed", "not implemented"]
 
 VERDICTS: tuple[Verdict, ...] = (
@@ -44,28 +50,57 @@ VERDICTS: tuple[Verdict, ...] = (
 
 
 @dataclass(frozen=True)
+class Element:
+    """One element of an array.
+
+    Attributes:
+        format: as of ``Codes``.
+        code: its code; of ``PLAIN`` arrays the element itself.
+        value: the number that it represents.
+    """
+
+    format: str
+    code: int
+    value: float | int | bool
+
+    @classmethod
+    def of(cls, x: Codes, index: tuple[int, ...]) -> Element:
+        """The element at an index."""
+        one = Codes(x.format, x.codes[index])
+        return cls(x.format, int(one.codes), one.values.item())
+
+    def __str__(self) -> str:
+        """Its code in hexadecimal, and its value."""
+        if self.format in PLAIN:
+            return str(self.value)
+        return f"0x{self.code:0{2 * code_dtype(self.format).itemsize}x} ({self.value:.9g})"
+
+
+@dataclass(frozen=True)
 class Mismatch:
-    """The first element that deviates.
+    """How one output deviates, by its first element that does.
 
     Attributes:
         output: name of the output.
         index: of the element.
         wrong, size: how many elements deviate, of how many.
-        actual, expected: codes, in hexadecimal, with the value they stand for.
-        source: the input element of an elementwise op, likewise; "" for other ops.
-        ulps: distance in units of the last place of the format; None where either is no number.
-        allowed: the interval of a bound, in words; "" where the same bits were asked for.
+        actual, expected: the element.
+        deviation: place and size of the whole deviation, on one line; waivers name it.
+        source: the input element of an elementwise op; None for other ops.
+        ulps: distance in units of the last place of the format; None where either is not finite.
+        allowed: the interval of a bound; None where the same bits are expected.
     """
 
     output: str
     index: tuple[int, ...]
     wrong: int
     size: int
-    actual: str
-    expected: str
-    source: str = ""
+    actual: Element
+    expected: Element
+    deviation: str
+    source: Element | None = None
     ulps: int | None = None
-    allowed: str = ""
+    allowed: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,20 +108,42 @@ class Result:
     """The verdict on one vector.
 
     Attributes:
-        vector: what was asked.
+        vector: the request.
         verdict: see the module.
-        outputs: verdict of each output that was compared.
-        mismatch: the first element that deviates, if one does.
+        outputs: verdict of each expected output.
+        mismatches: of each output that deviates, scales before elements.
         reason: why not implemented, why waived, or which error.
-        bound: which claim allows the deviation, where the verdict is "within bound".
+        bound: the claim that allows the deviation, where the verdict is "within bound".
+        unanswered: whether the backend has a method for it, and the method does not implement it.
+        unjudged: conventions, "topic:name", whose elements were not judged, because another one or none is claimed.
     """
 
     vector: Vector
     verdict: Verdict
     outputs: Mapping[str, Verdict]
-    mismatch: Mismatch | None = None
+    mismatches: tuple[Mismatch, ...] = ()
     reason: str = ""
     bound: str = ""
+    unanswered: bool = False
+    unjudged: tuple[str, ...] = ()
+
+    @property
+    def mismatch(self) -> Mismatch | None:
+        """The first of ``mismatches``, if there is one."""
+        return self.mismatches[0] if self.mismatches else None
+
+    @property
+    def deviation(self) -> str:
+        """Place and size of a failure, on one line: of every output that deviates, or the error; "" if none."""
+        if self.verdict != "fail":
+            return ""
+        parts = [m.deviation for m in self.mismatches]
+        return "; ".join([*parts, f"error: {self.reason}"] if self.reason else parts)
+
+
+def without_arrays(result: Result) -> Result:
+    """The same without the arrays of its vector, which a long run cannot keep."""
+    return replace(result, vector=replace(result.vector, inputs={}, outputs={}))
 
 
 def judge(backend: Backend, vector: Vector) -> Result:
@@ -97,52 +154,91 @@ def judge(backend: Backend, vector: Vector) -> Result:
     """
     vector = complete(vector)  # a bulk vector as it is shipped has no arrays
     if missing := backend.claims.missing(vector):
-        return _all(vector, "not implemented", f"{missing} is not claimed")
+        return whole_result(vector, "not implemented", f"{missing} is not claimed")
+    topics = backend.claims.unclaimed(vector)
+    chosen = concerned(vector, topics)
+    unjudged = tuple(f"{t}:{vector.conventions[t]}" for t in topics if t != "nan_code" or vector.family == "convention")
+    if topics and (vector.family == "convention" or all(mask.all() for mask in chosen.values())):
+        return whole_result(vector, "not implemented", f"convention {', '.join(unjudged)} is not claimed")
     try:
         with np.errstate(all="ignore"):
-            answer = _answer(backend, vector)
+            answer = ask(backend, vector)
     except NotImplementedError as error:
-        return _all(vector, "not implemented", str(error) or "NotImplementedError")
+        reason = shown(error) or "NotImplementedError"
+        if backend.claims.ops is not None:
+            return whole_result(vector, "fail", f"{vector.op} is claimed and not answered: {reason}")
+        exists = not hasattr(backend, "answer") and callable(getattr(backend, vector.op, None))
+        return replace(whole_result(vector, "not implemented", reason), unanswered=exists)
     except BackendLostError:
         raise
     except Exception as error:  # whatever a backend does, the run goes on
-        return _all(vector, "fail", f"{vector.op} raised {type(error).__name__}: {error}")
+        return whole_result(vector, "fail", f"{vector.op} raised {type(error).__name__}: {shown(error)}")
     answers = answer if isinstance(answer, Mapping) else {"y": answer}
-    if set(vector.outputs) == {"y"} and len(answers) == 1:
-        answers = {"y": next(iter(answers.values()))}
-    return _compare(backend.claims, vector, answers)
+    return replace(_compare(backend.claims, vector, answers, chosen), unjudged=unjudged)
 
 
-def _answer(backend: Backend, vector: Vector) -> Any:
+def ask(backend: Backend, vector: Vector) -> Any:
+    """The answer of a backend, by its method of the op or by ``answer``.
+
+    Raises:
+        NotImplementedError: it has no such method, or says so.
+        Exception: anything that the backend raises.
+    """
     if hasattr(backend, "answer"):  # it wants the vector itself, as a pipe does, for the formats of its arrays
         return backend.answer(vector)
     method = getattr(backend, vector.op, None)
     if method is None:
         raise NotImplementedError(f"no method {vector.op}")
     arrays = {name: (x.codes if vector.op == "decode" else x.native).copy() for name, x in vector.inputs.items()}
+    if "strides" in vector.flags:
+        arrays = {name: apart(x) for name, x in arrays.items()}
     return method(**arrays, **vector.attributes)
 
 
-def _all(vector: Vector, verdict: Verdict, reason: str) -> Result:
+def apart(x: Array) -> Array:
+    """The same values with gaps between elements: every second column of an array whose other columns are filled."""
+    if x.ndim == 0:
+        return x
+    wide = np.repeat(x, 2, -1)
+    wide[..., 1::2] = x.dtype.type(1)
+    return wide[..., ::2]
+
+
+def whole_result(vector: Vector, verdict: Verdict, reason: str) -> Result:
+    """The same verdict on every output."""
     outputs: dict[str, Verdict] = {name: verdict for name in vector.outputs}  # noqa: C420
-    return Result(vector, verdict, outputs, None, reason)
+    return Result(vector, verdict, outputs, (), reason)
 
 
-def _compare(claims: Claims, vector: Vector, answers: Mapping[str, Any]) -> Result:
-    outputs: dict[str, Verdict] = {}
-    first: Mismatch | None = None
+_SCALES = ("tensor_scale", "scales")
+"""Outputs that others follow from: where both deviate, these are the cause."""
+
+
+def _compare(claims: Claims, vector: Vector, answers: Mapping[str, Any], chosen: Mapping[str, Mask]) -> Result:
+    claims = claims.of(vector)
+    vector = as_claimed(vector, claims)
+    outputs: dict[str, Verdict] = dict.fromkeys(vector.outputs, "not implemented")
+    mismatches: list[Mismatch] = []
     reason = ""
     bounds: Mapping[str, tuple[Array, Array]] | None = None
-    for name, expected in vector.outputs.items():
+    for name in sorted(vector.outputs, key=lambda n: n not in _SCALES):
+        expected = vector.outputs[name]
         if name not in answers:
-            outputs[name] = "not implemented"
+            outputs[name] = "fail"
+            given = ", ".join(shown(n, 40) for n in list(answers)[:8]) or "none"
+            reason = reason or f"output {name} is missing; the outputs are: {given}"
+            continue
+        if answers[name] is None and vector.outputs.keys() != {"y"}:
+            if claims.ops is not None:
+                outputs[name] = "fail"
+                reason = reason or f"{vector.op} is claimed, and its output {name} is not implemented"
             continue
         try:
             codes = as_codes(answers[name], expected)
         except RefscaleError as error:
             outputs[name], reason = "fail", reason or f"{name}: {error}"
             continue
-        wrong = ~_same(codes, expected, claims)
+        wrong = ~_same(codes, expected, vector, claims) & ~chosen[name]
         if vector.op == "block_quantize" and name == "elements":
             wrong &= ~in_nan_blocks(vector)
         if not wrong.any():
@@ -154,15 +250,15 @@ def _compare(claims: Claims, vector: Vector, answers: Mapping[str, Any]) -> Resu
         if allowed is not None:
             wrong &= ~inside(decode(codes, expected.format), *allowed)
         outputs[name] = "fail" if wrong.any() else "within bound"
-        if wrong.any() and first is None:
-            first = _mismatch(vector, name, codes, expected, wrong, allowed)
-    given = set(outputs.values())
+        if wrong.any():
+            mismatches.append(mismatch(vector, name, codes, wrong, allowed))
+    given_verdicts = set(outputs.values())
     order: tuple[Verdict, ...] = ("fail", "not implemented", "within bound", "same bits")
-    verdict: Verdict = next((v for v in order if v in given), "same bits")
+    verdict: Verdict = next((v for v in order if v in given_verdicts), "same bits")
     if verdict == "not implemented":
         reason = f"no {', '.join(n for n, v in outputs.items() if v == 'not implemented')}"
     bound = bound_in_words(vector, claims) if verdict == "within bound" else ""
-    return Result(vector, verdict, outputs, first, reason, bound)
+    return Result(vector, verdict, outputs, tuple(mismatches), reason, bound)
 
 
 def as_codes(answer: Any, expected: Codes) -> Array:
@@ -194,53 +290,71 @@ def as_codes(answer: Any, expected: Codes) -> Array:
         raise FormatError(f"{error} (the result was not rounded to {format})") from None
 
 
-def _same(codes: Array, expected: Codes, claims: Claims) -> NDArray[np.bool_]:
+def _same(codes: Array, expected: Codes, vector: Vector, claims: Claims) -> Mask:
     same = codes == expected.codes
-    if expected.format in PLAIN or claims.nan == "same":
+    by_bits = claims.nan == "same"
+    if "nan_code" in vector.conventions and claims.conventions:
+        by_bits = "nan_code" not in claims.unclaimed(vector)
+    if expected.format in PLAIN or by_bits:
         return np.asarray(same)
     return np.asarray(same | (np.isnan(decode(codes, expected.format)) & np.isnan(expected.values)))
 
 
-def _mismatch(
-    vector: Vector, name: str, codes: Array, expected: Codes, wrong: Array, allowed: tuple[Array, Array] | None
+def mismatch(
+    vector: Vector, name: str, codes: Array, wrong: NDArray[np.bool_], allowed: tuple[Array, Array] | None = None
 ) -> Mismatch:
-    flat = int(np.flatnonzero(wrong)[0])
-    index = tuple(int(i) for i in np.unravel_index(flat, wrong.shape))
-    actual, right = Codes(expected.format, codes[index]), Codes(expected.format, expected.codes[index])
-    source = ""
-    first = next(iter(vector.inputs.values()))
-    if vector.op in ("cast", "decode", "unary") and first.shape == wrong.shape:
-        source = in_words(Codes(first.format, first.codes[index]))
-    words = f"{float(allowed[0][index])!r} to {float(allowed[1][index])!r}" if allowed is not None else ""
+    """How one output deviates.
+
+    Args:
+        vector: the request.
+        name: of the output.
+        codes: of the backend, in the shape of the output.
+        wrong: which elements deviate; at least one does.
+        allowed: bounds of each element; None where the same bits are expected.
+    """
+    expected = vector.outputs[name]
+    actual = Codes(expected.format, codes)
+    flat = np.flatnonzero(wrong)
+    first, last = (tuple(int(i) for i in np.unravel_index(int(f), wrong.shape)) for f in (flat[0], flat[-1]))
+    apart = _ulps(actual.codes[wrong], expected.codes[wrong], expected.format)
+    source = None
+    x = next(iter(vector.inputs.values()))
+    if vector.op in ("cast", "decode", "unary") and x.shape == wrong.shape:
+        source = Element.of(x, first)
+    places = hashlib.sha256(np.packbits(wrong).tobytes()).hexdigest()[:8]
+    parts = [f"{name}: {flat.size} of {wrong.size} elements from {list(first)} to {list(last)} (places {places})"]
+    known = apart[apart >= 0]
+    parts += [f"at most {int(known.max())} ulp"] if known.size else []
+    parts += (
+        [f"{apart.size - known.size} not finite"] if known.size < apart.size and expected.format not in PLAIN else []
+    )
     return Mismatch(
         name,
-        index,
-        int(wrong.sum()),
+        first,
+        int(flat.size),
         int(wrong.size),
-        in_words(actual),
-        in_words(right),
+        Element.of(actual, first),
+        Element.of(expected, first),
+        ", ".join(parts),
         source,
-        None if expected.format in PLAIN else _ulps(actual, right),
-        words,
+        int(apart[0]) if apart[0] >= 0 else None,
+        (float(allowed[0][first]), float(allowed[1][first])) if allowed is not None else None,
     )
 
 
-def in_words(x: Codes) -> str:
-    """One element: its code in hexadecimal, and what it stands for."""
-    if x.format in PLAIN:
-        return str(x.codes)
-    digits = x.codes.dtype.itemsize * 2
-    return f"0x{int(x.codes):0{digits}x} ({float(x.values):.9g})"
+def _ulps(actual: Array, expected: Array, format: str) -> NDArray[np.int64]:
+    """How many values of the format lie between, one of the two included (−0 and +0 are the same value); −1 where
+    either is not finite."""
+    if format in PLAIN:
+        return np.full(actual.shape, -1)
+    x, y = Codes(format, actual), Codes(format, expected)
+    half = 1 << 63 if format == "float64" else get_format(format).code_count // 2
+    twos = format != "float64" and get_format(format).nan == "twos_complement"
 
+    def on_line(x: Codes) -> list[int]:
+        negative, wide = np.signbit(x.values).tolist(), x.codes.tolist()
+        return [c if not n else c - 2 * half if twos else half - c for c, n in zip(wide, negative, strict=True)]
 
-def _ulps(actual: Codes, expected: Codes) -> int | None:
-    """How many values of the format lie between, one of the two included; −0 and +0 are the same."""
-    if not (np.isfinite(actual.values) and np.isfinite(expected.values)):
-        return None
-    half = get_format(expected.format).code_count // 2
-
-    def on_line(x: Codes) -> int:
-        code = int(x.codes)
-        return code if not np.signbit(x.values) else -(code - half)
-
-    return abs(on_line(actual) - on_line(expected))
+    finite = np.isfinite(x.values) & np.isfinite(y.values)
+    apart = [abs(a - b) for a, b in zip(on_line(x), on_line(y), strict=True)]
+    return np.where(finite, np.array([min(a, (1 << 63) - 1) for a in apart], np.int64), -1)

@@ -23,7 +23,7 @@ from refscale.errors import GoldenError, RefscaleError, counted
 from refscale.exact import FLOAT32, Bounded, ErrorModel, as_bounded, bounded, get_accumulator, inside
 from refscale.formats import Cast
 from refscale.golden.inputs import cast_for
-from refscale.golden.trace.schema import ANY_ORDER, Step, Trace, TracedCall, is_number
+from refscale.golden.trace.schema import ANY_ORDER, Trace, TracedCall, TracedStep, is_number
 from refscale.precision import Rounder
 
 Array = NDArray[Any]
@@ -253,17 +253,17 @@ class _Replay:
     def _cast_of(self, name: str) -> Cast:
         return self.carrier if name in self.losses else self.store
 
-    def _forward(self, step: Step, values: dict[str, Any]) -> list[Any]:
+    def _forward(self, step: TracedStep, values: dict[str, Any]) -> list[Any]:
         arrays = [self._operand(step, values[n]) for n in step.inputs]
         y, _ = step.op.bound(step.scales, None, *arrays, model=self.model)
         values[step.output] = rounded(y, self._cast_of(step.output)) if step.stored else y
         return arrays
 
-    def _operand(self, step: Step, x: Any) -> Any:
+    def _operand(self, step: TracedStep, x: Any) -> Any:
         narrow = self.policy.operand if self.rounder.narrows(step.op) else None
         return rounded(x, narrow) if narrow is not None and isinstance(x, Bounded) else x
 
-    def _backward(self, step: Step, arrays: list[Any], pending: dict[str, Any]) -> None:
+    def _backward(self, step: TracedStep, arrays: list[Any], pending: dict[str, Any]) -> None:
         if step.output not in pending:
             return
         g = pending.pop(step.output)

@@ -94,7 +94,7 @@ class RecordedCall:
             y.register_hook(lambda g: self._write("gradient", name, g))
         return y
 
-    def gradient(self, gradient: ArrayLike, gradients: Sequence[ArrayLike | None], name: str | None = None) -> None:
+    def gradient(self, gradient: Any, gradients: Sequence[Any], name: str | None = None) -> None:
         """Record the gradient of an output, and those of the inputs from this call alone (None: not known)."""
         self._write("gradient", name or self.makes, gradient)
         for read, g in zip(self.reads, gradients, strict=True):

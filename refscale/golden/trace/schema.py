@@ -53,7 +53,7 @@ ANY_ORDER = "any-order"
 
 
 @dataclass(frozen=True)
-class Step:
+class TracedStep:
     """One op of a call.
 
     Attributes:
@@ -85,7 +85,7 @@ class TracedCall:
     """
 
     name: str
-    steps: tuple[Step, ...]
+    steps: tuple[TracedStep, ...]
     policy: Precision
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
@@ -193,7 +193,7 @@ def _files(where: str, part: str, files: Any) -> dict[str, str]:
     return files
 
 
-def _step(content: Mapping[str, Any]) -> Step:
+def _step(content: Mapping[str, Any]) -> TracedStep:
     op = make_op(content["op"], content.get("attributes", {}))
     inputs = tuple(content["inputs"])
     if op.inputs[0][0] != "*" and len(inputs) != len(op.inputs):
@@ -203,7 +203,7 @@ def _step(content: Mapping[str, Any]) -> Step:
         raise ValueError(f"{op.name}: {len(beta)} factors beta for {len(inputs)} inputs")
     factors = tuple(None if b is None else float(b) for b in beta)
     scales = Scales(float(content.get("alpha", 1.0)), factors)
-    return Step(op, scales, inputs, str(content["output"]), bool(content.get("stored", False)))
+    return TracedStep(op, scales, inputs, str(content["output"]), bool(content.get("stored", False)))
 
 
 def _check_names(where: str, call: TracedCall) -> None:

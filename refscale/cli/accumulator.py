@@ -1,0 +1,26 @@
+"""``refscale accumulator``."""
+
+from __future__ import annotations
+
+import argparse
+
+from refscale.files import write_json
+from refscale.golden.backends import find
+from refscale.golden.kit.identify import identified_in_words, identified_to_json, identify
+from refscale.golden.kit.pipe import PipeBackend
+
+NONE_FITS = 1
+"""Exit status where no model explains every probe."""
+
+
+def accumulator(args: argparse.Namespace) -> int:
+    """Name the accumulator of a backend; 1 if no model fits."""
+    if args.pipe:
+        with PipeBackend(args.pipe, args.timeout, args.longest_line) as program:
+            found = identify(program, args.format)
+    else:
+        found = identify(find(args.backend), args.format)
+    if args.json:  # files first: a reader that goes away early takes no result along
+        write_json(args.json, identified_to_json(found))
+    print(identified_in_words(found))
+    return NONE_FITS if found.unexplained else 0

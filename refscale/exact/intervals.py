@@ -1,0 +1,109 @@
+"""How far the sums of an accumulator may be from the exact ones, and which results that allows.
+
+A bound is derived, not measured, and holds for every element: |s − Σ a_k b_k| ≤ bound.  With u = 2^-24,
+γ_n = n·u/(1 − n·u) and T = Σ |a_k·b_k|:
+
+* Where no term passes more than n roundings, of relative error u each, their sum errs by at most γ_n·T.  In the order
+  of the index it passes K additions and the rounding of its product, n = K + 1; in blocks at most B + ⌈K/B⌉ + 1; in any
+  order K + 1; with blocks that are added exactly ⌈K/B⌉.  A product below float32's normal range loses up to 2^-150
+  more; a sum there is exact.
+* Cutting toward zero never lengthens a term, so every partial sum, and with it 2^e_max, is at most T.  A block cuts at
+  most B + 1 terms by less than 2^-N·T each, and its sum of S significant bits by less than 2^(1 − S)·T:
+  c = ⌈K/B⌉·((B + 1)·2^-N + 2^(1 − S)), or, below the normal range, 2^-149 each in place of the last.  With promotion c
+  is that of P products; the n = ⌈K/P⌉ sums err by c times their own T each, and are added with n roundings:
+  c + γ_n·(1 + c).  With ``floor`` 2^floor is added to T once per promoted part; with ``emin`` T is made of
+  max(|a_k|, 2^emin)·max(|b_k|, 2^emin) where a product is not 0, and 2^-126 is added likewise.
+
+Source: Higham, *Accuracy and Stability of Numerical Algorithms*, section 4.2.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refscale.exact.accumulators import Accumulator, Truncated, get_accumulator
+from refscale.exact.errorfree import Float64
+from refscale.exact.product import as_operands, check_deterministic, check_factor, matmul
+from refscale.formats import Cast
+
+Float32 = NDArray[np.float32]
+
+
+@np.errstate(all="ignore")
+def bound(a: ArrayLike, b: ArrayLike, accumulator: str | Accumulator) -> Float64:
+    """How far the accumulator's sums may be from the exact ones: float64 (…, M, N), inf or NaN where operands are.
+
+    bound = relative(K)·T + K·2^-149,    T = Σ_k |a_ik·b_kj|
+    """
+    x, y = as_operands("intervals.bound", a, b)
+    inner = x.shape[-1]
+    model = get_accumulator(accumulator)
+    relative = model.relative(inner)
+    total = _largest(x, y, model) * (1 + (inner + 4) * 2.0**-52)  # and what float64 may have lost of it
+    return np.asarray(total * relative + (inner * 2.0**-149 if relative else 0.0))
+
+
+def _largest(x: Float64, y: Float64, model: Accumulator) -> Float64:
+    """T, or, where a model's exponents have least values, a sum that bounds the powers of two that it aligns to."""
+    total = np.abs(x) @ np.abs(y)
+    if not isinstance(model, Truncated) or (model.floor is None and model.emin is None):
+        return np.asarray(total)
+    least = 0.0 if model.floor is None else 2.0**model.floor
+    if isinstance(model.emin, tuple):
+        left, right = (
+            np.where(o == 0, 0.0, np.maximum(np.abs(o), 2.0**e)) for o, e in zip((x, y), model.emin, strict=True)
+        )
+        total = left @ right
+        least = max(least, 2.0**-126)
+    return np.asarray(total + least * math.ceil(x.shape[-1] / (model.promoted or max(1, x.shape[-1]))))
+
+
+@np.errstate(all="ignore")
+def interval(
+    a: ArrayLike, b: ArrayLike, accumulator: str | Accumulator, cast: Cast, factor: float = 1.0
+) -> tuple[Float32, Float32]:
+    """The least and the greatest value that a right implementation with this accumulator may return.
+
+        low = cast(factor·(s − bound)),    high = cast(factor·(s + bound)),    s the exact sum
+
+    Rounding is monotonic, so what lies between the ends before it lies between them after it.  An implementation may
+    round its float32 sum times the factor once more to float32; the bound includes that.
+
+    Args:
+        a, b: operands, (…, M, K) and (…, K, N).
+        accumulator: the model, or its name.
+        cast: to the format of the output, nearest.
+        factor: multiplies the sum; 2^-300 ≤ |factor| ≤ 2^300.
+
+    Returns:
+        (low, high), float32 (…, M, N); the same for "exact".  An end that overflowed to NaN stands for "anything
+        beyond": see ``inside``.
+
+    Raises:
+        ArgumentError: no such accumulator, a stochastic cast, or a factor out of range.
+    """
+    accumulator = get_accumulator(accumulator)
+    check_deterministic("intervals.interval", cast)
+    factor = check_factor("intervals.interval", factor)
+    if accumulator.relative(1) == 0:
+        y = matmul(a, b, cast, factor)
+        return y, y
+    x, w = as_operands("intervals.interval", a, b)
+    total = np.asarray(x @ w)
+    inexact = (np.abs(x) @ np.abs(w)) * ((x.shape[-1] + 8) * 2.0**-52)
+    error = (bound(a, b, accumulator) + inexact) * abs(factor)
+    middle = total * factor
+    error += (np.abs(middle) + error) * 2.0**-22 + 2.0**-148
+    return cast(middle - error), cast(middle + error)
+
+
+def inside(y: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether low ≤ y ≤ high; NaN is inside where an end is NaN, and everything finite beyond the other end is, too."""
+    above = (y >= low) | np.isnan(low)
+    below = (y <= high) | np.isnan(high)
+    some = np.isnan(low) | np.isnan(high)
+    return np.asarray(np.where(np.isnan(y), some, above & below))

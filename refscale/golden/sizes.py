@@ -1,0 +1,216 @@
+"""Generated vectors at the sizes where kernels break: beside the edges of tiles, with odd lengths and leading axes.
+
+The set on disk holds small vectors; these are made when they are needed, from a seed, with exact expected results.  In
+one round each of ``EDGES`` is once a number of rows, once a number of columns and once the length of the axis that is
+summed over, as is each of ``LONG``; formats, sources, outputs and leading axes change from size to size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+
+from refscale.blocks import BLOCK_FORMATS, get_block_cast
+from refscale.errors import ArgumentError
+from refscale.formats import Cast, Overflow
+from refscale.golden.block_products import PAIRS, product_of
+from refscale.golden.blocks import quantized
+from refscale.golden.cast import rounded
+from refscale.golden.dequantize import dequantized, random_blocks
+from refscale.golden.inputs import Words, cast_for, normal_codes
+from refscale.golden.products import product
+from refscale.golden.schema import Codes, Vector
+
+Shape = tuple[int, int, int]
+Make = Callable[[], Vector]
+
+EDGES = (1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
+"""One, and one less than, exactly and one more than the sizes of tiles."""
+
+LONG = (511, 513, 1023, 1025, 2049, 4097)
+"""More lengths of the axis that is summed over."""
+
+_SHORT = (1, 15, 16, 17, 31, 33)
+
+FULL_ROUNDS = 4
+"""Rounds of a full run; a usual run has one."""
+
+SHAPE_ROUNDS = 10
+"""Rounds in which a single size meets every pair of formats."""
+
+_OPERANDS = (
+    ("bfloat16", "bfloat16"),
+    ("float16", "float16"),
+    ("float32", "float32"),
+    ("float8_e4m3fn", "float8_e4m3fn"),
+    ("float8_e4m3fn", "float8_e5m2"),
+    ("float8_e5m2", "float8_e4m3fn"),
+    ("float8_e4m3fnuz", "float8_e5m2fnuz"),
+)
+_OUTPUTS = ("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
+_SOURCES = ("float32", "bfloat16", "float16")
+_NARROW = ("float8_e4m3fn", "float8_e5m2", "float4_e2m1fn", "float6_e2m3fn", "bfloat16", "float16", "float8_e4m3fnuz")
+_OVERFLOWS: tuple[Overflow, ...] = ("saturate", "nonsaturate")
+_LEADING: tuple[tuple[int, ...], ...] = ((), (), (3,), (), (2, 2))
+
+
+def shapes_of(seed: int, round: int) -> list[Shape]:
+    """The sizes (M, N, K) of one round, in an order that the seed decides; those of a long K are short otherwise."""
+    words = Words(_stream(seed, round, 0))
+    orders = (np.argsort(words.words(len(EDGES)), kind="stable") for _ in range(3))
+    found = [(EDGES[m], EDGES[n], EDGES[k]) for m, n, k in zip(*orders, strict=True)]
+    rows, columns = words.below(len(_SHORT), len(LONG)), words.below(len(_SHORT), len(LONG))
+    return found + [(_SHORT[m], _SHORT[n], k) for m, n, k in zip(rows, columns, LONG, strict=True)]
+
+
+def generate(
+    seed: int = 0,
+    rounds: int = 1,
+    shapes: Sequence[Shape] | None = None,
+    only: Callable[[str], bool] | None = None,
+    first: int = 0,
+) -> Iterator[Vector]:
+    """Generated vectors, always the same for the same arguments.
+
+    Args:
+        seed: of sizes, formats and values, 0 to 2^32 − 1.
+        rounds: how many times each size is taken, each time with other formats and values.
+        shapes: sizes (M, N, K) to take in place of the edges of tiles.
+        only: which ids are wanted; None: all.
+        first: number of the first round.
+
+    Raises:
+        ArgumentError: a seed or a size out of range.
+    """
+    if not 0 <= seed < 2**32:
+        raise ArgumentError(f"sizes: seed is {seed}, expected 0 to 2^32 - 1")
+    for shape in shapes or ():
+        if len(shape) != 3 or min(shape) < 1 or shape[0] * shape[1] * shape[2] > 2**32:
+            raise ArgumentError(f"sizes: shape {shape}, expected M, N, K of at least 1 and a product of at most 2^32")
+    for r in range(first, first + rounds):
+        for i, shape in enumerate(shapes or shapes_of(seed, r)):
+            for id, make in _vectors(seed, r, i, shape):
+                if only is None or only(id):
+                    yield make()
+
+
+def sample(
+    seed: int = 0, full: bool = False, repeat: int = 1, only: Callable[[str], bool] | None = None
+) -> list[Vector]:
+    """The generated vectors of a usual run, or of a full one.
+
+    Args:
+        seed: the first.
+        full: whether each size is taken ``FULL_ROUNDS`` times.
+        repeat: how many seeds, one after the other, 1 or more.
+        only: which ids are wanted; None: all.
+
+    Raises:
+        ArgumentError: no seed, or one out of range.
+    """
+    if repeat < 1:
+        raise ArgumentError(f"--repeat {repeat}: expected at least 1")
+    rounds = FULL_ROUNDS if full else 1
+    return [v for i in range(repeat) for v in generate(seed + i, rounds, only=only)]
+
+
+def until(seconds: float, seed: int, shapes: Sequence[Shape] | None, only: Callable[[str], bool]) -> Iterator[Vector]:
+    """Generated vectors of one round after another, until so many seconds have passed.
+
+    Args:
+        seconds: from the first vector on.
+        seed, shapes, only: as of ``generate``.
+    """
+    end, round, some = time.monotonic() + seconds, 0, True
+    while some:  # a round without a vector would be followed by others
+        some = False
+        for vector in generate(seed, 1, shapes, only, first=round):
+            if time.monotonic() > end:
+                return
+            some = True
+            yield vector
+        round += 1
+
+
+def _stream(seed: int, round: int, place: int) -> int:
+    return (seed << 64) + (round << 32) + place
+
+
+def _vectors(seed: int, round: int, i: int, shape: Shape) -> Iterator[tuple[str, Make]]:
+    """The ids of one size, and how to make each vector."""
+    m, n, k = shape
+    kinds = (_product, _block_product, _cast, _conversion, _values)
+    for kind, make in enumerate(kinds):
+        turn = i + 11 * round + kind
+        words = Words(_stream(seed, round, 1 + len(kinds) * i + kind))
+        where = f"sizes/{make.__name__[1:].replace('_', '-')}/{m}x{n}x{k}/seed-{seed}/{round}.{i}"
+        yield where, partial(make, where, words, shape, turn)
+
+
+def _leading(turn: int, size: int) -> tuple[int, ...]:
+    """Leading axes, unless the arrays are large already."""
+    return _LEADING[turn % len(_LEADING)] if size <= 1 << 18 else ()
+
+
+def _flags(*names: str, batch: bool = False, source: str = "") -> tuple[str, ...]:
+    short = ("source-16",) if source in ("float16", "bfloat16") else ()
+    return (*names, *short, *(("batch",) if batch else ()))
+
+
+def _product(where: str, words: Words, shape: Shape, turn: int) -> Vector:
+    m, n, k = shape
+    left, right = _OPERANDS[turn % len(_OPERANDS)]
+    leading = _leading(turn, m * k + k * n)
+    a, b = normal_codes(words, left, *leading, m, k), normal_codes(words, right, *leading, k, n)
+    factor = (1.0, 0.7, 2.0**-3)[turn % 3]
+    cast = Cast(_OUTPUTS[turn % len(_OUTPUTS)], "nearest_even", _OVERFLOWS[turn % 2])
+    comment = f"a {a.shape} · b {b.shape}, {left} · {right}"
+    return product(where, a, b, cast, factor, _flags("tile-edge", batch=bool(leading)), comment)
+
+
+def _block_product(where: str, words: Words, shape: Shape, turn: int) -> Vector:
+    m, n, k = shape
+    left, right = PAIRS[turn % len(PAIRS)]
+    first, second = BLOCK_FORMATS[left], BLOCK_FORMATS[right]
+    second = second if len(second.block) == 2 else get_block_cast(second, axis=-2)
+    leading = _leading(turn, m * k + k * n)
+    a = random_blocks(words, first, (*leading, m, k), 0.7 if first.tensor_scale else 1.0)
+    b = random_blocks(words, second, (*leading, k, n), 0.3 if second.tensor_scale else 1.0)
+    cast = cast_for(("float32", "bfloat16", "float16")[turn % 3])
+    comment = f"{left} {a.shape} · {right} {b.shape}"
+    return product_of(where, a, b, cast, _flags("tile-edge", batch=bool(leading)), comment)
+
+
+def _cast(where: str, words: Words, shape: Shape, turn: int) -> Vector:
+    m, n, _ = shape
+    source, format = _SOURCES[turn % len(_SOURCES)], _NARROW[turn % len(_NARROW)]
+    leading = _leading(turn, m * n)
+    values = words.normal(*leading, m, n) * np.ldexp(1.0, words.below(16, *leading, m, n) - 10)
+    x, cast = Codes.of(cast_for(source)(values), source), Cast(format, "nearest_even", _OVERFLOWS[turn % 2])
+    flags = _flags("tile-edge", "tail", batch=bool(leading), source=source)
+    return rounded(where, cast, x, flags, f"{source} {x.shape} to {format}")
+
+
+def _conversion(where: str, words: Words, shape: Shape, turn: int) -> Vector:
+    m, _, k = shape
+    name, cast = list(BLOCK_FORMATS.items())[turn % len(BLOCK_FORMATS)]
+    source = _SOURCES[turn % len(_SOURCES)]
+    leading = _leading(turn, m * k)
+    values = words.normal(*leading, m, k) * np.ldexp(1.0, words.below(8, *leading, m, k) - 4)
+    x = Codes.of(cast_for(source)(values), source)
+    if len(cast.block) == 1 and turn % 2:
+        cast = get_block_cast(cast, axis=-2)
+    flags = _flags("tile-edge", "tail", batch=bool(leading), source=source)
+    return quantized(where, x, cast, flags, f"{source} {x.shape} to {name}")
+
+
+def _values(where: str, words: Words, shape: Shape, turn: int) -> Vector:
+    m, _, k = shape
+    name, cast = list(BLOCK_FORMATS.items())[turn % len(BLOCK_FORMATS)]
+    leading = _leading(turn, m * k)
+    x = random_blocks(words, cast, (*leading, m, k), 0.7 if cast.tensor_scale else 1.0)
+    output = cast_for(("float32", "bfloat16", "float16")[turn % 3])
+    return dequantized(where, x, output, _flags("tile-edge", "tail", batch=bool(leading)), f"{name} {x.shape}")

@@ -1,0 +1,80 @@
+"""The meaning of a ``model`` vector: its calls, one after the other, from its inputs alone.
+
+``attributes["calls"]`` lists the calls of a training step in the order of the forward pass, each an object:
+
+* ``op``, ``attributes``: as of an ``op`` vector.
+* ``alpha``, ``beta``: factors; null where an input receives no gradient.
+* ``inputs``: names of inputs of the vector, and of outputs of earlier calls.
+* ``output``: its own name.
+
+A call is computed as an ``op`` vector is, with the casts ``store``, ``operand`` and ``operand_gradient`` of the step.
+Losses stay float32, and so do calls on losses.  The gradient of the last output is the input ``gradient``.  The
+backward pass visits the calls in reverse; the gradients of a tensor with several uses are added one by one, and each
+sum is rounded to ``store``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale.golden.inputs import cast_for
+from refscale.golden.replay import make_op, policy, replay
+from refscale.scales import Scales
+
+Array = NDArray[Any]
+
+
+def training_step(
+    arrays: Mapping[str, Array],
+    *,
+    calls: Sequence[Mapping[str, Any]],
+    store: str,
+    operand: str | None,
+    operand_gradient: str | None,
+    **_: object,
+) -> dict[str, Array]:
+    """The outputs of a ``model`` vector.
+
+    Args:
+        arrays: inputs by name, ``gradient`` among them.
+        calls: see the module.
+        store, operand, operand_gradient: names of formats.
+
+    Returns:
+        "value NAME" and "gradient NAME" of the output of every call, "gradient NAME" of every parameter.
+    """
+    values = dict(arrays)
+    gradients = {calls[-1]["output"]: arrays["gradient"]}
+    narrow = cast_for(store)
+    losses = {call["output"] for call in calls if make_op(call["op"], call["attributes"]).reports}
+    for call in calls:
+        op = make_op(call["op"], call["attributes"])
+        given = [values[n] for n in call["inputs"]]
+        scales = Scales(call["alpha"], tuple(call["beta"]))
+        casts = policy(op, _stored(call, losses, store), operand, operand_gradient)
+        values[call["output"]] = replay(op, given, None, scales, casts).outputs["y"]
+    for call in reversed(calls):
+        op = make_op(call["op"], call["attributes"])
+        given = [values[n] for n in call["inputs"]]
+        scales = Scales(call["alpha"], tuple(call["beta"]))
+        gradient = gradients[call["output"]]
+        needed = [b is not None for b in call["beta"]]
+        casts = policy(op, _stored(call, losses, store), operand, operand_gradient)
+        pieces = replay(op, given, gradient, scales, casts, needed)
+        for name, leaf in zip(call["inputs"], pieces.inputs, strict=True):
+            piece = pieces.outputs.get(f"grad_{leaf}")
+            if piece is not None:
+                before = gradients.get(name)
+                gradients[name] = piece if before is None else narrow(before.astype(np.float64) + piece)
+    names = [call["output"] for call in calls]
+    ordered = {k: x for n in names for k, x in ((f"value {n}", values[n]), (f"gradient {n}", gradients[n]))}
+    return ordered | {f"gradient {n}": x for n, x in gradients.items() if n in arrays and n != "gradient"}
+
+
+def _stored(call: Mapping[str, Any], losses: set[str], store: str) -> str:
+    """The format in which a call keeps its inputs and results."""
+    return "float32" if losses & set(call["inputs"]) else store

@@ -1,0 +1,164 @@
+"""Generated vectors: which sizes, the same for a seed, exact, and what only they reveal."""
+
+import numpy as np
+import pytest
+
+from refscale.blocks import BLOCK_FORMATS
+from refscale.cli import main
+from refscale.errors import ArgumentError
+from refscale.golden import sizes
+from refscale.golden.kit import judge
+from tests.golden.wrong import RIGHT
+from tests.golden.wrong_contents import without_strides
+
+SAMPLE = sizes.sample()
+
+
+def wrong(method, function):
+    return type("Wrong", (type(RIGHT),), {method: function})()
+
+
+def failures(backend, vectors=SAMPLE):
+    return {v.id for v in vectors if judge(backend, v).verdict == "fail"}
+
+
+def test_each_edge_is_once_in_each_place():
+    for seed, round in ((0, 0), (7, 2)):
+        found = sizes.shapes_of(seed, round)
+        for place in range(3):
+            edges = sorted(shape[place] for shape in found[: len(sizes.EDGES)])
+            assert tuple(edges) == sizes.EDGES
+        assert tuple(k for _, _, k in found[len(sizes.EDGES) :]) == sizes.LONG
+    assert sizes.EDGES == (1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
+    assert max(sizes.LONG) > 1024
+
+
+def test_a_seed_decides_everything_and_nothing_else_does():
+    def key(v):
+        return v.id, v.attributes, [x.sha256 for arrays in (v.inputs, v.outputs) for x in arrays.values()]
+
+    few = [(17, 3, 33)]
+    first, again = ([key(v) for v in sizes.generate(3, 2, few)] for _ in range(2))
+    assert first == again
+    other = [key(v) for v in sizes.generate(4, 2, few)]
+    assert all(a[2] != b[2] for a, b in zip(first, other, strict=True))
+    second = [key(v) for v in sizes.generate(3, 1, few, first=1)]
+    assert second == first[5:]
+    assert [key(v)[0] for v in sizes.generate(3, 1, few, lambda id: "/cast/" in id)] == [first[2][0]]
+
+
+def test_the_sample_has_every_source_output_and_block_format():
+    sources = {x.format for v in SAMPLE for x in v.inputs.values()}
+    assert sources >= {"float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "float4_e2m1fn"}
+    outputs = {v.attributes["format"] for v in SAMPLE if v.op == "matmul"}
+    assert outputs >= {"float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"}
+    elements = {v.attributes["format"] for v in SAMPLE if v.op == "block_quantize"}
+    assert elements == {cast.element.name for cast in BLOCK_FORMATS.values()}
+    assert {v.op for v in SAMPLE} == {"matmul", "block_matmul", "cast", "block_quantize", "block_dequantize"}
+    assert any("batch" in v.flags for v in SAMPLE)
+    assert len({v.id for v in SAMPLE}) == len(SAMPLE) == 5 * (len(sizes.EDGES) + len(sizes.LONG))
+
+
+def test_an_expected_product_is_the_product():
+    vector = next(v for v in sizes.generate(0, 1, [(5, 4, 3)]) if v.op == "matmul")
+    a, b = (vector.inputs[n].values.astype(np.float64) for n in "ab")
+    y = vector.outputs["y"].values
+    np.testing.assert_allclose(y, a @ b * vector.attributes["factor"], rtol=2.0**-7, atol=1e-3)
+
+
+def test_the_right_backend_fails_nowhere():
+    assert {judge(RIGHT, v).verdict for v in SAMPLE} == {"same bits"}
+
+
+def columns_of_the_first_tile(self, a, b, **v):
+    y = np.array(RIGHT.matmul(a, b, **v))
+    y[..., 128:] = 0
+    return y
+
+
+def terms_of_whole_tiles(self, a, b, **v):
+    k = max(1, a.shape[-1] // 1024 * 1024) if a.shape[-1] > 1024 else a.shape[-1]
+    return RIGHT.matmul(a[..., :k], b[..., :k, :], **v)
+
+
+def the_first_matrix(self, a, b, **v):
+    y = np.array(RIGHT.matmul(a, b, **v))
+    y[...] = y[(0,) * (y.ndim - 2)]
+    return y
+
+
+def a_tail_of_255(self, x, **v):
+    y = np.array(RIGHT.cast(x, **v))
+    y.reshape(-1)[y.size // 256 * 256 :] = 0
+    return y
+
+
+@pytest.mark.parametrize(
+    ("method", "function"),
+    [
+        ("matmul", columns_of_the_first_tile),
+        ("matmul", terms_of_whole_tiles),
+        ("matmul", the_first_matrix),
+        ("cast", a_tail_of_255),
+    ],
+    ids=lambda x: getattr(x, "__name__", x),
+)
+def test_a_backend_that_is_wrong_at_sizes_fails(method, function):
+    assert failures(wrong(method, function))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((-1,), "seed is -1"),
+        ((2**32,), "seed is 4294967296"),
+        ((0, 1, [(0, 1, 1)]), r"shape \(0, 1, 1\)"),
+        ((0, 1, [(1, 1)]), r"shape \(1, 1\)"),
+        ((0, 1, [(2**20, 2**12, 2)]), "a product of at most"),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments, text):
+    with pytest.raises(ArgumentError, match=text):
+        list(sizes.generate(*arguments))
+
+
+def test_a_budget_ends_and_goes_through_rounds():
+    few = [(1, 1, 1)]
+    seen = []
+    for v in sizes.until(1e9, 0, few, lambda id: "/cast/" in id):
+        seen.append(v.id)
+        if len(seen) == 3:
+            break
+    assert [id.rpartition("/")[2] for id in seen] == ["0.0", "1.0", "2.0"]
+    assert list(sizes.until(-1.0, 0, few, lambda id: True)) == []
+    assert list(sizes.until(1e9, 0, few, lambda id: False)) == []
+
+
+def test_what_is_apart_in_memory_is_read_with_its_strides():
+    from refscale.golden.kit.verdicts import apart
+
+    x = np.arange(6.0, dtype=np.float32).reshape(2, 3)
+    y = apart(x)
+    assert y.tolist() == x.tolist()
+    assert not y.flags.c_contiguous
+    assert without_strides(y).tolist() != x.tolist()
+
+
+class Narrow(type(RIGHT)):
+    """Thirty-two columns of a product, and no more."""
+
+    def matmul(self, a, b, **v):
+        y = np.array(super().matmul(a, b, **v))
+        y[..., 32:] = 0
+        return y
+
+
+def test_the_command_runs_sizes(capsys):
+    here = f"{__file__}:Narrow"
+    assert main(["conform", here, "--shapes", "3,32,5", "--seed", "3"]) == 0
+    assert "generated by seed 3; the vectors of the set were not run" in capsys.readouterr().out
+    assert main(["conform", here, "--shapes", "3,33,5"]) == 1
+    assert "sizes/product/3x33x5/seed-0" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["conform", here, "--shapes", "3,33"])
+    assert "--shapes: invalid shape value: '3,33'" in capsys.readouterr().err
