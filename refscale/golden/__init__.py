@@ -6,8 +6,8 @@ one module per family (``cast``, ``unary``, ``products``, ``blocks``, ``dequanti
 disk); then ``kit`` (verdicts on a backend), ``backends`` (those that are shipped), ``conformance`` (the kit as pytest).
 """
 
-from refscale.golden.blocks import cast_of
 from refscale.golden.families import FAMILIES, Family, complete, generate, get_family
+from refscale.golden.records import cast_of
 from refscale.golden.schema import FLAGS, OPS, Codes, Digest, Vector
 from refscale.golden.store import GoldenSet, check, load, write
 
