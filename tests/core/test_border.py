@@ -25,6 +25,7 @@ from refscale.blocks import (
 from refscale.engine import Tape, apply, backward
 from refscale.errors import CarrierError, ShapeError
 from refscale.formats import Cast, decode, encode, get_format, quantize
+from refscale.formats.conventions import encode_by
 from refscale.golden.kit.verdicts import as_codes
 from refscale.golden.schema import Codes
 from refscale.graph import plan
@@ -362,6 +363,7 @@ BORDERS = {
     "testing.vjp.assert_vjp": lambda x: testing.assert_vjp(lambda y: y, lambda g: (g,), [x], rng=RNG),
     "testing.vjp.assert_vjp, forward": lambda x: _vjp(lambda _: x, ONE),
     "testing.vjp.assert_vjp, backward": lambda x: _vjp(lambda y: y, x),
+    "formats.conventions.encode_by": lambda x: encode_by(x, FP16, {}),
     "golden.schema.Codes": lambda x: Codes("float32", x),
     "golden.schema.Codes.of": lambda x: Codes.of(x, "float32"),
     "golden.kit.verdicts.as_codes": lambda x: as_codes(x, Codes.of(ONE, "float32")),
