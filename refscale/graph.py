@@ -19,7 +19,6 @@ from numpy.typing import ArrayLike
 
 from refscale.engine import Edge, Op, Tape, Tensor, Variable, ancestors, edges, settle
 from refscale.errors import ArgumentError, FactorError
-from refscale.ops.arithmetic import Add, Subtract, WeightedAdd
 from refscale.scales import (
     Call,
     Constraint,
@@ -239,7 +238,7 @@ def plan(
             free = node.scales
         elif node in relevant:
             tied = tuple(edge.position for edge in edges(node) if edge not in cut)
-        rule = add if isinstance(node.op, Add | Subtract | WeightedAdd) else mean
+        rule = add if node.op.adds else mean
         resolved = constrain(free, tied, rule)
         steps.append(Step(node.output.name, node.op, shapes, free, resolved, tied if rule is not none else ()))
     return Plan(name=f"plan({mean.__name__})", statistic=base.statistic, steps=tuple(steps))

@@ -9,7 +9,7 @@ In reading order:
    sweeps.
 5. ``drift``: how scales move while a model trains.
 6. ``flops``: what factors cost.
-7. ``kernels``, ``softmax_kernels``, ``predict``: every scale of a model before it is run.
+7. ``predict``: every scale of a model before it is run, by the rules that the ops declare.
 8. ``snr``: how well a format carries Gaussian numbers, by their scale; ``snr_blocks``: block-scaled formats.
 9. ``fidelity_report``, ``fidelity_watch``, ``fidelity``: what narrow formats do to a trained model; ``fidelity_text``,
    ``plots_fidelity`` show it.

@@ -14,74 +14,11 @@ from types import MappingProxyType
 from typing import Any
 
 from refscale import ops
-from refscale.engine import Op
+from refscale.engine import Example, Op, Sizes
 from refscale.errors import ArgumentError
 from refscale.scales import Scales, Shape, Statistic, constrain, geometric, to_output_scale
 
 DEFAULTS: Mapping[str, int] = MappingProxyType({"b": 1024, "m": 768, "n": 3072, "s": 512})
-
-Example = tuple[Op, tuple[Shape, ...]]
-
-
-def _examples(b: int, m: int, n: int, s: int) -> list[Example]:
-    """Every op at these sizes, in the order of the pages: an op and the shapes of its inputs."""
-    x, pair = (b, m), ((b, m), (b, m))
-    few = max(1, s // 8)
-    plain: list[Op] = [
-        ops.Relu(),
-        ops.LeakyRelu(),
-        ops.Gelu(),
-        ops.Gelu("tanh"),
-        ops.Silu(),
-        ops.Tanh(),
-        ops.Sigmoid(),
-        ops.Softplus(),
-        ops.Exp(),
-        ops.Log(),
-        ops.Sqrt(),
-    ]
-    return [
-        (ops.Add(), pair),
-        (ops.Subtract(), pair),
-        (ops.WeightedAdd((0.75, 0.5)), pair),
-        (ops.Bias(), (x, (m,))),
-        (ops.Multiply(), pair),
-        (ops.SiluGlu(), pair),
-        (ops.Highway(-1.0), (x, x, x)),
-        (ops.Dropout(0.1), pair),
-        (ops.Scaled(1.0, 0.5), (x,)),
-        (ops.Fork(2**-0.5), (x,)),
-        (ops.Matmul(), (x, (m, n))),
-        (ops.AttentionScores(), ((b, s, m), (b, s, m))),
-        (ops.AttentionScores("1/d"), ((b, s, m), (b, s, m))),
-        (ops.AttentionMix(), ((b, s, s), (b, s, m))),
-        (ops.AttentionMix("independent"), ((b, s, s), (b, s, m))),
-        (ops.AttentionMix("causal"), ((b, s, s), (b, s, m))),
-        (ops.Readout(), (x, (m, s))),
-        (ops.Conv1d(padding=3), ((b, s, m), (7, m, n))),
-        (ops.Conv2d(stride=(2, 2), padding=(1, 1)), ((b, s, s, m), (3, 3, m, n))),
-        (ops.MaxPool((2, 2)), ((b, 2 * s, 2 * s, m),)),
-        *((op, (x,)) for op in plain),
-        (ops.Softmax(), ((b, s),)),
-        (ops.MaskedSoftmax(causal=True), ((b, s, s), (b, 1, s))),
-        (ops.LogSoftmax(), ((b, s),)),
-        (ops.Rotary(), ((b, s, 2 * max(1, m // 2)), (s, max(1, m // 2)), (s, max(1, m // 2)))),
-        (ops.RelativeShift(), ((b, s, s),)),
-        (ops.LayerNorm(), (x, (m,), (m,))),
-        (ops.RmsNorm(), (x, (m,))),
-        (ops.Sum((-1,)), (x,)),
-        (ops.Mean((-1,)), (x,)),
-        (ops.Reshape((b * m,)), (x,)),
-        (ops.Transpose((1, 0)), (x,)),
-        (ops.Slice(1, 0, max(1, m // 2)), (x,)),
-        (ops.Concat(1), (x, (b, n))),
-        (ops.Gather(), ((b, s, m), (b, few))),
-        (ops.Embedding(), ((s, m), (b,))),
-        (ops.SoftmaxCrossEntropy("sum"), ((b, s), (b,))),
-        (ops.SoftmaxCrossEntropy("mean"), ((b, s), (b,))),
-        (ops.MseLoss(), pair),
-        (ops.LossSum(), ((), ())),
-    ]
 
 
 @dataclass(frozen=True)
@@ -145,16 +82,16 @@ def rows(shape: Mapping[str, int] = DEFAULTS) -> list[OpRow]:
     Raises:
         ArgumentError: an unknown name, or a size that is no positive integer.
     """
-    return [row for op, shapes in _examples(**_checked("rows", shape)) for row in _rows_of(op, shapes)]
+    return [row for e in examples(shape) for row in _rows_of(e.op, e.shapes)]
 
 
 def examples(shape: Mapping[str, int] = DEFAULTS) -> list[Example]:
-    """At least one use of every op at given sizes, as ``rows`` lists them: the op, and the shapes of its inputs.
+    """The examples that the op classes declare, at given sizes; ``rows`` lists them.
 
     Raises:
         ArgumentError: as ``rows``.
     """
-    return _examples(**_checked("examples", shape))
+    return ops.examples(Sizes(**_checked("rows", shape)))
 
 
 def render(rows: Iterable[OpRow]) -> str:
@@ -181,7 +118,7 @@ def _rows_of(op: Op, shapes: tuple[Shape, ...]) -> list[OpRow]:
 
 
 def _row(op: Op, shapes: tuple[Shape, ...], statistic: str, scales: Scales) -> OpRow:
-    mean = to_output_scale if isinstance(op, ops.Add | ops.Subtract | ops.WeightedAdd) else geometric  # as the recipe
+    mean = to_output_scale if op.adds else geometric  # as the recipe
     value = None if op.reports or op.carries_factors else constrain(scales, (0,), mean).alpha
     return OpRow(op.name, _attributes(op), shapes, statistic, scales.alpha, scales.beta, value, op.source)
 

@@ -10,6 +10,7 @@ from statistics import median
 from refscale.analysis.histogram import histograms
 from refscale.analysis.report import CastSummary, Report, Summary, by_layer, distance, is_outside
 from refscale.analysis.stats import KINDS, Kind, TensorStats, format_label
+from refscale.errors import counted
 
 DETAILED = 6
 """Models with more layers than this (embeddings and heads count) get one line per layer and kind."""
@@ -19,8 +20,8 @@ scale: standard deviation σ (root of the mean square, where all elements are eq
 rms); !: outside [1/4, 4]; ∞: some elements are not finite. zero, sub, ovr: percent of the non-zero
 elements that a cast to the format, to nearest even, would take to zero, to a subnormal value,
 beyond the largest value; · is none. c: the computed gradient is c times the true one. /pred: σ over
-what factors and shapes alone predict. Left out: reshapes, and the sum with a bias, which starts at
-zero and so changes nothing."""
+what factors and shapes alone predict, none where an op has no rule for that. Left out: reshapes,
+and the sum with a bias, which starts at zero and so changes nothing."""
 
 
 def render(reports: Sequence[Report], *, everything: bool = False) -> str:
@@ -79,12 +80,12 @@ def _detailed(kind: Kind, tensors: Sequence[TensorStats], formats: Sequence[str]
         yield layer
         shown = rows if everything else [t for t in rows if not (kind == "weight" and t.zero_because)]
         for t in shown:
-            yield _line(t, layer, formats)
+            yield _line(t, layer, formats, "none" if predicted and t.predicted is None else _ratio(t.over_predicted))
         if len(shown) < len(rows):
             yield f"  {len(rows) - len(shown)} more, all zero: biases"
 
 
-def _line(t: TensorStats, layer: str, formats: Sequence[str]) -> str:
+def _line(t: TensorStats, layer: str, formats: Sequence[str], over_predicted: str) -> str:
     name = t.name.removeprefix(f"{layer}.")
     start = f"  {name:<26}"
     if "gradient" not in t.kind:
@@ -93,7 +94,7 @@ def _line(t: TensorStats, layer: str, formats: Sequence[str]) -> str:
     start += f"{figure(t.scale):>9}{log2:>6}{_mark(t)}"
     if t.zero_because:
         return f"{start}  zero by construction"
-    start += f"{_ratio(t.over_predicted):>5}"
+    start += f"{over_predicted:>5}"
     shares = _shares([t], formats)
     c = "" if t.c is None else figure(t.c)
     return f"{start}{shares}{c:>9}".rstrip()
@@ -184,12 +185,15 @@ def _wrapped(line: str) -> list[str]:
 
 
 def _predicted_line(tensors: Sequence[TensorStats]) -> Iterator[str]:
-    """How near the scales are to those predicted from factors and shapes."""
+    """How near the scales are to those predicted from factors and shapes, and how many are not predicted."""
     ratios = sorted(r for t in tensors if t.is_judged and (r := t.over_predicted) is not None)
+    unknown = [t for t in tensors if t.is_judged and t.predicted is None]
     if ratios:
         near = sum(abs(r - 1) <= 0.15 for r in ratios)
         ends = f"{ratios[0]:.2f} to {ratios[-1]:.3g}"
         yield f"  σ over predicted: {near} of {len(ratios)} within 15 %, median {median(ratios):.2f}, {ends}"
+    if unknown and any(t.predicted is not None for t in tensors):
+        yield f"  not predicted: {counted(len(unknown), 'tensor')}, from {unknown[0].name} on"
 
 
 def _farthest(s: Summary) -> str:

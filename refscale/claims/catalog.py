@@ -46,8 +46,8 @@ class Section:
 
     @property
     def claims(self) -> tuple[Claim, ...]:
-        """In order."""
-        return tuple(c for module in self.modules for c in claims_of(module))
+        """By number, whichever module they stand in."""
+        return tuple(sorted((c for module in self.modules for c in claims_of(module)), key=lambda c: c.number))
 
 
 SECTIONS: tuple[Section, ...] = (

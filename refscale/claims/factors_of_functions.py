@@ -23,7 +23,7 @@ from refscale.claims.one_op import (
     std_by_density,
     unit,
 )
-from refscale.engine import Array, Op
+from refscale.engine import Array, Op, Sizes
 from refscale.scales import Call, Scheme, Statistic, get_scheme
 from refscale.testing import rms, signs, std
 from refscale.testing.places import Place
@@ -212,3 +212,11 @@ def claim_3_33_constants(place: Place) -> Figures:
             scales = scheme.scales(Call(op, ((5, 7),)))
             yield near(f"{op.name}: α, {scheme.name}", scales.alpha, alpha, 4e-8)
             yield near(f"{op.name}: β, {scheme.name}", scales.beta[0] or 0, beta, 4e-8)
+
+
+@claim("the rule of refscale.ops.Elementwise, on quantiles of N(0, 1)")
+def claim_3_37_elementwise(place: Place) -> Figures:
+    """Every element-wise op of the table: α and β make output and gradient 1, by both statistics."""
+    for example in ops.examples(Sizes(1, 1, 1, 1)):
+        if isinstance(example.op, ops.Elementwise):
+            yield from _activation(example.op, place)

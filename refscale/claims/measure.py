@@ -24,6 +24,7 @@ from refscale.analysis.trace import SAME_VALUES
 from refscale.claims.claim import Figure, sampled
 from refscale.data import Batch
 from refscale.engine import Array, Tape, Tensor, Variable, backward
+from refscale.errors import ArgumentError
 from refscale.models.bert import BertConfig
 from refscale.scales import Scheme, unit
 
@@ -86,6 +87,8 @@ def rows(
         if gradients:
             backward(output, rng.standard_normal(output.shape) if output.shape else None)
     prediction = predict(output, agreement=agreement)
+    if prediction.without_rule:
+        raise ArgumentError(f"rows: no prediction rule for {', '.join(prediction.without_rule)}")
     found = []
     for way, kernels in (("forward", prediction.values), ("backward", prediction.gradients)):
         for variable, kernel in kernels.items():

@@ -10,9 +10,9 @@ import numpy as np
 from refscale import ops
 from refscale.analysis import ops_table
 from refscale.claims.claim import Figures, claim, near, none_wrong, same
-from refscale.engine import Array, Op, Tape, Tensor, apply, backward
+from refscale.engine import Array, Example, Input, Op, Tape, Tensor, apply, backward, example
 from refscale.errors import TapeError
-from refscale.scales import Call, Regular, Scales, Shape, regular
+from refscale.scales import Call, Regular, Scales, regular
 from refscale.testing import assert_vjp
 from refscale.testing.places import Place
 
@@ -22,33 +22,12 @@ GOOD = 1e-6
 """Relative error of differences in float64, Richardson's; usually below 1e-9."""
 
 
-def inputs_of(op: Op, shapes: tuple[Shape, ...], rng: np.random.Generator) -> list[Array]:
-    """Arrays that an op can take, no kinks among them: normal numbers, masks, indices, targets."""
-    arrays: list[Array] = [rng.standard_normal(shape) for shape in shapes]
-    match op:
-        case ops.Log() | ops.Sqrt():
-            arrays[0] = np.exp(0.5 * arrays[0])
-        case ops.Dropout():
-            arrays[1] = rng.random(shapes[1]) >= op.p
-        case ops.MaskedSoftmax():
-            arrays[1] = rng.random(shapes[1]) >= 0.3
-        case ops.Gather():
-            arrays[1] = rng.integers(0, shapes[0][-2], shapes[1])
-        case ops.Embedding():
-            arrays[1] = rng.integers(0, shapes[0][0], shapes[1])
-        case ops.SoftmaxCrossEntropy():
-            arrays[1] = rng.integers(0, shapes[0][-1], shapes[1])
-        case ops.Rotary():
-            arrays[1:] = np.cos(arrays[1]), np.sin(arrays[1])
-    return arrays
-
-
 def examples(place: Place, page: str | None = None) -> list[tuple[Op, list[Array]]]:
     """Every op of the table (of one page of it), at small sizes, with inputs."""
     p, rng = place.at_most(b=SMALL, m=SMALL, n=SMALL, s=SMALL), place.rng()
     found = ops_table.examples(p.sizes)
-    here = [(op, shapes) for op, shapes in found if page is None or type(op).__module__ == f"refscale.ops.{page}"]
-    return [(op, inputs_of(op, shapes, rng)) for op, shapes in here]
+    here = [e for e in found if page is None or type(e.op).__module__ == f"refscale.ops.{page}"]
+    return [(e.op, e.arrays(rng)) for e in here]
 
 
 def check(op: Op, arrays: list[Array], rng: np.random.Generator) -> float:
@@ -69,9 +48,9 @@ def check(op: Op, arrays: list[Array], rng: np.random.Generator) -> float:
     return assert_vjp(forward, vjp, arrays, rng=rng, directions=2)
 
 
-def _page(page: str, place: Place, *more: tuple[Op, tuple[Shape, ...]]) -> Figures:
+def _page(page: str, place: Place, *more: Example) -> Figures:
     """Every op of a page, and more uses of them."""
-    others = [(op, inputs_of(op, shapes, place.rng())) for op, shapes in more]
+    others = [(e.op, e.arrays(place.rng())) for e in more]
     for op, arrays in examples(place, page) + others:
         what = f"{op.name} of {' '.join(str(a.shape) for a in arrays)}: relative error"
         yield near(what, 1 + check(op, arrays, place.rng()), 1.0, GOOD)
@@ -93,11 +72,11 @@ def claim_2_02_contraction(place: Place) -> Figures:
     yield from _page(
         "contraction",
         place,
-        (ops.Matmul(), ((b, s, m), (m, n))),
-        (ops.Matmul(), ((b, 1, s, m), (2, m, n))),
-        (ops.AttentionScores(), ((2, b, s, m), (2, b, n, m))),
-        (ops.AttentionMix(), ((2, b, s, n), (2, b, n, m))),
-        (ops.Readout(), ((b, s, m), (m, n))),
+        example(ops.Matmul(), (b, s, m), (m, n)),
+        example(ops.Matmul(), (b, 1, s, m), (2, m, n)),
+        example(ops.AttentionScores(), (2, b, s, m), (2, b, n, m)),
+        example(ops.AttentionMix(), (2, b, s, n), (2, b, n, m)),
+        example(ops.Readout(), (b, s, m), (m, n)),
     )
 
 
@@ -127,9 +106,9 @@ def claim_2_05_softmax(place: Place) -> Figures:
     yield from _page(
         "softmax",
         place,
-        (ops.Softmax(), ((b, 2, s, n),)),
-        (ops.MaskedSoftmax(), ((b, 2, s, n), (b, 1, 1, n))),
-        (ops.LogSoftmax(), ((b, s, n),)),
+        example(ops.Softmax(), (b, 2, s, n)),
+        example(ops.MaskedSoftmax(), (b, 2, s, n), Input((b, 1, 1, n), "mask")),
+        example(ops.LogSoftmax(), (b, s, n)),
     )
 
 
@@ -139,7 +118,9 @@ def claim_2_06_norms(place: Place) -> Figures:
     b, m, _, s = place.at_most(b=2, m=5, s=3).sizes.values()
     width = (m + 3,)  # of two numbers a norm leaves signs, without a slope
     several = (b, s, *width)
-    yield from _page("norms", place, (ops.LayerNorm(), (several, width, width)), (ops.RmsNorm(), (several, width)))
+    yield from _page(
+        "norms", place, example(ops.LayerNorm(), several, width, width), example(ops.RmsNorm(), several, width)
+    )
 
 
 @claim(SOURCE, "bmns")

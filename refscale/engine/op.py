@@ -1,14 +1,17 @@
-"""What an op is: its readable form, its factors, and its fast form, if it has one."""
+"""What an op is: its readable form, its factors, its examples, and its fast form, if it has one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.scales import Scales
+from refscale.engine.example import Input, Sizes
+from refscale.scales import Scales, Shape
+from refscale.scales.second_moments import SecondMoments
 
 if TYPE_CHECKING:
     from refscale.exact import Bounded, ErrorModel
@@ -25,7 +28,12 @@ class Op:
     * ``forward(*arrays) -> (y, kept)``: the function, and a tuple of what backward will need;
     * ``backward(g, *kept) -> (gradient of each input, None for those in ``constants``)``;
     * ``scale(*shapes) -> Scales``: the factors that give unit variance when inputs and gradients are
-      independent N(0, 1).  It sees shapes and attributes only.
+      independent N(0, 1).  It sees shapes and attributes only;
+    * ``examples(sizes) -> (Example, ...)``: the op with typical attributes and inputs, of which tables, golden vectors,
+      claims and default strategies are made;
+    * ``predict(shape of y, *moments) -> moments of y`` and ``predict_gradients(moments of g, *moments) -> (moments of
+      each gradient, None for those in ``constants``)``: what the op makes of second moments, both without factors; an
+      op without these two rules is reported as not predicted.
 
     ``constants`` are positions of inputs without gradient.  ``contraction`` marks ops that hardware runs on narrow
     operands, ``weight_inputs`` the positions of those that are weights, where they are matrices.  ``has_mean`` marks
@@ -36,7 +44,8 @@ class Op:
     ``moves`` marks ops that compute nothing: y holds elements of the inputs, and the gradients hold those of g, so that
     neither has to be rounded; of one input, its gradient is g or a view of it.  ``passes`` are the positions of inputs
     whose gradient is g itself, where they have the output's shape.  ``settles`` marks an identity whose β may be chosen
-    so that the uses of its input agree (forks).
+    so that the uses of its input agree (forks).  ``adds`` marks sums of the inputs: where their factors are
+    tied, the recipe ties them to that of the output, ``to_output_scale``.
 
     An op may have a fast form: the same function, in passes that stay in cache, with the factors inside.  Its results
     are within ``bound`` of the real ones, as those of the readable form are; ``bitwise`` marks ops whose two forms have
@@ -63,12 +72,23 @@ class Op:
     moves: ClassVar[bool] = False
     passes: ClassVar[tuple[int, ...]] = ()
     settles: ClassVar[bool] = False
+    adds: ClassVar[bool] = False
     bitwise: ClassVar[bool] = False
     fast_forward: ClassVar[Callable[..., tuple[Array, tuple[Any, ...]]] | None] = None
     fast_backward: ClassVar[Callable[..., tuple[Any, ...]] | None] = None
     forward: ClassVar[Callable[..., tuple[Array, tuple[Any, ...]]]]
     backward: ClassVar[Callable[..., tuple[Array | None, ...]]]
     scale: ClassVar[Callable[..., Scales]]
+    predict: ClassVar[Callable[..., SecondMoments] | None] = None
+    predict_gradients: ClassVar[Callable[..., tuple[SecondMoments | None, ...]] | None] = None
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        """The op with typical attributes, and its inputs, at these sizes; the op table has a row for each.
+
+        Examples of one class differ in their attributes.
+        """
+        return ()
 
     def __init_subclass__(cls) -> None:
         cls.name = op_name(cls)
@@ -135,6 +155,38 @@ class Op:
         for field, value in vars(self).items():
             if isinstance(value, np.floating):
                 object.__setattr__(self, field, float(value))
+
+
+@dataclass(frozen=True)
+class Example:
+    """An op and inputs that it accepts.
+
+    Attributes:
+        op: with its attributes.
+        inputs: one for each argument of ``forward``.
+    """
+
+    op: Op
+    inputs: tuple[Input, ...]
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Shapes of the inputs."""
+        return tuple(x.shape for x in self.inputs)
+
+    def arrays(self, rng: np.random.Generator) -> list[Array]:
+        """Random inputs."""
+        return [x.draw(rng) for x in self.inputs]
+
+
+def example(op: Op, *inputs: Shape | Input) -> Example:
+    """An example; an input given as a shape is N(0, 1).
+
+    >>> from refscale import ops
+    >>> example(ops.Matmul(), (3, 4), (4, 5)).shapes
+    ((3, 4), (4, 5))
+    """
+    return Example(op, tuple(x if isinstance(x, Input) else Input(x) for x in inputs))
 
 
 def op_name(kind: type[Op]) -> str:

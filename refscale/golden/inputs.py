@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import numpy as np
@@ -22,6 +23,11 @@ class Words:
 
     def __init__(self, seed: int) -> None:
         self._source = np.random.PCG64(seed)
+
+    @classmethod
+    def named(cls, name: str) -> Words:
+        """The stream of a name: the first eight bytes of its SHA-256 are the seed."""
+        return cls(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
 
     def skip(self, count: int) -> None:
         """Pass over so many words."""

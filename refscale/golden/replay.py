@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale import ops
-from refscale.engine import Op, Tape, Variable, apply, backward, op_name
+from refscale.engine import Op, Tape, Variable, apply, backward
 from refscale.errors import GoldenError
 from refscale.exact import Bounded, ErrorModel
 from refscale.formats import Cast
@@ -21,10 +21,6 @@ from refscale.scales import Call, Regular, Scales
 Array = NDArray[Any]
 Interval = tuple[Array, Array]
 """(low, high): the smallest and the largest result that a bound allows, element by element."""
-
-_OPS: Mapping[str, type[Op]] = {
-    op_name(op): op for op in vars(ops).values() if isinstance(op, type) and issubclass(op, Op)
-}
 
 
 @dataclass(frozen=True)
@@ -61,9 +57,9 @@ def make_op(name: str, attributes: Mapping[str, Any]) -> Op:
     Raises:
         GoldenError: no such op.
     """
-    if name not in _OPS:
+    if name not in ops.OPS:
         raise GoldenError(f"golden op {name!r}: no such op")
-    return _OPS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in attributes.items()})
+    return ops.OPS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in attributes.items()})
 
 
 def input_names(op: Op, count: int) -> tuple[str, ...]:

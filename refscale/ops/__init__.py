@@ -6,7 +6,7 @@ page                      ops
 ``arithmetic``            add, subtract, weighted_add, bias, multiply, silu_glu, highway, dropout; scaled, fork
 ``contraction``           matmul, attention_scores, attention_mix, readout
 ``convolution``           conv1d, conv2d, max_pool
-``activations``           relu, leaky_relu, gelu, silu, tanh, sigmoid, softplus, exp, log, sqrt
+``activations``           relu, leaky_relu, gelu, silu, swish, tanh, sigmoid, softplus, exp, log, sqrt
 ``softmax``               softmax, masked_softmax, log_softmax
 ``positions``             rotary, relative_shift
 ``norms``                 layer_norm, rms_norm
@@ -15,14 +15,42 @@ page                      ops
 ``losses``                softmax_cross_entropy, mse_loss, loss_sum
 ========================  ==============================================================================================
 
-``apply(op, *tensors)`` runs one; ``refscale ops`` prints their factors.  ``x + y``, ``x - y``, ``x * y`` and ``x @ y``
-run ``Add``, ``Subtract``, ``Multiply`` and ``Matmul``.
+``apply(op, *tensors)`` runs one; ``refscale ops`` prints their factors.  ``OPS`` has every class by name: tables,
+golden vectors, claims and checks enumerate it.  ``x + y``, ``x - y``, ``x * y`` and ``x @ y`` run ``Add``,
+``Subtract``, ``Multiply`` and ``Matmul``.
 """
 
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 
-from refscale.engine import Op, apply, operators
-from refscale.ops.activations import Exp, Gelu, LeakyRelu, Log, Relu, Sigmoid, Silu, Softplus, Sqrt, Tanh
+from refscale.engine import Example, Op, Sizes, apply, operators
+from refscale.ops import (
+    activations,
+    arithmetic,
+    contraction,
+    convolution,
+    losses,
+    movement,
+    norms,
+    positions,
+    reduction,
+    softmax,
+)
+from refscale.ops.activations import (
+    Elementwise,
+    Exp,
+    Gelu,
+    LeakyRelu,
+    Log,
+    Relu,
+    Sigmoid,
+    Silu,
+    Softplus,
+    Sqrt,
+    Swish,
+    Tanh,
+)
 from refscale.ops.arithmetic import Add, Bias, Dropout, Fork, Highway, Multiply, Scaled, SiluGlu, Subtract, WeightedAdd
 from refscale.ops.contraction import AttentionMix, AttentionScores, Matmul, Readout, ValuesRule
 from refscale.ops.convolution import Conv1d, Conv2d, MaxPool
@@ -32,6 +60,36 @@ from refscale.ops.norms import LayerNorm, RmsNorm
 from refscale.ops.positions import RelativeShift, Rotary
 from refscale.ops.reduction import Mean, Sum
 from refscale.ops.softmax import LogSoftmax, MaskedSoftmax, Softmax
+
+_PAGES = (
+    arithmetic,
+    contraction,
+    convolution,
+    activations,
+    softmax,
+    positions,
+    norms,
+    reduction,
+    movement,
+    losses,
+)
+
+OPS: Mapping[str, type[Op]] = MappingProxyType(
+    {
+        kind.name: kind
+        for page in _PAGES
+        for name, kind in vars(page).items()
+        if isinstance(kind, type) and issubclass(kind, Op) and kind.__module__ == page.__name__
+        if hasattr(kind, "forward") and not name.startswith("_")
+    }
+)
+"""Every op class by its name, in the order of the pages."""
+
+
+def examples(at: Sizes) -> list[Example]:
+    """The examples that the classes declare, at these sizes, in the order of ``OPS``."""
+    return [example for kind in OPS.values() for example in kind.examples(at)]
+
 
 ACTIVATIONS: dict[str, Op] = {
     "gelu": Gelu(),
@@ -54,6 +112,7 @@ operators.install(
 
 __all__ = [
     "ACTIVATIONS",
+    "OPS",
     "Add",
     "AttentionMix",
     "AttentionScores",
@@ -62,6 +121,7 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Dropout",
+    "Elementwise",
     "Embedding",
     "Exp",
     "Fork",
@@ -96,9 +156,11 @@ __all__ = [
     "Sqrt",
     "Subtract",
     "Sum",
+    "Swish",
     "Tanh",
     "Transpose",
     "ValuesRule",
     "WeightedAdd",
+    "examples",
     "split_points",
 ]

@@ -10,35 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from refscale import special
-from refscale.engine import Array, Op
+from refscale.engine import Array, Example, Input, Op, Sizes, example
 from refscale.errors import ArgumentError
 from refscale.ops.kernels import elements
 from refscale.scales import Moments, Scales, Shape, Statistic, gaussian_moments
+from refscale.scales.second_moments import SecondMoments, through
 
 if TYPE_CHECKING:
     from refscale.exact import Bounded, ErrorModel
 
 Kept = tuple[Any, ...]
-
-
-@cache
-def leaky_relu_moments(slope: float) -> Moments:
-    """Closed form: E f = (1−a)/√(2π), E f² = (1+a²)/2 = E f'²."""
-    mean, square = (1 - slope) / math.sqrt(2 * math.pi), (1 + slope**2) / 2
-    return Moments(math.sqrt(square - mean**2), math.sqrt(square), math.sqrt(square))
-
-
-@cache
-def gelu_moments(form: str) -> Moments:
-    """Of gelu in its "erf" or "tanh" form."""
-    f = special.gelu_erf if form == "erf" else special.gelu_tanh
-    return gaussian_moments(lambda x: f(x)[0], lambda x: f(x)[1])
-
-
-@cache
-def silu_moments() -> Moments:
-    """Of x·sigmoid(x)."""
-    return gaussian_moments(lambda x: special.silu(x)[0], lambda x: special.silu(x)[1])
 
 
 def tanh_derivative(x: Array) -> Array:
@@ -53,41 +34,92 @@ def sigmoid_derivative(x: Array) -> Array:
 
 
 @cache
-def tanh_moments() -> Moments:
-    """Of tanh."""
-    return gaussian_moments(np.tanh, tanh_derivative)
-
-
-@cache
-def sigmoid_moments() -> Moments:
-    """Of 1/(1+e^-x)."""
-    return gaussian_moments(special.sigmoid, sigmoid_derivative)
-
-
-@cache
 def gate_moments(bias: float) -> Moments:
     """Of 1/(1+e^-(x+bias)) = 1 − 1/(1+e^(x+bias))."""
     return gaussian_moments(lambda x: special.sigmoid(x + bias), lambda x: sigmoid_derivative(x + bias))
 
 
+class Elementwise(Op):
+    """y_i = f(x_i), a function of one number: what activations share.
+
+    A subclass defines ``forward``, which keeps f′(x), or keeps something else and defines ``backward``, too.
+
+    α = 1/σ(f(X)), β = 1/RMS(G·f′(X)) for independent X, G ~ N(0, 1), by quadrature of forward and backward; a function
+    with a kink overrides ``moments`` with its closed form.
+    """
+
+    inputs = ("x",)
+    source = "quadrature"
+    has_mean = True
+
+    def backward(self, g: Array, derivative: Array) -> tuple[Array]:
+        return (g * derivative,)
+
+    def moments(self) -> Moments:
+        """Standard deviation and RMS of f(X), RMS of G·f′(X)."""
+        return _moments_by_quadrature(self)
+
+    def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:
+        return self.moments().scales(statistic)
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m)),)
+
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        return through(x, self.function)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
+        return (SecondMoments(g.shape, g.k * through(x, self.derivative).k),)
+
+    def function(self, x: Array) -> Array:
+        """f(x)."""
+        return np.asarray(self.forward(x)[0])
+
+    def derivative(self, x: Array) -> Array:
+        """f′(x)."""
+        return np.asarray(self.backward(np.ones_like(x), *self.forward(x)[1])[0])
+
+
 @cache
-def softplus_moments() -> Moments:
-    """Of log(1+e^x)."""
-    return gaussian_moments(special.softplus, special.sigmoid)
+def _moments_of_ramp(slope: float) -> Moments:
+    """Of x where x > 0, else slope·x: in closed form, as it has a kink."""
+    mean, square = (1 - slope) / math.sqrt(2 * math.pi), (1 + slope**2) / 2
+    return Moments(math.sqrt(square - mean**2), math.sqrt(square), math.sqrt(square))
+
+
+@cache
+def _moments_by_quadrature(op: Elementwise) -> Moments:
+    return gaussian_moments(op.function, op.derivative)
+
+
+class Relu(Elementwise):
+    """max(x, 0); derivative 0 at 0.  α = √(2/(1−1/π)), β = √2."""
+
+    source = "Table A.2; closed form"
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        positive = x > 0
+        # maximum, not a product with the mask, so that NaN stays NaN and −inf gives 0.
+        return np.maximum(x, 0), (positive,)
+
+    def backward(self, g: Array, positive: Array) -> tuple[Array]:
+        return (np.where(positive, g, np.zeros((), g.dtype)),)
+
+    def moments(self) -> Moments:
+        return _moments_of_ramp(0.0)
 
 
 @dataclass(frozen=True)
-class LeakyRelu(Op):
-    """x where x > 0, else slope·x; derivative ``slope`` at 0.
+class LeakyRelu(Elementwise):
+    """x where x > 0, else slope·x; derivative ``slope`` at 0.  E f = (1−a)/√(2π), E f² = (1+a²)/2 = E f'².
 
     Attributes:
         slope: 0 < slope < 1; ``Relu`` is slope 0.
     """
 
     slope: float = 0.01
-    inputs = ("x",)
     source = "closed form"
-    has_mean = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,37 +133,16 @@ class LeakyRelu(Op):
     def backward(self, g: Array, positive: Array) -> tuple[Array]:
         return (np.where(positive, g, self.slope * g),)
 
-    def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:
-        return leaky_relu_moments(self.slope).scales(statistic)
-
-
-class Relu(Op):
-    """max(x, 0); derivative 0 at 0.  α = √(2/(1−1/π)), β = √2."""
-
-    inputs = ("x",)
-    source = "Table A.2; closed form"
-    has_mean = True
-
-    def forward(self, x: Array) -> tuple[Array, Kept]:
-        positive = x > 0
-        # maximum, not a product with the mask, so that NaN stays NaN and −inf gives 0.
-        return np.maximum(x, 0), (positive,)
-
-    def backward(self, g: Array, positive: Array) -> tuple[Array]:
-        return (np.where(positive, g, np.zeros((), g.dtype)),)
-
-    def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:
-        return leaky_relu_moments(0.0).scales(statistic)
+    def moments(self) -> Moments:
+        return _moments_of_ramp(self.slope)
 
 
 @dataclass(frozen=True)
-class Gelu(Op):
+class Gelu(Elementwise):
     """x·Φ(x) (form "erf"), or its tanh approximation (form "tanh").  α = 1.701, β = 1.481; constrained 1.587."""
 
     form: Literal["erf", "tanh"] = "erf"
-    inputs = ("x",)
     source = "Table A.2; quadrature"
-    has_mean = True
     fast_forward, fast_backward = elements.gelu, elements.activation_backward
     bitwise = True
 
@@ -143,8 +154,9 @@ class Gelu(Op):
         value, derivative = (special.gelu_erf if self.form == "erf" else special.gelu_tanh)(x)
         return value, (derivative,)
 
-    def backward(self, g: Array, derivative: Array) -> tuple[Array]:
-        return (g * derivative,)
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return tuple(example(cls(form), (at.b, at.m)) for form in ("erf", "tanh"))
 
     def bound(
         self, scales: Scales, gradient: Array | None, *arrays: Array, model: ErrorModel | None = None
@@ -156,16 +168,10 @@ class Gelu(Op):
         cancelled = y.model.ulp * np.abs(scales.alpha * np.asarray(arrays[0], np.float64))
         return bounded(y.view(np.ndarray), y.error + cancelled, y.model), gradients
 
-    def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:
-        return gelu_moments(self.form).scales(statistic)
 
-
-class Silu(Op):
+class Silu(Elementwise):
     """x·sigmoid(x)."""
 
-    inputs = ("x",)
-    source = "quadrature"
-    has_mean = True
     fast_forward, fast_backward = elements.silu, elements.activation_backward
     bitwise = True
 
@@ -173,37 +179,48 @@ class Silu(Op):
         value, derivative = special.silu(x)
         return value, (derivative,)
 
-    def backward(self, g: Array, derivative: Array) -> tuple[Array]:
-        return (g * derivative,)
 
-    def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:
-        return silu_moments().scales(statistic)
+@dataclass(frozen=True)
+class Swish(Elementwise):
+    """x·sigmoid(βx) = silu(βx)/β.  β = 1.702: an approximation of gelu.
+
+    Attributes:
+        beta: 0 < β ≤ 32; the factors of steeper functions would err by more than 1e-14.
+    """
+
+    beta: float = 1.0
+    source = "quadrature; arXiv 1710.05941"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.beta <= 32:
+            raise ArgumentError(f"Swish(beta={self.beta}): expected 0 < beta ≤ 32")
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        value, derivative = special.silu(self.beta * x)
+        return value / self.beta, (derivative,)
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(1.702), (at.b, at.m)),)
 
 
-class Tanh(Op):
+class Tanh(Elementwise):
     """tanh(x), odd, so its mean is 0.  α = 1.593, β = 1.467."""
 
-    inputs = ("x",)
     source = "Table A.2; quadrature"
+    has_mean = False
     fast_forward, fast_backward = elements.tanh, elements.activation_backward
     bitwise = True
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         return np.tanh(x), (tanh_derivative(x),)
 
-    def backward(self, g: Array, derivative: Array) -> tuple[Array]:
-        return (g * derivative,)
 
-    def scale(self, x: Shape) -> Scales:
-        return tanh_moments().scales("std")
-
-
-class Sigmoid(Op):
+class Sigmoid(Elementwise):
     """1/(1+e^-x).  α = 4.801, β = 4.723; by RMS α = 1.846."""
 
-    inputs = ("x",)
     source = "Table A.2; quadrature"
-    has_mean = True
     fast_forward, fast_backward = elements.sigmoid, elements.activation_backward
     bitwise = True
 
@@ -211,19 +228,10 @@ class Sigmoid(Op):
         # Not y·(1 − y), which cancels where y is near 1.
         return special.sigmoid(x), (sigmoid_derivative(x),)
 
-    def backward(self, g: Array, derivative: Array) -> tuple[Array]:
-        return (g * derivative,)
 
-    def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:
-        return sigmoid_moments().scales(statistic)
-
-
-class Softplus(Op):
+class Softplus(Elementwise):
     """log(1+e^x)."""
 
-    inputs = ("x",)
-    source = "quadrature"
-    has_mean = True
     fast_forward, fast_backward = elements.softplus, elements.softplus_backward
     bitwise = True
 
@@ -232,9 +240,6 @@ class Softplus(Op):
 
     def backward(self, g: Array, x: Array) -> tuple[Array]:
         return (g * special.sigmoid(x),)
-
-    def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:
-        return softplus_moments().scales(statistic)
 
 
 class Exp(Op):
@@ -254,6 +259,10 @@ class Exp(Op):
     def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:
         return Moments(math.sqrt(math.e * (math.e - 1)), math.e, math.e).scales(statistic)
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m)),)
+
 
 class Log(Op):
     """log x, x > 0.  A Gaussian has no logarithm; the rule takes X = e^Z, Z ~ N(0, 1): α = 1, β = 1/RMS(1/X) = 1/e."""
@@ -271,6 +280,10 @@ class Log(Op):
 
     def scale(self, x: Shape) -> Scales:
         return Scales(1.0, (1 / math.e,))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), Input((at.b, at.m), "positive")),)
 
 
 class Sqrt(Op):
@@ -292,3 +305,7 @@ class Sqrt(Op):
     def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:
         std = math.sqrt(math.exp(0.25) * (math.exp(0.25) - 1))
         return Moments(std, math.exp(0.25), 0.5 * math.exp(0.25)).scales(statistic)
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), Input((at.b, at.m), "positive")),)

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from refscale.engine import Array, Op
+from refscale.engine import Array, Example, Input, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
-from refscale.ops.activations import gate_moments, sigmoid_derivative, silu_moments
+from refscale.ops.activations import Silu, gate_moments, sigmoid_derivative
 from refscale.ops.kernels import elements
 from refscale.ops.shapes import broadcast, broadcast_factor
 from refscale.ops.sums import unbroadcast
 from refscale.scales import Scales, Shape
+from refscale.scales.second_moments import SecondMoments, through
 from refscale.special import sigmoid, silu
 
 Kept = tuple[Any, ...]
+
+
+def _of_sum(out: Shape, xs: Sequence[SecondMoments], weights: Sequence[float]) -> SecondMoments:
+    parts = [x.repeated(out).times(w).k for x, w in zip(xs, weights, strict=True)]
+    return SecondMoments(out, np.sum(parts, axis=0))
+
+
+def _gradients_of_sum(
+    g: SecondMoments, xs: Sequence[SecondMoments], weights: Sequence[float]
+) -> tuple[SecondMoments, ...]:
+    return tuple(g.times(w).unbroadcast(x.shape) for x, w in zip(xs, weights, strict=True))
 
 
 class Add(Op):
@@ -28,6 +41,7 @@ class Add(Op):
 
     inputs = ("x", "y")
     source = "Table A.2 (weighted add, γ = 1)"
+    adds = True
     passes = (0, 1)
     weights: ClassVar[tuple[float, float]] = (1.0, 1.0)
     fast_forward, fast_backward = elements.add, elements.add_backward
@@ -43,6 +57,16 @@ class Add(Op):
         out = self.broadcast(x, y)
         return Scales(2**-0.5, (broadcast_factor(x, out), broadcast_factor(y, out)))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.b, at.m)),)
+
+    def predict(self, out: Shape, *xs: SecondMoments) -> SecondMoments:
+        return _of_sum(out, xs, self.weights)
+
+    def predict_gradients(self, g: SecondMoments, *xs: SecondMoments) -> tuple[SecondMoments, ...]:
+        return _gradients_of_sum(g, xs, self.weights)
+
     def broadcast(self, x: Shape, y: Shape) -> Shape:
         """The common shape, or a ShapeError."""
         return broadcast(self.name, x, y)
@@ -53,6 +77,7 @@ class Subtract(Op):
 
     inputs = ("x", "y")
     source = "Table A.2 (weighted add, |γ| = 1)"
+    adds = True
     passes = (0,)
     weights: ClassVar[tuple[float, float]] = (1.0, -1.0)
     fast_forward, fast_backward = elements.add, elements.add_backward
@@ -67,6 +92,16 @@ class Subtract(Op):
     def scale(self, x: Shape, y: Shape) -> Scales:
         self.broadcast(x, y)
         return Add().scale(x, y)
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.b, at.m)),)
+
+    def predict(self, out: Shape, *xs: SecondMoments) -> SecondMoments:
+        return _of_sum(out, xs, self.weights)
+
+    def predict_gradients(self, g: SecondMoments, *xs: SecondMoments) -> tuple[SecondMoments, ...]:
+        return _gradients_of_sum(g, xs, self.weights)
 
     def broadcast(self, x: Shape, y: Shape) -> Shape:
         """The common shape, or a ShapeError."""
@@ -86,6 +121,7 @@ class WeightedAdd(Op):
     weights: tuple[float, ...]
     inputs = ("*x",)
     source = "Table A.2 (weighted add)"
+    adds = True
     fast_forward, fast_backward = elements.add, elements.add_backward
 
     def __post_init__(self) -> None:
@@ -107,6 +143,16 @@ class WeightedAdd(Op):
         out = self.broadcast(*shapes)
         betas = tuple(broadcast_factor(s, out) / w for s, w in zip(shapes, self.weights, strict=True))
         return Scales(sum(w**2 for w in self.weights) ** -0.5, betas)
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls((0.75, 0.5)), (at.b, at.m), (at.b, at.m)),)
+
+    def predict(self, out: Shape, *xs: SecondMoments) -> SecondMoments:
+        return _of_sum(out, xs, self.weights)
+
+    def predict_gradients(self, g: SecondMoments, *xs: SecondMoments) -> tuple[SecondMoments, ...]:
+        return _gradients_of_sum(g, xs, self.weights)
 
     def broadcast(self, *shapes: Shape) -> Shape:
         """The common shape, or a ShapeError."""
@@ -136,6 +182,16 @@ class Bias(Op):
     def scale(self, x: Shape, bias: Shape) -> Scales:
         return Scales(1.0, (1.0, broadcast_factor(bias, x)))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.m,)),)
+
+    def predict(self, out: Shape, *xs: SecondMoments) -> SecondMoments:
+        return _of_sum(out, xs, (1.0, 1.0))
+
+    def predict_gradients(self, g: SecondMoments, *xs: SecondMoments) -> tuple[SecondMoments, ...]:
+        return _gradients_of_sum(g, xs, (1.0, 1.0))
+
     def check(self, x: Shape, bias: Shape) -> None:
         """A ShapeError, unless they fit."""
         if broadcast(self.name, x, bias) != x:
@@ -162,6 +218,17 @@ class Multiply(Op):
         out = broadcast(self.name, x, y)
         return Scales(1.0, (broadcast_factor(x, out), broadcast_factor(y, out)))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.b, at.m)),)
+
+    def predict(self, out: Shape, x: SecondMoments, y: SecondMoments) -> SecondMoments:
+        return SecondMoments(out, x.repeated(out).k * y.repeated(out).k)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments, y: SecondMoments) -> tuple[SecondMoments, ...]:
+        for_x, for_y = (SecondMoments(g.shape, g.k * other.repeated(g.shape).k) for other in (y, x))
+        return for_x.unbroadcast(x.shape), for_y.unbroadcast(y.shape)
+
 
 class SiluGlu(Op):
     """x·silu(gate), the gated linear unit of SwiGLU; x and gate of one shape.
@@ -183,8 +250,19 @@ class SiluGlu(Op):
         return g * value, g * x * derivative
 
     def scale(self, x: Shape, gate: Shape) -> Scales:
-        m = silu_moments()
+        m = Silu().moments()
         return Scales(1 / m.rms, (1 / m.rms, 1 / m.gradient_rms))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.b, at.m)),)
+
+    def predict(self, out: Shape, x: SecondMoments, gate: SecondMoments) -> SecondMoments:
+        return SecondMoments(out, x.k * through(gate, Silu().function).k)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments, gate: SecondMoments) -> tuple[SecondMoments, ...]:
+        value, slope = through(gate, Silu().function), through(gate, Silu().derivative)
+        return SecondMoments(g.shape, g.k * value.k), SecondMoments(g.shape, g.k * x.k * slope.k)
 
     def check(self, x: Shape, gate: Shape) -> None:
         """A ShapeError, unless they have one shape."""
@@ -227,6 +305,27 @@ class Highway(Op):
         carry, gate = gate_moments(-self.bias), gate_moments(self.bias)
         return Scales(1.0, (1 / carry.rms, 1 / gate.rms, 1 / (math.sqrt(2) * gate.gradient_rms)))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(-1.0), *[(at.b, at.m)] * 3),)
+
+    def predict(self, out: Shape, h: SecondMoments, candidate: SecondMoments, update: SecondMoments) -> SecondMoments:
+        carry, gate = self._gates(update)
+        return SecondMoments(out, h.k * carry.k + candidate.k * gate.k)
+
+    def predict_gradients(
+        self, g: SecondMoments, h: SecondMoments, candidate: SecondMoments, update: SecondMoments
+    ) -> tuple[SecondMoments, ...]:
+        carry, gate = self._gates(update)
+        slope = through(update, lambda z: sigmoid_derivative(z + self.bias))
+        change = h.plus(candidate)
+        return tuple(SecondMoments(g.shape, g.k * k) for k in (carry.k, gate.k, change.k * slope.k))
+
+    def _gates(self, update: SecondMoments) -> tuple[SecondMoments, SecondMoments]:
+        """Second moments of 1 − s and of s."""
+        carry, gate = (lambda z: sigmoid(-z - self.bias)), (lambda z: sigmoid(z + self.bias))
+        return through(update, carry), through(update, gate)
+
     def check(self, h: Shape, candidate: Shape, update: Shape) -> None:
         """A ShapeError, unless they have one shape."""
         if not h == candidate == update:
@@ -244,6 +343,12 @@ class _Identity(Op):
         return x, ()
 
     def backward(self, g: Array) -> tuple[Array]:
+        return (g,)
+
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        return x
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
         return (g,)
 
 
@@ -266,6 +371,10 @@ class Scaled(_Identity):
 
     def scale(self, x: Shape) -> Scales:
         return Scales(self.alpha, (self.beta,))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(1.0, 0.5), (at.b, at.m)),)
 
 
 @dataclass(frozen=True)
@@ -290,6 +399,10 @@ class Fork(_Identity):
 
     def scale(self, x: Shape) -> Scales:
         return Scales(1.0, (self.beta,))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(2**-0.5), (at.b, at.m)),)
 
 
 @dataclass(frozen=True)
@@ -322,6 +435,22 @@ class Dropout(Op):
 
     def scale(self, x: Shape, keep: Shape) -> Scales:
         return Scales(math.sqrt(1 - self.p), (math.sqrt(1 - self.p), None))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(0.1), (at.b, at.m), Input((at.b, at.m), "mask")),)
+
+    def predict(self, out: Shape, x: SecondMoments, keep: SecondMoments) -> SecondMoments:
+        return self._thinned(x)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments, keep: SecondMoments) -> tuple[SecondMoments, None]:
+        return self._thinned(g), None
+
+    def _thinned(self, x: SecondMoments) -> SecondMoments:
+        """Each element is kept by itself: only its square grows, to 1/(1 − p)."""
+        k = x.k.copy()
+        k[(1,) * k.ndim] /= 1 - self.p
+        return SecondMoments(x.shape, k)
 
     def check(self, x: Array, keep: Array) -> None:
         """A ShapeError, unless there is one boolean for every element."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from refscale.engine import Array, Op
+from refscale.engine import Array, Example, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import products
 from refscale.ops.kernels.blocks import by_row
 from refscale.ops.shapes import broadcast, size
 from refscale.ops.sums import unbroadcast
 from refscale.scales import ReadoutRule, Scales, ScoresRule, Shape
+from refscale.scales.second_moments import SecondMoments, contracted
 
 Kept = tuple[Any, ...]
 ValuesRule = Literal["correlated", "independent", "causal"]
@@ -54,6 +55,16 @@ class Matmul(Op):
         repeats_x, repeats_w = batch / size(x[:-2]), batch / size(w[:-2])
         b, m, n = (max(1, k) for k in (x[-2], x[-1], w[-1]))
         return Scales(m**-0.5, ((n * repeats_x) ** -0.5, (b * repeats_w) ** -0.5))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.m, at.n)),)
+
+    def predict(self, out: Shape, x: SecondMoments, w: SecondMoments) -> SecondMoments:
+        return contracted(x, w)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments, w: SecondMoments) -> tuple[SecondMoments, ...]:
+        return contracted(g, w.swapped()).unbroadcast(x.shape), contracted(x.swapped(), g).unbroadcast(w.shape)
 
     def check(self, x: Shape, w: Shape) -> Shape:
         """Shape of the result, or a ShapeError."""
@@ -98,6 +109,17 @@ class AttentionScores(Op):
         repeats_q, repeats_k = batch / size(q[:-2]), batch / size(k[:-2])
         t, s = max(1, k[-2]) * repeats_q, max(1, q[-2]) * repeats_k
         return Scales(1.0, (t**-0.5 / damping, s**-0.5 / damping))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return tuple(example(cls(rule), (at.b, at.s, at.m), (at.b, at.s, at.m)) for rule in get_args(ScoresRule))
+
+    def predict(self, out: Shape, q: SecondMoments, k: SecondMoments) -> SecondMoments:
+        return contracted(q, k.swapped()).times(self.damping(q.shape))
+
+    def predict_gradients(self, g: SecondMoments, q: SecondMoments, k: SecondMoments) -> tuple[SecondMoments, ...]:
+        g = g.times(self.damping(q.shape))
+        return contracted(g, k).unbroadcast(q.shape), contracted(g.swapped(), q).unbroadcast(k.shape)
 
     def damping(self, q: Shape) -> float:
         """What the scores of queries of that shape are multiplied by."""
@@ -151,6 +173,18 @@ class AttentionMix(Op):
         alpha = 1 / t if self.values == "correlated" else (t * sum(1 / i for i in range(1, t + 1))) ** -0.5
         return Scales(alpha, matmul.beta)
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return tuple(example(cls(rule), (at.b, at.s, at.s), (at.b, at.s, at.m)) for rule in get_args(ValuesRule))
+
+    def predict(self, out: Shape, weights: SecondMoments, v: SecondMoments) -> SecondMoments:
+        return Matmul().predict(out, weights, v)
+
+    def predict_gradients(
+        self, g: SecondMoments, weights: SecondMoments, v: SecondMoments
+    ) -> tuple[SecondMoments, ...]:
+        return Matmul().predict_gradients(g, weights, v)
+
     def check(self, weights: Shape, v: Shape) -> Shape:
         """Shape of the result, or a ShapeError."""
         return _product_shape(self.name, weights, v)
@@ -190,6 +224,16 @@ class Readout(Op):
         self.check(x, w)
         matmul = Matmul().scale(x, w)
         return matmul if self.rule == "1/sqrt(m)" else Scales(1 / max(1, w[0]), matmul.beta)
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.m, at.s)),)
+
+    def predict(self, out: Shape, x: SecondMoments, w: SecondMoments) -> SecondMoments:
+        return Matmul().predict(out, x, w)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments, w: SecondMoments) -> tuple[SecondMoments, ...]:
+        return Matmul().predict_gradients(g, x, w)
 
     def check(self, x: Shape, w: Shape) -> Shape:
         """Shape of the result, or a ShapeError."""

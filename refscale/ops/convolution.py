@@ -16,10 +16,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from refscale.arguments import whole_number
-from refscale.engine import Array, Op
+from refscale.engine import Array, Example, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError, counted
 from refscale.ops.shapes import integer_attributes, size, whole_numbers
 from refscale.scales import Scales, Shape, Statistic, gaussian_mean
+from refscale.scales.second_moments import SecondMoments, of_axes
 
 Kept = tuple[Any, ...]
 Padding = int | tuple[int, int]
@@ -188,6 +189,43 @@ class Conv1d(_Convolution):
     def _axes(self) -> tuple[tuple[int, ...], tuple[Padding, ...], tuple[int, ...]]:
         return (self.stride,), (self.padding,), (self.dilation,)
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(padding=3), (at.b, at.s, at.m), (7, at.m, at.n)),)
+
+    def predict(self, out: Shape, x: SecondMoments, weight: SecondMoments) -> SecondMoments:
+        """What two places share, they share tap by tap; weights are independent."""
+        k = np.zeros((2, 2, 2))
+        terms = self._seen(x.shape, weight.shape) / out[1] * weight.shape[1]
+        k[..., 1] = x.k[..., 1] * (terms * weight.square)
+        return of_axes(out, k)
+
+    def predict_gradients(
+        self, g: SecondMoments, x: SecondMoments, weight: SecondMoments
+    ) -> tuple[SecondMoments, SecondMoments]:
+        """The transposed convolution, and sums over the windows of a batch."""
+        seen = self._seen(x.shape, weight.shape)
+        batch, length, _ = x.shape
+        taps = weight.shape[0]
+        dx = np.zeros((2, 2, 2))
+        dx[..., 1] = g.k[..., 1] * (seen / length * (weight.shape[2] / self.groups) * weight.square)
+        rows = seen / taps  # windows of one sequence whose element at a tap is none of the padding
+        dw = np.empty((2, 2, 2))
+        for tap, i, o in np.ndindex(2, 2, 2):
+            # Of two windows: the same one; two of a sequence; one each of two sequences.  Two taps see two places.
+            same = x.k[1, tap, i] * g.k[1, 1, o]
+            near = x.k[1, 0, i] * g.k[1, 0, o] * (rows - 1)
+            far = (x.k[0, tap, i] * g.k[0, 1, o] + x.k[0, 0, i] * g.k[0, 0, o] * (rows - 1)) * (batch - 1)
+            dw[tap, i, o] = batch * rows * (same + near + far)
+        return of_axes(x.shape, dx), of_axes(weight.shape, dw)
+
+    def _seen(self, x: Shape, weight: Shape) -> float:
+        """Pairs of an output and an element of its window on the axis, those in the padding aside."""
+        windows, (outputs,) = self._windows(x, weight)
+        first = np.arange(outputs)[:, None] * self.stride - windows.padding[0][0]
+        places = first + np.arange(weight[0]) * self.dilation
+        return float(np.count_nonzero((places >= 0) & (places < x[1])))
+
 
 @dataclass(frozen=True)
 class Conv2d(_Convolution):
@@ -218,6 +256,10 @@ class Conv2d(_Convolution):
             _padding_per_axis(self, self.padding, 2),
             _per_axis(self, "dilation", self.dilation, 2),
         )
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(stride=(2, 2), padding=(1, 1)), (at.b, at.s, at.s, at.m), (3, 3, at.m, at.n)),)
 
 
 @cache
@@ -290,6 +332,10 @@ class MaxPool(Op):
         windows, outputs = self._windows(x)
         std, rms = maximum_moments(size(windows.kernel))
         return Scales(1 / (std if statistic == "std" else rms), (math.sqrt(size(x[1:-1]) / size(outputs)),))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls((2, 2)), (at.b, 2 * at.s, 2 * at.s, at.m)),)
 
     def _windows(self, x: Shape) -> tuple[WindowGrid, Shape]:
         expected = (len(self.kernel),) if isinstance(self.kernel, tuple) else tuple(_LAYOUTS)

@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from refscale.engine import Array, Op
+from refscale.engine import Array, Example, Input, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import rows
 from refscale.ops.shapes import size
+from refscale.ops.softmax_moments import cross_entropy_gradient
 from refscale.ops.sums import total
 from refscale.scales import Scales, Shape
+from refscale.scales.second_moments import SecondMoments, constant
 
 Kept = tuple[Any, ...]
 
@@ -75,6 +77,21 @@ class SoftmaxCrossEntropy(Op):
         beta = s / math.sqrt(s - 1) * math.sqrt(rows / kept) if s > 1 else 1.0
         return Scales(1.0, (beta * kept if self.reduction == "mean" else beta, None))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        targets = Input((at.b,), "index", at.s)
+        return tuple(example(cls(reduction), (at.b, at.s), targets) for reduction in ("sum", "mean"))
+
+    def predict(self, out: Shape, logits: SecondMoments, targets: SecondMoments) -> SecondMoments:
+        return constant(out, 0.0)
+
+    def predict_gradients(
+        self, g: SecondMoments, logits: SecondMoments, targets: SecondMoments
+    ) -> tuple[SecondMoments, None]:
+        _, kept = self._rows_and_kept(logits.shape, targets.shape)
+        share = 1 / kept if self.reduction == "mean" else 1.0
+        return cross_entropy_gradient(logits, kept).times(share * g.rms), None
+
     def check(self, logits: Shape, targets: Array) -> tuple[Array, Array, int]:
         """Which rows count, the target of each (0 where it does not), and how many count; or an error."""
         rows, kept = self._rows_and_kept(logits, targets.shape)
@@ -125,6 +142,17 @@ class MseLoss(Op):
         beta = size(x) / (2 * math.sqrt(2))
         return Scales(1.0, (beta, beta))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.b, at.m)),)
+
+    def predict(self, out: Shape, x: SecondMoments, target: SecondMoments) -> SecondMoments:
+        return constant(out, 0.0)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments, target: SecondMoments) -> tuple[SecondMoments, ...]:
+        both = x.plus(target).times(2 / math.prod(x.shape) * g.rms)
+        return both, both
+
     def _check(self, x: Shape, target: Shape) -> None:
         if x != target or math.prod(x) < 1:
             raise ShapeError(f"mse_loss: x {x} and target {target}, expected one shape with at least one element")
@@ -147,3 +175,13 @@ class LossSum(Op):
 
     def scale(self, *losses: Shape) -> Scales:
         return Scales(1.0, (1.0,) * len(losses))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (), ()),)
+
+    def predict(self, out: Shape, *losses: SecondMoments) -> SecondMoments:
+        return constant(out, 0.0)
+
+    def predict_gradients(self, g: SecondMoments, *losses: SecondMoments) -> tuple[SecondMoments, ...]:
+        return (g,) * len(losses)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from refscale.arguments import whole_number
-from refscale.engine import Array, Op, Rows
+from refscale.engine import Array, Example, Input, Op, Rows, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.shapes import axis_of, integer_attributes, size, tuple_attribute, whole_numbers
 from refscale.ops.sums import total_by_index
 from refscale.scales import Scales, Shape
+from refscale.scales.second_moments import SecondMoments, of_axes
 
 Kept = tuple[Any, ...]
 
@@ -43,6 +44,16 @@ class Reshape(Op):
     def scale(self, x: Shape) -> Scales:
         return Scales(1.0, (1.0,))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls((at.b * at.m,)), (at.b, at.m)),)
+
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        return x.reshaped(out)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
+        return (g.reshaped(x.shape),)
+
 
 @dataclass(frozen=True)
 class Transpose(Op):
@@ -66,6 +77,16 @@ class Transpose(Op):
 
     def scale(self, x: Shape) -> Scales:
         return Scales(1.0, (1.0,))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls((1, 0)), (at.b, at.m)),)
+
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        return x.transposed(self.axes)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
+        return (g.transposed(np.argsort(self.axes).tolist()),)
 
 
 def _cut(op: Any, alpha: float, x: Array) -> tuple[Array, Kept]:
@@ -117,6 +138,16 @@ class Slice(Op):
         self._index(x)
         return Scales(1.0, (math.sqrt(x[self.axis] / (self.stop - self.start)),))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(1, 0, max(1, at.m // 2)), (at.b, at.m)),)
+
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        return SecondMoments(out, x.k)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
+        return (g.filling(self.axis, x.shape),)
+
     def _index(self, shape: Shape) -> tuple[slice, ...]:
         axis = axis_of(self.name, self.axis, len(shape))
         if not 0 <= self.start < self.stop <= shape[axis]:
@@ -149,6 +180,16 @@ class Concat(Op):
     def scale(self, *xs: Shape) -> Scales:
         return Scales(1.0, (1.0,) * len(xs))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(1), (at.b, at.m), (at.b, at.n)),)
+
+    def predict(self, out: Shape, *xs: SecondMoments) -> SecondMoments:
+        return SecondMoments(out, np.sum([x.filling(self.axis, out).k for x in xs], axis=0))
+
+    def predict_gradients(self, g: SecondMoments, *xs: SecondMoments) -> tuple[SecondMoments, ...]:
+        return tuple(SecondMoments(x.shape, g.k) for x in xs)
+
 
 class Gather(Op):
     """Rows of each sequence: x (…, n, d) and positions (…, k) give (…, k, d), row ``positions[…, j]`` of x[…].
@@ -177,6 +218,31 @@ class Gather(Op):
         self._check(x, positions)
         return Scales(1.0, (math.sqrt(max(1, x[-2]) / max(1, positions[-1])), None))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        positions = Input((at.b, max(1, at.s // 8)), "index", at.s)
+        return (example(cls(), (at.b, at.s, at.m), positions),)
+
+    def predict(self, out: Shape, x: SecondMoments, positions: SecondMoments) -> SecondMoments:
+        """Different rows of one sequence; of two sequences, the same place by chance."""
+        n, k = x.shape[-2], x.k.copy()
+        for bits in np.ndindex(*(2,) * (k.ndim - 2)):
+            if not all(bits):
+                k[bits] = np.stack([k[bits][1] / n + k[bits][0] * (n - 1) / n] * 2)
+        return SecondMoments(out, k)
+
+    def predict_gradients(
+        self, g: SecondMoments, x: SecondMoments, positions: SecondMoments
+    ) -> tuple[SecondMoments, None]:
+        n, k, found = x.shape[-2], g.shape[-2], g.k.copy()
+        for bits in np.ndindex(*(2,) * (found.ndim - 2)):
+            other, same = g.k[bits]
+            if all(bits):
+                found[bits] = np.stack([other * k * (k - 1) / max(1, n * (n - 1)), same * k / n])
+            else:
+                found[bits] = np.stack([(same / k + other * (k - 1) / k) * (k / n) ** 2] * 2)
+        return SecondMoments(x.shape, found), None
+
     def _check(self, x: Shape, positions: Shape) -> None:
         if len(x) < 2 or not positions or x[:-2] != positions[:-1]:
             raise ShapeError(f"gather: x {x} and positions {positions}, expected (…, n, d) and (…, k)")
@@ -197,6 +263,11 @@ def _embed_backward(op: Op, betas: Sequence[float | None], g: Array, shape: Shap
     if betas[0] != 1:
         sums *= betas[0]
     return Rows(indices, sums, shape), None
+
+
+def _agreement(ids: SecondMoments) -> float:
+    """The chance that two ids are the same, from the second moments of their one-hot vectors."""
+    return float(ids.k[(0,) * ids.k.ndim])
 
 
 class Embedding(Op):
@@ -221,6 +292,31 @@ class Embedding(Op):
     def scale(self, table: Shape, ids: Shape) -> Scales:
         self._check(table)
         return Scales(1.0, (math.sqrt(max(1, table[0]) / size(ids)), None))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.s, at.m), Input((at.b,), "index", at.s)),)
+
+    def predict(self, out: Shape, table: SecondMoments, ids: SecondMoments) -> SecondMoments:
+        """Rows of the table by ids that agree by chance."""
+        lead, agreement = len(out) - 1, _agreement(ids)
+        k = np.empty((2,) * len(out))
+        k[...] = table.k[1] * agreement + table.k[0] * (1 - agreement)
+        k[(1,) * lead] = table.k[1]
+        return of_axes(out, k)
+
+    def predict_gradients(
+        self, g: SecondMoments, table: SecondMoments, ids: SecondMoments
+    ) -> tuple[SecondMoments, None]:
+        """A row of the table sums the gradients of the tokens that are it."""
+        v, tokens, agreement = table.shape[0], math.prod(g.shape[:-1]), _agreement(ids)
+        same, total = g.k[(1,) * (g.k.ndim - 1)], g
+        for axis in range(len(g.shape) - 1):
+            total = total.summed(axis)
+        pairs = total.k[(1,) * (g.k.ndim - 1)] - tokens * same
+        mixed = (1 - agreement) / max(1, v * (v - 1))  # the chance that two tokens are two given rows
+        k = np.stack([pairs * mixed, (tokens * same + pairs * agreement) / v])
+        return SecondMoments(table.shape, k), None
 
     def _check(self, table: Shape) -> None:
         if len(table) != 2:

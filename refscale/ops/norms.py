@@ -6,13 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from refscale.engine import Array, Op
+import numpy as np
+
+from refscale.engine import Array, Example, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import rows
 from refscale.ops.moments import centered, mean, normalized
 from refscale.ops.shapes import size
 from refscale.ops.sums import total
 from refscale.scales import Scales, Shape
+from refscale.scales.second_moments import SecondMoments, constant, without_mean
 
 Kept = tuple[Any, ...]
 
@@ -25,6 +28,15 @@ def _rows(name: str, x: Shape, *parameters: Shape) -> int:
 
 def _to_row(g: Array) -> Array:
     return total(g, tuple(range(g.ndim - 1)))
+
+
+def _lost(n: int, square: float) -> float:
+    """Of the square of a gradient (g − mean g − y·mean(g·y))/s, over that of g, by the mean square of x.
+
+    Two directions of n are lost, and E 1/s² is (n − 1)/(n − 3) of 1/E s².
+    """
+    few = (n - 1) / (n - 3) if n > 3 else 1.0
+    return (1 - 1 / n) * few / square
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,27 @@ class LayerNorm(Op):
         beta = 1 / math.sqrt(self.check(x, gain, bias))
         return Scales(1.0, (1.0, beta, beta))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.m,), (at.m,)),)
+
+    def predict(self, out: Shape, x: SecondMoments, *parameters: SecondMoments) -> SecondMoments:
+        v, square = self._spread(x)
+        return constant(out, 0.0) if square <= 0 else without_mean(v / square, out)
+
+    def predict_gradients(
+        self, g: SecondMoments, x: SecondMoments, *parameters: SecondMoments
+    ) -> tuple[SecondMoments, ...]:
+        for_x = without_mean(self._spread(g)[0] * _lost(x.shape[-1], self._spread(x)[1]), x.shape)
+        for_gain = SecondMoments(g.shape, g.k * self.predict(g.shape, x).k)
+        return for_x, for_gain.unbroadcast(x.shape[-1:]), g.unbroadcast(x.shape[-1:])
+
+    def _spread(self, x: SecondMoments) -> tuple[Array, float]:
+        """Second moments of the rows without their means, and the mean square of one row, plus eps."""
+        n = x.shape[-1]
+        v = np.asarray(x.k[..., 1] - (x.k[..., 1] + (n - 1) * x.k[..., 0]) / n)
+        return v, float(v[(1,) * v.ndim]) + self.eps
+
     def check(self, x: Shape, gain: Shape, bias: Shape) -> int:
         """Number of rows, or a ShapeError."""
         return _rows(self.name, x, gain, bias)
@@ -100,6 +133,21 @@ class RmsNorm(Op):
 
     def scale(self, x: Shape, gain: Shape) -> Scales:
         return Scales(1.0, (1.0, 1 / math.sqrt(self.check(x, gain))))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.m,)),)
+
+    def predict(self, out: Shape, x: SecondMoments, *parameters: SecondMoments) -> SecondMoments:
+        square = x.square + self.eps
+        return constant(out, 0.0) if square <= 0 else SecondMoments(out, x.k / square)
+
+    def predict_gradients(
+        self, g: SecondMoments, x: SecondMoments, *parameters: SecondMoments
+    ) -> tuple[SecondMoments, ...]:
+        for_x = SecondMoments(g.shape, g.k * _lost(x.shape[-1], x.square + self.eps))
+        for_gain = SecondMoments(g.shape, g.k * self.predict(g.shape, x).k)
+        return for_x, for_gain.unbroadcast(x.shape[-1:])
 
     def check(self, x: Shape, gain: Shape) -> int:
         """Number of rows, or a ShapeError."""

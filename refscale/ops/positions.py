@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from refscale.engine import Array, Op
+from refscale.engine import Array, Example, Op, Sizes, example
 from refscale.errors import ShapeError
 from refscale.scales import Scales, Shape
+from refscale.scales.second_moments import SecondMoments
 
 Kept = tuple[Any, ...]
 
@@ -40,6 +41,19 @@ class Rotary(Op):
         self.check(x, cos, sin)
         return Scales(1.0, (1.0, None, None))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        half = max(1, at.m // 2)
+        return (example(cls(), (at.b, at.s, 2 * half), (at.s, half), (at.s, half)),)
+
+    def predict(self, out: Shape, x: SecondMoments, cos: SecondMoments, sin: SecondMoments) -> SecondMoments:
+        return x
+
+    def predict_gradients(
+        self, g: SecondMoments, x: SecondMoments, cos: SecondMoments, sin: SecondMoments
+    ) -> tuple[SecondMoments, None, None]:
+        return g, None, None
+
     def check(self, x: Shape, cos: Shape, sin: Shape) -> None:
         """A ShapeError, unless they fit."""
         if len(x) < 2 or x[-1] % 2 or not cos == sin == (x[-2], x[-1] // 2):
@@ -67,6 +81,16 @@ class RelativeShift(Op):
     def scale(self, x: Shape) -> Scales:
         s = self._side(x)
         return Scales(1.0, ((2 * s / (s + 1)) ** 0.5,))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.s, at.s)),)
+
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        return x
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
+        return (g,)
 
     def _shifted(self, x: Array) -> Array:
         s = self._side(x.shape)

@@ -8,13 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from refscale.engine import Array, Op
+from refscale.engine import Array, Example, Op, Sizes, example
 from refscale.errors import ShapeError
 from refscale.ops.shapes import Axes, axes_of, size, tuple_attribute
 from refscale.ops.sums import total
 from refscale.scales import Scales, Shape
+from refscale.scales.second_moments import SecondMoments
 
 Kept = tuple[Any, ...]
+
+
+def _summed(x: SecondMoments, axes: tuple[int, ...]) -> SecondMoments:
+    """Summed over these axes, which are kept with length 1."""
+    for axis in axes:
+        x = x.summed(axis)
+    return x
+
+
+def _repeated(g: SecondMoments, shape: Shape, axes: tuple[int, ...]) -> SecondMoments:
+    """Of a gradient that is copied along these axes."""
+    return g.reshaped(tuple(1 if a in axes else n for a, n in enumerate(shape))).repeated(shape)
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,16 @@ class Sum(Op):
         n = size(tuple(x[a] for a in axes_of(self.name, self.axes, x)))
         return Scales(n**-0.5, (1.0,))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls((-1,)), (at.b, at.m)),)
+
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        return _summed(x, axes_of(self.name, self.axes, x.shape)).reshaped(out)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
+        return (_repeated(g, x.shape, axes_of(self.name, self.axes, x.shape)),)
+
 
 @dataclass(frozen=True)
 class Mean(Op):
@@ -70,6 +93,18 @@ class Mean(Op):
     def scale(self, x: Shape) -> Scales:
         _, n = self._axes_and_terms(x)
         return Scales(math.sqrt(n), (n,))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls((-1,)), (at.b, at.m)),)
+
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        axes, n = self._axes_and_terms(x.shape)
+        return _summed(x, axes).times(1 / n).reshaped(out)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
+        axes, n = self._axes_and_terms(x.shape)
+        return (_repeated(g, x.shape, axes).times(1 / n),)
 
     def _axes_and_terms(self, x: Shape) -> tuple[tuple[int, ...], int]:
         axes = axes_of(self.name, self.axes, x)

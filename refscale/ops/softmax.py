@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from refscale.engine import Array, Op
+from refscale.engine import Array, Example, Input, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import rows
 from refscale.ops.shapes import broadcast
+from refscale.ops.softmax_moments import softmax_gradient, softmax_of
 from refscale.scales import Scales, Shape, Statistic
+from refscale.scales.second_moments import SecondMoments
 
 Kept = tuple[Any, ...]
 
@@ -62,6 +64,16 @@ class Softmax(Op):
         alpha, beta = _softmax_scales(self.check(x), statistic)
         return Scales(alpha, (beta,))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.s)),)
+
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        return softmax_of(x)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
+        return (softmax_gradient(g, x),)
+
     def check(self, x: Shape) -> int:
         """Width of the rows, or a ShapeError."""
         return _width(self.name, x)
@@ -105,6 +117,16 @@ class MaskedSoftmax(Op):
         alpha, beta = _softmax_scales(_width(self.name, x), statistic)
         return Scales(alpha, (beta, None))
 
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(causal=True), (at.b, at.s, at.s), Input((at.b, 1, at.s), "mask")),)
+
+    def predict(self, out: Shape, x: SecondMoments, mask: SecondMoments) -> SecondMoments:
+        return softmax_of(x, self.causal)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments, mask: SecondMoments) -> tuple[SecondMoments, None]:
+        return softmax_gradient(g, x, self.causal), None
+
     def check(self, x: Array, mask: Array) -> None:
         """A ShapeError or ArgumentError, unless the mask is one of x."""
         self._fits(x.shape, mask.shape)
@@ -142,3 +164,7 @@ class LogSoftmax(Op):
         s = _width(self.name, x)
         alpha = 1.0 if statistic == "std" else (1 + (math.log(s) + 0.5) ** 2) ** -0.5
         return Scales(alpha, (1.0 if s == 1 else (1 - 1 / s) ** -0.5,))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.s)),)

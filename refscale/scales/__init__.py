@@ -6,7 +6,8 @@ variance; a *constraint* ties those that must be equal for the gradient to stay 
 are used.
 
 In reading order: ``factors``, ``moments`` (where the factors of activations come from), ``residuals``, ``schemes``,
-``trained`` (a model whose weights were not drawn at random).
+``trained`` (a model whose weights were not drawn at random), ``second_moments`` (what the ops' rules of prediction
+compute with).
 """
 
 from typing import TYPE_CHECKING

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from refscale.blocks import ARITHMETICS, BLOCK_FORMATS, NONFINITES, SCALE_RULES, BlockCast
+from refscale.engine import Example, Op, Sizes, example
 from refscale.errors import ArgumentError, CarrierError
 from refscale.formats import (
     FORMATS,
@@ -39,6 +40,7 @@ from refscale.formats import (
     encode,
     get_format,
 )
+from refscale.ops import Elementwise
 from refscale.testing.graphs import Dag, undirected_edges
 from refscale.testing.places import Place
 
@@ -54,6 +56,7 @@ __all__ = [
     "formats",
     "generators",
     "matmul_shapes",
+    "op_examples",
     "overflows",
     "places",
     "roundings",
@@ -344,6 +347,31 @@ def seeds() -> st.SearchStrategy[int]:
 def generators() -> st.SearchStrategy[np.random.Generator]:
     """Fresh `numpy.random.Generator`s; a failing example prints as `default_rng(seed)`."""
     return seeds().map(np.random.default_rng)
+
+
+# Ops.
+
+
+def op_examples(kind: type[Op], *, max_size: int = 6) -> st.SearchStrategy[Example]:
+    """Uses of an op: the examples that its class declares, at drawn sizes; of element-wise ops, at any shape.
+
+    Args:
+        kind: the class.
+        max_size: the largest of the sizes b, m, n and s.
+
+    Returns:
+        A strategy of `Example`; `example.arrays(rng)` draws its inputs. Shrinks toward sizes of 1.
+
+    Raises:
+        ArgumentError: the class declares no examples.
+    """
+    if not kind.examples(Sizes(1, 1, 1, 1)):
+        raise ArgumentError(f"op_examples: {kind.__name__} declares no examples; define its method examples")
+    if issubclass(kind, Elementwise):
+        attributes = st.sampled_from([e.op for e in kind.examples(Sizes(1, 1, 1, 1))])
+        return st.builds(example, attributes, shapes())
+    sizes = st.builds(Sizes, *[st.integers(1, max_size)] * 4)
+    return sizes.flatmap(lambda at: st.sampled_from(kind.examples(at)))
 
 
 # Places.

@@ -13,17 +13,15 @@ from hypothesis import strategies as st
 import refscale as rs
 from refscale import functional as F  # noqa: N812
 from refscale import ops
-from refscale.analysis import predict
-from refscale.analysis.kernels import Kernel, constant, contracted, independent, through, without_mean
-from refscale.analysis.predict import _filling
-from refscale.analysis.softmax_kernels import alike, softmax_moments
+from refscale.analysis import predict, render
 from refscale.claims.measure import standard_error
-from refscale.engine import Tape, apply, backward
-from refscale.errors import ArgumentError
+from refscale.engine import Op, Sizes, Tape, apply, backward
+from refscale.ops.softmax_moments import alike, softmax_moments
 from refscale.scales import Scales, regular, unit
+from refscale.scales.second_moments import SecondMoments, constant, contracted, independent, through, without_mean
 from refscale.testing import rms, std
 
-# --- Kernels: against arrays whose second moments are averaged over everything that may be exchanged -----------------
+# --- Second moments: against arrays whose second moments are averaged over everything that may be exchanged -----------
 
 
 def test_rows_that_sum_to_zero_by_hand():
@@ -35,12 +33,12 @@ def test_rows_that_sum_to_zero_by_hand():
 
 def test_a_part_of_an_axis_by_hand():
     """Two ones and three zeros: 2/5 of the squares are 1, and of 20 pairs of different places 2."""
-    found = _filling(constant((3, 2), 1.0), 1, (3, 5))
+    found = constant((3, 2), 1.0).filling(1, (3, 5))
     assert found.k == pytest.approx(np.array([[2 / 20, 2 / 5]] * 2))
 
 
 def empirical(x):
-    """The kernel of samples of an array: products averaged over all pairs of elements that agree on the same axes."""
+    """Second moments of samples of an array, averaged over all pairs of elements that agree on the same axes."""
     shape = x.shape[1:]
     k = np.zeros((2,) * len(shape))
     flat = x.reshape(len(x), -1)
@@ -52,7 +50,7 @@ def empirical(x):
         k[bits] = second[pairs].mean() if pairs.any() else 0
     for axis, n in enumerate(shape):
         k = np.repeat(np.take(k, [1], axis), 2, axis) if n == 1 else k
-    return Kernel(shape, k)
+    return SecondMoments(shape, k)
 
 
 def mixed(rng, shape, samples=20_000):
@@ -73,7 +71,7 @@ def assert_close(actual, expected, relative=0.05):
 SHAPE = (3, 4, 5)
 
 
-class TestKernels:
+class TestSecondMoments:
     rng = np.random.default_rng(0)
     x = mixed(rng, SHAPE)
     k = empirical(x)
@@ -128,7 +126,7 @@ class TestKernels:
     @settings(deadline=None, max_examples=30)
     def test_relu_in_closed_form(self, rho):
         """E relu(u)·relu(v) = (√(1−ρ²) + ρ·(π − arccos ρ))/2π (Cho and Saul 2009)."""
-        pair = Kernel((2,), np.array([rho, 1.0]))
+        pair = SecondMoments((2,), np.array([rho, 1.0]))
         expected = (math.sqrt(1 - rho**2) + rho * (math.pi - math.acos(rho))) / (2 * math.pi)
         assert through(pair, lambda z: np.maximum(z, 0)).k[0] == pytest.approx(expected, abs=1e-3)
 
@@ -235,19 +233,84 @@ def test_every_rule(name):
             assert measured == pytest.approx(kernel.rms, rel=allowed), (way, variable, measured, kernel.rms)
 
 
-def test_every_op_has_a_rule_or_says_so():
-    """Those of a transformer have one; the others are refused by name."""
-    unknown = {"conv2d", "max_pool", "exp", "log", "sqrt", "log_softmax"}
-    refused = set()
-    for op in (ops.Exp(), ops.Log(), ops.Sqrt(), ops.LogSoftmax()):
+WITHOUT_RULE = {"conv2d", "max_pool", "exp", "log", "sqrt", "log_softmax"}
+
+
+@pytest.mark.parametrize("kind", ops.OPS.values(), ids=ops.OPS)
+def test_every_op_declares_its_rules_or_is_known_to_have_none(kind):
+    """Both, and of the class that computes it: an op with a forward of its own needs rules of its own."""
+    assert (kind.predict is None) == (kind.predict_gradients is None) == (kind.name in WITHOUT_RULE), (
+        f"{kind.__name__} declares no rule of prediction: define predict and predict_gradients, or list it here"
+    )
+    for e in kind.examples(Sizes(3, 4, 5, 6)) if kind.predict is not None else ():
         tape = Tape(unit)
-        with pytest.raises(ArgumentError, match=f"^predict: there is no rule for {op.name}$"):
-            predict(apply(op, tape.tensor(np.ones((2, 3)))))
-        refused.add(op.name)
+        y = apply(e.op, *(tape.tensor(a) for a in e.arrays(np.random.default_rng(0))))
+        inputs = [independent(shape, 1.0) for shape in e.shapes]
+        assert e.op.predict(y.shape, *inputs).shape == y.shape
+        gradients = e.op.predict_gradients(independent(y.shape, 1.0), *inputs)
+        assert [None if g is None else g.shape for g in gradients] == [
+            None if i in e.op.constants else shape for i, shape in enumerate(e.shapes)
+        ]
+
+
+class Cube(Op):
+    """x³, without a rule."""
+
+    inputs = ("x",)
+
+    def forward(self, x):
+        return x**3, (x,)
+
+    def backward(self, g, x):
+        return (3 * x**2 * g,)
+
+    def scale(self, x):
+        return Scales(1.0, (1.0,))
+
+
+def test_an_op_without_a_rule_leaves_out_what_depends_on_it():
+    """Values after it, and gradients before it; a sum whose inputs are not both predicted is not asked."""
     tape = Tape(unit)
-    with pytest.raises(ArgumentError, match=r"^predict: there is no rule for conv2d$"):
-        predict(apply(ops.Conv2d(), tape.tensor(np.ones((1, 4, 4, 2))), tape.tensor(np.ones((3, 3, 2, 2)))))
-    assert refused < unknown
+    x, w = tape.tensor(np.ones((5, 4)), "x"), tape.tensor(np.ones((4, 4)), "w")
+    h, side = apply(ops.Matmul(), x, w), apply(ops.Tanh(), x)
+    y = apply(ops.Add(), apply(Cube(), h), side)
+    found = predict(y)
+    assert found.without_rule == ("cube",)
+    assert set(found.values) == {t.variable for t in (x, w, h, side)}
+    assert set(found.gradients) == {y.variable}
+
+
+def test_a_report_counts_what_is_not_predicted(monkeypatch):
+    """Without the rule of gelu: the first tensor after it is named, and everything that depends on it says none."""
+    monkeypatch.setattr(ops.Gelu, "predict", None)
+    report = rs.report("bert-tiny", "unit", formats=(), seq=8, batch=2)
+    unknown = [t for t in report.tensors if t.is_judged and t.predicted is None]
+    assert unknown[0].name == "encoder.0.ffn.gelu"
+    text = render([report])
+    assert f"  not predicted: {len(unknown)} tensors, from encoder.0.ffn.gelu on" in text.splitlines()
+    (line,) = [line for line in text.splitlines() if line.split()[:1] == ["ffn.gelu"] and "×" in line][:1]
+    assert " none" in line
+    known = next(line for line in text.splitlines() if line.split()[:1] == ["ffn.up.matmul"])
+    assert " none" not in known
+
+
+class OneWay(ops.Tanh):
+    """tanh, predicted forward only."""
+
+    predict_gradients = None
+
+
+@pytest.mark.parametrize("parts", [(OneWay(), ops.Tanh()), (ops.Tanh(), OneWay())], ids=["first", "last"])
+def test_a_part_that_is_not_predicted_makes_the_sum_so(parts):
+    """x is sent back two gradients, and one of them is unknown."""
+    tape = Tape(unit)
+    x = tape.tensor(np.ones((5, 4)), "x")
+    y = apply(ops.Add(), *(apply(op, x) for op in parts))
+    found = predict(y)
+    assert found.without_rule == ("one_way",)
+    assert y.variable in found.values
+    assert x.variable not in found.gradients
+    assert len(found.gradients) == 3
 
 
 # --- Whole graphs -----------------------------------------------------------------------------------------------------

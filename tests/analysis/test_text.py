@@ -138,6 +138,8 @@ class TestPredictions:
         ]
         lines = summary_lines(report([*tensors, *others]))
         assert "  σ over predicted: 2 of 5 within 15 %, median 0.86, 0.50 to 1.16" in lines
+        assert "  not predicted: 1 tensor, from trained on" in lines
+        assert not any("not predicted" in line for line in summary_lines(report([*tensors, *others[:2]])))
         assert not any("predicted" in line for line in summary_lines(report(others[2:])))
 
 

@@ -25,11 +25,10 @@ from unittest.mock import patch
 import numpy as np
 
 from refscale import functional, graph, layers, ops
-from refscale.analysis import ops_table
 from refscale.blocks import RECIPES
 from refscale.claims import CLAIMS, Claim, verify
 from refscale.claims import blocks as claims_of_blocks
-from refscale.engine import Op, Rows, Tape, Variable, fast, run
+from refscale.engine import Op, Rows, Sizes, Tape, Variable, fast, run
 from refscale.engine import factors as engine_factors
 from refscale.formats import FORMATS, Cast, cast
 from refscale.layers import blocks as layer_blocks
@@ -38,7 +37,7 @@ from refscale.scales import CONSTRAINTS, Scales, residuals, schemes
 from refscale.scales import factors as scale_factors
 from refscale.testing import Place
 
-EXAMPLES = {type(op): (op, shapes) for op, shapes in ops_table.examples({"b": 4, "m": 4, "n": 4, "s": 8})}
+EXAMPLES = {type(e.op): (e.op, e.shapes) for e in ops.examples(Sizes(b=4, m=4, n=4, s=8))}
 """An op of each class, and the shapes of its inputs."""
 
 

@@ -10,6 +10,7 @@ from refscale import ops
 from refscale.claims import at_most, same
 from refscale.claims.measure import TensorRms, compared, over_predicted, rows, standard_error, uniform_batch, worst
 from refscale.engine import apply
+from refscale.errors import ArgumentError
 from refscale.models import bert
 from refscale.scales import regular
 from refscale.testing import rms
@@ -32,6 +33,16 @@ def test_rows(gradients):
     factor = y.measured / rms(np.stack(wide))
     assert factor == pytest.approx((30 * 90) ** -0.25, rel=1e-5)  # tied: the geometric mean of 30^-½ and 90^-½
     assert y.std == pytest.approx(factor * np.sqrt(np.mean([np.var(v) for v in wide])), rel=1e-4)
+
+
+def test_an_op_without_a_rule_is_refused():
+    """Left out, its tensors would count as right."""
+    with pytest.raises(ArgumentError, match=r"^rows: no prediction rule for exp$"):
+        rows(
+            lambda tape, rng: apply(ops.Exp(), tape.tensor(rng.standard_normal((3, 4)), "x")),
+            1,
+            np.random.default_rng(),
+        )
 
 
 def test_a_standard_deviation_far_below_the_mean():

@@ -25,6 +25,7 @@ Quantizer = Callable[..., np.ndarray]
 DETERMINISTIC = ("nearest_even", "toward_zero", "up", "down", "nearest_away")
 OVERFLOWS = ("saturate", "nonsaturate")
 WITH_DTYPE = [f for f in FORMATS.values() if f.dtype is not None and f.name != "float32"]
+OWN = Format("float6_e4m1fn", 4, 1, 7, "none", source="a format that no table has")
 NARROW = [f for f in FORMATS.values() if f.bits <= 8]
 WIDE = [f for f in FORMATS.values() if f.bits > 8]
 SOURCES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32, "float64": np.float64}
@@ -59,6 +60,15 @@ def first_difference(x: np.ndarray, actual: np.ndarray, expected: np.ndarray) ->
 
 
 # --- the oracles -----------------------------------------------------------------------------------------------------
+
+
+def by_formula(code: int, format: Format) -> Fraction:
+    """The value of a code that is neither infinity nor NaN, from the formula of the table, in rational numbers."""
+    sign, rest = divmod(code, 1 << (format.exponent_bits + format.mantissa_bits))
+    exponent, mantissa = divmod(rest, 1 << format.mantissa_bits)
+    normal = exponent > 0 or not format.has_zero
+    value = Fraction(mantissa, 1 << format.mantissa_bits) + normal
+    return (-1) ** sign * value * Fraction(2) ** ((exponent if normal else 1) - format.bias)
 
 
 def by_ml_dtypes(x: np.ndarray, format: Format, overflow: str) -> np.ndarray:

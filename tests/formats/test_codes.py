@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from refscale.claims.formats import PUBLISHED, magnitudes
 from refscale.errors import CarrierError, FormatError
 from refscale.formats import FORMATS, Format, decode, encode, get_format, quantize, values
-from tests.formats.oracles import SOURCES, bits, by_ml_dtypes, edge_points, widened
+from tests.formats.oracles import OWN, SOURCES, bits, by_formula, by_ml_dtypes, edge_points, widened
 
 UP_TO_16 = [f for f in FORMATS.values() if f.bits <= 16]
 
@@ -18,7 +19,7 @@ def some_codes(format: Format) -> np.ndarray:
     return np.concatenate([ends, ends | np.uint32(1 << 31), np.arange(0, 1 << 32, 4099, dtype=np.uint32)])
 
 
-@pytest.mark.parametrize("format", FORMATS.values(), ids=str)
+@pytest.mark.parametrize("format", [*FORMATS.values(), OWN], ids=str)
 def test_every_code_decodes_as_ml_dtypes_and_comes_back(format: Format) -> None:
     codes = some_codes(format)
     x = decode(codes, format)
@@ -26,8 +27,11 @@ def test_every_code_decodes_as_ml_dtypes_and_comes_back(format: Format) -> None:
         assert np.array_equal(bits(x), bits(widened(codes.view(format.dtype))))
     elif format.nan == "twos_complement":
         assert np.array_equal(x, codes.view(np.int8) / np.float32(64))
+    elif format.name == "tf32":
+        assert np.array_equal(bits(x), bits((codes << 13).view(np.float32)))  # the top of float32
     else:
-        assert np.array_equal(bits(x), bits((codes << 13).view(np.float32)))  # tf32: the top of float32
+        finite = np.isfinite(x)
+        assert x[finite].tolist() == [float(by_formula(c, format)) for c in codes[finite].tolist()]
     back = encode(x, format)
     assert back.dtype == format.code_dtype
     nan = np.isnan(x)
@@ -120,8 +124,8 @@ def test_other_refusals() -> None:
 
 
 def test_the_special_codes() -> None:
-    said = {f.name: (f.inf_code, f.nan_code) for f in FORMATS.values() if f.bits <= 8}
-    assert said == {
+    """Of formats that standards and papers define; those of the others follow from ``nan``."""
+    expected = {
         "float8_e5m2": (0x7C, 0x7E),
         "float8_e4m3fn": (None, 0x7F),
         "float8_e5m2fnuz": (None, 0x80),
@@ -135,4 +139,13 @@ def test_the_special_codes() -> None:
         "float4_e2m1fn": (None, None),
         "int8_q6": (None, None),
     }
+    assert {name: (FORMATS[name].inf_code, FORMATS[name].nan_code) for name in expected} == expected
     assert get_format("e5m2").nan_code == encode(np.float32([np.nan]), "e5m2")[0]
+
+
+def test_a_format_that_ml_dtypes_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The claims enumerate its values by the formula, up to its published largest value."""
+    monkeypatch.setitem(PUBLISHED, OWN.name, (384.0, 2.0**-6, 2.0**-7))
+    found = magnitudes(OWN).tolist()
+    assert found == [float(by_formula(c, OWN)) for c in range(32)]
+    assert (found[1], found[2], found[3], found[-1]) == (2.0**-7, 2.0**-6, 1.5 * 2.0**-6, OWN.max)

@@ -12,16 +12,28 @@ from hypothesis import strategies as st
 from refscale.errors import ArgumentError, CarrierError, FormatError
 from refscale.formats import FORMATS, Format, get_format, round_exact
 from refscale.formats.rounding import floor_log2
-from tests.formats.oracles import DETERMINISTIC, NARROW, OVERFLOWS, by_ml_dtypes, by_search, edge_points, same, widened
+from tests.formats.oracles import (
+    DETERMINISTIC,
+    NARROW,
+    OVERFLOWS,
+    OWN,
+    by_formula,
+    by_ml_dtypes,
+    by_search,
+    edge_points,
+    same,
+    widened,
+)
 
-SEARCHED = [*(f for f in NARROW if f.has_zero), FORMATS["float16"]]
+SEARCHED = [*(f for f in NARROW if f.has_zero), OWN, FORMATS["float16"]]
 
 
 def magnitudes_by_dtype(format: Format) -> list[Fraction]:
     """The finite magnitudes as ml_dtypes decodes them (int8: over 64), and the one that would follow."""
     codes = np.arange(1 << (format.bits - 1), dtype=format.code_dtype)
     if format.dtype is None:
-        return [Fraction(int(c), 64) for c in range(129)]
+        table = [by_formula(int(c), format) for c in codes]
+        return [*table, 2 * table[-1] - table[-2]]
     values = widened(codes.view(format.dtype), np.float64)
     table = [Fraction(v) for v in values[np.isfinite(values)].tolist()]
     return [*table, 2 * table[-1] - table[-2]]

@@ -275,7 +275,7 @@ def test_another_version_and_extra_files_are_found_by_check(copy, tmp_path):
     with pytest.raises(GoldenError, match=r"belong to no set: notes\.txt"):
         check(copy)
     edit(copy / "manifest.json", lambda m: m.update(set="9.0.0"))
-    with pytest.raises(GoldenError, match=r"set 9\.0\.0, but this version of refscale generates 1\.3\.0"):
+    with pytest.raises(GoldenError, match=r"set 9\.0\.0, but this version of refscale generates 1\.4\.0"):
         check(copy)
 
 

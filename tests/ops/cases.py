@@ -1,61 +1,42 @@
 """Every op with examples and strategies, in one place.
 
-``EXAMPLES`` and ``STRATEGIES`` map each op class to fixed cases and to a Hypothesis strategy of cases;
-``test_cases.py`` asserts that no exported op is missing.  A new op is entered here, and all general properties are then
-tested of it.
+``EXAMPLES`` and ``STRATEGIES`` map each op class to fixed cases and to a Hypothesis strategy of cases.  An op has those
+that its class declares (``Op.examples``, ``testing.strategies.op_examples``), unless ``MORE`` and ``WIDER`` have other
+shapes and attributes for it.  All general properties are tested of them.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from refscale import ops
-from refscale.engine import Op, Tape, apply, backward
+from refscale.engine import Example, Input, Sizes, Tape, apply, backward, example
 from refscale.scales import regular
-from refscale.testing.strategies import broadcastable_shapes, matmul_shapes, shapes
+from refscale.testing.strategies import broadcastable_shapes, matmul_shapes, op_examples, shapes
 
 # A busy machine is no reason to fail.
 PROPERTY = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-ALL_OPS = [op for op in map(vars(ops).get, ops.__all__) if isinstance(op, type) and issubclass(op, Op)]
-
-
-@dataclass(frozen=True)
-class Input:
-    """How to draw one input; ``n`` is the number of classes or rows that indices choose from."""
-
-    shape: tuple[int, ...]
-    kind: Literal["normal", "positive", "index", "mask", "targets"] = "normal"
-    n: int = 0
-    ignored: int = 0
-
-    def draw(self, rng):
-        if self.kind == "normal":
-            return rng.standard_normal(self.shape)
-        if self.kind == "positive":
-            return np.exp(0.5 * rng.standard_normal(self.shape))
-        if self.kind == "mask":
-            return rng.integers(0, 2, self.shape) == 1
-        indices = np.asarray(rng.integers(0, self.n, self.shape))
-        indices.ravel()[rng.permutation(indices.size)[: self.ignored]] = IGNORE
-        return indices
-
-
+ALL_OPS = list(ops.OPS.values())
 IGNORE = -100
 
 
 @dataclass(frozen=True)
-class Case:
+class Targets(Input):
+    """Classes, some of them to be ignored."""
+
+    ignored: int = 0
+
+    def draw(self, rng):
+        indices = super().draw(rng)
+        indices.ravel()[rng.permutation(indices.size)[: self.ignored]] = IGNORE
+        return indices
+
+
+class Case(Example):
     """An op with its attributes, and what its inputs are."""
-
-    op: Op
-    inputs: tuple[Input, ...]
-
-    def arrays(self, rng):
-        return [x.draw(rng) for x in self.inputs]
 
     @property
     def differentiable(self):
@@ -67,7 +48,7 @@ class Case:
 
 def case(op, *inputs):
     """A case; plain shapes are normal inputs."""
-    return Case(op, tuple(x if isinstance(x, Input) else Input(x) for x in inputs))
+    return Case(op, example(op, *inputs).inputs)
 
 
 def run(op, arrays, gradient=None, *, scheme=regular, dtype=np.float64):
@@ -89,14 +70,10 @@ def cross_entropy(rows, classes, reduction="mean", ignored=None):
         if ignored is None
         else ops.SoftmaxCrossEntropy(reduction, IGNORE, count - ignored)
     )
-    return case(op, (*rows, classes), Input(rows, "targets", classes, ignored or 0))
+    return case(op, (*rows, classes), Targets(rows, "index", classes, ignored or 0))
 
 
-def _unary(*instances):
-    return [case(op, (3, 4)) for op in instances]
-
-
-EXAMPLES = {
+MORE = {
     ops.Add: [case(ops.Add(), (3, 4), (3, 4)), case(ops.Add(), (2, 3, 4), (3, 1))],
     ops.Subtract: [case(ops.Subtract(), (3, 4), (3, 4)), case(ops.Subtract(), (4,), (2, 3, 4))],
     ops.WeightedAdd: [
@@ -105,12 +82,9 @@ EXAMPLES = {
     ],
     ops.Bias: [case(ops.Bias(), (3, 4), (4,)), case(ops.Bias(), (2, 3, 4), (3, 1))],
     ops.Multiply: [case(ops.Multiply(), (3, 4), (3, 4)), case(ops.Multiply(), (2, 3, 4), (4,))],
-    ops.SiluGlu: [case(ops.SiluGlu(), (3, 4), (3, 4))],
-    ops.Highway: [case(ops.Highway(-1.0), (3, 4), (3, 4), (3, 4))],
     ops.Rotary: [case(ops.Rotary(), (2, 3, 4), (3, 2), (3, 2))],
     ops.RelativeShift: [case(ops.RelativeShift(), (2, 4, 4)), case(ops.RelativeShift(), (1, 1))],
     ops.Scaled: [case(ops.Scaled(0.5, 3.0), (3, 4))],
-    ops.Fork: [case(ops.Fork(0.25), (3, 4))],
     ops.Dropout: [case(ops.Dropout(0.3), (5, 6), Input((5, 6), "mask"))],
     ops.Matmul: [
         case(ops.Matmul(), (3, 4), (4, 5)),
@@ -141,22 +115,11 @@ EXAMPLES = {
         case(ops.MaxPool((3,), (2,), ((1, 2),)), (2, 6, 3)),
         case(ops.MaxPool((2, 3), (1, 2), (1, 1)), (2, 4, 5, 2)),
     ],
-    ops.Relu: _unary(ops.Relu()),
-    ops.LeakyRelu: _unary(ops.LeakyRelu(), ops.LeakyRelu(0.3)),
-    ops.Gelu: _unary(ops.Gelu(), ops.Gelu("tanh")),
-    ops.Silu: _unary(ops.Silu()),
-    ops.Tanh: _unary(ops.Tanh()),
-    ops.Sigmoid: _unary(ops.Sigmoid()),
-    ops.Softplus: _unary(ops.Softplus()),
-    ops.Exp: _unary(ops.Exp()),
-    ops.Log: [case(ops.Log(), Input((3, 4), "positive"))],
-    ops.Sqrt: [case(ops.Sqrt(), Input((3, 4), "positive"))],
-    ops.Softmax: _unary(ops.Softmax()),
+    ops.LeakyRelu: [case(ops.LeakyRelu(), (3, 4)), case(ops.LeakyRelu(0.3), (3, 4))],
     ops.MaskedSoftmax: [
         case(ops.MaskedSoftmax(), (2, 3, 4, 5), Input((2, 1, 1, 5), "mask")),
         case(ops.MaskedSoftmax(causal=True), (2, 3, 5), Input((2, 3, 5), "mask")),
     ],
-    ops.LogSoftmax: _unary(ops.LogSoftmax()),
     ops.LayerNorm: [case(ops.LayerNorm(), (2, 3, 5), (5,), (5,)), case(ops.LayerNorm(0.5), (3, 4), (4,), (4,))],
     ops.RmsNorm: [case(ops.RmsNorm(), (2, 3, 5), (5,))],
     ops.Sum: [case(ops.Sum(), (3, 4)), case(ops.Sum((-1, 0)), (2, 3, 4))],
@@ -172,10 +135,12 @@ EXAMPLES = {
         cross_entropy((2, 3), 4, "sum", 2),
         cross_entropy((2, 3), 4, "mean", 2),
     ],
-    ops.MseLoss: [case(ops.MseLoss(), (3, 4), (3, 4))],
     ops.LossSum: [case(ops.LossSum(), (), (), ())],
 }
 
+EXAMPLES = {
+    kind: MORE.get(kind) or [Case(e.op, e.inputs) for e in kind.examples(Sizes(b=3, m=4, n=5, s=4))] for kind in ALL_OPS
+}
 CASES = [c for examples in EXAMPLES.values() for c in examples]
 
 
@@ -357,7 +322,7 @@ def _squares(draw):
 
 factors = st.floats(2**-6, 2**6)
 
-STRATEGIES = {
+WIDER = {
     ops.Add: _broadcast(ops.Add()),
     ops.Subtract: _broadcast(ops.Subtract()),
     ops.WeightedAdd: _weighted_add(),
@@ -377,13 +342,7 @@ STRATEGIES = {
     ops.Conv1d: _convolution(1),
     ops.Conv2d: _convolution(2),
     ops.MaxPool: _max_pool(),
-    ops.Relu: _of_one_shape(ops.Relu()),
     ops.LeakyRelu: _of_one_shape(st.builds(ops.LeakyRelu, st.floats(0.125, 0.875))),
-    ops.Gelu: _of_one_shape(st.builds(ops.Gelu, st.sampled_from(["erf", "tanh"]))),
-    ops.Silu: _of_one_shape(ops.Silu()),
-    ops.Tanh: _of_one_shape(ops.Tanh()),
-    ops.Sigmoid: _of_one_shape(ops.Sigmoid()),
-    ops.Softplus: _of_one_shape(ops.Softplus()),
     ops.Exp: _of_one_shape(ops.Exp()),
     ops.Log: _of_one_shape(ops.Log(), kind="positive"),
     ops.Sqrt: _of_one_shape(ops.Sqrt(), kind="positive"),
@@ -403,4 +362,8 @@ STRATEGIES = {
     ops.SoftmaxCrossEntropy: _cross_entropy(),
     ops.MseLoss: _of_one_shape(ops.MseLoss(), 2),
     ops.LossSum: st.integers(1, 4).map(lambda count: case(ops.LossSum(), *[()] * count)),
+}
+
+STRATEGIES = {
+    kind: WIDER[kind] if kind in WIDER else op_examples(kind).map(lambda e: Case(e.op, e.inputs)) for kind in ALL_OPS
 }

@@ -232,6 +232,7 @@ REFERENCES = {
     ops.LeakyRelu: lambda op, x: exact(np.maximum(x, op.slope * x)),
     ops.Gelu: gelu,
     ops.Silu: lambda op, x: relative(x / (1 + np.exp(-x)), 20),
+    ops.Swish: lambda op, x: relative(x / (1 + np.exp(-op.beta * x)), 24 + 4 * np.abs(op.beta * x)),
     ops.Tanh: tanh,
     ops.Sigmoid: lambda op, x: relative(1 / (1 + np.exp(-x)), 16),
     ops.Softplus: lambda op, x: relative(np.logaddexp(0, x), 20),

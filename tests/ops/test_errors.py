@@ -11,6 +11,9 @@ from refscale.scales import regular, unit
 ATTRIBUTES = {
     "LeakyRelu(slope=1): expected 0 < slope < 1": lambda: ops.LeakyRelu(1),
     "LeakyRelu(slope=-0.1): expected 0 < slope < 1": lambda: ops.LeakyRelu(-0.1),
+    "Swish(beta=0): expected 0 < beta ≤ 32": lambda: ops.Swish(0),
+    "Swish(beta=32.01): expected 0 < beta ≤ 32": lambda: ops.Swish(32.01),
+    "Swish(beta=nan): expected 0 < beta ≤ 32": lambda: ops.Swish(float("nan")),
     "Gelu(form='exact'): expected 'erf' or 'tanh'": lambda: ops.Gelu("exact"),
     "WeightedAdd(weights=(1.0, 0.0)): expected positive finite weights": lambda: ops.WeightedAdd((1.0, 0.0)),
     "WeightedAdd(weights=()): expected positive finite weights": lambda: ops.WeightedAdd(()),

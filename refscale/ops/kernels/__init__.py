@@ -7,6 +7,7 @@
 ``blocks``      what they share
 ==============  ======================================================================================
 
-The op's page names its kernel, ``fast = Kernel(forward, backward)``; ``engine.Kernel`` says what the two must do.
-Every kernel is held to the readable form, which stays the specification: ``tests/ops/test_kernels.py``.
+The op's page names the two functions, ``fast_forward, fast_backward = elements.silu, elements.activation_backward``;
+``engine.Op`` defines what they compute.  They take the op as their first argument, so that no module here imports a
+page of ops.  The readable form is the specification: ``tests/ops/test_kernels.py`` compares each with it.
 """

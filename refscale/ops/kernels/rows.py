@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +22,6 @@ from refscale.ops.kernels.blocks import Betas, Kept, by_row
 from refscale.ops.moments import normalized
 from refscale.ops.sums import total
 from refscale.scales import Shape
-
-if TYPE_CHECKING:
-    from refscale.ops.losses import SoftmaxCrossEntropy
-    from refscale.ops.norms import LayerNorm, RmsNorm
-    from refscale.ops.softmax import MaskedSoftmax, Softmax
 
 
 def _column(per_row: Array) -> Array:
@@ -51,7 +46,7 @@ def _sum(x: Array, ones: Array) -> Array:
     return np.asarray(np.vecdot(x, ones)[..., None])
 
 
-def softmax(op: Softmax, alpha: float, x: Array) -> tuple[Array, Kept]:
+def softmax(op: Any, alpha: float, x: Array) -> tuple[Array, Kept]:
     """α·softmax; keeps the result, and α."""
     op.check(x.shape)
     rows, y = by_row(x), np.empty(x.shape, x.dtype)
@@ -95,7 +90,7 @@ def masked_softmax_backward(op: Op, betas: Betas, g: Array, y: Array, alpha: flo
     return *softmax_backward(op, betas[:1], g, y, alpha), None
 
 
-def masked_softmax(op: MaskedSoftmax, alpha: float, x: Array, mask: Array) -> tuple[Array, Kept]:
+def masked_softmax(op: Any, alpha: float, x: Array, mask: Array) -> tuple[Array, Kept]:
     """α·softmax over the keys that may be seen; keeps the result, and α."""
     op.check(x, mask)
     y = np.empty(x.shape, x.dtype)
@@ -154,14 +149,14 @@ def _tiles(shape: tuple[int, int, int, int]) -> Iterator[tuple[slice, slice, sli
 # --- Norms ------------------------------------------------------------------------------------------------------------
 
 
-def layer_norm(op: LayerNorm, alpha: float, x: Array, gain: Array, bias: Array) -> tuple[Array, Kept]:
+def layer_norm(op: Any, alpha: float, x: Array, gain: Array, bias: Array) -> tuple[Array, Kept]:
     """α·(gain·normal + bias); keeps normal (…, n), 1/σ (rows,) and the gain."""
     op.check(x.shape, gain.shape, bias.shape)
     scaled, shift = (gain, bias) if alpha == 1 else (gain * alpha, bias * alpha)
     return _norm(x, op.eps, scaled, shift, gain)
 
 
-def rms_norm(op: RmsNorm, alpha: float, x: Array, gain: Array) -> tuple[Array, Kept]:
+def rms_norm(op: Any, alpha: float, x: Array, gain: Array) -> tuple[Array, Kept]:
     """α·gain·normal; keeps normal (…, n), 1/RMS (rows,) and the gain."""
     op.check(x.shape, gain.shape)
     return _norm(x, op.eps, gain if alpha == 1 else gain * alpha, None, gain)
@@ -284,7 +279,7 @@ def _norm_backward(
 # --- Cross-entropy ----------------------------------------------------------------------------------------------------
 
 
-def cross_entropy(op: SoftmaxCrossEntropy, alpha: float, logits: Array, targets: Array) -> tuple[Array, Kept]:
+def cross_entropy(op: Any, alpha: float, logits: Array, targets: Array) -> tuple[Array, Kept]:
     """α·loss; keeps e = exp(logits − largest) (…, s), and of each row its sum, its target, and whether it counts."""
     counts, index, kept = op.check(logits.shape, targets)
     flat, e = by_row(logits), np.empty(logits.shape, logits.dtype)

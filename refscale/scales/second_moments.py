@@ -7,6 +7,8 @@ depends on that alone.  So the second moments of a tensor of k axes are an array
 at (1, 0) of a (batch, features) tensor what two features of one row share, and so on.  Sums over an axis of length L
 meet an index L times with itself and L·(L − 1) times with another, which is all there is to a matrix product.
 
+``Op.predict`` and ``Op.predict_gradients`` are written in them; ``analysis.predict`` walks a graph with them.
+
 Source: the covariance kernels of infinitely wide networks (Neal 1996; Lee et al. 2018, arXiv 1711.00165), with an axis
 for everything that rows can share.
 """
@@ -21,13 +23,13 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.scales import Shape
+from refscale.scales.factors import Shape
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Kernel:
+class SecondMoments:
     """The second moments of a tensor.
 
     Attributes:
@@ -62,35 +64,35 @@ class Kernel:
         """√(E x² − E mean²): what a standard deviation over all elements measures."""
         return math.sqrt(max(self.square - self.mean_square, 0.0))
 
-    def times(self, factor: float) -> Kernel:
+    def times(self, factor: float) -> SecondMoments:
         """Of factor·x."""
-        return Kernel(self.shape, self.k * factor**2)
+        return SecondMoments(self.shape, self.k * factor**2)
 
-    def plus(self, other: Kernel) -> Kernel:
+    def plus(self, other: SecondMoments) -> SecondMoments:
         """Of the sum with an independent tensor of the same shape."""
-        return Kernel(self.shape, self.k + other.k)
+        return SecondMoments(self.shape, self.k + other.k)
 
-    def with_axes(self, ndim: int) -> Kernel:
+    def with_axes(self, ndim: int) -> SecondMoments:
         """With axes of length 1 before the others."""
         new = ndim - len(self.shape)
         k = np.broadcast_to(self.k, (2,) * new + self.k.shape)
-        return Kernel((1,) * new + self.shape, np.array(k))
+        return SecondMoments((1,) * new + self.shape, np.array(k))
 
-    def repeated(self, shape: Shape) -> Kernel:
+    def repeated(self, shape: Shape) -> SecondMoments:
         """Broadcast to a shape: copies are the same whether their indices agree or not."""
-        return Kernel(shape, self.with_axes(len(shape)).k)
+        return SecondMoments(shape, self.with_axes(len(shape)).k)
 
-    def summed(self, axis: int) -> Kernel:
+    def summed(self, axis: int) -> SecondMoments:
         """Summed over an axis, which is kept with length 1."""
         n = self.shape[axis]
         one = np.take(self.k, [1], axis) * n + np.take(self.k, [0], axis) * n * (n - 1)
-        return Kernel((*self.shape[:axis], 1, *self.shape[axis + 1 :]), np.repeat(one, 2, axis))
+        return SecondMoments((*self.shape[:axis], 1, *self.shape[axis + 1 :]), np.repeat(one, 2, axis))
 
-    def dropped(self, axis: int) -> Kernel:
+    def dropped(self, axis: int) -> SecondMoments:
         """Without an axis of length 1."""
-        return Kernel(self.shape[:axis] + self.shape[axis + 1 :], np.take(self.k, 1, axis))
+        return SecondMoments(self.shape[:axis] + self.shape[axis + 1 :], np.take(self.k, 1, axis))
 
-    def unbroadcast(self, shape: Shape) -> Kernel:
+    def unbroadcast(self, shape: Shape) -> SecondMoments:
         """Summed over the axes along which a tensor of that shape was repeated."""
         found = self
         while len(found.shape) > len(shape):
@@ -100,11 +102,23 @@ class Kernel:
                 found = found.summed(axis)
         return found
 
-    def transposed(self, axes: Sequence[int]) -> Kernel:
+    def transposed(self, axes: Sequence[int]) -> SecondMoments:
         """With axes in another order."""
-        return Kernel(tuple(self.shape[a] for a in axes), self.k.transpose(axes))
+        return SecondMoments(tuple(self.shape[a] for a in axes), self.k.transpose(axes))
 
-    def reshaped(self, shape: Shape) -> Kernel:
+    def swapped(self) -> SecondMoments:
+        """With the last two axes exchanged."""
+        ndim = len(self.shape)
+        return self.transposed((*range(ndim - 2), ndim - 1, ndim - 2))
+
+    def filling(self, axis: int, shape: Shape) -> SecondMoments:
+        """As a part of an axis, the rest 0: k of n elements, k·(k − 1) of n·(n − 1) pairs."""
+        n, k = shape[axis], self.shape[axis]
+        shares = np.array([k * (k - 1) / max(1, n * (n - 1)), k / n])
+        sides = [2 if a == axis % len(shape) else 1 for a in range(len(shape))]
+        return SecondMoments(shape, self.k * shares.reshape(sides))
+
+    def reshaped(self, shape: Shape) -> SecondMoments:
         """In another shape: an axis that is split agrees where all its parts do; merged axes, where all of them do.
 
         Exact but for what merged axes agree on in part, which is averaged.
@@ -116,7 +130,7 @@ class Kernel:
                 found = found._merged(place + len(old) - 2)
                 old = (*old[:-2], old[-2] * old[-1])
             if not old:  # a new axis of length 1
-                found = Kernel(
+                found = SecondMoments(
                     (*found.shape[:place], 1, *found.shape[place:]), np.stack([found.k, found.k], axis=place)
                 )
                 old = (1,)
@@ -129,54 +143,54 @@ class Kernel:
             place += len(new)
         return found
 
-    def _merged(self, axis: int) -> Kernel:
+    def _merged(self, axis: int) -> SecondMoments:
         m, n = self.shape[axis : axis + 2]
         k = np.moveaxis(self.k, (axis, axis + 1), (0, 1))
         pairs = m * n - 1
         apart = (k[1, 0] * (n - 1) + k[0, 1] * (m - 1) + k[0, 0] * (m - 1) * (n - 1)) / pairs if pairs else k[1, 1]
         merged = np.moveaxis(np.stack([apart, k[1, 1]]), 0, axis)
-        return Kernel((*self.shape[:axis], m * n, *self.shape[axis + 2 :]), merged)
+        return SecondMoments((*self.shape[:axis], m * n, *self.shape[axis + 2 :]), merged)
 
-    def _split(self, axis: int, m: int, n: int) -> Kernel:
+    def _split(self, axis: int, m: int, n: int) -> SecondMoments:
         k = np.moveaxis(self.k, axis, 0)
         # Where one of the parts has length 1, it agrees always, and the other decides.
         table = np.stack([np.stack([k[0], k[int(m == 1)]]), np.stack([k[int(n == 1)], k[1]])])
         split = np.moveaxis(table, (0, 1), (axis, axis + 1))
-        return Kernel((*self.shape[:axis], m, n, *self.shape[axis + 1 :]), split)
+        return SecondMoments((*self.shape[:axis], m, n, *self.shape[axis + 1 :]), split)
 
 
-def of_axes(shape: Shape, k: Array) -> Kernel:
+def of_axes(shape: Shape, k: Array) -> SecondMoments:
     """Second moments whose entries for two indices of an axis of length 1 mean nothing yet: there is one."""
     for axis, n in enumerate(shape):
         if n == 1:
             k = np.repeat(np.take(k, [1], axis), 2, axis)
-    return Kernel(shape, k)
+    return SecondMoments(shape, k)
 
 
-def independent(shape: Shape, sigma: float) -> Kernel:
+def independent(shape: Shape, sigma: float) -> SecondMoments:
     """Independent elements of mean 0."""
     k = np.zeros((2,) * len(shape))
     k[(1,) * len(shape)] = sigma**2
     return of_axes(shape, k)
 
 
-def constant(shape: Shape, value: float) -> Kernel:
+def constant(shape: Shape, value: float) -> SecondMoments:
     """All elements the same."""
-    return Kernel(shape, np.full((2,) * len(shape), value**2))
+    return SecondMoments(shape, np.full((2,) * len(shape), value**2))
 
 
-def contrast(x: Kernel) -> Array:
+def contrast(x: SecondMoments) -> Array:
     """What is left of the last axis without the mean over it: by where the rows agree."""
     return np.asarray(x.k[..., 1] - x.k[..., 0])
 
 
-def without_mean(squares: Array, shape: Shape) -> Kernel:
+def without_mean(squares: Array, shape: Shape) -> SecondMoments:
     """Rows of so many elements that sum to 0, by their squares."""
     n = shape[-1]
-    return Kernel(shape, np.stack([-squares / max(1, n - 1), squares], axis=-1))
+    return SecondMoments(shape, np.stack([-squares / max(1, n - 1), squares], axis=-1))
 
 
-def contracted(x: Kernel, w: Kernel) -> Kernel:
+def contracted(x: SecondMoments, w: SecondMoments) -> SecondMoments:
     """Of x (…, b, m) times w (…, m, n), independent of each other."""
     ndim = max(len(x.shape), len(w.shape))
     x, w = x.with_axes(ndim), w.with_axes(ndim)
@@ -184,14 +198,14 @@ def contracted(x: Kernel, w: Kernel) -> Kernel:
     k = m * x.k[..., :, 1, None] * w.k[..., 1, :][..., None, :]
     k = k + m * (m - 1) * x.k[..., :, 0, None] * w.k[..., 0, :][..., None, :]
     lead = tuple(max(a, b) for a, b in zip(x.shape[:-2], w.shape[:-2], strict=True))
-    return Kernel((*lead, x.shape[-2], w.shape[-1]), k)
+    return SecondMoments((*lead, x.shape[-2], w.shape[-1]), k)
 
 
 _Z = np.linspace(-8.0, 8.0, 128)  # none of them at 0, where activations have their kinks
 _W = np.exp(-0.5 * _Z**2) / np.exp(-0.5 * _Z**2).sum()
 
 
-def through(x: Kernel, f: Callable[[Array], Array]) -> Kernel:
+def through(x: SecondMoments, f: Callable[[Array], Array]) -> SecondMoments:
     """Of f(x), element by element, for x jointly normal: E f(u)·f(v) for every covariance, on a grid."""
     square = x.square
     if square <= 0:
@@ -207,7 +221,7 @@ def through(x: Kernel, f: Callable[[Array], Array]) -> Kernel:
 
     rho = np.clip(x.k / square, -1.0, 1.0)
     values = np.array([product(round(float(r), 9)) for r in rho.ravel()])
-    return Kernel(x.shape, values.reshape(x.k.shape))
+    return SecondMoments(x.shape, values.reshape(x.k.shape))
 
 
 def _factors(old: Shape, new: Shape) -> list[tuple[Shape, Shape]]:

@@ -8,9 +8,7 @@ from functools import cache, lru_cache
 
 import numpy as np
 
-from refscale import ops
-from refscale.analysis.kernels import Array, Kernel, contrast, without_mean
-from refscale.engine import Op
+from refscale.scales.second_moments import Array, SecondMoments, contrast, without_mean
 
 ELEMENTS = 1 << 17
 """Of the sample: at σ = 1, means are then good to half a percent."""
@@ -85,9 +83,8 @@ def _rows(logits: Array) -> Array:
     return np.asarray(x / x.sum(1, keepdims=True))
 
 
-def _moments(op: Op, x: Kernel) -> tuple[SoftmaxMoments, Array]:
+def _moments(x: SecondMoments, causal: bool) -> tuple[SoftmaxMoments, Array]:
     """Moments of a softmax's rows, and how alike two rows are, 0 to 1, by where they agree."""
-    causal = isinstance(op, ops.MaskedSoftmax) and op.causal
     shared = contrast(x)
     variance = max(float(shared[(1,) * shared.ndim]), 0.0)
     found = softmax_moments(x.shape[-1], round(math.sqrt(variance), 4), x.shape[-2] if causal else 0)
@@ -98,30 +95,28 @@ def _moments(op: Op, x: Kernel) -> tuple[SoftmaxMoments, Array]:
     return found, np.array([alike(x.shape[-1], sigma, float(r)) for r in rho.ravel()]).reshape(rho.shape)
 
 
-def softmax_kernel(op: Op, x: Kernel) -> Kernel:
+def softmax_of(x: SecondMoments, causal: bool = False) -> SecondMoments:
     """Weights that sum to 1: squares as those of the rows, products of two rows by how alike they are."""
     n = x.shape[-1]
-    found, likeness = _moments(op, x)
+    found, likeness = _moments(x, causal)
     same = 1 / n**2 + likeness * (found.square - 1 / n**2)
     other = (1 / n - same) / max(1, n - 1)
-    return Kernel(x.shape, np.stack([other, same], axis=-1))
+    return SecondMoments(x.shape, np.stack([other, same], axis=-1))
 
 
-def softmax_gradient(op: Op, g: Kernel, x: Kernel) -> Kernel:
+def softmax_gradient(g: SecondMoments, x: SecondMoments, causal: bool = False) -> SecondMoments:
     """p·(g − Σ p·g): the mean of g over the row does not matter, and the result sums to 0."""
-    found, likeness = _moments(op, x)
+    found, likeness = _moments(x, causal)
     n = x.shape[-1]
     weights = (1 / n**2 + likeness * (found.square - 1 / n**2)) * found.gradient / found.square
     return without_mean(contrast(g) * weights, x.shape)
 
 
-def cross_entropy_gradient(op: ops.SoftmaxCrossEntropy, x: Kernel) -> Kernel:
-    """(p − onehot)/rows: labels are uniform, and differ from row to row."""
+def cross_entropy_gradient(x: SecondMoments, kept: int) -> SecondMoments:
+    """p − onehot in ``kept`` of the rows, 0 in the others: labels are uniform, and differ from row to row."""
     n, rows = x.shape[-1], math.prod(x.shape[:-1])
-    kept = rows if op.kept is None else op.kept
-    found, likeness = _moments(op, x)
+    found, likeness = _moments(x, causal=False)
     same_row = found.square - 2 / n**2 + 1 / n
     squares = likeness * (found.square - 1 / n**2) * (kept / rows) ** 2
     squares[(1,) * squares.ndim] = same_row * kept / rows
-    share = 1 / kept if op.reduction == "mean" else 1.0
-    return without_mean(squares, x.shape).times(share)
+    return without_mean(squares, x.shape)
