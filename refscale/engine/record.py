@@ -144,9 +144,6 @@ class Tensor(Operators):
             raise ShapeError(f"float({self}): expected a tensor of one element")
         return float(self.value.item())
 
-    def __bool__(self) -> bool:
-        raise TapeError(f"bool({self}): a tensor has no truth value; compare np.asarray(tensor), or test for None")
-
     def __repr__(self) -> str:
         return f"Tensor({self.name}, shape={self.shape}, {self.dtype})"
 

@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 import refscale as rs
 from refscale import functional as F  # noqa: N812
 from refscale import ops
+<<<<<<< HEAD
 from refscale.analysis import predict, record, render
+=======
+from refscale.analysis import predict, render
+>>>>>>> front
 from refscale.claims.measure import standard_error
 from refscale.engine import Op, Sizes, Tape, apply, backward
 from refscale.ops.softmax_moments import alike, softmax_moments
@@ -283,7 +287,7 @@ def test_an_op_without_a_rule_leaves_out_what_depends_on_it():
 def test_a_report_counts_what_is_not_predicted(monkeypatch):
     """Without the rule of gelu: the first tensor after it is named, and everything that depends on it says none."""
     monkeypatch.setattr(ops.Gelu, "predict", None)
-    report = record("bert-tiny", "unit", formats=(), seq=8, batch=2)
+    report = rs.report("bert-tiny", "unit", formats=(), seq=8, batch=2)
     unknown = [t for t in report.tensors if t.is_judged and t.predicted is None]
     assert unknown[0].name == "encoder.0.ffn.gelu"
     text = render([report])
