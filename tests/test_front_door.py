@@ -340,13 +340,9 @@ def classes_of_one_name(sources: Mapping[str, str]) -> dict[str, list[str]]:
     return {name: paths for name, paths in found.items() if len(paths) > 1}
 
 
-SHARED = {"Step", "Trace"}
-"""Names of a plan's and a report's classes that the traces of ``golden`` have, too; to be renamed there."""
-
-
 def test_class_names_are_unique():
     sources = {str(p.relative_to(ROOT)): p.read_text(encoding="utf-8") for p in sorted(ROOT.rglob("*.py"))}
-    assert set(classes_of_one_name(sources)) <= SHARED
+    assert classes_of_one_name(sources) == {}
 
 
 def test_a_class_name_used_twice_is_noticed():

@@ -13,11 +13,7 @@ from hypothesis import strategies as st
 import refscale as rs
 from refscale import functional as F  # noqa: N812
 from refscale import ops
-<<<<<<< HEAD
-from refscale.analysis import predict, record, render
-=======
 from refscale.analysis import predict, render
->>>>>>> front
 from refscale.claims.measure import standard_error
 from refscale.engine import Op, Sizes, Tape, apply, backward
 from refscale.ops.softmax_moments import alike, softmax_moments

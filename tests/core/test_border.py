@@ -367,7 +367,6 @@ BORDERS = {
     "testing.vjp.assert_vjp": lambda x: testing.assert_vjp(lambda y: y, lambda g: (g,), [x], rng=RNG),
     "testing.vjp.assert_vjp, forward": lambda x: _vjp(lambda _: x, ONE),
     "testing.vjp.assert_vjp, backward": lambda x: _vjp(lambda y: y, x),
-    "formats.conventions.encode_by": lambda x: encode_by(x, FP16, {}),
     "golden.schema.Codes": lambda x: Codes("float32", x),
     "golden.schema.Codes.of": lambda x: Codes.of(x, "float32"),
     "golden.kit.verdicts.as_codes": lambda x: as_codes(x, Codes.of(ONE, "float32")),
