@@ -115,7 +115,7 @@ class TestErrors:
 
     def test_missing_matplotlib_is_said_before_the_run(self, capsys, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib", None)
-        monkeypatch.setattr(analysis, "record", lambda *_, **__: pytest.fail("ran"))
+        monkeypatch.setattr(analysis, "report", lambda *_, **__: pytest.fail("ran"))
         code, _, err = run(capsys, "report", "--plot", "x.svg")
         assert (code, err) == (2, "refscale: plot: matplotlib is missing: pip install 'refscale[plots]'\n")
 
@@ -136,11 +136,11 @@ class TestErrors:
         def interrupt(*_, **__):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(analysis, "record", interrupt)
+        monkeypatch.setattr(analysis, "report", interrupt)
         assert run(capsys, "report") == (130, "", "")
 
     def test_bugs_are_not_hidden(self, monkeypatch):
-        monkeypatch.setattr(analysis, "record", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr(analysis, "report", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             main([])
 
