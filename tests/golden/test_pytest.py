@@ -69,7 +69,7 @@ def test_the_plugin_does_nothing_in_a_project_that_does_not_use_it(tmp_path):
         "    found = [x for x in vars(pytestconfig.option) if 'backend' in x or 'waivers' in x]\n"
         "    assert found == ['refscale_backend', 'refscale_waivers']\n"
         "    loaded = {m for m in sys.modules if m.partition('.')[0] in ('refscale', 'numpy')}\n"
-        "    assert loaded == {'refscale', 'refscale.testing', 'refscale.testing.plugin'}\n",
+        "    assert loaded == {'refscale', 'refscale.names', 'refscale.testing', 'refscale.testing.plugin'}\n",
         encoding="utf-8",
     )
     result = pytest_in(tmp_path, "test_own.py")
