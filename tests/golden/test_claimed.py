@@ -253,7 +253,7 @@ def test_blocks_are_summed_as_claimed():
             return block_matmul(left, right, Cast(v["format"], v["rounding"], v["overflow"]), self.accumulate)
 
     pairs = ("mxfp8_e4m3.mxfp8_e4m3", "nvfp4.nvfp4")
-    vectors = only(*(f"block-matmul/{pair}/float32/{case}" for pair in pairs for case in ("usual", "cancellation")))
+    vectors = only(*(f"block-matmul/{pair}/float32/*" for pair in pairs))
     claims = ("float32", "truncated:13:32", "blocks:float32", "blocks:exact", "blocks:truncated:13:32")
     for claim in claims:
         for accumulate in claims:
