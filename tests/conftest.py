@@ -4,6 +4,7 @@ One BLAS thread: with another process on a core, threaded OpenBLAS collapses on 
 """
 
 import atexit
+import functools
 import gc
 import os
 import shutil
@@ -89,15 +90,14 @@ They train, start other processes, or take more than 25 ms for a test on average
 """
 
 
+@functools.cache
 def is_long(path: Path, test: str = "") -> bool:
     """Whether a module is in ``LONG``, or in a folder that is; or a test of a module, without its parameters."""
-    for entry in LONG:
-        place, _, name = entry.partition("::")
-        if name == "" and (path == TESTS / place or TESTS / place in path.parents):
-            return True
-        if name and path == TESTS / place and test == name:
-            return True
-    return False
+    if not path.is_relative_to(TESTS):
+        return False
+    place = path.relative_to(TESTS)
+    names = {place.as_posix(), *(folder.as_posix() for folder in place.parents)}
+    return not names.isdisjoint(LONG) or f"{place.as_posix()}::{test}" in LONG
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers

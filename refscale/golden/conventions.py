@@ -211,7 +211,8 @@ def concerned(vector: Vector, topics: tuple[str, ...]) -> dict[str, Mask]:
 
 def of_cast(x: Codes, format: str, overflow: str) -> dict[str, str]:
     """The conventions of ``formats`` that the result of a cast follows."""
-    topics = [t for t in CONVENTIONS if _of_numbers(x, format, overflow, t).any()]
+    wide = x.values
+    topics = [t for t in CONVENTIONS if _of_numbers(wide, x.format, format, overflow, t).any()]
     return {topic: CONVENTIONS[topic][0] for topic in topics}
 
 
@@ -228,7 +229,7 @@ def of_blocks(x: Codes, cast: BlockCast) -> dict[str, str]:
         found["block_nan"] = "ignore" if cast.nonfinite == "ignore" else "nan"
     if cast.rule != "amax" and not _any_of_blocks(wide != 0, cast).all():
         found["block_zero"] = "smallest"
-    if _subnormal(x).any():
+    if _subnormal(wide, x.format).any():
         found["float32_subnormals"] = "kept"
     return found
 
@@ -245,14 +246,14 @@ def _by_order(attributes: Mapping[str, Any], blocks: Blocks) -> Mask:
     return np.asarray(np.logical_or.reduce([exact != y for y in others]))
 
 
-def _subnormal(x: Codes) -> Mask:
-    size = np.abs(x.values)
-    return np.asarray((x.format in ("float32", "bfloat16")) & (size > 0) & (size < 2.0**-126))
+def _subnormal(wide: Array, source: str) -> Mask:
+    size = np.abs(wide)
+    return np.asarray((source in ("float32", "bfloat16")) & (size > 0) & (size < 2.0**-126))
 
 
-def _of_numbers(x: Codes, format: str, overflow: str, topic: str) -> Mask:
-    """Which numbers of a cast a topic concerns."""
-    f, wide = get_format(format), x.values
+def _of_numbers(wide: Array, source: str, format: str, overflow: str, topic: str) -> Mask:
+    """Which numbers of a cast, from a source format to another, a topic concerns."""
+    f = get_format(format)
     nan, negative = np.isnan(wide), np.signbit(wide)
     match topic:
         case "e8m0_zero":
@@ -265,12 +266,12 @@ def _of_numbers(x: Codes, format: str, overflow: str, topic: str) -> Mask:
             return np.asarray(nan & f.has_signed_nan)
         case "nan_without":
             return np.asarray(nan & (not f.has_nan))
-    return _subnormal(x)
+    return _subnormal(wide, source)
 
 
 def _of_cast(vector: Vector, topic: str) -> dict[str, Mask]:
-    v = vector.attributes
-    return {"y": _of_numbers(vector.inputs["x"], v["format"], v["overflow"], topic)}
+    v, x = vector.attributes, vector.inputs["x"]
+    return {"y": _of_numbers(x.values, x.format, v["format"], v["overflow"], topic)}
 
 
 def _of_blocks(vector: Vector, topic: str) -> dict[str, Mask]:
@@ -280,7 +281,7 @@ def _of_blocks(vector: Vector, topic: str) -> dict[str, Mask]:
     chosen = {
         "block_infinity": np.isinf(wide),
         "block_nan": np.isnan(wide),
-        "float32_subnormals": _subnormal(x),
+        "float32_subnormals": _subnormal(wide, x.format),
         "block_zero": wide != 0,
     }
     if topic not in chosen or (cast.tensor_scale and topic != "float32_subnormals"):

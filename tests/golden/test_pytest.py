@@ -69,7 +69,7 @@ def test_the_plugin_does_nothing_in_a_project_that_does_not_use_it(tmp_path):
         "    found = [x for x in vars(pytestconfig.option) if 'backend' in x or 'waivers' in x]\n"
         "    assert found == ['refscale_backend', 'refscale_waivers']\n"
         "    loaded = {m for m in sys.modules if m.partition('.')[0] in ('refscale', 'numpy')}\n"
-        "    assert loaded == {'refscale', 'refscale.testing', 'refscale.testing.plugin'}\n",
+        "    assert loaded == {'refscale', 'refscale.names', 'refscale.testing', 'refscale.testing.plugin'}\n",
         encoding="utf-8",
     )
     result = pytest_in(tmp_path, "test_own.py")
@@ -125,9 +125,8 @@ def test_workers_share_the_vectors_and_agree(tmp_path):
     )
     wanted = ["--refscale-backend", "mine:Mine", "--refscale-only", "cast/float16/*", "--refscale-json"]
     count = len(select(VECTORS.values(), ["cast/float16/*"]))
-    assert pytest_in(tmp_path, *SUITE, *wanted, "one.json").returncode == 1
-    assert len((tmp_path / "calls").read_text()) == count
-    assert pytest_in(tmp_path, *SUITE, *wanted, "two.json", "-n", "2").returncode == 1
+    alone, workers = pytests_in(tmp_path, [*SUITE, *wanted, "one.json"], [*SUITE, *wanted, "two.json", "-n", "2"])
+    assert (alone[0], workers[0]) == (1, 1)
     assert len((tmp_path / "calls").read_text()) == 2 * count
     assert (tmp_path / "one.json").read_text() == (tmp_path / "two.json").read_text()
 
@@ -141,19 +140,20 @@ def test_coverage_and_waivers_decide_under_pytest_too(tmp_path):
         "    unary = None\n",
         encoding="utf-8",
     )
-    result = pytest_in(tmp_path, *SUITE, "--refscale-backend", "mine:Unsupported", "--refscale-only", FP16)
-    assert result.returncode == 1
-    assert "cast: the method exists, and answers none of its vectors: not on this chip" in result.stdout
     wanted = ["--refscale-only", "decode/float16/*", "--refscale-only", "unary/exp/float16/usual"]
-    some = [*SUITE, "--refscale-backend", "mine:Some", *wanted]
-    result = pytest_in(tmp_path, *some, "--refscale-require", "unary/*")
-    assert result.returncode == 1
-    assert "required 'unary/*': 1 of 1 not implemented, first unary/exp/float16/usual" in result.stdout
     text = waivers_toml(TiesAway(), run(TiesAway(), select(VECTORS.values(), [FP16])))
     (tmp_path / "known.toml").write_text(text.replace('reason = ""', 'reason = "x"'), encoding="utf-8")
-    away = [*SUITE, "--refscale-backend", "mine:TiesAway", "--refscale-only", FP16]
-    result = pytest_in(tmp_path, *away, "--refscale-waivers", "known.toml")
-    assert (result.returncode, "xfailed" in result.stdout) == (0, True), result.stdout
+    nothing, some, away = pytests_in(
+        tmp_path,
+        [*SUITE, "--refscale-backend", "mine:Unsupported", "--refscale-only", FP16],
+        [*SUITE, "--refscale-backend", "mine:Some", *wanted, "--refscale-require", "unary/*"],
+        [*SUITE, "--refscale-backend", "mine:TiesAway", "--refscale-only", FP16, "--refscale-waivers", "known.toml"],
+    )
+    assert nothing[0] == 1
+    assert "cast: the method exists, and answers none of its vectors: not on this chip" in nothing[1]
+    assert some[0] == 1
+    assert "required 'unary/*': 1 of 1 not implemented, first unary/exp/float16/usual" in some[1]
+    assert (away[0], "xfailed" in away[1]) == (0, True), away[1]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_options_that_are_wrong_are_one_line(options, words):
         "backend": None,
         "pipe": None,
         "set": None,
-        "only": [],
+        "only": [FP16],
         "flag": [],
         "full": False,
         "require": [],
@@ -196,9 +196,35 @@ def test_without_a_backend_there_is_one_failure(tmp_path):
 
 def pytest_in(folder, *arguments):
     """A run of pytest in another project, with the plugin."""
+    return _python(folder, "-m", "pytest", *_options(), *arguments)
+
+
+RUNS = """
+import contextlib, io, json, sys, pytest
+done = []
+for arguments in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        status = int(pytest.main(arguments))
+    done.append((status, told.getvalue()))
+print(json.dumps(done))
+"""
+
+
+def pytests_in(folder, *runs):
+    """(status, output) of several runs of pytest, one after the other in one process, which loads the set once."""
+    done = _python(folder, "-c", RUNS, json.dumps([[*_options(), *arguments] for arguments in runs]))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _options():
     plugin = ["-p", "refscale.testing.plugin"] if not _plugin_is_installed() else []
-    command = [sys.executable, "-m", "pytest", "-q", "--assert=plain", "-p", "no:cacheprovider", *plugin, *arguments]
+    return ["-q", "--assert=plain", "-p", "no:cacheprovider", *plugin]
+
+
+def _python(folder, *arguments):
     env = {**os.environ, "PYTHONPATH": str(Path(refscale.__file__).parents[1])}
+    command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
