@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from refscale import ops
+from refscale.cli import main
 from refscale.errors import ArgumentError, GoldenError
 from refscale.formats import quantize
 from refscale.golden.models import models, parameters
 from refscale.golden.trace import SCHEMA, Recorder, in_words, judge, load_trace, record_run, to_content
 from refscale.layers import on_tape
 from refscale.scales import get_scheme
+from tests.golden.test_store import schema, violations
 
 MODELS = {m.name: m for m in models()}
 
@@ -261,6 +263,62 @@ def test_a_lost_gradient_is_seen(tmp_path, wrong):
     assert two_uses(tmp_path / "not-known", wrong, second=False).passed
 
 
+# --- The command and the schema --------------------------------------------------------------------------------------
+
+
+def test_the_command_and_its_exit_status(tmp_path, capsys):
+    one_call(tmp_path / "right")
+    one_call(tmp_path / "wrong", w=np.float32([[-20.0], [16.5]]))
+    assert main(["conform", "--trace", str(tmp_path / "right")]) == 0
+    assert capsys.readouterr().out.startswith("every recorded result of this step equals the specification")
+    report = tmp_path / "report.json"
+    assert main(["conform", "--trace", str(tmp_path / "wrong"), "--json", str(report)]) == 1
+    assert "FAIL  layer.0 (matmul): gradient w[1, 0] is 16.5" in capsys.readouterr().out
+    assert json.loads(report.read_text(encoding="utf-8")) == to_content(judge(load_trace(tmp_path / "wrong")))
+    assert main(["conform", "--trace", str(tmp_path / "nowhere")]) == 2
+    (tmp_path / "right" / "00000.x.npy").unlink()
+    assert main(["conform", "--trace", str(tmp_path / "right")]) == 2
+    assert capsys.readouterr().err.splitlines()[1].endswith("00000.x.npy: No such file or directory")
+
+
+@pytest.mark.parametrize("option", [["--only", "*"], ["--require", "*"], ["--full"], ["--set", "x"], ["--budget", "1"]])
+def test_options_of_vectors_are_refused(tmp_path, capsys, option):
+    assert main(["conform", "--trace", str(tmp_path), *option]) == 2
+    assert f"{option[0]} is of vectors, expected no option but --json" in capsys.readouterr().err
+
+
+def test_names_are_printed_on_one_line(tmp_path):
+    with Recorder(tmp_path) as recorder, recorder.call("a\x1b[2J\nb", ops.Exp()) as call:
+        call.inputs(np.float32([0.0]))
+        call.output(np.float32([2.0]))
+    text = in_words(judge(load_trace(tmp_path)))
+    assert "FAIL  a\\x1b[2J\\nb (exp): output out[0] is 2" in text
+    assert "\x1b" not in text
+
+
+def test_an_index_follows_its_schema(tmp_path):
+    one_call(tmp_path / "call")
+    fused(tmp_path / "fused")
+    record_run(tmp_path / "run", run_of("ffn"), gradient=normal(8, 16))
+    for name in ("call", "fused", "run"):
+        content = json.loads((tmp_path / name / "trace.json").read_text(encoding="utf-8"))
+        assert violations(content, schema("trace.schema.json")) == []
+    assert violations(index(), schema("trace.schema.json")) == []
+    for changed in (
+        {"schema": "other/1"},
+        {"complete": 1},
+        {"calls": []},
+        {"steps": []},
+        {"steps": [{"inputs": ["x"], "output": "y"}]},
+        {"steps": [{"op": "exp", "inputs": ["x"], "output": "y", "beta": ["1"]}]},
+        {"steps": [{"op": "exp", "inputs": ["x"], "output": "y", "factor": 1}]},
+        {"inputs": {"x": ""}},
+        {"inputs": ["x"]},
+        {"other": 1},
+    ):
+        assert violations(index(**changed), schema("trace.schema.json")), changed
+
+
 # --- What is refused --------------------------------------------------------------------------------------------------
 
 
@@ -284,6 +342,7 @@ def index(**changed):
         ({"steps": [{"inputs": ["x"], "output": "y"}]}, r"'op' is missing"),
         ({"steps": [{"op": "exp", "inputs": ["x", "x"], "output": "y"}]}, r"exp: inputs \('x', 'x'\), expected one"),
         ({"steps": [{"op": "exp", "inputs": ["x"], "output": "y", "beta": [1, 2]}]}, r"2 factors beta for 1 inputs"),
+        ({"steps": [{"op": "exp", "inputs": [["x"]], "output": "y"}]}, r"exp: inputs \(\['x'\],\), expected names"),
         ({"steps": [{"op": "exp", "inputs": ["z"], "output": "y"}]}, r"exp reads 'z', expected one of \['x'\]"),
         ({"steps": [{"op": "exp", "inputs": ["x"], "output": "x"}]}, r"exp writes 'x', which exists already"),
         ({"steps": [{"op": "exp", "inputs": ["x"], "output": "y", "attributes": {"a": 1}}]}, r"unexpected|argument"),

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.errors import GoldenError, RefscaleError, counted
+from refscale.errors import GoldenError, RefscaleError, counted, shown
 from refscale.exact import FLOAT32, Bounded, ErrorModel, as_bounded, bounded, get_accumulator, inside
 from refscale.formats import Cast
 from refscale.golden.inputs import cast_for
@@ -297,11 +297,11 @@ def in_words(result: TraceResult) -> str:
 def _lines(result: TraceResult) -> Iterator[str]:
     for call in result.calls:
         if call.problem is not None:
-            yield f"FAIL  {call.name} ({', '.join(call.ops)}): {call.problem}"
+            yield f"FAIL  {shown(call.name)} ({', '.join(call.ops)}): {shown(call.problem)}"
         for d in call.deviations:
             place = f"[{', '.join(map(str, d.index))}]"
             yield (
-                f"FAIL  {call.name} ({', '.join(call.ops)}): {d.array}{place} is {d.actual:.9g}, "
+                f"FAIL  {shown(call.name)} ({', '.join(call.ops)}): {shown(d.array)}{place} is {d.actual:.9g}, "
                 f"expected {d.low:.9g} … {d.high:.9g}: {d.ulps:.4g} ulp outside; {d.outside} of {d.elements} elements"
             )
     arrays = sum(len(c.compared) for c in result.calls)
@@ -318,7 +318,7 @@ def _lines(result: TraceResult) -> Iterator[str]:
         first = result.first
         assert first is not None
         failed = sum(not c.passed for c in result.calls)
-        yield f"{counted(failed, 'call')} of {len(result.calls)} deviate, the first is {first.name} ({scope})"
+        yield f"{counted(failed, 'call')} of {len(result.calls)} deviate, the first is {shown(first.name)} ({scope})"
 
 
 def to_content(result: TraceResult) -> dict[str, Any]:
