@@ -132,6 +132,25 @@ def test_a_claimed_accumulator_narrows_or_widens_the_bound(tmp_path):
     assert one_call(tmp_path / "fp8", accumulate="truncated:13:32", y=y).passed
 
 
+@pytest.mark.parametrize(("y", "passed"), [(0.0, True), (3.01 * 2.0**-8 + 2.0**-10, False)])
+def test_a_claimed_accumulator_has_its_floor(tmp_path, y, passed):
+    """2^-10·1, cut to multiples of 2^-8, is 0; beyond 3·2^-8 from it nothing is right."""
+    with Recorder(tmp_path, accumulate="truncated:8:4:floor=0") as recorder, recorder.call("a", ops.Matmul()) as call:
+        call.inputs(np.float32([[2.0**-10]]), np.float32([[1.0]]))
+        call.output(np.float32([[y]]))
+    assert judge(load_trace(tmp_path)).passed is passed
+
+
+@pytest.mark.parametrize(("y", "passed"), [(np.nan, True), (0.0, False), (np.inf, False)])
+def test_where_nan_is_right_nothing_else_is(tmp_path, y, passed):
+    with Recorder(tmp_path) as recorder, recorder.call("a", ops.Add()) as call:
+        call.inputs(np.float32([np.inf]), np.float32([-np.inf]))
+        call.output(np.float32([y]))
+    result = judge(load_trace(tmp_path))
+    assert result.passed is passed
+    assert passed or "expected nan … nan: inf ulp outside" in in_words(result)
+
+
 # --- Whole runs -------------------------------------------------------------------------------------------------------
 
 

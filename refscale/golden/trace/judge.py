@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale.errors import GoldenError, RefscaleError, counted, shown
-from refscale.exact import FLOAT32, Bounded, ErrorModel, as_bounded, bounded, get_accumulator, inside
+from refscale.exact import FLOAT32, Bounded, ErrorModel, as_bounded, bounded, ends, inside
 from refscale.formats import Cast
 from refscale.golden.inputs import cast_for
 from refscale.golden.trace.schema import ANY_ORDER, Trace, TracedCall, TracedStep, is_number
@@ -37,7 +37,7 @@ class Deviation:
         array: "output y", "gradient x".
         index: its place.
         actual: the recorded value.
-        low, high: the interval.
+        low, high: the interval; NaN where only NaN is right.
         ulps: distance from the interval, in ulp of the format where it is stored; inf where one of the two is not
             finite.
         outside: number of elements outside, of ``elements``.
@@ -109,9 +109,7 @@ def judge(trace: Trace) -> TraceResult:
     Raises:
         GoldenError: an array cannot be read.
     """
-    model = FLOAT32
-    if trace.accumulate != ANY_ORDER:
-        model = ErrorModel(products=get_accumulator(trace.accumulate).relative)
+    model = FLOAT32 if trace.accumulate == ANY_ORDER else ErrorModel.of(trace.accumulate)
     results = [_judge(trace, call, model) for call in trace.calls]
     if trace.complete:
         results = list(_with_sums(trace, results))
@@ -182,24 +180,24 @@ def _digest(x: Array) -> str:
 def _compare(name: str, x: Array, y: Bounded, store: Cast | None) -> Deviation | None:
     """Compare an array with its interval; ``store``: the format that it must be representable in, or None."""
     cast = store or cast_for("float32")
-    value = y.view(np.ndarray)
-    low, high = (cast(end).astype(np.float64) for end in (value - y.error, value + y.error))
+    low, high = (end.astype(np.float64) for end in ends(y.view(np.ndarray), y.error, cast))
     outside = ~inside(x, low, high)
     if store is not None:
         outside |= (cast(x) != x) & ~np.isnan(x)
     if not outside.any():
         return None
     with np.errstate(invalid="ignore"):
-        nearest = np.clip(x, low, high)
+        nearest = np.where(low > high, np.nan, np.clip(x, low, high))
         ulps = np.where(x == nearest, 0.0, np.abs(x - nearest) / cast.format.spacing(nearest))
     ulps = np.where(outside, np.where(np.isfinite(ulps), ulps, np.inf), -1.0)
     place = tuple(int(i) for i in np.unravel_index(int(np.argmax(ulps)), x.shape))
+    nothing = low[place] > high[place]
     return Deviation(
         name,
         place,
         float(x[place]),
-        float(low[place]),
-        float(high[place]),
+        np.nan if nothing else float(low[place]),
+        np.nan if nothing else float(high[place]),
         float(ulps[place]),
         int(np.count_nonzero(outside)),
         x.size,
