@@ -130,7 +130,7 @@ def functions() -> int:
 
 def wrong_backends() -> int:
     """How many backends with one bug each the tests have."""
-    from tests.golden import wrong_blocks  # noqa: F401, registers its controls
+    from tests.golden import wrong_blocks, wrong_contents, wrong_formats  # noqa: F401, register their controls
     from tests.golden.wrong import CONTROLS
 
     return len({kind for _, kind in CONTROLS})

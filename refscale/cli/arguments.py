@@ -282,12 +282,19 @@ def _add_conform(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Run a backend on the golden vectors and compare bits; where it claims another accumulator, within the derived "
         "bound. Exit status: 0 if a vector was judged, none fails and every --require is met; 1 if not; 2 after an "
-        "error, or if the program was lost. --protocol describes programs, refscale.golden.kit.Backend classes."
+        "error, or if the program was lost. --protocol describes programs, refscale.golden.kit.Backend classes. "
+        "--trace judges a recorded training step instead, each call on its own inputs within the bound of its op: "
+        "exit status 0 if every call passes, 1 if one deviates, 2 if the trace cannot be read."
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("backend", nargs="?", metavar="BACKEND", help="module:Class, or a shipped one by its name")
     which.add_argument("--pipe", metavar="PROGRAM", help="a program that reads requests and writes replies as text")
     which.add_argument("--all-installed", action="store_true", help="every shipped backend that can be imported")
+    which.add_argument(
+        "--trace",
+        metavar="DIR",
+        help="a step that refscale.golden.trace.Recorder recorded; of the options, --json applies",
+    )
     which.add_argument("--list", action="store_true", help="the shipped backends, and whether they can be imported")
     which.add_argument("--protocol", action="store_true", help="print the protocol that PROGRAM speaks")
     _add_limits(parser)

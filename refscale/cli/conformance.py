@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from refscale.errors import BackendLostError, GoldenError, counted
+from refscale.errors import ArgumentError, BackendLostError, GoldenError, counted
 from refscale.files import write_json, write_text
 from refscale.golden import GoldenSet, check, load, sizes, write
 from refscale.golden.backends import SHIPPED, find
@@ -21,9 +21,13 @@ from refscale.golden.kit.runner import check_ids, covered, unmet, waivers_toml
 from refscale.golden.kit.verdicts import whole_result, without_arrays
 from refscale.golden.known_bugs import explain
 from refscale.golden.schema import FLAGS, Vector
+from refscale.golden.trace import in_words, judge, load_trace, to_content
 
 FAILED, ENDED = 1, 2
 """Exit status of a backend that fails; of a run that ended early."""
+
+_OF_VECTORS = ("set", "only", "full", "shapes", "budget", "flag", "require", "waivers", "write_waivers", "bisect")
+"""Options that choose or judge vectors, and so do not apply to a trace."""
 
 
 def golden(args: argparse.Namespace) -> None:
@@ -60,6 +64,11 @@ def conform(args: argparse.Namespace) -> int:
 
     Returns:
         0 if a vector was judged, none fails and every requirement is met; 1 if not; 2 if the run ended early.
+        Of a trace: 0 if every call passes, else 1.
+
+    Raises:
+        ArgumentError: a trace with an option of vectors.
+        GoldenError: a set, a backend or a trace that cannot be read.
     """
     if args.list:
         for b in SHIPPED.values():
@@ -68,6 +77,8 @@ def conform(args: argparse.Namespace) -> int:
     if args.protocol:
         print(inspect.getdoc(protocol))
         return 0
+    if args.trace:
+        return _trace(args)
     vectors = load(args.set)
     waivers = load_waivers(args.waivers) if args.waivers else ()
     pool = _pool(args, vectors)
@@ -78,6 +89,19 @@ def conform(args: argparse.Namespace) -> int:
         with PipeBackend(args.pipe, args.timeout, args.longest_line) as program:
             return _one(args, program, vectors, pool, waivers)
     return _one(args, find(args.backend), vectors, pool, waivers)
+
+
+def _trace(args: argparse.Namespace) -> int:
+    for name in _OF_VECTORS:
+        if getattr(args, name) not in (None, False, []):
+            raise ArgumentError(
+                f"conform --trace: --{name.replace('_', '-')} is of vectors, expected no option but --json"
+            )
+    result = judge(load_trace(args.trace))
+    if args.json:
+        write_json(args.json, to_content(result))
+    print(in_words(result))
+    return 0 if result.passed else FAILED
 
 
 def _pool(args: argparse.Namespace, vectors: GoldenSet) -> list[Vector]:

@@ -1,15 +1,9 @@
 """How a gradient is made: Tensor, Tape, Op, apply, backward.
 
 In reading order: ``op`` (what an op is), ``example`` (what its examples are made of), ``record`` (what is recorded),
-<<<<<<< HEAD
 ``run`` (how it runs, on a page), ``factors`` (when the gradient is right); then ``operators`` (tensors in expressions
 and in NumPy), ``fast``, which does the same as ``run`` in fewer passes, and ``rows``, the sparse gradients that only
 ``fast`` makes.
-=======
-``run`` (how it runs, on a page), ``factors`` (when the gradient is right); then ``operators`` (tensors in
-expressions and in NumPy), ``fast``, which does the same as ``run`` in fewer passes, and ``rows``, the sparse gradients
-that only ``fast`` makes.
->>>>>>> front
 """
 
 from refscale.engine.example import Input, Sizes

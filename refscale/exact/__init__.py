@@ -23,7 +23,7 @@ from refscale.exact.array import ExactArray, Product, as_exact, rounded
 from refscale.exact.bounded import FLOAT32, Bounded, ErrorModel, as_bounded, bounded
 from refscale.exact.functions import FUNCTIONS, Function, evaluate
 from refscale.exact.hardware import HARDWARE, Hardware
-from refscale.exact.intervals import bound, inside, interval
+from refscale.exact.intervals import bound, ends, inside, interval
 from refscale.exact.product import matmul, matmul_float64
 from refscale.exact.sums import sum
 
@@ -43,6 +43,7 @@ __all__ = [
     "as_exact",
     "bound",
     "bounded",
+    "ends",
     "evaluate",
     "get_accumulator",
     "inside",

@@ -11,7 +11,7 @@ x / y                     (e_x + |x/y|·e_y) / (|y| − e_y),        and 2u·|re
 √x, exp, log, tanh        largest change of f over [x − e, x + e], and 2u·|result| for √, 16u·|result| for the others
 functions of ``special``  twice that change, and 16u·max(|result|, ⅛) (their derivatives cross 0)
 sums of n terms           Σ e_i,                                  and 2u·(n − 1)·Σ|x_i|
-``@`` over n terms        |x|@e_y + e_x@|y| + e_x@e_y,            and (2u·n + 2u)·|x|@|y|
+``@`` over n terms        |x|@e_y + e_x@|y| + e_x@e_y,            and (2u·n + 2u)·|x|@|y|, or an accumulator's bound
 max, min, where, moves    the bounds move with their elements
 comparisons               of the values; the result is a plain array
 ========================  ==========================================================================================
@@ -26,14 +26,16 @@ The value is float64's, whose own error (2^-29 of these bounds) is neglected.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale.errors import ArgumentError
+from refscale.exact.accumulators import Accumulator, Truncated, get_accumulator
 from refscale.exact.array import leaves, map_nested, words
+from refscale.exact.intervals import sum_errors
 
 Array = NDArray[Any]
 
@@ -46,13 +48,32 @@ class ErrorModel:
         ulp: relative error allowed to each operation: twice the unit roundoff.
         smallest: absolute error allowed to each operation: the smallest subnormal.
         functions: error of exp, log, tanh and the functions of ``special``, in ulp.
-        products: ``products(n)``: error of a sum of n products, relative to the sum of their magnitudes; None: n·ulp.
+        accumulator: of sums of products, whose bound (``intervals``) replaces n·ulp·|x|@|y|; None: float32.
     """
 
     ulp: float = 2.0**-23
     smallest: float = 2.0**-149
     functions: float = 8.0
-    products: Callable[[int], float] | None = None
+    accumulator: Accumulator | None = None
+
+    @classmethod
+    def of(cls, accumulator: str, functions: float = 8.0) -> ErrorModel:
+        """The errors of float32, but for sums of products by a named accumulator.
+
+        Where its exponents have least values for each operand, both get the larger one, because gradients multiply the
+        operands in another order.
+
+        Args:
+            accumulator: as ``get_accumulator`` reads it.
+            functions: as of the class.
+
+        Raises:
+            ArgumentError: no such accumulator.
+        """
+        model = get_accumulator(accumulator)
+        if isinstance(model, Truncated) and isinstance(model.emin, tuple):
+            model = replace(model, emin=max(model.emin))
+        return cls(functions=functions, accumulator=model)
 
 
 FLOAT32 = ErrorModel()
@@ -244,9 +265,12 @@ def _matmul(v: Sequence[Any], e: Sequence[Any], r: ErrorModel) -> Bounded:
     (x, y), (ex, ey) = v, e
     ex, ey = np.broadcast_to(ex, x.shape), np.broadcast_to(ey, y.shape)
     n = x.shape[-1]
-    relative = n * r.ulp if r.products is None else r.products(n)
     size_x, size_y = np.abs(x), np.abs(y)
-    error = (relative + r.ulp) * (size_x @ size_y) + n * r.smallest
+    total = size_x @ size_y
+    if r.accumulator is None:
+        error = (n + 1) * r.ulp * total + n * r.smallest
+    else:
+        error = sum_errors(x, y, r.accumulator) + r.ulp * total + r.smallest
     for a, b, error_of in ((size_x, ey, ey), (ex, size_y, ex), (ex, ey, ex)):
         if error_of.any():
             error = error + a @ b

@@ -40,8 +40,12 @@ def bound(a: ArrayLike, b: ArrayLike, accumulator: str | Accumulator) -> Float64
     bound = relative(K)·T + K·2^-149,    T = Σ_k |a_ik·b_kj|
     """
     x, y = as_operands("intervals.bound", a, b)
+    return sum_errors(x, y, get_accumulator(accumulator))
+
+
+def sum_errors(x: Float64, y: Float64, model: Accumulator) -> Float64:
+    """``bound`` of float64 arrays (…, M, K) and (…, K, N), whatever their significant bits."""
     inner = x.shape[-1]
-    model = get_accumulator(accumulator)
     relative = model.relative(inner)
     total = _largest(x, y, model) * (1 + (inner + 4) * 2.0**-52)  # and what float64 may have lost of it
     return np.asarray(total * relative + (inner * 2.0**-149 if relative else 0.0))
@@ -81,7 +85,7 @@ def interval(
 
     Returns:
         (low, high), float32 (…, M, N); the same for "exact".  An end that overflowed to NaN stands for "anything
-        beyond": see ``inside``.
+        beyond", (inf, −inf) for "NaN": see ``inside``.
 
     Raises:
         ArgumentError: no such accumulator, a stochastic cast, or a factor out of range.
@@ -98,12 +102,27 @@ def interval(
     error = (bound(a, b, accumulator) + inexact) * abs(factor)
     middle = total * factor
     error += (np.abs(middle) + error) * 2.0**-22 + 2.0**-148
-    return cast(middle - error), cast(middle + error)
+    return ends(middle, error, cast)
+
+
+@np.errstate(all="ignore")
+def ends(y: NDArray[Any], error: NDArray[Any], cast: Cast) -> tuple[Float32, Float32]:
+    """(low, high): y − error and y + error after a cast, which is monotonic.
+
+    An infinite y has the error 0.  Where y is NaN, (∞, −∞): only NaN is ``inside``.
+    """
+    error = np.where(np.isinf(y), 0.0, error)
+    none = np.isnan(y)
+    return np.where(none, np.float32(np.inf), cast(y - error)), np.where(none, np.float32(-np.inf), cast(y + error))
 
 
 def inside(y: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether low ≤ y ≤ high; NaN is inside where an end is NaN, and everything finite beyond the other end is, too."""
+    """Whether low ≤ y ≤ high.
+
+    Where an end is NaN, a cast overflowed to NaN: everything beyond the other end is inside, and NaN.  Where low > high
+    only NaN is.
+    """
     above = (y >= low) | np.isnan(low)
     below = (y <= high) | np.isnan(high)
-    some = np.isnan(low) | np.isnan(high)
+    some = np.isnan(low) | np.isnan(high) | (low > high)
     return np.asarray(np.where(np.isnan(y), some, above & below))

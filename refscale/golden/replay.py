@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from refscale import ops
 from refscale.engine import Op, Tape, Variable, apply, backward
 from refscale.errors import GoldenError
-from refscale.exact import Bounded, ErrorModel
+from refscale.exact import Bounded, ErrorModel, ends
 from refscale.formats import Cast
 from refscale.golden.inputs import cast_for
 from refscale.precision import Precision, Rounder
@@ -166,5 +166,4 @@ def intervals(
 
 def _rounded_interval(y: Bounded, cast: Cast) -> Interval:
     """The cast is monotone: what lies between y − error and y + error is rounded to between the two."""
-    value = y.view(np.ndarray)
-    return cast(value - y.error), cast(value + y.error)
+    return ends(y.view(np.ndarray), y.error, cast)

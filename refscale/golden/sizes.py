@@ -2,11 +2,13 @@
 
 The set on disk holds small vectors; these are made when they are needed, from a seed, with exact expected results.  In
 one round each of ``EDGES`` is once a number of rows, once a number of columns and once the length of the axis that is
-summed over, as is each of ``LONG``; formats, sources, outputs and leading axes change from size to size.
+summed over, as is each of ``LONG``; formats, sources, outputs and leading axes change from size to size.  A run also
+has ``tiny_sums``, near the smallest exponent to which matrix units align.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -114,7 +116,25 @@ def sample(
     if repeat < 1:
         raise ArgumentError(f"--repeat {repeat}: expected at least 1")
     rounds = FULL_ROUNDS if full else 1
-    return [v for i in range(repeat) for v in generate(seed + i, rounds, only=only)]
+    found = [v for i in range(repeat) for v in generate(seed + i, rounds, only=only)]
+    return found + [v for v in tiny_sums() if only is None or only(v.id)]
+
+
+def tiny_sums() -> Iterator[Vector]:
+    """Sums m·2^-149 − 2^-e, e = 150 … 166, on which accumulators with different alignment floors differ.
+
+    Without a floor a sum just below m·2^-149 is cut to (m − 1)·2^-149.  With a floor E, and N bits below it, a product
+    below 2^(E − N) is cut first, and m·2^-149 remains: for N = 25 from e = 159 on with E = −133, from 158 on with −132.
+    A zero between the two products moves them into other blocks.
+    """
+    for format, spread in itertools.product(("bfloat16", "float32"), (1, 9)):
+        rows = np.zeros((3, spread + 1))
+        columns = np.zeros((spread + 1, 17))
+        rows[:, 0], rows[:, spread] = np.ldexp([1.0, 2.0, 5.0], -74), -(2.0**-80)
+        columns[0], columns[spread] = 2.0**-75, np.ldexp(1.0, -np.arange(70, 87))
+        a, b = Codes.of(rows, format), Codes.of(columns, format)
+        comment = f"m·2^-149 - 2^-e, {spread} apart"
+        yield product(f"sizes/tiny-sums/{format}/{spread}", a, b, "float32", 1.0, ("accumulator",), comment)
 
 
 def until(seconds: float, seed: int, shapes: Sequence[Shape] | None, only: Callable[[str], bool]) -> Iterator[Vector]:

@@ -281,6 +281,17 @@ def test_nan_and_overflow_in_intervals():
     assert not exact.inside(np.float32([[1], [1], [math.nan]]), low, high)[2]
 
 
+def test_the_ends_of_an_interval():
+    """inf has no error; of NaN no number is inside; an end that overflows in E4M3 is NaN."""
+    cast = Cast("float8_e4m3fn", "nearest_even", "nonsaturate")
+    low, high = exact.ends(np.array([1.0, np.inf, np.nan, 440.0]), np.array([0.5, 1.0, 1.0, 100.0]), cast)
+    assert low.tolist()[:1] + low.tolist()[2:] == [0.5, np.inf, 352.0]
+    assert high.tolist()[0] == 1.5
+    assert high.tolist()[2] == -np.inf
+    assert np.isnan(high[[1, 3]]).all()
+    assert np.isnan(low[1])
+
+
 def test_what_is_inside():
     nan, inf = math.nan, math.inf
     cases = [
@@ -288,6 +299,7 @@ def test_what_is_inside():
         (nan, 1.0, 2.0, False), (nan, nan, 2.0, True), (nan, 1.0, nan, True), (nan, nan, nan, True),
         (1.0, nan, 2.0, True), (3.0, nan, 2.0, False), (3.0, 1.0, nan, True), (0.0, 1.0, nan, False),
         (inf, 1.0, inf, True), (inf, 1.0, 2.0, False), (-inf, -inf, 0.0, True),
+        (nan, inf, -inf, True), (inf, inf, -inf, False), (-inf, inf, -inf, False), (0.0, inf, -inf, False),
     ]  # fmt: skip
     for y, low, high, right in cases:
         assert exact.inside(*(np.float32([v]) for v in (y, low, high))).item() is right, (y, low, high)

@@ -80,8 +80,21 @@ def test_a_value_that_is_not_finite_has_the_bound_0():
 
 
 def test_products_follow_their_accumulator():
-    x = as_bounded(np.ones((1, 3), np.float32), ErrorModel(ulp=0.5, smallest=0.0, products=lambda n: 10.0 * n))
-    assert pair(x @ np.ones((3, 1))) == ([[3.0]], [[(30 + 0.5) * 3]])
+    """K = 3, T = 3: a block of 3 cuts 4 terms by 2^-4·T, its sum of 5 bits by 2^-4·T; + 2u·T."""
+    x = as_bounded(np.ones((1, 3), np.float32), ErrorModel.of("truncated:4:8"))
+    ((y,),), ((bound,),) = pair(x @ np.ones((3, 1)))
+    assert y == 3.0
+    assert bound == pytest.approx(5 * 2.0**-4 * 3 + 2.0**-23 * 3, rel=1e-12)
+
+
+def test_products_below_the_floor_of_their_accumulator():
+    """2^-10, aligned to 2^0 and cut to multiples of 2^-8, is lost: 3·2^-8·(2^-10 + 2^0) bounds that."""
+    x = as_bounded(np.float32([[2.0**-10]]), ErrorModel.of("truncated:8:4:floor=0"))
+    bound = pair(x @ np.ones((1, 1)))[1][0][0]
+    assert bound == pytest.approx(3 * 2.0**-8 * (1 + 2.0**-10) + 2.0**-33, rel=1e-12)
+    assert ErrorModel.of("truncated:13:32:emin=-6/-14").accumulator.emin == (-6, -6)
+    with pytest.raises(ArgumentError, match=r"sideways"):
+        ErrorModel.of("sideways")
 
 
 def test_special_functions_have_eight_ulp_and_twice_the_change():

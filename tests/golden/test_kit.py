@@ -422,7 +422,7 @@ def test_a_claim_that_bounds_nothing_is_refused(name):
         ("matmul/*", "accumulate any-order"),
         ("ops/*.conv1d/*", "accumulate any-order"),
         ("unary/*", "functions within 4 ulp"),
-        ("ops/*.layer_norm/*", "other ops within 64 ulp"),
+        ("ops/*.layer_norm/*", "other ops with functions within 64 ulp"),
     ],
 )
 def test_the_bound_stands_beside_the_verdict(pattern, bound):

@@ -6,8 +6,9 @@ import pytest
 from refscale.blocks import BLOCK_FORMATS
 from refscale.cli import main
 from refscale.errors import ArgumentError
+from refscale.exact import get_accumulator
 from refscale.golden import sizes
-from refscale.golden.kit import judge
+from refscale.golden.kit import Claims, judge
 from tests.golden.wrong import RIGHT
 from tests.golden.wrong_contents import without_strides
 
@@ -56,7 +57,7 @@ def test_the_sample_has_every_source_output_and_block_format():
     assert elements == {cast.element.name for cast in BLOCK_FORMATS.values()}
     assert {v.op for v in SAMPLE} == {"matmul", "block_matmul", "cast", "block_quantize", "block_dequantize"}
     assert any("batch" in v.flags for v in SAMPLE)
-    assert len({v.id for v in SAMPLE}) == len(SAMPLE) == 5 * (len(sizes.EDGES) + len(sizes.LONG))
+    assert len({v.id for v in SAMPLE}) == len(SAMPLE) == 5 * (len(sizes.EDGES) + len(sizes.LONG)) + 4
 
 
 def test_an_expected_product_is_the_product():
@@ -68,6 +69,38 @@ def test_an_expected_product_is_the_product():
 
 def test_the_right_backend_fails_nowhere():
     assert {judge(RIGHT, v).verdict for v in SAMPLE} == {"same bits"}
+
+
+def test_tiny_sums_by_hand():
+    """The real number, rounded to float32: 2^-149 − 2^-150 is a tie, to even 0; with smaller e the nearer is m."""
+    vector = next(sizes.tiny_sums())
+    y = np.ldexp(vector.outputs["y"].values.astype(np.float64), 149)
+    assert y[0, 0] == 0
+    assert y[1, 0] == 2
+    assert y[2, 0] == 4
+    assert (y[:, 1:] == [[1], [2], [5]]).all()
+
+
+class Tiny(type(RIGHT)):
+    """bfloat16 and float32 sums by one accumulator, under the claim of another."""
+
+    def __init__(self, claim, model):
+        super().__init__()
+        self.claims, self.model = Claims(accumulate=claim), get_accumulator(model)
+
+    def matmul(self, a, b, **_):
+        return self.model.matmul(a, b)
+
+
+FLOORS = {name: f"truncated:25:16{name}" for name in ("", ":floor=-133", ":floor=-132", ":floor=-133:emin=-126")}
+
+
+@pytest.mark.parametrize("claim", FLOORS)
+@pytest.mark.parametrize("model", FLOORS)
+def test_a_wrong_alignment_floor_fails(claim, model):
+    """The exponents of subnormal operands do not matter here: no operand is subnormal."""
+    failed = failures(Tiny(FLOORS[claim], FLOORS[model]), list(sizes.tiny_sums()))
+    assert bool(failed) is (claim.partition(":emin")[0] != model.partition(":emin")[0])
 
 
 def columns_of_the_first_tile(self, a, b, **v):

@@ -149,6 +149,7 @@ def violations(x, schema, where="$"):
     """What of the JSON Schema an instance breaks; the keywords that the manifest's schema uses."""
     found = []
     kinds = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
+    kinds |= {"number": (int, float), "null": type(None)}
     if "type" in schema and not isinstance(x, kinds[schema["type"]]):
         return [f"{where}: no {schema['type']}"]
     if "const" in schema and x != schema["const"]:
@@ -156,6 +157,8 @@ def violations(x, schema, where="$"):
     if "enum" in schema and x not in schema["enum"]:
         found.append(f"{where}: {x!r}")
     if "pattern" in schema and not re.search(schema["pattern"], x):
+        found.append(f"{where}: {x!r}")
+    if len(x) < max(schema.get("minItems", 0), schema.get("minLength", 0)) if isinstance(x, str | list) else False:
         found.append(f"{where}: {x!r}")
     if "minimum" in schema and x < schema["minimum"]:
         found.append(f"{where}: {x!r}")

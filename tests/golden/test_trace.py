@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from refscale import ops
+from refscale.cli import main
 from refscale.errors import ArgumentError, GoldenError
 from refscale.formats import quantize
 from refscale.golden.models import models, parameters
 from refscale.golden.trace import SCHEMA, Recorder, in_words, judge, load_trace, record_run, to_content
 from refscale.layers import on_tape
 from refscale.scales import get_scheme
+from tests.golden.test_store import schema, violations
 
 MODELS = {m.name: m for m in models()}
 
@@ -128,6 +130,25 @@ def test_a_claimed_accumulator_narrows_or_widens_the_bound(tmp_path):
     y = RIGHT["y"] * np.float32(1 + 2**-14)
     assert not one_call(tmp_path / "float32", y=y).passed
     assert one_call(tmp_path / "fp8", accumulate="truncated:13:32", y=y).passed
+
+
+@pytest.mark.parametrize(("y", "passed"), [(0.0, True), (3.01 * 2.0**-8 + 2.0**-10, False)])
+def test_a_claimed_accumulator_has_its_floor(tmp_path, y, passed):
+    """2^-10·1, cut to multiples of 2^-8, is 0; beyond 3·2^-8 from it nothing is right."""
+    with Recorder(tmp_path, accumulate="truncated:8:4:floor=0") as recorder, recorder.call("a", ops.Matmul()) as call:
+        call.inputs(np.float32([[2.0**-10]]), np.float32([[1.0]]))
+        call.output(np.float32([[y]]))
+    assert judge(load_trace(tmp_path)).passed is passed
+
+
+@pytest.mark.parametrize(("y", "passed"), [(np.nan, True), (0.0, False), (np.inf, False)])
+def test_where_nan_is_right_nothing_else_is(tmp_path, y, passed):
+    with Recorder(tmp_path) as recorder, recorder.call("a", ops.Add()) as call:
+        call.inputs(np.float32([np.inf]), np.float32([-np.inf]))
+        call.output(np.float32([y]))
+    result = judge(load_trace(tmp_path))
+    assert result.passed is passed
+    assert passed or "expected nan … nan: inf ulp outside" in in_words(result)
 
 
 # --- Whole runs -------------------------------------------------------------------------------------------------------
@@ -261,6 +282,62 @@ def test_a_lost_gradient_is_seen(tmp_path, wrong):
     assert two_uses(tmp_path / "not-known", wrong, second=False).passed
 
 
+# --- The command and the schema --------------------------------------------------------------------------------------
+
+
+def test_the_command_and_its_exit_status(tmp_path, capsys):
+    one_call(tmp_path / "right")
+    one_call(tmp_path / "wrong", w=np.float32([[-20.0], [16.5]]))
+    assert main(["conform", "--trace", str(tmp_path / "right")]) == 0
+    assert capsys.readouterr().out.startswith("every recorded result of this step equals the specification")
+    report = tmp_path / "report.json"
+    assert main(["conform", "--trace", str(tmp_path / "wrong"), "--json", str(report)]) == 1
+    assert "FAIL  layer.0 (matmul): gradient w[1, 0] is 16.5" in capsys.readouterr().out
+    assert json.loads(report.read_text(encoding="utf-8")) == to_content(judge(load_trace(tmp_path / "wrong")))
+    assert main(["conform", "--trace", str(tmp_path / "nowhere")]) == 2
+    (tmp_path / "right" / "00000.x.npy").unlink()
+    assert main(["conform", "--trace", str(tmp_path / "right")]) == 2
+    assert capsys.readouterr().err.splitlines()[1].endswith("00000.x.npy: No such file or directory")
+
+
+@pytest.mark.parametrize("option", [["--only", "*"], ["--require", "*"], ["--full"], ["--set", "x"], ["--budget", "1"]])
+def test_options_of_vectors_are_refused(tmp_path, capsys, option):
+    assert main(["conform", "--trace", str(tmp_path), *option]) == 2
+    assert f"{option[0]} is of vectors, expected no option but --json" in capsys.readouterr().err
+
+
+def test_names_are_printed_on_one_line(tmp_path):
+    with Recorder(tmp_path) as recorder, recorder.call("a\x1b[2J\nb", ops.Exp()) as call:
+        call.inputs(np.float32([0.0]))
+        call.output(np.float32([2.0]))
+    text = in_words(judge(load_trace(tmp_path)))
+    assert "FAIL  a\\x1b[2J\\nb (exp): output out[0] is 2" in text
+    assert "\x1b" not in text
+
+
+def test_an_index_follows_its_schema(tmp_path):
+    one_call(tmp_path / "call")
+    fused(tmp_path / "fused")
+    record_run(tmp_path / "run", run_of("ffn"), gradient=normal(8, 16))
+    for name in ("call", "fused", "run"):
+        content = json.loads((tmp_path / name / "trace.json").read_text(encoding="utf-8"))
+        assert violations(content, schema("trace.schema.json")) == []
+    assert violations(index(), schema("trace.schema.json")) == []
+    for changed in (
+        {"schema": "other/1"},
+        {"complete": 1},
+        {"calls": []},
+        {"steps": []},
+        {"steps": [{"inputs": ["x"], "output": "y"}]},
+        {"steps": [{"op": "exp", "inputs": ["x"], "output": "y", "beta": ["1"]}]},
+        {"steps": [{"op": "exp", "inputs": ["x"], "output": "y", "factor": 1}]},
+        {"inputs": {"x": ""}},
+        {"inputs": ["x"]},
+        {"other": 1},
+    ):
+        assert violations(index(**changed), schema("trace.schema.json")), changed
+
+
 # --- What is refused --------------------------------------------------------------------------------------------------
 
 
@@ -284,6 +361,7 @@ def index(**changed):
         ({"steps": [{"inputs": ["x"], "output": "y"}]}, r"'op' is missing"),
         ({"steps": [{"op": "exp", "inputs": ["x", "x"], "output": "y"}]}, r"exp: inputs \('x', 'x'\), expected one"),
         ({"steps": [{"op": "exp", "inputs": ["x"], "output": "y", "beta": [1, 2]}]}, r"2 factors beta for 1 inputs"),
+        ({"steps": [{"op": "exp", "inputs": [["x"]], "output": "y"}]}, r"exp: inputs \(\['x'\],\), expected names"),
         ({"steps": [{"op": "exp", "inputs": ["z"], "output": "y"}]}, r"exp reads 'z', expected one of \['x'\]"),
         ({"steps": [{"op": "exp", "inputs": ["x"], "output": "x"}]}, r"exp writes 'x', which exists already"),
         ({"steps": [{"op": "exp", "inputs": ["x"], "output": "y", "attributes": {"a": 1}}]}, r"unexpected|argument"),

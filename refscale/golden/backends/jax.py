@@ -64,8 +64,10 @@ class Jax:
         y = jax.vmap(jax.grad(f))(wide) if derivative else f(wide)
         return np.asarray(y.astype(DTYPES[format]))
 
-    def matmul(self, a: Array, b: Array, *, format: str, factor: float, **_: Any) -> Array:
+    def matmul(self, a: Array, b: Array, *, format: str, overflow: str, factor: float, **_: Any) -> Array:
         """In float32, then rounded."""
+        if overflow == "saturate":
+            raise NotImplementedError("astype does not saturate")
         if factor != 1:
             raise NotImplementedError("no product with a factor")
         wide = (self.jax.numpy.asarray(x.astype(np.float32)) for x in (a, b))

@@ -33,7 +33,7 @@ class Torch:
             ("nearest_even",),
             accumulate="any-order",
             function_ulps=4,
-            op_ulps=64,
+            op_ulps=8,
             conventions="torch",
         )
 
@@ -61,11 +61,22 @@ class Torch:
         return self.codes(y.to(self.dtypes[format]))
 
     def matmul(
-        self, a: Array, b: Array, *, a_format: str, b_format: str, format: str, factor: float, **_: Any
+        self,
+        a: Array,
+        b: Array,
+        *,
+        a_format: str,
+        b_format: str,
+        format: str,
+        overflow: str,
+        factor: float,
+        **_: Any,
     ) -> Array:
         """In the dtype of operands and output if that is one, else in float32."""
         if factor != 1:
             raise NotImplementedError("no product with a factor")
+        if overflow == "saturate":
+            raise NotImplementedError("Tensor.to does not saturate")
         kind = a_format if a_format == b_format == format else "float32"
         y = self.tensor(a).to(self.dtypes[kind]) @ self.tensor(b).to(self.dtypes[kind])
         return self.codes(y.to(self.dtypes[format]))

@@ -59,6 +59,8 @@ class TorchAo:
             raise NotImplementedError("whole blocks along the last axis only")
         if nonfinite == "nan" and not np.isfinite(x).all():
             raise NotImplementedError("an infinity does not make a block NaN")
+        if nonfinite in ("ignore", "largest"):
+            raise NotImplementedError("infinities and NaN take part in the scale")
         t = self.torch.from_numpy(np.ascontiguousarray(x, np.float32))
         if rule == "amax":
             if not v["tensor_scale"] or arithmetic != "divide+inverse":

@@ -24,7 +24,7 @@ class UnitScaling:
 
         self._torch, self._functional = Torch(), functional
         self.version = f"{version('unit-scaling')}, torch {self._torch.version}"
-        self.claims = Claims(("float32",), accumulate="any-order", op_ulps=64)
+        self.claims = Claims(("float32",), accumulate="any-order", op_ulps=8)
 
     def op(
         self,

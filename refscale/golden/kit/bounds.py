@@ -4,10 +4,10 @@
   ``claimed.variants``, which are the same bits for a factor that is a power of two.
 * ``matmul``, ``scaled_matmul``, where it does not (``any-order``): ``exact.interval``.
 * ``block_matmul``: likewise, with the roundings of the scales.
-* contractions among ``op``: they are bilinear, so the same op on absolute values gives T = Σ|terms|, and on ones the
-  number of terms; their sums err by at most relative(n)·T, and another rounding to float32.
+* ``op``: the bound that the op derives from its own formulas (``Op.bound``), as for traces and for refscale's own
+  kernels; sums of products have the bound of the accumulator, functions an error of ``op_ulps`` ulp.
 * ``unary``: the real number, give or take ``function_ulps`` ulp of float32, rounded.
-* other ``op``: the real result, give or take ``op_ulps`` ulp of float32 of the largest element of the tensor, rounded.
+* ``adamw``: the golden result, give or take ``op_ulps`` ulp of float32 of the largest element of the array.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.exact import FUNCTIONS, Accumulator, get_accumulator, interval
+from refscale.exact import FUNCTIONS, Accumulator, ErrorModel, ends, get_accumulator, interval
 from refscale.formats import Cast
+from refscale.golden import replay
 from refscale.golden.inputs import cast_for
 from refscale.golden.kit.backend import Claims
 from refscale.golden.kit.claimed import determines, variants
 from refscale.golden.products import scaled_operands
 from refscale.golden.records import block_operands
-from refscale.golden.replay import input_names, make_op, policy, replay
+from refscale.golden.replay import input_names, make_op, policy
 from refscale.golden.schema import Vector
 from refscale.scales import Scales
 
@@ -77,7 +78,7 @@ def bound_in_words(vector: Vector, claims: Claims) -> str:
     v = vector.attributes
     if "matmul" in vector.op or (vector.op == "op" and make_op(v["name"], v["attributes"]).contraction):
         return f"accumulate {claims.accumulate}"
-    return f"other ops within {claims.op_ulps:g} ulp"
+    return f"other ops with functions within {claims.op_ulps:g} ulp"
 
 
 def _model(claims: Claims) -> Accumulator:
@@ -103,7 +104,7 @@ def _block_product(vector: Vector, claims: Claims) -> Interval:
     relative = _model(claims).relative(n) + 4 * _ULP
     alpha = tensor[0] * tensor[1]
     cast = Cast(v["format"], v["rounding"], v["overflow"])
-    return _rounded(y * alpha, total * alpha * relative + (n + 1) * _SMALLEST, cast)
+    return ends(y * alpha, total * alpha * relative + (n + 1) * _SMALLEST, cast)
 
 
 def _function(vector: Vector, ulps: float) -> Interval:
@@ -112,48 +113,22 @@ def _function(vector: Vector, ulps: float) -> Interval:
     curve = function.derivative if v["derivative"] else function.value
     y = curve(vector.inputs["x"].values.astype(np.float64))
     error = ulps * np.maximum(np.abs(y) * _ULP, _SMALLEST)
-    return _rounded(y, error, Cast(v["format"], v["rounding"], v["overflow"]))
-
-
-def _rounded(y: Array, error: Array, cast: Cast) -> Interval:
-    known = ~np.isfinite(y)
-    return cast(np.where(known, y, y - error)), cast(np.where(known, y, y + error))
+    return ends(y, error, Cast(v["format"], v["rounding"], v["overflow"]))
 
 
 def _about(y: Array, ulps: float, cast: Cast) -> Interval:
     largest = float(np.max(np.abs(y), initial=0.0, where=np.isfinite(y)))
-    return _rounded(y, np.full(y.shape, ulps * max(_ULP * largest, _SMALLEST)), cast)
+    return ends(y, np.full(y.shape, ulps * max(_ULP * largest, _SMALLEST)), cast)
 
 
 def _op(vector: Vector, claims: Claims) -> Mapping[str, Interval]:
     v = vector.attributes
     op = make_op(v["name"], v["attributes"])
-    if op.contraction and claims.accumulate == "exact":
-        return {}
-    if not op.contraction and not claims.op_ulps:
+    if claims.accumulate == "exact" if op.contraction else not claims.op_ulps:
         return {}
     names = input_names(op, len(vector.inputs) - ("gradient" in vector.inputs))
     arrays = [vector.inputs[n].values for n in names]
     gradient = vector.inputs["gradient"].values if "gradient" in vector.inputs else None
-    scales = Scales(v["alpha"], tuple(v["beta"]))
-    store = cast_for(v["store"])
-    wide = policy(op, "float32", v["operand"], v["operand_gradient"], accumulate=None)
-    exact = replay(op, arrays, gradient, scales, wide, dtype=np.float64).outputs
-    if not op.contraction:
-        report = {"y": cast_for("float32")} if op.reports else {}
-        return {n: _about(y, claims.op_ulps, report.get(n, store)) for n, y in exact.items()}
-    size = [np.abs(a) for a in arrays]
-    total_scales = Scales(abs(v["alpha"]), tuple(None if b is None else abs(b) for b in v["beta"]))
-    seed = None if gradient is None else np.abs(gradient)
-    totals = replay(op, size, seed, total_scales, wide, dtype=np.float64).outputs
-    ones = [np.ones_like(a) for a in arrays]
-    plain = policy(op, "float32", None, None, accumulate=None)
-    unit = Scales(1.0, tuple(None if b is None else 1.0 for b in v["beta"]))
-    counts = replay(op, ones, None if seed is None else np.ones_like(seed), unit, plain, dtype=np.float64).outputs
-    model = _model(claims)
-    found = {}
-    for name, y in exact.items():
-        n = int(np.max(counts[name], initial=1))
-        error = totals[name] * (model.relative(n) + 4 * _ULP) + (n + 1) * _SMALLEST
-        found[name] = _rounded(y, error, store)
-    return found
+    precision = policy(op, v["store"], v["operand"], v["operand_gradient"], accumulate=None)
+    model = ErrorModel.of(claims.accumulate.removeprefix("blocks:"), claims.op_ulps)
+    return replay.intervals(op, arrays, gradient, Scales(v["alpha"], tuple(v["beta"])), precision, model)

@@ -160,7 +160,7 @@ def _claims(backend: Backend) -> str:
     c = backend.claims
     parts = [f"accumulate {c.accumulate}"]
     parts += [f"functions within {c.function_ulps:g} ulp"] if c.function_ulps else []
-    parts += [f"other ops within {c.op_ulps:g} ulp"] if c.op_ulps else []
+    parts += [f"other ops with functions within {c.op_ulps:g} ulp"] if c.op_ulps else []
     parts += [f"ops {', '.join(c.ops)}"] if c.ops is not None else []
     return "claims " + ", ".join(parts)
 

@@ -300,6 +300,11 @@ def _same(codes: Array, expected: Codes, vector: Vector, claims: Claims) -> Mask
     return np.asarray(same | (np.isnan(decode(codes, expected.format)) & np.isnan(expected.values)))
 
 
+def _as_pair(low: float, high: float) -> tuple[float, float]:
+    """The ends of an interval; NaN twice where only NaN is inside."""
+    return (low, high) if not low > high else (np.nan, np.nan)
+
+
 def mismatch(
     vector: Vector, name: str, codes: Array, wrong: NDArray[np.bool_], allowed: tuple[Array, Array] | None = None
 ) -> Mismatch:
@@ -338,7 +343,7 @@ def mismatch(
         ", ".join(parts),
         source,
         int(apart[0]) if apart[0] >= 0 else None,
-        (float(allowed[0][first]), float(allowed[1][first])) if allowed is not None else None,
+        None if allowed is None else _as_pair(*(float(end[first]) for end in allowed)),
     )
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.errors import GoldenError, RefscaleError, counted
-from refscale.exact import FLOAT32, Bounded, ErrorModel, as_bounded, bounded, get_accumulator, inside
+from refscale.errors import GoldenError, RefscaleError, counted, shown
+from refscale.exact import FLOAT32, Bounded, ErrorModel, as_bounded, bounded, ends, inside
 from refscale.formats import Cast
 from refscale.golden.inputs import cast_for
 from refscale.golden.trace.schema import ANY_ORDER, Trace, TracedCall, TracedStep, is_number
@@ -37,7 +37,7 @@ class Deviation:
         array: "output y", "gradient x".
         index: its place.
         actual: the recorded value.
-        low, high: the interval.
+        low, high: the interval; NaN where only NaN is right.
         ulps: distance from the interval, in ulp of the format where it is stored; inf where one of the two is not
             finite.
         outside: number of elements outside, of ``elements``.
@@ -109,9 +109,7 @@ def judge(trace: Trace) -> TraceResult:
     Raises:
         GoldenError: an array cannot be read.
     """
-    model = FLOAT32
-    if trace.accumulate != ANY_ORDER:
-        model = ErrorModel(products=get_accumulator(trace.accumulate).relative)
+    model = FLOAT32 if trace.accumulate == ANY_ORDER else ErrorModel.of(trace.accumulate)
     results = [_judge(trace, call, model) for call in trace.calls]
     if trace.complete:
         results = list(_with_sums(trace, results))
@@ -182,24 +180,24 @@ def _digest(x: Array) -> str:
 def _compare(name: str, x: Array, y: Bounded, store: Cast | None) -> Deviation | None:
     """Compare an array with its interval; ``store``: the format that it must be representable in, or None."""
     cast = store or cast_for("float32")
-    value = y.view(np.ndarray)
-    low, high = (cast(end).astype(np.float64) for end in (value - y.error, value + y.error))
+    low, high = (end.astype(np.float64) for end in ends(y.view(np.ndarray), y.error, cast))
     outside = ~inside(x, low, high)
     if store is not None:
         outside |= (cast(x) != x) & ~np.isnan(x)
     if not outside.any():
         return None
     with np.errstate(invalid="ignore"):
-        nearest = np.clip(x, low, high)
+        nearest = np.where(low > high, np.nan, np.clip(x, low, high))
         ulps = np.where(x == nearest, 0.0, np.abs(x - nearest) / cast.format.spacing(nearest))
     ulps = np.where(outside, np.where(np.isfinite(ulps), ulps, np.inf), -1.0)
     place = tuple(int(i) for i in np.unravel_index(int(np.argmax(ulps)), x.shape))
+    nothing = low[place] > high[place]
     return Deviation(
         name,
         place,
         float(x[place]),
-        float(low[place]),
-        float(high[place]),
+        np.nan if nothing else float(low[place]),
+        np.nan if nothing else float(high[place]),
         float(ulps[place]),
         int(np.count_nonzero(outside)),
         x.size,
@@ -297,11 +295,11 @@ def in_words(result: TraceResult) -> str:
 def _lines(result: TraceResult) -> Iterator[str]:
     for call in result.calls:
         if call.problem is not None:
-            yield f"FAIL  {call.name} ({', '.join(call.ops)}): {call.problem}"
+            yield f"FAIL  {shown(call.name)} ({', '.join(call.ops)}): {shown(call.problem)}"
         for d in call.deviations:
             place = f"[{', '.join(map(str, d.index))}]"
             yield (
-                f"FAIL  {call.name} ({', '.join(call.ops)}): {d.array}{place} is {d.actual:.9g}, "
+                f"FAIL  {shown(call.name)} ({', '.join(call.ops)}): {shown(d.array)}{place} is {d.actual:.9g}, "
                 f"expected {d.low:.9g} … {d.high:.9g}: {d.ulps:.4g} ulp outside; {d.outside} of {d.elements} elements"
             )
     arrays = sum(len(c.compared) for c in result.calls)
@@ -318,7 +316,7 @@ def _lines(result: TraceResult) -> Iterator[str]:
         first = result.first
         assert first is not None
         failed = sum(not c.passed for c in result.calls)
-        yield f"{counted(failed, 'call')} of {len(result.calls)} deviate, the first is {first.name} ({scope})"
+        yield f"{counted(failed, 'call')} of {len(result.calls)} deviate, the first is {shown(first.name)} ({scope})"
 
 
 def to_content(result: TraceResult) -> dict[str, Any]:

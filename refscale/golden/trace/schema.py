@@ -1,6 +1,6 @@
 """What a trace directory holds.
 
-``trace.json``::
+``trace.json``, whose JSON Schema is ``golden/trace.schema.json``::
 
     {"schema": "refscale.trace/1",
      "policy": "fp8",                      a policy or a mix, as ``get_precision`` reads it
@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale.engine import Op
-from refscale.errors import GoldenError
+from refscale.errors import GoldenError, shown
 from refscale.exact import get_accumulator
 from refscale.files import DATA, npy_array, read_json
 from refscale.golden.replay import input_names, make_op
@@ -166,7 +166,7 @@ def _told(where: str, make: Any) -> Any:
 def _call(where: str, content: Any, policy: Any) -> TracedCall:
     if not isinstance(content, dict) or not isinstance(content.get("name"), str):
         raise GoldenError(f"{where}: expected an object with a name")
-    where = f"{where}, {content['name']!r}"
+    where = f"{where}, {shown(content['name'], 80)!r}"
     steps = content.get("steps")
     if not isinstance(steps, list) or not steps:
         raise GoldenError(f"{where}: steps is {type(steps).__name__}, expected a list of at least one step")
@@ -196,6 +196,8 @@ def _files(where: str, part: str, files: Any) -> dict[str, str]:
 def _step(content: Mapping[str, Any]) -> TracedStep:
     op = make_op(content["op"], content.get("attributes", {}))
     inputs = tuple(content["inputs"])
+    if not all(isinstance(name, str) for name in inputs):
+        raise ValueError(f"{op.name}: inputs {inputs}, expected names")
     if op.inputs[0][0] != "*" and len(inputs) != len(op.inputs):
         raise ValueError(f"{op.name}: inputs {inputs}, expected one for each of {', '.join(op.inputs)}")
     beta = content.get("beta", [None if i in op.constants else 1.0 for i in range(len(inputs))])
