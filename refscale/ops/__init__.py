@@ -3,7 +3,8 @@
 ========================  ==============================================================================================
 page                      ops
 ========================  ==============================================================================================
-``arithmetic``            add, subtract, weighted_add, bias, multiply, silu_glu, highway, dropout; scaled, fork
+``arithmetic``            add, subtract, weighted_add, bias, multiply, scalar_multiply, scalar_divide, silu_glu,
+                          highway, dropout; scaled, fork
 ``contraction``           matmul, attention_scores, attention_mix, readout
 ``convolution``           conv1d, conv2d, max_pool
 ``activations``           relu, leaky_relu, gelu, silu, swish, tanh, sigmoid, softplus, exp, log, sqrt
@@ -17,7 +18,8 @@ page                      ops
 
 ``apply(op, *tensors)`` runs one; ``refscale ops`` prints their factors.  ``OPS`` has every class by name: tables,
 golden vectors, claims and checks enumerate it.  ``x + y``, ``x - y``, ``x * y`` and ``x @ y`` run ``Add``,
-``Subtract``, ``Multiply`` and ``Matmul``.
+``Subtract``, ``Multiply`` and ``Matmul``; ``-x`` and ``x / c``, for a number c, ``ScalarMultiply(-1)`` and
+``ScalarDivide(c)``.
 """
 
 from collections.abc import Mapping
@@ -51,7 +53,20 @@ from refscale.ops.activations import (
     Swish,
     Tanh,
 )
-from refscale.ops.arithmetic import Add, Bias, Dropout, Fork, Highway, Multiply, Scaled, SiluGlu, Subtract, WeightedAdd
+from refscale.ops.arithmetic import (
+    Add,
+    Bias,
+    Dropout,
+    Fork,
+    Highway,
+    Multiply,
+    ScalarDivide,
+    ScalarMultiply,
+    Scaled,
+    SiluGlu,
+    Subtract,
+    WeightedAdd,
+)
 from refscale.ops.contraction import AttentionMix, AttentionScores, Matmul, Readout, ValuesRule
 from refscale.ops.convolution import Conv1d, Conv2d, MaxPool
 from refscale.ops.losses import LossSum, MseLoss, SoftmaxCrossEntropy
@@ -107,6 +122,8 @@ operators.install(
         "-": partial(apply, Subtract()),
         "*": partial(apply, Multiply()),
         "@": partial(apply, Matmul()),
+        "/": lambda x, divisor: apply(ScalarDivide(divisor), x),
+        "neg": lambda x, factor: apply(ScalarMultiply(factor), x),
     }
 )
 
@@ -145,6 +162,8 @@ __all__ = [
     "Reshape",
     "RmsNorm",
     "Rotary",
+    "ScalarDivide",
+    "ScalarMultiply",
     "Scaled",
     "Sigmoid",
     "Silu",

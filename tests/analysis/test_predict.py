@@ -182,6 +182,7 @@ PROGRAMS = {
     "subtract": lambda x, y, w: apply(ops.Subtract(), x, y),
     "weighted_add": lambda x, y, w: apply(ops.WeightedAdd((0.6, 1.4)), x, y),
     "multiply": lambda x, y, w: apply(ops.Multiply(), x, y),
+    "numbers": lambda x, y, w: apply(ops.ScalarMultiply(-3.0), x / 0.2),
     "silu_glu": lambda x, y, w: apply(ops.SiluGlu(), x, y),
     "matmul": lambda x, y, w: F.linear(x, w),
     "readout": lambda x, y, w: apply(ops.Readout("1/m"), x, w),

@@ -321,6 +321,7 @@ def _squares(draw):
 
 
 factors = st.floats(2**-6, 2**6)
+numbers = factors | factors.map(lambda c: -c)
 
 WIDER = {
     ops.Add: _broadcast(ops.Add()),
@@ -328,6 +329,8 @@ WIDER = {
     ops.WeightedAdd: _weighted_add(),
     ops.Bias: _bias(),
     ops.Multiply: _broadcast(ops.Multiply()),
+    ops.ScalarMultiply: _of_one_shape(st.builds(ops.ScalarMultiply, numbers)),
+    ops.ScalarDivide: _of_one_shape(st.builds(ops.ScalarDivide, numbers)),
     ops.SiluGlu: _of_one_shape(ops.SiluGlu(), 2),
     ops.Highway: _of_one_shape(st.builds(ops.Highway, st.floats(-2, 2)), 3),
     ops.Rotary: _rotary(),

@@ -214,6 +214,8 @@ REFERENCES = {
     ops.WeightedAdd: weighted_add,
     ops.Bias: lambda op, x, bias: exact(x + bias),
     ops.Multiply: lambda op, x, y: exact(x * y),
+    ops.ScalarMultiply: lambda op, x: exact(x * op.factor),
+    ops.ScalarDivide: lambda op, x: relative(x * (1 / op.divisor), 4),
     ops.SiluGlu: silu_glu,
     ops.Highway: highway,
     ops.Rotary: rotary,

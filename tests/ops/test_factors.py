@@ -82,6 +82,13 @@ def test_closed_forms():
         assert abs(scales.beta[0] - beta) <= 1e-15 * beta
 
 
+@pytest.mark.parametrize("c", [-1.0, 0.375, -3.0, 2.0**-126, 2.0**126])
+def test_numbers(c):
+    """c·x has the factors 1/|c|, x/c has |c|: under unit scaling both are ±x."""
+    assert ops.ScalarMultiply(c).scale((2, 3)) == Scales(1 / abs(c), (1 / abs(c),))
+    assert ops.ScalarDivide(c).scale((2, 3)) == Scales(abs(c), (abs(c),))
+
+
 B, M, N, S = 10, 12, 7, 5
 PAPER_TABLE = [  # op, shapes, α, β: Table A.2, in the table's own letters
     (ops.Sum(), ((N,),), N**-0.5, (1.0,)),
