@@ -40,10 +40,14 @@ __all__ = [
     "conv1d",
     "cross_entropy",
     "dropout",
+    "elementwise",
     "embedding",
     "embedding_sum",
     "fork",
     "gelu",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
     "layer_norm",
     "leaky_relu",
     "linear",
@@ -53,6 +57,7 @@ __all__ = [
     "mse_loss",
     "readout",
     "relu",
+    "relu6",
     "residual",
     "rms_norm",
     "rotary_angles",
@@ -247,6 +252,75 @@ def softplus(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
         constraint: ties α and β.
     """
     return _tied(ops.Softplus(), x, constraint)
+
+
+def hardsigmoid(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·min(max(x + 3, 0), 6)/6; see ``ops.HardSigmoid``.
+
+    Args:
+        x: any shape.
+        constraint: ties α and β.
+    """
+    return _tied(ops.HardSigmoid(), x, constraint)
+
+
+def hardswish(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·x·min(max(x + 3, 0), 6)/6; see ``ops.HardSwish``.
+
+    Args:
+        x: any shape.
+        constraint: ties α and β.
+    """
+    return _tied(ops.HardSwish(), x, constraint)
+
+
+def hardtanh(
+    x: Tensor, min_val: float = -1.0, max_val: float = 1.0, *, constraint: str | Constraint = geometric
+) -> Tensor:
+    """α·min(max(x, min_val), max_val); see ``ops.Clip``.
+
+    Args:
+        x: any shape.
+        min_val, max_val: finite, min_val < max_val.
+        constraint: ties α and β.
+    """
+    return _tied(ops.Clip(min_val, max_val), x, constraint)
+
+
+def relu6(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·min(max(x, 0), 6); see ``ops.Clip``.
+
+    Args:
+        x: any shape.
+        constraint: ties α and β.
+    """
+    return hardtanh(x, 0.0, 6.0, constraint=constraint)
+
+
+def elementwise(
+    x: Tensor,
+    f: Callable[[Any], Any],
+    derivative: Callable[[Any], Any],
+    kinks: Sequence[float] = (),
+    *,
+    constraint: str | Constraint = geometric,
+) -> Tensor:
+    """α·f(x) for any function of one number, given with its derivative; see ``ops.CustomElementwise``.
+
+    Args:
+        x: any shape.
+        f: of an array, element by element, in NumPy functions.
+        derivative: f′, likewise.
+        kinks: places where f or f′ jumps.
+        constraint: ties α and β.
+
+    Returns:
+        x's shape.  The same functions give the same op: pass functions that are defined once.
+
+    Raises:
+        ArgumentError: under schemes with factors, if a moment of f(X) or f′(X), X ~ N(0, 1), diverges or is 0.
+    """
+    return _tied(ops.CustomElementwise(f, derivative, tuple(float(k) for k in kinks)), x, constraint)
 
 
 def softmax(

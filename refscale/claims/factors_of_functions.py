@@ -25,7 +25,7 @@ from refscale.claims.one_op import (
 )
 from refscale.engine import Array, Op, Sizes
 from refscale.scales import Call, Scheme, Statistic, get_scheme
-from refscale.testing import rms, signs, std
+from refscale.testing import quantile_grid, rms, signs, std
 from refscale.testing.places import Place
 
 STATISTICS: tuple[tuple[Statistic, Measure], ...] = (("std", std), ("rms", rms))
@@ -218,5 +218,20 @@ def claim_3_33_constants(place: Place) -> Figures:
 def claim_3_37_elementwise(place: Place) -> Figures:
     """Every element-wise op of the table: α and β make output and gradient 1, by both statistics."""
     for example in ops.examples(Sizes(1, 1, 1, 1)):
-        if isinstance(example.op, ops.Elementwise):
+        if isinstance(example.op, ops.Square):
+            yield from _growing(example.op, lattice(), BY_DENSITY)
+        elif isinstance(example.op, ops.Elementwise):
             yield from _activation(example.op, place)
+
+
+@claim("closed form: E max(X, Y) = π^-½; half of the elements go to each input")
+def claim_3_38_extremes(place: Place) -> Figures:
+    """Maximum and minimum of two independent N(0, 1): α = (1 − 1/π)^-½ by standard deviation, 1 by RMS; β = √2."""
+    quantiles = quantile_grid(512)
+    x, y = (np.array(a) for a in np.broadcast_arrays(quantiles[:, None], quantiles[None]))
+    g = signs(x.shape, place.rng())
+    for op in (ops.Maximum(), ops.Minimum()):
+        for by, measure in STATISTICS:
+            yield unit(f"α by {by}", op, (x, y), measure=measure, statistic=by, relative=WIDE)
+            for i in range(2):
+                yield unit(f"β{i} by {by}", op, (x, y), i, g, statistic=by, relative=WIDE)

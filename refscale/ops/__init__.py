@@ -3,16 +3,18 @@
 ========================  ==============================================================================================
 page                      ops
 ========================  ==============================================================================================
-``arithmetic``            add, subtract, weighted_add, bias, multiply, scalar_multiply, scalar_divide, silu_glu,
-                          highway, dropout; scaled, fork
+``arithmetic``            add, subtract, weighted_add, bias, multiply, scalar_multiply, scalar_divide, maximum,
+                          minimum, silu_glu, highway, dropout; scaled, fork
 ``contraction``           matmul, attention_scores, attention_mix, readout
 ``convolution``           conv1d, conv2d, max_pool
-``activations``           relu, leaky_relu, gelu, silu, swish, tanh, sigmoid, softplus, exp, log, sqrt
+``activations``           relu, leaky_relu, gelu, silu, swish, tanh, sigmoid, softplus, abs, square, clip,
+                          hard_sigmoid, hard_swish, exp, log, sqrt
 ``softmax``               softmax, masked_softmax, log_softmax
 ``positions``             rotary, relative_shift
 ``norms``                 layer_norm, rms_norm
 ``reduction``             sum, mean
 ``movement``              reshape, transpose, slice, concat, gather, embedding
+``custom``                any element-wise function, given with its derivative (not in ``OPS``)
 ``losses``                softmax_cross_entropy, mse_loss, loss_sum
 ========================  ==============================================================================================
 
@@ -40,9 +42,13 @@ from refscale.ops import (
     softmax,
 )
 from refscale.ops.activations import (
+    Abs,
+    Clip,
     Elementwise,
     Exp,
     Gelu,
+    HardSigmoid,
+    HardSwish,
     LeakyRelu,
     Log,
     Relu,
@@ -50,6 +56,7 @@ from refscale.ops.activations import (
     Silu,
     Softplus,
     Sqrt,
+    Square,
     Swish,
     Tanh,
 )
@@ -59,6 +66,8 @@ from refscale.ops.arithmetic import (
     Dropout,
     Fork,
     Highway,
+    Maximum,
+    Minimum,
     Multiply,
     ScalarDivide,
     ScalarMultiply,
@@ -69,6 +78,7 @@ from refscale.ops.arithmetic import (
 )
 from refscale.ops.contraction import AttentionMix, AttentionScores, Matmul, Readout, ValuesRule
 from refscale.ops.convolution import Conv1d, Conv2d, MaxPool
+from refscale.ops.custom import CustomElementwise
 from refscale.ops.losses import LossSum, MseLoss, SoftmaxCrossEntropy
 from refscale.ops.movement import Concat, Embedding, Gather, Reshape, Slice, Transpose, split_points
 from refscale.ops.norms import LayerNorm, RmsNorm
@@ -130,13 +140,16 @@ operators.install(
 __all__ = [
     "ACTIVATIONS",
     "OPS",
+    "Abs",
     "Add",
     "AttentionMix",
     "AttentionScores",
     "Bias",
+    "Clip",
     "Concat",
     "Conv1d",
     "Conv2d",
+    "CustomElementwise",
     "Dropout",
     "Elementwise",
     "Embedding",
@@ -144,6 +157,8 @@ __all__ = [
     "Fork",
     "Gather",
     "Gelu",
+    "HardSigmoid",
+    "HardSwish",
     "Highway",
     "LayerNorm",
     "LeakyRelu",
@@ -153,7 +168,9 @@ __all__ = [
     "MaskedSoftmax",
     "Matmul",
     "MaxPool",
+    "Maximum",
     "Mean",
+    "Minimum",
     "MseLoss",
     "Multiply",
     "Readout",
@@ -173,6 +190,7 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "Softplus",
     "Sqrt",
+    "Square",
     "Subtract",
     "Sum",
     "Swish",

@@ -15,7 +15,7 @@ from refscale.ops.activations import Elementwise, Silu, gate_moments, sigmoid_de
 from refscale.ops.kernels import elements
 from refscale.ops.shapes import broadcast, broadcast_factor
 from refscale.ops.sums import unbroadcast
-from refscale.scales import Moments, Scales, Shape
+from refscale.scales import Moments, Scales, Shape, Statistic
 from refscale.scales.second_moments import SecondMoments, through
 from refscale.special import sigmoid, silu
 
@@ -230,6 +230,68 @@ class Multiply(Op):
     def predict_gradients(self, g: SecondMoments, x: SecondMoments, y: SecondMoments) -> tuple[SecondMoments, ...]:
         for_x, for_y = (SecondMoments(g.shape, g.k * other.repeated(g.shape).k) for other in (y, x))
         return for_x.unbroadcast(x.shape), for_y.unbroadcast(y.shape)
+
+
+class _Extreme(Op):
+    """What ``Maximum`` and ``Minimum`` share: all but which of two elements is taken."""
+
+    inputs = ("x", "y")
+    source = "closed form: E max(X, Y) = π^-½"
+    has_mean = True
+    sign: ClassVar[int]
+
+    def backward(self, g: Array, share: Array, x_shape: Shape, y_shape: Shape) -> tuple[Array, Array]:
+        share = share.astype(g.dtype)
+        return unbroadcast(g * share, x_shape), unbroadcast(g * (1 - share), y_shape)
+
+    def scale(self, x: Shape, y: Shape, statistic: Statistic = "std") -> Scales:
+        out = broadcast(self.name, x, y)
+        alpha = (1 - 1 / math.pi) ** -0.5 if statistic == "std" else 1.0
+        return Scales(alpha, tuple(math.sqrt(2) * broadcast_factor(shape, out) for shape in (x, y)))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.b, at.m)),)
+
+    def predict(self, out: Shape, x: SecondMoments, y: SecondMoments) -> SecondMoments:
+        """max(x, y) = ½(x + y) + ½|x − y|, uncorrelated: one is odd in (x, y), the other even."""
+        both = x.repeated(out).plus(y.repeated(out))
+        return SecondMoments(out, 0.25 * (both.k + through(both, np.abs).k))
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments, y: SecondMoments) -> tuple[SecondMoments, ...]:
+        both = x.repeated(g.shape).plus(y.repeated(g.shape))
+        chosen = SecondMoments(g.shape, g.k * through(both, lambda d: 0.5 + 0.5 * np.sign(d)).k)
+        return chosen.unbroadcast(x.shape), chosen.unbroadcast(y.shape)
+
+    def _kept(self, x: Array, y: Array) -> Kept:
+        """The share of x in the gradient."""
+        broadcast(self.name, x.shape, y.shape)
+        above, below = (x > y, x < y) if self.sign > 0 else (x < y, x > y)
+        return np.where(above, 1.0, np.where(below, 0.0, 0.5)), x.shape, y.shape
+
+
+class Maximum(_Extreme):
+    """max(x, y), broadcast; the gradient goes to the larger element, half to each of two equal ones (as in torch).
+
+    Of two independent N(0, 1): mean π^-½, mean square 1: α = (1 − 1/π)^-½ = 1.211, by RMS 1.  Half of the elements of g
+    go to each input: β = √2·r^-½ for an input that broadcasting repeats r times.
+    """
+
+    sign = 1
+
+    def forward(self, x: Array, y: Array) -> tuple[Array, Kept]:
+        kept = self._kept(x, y)
+        return np.maximum(x, y), kept
+
+
+class Minimum(_Extreme):
+    """min(x, y) = −max(−x, −y), broadcast, with the factors of ``Maximum``."""
+
+    sign = -1
+
+    def forward(self, x: Array, y: Array) -> tuple[Array, Kept]:
+        kept = self._kept(x, y)
+        return np.minimum(x, y), kept
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,11 @@ def gelu(op, x):
     return x / (1 + np.exp(-2 * z)), (24 + 16 * np.abs(z)) * U * np.abs(x / (1 + np.exp(-2 * z)))
 
 
+def hard_swish(op, x):
+    """A parabola between 0 and x."""
+    return np.select([x <= -3, x >= 3], [0.0, x], x**2 / 6 + x / 2), 6 * U * (x**2 + np.abs(x))
+
+
 def tanh(op, x):
     e = np.expm1(2 * x)
     return relative(e / (e + 2), 16)
@@ -216,6 +221,8 @@ REFERENCES = {
     ops.Multiply: lambda op, x, y: exact(x * y),
     ops.ScalarMultiply: lambda op, x: exact(x * op.factor),
     ops.ScalarDivide: lambda op, x: relative(x * (1 / op.divisor), 4),
+    ops.Maximum: lambda op, x, y: exact(np.where(x < y, y, x)),
+    ops.Minimum: lambda op, x, y: exact(np.where(x < y, x, y)),
     ops.SiluGlu: silu_glu,
     ops.Highway: highway,
     ops.Rotary: rotary,
@@ -238,6 +245,11 @@ REFERENCES = {
     ops.Tanh: tanh,
     ops.Sigmoid: lambda op, x: relative(1 / (1 + np.exp(-x)), 16),
     ops.Softplus: lambda op, x: relative(np.logaddexp(0, x), 20),
+    ops.Abs: lambda op, x: exact(x * ((x > 0) * 2.0 - 1)),
+    ops.Square: lambda op, x: exact(x**2),
+    ops.Clip: lambda op, x: exact(np.where(x < op.low, op.low, np.where(x > op.high, op.high, x))),
+    ops.HardSigmoid: lambda op, x: (np.clip(x / 6 + 0.5, 0, 1), 6 * U),
+    ops.HardSwish: hard_swish,
     ops.Exp: lambda op, x: relative(np.exp2(x / math.log(2)), 12 + 4 * np.abs(x)),
     ops.Log: lambda op, x: (np.log2(x) * math.log(2), 12 * U * np.abs(np.log(x))),
     ops.Sqrt: lambda op, x: relative(x**0.5, 4),

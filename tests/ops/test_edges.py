@@ -283,3 +283,41 @@ def test_the_first_of_equal_infinities_gets_the_gradient():
     x[...] = -np.inf
     _, (gradient,) = run(ops.MaxPool((4,), (1,), (1,)), [x], np.array([1.0, 2.0, 4.0]).reshape(1, 3, 1))
     assert_same_bits(gradient.ravel(), np.array([3.0, 4.0, 0, 0]))
+
+
+AT_KINKS = {
+    ops.Abs(): ([-2.0, 0.0, 3.0], [2, 0, 3], [-1, 0, 1]),
+    ops.Square(): ([-2.0, 0.0, 3.0], [4, 0, 9], [-4, 0, 6]),
+    ops.Clip(-1.0, 2.0): ([-1.5, -1.0, 0.5, 2.0, 3.0], [-1, -1, 0.5, 2, 2], [0, 1, 1, 1, 0]),
+    ops.HardSigmoid(): ([-4.0, -3.0, 0.0, 1.5, 3.0, 4.0], [0, 0, 0.5, 0.75, 1, 1], [0, 0, 1 / 6, 1 / 6, 0, 0]),
+    ops.HardSwish(): ([-4.0, -3.0, -1.5, 0.0, 3.0, 4.0], [0, 0, -0.375, 0, 3, 4], [0, 0, 0, 0.5, 1, 1]),
+}
+
+
+class TestKinks:
+    """Values and derivatives at the kinks and beyond, by hand."""
+
+    @pytest.mark.parametrize("op", AT_KINKS, ids=str)
+    def test_of_one(self, op):
+        x, y, slopes = AT_KINKS[op]
+        value, (gradient,) = run(op, [np.array(x)], np.ones(len(x)))
+        assert value.tolist() == y
+        assert gradient.tolist() == pytest.approx(slopes, rel=1e-15)
+
+    def test_of_two(self):
+        """Equal elements share the gradient; a NaN in either gives NaN."""
+        x, y, g = np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, -1.0]), np.array([1.0, 8.0, 4.0])
+        value, gradients = run(ops.Maximum(), [x, y], g)
+        assert value.tolist() == [2, 2, 3]
+        assert [d.tolist() for d in gradients] == [[0, 4, 4], [1, 4, 0]]
+        value, gradients = run(ops.Minimum(), [x, y], g)
+        assert value.tolist() == [1, 2, -1]
+        assert [d.tolist() for d in gradients] == [[1, 4, 0], [0, 4, 4]]
+        _, (dx, dy) = run(ops.Maximum(), [np.zeros((3, 1)), np.array([1.0, -1.0])], np.ones((3, 2)))
+        assert (dx.tolist(), dy.tolist()) == ([[1], [1], [1]], [3, 0])
+        assert np.isnan(run(ops.Maximum(), [np.array([np.nan]), np.ones(1)])[0]).all()
+
+    def test_infinities(self):
+        x = np.array([-np.inf, np.inf])
+        for op, expected in ((ops.Clip(), [-1, 1]), (ops.HardSigmoid(), [0, 1]), (ops.HardSwish(), [0, np.inf])):
+            assert op.forward(x)[0].tolist() == expected

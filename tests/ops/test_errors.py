@@ -20,6 +20,11 @@ ATTRIBUTES = {
     "ScalarDivide(divisor=nan): expected a number, 2^-126 ≤ |c| ≤ 2^126": lambda: ops.ScalarDivide(float("nan")),
     "ScalarDivide(divisor=True): expected a number, 2^-126 ≤ |c| ≤ 2^126": lambda: ops.ScalarDivide(True),
     "ScalarDivide(divisor=1e+38): expected a number, 2^-126 ≤ |c| ≤ 2^126": lambda: ops.ScalarDivide(1e38),
+    "Clip(low=1.0, high=1.0): expected finite low < high, P(low ≤ X ≤ high) ≥ 2^-20": lambda: ops.Clip(1.0, 1.0),
+    "Clip(low=0.0, high=inf): expected finite low < high, P(low ≤ X ≤ high) ≥ 2^-20": lambda: ops.Clip(
+        0.0, float("inf")
+    ),
+    "Clip(low=4.8, high=9.0): expected finite low < high, P(low ≤ X ≤ high) ≥ 2^-20": lambda: ops.Clip(4.8, 9.0),
     "Gelu(form='exact'): expected 'erf' or 'tanh'": lambda: ops.Gelu("exact"),
     "WeightedAdd(weights=(1.0, 0.0)): expected positive finite weights": lambda: ops.WeightedAdd((1.0, 0.0)),
     "WeightedAdd(weights=()): expected positive finite weights": lambda: ops.WeightedAdd(()),
@@ -87,6 +92,8 @@ SHAPES = [
     (ops.Add(), [(2, 3), (4,)], "add: shapes (2, 3), (4,) do not broadcast together"),
     (ops.Subtract(), [(2, 3), (4,)], "subtract: shapes (2, 3), (4,) do not broadcast together"),
     (ops.Multiply(), [(2, 3), (4,)], "multiply: shapes (2, 3), (4,) do not broadcast together"),
+    (ops.Maximum(), [(2, 3), (4,)], "maximum: shapes (2, 3), (4,) do not broadcast together"),
+    (ops.Minimum(), [(2, 3), (4,)], "minimum: shapes (2, 3), (4,) do not broadcast together"),
     (ops.WeightedAdd((1.0, 2.0)), [(2, 3), (4,)], "weighted_add: shapes (2, 3), (4,) do not broadcast together"),
     (ops.WeightedAdd((1.0, 2.0)), [(2, 3)], "weighted_add: 2 weights for 1 inputs"),
     (ops.Bias(), [(2, 3), (2, 2, 3)], "bias: shape (2, 2, 3) does not fit x of shape (2, 3)"),
