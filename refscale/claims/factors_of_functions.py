@@ -235,3 +235,21 @@ def claim_3_38_extremes(place: Place) -> Figures:
             yield unit(f"α by {by}", op, (x, y), measure=measure, statistic=by, relative=WIDE)
             for i in range(2):
                 yield unit(f"β{i} by {by}", op, (x, y), i, g, statistic=by, relative=WIDE)
+
+
+@claim(TABLE + " (sum; broadcast bias), terms counted by window", "b")
+def claim_3_39_copies_and_means(place: Place) -> Figures:
+    """Average pooling of k: α = √k, β = k for windows that do not overlap; expand: β = r^-½; where: α = β = 1."""
+    rng, b = place.rng(), place.at_most(b=256).b
+    h = columns(b)
+    x, g = h[:, :, None] * signs((len(h), 1, 3), rng), signs((len(h), 1, 3), rng)
+    yield unit(f"α of windows of {b}", ops.AvgPool((b,)), (x,), relative=GRID)
+    yield unit(f"β of windows of {b}", ops.AvgPool((b,)), (x,), 0, g, relative=GRID)
+    op = ops.Expand((len(h), b))
+    yield unit("α", op, (signs((len(h), 1), rng),))
+    yield unit(f"β of {b} repeats", op, (signs((len(h), 1), rng),), 0, h, relative=GRID)
+    u, v, g = signs((3, 5, b), rng)
+    for value, i in ((True, 1), (False, 2)):
+        mask = np.full((5, 1), value)
+        yield unit("α", ops.Where(), (mask, u, v))
+        yield unit(f"β of input {i}", ops.Where(), (mask, u, v), i, g)

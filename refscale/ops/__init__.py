@@ -6,14 +6,15 @@ page                      ops
 ``arithmetic``            add, subtract, weighted_add, bias, multiply, scalar_multiply, scalar_divide, maximum,
                           minimum, silu_glu, highway, dropout; scaled, fork
 ``contraction``           matmul, attention_scores, attention_mix, readout
-``convolution``           conv1d, conv2d, max_pool
+``convolution``           conv1d, conv2d, max_pool, avg_pool
 ``activations``           relu, leaky_relu, gelu, silu, swish, tanh, sigmoid, softplus, abs, square, clip,
                           hard_sigmoid, hard_swish, exp, log, sqrt
 ``softmax``               softmax, masked_softmax, log_softmax
 ``positions``             rotary, relative_shift
 ``norms``                 layer_norm, rms_norm
 ``reduction``             sum, mean
-``movement``              reshape, transpose, slice, concat, gather, embedding
+``movement``              reshape, transpose, slice, concat, expand, where, gather,
+                          embedding
 ``custom``                any element-wise function, given with its derivative (not in ``OPS``)
 ``losses``                softmax_cross_entropy, mse_loss, loss_sum
 ========================  ==============================================================================================
@@ -77,10 +78,10 @@ from refscale.ops.arithmetic import (
     WeightedAdd,
 )
 from refscale.ops.contraction import AttentionMix, AttentionScores, Matmul, Readout, ValuesRule
-from refscale.ops.convolution import Conv1d, Conv2d, MaxPool
+from refscale.ops.convolution import AvgPool, Conv1d, Conv2d, MaxPool
 from refscale.ops.custom import CustomElementwise
 from refscale.ops.losses import LossSum, MseLoss, SoftmaxCrossEntropy
-from refscale.ops.movement import Concat, Embedding, Gather, Reshape, Slice, Transpose, split_points
+from refscale.ops.movement import Concat, Embedding, Expand, Gather, Reshape, Slice, Transpose, Where, split_points
 from refscale.ops.norms import LayerNorm, RmsNorm
 from refscale.ops.positions import RelativeShift, Rotary
 from refscale.ops.reduction import Mean, Sum
@@ -144,6 +145,7 @@ __all__ = [
     "Add",
     "AttentionMix",
     "AttentionScores",
+    "AvgPool",
     "Bias",
     "Clip",
     "Concat",
@@ -154,6 +156,7 @@ __all__ = [
     "Elementwise",
     "Embedding",
     "Exp",
+    "Expand",
     "Fork",
     "Gather",
     "Gelu",
@@ -198,6 +201,7 @@ __all__ = [
     "Transpose",
     "ValuesRule",
     "WeightedAdd",
+    "Where",
     "examples",
     "split_points",
 ]

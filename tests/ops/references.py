@@ -111,6 +111,22 @@ def max_pool(op, x):
     return exact(y)
 
 
+def avg_pool(op, x):
+    """The mean of x and zeros around it, one window at a time."""
+    axes = len(op.kernel)
+    stride, padding = op.stride or op.kernel, op.padding or (0,) * axes
+    sides = [(p, p) if isinstance(p, int) else p for p in padding]
+    x = np.pad(x, [(0, 0), *sides, (0, 0)])
+    outputs = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], op.kernel, stride, strict=True)]
+    y, magnitude = np.zeros((2, len(x), *outputs, x.shape[-1]))
+    for o in itertools.product(*map(range, outputs)):
+        window = tuple(slice(i * s, i * s + k) for i, s, k in zip(o, stride, op.kernel, strict=True))
+        seen = x[(slice(None), *window)]
+        y[(slice(None), *o)] = seen.mean(axis=tuple(range(1, 1 + axes)))
+        magnitude[(slice(None), *o)] = np.abs(seen).mean(axis=tuple(range(1, 1 + axes)))
+    return y, 2 * (math.prod(op.kernel) + 2) * U * magnitude
+
+
 def gelu(op, x):
     if op.form == "erf":
         # The rounding of x/√2 (2u) moves erfc by x²·2u, relatively.
@@ -237,6 +253,7 @@ REFERENCES = {
     ops.Conv1d: convolution,
     ops.Conv2d: convolution,
     ops.MaxPool: max_pool,
+    ops.AvgPool: avg_pool,
     ops.Relu: lambda op, x: exact((x + np.abs(x)) / 2),
     ops.LeakyRelu: lambda op, x: exact(np.maximum(x, op.slope * x)),
     ops.Gelu: gelu,
@@ -264,6 +281,8 @@ REFERENCES = {
     ops.Transpose: lambda op, x: exact(np.einsum(x, list(range(x.ndim)), list(op.axes))),
     ops.Slice: lambda op, x: exact(np.take(x, range(op.start, op.stop), op.axis)),
     ops.Concat: concat,
+    ops.Expand: lambda op, x: exact(x + np.zeros(op.shape)),
+    ops.Where: lambda op, mask, x, y: exact(x * mask + y * ~mask),
     ops.Gather: gather,
     ops.Embedding: embedding,
     ops.SoftmaxCrossEntropy: cross_entropy,

@@ -5,6 +5,7 @@ import pytest
 
 from refscale import ops
 from refscale.engine import Tape, apply, backward
+from refscale.errors import ArgumentError
 from refscale.scales import SCHEMES, unit
 from refscale.testing import assert_same_bits
 from tests.ops.cases import IGNORE, case, run
@@ -321,3 +322,25 @@ class TestKinks:
         x = np.array([-np.inf, np.inf])
         for op, expected in ((ops.Clip(), [-1, 1]), (ops.HardSigmoid(), [0, 1]), (ops.HardSwish(), [0, np.inf])):
             assert op.forward(x)[0].tolist() == expected
+
+
+def test_average_pooling_by_hand():
+    """Windows of 3 at stride 2 with a zero on both sides; each element receives a third from its windows."""
+    y, (dx,) = run(
+        ops.AvgPool((3,), (2,), (1,)), [np.array([3.0, 6, 9, 12, 15])[None, :, None]], np.array([[[3.0], [6], [9]]])
+    )
+    assert y.ravel().tolist() == [3, 9, 9]
+    assert dx.ravel().tolist() == pytest.approx([1, 3, 2, 5, 3])
+
+
+def test_where_and_expand_by_hand():
+    mask, x, y = np.array([[True, False], [False, False]]), np.array([1.0, np.nan]), np.array([[5.0], [7.0]])
+    value, (none, dx, dy) = run(ops.Where(), [mask, np.array([1.0, 2.0]), y], np.array([[1.0, 2.0], [4.0, 8.0]]))
+    assert value.tolist() == [[1, 5], [7, 7]]
+    assert none is None
+    assert (dx.tolist(), dy.tolist()) == ([1, 0], [[2], [12]])
+    assert not np.isnan(ops.Where().forward(mask, x, y)[0]).any()  # what is not taken may be NaN
+    value, (dx,) = run(ops.Expand((2, 3)), [y], np.arange(6.0).reshape(2, 3))
+    assert (value.tolist(), dx.tolist()) == ([[5] * 3, [7] * 3], [[3], [12]])
+    with pytest.raises(ArgumentError, match="where: mask is float64, expected bool"):
+        ops.Where().forward(y, y, y)

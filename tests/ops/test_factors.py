@@ -95,6 +95,14 @@ def test_numbers(c):
     assert ops.ScalarDivide(c).scale((2, 3)) == Scales(abs(c), (abs(c),))
 
 
+def test_windows_and_copies():
+    """A mean of 6 = 2·3 has √6; an element receives g/6 from 6/2 windows of stride (2, 1): √(6·2)."""
+    assert ops.AvgPool((2, 3), (2, 1)).scale((5, 8, 8, 3)) == Scales(math.sqrt(6), (math.sqrt(12),))
+    assert ops.AvgPool(2).scale((5, 8, 3)) == Scales(math.sqrt(2), (2.0,))
+    assert ops.Expand((2, 3, 4)).scale((3, 1)) == Scales(1.0, (math.sqrt(3 / 24),))
+    assert ops.Where().scale((3, 1), (2, 3, 4), (4,)) == Scales(1.0, (None, 1.0, math.sqrt(4 / 24)))
+
+
 def test_extremes():
     """Of two: mean 1/√π, mean square 1; half of the gradient's elements, times r repeats."""
     for op in (ops.Maximum(), ops.Minimum()):
