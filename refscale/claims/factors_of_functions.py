@@ -253,3 +253,35 @@ def claim_3_39_copies_and_means(place: Place) -> Figures:
         mask = np.full((5, 1), value)
         yield unit("α", ops.Where(), (mask, u, v))
         yield unit(f"β of input {i}", ops.Where(), (mask, u, v), i, g)
+
+
+@claim("as layer norm", "b")
+def claim_3_40_norms_of_channels(place: Place) -> Figures:
+    """Batch norm, training and frozen, and group norm over R rows: α = β_x = 1; β = R^-½ for gain and bias."""
+    rng, b = place.rng(), power_of_two(max(4, place.at_most(b=256).b))
+    h = columns(b)  # columns of mean 0, orthogonal to each other, but the first
+    x, g = (np.tile(h[i][:, None], (1, 8)) * signs((1, 8), rng) for i in (1, 2))
+    n = np.ones(8)
+    kinds: tuple[tuple[Op, tuple[Array, ...]], ...] = ((ops.BatchNorm(0.0), ()), (ops.FrozenBatchNorm(0.0), (0 * n, n)))
+    for op, more in kinds:
+        yield unit(f"α over {b} rows", op, (x, n, 0 * n, *more))
+        yield unit(f"β_x over {b} rows", op, (x, n, 0 * n, *more), 0, g, relative=GRID)
+        wide = h.T
+        y = np.tile(h[1][:, None], (1, b))
+        ones = np.ones(b)
+        statistics = (0 * ones, ones) if more else ()
+        yield unit(f"β_gain over {b} rows", op, (y, ones, 0 * ones, *statistics), 1, wide, relative=GRID)
+        yield unit(f"β_bias over {b} rows", op, (y, ones, 0 * ones, *statistics), 2, wide, relative=GRID)
+    # A sample for each row, whose group is the four elements (1, −1, 1, −1), orthogonal to (1, 1, −1, −1).
+    x, g = (np.tile(c, (b, 1)) for c in (h4(1), h4(2)))
+    op, one4 = ops.GroupNorm(2, 0.0), np.ones(8)
+    yield unit("α", op, (x, one4, 0 * one4))
+    yield unit("β_x", op, (x, one4, 0 * one4), 0, g)
+    g = np.ones((b, 8))  # rows that are alike: √b
+    yield unit("β_gain of equal rows", op, (x, one4, 0 * one4), 1, g, expected=math.sqrt(b))
+    yield unit("β_bias of equal rows", op, (x, one4, 0 * one4), 2, g, expected=math.sqrt(b))
+
+
+def h4(i: int) -> Array:
+    """A column of the Hadamard matrix of 4, twice."""
+    return np.tile(columns(4)[i], 2)

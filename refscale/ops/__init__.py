@@ -11,7 +11,7 @@ page                      ops
                           hard_sigmoid, hard_swish, exp, log, sqrt
 ``softmax``               softmax, masked_softmax, log_softmax
 ``positions``             rotary, relative_shift
-``norms``                 layer_norm, rms_norm
+``norms``                 layer_norm, rms_norm, batch_norm, frozen_batch_norm, group_norm
 ``reduction``             sum, mean
 ``movement``              reshape, transpose, slice, concat, expand, where, gather,
                           embedding
@@ -82,7 +82,7 @@ from refscale.ops.convolution import AvgPool, Conv1d, Conv2d, MaxPool
 from refscale.ops.custom import CustomElementwise
 from refscale.ops.losses import LossSum, MseLoss, SoftmaxCrossEntropy
 from refscale.ops.movement import Concat, Embedding, Expand, Gather, Reshape, Slice, Transpose, Where, split_points
-from refscale.ops.norms import LayerNorm, RmsNorm
+from refscale.ops.norms import BatchNorm, FrozenBatchNorm, GroupNorm, LayerNorm, RmsNorm
 from refscale.ops.positions import RelativeShift, Rotary
 from refscale.ops.reduction import Mean, Sum
 from refscale.ops.softmax import LogSoftmax, MaskedSoftmax, Softmax
@@ -146,6 +146,7 @@ __all__ = [
     "AttentionMix",
     "AttentionScores",
     "AvgPool",
+    "BatchNorm",
     "Bias",
     "Clip",
     "Concat",
@@ -158,8 +159,10 @@ __all__ = [
     "Exp",
     "Expand",
     "Fork",
+    "FrozenBatchNorm",
     "Gather",
     "Gelu",
+    "GroupNorm",
     "HardSigmoid",
     "HardSwish",
     "Highway",

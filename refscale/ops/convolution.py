@@ -365,8 +365,8 @@ class AvgPool(_Pool):
     """The mean of each window of x (batch, *space, channels), over one or two spatial axes.
 
     A mean of k independent elements has σ = k^-½: α = √k, k the size of the window.  An element of x is seen by
-    k/stride windows, each of which sends it g/k: β = √(k·stride).  At the ends, where windows reach into the padding, there are
-    fewer terms.  (After an activation with a mean, values of a window are alike, and α = 1 is nearer.)
+    k/stride windows, each of which sends it g/k: β = √(k·stride).  At the ends, where windows reach into the padding,
+    there are fewer terms.  (After an activation with a mean, values of a window are alike, and α = 1 is nearer.)
 
     Attributes:
         kernel: side of the window, one number for every spatial axis of x or a tuple with one for each.

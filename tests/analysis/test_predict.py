@@ -209,6 +209,9 @@ PROGRAMS = {
     "layer_norm": lambda x, y, w: apply(
         ops.LayerNorm(), x, x.tape.tensor(np.ones(32), "gain"), x.tape.tensor(np.zeros(32), "bias")
     ),
+    "batch_norm": lambda x, y, w: apply(
+        ops.BatchNorm(), apply(ops.Gelu(), x), x.tape.tensor(np.ones(32), "gain"), x.tape.tensor(np.zeros(32), "bias")
+    ),
     "sum": lambda x, y, w: apply(ops.Sum((1,)), apply(ops.Gelu(), x)),
     "mean": lambda x, y, w: apply(ops.Mean((0, 2)), apply(ops.Gelu(), x)),
     "slice": lambda x, y, w: apply(ops.Slice(2, 3, 11), apply(ops.Gelu(), x)),
@@ -247,7 +250,7 @@ def test_every_rule(name):
             assert measured == pytest.approx(kernel.rms, rel=allowed), (way, variable, measured, kernel.rms)
 
 
-WITHOUT_RULE = {"conv2d", "max_pool", "where", "exp", "log", "sqrt", "log_softmax"}
+WITHOUT_RULE = {"conv2d", "max_pool", "where", "frozen_batch_norm", "group_norm", "exp", "log", "sqrt", "log_softmax"}
 
 
 @pytest.mark.parametrize("kind", ops.OPS.values(), ids=ops.OPS)

@@ -131,6 +131,11 @@ MORE = {
     ],
     ops.LayerNorm: [case(ops.LayerNorm(), (2, 3, 5), (5,), (5,)), case(ops.LayerNorm(0.5), (3, 4), (4,), (4,))],
     ops.RmsNorm: [case(ops.RmsNorm(), (2, 3, 5), (5,))],
+    ops.BatchNorm: [case(ops.BatchNorm(), (2, 3, 5), (5,), (5,)), case(ops.BatchNorm(0.5), (4, 3), (3,), (3,))],
+    ops.GroupNorm: [
+        case(ops.GroupNorm(2), (2, 3, 4), (4,), (4,)),
+        case(ops.GroupNorm(3, 0.5), (2, 2, 3, 3), (3,), (3,)),
+    ],
     ops.Sum: [case(ops.Sum(), (3, 4)), case(ops.Sum((-1, 0)), (2, 3, 4))],
     ops.Mean: [case(ops.Mean(), (3, 4)), case(ops.Mean((1,)), (2, 3, 4))],
     ops.Reshape: [case(ops.Reshape((2, -1)), (3, 4))],

@@ -179,6 +179,34 @@ def layer_norm(op, x, gain, bias):
     return normal * gain + bias, moved * np.abs(gain) + 4 * U * (np.abs(normal * gain) + np.abs(bias))
 
 
+def batch_norm(op, x, gain, bias):
+    """A layer norm of each channel's column."""
+    columns = x.reshape(-1, x.shape[-1]).T
+    y, bound = layer_norm(op, columns, np.ones(columns.shape[-1]), np.zeros(columns.shape[-1]))
+    y, bound = y.T.reshape(x.shape), bound.T.reshape(x.shape)
+    return y * gain + bias, bound * np.abs(gain) + 4 * U * (np.abs(y * gain) + np.abs(bias))
+
+
+def frozen_batch_norm(op, x, gain, bias, mean, variance):
+    slope = gain / (variance + op.eps) ** 0.5
+    return x * slope + (bias - mean * slope), 16 * U * ((np.abs(x) + np.abs(mean)) * np.abs(slope) + np.abs(bias))
+
+
+def group_norm(op, x, gain, bias):
+    """A sample and a group after another."""
+    y, bound = np.zeros((2, *x.shape))
+    width = x.shape[-1] // op.groups
+    for sample in range(len(x)):
+        for group in range(op.groups):
+            at = (sample, ..., slice(group * width, (group + 1) * width))
+            flat = x[at].reshape(1, -1)
+            for into, part in zip(
+                (y, bound), layer_norm(op, flat, np.ones(flat.size), np.zeros(flat.size)), strict=True
+            ):
+                into[at] = part.reshape(x[at].shape)
+    return y * gain + bias, bound * np.abs(gain) + 4 * U * (np.abs(y * gain) + np.abs(bias))
+
+
 def rms_norm(op, x, gain):
     return relative(x / np.sqrt((x**2).mean(-1, keepdims=True) + op.eps) * gain, 2 * x.shape[-1] + 16)
 
@@ -275,6 +303,9 @@ REFERENCES = {
     ops.LogSoftmax: log_softmax,
     ops.LayerNorm: layer_norm,
     ops.RmsNorm: rms_norm,
+    ops.BatchNorm: batch_norm,
+    ops.FrozenBatchNorm: frozen_batch_norm,
+    ops.GroupNorm: group_norm,
     ops.Sum: total,
     ops.Mean: mean,
     ops.Reshape: lambda op, x: exact(np.array(x.ravel().tolist()).reshape(op.shape)),

@@ -344,3 +344,17 @@ def test_where_and_expand_by_hand():
     assert (value.tolist(), dx.tolist()) == ([[5] * 3, [7] * 3], [[3], [12]])
     with pytest.raises(ArgumentError, match="where: mask is float64, expected bool"):
         ops.Where().forward(y, y, y)
+
+
+def test_norms_of_columns_and_groups_by_hand():
+    """Columns (1, 3) and (0, 8) are ∓1; a group of (1, 3, 1, 3) too; the wrong axis would give other signs."""
+    one, zero = np.ones(2), np.zeros(2)
+    x = np.array([[1.0, 8.0], [3.0, 0.0]])
+    assert ops.BatchNorm(0.0).forward(x, one, zero)[0].tolist() == [[-1, 1], [1, -1]]
+    frozen = ops.FrozenBatchNorm(0.0).forward(x, 2 * one, one, np.array([1.0, 4.0]), np.array([4.0, 16.0]))[0]
+    assert frozen.tolist() == [[1, 3], [3, -1]]
+    x = np.array([[[1.0, 3.0, 0.0, 8.0], [1.0, 3.0, 8.0, 0.0]]])
+    expected = [[[-1, 1, -1, 1], [-1, 1, 1, -1]]]
+    assert ops.GroupNorm(2, 0.0).forward(x, np.ones(4), np.zeros(4))[0].tolist() == expected
+    with pytest.raises(ArgumentError, match=r"frozen_batch_norm: smallest variance is -1\.0, expected all ≥ 0"):
+        ops.FrozenBatchNorm().forward(x[0, :, :2], one, zero, zero, -one)

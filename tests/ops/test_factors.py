@@ -103,6 +103,13 @@ def test_windows_and_copies():
     assert ops.Where().scale((3, 1), (2, 3, 4), (4,)) == Scales(1.0, (None, 1.0, math.sqrt(4 / 24)))
 
 
+def test_norms_over_rows_and_groups():
+    """The parameters' gradients sum 2·3·5 rows."""
+    for op, more in ((ops.BatchNorm(), 0), (ops.FrozenBatchNorm(), 2), (ops.GroupNorm(2), 0)):
+        scales = op.scale((2, 3, 5, 4), *[(4,)] * (2 + more))
+        assert scales == Scales(1.0, (1.0, 30**-0.5, 30**-0.5, *[None] * more))
+
+
 def test_extremes():
     """Of two: mean 1/√π, mean square 1; half of the gradient's elements, times r repeats."""
     for op in (ops.Maximum(), ops.Minimum()):
