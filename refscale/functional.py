@@ -37,13 +37,19 @@ from refscale.scales import (
 __all__ = [
     "Mask",
     "attention",
+    "batch_norm",
     "conv1d",
     "cross_entropy",
     "dropout",
+    "elementwise",
     "embedding",
     "embedding_sum",
     "fork",
     "gelu",
+    "group_norm",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
     "layer_norm",
     "leaky_relu",
     "linear",
@@ -53,6 +59,7 @@ __all__ = [
     "mse_loss",
     "readout",
     "relu",
+    "relu6",
     "residual",
     "rms_norm",
     "rotary_angles",
@@ -247,6 +254,75 @@ def softplus(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
         constraint: ties α and β.
     """
     return _tied(ops.Softplus(), x, constraint)
+
+
+def hardsigmoid(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·min(max(x + 3, 0), 6)/6; see ``ops.HardSigmoid``.
+
+    Args:
+        x: any shape.
+        constraint: ties α and β.
+    """
+    return _tied(ops.HardSigmoid(), x, constraint)
+
+
+def hardswish(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·x·min(max(x + 3, 0), 6)/6; see ``ops.HardSwish``.
+
+    Args:
+        x: any shape.
+        constraint: ties α and β.
+    """
+    return _tied(ops.HardSwish(), x, constraint)
+
+
+def hardtanh(
+    x: Tensor, min_val: float = -1.0, max_val: float = 1.0, *, constraint: str | Constraint = geometric
+) -> Tensor:
+    """α·min(max(x, min_val), max_val); see ``ops.Clip``.
+
+    Args:
+        x: any shape.
+        min_val, max_val: finite, min_val < max_val.
+        constraint: ties α and β.
+    """
+    return _tied(ops.Clip(min_val, max_val), x, constraint)
+
+
+def relu6(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·min(max(x, 0), 6); see ``ops.Clip``.
+
+    Args:
+        x: any shape.
+        constraint: ties α and β.
+    """
+    return hardtanh(x, 0.0, 6.0, constraint=constraint)
+
+
+def elementwise(
+    x: Tensor,
+    f: Callable[[Any], Any],
+    derivative: Callable[[Any], Any],
+    kinks: Sequence[float] = (),
+    *,
+    constraint: str | Constraint = geometric,
+) -> Tensor:
+    """α·f(x) for any function of one number, given with its derivative; see ``ops.CustomElementwise``.
+
+    Args:
+        x: any shape.
+        f: of an array, element by element, in NumPy functions.
+        derivative: f′, likewise.
+        kinks: places where f or f′ jumps.
+        constraint: ties α and β.
+
+    Returns:
+        x's shape.  The same functions give the same op: pass functions that are defined once.
+
+    Raises:
+        ArgumentError: under schemes with factors, if a moment of f(X) or f′(X), X ~ N(0, 1), diverges or is 0.
+    """
+    return _tied(ops.CustomElementwise(f, derivative, tuple(float(k) for k in kinks)), x, constraint)
 
 
 def softmax(
@@ -535,6 +611,40 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float = 1e-6) -> Tensor:
         eps: added to the mean square.
     """
     return apply(ops.RmsNorm(eps), x, gain, constraint=geometric, constrained=(0,))
+
+
+def batch_norm(
+    x: Tensor,
+    gain: Tensor,
+    bias: Tensor,
+    running: tuple[NDArray[Any], NDArray[Any]] | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Norm of each channel over all rows; α and β_x tied, both are 1.
+
+    Args:
+        x: (…, n), channels last.
+        gain: (n,), starts at 1.
+        bias: (n,), starts at 0.
+        running: constant mean and variance (n,) each, in evaluation; None: those of x, in training.
+        eps: added to the variance.
+    """
+    if running is None:
+        return apply(ops.BatchNorm(eps), x, gain, bias, constraint=geometric, constrained=(0,))
+    return apply(ops.FrozenBatchNorm(eps), x, gain, bias, *running, constraint=geometric, constrained=(0,))
+
+
+def group_norm(x: Tensor, groups: int, gain: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    """Norm over the places and channels of each group of a sample; α and β_x tied, both are 1.
+
+    Args:
+        x: (batch, …, n), channels last.
+        groups: parts of the channels; divides n.
+        gain: (n,), starts at 1.
+        bias: (n,), starts at 0.
+        eps: added to the variance.
+    """
+    return apply(ops.GroupNorm(groups, eps), x, gain, bias, constraint=geometric, constrained=(0,))
 
 
 def mean_pooled(h: Tensor, mask: Mask) -> Tensor:

@@ -25,7 +25,7 @@ from refscale.claims.one_op import (
 )
 from refscale.engine import Array, Op, Sizes
 from refscale.scales import Call, Scheme, Statistic, get_scheme
-from refscale.testing import rms, signs, std
+from refscale.testing import quantile_grid, rms, signs, std
 from refscale.testing.places import Place
 
 STATISTICS: tuple[tuple[Statistic, Measure], ...] = (("std", std), ("rms", rms))
@@ -218,5 +218,70 @@ def claim_3_33_constants(place: Place) -> Figures:
 def claim_3_37_elementwise(place: Place) -> Figures:
     """Every element-wise op of the table: α and β make output and gradient 1, by both statistics."""
     for example in ops.examples(Sizes(1, 1, 1, 1)):
-        if isinstance(example.op, ops.Elementwise):
+        if isinstance(example.op, ops.Square):
+            yield from _growing(example.op, lattice(), BY_DENSITY)
+        elif isinstance(example.op, ops.Elementwise):
             yield from _activation(example.op, place)
+
+
+@claim("closed form: E max(X, Y) = π^-½; half of the elements go to each input")
+def claim_3_38_extremes(place: Place) -> Figures:
+    """Maximum and minimum of two independent N(0, 1): α = (1 − 1/π)^-½ by standard deviation, 1 by RMS; β = √2."""
+    quantiles = quantile_grid(512)
+    x, y = (np.array(a) for a in np.broadcast_arrays(quantiles[:, None], quantiles[None]))
+    g = signs(x.shape, place.rng())
+    for op in (ops.Maximum(), ops.Minimum()):
+        for by, measure in STATISTICS:
+            yield unit(f"α by {by}", op, (x, y), measure=measure, statistic=by, relative=WIDE)
+            for i in range(2):
+                yield unit(f"β{i} by {by}", op, (x, y), i, g, statistic=by, relative=WIDE)
+
+
+@claim(TABLE + " (sum; broadcast bias), terms counted by window", "b")
+def claim_3_39_copies_and_means(place: Place) -> Figures:
+    """Average pooling of k: α = √k, β = k for windows that do not overlap; expand: β = r^-½; where: α = β = 1."""
+    rng, b = place.rng(), place.at_most(b=256).b
+    h = columns(b)
+    x, g = h[:, :, None] * signs((len(h), 1, 3), rng), signs((len(h), 1, 3), rng)
+    yield unit(f"α of windows of {b}", ops.AvgPool((b,)), (x,), relative=GRID)
+    yield unit(f"β of windows of {b}", ops.AvgPool((b,)), (x,), 0, g, relative=GRID)
+    op = ops.Expand((len(h), b))
+    yield unit("α", op, (signs((len(h), 1), rng),))
+    yield unit(f"β of {b} repeats", op, (signs((len(h), 1), rng),), 0, h, relative=GRID)
+    u, v, g = signs((3, 5, b), rng)
+    for value, i in ((True, 1), (False, 2)):
+        mask = np.full((5, 1), value)
+        yield unit("α", ops.Where(), (mask, u, v))
+        yield unit(f"β of input {i}", ops.Where(), (mask, u, v), i, g)
+
+
+@claim("as layer norm", "b")
+def claim_3_40_norms_of_channels(place: Place) -> Figures:
+    """Batch norm, training and frozen, and group norm over R rows: α = β_x = 1; β = R^-½ for gain and bias."""
+    rng, b = place.rng(), power_of_two(max(4, place.at_most(b=256).b))
+    h = columns(b)  # columns of mean 0, orthogonal to each other, but the first
+    x, g = (np.tile(h[i][:, None], (1, 8)) * signs((1, 8), rng) for i in (1, 2))
+    n = np.ones(8)
+    kinds: tuple[tuple[Op, tuple[Array, ...]], ...] = ((ops.BatchNorm(0.0), ()), (ops.FrozenBatchNorm(0.0), (0 * n, n)))
+    for op, more in kinds:
+        yield unit(f"α over {b} rows", op, (x, n, 0 * n, *more))
+        yield unit(f"β_x over {b} rows", op, (x, n, 0 * n, *more), 0, g, relative=GRID)
+        wide = h.T
+        y = np.tile(h[1][:, None], (1, b))
+        ones = np.ones(b)
+        statistics = (0 * ones, ones) if more else ()
+        yield unit(f"β_gain over {b} rows", op, (y, ones, 0 * ones, *statistics), 1, wide, relative=GRID)
+        yield unit(f"β_bias over {b} rows", op, (y, ones, 0 * ones, *statistics), 2, wide, relative=GRID)
+    # A sample for each row, whose group is the four elements (1, −1, 1, −1), orthogonal to (1, 1, −1, −1).
+    x, g = (np.tile(c, (b, 1)) for c in (h4(1), h4(2)))
+    op, one4 = ops.GroupNorm(2, 0.0), np.ones(8)
+    yield unit("α", op, (x, one4, 0 * one4))
+    yield unit("β_x", op, (x, one4, 0 * one4), 0, g)
+    g = np.ones((b, 8))  # rows that are alike: √b
+    yield unit("β_gain of equal rows", op, (x, one4, 0 * one4), 1, g, expected=math.sqrt(b))
+    yield unit("β_bias of equal rows", op, (x, one4, 0 * one4), 2, g, expected=math.sqrt(b))
+
+
+def h4(i: int) -> Array:
+    """A column of the Hadamard matrix of 4, twice."""
+    return np.tile(columns(4)[i], 2)

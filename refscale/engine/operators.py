@@ -33,7 +33,8 @@ def install(functions: Mapping[str, Callable[[Any, Any], Any]]) -> None:
     """Set the function of two operands that each operator calls.
 
     Args:
-        functions: by symbol: "+", "-", "*" and "@".
+        functions: by symbol: "+", "-" and "@", of two tensors; "*", of two tensors or of a tensor and a number; "/", of
+            a tensor and a number; "neg", of a tensor and −1.
     """
     _INSTALLED.update(functions)
 
@@ -72,11 +73,11 @@ class Operators:
         return self._run("-", other, self)
 
     def __mul__(self, other: Any) -> Self:
-        """``ops.Multiply``."""
+        """``ops.Multiply``; by a number ``ops.ScalarMultiply``."""
         return self._run("*", self, other)
 
     def __rmul__(self, other: Any) -> Self:
-        """``ops.Multiply`` of what stands on the left."""
+        """``ops.Multiply`` of what stands on the left; of a number ``ops.ScalarMultiply``."""
         return self._run("*", other, self)
 
     def __matmul__(self, other: Any) -> Self:
@@ -86,6 +87,14 @@ class Operators:
     def __rmatmul__(self, other: Any) -> Self:
         """``ops.Matmul`` of what stands on the left."""
         return self._run("@", other, self)
+
+    def __truediv__(self, other: Any) -> Self:
+        """``ops.ScalarDivide``, by a number."""
+        return self._run("/", self, other)
+
+    def __neg__(self) -> Self:
+        """``ops.ScalarMultiply`` by −1."""
+        return self._run("neg", self, -1.0)
 
     def __array_function__(self, function: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
         """Raise TapeError: the result of a NumPy function would have no gradient."""

@@ -3,28 +3,34 @@
 ========================  ==============================================================================================
 page                      ops
 ========================  ==============================================================================================
-``arithmetic``            add, subtract, weighted_add, bias, multiply, silu_glu, highway, dropout; scaled, fork
+``arithmetic``            add, subtract, weighted_add, bias, multiply, scalar_multiply, scalar_divide, maximum,
+                          minimum, silu_glu, highway, dropout; scaled, fork
 ``contraction``           matmul, attention_scores, attention_mix, readout
-``convolution``           conv1d, conv2d, max_pool
-``activations``           relu, leaky_relu, gelu, silu, swish, tanh, sigmoid, softplus, exp, log, sqrt
+``convolution``           conv1d, conv2d, max_pool, avg_pool
+``activations``           relu, leaky_relu, gelu, silu, swish, tanh, sigmoid, softplus, abs, square, clip,
+                          hard_sigmoid, hard_swish, exp, log, sqrt
 ``softmax``               softmax, masked_softmax, log_softmax
 ``positions``             rotary, relative_shift
-``norms``                 layer_norm, rms_norm
+``norms``                 layer_norm, rms_norm, batch_norm, frozen_batch_norm, group_norm
 ``reduction``             sum, mean
-``movement``              reshape, transpose, slice, concat, gather, embedding
+``movement``              reshape, transpose, slice, concat, expand, where, gather,
+                          embedding
+``custom``                any element-wise function, given with its derivative (not in ``OPS``)
 ``losses``                softmax_cross_entropy, mse_loss, loss_sum
 ========================  ==============================================================================================
 
 ``apply(op, *tensors)`` runs one; ``refscale ops`` prints their factors.  ``OPS`` has every class by name: tables,
 golden vectors, claims and checks enumerate it.  ``x + y``, ``x - y``, ``x * y`` and ``x @ y`` run ``Add``,
-``Subtract``, ``Multiply`` and ``Matmul``.
+``Subtract``, ``Multiply`` and ``Matmul``; ``-x`` and ``x / c``, for a number c, ``ScalarMultiply(-1)`` and
+``ScalarDivide(c)``.
 """
 
 from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
-from refscale.engine import Example, Op, Sizes, apply, operators
+from refscale.engine import Example, Op, Sizes, Tensor, apply, operators
 from refscale.ops import (
     activations,
     arithmetic,
@@ -38,9 +44,13 @@ from refscale.ops import (
     softmax,
 )
 from refscale.ops.activations import (
+    Abs,
+    Clip,
     Elementwise,
     Exp,
     Gelu,
+    HardSigmoid,
+    HardSwish,
     LeakyRelu,
     Log,
     Relu,
@@ -48,15 +58,32 @@ from refscale.ops.activations import (
     Silu,
     Softplus,
     Sqrt,
+    Square,
     Swish,
     Tanh,
 )
-from refscale.ops.arithmetic import Add, Bias, Dropout, Fork, Highway, Multiply, Scaled, SiluGlu, Subtract, WeightedAdd
+from refscale.ops.arithmetic import (
+    Add,
+    Bias,
+    Dropout,
+    Fork,
+    Highway,
+    Maximum,
+    Minimum,
+    Multiply,
+    ScalarDivide,
+    ScalarMultiply,
+    Scaled,
+    SiluGlu,
+    Subtract,
+    WeightedAdd,
+)
 from refscale.ops.contraction import AttentionMix, AttentionScores, Matmul, Readout, ValuesRule
-from refscale.ops.convolution import Conv1d, Conv2d, MaxPool
+from refscale.ops.convolution import AvgPool, Conv1d, Conv2d, MaxPool
+from refscale.ops.custom import CustomElementwise
 from refscale.ops.losses import LossSum, MseLoss, SoftmaxCrossEntropy
-from refscale.ops.movement import Concat, Embedding, Gather, Reshape, Slice, Transpose, split_points
-from refscale.ops.norms import LayerNorm, RmsNorm
+from refscale.ops.movement import Concat, Embedding, Expand, Gather, Reshape, Slice, Transpose, Where, split_points
+from refscale.ops.norms import BatchNorm, FrozenBatchNorm, GroupNorm, LayerNorm, RmsNorm
 from refscale.ops.positions import RelativeShift, Rotary
 from refscale.ops.reduction import Mean, Sum
 from refscale.ops.softmax import LogSoftmax, MaskedSoftmax, Softmax
@@ -101,32 +128,52 @@ ACTIVATIONS: dict[str, Op] = {
 }
 """What a model's configuration can name."""
 
+
+def _product(x: Any, y: Any) -> Tensor:
+    """A tensor times a number, or the product of two tensors."""
+    if isinstance(y, float):
+        return apply(ScalarMultiply(y), x)
+    return apply(ScalarMultiply(x), y) if isinstance(x, float) else apply(Multiply(), x, y)
+
+
 operators.install(
     {
         "+": partial(apply, Add()),
         "-": partial(apply, Subtract()),
-        "*": partial(apply, Multiply()),
+        "*": _product,
         "@": partial(apply, Matmul()),
+        "/": lambda x, divisor: apply(ScalarDivide(divisor), x),
+        "neg": lambda x, factor: apply(ScalarMultiply(factor), x),
     }
 )
 
 __all__ = [
     "ACTIVATIONS",
     "OPS",
+    "Abs",
     "Add",
     "AttentionMix",
     "AttentionScores",
+    "AvgPool",
+    "BatchNorm",
     "Bias",
+    "Clip",
     "Concat",
     "Conv1d",
     "Conv2d",
+    "CustomElementwise",
     "Dropout",
     "Elementwise",
     "Embedding",
     "Exp",
+    "Expand",
     "Fork",
+    "FrozenBatchNorm",
     "Gather",
     "Gelu",
+    "GroupNorm",
+    "HardSigmoid",
+    "HardSwish",
     "Highway",
     "LayerNorm",
     "LeakyRelu",
@@ -136,7 +183,9 @@ __all__ = [
     "MaskedSoftmax",
     "Matmul",
     "MaxPool",
+    "Maximum",
     "Mean",
+    "Minimum",
     "MseLoss",
     "Multiply",
     "Readout",
@@ -145,6 +194,8 @@ __all__ = [
     "Reshape",
     "RmsNorm",
     "Rotary",
+    "ScalarDivide",
+    "ScalarMultiply",
     "Scaled",
     "Sigmoid",
     "Silu",
@@ -154,6 +205,7 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "Softplus",
     "Sqrt",
+    "Square",
     "Subtract",
     "Sum",
     "Swish",
@@ -161,6 +213,7 @@ __all__ = [
     "Transpose",
     "ValuesRule",
     "WeightedAdd",
+    "Where",
     "examples",
     "split_points",
 ]

@@ -45,7 +45,7 @@ class Elementwise(Op):
     A subclass defines ``forward``, which keeps f′(x), or keeps something else and defines ``backward``, too.
 
     α = 1/σ(f(X)), β = 1/RMS(G·f′(X)) for independent X, G ~ N(0, 1), by quadrature of forward and backward; a function
-    with a kink overrides ``moments`` with its closed form.
+    with kinks names them, or overrides ``moments`` with its closed form.
     """
 
     inputs = ("x",)
@@ -54,6 +54,10 @@ class Elementwise(Op):
 
     def backward(self, g: Array, derivative: Array) -> tuple[Array]:
         return (g * derivative,)
+
+    def kinks(self) -> tuple[float, ...]:
+        """Places where f or f′ jumps: the breakpoints of the quadrature."""
+        return ()
 
     def moments(self) -> Moments:
         """Standard deviation and RMS of f(X), RMS of G·f′(X)."""
@@ -90,7 +94,7 @@ def _moments_of_ramp(slope: float) -> Moments:
 
 @cache
 def _moments_by_quadrature(op: Elementwise) -> Moments:
-    return gaussian_moments(op.function, op.derivative)
+    return gaussian_moments(op.function, op.derivative, op.kinks())
 
 
 class Relu(Elementwise):
@@ -240,6 +244,97 @@ class Softplus(Elementwise):
 
     def backward(self, g: Array, x: Array) -> tuple[Array]:
         return (g * special.sigmoid(x),)
+
+
+class Abs(Elementwise):
+    """|x|; derivative 0 at 0.  E|X| = √(2/π), E X² = 1: α = (1 − 2/π)^-½ = 1.659, by RMS 1; β = 1."""
+
+    source = "closed form"
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        return np.abs(x), (np.sign(x),)
+
+    def moments(self) -> Moments:
+        return Moments(math.sqrt(1 - 2 / math.pi), 1.0, 1.0)
+
+
+class Square(Elementwise):
+    """x².  E X² = 1, E X⁴ = 3, E (2X)² = 4: α = 1/√2, by RMS 1/√3; β = ½."""
+
+    source = "closed form"
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        return x * x, (2 * x,)
+
+    def moments(self) -> Moments:
+        return Moments(math.sqrt(2), math.sqrt(3), 2.0)
+
+
+@dataclass(frozen=True)
+class Clip(Elementwise):
+    """min(max(x, low), high); derivative 1 where low ≤ x ≤ high, else 0, as torch.clamp has it.
+
+    E f′² = P(low ≤ X ≤ high).  relu6 is clip(0, 6), hardtanh clip(−1, 1).
+
+    Attributes:
+        low, high: finite, low < high; P(low ≤ X ≤ high) ≥ 2^-20, as β is one over its root.
+    """
+
+    low: float = -1.0
+    high: float = 1.0
+    source = "quadrature with breakpoints"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        seen = 0.5 * (math.erf(self.high / math.sqrt(2)) - math.erf(self.low / math.sqrt(2)))
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and seen >= 2**-20):
+            raise ArgumentError(
+                f"Clip(low={self.low}, high={self.high}): expected finite low < high, P(low ≤ X ≤ high) ≥ 2^-20"
+            )
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        return np.minimum(np.maximum(x, self.low), self.high), ((x >= self.low) & (x <= self.high),)
+
+    def backward(self, g: Array, inside: Array) -> tuple[Array]:
+        return (np.where(inside, g, np.zeros((), g.dtype)),)
+
+    def kinks(self) -> tuple[float, ...]:
+        return self.low, self.high
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return tuple(example(cls(low, high), (at.b, at.m)) for low, high in ((-1.0, 1.0), (0.0, 6.0)))
+
+
+class HardSigmoid(Elementwise):
+    """min(max(x + 3, 0), 6)/6; derivative 1/6 where |x| < 3, else 0."""
+
+    source = "quadrature with breakpoints; arXiv 1905.02244"
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        return np.minimum(np.maximum(x + 3, 0), 6) / 6, (np.abs(x) < 3,)
+
+    def backward(self, g: Array, inside: Array) -> tuple[Array]:
+        return (np.where(inside, g / 6, np.zeros((), g.dtype)),)
+
+    def kinks(self) -> tuple[float, ...]:
+        return -3.0, 3.0
+
+
+class HardSwish(Elementwise):
+    """x·min(max(x + 3, 0), 6)/6; derivative 0 where x ≤ −3, 1 where x ≥ 3, else x/3 + ½."""
+
+    source = "quadrature with breakpoints; arXiv 1905.02244"
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        zero, one = np.zeros((), x.dtype), np.ones((), x.dtype)
+        inner = x * (np.minimum(x, 3) + 3) / 6
+        slope = np.where(x >= 3, one, x / 3 + 0.5)
+        # where, so that −∞ gives 0.
+        return np.where(x <= -3, zero, inner), (np.where(x <= -3, zero, slope),)
+
+    def kinks(self) -> tuple[float, ...]:
+        return -3.0, 3.0
 
 
 class Exp(Op):

@@ -11,15 +11,17 @@ import numpy as np
 
 from refscale.engine import Array, Example, Input, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
-from refscale.ops.activations import Silu, gate_moments, sigmoid_derivative
+from refscale.ops.activations import Elementwise, Silu, gate_moments, sigmoid_derivative
 from refscale.ops.kernels import elements
 from refscale.ops.shapes import broadcast, broadcast_factor
 from refscale.ops.sums import unbroadcast
-from refscale.scales import Scales, Shape
+from refscale.scales import Moments, Scales, Shape, Statistic
 from refscale.scales.second_moments import SecondMoments, through
 from refscale.special import sigmoid, silu
 
 Kept = tuple[Any, ...]
+
+_SMALLEST = 2.0**-126  # normal in float32, and so is its inverse
 
 
 def _of_sum(out: Shape, xs: Sequence[SecondMoments], weights: Sequence[float]) -> SecondMoments:
@@ -228,6 +230,153 @@ class Multiply(Op):
     def predict_gradients(self, g: SecondMoments, x: SecondMoments, y: SecondMoments) -> tuple[SecondMoments, ...]:
         for_x, for_y = (SecondMoments(g.shape, g.k * other.repeated(g.shape).k) for other in (y, x))
         return for_x.unbroadcast(x.shape), for_y.unbroadcast(y.shape)
+
+
+class _Extreme(Op):
+    """What ``Maximum`` and ``Minimum`` share: all but which of two elements is taken."""
+
+    inputs = ("x", "y")
+    source = "closed form: E max(X, Y) = π^-½"
+    has_mean = True
+    sign: ClassVar[int]
+
+    def backward(self, g: Array, share: Array, x_shape: Shape, y_shape: Shape) -> tuple[Array, Array]:
+        share = share.astype(g.dtype)
+        return unbroadcast(g * share, x_shape), unbroadcast(g * (1 - share), y_shape)
+
+    def scale(self, x: Shape, y: Shape, statistic: Statistic = "std") -> Scales:
+        out = broadcast(self.name, x, y)
+        alpha = (1 - 1 / math.pi) ** -0.5 if statistic == "std" else 1.0
+        return Scales(alpha, tuple(math.sqrt(2) * broadcast_factor(shape, out) for shape in (x, y)))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.b, at.m)),)
+
+    def predict(self, out: Shape, x: SecondMoments, y: SecondMoments) -> SecondMoments:
+        """max(x, y) = ½(x + y) + ½|x − y|, uncorrelated: one is odd in (x, y), the other even."""
+        both = x.repeated(out).plus(y.repeated(out))
+        return SecondMoments(out, 0.25 * (both.k + through(both, np.abs).k))
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments, y: SecondMoments) -> tuple[SecondMoments, ...]:
+        both = x.repeated(g.shape).plus(y.repeated(g.shape))
+        chosen = SecondMoments(g.shape, g.k * through(both, lambda d: 0.5 + 0.5 * np.sign(d)).k)
+        return chosen.unbroadcast(x.shape), chosen.unbroadcast(y.shape)
+
+    def _kept(self, x: Array, y: Array) -> Kept:
+        """The share of x in the gradient."""
+        broadcast(self.name, x.shape, y.shape)
+        above, below = (x > y, x < y) if self.sign > 0 else (x < y, x > y)
+        return np.where(above, 1.0, np.where(below, 0.0, 0.5)), x.shape, y.shape
+
+
+class Maximum(_Extreme):
+    """max(x, y), broadcast; the gradient goes to the larger element, half to each of two equal ones (as in torch).
+
+    Of two independent N(0, 1): mean π^-½, mean square 1: α = (1 − 1/π)^-½ = 1.211, by RMS 1.  Half of the elements of g
+    go to each input: β = √2·r^-½ for an input that broadcasting repeats r times.
+    """
+
+    sign = 1
+
+    def forward(self, x: Array, y: Array) -> tuple[Array, Kept]:
+        kept = self._kept(x, y)
+        return np.maximum(x, y), kept
+
+
+class Minimum(_Extreme):
+    """min(x, y) = −max(−x, −y), broadcast, with the factors of ``Maximum``."""
+
+    sign = -1
+
+    def forward(self, x: Array, y: Array) -> tuple[Array, Kept]:
+        kept = self._kept(x, y)
+        return np.minimum(x, y), kept
+
+
+@dataclass(frozen=True)
+class ScalarMultiply(Elementwise):
+    """c·x for a number c that is part of the function; c = −1 is the negation.
+
+    σ(c·X) = |c|, and the gradient is c·g: α = β = 1/|c|.  So under unit scaling y is ±x, and the sign alone is left of
+    c.  (``Multiply`` by a constant has α = 1.)
+
+    Attributes:
+        factor: c, 2^-126 ≤ |c| ≤ 2^126.
+    """
+
+    factor: float
+    source = "closed form: σ(c·X) = |c|·σ(X)"
+    has_mean = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_number(self, "factor", self.factor)
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        return x * self.factor, (self.factor,)
+
+    def backward(self, g: Array, factor: float) -> tuple[Array]:  # type: ignore[override]
+        return (g * factor,)
+
+    def moments(self) -> Moments:
+        return Moments(*(abs(self.factor),) * 3)
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(-1.0), (at.b, at.m)), example(cls(0.375), (at.b, at.m)))
+
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        return x.times(self.factor)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
+        return (g.times(self.factor),)
+
+
+@dataclass(frozen=True)
+class ScalarDivide(Elementwise):
+    """x/c for a number c that is part of the function: one rounding, where x·(1/c) has two.
+
+    σ(X/c) = 1/|c|, and the gradient is g/c: α = β = |c|.
+
+    Attributes:
+        divisor: c, 2^-126 ≤ |c| ≤ 2^126.
+    """
+
+    divisor: float
+    source = "closed form: σ(X/c) = σ(X)/|c|"
+    has_mean = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_number(self, "divisor", self.divisor)
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        return x / self.divisor, (self.divisor,)
+
+    def backward(self, g: Array, divisor: float) -> tuple[Array]:  # type: ignore[override]
+        return (g / divisor,)
+
+    def moments(self) -> Moments:
+        return Moments(*(1 / abs(self.divisor),) * 3)
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(3.0), (at.b, at.m)),)
+
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        return x.times(1 / self.divisor)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
+        return (g.times(1 / self.divisor),)
+
+
+def _check_number(op: Op, attribute: str, value: float) -> None:
+    """Make the attribute a Python float whose inverse is finite, or raise an ArgumentError."""
+    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not _SMALLEST <= abs(number) <= 1 / _SMALLEST:
+        raise ArgumentError(f"{type(op).__name__}({attribute}={value!r}): expected a number, 2^-126 ≤ |c| ≤ 2^126")
+    object.__setattr__(op, attribute, number)
 
 
 class SiluGlu(Op):

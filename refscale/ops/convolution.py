@@ -1,4 +1,4 @@
-"""Sliding windows: convolutions along one or two axes, and the maximum of each window.
+"""Sliding windows: convolutions along one or two axes, and the maximum or the mean of each window.
 
 Channels come last, as in every other op: x (batch, length, channels) or (batch, height, width, channels).  The windows
 of x are laid out as rows of a matrix, so that a convolution is a matrix product and its rule that of a matmul.
@@ -19,6 +19,7 @@ from refscale.arguments import whole_number
 from refscale.engine import Array, Example, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError, counted
 from refscale.ops.shapes import integer_attributes, size, whole_numbers
+from refscale.ops.sums import total
 from refscale.scales import Scales, Shape, Statistic, gaussian_mean
 from refscale.scales.second_moments import SecondMoments, of_axes
 
@@ -276,7 +277,49 @@ def maximum_moments(k: int) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class MaxPool(Op):
+class _Pool(Op):
+    """What poolings share: windows of x (batch, *space, channels)."""
+
+    kernel: PerAxis
+    stride: PerAxis | None = None
+    padding: PaddingPerAxis | None = None
+    inputs = ("x",)
+
+    def __post_init__(self) -> None:
+        several = {name: len(value) for name, value in vars(self).items() if isinstance(value, tuple | list)}
+        for name, axes in several.items():
+            if axes not in _LAYOUTS:
+                raise ArgumentError(
+                    f"{type(self).__name__}({name}={getattr(self, name)}): "
+                    "expected a number, or one for each of 1 or 2 axes"
+                )
+        axes = next(iter(several.values()), 1)
+        kernel = _per_axis(self, "kernel", self.kernel, axes)
+        stride = None if self.stride is None else _per_axis(self, "stride", self.stride, axes)
+        padding = None if self.padding is None else _padding_per_axis(self, self.padding, axes)
+        if any(max(_both_sides(p)) >= k for p, k in zip(padding or (), kernel, strict=False)):
+            raise ArgumentError(
+                f"{type(self).__name__}(padding={self.padding}): expected less than the kernel {self.kernel}"
+            )
+        for attribute, values in (("kernel", kernel), ("stride", stride), ("padding", padding)):
+            if values is not None:  # numbers alone suit any number of axes
+                object.__setattr__(self, attribute, values if several else values[0])
+
+    def _windows(self, x: Shape) -> tuple[WindowGrid, Shape]:
+        expected = (len(self.kernel),) if isinstance(self.kernel, tuple) else tuple(_LAYOUTS)
+        axes = len(x) - 2
+        if axes not in expected:
+            layouts = " or ".join(f"(batch, {', '.join(_LAYOUTS[n])}, channels)" for n in expected)
+            raise ShapeError(f"{self.name}(kernel={self.kernel}): x {x}, expected {layouts}")
+        kernel = _per_axis(self, "kernel", self.kernel, axes)
+        stride = kernel if self.stride is None else _per_axis(self, "stride", self.stride, axes)
+        padding = _padding_per_axis(self, self.padding or 0, axes)
+        windows = WindowGrid(kernel, stride, (1,) * axes, tuple(map(_both_sides, padding)))
+        return windows, windows.outputs(self.name, x[1:-1])
+
+
+@dataclass(frozen=True)
+class MaxPool(_Pool):
     """The largest element of each window of x (batch, *space, channels), over one or two spatial axes.
 
     α = 1/σ of the largest of k N(0, 1), k the size of the window (k = 4: 1.426).  Each output's gradient goes to the
@@ -290,29 +333,8 @@ class MaxPool(Op):
             for an element of x.  None: none.
     """
 
-    kernel: PerAxis
-    stride: PerAxis | None = None
-    padding: PaddingPerAxis | None = None
-    inputs = ("x",)
     source = "quadrature of order statistics"
     has_mean = True
-
-    def __post_init__(self) -> None:
-        several = {name: len(value) for name, value in vars(self).items() if isinstance(value, tuple | list)}
-        for name, axes in several.items():
-            if axes not in _LAYOUTS:
-                raise ArgumentError(
-                    f"MaxPool({name}={getattr(self, name)}): expected a number, or one for each of 1 or 2 axes"
-                )
-        axes = next(iter(several.values()), 1)
-        kernel = _per_axis(self, "kernel", self.kernel, axes)
-        stride = None if self.stride is None else _per_axis(self, "stride", self.stride, axes)
-        padding = None if self.padding is None else _padding_per_axis(self, self.padding, axes)
-        if any(max(_both_sides(p)) >= k for p, k in zip(padding or (), kernel, strict=False)):
-            raise ArgumentError(f"MaxPool(padding={self.padding}): expected less than the kernel {self.kernel}")
-        for attribute, values in (("kernel", kernel), ("stride", stride), ("padding", padding)):
-            if values is not None:  # numbers alone suit any number of axes
-                object.__setattr__(self, attribute, values if several else values[0])
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         windows, _ = self._windows(x.shape)
@@ -337,17 +359,60 @@ class MaxPool(Op):
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls((2, 2)), (at.b, 2 * at.s, 2 * at.s, at.m)),)
 
-    def _windows(self, x: Shape) -> tuple[WindowGrid, Shape]:
-        expected = (len(self.kernel),) if isinstance(self.kernel, tuple) else tuple(_LAYOUTS)
-        axes = len(x) - 2
-        if axes not in expected:
-            layouts = " or ".join(f"(batch, {', '.join(_LAYOUTS[n])}, channels)" for n in expected)
-            raise ShapeError(f"max_pool(kernel={self.kernel}): x {x}, expected {layouts}")
-        kernel = _per_axis(self, "kernel", self.kernel, axes)
-        stride = kernel if self.stride is None else _per_axis(self, "stride", self.stride, axes)
-        padding = _padding_per_axis(self, self.padding or 0, axes)
-        windows = WindowGrid(kernel, stride, (1,) * axes, tuple(map(_both_sides, padding)))
-        return windows, windows.outputs(self.name, x[1:-1])
+
+@dataclass(frozen=True)
+class AvgPool(_Pool):
+    """The mean of each window of x (batch, *space, channels), over one or two spatial axes.
+
+    A mean of k independent elements has σ = k^-½: α = √k, k the size of the window.  An element of x is seen by
+    k/stride windows, each of which sends it g/k: β = √(k·stride).  At the ends, where windows reach into the padding,
+    there are fewer terms.  (After an activation with a mean, values of a window are alike, and α = 1 is nearer.)
+
+    Attributes:
+        kernel: side of the window, one number for every spatial axis of x or a tuple with one for each.
+        stride: distance of neighboring windows, likewise; None: the kernel.
+        padding: zeros before and after an axis, less than the kernel, likewise; they count as elements.  None: none.
+    """
+
+    source = "Table A.2 (sum), terms counted by window"
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        windows, _ = self._windows(x.shape)
+        return total(windows.rows(x, 0.0), -1, over=size(windows.kernel)), (x.shape,)
+
+    def backward(self, g: Array, shape: Shape) -> tuple[Array]:
+        windows, _ = self._windows(shape)
+        share = (g / size(windows.kernel)).reshape(*g.shape, *(1,) * len(windows.kernel))
+        return (windows.add_up(np.broadcast_to(share, (*g.shape, *windows.kernel)), shape),)
+
+    def scale(self, x: Shape) -> Scales:
+        windows, _ = self._windows(x)
+        kernel = size(windows.kernel)
+        return Scales(math.sqrt(kernel), (math.sqrt(kernel * size(windows.stride)),))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls((2, 2)), (at.b, 2 * at.s, 2 * at.s, at.m)),)
+
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        for axis, matrix in enumerate(self._matrices(x.shape), 1):
+            x = x.mapped(axis, matrix)
+        return x
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
+        for axis, matrix in enumerate(self._matrices(x.shape), 1):
+            g = g.mapped(axis, matrix.T)
+        return (g,)
+
+    def _matrices(self, x: Shape) -> list[Array]:
+        """Of each spatial axis: the weight of every element in every output."""
+        windows, outputs = self._windows(x)
+        found = []
+        for i, side in enumerate(x[1:-1]):
+            first = np.arange(outputs[i]) * windows.stride[i] - windows.padding[i][0]
+            distance = np.arange(side) - first[:, None]
+            found.append(np.where((distance >= 0) & (distance < windows.kernel[i]), 1 / windows.kernel[i], 0.0))
+        return found
 
 
 def _both_sides(padding: Padding) -> tuple[int, int]:

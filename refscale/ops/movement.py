@@ -1,4 +1,4 @@
-"""Ops that move values and compute none: reshape, transpose, slice, concatenate, gather, embedding."""
+"""Ops that move values and compute none: reshape, transpose, slice, concatenate, expand, where, gather, embedding."""
 
 from __future__ import annotations
 
@@ -12,8 +12,16 @@ import numpy as np
 from refscale.arguments import whole_number
 from refscale.engine import Array, Example, Input, Op, Rows, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
-from refscale.ops.shapes import axis_of, integer_attributes, size, tuple_attribute, whole_numbers
-from refscale.ops.sums import total_by_index
+from refscale.ops.shapes import (
+    axis_of,
+    broadcast,
+    broadcast_factor,
+    integer_attributes,
+    size,
+    tuple_attribute,
+    whole_numbers,
+)
+from refscale.ops.sums import total_by_index, unbroadcast
 from refscale.scales import Scales, Shape
 from refscale.scales.second_moments import SecondMoments, of_axes
 
@@ -189,6 +197,77 @@ class Concat(Op):
 
     def predict_gradients(self, g: SecondMoments, *xs: SecondMoments) -> tuple[SecondMoments, ...]:
         return tuple(SecondMoments(x.shape, g.k) for x in xs)
+
+
+@dataclass(frozen=True)
+class Expand(Op):
+    """x broadcast to a shape.  Copies keep σ: α = 1; the gradient sums r repeats: β = r^-½.
+
+    Attributes:
+        shape: of the result.
+    """
+
+    shape: Shape
+    inputs = ("x",)
+    source = "Table A.2 (broadcast bias)"
+
+    def __post_init__(self) -> None:
+        tuple_attribute(self, "shape")
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        self._check(x.shape)
+        return np.broadcast_to(x, self.shape), (x.shape,)
+
+    def backward(self, g: Array, shape: Shape) -> tuple[Array]:
+        return (unbroadcast(g, shape),)
+
+    def scale(self, x: Shape) -> Scales:
+        self._check(x)
+        return Scales(1.0, (broadcast_factor(x, self.shape),))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls((at.b, at.s, at.m)), (at.b, 1, at.m)),)
+
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        return x.repeated(out)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
+        return (g.unbroadcast(x.shape),)
+
+    def _check(self, x: Shape) -> None:
+        if broadcast(self.name, x, self.shape) != self.shape:
+            raise ShapeError(f"expand: x {x}, expected a shape that broadcasts to {self.shape}")
+
+
+class Where(Op):
+    """x where the mask is True, else y; all broadcast.
+
+    α = 1: each element is one of N(0, 1).  β = r^-½ for an input that broadcasting repeats r times.  The share p of
+    True is data, which no factor depends on: the gradients of x and y have RMS √p and √(1 − p).
+    """
+
+    inputs = ("mask", "x", "y")
+    source = "moves values; Table A.2 (broadcast bias)"
+    constants = (0,)
+
+    def forward(self, mask: Array, x: Array, y: Array) -> tuple[Array, Kept]:
+        broadcast(self.name, mask.shape, x.shape, y.shape)
+        if mask.dtype != np.bool_:
+            raise ArgumentError(f"where: mask is {mask.dtype}, expected bool")
+        return np.where(mask, x, y), (mask, x.shape, y.shape)
+
+    def backward(self, g: Array, mask: Array, x_shape: Shape, y_shape: Shape) -> tuple[None, Array, Array]:
+        zero = np.zeros((), g.dtype)
+        return None, unbroadcast(np.where(mask, g, zero), x_shape), unbroadcast(np.where(mask, zero, g), y_shape)
+
+    def scale(self, mask: Shape, x: Shape, y: Shape) -> Scales:
+        out = broadcast(self.name, mask, x, y)
+        return Scales(1.0, (None, broadcast_factor(x, out), broadcast_factor(y, out)))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), Input((at.b, at.m), "mask"), (at.b, at.m), (at.b, at.m)),)
 
 
 class Gather(Op):

@@ -1,4 +1,4 @@
-"""Normalization over the last axis."""
+"""Normalization over the last axis, over rows, or over groups of channels."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from refscale.engine import Array, Example, Op, Sizes, example
+from refscale.engine import Array, Example, Input, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import rows
 from refscale.ops.moments import centered, mean, normalized
-from refscale.ops.shapes import size
+from refscale.ops.shapes import integer_attributes, size
 from refscale.ops.sums import total
 from refscale.scales import Scales, Shape
 from refscale.scales.second_moments import SecondMoments, constant, without_mean
@@ -152,6 +152,169 @@ class RmsNorm(Op):
     def check(self, x: Shape, gain: Shape) -> int:
         """Number of rows, or a ShapeError."""
         return _rows(self.name, x, gain)
+
+
+@dataclass(frozen=True)
+class BatchNorm(Op):
+    """gain·(x − mean)/√(var + eps) + bias, with mean and variance of each channel over all R rows: in training.
+
+    x (…, n), channels last.  The output has unit variance whatever x is: α = 1, and β_x = 1 as for the layer norm; the
+    parameters' gradients sum R rows: β_gain = β_bias = R^-½.  The mean of squares is over R, not R − 1.
+
+    Attributes:
+        eps: added to the variance.
+    """
+
+    eps: float = 1e-5
+    inputs = ("x", "gain", "bias")
+    source = "as Table A.2, layer norm; arXiv 1502.03167"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_eps(self.name, self.eps)
+
+    def forward(self, x: Array, gain: Array, bias: Array) -> tuple[Array, Kept]:
+        _rows(self.name, x.shape, gain.shape, bias.shape)
+        normal, inverse = normalized(_by_channel(x), self.eps, with_mean=True)
+        return _from_channels(normal, x.shape) * gain + bias, (normal, inverse, gain)
+
+    def backward(self, g: Array, normal: Array, inverse: Array, gain: Array) -> tuple[Array, Array, Array]:
+        d = centered(_by_channel(g * gain))
+        gradient = (d - normal * mean(d * normal)) * inverse
+        return _from_channels(gradient, g.shape), total(_by_channel(g) * normal, -1), _to_row(g)
+
+    def scale(self, x: Shape, gain: Shape, bias: Shape) -> Scales:
+        beta = 1 / math.sqrt(_rows(self.name, x, gain, bias))
+        return Scales(1.0, (1.0, beta, beta))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.s, at.m), (at.m,), (at.m,)),)
+
+    def predict(self, out: Shape, x: SecondMoments, *parameters: SecondMoments) -> SecondMoments:
+        rows = _rows_last(x)
+        return LayerNorm(self.eps).predict(rows.shape, rows).swapped().reshaped(out)
+
+    def predict_gradients(
+        self, g: SecondMoments, x: SecondMoments, *parameters: SecondMoments
+    ) -> tuple[SecondMoments, ...]:
+        for_x = LayerNorm(self.eps).predict_gradients(_rows_last(g), _rows_last(x))[0].swapped().reshaped(x.shape)
+        for_gain = SecondMoments(g.shape, g.k * self.predict(g.shape, x).k)
+        return for_x, for_gain.unbroadcast(x.shape[-1:]), g.unbroadcast(x.shape[-1:])
+
+
+@dataclass(frozen=True)
+class FrozenBatchNorm(Op):
+    """gain·(x − mean)/√(variance + eps) + bias with constant statistics of each channel: in evaluation.
+
+    x (…, n), R rows; the other inputs (n,).  The statistics are taken to be those of x, so that the output has unit
+    variance; for x of unit variance β_x = 1; the parameters' gradients sum R rows: α = β_x = 1, β_gain = β_bias = R^-½.
+
+    Attributes:
+        eps: added to the variance.
+    """
+
+    eps: float = 1e-5
+    inputs = ("x", "gain", "bias", "mean", "variance")
+    source = "as Table A.2, layer norm; arXiv 1502.03167"
+    constants = (3, 4)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_eps(self.name, self.eps)
+
+    def forward(self, x: Array, gain: Array, bias: Array, mean: Array, variance: Array) -> tuple[Array, Kept]:
+        _rows(self.name, x.shape, gain.shape, bias.shape, mean.shape, variance.shape)
+        if not np.all(variance >= 0):
+            raise ArgumentError(f"{self.name}: smallest variance is {np.min(variance)}, expected all ≥ 0")
+        inverse = 1 / np.sqrt(variance + self.eps)
+        normal = (x - mean) * inverse
+        return normal * gain + bias, (normal, inverse, gain)
+
+    def backward(self, g: Array, normal: Array, inverse: Array, gain: Array) -> tuple[Array | None, ...]:
+        return g * gain * inverse, _to_row(g * normal), _to_row(g), None, None
+
+    def scale(self, x: Shape, gain: Shape, bias: Shape, mean: Shape, variance: Shape) -> Scales:
+        beta = 1 / math.sqrt(_rows(self.name, x, gain, bias, mean, variance))
+        return Scales(1.0, (1.0, beta, beta, None, None))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        n = (at.m,)
+        return (example(cls(), (at.b, at.m), n, n, n, Input(n, "positive")),)
+
+
+@dataclass(frozen=True)
+class GroupNorm(Op):
+    """gain·(x − mean)/√(var + eps) + bias, mean and variance over the places and channels of each group of a sample.
+
+    x (batch, *space, n), channels last, R = x.size/n rows.  α = β_x = 1 as for the layer norm; the parameters'
+    gradients sum R rows: β_gain = β_bias = R^-½.  groups = n is the instance norm.
+
+    Attributes:
+        groups: parts of the channels; divides n.
+        eps: added to the variance.
+    """
+
+    groups: int
+    eps: float = 1e-5
+    inputs = ("x", "gain", "bias")
+    source = "as Table A.2, layer norm; arXiv 1803.08494"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        integer_attributes(self, "groups", least=1)
+        _check_eps(self.name, self.eps)
+
+    def forward(self, x: Array, gain: Array, bias: Array) -> tuple[Array, Kept]:
+        self._check(x.shape, gain.shape, bias.shape)
+        normal, inverse = normalized(self._by_group(x), self.eps, with_mean=True)
+        spread = self._from_groups(normal, x.shape)
+        return spread * gain + bias, (normal, inverse, gain)
+
+    def backward(self, g: Array, normal: Array, inverse: Array, gain: Array) -> tuple[Array, Array, Array]:
+        d = centered(self._by_group(g * gain))
+        gradient = (d - normal * mean(d * normal)) * inverse
+        return self._from_groups(gradient, g.shape), _to_row(g * self._from_groups(normal, g.shape)), _to_row(g)
+
+    def scale(self, x: Shape, gain: Shape, bias: Shape) -> Scales:
+        beta = 1 / math.sqrt(self._check(x, gain, bias))
+        return Scales(1.0, (1.0, beta, beta))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(2), (at.b, at.s, 2 * at.m), (2 * at.m,), (2 * at.m,)),)
+
+    def _by_group(self, x: Array) -> Array:
+        """(batch, *space, n) → (batch, groups, elements of a group)."""
+        places = math.prod(x.shape[1:-1])
+        parts = x.reshape(x.shape[0], places, self.groups, x.shape[-1] // self.groups)
+        return parts.swapaxes(1, 2).reshape(x.shape[0], self.groups, places * (x.shape[-1] // self.groups))
+
+    def _from_groups(self, y: Array, shape: Shape) -> Array:
+        places = math.prod(shape[1:-1])
+        parts = y.reshape(shape[0], self.groups, places, shape[-1] // self.groups)
+        return parts.swapaxes(1, 2).reshape(shape)
+
+    def _check(self, x: Shape, gain: Shape, bias: Shape) -> int:
+        rows = _rows(self.name, x, gain, bias)
+        if len(x) < 2 or x[-1] % self.groups or math.prod(x[1:]) < 1:
+            raise ShapeError(f"group_norm(groups={self.groups}): x {x}, expected (batch, …, n), n a multiple of groups")
+        return rows
+
+
+def _by_channel(x: Array) -> Array:
+    """(…, n) → (n, rows)."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).swapaxes(0, 1)
+
+
+def _from_channels(y: Array, shape: Shape) -> Array:
+    return y.swapaxes(0, 1).reshape(shape)
+
+
+def _rows_last(x: SecondMoments) -> SecondMoments:
+    """(…, n) → (n, rows)."""
+    return x.reshaped((math.prod(x.shape[:-1]), x.shape[-1])).swapped()
 
 
 def _check_eps(name: str, eps: float) -> None:

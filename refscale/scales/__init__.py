@@ -35,6 +35,7 @@ from refscale.scales.moments import (
     Moments,
     gaussian_mean,
     gaussian_moments,
+    piecewise_gaussian_mean,
 )
 from refscale.scales.residuals import (
     PlainAdd,
@@ -111,6 +112,7 @@ __all__ = [
     "harmonic",
     "munit",
     "none",
+    "piecewise_gaussian_mean",
     "ratio",
     "regular",
     "residual_at",

@@ -118,6 +118,25 @@ class SecondMoments:
         sides = [2 if a == axis % len(shape) else 1 for a in range(len(shape))]
         return SecondMoments(shape, self.k * shares.reshape(sides))
 
+    def mapped(self, axis: int, matrix: Array) -> SecondMoments:
+        """Of matrix @ x along an axis, averaged over the places of the result; matrix (places, side)."""
+        places = len(matrix)
+        agreeing, all_pairs = matrix @ matrix.T, np.outer(matrix.sum(1), matrix.sum(1))
+        other, same = np.take(self.k, 0, axis), np.take(self.k, 1, axis)
+
+        def entry(mean: Callable[[Array], float]) -> Array:
+            shared = mean(agreeing)
+            return np.asarray(same * shared + other * (mean(all_pairs) - shared))
+
+        def of_one(a: Array) -> float:
+            return float(np.trace(a)) / places
+
+        def of_two(a: Array) -> float:
+            return (float(a.sum()) - float(np.trace(a))) / (places * (places - 1)) if places > 1 else of_one(a)
+
+        shape = (*self.shape[:axis], places, *self.shape[axis + 1 :])
+        return SecondMoments(shape, np.stack([entry(of_two), entry(of_one)], axis))
+
     def reshaped(self, shape: Shape) -> SecondMoments:
         """In another shape: an axis that is split agrees where all its parts do; merged axes, where all of them do.
 

@@ -27,7 +27,7 @@ def test_every_op_at_any_size(shape):
         assert {row.statistic for row in rows if row.op == name} == statistics[op.__name__]
     lines = table.render(rows).splitlines()
     assert sum(not line.startswith(" ") for line in lines) == len(rows) + 1
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines)) <= 108  # frozen_batch_norm: five β
 
 
 def test_the_defaults():

@@ -31,6 +31,14 @@ def test_rows_that_sum_to_zero_by_hand():
     assert (found.square, found.mean_square) == (2.0, 0.0)
 
 
+def test_a_linear_map_of_an_axis_by_hand():
+    """y = (a + b, b + c) of squares 3 and products 1: E y² = 8, E y·y' = 3 + 3·1 = 6."""
+    x = SecondMoments((3,), np.array([1.0, 3.0]))
+    y = x.mapped(0, np.array([[1.0, 1, 0], [0, 1, 1]]))
+    assert (y.shape, y.k.tolist()) == ((2,), [6, 8])
+    assert x.mapped(0, np.ones((1, 3))).k.tolist() == [15, 15]
+
+
 def test_a_part_of_an_axis_by_hand():
     """Two ones and three zeros: 2/5 of the squares are 1, and of 20 pairs of different places 2."""
     found = constant((3, 2), 1.0).filling(1, (3, 5))
@@ -182,6 +190,12 @@ PROGRAMS = {
     "subtract": lambda x, y, w: apply(ops.Subtract(), x, y),
     "weighted_add": lambda x, y, w: apply(ops.WeightedAdd((0.6, 1.4)), x, y),
     "multiply": lambda x, y, w: apply(ops.Multiply(), x, y),
+    "numbers": lambda x, y, w: apply(ops.ScalarMultiply(-3.0), x / 0.2),
+    "maximum": lambda x, y, w: apply(ops.Maximum(), x, F.linear(y, w)),
+    "minimum": lambda x, y, w: apply(ops.Minimum(), F.linear(apply(ops.Gelu(), x), w), y),
+    "hard_swish": lambda x, y, w: F.hardswish(x),
+    "avg_pool": lambda x, y, w: apply(ops.AvgPool((3,), (2,), (1,)), apply(ops.Gelu(), x)),
+    "expand": lambda x, y, w: apply(ops.Expand((3, *N)), x),
     "silu_glu": lambda x, y, w: apply(ops.SiluGlu(), x, y),
     "matmul": lambda x, y, w: F.linear(x, w),
     "readout": lambda x, y, w: apply(ops.Readout("1/m"), x, w),
@@ -194,6 +208,9 @@ PROGRAMS = {
     "rms_norm": lambda x, y, w: apply(ops.RmsNorm(), x, x.tape.tensor(np.ones(32), "gain")),
     "layer_norm": lambda x, y, w: apply(
         ops.LayerNorm(), x, x.tape.tensor(np.ones(32), "gain"), x.tape.tensor(np.zeros(32), "bias")
+    ),
+    "batch_norm": lambda x, y, w: apply(
+        ops.BatchNorm(), apply(ops.Gelu(), x), x.tape.tensor(np.ones(32), "gain"), x.tape.tensor(np.zeros(32), "bias")
     ),
     "sum": lambda x, y, w: apply(ops.Sum((1,)), apply(ops.Gelu(), x)),
     "mean": lambda x, y, w: apply(ops.Mean((0, 2)), apply(ops.Gelu(), x)),
@@ -233,7 +250,7 @@ def test_every_rule(name):
             assert measured == pytest.approx(kernel.rms, rel=allowed), (way, variable, measured, kernel.rms)
 
 
-WITHOUT_RULE = {"conv2d", "max_pool", "exp", "log", "sqrt", "log_softmax"}
+WITHOUT_RULE = {"conv2d", "max_pool", "where", "frozen_batch_norm", "group_norm", "exp", "log", "sqrt", "log_softmax"}
 
 
 @pytest.mark.parametrize("kind", ops.OPS.values(), ids=ops.OPS)

@@ -13,7 +13,7 @@ import pytest
 from refscale import functional as F  # noqa: N812
 from refscale import ops
 from refscale.engine import Tape, apply, backward, operators
-from refscale.errors import CarrierError, ShapeError, TapeError
+from refscale.errors import ArgumentError, CarrierError, ShapeError, TapeError
 from refscale.formats import quantize
 from refscale.scales import unit
 from refscale.testing import assert_same_bits
@@ -133,6 +133,24 @@ class TestOperators:
         assert (x - number).value.tolist() == [[-1, 0], [1, 2]]
         assert (number + x).value.tolist() == [[3, 4], [5, 6]]
 
+    def test_negation_and_division_by_a_number(self):
+        for run, name, expected, slope in (
+            (lambda x: -x, "scalar_multiply", [[-1, -2], [-3, -4]], -1),
+            (lambda x: x / 4, "scalar_divide", [[0.25, 0.5], [0.75, 1]], 0.25),
+            (lambda x: x / np.float32(-2), "scalar_divide", [[-0.5, -1], [-1.5, -2]], -0.5),
+        ):
+            x = leaf()
+            y = run(x)
+            backward(y, np.ones((2, 2)))
+            assert (y.value.tolist(), y.variable.node.op.name) == (expected, name)
+            assert x.grad.tolist() == [[slope] * 2] * 2
+            assert run(leaf(scheme=unit)).value.tolist() == (np.sign(slope) * TWO).tolist()
+
+    @pytest.mark.parametrize("divisor", [0, "2", True, TWO, None])
+    def test_division_by_something_else(self, divisor):
+        with pytest.raises(ArgumentError, match=r"(?s)ScalarDivide\(divisor=.*expected a number"):
+            leaf() / divisor
+
     def test_factors_are_those_of_the_op(self):
         x = leaf(scheme=unit)
         assert (x + x).value[0, 0] == np.float32(2 * 0.5**0.5)
@@ -142,7 +160,7 @@ class TestOperators:
         y += x
         assert (x.value.tolist(), y.value.tolist()) == ([[1, 2], [3, 4]], [[2, 4], [6, 8]])
 
-    @pytest.mark.parametrize("run", [lambda x: x / 2, lambda x: x**2, lambda x: -x, lambda x: x < 1, lambda x: x % 2])
+    @pytest.mark.parametrize("run", [lambda x: 2 / x, lambda x: x**2, lambda x: x < 1, lambda x: x % 2])
     def test_others_are_not_defined(self, run):
         with pytest.raises(TypeError, match=r"Tensor|operand"):
             run(leaf())

@@ -82,6 +82,8 @@ MORE = {
     ],
     ops.Bias: [case(ops.Bias(), (3, 4), (4,)), case(ops.Bias(), (2, 3, 4), (3, 1))],
     ops.Multiply: [case(ops.Multiply(), (3, 4), (3, 4)), case(ops.Multiply(), (2, 3, 4), (4,))],
+    ops.Maximum: [case(ops.Maximum(), (3, 4), (3, 4)), case(ops.Maximum(), (2, 3, 4), (3, 1))],
+    ops.Minimum: [case(ops.Minimum(), (3, 4), (3, 4)), case(ops.Minimum(), (4,), (2, 3, 4))],
     ops.Rotary: [case(ops.Rotary(), (2, 3, 4), (3, 2), (3, 2))],
     ops.RelativeShift: [case(ops.RelativeShift(), (2, 4, 4)), case(ops.RelativeShift(), (1, 1))],
     ops.Scaled: [case(ops.Scaled(0.5, 3.0), (3, 4))],
@@ -115,6 +117,13 @@ MORE = {
         case(ops.MaxPool((3,), (2,), ((1, 2),)), (2, 6, 3)),
         case(ops.MaxPool((2, 3), (1, 2), (1, 1)), (2, 4, 5, 2)),
     ],
+    ops.AvgPool: [
+        case(ops.AvgPool((2,)), (2, 6, 3)),
+        case(ops.AvgPool((3,), (2,), ((1, 2),)), (2, 6, 3)),
+        case(ops.AvgPool((2, 3), (1, 2), (1, 1)), (2, 4, 5, 2)),
+    ],
+    ops.Expand: [case(ops.Expand((2, 3, 4)), (3, 1)), case(ops.Expand((2, 3)), (2, 3))],
+    ops.Where: [case(ops.Where(), Input((3, 1), "mask"), (2, 3, 4), (4,))],
     ops.LeakyRelu: [case(ops.LeakyRelu(), (3, 4)), case(ops.LeakyRelu(0.3), (3, 4))],
     ops.MaskedSoftmax: [
         case(ops.MaskedSoftmax(), (2, 3, 4, 5), Input((2, 1, 1, 5), "mask")),
@@ -122,6 +131,11 @@ MORE = {
     ],
     ops.LayerNorm: [case(ops.LayerNorm(), (2, 3, 5), (5,), (5,)), case(ops.LayerNorm(0.5), (3, 4), (4,), (4,))],
     ops.RmsNorm: [case(ops.RmsNorm(), (2, 3, 5), (5,))],
+    ops.BatchNorm: [case(ops.BatchNorm(), (2, 3, 5), (5,), (5,)), case(ops.BatchNorm(0.5), (4, 3), (3,), (3,))],
+    ops.GroupNorm: [
+        case(ops.GroupNorm(2), (2, 3, 4), (4,), (4,)),
+        case(ops.GroupNorm(3, 0.5), (2, 2, 3, 3), (3,), (3,)),
+    ],
     ops.Sum: [case(ops.Sum(), (3, 4)), case(ops.Sum((-1, 0)), (2, 3, 4))],
     ops.Mean: [case(ops.Mean(), (3, 4)), case(ops.Mean((1,)), (2, 3, 4))],
     ops.Reshape: [case(ops.Reshape((2, -1)), (3, 4))],
@@ -223,13 +237,13 @@ def _convolution(draw, axes):
 
 
 @st.composite
-def _max_pool(draw):
+def _pool(draw, kind):
     axes = draw(st.integers(1, 2))
     kernel = draw(st.tuples(*[st.integers(1, 3)] * axes))
     stride = draw(st.none() | st.tuples(*[st.integers(1, 3)] * axes))
     padding = draw(st.none() | st.tuples(*(st.integers(0, k - 1) for k in kernel)))
     space = draw(st.tuples(*(st.integers(k, k + 3) for k in kernel)))
-    return case(ops.MaxPool(kernel, stride, padding), (draw(st.integers(1, 2)), *space, draw(st.integers(1, 3))))
+    return case(kind(kernel, stride, padding), (draw(st.integers(1, 2)), *space, draw(st.integers(1, 3))))
 
 
 @st.composite
@@ -320,7 +334,15 @@ def _squares(draw):
     return (*draw(shapes(max_dims=2)), s, s)
 
 
+@st.composite
+def _expand(draw):
+    shape = draw(shapes())
+    tail = shape[draw(st.integers(0, len(shape))) :]
+    return case(ops.Expand(shape), tuple(draw(st.sampled_from([1, n])) for n in tail))
+
+
 factors = st.floats(2**-6, 2**6)
+numbers = factors | factors.map(lambda c: -c)
 
 WIDER = {
     ops.Add: _broadcast(ops.Add()),
@@ -328,6 +350,11 @@ WIDER = {
     ops.WeightedAdd: _weighted_add(),
     ops.Bias: _bias(),
     ops.Multiply: _broadcast(ops.Multiply()),
+    ops.ScalarMultiply: _of_one_shape(st.builds(ops.ScalarMultiply, numbers)),
+    ops.ScalarDivide: _of_one_shape(st.builds(ops.ScalarDivide, numbers)),
+    ops.Maximum: _broadcast(ops.Maximum()),
+    ops.Minimum: _broadcast(ops.Minimum()),
+    ops.Clip: _of_one_shape(st.builds(ops.Clip, st.floats(-3, -0.125), st.floats(0.125, 3))),
     ops.SiluGlu: _of_one_shape(ops.SiluGlu(), 2),
     ops.Highway: _of_one_shape(st.builds(ops.Highway, st.floats(-2, 2)), 3),
     ops.Rotary: _rotary(),
@@ -341,7 +368,8 @@ WIDER = {
     ops.Readout: _readout(),
     ops.Conv1d: _convolution(1),
     ops.Conv2d: _convolution(2),
-    ops.MaxPool: _max_pool(),
+    ops.MaxPool: _pool(ops.MaxPool),
+    ops.AvgPool: _pool(ops.AvgPool),
     ops.LeakyRelu: _of_one_shape(st.builds(ops.LeakyRelu, st.floats(0.125, 0.875))),
     ops.Exp: _of_one_shape(ops.Exp()),
     ops.Log: _of_one_shape(ops.Log(), kind="positive"),
@@ -357,6 +385,8 @@ WIDER = {
     ops.Transpose: _transpose(),
     ops.Slice: _slice(),
     ops.Concat: _concat(),
+    ops.Expand: _expand(),
+    ops.Where: broadcastable_shapes(3).map(lambda s: case(ops.Where(), Input(s[0], "mask"), *s[1:])),
     ops.Gather: _gather(),
     ops.Embedding: _embedding(),
     ops.SoftmaxCrossEntropy: _cross_entropy(),

@@ -111,6 +111,22 @@ def max_pool(op, x):
     return exact(y)
 
 
+def avg_pool(op, x):
+    """The mean of x and zeros around it, one window at a time."""
+    axes = len(op.kernel)
+    stride, padding = op.stride or op.kernel, op.padding or (0,) * axes
+    sides = [(p, p) if isinstance(p, int) else p for p in padding]
+    x = np.pad(x, [(0, 0), *sides, (0, 0)])
+    outputs = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], op.kernel, stride, strict=True)]
+    y, magnitude = np.zeros((2, len(x), *outputs, x.shape[-1]))
+    for o in itertools.product(*map(range, outputs)):
+        window = tuple(slice(i * s, i * s + k) for i, s, k in zip(o, stride, op.kernel, strict=True))
+        seen = x[(slice(None), *window)]
+        y[(slice(None), *o)] = seen.mean(axis=tuple(range(1, 1 + axes)))
+        magnitude[(slice(None), *o)] = np.abs(seen).mean(axis=tuple(range(1, 1 + axes)))
+    return y, 2 * (math.prod(op.kernel) + 2) * U * magnitude
+
+
 def gelu(op, x):
     if op.form == "erf":
         # The rounding of x/√2 (2u) moves erfc by x²·2u, relatively.
@@ -119,6 +135,11 @@ def gelu(op, x):
     # 1 + tanh z = 2/(1 + e^-2z), and the rounding of z moves e^-2z by |2z|·4u, relatively.
     z = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
     return x / (1 + np.exp(-2 * z)), (24 + 16 * np.abs(z)) * U * np.abs(x / (1 + np.exp(-2 * z)))
+
+
+def hard_swish(op, x):
+    """A parabola between 0 and x."""
+    return np.select([x <= -3, x >= 3], [0.0, x], x**2 / 6 + x / 2), 6 * U * (x**2 + np.abs(x))
 
 
 def tanh(op, x):
@@ -156,6 +177,34 @@ def layer_norm(op, x, gain, bias):
     # The mean errs by n·u·max|x|; over σ, that moves the quotient, and 1 + its square moves σ itself.
     moved = 2 * (3 * n + 12) * U * (1 + np.abs(x).max(-1, keepdims=True) / sigma) * (1 + normal**2)
     return normal * gain + bias, moved * np.abs(gain) + 4 * U * (np.abs(normal * gain) + np.abs(bias))
+
+
+def batch_norm(op, x, gain, bias):
+    """A layer norm of each channel's column."""
+    columns = x.reshape(-1, x.shape[-1]).T
+    y, bound = layer_norm(op, columns, np.ones(columns.shape[-1]), np.zeros(columns.shape[-1]))
+    y, bound = y.T.reshape(x.shape), bound.T.reshape(x.shape)
+    return y * gain + bias, bound * np.abs(gain) + 4 * U * (np.abs(y * gain) + np.abs(bias))
+
+
+def frozen_batch_norm(op, x, gain, bias, mean, variance):
+    slope = gain / (variance + op.eps) ** 0.5
+    return x * slope + (bias - mean * slope), 16 * U * ((np.abs(x) + np.abs(mean)) * np.abs(slope) + np.abs(bias))
+
+
+def group_norm(op, x, gain, bias):
+    """A sample and a group after another."""
+    y, bound = np.zeros((2, *x.shape))
+    width = x.shape[-1] // op.groups
+    for sample in range(len(x)):
+        for group in range(op.groups):
+            at = (sample, ..., slice(group * width, (group + 1) * width))
+            flat = x[at].reshape(1, -1)
+            for into, part in zip(
+                (y, bound), layer_norm(op, flat, np.ones(flat.size), np.zeros(flat.size)), strict=True
+            ):
+                into[at] = part.reshape(x[at].shape)
+    return y * gain + bias, bound * np.abs(gain) + 4 * U * (np.abs(y * gain) + np.abs(bias))
 
 
 def rms_norm(op, x, gain):
@@ -214,6 +263,10 @@ REFERENCES = {
     ops.WeightedAdd: weighted_add,
     ops.Bias: lambda op, x, bias: exact(x + bias),
     ops.Multiply: lambda op, x, y: exact(x * y),
+    ops.ScalarMultiply: lambda op, x: exact(x * op.factor),
+    ops.ScalarDivide: lambda op, x: relative(x * (1 / op.divisor), 4),
+    ops.Maximum: lambda op, x, y: exact(np.where(x < y, y, x)),
+    ops.Minimum: lambda op, x, y: exact(np.where(x < y, x, y)),
     ops.SiluGlu: silu_glu,
     ops.Highway: highway,
     ops.Rotary: rotary,
@@ -228,6 +281,7 @@ REFERENCES = {
     ops.Conv1d: convolution,
     ops.Conv2d: convolution,
     ops.MaxPool: max_pool,
+    ops.AvgPool: avg_pool,
     ops.Relu: lambda op, x: exact((x + np.abs(x)) / 2),
     ops.LeakyRelu: lambda op, x: exact(np.maximum(x, op.slope * x)),
     ops.Gelu: gelu,
@@ -236,6 +290,11 @@ REFERENCES = {
     ops.Tanh: tanh,
     ops.Sigmoid: lambda op, x: relative(1 / (1 + np.exp(-x)), 16),
     ops.Softplus: lambda op, x: relative(np.logaddexp(0, x), 20),
+    ops.Abs: lambda op, x: exact(x * ((x > 0) * 2.0 - 1)),
+    ops.Square: lambda op, x: exact(x**2),
+    ops.Clip: lambda op, x: exact(np.where(x < op.low, op.low, np.where(x > op.high, op.high, x))),
+    ops.HardSigmoid: lambda op, x: (np.clip(x / 6 + 0.5, 0, 1), 6 * U),
+    ops.HardSwish: hard_swish,
     ops.Exp: lambda op, x: relative(np.exp2(x / math.log(2)), 12 + 4 * np.abs(x)),
     ops.Log: lambda op, x: (np.log2(x) * math.log(2), 12 * U * np.abs(np.log(x))),
     ops.Sqrt: lambda op, x: relative(x**0.5, 4),
@@ -244,12 +303,17 @@ REFERENCES = {
     ops.LogSoftmax: log_softmax,
     ops.LayerNorm: layer_norm,
     ops.RmsNorm: rms_norm,
+    ops.BatchNorm: batch_norm,
+    ops.FrozenBatchNorm: frozen_batch_norm,
+    ops.GroupNorm: group_norm,
     ops.Sum: total,
     ops.Mean: mean,
     ops.Reshape: lambda op, x: exact(np.array(x.ravel().tolist()).reshape(op.shape)),
     ops.Transpose: lambda op, x: exact(np.einsum(x, list(range(x.ndim)), list(op.axes))),
     ops.Slice: lambda op, x: exact(np.take(x, range(op.start, op.stop), op.axis)),
     ops.Concat: concat,
+    ops.Expand: lambda op, x: exact(x + np.zeros(op.shape)),
+    ops.Where: lambda op, mask, x, y: exact(x * mask + y * ~mask),
     ops.Gather: gather,
     ops.Embedding: embedding,
     ops.SoftmaxCrossEntropy: cross_entropy,

@@ -5,6 +5,7 @@ import pytest
 
 from refscale import ops
 from refscale.engine import Tape, apply, backward
+from refscale.errors import ArgumentError
 from refscale.scales import SCHEMES, unit
 from refscale.testing import assert_same_bits
 from tests.ops.cases import IGNORE, case, run
@@ -283,3 +284,77 @@ def test_the_first_of_equal_infinities_gets_the_gradient():
     x[...] = -np.inf
     _, (gradient,) = run(ops.MaxPool((4,), (1,), (1,)), [x], np.array([1.0, 2.0, 4.0]).reshape(1, 3, 1))
     assert_same_bits(gradient.ravel(), np.array([3.0, 4.0, 0, 0]))
+
+
+AT_KINKS = {
+    ops.Abs(): ([-2.0, 0.0, 3.0], [2, 0, 3], [-1, 0, 1]),
+    ops.Square(): ([-2.0, 0.0, 3.0], [4, 0, 9], [-4, 0, 6]),
+    ops.Clip(-1.0, 2.0): ([-1.5, -1.0, 0.5, 2.0, 3.0], [-1, -1, 0.5, 2, 2], [0, 1, 1, 1, 0]),
+    ops.HardSigmoid(): ([-4.0, -3.0, 0.0, 1.5, 3.0, 4.0], [0, 0, 0.5, 0.75, 1, 1], [0, 0, 1 / 6, 1 / 6, 0, 0]),
+    ops.HardSwish(): ([-4.0, -3.0, -1.5, 0.0, 3.0, 4.0], [0, 0, -0.375, 0, 3, 4], [0, 0, 0, 0.5, 1, 1]),
+}
+
+
+class TestKinks:
+    """Values and derivatives at the kinks and beyond, by hand."""
+
+    @pytest.mark.parametrize("op", AT_KINKS, ids=str)
+    def test_of_one(self, op):
+        x, y, slopes = AT_KINKS[op]
+        value, (gradient,) = run(op, [np.array(x)], np.ones(len(x)))
+        assert value.tolist() == y
+        assert gradient.tolist() == pytest.approx(slopes, rel=1e-15)
+
+    def test_of_two(self):
+        """Equal elements share the gradient; a NaN in either gives NaN."""
+        x, y, g = np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, -1.0]), np.array([1.0, 8.0, 4.0])
+        value, gradients = run(ops.Maximum(), [x, y], g)
+        assert value.tolist() == [2, 2, 3]
+        assert [d.tolist() for d in gradients] == [[0, 4, 4], [1, 4, 0]]
+        value, gradients = run(ops.Minimum(), [x, y], g)
+        assert value.tolist() == [1, 2, -1]
+        assert [d.tolist() for d in gradients] == [[1, 4, 0], [0, 4, 4]]
+        _, (dx, dy) = run(ops.Maximum(), [np.zeros((3, 1)), np.array([1.0, -1.0])], np.ones((3, 2)))
+        assert (dx.tolist(), dy.tolist()) == ([[1], [1], [1]], [3, 0])
+        assert np.isnan(run(ops.Maximum(), [np.array([np.nan]), np.ones(1)])[0]).all()
+
+    def test_infinities(self):
+        x = np.array([-np.inf, np.inf])
+        for op, expected in ((ops.Clip(), [-1, 1]), (ops.HardSigmoid(), [0, 1]), (ops.HardSwish(), [0, np.inf])):
+            assert op.forward(x)[0].tolist() == expected
+
+
+def test_average_pooling_by_hand():
+    """Windows of 3 at stride 2 with a zero on both sides; each element receives a third from its windows."""
+    y, (dx,) = run(
+        ops.AvgPool((3,), (2,), (1,)), [np.array([3.0, 6, 9, 12, 15])[None, :, None]], np.array([[[3.0], [6], [9]]])
+    )
+    assert y.ravel().tolist() == [3, 9, 9]
+    assert dx.ravel().tolist() == pytest.approx([1, 3, 2, 5, 3])
+
+
+def test_where_and_expand_by_hand():
+    mask, x, y = np.array([[True, False], [False, False]]), np.array([1.0, np.nan]), np.array([[5.0], [7.0]])
+    value, (none, dx, dy) = run(ops.Where(), [mask, np.array([1.0, 2.0]), y], np.array([[1.0, 2.0], [4.0, 8.0]]))
+    assert value.tolist() == [[1, 5], [7, 7]]
+    assert none is None
+    assert (dx.tolist(), dy.tolist()) == ([1, 0], [[2], [12]])
+    assert not np.isnan(ops.Where().forward(mask, x, y)[0]).any()  # what is not taken may be NaN
+    value, (dx,) = run(ops.Expand((2, 3)), [y], np.arange(6.0).reshape(2, 3))
+    assert (value.tolist(), dx.tolist()) == ([[5] * 3, [7] * 3], [[3], [12]])
+    with pytest.raises(ArgumentError, match="where: mask is float64, expected bool"):
+        ops.Where().forward(y, y, y)
+
+
+def test_norms_of_columns_and_groups_by_hand():
+    """Columns (1, 3) and (0, 8) are ∓1; a group of (1, 3, 1, 3) too; the wrong axis would give other signs."""
+    one, zero = np.ones(2), np.zeros(2)
+    x = np.array([[1.0, 8.0], [3.0, 0.0]])
+    assert ops.BatchNorm(0.0).forward(x, one, zero)[0].tolist() == [[-1, 1], [1, -1]]
+    frozen = ops.FrozenBatchNorm(0.0).forward(x, 2 * one, one, np.array([1.0, 4.0]), np.array([4.0, 16.0]))[0]
+    assert frozen.tolist() == [[1, 3], [3, -1]]
+    x = np.array([[[1.0, 3.0, 0.0, 8.0], [1.0, 3.0, 8.0, 0.0]]])
+    expected = [[[-1, 1, -1, 1], [-1, 1, 1, -1]]]
+    assert ops.GroupNorm(2, 0.0).forward(x, np.ones(4), np.zeros(4))[0].tolist() == expected
+    with pytest.raises(ArgumentError, match=r"frozen_batch_norm: smallest variance is -1\.0, expected all ≥ 0"):
+        ops.FrozenBatchNorm().forward(x[0, :, :2], one, zero, zero, -one)

@@ -21,6 +21,12 @@ ACTIVATIONS = {  # std and RMS of f(X), RMS of G·f'(X), by 30-digit quadrature
     ops.Sigmoid(): (0.20827634, 0.54164475, 0.21174570),
     ops.Softplus(): (0.52107053, 0.95981556, 0.54164475),
     ops.Exp(): (2.16119742, 2.71828183, 2.71828183),
+    ops.Abs(): (0.60281027, 1.0, 1.0),
+    ops.Square(): (1.41421356, 1.73205081, 2.0),
+    ops.Clip(): (0.71837215, 0.71837215, 0.82625026),
+    ops.Clip(0.0, 6.0): (0.58381937, 0.70710678, 0.70710678),
+    ops.HardSigmoid(): (0.16625009, 0.52691469, 0.16644153),
+    ops.HardSwish(): (0.55130698, 0.57581887, 0.59877501),
 }
 LARGEST = {  # std and RMS of the largest of k
     2: (0.82564527, 1.00000000),
@@ -80,6 +86,37 @@ def test_closed_forms():
         scales = op.scale(())
         assert abs(scales.alpha - alpha) <= 1e-15 * alpha
         assert abs(scales.beta[0] - beta) <= 1e-15 * beta
+
+
+@pytest.mark.parametrize("c", [-1.0, 0.375, -3.0, 2.0**-126, 2.0**126])
+def test_numbers(c):
+    """c·x has the factors 1/|c|, x/c has |c|: under unit scaling both are ±x."""
+    assert ops.ScalarMultiply(c).scale((2, 3)) == Scales(1 / abs(c), (1 / abs(c),))
+    assert ops.ScalarDivide(c).scale((2, 3)) == Scales(abs(c), (abs(c),))
+
+
+def test_windows_and_copies():
+    """A mean of 6 = 2·3 has √6; an element receives g/6 from 6/2 windows of stride (2, 1): √(6·2)."""
+    assert ops.AvgPool((2, 3), (2, 1)).scale((5, 8, 8, 3)) == Scales(math.sqrt(6), (math.sqrt(12),))
+    assert ops.AvgPool(2).scale((5, 8, 3)) == Scales(math.sqrt(2), (2.0,))
+    assert ops.Expand((2, 3, 4)).scale((3, 1)) == Scales(1.0, (math.sqrt(3 / 24),))
+    assert ops.Where().scale((3, 1), (2, 3, 4), (4,)) == Scales(1.0, (None, 1.0, math.sqrt(4 / 24)))
+
+
+def test_norms_over_rows_and_groups():
+    """The parameters' gradients sum 2·3·5 rows."""
+    for op, more in ((ops.BatchNorm(), 0), (ops.FrozenBatchNorm(), 2), (ops.GroupNorm(2), 0)):
+        scales = op.scale((2, 3, 5, 4), *[(4,)] * (2 + more))
+        assert scales == Scales(1.0, (1.0, 30**-0.5, 30**-0.5, *[None] * more))
+
+
+def test_extremes():
+    """Of two: mean 1/√π, mean square 1; half of the gradient's elements, times r repeats."""
+    for op in (ops.Maximum(), ops.Minimum()):
+        scales = op.scale((2, 3, 4), (3, 1))
+        assert abs(1 / scales.alpha - LARGEST[2][0]) <= EIGHT_DIGITS
+        assert op.scale((2, 3, 4), (3, 1), statistic="rms").alpha == 1
+        assert scales.beta == (math.sqrt(2), math.sqrt(2) * math.sqrt(3 / 24))
 
 
 B, M, N, S = 10, 12, 7, 5

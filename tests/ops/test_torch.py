@@ -95,6 +95,39 @@ ORACLES = {
         lambda x, w: conv2d(x, w, stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2),
         [normal(2, 7, 6, 4), normal(3, 2, 2, 6)],
     ),
+    "batch_norm": (
+        ops.BatchNorm(),
+        lambda x, g, b: F.batch_norm(x.movedim(-1, 1), None, None, g, b, training=True).movedim(1, -1),
+        [normal(3, 5, 4), normal(4), normal(4)],
+    ),
+    "frozen_batch_norm": (
+        ops.FrozenBatchNorm(),
+        lambda x, g, b, m, v: F.batch_norm(x, m, v, g, b),
+        [normal(6, 4), normal(4), normal(4), normal(4), np.exp(normal(4))],
+    ),
+    "group_norm": (
+        ops.GroupNorm(2),
+        lambda x, g, b: F.group_norm(x.movedim(-1, 1), 2, g, b).movedim(1, -1),
+        [normal(3, 5, 2, 6), normal(6), normal(6)],
+    ),
+    "avg_pool 1d": (
+        ops.AvgPool((3,), (2,), (1,)),
+        lambda x: F.avg_pool1d(x.movedim(-1, 1), 3, 2, 1).movedim(1, -1),
+        [normal(2, 9, 3)],
+    ),
+    "avg_pool 2d": (
+        ops.AvgPool((2, 3), (1, 2), (1, 1)),
+        lambda x: F.avg_pool2d(x.movedim(-1, 1), (2, 3), (1, 2), (1, 1)).movedim(1, -1),
+        [normal(2, 5, 6, 3)],
+    ),
+    "abs": (ops.Abs(), torch.abs, [normal(3, 4)]),
+    "clip": (ops.Clip(-0.5, 0.75), lambda x: torch.clamp(x, -0.5, 0.75), [np.array([-1.0, -0.5, 0.3, 0.75, 2.0])]),
+    # F.hardsigmoid multiplies float64 gradients by the float32 number next to 1/6.
+    "hard_sigmoid": (ops.HardSigmoid(), lambda x: F.relu6(x + 3) / 6, [2 * normal(5, 6)]),
+    "hard_swish": (ops.HardSwish(), F.hardswish, [2 * normal(5, 6)]),
+    "maximum": (ops.Maximum(), torch.maximum, [np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, -1.0])]),
+    "minimum": (ops.Minimum(), torch.minimum, [np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, -1.0])]),
+    "where": (ops.Where(), torch.where, [MASK[0], normal(5, 7), normal(7)]),
     "max_pool 1d": (
         ops.MaxPool((3,), (2,), (1,)),
         lambda x: F.max_pool1d(x.movedim(-1, 1), 3, 2, 1).movedim(1, -1),
@@ -144,7 +177,9 @@ ORACLES = {
 @pytest.mark.parametrize("name", ORACLES)
 def test_forward_and_gradients(name):
     op, oracle, arrays = ORACLES[name]
-    tensors = [torch.tensor(a, requires_grad=a.dtype == np.float64) for a in arrays]
+    tensors = [
+        torch.tensor(a, requires_grad=a.dtype == np.float64 and i not in op.constants) for i, a in enumerate(arrays)
+    ]
     expected = oracle(*tensors)
     g = normal(*expected.shape)
     expected.backward(torch.tensor(g))
