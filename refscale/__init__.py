@@ -22,6 +22,7 @@ those above it:
 The instruments measure the core, train its models, and hold others to it.  The core knows of none of them:
 
 ==================  =====================================================================
+``programs``        your own model: specs, a loss and batches, as every instrument takes them
 ``published``       models as other libraries write them; a trained one, adapted to unit scale
 ``squad``           questions, windows, answers: the data and the scores of SQuAD 1.1
 ``rivals``          what unit scaling replaces: loss scaling, per-tensor scaling

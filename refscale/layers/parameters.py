@@ -27,11 +27,13 @@ class Spec:
         role: weight, embedding, readout, bias or gain.
         shape: (fan_in, fan_out) of a weight or readout, (rows, d) of an embedding, (n,) of a bias or gain.
         depth: number of additions of the residual stack that it belongs to; 1 outside.
+        std: initial σ under the regular scheme; None: what the model's family or the program has for such a parameter.
     """
 
     role: Role
     shape: Shape
     depth: int = 1
+    std: float | None = None
 
 
 Specs = dict[str, Spec]
