@@ -40,8 +40,8 @@ The instruments measure the core, train its models, and hold others to it.  The 
 
 ``errors``, ``names`` (names that are imported at their first use, old names), ``arguments`` (checks of single
 arguments), ``spellings`` (names with options), ``arrays`` (what is refused at the border, who may write), ``files``,
-``records`` (JSON files with a schema), ``progress`` and ``memory`` (freed memory that stays with the process, for
-speed; only if you ask) serve both.
+``modules`` (objects of a user's file), ``records`` (JSON files with a schema), ``progress`` and ``memory`` (freed
+memory that stays with the process, for speed; only if you ask) serve both.
 
 ``import refscale as rs`` is enough to begin: ``rs.quantize``, ``rs.Tape``, ``rs.plan``, …; ``dir(rs)`` lists the names.
 Each imports its module at its first use.

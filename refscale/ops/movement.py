@@ -28,6 +28,7 @@ class Reshape(Op):
     inputs = ("x",)
     source = "moves values"
     moves = True
+    of_batch = ("shape",)
 
     def __post_init__(self) -> None:
         tuple_attribute(self, "shape")

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,12 +61,21 @@ class Program(ABC):
             run draws all earlier batches again.
     """
 
-    specs: Specs
     name: str = ""
     buffers: Mapping[str, NDArray[Any]] = MappingProxyType({})
-    scheme: Scheme | None = None
     digest: str = ""
     memoryless: ClassVar[bool] = False
+    if TYPE_CHECKING:  # an attribute or a property of a subclass
+
+        @property
+        def specs(self) -> Specs:
+            """See above."""
+
+        @property
+        def scheme(self) -> Scheme | None:
+            """See above."""
+    else:
+        scheme = None
 
     @abstractmethod
     def loss(self, p: Tensors, batch: Any, rng: np.random.Generator | None = None) -> Any:
