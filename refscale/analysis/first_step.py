@@ -65,8 +65,9 @@ def report(
         OSError: the file cannot be read.
     """
     precision = get_precision(precision)
-    if seed < 0:
-        raise ArgumentError(f"report(seed={seed}): expected seed ≥ 0")
+    sizes = _sizes(batch, seq)
+    if min(*sizes, seed + 1) < 1:
+        raise ArgumentError(f"report(batch={sizes[0]}, seq={sizes[1]}, seed={seed}): expected batch, seq ≥ 1, seed ≥ 0")
     formats = tuple(get_format(f).name for f in formats)
     first = first_step("report", model, scheme, constraint=constraint, batch=batch, seq=seq, text=text)
     program, scheme = first.program, first.scheme
@@ -129,6 +130,11 @@ class FirstStep:
     text: str = ""
 
 
+def _sizes(batch: int | None, seq: int | None) -> tuple[int, int]:
+    """Sequences, and tokens in each, with the defaults of a built-in model."""
+    return 8 if batch is None else batch, 128 if seq is None else seq
+
+
 def first_step(
     call: str,
     model: str | Config | Program,
@@ -148,9 +154,7 @@ def first_step(
         config = get_config(model) if isinstance(model, str) else model
         if constraint is not None:
             config = replace(config, constraint=get_constraint(constraint))
-        batch, seq = 8 if batch is None else batch, 128 if seq is None else seq
-        if batch < 1 or seq < 1:
-            raise ArgumentError(f"{call}(batch={batch}, seq={seq}): expected batch, seq ≥ 1")
+        batch, seq = _sizes(batch, seq)
         setup = Setup(model=config, scheme=scheme, batch=batch, seq=seq, held_out=0.0, fit=False)
         program = get_task(kind_of(config).name, setup, text)
         shown = "built-in" if text is None else path_text(text)

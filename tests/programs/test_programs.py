@@ -344,6 +344,17 @@ class TestBadPrograms:
                 analysis.report(Mlp(), "unit", **{field: value})
 
 
+def test_the_program_of_the_readme(tmp_path):
+    readme = (HERE.parents[1] / "README.md").read_text(encoding="utf-8")
+    (source,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "Program" in block)
+    path = tmp_path / "mine.py"
+    path.write_text(source, encoding="utf-8")
+    model = load_program(f"{path}:model")
+    assert analysis.report(model, "unit").summary().outside_count == 0
+    assert gradient_factors(first_loss(model, Tape(plan(model))).total)
+    assert train(TrainConfig("mlp", task="program", steps=2), tmp_path / "run", data=model, report=quiet).steps == 2
+
+
 class TestCommands:
     def test_report(self, capsys):
         assert main(["report", PLACES["mlp"], "--scheme", "unit"]) == 0
