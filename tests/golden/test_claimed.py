@@ -18,9 +18,9 @@ from refscale.exact import get_accumulator
 from refscale.exact.hardware import model_of
 from refscale.formats import Cast, quantize
 from refscale.golden import load
-from refscale.golden.blocks import block_operands
 from refscale.golden.kit import Claims, judge, run, select
 from refscale.golden.products import scaled_operands
+from refscale.golden.records import block_operands
 from refscale.golden.replay import input_names, make_op, policy, replay
 from refscale.golden.schema import Codes, Vector
 from refscale.scales import Scales
