@@ -55,7 +55,8 @@ class Program(ABC):
         specs: role, shape and initial σ of every parameter, by name.
         name: shown in reports; default: the name of the class, or the place that it was loaded from.
         buffers: constant arrays by name, passed to ``loss`` among the parameters; not trained, not in checkpoints.
-        scheme: the only scheme that the program runs under, for one with constants of a trained model; None: any.
+        scheme: the only scheme that the program runs under, such as a ``graph.Plan``, or one with the constants of a
+            trained model; None: any.
         digest: SHA-256 of everything that was read, in hexadecimal; empty: that of the file that defines the program.
         memoryless: whether a batch depends on nothing but the state of ``rng`` when it is drawn.  If not, a resumed
             run draws all earlier batches again.

@@ -45,7 +45,7 @@ def checkpoint_report(
     result = forward_backward(run, state, batch, probe=trace, count_casts=config.precision != "fp32")
     return Report(
         model=f"{config.model} after {counted(state.step, 'step')}",
-        scheme=config.scheme,
+        scheme=run.scheme.name,
         precision=config.precision if config.scaling == "none" else f"{config.precision} {config.scaling}",
         constraint="" if is_program else config.constraint,
         batch=None if is_program else config.batch,

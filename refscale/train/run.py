@@ -134,4 +134,5 @@ class Run:
     @cached_property
     def validation(self) -> Sequence[Any]:
         """Validation batches, the same at every evaluation, and in every run of the same seed."""
-        return tuple(self.task.validation(self.rng("validation")))
+        found = self.task.validation(self.rng("validation"))
+        return found if isinstance(found, Sequence) else tuple(found)

@@ -19,8 +19,11 @@ from refscale.graph import gradient_factors, plan
 from refscale.layers import Spec
 from refscale.programs import Program, checked_loss, digest, first_loss, is_place, leaves, load_program, next_batch
 from refscale.scales import get_scheme, regular, unit
+from refscale.sweep import SweepSpec, sweep
+from refscale.sweep.engine import to_row
 from refscale.train import Run, TrainConfig, checkpoint_report, load_checkpoint, newest, train
 from refscale.train import loop as train_loop
+from refscale.train.step import forward_backward
 from tests.programs.convnet import ConvNet
 from tests.programs.mlp import Mlp
 from tests.train.runs import same_bits
@@ -279,6 +282,31 @@ def test_a_scheme_of_its_own(tmp_path):
     assert analysis.report(program, "regular").scheme == "unit-rms"
 
 
+def test_training_under_a_plan(tmp_path):
+    """The validation's last batch has 5 rows of 32; the first step's gradients are those of the plan."""
+    program = Mlp()
+    program.scheme = plan(program)
+    config = TrainConfig("mlp", "unit", "fp8", steps=20, lr=2.0**-6, task="program", checkpoint_every=20)
+    summary = train(config, tmp_path, data=program, report=quiet)
+    assert 0 < summary.validation["loss"] < 1
+    run = Run.of(config, program)
+    assert [len(x) for x, _ in run.validation] == [32, 5]
+    result = forward_backward(run, run.initial_state(), next(run.batches(0)))
+    assert [node.scales for node in result.tape.nodes] == [step.resolved for step in program.scheme.steps]
+
+
+class TestSpec:
+    @pytest.mark.parametrize("std", [0.0, -0.1, math.inf, math.nan])
+    def test_sigma(self, std):
+        with pytest.raises(ArgumentError, match=rf"Spec\('weight', \(2, 3\), std={std}\): expected a positive"):
+            Spec("weight", (2, 3), std=std)
+        assert Spec("weight", (2, 3), std=1e-30).std == 1e-30
+
+    def test_role(self):
+        with pytest.raises(ArgumentError, match=r"Spec\('wieght'\): expected one of weight, embedding, readout, bias"):
+            Spec("wieght", (2, 3))
+
+
 class TestBadPrograms:
     """Each differs from ``LINE`` in one place, and the message names it."""
 
@@ -342,6 +370,24 @@ class TestBadPrograms:
         if field in ("batch", "seq", "constraint"):
             with pytest.raises(ArgumentError, match=rf"report\({field}={value!r}\): expected None"):
                 analysis.report(Mlp(), "unit", **{field: value})
+
+
+def test_a_sweep(tmp_path):
+    """By the score "loss"; without one of that name, a run is a row that failed."""
+    base = {"model": PLACES["mlp"], "steps": 2, "evaluate_every": 2}
+    spec = SweepSpec(
+        "two rates", base, variants={"unit": {"scheme": "unit"}}, search="grid", start=({"exponents": [-7]},)
+    )
+    (row,) = sweep(spec, tmp_path).values()
+    assert (row.status, row.share) == ("done", None)
+    assert 0 < row.loss < math.inf
+    summary = {"config": {"task": "program"}, "diverged": "", "validation": {"nats": 1.0}, "seconds": 1, "overhead": {}}
+    for validation in ({"nats": 1.0}, {}, None):
+        failed = to_row("a", {}, -7.0, 0, summary | {"validation": validation})
+        assert (failed.status, failed.loss) == ("failed", None)
+        assert failed.message == "no score 'loss' in the validation, expected one to compare runs by"
+    assert to_row("a", {}, -7.0, 0, summary | {"validation": {"loss": 2.0}}).loss == 2.0
+    assert to_row("a", {}, -7.0, 0, summary | {"validation": None, "diverged": "step 3"}).status == "diverged"
 
 
 def test_the_program_of_the_readme(tmp_path):
