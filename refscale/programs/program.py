@@ -93,8 +93,10 @@ class Program(ABC):
 
     @abstractmethod
     def batches(self, rng: np.random.Generator) -> Iterator[Any]:
-        """Training batches without end, of any type; all randomness comes from ``rng``, which has a new state for each
-        batch.
+        """Training batches without end, of any type.
+
+        Args:
+            rng: the source of all randomness; it has a new state for each batch.
         """
 
     def initial_std(self, spec: Spec) -> float:
@@ -164,6 +166,12 @@ def check_program(program: object, call: str) -> Program:
     specs = getattr(program, "specs", None)
     if not isinstance(specs, Mapping) or not specs or not all(isinstance(s, Spec) for s in specs.values()):
         raise ProgramError(f"{call}: specs={specs!r}, expected a Spec for every parameter, by name")
+    flat = [n for n, s in specs.items() if s.role in ("weight", "readout") and len(s.shape) < 2 and s.std is None]
+    if flat:
+        raise ProgramError(
+            f"{call}: {flat[0]!r} is a {specs[flat[0]].role} of shape {specs[flat[0]].shape}, "
+            "expected (fan_in, fan_out), or a spec with std"
+        )
     if both := sorted(specs.keys() & program.buffers.keys()):
         raise ProgramError(f"{call}: {both[0]!r} is the name of a parameter and of a buffer, expected one of the two")
     return program

@@ -115,7 +115,7 @@ class TestErrors:
 
     def test_missing_matplotlib_is_said_before_the_run(self, capsys, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib", None)
-        monkeypatch.setattr(analysis, "record", lambda *_, **__: pytest.fail("ran"))
+        monkeypatch.setattr(analysis, "report", lambda *_, **__: pytest.fail("ran"))
         code, _, err = run(capsys, "report", "--plot", "x.svg")
         assert (code, err) == (2, "refscale: plot: matplotlib is missing: pip install 'refscale[plots]'\n")
 

@@ -103,7 +103,10 @@ class TestValues:
         for std, expected in ((0.5, 0.5), (None, (2 / 3) ** 0.5)):
             found = self.Two(std).initial_parameters(regular, np.random.default_rng(3))["w"]
             np.testing.assert_array_equal(found, drawn * np.float32(expected))
-            assert analysis.predict(self.Two(std), scheme=regular).values
+            predicted = analysis.predict(self.Two(std), scheme=regular).values
+            rms = {v.name: m.rms for v, m in predicted.items()}
+            assert (rms["w"], rms["x"]) == pytest.approx((expected, 1.25**0.5))  # x: (1² + 2²)/4
+        assert 1.0 in {m.rms for v, m in analysis.predict(self.Two()).values.items() if v.name == "w"}
         np.testing.assert_array_equal(self.Two().initial_parameters(unit, np.random.default_rng(3))["w"], drawn)
 
     def test_default_score(self):
@@ -317,6 +320,7 @@ class TestBadPrograms:
             ("model = Line()", "model = 3", "program '.*line.py:model': got int, expected an instance of refscale"),
             ('self.specs = {"w": Spec("readout", (3, 1))}', "pass", "specs=None, expected a Spec for every parameter"),
             ('Spec("readout", (3, 1))', "(3, 1)", r"specs=\{'w': \(3, 1\)\}, expected a Spec for every parameter"),
+            ('Spec("readout", (3, 1))', 'Spec("readout", (3,))', r"'w' is a readout of shape \(3,\), expected"),
             ("(3, 1))}", '(3, 1))}\n        self.buffers = {"w": 0}', "'w' is the name of a parameter and of a buffer"),
             ('p["w"]', 'p["v"]', r"loss: p\['v'\] has no spec, expected one of w"),
             ("return functional.mse_loss(functional.matmul(x, p[\"w\"]), y)", "return functional.matmul(x, p['w'])",
