@@ -136,11 +136,11 @@ class TestErrors:
         def interrupt(*_, **__):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(analysis, "record", interrupt)
+        monkeypatch.setattr(analysis, "report", interrupt)
         assert run(capsys, "report") == (130, "", "")
 
     def test_bugs_are_not_hidden(self, monkeypatch):
-        monkeypatch.setattr(analysis, "record", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr(analysis, "report", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             main([])
 
