@@ -134,7 +134,7 @@ def test_from_rows_by_hand(monkeypatch, tmp_path):
 
 
 class OneProduct:
-    """In place of ``Run`` and its program: one product of constants x (4, 16) and a parameter w (16, 8), and its loss."""
+    """In place of ``Run`` and its program: one product of a constant x (4, 16) and a parameter w (16, 8)."""
 
     specs = {"w": Spec("weight", (16, 8))}  # noqa: RUF012
     buffers = {}  # noqa: RUF012
