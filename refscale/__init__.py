@@ -22,6 +22,7 @@ those above it:
 The instruments measure the core, train its models, and hold others to it.  The core knows of none of them:
 
 ==================  =====================================================================
+``programs``        your own model: specs, a loss and batches, as every instrument takes them
 ``published``       models as other libraries write them; a trained one, adapted to unit scale
 ``squad``           questions, windows, answers: the data and the scores of SQuAD 1.1
 ``rivals``          what unit scaling replaces: loss scaling, per-tensor scaling
@@ -39,8 +40,8 @@ The instruments measure the core, train its models, and hold others to it.  The 
 
 ``errors``, ``names`` (names that are imported at their first use, old names), ``arguments`` (checks of single
 arguments), ``spellings`` (names with options), ``arrays`` (what is refused at the border, who may write), ``files``,
-``records`` (JSON files with a schema), ``progress`` and ``memory`` (freed memory that stays with the process, for
-speed; only if you ask) serve both.
+``modules`` (objects of a user's file), ``records`` (JSON files with a schema), ``progress`` and ``memory`` (freed
+memory that stays with the process, for speed; only if you ask) serve both.
 
 ``import refscale as rs`` is enough to begin: ``rs.quantize``, ``rs.Tape``, ``rs.plan``, …; ``dir(rs)`` lists the names.
 Each imports its module at its first use.

@@ -11,6 +11,7 @@ __all__ = [
     "FormatError",
     "GoldenError",
     "InUseError",
+    "ProgramError",
     "RefscaleError",
     "ShapeError",
     "TapeError",
@@ -68,6 +69,10 @@ class FactorError(RefscaleError, ValueError):
 
 class DataError(RefscaleError, ValueError):
     """Text or batches that cannot be used."""
+
+
+class ProgramError(RefscaleError, ValueError):
+    """A program that cannot be loaded, lacks a part, or returns something other than expected."""
 
 
 class CheckpointError(RefscaleError, ValueError):

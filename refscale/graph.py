@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from numpy.typing import ArrayLike
 
@@ -125,8 +125,19 @@ def balance(output: Tensor) -> None:
 # --- The recipe, automatic --------------------------------------------------------------------------------------------
 
 
+@runtime_checkable
+class Recordable(Protocol):
+    """What ``plan`` takes in place of a function and its inputs; every ``programs.Program`` is one."""
+
+    def as_function(self) -> tuple[Callable[[Any], Tensor], Mapping[str, ArrayLike]]:
+        """A function of parameters, and the parameters."""
+
+
 class Step(NamedTuple):
-    """One call of a plan: what it is, its factors before and after, and the inputs that constrained it."""
+    """One call of a plan: what it is, its factors before and after, and the inputs that constrained it.
+
+    ``parameters`` are the positions of the inputs that are parameters, whose shapes are the same for every batch.
+    """
 
     name: str
     op: Op
@@ -134,29 +145,42 @@ class Step(NamedTuple):
     unconstrained: Scales
     resolved: Scales
     constrained: tuple[int, ...]
+    parameters: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan(Unit):
-    """A scheme that replays the factors found by ``plan``, call by call; ``str(plan)`` is their table.
+    """A scheme that repeats what ``plan`` found, call by call; ``str(plan)`` is the table of the recorded batch.
 
-    They are those of the recorded batch, also where a factor counts rows (a mean over the rows that are not ignored).
+    What is constrained comes from the recording; each factor is computed from the shapes of the call, and so holds for
+    any batch: of another size, a smaller last one, or one with other rows to ignore.
+
+    Attributes:
+        base: whose factors are constrained.
+        mean, add: the constraint of calls, and of additions.
+        steps: the recorded calls.
     """
 
     name: str = "plan"
+    base: Unit = unit
+    mean: Constraint = geometric
+    add: Constraint = to_output_scale
     steps: tuple[Step, ...] = ()
 
     def scales(self, call: Call) -> Scales:
-        """The recorded factors of the call with this number.
+        """Factors of the call with this number: the base's for its shapes, constrained as recorded.
 
         Raises:
-            FactorError: the program being run is not the one that was recorded.
+            FactorError: the program being run is not the one that was recorded: another op, attribute or number of
+                axes, or another shape of a parameter.
         """
         step = self.steps[call.index] if call.index < len(self.steps) else None
-        if step is None or step.op != call.op or step.shapes != call.shapes:
+        if step is None or not _is_same(step, call):
             expected = "the end of the program" if step is None else f"{step.op} of {step.shapes}"
             raise FactorError(f"plan: call {call.index} is {call.op} of {call.shapes}, the plan has {expected}")
-        return step.resolved
+        if step.op.carries_factors:
+            return step.resolved
+        return constrain(self.base.unconstrained(call), step.constrained, self.add if step.op.adds else self.mean)
 
     def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
         """As recorded: what the rule says."""
@@ -187,13 +211,27 @@ class Plan(Unit):
         return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
+def _is_same(step: Step, call: Call) -> bool:
+    """Whether a call is that of a step, for some batch."""
+    if type(call.op) is not type(step.op) or len(step.shapes) != len(call.shapes):
+        return False
+    op: Any = call.op  # a dataclass, if it has attributes
+    sizes = {name: getattr(step.op, name) for name in step.op.of_batch}
+    if any(len(planned) != len(getattr(op, name)) for name, planned in sizes.items()):
+        return False
+    if step.op != (replace(op, **sizes) if sizes else op):
+        return False
+    pairs = enumerate(zip(step.shapes, call.shapes, strict=True))
+    return all(a == b if i in step.parameters else len(a) == len(b) for i, (a, b) in pairs)
+
+
 def _close(a: Scales, b: Scales) -> bool:
     pairs = zip((a.alpha, *a.beta), (b.alpha, *b.beta), strict=True)
     return all((p is None) == (q is None) and (p is None or close(p, q or 0)) for p, q in pairs)
 
 
 def plan(
-    fn: Callable[..., Tensor],
+    fn: Callable[..., Tensor] | Recordable,
     *inputs: ArrayLike | Mapping[str, ArrayLike],
     mean: str | Constraint = geometric,
     base: str | Scheme = unit,
@@ -212,7 +250,8 @@ def plan(
     A loss in a loop (two losses on one trunk) is an op like others: its α then multiplies its value.
 
     Args:
-        fn: takes a Tensor for each array, a dict of Tensors for each mapping, and returns the output.
+        fn: takes a Tensor for each array, a dict of Tensors for each mapping, and returns the output.  Or a program,
+            without inputs: the loss of its first batch.
         inputs: arrays, or mappings from name to array (parameters).
         mean: resolves the constrained factors; a constraint or its name, as ``add``.
         base: whose unconstrained factors, initial standard deviation to use (its ``statistic``: std or RMS); a ``Unit``
@@ -220,13 +259,18 @@ def plan(
         add: resolves the constrained factors of additions.
 
     Returns:
-        A scheme for ``Tape``; running ``fn`` under it replays the factors.  Source: paper, recipe.
+        A scheme for ``Tape``; running ``fn`` under it, on any batch, has the planned factors.  Source: paper, recipe.
     """
     mean, add, base = get_constraint(mean), get_constraint(add), get_scheme(base)
     if not isinstance(base, Unit):
         raise ArgumentError(f"plan(base={base.name}): expected a scheme with unconstrained factors, such as unit")
+    if isinstance(fn, Recordable):
+        fn, initial = fn.as_function()
+        inputs = (initial, *inputs)
     tape = Tape()
-    output = fn(*(_leaves(tape, x, f"input{i}") for i, x in enumerate(inputs)))
+    given = [_leaves(tape, x, f"input{i}") for i, x in enumerate(inputs)]
+    of_mappings = {t.variable for x in given if isinstance(x, dict) for t in x.values()}
+    output = fn(*given)
     cut = cut_edges(output)
     relevant = set(ancestors(output))
     steps = []
@@ -240,8 +284,13 @@ def plan(
             tied = tuple(edge.position for edge in edges(node) if edge not in cut)
         rule = add if node.op.adds else mean
         resolved = constrain(free, tied, rule)
-        steps.append(Step(node.output.name, node.op, shapes, free, resolved, tied if rule is not none else ()))
-    return Plan(name=f"plan({mean.__name__})", statistic=base.statistic, steps=tuple(steps))
+        parameters = tuple(i for i, v in enumerate(node.inputs) if v in of_mappings)
+        steps.append(
+            Step(node.output.name, node.op, shapes, free, resolved, tied if rule is not none else (), parameters)
+        )
+    return Plan(
+        name=f"plan({mean.__name__})", statistic=base.statistic, base=base, mean=mean, add=add, steps=tuple(steps)
+    )
 
 
 def _leaves(tape: Tape, value: Any, name: str) -> Tensor | dict[str, Tensor]:

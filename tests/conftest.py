@@ -73,6 +73,7 @@ LONG = (
     "models/test_transformers.py",
     "ops/test_gradients.py",
     "ops/test_kernels.py",
+    "programs",
     "sweep",
     "tasks/test_next_token.py",
     "test_data.py",

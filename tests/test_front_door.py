@@ -161,6 +161,9 @@ MOVED = {
         *("CastSummary", "KINDS", "Kind", "Limits", "Lost", "Measurement", "REPORT_FORMATS", "Report", "Summary"),
         *("TensorStats", "measure", "summarize"),
     )
+} | {
+    ("tasks", old, f"refscale.programs.{new}")
+    for old, new in (("Loss", "Loss"), ("Scores", "Scores"), ("Task", "Program"))
 }
 """Names that are in another package since."""
 

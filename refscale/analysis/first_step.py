@@ -1,52 +1,55 @@
-"""One training step of a model at initialization, every tensor in figures."""
+"""One training step of a model or program at initialization, every tensor in figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from refscale.analysis.predict import predict
+from refscale.analysis.predict import initial_stds, predict
 from refscale.engine import Tape, Tensor, backward
 from refscale.errors import ArgumentError
 from refscale.files import path_text
 from refscale.formats import get_format
-from refscale.layers import count, on_tape
+from refscale.layers import count
 from refscale.models import Config, family, get_config
+from refscale.models.bert import BertConfig
+from refscale.models.language import LanguageConfig
 from refscale.precision import Precision, fp32, get_precision
+from refscale.programs import Program, check_program, first_loss, is_place, load_program, name_of
 from refscale.progress import Progress
 from refscale.scales import Constraint, Scheme, get_constraint, get_scheme
 from refscale.stats.measurement import REPORT_FORMATS
 from refscale.stats.report import Report
 from refscale.stats.trace import PredictedScales, TensorProbe, summarize_casts
-from refscale.tasks import Setup, Task, get_task, kind_of
+from refscale.tasks import Setup, get_task, kind_of
 
 
 def report(
-    model: str | Config,
+    model: str | Config | Program,
     scheme: str | Scheme,
     precision: str | Precision = fp32,
     *,
     constraint: str | Constraint | None = None,
-    batch: int = 8,
-    seq: int = 128,
+    batch: int | None = None,
+    seq: int | None = None,
     seed: int = 0,
     text: str | Path | None = None,
     formats: Sequence[str] = REPORT_FORMATS,
     progress: Progress | None = None,
 ) -> Report:
-    """One training step's tensors at initialization, on real text.
+    """One training step's tensors at initialization, on real data.
 
     Args:
-        model: as ``models.get_config`` reads it, or a configuration.
+        model: as ``models.get_config`` reads it, or a configuration; a program, or its place, such as "mine.py:model".
         scheme: a name, or a scheme.
         precision: a name, a mix (see ``get_precision``), or a policy; all but fp32 also count what casts lost.
         constraint: one of ``scales.CONSTRAINTS`` or its name, in place of the configuration's.
-        batch: sequences.
-        seq: tokens in each.
-        seed: of initial weights and of the choice of text (and of masked words).
+        batch: sequences; default: 8.
+        seq: tokens in each; default: 128.
+        seed: of initial weights and of the choice of data (and of masked words).
         text: path of a UTF-8 text file; None for the text that comes along.
         formats: count what a cast of each tensor to these would lose.
         progress: advanced by the parameters' elements in millions, forward and backward; ``work`` is the total.
@@ -55,41 +58,36 @@ def report(
         The report.
 
     Raises:
-        ArgumentError: an unknown name, or sizes below 1.
+        ArgumentError: an unknown name, sizes below 1, or constraint, batch, seq or text for a program.
         ShapeError: seq is longer than the model's positions.
         DataError: the text cannot be used.
+        ProgramError: the program cannot be loaded, or returns something other than a scalar loss.
         OSError: the file cannot be read.
     """
-    config = get_config(model) if isinstance(model, str) else model
-    if constraint is not None:
-        config = replace(config, constraint=get_constraint(constraint))
-    scheme, precision = get_scheme(scheme), get_precision(precision)
-    if batch < 1 or seq < 1 or seed < 0:
-        raise ArgumentError(f"report(batch={batch}, seq={seq}, seed={seed}): expected batch, seq ≥ 1, seed ≥ 0")
+    precision = get_precision(precision)
+    sizes = _sizes(batch, seq)
+    if min(*sizes, seed + 1) < 1:
+        raise ArgumentError(f"report(batch={sizes[0]}, seq={sizes[1]}, seed={seed}): expected batch, seq ≥ 1, seed ≥ 0")
     formats = tuple(get_format(f).name for f in formats)
-    task = first_task(config, scheme, text, batch, seq)
-    data = next(task.batches(np.random.default_rng(seed)))
-    trace = TensorProbe(task.specs, formats, progress)
+    first = first_step("report", model, scheme, constraint=constraint, batch=batch, seq=seq, text=text)
+    program, scheme = first.program, first.scheme
+    trace = TensorProbe(program.specs, formats, progress)
     rounding = np.random.default_rng([seed, 1])
     tape = Tape(scheme, precision, probe=trace, count_casts=precision != fp32, rng=rounding)
-    parameters = task.initial_parameters(np.random.default_rng(seed))
-    losses = task.loss(on_tape(tape, parameters, task.specs), data)
+    losses = first_loss(program, tape, seed)
     backward(losses.total)
-    initial_std = family(config).initial_std
-    matrices = {name: spec for name, spec in task.specs.items() if len(spec.shape) > 1}
-    std = {name: scheme.initial_std(initial_std(config, spec)) for name, spec in matrices.items()}
     return Report(
-        model=model if isinstance(model, str) else type(model).__name__,
+        model=first.name,
         scheme=scheme.name,
         precision=precision.name,
-        constraint=config.constraint.__name__,
-        batch=batch,
-        seq=seq,
+        constraint=first.constraint,
+        batch=first.batch,
+        seq=first.seq,
         seed=seed,
-        text="built-in" if text is None else path_text(text),
+        text=first.text,
         formats=formats,
         losses=trace.losses,
-        tensors=trace.tensors(losses.total, scheme, _predicted(losses.total, std)),
+        tensors=trace.tensors(losses.total, scheme, _predicted(losses.total, initial_stds(program, scheme))),
         casts=summarize_casts(tape.casts),
     )
 
@@ -103,13 +101,66 @@ def _predicted(output: Tensor, std: Mapping[str, float]) -> PredictedScales:
     )
 
 
-def work(model: str) -> float:
-    """What ``report`` adds up to in its ``progress``.  Raises ArgumentError for an unknown name."""
-    config = get_config(model)
-    return 2 * count(family(config).specs(config)) / 1e6
+def work(model: str | Program) -> float:
+    """What ``report`` adds up to in its ``progress``.  Raises ArgumentError, ProgramError for an unknown name."""
+    if isinstance(model, str) and not is_place(model):
+        config = get_config(model)
+        return 2 * count(family(config).specs(config)) / 1e6
+    program = load_program(model) if isinstance(model, str) else model
+    return 2 * count(program.specs) / 1e6
 
 
-def first_task(config: Config, scheme: Scheme, text: str | Path | None, batch: int, seq: int) -> Task:
-    """What a model is made for, on all of a text.  Raises ArgumentError, DataError, OSError."""
-    setup = Setup(model=config, scheme=scheme, batch=batch, seq=seq, held_out=0.0, fit=False)
-    return get_task(kind_of(config).name, setup, text)
+@dataclass(frozen=True, eq=False)
+class FirstStep:
+    """A program to be run once at initialization, with the figures that a report shows of it.
+
+    Attributes:
+        program: a built-in model with its text, or a user's.
+        scheme: the scheme, or the program's own.
+        name: of the model.
+        constraint, batch, seq, text: of a built-in model; empty or None for a user's program.
+    """
+
+    program: Program
+    scheme: Scheme
+    name: str
+    constraint: str = ""
+    batch: int | None = None
+    seq: int | None = None
+    text: str = ""
+
+
+def _sizes(batch: int | None, seq: int | None) -> tuple[int, int]:
+    """Sequences, and tokens in each, with the defaults of a built-in model."""
+    return 8 if batch is None else batch, 128 if seq is None else seq
+
+
+def first_step(
+    call: str,
+    model: str | Config | Program,
+    scheme: str | Scheme,
+    *,
+    constraint: str | Constraint | None = None,
+    batch: int | None = None,
+    seq: int | None = None,
+    text: str | Path | None = None,
+) -> FirstStep:
+    """A model at initialization, set up; arguments and errors as for ``report``."""
+    scheme = get_scheme(scheme)
+    if isinstance(model, str) and is_place(model):
+        model = load_program(model)
+    if isinstance(model, str | BertConfig | LanguageConfig):
+        name = model if isinstance(model, str) else type(model).__name__
+        config = get_config(model) if isinstance(model, str) else model
+        if constraint is not None:
+            config = replace(config, constraint=get_constraint(constraint))
+        batch, seq = _sizes(batch, seq)
+        setup = Setup(model=config, scheme=scheme, batch=batch, seq=seq, held_out=0.0, fit=False)
+        program = get_task(kind_of(config).name, setup, text)
+        shown = "built-in" if text is None else path_text(text)
+        return FirstStep(program, scheme, name, config.constraint.__name__, batch, seq, shown)
+    program = check_program(model, call)
+    given = {"constraint": constraint, "batch": batch, "seq": seq, "text": text}
+    if names := [name for name, value in given.items() if value is not None]:
+        raise ArgumentError(f"{call}({names[0]}={given[names[0]]!r}): expected None, for a program defines it itself")
+    return FirstStep(program, program.scheme or scheme, name_of(program))

@@ -10,19 +10,17 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
-from refscale.analysis.first_step import first_task
+from refscale.analysis.first_step import first_step
 from refscale.engine import Node, Tape, Tensor, settle
 from refscale.errors import ArgumentError
 from refscale.files import write_text
-from refscale.layers import on_tape
-from refscale.models import Config, get_config
+from refscale.models import Config
+from refscale.programs import Program, first_loss
 from refscale.records import record_text
-from refscale.scales import Constraint, Scheme, get_constraint, get_scheme
+from refscale.scales import Constraint, Scheme
 
 SCHEMA = "refscale.flops/1"
 
@@ -54,15 +52,15 @@ class Flops:
 
     Attributes:
         model, scheme, constraint: their names.
-        batch, seq: sequences, tokens in each.
+        batch, seq: sequences, tokens in each; None for a program.
         ops: op by op, the costliest first.
     """
 
     model: str
     scheme: str
     constraint: str
-    batch: int
-    seq: int
+    batch: int | None
+    seq: int | None
     ops: tuple[OpFlops, ...]
 
     @property
@@ -142,21 +140,21 @@ def _contraction(node: Node) -> int:
 
 
 def count_flops(
-    model: str | Config,
+    model: str | Config | Program,
     scheme: str | Scheme,
     *,
-    batch: int = 8,
-    seq: int = 128,
+    batch: int | None = None,
+    seq: int | None = None,
     constraint: str | Constraint | None = None,
     text: str | Path | None = None,
 ) -> Flops:
     """The multiplications of one training step.
 
     Args:
-        model: as ``models.get_config`` reads it, or a configuration.
+        model: as ``models.get_config`` reads it, or a configuration; a program, or its place.
         scheme: a name, or a scheme.
-        batch: sequences.
-        seq: tokens in each.
+        batch: sequences; default: 8.
+        seq: tokens in each; default: 128.
         constraint: one of ``scales.CONSTRAINTS`` or its name, in place of the configuration's.
         text: path of a UTF-8 text file; None for the text that comes along.
 
@@ -164,19 +162,13 @@ def count_flops(
         The counts; one forward pass is run, for its record.
 
     Raises:
-        ArgumentError: an unknown name, or sizes out of range.
+        ArgumentError: an unknown name, sizes out of range, or constraint, batch, seq or text for a program.
         DataError: the text cannot be used.
+        ProgramError: the program cannot be loaded, or returns something other than a scalar loss.
     """
-    config = get_config(model) if isinstance(model, str) else model
-    if constraint is not None:
-        config = replace(config, constraint=get_constraint(constraint))
-    scheme = get_scheme(scheme)
-    tape = Tape(scheme)
-    task = first_task(config, scheme, text, batch, seq)
-    p = on_tape(tape, task.initial_parameters(np.random.default_rng(0)), task.specs)
-    losses = task.loss(p, next(task.batches(np.random.default_rng(0))))
-    name = model if isinstance(model, str) else type(model).__name__
-    return Flops(name, scheme.name, config.constraint.__name__, batch, seq, tape_flops(losses.total))
+    first = first_step("count_flops", model, scheme, constraint=constraint, batch=batch, seq=seq, text=text)
+    losses = first_loss(first.program, Tape(first.scheme))
+    return Flops(first.name, first.scheme.name, first.constraint, first.batch, first.seq, tape_flops(losses.total))
 
 
 # --- as text, as JSON -------------------------------------------------------------------------------------------------
@@ -187,7 +179,8 @@ def render_flops(counts: Sequence[Flops]) -> list[str]:
     lines = ["Multiplications of one training step, in millions: inside contractions, and by factors other than"]
     lines += ["1 (α forward, β backward; ∂w: those of β that scale gradients of parameters). Nothing else counts."]
     for flops in counts:
-        lines += ["", f"━━ {flops.scheme}: {flops.model}, batch {flops.batch} × {flops.seq}, {flops.constraint}"]
+        sizes = "" if flops.batch is None else f", batch {flops.batch} × {flops.seq}, {flops.constraint}"
+        lines += ["", f"━━ {flops.scheme}: {flops.model}{sizes}"]
         lines.append(f"{'op':<24}{'calls':>6}{'contraction':>14}{'α':>12}{'β':>12}{'∂w':>12}")
         lines += _rows(flops)
         lines.append(

@@ -31,8 +31,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from refscale import ops
-from refscale.engine import Node, Tensor, Variable, settle
+from refscale.engine import Node, Tape, Tensor, Variable, settle
+from refscale.programs import Program, first_loss
+from refscale.scales import Scheme, get_scheme, unit
 from refscale.scales.second_moments import SecondMoments, constant, independent
 
 
@@ -51,21 +55,40 @@ class Prediction:
     without_rule: tuple[str, ...] = ()
 
 
+def initial_stds(program: Program, scheme: Scheme) -> dict[str, float]:
+    """σ of a program's leaves at initialization, by name: matrices by the scheme, buffers by their RMS."""
+    matrices = {name: spec for name, spec in program.specs.items() if len(spec.shape) > 1}
+    std = {name: scheme.initial_std(program.initial_std(spec)) for name, spec in matrices.items()}
+    return std | {name: float(np.sqrt(np.mean(np.square(x)))) for name, x in program.buffers.items()}
+
+
 def predict(
-    output: Tensor, std: float | Mapping[str, float] = 1.0, agreement: Mapping[str, float] | None = None
+    output: Tensor | Program,
+    std: float | Mapping[str, float] | None = None,
+    agreement: Mapping[str, float] | None = None,
+    *,
+    scheme: str | Scheme = unit,
 ) -> Prediction:
     """Second moments of every tensor that a recorded graph computes, and of every gradient.
 
     Args:
-        output: where the graph ends; a scalar loss, or anything else, whose gradient is then taken to be N(0, 1).
+        output: where the graph ends; a scalar loss, or anything else, whose gradient is then taken to be N(0, 1).  A
+            program: the loss of its first batch, whose leaves have the initial σ.
         std: σ of the leaves, one for all or by name (1 for those not named); gains are 1 and biases 0 whatever it says.
+            Default: 1, or a program's own.
         agreement: by name of an embedding's table, the chance that two tokens have the same id; 1 over its rows for
             those not named.
+        scheme: of a program; a recorded graph has its own.
 
     Returns:
         Second moments by variable: ``prediction.values[t.variable].std``.  Where an op has no rule (conv2d, pooling,
         log, square root, exponential, log softmax), what depends on it is left out, and its name is listed.
     """
+    if isinstance(output, Program):
+        scheme = output.scheme or get_scheme(scheme)
+        std = initial_stds(output, scheme) if std is None else std
+        output = first_loss(output, Tape(scheme)).total
+    std = 1.0 if std is None else std
     if output.variable.requires_grad and output.variable.node:
         settle(output, check=False)
     values: dict[Variable, SecondMoments] = {}

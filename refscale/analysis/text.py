@@ -46,10 +46,11 @@ def render(reports: Sequence[Report], *, everything: bool = False) -> str:
 def heading(report: Report) -> list[str]:
     """Two lines: what was run, and the losses."""
     losses = ", ".join(f"{_short_loss(name)} {value:.4f}" for name, value in report.losses.items())
-    what = f"{report.model}, batch {report.batch} × {report.seq}, {report.precision}, seed {report.seed}"
-    if report.text != "built-in":
+    sizes = "" if report.batch is None else f"batch {report.batch} × {report.seq}, "
+    what = f"{report.model}, {sizes}{report.precision}, seed {report.seed}"
+    if report.text not in ("", "built-in"):
         what += f", text {report.text}"
-    if report.constraint != "geometric":
+    if report.constraint not in ("", "geometric"):
         what += f", constraint {report.constraint}"
     return [f"━━ {report.scheme}: {what}", f"   loss: {losses}"]
 

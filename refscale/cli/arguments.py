@@ -43,7 +43,8 @@ def _by_door() -> Iterator[str]:
 def _models() -> str:
     from refscale.models import NAMES
 
-    return f"{', '.join(NAMES)}; or one with fields replaced, such as charlm-conv:norm=post,layers=2"
+    names = ", ".join(NAMES)
+    return f"{names}; one with fields replaced, such as charlm-conv:norm=post,layers=2; or a program, mine.py:model"
 
 
 _MODEL_CONSTRAINTS = ("geometric", "harmonic", "arithmetic", "to_output_scale", "none")
@@ -57,7 +58,9 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Run one training step of a model at initialization, on real text, and report the scale of every weight, "
         "activation and gradient, and what FP16 and FP8 would lose of it. With --pretrained: what they do to the "
-        "output and gradients of a trained one, and which op's casts cost what."
+        "output and gradients of a trained one, and which op's casts cost what. MODEL may be a program of your own, "
+        "mine.py:model, an instance of refscale.programs.Program; then --constraint, --batch, --seq and --text are not "
+        "accepted, since the program defines them."
     )
     parser.add_argument(
         "model",
@@ -98,8 +101,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
     parser.description = (
         "Train a model on real text: a BERT on masked words and next sentences, a language model on the next "
-        "character. Killed at any moment, the same command with --resume continues to the same bits. Defaults are "
-        "bert-mini's; language models have --batch 8 and --seq 128."
+        "character, a program of your own (mine.py:model, an instance of refscale.programs.Program) on its batches. "
+        "Killed at any moment, the same command with --resume continues to the same bits. Defaults are bert-mini's; "
+        "language models have --batch 8 and --seq 128. A program defines batch, seq, dropout and constraint itself; "
+        "its checkpoints are refused once its file has changed."
     )
     parser.add_argument(
         "model",

@@ -39,9 +39,7 @@ def _report(args: argparse.Namespace) -> None:
     if args.flops and args.plot:
         raise ArgumentError("report: --flops with --plot, expected one of the two")
     model = args.model or args.option or DEFAULT_MODEL
-    batch = args.batch
-    if batch is None:
-        batch = 8 if 5e5 * work(model) < SMALL else 1
+    data = _first_data(args, model)
     schemes = ("regular", "unit") if args.scheme == "both" else (args.scheme,)
     precision = get_precision(args.precision or "fp32")
     if args.plot:
@@ -49,8 +47,7 @@ def _report(args: argparse.Namespace) -> None:
     _check_directories(args.plot, args.json)
     if args.flops:
         counts = [
-            analysis.count_flops(model, scheme, batch=batch, seq=args.seq, constraint=args.constraint)
-            for scheme in schemes
+            analysis.count_flops(model, scheme, **{k: v for k, v in data.items() if k != "text"}) for scheme in schemes
         ]
         if args.json:
             analysis.save_flops(args.json, counts)
@@ -64,15 +61,27 @@ def _report(args: argparse.Namespace) -> None:
                     model,
                     scheme,
                     precision,
-                    constraint=args.constraint,
-                    batch=batch,
-                    seq=args.seq,
                     seed=args.seed,
-                    text=args.text,
                     progress=progress,
+                    **data,
                 )
             )
     _show(args, reports)
+
+
+def _first_data(args: argparse.Namespace, model: str) -> dict[str, Any]:
+    """The options of a built-in model's data and constraint; none for a program, which defines them itself."""
+    from refscale.analysis.first_step import work
+    from refscale.programs import is_place
+
+    if is_place(model):
+        if names := _given(args, _OF_A_TEXT):
+            raise ArgumentError(f"report: {model} with {names}, which a program defines itself")
+        return {}
+    batch = args.batch
+    if batch is None:
+        batch = 8 if 5e5 * work(model) < SMALL else 1
+    return {"constraint": args.constraint, "batch": batch, "seq": args.seq, "text": args.text}
 
 
 def _report_checkpoint(args: argparse.Namespace) -> None:
@@ -144,6 +153,9 @@ _OF_A_MODEL: dict[str, object] = {
 }
 """Options of ``report`` that say what a checkpoint knows, with their defaults."""
 
+_OF_A_TEXT: dict[str, object] = {"constraint": "geometric", "batch": None, "seq": 128, "text": None}
+"""Options of ``report`` that a program defines itself, with their defaults."""
+
 _NOT_OF_A_TRAINED_MODEL: dict[str, object] = {
     "model": None,
     "option": None,
@@ -213,7 +225,10 @@ def _ops(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> None:
     from refscale.train import TrainConfig, default_config
 
-    _run(args, default_config(getattr(args, "model", TrainConfig().model)), args.text)
+    config = default_config(getattr(args, "model", TrainConfig().model))
+    if config.task == "program" and args.text:
+        raise ArgumentError(f"train: {config.model} with --text, but a program has its own data")
+    _run(args, config, args.text)
 
 
 def _finetune(args: argparse.Namespace) -> None:
@@ -276,6 +291,8 @@ def _compare(args: argparse.Namespace) -> None:
         evaluate_every=base.steps,
         checkpoint_every=max(1, base.steps // 5),
     )
+    if base.task == "program":
+        raise ArgumentError(f"compare: MODEL {base.model!r} is a program, expected a built-in model; train takes one")
     if args.plot:
         analysis.check_plot(args.plot)
     _check_directories(args.plot)

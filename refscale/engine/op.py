@@ -45,7 +45,8 @@ class Op:
     neither has to be rounded; of one input, its gradient is g or a view of it.  ``passes`` are the positions of inputs
     whose gradient is g itself, where they have the output's shape.  ``settles`` marks an identity whose β may be chosen
     so that the uses of its input agree (forks).  ``adds`` marks sums of the inputs: where their factors are
-    tied, the recipe ties them to that of the output, ``to_output_scale``.
+    tied, the recipe ties them to that of the output, ``to_output_scale``.  ``of_batch`` names attributes that are
+    sizes, and so may differ between batches of one program.
 
     An op may have a fast form: the same function, in passes that stay in cache, with the factors inside.  Its results
     are within ``bound`` of the real ones, as those of the readable form are; ``bitwise`` marks ops whose two forms have
@@ -72,6 +73,7 @@ class Op:
     moves: ClassVar[bool] = False
     passes: ClassVar[tuple[int, ...]] = ()
     settles: ClassVar[bool] = False
+    of_batch: ClassVar[tuple[str, ...]] = ()
     adds: ClassVar[bool] = False
     bitwise: ClassVar[bool] = False
     fast_forward: ClassVar[Callable[..., tuple[Array, tuple[Any, ...]]] | None] = None

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale.arrays import freeze
 from refscale.engine import Tape, Tensor
-from refscale.errors import ShapeError
+from refscale.errors import ArgumentError, ShapeError
 from refscale.scales import Role, Scheme, Shape, get_scheme
 
 Parameters = Mapping[str, NDArray[Any]]
@@ -27,11 +27,22 @@ class Spec:
         role: weight, embedding, readout, bias or gain.
         shape: (fan_in, fan_out) of a weight or readout, (rows, d) of an embedding, (n,) of a bias or gain.
         depth: number of additions of the residual stack that it belongs to; 1 outside.
+        std: initial σ under the regular scheme; None: what the model's family or the program has for such a parameter.
+
+    Raises:
+        ArgumentError: another role, or σ is not a positive number.
     """
 
     role: Role
     shape: Shape
     depth: int = 1
+    std: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.role not in get_args(Role):
+            raise ArgumentError(f"Spec({self.role!r}): expected one of {', '.join(get_args(Role))}")
+        if self.std is not None and not 0 < self.std < math.inf:
+            raise ArgumentError(f"Spec({self.role!r}, {self.shape}, std={self.std}): expected a positive number")
 
 
 Specs = dict[str, Spec]

@@ -21,8 +21,8 @@ page                      ops
 
 ``apply(op, *tensors)`` runs one; ``refscale ops`` prints their factors.  ``OPS`` has every class by name: tables,
 golden vectors, claims and checks enumerate it.  ``x + y``, ``x - y``, ``x * y`` and ``x @ y`` run ``Add``,
-``Subtract``, ``Multiply`` and ``Matmul``; ``-x`` and ``x / c``, for a number c, ``ScalarMultiply(-1)`` and
-``ScalarDivide(c)``.
+``Subtract``, ``Multiply`` and ``Matmul``; ``-x``, ``c * x`` and ``x / c``, for a number c, ``ScalarMultiply(-1)``,
+``ScalarMultiply(c)`` and ``ScalarDivide(c)``.
 """
 
 from collections.abc import Mapping

@@ -36,6 +36,7 @@ class Reshape(Op):
     inputs = ("x",)
     source = "moves values"
     moves = True
+    of_batch = ("shape",)
 
     def __post_init__(self) -> None:
         tuple_attribute(self, "shape")
@@ -210,6 +211,7 @@ class Expand(Op):
     shape: Shape
     inputs = ("x",)
     source = "Table A.2 (broadcast bias)"
+    of_batch = ("shape",)
 
     def __post_init__(self) -> None:
         tuple_attribute(self, "shape")

@@ -114,9 +114,10 @@ class Report:
     """One forward and backward pass, in figures.
 
     Attributes:
-        model, scheme, precision, constraint: their names.
-        batch, seq, seed: sequences, tokens in each, and what random numbers started from.
-        text: where the text came from.
+        model, scheme, precision, constraint: their names; no constraint of a program, which has its own.
+        batch, seq: sequences, tokens in each; None for a program.
+        seed: of all random numbers.
+        text: where the text came from; empty for a program.
         formats: those that losses are counted for, full names.
         losses: scalars by name.
         tensors: kind by kind, each in the order of the forward pass.
@@ -127,8 +128,8 @@ class Report:
     scheme: str
     precision: str
     constraint: str
-    batch: int
-    seq: int
+    batch: int | None
+    seq: int | None
     seed: int
     text: str
     formats: tuple[str, ...]

@@ -16,7 +16,7 @@ from typing import Any
 from refscale.engine import Tape, settle
 from refscale.errors import ArgumentError, DataError, counted
 from refscale.files import DATA, read_json, write_json
-from refscale.layers import on_tape
+from refscale.programs import checked_loss, leaves
 from refscale.progress import Progress
 from refscale.records import check_schema, reading, record_content
 from refscale.sweep.engine import sweep
@@ -259,7 +259,7 @@ def _count_factors(config: TrainConfig, data: Data) -> int:
     """How many constants other than 1 a training step multiplies by: α of every call, β of every gradient."""
     run = Run.of(config, data)
     tape = Tape(run.scheme)
-    settle(run.task.loss(on_tape(tape, run.initial_state().parameters, run.specs), next(run.batches(0))).total)
+    settle(checked_loss(run.task, leaves(tape, run.task, run.initial_state().parameters), next(run.batches(0))).total)
     return sum(
         (node.scales.alpha != 1)
         + sum(v.requires_grad and b not in (None, 1) for v, b in zip(node.inputs, node.scales.beta, strict=True))

@@ -85,8 +85,13 @@ def lost(path: Path) -> tuple[float | None, float | None]:
 
 
 def to_row(id: str, settings: Settings, log2_lr: float, seed: int, summary: Mapping[str, Any]) -> Row:
-    """What ``run_one`` returned, as a row."""
-    if "failed" in summary:
+    """What ``run_one`` returned, as a row; a program's validation needs a score "loss" to compare runs by."""
+    failed = summary.get("failed", "")
+    if not failed and not summary["diverged"]:
+        score = get_kind(summary["config"]["task"]).loss
+        if score not in (summary["validation"] or {}):
+            failed = f"no score {score!r} in the validation, expected one to compare runs by"
+    if failed:
         return Row(
             id=id,
             settings=settings,
@@ -95,7 +100,7 @@ def to_row(id: str, settings: Settings, log2_lr: float, seed: int, summary: Mapp
             status="failed",
             loss=None,
             share=None,
-            message=summary["failed"],
+            message=failed,
             seconds=0.0,
             overhead={},
         )
@@ -108,7 +113,7 @@ def to_row(id: str, settings: Settings, log2_lr: float, seed: int, summary: Mapp
         seed=seed,
         status="diverged" if summary["diverged"] else "done",
         loss=validation and validation[kind.loss],
-        share=validation and validation[kind.share],
+        share=validation and validation.get(kind.share),
         message=summary["diverged"],
         seconds=summary["seconds"],
         overhead=summary["overhead"],

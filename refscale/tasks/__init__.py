@@ -2,31 +2,31 @@
 
 In reading order:
 
-1. ``task``: what training, reports and sweeps ask of a model and its data, whatever they are.
+1. ``setup``: the sizes and rules that a task is set up with; each task is a ``programs.Program``.
 2. ``masked_lm``: BERT's masked words and next sentences; ``spans``: answers to questions; ``next_token``: characters.
 3. ``batches``: how batches are drawn from a text.
-4. ``kinds``: the three by name, with what is customary for each.
+4. ``kinds``: the three by name, with what is customary for each; and "program", for a program of your own.
 """
 
+from typing import TYPE_CHECKING
+
+from refscale.names import lazily
 from refscale.tasks.batches import masked_lm_batches, text_batches, text_windows
 from refscale.tasks.kinds import KINDS, Data, Kind, get_kind, get_task, kind_of
 from refscale.tasks.masked_lm import MaskedLM
 from refscale.tasks.next_token import NextToken
+from refscale.tasks.setup import Setup
 from refscale.tasks.spans import SpanData, SpanExtraction
-from refscale.tasks.task import Loss, Scores, Setup, Task
 
 __all__ = [
     "KINDS",
     "Data",
     "Kind",
-    "Loss",
     "MaskedLM",
     "NextToken",
-    "Scores",
     "Setup",
     "SpanData",
     "SpanExtraction",
-    "Task",
     "get_kind",
     "get_task",
     "kind_of",
@@ -34,3 +34,14 @@ __all__ = [
     "text_batches",
     "text_windows",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {},
+        {
+            "Loss": "refscale.programs.Loss",
+            "Scores": "refscale.programs.Scores",
+            "Task": "refscale.programs.Program",
+        },
+    )

@@ -11,13 +11,15 @@ from refscale.errors import ArgumentError
 from refscale.models import Config
 from refscale.models.bert import BertConfig
 from refscale.models.language import LanguageConfig
+from refscale.programs import Program, check_program
 from refscale.tasks.masked_lm import MaskedLM
 from refscale.tasks.next_token import NextToken
+from refscale.tasks.setup import Setup
 from refscale.tasks.spans import SpanData, SpanExtraction
-from refscale.tasks.task import Setup, Task
 
-Data = str | Path | SpanData | None
-"""What a task reads: a text file, or None for the text that comes along; for the task "squad", a ``SpanData``."""
+Data = str | Path | SpanData | Program | None
+"""What a task reads: a text file, or None for the text that comes along; a ``SpanData`` for the task "squad", the
+program itself for the task "program"."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Kind:
     """
 
     name: str
-    make: Callable[[Setup, Any], Task]
+    make: Callable[[Setup, Any], Program]
     loss: str
     share: str
     unit: str
@@ -66,6 +68,14 @@ KINDS: dict[str, Kind] = {
             log2_lr={"regular": -9, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6},
             settings={"batch": 8, "seq": 128},
         ),
+        Kind(
+            "program",
+            lambda setup, program: check_program(program, 'get_task("program")'),
+            loss="loss",
+            share="",
+            unit="",
+            log2_lr={"regular": -9, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6},  # as next-token
+        ),
     )
 }
 
@@ -84,18 +94,19 @@ def kind_of(model: Config) -> Kind:
     return KINDS[_OF_MODELS[type(model)]]
 
 
-def get_task(name: str, setup: Setup, data: Data) -> Task:
+def get_task(name: str, setup: Setup, data: Data) -> Program:
     """A task, set up.
 
     Args:
         name: of the task.
         setup: model, scheme and sizes.
-        data: what it reads; for the task "squad", with the trained model itself, not its directory.
+        data: what it reads; for the task "squad", with the trained model itself, not its directory; for the task
+            "program", the program, which is returned as it is.
 
     Raises:
         ArgumentError: unknown, or data of another task.
         DataError: the data cannot be used.
     """
-    if isinstance(data, SpanData) != (name == "squad"):
+    if isinstance(data, SpanData) != (name == "squad") or isinstance(data, Program) != (name == "program"):
         raise ArgumentError(f"get_task({name!r}): got {data!r}, expected the data of that task")
     return get_kind(name).make(setup, data)

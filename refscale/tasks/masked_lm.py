@@ -7,19 +7,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale import models
 from refscale.data import IGNORE, Batch, Ids, Vocabulary, load_text, sentences
 from refscale.errors import ArgumentError, DataError, counted
-from refscale.layers import Specs, Tensors
+from refscale.layers import Spec, Specs, Tensors
 from refscale.models import bert
+from refscale.programs import Program, Scores
 from refscale.scales import Scheme
 from refscale.tasks.batches import masked_lm_batches
-from refscale.tasks.task import Scores, Setup
+from refscale.tasks.setup import Setup
 
 
 @lru_cache(maxsize=1)  # many runs have one text
@@ -42,8 +41,8 @@ def _encoded(text: tuple[str, ...], vocabulary: Vocabulary) -> tuple[Ids, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class MaskedLM:
-    """The task "masked-lm"; see ``task.Task``.
+class MaskedLM(Program):
+    """The task "masked-lm"; see ``programs.Program``.
 
     Attributes:
         setup: sizes and rules.
@@ -74,19 +73,21 @@ class MaskedLM:
         model = replace(setup.model, vocabulary=len(vocabulary)) if setup.fit else setup.model
         return cls(setup, model, vocabulary, training, held_out, digest)
 
+    memoryless = True
+
     @cached_property
     def specs(self) -> Specs:
         """Of the model's parameters."""
         return bert.specs(self.model)
 
-    @property
+    @cached_property
     def scheme(self) -> Scheme:
         """As set up."""
         return self.setup.scheme
 
-    def initial_parameters(self, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
-        """At random."""
-        return models.initial_parameters(self.model, self.scheme, rng)
+    def initial_std(self, spec: Spec) -> float:
+        """The family's."""
+        return bert.initial_std(self.model, spec)
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Of the training text."""

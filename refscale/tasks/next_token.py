@@ -8,27 +8,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale import models
 from refscale.data import IGNORE, Characters, Ids, TextBatch, load_text
 from refscale.errors import ArgumentError
-from refscale.layers import Specs, Tensors
+from refscale.layers import Spec, Specs, Tensors
 from refscale.models import language
+from refscale.programs import Program, Scores
 from refscale.scales import Scheme
 from refscale.tasks.batches import text_batches, text_windows
-from refscale.tasks.task import Scores, Setup
+from refscale.tasks.setup import Setup
 
 CONTEXT = 8
 """One token of a sequence in so many is context only.  Source: paper, character models (32 of 256)."""
 
 
 @dataclass(frozen=True, eq=False)
-class NextToken:
-    """The task "next-token"; see ``task.Task``.
+class NextToken(Program):
+    """The task "next-token"; see ``programs.Program``.
 
     Attributes:
         setup: sizes and rules.
@@ -67,19 +66,21 @@ class NextToken:
     def _sizes(self) -> dict[str, int]:
         return {"batch": self.setup.batch, "seq": self.setup.seq, "overlap": max(1, self.setup.seq // CONTEXT)}
 
+    memoryless = True
+
     @cached_property
     def specs(self) -> Specs:
         """Of the model's parameters."""
         return language.specs(self.model)
 
-    @property
+    @cached_property
     def scheme(self) -> Scheme:
         """As set up."""
         return self.setup.scheme
 
-    def initial_parameters(self, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
-        """At random."""
-        return models.initial_parameters(self.model, self.scheme, rng)
+    def initial_std(self, spec: Spec) -> float:
+        """The family's."""
+        return language.initial_std(self.model, spec)
 
     def batches(self, rng: np.random.Generator) -> Iterator[TextBatch]:
         """Of the training text."""

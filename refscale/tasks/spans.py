@@ -17,8 +17,9 @@ from refscale.data import SpanBatch
 from refscale.errors import ArgumentError, DataError
 from refscale.layers import Specs, Tensors, initialize
 from refscale.models import bert
+from refscale.programs import Program, Scores
 from refscale.scales import Scheme, get_scheme, regular
-from refscale.tasks.task import Scores, Setup
+from refscale.tasks.setup import Setup
 
 LONGEST_QUESTION = 64
 """Tokens, or half of a window; Devlin et al. 2018, run_squad."""
@@ -48,9 +49,9 @@ class SpanData:
         return squad.read_squad(self.train), squad.read_squad(self.dev)
 
 
-@dataclass(frozen=True, eq=False)
-class SpanExtraction:
-    """The task "squad"; see ``task.Task``.
+@dataclass(frozen=True, eq=False, kw_only=True)  # ``Program`` has a default for scheme
+class SpanExtraction(Program):
+    """The task "squad"; see ``programs.Program``.
 
     Under the regular scheme the model's parameters are taken as they are; under unit scaling, those of a regular model
     are adapted (``published.adapt``), head and all, so that both start from the same function.
@@ -141,12 +142,14 @@ class SpanExtraction:
             digest=digest.hexdigest(),
         )
 
+    memoryless = True
+
     @cached_property
     def specs(self) -> Specs:
         """Of the model's parameters."""
         return bert.specs(self.model)
 
-    def initial_parameters(self, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+    def initial_parameters(self, scheme: Scheme, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
         """Those of the trained model; the head's are drawn once, by the run's seed."""
         return dict(self.start)
 

@@ -11,6 +11,7 @@ from refscale.errors import ArgumentError, DataError
 from refscale.models import get_config, with_rules
 from refscale.optim import SCHEDULES, get_optimizer
 from refscale.precision import get_precision
+from refscale.programs import is_place
 from refscale.rivals import get_scaling
 from refscale.scales import get_constraint, get_scheme
 from refscale.tasks import KINDS, Kind, Setup, get_kind, kind_of
@@ -21,7 +22,8 @@ class TrainConfig:
     """A training run.  Together with its data it fixes every bit of the result, on one machine.
 
     Attributes:
-        model: as ``models.get_config`` reads it; for a trained model, what it is to be called.
+        model: as ``models.get_config`` reads it; the place of a program, see ``programs.load_program``; for a trained
+            model or a program that is passed as data, its name.
         scheme, precision, scaling, constraint: names, see ``get_scheme``, ``get_precision``, ``get_scaling``,
             ``get_constraint``.
         steps: optimizer steps.
@@ -41,6 +43,7 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints; there is always one at the end.
         stride: tokens from one window of a long context to the next; None: half of what has room.  For questions only.
         task: "masked-lm" or "next-token", training on a text; "squad", fine-tuning a trained model to extract answers;
+            "program", a program of your own, which defines its batches, dropout and constraints itself;
             empty for the one that the model is made for.
     """
 
@@ -81,7 +84,11 @@ class TrainConfig:
         for field, least in _LEAST.items():
             if getattr(self, field) < least:
                 raise self._error(field, f"at least {least}")
-        if self.task != "squad":
+        if self.task == "" and is_place(self.model):
+            object.__setattr__(self, "task", "program")
+        if self.task == "program":
+            self._check_program()
+        elif self.task != "squad":
             self._check_model()
         if self.task == "masked-lm" and self.evaluation_batches < 1:
             raise self._error("evaluation_batches", "at least 1")
@@ -115,6 +122,12 @@ class TrainConfig:
         if longest is not None and self.seq > longest:
             raise self._error("seq", f"at most {longest}, the positions of {self.model}")
 
+    def _check_program(self) -> None:
+        """Raise ArgumentError if a field is set that a program defines itself."""
+        for field in fields(self):
+            if field.name in OF_A_TEXT and getattr(self, field.name) != field.default:
+                raise self._error(field.name, f"{field.default!r}, the default, for a program defines it itself")
+
     def _error(self, field: str, expected: str) -> ArgumentError:
         return ArgumentError(f"TrainConfig({field}={getattr(self, field)!r}): expected {expected}")
 
@@ -127,7 +140,7 @@ class TrainConfig:
     def setup(self) -> Setup:
         """What the task is set up with."""
         constraint = get_constraint(self.constraint)
-        model = None if self.task == "squad" else get_config(self.model)
+        model = None if self.task in ("squad", "program") else get_config(self.model)
         return Setup(
             model=model and with_rules(model, dropout=self.dropout, constraint=constraint),
             scheme=get_scheme(self.scheme),
@@ -167,8 +180,13 @@ class TrainConfig:
 
 def default_config(model: str) -> TrainConfig:
     """A run of a model with what is customary for its task.  Raises ArgumentError for a model that is not known."""
+    if is_place(model):
+        return TrainConfig(model=model, task="program")
     return TrainConfig(model=model, **kind_of(get_config(model)).settings)
 
+
+OF_A_TEXT = ("batch", "seq", "dropout", "constraint", "stride", "evaluation_batches")
+"""Fields of a run that a program defines itself."""
 
 _LEAST: dict[str, int] = {
     "steps": 1,

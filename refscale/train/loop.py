@@ -25,10 +25,11 @@ from typing import Any
 
 from refscale.errors import ArgumentError, CheckpointError, DataError, DivergedError
 from refscale.files import append_line, json_text, locked, read_json, read_json_lines, write_json, write_text
+from refscale.programs import Scores
 from refscale.progress import Progress
 from refscale.records import reading
 from refscale.rivals import Outcome
-from refscale.tasks import Data, Scores
+from refscale.tasks import Data
 from refscale.train.checkpoint import checkpoint_path, checkpoints, drop_old, load_checkpoint, save_checkpoint
 from refscale.train.config import TrainConfig
 from refscale.train.run import Run
@@ -75,7 +76,8 @@ def train(
     Args:
         config: the run.
         out: its directory; made if it does not exist.
-        data: path of a UTF-8 text file, or None for the text that comes along; ``SpanData`` for the task "squad".
+        data: path of a UTF-8 text file, or None for the text that comes along; ``SpanData`` for the task "squad"; a
+            ``Program`` for the task "program", or None for the one at the place ``config.model``.
         resume: continue from the last good checkpoint in ``out``, if there is one; the result has the same bits as if
             the run had never stopped.
         report: called with a line for every validation, and for every checkpoint refused.
@@ -88,6 +90,7 @@ def train(
         ArgumentError: ``out`` holds a run already and ``resume`` is False, or holds another run, or another process
             is in it.
         DataError: the data cannot be used.
+        ProgramError: the program cannot be loaded, or its batches end.
         DivergedError: loss, gradients or a validation's scores are no longer finite; ``summary.json`` has the message.
         OSError: files cannot be read or written.
     """
@@ -102,7 +105,7 @@ def train(
 def _train(run: Run, out: Path, resume: bool, report: Report, progress: Progress | None) -> TrainSummary:
     """Train in a directory that is held."""
     config = run.config
-    _claim(out, config, run.task.digest, resume)
+    _claim(out, config, run.digest, resume)
     state, before = _latest(out, run, report) if resume else (run.initial_state(), 0.0)
     validation, overhead = _replay(out / METRICS, state.step)
     for name in (METRICS, SCALES):
@@ -118,9 +121,10 @@ def _train(run: Run, out: Path, resume: bool, report: Report, progress: Progress
             if result.tensors:
                 append_line(out / SCALES, json_text(_scales(state.step, result)))
             append_line(out / METRICS, json_text(_metrics(state.step, result, found)))
-            if found:
-                validation = found
-                report(_validation_line(state.step, config.steps, result, run.task.line(found)))
+            if found is not None:
+                validation = found or None
+                scores = f"  validation: {run.task.line(found)}" if found else ""
+                report(_validation_line(state.step, config.steps, result, scores))
                 _check_scores(state.step, found)
             if _is_due(state.step, config.checkpoint_every, config):
                 checkpoint = run.checkpoint(state, before + time.monotonic() - started)
@@ -171,7 +175,7 @@ def _claim(out: Path, config: TrainConfig, data_digest: str, resume: bool) -> No
         known, digest = read_config(out)
         differences = known.differences(config)
         if digest != data_digest:
-            differences.append("other data")
+            differences.append(f"the program {config.model} has changed" if config.task == "program" else "other data")
         if differences:
             raise ArgumentError(f"train: {str(out)!r} holds another run: {'; '.join(differences)}")
         return
@@ -278,4 +282,4 @@ def _scales(step: int, result: StepResult) -> dict[str, Any]:
 
 
 def _validation_line(step: int, steps: int, result: StepResult, scores: str) -> str:
-    return f"step {step}/{steps}  loss {result.loss:.4f}  lr {result.lr:.3g}  validation: {scores}"
+    return f"step {step}/{steps}  loss {result.loss:.4f}  lr {result.lr:.3g}{scores}"

@@ -20,6 +20,8 @@ def checkpoint_report(
 ) -> Report:
     """One forward and backward pass from a checkpoint, on the first validation batch of its run.
 
+    A program without a validation: on its first batch.
+
     Args:
         checkpoint: from ``load_checkpoint``, or ``newest``.
         text: what the run was trained on, if not on the text that comes along.
@@ -33,21 +35,23 @@ def checkpoint_report(
         DataError: the text cannot be used.
     """
     config, state = checkpoint.config, checkpoint.state
+    is_program = config.task == "program"
     if config.task == "squad":
         raise CheckpointError(f"checkpoint_report: of a run of {config.task!r}, expected one on a text")
     run = Run.of(config, text)
     run.check(checkpoint, "checkpoint_report")
     trace = TensorProbe(run.specs, REPORT_FORMATS, progress)
-    result = forward_backward(run, state, run.validation[0], probe=trace, count_casts=config.precision != "fp32")
+    batch = run.validation[0] if run.validation else next(run.batches(0))
+    result = forward_backward(run, state, batch, probe=trace, count_casts=config.precision != "fp32")
     return Report(
         model=f"{config.model} after {counted(state.step, 'step')}",
-        scheme=config.scheme,
+        scheme=run.scheme.name,
         precision=config.precision if config.scaling == "none" else f"{config.precision} {config.scaling}",
-        constraint=config.constraint,
-        batch=config.batch,
-        seq=config.seq,
+        constraint="" if is_program else config.constraint,
+        batch=None if is_program else config.batch,
+        seq=None if is_program else config.seq,
         seed=config.seed,
-        text="built-in" if text is None else path_text(text),
+        text="" if is_program else "built-in" if text is None else path_text(text),
         formats=REPORT_FORMATS,
         losses=trace.losses,
         tensors=trace.tensors(result.losses.total, run.scheme),

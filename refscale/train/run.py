@@ -1,4 +1,4 @@
-"""The constant parts of a run: task, optimizer, and the randomness of every step."""
+"""The constant parts of a run: program, optimizer, and the randomness of every step."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from refscale.errors import CheckpointError
 from refscale.layers import Specs
 from refscale.optim import Group, Optimizer, Rate, Schedule, get_optimizer, get_schedule, groups
 from refscale.precision import Precision, get_precision
+from refscale.programs import Program, digest, load_program, next_batch
 from refscale.rivals import Scaling, get_scaling
-from refscale.scales import Scheme
-from refscale.tasks import Data, Task, get_task
+from refscale.scales import Scheme, get_scheme
+from refscale.tasks import Data, get_task
 from refscale.train.checkpoint import Checkpoint
 from refscale.train.config import TrainConfig
 from refscale.train.state import TrainState
@@ -30,7 +31,7 @@ class Run:
     """What stays the same from step to step, made from a ``TrainConfig`` and its data by ``Run.of``."""
 
     config: TrainConfig
-    task: Task
+    task: Program
     precision: Precision
     scaling: Scaling
     optimizer: Optimizer
@@ -40,10 +41,15 @@ class Run:
     def of(cls, config: TrainConfig, data: Data = None) -> Run:
         """Read the data, set up everything.
 
+        A program that is not passed as data is loaded from the place that ``config.model`` names.
+
         Raises:
             ArgumentError: data of another task.
             CheckpointError, DataError: the trained model or the data cannot be used.
+            ProgramError: the program cannot be loaded.
         """
+        if config.task == "program" and data is None:
+            data = load_program(config.model)
         decays = config.schedule in ("exponential", "halving")
         length = {"every": config.halve_every} if decays else {"steps": config.steps}
         return cls(
@@ -62,8 +68,13 @@ class Run:
 
     @property
     def scheme(self) -> Scheme:
-        """How tensors are scaled."""
-        return self.task.scheme
+        """How tensors are scaled; of an adapted model, with its constants."""
+        return self.task.scheme or get_scheme(self.config.scheme)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what was read, in hexadecimal: of data, or of a program's file."""
+        return digest(self.task)
 
     @cached_property
     def groups(self) -> dict[str, Group]:
@@ -84,7 +95,7 @@ class Run:
 
     def initial_state(self) -> TrainState:
         """The state before the first step."""
-        parameters = self.task.initial_parameters(self.rng("weights"))
+        parameters = self.task.initial_parameters(self.scheme, self.rng("weights"))
         parameters = self.precision.store_weights(parameters, self.rng("update"))
         return TrainState(0, parameters, self.optimizer.init(parameters), self.scaling.init())
 
@@ -95,13 +106,14 @@ class Run:
             state: after a step.
             seconds: of training so far.
         """
-        return Checkpoint(self.config, self.task.digest, seconds, state)
+        return Checkpoint(self.config, self.digest, seconds, state)
 
     def check(self, checkpoint: Checkpoint, call: str) -> None:
         """Raise CheckpointError unless a checkpoint has this run's configuration, data, names and shapes."""
         differences = checkpoint.config.differences(self.config)
-        if checkpoint.data_digest != self.task.digest:
-            differences.append(f"data {checkpoint.data_digest[:8]}…, not {self.task.digest[:8]}…")
+        if checkpoint.data_digest != self.digest:
+            what = "program" if self.config.task == "program" else "data"
+            differences.append(f"{what} {checkpoint.data_digest[:8]}…, not {self.digest[:8]}…")
         found = {name: array.shape for name, array in checkpoint.state.parameters.items()}
         expected = {name: spec.shape for name, spec in self.specs.items()}
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
@@ -110,14 +122,17 @@ class Run:
             raise CheckpointError(f"{call}: a checkpoint of another run: {'; '.join(differences[:3])}")
 
     def batches(self, start: int) -> Iterator[Any]:
-        """Training batches of the steps from ``start``."""
+        """Training batches of the steps from ``start``, the same ones as in a run that was never interrupted."""
         rng = np.random.default_rng()
         drawn = self.task.batches(rng)
-        for step in range(start, self.config.steps):
+        for step in range(start if self.task.memoryless else 0, self.config.steps):
             rng.bit_generator.state = self.rng("text", step).bit_generator.state
-            yield next(drawn)
+            batch = next_batch(self.task, drawn, step)
+            if step >= start:
+                yield batch
 
     @cached_property
     def validation(self) -> Sequence[Any]:
         """Validation batches, the same at every evaluation, and in every run of the same seed."""
-        return self.task.validation(self.rng("validation"))
+        found = self.task.validation(self.rng("validation"))
+        return found if isinstance(found, Sequence) else tuple(found)

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from refscale.blocks import BlockCast
 from refscale.engine import Array, CastRecord, Probe, Tape, Variable, backward
 from refscale.errors import DivergedError
-from refscale.layers import on_tape
+from refscale.programs import Loss, Scores, checked_loss, leaves
 from refscale.rivals import OperandScales, Outcome, all_finite
 from refscale.stats.measurement import TensorStats
 from refscale.stats.report import CastSummary
 from refscale.stats.trace import TensorProbe, summarize_casts
-from refscale.tasks import Loss, Scores
 from refscale.train.run import Run
 from refscale.train.state import TrainState
 
@@ -148,8 +147,8 @@ def forward_backward(
         operand_scales=scales,
     )
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        p = on_tape(tape, state.parameters, run.specs)
-        losses = run.task.loss(p, batch, run.rng("dropout", state.step))
+        p = leaves(tape, run.task, state.parameters)
+        losses = checked_loss(run.task, p, batch, run.rng("dropout", state.step))
         backward(losses.total, run.scaling.loss_scale(state.scaling))
     gradients = {name: t.grad for name, t in p.items() if t.grad is not None}
     return Pass(tape, losses, gradients, scales)
@@ -182,9 +181,10 @@ def evaluate(run: Run, state: TrainState, batches: Sequence[Any] | None = None) 
         batches: those of ``run.validation`` if None.
 
     Returns:
-        Scores by name.
+        Scores by name; none where the program has no validation.
     """
-    return run.task.score(observe(run, state, run.validation if batches is None else batches))
+    batches = run.validation if batches is None else batches
+    return run.task.score(observe(run, state, batches)) if len(batches) else {}
 
 
 def observe(run: Run, state: TrainState, batches: Sequence[Any]) -> list[Any]:
@@ -194,6 +194,6 @@ def observe(run: Run, state: TrainState, batches: Sequence[Any]) -> list[Any]:
         scales = run.scaling.operand_scales(state.scaling)
         tape = Tape(run.scheme, run.precision, rng=run.rng("validation", i + 1), operand_scales=scales)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            loss = run.task.loss(on_tape(tape, state.parameters, run.specs), batch)
+            loss = checked_loss(run.task, leaves(tape, run.task, state.parameters), batch)
         observed.append(run.task.observe(batch, loss))
     return observed

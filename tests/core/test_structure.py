@@ -21,6 +21,7 @@ ORDER = [
     "spellings",
     "arrays",
     "files",
+    "modules",
     "records",
     "memory",
     "formats",
@@ -36,6 +37,7 @@ ORDER = [
     "layers",
     "data",
     "models",
+    "programs",
     "published",
     "squad",
     "progress",
@@ -227,7 +229,18 @@ def test_the_check_rejects_a_circle(back):
 
 
 CORE, INSTRUMENTS = (re.findall(r"^``(\w+)`` ", table, re.M) for table in (refscale.__doc__ or "").split("\n\n")[2:5:2])
-SERVE_BOTH = ["errors", "names", "arguments", "spellings", "arrays", "files", "records", "progress", "memory"]
+SERVE_BOTH = [
+    "errors",
+    "names",
+    "arguments",
+    "spellings",
+    "arrays",
+    "files",
+    "modules",
+    "records",
+    "progress",
+    "memory",
+]
 
 
 def test_the_map_is_complete_and_in_order():

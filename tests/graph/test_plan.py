@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refscale import models, ops
+from refscale import functional, models, ops
 from refscale.claims.graphs import Chosen
 from refscale.engine import Tape, apply, backward
 from refscale.errors import FactorError
@@ -151,11 +151,14 @@ def test_another_program_is_refused(ffn):
         run_feed_forward(p, x, parameters, lambda x, q: apply(ops.LayerNorm(1e-5), x, q["gain"], q["bias"]))
     assert str(another_attribute.value).startswith("plan: call 0 is LayerNorm(eps=1e-05) of")
     with pytest.raises(FactorError) as another_shape:
-        run_feed_forward(p, x[:4], parameters)
+        run_feed_forward(p, x[:, :8], {n: a[..., :8] if n != "up" else a[:8] for n, a in parameters.items()})
     assert (
-        str(another_shape.value) == "plan: call 0 is LayerNorm(eps=1e-12) of ((4, 16), (16,), (16,)), "
+        str(another_shape.value) == "plan: call 0 is LayerNorm(eps=1e-12) of ((8, 8), (8,), (8,)), "
         "the plan has LayerNorm(eps=1e-12) of ((8, 16), (16,), (16,))"
     )
+    with pytest.raises(FactorError) as another_rank:
+        run_feed_forward(p, x[None], parameters)
+    assert str(another_rank.value).startswith("plan: call 0 is LayerNorm(eps=1e-12) of ((1, 8, 16), (16,), (16,)), ")
     with pytest.raises(FactorError) as longer:
         run_feed_forward(p, x, parameters, lambda x, q: apply(ops.Tanh(), feed_forward(x, q)))
     assert str(longer.value) == "plan: call 5 is Tanh() of ((8, 16),), the plan has the end of the program"
@@ -163,6 +166,45 @@ def test_another_program_is_refused(ffn):
     with pytest.raises(FactorError) as other_tape:
         p.differences(y.tape)
     assert str(other_tape.value) == "Plan.differences: the tape records another program than the plan"
+
+
+def test_a_plan_holds_for_another_number_of_rows(ffn):
+    """Planned with 8 rows, run with 5: β of parameters is 5^-½, all else as planned; and the factors are legal."""
+    p, x, parameters = ffn
+    y, _ = run_feed_forward(p, x[:5], parameters)
+    norm, up, gelu, down, add = (node.scales for node in y.tape.nodes)
+    planned = [step.resolved for step in p.steps]
+    assert (norm.alpha, *norm.beta) == (1, 1, pytest.approx(5**-0.5, rel=1e-15), pytest.approx(5**-0.5, rel=1e-15))
+    for found, at_eight in ((up, planned[1]), (down, planned[3])):
+        assert found.beta[1] == pytest.approx(5**-0.5, rel=1e-15)
+        assert (found.alpha, found.beta[0]) == (at_eight.alpha, at_eight.beta[0])
+    assert (gelu, add) == (planned[2], planned[4])
+    c = gradient_factors(y)
+    assert len(c) == 10
+    assert {step.name for step, _ in p.differences(y.tape)} == {"layer_norm", "matmul"}
+
+
+def test_rows_in_attributes_are_those_of_the_batch():
+    """Reshape to (rows·2, 4), and a mean over 3 of 5 rows: planned with 8 rows, 7 of them counted."""
+
+    def fn(x, p, labels):
+        h = apply(ops.Matmul(), apply(ops.Reshape((labels.size, 4)), x), p["w"])
+        return functional.cross_entropy(h, labels, ignore_index=-1)
+
+    def labels(rows, ignored):
+        return np.where(np.arange(rows) < ignored, -1, 0)
+
+    w = {"w": np.ones((4, 3))}
+    p = plan(lambda x, w: fn(x, w, labels(16, 2)), np.ones((8, 8)), w)
+    tape = Tape(p)
+    output = fn(tape.tensor(np.ones((5, 8))), {"w": tape.tensor(w["w"])}, labels(10, 4))
+    reshape, matmul, loss = (node.scales for node in tape.nodes)
+    assert reshape == Scales(1.0, (1.0,))
+    assert (matmul.alpha, *matmul.beta) == pytest.approx((4**-0.5, 3**-0.5, 10**-0.5))
+    assert (loss.alpha, *loss.beta) == (1, pytest.approx(6 * 3 / math.sqrt(2) * math.sqrt(10 / 6)), None)
+    assert gradient_factors(output)
+    with pytest.raises(FactorError, match="call 0 is Reshape"):  # another number of axes
+        apply(ops.Reshape((5, 2, 4)), Tape(p).tensor(np.ones((5, 8))))
 
 
 def test_a_mean_of_none_constrains_nothing(ffn):

@@ -134,9 +134,10 @@ def test_from_rows_by_hand(monkeypatch, tmp_path):
 
 
 class OneProduct:
-    """In place of ``Run``: one product of constants x (4, 16) and a parameter w (16, 8), and its loss."""
+    """In place of ``Run`` and its program: one product of a constant x (4, 16) and a parameter w (16, 8)."""
 
     specs = {"w": Spec("weight", (16, 8))}  # noqa: RUF012
+    buffers = {}  # noqa: RUF012
 
     def __init__(self, scheme):
         self.scheme, self.task = scheme, self
@@ -151,7 +152,7 @@ class OneProduct:
     def batches(self, start):
         return iter([np.ones((4, 16), np.float32)])
 
-    def loss(self, p, x):
+    def loss(self, p, x, rng=None):
         return SimpleNamespace(total=F.cross_entropy(apply(ops.Matmul(), x, p["w"]), np.arange(4)))
 
 

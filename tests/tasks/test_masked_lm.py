@@ -7,8 +7,8 @@ import numpy as np
 from refscale.data import Vocabulary, sentences
 from refscale.models import bert
 from refscale.scales import unit
+from refscale.tasks import Setup
 from refscale.tasks.masked_lm import MaskedLM
-from refscale.tasks.task import Setup
 from tests.test_data import batches, made_text
 
 

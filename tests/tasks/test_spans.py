@@ -16,8 +16,7 @@ from refscale.layers import on_tape
 from refscale.models import bert
 from refscale.published import Pretrained, adapt
 from refscale.scales import none, regular, unit
-from refscale.tasks import SpanData, SpanExtraction
-from refscale.tasks.task import Setup
+from refscale.tasks import Setup, SpanData, SpanExtraction
 from tests.squad.test_windows import VOCABULARY, WORDS, question
 
 MODEL = bert.BertConfig(1, 8, 2, 12, len(VOCABULARY), 200, outputs=(), attention_dropout=0.3, dropout=0.2, std=0.5)
@@ -50,7 +49,7 @@ def test_the_encoder_is_the_models_and_the_head_is_drawn_by_the_seed(task):
     np.testing.assert_array_equal(start["span.weight"], drawn)
     np.testing.assert_array_equal(start["span.bias"], [0, 0])
     assert not np.array_equal(task(seed=8).start["span.weight"], drawn)
-    given = made.initial_parameters(np.random.default_rng(99))
+    given = made.initial_parameters(made.scheme, np.random.default_rng(99))
     assert all(given[name] is x for name, x in start.items())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from refscale.layers import Spec
 from refscale.models import bert
 from refscale.optim import Rate
 from refscale.precision import Precision, fp16_sr, get_precision
+from refscale.programs import Program
 from refscale.rivals import NoScaling, Outcome
 from refscale.scales import geometric, regular
 from refscale.tasks import get_kind
@@ -191,18 +191,21 @@ class TestScalingTechniques:
         assert evaluate(run, state) != evaluate(plain, state)
 
 
-class OneProduct:
-    """A task of a single product, x (4, 64) @ w (64, 32)."""
+class OneProduct(Program):
+    """A program of a single product, x (4, 64) @ w (64, 32)."""
 
     specs = {"w": Spec("weight", (64, 32))}  # noqa: RUF012
     scheme = regular
 
-    def initial_parameters(self, rng):
+    def initial_parameters(self, scheme, rng):
         return {"w": rng.standard_normal((64, 32)).astype(np.float32)}
 
     def loss(self, p, x, rng=None):
         y = F.cross_entropy(apply(ops.Matmul(), x, p["w"]), np.arange(4))
-        return SimpleNamespace(total=F.total_loss(y), parts={})
+        return F.total_loss(y)
+
+    def batches(self, rng):
+        return iter(())
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
-import importlib
-import importlib.util
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from refscale.blocks import SCALE_RULES
@@ -20,6 +16,7 @@ from refscale.formats import FORMATS, OVERFLOWS, ROUNDINGS, get_format
 from refscale.golden.conventions import claimed, unclaimed
 from refscale.golden.replay import make_op
 from refscale.golden.schema import OPS, Vector
+from refscale.modules import load_object
 
 METHODS = tuple(OPS)
 """Names a backend may define, each called with the arrays and attributes of a vector as keyword arguments."""
@@ -178,38 +175,13 @@ def load_backend(where: str) -> Backend:
     Raises:
         GoldenError: no such module or class, an error in making one, or an object that is no backend.
     """
-    place, colon, name = where.rpartition(":")
-    if not colon or not place or not name.isidentifier():
-        raise GoldenError(f"backend {where!r}: expected module:Class or path/to/file.py:Class")
-    module = _module(where, place)
-    if not hasattr(module, name):
-        raise GoldenError(f"backend {where!r}: {place} has no {name}")
+    made, _ = load_object(where, "backend", GoldenError, "Class")
     try:
-        backend = getattr(module, name)()
+        backend = made()
     except Exception as error:
+        name = where.rpartition(":")[2]
         raise GoldenError(f"backend {where!r}: {name}() raised {type(error).__name__}: {error}") from error
     return check_backend(backend, where)
-
-
-def _module(where: str, place: str) -> Any:
-    try:
-        if not place.endswith(".py"):
-            if str(Path.cwd()) not in sys.path:
-                sys.path.insert(0, str(Path.cwd()))  # as python -m does
-            return importlib.import_module(place)
-        path = Path(place)
-        if not path.is_file():
-            raise GoldenError(f"backend {where!r}: no file {place}")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    except GoldenError:
-        raise
-    except Exception as error:
-        raise GoldenError(f"backend {where!r}: importing {place} raised {type(error).__name__}: {error}") from error
-    return module
 
 
 def check_backend(backend: Any, where: str) -> Backend:

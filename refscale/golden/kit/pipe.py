@@ -50,7 +50,7 @@ from numpy.typing import NDArray
 
 from refscale.errors import ArgumentError, BackendLostError, GoldenError, counted, shown
 from refscale.golden.kit.backend import Claims, check_name
-from refscale.golden.kit.program import Program
+from refscale.golden.kit.program import PipeProgram
 from refscale.golden.schema import Codes, Vector, code_dtype
 
 Array = NDArray[Any]
@@ -84,7 +84,7 @@ class PipeBackend:
         if longest_line < 1:
             raise ArgumentError(f"PipeBackend(longest_line={longest_line}): expected bytes, at least 1")
         self._command, self._timeout, self._longest = command, timeout, longest_line
-        self._program = Program(command, timeout, longest_line)
+        self._program = PipeProgram(command, timeout, longest_line)
         self.name, self.version, self.claims = self._greet()
 
     def __enter__(self) -> PipeBackend:
@@ -104,7 +104,7 @@ class PipeBackend:
             GoldenError: it cannot be started, or greets otherwise than before.
         """
         self.close()
-        self._program = Program(self._command, self._timeout, self._longest)
+        self._program = PipeProgram(self._command, self._timeout, self._longest)
         if self._greet() != (self.name, self.version, self.claims):
             self.close()
             raise GoldenError(f"--pipe {shown(self._command)!r}: after a restart its greeting is another one")

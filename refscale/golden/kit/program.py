@@ -26,7 +26,7 @@ _CHUNK = 1 << 16
 _OUTPUT_ENDED, _INPUT_CLOSED = b"", None
 
 
-class Program:
+class PipeProgram:
     """A running program.
 
     Args:
