@@ -433,6 +433,7 @@ SHARING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHARING)
 def test_what_elements_share(name):
     runs, rng = 3000, np.random.default_rng(2)

@@ -210,9 +210,17 @@ def _sites(module: ModuleType) -> Iterator[tuple[str, range]]:
                 yield f"{function.name}: {op}", range(node.lineno, (node.end_lineno or node.lineno) + 1)
 
 
-ABSORBED = ("conv1d: op", "layer_norm: ops.LayerNorm", "rms_norm: ops.RmsNorm")
-"""Constraints of calls that stand alone at the start of a residual branch, in all that the claims run: without them
-``backward`` settles the branch's fork to the same c, so that dropping them breaks no claim."""
+ABSORBED = (
+    "conv1d: op",
+    "layer_norm: ops.LayerNorm",
+    "rms_norm: ops.RmsNorm",
+    "batch_norm: ops.BatchNorm",
+    "batch_norm: ops.FrozenBatchNorm",
+    "group_norm: ops.GroupNorm",
+    "convolution: block.activation",
+)
+"""Constraints of calls whose edges no loop of the claims' models needs: each is the only path of a residual branch,
+whose fork ``backward`` settles to the same c, or of no model at all.  Dropping them breaks no claim."""
 
 
 def constraints() -> Iterator[Mutant]:

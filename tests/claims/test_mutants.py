@@ -8,7 +8,7 @@ from refscale.claims import CLAIMS
 from refscale.precision import POLICIES
 from tests.claims.mutants import KINDS, Mutant, all_mutants, constraints, nothing, survivors
 
-SAMPLE = 8
+SAMPLE = 5
 """Mutants of each kind that are tried at every run, evenly spaced."""
 
 
@@ -43,7 +43,7 @@ def test_every_kind_of_rule_is_there():
     functions = {s.partition(":")[0] for s in sites}
     products = {"matmul", "readout", "attention", "_scores_by_place"}
     others = {"_tied", "silu_glu", "softmax", "split", "residual"}
-    assert functions == products | others | {"feed_forward", "convolution", "recurrence"}
+    assert functions == products | others | {"feed_forward", "recurrence"}
 
 
 def test_what_changes_nothing_survives():
