@@ -22,15 +22,15 @@ those above it:
 The instruments measure the core, train its models, and hold others to it.  The core knows of none of them:
 
 ==================  =====================================================================
-``programs``        your own model: specs, a loss and batches, as every instrument takes them
+``programs``        a model of your own: specs, a loss and batches
 ``published``       models as other libraries write them; a trained one, adapted to unit scale
 ``squad``           questions, windows, answers: the data and the scores of SQuAD 1.1
 ``rivals``          what unit scaling replaces: loss scaling, per-tensor scaling
 ``tasks``           what is learned: masked words, the next character, answers to questions
 ``optim``           SGD, Adam, AdamW, LAMB as pairs of pure functions; schedules
-``stats``           tensors in figures: σ, exponents, what a cast would lose; reports
+``stats``           statistics of tensors: σ, exponents, overflow and underflow of casts; reports
 ``train``           training out of the box
-``analysis``        what the numbers did: recorded scales, predictions, SNR, plots
+``analysis``        recorded scales, predictions, SNR, plots
 ``sweep``           many runs: a grid, learning rates that are searched, any executor; the comparison
 ``testing``         how to state a claim as a test: strategies, exact constructions, assertions
 ``golden``          golden vectors, and the kit that holds a backend to them
@@ -39,7 +39,7 @@ The instruments measure the core, train its models, and hold others to it.  The 
 ==================  =====================================================================
 
 ``errors``, ``names`` (names that are imported at their first use, old names), ``arguments`` (checks of single
-arguments), ``spellings`` (names with options), ``arrays`` (what is refused at the border, who may write), ``files``,
+arguments), ``spellings`` (names with options), ``arrays`` (checks of array arguments, write protection), ``files``,
 ``modules`` (objects of a user's file), ``records`` (JSON files with a schema), ``progress`` and ``memory`` (freed
 memory that stays with the process, for speed; only if you ask) serve both.
 

@@ -51,7 +51,7 @@ def report(
         seq: tokens in each; default: 128.
         seed: of initial weights and of the choice of data (and of masked words).
         text: path of a UTF-8 text file; None for the text that comes along.
-        formats: count what a cast of each tensor to these would lose.
+        formats: narrow formats; for each, overflow and underflow of every tensor are counted.
         progress: advanced by the parameters' elements in millions, forward and backward; ``work`` is the total.
 
     Returns:

@@ -98,7 +98,7 @@ def examples(shape: Mapping[str, int] = DEFAULTS) -> list[Example]:
 def render(rows: Iterable[OpRow]) -> str:
     """The rows as aligned text, under a line of headings: two lines each, the factors, then shapes and source.
 
-    "-" stands for a factor that does not exist.  Lines of at most 100 columns.
+    "-" stands for a factor that does not exist.  Lines of at most 100 columns; of an op with five inputs, 108.
     """
     head = ("op", "statistic", "α", "β", "constrained")
     rows = list(rows)

@@ -1,10 +1,9 @@
 """Every scale of a model before it is run: σ of activations and gradients, from factors and shapes alone.
 
 ``predict`` walks a recorded graph with second moments (``scales.second_moments``) in place of values: forward through
-every op, by its rule ``predict``, then backward, by ``predict_gradients``.  No value is read, so it knows what the
-method knows when it chooses factors, and more: what constraints leave ((m/n)^±¼ of a projection), what a non-linearity
-makes of an input that is not N(0, 1), what the rows of a gradient share, so that b^-½ is too large a factor for their
-sum.
+every op, by its rule ``predict``, then backward, by ``predict_gradients``.  Like the factors, it depends on shapes and
+attributes alone.  Unlike them, it includes the effect of constraints ((m/n)^±¼ for a projection), of non-linear
+functions of inputs other than N(0, 1), and of correlated rows of a gradient, for whose sum b^-½ is too large.
 
 What it assumes, and where that fails:
 
@@ -118,7 +117,7 @@ def _known(values: Mapping[Variable, SecondMoments], variables: Sequence[Variabl
 def _send_back(
     node: Node, gradients: dict[Variable, SecondMoments | None], inputs: Sequence[SecondMoments] | None
 ) -> None:
-    """Add what a call sends back to the gradients of its inputs; None is a gradient that is not predicted."""
+    """Add the vjp of a call to the gradients of its inputs; None: not predicted."""
     g, rule = gradients[node.output], node.op.predict_gradients
     pieces: Sequence[SecondMoments | None] = (None,) * len(node.inputs)
     if g is not None and inputs is not None and rule is not None:

@@ -182,7 +182,7 @@ def _threshold(rule: ScaleRule, element: Format) -> tuple[int, int]:
 
 
 def _divisor(scales: NDArray[np.float64], cast: BlockCast, t: float, dtype: np.dtype[Any]) -> Array:
-    """What the elements of each block are divided by or multiplied with; see ``_quotient``."""
+    """The divisor of the elements of each block, or their factor; see ``_quotient``."""
     directed = cast.rounding in ("up", "down")  # there even what float32 loses of a tiny quotient counts
     arithmetic = cast.element_arithmetic
     exact = arithmetic == "exact"

@@ -3,7 +3,8 @@
 In reading order: ``schema`` (what a vector is), ``inputs``, ``records``, ``conventions`` (what no standard decides),
 one module per family (``cast``, ``unary``, ``products``, ``blocks``, ``dequantize``, ``block_products``, ``choices``,
 ``replay`` and ``ops``, ``models``), ``families`` (all of them), ``sizes`` (generated vectors), ``store`` (the set on
-disk); then ``kit`` (verdicts on a backend), ``backends`` (those that are shipped), ``conformance`` (the kit as pytest).
+disk); then ``call_bounds`` (bounds on the results of a call), ``kit`` (verdicts on a backend), ``trace`` (verdicts on a
+recorded step), ``backends`` (those that are shipped), ``conformance`` (the kit as pytest).
 """
 
 from refscale.golden.families import FAMILIES, Family, complete, generate, get_family

@@ -1,26 +1,22 @@
-"""One call of an op, from the numbers of a vector: casts, forward, backward, factors; and bounds on its results."""
+"""One call of an op, from the numbers of a vector: casts, forward, backward, factors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale import ops
-from refscale.engine import Op, Tape, Variable, apply, backward
+from refscale.engine import Op, Tape, apply, backward
 from refscale.errors import GoldenError
-from refscale.exact import Bounded, ErrorModel, ends
-from refscale.formats import Cast
 from refscale.golden.inputs import cast_for
-from refscale.precision import Precision, Rounder
+from refscale.precision import Precision
 from refscale.scales import Call, Regular, Scales
 
 Array = NDArray[Any]
-Interval = tuple[Array, Array]
-"""(low, high): the smallest and the largest result that a bound allows, element by element."""
 
 
 @dataclass(frozen=True)
@@ -119,51 +115,3 @@ def replay(
         outputs |= {f"grad_{n}": t.grad for n, t in zip(names, leaves, strict=True) if t.grad is not None}
     inputs = {n: t.value for n, t in zip(names, leaves, strict=True)}
     return Replayed(inputs, seed, outputs, tape.nodes[0].scales)
-
-
-def intervals(
-    op: Op,
-    arrays: Sequence[Array],
-    gradient: Array | None,
-    scales: Scales,
-    precision: Precision,
-    model: ErrorModel | None = None,
-) -> dict[str, Interval]:
-    """What the op's bound allows each result of a call, in the format where it is stored.
-
-    Args:
-        op: what is computed.
-        arrays: inputs, before operands are cast; floats are rounded to what the policy stores, as ``replay`` does.
-        gradient: of the output, as stored; None: forward only.
-        scales: factors.
-        precision: casts; its accumulator is not asked.
-        model: errors of the arithmetic; None: those of float32.
-
-    Returns:
-        By name, as ``Replayed.outputs``.
-
-    Raises:
-        GoldenError: ``precision`` converts the operands of the op to blocks, which has no bound yet.
-    """
-    rounder = Rounder(replace(precision, accumulate=None), np.dtype(np.float32))
-    if rounder.has_arithmetic(op):
-        raise GoldenError(f"intervals({op.name}): {precision.name} converts its operands to blocks, which has no bound")
-    labels = [Variable(n, np.shape(a), True, None) for n, a in zip(input_names(op, len(arrays)), arrays, strict=True)]
-    stored = [np.asarray(a) for a in arrays]
-    stored = [a if a.dtype.kind in "iub" else rounder.store(a, v, "leaf") for a, v in zip(stored, labels, strict=True)]
-    operands = [rounder.operand(op, a, v, 0, i) for i, (a, v) in enumerate(zip(stored, labels, strict=True))]
-    if gradient is not None:
-        gradient = rounder.incoming(op, gradient, Variable("gradient", gradient.shape, True, None), 0)
-    y, gradients = op.bound(scales, gradient, *operands, model=model)
-    carrier = cast_for("float32")
-    store = precision.store or carrier
-    found = {"y": _rounded_interval(y, carrier if op.reports else store)}
-    for label, g in zip(labels, gradients, strict=False):
-        if g is not None:
-            found[f"grad_{label.name}"] = _rounded_interval(g, store)
-    return found
-
-
-def _rounded_interval(y: Bounded, cast: Cast) -> Interval:
-    """The cast is monotone: what lies between y − error and y + error is rounded to between the two."""
-    return ends(y.view(np.ndarray), y.error, cast)

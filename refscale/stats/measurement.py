@@ -1,4 +1,4 @@
-"""What an array of numbers looks like to a narrow format: moments, exponents, what a cast would lose.
+"""Statistics of an array for narrow formats: moments, exponents, overflow and underflow of a cast.
 
 Everything is gathered in one pass over blocks that fit in cache, so that an array of any size needs no second copy.
 """

@@ -47,7 +47,7 @@ class TensorProbe:
 
     Args:
         specs: of the model's parameters; other leaves are not measured.
-        formats: count what a cast of each tensor to these would lose; full names.
+        formats: full names of narrow formats; for each, overflow and underflow of every tensor are counted.
         progress: advanced by the parameters' elements in millions, forward and backward.
     """
 

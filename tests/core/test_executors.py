@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from refscale.engine import Rows, Tape, backward, fast, record, run
+from refscale.golden.call_bounds import intervals
 from refscale.golden.models import models, parameters
-from refscale.golden.replay import intervals, replay
+from refscale.golden.replay import replay
 from refscale.layers import on_tape
 from refscale.precision import POLICIES, Rounder, get_precision
 from refscale.scales import SCHEMES, Scales, get_scheme

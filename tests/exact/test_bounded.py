@@ -236,6 +236,13 @@ def test_moves_have_no_error():
     assert y.error.tolist() == np.full((6, 3), 2 * 2.0**-23 + 2.0**-149).tolist()
 
 
+def test_gelu_allows_an_ulp_of_its_argument():
+    """Beside the bound of its form: Φ as ½(1 + erf) cancels where x < 0."""
+    x, scales = np.float32([-3.0, 2.0]), Scales(1.5, (1.0,))
+    own, derived = (y.error for y, _ in (ops.Gelu().bound(scales, None, x), Op.bound(ops.Gelu(), scales, None, x)))
+    assert own - derived == pytest.approx(2.0**-23 * 1.5 * np.abs(x), rel=1e-6)
+
+
 def test_an_op_may_declare_its_own():
     class Tight(ops.Relu):
         def bound(self, scales, gradient, *arrays, model=None):

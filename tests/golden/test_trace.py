@@ -8,7 +8,10 @@ import pytest
 from refscale import ops
 from refscale.cli import main
 from refscale.errors import ArgumentError, GoldenError
+from refscale.exact import bounded
 from refscale.formats import quantize
+from refscale.golden.call_bounds import rounded
+from refscale.golden.inputs import cast_for
 from refscale.golden.models import models, parameters
 from refscale.golden.trace import SCHEMA, Recorder, in_words, judge, load_trace, record_run, to_content
 from refscale.layers import on_tape
@@ -231,19 +234,49 @@ def test_a_wrong_fused_kernel_is_rejected(tmp_path, wrong):
     assert not fused(tmp_path, **wrong).passed
 
 
-def test_a_stored_step_is_rounded_inside(tmp_path):
-    """exp, rounded to float16, then ×: 1 + 2^-11 is a tie, to even 1."""
-    x = np.float32([2.0**-11])
-    for stored, y in ((True, 1.0), (False, 1.0)):
-        with Recorder(tmp_path / str(stored), "fp16") as recorder:
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_stored_step_is_rounded_inside(tmp_path, stored):
+    """exp(2^-12) − 1: 0 if exp is rounded to float16 first, which makes it 1; else 2^-12 + 2^-25, about 2.4417e-4."""
+    right, wrong = (0.0, 2.0**-12) if stored else (2.0**-12, 0.0)
+    for y, passed in ((right, True), (wrong, False)):
+        directory = tmp_path / str(passed)
+        with Recorder(directory, "fp16") as recorder:
             steps = [
                 recorder.step(ops.Exp(), ["x"], "e", stored=stored),
-                recorder.step(ops.Multiply(), ["e", "z"], "y", alpha=2.0),
+                recorder.step(ops.Subtract(), ["e", "one"], "y"),
             ]
             with recorder.call("both", steps) as call:
-                call.inputs(x, np.float32([1.5]))
-                call.output(np.float32([3.0 * y]))
-        assert judge(load_trace(tmp_path / str(stored))).passed is stored or not stored
+                call.inputs(np.float32([2.0**-12]), np.float32([1.0]))
+                call.output(np.float32([y]))
+        assert judge(load_trace(directory)).passed is passed
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "expected"),
+    [
+        (1.0, 0.0, (1.0, 0.0)),
+        (1.0, 0.75 * 2**-10, (1.0, 2**-10)),  # up to 1 + 2^-10, down to 1 − 2^-10, by ties to even
+        (1.0, 0.4 * 2**-11, (1.0, 0.0)),
+        (1 + 2**-11, 2**-20, (1.0, 2**-10)),  # a tie: the bound has both neighbors
+    ],
+)
+def test_a_bound_after_a_cast(value, error, expected):
+    y = rounded(bounded(np.array(value), np.array(error)), cast_for("float16"))
+    assert (float(y.view(np.ndarray)), float(y.error)) == expected
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_result_between_two_neighbors_is_not_representable(tmp_path, steps):
+    """The bound allows both neighbors of 1 + steps·2^-11, but no number between them."""
+    factor = 1 + steps * 2.0**-11
+    for i, y in enumerate((factor - 2.0**-11, factor + 2.0**-11, factor)):
+        with (
+            Recorder(tmp_path / str(i), "fp16") as recorder,
+            recorder.call("tie", ops.ScalarMultiply(factor)) as call,
+        ):
+            call.inputs(np.float32([1.0]))
+            call.output(np.float32([y]))
+        assert judge(load_trace(tmp_path / str(i))).passed is (y != factor)
 
 
 # --- Sums of gradients ------------------------------------------------------------------------------------------------
@@ -336,6 +369,25 @@ def test_an_index_follows_its_schema(tmp_path):
         {"other": 1},
     ):
         assert violations(index(**changed), schema("trace.schema.json")), changed
+
+
+@pytest.mark.parametrize(("steps", "passed"), [(2047, True), (2048, False), (-2047, True), (-2048, False)])
+def test_a_sum_just_inside_and_just_outside(tmp_path, steps, passed):
+    """1024 − 1023, rounded to float32 at any time: 2^-23·(1024 + 1023)."""
+    one, total = np.ones(1, np.float32), np.float32([1 + steps * 2.0**-23])
+    with Recorder(tmp_path, complete=True) as recorder:
+        with recorder.call("exp", ops.Exp()) as call:
+            call.inputs(np.zeros(1, np.float32))
+            call.output(one)
+            call.gradient(total, [total])
+        for z in np.float32([[1024], [-1023]]):
+            with recorder.call("product", ops.Multiply()) as call:
+                call.inputs(one, z)
+                call.output(z)
+                call.gradient(one, [z, one])
+    result = judge(load_trace(tmp_path))
+    assert "gradient out, the sum over 2 calls," in result.calls[0].compared
+    assert result.passed is passed
 
 
 # --- What is refused --------------------------------------------------------------------------------------------------

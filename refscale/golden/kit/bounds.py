@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from refscale.exact import FUNCTIONS, Accumulator, ErrorModel, ends, get_accumulator, interval
 from refscale.formats import Cast
-from refscale.golden import replay
+from refscale.golden import call_bounds
 from refscale.golden.inputs import cast_for
 from refscale.golden.kit.backend import Claims
 from refscale.golden.kit.claimed import determines, variants
@@ -131,4 +131,4 @@ def _op(vector: Vector, claims: Claims) -> Mapping[str, Interval]:
     gradient = vector.inputs["gradient"].values if "gradient" in vector.inputs else None
     precision = policy(op, v["store"], v["operand"], v["operand_gradient"], accumulate=None)
     model = ErrorModel.of(claims.accumulate.removeprefix("blocks:"), claims.op_ulps)
-    return replay.intervals(op, arrays, gradient, Scales(v["alpha"], tuple(v["beta"])), precision, model)
+    return call_bounds.intervals(op, arrays, gradient, Scales(v["alpha"], tuple(v["beta"])), precision, model)

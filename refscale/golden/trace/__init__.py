@@ -17,7 +17,7 @@ The directory (``schema``) holds ``trace.json`` and one ``.npy`` file per array;
 
 from refscale.golden.trace.judge import CallResult, Deviation, TraceResult, in_words, judge, to_content
 from refscale.golden.trace.recorder import RecordedCall, Recorder, record_run
-from refscale.golden.trace.schema import SCHEMA, Trace, TracedCall, TracedStep, load_trace
+from refscale.golden.trace.schema import SCHEMA, Trace, TracedCall, load_trace
 
 __all__ = [
     "SCHEMA",
@@ -28,7 +28,6 @@ __all__ = [
     "Trace",
     "TraceResult",
     "TracedCall",
-    "TracedStep",
     "in_words",
     "judge",
     "load_trace",

@@ -1,8 +1,7 @@
 """Replay a trace call by call, with bounds, and compare.
 
-The steps of a call run on bounded arrays (``exact.bounded``): recorded inputs have the bound 0, results that of the op,
-and inner results of a fused kernel carry theirs into the next step.  Casts are monotone: a result that lies between
-y − e and y + e is rounded to between the two, and that is the interval in which the recorded array must be.
+``call_bounds`` replays the steps of a call on its recorded inputs.  A recorded result must be in the interval that its
+bound allows, and representable where it is stored.
 
 If the trace is complete, so that every call that reads a recorded array is recorded, gradients are compared between
 calls, too: that of an output is the sum of those of its uses, added in any order, with sums stored or not.
@@ -20,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale.errors import GoldenError, RefscaleError, counted, shown
-from refscale.exact import FLOAT32, Bounded, ErrorModel, as_bounded, bounded, ends, inside
+from refscale.exact import FLOAT32, Bounded, ErrorModel, bounded, inside
 from refscale.formats import Cast
+from refscale.golden.call_bounds import call_results, interval_of
 from refscale.golden.inputs import cast_for
-from refscale.golden.trace.schema import ANY_ORDER, Trace, TracedCall, TracedStep, is_number
-from refscale.precision import Rounder
+from refscale.golden.trace.schema import ANY_ORDER, PARTS, Trace, TracedCall, is_number
 
 Array = NDArray[Any]
 
@@ -118,16 +117,18 @@ def judge(trace: Trace) -> TraceResult:
 
 def _judge(trace: Trace, call: TracedCall, model: ErrorModel) -> CallResult:
     ops = tuple(step.op.name for step in call.steps)
-    arrays = {part: {n: trace.array(f) for n, f in getattr(call, part).items()} for part in _PARTS}
+    arrays = {part: {n: trace.array(f) for n, f in getattr(call, part).items()} for part in PARTS}
     try:
-        with np.errstate(all="ignore"):
-            expected = _Replay(call, model).run(arrays["inputs"], arrays["gradient"])
+        _check_inputs(call, arrays["inputs"])
+        found = call_results(call.steps, arrays["inputs"], arrays["gradient"], call.policy, model)
     except RefscaleError as error:
         return CallResult(call.name, ops, problem=str(error))
+    expected = {f"output {n}": (found.values[n], found.cast_of(n)) for n in call.outputs}
+    expected |= {f"gradient {n}": (g, found.store) for n, g in found.gradients.items()}
     recorded = {f"output {n}": x for n, x in arrays["outputs"].items()}
     recorded |= {f"gradient {n}": x for n, x in arrays["gradients"].items()}
     missing = tuple(name for name in expected if name.startswith("gradient ") and name not in recorded)
-    found: list[Deviation] = []
+    deviations: list[Deviation] = []
     for name, x in recorded.items():
         if name not in expected:
             return CallResult(call.name, ops, problem=f"{name} is recorded, but {'·'.join(ops)} has no such gradient")
@@ -137,11 +138,19 @@ def _judge(trace: Trace, call: TracedCall, model: ErrorModel) -> CallResult:
             return CallResult(call.name, ops, problem=problem)
         deviation = _compare(name, x.astype(np.float64), y, cast)
         if deviation is not None:
-            found.append(deviation)
-    return CallResult(call.name, ops, tuple(recorded), missing, bool(arrays["gradient"]), tuple(found))
+            deviations.append(deviation)
+    return CallResult(call.name, ops, tuple(recorded), missing, bool(arrays["gradient"]), tuple(deviations))
 
 
-_PARTS = ("inputs", "outputs", "gradient", "gradients")
+def _check_inputs(call: TracedCall, inputs: Mapping[str, Array]) -> None:
+    """Raise GoldenError unless every number is representable where it is stored; losses are stored in float32."""
+    store = call.policy.store
+    for name, x in inputs.items():
+        if store is None or not is_number(x) or all(s.op.reports for s in call.steps if name in s.inputs):
+            continue
+        other = (store(x) != x) & ~np.isnan(x)
+        if other.any():
+            raise GoldenError(f"input {name} holds {x[other][0]!r}, which {store.format} cannot represent")
 
 
 def _with_sums(trace: Trace, results: Sequence[CallResult]) -> Iterator[CallResult]:
@@ -180,7 +189,7 @@ def _digest(x: Array) -> str:
 def _compare(name: str, x: Array, y: Bounded, store: Cast | None) -> Deviation | None:
     """Compare an array with its interval; ``store``: the format that it must be representable in, or None."""
     cast = store or cast_for("float32")
-    low, high = (end.astype(np.float64) for end in ends(y.view(np.ndarray), y.error, cast))
+    low, high = (end.astype(np.float64) for end in interval_of(y, cast))
     outside = ~inside(x, low, high)
     if store is not None:
         outside |= (cast(x) != x) & ~np.isnan(x)
@@ -202,86 +211,6 @@ def _compare(name: str, x: Array, y: Bounded, store: Cast | None) -> Deviation |
         int(np.count_nonzero(outside)),
         x.size,
     )
-
-
-@dataclass(frozen=True)
-class _Label:
-    """What the rounder sees of an array."""
-
-    shape: tuple[int, ...]
-    reports: bool
-
-
-class _Replay:
-    """The steps of one call, on bounded arrays."""
-
-    def __init__(self, call: TracedCall, model: ErrorModel) -> None:
-        self.call, self.model, self.policy = call, model, call.policy
-        self.rounder = Rounder(call.policy, np.dtype(np.float32))
-        self.carrier = cast_for("float32")
-        self.store = call.policy.store or self.carrier
-        self.losses = {step.output for step in call.steps if step.op.reports}
-        for step in call.steps:
-            if self.rounder.has_arithmetic(step.op):
-                raise GoldenError(f"{step.op.name}: the policy {self.policy.name} converts its operands to blocks")
-
-    def run(self, inputs: Mapping[str, Array], gradient: Mapping[str, Array]) -> dict[str, tuple[Bounded, Cast]]:
-        """Each result with the cast that stores it: "output NAME", "gradient NAME"."""
-        values: dict[str, Any] = {n: self._entered(n, x) for n, x in inputs.items()}
-        operands = [self._forward(step, values) for step in self.call.steps]
-        results = {f"output {n}": (values[n], self._cast_of(n)) for n in self.call.outputs}
-        if gradient:
-            for n, g in gradient.items():
-                if g.shape != values[n].shape:
-                    raise GoldenError(f"gradient of {n} is {list(g.shape)}, expected {list(values[n].shape)}")
-            pending = {n: as_bounded(g.astype(np.float64), self.model) for n, g in gradient.items()}
-            for step, arrays in zip(reversed(self.call.steps), reversed(operands), strict=True):
-                self._backward(step, arrays, pending)
-            results |= {f"gradient {n}": (pending[n], self.store) for n in inputs if n in pending}
-        return results
-
-    def _entered(self, name: str, x: Array) -> Any:
-        """An input as a bounded array; it must be representable where it is stored."""
-        if is_number(x) and not all(step.op.reports for step in self.call.steps if name in step.inputs):
-            other = (self.store(x) != x) & ~np.isnan(x)
-            if other.any():
-                raise GoldenError(f"input {name} holds {x[other][0]!r}, which {self.store.format} cannot represent")
-        return as_bounded(x, self.model) if is_number(x) else x
-
-    def _cast_of(self, name: str) -> Cast:
-        return self.carrier if name in self.losses else self.store
-
-    def _forward(self, step: TracedStep, values: dict[str, Any]) -> list[Any]:
-        arrays = [self._operand(step, values[n]) for n in step.inputs]
-        y, _ = step.op.bound(step.scales, None, *arrays, model=self.model)
-        values[step.output] = rounded(y, self._cast_of(step.output)) if step.stored else y
-        return arrays
-
-    def _operand(self, step: TracedStep, x: Any) -> Any:
-        narrow = self.policy.operand if self.rounder.narrows(step.op) else None
-        return rounded(x, narrow) if narrow is not None and isinstance(x, Bounded) else x
-
-    def _backward(self, step: TracedStep, arrays: list[Any], pending: dict[str, Any]) -> None:
-        if step.output not in pending:
-            return
-        g = pending.pop(step.output)
-        narrow = self.policy.operand_gradient if self.rounder.narrows(step.op) else None
-        if narrow is not None:
-            g = rounded(g, narrow)
-        _, pieces = step.op.bound(step.scales, g, *arrays, model=self.model)
-        for name, piece in zip(step.inputs, pieces, strict=True):
-            if piece is not None:
-                pending[name] = pending[name] + piece if name in pending else piece
-
-
-def rounded(x: Bounded, cast: Cast) -> Bounded:
-    """A bounded array after a cast: its value rounded, and the distance to where the ends of its interval go."""
-    value = x.view(np.ndarray)
-    y = cast(value).astype(np.float64)
-    low, high = (cast(end).astype(np.float64) for end in (value - x.error, value + x.error))
-    with np.errstate(invalid="ignore"):
-        error = np.fmax(high - y, y - low)
-    return bounded(y, np.where(np.isfinite(y), error, 0.0), x.model)
 
 
 # --- Words ------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,9 @@ from numpy.typing import ArrayLike, NDArray
 from refscale.engine import Op, Tape, Tensor, Variable, backward
 from refscale.errors import ArgumentError, GoldenError
 from refscale.files import write_atomically, write_json
-from refscale.golden.trace.schema import ANY_ORDER, INDEX, OUTPUT, SCHEMA, names_of, step_content
+from refscale.golden.call_bounds import OUTPUT
+from refscale.golden.replay import input_names
+from refscale.golden.trace.schema import ANY_ORDER, INDEX, SCHEMA, step_content
 from refscale.precision import Precision, get_precision
 from refscale.scales import Scheme
 
@@ -166,7 +168,7 @@ class Recorder:
             policy: casts of this call, if they differ from the recorder's.
         """
         if isinstance(op, Op):
-            names = names_of(op, count or len(op.inputs))
+            names = input_names(op, count or len(op.inputs))
             steps = [step_content(op, alpha, _factors(op, beta, len(names)), names, OUTPUT)]
         else:
             steps = [dict(s) for s in op]

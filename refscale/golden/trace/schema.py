@@ -38,7 +38,8 @@ from refscale.engine import Op
 from refscale.errors import GoldenError, shown
 from refscale.exact import get_accumulator
 from refscale.files import DATA, npy_array, read_json
-from refscale.golden.replay import input_names, make_op
+from refscale.golden.call_bounds import CallStep
+from refscale.golden.replay import make_op
 from refscale.precision import Precision, get_precision
 from refscale.scales import Scales
 
@@ -46,29 +47,8 @@ Array = NDArray[Any]
 
 SCHEMA = "refscale.trace/1"
 INDEX = "trace.json"
-OUTPUT = "out"
-"""Name of the output of a call of one step."""
 ANY_ORDER = "any-order"
 """Products are summed in float32, in an order that is not specified; another accumulator of ``exact`` has its bound."""
-
-
-@dataclass(frozen=True)
-class TracedStep:
-    """One op of a call.
-
-    Attributes:
-        op: with its attributes.
-        scales: its factors.
-        inputs: names of its inputs: inputs of the call, or outputs of earlier steps.
-        output: name of its output.
-        stored: whether the output is rounded to the store format before the next step reads it.
-    """
-
-    op: Op
-    scales: Scales
-    inputs: tuple[str, ...]
-    output: str
-    stored: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +65,7 @@ class TracedCall:
     """
 
     name: str
-    steps: tuple[TracedStep, ...]
+    steps: tuple[CallStep, ...]
     policy: Precision
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
@@ -170,7 +150,7 @@ def _call(where: str, content: Any, policy: Any) -> TracedCall:
     steps = content.get("steps")
     if not isinstance(steps, list) or not steps:
         raise GoldenError(f"{where}: steps is {type(steps).__name__}, expected a list of at least one step")
-    files = {part: _files(where, part, content.get(part, {})) for part in _PARTS}
+    files = {part: _files(where, part, content.get(part, {})) for part in PARTS}
     call = TracedCall(
         content["name"],
         tuple(_told(where, lambda s=s: _step(s)) for s in steps),
@@ -181,7 +161,8 @@ def _call(where: str, content: Any, policy: Any) -> TracedCall:
     return call
 
 
-_PARTS = ("inputs", "outputs", "gradient", "gradients")
+PARTS = ("inputs", "outputs", "gradient", "gradients")
+"""The arrays of a call."""
 
 
 def _files(where: str, part: str, files: Any) -> dict[str, str]:
@@ -193,7 +174,7 @@ def _files(where: str, part: str, files: Any) -> dict[str, str]:
     return files
 
 
-def _step(content: Mapping[str, Any]) -> TracedStep:
+def _step(content: Mapping[str, Any]) -> CallStep:
     op = make_op(content["op"], content.get("attributes", {}))
     inputs = tuple(content["inputs"])
     if not all(isinstance(name, str) for name in inputs):
@@ -205,7 +186,7 @@ def _step(content: Mapping[str, Any]) -> TracedStep:
         raise ValueError(f"{op.name}: {len(beta)} factors beta for {len(inputs)} inputs")
     factors = tuple(None if b is None else float(b) for b in beta)
     scales = Scales(float(content.get("alpha", 1.0)), factors)
-    return TracedStep(op, scales, inputs, str(content["output"]), bool(content.get("stored", False)))
+    return CallStep(op, scales, inputs, str(content["output"]), bool(content.get("stored", False)))
 
 
 def _check_names(where: str, call: TracedCall) -> None:
@@ -245,11 +226,6 @@ def step_content(
         "output": output,
     }
     return content | {"stored": True} if stored else content
-
-
-def names_of(op: Op, count: int) -> tuple[str, ...]:
-    """Names of the inputs of a call of one step."""
-    return input_names(op, count)
 
 
 def is_number(x: Array) -> bool:
