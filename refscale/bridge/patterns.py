@@ -1,0 +1,180 @@
+"""Functions that a module composes of several ATen ops, recognized as one.
+
+An RMS norm is found by its steps.  A function of one number composed of element-wise steps (gelu by its formula,
+x·sigmoid(x)) is recognized by its values: it is evaluated on a grid and compared with each named activation; a function
+that is none of them becomes a ``CustomElementwise`` with torch's own value and derivative.  The check of every step
+against torch covers what is recognized here, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale import ops
+from refscale.bridge.rules import RULES, Run, Value
+from refscale.bridge.steps import Exported, Ref, Step, resolve
+from refscale.engine import Op, Tensor, apply
+
+__all__ = ["recognized"]
+
+_ELEMENTWISE = frozenset(
+    f"aten.{name}"
+    for name in (
+        *("add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "add.Scalar", "mul.Scalar", "rsub.Scalar"),
+        *("neg.default", "pow.Tensor_Scalar", "tanh.default", "sigmoid.default", "exp.default", "log.default"),
+        *("sqrt.default", "rsqrt.default", "erf.default", "abs.default", "reciprocal.default", "square.default"),
+        *("elu.default", "mish.default", "log1p.default", "softplus.default", "sin.default", "cos.default"),
+        *("clamp.default", "clamp_min.default", "clamp_max.default", "pow.Scalar", "log_sigmoid.default"),
+    )
+)
+_CASTS = frozenset({"aten.to.dtype", "aten.alias.default", "aten._to_copy.default", "aten.type_as.default"})
+_KNOWN: tuple[Op, ...] = (
+    *(ops.Gelu("erf"), ops.Gelu("tanh"), ops.Silu(), ops.Swish(1.702), ops.Square()),
+    *(ops.HardSwish(), ops.HardSigmoid(), ops.Relu(), ops.Tanh(), ops.Sigmoid(), ops.Softplus()),
+)
+_GRID = np.linspace(-6.0, 6.0, 241)
+
+
+def recognized(exported: Exported) -> Exported:
+    """The same module with composed functions as one step each."""
+    return _activations(_rms_norms(exported))
+
+
+# --- RMS norms --------------------------------------------------------------------------------------------------------
+
+
+def _rms_norms(exported: Exported) -> Exported:
+    """x·rsqrt(mean(x²) + eps), and the gain that follows it, as one step."""
+    by_name = {step.name: step for step in exported.steps}
+    takers: dict[str, list[Step]] = {}
+    for step in exported.steps:
+        for name in step.inputs:
+            takers.setdefault(name, []).append(step)
+    found: dict[str, Step] = {}
+    for step in exported.steps:
+        if step.target != "aten.mul.Tensor":
+            continue
+        source, eps = _root_mean_square(step, by_name)
+        if source is None:
+            continue
+        last, gain = step, None
+        after = step
+        while len(takers.get(after.name, ())) == 1:
+            after = takers[after.name][0]
+            if after.target not in _CASTS:
+                break
+        if after.target == "aten.mul.Tensor" and (names := set(after.inputs) & set(exported.parameters)):
+            last, gain = after, Ref(names.pop())
+        arguments = {"x": Ref(source), "gain": gain, "eps": eps}
+        found[last.name] = replace(last, target="rms_norm", arguments=arguments, fused=(step, last), rule=_rms_norm)
+    return exported.with_steps([found.get(step.name, step) for step in exported.steps])
+
+
+def _rms_norm(run: Run, x: Tensor, gain: Value | None, eps: float) -> Tensor:
+    return apply(ops.RmsNorm(eps), x, np.ones(x.shape[-1]) if gain is None else gain)
+
+
+def _root_mean_square(step: Step, by_name: Mapping[str, Step]) -> tuple[str | None, float]:
+    """The x and eps of x·rsqrt(mean(x²) + eps), if that is what the step computes."""
+    nothing = None, 0.0
+    sides = [_uncast(name, by_name) for name in step.inputs]
+    for one, other in zip(sides, sides[::-1], strict=True):
+        root = by_name.get(one)
+        if root is None or root.target != "aten.rsqrt.default":
+            continue
+        added = by_name.get(root.inputs[0])
+        if added is None or added.target not in ("aten.add.Tensor", "aten.add.Scalar"):
+            return nothing
+        eps, mean = added.arguments["other"], by_name.get(added.inputs[0])
+        if not isinstance(eps, float) or mean is None or mean.target != "aten.mean.dim":
+            return nothing
+        power = by_name.get(mean.inputs[0])
+        if mean.arguments.get("dim") != [-1] or not mean.arguments.get("keepdim") or power is None:
+            return nothing
+        squares = power.target == "aten.square.default" or (
+            power.target == "aten.pow.Tensor_Scalar" and power.arguments["exponent"] == 2
+        )
+        return (other, eps) if squares and _uncast(power.inputs[0], by_name) == other else nothing
+    return nothing
+
+
+def _uncast(name: str, by_name: Mapping[str, Step]) -> str:
+    """The value behind casts, which are not part of a function."""
+    while name in by_name and by_name[name].target in _CASTS:
+        name = by_name[name].inputs[0]
+    return name
+
+
+# --- Functions of one number ------------------------------------------------------------------------------------------
+
+
+def _activations(exported: Exported) -> Exported:
+    """Element-wise steps that form a function of one tensor, as one step.
+
+    They are joined where two of them meet in a sum or product of functions of the same tensor, and where a step has no
+    rule of its own.
+    """
+    region: dict[str, tuple[str, tuple[Step, ...]]] = {}  # the tensor that a value is a function of, and by what steps
+    steps = []
+    for step in exported.steps:
+        depends = [name for name in step.inputs if name in exported.depends]
+        joined = step
+        if step.target in _ELEMENTWISE and step.name in exported.depends and _scalars_only(step, exported):
+            sources = {region.get(name, (name, ()))[0] for name in depends}
+            if len(sources) == 1:
+                source = sources.pop()
+                inner = {s.name: s for name in depends for s in region.get(name, (name, ()))[1]}
+                whole = (*inner.values(), step)
+                region[step.name] = source, whole
+                if len(set(depends)) > 1 or step.target not in RULES or _power(step):
+                    joined = _as_function(step, source, whole)
+        steps.append(joined)
+    return exported.with_steps(steps)
+
+
+def _power(step: Step) -> bool:
+    return step.target == "aten.pow.Tensor_Scalar"
+
+
+def _scalars_only(step: Step, exported: Exported) -> bool:
+    """Return whether all constants among the arguments are numbers."""
+    return all(name in exported.depends for name in step.inputs)
+
+
+def _as_function(step: Step, source: str, whole: Sequence[Step]) -> Step:
+    import torch
+
+    def compute(x: Any) -> Any:
+        values = {source: x}
+        for inner in whole:
+            values[inner.name] = inner.function(**resolve(inner.arguments, lambda ref: values[ref.name]))
+        return values[step.name]
+
+    def f(x: NDArray[Any]) -> NDArray[Any]:
+        with torch.no_grad():
+            return np.asarray(compute(torch.tensor(np.asarray(x))).numpy())
+
+    def slope(x: NDArray[Any]) -> NDArray[Any]:
+        t = torch.tensor(np.asarray(x)).requires_grad_()
+        (g,) = torch.autograd.grad(compute(t).sum(), t)
+        return np.asarray(g.numpy())
+
+    op = _named(f) or ops.CustomElementwise(f, slope)
+    return replace(
+        step, target=op.name, arguments={"x": Ref(source)}, fused=tuple(whole), rule=lambda run, x: apply(op, x)
+    )
+
+
+def _named(f: Any) -> Op | None:
+    """The named activation with these values on a grid, within 1e-12; None: none."""
+    with np.errstate(all="ignore"):
+        values = f(_GRID)
+        for op in _KNOWN:
+            if np.abs(op.forward(_GRID)[0] - values).max() <= 1e-12:
+                return op
+    return None

@@ -1,0 +1,582 @@
+"""A rule for each ATen op: the same function in refscale's ops.
+
+A rule is called by the argument names of the op's schema.  A tensor that depends on parameters arrives as a
+``Tensor``, every other one as an array.  Layouts are torch's: channels are axis 1, a linear weight is (out, in); a rule
+moves axes where refscale's op has them elsewhere, and ``Run`` removes moves that cancel.
+
+Rules are plain Python: torch is not imported here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale import functional as F  # noqa: N812
+from refscale import ops
+from refscale.engine import Op, Tensor, Variable, apply
+from refscale.errors import ProgramError
+
+__all__ = ["RULES", "Rule", "Run"]
+
+Value = Tensor | NDArray[Any]
+Rule = Callable[..., Any]
+
+
+class Run:
+    """One evaluation of a module: its source of noise, and the moves of axes so far.
+
+    A move of axes that undoes an earlier one returns the earlier tensor, so two convolutions in a row share a layout.
+
+    Attributes:
+        rng: of dropout; None: dropout is off.
+    """
+
+    def __init__(self, rng: np.random.Generator | None = None) -> None:
+        self.rng = rng
+        self._from: dict[Variable, tuple[Tensor, tuple[int, ...]]] = {}
+
+    def transpose(self, x: Value, axes: Sequence[int]) -> Value:
+        """Return x with its axes in the given order, a permutation of 0 … n−1."""
+        order = tuple(a % x.ndim for a in axes)
+        if not isinstance(x, Tensor):
+            return np.transpose(x, order)
+        source, before = self._from.get(x.variable, (x, tuple(range(x.ndim))))
+        order = tuple(before[a] for a in order)
+        if order == tuple(range(x.ndim)):
+            return source
+        y = apply(ops.Transpose(order), source)
+        self._from[y.variable] = source, order
+        return y
+
+    def last(self, x: Value) -> Value:
+        """Return x (batch, channels, …) with its channels last."""
+        return self.transpose(x, (0, *range(2, x.ndim), 1))
+
+    def first(self, x: Value) -> Value:
+        """Return x (batch, …, channels) with its channels in axis 1."""
+        return self.transpose(x, (0, x.ndim - 1, *range(1, x.ndim - 1)))
+
+
+RULES: dict[str, Rule] = {}
+"""By ATen name, such as "aten.linear.default"."""
+
+
+def _rule(*names: str) -> Callable[[Rule], Rule]:
+    def add(rule: Rule) -> Rule:
+        RULES.update({f"aten.{name}": rule for name in names})
+        return rule
+
+    return add
+
+
+def _refuse(reason: str) -> ProgramError:
+    return ProgramError(reason)
+
+
+def _flag(number: object) -> bool:
+    """Return whether a number that multiplies is 1."""
+    return isinstance(number, int | float) and number == 1
+
+
+def _number(x: object) -> float | None:
+    """The value of a number or of a constant of one element; None for all else."""
+    if isinstance(x, bool | int | float):
+        return float(x)
+    return float(x) if isinstance(x, np.ndarray) and x.ndim == 0 else None
+
+
+def _shape(sizes: Sequence[int], elements: int) -> tuple[int, ...]:
+    """A shape whose −1 is computed."""
+    known = math.prod(s for s in sizes if s != -1)
+    return tuple(elements // max(known, 1) if s == -1 else int(s) for s in sizes)
+
+
+def _reshaped(x: Tensor, shape: Sequence[int]) -> Tensor:
+    shape = _shape(shape, math.prod(x.shape))
+    return x if shape == x.shape else apply(ops.Reshape(shape), x)
+
+
+# --- Products ---------------------------------------------------------------------------------------------------------
+
+
+@_rule("linear.default")
+def _linear(run: Run, input: Value, weight: Value, bias: Value | None = None) -> Tensor:
+    y = apply(ops.Matmul(), input, run.transpose(weight, (1, 0)))
+    return y if bias is None else apply(ops.Bias(), y, bias)
+
+
+@_rule("matmul.default", "mm.default", "bmm.default")
+def _matmul(run: Run, self: Value, other: Value = None, mat2: Value = None) -> Tensor:  # type: ignore[assignment]
+    right = mat2 if other is None else other
+    return apply(ops.Matmul(), self, right)
+
+
+@_rule("addmm.default")
+def _addmm(run: Run, self: Value, mat1: Value, mat2: Value, beta: float = 1, alpha: float = 1) -> Tensor:
+    if not (_flag(beta) and _flag(alpha)):
+        raise _refuse(f"addmm with beta={beta}, alpha={alpha}: expected 1 and 1")
+    return apply(ops.Bias(), apply(ops.Matmul(), mat1, mat2), self)
+
+
+def _convolution(kind: type[ops.Conv1d | ops.Conv2d]) -> Rule:
+    def rule(
+        run: Run,
+        input: Value,
+        weight: Value,
+        bias: Value | None = None,
+        stride: Sequence[int] = (1,),
+        padding: Sequence[int] | str = (0,),
+        dilation: Sequence[int] = (1,),
+        groups: int = 1,
+    ) -> Value:
+        n = weight.ndim - 2
+        stride, dilation = _each(stride, n), _each(dilation, n)
+        if isinstance(padding, str):
+            total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+            pads: list[Any] = [(t // 2, t - t // 2) if padding == "same" else (0, 0) for t in total]
+        else:
+            pads = list(_each(padding, n))
+        settings: list[Any] = [s[0] if n == 1 else tuple(s) for s in (stride, pads, dilation)]
+        op: Op = kind(stride=settings[0], padding=settings[1], dilation=settings[2], groups=groups)
+        y = apply(op, run.last(input), run.transpose(weight, (*range(2, n + 2), 1, 0)))
+        return run.first(y if bias is None else apply(ops.Bias(), y, bias))
+
+    return rule
+
+
+def _each(values: int | Sequence[int], n: int) -> tuple[int, ...]:
+    """One number for each of n axes, as torch repeats a single one."""
+    several = (values,) if isinstance(values, int) else tuple(values)
+    return several * n if len(several) == 1 else several
+
+
+RULES["aten.conv1d.default"] = RULES["aten.conv1d.padding"] = _convolution(ops.Conv1d)
+RULES["aten.conv2d.default"] = RULES["aten.conv2d.padding"] = _convolution(ops.Conv2d)
+
+
+# --- Sums and products of two -----------------------------------------------------------------------------------------
+
+
+@_rule("add.Tensor", "add.Scalar")
+def _add(run: Run, self: Value, other: Any, alpha: float = 1) -> Tensor:
+    if not _flag(alpha):
+        raise _refuse(f"add with alpha={alpha}: expected 1")
+    return _sum(self, other, ops.Add())
+
+
+@_rule("sub.Tensor", "sub.Scalar")
+def _sub(run: Run, self: Value, other: Any, alpha: float = 1) -> Tensor:
+    if not _flag(alpha):
+        raise _refuse(f"sub with alpha={alpha}: expected 1")
+    return _sum(self, other, ops.Subtract())
+
+
+def _sum(x: Value, y: Any, op: Op) -> Tensor:
+    if _number(x) == 0 and isinstance(op, ops.Add):
+        return y  # type: ignore[no-any-return]
+    if _number(y) == 0:
+        return x
+    return apply(op, x, y)
+
+
+@_rule("mul.Tensor", "mul.Scalar")
+def _mul(run: Run, self: Value, other: Any) -> Tensor:
+    for x, y in ((self, other), (other, self)):
+        if isinstance(x, Tensor) and (number := _number(y)) is not None:
+            return x if number == 1 else apply(ops.ScalarMultiply(number), x)
+    return apply(ops.Multiply(), self, other)
+
+
+@_rule("div.Tensor", "div.Scalar")
+def _div(run: Run, self: Value, other: Any) -> Tensor:
+    number = _number(other)
+    if number is not None:
+        return self if number == 1 else apply(ops.ScalarDivide(number), self)
+    if isinstance(other, Tensor):
+        raise _refuse("div by a tensor that depends on parameters: expected a constant divisor")
+    return apply(ops.Multiply(), self, 1 / other)
+
+
+@_rule("neg.default")
+def _neg(run: Run, self: Tensor) -> Tensor:
+    return apply(ops.ScalarMultiply(-1.0), self)
+
+
+@_rule("where.self")
+def _where(run: Run, condition: Value, self: Value, other: Value) -> Tensor:
+    if isinstance(condition, Tensor):
+        raise _refuse("where with a condition that depends on parameters: expected a constant mask")
+    return apply(ops.Where(), condition, self, other)
+
+
+@_rule("where.ScalarOther", "where.ScalarSelf", "where.Scalar")
+def _where_number(run: Run, condition: NDArray[np.bool_], self: Any, other: Any) -> Tensor:
+    dtype = next(x.value.dtype for x in (self, other) if isinstance(x, Tensor))
+    sides = [x if isinstance(x, Tensor) else np.asarray(x, dtype) for x in (self, other)]
+    return _where(run, condition, *sides)
+
+
+@_rule("masked_fill.Scalar")
+def _masked_fill(run: Run, self: Tensor, mask: NDArray[np.bool_], value: float) -> Tensor:
+    return apply(ops.Where(), mask, np.asarray(value, self.value.dtype), self)
+
+
+# --- Functions of one tensor ------------------------------------------------------------------------------------------
+
+
+def _unary(op: Op) -> Rule:
+    return lambda run, self, **unused: apply(op, self)
+
+
+for _name, _op in {
+    "relu": ops.Relu(),
+    "silu": ops.Silu(),
+    "tanh": ops.Tanh(),
+    "sigmoid": ops.Sigmoid(),
+    "hardswish": ops.HardSwish(),
+    "hardsigmoid": ops.HardSigmoid(),
+    "abs": ops.Abs(),
+    "exp": ops.Exp(),
+    "relu6": ops.Clip(0.0, 6.0),
+}.items():
+    RULES[f"aten.{_name}.default"] = _unary(_op)
+
+
+@_rule("gelu.default")
+def _gelu(run: Run, self: Tensor, approximate: str = "none") -> Tensor:
+    return apply(ops.Gelu("erf" if approximate == "none" else "tanh"), self)
+
+
+@_rule("leaky_relu.default")
+def _leaky_relu(run: Run, self: Tensor, negative_slope: float = 0.01) -> Tensor:
+    return apply(ops.LeakyRelu(negative_slope), self)
+
+
+@_rule("hardtanh.default")
+def _hardtanh(run: Run, self: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    return apply(ops.Clip(float(min_val), float(max_val)), self)
+
+
+@_rule("clamp.default")
+def _clamp(run: Run, self: Tensor, min: float | None = None, max: float | None = None) -> Tensor:
+    if min is None or max is None:
+        raise _refuse(f"clamp with min={min}, max={max}: expected both bounds")
+    return apply(ops.Clip(float(min), float(max)), self)
+
+
+@_rule("softmax.int", "_softmax.default")
+def _softmax(run: Run, self: Tensor, dim: int, **unused: object) -> Value:
+    return _over(run, self, dim, ops.Softmax())
+
+
+@_rule("log_softmax.int", "_log_softmax.default")
+def _log_softmax(run: Run, self: Tensor, dim: int, **unused: object) -> Value:
+    return _over(run, self, dim, ops.LogSoftmax())
+
+
+def _over(run: Run, x: Tensor, dim: int, op: Op) -> Value:
+    """An op over the last axis, applied over another one."""
+    order = [a for a in range(x.ndim) if a != dim % x.ndim] + [dim % x.ndim]
+    y = apply(op, run.transpose(x, order))
+    return run.transpose(y, np.argsort(order).tolist())
+
+
+# --- Norms ------------------------------------------------------------------------------------------------------------
+
+
+@_rule("layer_norm.default")
+def _layer_norm(
+    run: Run,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Value | None = None,
+    bias: Value | None = None,
+    eps: float = 1e-5,
+    **unused: object,
+) -> Tensor:
+    if len(normalized_shape) != 1:
+        raise _refuse(f"layer_norm over {len(normalized_shape)} axes: expected 1, the last")
+    gain, shift = _affine(weight, bias, input.shape[-1])
+    return apply(ops.LayerNorm(eps), input, gain, shift)
+
+
+@_rule("rms_norm.default")
+def _rms_norm(
+    run: Run, input: Tensor, normalized_shape: Sequence[int], weight: Value | None = None, eps: float | None = None
+) -> Tensor:
+    if len(normalized_shape) != 1:
+        raise _refuse(f"rms_norm over {len(normalized_shape)} axes: expected 1, the last")
+    tiny = float(np.finfo(np.float32).eps)
+    return apply(ops.RmsNorm(tiny if eps is None else eps), input, _affine(weight, None, input.shape[-1])[0])
+
+
+@_rule("batch_norm.default")
+def _batch_norm(
+    run: Run,
+    input: Tensor,
+    weight: Value | None,
+    bias: Value | None,
+    running_mean: Value | None,
+    running_var: Value | None,
+    training: bool,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    **unused: object,
+) -> Value:
+    gain, shift = _affine(weight, bias, input.shape[1])
+    if training:
+        return run.first(apply(ops.BatchNorm(eps), run.last(input), gain, shift))
+    op = ops.FrozenBatchNorm(eps)
+    return run.first(apply(op, run.last(input), gain, shift, running_mean, running_var))
+
+
+@_rule("group_norm.default")
+def _group_norm(
+    run: Run,
+    input: Tensor,
+    num_groups: int,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    eps: float = 1e-5,
+    **unused: object,
+) -> Value:
+    gain, shift = _affine(weight, bias, input.shape[1])
+    return run.first(apply(ops.GroupNorm(num_groups, eps), run.last(input), gain, shift))
+
+
+def _affine(weight: Value | None, bias: Value | None, n: int) -> tuple[Value, Value]:
+    """Gain and bias (n,); a missing one is constant: 1 and 0."""
+    return np.ones(n) if weight is None else weight, np.zeros(n) if bias is None else bias
+
+
+# --- Attention, tables, dropout ---------------------------------------------------------------------------------------
+
+
+@_rule("scaled_dot_product_attention.default")
+def _attention(
+    run: Run,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Value | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    if enable_gqa:
+        raise _refuse("scaled_dot_product_attention with enable_gqa=True: expected keys repeated for each query head")
+    scores = apply(ops.AttentionScores(), query, key)
+    if scale is not None and scale != (damping := query.shape[-1] ** -0.5):
+        scores = apply(ops.ScalarMultiply(scale / damping), scores)
+    if attn_mask is not None and (isinstance(attn_mask, Tensor) or attn_mask.dtype != np.bool_):
+        scores, attn_mask = apply(ops.Add(), scores, attn_mask), None
+    weights = F.dropout(F.softmax(scores, attn_mask, causal=is_causal), dropout_p, run.rng)
+    return apply(ops.AttentionMix(), weights, value)
+
+
+@_rule("embedding.default")
+def _embedding(run: Run, weight: Value, indices: NDArray[Any], padding_idx: int = -1, **unused: object) -> Tensor:
+    rows = apply(ops.Embedding(), weight, indices)
+    padding = indices == padding_idx if padding_idx >= 0 else np.zeros((), np.bool_)
+    if not padding.any():
+        return rows
+    constant = weight.value[padding_idx] if isinstance(weight, Tensor) else weight[padding_idx]
+    return apply(ops.Where(), padding[..., None], constant, rows)  # the row of padding has no gradient
+
+
+@_rule("dropout.default")
+def _dropout(run: Run, p: float, train: bool, input: Any = None, self: Any = None) -> Tensor:
+    return F.dropout(self if input is None else input, p if train else 0.0, run.rng)
+
+
+# --- Movement ---------------------------------------------------------------------------------------------------------
+
+
+@_rule(
+    "contiguous.default",
+    "clone.default",
+    "alias.default",
+    "detach_.default",
+    "to.dtype",
+    "to.dtype_layout",
+    "to.device",
+    "type_as.default",
+    "_to_copy.default",
+    "lift_fresh_copy.default",
+)
+def _identity(run: Run, self: Value | None = None, input: Value | None = None, **unused: object) -> Value | None:
+    return input if self is None else self
+
+
+@_rule("view.default", "reshape.default", "_unsafe_view.default")
+def _view(run: Run, self: Tensor, size: Sequence[int] = (), shape: Sequence[int] = ()) -> Tensor:
+    return _reshaped(self, size or shape)
+
+
+@_rule("flatten.using_ints")
+def _flatten(run: Run, self: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    a, b = start_dim % self.ndim, end_dim % self.ndim
+    return _reshaped(self, (*self.shape[:a], math.prod(self.shape[a : b + 1]), *self.shape[b + 1 :]))
+
+
+@_rule("unflatten.int")
+def _unflatten(run: Run, self: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+    a = dim % self.ndim
+    return _reshaped(self, (*self.shape[:a], *_shape(sizes, self.shape[a]), *self.shape[a + 1 :]))
+
+
+@_rule("unsqueeze.default")
+def _unsqueeze(run: Run, self: Tensor, dim: int) -> Tensor:
+    a = dim % (self.ndim + 1)
+    return _reshaped(self, (*self.shape[:a], 1, *self.shape[a:]))
+
+
+@_rule("squeeze.dim", "squeeze.dims", "squeeze.default")
+def _squeeze(run: Run, self: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
+    every = range(self.ndim) if dim is None else ((dim,) if isinstance(dim, int) else dim)
+    gone = {a % self.ndim for a in every if self.shape[a % self.ndim] == 1}
+    return _reshaped(self, [s for a, s in enumerate(self.shape) if a not in gone])
+
+
+@_rule("permute.default")
+def _permute(run: Run, self: Tensor, dims: Sequence[int]) -> Value:
+    return run.transpose(self, dims)
+
+
+@_rule("transpose.int")
+def _transpose(run: Run, self: Tensor, dim0: int, dim1: int) -> Value:
+    order = list(range(self.ndim))
+    order[dim0], order[dim1] = order[dim1], order[dim0]
+    return run.transpose(self, order)
+
+
+@_rule("t.default")
+def _t(run: Run, self: Tensor) -> Value:
+    return run.transpose(self, range(self.ndim)[::-1])
+
+
+def _sliced(x: Tensor, axis: int, start: int, stop: int) -> Tensor:
+    return x if (start, stop) == (0, x.shape[axis]) else apply(ops.Slice(axis, start, stop), x)
+
+
+@_rule("select.int")
+def _select(run: Run, self: Tensor, dim: int, index: int) -> Tensor:
+    a = dim % self.ndim
+    i = index % self.shape[a]
+    return _reshaped(_sliced(self, a, i, i + 1), (*self.shape[:a], *self.shape[a + 1 :]))
+
+
+@_rule("slice.Tensor")
+def _slice(
+    run: Run, self: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Tensor:
+    if step != 1:
+        raise _refuse(f"slice with step {step}: expected 1")
+    a = dim % self.ndim
+    first, last, _ = slice(start, end).indices(self.shape[a])
+    return _sliced(self, a, first, last)
+
+
+@_rule("cat.default", "concat.default")
+def _cat(run: Run, tensors: Sequence[Value], dim: int = 0) -> Tensor:
+    return apply(ops.Concat(dim % tensors[0].ndim), *tensors)
+
+
+@_rule("stack.default")
+def _stack(run: Run, tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    a = dim % (tensors[0].ndim + 1)
+    return _cat(run, [_unsqueeze(run, t, a) for t in tensors], a)
+
+
+@_rule("split.Tensor", "split_with_sizes.default")
+def _split(run: Run, self: Tensor, split_size: int = 0, dim: int = 0, split_sizes: Sequence[int] = ()) -> list[Tensor]:
+    a = dim % self.ndim
+    side = self.shape[a]
+    sizes = list(split_sizes) or [min(split_size, side - i) for i in range(0, side, split_size)]
+    ends = np.cumsum(sizes).tolist()
+    return [_sliced(self, a, end - size, end) for size, end in zip(sizes, ends, strict=True)]
+
+
+@_rule("chunk.default")
+def _chunk(run: Run, self: Tensor, chunks: int, dim: int = 0) -> list[Tensor]:
+    return _split(run, self, -(-self.shape[dim] // chunks), dim)
+
+
+@_rule("unbind.int")
+def _unbind(run: Run, self: Tensor, dim: int = 0) -> list[Tensor]:
+    return [_select(run, self, dim, i) for i in range(self.shape[dim])]
+
+
+@_rule("expand.default")
+def _expand(run: Run, self: Tensor, size: Sequence[int], **unused: object) -> Tensor:
+    own = (1,) * (len(size) - self.ndim) + self.shape
+    shape = tuple(o if s == -1 else int(s) for s, o in zip(size, own, strict=True))
+    return self if shape == self.shape else apply(ops.Expand(shape), self)
+
+
+# --- Reductions and pooling -------------------------------------------------------------------------------------------
+
+
+def _reduction(kind: type[ops.Mean | ops.Sum]) -> Rule:
+    def rule(
+        run: Run, self: Tensor, dim: Sequence[int] | None = None, keepdim: bool = False, **unused: object
+    ) -> Tensor:
+        over = tuple(range(self.ndim)) if not dim and dim != 0 else tuple(np.atleast_1d(np.asarray(dim)).tolist())
+        y = apply(kind(tuple(a % self.ndim for a in over)), self)
+        if not keepdim:
+            return y
+        return _reshaped(y, [1 if a in {o % self.ndim for o in over} else s for a, s in enumerate(self.shape)])
+
+    return rule
+
+
+RULES["aten.mean.dim"] = RULES["aten.mean.default"] = _reduction(ops.Mean)
+RULES["aten.sum.dim_IntList"] = RULES["aten.sum.default"] = _reduction(ops.Sum)
+
+
+@_rule("adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default")
+def _adaptive_avg_pool(run: Run, self: Tensor, output_size: Sequence[int]) -> Value:
+    space, goal = self.shape[2:], _each(output_size, self.ndim - 2)
+    if any(s % g for s, g in zip(space, goal, strict=True)):
+        raise _refuse(f"adaptive_avg_pool of {space} to {goal}: expected sides that divide")
+    kernel = tuple(s // g for s, g in zip(space, goal, strict=True))
+    if kernel == space:
+        over = tuple(range(2, self.ndim))
+        return _reshaped(apply(ops.Mean(over), self), (*self.shape[:2], *goal))
+    return run.first(apply(ops.AvgPool(kernel), run.last(self)))
+
+
+def _pooling(kind: type[ops.MaxPool | ops.AvgPool], n: int) -> Rule:
+    def rule(
+        run: Run,
+        self: Tensor,
+        kernel_size: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Sequence[int] = (0,),
+        dilation: Sequence[int] = (1,),
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Value:
+        kernel = _each(kernel_size, n)
+        pads = _each(padding, n)
+        if ceil_mode or set(_each(dilation, n)) != {1} or divisor_override or (any(pads) and not count_include_pad):
+            raise _refuse(
+                f"pooling with ceil_mode={ceil_mode}, dilation={dilation}, count_include_pad={count_include_pad}, "
+                f"divisor_override={divisor_override}: expected False, 1, True and None"
+            )
+        op = kind(kernel, _each(stride, n) if stride else None, pads if any(pads) else None)
+        return run.first(apply(op, run.last(self)))
+
+    return rule
+
+
+for _n in (1, 2):
+    RULES[f"aten.max_pool{_n}d.default"] = _pooling(ops.MaxPool, _n)
+    RULES[f"aten.avg_pool{_n}d.default"] = _pooling(ops.AvgPool, _n)

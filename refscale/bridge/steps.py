@@ -1,0 +1,210 @@
+"""A PyTorch module as a list of steps: exported without decomposition, one step for each call of an ATen op.
+
+``torch.export`` keeps linear, layer norm, attention and gelu whole.  A step whose arguments do not depend on
+parameters is a constant and computed by torch itself: masks from ids, positions, preprocessing of inputs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from refscale.errors import ProgramError, shown
+
+__all__ = ["Exported", "Ref", "Step", "export", "resolve"]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The value of an earlier step, of a parameter, a buffer or an input, by name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of an ATen op.
+
+    Attributes:
+        name: of its value.
+        target: name of the op, such as "aten.linear.default".
+        scope: path of the submodule that called it, such as "layers.0.linear1".
+        function: torch's own.
+        arguments: by the names of the op's schema; a ``Ref`` for each earlier value.
+        fused: the steps that this one stands for, if it was recognized from several.
+        rule: of a recognized step; None: that of ``rules.RULES``.
+    """
+
+    name: str
+    target: str
+    scope: str
+    function: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    fused: tuple[Step, ...] = ()
+    rule: Callable[..., Any] | None = None
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the earlier values that it takes, in order."""
+        found: list[str] = []
+        resolve(self.arguments, lambda ref: found.append(ref.name))
+        return found
+
+    @property
+    def in_place(self) -> bool:
+        """Return whether the op overwrites its first argument."""
+        _, op, *_ = (*self.target.split("."), "")
+        return op.endswith("_") and not op.startswith("_")
+
+    @property
+    def computes(self) -> str:
+        """Name of the op that computes the same value without writing to its argument."""
+        op = self.target.split(".")[1] if self.in_place else ""
+        return self.target.replace(op, op[:-1], 1) if op else self.target
+
+    def __str__(self) -> str:
+        return f"{self.target} {self.name!r}" + (f" in {self.scope}" if self.scope else "")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The steps of a module, and what its values are made from.
+
+    Attributes:
+        steps: in order.
+        parameters: by name in the steps, the name of the parameter in the module; tied parameters share one.
+        constants: by name in the steps, a tensor: buffers and constants.
+        inputs: names of the inputs in the steps.
+        output: name of the value that is returned, the one that the caller chose.
+    """
+
+    steps: tuple[Step, ...]
+    parameters: Mapping[str, str]
+    constants: Mapping[str, Any]
+    inputs: Sequence[str]
+    output: str
+    depends: frozenset[str] = field(default=frozenset())
+
+    def with_steps(self, steps: Sequence[Step]) -> Exported:
+        """The same module by other steps; those whose value nobody takes are left out."""
+        needed, kept = {self.output}, []
+        for step in reversed(steps):
+            if step.name in needed or (step.in_place and step.inputs[0] in needed):
+                needed.update(step.inputs)
+                kept.append(step)
+        return Exported(
+            tuple(kept[::-1]), self.parameters, self.constants, self.inputs, self.output, depending(kept[::-1], self)
+        )
+
+
+def depending(steps: Sequence[Step], of: Exported) -> frozenset[str]:
+    """Names of the values that depend on parameters."""
+    found = set(of.parameters)
+    for step in steps:
+        if found.intersection(step.inputs):
+            found.add(step.name)
+            if step.in_place:
+                found.add(step.inputs[0])
+    return frozenset(found)
+
+
+def resolve(arguments: Any, value: Callable[[Ref], Any]) -> Any:
+    """Arguments with each ``Ref`` replaced, inside of lists and mappings, too."""
+    if isinstance(arguments, Ref):
+        return value(arguments)
+    if isinstance(arguments, Mapping):
+        return {k: resolve(v, value) for k, v in arguments.items()}
+    if isinstance(arguments, list | tuple):
+        return [resolve(v, value) for v in arguments]
+    return arguments
+
+
+def export(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: int | str | None) -> Exported:
+    """Export a module and list its steps.
+
+    Args:
+        module: ``torch.nn.Module``, in the mode, train or eval, that is wanted.
+        args, kwargs: example inputs.
+        output: which of several results: a position or a key; None: the first tensor.
+
+    Raises:
+        ProgramError: torch cannot export the module, or it has no such output.
+    """
+    import torch
+    from torch.utils import _pytree as pytree
+
+    try:
+        exported = torch.export.export(module, tuple(args), dict(kwargs))
+    except Exception as error:
+        raise ProgramError(
+            f"from_torch({type(module).__name__}): torch.export raised {type(error).__name__}: {shown(error)}"
+        ) from error
+    signature = exported.graph_signature
+    shared = _shared_names(module)
+    parameters = {node: shared.get(name, name) for node, name in signature.inputs_to_parameters.items()}
+    buffers = {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
+    constants = {node: _constant(exported, name) for node, name in buffers.items()}
+    names: list[str] = []
+    steps: list[Step] = []
+    results: Any = None
+    for node in exported.graph.nodes:
+        if node.op == "placeholder":
+            names += [] if node.name in parameters or node.name in constants else [node.name]
+        elif node.op == "call_function":
+            steps.append(_step(node))
+        elif node.op == "output":
+            refs = [Ref(a.name) if hasattr(a, "name") else a for a in node.args[0]]
+            spec = exported.call_spec.out_spec
+            results = pytree.tree_unflatten(refs[-spec.num_leaves :], spec)
+    chosen = _chosen(results, output, type(module).__name__)
+    whole = Exported((), parameters, constants, tuple(names), chosen)
+    return whole.with_steps(steps)
+
+
+def _shared_names(module: Any) -> dict[str, str]:
+    """For each name of a parameter, the first name of the same tensor."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(p), name) for name, p in module.named_parameters(remove_duplicate=False)}
+
+
+def _constant(exported: Any, name: str) -> Any:
+    for place in (exported.state_dict, exported.constants):
+        if name in place:
+            return place[name].detach().clone()
+    raise ProgramError(f"from_torch: the exported module lacks the constant {name!r}")
+
+
+def _step(node: Any) -> Step:
+    """The step of a node of the graph; arguments take the names of the op's schema."""
+    python = not hasattr(node.target, "_schema")  # getitem
+    positions = (
+        [*inspect.signature(node.target).parameters] if python else [a.name for a in node.target._schema.arguments]
+    )
+    arguments = {**dict(zip(positions, node.args, strict=False)), **node.kwargs}
+    stack = node.meta.get("nn_module_stack") or {}
+    scope = next(reversed([path for path, _ in stack.values()]), "")
+    return Step(node.name, node.target.__name__ if python else str(node.target), scope, node.target, _refs(arguments))
+
+
+def _refs(value: Any) -> Any:
+    import torch.fx
+
+    if isinstance(value, torch.fx.Node):
+        return Ref(value.name)
+    if isinstance(value, Mapping):
+        return {k: _refs(v) for k, v in value.items()}
+    return [_refs(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _chosen(results: Any, output: int | str | None, module: str) -> str:
+    """The name of the result that was asked for."""
+    try:
+        if output is not None:
+            results = results[output]
+        while not isinstance(results, Ref):
+            results = next(iter(results.values() if isinstance(results, Mapping) else results))
+    except (KeyError, IndexError, TypeError, StopIteration):
+        raise ProgramError(f"from_torch({module}): output={output!r}, expected a tensor among {results}") from None
+    return results.name
