@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale import ops
-from refscale.bridge.rules import RULES, Run, Value
+from refscale.bridge.rules import RULES, Run
 from refscale.bridge.steps import Exported, Ref, Step, resolve
-from refscale.engine import Op, Tensor, apply
+from refscale.engine import Op
 
-__all__ = ["recognized"]
+__all__ = ["Composed", "recognized"]
 
 _ELEMENTWISE = frozenset(
     f"aten.{name}"
@@ -75,8 +75,8 @@ def _rms_norms(exported: Exported) -> Exported:
     return exported.with_steps([found.get(step.name, step) for step in exported.steps])
 
 
-def _rms_norm(run: Run, x: Tensor, gain: Value | None, eps: float) -> Tensor:
-    return apply(ops.RmsNorm(eps), x, np.ones(x.shape[-1]) if gain is None else gain)
+def _rms_norm(run: Run, x: Any, gain: Any, eps: float) -> Any:
+    return run.apply(ops.RmsNorm(eps), x, run.filled(x.shape[-1:], 1.0, x) if gain is None else gain)
 
 
 def _root_mean_square(step: Step, by_name: Mapping[str, Step]) -> tuple[str | None, float]:
@@ -146,28 +146,46 @@ def _scalars_only(step: Step, exported: Exported) -> bool:
     return all(name in exported.depends for name in step.inputs)
 
 
-def _as_function(step: Step, source: str, whole: Sequence[Step]) -> Step:
-    import torch
+class Composed:
+    """An element-wise function by the torch ops that compute it.
 
-    def compute(x: Any) -> Any:
-        values = {source: x}
-        for inner in whole:
-            values[inner.name] = inner.function(**resolve(inner.arguments, lambda ref: values[ref.name]))
-        return values[step.name]
+    Attributes:
+        source: name of the argument in the steps.
+        steps: the steps, in order; the last one has the result.
+    """
 
-    def f(x: NDArray[Any]) -> NDArray[Any]:
+    def __init__(self, source: str, steps: Sequence[Step]) -> None:
+        self.source, self.steps = source, tuple(steps)
+
+    def on(self, x: Any) -> Any:
+        """f(x) of a torch tensor, differentiable."""
+        values = {self.source: x}
+        for step in self.steps:
+            values[step.name] = step.function(**resolve(step.arguments, lambda ref: values[ref.name]))
+        return values[self.steps[-1].name]
+
+    def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
+        """f(x) of an array."""
+        import torch
+
         with torch.no_grad():
-            return np.asarray(compute(torch.tensor(np.asarray(x))).numpy())
+            return np.asarray(self.on(torch.tensor(np.asarray(x))).numpy())
 
-    def slope(x: NDArray[Any]) -> NDArray[Any]:
+    def slope(self, x: NDArray[Any]) -> NDArray[Any]:
+        """f′(x) of an array."""
+        import torch
+
         t = torch.tensor(np.asarray(x)).requires_grad_()
-        (g,) = torch.autograd.grad(compute(t).sum(), t)
+        with torch.enable_grad():
+            (g,) = torch.autograd.grad(self.on(t).sum(), t)
         return np.asarray(g.numpy())
 
-    op = _named(f) or ops.CustomElementwise(f, slope)
-    return replace(
-        step, target=op.name, arguments={"x": Ref(source)}, fused=tuple(whole), rule=lambda run, x: apply(op, x)
-    )
+
+def _as_function(step: Step, source: str, whole: Sequence[Step]) -> Step:
+    f = Composed(source, whole)
+    op = _named(f) or ops.CustomElementwise(f, f.slope)
+    arguments = {"x": Ref(source)}
+    return replace(step, target=op.name, arguments=arguments, fused=tuple(whole), rule=lambda run, x: run.apply(op, x))
 
 
 def _named(f: Any) -> Op | None:

@@ -18,17 +18,16 @@ from numpy.typing import NDArray
 
 from refscale import functional as F  # noqa: N812
 from refscale import ops
-from refscale.engine import Op, Tensor, Variable, apply
+from refscale.engine import Op, Tensor, apply
 from refscale.errors import ProgramError
 
 __all__ = ["RULES", "Rule", "Run"]
 
-Value = Tensor | NDArray[Any]
 Rule = Callable[..., Any]
 
 
 class Run:
-    """One evaluation of a module: its source of noise, and the moves of axes so far.
+    """One evaluation of a module by refscale's ops; ``module.TorchRun`` evaluates the same rules in torch.
 
     A move of axes that undoes an earlier one returns the earlier tensor, so two convolutions in a row share a layout.
 
@@ -38,28 +37,58 @@ class Run:
 
     def __init__(self, rng: np.random.Generator | None = None) -> None:
         self.rng = rng
-        self._from: dict[Variable, tuple[Tensor, tuple[int, ...]]] = {}
+        self._moves: dict[Any, tuple[Any, tuple[int, ...]]] = {}
 
-    def transpose(self, x: Value, axes: Sequence[int]) -> Value:
+    def depends(self, x: object) -> bool:
+        """Return whether a value depends on parameters; others are constants."""
+        return isinstance(x, Tensor)
+
+    def apply(self, op: Op, *inputs: Any) -> Any:
+        """The output of a scaled op."""
+        return apply(op, *inputs)
+
+    def dropout(self, x: Any, p: float) -> Any:
+        """Drop elements with probability p, if this evaluation has a source of noise."""
+        return F.dropout(x, p, self.rng)
+
+    def detached(self, x: Any) -> Any:
+        """The value of a tensor, as a constant."""
+        return x.value if isinstance(x, Tensor) else x
+
+    def filled(self, shape: tuple[int, ...], value: float | bool, like: Any) -> Any:
+        """A constant array of one value; numbers have the dtype of ``like``."""
+        return np.full(shape, value, np.bool_ if isinstance(value, bool) else like.value.dtype)
+
+    def is_mask(self, x: Any) -> bool:
+        """Return whether a constant is boolean."""
+        return bool(x.dtype == np.bool_)
+
+    def _permuted(self, x: Any, order: tuple[int, ...]) -> Any:
+        return np.transpose(x, order)
+
+    def _key(self, x: Any) -> Any:
+        return x.variable
+
+    def transpose(self, x: Any, axes: Sequence[int]) -> Any:
         """Return x with its axes in the given order, a permutation of 0 … n−1."""
-        order = tuple(a % x.ndim for a in axes)
-        if not isinstance(x, Tensor):
-            return np.transpose(x, order)
-        source, before = self._from.get(x.variable, (x, tuple(range(x.ndim))))
+        order = tuple(a % len(x.shape) for a in axes)
+        if not self.depends(x):
+            return self._permuted(x, order)
+        source, before = self._moves.get(self._key(x), (x, tuple(range(len(x.shape)))))
         order = tuple(before[a] for a in order)
-        if order == tuple(range(x.ndim)):
+        if order == tuple(range(len(order))):
             return source
-        y = apply(ops.Transpose(order), source)
-        self._from[y.variable] = source, order
+        y = self.apply(ops.Transpose(order), source)
+        self._moves[self._key(y)] = source, order
         return y
 
-    def last(self, x: Value) -> Value:
+    def last(self, x: Any) -> Any:
         """Return x (batch, channels, …) with its channels last."""
-        return self.transpose(x, (0, *range(2, x.ndim), 1))
+        return self.transpose(x, (0, *range(2, len(x.shape)), 1))
 
-    def first(self, x: Value) -> Value:
+    def first(self, x: Any) -> Any:
         """Return x (batch, …, channels) with its channels in axis 1."""
-        return self.transpose(x, (0, x.ndim - 1, *range(1, x.ndim - 1)))
+        return self.transpose(x, (0, len(x.shape) - 1, *range(1, len(x.shape) - 1)))
 
 
 RULES: dict[str, Rule] = {}
@@ -87,7 +116,7 @@ def _number(x: object) -> float | None:
     """The value of a number or of a constant of one element; None for all else."""
     if isinstance(x, bool | int | float):
         return float(x)
-    return float(x) if isinstance(x, np.ndarray) and x.ndim == 0 else None
+    return None if isinstance(x, Tensor) or getattr(x, "shape", None) != () else float(x)  # type: ignore[arg-type]
 
 
 def _shape(sizes: Sequence[int], elements: int) -> tuple[int, ...]:
@@ -96,44 +125,44 @@ def _shape(sizes: Sequence[int], elements: int) -> tuple[int, ...]:
     return tuple(elements // max(known, 1) if s == -1 else int(s) for s in sizes)
 
 
-def _reshaped(x: Tensor, shape: Sequence[int]) -> Tensor:
+def _reshaped(run: Run, x: Any, shape: Sequence[int]) -> Any:
     shape = _shape(shape, math.prod(x.shape))
-    return x if shape == x.shape else apply(ops.Reshape(shape), x)
+    return x if shape == x.shape else run.apply(ops.Reshape(shape), x)
 
 
 # --- Products ---------------------------------------------------------------------------------------------------------
 
 
 @_rule("linear.default")
-def _linear(run: Run, input: Value, weight: Value, bias: Value | None = None) -> Tensor:
-    y = apply(ops.Matmul(), input, run.transpose(weight, (1, 0)))
-    return y if bias is None else apply(ops.Bias(), y, bias)
+def _linear(run: Run, input: Any, weight: Any, bias: Any = None) -> Any:
+    y = run.apply(ops.Matmul(), input, run.transpose(weight, (1, 0)))
+    return y if bias is None else run.apply(ops.Bias(), y, bias)
 
 
 @_rule("matmul.default", "mm.default", "bmm.default")
-def _matmul(run: Run, self: Value, other: Value = None, mat2: Value = None) -> Tensor:  # type: ignore[assignment]
+def _matmul(run: Run, self: Any, other: Any = None, mat2: Any = None) -> Any:
     right = mat2 if other is None else other
-    return apply(ops.Matmul(), self, right)
+    return run.apply(ops.Matmul(), self, right)
 
 
 @_rule("addmm.default")
-def _addmm(run: Run, self: Value, mat1: Value, mat2: Value, beta: float = 1, alpha: float = 1) -> Tensor:
+def _addmm(run: Run, self: Any, mat1: Any, mat2: Any, beta: float = 1, alpha: float = 1) -> Any:
     if not (_flag(beta) and _flag(alpha)):
         raise _refuse(f"addmm with beta={beta}, alpha={alpha}: expected 1 and 1")
-    return apply(ops.Bias(), apply(ops.Matmul(), mat1, mat2), self)
+    return run.apply(ops.Bias(), run.apply(ops.Matmul(), mat1, mat2), self)
 
 
 def _convolution(kind: type[ops.Conv1d | ops.Conv2d]) -> Rule:
     def rule(
         run: Run,
-        input: Value,
-        weight: Value,
-        bias: Value | None = None,
+        input: Any,
+        weight: Any,
+        bias: Any = None,
         stride: Sequence[int] = (1,),
         padding: Sequence[int] | str = (0,),
         dilation: Sequence[int] = (1,),
         groups: int = 1,
-    ) -> Value:
+    ) -> Any:
         n = weight.ndim - 2
         stride, dilation = _each(stride, n), _each(dilation, n)
         if isinstance(padding, str):
@@ -143,8 +172,8 @@ def _convolution(kind: type[ops.Conv1d | ops.Conv2d]) -> Rule:
             pads = list(_each(padding, n))
         settings: list[Any] = [s[0] if n == 1 else tuple(s) for s in (stride, pads, dilation)]
         op: Op = kind(stride=settings[0], padding=settings[1], dilation=settings[2], groups=groups)
-        y = apply(op, run.last(input), run.transpose(weight, (*range(2, n + 2), 1, 0)))
-        return run.first(y if bias is None else apply(ops.Bias(), y, bias))
+        y = run.apply(op, run.last(input), run.transpose(weight, (*range(2, n + 2), 1, 0)))
+        return run.first(y if bias is None else run.apply(ops.Bias(), y, bias))
 
     return rule
 
@@ -163,74 +192,74 @@ RULES["aten.conv2d.default"] = RULES["aten.conv2d.padding"] = _convolution(ops.C
 
 
 @_rule("add.Tensor", "add.Scalar")
-def _add(run: Run, self: Value, other: Any, alpha: float = 1) -> Tensor:
+def _add(run: Run, self: Any, other: Any, alpha: float = 1) -> Any:
     if not _flag(alpha):
         raise _refuse(f"add with alpha={alpha}: expected 1")
-    return _sum(self, other, ops.Add())
+    return _sum(run, self, other, ops.Add())
 
 
 @_rule("sub.Tensor", "sub.Scalar")
-def _sub(run: Run, self: Value, other: Any, alpha: float = 1) -> Tensor:
+def _sub(run: Run, self: Any, other: Any, alpha: float = 1) -> Any:
     if not _flag(alpha):
         raise _refuse(f"sub with alpha={alpha}: expected 1")
-    return _sum(self, other, ops.Subtract())
+    return _sum(run, self, other, ops.Subtract())
 
 
-def _sum(x: Value, y: Any, op: Op) -> Tensor:
+def _sum(run: Run, x: Any, y: Any, op: Op) -> Any:
     if _number(x) == 0 and isinstance(op, ops.Add):
-        return y  # type: ignore[no-any-return]
+        return y
     if _number(y) == 0:
         return x
-    return apply(op, x, y)
+    return run.apply(op, x, y)
 
 
 @_rule("mul.Tensor", "mul.Scalar")
-def _mul(run: Run, self: Value, other: Any) -> Tensor:
+def _mul(run: Run, self: Any, other: Any) -> Any:
     for x, y in ((self, other), (other, self)):
-        if isinstance(x, Tensor) and (number := _number(y)) is not None:
-            return x if number == 1 else apply(ops.ScalarMultiply(number), x)
-    return apply(ops.Multiply(), self, other)
+        if run.depends(x) and (number := _number(y)) is not None:
+            return x if number == 1 else run.apply(ops.ScalarMultiply(number), x)
+    return run.apply(ops.Multiply(), self, other)
 
 
 @_rule("div.Tensor", "div.Scalar")
-def _div(run: Run, self: Value, other: Any) -> Tensor:
+def _div(run: Run, self: Any, other: Any) -> Any:
     number = _number(other)
     if number is not None:
-        return self if number == 1 else apply(ops.ScalarDivide(number), self)
-    if isinstance(other, Tensor):
+        return self if number == 1 else run.apply(ops.ScalarDivide(number), self)
+    if run.depends(other):
         raise _refuse("div by a tensor that depends on parameters: expected a constant divisor")
-    return apply(ops.Multiply(), self, 1 / other)
+    return run.apply(ops.Multiply(), self, 1 / other)
 
 
 @_rule("neg.default")
-def _neg(run: Run, self: Tensor) -> Tensor:
-    return apply(ops.ScalarMultiply(-1.0), self)
+def _neg(run: Run, self: Any) -> Any:
+    return run.apply(ops.ScalarMultiply(-1.0), self)
 
 
 @_rule("where.self")
-def _where(run: Run, condition: Value, self: Value, other: Value) -> Tensor:
-    if isinstance(condition, Tensor):
+def _where(run: Run, condition: Any, self: Any, other: Any) -> Any:
+    if run.depends(condition):
         raise _refuse("where with a condition that depends on parameters: expected a constant mask")
-    return apply(ops.Where(), condition, self, other)
+    return run.apply(ops.Where(), condition, self, other)
 
 
 @_rule("where.ScalarOther", "where.ScalarSelf", "where.Scalar")
-def _where_number(run: Run, condition: NDArray[np.bool_], self: Any, other: Any) -> Tensor:
-    dtype = next(x.value.dtype for x in (self, other) if isinstance(x, Tensor))
-    sides = [x if isinstance(x, Tensor) else np.asarray(x, dtype) for x in (self, other)]
+def _where_number(run: Run, condition: NDArray[np.bool_], self: Any, other: Any) -> Any:
+    like = self if run.depends(self) else other
+    sides = [x if run.depends(x) else run.filled((), float(x), like) for x in (self, other)]
     return _where(run, condition, *sides)
 
 
 @_rule("masked_fill.Scalar")
-def _masked_fill(run: Run, self: Tensor, mask: NDArray[np.bool_], value: float) -> Tensor:
-    return apply(ops.Where(), mask, np.asarray(value, self.value.dtype), self)
+def _masked_fill(run: Run, self: Any, mask: NDArray[np.bool_], value: float) -> Any:
+    return run.apply(ops.Where(), mask, run.filled((), float(value), self), self)
 
 
 # --- Functions of one tensor ------------------------------------------------------------------------------------------
 
 
 def _unary(op: Op) -> Rule:
-    return lambda run, self, **unused: apply(op, self)
+    return lambda run, self, **unused: run.apply(op, self)
 
 
 for _name, _op in {
@@ -248,41 +277,41 @@ for _name, _op in {
 
 
 @_rule("gelu.default")
-def _gelu(run: Run, self: Tensor, approximate: str = "none") -> Tensor:
-    return apply(ops.Gelu("erf" if approximate == "none" else "tanh"), self)
+def _gelu(run: Run, self: Any, approximate: str = "none") -> Any:
+    return run.apply(ops.Gelu("erf" if approximate == "none" else "tanh"), self)
 
 
 @_rule("leaky_relu.default")
-def _leaky_relu(run: Run, self: Tensor, negative_slope: float = 0.01) -> Tensor:
-    return apply(ops.LeakyRelu(negative_slope), self)
+def _leaky_relu(run: Run, self: Any, negative_slope: float = 0.01) -> Any:
+    return run.apply(ops.LeakyRelu(negative_slope), self)
 
 
 @_rule("hardtanh.default")
-def _hardtanh(run: Run, self: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
-    return apply(ops.Clip(float(min_val), float(max_val)), self)
+def _hardtanh(run: Run, self: Any, min_val: float = -1.0, max_val: float = 1.0) -> Any:
+    return run.apply(ops.Clip(float(min_val), float(max_val)), self)
 
 
 @_rule("clamp.default")
-def _clamp(run: Run, self: Tensor, min: float | None = None, max: float | None = None) -> Tensor:
+def _clamp(run: Run, self: Any, min: float | None = None, max: float | None = None) -> Any:
     if min is None or max is None:
         raise _refuse(f"clamp with min={min}, max={max}: expected both bounds")
-    return apply(ops.Clip(float(min), float(max)), self)
+    return run.apply(ops.Clip(float(min), float(max)), self)
 
 
 @_rule("softmax.int", "_softmax.default")
-def _softmax(run: Run, self: Tensor, dim: int, **unused: object) -> Value:
+def _softmax(run: Run, self: Any, dim: int, **unused: object) -> Any:
     return _over(run, self, dim, ops.Softmax())
 
 
 @_rule("log_softmax.int", "_log_softmax.default")
-def _log_softmax(run: Run, self: Tensor, dim: int, **unused: object) -> Value:
+def _log_softmax(run: Run, self: Any, dim: int, **unused: object) -> Any:
     return _over(run, self, dim, ops.LogSoftmax())
 
 
-def _over(run: Run, x: Tensor, dim: int, op: Op) -> Value:
+def _over(run: Run, x: Any, dim: int, op: Op) -> Any:
     """An op over the last axis, applied over another one."""
     order = [a for a in range(x.ndim) if a != dim % x.ndim] + [dim % x.ndim]
-    y = apply(op, run.transpose(x, order))
+    y = run.apply(op, run.transpose(x, order))
     return run.transpose(y, np.argsort(order).tolist())
 
 
@@ -292,66 +321,69 @@ def _over(run: Run, x: Tensor, dim: int, op: Op) -> Value:
 @_rule("layer_norm.default")
 def _layer_norm(
     run: Run,
-    input: Tensor,
+    input: Any,
     normalized_shape: Sequence[int],
-    weight: Value | None = None,
-    bias: Value | None = None,
+    weight: Any = None,
+    bias: Any = None,
     eps: float = 1e-5,
     **unused: object,
-) -> Tensor:
+) -> Any:
     if len(normalized_shape) != 1:
         raise _refuse(f"layer_norm over {len(normalized_shape)} axes: expected 1, the last")
-    gain, shift = _affine(weight, bias, input.shape[-1])
-    return apply(ops.LayerNorm(eps), input, gain, shift)
+    gain, shift = _affine(run, input, weight, bias, input.shape[-1])
+    return run.apply(ops.LayerNorm(eps), input, gain, shift)
 
 
 @_rule("rms_norm.default")
 def _rms_norm(
-    run: Run, input: Tensor, normalized_shape: Sequence[int], weight: Value | None = None, eps: float | None = None
-) -> Tensor:
+    run: Run, input: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None
+) -> Any:
     if len(normalized_shape) != 1:
         raise _refuse(f"rms_norm over {len(normalized_shape)} axes: expected 1, the last")
     tiny = float(np.finfo(np.float32).eps)
-    return apply(ops.RmsNorm(tiny if eps is None else eps), input, _affine(weight, None, input.shape[-1])[0])
+    return run.apply(
+        ops.RmsNorm(tiny if eps is None else eps), input, _affine(run, input, weight, None, input.shape[-1])[0]
+    )
 
 
 @_rule("batch_norm.default")
 def _batch_norm(
     run: Run,
-    input: Tensor,
-    weight: Value | None,
-    bias: Value | None,
-    running_mean: Value | None,
-    running_var: Value | None,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
     training: bool,
     momentum: float = 0.1,
     eps: float = 1e-5,
     **unused: object,
-) -> Value:
-    gain, shift = _affine(weight, bias, input.shape[1])
+) -> Any:
+    gain, shift = _affine(run, input, weight, bias, input.shape[1])
     if training:
-        return run.first(apply(ops.BatchNorm(eps), run.last(input), gain, shift))
+        return run.first(run.apply(ops.BatchNorm(eps), run.last(input), gain, shift))
     op = ops.FrozenBatchNorm(eps)
-    return run.first(apply(op, run.last(input), gain, shift, running_mean, running_var))
+    return run.first(run.apply(op, run.last(input), gain, shift, running_mean, running_var))
 
 
 @_rule("group_norm.default")
 def _group_norm(
     run: Run,
-    input: Tensor,
+    input: Any,
     num_groups: int,
-    weight: Value | None = None,
-    bias: Value | None = None,
+    weight: Any = None,
+    bias: Any = None,
     eps: float = 1e-5,
     **unused: object,
-) -> Value:
-    gain, shift = _affine(weight, bias, input.shape[1])
-    return run.first(apply(ops.GroupNorm(num_groups, eps), run.last(input), gain, shift))
+) -> Any:
+    gain, shift = _affine(run, input, weight, bias, input.shape[1])
+    return run.first(run.apply(ops.GroupNorm(num_groups, eps), run.last(input), gain, shift))
 
 
-def _affine(weight: Value | None, bias: Value | None, n: int) -> tuple[Value, Value]:
+def _affine(run: Run, x: Any, weight: Any, bias: Any, n: int) -> tuple[Any, Any]:
     """Gain and bias (n,); a missing one is constant: 1 and 0."""
-    return np.ones(n) if weight is None else weight, np.zeros(n) if bias is None else bias
+    gain = run.filled((n,), 1.0, x) if weight is None else weight
+    return gain, run.filled((n,), 0.0, x) if bias is None else bias
 
 
 # --- Attention, tables, dropout ---------------------------------------------------------------------------------------
@@ -360,39 +392,45 @@ def _affine(weight: Value | None, bias: Value | None, n: int) -> tuple[Value, Va
 @_rule("scaled_dot_product_attention.default")
 def _attention(
     run: Run,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Value | None = None,
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> Tensor:
+) -> Any:
     if enable_gqa:
         raise _refuse("scaled_dot_product_attention with enable_gqa=True: expected keys repeated for each query head")
-    scores = apply(ops.AttentionScores(), query, key)
+    scores = run.apply(ops.AttentionScores(), query, key)
     if scale is not None and scale != (damping := query.shape[-1] ** -0.5):
-        scores = apply(ops.ScalarMultiply(scale / damping), scores)
-    if attn_mask is not None and (isinstance(attn_mask, Tensor) or attn_mask.dtype != np.bool_):
-        scores, attn_mask = apply(ops.Add(), scores, attn_mask), None
-    weights = F.dropout(F.softmax(scores, attn_mask, causal=is_causal), dropout_p, run.rng)
-    return apply(ops.AttentionMix(), weights, value)
+        scores = run.apply(ops.ScalarMultiply(scale / damping), scores)
+    if attn_mask is not None and (run.depends(attn_mask) or not run.is_mask(attn_mask)):
+        scores, attn_mask = run.apply(ops.Add(), scores, attn_mask), None
+    if attn_mask is None and not is_causal:
+        weights = run.apply(ops.Softmax(), scores)
+    else:
+        everything = run.filled((1,) * (len(scores.shape) - 1) + scores.shape[-1:], True, scores)
+        weights = run.apply(ops.MaskedSoftmax(is_causal), scores, everything if attn_mask is None else attn_mask)
+    return run.apply(ops.AttentionMix(), run.dropout(weights, dropout_p), value)
 
 
 @_rule("embedding.default")
-def _embedding(run: Run, weight: Value, indices: NDArray[Any], padding_idx: int = -1, **unused: object) -> Tensor:
-    rows = apply(ops.Embedding(), weight, indices)
-    padding = indices == padding_idx if padding_idx >= 0 else np.zeros((), np.bool_)
-    if not padding.any():
+def _embedding(run: Run, weight: Any, indices: NDArray[Any], padding_idx: int = -1, **unused: object) -> Any:
+    rows = run.apply(ops.Embedding(), weight, indices)
+    padding = indices == padding_idx
+    if padding_idx < 0 or not padding.any():
         return rows
-    constant = weight.value[padding_idx] if isinstance(weight, Tensor) else weight[padding_idx]
-    return apply(ops.Where(), padding[..., None], constant, rows)  # the row of padding has no gradient
+    return run.apply(
+        ops.Where(), padding[..., None], run.detached(weight)[padding_idx], rows
+    )  # the row of padding has no gradient
 
 
 @_rule("dropout.default")
-def _dropout(run: Run, p: float, train: bool, input: Any = None, self: Any = None) -> Tensor:
-    return F.dropout(self if input is None else input, p if train else 0.0, run.rng)
+def _dropout(run: Run, p: float, train: bool, input: Any = None, self: Any = None) -> Any:
+    x = self if input is None else input
+    return run.dropout(x, p) if train else x
 
 
 # --- Movement ---------------------------------------------------------------------------------------------------------
@@ -410,128 +448,125 @@ def _dropout(run: Run, p: float, train: bool, input: Any = None, self: Any = Non
     "_to_copy.default",
     "lift_fresh_copy.default",
 )
-def _identity(run: Run, self: Value | None = None, input: Value | None = None, **unused: object) -> Value | None:
+def _identity(run: Run, self: Any = None, input: Any = None, **unused: object) -> Any:
     return input if self is None else self
 
 
 @_rule("view.default", "reshape.default", "_unsafe_view.default")
-def _view(run: Run, self: Tensor, size: Sequence[int] = (), shape: Sequence[int] = ()) -> Tensor:
-    return _reshaped(self, size or shape)
+def _view(run: Run, self: Any, size: Sequence[int] = (), shape: Sequence[int] = ()) -> Any:
+    return _reshaped(run, self, size or shape)
 
 
 @_rule("flatten.using_ints")
-def _flatten(run: Run, self: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+def _flatten(run: Run, self: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     a, b = start_dim % self.ndim, end_dim % self.ndim
-    return _reshaped(self, (*self.shape[:a], math.prod(self.shape[a : b + 1]), *self.shape[b + 1 :]))
+    return _reshaped(run, self, (*self.shape[:a], math.prod(self.shape[a : b + 1]), *self.shape[b + 1 :]))
 
 
 @_rule("unflatten.int")
-def _unflatten(run: Run, self: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+def _unflatten(run: Run, self: Any, dim: int, sizes: Sequence[int]) -> Any:
     a = dim % self.ndim
-    return _reshaped(self, (*self.shape[:a], *_shape(sizes, self.shape[a]), *self.shape[a + 1 :]))
+    return _reshaped(run, self, (*self.shape[:a], *_shape(sizes, self.shape[a]), *self.shape[a + 1 :]))
 
 
 @_rule("unsqueeze.default")
-def _unsqueeze(run: Run, self: Tensor, dim: int) -> Tensor:
+def _unsqueeze(run: Run, self: Any, dim: int) -> Any:
     a = dim % (self.ndim + 1)
-    return _reshaped(self, (*self.shape[:a], 1, *self.shape[a:]))
+    return _reshaped(run, self, (*self.shape[:a], 1, *self.shape[a:]))
 
 
 @_rule("squeeze.dim", "squeeze.dims", "squeeze.default")
-def _squeeze(run: Run, self: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
+def _squeeze(run: Run, self: Any, dim: int | Sequence[int] | None = None) -> Any:
     every = range(self.ndim) if dim is None else ((dim,) if isinstance(dim, int) else dim)
     gone = {a % self.ndim for a in every if self.shape[a % self.ndim] == 1}
-    return _reshaped(self, [s for a, s in enumerate(self.shape) if a not in gone])
+    return _reshaped(run, self, [s for a, s in enumerate(self.shape) if a not in gone])
 
 
 @_rule("permute.default")
-def _permute(run: Run, self: Tensor, dims: Sequence[int]) -> Value:
+def _permute(run: Run, self: Any, dims: Sequence[int]) -> Any:
     return run.transpose(self, dims)
 
 
 @_rule("transpose.int")
-def _transpose(run: Run, self: Tensor, dim0: int, dim1: int) -> Value:
+def _transpose(run: Run, self: Any, dim0: int, dim1: int) -> Any:
     order = list(range(self.ndim))
     order[dim0], order[dim1] = order[dim1], order[dim0]
     return run.transpose(self, order)
 
 
 @_rule("t.default")
-def _t(run: Run, self: Tensor) -> Value:
+def _t(run: Run, self: Any) -> Any:
     return run.transpose(self, range(self.ndim)[::-1])
 
 
-def _sliced(x: Tensor, axis: int, start: int, stop: int) -> Tensor:
-    return x if (start, stop) == (0, x.shape[axis]) else apply(ops.Slice(axis, start, stop), x)
+def _sliced(run: Run, x: Any, axis: int, start: int, stop: int) -> Any:
+    return x if (start, stop) == (0, x.shape[axis]) else run.apply(ops.Slice(axis, start, stop), x)
 
 
 @_rule("select.int")
-def _select(run: Run, self: Tensor, dim: int, index: int) -> Tensor:
+def _select(run: Run, self: Any, dim: int, index: int) -> Any:
     a = dim % self.ndim
     i = index % self.shape[a]
-    return _reshaped(_sliced(self, a, i, i + 1), (*self.shape[:a], *self.shape[a + 1 :]))
+    return _reshaped(run, _sliced(run, self, a, i, i + 1), (*self.shape[:a], *self.shape[a + 1 :]))
 
 
 @_rule("slice.Tensor")
-def _slice(
-    run: Run, self: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
-) -> Tensor:
+def _slice(run: Run, self: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Any:
     if step != 1:
         raise _refuse(f"slice with step {step}: expected 1")
     a = dim % self.ndim
     first, last, _ = slice(start, end).indices(self.shape[a])
-    return _sliced(self, a, first, last)
+    return _sliced(run, self, a, first, last)
 
 
 @_rule("cat.default", "concat.default")
-def _cat(run: Run, tensors: Sequence[Value], dim: int = 0) -> Tensor:
-    return apply(ops.Concat(dim % tensors[0].ndim), *tensors)
+def _cat(run: Run, tensors: Sequence[Any], dim: int = 0) -> Any:
+    return run.apply(ops.Concat(dim % tensors[0].ndim), *tensors)
 
 
 @_rule("stack.default")
-def _stack(run: Run, tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+def _stack(run: Run, tensors: Sequence[Any], dim: int = 0) -> Any:
     a = dim % (tensors[0].ndim + 1)
     return _cat(run, [_unsqueeze(run, t, a) for t in tensors], a)
 
 
 @_rule("split.Tensor", "split_with_sizes.default")
-def _split(run: Run, self: Tensor, split_size: int = 0, dim: int = 0, split_sizes: Sequence[int] = ()) -> list[Tensor]:
+def _split(run: Run, self: Any, split_size: int = 0, dim: int = 0, split_sizes: Sequence[int] = ()) -> list[Any]:
     a = dim % self.ndim
     side = self.shape[a]
     sizes = list(split_sizes) or [min(split_size, side - i) for i in range(0, side, split_size)]
     ends = np.cumsum(sizes).tolist()
-    return [_sliced(self, a, end - size, end) for size, end in zip(sizes, ends, strict=True)]
+    return [_sliced(run, self, a, end - size, end) for size, end in zip(sizes, ends, strict=True)]
 
 
 @_rule("chunk.default")
-def _chunk(run: Run, self: Tensor, chunks: int, dim: int = 0) -> list[Tensor]:
-    return _split(run, self, -(-self.shape[dim] // chunks), dim)
+def _chunk(run: Run, self: Any, chunks: int, dim: int = 0) -> list[Any]:
+    parts: list[Any] = _split(run, self, -(-self.shape[dim] // chunks), dim)
+    return parts
 
 
 @_rule("unbind.int")
-def _unbind(run: Run, self: Tensor, dim: int = 0) -> list[Tensor]:
+def _unbind(run: Run, self: Any, dim: int = 0) -> list[Any]:
     return [_select(run, self, dim, i) for i in range(self.shape[dim])]
 
 
 @_rule("expand.default")
-def _expand(run: Run, self: Tensor, size: Sequence[int], **unused: object) -> Tensor:
+def _expand(run: Run, self: Any, size: Sequence[int], **unused: object) -> Any:
     own = (1,) * (len(size) - self.ndim) + self.shape
     shape = tuple(o if s == -1 else int(s) for s, o in zip(size, own, strict=True))
-    return self if shape == self.shape else apply(ops.Expand(shape), self)
+    return self if shape == self.shape else run.apply(ops.Expand(shape), self)
 
 
 # --- Reductions and pooling -------------------------------------------------------------------------------------------
 
 
 def _reduction(kind: type[ops.Mean | ops.Sum]) -> Rule:
-    def rule(
-        run: Run, self: Tensor, dim: Sequence[int] | None = None, keepdim: bool = False, **unused: object
-    ) -> Tensor:
-        over = tuple(range(self.ndim)) if not dim and dim != 0 else tuple(np.atleast_1d(np.asarray(dim)).tolist())
-        y = apply(kind(tuple(a % self.ndim for a in over)), self)
+    def rule(run: Run, self: Any, dim: Sequence[int] | None = None, keepdim: bool = False, **unused: object) -> Any:
+        over = tuple(range(self.ndim)) if dim is None or dim == [] else tuple(np.atleast_1d(np.asarray(dim)).tolist())
+        y = run.apply(kind(tuple(a % self.ndim for a in over)), self)
         if not keepdim:
             return y
-        return _reshaped(y, [1 if a in {o % self.ndim for o in over} else s for a, s in enumerate(self.shape)])
+        return _reshaped(run, y, [1 if a in {o % self.ndim for o in over} else s for a, s in enumerate(self.shape)])
 
     return rule
 
@@ -541,21 +576,21 @@ RULES["aten.sum.dim_IntList"] = RULES["aten.sum.default"] = _reduction(ops.Sum)
 
 
 @_rule("adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default")
-def _adaptive_avg_pool(run: Run, self: Tensor, output_size: Sequence[int]) -> Value:
+def _adaptive_avg_pool(run: Run, self: Any, output_size: Sequence[int]) -> Any:
     space, goal = self.shape[2:], _each(output_size, self.ndim - 2)
     if any(s % g for s, g in zip(space, goal, strict=True)):
         raise _refuse(f"adaptive_avg_pool of {space} to {goal}: expected sides that divide")
     kernel = tuple(s // g for s, g in zip(space, goal, strict=True))
     if kernel == space:
         over = tuple(range(2, self.ndim))
-        return _reshaped(apply(ops.Mean(over), self), (*self.shape[:2], *goal))
-    return run.first(apply(ops.AvgPool(kernel), run.last(self)))
+        return _reshaped(run, run.apply(ops.Mean(over), self), (*self.shape[:2], *goal))
+    return run.first(run.apply(ops.AvgPool(kernel), run.last(self)))
 
 
 def _pooling(kind: type[ops.MaxPool | ops.AvgPool], n: int) -> Rule:
     def rule(
         run: Run,
-        self: Tensor,
+        self: Any,
         kernel_size: Sequence[int],
         stride: Sequence[int] = (),
         padding: Sequence[int] = (0,),
@@ -563,7 +598,7 @@ def _pooling(kind: type[ops.MaxPool | ops.AvgPool], n: int) -> Rule:
         ceil_mode: bool = False,
         count_include_pad: bool = True,
         divisor_override: int | None = None,
-    ) -> Value:
+    ) -> Any:
         kernel = _each(kernel_size, n)
         pads = _each(padding, n)
         if ceil_mode or set(_each(dilation, n)) != {1} or divisor_override or (any(pads) and not count_include_pad):
@@ -572,7 +607,7 @@ def _pooling(kind: type[ops.MaxPool | ops.AvgPool], n: int) -> Rule:
                 f"divisor_override={divisor_override}: expected False, 1, True and None"
             )
         op = kind(kernel, _each(stride, n) if stride else None, pads if any(pads) else None)
-        return run.first(apply(op, run.last(self)))
+        return run.first(run.apply(op, run.last(self)))
 
     return rule
 
