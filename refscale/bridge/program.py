@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale import functional as F  # noqa: N812
 from refscale import ops
 from refscale.bridge.patterns import recognized
 from refscale.bridge.rules import RULES, Run
@@ -24,8 +24,20 @@ from refscale.scales import Scheme, regular
 __all__ = ["Deviation", "Parity", "TorchProgram", "from_torch"]
 
 Array = NDArray[Any]
-Outcome = Callable[[Tensor, Any], Tensor]
-"""The loss of an output and a target."""
+Outcome = Callable[[Run, Any, Any], Any]
+"""The loss of an output and a target, in one evaluation."""
+
+
+class _TapeRun(Run):
+    """An evaluation on a tape, whose calls are named by their submodules."""
+
+    def __init__(self, tape: Tape, rng: np.random.Generator | None) -> None:
+        super().__init__(rng)
+        self._tape = tape
+
+    def scope(self, name: str) -> AbstractContextManager[None]:
+        """Around the calls of a submodule."""
+        return self._tape.scope(name)
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ class TorchProgram(Program):
         target: Callable[[Array, np.random.Generator], Any],
     ) -> None:
         self.name, self.exported, self.specs = name, exported, specs  # type: ignore[misc]
-        self._values, self._inputs, self._outcome, self._target = dict(values), tuple(inputs), outcome, target
+        self._values, self._inputs, self.outcome, self._target = dict(values), tuple(inputs), outcome, target
         self._shape: tuple[int, ...] | None = None
         self.parity: tuple[Parity, ...] = ()
 
@@ -119,30 +131,30 @@ class TorchProgram(Program):
         import torch
 
         tape = next(iter(p.values())).tape
-        values: dict[str, Any] = {**self.exported.constants, **dict(zip(self.exported.inputs, inputs, strict=True))}
-        values.update({node: p[name] for node, name in self.exported.parameters.items()})
-        run = Run(rng)
+        given = {**self.exported.constants, **{node: p[name] for node, name in self.exported.parameters.items()}}
+
+        def array(x: Any) -> Any:
+            """A constant as an array of the tape's dtype."""
+            if not hasattr(x, "detach"):
+                return x
+            values = x.detach().numpy()
+            return values.astype(tape.dtype) if values.dtype.kind == "f" else values
+
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0 if rng is None else int(rng.integers(2**62)))
-            for step in self.exported.steps:
-                if step.name in self.exported.depends:
-                    y = _computed(step, values, run, tape)
-                elif constants is not None:
-                    y = constants[step.name]
-                else:
-                    y = called(step, values)
-                values[step.name] = y
-                if step.in_place:
-                    values[step.inputs[0]] = y
-                if watch:
-                    watch(step, y)
-        result: Tensor = values[self.exported.output]
+            result: Tensor = evaluate(
+                self.exported, given, inputs, _TapeRun(tape, rng), constants=constants, array=array, watch=watch
+            )
         return result
 
     def loss(self, p: Tensors, batch: Any, rng: np.random.Generator | None = None) -> Tensor:
         """The outcome of the module's output and a target; ``batch`` is the pair of inputs and target."""
         inputs, target = batch
-        return self._outcome(self.output(p, inputs, rng), target)
+        y = self.output(p, inputs, rng)
+        array = np.asarray(target)
+        run = _TapeRun(y.tape, rng)
+        total: Tensor = self.outcome(run, y, array.astype(y.tape.dtype) if array.dtype.kind == "f" else array)
+        return total
 
     def batches(self, rng: np.random.Generator) -> Iterator[Any]:
         """The example inputs again and again, with a new target each."""
@@ -169,7 +181,7 @@ def from_torch(
     kwargs: Mapping[str, Any] | None = None,
     *,
     output: int | str | None = None,
-    loss: str | Outcome = "projection",
+    loss: str | Callable[[Tensor, Any], Tensor] = "projection",
 ) -> TorchProgram:
     """A PyTorch module as a program.
 
@@ -229,11 +241,16 @@ def _in_double(module: Any, args: Any, kwargs: Any, output: Any) -> tuple[Export
     return exported, pytree.tree_leaves((args, kwargs))
 
 
-def _outcome(loss: str | Outcome) -> tuple[Outcome, Callable[[Array, np.random.Generator], Any]]:
+def _outcome(
+    loss: str | Callable[[Tensor, Any], Tensor],
+) -> tuple[Outcome, Callable[[Array, np.random.Generator], Any]]:
     """The loss, and how a target is drawn for an output."""
 
-    def projection(y: Tensor, target: Array) -> Tensor:
-        return apply(ops.Mean(), apply(ops.Multiply(), y, target.astype(y.tape.dtype)))
+    def projection(run: Run, y: Any, target: Any) -> Any:
+        return run.apply(ops.Mean(), run.apply(ops.Multiply(), y, target))
+
+    def cross_entropy(run: Run, y: Any, target: Any) -> Any:
+        return run.apply(ops.SoftmaxCrossEntropy(), y, target)
 
     def normal(y: Array, rng: np.random.Generator) -> Array:
         return rng.standard_normal(y.shape)
@@ -242,10 +259,10 @@ def _outcome(loss: str | Outcome) -> tuple[Outcome, Callable[[Array, np.random.G
         return rng.integers(0, y.shape[-1], y.shape[:-1])
 
     if callable(loss):
-        return loss, normal
+        return lambda run, y, target: loss(y, target), normal
     if loss not in ("projection", "cross_entropy"):
         raise ProgramError(f"from_torch(loss={loss!r}): expected 'projection', 'cross_entropy' or a function")
-    return (projection, normal) if loss == "projection" else (F.cross_entropy, classes)
+    return (projection, normal) if loss == "projection" else (cross_entropy, classes)
 
 
 def _check_rules(exported: Exported, module: str) -> None:
@@ -257,22 +274,53 @@ def _check_rules(exported: Exported, module: str) -> None:
         raise ProgramError(f"from_torch({module}): {counted(len(missing), 'step')} without a rule: {listed}")
 
 
-def _computed(step: Step, values: Mapping[str, Any], run: Run, tape: Tape) -> Any:
-    """The value of a step by refscale's ops, named by the submodule that called it."""
+def evaluate(
+    exported: Exported,
+    given: Mapping[str, Any],
+    inputs: Sequence[Any],
+    run: Run,
+    *,
+    constants: Mapping[str, Any] | None = None,
+    array: Callable[[Any], Any] = lambda x: x,
+    watch: Callable[[Step, Any], None] | None = None,
+) -> Any:
+    """The output of a module: constant steps by torch, the others by their rules.
 
-    def value(ref: Ref) -> Any:
-        x = values[ref.name]
-        if isinstance(x, Tensor | list | tuple) or x is None or isinstance(x, bool | int | float):
-            return x
-        array = x.detach().numpy()
-        return array.astype(tape.dtype) if array.dtype.kind == "f" else array
+    Args:
+        exported: the steps.
+        given: parameters, buffers and constants by their names in the steps.
+        inputs: of the module.
+        run: what a rule computes with.
+        constants: values of constant steps by name, if they were computed before.
+        array: a constant as rules take it.
+        watch: called with each step and its value.
 
-    arguments = resolve(step.arguments, value)
+    Raises:
+        ProgramError: a step that its rule refuses.
+    """
+    values = {**given, **dict(zip(exported.inputs, inputs, strict=True))}
+    for step in exported.steps:
+        if step.name in exported.depends:
+            y = _computed(step, values, run, array)
+        else:
+            y = called(step, values) if constants is None else constants[step.name]
+        values[step.name] = y
+        if step.in_place:
+            values[step.inputs[0]] = y
+        if watch:
+            watch(step, y)
+    return values[exported.output]
+
+
+def _computed(step: Step, values: Mapping[str, Any], run: Run, array: Callable[[Any], Any]) -> Any:
+    """The value of a step by its rule, named by the submodule that called it."""
+
+    arguments = resolve(step.arguments, lambda ref: array(values[ref.name]))
     if step.target == "getitem":
         return step.function(*arguments.values())
     rule = step.rule or RULES[step.computes]
     try:
-        with tape.scope(step.scope or step.name):
+        with run.scope(step.scope or step.name):
             return rule(run, **arguments)
     except (TypeError, ValueError) as error:
         raise ProgramError(f"{step}: {error}") from error

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,10 @@ class Run:
     def depends(self, x: object) -> bool:
         """Return whether a value depends on parameters; others are constants."""
         return isinstance(x, Tensor)
+
+    def scope(self, name: str) -> AbstractContextManager[None]:
+        """Around the calls of a submodule."""
+        return nullcontext()
 
     def apply(self, op: Op, *inputs: Any) -> Any:
         """The output of a scaled op."""

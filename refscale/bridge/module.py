@@ -1,0 +1,292 @@
+"""A program that was brought from PyTorch, as a PyTorch module with the factors of a scheme in place.
+
+The module runs the same rules as ``TorchProgram``, with torch's functions in place of refscale's ops.  Each call is
+the page of the engine in torch: cast the operands, compute, times α, cast the output; in the backward pass cast the
+gradient, differentiate, times β, cast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refscale.bridge.functions import function_of
+from refscale.bridge.program import TorchProgram, evaluate
+from refscale.bridge.rules import Run
+from refscale.engine import Op
+from refscale.errors import ArgumentError
+from refscale.precision import Precision, Rounder, get_precision
+from refscale.scales import Call, Scheme, get_scheme
+
+__all__ = ["to_torch"]
+
+Cast = Callable[[Any], Any]
+
+
+class _Traced:
+    """A torch tensor that depends on parameters; constants are plain tensors."""
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+        self.shape = tuple(tensor.shape)
+        self.ndim = len(self.shape)
+
+
+class _Label(NamedTuple):
+    """What a rounder sees of a tensor."""
+
+    shape: tuple[int, ...]
+    reports: bool
+
+
+def to_torch(
+    program: TorchProgram,
+    scheme: str | Scheme = "regular",
+    precision: str | Precision = "fp32",
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Any:
+    """A ``torch.nn.Module`` that computes a program under a scheme.
+
+    Parameters have the names of the original module, and so has the state dict.  ``module.loss(output, target)`` is
+    the program's loss with its factors; ``module.parameter_groups(lr)`` are the groups of an optimizer with the
+    scheme's learning rates.  ``module.record(recorder)`` writes the calls of the following steps to a trace that
+    ``refscale conform --trace`` judges.
+
+    Args:
+        program: from ``from_torch``.
+        scheme: such as ``graph.plan(program)``.
+        precision: casts of the calls, simulated in float32 on the CPU; rounding to nearest, without blocks.
+        parameters: values by name; None: the program's initial ones under the scheme.
+        seed: of the initial parameters.
+
+    Returns:
+        The module, in train mode.
+
+    Raises:
+        ProgramError: an op of the program has no torch function.
+        ArgumentError: the policy rounds stochastically, computes exactly or in blocks.
+    """
+    scheme, policy = get_scheme(scheme), get_precision(precision)
+    if policy.accumulate is not None or policy.blocks is not None:
+        raise ArgumentError(f"to_torch(precision={policy.name!r}): expected a policy without blocks and accumulators")
+    values = program.initial_parameters(scheme, np.random.default_rng(seed)) if parameters is None else parameters
+    return _module_class()(program, scheme, policy, values)
+
+
+class _Edges:
+    """The casts and factors around calls, as functions of torch tensors; None: the identity.
+
+    Attributes:
+        rounder: carries out the casts, on arrays.
+    """
+
+    def __init__(self, policy: Precision) -> None:
+        self.rounder = Rounder(policy, np.dtype(np.float32))
+        self._casts = policy.name != "fp32"
+
+    def operand(self, op: Op, shape: tuple[int, ...], call: int, i: int) -> Cast | None:
+        """Input ``i`` of a call, as the op computes with it."""
+        return self._function(lambda x: self.rounder.operand(op, x, _Label(shape, False), call, i))
+
+    def incoming(self, op: Op, shape: tuple[int, ...], call: int) -> Cast | None:
+        """The gradient of a call's output, as the backward pass computes with it."""
+        return self._function(lambda g: self.rounder.incoming(op, g, _Label(shape, op.reports), call))
+
+    def stored(self, shape: tuple[int, ...], reports: bool, place: str, factor: float | None = 1.0) -> Cast | None:
+        """A leaf, an output times α, or a gradient times β."""
+        label = _Label(shape, reports)
+        return self._function(lambda x: self.rounder.store(x, label, place), 1.0 if factor is None else factor)
+
+    def _function(self, place: Callable[[Any], Any], factor: float = 1.0) -> Cast | None:
+        if not self._casts:
+            return None if factor == 1 else lambda t: t * factor
+
+        def cast(t: Any) -> Any:
+            import torch
+
+            x = t.detach().cpu().numpy()
+            y = place(x if factor == 1 else np.asarray(x.dtype.type(factor) * x))
+            return torch.tensor(np.ascontiguousarray(y), device=t.device).reshape(t.shape)
+
+        return cast
+
+
+class TorchRun(Run):
+    """One evaluation in torch.
+
+    Attributes:
+        calls: number of calls so far.
+    """
+
+    def __init__(self, scheme: Scheme, edges: _Edges, training: bool, recorder: Any = None, calls: int = 0) -> None:
+        super().__init__(None)
+        self.scheme, self.edges, self.training, self.recorder, self.calls = scheme, edges, training, recorder, calls
+
+    def depends(self, x: object) -> bool:
+        """Return whether a value depends on parameters."""
+        return isinstance(x, _Traced)
+
+    def detached(self, x: Any) -> Any:
+        """The value of a tensor, as a constant."""
+        return x.tensor.detach() if isinstance(x, _Traced) else x
+
+    def filled(self, shape: tuple[int, ...], value: float | bool, like: Any) -> Any:
+        """A constant tensor of one value."""
+        import torch
+
+        t = like.tensor
+        return torch.full(shape, value, dtype=torch.bool if isinstance(value, bool) else t.dtype, device=t.device)
+
+    def is_mask(self, x: Any) -> bool:
+        """Return whether a constant is boolean."""
+        import torch
+
+        return bool(x.dtype == torch.bool)
+
+    def dropout(self, x: Any, p: float) -> Any:
+        """Dropout in train mode, from torch's generator."""
+        import torch
+
+        from refscale import ops
+
+        if p == 0 or not self.training:
+            return x
+        return self.apply(ops.Dropout(p), x, torch.rand(x.shape, device=x.tensor.device) >= p)
+
+    def _permuted(self, x: Any, order: tuple[int, ...]) -> Any:
+        return x.permute(order)
+
+    def _key(self, x: Any) -> Any:
+        return x
+
+    def apply(self, op: Op, *inputs: Any) -> Any:
+        """The output of a call, with the scheme's factors and the policy's casts."""
+        tensors = [x.tensor if isinstance(x, _Traced) else x for x in inputs]
+        shapes = tuple(tuple(t.shape) for t in tensors)
+        scales = self.scheme.scales(Call(op, shapes, index=self.calls))
+        self.calls += 1
+        if self.recorder is None:
+            return _Traced(self._computed(op, scales, tensors))
+        where = f"{op.name} #{self.calls - 1}"
+        with self.recorder.call(where, op, alpha=scales.alpha, beta=scales.beta, count=len(inputs)) as call:
+            used = call.inputs(*tensors)
+            used = list(used) if isinstance(used, tuple) else [used]
+            return _Traced(call.output(self._computed(op, scales, used)))
+
+    def _computed(self, op: Op, scales: Any, tensors: list[Any]) -> Any:
+        edges, call = self.edges, self.calls - 1
+        ready = []
+        for i, (t, beta) in enumerate(zip(tensors, scales.beta, strict=True)):
+            shape = tuple(t.shape)
+            if i in op.constants:
+                ready.append(t)
+            else:
+                ready.append(_edge(t, edges.operand(op, shape, call, i), edges.stored(shape, False, "gradient", beta)))
+        y = function_of(op)(op, *ready)
+        shape = tuple(y.shape)
+        return _edge(y, edges.stored(shape, op.reports, "output", scales.alpha), edges.incoming(op, shape, call))
+
+
+def _edge(t: Any, forward: Cast | None, backward: Cast | None) -> Any:
+    """A function of torch with its own forward and backward pass, each applied to one tensor."""
+    if forward is None and backward is None:
+        return t
+    return _edge_function().apply(t, forward, backward)
+
+
+_EDGE: list[Any] = []
+
+
+def _edge_function() -> Any:
+    if not _EDGE:
+        import torch
+
+        class Edge(torch.autograd.Function):  # type: ignore[misc]
+            @staticmethod
+            def forward(ctx: Any, t: Any, forward: Cast | None, backward: Cast | None) -> Any:
+                ctx.backward_cast = backward
+                return t.view_as(t) if forward is None else forward(t)
+
+            @staticmethod
+            def backward(ctx: Any, g: Any) -> Any:
+                return (g if ctx.backward_cast is None else ctx.backward_cast(g)), None, None
+
+        _EDGE.append(Edge)
+    return _EDGE[0]
+
+
+_MODULE: list[Any] = []
+
+
+def _module_class() -> Any:
+    """The class of the modules, made when torch is first needed."""
+    if _MODULE:
+        return _MODULE[0]
+    import torch
+    from torch.utils import _pytree as pytree
+
+    class ScaledModule(torch.nn.Module):  # type: ignore[misc]
+        """A program under a scheme; see ``to_torch``."""
+
+        def __init__(self, program: TorchProgram, scheme: Scheme, policy: Precision, values: Mapping[str, Any]) -> None:
+            super().__init__()
+            self.program, self.scheme = program, scheme
+            self.edges = _Edges(policy)
+            self.recorder: Any = None
+            self.names = list(program.specs)
+            for name in self.names:
+                _place(self, name, torch.nn.Parameter(torch.tensor(np.asarray(values[name]))))
+            self.constants = list(program.exported.constants)
+            for i, node in enumerate(self.constants):
+                value = program.exported.constants[node]
+                self.register_buffer(f"_constant_{i}", value.clone(), persistent=False)
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            """The output of the program; the calls continue in ``loss``."""
+            inputs = pytree.tree_leaves((args, kwargs))
+            run = TorchRun(self.scheme, self.edges, self.training, self.recorder)
+            p = {}
+            for node, name in self.program.exported.parameters.items():
+                t = self.get_parameter(name)
+                p[node] = _Traced(_edge(t, self.edges.stored(tuple(t.shape), False, "leaf"), None))
+            constants = {node: getattr(self, f"_constant_{i}") for i, node in enumerate(self.constants)}
+            y = evaluate(self.program.exported, {**constants, **p}, inputs, run)
+            self._calls = run.calls
+            return y.tensor
+
+        def loss(self, output: Any, target: Any) -> Any:
+            """The program's loss of an output; under a plan its factors continue those of the module."""
+            run = TorchRun(self.scheme, self.edges, self.training, self.recorder, self._calls)
+            return self.program.outcome(run, _Traced(output), target).tensor
+
+        def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+            """A group for each parameter, with the scheme's learning rate; for any optimizer of torch."""
+            groups = []
+            for name in self.names:
+                spec = self.program.specs[name]
+                rate = lr * self.scheme.lr_scale(spec.role, spec.shape, spec.depth)
+                groups.append({"params": [self.get_parameter(name)], "lr": rate, "name": name})
+            return groups
+
+        def record(self, recorder: Any) -> None:
+            """Write the calls of the following steps with a ``golden.trace.Recorder``; None: no more."""
+            self.recorder = recorder
+
+    _MODULE.append(ScaledModule)
+    return ScaledModule
+
+
+def _place(module: Any, name: str, parameter: Any) -> None:
+    """Register a parameter under its dotted name, making the submodules on the way."""
+    import torch
+
+    *path, last = name.split(".")
+    for part in path:
+        if part not in module._modules:
+            module.add_module(part, torch.nn.Module())
+        module = module._modules[part]
+    module.register_parameter(last, parameter)
