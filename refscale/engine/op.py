@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
-def _no_rows(self: Op, *shapes: Shape) -> tuple[float, ...]:
-    return (0.0,) * len(shapes)
+def _no_rows(self: Op, *shapes: Shape) -> tuple[Shape, ...]:
+    return ((),) * len(shapes)
 
 
 class Op:
@@ -35,9 +36,9 @@ class Op:
       independent N(0, 1).  It sees shapes and attributes only;
     * ``examples(sizes) -> (Example, ...)``: the op with typical attributes and inputs, of which tables, golden vectors,
       claims and default strategies are made;
-    * ``rows_beside(*shapes) -> (n, ...)``: where the gradient of an input sums over rows (a weight, a bias, a table),
-      how many terms each term is added to, in the mean; 0 for the other inputs, the default.  ``scale`` assumes
-      independent terms;
+    * ``rows(*shapes) -> (shape, ...)``: where the gradient of an input sums over rows (a weight, a bias, a table), the
+      rows along each axis of y, 1 for axes that are not summed over; () for the other inputs, the default.  ``scale``
+      assumes independent rows;
     * ``predict(shape of y, *moments) -> moments of y`` and ``predict_gradients(moments of g, *moments) -> (moments of
       each gradient, None for those in ``constants``)``: what the op makes of second moments, both without factors; an
       op without these two rules is reported as not predicted.
@@ -90,7 +91,7 @@ class Op:
     forward: ClassVar[Callable[..., tuple[Array, tuple[Any, ...]]]]
     backward: ClassVar[Callable[..., tuple[Array | None, ...]]]
     scale: ClassVar[Callable[..., Scales]]
-    rows_beside: ClassVar[Callable[..., tuple[float, ...]]] = _no_rows
+    rows: ClassVar[Callable[..., tuple[Shape, ...]]] = _no_rows
     predict: ClassVar[Callable[..., SecondMoments] | None] = None
     predict_gradients: ClassVar[Callable[..., tuple[SecondMoments | None, ...]] | None] = None
 
@@ -101,6 +102,10 @@ class Op:
         Examples of one class differ in their attributes.
         """
         return ()
+
+    def rows_beside(self, *shapes: Shape) -> tuple[float, ...]:
+        """For each input, how many terms each term of its gradient is added to, in the mean."""
+        return tuple(max(1, math.prod(rows)) - 1.0 for rows in self.rows(*shapes))
 
     def __init_subclass__(cls) -> None:
         cls.name = op_name(cls)

@@ -41,7 +41,10 @@ class ScaledOp(Protocol):
     has_ids: ClassVar[bool]
     constants: ClassVar[tuple[int, ...]]
     scale: ClassVar[Callable[..., Scales]]
-    rows_beside: ClassVar[Callable[..., tuple[float, ...]]]
+    rows: ClassVar[Callable[..., tuple[Shape, ...]]]
+
+    def rows_beside(self, *shapes: Shape) -> tuple[float, ...]:
+        """For each input, how many terms each term of its gradient is added to, in the mean."""
 
 
 @dataclass(slots=True)  # not frozen: one is made at every call, and that would take twice as long
