@@ -62,7 +62,8 @@ SOURCE = "inner products with differences of the forward pass, float64 (refscale
 @claim(SOURCE, "bmns")
 def claim_2_01_arithmetic(place: Place) -> Figures:
     """The backward passes of sums, weighted sums, biases, products, gated units and dropout are their derivatives."""
-    yield from _page("arithmetic", place)
+    for page in ("arithmetic", "scalars", "gates", "identities", "noise"):
+        yield from _page(page, place)
 
 
 @claim(SOURCE, "bmns")

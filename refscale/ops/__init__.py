@@ -3,8 +3,11 @@
 ========================  ==============================================================================================
 page                      ops
 ========================  ==============================================================================================
-``arithmetic``            add, subtract, weighted_add, bias, multiply, scalar_multiply, scalar_divide, maximum,
-                          minimum, silu_glu, highway, dropout; scaled, fork
+``arithmetic``            add, subtract, weighted_add, bias, multiply, maximum, minimum
+``scalars``               scalar_multiply, scalar_divide
+``gates``                 silu_glu, highway
+``identities``            scaled, fork
+``noise``                 dropout
 ``contraction``           matmul, attention_scores, attention_mix, readout
 ``convolution``           conv1d, conv2d, max_pool, avg_pool
 ``activations``           relu, leaky_relu, gelu, silu, swish, tanh, sigmoid, softplus, abs, square, clip,
@@ -36,11 +39,15 @@ from refscale.ops import (
     arithmetic,
     contraction,
     convolution,
+    gates,
+    identities,
     losses,
     movement,
+    noise,
     norms,
     positions,
     reduction,
+    scalars,
     softmax,
 )
 from refscale.ops.activations import (
@@ -62,34 +69,27 @@ from refscale.ops.activations import (
     Swish,
     Tanh,
 )
-from refscale.ops.arithmetic import (
-    Add,
-    Bias,
-    Dropout,
-    Fork,
-    Highway,
-    Maximum,
-    Minimum,
-    Multiply,
-    ScalarDivide,
-    ScalarMultiply,
-    Scaled,
-    SiluGlu,
-    Subtract,
-    WeightedAdd,
-)
+from refscale.ops.arithmetic import Add, Bias, Maximum, Minimum, Multiply, Subtract, WeightedAdd
 from refscale.ops.contraction import AttentionMix, AttentionScores, Matmul, Readout, ValuesRule
 from refscale.ops.convolution import AvgPool, Conv1d, Conv2d, MaxPool
 from refscale.ops.custom import CustomElementwise
+from refscale.ops.gates import Highway, SiluGlu
+from refscale.ops.identities import Fork, Scaled
 from refscale.ops.losses import LossSum, MseLoss, SoftmaxCrossEntropy
 from refscale.ops.movement import Concat, Embedding, Expand, Gather, Reshape, Slice, Transpose, Where, split_points
+from refscale.ops.noise import Dropout
 from refscale.ops.norms import BatchNorm, FrozenBatchNorm, GroupNorm, LayerNorm, RmsNorm
 from refscale.ops.positions import RelativeShift, Rotary
 from refscale.ops.reduction import Mean, Sum
+from refscale.ops.scalars import ScalarDivide, ScalarMultiply
 from refscale.ops.softmax import LogSoftmax, MaskedSoftmax, Softmax
 
 _PAGES = (
     arithmetic,
+    scalars,
+    gates,
+    identities,
+    noise,
     contraction,
     convolution,
     activations,
