@@ -133,8 +133,9 @@ def claim_2_07_reduction_and_movement(place: Place) -> Figures:
 
 @claim(SOURCE, "bmns")
 def claim_2_08_losses(place: Place) -> Figures:
-    """So are those of cross-entropy, whole and with rows left out, of squared error, and of sums of losses."""
+    """So are those of cross-entropies, whole and with rows left out, of errors and of sums of losses."""
     yield from _page("losses", place)
+    yield from _page("regression", place)
     rng = place.rng()
     targets = rng.integers(0, SMALL, 6)
     targets[2::3] = -100

@@ -25,7 +25,14 @@ from refscale.functional.activations import (
 )
 from refscale.functional.branches import fork, residual, split
 from refscale.functional.embeddings import embedding, embedding_sum
-from refscale.functional.losses import cross_entropy, mse_loss, total_loss
+from refscale.functional.losses import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    huber_loss,
+    mse_loss,
+    smooth_l1_loss,
+    total_loss,
+)
 from refscale.functional.multihead import attention
 from refscale.functional.noise import dropout
 from refscale.functional.norms import batch_norm, group_norm, layer_norm, rms_norm
@@ -38,6 +45,7 @@ __all__ = [
     "Mask",
     "attention",
     "batch_norm",
+    "binary_cross_entropy_with_logits",
     "conv1d",
     "cross_entropy",
     "dropout",
@@ -50,6 +58,7 @@ __all__ = [
     "hardsigmoid",
     "hardswish",
     "hardtanh",
+    "huber_loss",
     "layer_norm",
     "leaky_relu",
     "linear",
@@ -67,6 +76,7 @@ __all__ = [
     "silu",
     "silu_glu",
     "sinusoids",
+    "smooth_l1_loss",
     "softmax",
     "softplus",
     "split",

@@ -107,14 +107,21 @@ def sigmoid(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
     return _tied(ops.Sigmoid(), x, constraint)
 
 
-def softplus(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
-    """α·log(1 + e^x); see ``ops.Softplus``.
+def softplus(
+    x: Tensor, beta: float = 1.0, threshold: float | None = None, *, constraint: str | Constraint = geometric
+) -> Tensor:
+    """α·log(1 + e^(beta·x))/beta; see ``ops.Softplus`` and ``ops.ThresholdedSoftplus``.
 
     Args:
         x: any shape.
+        beta: 0 < beta ≤ 32.
+        threshold: ≥ 0, from which on beta·x is large and f(x) = x; None: never (20 in torch).
         constraint: ties α and β.
     """
-    return _tied(ops.Softplus(), x, constraint)
+    if beta == 1 and threshold is None:
+        return _tied(ops.Softplus(), x, constraint)
+    # 1024: from there on, the function is x in float64.
+    return _tied(ops.ThresholdedSoftplus(beta, 1024.0 if threshold is None else threshold), x, constraint)
 
 
 def hardsigmoid(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:

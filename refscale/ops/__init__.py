@@ -10,16 +10,17 @@ page                      ops
 ``noise``                 dropout
 ``contraction``           matmul, attention_scores, attention_mix, readout
 ``convolution``           conv1d, conv2d, max_pool, avg_pool
-``activations``           relu, leaky_relu, gelu, silu, swish, tanh, sigmoid, softplus, abs, square, clip,
-                          hard_sigmoid, hard_swish, exp, log, sqrt
-``softmax``               softmax, masked_softmax, log_softmax
+``activations``           relu, leaky_relu, gelu, silu, swish, tanh, sigmoid, softplus, thresholded_softplus,
+                          abs, square, clip, hard_sigmoid, hard_swish, exp, log, sqrt
+``softmax``               softmax, masked_softmax, log_softmax, masked_log_softmax
 ``positions``             rotary, relative_shift
 ``norms``                 layer_norm, rms_norm, batch_norm, frozen_batch_norm, group_norm
 ``reduction``             sum, mean
 ``movement``              reshape, transpose, slice, concat, expand, where, gather,
                           embedding
 ``custom``                any element-wise function, given with its derivative (not in ``OPS``)
-``losses``                softmax_cross_entropy, mse_loss, loss_sum
+``losses``                softmax_cross_entropy, soft_target_cross_entropy, binary_cross_entropy, loss_sum
+``regression``            mse_loss, huber_loss, smooth_l1_loss
 ========================  ==============================================================================================
 
 ``apply(op, *tensors)`` runs one; ``refscale ops`` prints their factors.  ``OPS`` has every class by name: tables,
@@ -47,6 +48,7 @@ from refscale.ops import (
     norms,
     positions,
     reduction,
+    regression,
     scalars,
     softmax,
 )
@@ -68,6 +70,7 @@ from refscale.ops.activations import (
     Square,
     Swish,
     Tanh,
+    ThresholdedSoftplus,
 )
 from refscale.ops.arithmetic import Add, Bias, Maximum, Minimum, Multiply, Subtract, WeightedAdd
 from refscale.ops.contraction import AttentionMix, AttentionScores, Matmul, Readout, ValuesRule
@@ -75,14 +78,15 @@ from refscale.ops.convolution import AvgPool, Conv1d, Conv2d, MaxPool
 from refscale.ops.custom import CustomElementwise
 from refscale.ops.gates import Highway, SiluGlu
 from refscale.ops.identities import Fork, Scaled
-from refscale.ops.losses import LossSum, MseLoss, SoftmaxCrossEntropy
+from refscale.ops.losses import BinaryCrossEntropy, LossSum, Reduction, SoftmaxCrossEntropy, SoftTargetCrossEntropy
 from refscale.ops.movement import Concat, Embedding, Expand, Gather, Reshape, Slice, Transpose, Where, split_points
 from refscale.ops.noise import Dropout
 from refscale.ops.norms import BatchNorm, FrozenBatchNorm, GroupNorm, LayerNorm, RmsNorm
 from refscale.ops.positions import RelativeShift, Rotary
 from refscale.ops.reduction import Mean, Sum
+from refscale.ops.regression import HuberLoss, MseLoss, SmoothL1Loss
 from refscale.ops.scalars import ScalarDivide, ScalarMultiply
-from refscale.ops.softmax import LogSoftmax, MaskedSoftmax, Softmax
+from refscale.ops.softmax import LogSoftmax, MaskedLogSoftmax, MaskedSoftmax, Softmax
 
 _PAGES = (
     arithmetic,
@@ -99,6 +103,7 @@ _PAGES = (
     reduction,
     movement,
     losses,
+    regression,
 )
 
 OPS: Mapping[str, type[Op]] = MappingProxyType(
@@ -157,6 +162,7 @@ __all__ = [
     "AvgPool",
     "BatchNorm",
     "Bias",
+    "BinaryCrossEntropy",
     "Clip",
     "Concat",
     "Conv1d",
@@ -175,11 +181,13 @@ __all__ = [
     "HardSigmoid",
     "HardSwish",
     "Highway",
+    "HuberLoss",
     "LayerNorm",
     "LeakyRelu",
     "Log",
     "LogSoftmax",
     "LossSum",
+    "MaskedLogSoftmax",
     "MaskedSoftmax",
     "Matmul",
     "MaxPool",
@@ -189,6 +197,7 @@ __all__ = [
     "MseLoss",
     "Multiply",
     "Readout",
+    "Reduction",
     "RelativeShift",
     "Relu",
     "Reshape",
@@ -201,6 +210,8 @@ __all__ = [
     "Silu",
     "SiluGlu",
     "Slice",
+    "SmoothL1Loss",
+    "SoftTargetCrossEntropy",
     "Softmax",
     "SoftmaxCrossEntropy",
     "Softplus",
@@ -210,6 +221,7 @@ __all__ = [
     "Sum",
     "Swish",
     "Tanh",
+    "ThresholdedSoftplus",
     "Transpose",
     "ValuesRule",
     "WeightedAdd",

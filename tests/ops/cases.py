@@ -129,6 +129,10 @@ MORE = {
         case(ops.MaskedSoftmax(), (2, 3, 4, 5), Input((2, 1, 1, 5), "mask")),
         case(ops.MaskedSoftmax(causal=True), (2, 3, 5), Input((2, 3, 5), "mask")),
     ],
+    ops.MaskedLogSoftmax: [
+        case(ops.MaskedLogSoftmax(), (2, 3, 4, 5), Input((2, 1, 1, 5), "mask")),
+        case(ops.MaskedLogSoftmax(causal=True), (2, 3, 5), Input((2, 3, 5), "mask")),
+    ],
     ops.LayerNorm: [case(ops.LayerNorm(), (2, 3, 5), (5,), (5,)), case(ops.LayerNorm(0.5), (3, 4), (4,), (4,))],
     ops.RmsNorm: [case(ops.RmsNorm(), (2, 3, 5), (5,))],
     ops.BatchNorm: [case(ops.BatchNorm(), (2, 3, 5), (5,), (5,)), case(ops.BatchNorm(0.5), (4, 3), (3,), (3,))],
@@ -148,6 +152,21 @@ MORE = {
         cross_entropy((4,), 5),
         cross_entropy((2, 3), 4, "sum", 2),
         cross_entropy((2, 3), 4, "mean", 2),
+        cross_entropy((2, 3), 4, "none", 2),
+    ],
+    ops.SoftTargetCrossEntropy: [
+        case(ops.SoftTargetCrossEntropy(), (2, 3, 4), Input((2, 3, 4), "positive")),
+        case(ops.SoftTargetCrossEntropy("mean", 3.5, 2, 0.5), (3, 4), Input((3, 4), "positive")),
+        case(ops.SoftTargetCrossEntropy("none"), (3, 4), Input((3, 4), "positive")),
+    ],
+    ops.BinaryCrossEntropy: [
+        case(ops.BinaryCrossEntropy(reduction, 1.5), (3, 4), *[Input((3, 4), "positive")] * 2)
+        for reduction in ("mean", "sum", "none")
+    ],
+    ops.HuberLoss: [case(ops.HuberLoss(0.75, reduction), (3, 4), (3, 4)) for reduction in ("mean", "sum", "none")],
+    ops.SmoothL1Loss: [
+        case(ops.SmoothL1Loss(beta, reduction), (3, 4), (3, 4))
+        for beta, reduction in ((0.75, "mean"), (0.25, "sum"), (0.0, "none"))
     ],
     ops.LossSum: [case(ops.LossSum(), (), (), ())],
 }
@@ -247,11 +266,11 @@ def _pool(draw, kind):
 
 
 @st.composite
-def _masked_softmax(draw):
+def _masked_softmax(draw, kind):
     x = draw(shapes(min_dims=2, max_dims=4, max_side=4))
     tail = x[draw(st.integers(0, len(x))) :]
     mask = tuple(draw(st.sampled_from([1, n])) for n in tail)
-    return case(ops.MaskedSoftmax(draw(st.booleans())), x, Input(mask, "mask"))
+    return case(kind(draw(st.booleans())), x, Input(mask, "mask"))
 
 
 @st.composite
@@ -314,11 +333,28 @@ def _embedding(draw):
     return case(ops.Embedding(), (v, d), Input(draw(shapes()), "index", v))
 
 
+reductions = st.sampled_from(["mean", "sum", "none"])
+
+
+@st.composite
+def _soft_cross_entropy(draw):
+    op = ops.SoftTargetCrossEntropy(draw(reductions), draw(st.none() | positive_weights), None, draw(positive_weights))
+    shape = draw(shapes(min_dims=1))
+    return case(op, shape, Input(shape, "positive"))
+
+
+@st.composite
+def _binary_cross_entropy(draw):
+    shape = draw(shapes())
+    op = ops.BinaryCrossEntropy(draw(reductions), draw(positive_weights))
+    return case(op, shape, *[Input(shape, "positive")] * 2)
+
+
 @st.composite
 def _cross_entropy(draw):
     rows = draw(shapes(max_dims=2))
     ignored = draw(st.none() | st.integers(0, int(np.prod(rows)) - 1))
-    return cross_entropy(rows, draw(st.integers(1, 6)), draw(st.sampled_from(["mean", "sum"])), ignored)
+    return cross_entropy(rows, draw(st.integers(1, 6)), draw(reductions), ignored)
 
 
 @st.composite
@@ -354,6 +390,7 @@ WIDER = {
     ops.ScalarDivide: _of_one_shape(st.builds(ops.ScalarDivide, numbers)),
     ops.Maximum: _broadcast(ops.Maximum()),
     ops.Minimum: _broadcast(ops.Minimum()),
+    ops.ThresholdedSoftplus: _of_one_shape(st.builds(ops.ThresholdedSoftplus, st.floats(0.125, 8), st.floats(0, 4))),
     ops.Clip: _of_one_shape(st.builds(ops.Clip, st.floats(-3, -0.125), st.floats(0.125, 3))),
     ops.SiluGlu: _of_one_shape(ops.SiluGlu(), 2),
     ops.Highway: _of_one_shape(st.builds(ops.Highway, st.floats(-2, 2)), 3),
@@ -375,7 +412,8 @@ WIDER = {
     ops.Log: _of_one_shape(ops.Log(), kind="positive"),
     ops.Sqrt: _of_one_shape(ops.Sqrt(), kind="positive"),
     ops.Softmax: _of_rows(ops.Softmax()),
-    ops.MaskedSoftmax: _masked_softmax(),
+    ops.MaskedSoftmax: _masked_softmax(ops.MaskedSoftmax),
+    ops.MaskedLogSoftmax: _masked_softmax(ops.MaskedLogSoftmax),
     ops.LogSoftmax: _of_rows(ops.LogSoftmax()),
     ops.LayerNorm: _norm(2),
     ops.RmsNorm: _norm(1),
@@ -391,6 +429,10 @@ WIDER = {
     ops.Embedding: _embedding(),
     ops.SoftmaxCrossEntropy: _cross_entropy(),
     ops.MseLoss: _of_one_shape(ops.MseLoss(), 2),
+    ops.SoftTargetCrossEntropy: _soft_cross_entropy(),
+    ops.BinaryCrossEntropy: _binary_cross_entropy(),
+    ops.HuberLoss: _of_one_shape(st.builds(ops.HuberLoss, positive_weights, reductions), 2),
+    ops.SmoothL1Loss: _of_one_shape(st.builds(ops.SmoothL1Loss, positive_weights, reductions), 2),
     ops.LossSum: st.integers(1, 4).map(lambda count: case(ops.LossSum(), *[()] * count)),
 }
 

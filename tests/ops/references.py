@@ -243,8 +243,55 @@ def cross_entropy(op, logits, targets):
     rows = [row for row in np.ndindex(*targets.shape) if targets[row] != op.ignore_index]
     losses = [np.log(np.exp(logits[row]).sum()) - logits[(*row, targets[row])] for row in rows]
     bound = (2 * logits.shape[-1] + 2 * len(rows) + 24) * U * (1 + 2 * np.abs(logits).max()) * len(rows)
+    if op.reduction == "none":
+        y = np.zeros(targets.shape)
+        for row, loss in zip(rows, losses, strict=True):
+            y[row] = loss
+        return y, bound
     share = len(rows) if op.reduction == "mean" else 1
     return np.asarray(sum(losses) / share), bound / share
+
+
+def reduced(op, losses, bound, divisor=None):
+    """Losses by their reduction; bounds of a sum count the additions."""
+    if op.reduction == "none":
+        return losses, bound
+    share = (divisor or losses.size) if op.reduction == "mean" else 1
+    return np.asarray(losses.sum() / share), (np.sum(bound) + 2 * losses.size * U * np.abs(losses).sum()) / share
+
+
+def soft_target_cross_entropy(op, logits, targets):
+    surprise = np.log(np.exp(logits).sum(-1, keepdims=True)) - logits
+    size = np.abs(logits).max() + np.abs(surprise)
+    bound = (4 * logits.shape[-1] + 24) * U * (targets * (1 + size)).sum(-1)
+    return reduced(op, (targets * surprise).sum(-1), bound, op.divisor)
+
+
+def binary_cross_entropy(op, logits, positive, negative):
+    losses = positive * np.log(1 + np.exp(-logits)) + negative * np.log(1 + np.exp(logits))
+    return reduced(op, losses, 24 * U * (positive + negative) * (1 + np.abs(logits)))
+
+
+def clipped(op, x, target, corner, slope):
+    d = np.abs(x - target)
+    losses = np.array([v * v / 2 * slope / corner if v <= corner else slope * (v - corner / 2) for v in d.ravel()])
+    losses = losses.reshape(d.shape)
+    return reduced(op, losses, 12 * U * slope * (d + corner))
+
+
+def thresholded_softplus(op, x):
+    return relative(np.where(op.beta * x > op.threshold, x, np.logaddexp(0, op.beta * x) / op.beta), 24)
+
+
+def masked_log_softmax(op, x, mask):
+    mask = np.broadcast_to(mask, x.shape)
+    s, t = x.shape[-2:]
+    y = np.zeros_like(x)
+    for row in np.ndindex(*x.shape[:-1]):
+        seen = [j for j in range(t) if mask[(*row, j)] and (not op.causal or j <= row[-1] + t - s)]
+        if seen:
+            y[(*row, seen)] = x[row][seen] - np.log(np.exp(x[row][seen]).sum())
+    return y, (2 * t + 24) * U * (1 + 2 * np.abs(x).max() + np.abs(y))
 
 
 def mse_loss(op, x, target):
@@ -290,6 +337,7 @@ REFERENCES = {
     ops.Tanh: tanh,
     ops.Sigmoid: lambda op, x: relative(1 / (1 + np.exp(-x)), 16),
     ops.Softplus: lambda op, x: relative(np.logaddexp(0, x), 20),
+    ops.ThresholdedSoftplus: thresholded_softplus,
     ops.Abs: lambda op, x: exact(x * ((x > 0) * 2.0 - 1)),
     ops.Square: lambda op, x: exact(x**2),
     ops.Clip: lambda op, x: exact(np.where(x < op.low, op.low, np.where(x > op.high, op.high, x))),
@@ -301,6 +349,7 @@ REFERENCES = {
     ops.Softmax: softmax,
     ops.MaskedSoftmax: masked_softmax,
     ops.LogSoftmax: log_softmax,
+    ops.MaskedLogSoftmax: masked_log_softmax,
     ops.LayerNorm: layer_norm,
     ops.RmsNorm: rms_norm,
     ops.BatchNorm: batch_norm,
@@ -317,7 +366,11 @@ REFERENCES = {
     ops.Gather: gather,
     ops.Embedding: embedding,
     ops.SoftmaxCrossEntropy: cross_entropy,
+    ops.SoftTargetCrossEntropy: soft_target_cross_entropy,
+    ops.BinaryCrossEntropy: binary_cross_entropy,
     ops.MseLoss: mse_loss,
+    ops.HuberLoss: lambda op, x, target: clipped(op, x, target, op.delta, op.delta),
+    ops.SmoothL1Loss: lambda op, x, target: clipped(op, x, target, op.beta, 1.0),
     ops.LossSum: lambda op, *xs: (np.asarray(math.fsum(xs)), 2 * len(xs) * U * sum(map(np.abs, xs))),
 }
 

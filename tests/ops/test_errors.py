@@ -40,7 +40,27 @@ ATTRIBUTES = {
     "layer_norm(eps=-1): expected 0 ≤ eps < ∞": lambda: ops.LayerNorm(-1),
     "rms_norm(eps=nan): expected 0 ≤ eps < ∞": lambda: ops.RmsNorm(float("nan")),
     "rms_norm(eps=inf): expected 0 ≤ eps < ∞": lambda: ops.RmsNorm(float("inf")),
-    "SoftmaxCrossEntropy(reduction='none'): expected 'mean' or 'sum'": lambda: ops.SoftmaxCrossEntropy("none"),
+    "SoftmaxCrossEntropy(reduction='max'): expected 'mean', 'sum' or 'none'": lambda: ops.SoftmaxCrossEntropy("max"),
+    "SoftTargetCrossEntropy(kept=0): expected at least one row that counts": lambda: ops.SoftTargetCrossEntropy(kept=0),
+    "SoftTargetCrossEntropy(divisor=0): expected a positive finite number": lambda: ops.SoftTargetCrossEntropy(
+        divisor=0
+    ),
+    "SoftTargetCrossEntropy(gradient_rms=inf): expected a positive finite number": lambda: ops.SoftTargetCrossEntropy(
+        gradient_rms=float("inf")
+    ),
+    "BinaryCrossEntropy(gradient_rms=0): expected a positive finite number": lambda: ops.BinaryCrossEntropy(
+        gradient_rms=0
+    ),
+    "HuberLoss(delta=0): expected 2^-10 ≤ delta < ∞": lambda: ops.HuberLoss(0),
+    "HuberLoss(delta=0.0009): expected 2^-10 ≤ delta < ∞": lambda: ops.HuberLoss(0.0009),
+    "SmoothL1Loss(beta=-1): expected 0, or 2^-10 ≤ beta < ∞": lambda: ops.SmoothL1Loss(-1),
+    "HuberLoss(reduction='max'): expected 'mean', 'sum' or 'none'": lambda: ops.HuberLoss(1.0, "max"),
+    "ThresholdedSoftplus(beta=33, threshold=20.0): expected 0 < beta ≤ 32 and 0 ≤ threshold < ∞": lambda: (
+        ops.ThresholdedSoftplus(33)
+    ),
+    "ThresholdedSoftplus(beta=1.0, threshold=-1): expected 0 < beta ≤ 32 and 0 ≤ threshold < ∞": lambda: (
+        ops.ThresholdedSoftplus(threshold=-1)
+    ),
     "SoftmaxCrossEntropy(kept=0): expected at least one row that counts": lambda: ops.SoftmaxCrossEntropy(kept=0),
     "Conv1d(stride=0): expected an integer ≥ 1": lambda: ops.Conv1d(stride=0),
     "Conv1d(stride=(2,)): expected an integer ≥ 1": lambda: ops.Conv1d(stride=(2,)),

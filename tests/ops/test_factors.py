@@ -21,6 +21,7 @@ ACTIVATIONS = {  # std and RMS of f(X), RMS of G·f'(X), by 30-digit quadrature
     ops.Sigmoid(): (0.20827634, 0.54164475, 0.21174570),
     ops.Softplus(): (0.52107053, 0.95981556, 0.54164475),
     ops.Exp(): (2.16119742, 2.71828183, 2.71828183),
+    ops.ThresholdedSoftplus(1.0, 40.0): (0.52107053, 0.95981556, 0.54164475),
     ops.Abs(): (0.60281027, 1.0, 1.0),
     ops.Square(): (1.41421356, 1.73205081, 2.0),
     ops.Clip(): (0.71837215, 0.71837215, 0.82625026),
@@ -117,6 +118,36 @@ def test_extremes():
         assert abs(1 / scales.alpha - LARGEST[2][0]) <= EIGHT_DIGITS
         assert op.scale((2, 3, 4), (3, 1), statistic="rms").alpha == 1
         assert scales.beta == (math.sqrt(2), math.sqrt(2) * math.sqrt(3 / 24))
+
+
+def test_losses_with_weights():
+    """Soft targets: s/√(s−1) over the given RMS, a mean of them times the divisor; of logits: 2; √2 less for kept."""
+    hard = 5 / 2
+    for op, beta in (
+        (ops.SoftTargetCrossEntropy(), 4 * hard),
+        (ops.SoftTargetCrossEntropy("sum", gradient_rms=0.5), 2 * hard),
+        (ops.SoftTargetCrossEntropy("none", 7.0), hard),
+        (ops.SoftTargetCrossEntropy("mean", 7.0, 2), 7 * math.sqrt(2) * hard),
+        (ops.SoftmaxCrossEntropy("none", -1, 2), math.sqrt(2) * hard),
+    ):
+        shapes = ((4, 5), (4,) if isinstance(op, ops.SoftmaxCrossEntropy) else (4, 5))
+        assert op.scale(*shapes) == Scales(1.0, (beta, None))
+    assert ops.BinaryCrossEntropy("mean", 0.5).scale(*[(3, 4)] * 3) == Scales(1.0, (48.0, None, None))
+    assert ops.BinaryCrossEntropy("none").scale(*[(3, 4)] * 3) == Scales(1.0, (2.0, None, None))
+
+
+@pytest.mark.parametrize("delta", [0.25, 1.0, 2.0, 64.0])
+def test_clipped_differences(delta):
+    """E min(D², δ²) = ∫ 2t·P(|D| > t) dt from 0 to δ, of D ~ N(0, 2), by the midpoint rule."""
+    t = (np.arange(1 << 16) + 0.5) / (1 << 16) * delta
+    tail = np.array([math.erfc(v / 2) for v in t])
+    rms = math.sqrt(float(np.mean(2 * t * tail)) * delta)
+    for reduction, n in (("mean", 12), ("sum", 1), ("none", 1)):
+        huber, smooth = (kind(delta, reduction).scale((3, 4), (3, 4)) for kind in (ops.HuberLoss, ops.SmoothL1Loss))
+        assert huber.alpha == smooth.alpha == 1
+        assert huber.beta[0] == huber.beta[1] == pytest.approx(n / rms, rel=1e-7)
+        assert smooth.beta[0] == smooth.beta[1] == pytest.approx(n * delta / rms, rel=1e-7)
+    assert ops.SmoothL1Loss(0.0).scale((3, 4), (3, 4)) == Scales(1.0, (12.0, 12.0))
 
 
 B, M, N, S = 10, 12, 7, 5

@@ -154,6 +154,33 @@ ORACLES = {
         lambda x, t: flat_cross_entropy(x, t, ignore_index=IGNORE, reduction="sum"),
         [normal(3, 4, ROW), SOME],
     ),
+    "cross_entropy, none": (
+        ops.SoftmaxCrossEntropy("none", IGNORE, KEPT),
+        lambda x, t: flat_cross_entropy(x, t, ignore_index=IGNORE, reduction="none").reshape(3, 4),
+        [normal(3, 4, ROW), SOME],
+    ),
+    "softplus, threshold": (ops.ThresholdedSoftplus(2.0, 3.0), lambda x: F.softplus(x, 2.0, 3.0), [normal(50)]),
+    "masked_log_softmax": (
+        ops.MaskedLogSoftmax(),
+        lambda x, mask: torch.where(mask, F.log_softmax(x.masked_fill(~mask, -torch.inf), -1), 0.0),
+        [normal(2, 5, 7), MASK],
+    ),
+    **{
+        f"huber_loss, {r}": (
+            ops.HuberLoss(0.7, r),
+            lambda x, t, r=r: F.huber_loss(x, t, reduction=r, delta=0.7),
+            [normal(3, 4), normal(3, 4)],
+        )
+        for r in ("mean", "sum", "none")
+    },
+    **{
+        f"smooth_l1_loss, {beta}": (
+            ops.SmoothL1Loss(beta, r),
+            lambda x, t, beta=beta, r=r: F.smooth_l1_loss(x, t, reduction=r, beta=beta),
+            [normal(3, 4), normal(3, 4)],
+        )
+        for beta, r in ((0.7, "mean"), (0.3, "none"), (0.0, "sum"))
+    },
     "mse_loss": (ops.MseLoss(), F.mse_loss, [normal(3, 4), normal(3, 4)]),
     "relu": (ops.Relu(), F.relu, [normal(50)]),
     "leaky_relu": (ops.LeakyRelu(0.2), lambda x: F.leaky_relu(x, 0.2), [normal(50)]),
