@@ -85,6 +85,7 @@ def claim_2_02_contraction(place: Place) -> Figures:
 def claim_2_03_convolution(place: Place) -> Figures:
     """So are those of convolutions, with stride, padding, dilation and groups, and of pooling."""
     yield from _page("convolution", place)
+    yield from _page("pooling", place)
     p, rng = place.at_most(b=3, m=2, n=2, s=4), place.rng()
     for op, x, w in (
         (ops.Conv1d(2, (2, 1), 2, 2), (p.b, p.s + 4, 2 * p.m), (3, p.m, 2 * p.n)),
@@ -129,6 +130,7 @@ def claim_2_07_reduction_and_movement(place: Place) -> Figures:
     """So are those of sums, means and moves, with rows that are gathered or embedded more than once."""
     yield from _page("reduction", place)
     yield from _page("movement", place)
+    yield from _page("resampling", place)
 
 
 @claim(SOURCE, "bmns")

@@ -46,7 +46,8 @@ class Op:
     whose gradient is g itself, where they have the output's shape.  ``settles`` marks an identity whose β may be chosen
     so that the uses of its input agree (forks).  ``adds`` marks sums of the inputs: where their factors are
     tied, the recipe ties them to that of the output, ``to_output_scale``.  ``of_batch`` names attributes that are
-    sizes, and so may differ between batches of one program.
+    sizes, and so may differ between batches of one program.  ``later`` names attributes that the op got after records
+    of it were published: at their defaults, ``attributes`` leaves them out.
 
     An op may have a fast form: the same function, in passes that stay in cache, with the factors inside.  Its results
     are within ``bound`` of the real ones, as those of the readable form are; ``bitwise`` marks ops whose two forms have
@@ -74,6 +75,7 @@ class Op:
     passes: ClassVar[tuple[int, ...]] = ()
     settles: ClassVar[bool] = False
     of_batch: ClassVar[tuple[str, ...]] = ()
+    later: ClassVar[tuple[str, ...]] = ()
     adds: ClassVar[bool] = False
     bitwise: ClassVar[bool] = False
     fast_forward: ClassVar[Callable[..., tuple[Array, tuple[Any, ...]]] | None] = None
@@ -134,6 +136,10 @@ class Op:
                 for beta, piece in zip(scales.beta, pieces, strict=True)
             ]
         )
+
+    def attributes(self) -> dict[str, Any]:
+        """Attributes by name, as ids and files have them: without those of ``later`` that have their defaults."""
+        return {k: v for k, v in vars(self).items() if k not in self.later or v != getattr(type(self), k)}
 
     # What a frozen dataclass has; one is made for ops with attributes only, as making it takes half a millisecond.
     def __setattr__(self, name: str, value: object) -> None:

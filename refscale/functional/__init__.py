@@ -9,6 +9,7 @@ caller names another, a constraint or its name; ``constraint="none"`` is for cut
 """
 
 from refscale.functional.activations import (
+    clip,
     elementwise,
     gelu,
     hardsigmoid,
@@ -24,6 +25,7 @@ from refscale.functional.activations import (
     tanh,
 )
 from refscale.functional.branches import fork, residual, split
+from refscale.functional.choices import maximum, minimum, where
 from refscale.functional.embeddings import embedding, embedding_sum
 from refscale.functional.losses import (
     binary_cross_entropy_with_logits,
@@ -36,17 +38,23 @@ from refscale.functional.losses import (
 from refscale.functional.multihead import attention
 from refscale.functional.noise import dropout
 from refscale.functional.norms import batch_norm, group_norm, layer_norm, rms_norm
-from refscale.functional.pooling import mean_pooled
+from refscale.functional.pooling import avg_pool, max_pool, mean_pooled
 from refscale.functional.positions import rotary_angles, sinusoids
 from refscale.functional.probabilities import Mask, log_softmax, softmax
-from refscale.functional.products import conv1d, linear, matmul, readout
+from refscale.functional.products import conv1d, conv2d, conv3d, conv_transpose, linear, matmul, readout
+from refscale.functional.resampling import interpolate, pad
 
 __all__ = [
     "Mask",
     "attention",
+    "avg_pool",
     "batch_norm",
     "binary_cross_entropy_with_logits",
+    "clip",
     "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose",
     "cross_entropy",
     "dropout",
     "elementwise",
@@ -59,13 +67,18 @@ __all__ = [
     "hardswish",
     "hardtanh",
     "huber_loss",
+    "interpolate",
     "layer_norm",
     "leaky_relu",
     "linear",
     "log_softmax",
     "matmul",
+    "max_pool",
+    "maximum",
     "mean_pooled",
+    "minimum",
     "mse_loss",
+    "pad",
     "readout",
     "relu",
     "relu6",
@@ -82,4 +95,5 @@ __all__ = [
     "split",
     "tanh",
     "total_loss",
+    "where",
 ]

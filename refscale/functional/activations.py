@@ -10,6 +10,7 @@ from refscale.engine import Op, Tensor, apply
 from refscale.scales import Constraint, geometric
 
 __all__ = [
+    "clip",
     "elementwise",
     "gelu",
     "hardsigmoid",
@@ -155,6 +156,17 @@ def hardtanh(
         constraint: ties α and β.
     """
     return _tied(ops.Clip(min_val, max_val), x, constraint)
+
+
+def clip(x: Tensor, min: float, max: float, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·min(max(x, min), max); see ``ops.Clip``.
+
+    Args:
+        x: any shape.
+        min, max: finite, min < max.
+        constraint: ties α and β.
+    """
+    return _tied(ops.Clip(min, max), x, constraint)
 
 
 def relu6(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:

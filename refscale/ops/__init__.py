@@ -9,15 +9,16 @@ page                      ops
 ``identities``            scaled, fork
 ``noise``                 dropout
 ``contraction``           matmul, attention_scores, attention_mix, readout
-``convolution``           conv1d, conv2d, max_pool, avg_pool
+``convolution``           conv1d, conv2d, conv3d, conv_transpose
+``pooling``               max_pool, avg_pool
 ``activations``           relu, leaky_relu, gelu, silu, swish, tanh, sigmoid, softplus, thresholded_softplus,
                           abs, square, clip, hard_sigmoid, hard_swish, exp, log, sqrt
 ``softmax``               softmax, masked_softmax, log_softmax, masked_log_softmax
 ``positions``             rotary, relative_shift
 ``norms``                 layer_norm, rms_norm, batch_norm, frozen_batch_norm, group_norm
 ``reduction``             sum, mean
-``movement``              reshape, transpose, slice, concat, expand, where, gather,
-                          embedding
+``movement``              reshape, transpose, slice, concat, expand, where, gather, embedding
+``resampling``            pad, nearest_resize
 ``custom``                any element-wise function, given with its derivative (not in ``OPS``)
 ``losses``                softmax_cross_entropy, soft_target_cross_entropy, binary_cross_entropy, loss_sum
 ``regression``            mse_loss, huber_loss, smooth_l1_loss
@@ -46,9 +47,11 @@ from refscale.ops import (
     movement,
     noise,
     norms,
+    pooling,
     positions,
     reduction,
     regression,
+    resampling,
     scalars,
     softmax,
 )
@@ -74,7 +77,7 @@ from refscale.ops.activations import (
 )
 from refscale.ops.arithmetic import Add, Bias, Maximum, Minimum, Multiply, Subtract, WeightedAdd
 from refscale.ops.contraction import AttentionMix, AttentionScores, Matmul, Readout, ValuesRule
-from refscale.ops.convolution import AvgPool, Conv1d, Conv2d, MaxPool
+from refscale.ops.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose
 from refscale.ops.custom import CustomElementwise
 from refscale.ops.gates import Highway, SiluGlu
 from refscale.ops.identities import Fork, Scaled
@@ -82,11 +85,14 @@ from refscale.ops.losses import BinaryCrossEntropy, LossSum, Reduction, SoftmaxC
 from refscale.ops.movement import Concat, Embedding, Expand, Gather, Reshape, Slice, Transpose, Where, split_points
 from refscale.ops.noise import Dropout
 from refscale.ops.norms import BatchNorm, FrozenBatchNorm, GroupNorm, LayerNorm, RmsNorm
+from refscale.ops.pooling import AvgPool, MaxPool
 from refscale.ops.positions import RelativeShift, Rotary
 from refscale.ops.reduction import Mean, Sum
 from refscale.ops.regression import HuberLoss, MseLoss, SmoothL1Loss
+from refscale.ops.resampling import NearestResize, Pad, PadMode
 from refscale.ops.scalars import ScalarDivide, ScalarMultiply
 from refscale.ops.softmax import LogSoftmax, MaskedLogSoftmax, MaskedSoftmax, Softmax
+from refscale.ops.windows import PaddingPerAxis, PerAxis
 
 _PAGES = (
     arithmetic,
@@ -96,12 +102,14 @@ _PAGES = (
     noise,
     contraction,
     convolution,
+    pooling,
     activations,
     softmax,
     positions,
     norms,
     reduction,
     movement,
+    resampling,
     losses,
     regression,
 )
@@ -167,6 +175,8 @@ __all__ = [
     "Concat",
     "Conv1d",
     "Conv2d",
+    "Conv3d",
+    "ConvTranspose",
     "CustomElementwise",
     "Dropout",
     "Elementwise",
@@ -196,6 +206,11 @@ __all__ = [
     "Minimum",
     "MseLoss",
     "Multiply",
+    "NearestResize",
+    "Pad",
+    "PadMode",
+    "PaddingPerAxis",
+    "PerAxis",
     "Readout",
     "Reduction",
     "RelativeShift",

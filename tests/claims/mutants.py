@@ -211,7 +211,15 @@ def _sites(module: ModuleType) -> Iterator[tuple[str, range]]:
 
 
 ABSORBED = (
-    "conv1d: op",
+    "_convolution: op",
+    "max_pool: op",
+    "avg_pool: op",
+    "pad: ops.Pad",
+    "interpolate: ops.NearestResize",
+    "where: ops.Where",
+    "maximum: ops.Maximum",
+    "minimum: ops.Minimum",
+    "log_softmax: ops.MaskedLogSoftmax",
     "log_softmax: ops.LogSoftmax",
     "layer_norm: ops.LayerNorm",
     "rms_norm: ops.RmsNorm",

@@ -112,16 +112,35 @@ MORE = {
         case(ops.Conv2d(), (2, 4, 5, 3), (3, 2, 3, 2)),
         case(ops.Conv2d((2, 1), ((1, 0), 2), (1, 2), 2), (2, 5, 4, 4), (2, 3, 2, 6)),
     ],
+    ops.Conv3d: [
+        case(ops.Conv3d(), (2, 2, 3, 2, 2), (2, 1, 2, 2, 3)),
+        case(ops.Conv3d((2, 1, 1), ((1, 0), 2, 0), (1, 2, 1), 2), (1, 3, 2, 2, 4), (2, 2, 1, 2, 2)),
+    ],
+    ops.ConvTranspose: [
+        case(ops.ConvTranspose(), (2, 4, 3), (3, 3, 4)),
+        case(ops.ConvTranspose(2, 1, 1, 1, 2), (2, 4, 6), (4, 3, 4)),
+        case(ops.ConvTranspose((2, 1), ((1, 0), 1), (1, 2)), (2, 3, 4, 2), (2, 3, 2, 5)),
+    ],
     ops.MaxPool: [
         case(ops.MaxPool((2,)), (2, 6, 3)),
         case(ops.MaxPool((3,), (2,), ((1, 2),)), (2, 6, 3)),
         case(ops.MaxPool((2, 3), (1, 2), (1, 1)), (2, 4, 5, 2)),
+        case(ops.MaxPool((2, 2), (1, 2), (1, 0), (2, 1)), (2, 4, 5, 2)),
+        case(ops.MaxPool(2, 1), (1, 2, 3, 2, 2)),
     ],
     ops.AvgPool: [
         case(ops.AvgPool((2,)), (2, 6, 3)),
         case(ops.AvgPool((3,), (2,), ((1, 2),)), (2, 6, 3)),
         case(ops.AvgPool((2, 3), (1, 2), (1, 1)), (2, 4, 5, 2)),
+        case(ops.AvgPool((2, 3), (1, 2), (1, 1), count_include_pad=False), (2, 4, 5, 2)),
+        case(ops.AvgPool((2,), (1,), (1,), 3, False), (2, 6, 2)),
     ],
+    ops.Pad: [
+        case(ops.Pad(((0, 1), (2, 0)), value=0.5), (2, 3)),
+        case(ops.Pad(((0, 0), (2, 1), (0, 2)), "reflect"), (2, 3, 3)),
+        case(ops.Pad(((3, 0), (0, 0), (1, 2)), "replicate"), (2, 3, 2)),
+    ],
+    ops.NearestResize: [case(ops.NearestResize(2), (2, 3, 2)), case(ops.NearestResize((3, 1)), (2, 2, 3, 2))],
     ops.Expand: [case(ops.Expand((2, 3, 4)), (3, 1)), case(ops.Expand((2, 3)), (2, 3))],
     ops.Where: [case(ops.Where(), Input((3, 1), "mask"), (2, 3, 4), (4,))],
     ops.LeakyRelu: [case(ops.LeakyRelu(), (3, 4)), case(ops.LeakyRelu(0.3), (3, 4))],
@@ -140,8 +159,16 @@ MORE = {
         case(ops.GroupNorm(2), (2, 3, 4), (4,), (4,)),
         case(ops.GroupNorm(3, 0.5), (2, 2, 3, 3), (3,), (3,)),
     ],
-    ops.Sum: [case(ops.Sum(), (3, 4)), case(ops.Sum((-1, 0)), (2, 3, 4))],
-    ops.Mean: [case(ops.Mean(), (3, 4)), case(ops.Mean((1,)), (2, 3, 4))],
+    ops.Sum: [
+        case(ops.Sum(), (3, 4)),
+        case(ops.Sum((1,), keepdims=True), (2, 3, 4)),
+        case(ops.Sum((-1, 0)), (2, 3, 4)),
+    ],
+    ops.Mean: [
+        case(ops.Mean(), (3, 4)),
+        case(ops.Mean((0, -1), keepdims=True), (2, 3, 4)),
+        case(ops.Mean((1,)), (2, 3, 4)),
+    ],
     ops.Reshape: [case(ops.Reshape((2, -1)), (3, 4))],
     ops.Transpose: [case(ops.Transpose((1, 2, 0)), (2, 3, 4))],
     ops.Slice: [case(ops.Slice(-1, 1, 3), (2, 5)), case(ops.Slice(0, 0, 1), (2, 5))],
@@ -247,12 +274,41 @@ def _convolution(draw, axes):
     padded = [2 * p if isinstance(p, int) else sum(p) for p in padding]
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     space = tuple(max(1, span - p) + more for span, p, more in zip(spans, padded, counts(0, 3), strict=True))
-    op = (
-        ops.Conv1d(stride[0], padding[0], dilation[0], groups)
-        if axes == 1
-        else ops.Conv2d(stride, padding, dilation, groups)
-    )
+    attributes = (stride[0], padding[0], dilation[0]) if axes == 1 else (stride, padding, dilation)
+    op = {1: ops.Conv1d, 2: ops.Conv2d, 3: ops.Conv3d}[axes](*attributes, groups)
     return case(op, (batch, *space, groups * c_in), (*kernel, c_in, groups * c_out))
+
+
+@st.composite
+def _conv_transpose(draw):
+    axes = draw(st.integers(1, 2))
+
+    def counts(low, high):
+        return draw(st.tuples(*[st.integers(low, high)] * axes))
+
+    kernel, stride, dilation, space = counts(1, 3), counts(1, 3), counts(1, 2), counts(1, 3)
+    full = [(n - 1) * s + (k - 1) * d for n, s, k, d in zip(space, stride, kernel, dilation, strict=True)]
+    padding = tuple(draw(st.integers(0, n // 2)) for n in full)
+    more = tuple(draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True))
+    groups, c_in, c_out, batch = draw(st.tuples(*[st.integers(1, 2)] * 4))
+    op = ops.ConvTranspose(stride, padding, dilation, more, groups)
+    return case(op, (batch, *space, groups * c_in), (*kernel, c_in, groups * c_out))
+
+
+@st.composite
+def _pad(draw):
+    shape = draw(shapes(min_dims=1, max_dims=3))
+    mode = draw(st.sampled_from(["constant", "reflect", "replicate"]))
+    widths = [st.integers(0, n - 1 if mode == "reflect" else 3) for n in shape]
+    pairs = tuple((draw(w), draw(w)) for w in widths)
+    return case(ops.Pad(pairs, mode, draw(st.floats(-2, 2)) if mode == "constant" else 0.0), shape)
+
+
+@st.composite
+def _resize(draw):
+    axes = draw(st.integers(1, 3))
+    factor = draw(st.integers(1, 3) | st.tuples(*[st.integers(1, 3)] * axes))
+    return case(ops.NearestResize(factor), draw(st.tuples(*[st.integers(1, 3)] * (axes + 2))))
 
 
 @st.composite
@@ -261,8 +317,12 @@ def _pool(draw, kind):
     kernel = draw(st.tuples(*[st.integers(1, 3)] * axes))
     stride = draw(st.none() | st.tuples(*[st.integers(1, 3)] * axes))
     padding = draw(st.none() | st.tuples(*(st.integers(0, k - 1) for k in kernel)))
-    space = draw(st.tuples(*(st.integers(k, k + 3) for k in kernel)))
-    return case(kind(kernel, stride, padding), (draw(st.integers(1, 2)), *space, draw(st.integers(1, 3))))
+    dilation = draw(st.integers(1, 2))
+    space = draw(st.tuples(*(st.integers(dilation * k, dilation * k + 3) for k in kernel)))
+    more = {"count_include_pad": draw(st.booleans())} if kind is ops.AvgPool else {}
+    return case(
+        kind(kernel, stride, padding, dilation, **more), (draw(st.integers(1, 2)), *space, draw(st.integers(1, 3)))
+    )
 
 
 @st.composite
@@ -286,7 +346,7 @@ def _reduction(draw, kind):
     shape = draw(shapes())
     chosen = draw(st.sets(st.sampled_from(range(len(shape))))) if shape else set()
     signed = tuple(draw(st.sampled_from([a, a - len(shape)])) for a in sorted(chosen))
-    return case(kind(draw(st.sampled_from([None, signed]))), shape)
+    return case(kind(draw(st.sampled_from([None, signed])), draw(st.booleans())), shape)
 
 
 @st.composite
@@ -405,6 +465,9 @@ WIDER = {
     ops.Readout: _readout(),
     ops.Conv1d: _convolution(1),
     ops.Conv2d: _convolution(2),
+    ops.ConvTranspose: _conv_transpose(),
+    ops.Pad: _pad(),
+    ops.NearestResize: _resize(),
     ops.MaxPool: _pool(ops.MaxPool),
     ops.AvgPool: _pool(ops.AvgPool),
     ops.LeakyRelu: _of_one_shape(st.builds(ops.LeakyRelu, st.floats(0.125, 0.875))),

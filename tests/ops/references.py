@@ -97,34 +97,89 @@ def convolution(op, x, weight):
     return y, 2 * (math.prod(kernel) * c_in + 2) * U * magnitude
 
 
-def max_pool(op, x):
-    axes = len(op.kernel)
-    stride, padding = op.stride or op.kernel, op.padding or (0,) * axes
+def _each(value, axes):
+    return (value,) * axes if isinstance(value, int) else value
+
+
+def _windows(op, x):
+    """Place of each window in y, and the elements of x in it: (batch, elements, channels)."""
+    axes = x.ndim - 2
+    kernel, dilation = _each(op.kernel, axes), _each(op.dilation, axes)
+    stride, padding = _each(op.stride or kernel, axes), _each(op.padding or 0, axes)
     before, after = zip(*((p, p) if isinstance(p, int) else p for p in padding), strict=True)
     space = x.shape[1:-1]
-    outputs = [(space[a] + before[a] + after[a] - op.kernel[a]) // stride[a] + 1 for a in range(axes)]
-    y = np.zeros((len(x), *outputs, x.shape[-1]))
+    outputs = [
+        (space[a] + before[a] + after[a] - dilation[a] * (kernel[a] - 1) - 1) // stride[a] + 1 for a in range(axes)
+    ]
     for o in itertools.product(*map(range, outputs)):
-        first = [o[a] * stride[a] - before[a] for a in range(axes)]
-        window = tuple(slice(max(0, f), f + k) for f, k in zip(first, op.kernel, strict=True))
-        y[(slice(None), *o)] = x[(slice(None), *window)].max(axis=tuple(range(1, 1 + axes)))
+        lines = [
+            [i for i in (o[a] * stride[a] + k * dilation[a] - before[a] for k in range(kernel[a])) if 0 <= i < space[a]]
+            for a in range(axes)
+        ]
+        seen = np.stack([x[(slice(None), *at)] for at in itertools.product(*lines)], 1)
+        yield outputs, (slice(None), *o), seen, math.prod(kernel)
+
+
+def max_pool(op, x):
+    found = list(_windows(op, x))
+    y = np.zeros((len(x), *found[0][0], x.shape[-1]))
+    for _, place, seen, _ in found:
+        y[place] = seen.max(1)
     return exact(y)
 
 
 def avg_pool(op, x):
-    """The mean of x and zeros around it, one window at a time."""
-    axes = len(op.kernel)
-    stride, padding = op.stride or op.kernel, op.padding or (0,) * axes
-    sides = [(p, p) if isinstance(p, int) else p for p in padding]
-    x = np.pad(x, [(0, 0), *sides, (0, 0)])
-    outputs = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], op.kernel, stride, strict=True)]
-    y, magnitude = np.zeros((2, len(x), *outputs, x.shape[-1]))
-    for o in itertools.product(*map(range, outputs)):
-        window = tuple(slice(i * s, i * s + k) for i, s, k in zip(o, stride, op.kernel, strict=True))
-        seen = x[(slice(None), *window)]
-        y[(slice(None), *o)] = seen.mean(axis=tuple(range(1, 1 + axes)))
-        magnitude[(slice(None), *o)] = np.abs(seen).mean(axis=tuple(range(1, 1 + axes)))
-    return y, 2 * (math.prod(op.kernel) + 2) * U * magnitude
+    """The mean of x and zeros around it, or of the elements of x alone, one window at a time."""
+    found = list(_windows(op, x))
+    y, magnitude = np.zeros((2, len(x), *found[0][0], x.shape[-1]))
+    for _, place, seen, kernel in found:
+        n = kernel if op.count_include_pad else seen.shape[1]
+        y[place], magnitude[place] = seen.sum(1) / n, np.abs(seen).sum(1) / n
+    return y, 2 * (found[0][3] + 2) * U * magnitude
+
+
+def conv_transpose(op, x, weight):
+    """One element of x and of the kernel at a time."""
+    axes = x.ndim - 2
+    stride, dilation, more = (_each(v, axes) for v in (op.stride, op.dilation, op.output_padding))
+    before, after = zip(*((p, p) if isinstance(p, int) else p for p in _each(op.padding, axes)), strict=True)
+    kernel, space = weight.shape[:axes], x.shape[1:-1]
+    out = [
+        (space[a] - 1) * stride[a] + dilation[a] * (kernel[a] - 1) + 1 - before[a] - after[a] + more[a]
+        for a in range(axes)
+    ]
+    y, magnitude = np.zeros((2, len(x), *out, weight.shape[-1]))
+    c_in, c_out = x.shape[-1] // op.groups, weight.shape[-1] // op.groups
+    for i in itertools.product(*map(range, space)):
+        for k in itertools.product(*map(range, kernel)):
+            at = tuple(i[a] * stride[a] + k[a] * dilation[a] - before[a] for a in range(axes))
+            if not all(0 <= j < n for j, n in zip(at, out, strict=True)):
+                continue
+            for group in range(op.groups):
+                seen = x[(slice(None), *i)][:, group * c_in : (group + 1) * c_in]
+                columns = slice(group * c_out, (group + 1) * c_out)
+                y[(slice(None), *at, columns)] += seen @ weight[k][:, columns]
+                magnitude[(slice(None), *at, columns)] += np.abs(seen) @ np.abs(weight[k][:, columns])
+    return y, 2 * (math.prod(kernel) * c_in + 2) * U * magnitude
+
+
+def pad(op, x):
+    """An element at a time: a place beyond the ends is a number, the nearest, or mirrored."""
+    y = np.full([n + sum(w) for n, w in zip(x.shape, op.widths, strict=True)], op.value)
+    for place in np.ndindex(*y.shape):
+        at = [i - before for i, (before, _) in zip(place, op.widths, strict=True)]
+        if op.mode == "reflect":
+            at = [n - 1 - abs(n - 1 - abs(i)) for i, n in zip(at, x.shape, strict=True)]
+        elif op.mode == "replicate":
+            at = [min(max(i, 0), n - 1) for i, n in zip(at, x.shape, strict=True)]
+        if all(0 <= i < n for i, n in zip(at, x.shape, strict=True)):
+            y[place] = x[tuple(at)]
+    return exact(y)
+
+
+def nearest_resize(op, x):
+    factors = _each(op.factor, x.ndim - 2)
+    return exact(np.kron(x, np.ones((1, *factors, 1))))
 
 
 def gelu(op, x):
@@ -217,15 +272,22 @@ def _flat(x, axes):
     return x.transpose(*kept, *axes).reshape(*(x.shape[a] for a in kept), -1)
 
 
+def _kept(op, x, *ys):
+    """In the shape of a reduction that keeps its axes, if it does."""
+    axes = range(x.ndim) if op.axes is None else [a % x.ndim for a in op.axes]
+    shape = [1 if a in axes else n for a, n in enumerate(x.shape)]
+    return tuple(y.reshape(shape) for y in ys) if op.keepdims else ys
+
+
 def total(op, x):
     flat = _flat(x, op.axes)
-    return flat @ np.ones(flat.shape[-1]), 2 * flat.shape[-1] * U * np.abs(flat).sum(-1)
+    return _kept(op, x, flat @ np.ones(flat.shape[-1]), 2 * flat.shape[-1] * U * np.abs(flat).sum(-1))
 
 
 def mean(op, x):
     flat = _flat(x, op.axes)
     n = flat.shape[-1]
-    return flat @ np.full(n, 1 / n), 2 * (n + 2) * U * np.abs(flat).mean(-1)
+    return _kept(op, x, flat @ np.full(n, 1 / n), 2 * (n + 2) * U * np.abs(flat).mean(-1))
 
 
 def gather(op, x, positions):
@@ -327,6 +389,8 @@ REFERENCES = {
     ops.Readout: matmul,
     ops.Conv1d: convolution,
     ops.Conv2d: convolution,
+    ops.Conv3d: convolution,
+    ops.ConvTranspose: conv_transpose,
     ops.MaxPool: max_pool,
     ops.AvgPool: avg_pool,
     ops.Relu: lambda op, x: exact((x + np.abs(x)) / 2),
@@ -364,6 +428,8 @@ REFERENCES = {
     ops.Expand: lambda op, x: exact(x + np.zeros(op.shape)),
     ops.Where: lambda op, mask, x, y: exact(x * mask + y * ~mask),
     ops.Gather: gather,
+    ops.Pad: pad,
+    ops.NearestResize: nearest_resize,
     ops.Embedding: embedding,
     ops.SoftmaxCrossEntropy: cross_entropy,
     ops.SoftTargetCrossEntropy: soft_target_cross_entropy,

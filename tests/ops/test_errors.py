@@ -79,9 +79,11 @@ ATTRIBUTES = {
         ops.Conv2d(padding=-1)
     ),
     "Conv2d(groups=-1): expected an integer ≥ 1": lambda: ops.Conv2d(groups=-1),
-    "MaxPool(kernel=(2, 2, 2)): expected a number, or one for each of 1 or 2 axes": lambda: ops.MaxPool((2, 2, 2)),
-    "MaxPool(kernel=()): expected a number, or one for each of 1 or 2 axes": lambda: ops.MaxPool(()),
-    "MaxPool(stride=(1, 2, 3)): expected a number, or one for each of 1 or 2 axes": lambda: ops.MaxPool(2, (1, 2, 3)),
+    "MaxPool(kernel=(2, 2, 2, 2)): expected a number, or one for each of 1, 2 or 3 axes": lambda: ops.MaxPool(
+        (2, 2, 2, 2)
+    ),
+    "MaxPool(kernel=()): expected a number, or one for each of 1, 2 or 3 axes": lambda: ops.MaxPool(()),
+    "MaxPool(stride=()): expected a number, or one for each of 1, 2 or 3 axes": lambda: ops.MaxPool(2, ()),
     "MaxPool(kernel=2.0): expected an integer ≥ 1, or one for each of 1 axis": lambda: ops.MaxPool(2.0),
     "MaxPool(kernel=(2, 0)): expected an integer ≥ 1, or one for each of 2 axes": lambda: ops.MaxPool((2, 0)),
     "MaxPool(stride=(1,)): expected an integer ≥ 1, or one for each of 2 axes": lambda: ops.MaxPool((2, 2), (1,)),
@@ -89,8 +91,24 @@ ATTRIBUTES = {
         ops.MaxPool((2, 2), None, (0, -1))
     ),
     "MaxPool(padding=2): expected less than the kernel 2": lambda: ops.MaxPool(2, None, 2),
-    "AvgPool(kernel=(2, 2, 2)): expected a number, or one for each of 1 or 2 axes": lambda: ops.AvgPool((2, 2, 2)),
+    "AvgPool(kernel=(2, 2, 2, 2)): expected a number, or one for each of 1, 2 or 3 axes": lambda: ops.AvgPool(
+        (2, 2, 2, 2)
+    ),
     "AvgPool(padding=2): expected less than the kernel 2": lambda: ops.AvgPool(2, None, 2),
+    "MaxPool(dilation=0): expected an integer ≥ 1, or one for each of 1 axis": lambda: ops.MaxPool(2, dilation=0),
+    "ConvTranspose(stride=0): expected an integer ≥ 1, or one for each of 1 axis": lambda: ops.ConvTranspose(0),
+    "ConvTranspose(output_padding=-1): expected an integer ≥ 0, or one for each of 1 axis": lambda: ops.ConvTranspose(
+        output_padding=-1
+    ),
+    "ConvTranspose(groups=0): expected an integer ≥ 1": lambda: ops.ConvTranspose(groups=0),
+    "NearestResize(factor=0): expected an integer ≥ 1, or one for each of 1 axis": lambda: ops.NearestResize(0),
+    "Pad(widths=((1, -1),)): expected (before, after) of each axis, integers ≥ 0": lambda: ops.Pad(((1, -1),)),
+    "Pad(widths=2): expected (before, after) of each axis, integers ≥ 0": lambda: ops.Pad(2),
+    "Pad(mode='edge'): expected 'constant', 'reflect' or 'replicate'": lambda: ops.Pad(((1, 1),), "edge"),
+    "Pad(value=inf): expected a finite number, 0 unless mode is 'constant'": lambda: ops.Pad(
+        ((1, 1),), value=float("inf")
+    ),
+    "Pad(value=1.0): expected a finite number, 0 unless mode is 'constant'": lambda: ops.Pad(((1, 1),), "reflect", 1.0),
     "Expand(shape='2'): expected an integer or a tuple of integers": lambda: ops.Expand("2"),
     "batch_norm(eps=-1): expected 0 ≤ eps < ∞": lambda: ops.BatchNorm(-1),
     "frozen_batch_norm(eps=-1): expected 0 ≤ eps < ∞": lambda: ops.FrozenBatchNorm(-1),
@@ -200,7 +218,55 @@ SHAPES = [
     (
         ops.MaxPool(2),
         [(2, 8)],
-        "max_pool(kernel=2): x (2, 8), expected (batch, length, channels) or (batch, height, width, channels)",
+        "max_pool(kernel=2): x (2, 8), expected (batch, length, channels) or (batch, height, width, channels) or "
+        "(batch, depth, height, width, channels)",
+    ),
+    (
+        ops.MaxPool(2, padding=1, dilation=2),
+        [(2, 1, 3)],
+        "max_pool: a window of (1,) has only padding, expected an element of x in each",
+    ),
+    (
+        ops.ConvTranspose(2, 3),
+        [(2, 2, 3), (3, 3, 4)],
+        "conv_transpose: space (2,), kernel (3,), padding ((3, 3),) and output_padding (0,) give (-1,), expected at "
+        "least one place, and output_padding less than stride or dilation",
+    ),
+    (
+        ops.ConvTranspose(2, output_padding=2),
+        [(2, 2, 3), (3, 3, 4)],
+        "conv_transpose: space (2,), kernel (3,), padding ((0, 0),) and output_padding (2,) give (7,), expected at "
+        "least one place, and output_padding less than stride or dilation",
+    ),
+    (
+        ops.ConvTranspose(groups=2),
+        [(2, 2, 4), (3, 4, 4)],
+        "conv_transpose(groups=2): x (2, 2, 4) and weight (3, 4, 4), expected (batch, length, channels) or (batch, "
+        "height, width, channels) or (batch, depth, height, width, channels) and (*kernel, channels_in/groups, "
+        "channels_out)",
+    ),
+    (ops.Pad(((1, 1),)), [(2, 3)], "pad: 1 widths of x (2, 3), expected one for each axis"),
+    (
+        ops.Pad(((0, 0), (0, 3)), "reflect"),
+        [(2, 3)],
+        "pad(mode='reflect'): widths (0, 3) of a side of 3, expected a longer side",
+    ),
+    (ops.NearestResize((2,)), [(2, 3)], "nearest_resize(factor=(2,)): x (2, 3), expected (batch, length, channels)"),
+    (
+        ops.BinaryCrossEntropy(),
+        [(2, 3), (2, 3), (3,)],
+        "binary_cross_entropy: logits (2, 3), positive (2, 3) and negative (3,), expected one shape with at least one "
+        "element",
+    ),
+    (
+        ops.SoftTargetCrossEntropy(),
+        [(2, 3), (2,)],
+        "soft_target_cross_entropy: logits (2, 3), targets (2,), expected one shape (…, s)",
+    ),
+    (
+        ops.HuberLoss(),
+        [(2, 3), (3,)],
+        "huber_loss: x (2, 3) and target (3,), expected one shape with at least one element",
     ),
     (ops.MaxPool((4,)), [(2, 3, 3)], "max_pool: space (3,) padded to (3,), expected at least (4,)"),
     (ops.Softmax(), [()], "softmax: x (), expected (…, s) with s ≥ 1"),

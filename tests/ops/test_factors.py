@@ -104,6 +104,22 @@ def test_windows_and_copies():
     assert ops.Where().scale((3, 1), (2, 3, 4), (4,)) == Scales(1.0, (None, 1.0, math.sqrt(4 / 24)))
 
 
+def test_transposed_windows():
+    """Kernel 6 = 2·3, stride 2 = 2·1: 3·4 terms of y, 6·5 of x, 2·20 of w, with 8 channels in two groups to 10."""
+    op = ops.ConvTranspose((2, 1), groups=2)
+    scales = op.scale((2, 5, 4, 8), (2, 3, 4, 10))
+    assert scales == Scales(12**-0.5, (30**-0.5, 40**-0.5))
+    assert ops.Conv3d((1, 2, 1)).scale((2, 2, 3, 4, 3), (2, 1, 2, 3, 4)) == Scales(12**-0.5, (8**-0.5, 12**-0.5))
+
+
+def test_padding_and_resize():
+    """Of 12 elements, 20 after padding; each of them 6 times."""
+    for mode, beta in (("constant", 1.0), ("reflect", math.sqrt(12 / 20)), ("replicate", math.sqrt(12 / 20))):
+        assert ops.Pad(((0, 1), (0, 1)), mode).scale((3, 4)) == Scales(1.0, (beta,))
+    assert ops.NearestResize((2, 3)).scale((5, 2, 2, 4)) == Scales(1.0, (6**-0.5,))
+    assert ops.NearestResize(2).scale((5, 2, 2, 4)) == Scales(1.0, (0.5,))
+
+
 def test_norms_over_rows_and_groups():
     """The parameters' gradients sum 2·3·5 rows."""
     for op, more in ((ops.BatchNorm(), 0), (ops.FrozenBatchNorm(), 2), (ops.GroupNorm(2), 0)):
