@@ -85,12 +85,13 @@ def claim_3_05_multiply(place: Place) -> Figures:
 
 @claim("quadrature; arXiv 2002.05202")
 def claim_3_06_silu_glu(place: Place) -> Figures:
-    """x·silu(gate): a product of independents sees the RMS of silu, not its standard deviation."""
+    """x·f(gate), with silu and any other activation: a product of independents sees the RMS of f, not its σ."""
     rng = place.rng()
     arrays = (signs(grid().shape, rng), grid())
-    yield unit("α", ops.SiluGlu(), arrays, relative=GRID)
-    for i in (0, 1):
-        yield unit(f"β of input {i}", ops.SiluGlu(), arrays, i, signs(grid().shape, rng), relative=GRID)
+    for op in (ops.SiluGlu(), *map(ops.Glu, ops.ACTIVATIONS), ops.Glu(ops.Swish(1.702))):
+        yield unit("α", op, arrays, relative=GRID)
+        for i in (0, 1):
+            yield unit(f"β of input {i}", op, arrays, i, signs(grid().shape, rng), relative=GRID)
 
 
 @claim("paper, Table A.2; E[keep²]/(1−p)² = 1/(1−p)")

@@ -13,6 +13,7 @@ __all__ = [
     "clip",
     "elementwise",
     "gelu",
+    "glu",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
@@ -86,6 +87,28 @@ def silu_glu(x: Tensor, gate: Tensor, *, constraint: str | Constraint = geometri
         x's shape.  Source: arXiv 2002.05202.
     """
     return apply(ops.SiluGlu(), x, gate, constraint=constraint, constrained=(0, 1))
+
+
+def glu(
+    x: Tensor,
+    gate: Tensor,
+    activation: str | ops.Elementwise = "sigmoid",
+    *,
+    constraint: str | Constraint = geometric,
+) -> Tensor:
+    """α·x·f(gate), a gated linear unit with any activation; see ``ops.Glu``.
+
+    Args:
+        x: any shape.  (torch's ``glu`` has x and gate in one tensor: ``split`` it.)
+        gate: x's shape.
+        activation: f, a name of ``ops.ACTIVATIONS``, or an element-wise op; "sigmoid" in torch.
+        constraint: ties α and both β.
+
+    Returns:
+        x's shape.  Source: arXiv 2002.05202.
+    """
+    op = ops.SiluGlu() if activation == "silu" else ops.Glu(activation)  # with a fused form
+    return apply(op, x, gate, constraint=constraint, constrained=(0, 1))
 
 
 def tanh(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:

@@ -5,7 +5,7 @@ page                      ops
 ========================  ==============================================================================================
 ``arithmetic``            add, subtract, weighted_add, bias, multiply, maximum, minimum
 ``scalars``               scalar_multiply, scalar_divide
-``gates``                 silu_glu, highway
+``gates``                 silu_glu, glu, highway
 ``identities``            scaled, fork
 ``noise``                 dropout
 ``contraction``           matmul, attention_scores, attention_mix, readout
@@ -56,6 +56,7 @@ from refscale.ops import (
     softmax,
 )
 from refscale.ops.activations import (
+    ACTIVATIONS,
     Abs,
     Clip,
     Elementwise,
@@ -79,7 +80,7 @@ from refscale.ops.arithmetic import Add, Bias, Maximum, Minimum, Multiply, Subtr
 from refscale.ops.contraction import AttentionMix, AttentionScores, Matmul, Readout, ValuesRule
 from refscale.ops.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose
 from refscale.ops.custom import CustomElementwise
-from refscale.ops.gates import Highway, SiluGlu
+from refscale.ops.gates import Glu, Highway, SiluGlu
 from refscale.ops.identities import Fork, Scaled
 from refscale.ops.losses import BinaryCrossEntropy, LossSum, Reduction, SoftmaxCrossEntropy, SoftTargetCrossEntropy
 from refscale.ops.movement import Concat, Embedding, Expand, Gather, Reshape, Slice, Transpose, Where, split_points
@@ -131,17 +132,6 @@ def examples(at: Sizes) -> list[Example]:
     return [example for kind in OPS.values() for example in kind.examples(at)]
 
 
-ACTIVATIONS: dict[str, Op] = {
-    "gelu": Gelu(),
-    "gelu-tanh": Gelu("tanh"),
-    "relu": Relu(),
-    "silu": Silu(),
-    "tanh": Tanh(),
-    "sigmoid": Sigmoid(),
-}
-"""What a model's configuration can name."""
-
-
 def _product(x: Any, y: Any) -> Tensor:
     """A tensor times a number, or the product of two tensors."""
     if isinstance(y, float):
@@ -187,6 +177,7 @@ __all__ = [
     "FrozenBatchNorm",
     "Gather",
     "Gelu",
+    "Glu",
     "GroupNorm",
     "HardSigmoid",
     "HardSwish",

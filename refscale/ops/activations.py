@@ -441,3 +441,14 @@ class Sqrt(Op):
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), Input((at.b, at.m), "positive")),)
+
+
+ACTIVATIONS: dict[str, Elementwise] = {
+    "gelu": Gelu(),
+    "gelu-tanh": Gelu("tanh"),
+    "relu": Relu(),
+    "silu": Silu(),
+    "tanh": Tanh(),
+    "sigmoid": Sigmoid(),
+}
+"""Activations by the names of models' configurations."""

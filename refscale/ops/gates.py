@@ -3,58 +3,102 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 from refscale.engine import Array, Example, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
-from refscale.ops.activations import Silu, gate_moments, sigmoid_derivative
+from refscale.ops.activations import ACTIVATIONS, Elementwise, Silu, gate_moments, sigmoid_derivative
 from refscale.ops.kernels import elements
 from refscale.scales import Scales, Shape
 from refscale.scales.second_moments import SecondMoments, through
-from refscale.special import sigmoid, silu
+from refscale.special import sigmoid
 
 Kept = tuple[Any, ...]
 
 
-class SiluGlu(Op):
-    """x·silu(gate), the gated linear unit of SwiGLU; x and gate of one shape.
-
-    A product of independents sees the RMS, not the standard deviation: α = β_x = 1/RMS(silu(X)),
-    β_gate = 1/RMS(silu'(X)).
-    """
+class _Gated(Op):
+    """x·f(gate) for an element-wise f; x and gate of one shape."""
 
     inputs = ("x", "gate")
     source = "quadrature; arXiv 2002.05202"
-    fast_forward, fast_backward = elements.silu_glu, elements.silu_glu_backward
+
+    @abstractmethod
+    def gate_function(self) -> Elementwise:
+        """f."""
 
     def forward(self, x: Array, gate: Array) -> tuple[Array, Kept]:
         self.check(x.shape, gate.shape)
-        value, derivative = silu(gate)
-        return x * value, (x, value, derivative)
+        value, kept = self.gate_function().forward(gate)
+        return x * value, (x, value, *kept)
 
-    def backward(self, g: Array, x: Array, value: Array, derivative: Array) -> tuple[Array, Array]:
-        return g * value, g * x * derivative
+    def backward(self, g: Array, x: Array, value: Array, *kept: Array) -> tuple[Array, Array]:
+        return g * value, self.gate_function().backward(g * x, *kept)[0]
 
     def scale(self, x: Shape, gate: Shape) -> Scales:
-        m = Silu().moments()
+        m = self.gate_function().moments()
         return Scales(1 / m.rms, (1 / m.rms, 1 / m.gradient_rms))
 
-    @classmethod
-    def examples(cls, at: Sizes) -> tuple[Example, ...]:
-        return (example(cls(), (at.b, at.m), (at.b, at.m)),)
-
     def predict(self, out: Shape, x: SecondMoments, gate: SecondMoments) -> SecondMoments:
-        return SecondMoments(out, x.k * through(gate, Silu().function).k)
+        return SecondMoments(out, x.k * through(gate, self.gate_function().function).k)
 
     def predict_gradients(self, g: SecondMoments, x: SecondMoments, gate: SecondMoments) -> tuple[SecondMoments, ...]:
-        value, slope = through(gate, Silu().function), through(gate, Silu().derivative)
+        f = self.gate_function()
+        value, slope = through(gate, f.function), through(gate, f.derivative)
         return SecondMoments(g.shape, g.k * value.k), SecondMoments(g.shape, g.k * x.k * slope.k)
 
     def check(self, x: Shape, gate: Shape) -> None:
         """A ShapeError, unless they have one shape."""
         if x != gate:
-            raise ShapeError(f"silu_glu: x {x} and gate {gate} must have one shape")
+            raise ShapeError(f"{self.name}: x {x} and gate {gate} must have one shape")
+
+
+class SiluGlu(_Gated):
+    """x·silu(gate), the gated linear unit of SwiGLU: ``glu`` with silu, and a fused form.
+
+    A product of independents sees the RMS, not the standard deviation: α = β_x = 1/RMS(silu(X)),
+    β_gate = 1/RMS(silu'(X)).
+    """
+
+    fast_forward, fast_backward = elements.silu_glu, elements.silu_glu_backward
+
+    def gate_function(self) -> Elementwise:
+        """Silu."""
+        return Silu()
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.m), (at.b, at.m)),)
+
+
+@dataclass(frozen=True)
+class Glu(_Gated):
+    """x·f(gate), a gated linear unit with any activation f: sigmoid (the original), gelu (GEGLU), relu (ReGLU), ….
+
+    A product of independents sees the RMS, not the standard deviation: α = β_x = 1/RMS(f(X)), β_gate = 1/RMS(f'(X)).
+
+    Attributes:
+        activation: f, by a name of ``ACTIVATIONS``, or an element-wise op.
+    """
+
+    activation: str | Elementwise = "sigmoid"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = isinstance(self.activation, str) and self.activation in ACTIVATIONS
+        if not known and not isinstance(self.activation, Elementwise):
+            raise ArgumentError(
+                f"Glu(activation={self.activation!r}): expected one of {', '.join(ACTIVATIONS)}, or an element-wise op"
+            )
+
+    def gate_function(self) -> Elementwise:
+        """The activation."""
+        return ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return tuple(example(cls(f), (at.b, at.m), (at.b, at.m)) for f in ("sigmoid", "gelu"))
 
 
 @dataclass(frozen=True)

@@ -218,6 +218,7 @@ PROGRAMS = {
     "interpolate": lambda x, y, w: F.linear(F.interpolate(apply(ops.Gelu(), x), scale_factor=3), w),
     "expand": lambda x, y, w: apply(ops.Expand((3, *N)), x),
     "silu_glu": lambda x, y, w: apply(ops.SiluGlu(), x, y),
+    "glu": lambda x, y, w: F.glu(x, F.linear(y, w), "relu"),
     "matmul": lambda x, y, w: F.linear(x, w),
     "readout": lambda x, y, w: apply(ops.Readout("1/m"), x, w),
     "scores": lambda x, y, w: apply(ops.AttentionScores(), x, y),

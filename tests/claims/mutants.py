@@ -217,6 +217,7 @@ ABSORBED = (
     "pad: ops.Pad",
     "interpolate: ops.NearestResize",
     "where: ops.Where",
+    "glu: op",
     "maximum: ops.Maximum",
     "minimum: ops.Minimum",
     "log_softmax: ops.MaskedLogSoftmax",

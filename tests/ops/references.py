@@ -38,6 +38,12 @@ def silu_glu(op, x, gate):
     return relative(x * gate / (1 + np.exp(-gate)), 24)
 
 
+def glu(op, x, gate):
+    f = op.activation if isinstance(op.activation, ops.Elementwise) else ops.ACTIVATIONS[op.activation]
+    value, bound = REFERENCES[type(f)](f, gate)
+    return x * value, np.abs(x) * bound + 4 * U * np.abs(x * value)
+
+
 def highway(op, h, candidate, update):
     gate = 1 / (1 + np.exp(-update - op.bias))
     return (1 - gate) * h + gate * candidate, 24 * U * (np.abs(h) + np.abs(candidate)) * (2 + np.abs(update))
@@ -377,6 +383,7 @@ REFERENCES = {
     ops.Maximum: lambda op, x, y: exact(np.where(x < y, y, x)),
     ops.Minimum: lambda op, x, y: exact(np.where(x < y, x, y)),
     ops.SiluGlu: silu_glu,
+    ops.Glu: glu,
     ops.Highway: highway,
     ops.Rotary: rotary,
     ops.RelativeShift: relative_shift,

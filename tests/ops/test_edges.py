@@ -365,6 +365,16 @@ def test_a_mean_of_elements_alone_by_hand():
         assert (y.ravel().tolist(), dx.ravel().tolist()) == (value, gradient)
 
 
+def test_glu_with_silu_is_the_fused_unit():
+    x, gate = RNG.standard_normal((2, 3, 5)).astype(np.float32)
+    g = np.ones_like(x)
+    y, kept = ops.Glu("silu").forward(x, gate)
+    other, same = ops.SiluGlu().forward(x, gate)
+    assert_same_bits(y, other)
+    for a, b in zip(ops.Glu("silu").backward(g, *kept), ops.SiluGlu().backward(g, *same), strict=True):
+        assert_same_bits(a, b)
+
+
 def test_attributes_that_came_later():
     """At their defaults they are in no id and no record; one number for each axis is the number."""
     assert ops.MaxPool((2, 2)).attributes() == {"kernel": (2, 2), "stride": None, "padding": None}

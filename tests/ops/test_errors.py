@@ -109,6 +109,9 @@ ATTRIBUTES = {
         ((1, 1),), value=float("inf")
     ),
     "Pad(value=1.0): expected a finite number, 0 unless mode is 'constant'": lambda: ops.Pad(((1, 1),), "reflect", 1.0),
+    "Glu(activation='swish'): expected one of gelu, gelu-tanh, relu, silu, tanh, sigmoid, or an element-wise op": (
+        lambda: ops.Glu("swish")
+    ),
     "Expand(shape='2'): expected an integer or a tuple of integers": lambda: ops.Expand("2"),
     "batch_norm(eps=-1): expected 0 ≤ eps < ∞": lambda: ops.BatchNorm(-1),
     "frozen_batch_norm(eps=-1): expected 0 ≤ eps < ∞": lambda: ops.FrozenBatchNorm(-1),
@@ -155,6 +158,7 @@ SHAPES = [
     (ops.WeightedAdd((1.0, 2.0)), [(2, 3), (4,)], "weighted_add: shapes (2, 3), (4,) do not broadcast together"),
     (ops.WeightedAdd((1.0, 2.0)), [(2, 3)], "weighted_add: 2 weights for 1 inputs"),
     (ops.Bias(), [(2, 3), (2, 2, 3)], "bias: shape (2, 2, 3) does not fit x of shape (2, 3)"),
+    (ops.Glu(), [(2, 3), (2, 1)], "glu: x (2, 3) and gate (2, 1) must have one shape"),
     (ops.SiluGlu(), [(2, 3), (2, 1)], "silu_glu: x (2, 3) and gate (2, 1) must have one shape"),
     (
         ops.Highway(),

@@ -112,6 +112,17 @@ def test_transposed_windows():
     assert ops.Conv3d((1, 2, 1)).scale((2, 2, 3, 4, 3), (2, 1, 2, 3, 4)) == Scales(12**-0.5, (8**-0.5, 12**-0.5))
 
 
+@pytest.mark.parametrize("f", ["relu", "sigmoid", "gelu", "silu"])
+def test_gated_units_see_the_rms(f):
+    """One over the RMS of f, of f, and of f′; under both statistics."""
+    _, rms, gradient_rms = ACTIVATIONS[ops.ACTIVATIONS[f]]
+    for scheme in ("unit", "unit-rms"):
+        scales = SCHEMES[scheme].scales(Call(ops.Glu(f), ((5, 7), (5, 7))))
+        for factor, moment in zip((scales.alpha, *scales.beta), (rms, rms, gradient_rms), strict=True):
+            assert abs(1 / factor - moment) <= EIGHT_DIGITS
+    assert ops.Glu("silu").scale((2,), (2,)) == ops.SiluGlu().scale((2,), (2,))
+
+
 def test_padding_and_resize():
     """Of 12 elements, 20 after padding; each of them 6 times."""
     for mode, beta in (("constant", 1.0), ("reflect", math.sqrt(12 / 20)), ("replicate", math.sqrt(12 / 20))):

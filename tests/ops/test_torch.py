@@ -243,6 +243,9 @@ ORACLES = {
         for beta, r in ((0.7, "mean"), (0.3, "none"), (0.0, "sum"))
     },
     "mse_loss": (ops.MseLoss(), F.mse_loss, [normal(3, 4), normal(3, 4)]),
+    "glu": (ops.Glu(), lambda x, gate: F.glu(torch.cat([x, gate], -1)), [normal(3, 4), normal(3, 4)]),
+    "geglu": (ops.Glu("gelu"), lambda x, gate: x * F.gelu(gate), [normal(3, 4), normal(3, 4)]),
+    "reglu": (ops.Glu("relu"), lambda x, gate: x * F.relu(gate), [normal(3, 4), normal(3, 4)]),
     "relu": (ops.Relu(), F.relu, [normal(50)]),
     "leaky_relu": (ops.LeakyRelu(0.2), lambda x: F.leaky_relu(x, 0.2), [normal(50)]),
     "gelu, erf": (ops.Gelu(), F.gelu, [3 * normal(50)]),
