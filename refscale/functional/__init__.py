@@ -20,13 +20,14 @@ from refscale.functional.activations import (
     sigmoid,
     silu,
     silu_glu,
+    softcap,
     softplus,
     tanh,
 )
 from refscale.functional.branches import fork, residual, split
 from refscale.functional.embeddings import embedding, embedding_sum
 from refscale.functional.losses import cross_entropy, mse_loss, total_loss
-from refscale.functional.multihead import attention
+from refscale.functional.multihead import attention, scaled_dot_product_attention
 from refscale.functional.noise import dropout
 from refscale.functional.norms import batch_norm, group_norm, layer_norm, rms_norm
 from refscale.functional.pooling import mean_pooled
@@ -63,10 +64,12 @@ __all__ = [
     "residual",
     "rms_norm",
     "rotary_angles",
+    "scaled_dot_product_attention",
     "sigmoid",
     "silu",
     "silu_glu",
     "sinusoids",
+    "softcap",
     "softmax",
     "softplus",
     "split",

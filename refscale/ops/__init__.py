@@ -7,7 +7,7 @@ page                      ops
                           minimum, silu_glu, highway, dropout; scaled, fork
 ``contraction``           matmul, attention_scores, attention_mix, readout
 ``convolution``           conv1d, conv2d, max_pool, avg_pool
-``activations``           relu, leaky_relu, gelu, silu, swish, tanh, sigmoid, softplus, abs, square, clip,
+``activations``           relu, leaky_relu, gelu, silu, swish, tanh, soft_cap, sigmoid, softplus, abs, square, clip,
                           hard_sigmoid, hard_swish, exp, log, sqrt
 ``softmax``               softmax, masked_softmax, log_softmax
 ``positions``             rotary, relative_shift
@@ -56,6 +56,7 @@ from refscale.ops.activations import (
     Relu,
     Sigmoid,
     Silu,
+    SoftCap,
     Softplus,
     Sqrt,
     Square,
@@ -201,6 +202,7 @@ __all__ = [
     "Silu",
     "SiluGlu",
     "Slice",
+    "SoftCap",
     "Softmax",
     "SoftmaxCrossEntropy",
     "Softplus",

@@ -197,16 +197,20 @@ def _dropout(draw):
     return case(ops.Dropout(draw(st.floats(0.125, 0.875))), shape, Input(shape, "mask"))
 
 
+_KEYS = st.none() | st.integers(1, 6)
+
+
 @st.composite
 def _scores(draw):
     lead, (s, t, d) = draw(shapes(max_dims=2)), draw(st.tuples(*[st.integers(1, 5)] * 3))
-    return case(ops.AttentionScores(draw(st.sampled_from(["1/sqrt(d)", "1/d"]))), (*lead, s, d), (*lead, t, d))
+    rule = draw(st.sampled_from(["1/sqrt(d)", "1/d", 0.75]))
+    return case(ops.AttentionScores(rule, draw(_KEYS)), (*lead, s, d), (*lead, t, d))
 
 
 @st.composite
 def _mix(draw):
     lead, (s, t, d) = draw(shapes(max_dims=2)), draw(st.tuples(*[st.integers(1, 5)] * 3))
-    op = ops.AttentionMix(draw(st.sampled_from(["correlated", "independent", "causal"])))
+    op = ops.AttentionMix(draw(st.sampled_from(["correlated", "independent", "causal"])), draw(_KEYS))
     return case(op, (*lead, s, t), (*lead, t, d))
 
 
@@ -251,7 +255,7 @@ def _masked_softmax(draw):
     x = draw(shapes(min_dims=2, max_dims=4, max_side=4))
     tail = x[draw(st.integers(0, len(x))) :]
     mask = tuple(draw(st.sampled_from([1, n])) for n in tail)
-    return case(ops.MaskedSoftmax(draw(st.booleans())), x, Input(mask, "mask"))
+    return case(ops.MaskedSoftmax(draw(st.booleans()), draw(_KEYS)), x, Input(mask, "mask"))
 
 
 @st.composite
@@ -325,7 +329,7 @@ def _cross_entropy(draw):
 def _rotary(draw):
     *lead, s = draw(shapes(min_dims=1))
     half = draw(st.integers(1, 3))
-    return case(ops.Rotary(), (*lead, s, 2 * half), (s, half), (s, half))
+    return case(ops.Rotary(draw(st.booleans())), (*lead, s, 2 * half), (s, half), (s, half))
 
 
 @st.composite
@@ -355,6 +359,7 @@ WIDER = {
     ops.Maximum: _broadcast(ops.Maximum()),
     ops.Minimum: _broadcast(ops.Minimum()),
     ops.Clip: _of_one_shape(st.builds(ops.Clip, st.floats(-3, -0.125), st.floats(0.125, 3))),
+    ops.SoftCap: _of_one_shape(st.builds(ops.SoftCap, st.floats(0.125, 64))),
     ops.SiluGlu: _of_one_shape(ops.SiluGlu(), 2),
     ops.Highway: _of_one_shape(st.builds(ops.Highway, st.floats(-2, 2)), 3),
     ops.Rotary: _rotary(),

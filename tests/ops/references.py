@@ -44,8 +44,12 @@ def highway(op, h, candidate, update):
 
 
 def rotary(op, x, cos, sin):
-    """As complex numbers x_i + i·x_{i+d/2}, times cos + i·sin."""
+    """As complex numbers x_i + i·x_{i+d/2}, times cos + i·sin; interleaved pairs are sorted so, and back."""
     half = x.shape[-1] // 2
+    if op.interleaved:
+        order = [*range(0, 2 * half, 2), *range(1, 2 * half, 2)]
+        y, bound = rotary(ops.Rotary(), x[..., order], cos, sin)
+        return y[..., np.argsort(order)], bound[..., np.argsort(order)]
     y = (x[..., :half] + 1j * x[..., half:]) * (cos + 1j * sin)
     value = np.concatenate([y.real, y.imag], -1)
     return value, 8 * U * np.concatenate([np.abs(x[..., :half]) + np.abs(x[..., half:])] * 2, -1)
@@ -69,7 +73,8 @@ def matmul(op, x, w):
 
 def scores(op, q, k):
     d = q.shape[-1]
-    return product("...id,...jd->...ij", q, k, d + 2, 1 / math.sqrt(d) if op.rule == "1/sqrt(d)" else 1 / d)
+    damping = {"1/sqrt(d)": 1 / math.sqrt(d), "1/d": 1 / d}.get(op.rule, op.rule)
+    return product("...id,...jd->...ij", q, k, d + 2, damping)
 
 
 def convolution(op, x, weight):
@@ -147,6 +152,12 @@ def tanh(op, x):
     return relative(e / (e + 2), 16)
 
 
+def soft_cap(op, x):
+    """cap·(1 − 2/(1 + e^2z)); the rounding of z moves tanh z by no more than that of z itself."""
+    y, bound = tanh(op, x / op.cap)
+    return op.cap * y, op.cap * (bound + 8 * U * np.abs(y))
+
+
 def softmax(op, x):
     e = np.exp(x)
     y = e / e.sum(-1, keepdims=True)
@@ -158,7 +169,9 @@ def masked_softmax(op, x, mask):
     s, t = x.shape[-2:]
     y = np.zeros_like(x)
     for row in np.ndindex(*x.shape[:-1]):
-        seen = [j for j in range(t) if mask[(*row, j)] and (not op.causal or j <= row[-1] + t - s)]
+        place = row[-1] + t - s
+        seen = [j for j in range(t) if mask[(*row, j)] and (not op.causal or j <= place)]
+        seen = [j for j in seen if op.window is None or abs(place - j) < op.window]
         if seen:
             e = np.exp(x[row][seen])
             y[(*row, seen)] = e / e.sum()
@@ -288,6 +301,7 @@ REFERENCES = {
     ops.Silu: lambda op, x: relative(x / (1 + np.exp(-x)), 20),
     ops.Swish: lambda op, x: relative(x / (1 + np.exp(-op.beta * x)), 24 + 4 * np.abs(op.beta * x)),
     ops.Tanh: tanh,
+    ops.SoftCap: soft_cap,
     ops.Sigmoid: lambda op, x: relative(1 / (1 + np.exp(-x)), 16),
     ops.Softplus: lambda op, x: relative(np.logaddexp(0, x), 20),
     ops.Abs: lambda op, x: exact(x * ((x > 0) * 2.0 - 1)),
