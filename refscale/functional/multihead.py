@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refscale import ops
+from refscale.arrays import plain
 from refscale.engine import Tensor, apply, tape_of
 from refscale.errors import ArgumentError, ShapeError
 from refscale.functional.branches import fork
@@ -84,9 +85,7 @@ def attention(
     if heads % kv_heads:
         raise ShapeError(f"attention: {heads} heads with kv_heads={kv_heads}, expected a divisor")
     s = query.shape[1]
-    if attn_mask is not None and np.ndim(attn_mask) == 3:
-        attn_mask = np.asarray(attn_mask)[:, None]
-    seen, added = _parts_of_mask("attention", attn_mask, (batch, heads, s, t))
+    seen, added = _parts_of_mask("attention", attn_mask, (batch, heads, s, t), per_batch=True)
     if mask is not None:
         padding = mask[:, None, None, :]
         seen = padding if seen is None else seen & padding
@@ -210,7 +209,7 @@ def _together(shape: tuple[int, ...], of: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _parts_of_mask(
-    name: str, mask: ArrayLike | None, shape: tuple[int, ...]
+    name: str, mask: ArrayLike | None, shape: tuple[int, ...], per_batch: bool = False
 ) -> tuple[Mask | None, NDArray[Any] | None]:
     """What a mask shows, boolean, and what it adds to the scores of a shape; None where it does neither.
 
@@ -218,7 +217,9 @@ def _parts_of_mask(
     """
     if mask is None:
         return None, None
-    array = np.asarray(mask)
+    array = plain(name, "attn_mask", mask)
+    if per_batch and array.ndim == 3:  # (batch, s, t), for all heads
+        array = array[:, None]
     if array.dtype != np.bool_ and array.dtype.kind != "f":
         raise ArgumentError(f"{name}: attn_mask is {array.dtype}, expected bool or floats")
     if array.ndim > len(shape) or any(a not in (1, b) for a, b in zip(array.shape[::-1], shape[::-1], strict=False)):
