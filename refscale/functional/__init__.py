@@ -34,6 +34,7 @@ from refscale.functional.pooling import mean_pooled
 from refscale.functional.positions import rotary_angles, sinusoids
 from refscale.functional.probabilities import Mask, log_softmax, softmax
 from refscale.functional.products import conv1d, linear, matmul, readout
+from refscale.functional.recurrent import gru, gru_cell, lstm, lstm_cell
 
 __all__ = [
     "Mask",
@@ -48,6 +49,8 @@ __all__ = [
     "fork",
     "gelu",
     "group_norm",
+    "gru",
+    "gru_cell",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
@@ -55,6 +58,8 @@ __all__ = [
     "leaky_relu",
     "linear",
     "log_softmax",
+    "lstm",
+    "lstm_cell",
     "matmul",
     "mean_pooled",
     "mse_loss",

@@ -12,6 +12,7 @@ page                      ops
 ``softmax``               softmax, masked_softmax, log_softmax
 ``positions``             rotary, relative_shift
 ``norms``                 layer_norm, rms_norm, batch_norm, frozen_batch_norm, group_norm
+``recurrent``             lstm_state, lstm_output, gru_state
 ``reduction``             sum, mean
 ``movement``              reshape, transpose, slice, concat, expand, where, gather,
                           embedding
@@ -40,6 +41,7 @@ from refscale.ops import (
     movement,
     norms,
     positions,
+    recurrent,
     reduction,
     softmax,
 )
@@ -86,6 +88,7 @@ from refscale.ops.losses import LossSum, MseLoss, SoftmaxCrossEntropy
 from refscale.ops.movement import Concat, Embedding, Expand, Gather, Reshape, Slice, Transpose, Where, split_points
 from refscale.ops.norms import BatchNorm, FrozenBatchNorm, GroupNorm, LayerNorm, RmsNorm
 from refscale.ops.positions import RelativeShift, Rotary
+from refscale.ops.recurrent import GruState, LstmOutput, LstmState
 from refscale.ops.reduction import Mean, Sum
 from refscale.ops.softmax import LogSoftmax, MaskedSoftmax, Softmax
 
@@ -97,6 +100,7 @@ _PAGES = (
     softmax,
     positions,
     norms,
+    recurrent,
     reduction,
     movement,
     losses,
@@ -173,6 +177,7 @@ __all__ = [
     "Gather",
     "Gelu",
     "GroupNorm",
+    "GruState",
     "HardSigmoid",
     "HardSwish",
     "Highway",
@@ -181,6 +186,8 @@ __all__ = [
     "Log",
     "LogSoftmax",
     "LossSum",
+    "LstmOutput",
+    "LstmState",
     "MaskedSoftmax",
     "Matmul",
     "MaxPool",

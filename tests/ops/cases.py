@@ -326,6 +326,12 @@ def _cross_entropy(draw):
 
 
 @st.composite
+def _cell(draw, op, gates, states=0):
+    state = draw(shapes(min_dims=1))
+    return case(op, state, (*state[:-1], gates * state[-1]), *[state] * states)
+
+
+@st.composite
 def _rotary(draw):
     *lead, s = draw(shapes(min_dims=1))
     half = draw(st.integers(1, 3))
@@ -362,6 +368,9 @@ WIDER = {
     ops.SoftCap: _of_one_shape(st.builds(ops.SoftCap, st.floats(0.125, 64))),
     ops.SiluGlu: _of_one_shape(ops.SiluGlu(), 2),
     ops.Highway: _of_one_shape(st.builds(ops.Highway, st.floats(-2, 2)), 3),
+    ops.LstmState: _cell(ops.LstmState(), 4),
+    ops.LstmOutput: _cell(ops.LstmOutput(), 4),
+    ops.GruState: _cell(ops.GruState(), 2, states=2),
     ops.Rotary: _rotary(),
     ops.RelativeShift: _squares().map(lambda shape: case(ops.RelativeShift(), shape)),
     ops.Scaled: _of_one_shape(st.builds(ops.Scaled, factors, factors)),

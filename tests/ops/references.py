@@ -43,6 +43,29 @@ def highway(op, h, candidate, update):
     return (1 - gate) * h + gate * candidate, 24 * U * (np.abs(h) + np.abs(candidate)) * (2 + np.abs(update))
 
 
+def logistic(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def lstm_state(op, c, gates):
+    """By torch's order of the gates: i, f, g, o."""
+    i, f, g, _ = np.split(gates, 4, -1)
+    kept, new = logistic(f) * c, logistic(i) * np.tanh(g)
+    return kept + new, 24 * U * (np.abs(kept) + np.abs(new))
+
+
+def lstm_output(op, c, gates):
+    return relative(np.tanh(c) * logistic(np.split(gates, 4, -1)[3]), 24)
+
+
+def gru_state(op, h, gates, candidate, recurrent):
+    """(1 − z)·n + z·h; the argument of tanh errs by a few roundings of its terms."""
+    r, z = np.split(logistic(gates), 2, -1)
+    n = np.tanh(candidate + r * recurrent)
+    moved = 24 * U * (1 + np.abs(candidate) + np.abs(recurrent))
+    return (1 - z) * n + z * h, moved + 24 * U * np.abs(h)
+
+
 def rotary(op, x, cos, sin):
     """As complex numbers x_i + i·x_{i+d/2}, times cos + i·sin; interleaved pairs are sorted so, and back."""
     half = x.shape[-1] // 2
@@ -282,6 +305,9 @@ REFERENCES = {
     ops.Minimum: lambda op, x, y: exact(np.where(x < y, x, y)),
     ops.SiluGlu: silu_glu,
     ops.Highway: highway,
+    ops.LstmState: lstm_state,
+    ops.LstmOutput: lstm_output,
+    ops.GruState: gru_state,
     ops.Rotary: rotary,
     ops.RelativeShift: relative_shift,
     ops.Scaled: lambda op, x: exact(x),

@@ -131,6 +131,26 @@ SHAPES = [
     (ops.Bias(), [(2, 3), (2, 2, 3)], "bias: shape (2, 2, 3) does not fit x of shape (2, 3)"),
     (ops.SiluGlu(), [(2, 3), (2, 1)], "silu_glu: x (2, 3) and gate (2, 1) must have one shape"),
     (
+        ops.LstmState(),
+        ((2, 3), (2, 9)),
+        "lstm_state: c (2, 3) and gates (2, 9), expected (…, d) and (…, 4·d)",
+    ),
+    (
+        ops.LstmOutput(),
+        ((2, 3), (3, 12)),
+        "lstm_output: c (2, 3) and gates (3, 12), expected (…, d) and (…, 4·d)",
+    ),
+    (
+        ops.GruState(),
+        ((2, 3), (2, 12), (2, 3), (2, 3)),
+        "gru_state: h (2, 3) and gates (2, 12), expected (…, d) and (…, 2·d)",
+    ),
+    (
+        ops.GruState(),
+        ((2, 3), (2, 6), (2, 3), (1, 3)),
+        "gru_state: h (2, 3), candidate (2, 3) and recurrent (1, 3) must have one shape",
+    ),
+    (
         ops.Highway(),
         [(2, 3), (2, 3), (2, 1)],
         "highway: h (2, 3), candidate (2, 3) and update (2, 1) must have one shape",
