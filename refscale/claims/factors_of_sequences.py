@@ -8,7 +8,7 @@ import numpy as np
 
 from refscale import ops
 from refscale.claims.claim import Figures, claim
-from refscale.claims.one_op import GRID, WIDE, columns, grid, unit
+from refscale.claims.one_op import GRID, columns, grid, unit
 from refscale.engine import Array
 from refscale.testing import quantile_grid, rms, signs
 from refscale.testing.places import Place
@@ -62,7 +62,7 @@ def claim_3_46_lstm(place: Place) -> Figures:
     yield unit("α", output, (second, gates), relative=GRID)
     for op, cell in ((state, c), (output, second)):
         for i, what in enumerate(("the state", "the gates")):
-            yield unit(f"β of {what}", op, (cell, gates), i, g, relative=WIDE / 10)
+            yield unit(f"β of {what}", op, (cell, gates), i, g, relative=10 * GRID)
 
 
 @claim("quadrature; arXiv 1406.1078; a state that is kept")
@@ -79,7 +79,7 @@ def claim_3_47_gru(place: Place) -> Figures:
     op, gates = ops.GruState(), np.concatenate([r, z], -1)
     yield unit("α of a state that is kept", op, (h, np.concatenate([r, 0 * z + 50], -1), x, a))
     for i, what in enumerate(("the state", "the gates", "the candidate", "the recurrent part")):
-        yield unit(f"β of {what}", op, (h, gates, x, a), i, g, measure=measure, relative=WIDE / 2)
+        yield unit(f"β of {what}", op, (h, gates, x, a), i, g, measure=measure, relative=10 * GRID)
 
 
 @claim("matmul; means of the keys in a window", "s")
