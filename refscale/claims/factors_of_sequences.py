@@ -52,7 +52,7 @@ def claim_3_36_highway(place: Place) -> Figures:
 def claim_3_46_lstm(place: Place) -> Figures:
     """State and output of an LSTM's cell: α = 1 of a state that is kept, and every other factor by RMS."""
     quantiles, rng = quantile_grid(512), place.rng()
-    first, second = (a[..., None] for a in np.broadcast_arrays(quantiles[:, None], quantiles[None]))
+    first, second = (np.array(a)[..., None] for a in np.broadcast_arrays(quantiles[:, None], quantiles[None]))
     gates = np.concatenate([first, first, second, first], -1)  # i and f; g, which i multiplies; o
     c, g = signs((2, *first.shape), rng)
     kept = np.zeros_like(gates)
