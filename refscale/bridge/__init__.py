@@ -1,9 +1,10 @@
 """Models of PyTorch as programs.
 
-In reading order: ``rules`` (each ATen op in refscale's ops), ``steps`` (a module as a list of calls), ``patterns``
+In reading order: ``rules`` and ``recurrent`` (each ATen op in refscale's ops), ``steps`` (a module as a list of calls), ``patterns``
 (functions composed of several ops), ``program``; ``functions`` (each op in torch), ``module`` (the way back).
 """
 
+from refscale.bridge import recurrent  # noqa: F401 (adds its rules)
 from refscale.bridge.module import to_torch
 from refscale.bridge.program import Deviation, Parity, TorchProgram, from_torch
 

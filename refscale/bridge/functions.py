@@ -136,6 +136,17 @@ def _cross_entropy(op: ops.SoftmaxCrossEntropy, logits: Any, targets: Any) -> An
     return torch.nn.functional.cross_entropy(rows, targets.reshape(-1), ignore_index=ignored, reduction=op.reduction)
 
 
+def _lstm_state(op: ops.LstmState, c: Any, gates: Any) -> Any:
+    i, f, g, _ = gates.chunk(4, -1)
+    return f.sigmoid() * c + i.sigmoid() * g.tanh()
+
+
+def _gru_state(op: ops.GruState, h: Any, gates: Any, candidate: Any, recurrent: Any) -> Any:
+    r, z = (gate.sigmoid() for gate in gates.chunk(2, -1))
+    n = (candidate + r * recurrent).tanh()
+    return n + z * (h - n)
+
+
 def _where(op: ops.Where, mask: Any, x: Any, y: Any) -> Any:
     import torch
 
@@ -188,6 +199,10 @@ FUNCTIONS: dict[type[Op], Function] = {
     ops.Embedding: lambda op, table, ids: table[ids],
     ops.Dropout: lambda op, x, keep: x * keep / (1 - op.p),
     ops.Where: _where,
+    ops.WeightedAdd: lambda op, *xs: sum(w * x for w, x in zip(op.weights, xs, strict=True)),
+    ops.LstmState: _lstm_state,
+    ops.LstmOutput: lambda op, c, gates: gates.chunk(4, -1)[3].sigmoid() * c.tanh(),
+    ops.GruState: _gru_state,
     ops.Reshape: lambda op, x: x.reshape(op.shape),
     ops.Transpose: lambda op, x: x.permute(op.axes),
     ops.Slice: lambda op, x: x.narrow(op.axis, op.start, op.stop - op.start),

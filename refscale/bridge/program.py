@@ -429,8 +429,7 @@ def called(step: Step, values: Mapping[str, Any]) -> Any:
         return step.function(*arguments.values())
     if step.target.startswith("aten.dropout"):
         return next(iter(arguments.values()))
-    if "dropout_p" in arguments:
-        arguments["dropout_p"] = 0.0
+    arguments.update({name: 0.0 for name in ("dropout_p", "dropout") if name in arguments})
     return step.function(**arguments)
 
 
