@@ -1,11 +1,13 @@
-"""Models of PyTorch as programs.
+"""PyTorch modules as programs, and back.
 
-In reading order: ``rules`` and ``recurrent`` (each ATen op in refscale's ops), ``steps`` (a module as a list of calls), ``patterns``
-(functions composed of several ops), ``program``; ``functions`` (each op in torch), ``module`` (the way back).
+In reading order: ``rules`` and ``recurrent`` (each ATen op in refscale's ops), ``steps`` (a module as a list of calls),
+``patterns`` (functions composed of several ops), ``program``; ``functions`` (each op in torch), ``module`` (the way
+back); ``bring`` (the command).
 """
 
 from refscale.bridge import recurrent  # noqa: F401 (adds its rules)
+from refscale.bridge.bring import Brought, gradient_error
 from refscale.bridge.module import to_torch
 from refscale.bridge.program import Deviation, Parity, TorchProgram, from_torch
 
-__all__ = ["Deviation", "Parity", "TorchProgram", "from_torch", "to_torch"]
+__all__ = ["Brought", "Deviation", "Parity", "TorchProgram", "from_torch", "gradient_error", "to_torch"]

@@ -37,9 +37,8 @@ def _scores(op: ops.AttentionScores, q: Any, k: Any) -> Any:
 def _masked_softmax(op: ops.MaskedSoftmax, x: Any, mask: Any) -> Any:
     import torch
 
-    if op.causal:
-        s, t = x.shape[-2:]
-        mask = mask & torch.ones(s, t, dtype=torch.bool, device=x.device).tril(t - s)
+    if op.hides_by_place:
+        mask = mask & torch.as_tensor(op.places(*x.shape[-2:]), device=x.device)
     some = mask.any(-1, keepdim=True)
     y = torch.softmax(torch.where(mask | ~some, x, -math.inf), -1)
     return torch.where(mask, y, 0.0)
@@ -87,9 +86,26 @@ def _convolution(op: Any, x: Any, weight: Any) -> Any:
     n = weight.ndim - 2
     padding = op.padding if n > 1 else (op.padding,)
     kernel = weight.permute(-1, -2, *range(n))
-    function = (torch.nn.functional.conv1d, torch.nn.functional.conv2d)[n - 1]
+    function = getattr(torch.nn.functional, f"conv{n}d")
     y = function(_padded(x, padding), kernel, None, op.stride, 0, op.dilation, op.groups)
     return y.movedim(1, -1)
+
+
+def _conv_transpose(op: ops.ConvTranspose, x: Any, weight: Any) -> Any:
+    import torch
+
+    n = weight.ndim - 2
+    function = getattr(torch.nn.functional, f"conv_transpose{n}d")
+    kernel = weight.permute(-2, -1, *range(n))
+    settings = op.stride, op.padding, op.output_padding, op.groups, op.dilation
+    return function(x.movedim(-1, 1), kernel, None, *settings).movedim(1, -1)
+
+
+def _nearest_resize(op: ops.NearestResize, x: Any) -> Any:
+    n = x.ndim - 2
+    for axis, factor in enumerate((op.factor,) * n if isinstance(op.factor, int) else op.factor, 1):
+        x = x.repeat_interleave(factor, axis)
+    return x
 
 
 def _pool(name: str, value: float) -> Function:
@@ -171,6 +187,9 @@ FUNCTIONS: dict[type[Op], Function] = {
     ops.AttentionMix: lambda op, weights, v: weights @ v,
     ops.Conv1d: _convolution,
     ops.Conv2d: _convolution,
+    ops.Conv3d: _convolution,
+    ops.ConvTranspose: _conv_transpose,
+    ops.NearestResize: _nearest_resize,
     ops.MaxPool: _pool("max_pool", -math.inf),
     ops.AvgPool: _pool("avg_pool", 0.0),
     ops.Relu: lambda op, x: x.relu(),
@@ -181,8 +200,8 @@ FUNCTIONS: dict[type[Op], Function] = {
     ops.Tanh: lambda op, x: x.tanh(),
     ops.Sigmoid: lambda op, x: x.sigmoid(),
     ops.Softplus: _activation("softplus"),
-    ops.HardSigmoid: _activation("hardsigmoid"),
-    ops.HardSwish: _activation("hardswish"),
+    ops.HardSigmoid: lambda op, x: (x + 3).clamp(0, 6) / 6,  # torch's derivative is a sixth rounded to float32
+    ops.HardSwish: lambda op, x: x * (x + 3).clamp(0, 6) / 6,
     ops.Square: lambda op, x: x * x,
     ops.Abs: lambda op, x: x.abs(),
     ops.Exp: lambda op, x: x.exp(),

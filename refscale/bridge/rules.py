@@ -157,7 +157,7 @@ def _addmm(run: Run, self: Any, mat1: Any, mat2: Any, beta: float = 1, alpha: fl
     return run.apply(ops.Bias(), run.apply(ops.Matmul(), mat1, mat2), self)
 
 
-def _convolution(kind: type[ops.Conv1d | ops.Conv2d]) -> Rule:
+def _convolution(kind: type[ops.Conv1d | ops.Conv2d | ops.Conv3d]) -> Rule:
     def rule(
         run: Run,
         input: Any,
@@ -191,6 +191,40 @@ def _each(values: int | Sequence[int], n: int) -> tuple[int, ...]:
 
 RULES["aten.conv1d.default"] = RULES["aten.conv1d.padding"] = _convolution(ops.Conv1d)
 RULES["aten.conv2d.default"] = RULES["aten.conv2d.padding"] = _convolution(ops.Conv2d)
+RULES["aten.conv3d.default"] = RULES["aten.conv3d.padding"] = _convolution(ops.Conv3d)
+
+
+@_rule("conv_transpose1d.default", "conv_transpose2d.input", "conv_transpose3d.input")
+def _conv_transpose(
+    run: Run,
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    output_padding: Sequence[int] = (0,),
+    groups: int = 1,
+    dilation: Sequence[int] = (1,),
+) -> Any:
+    if groups != 1:
+        raise _refuse(f"transposed convolution with groups={groups}: expected 1")
+    n = weight.ndim - 2
+    stride, padding, output_padding, dilation = (_each(v, n) for v in (stride, padding, output_padding, dilation))
+    op = ops.ConvTranspose(stride=stride, padding=padding, dilation=dilation, output_padding=output_padding)
+    y = run.apply(op, run.last(input), run.transpose(weight, (*range(2, n + 2), 0, 1)))
+    return run.first(y if bias is None else run.apply(ops.Bias(), y, bias))
+
+
+@_rule("upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest3d.vec")
+def _upsample_nearest(
+    run: Run, input: Any, output_size: Sequence[int] | None, scale_factors: Sequence[float] | None
+) -> Any:
+    space = input.shape[2:]
+    goal = output_size or [int(s * f) for s, f in zip(space, scale_factors or (), strict=True)]
+    if any(g % s for g, s in zip(goal, space, strict=True)):
+        raise _refuse(f"upsample_nearest of {tuple(space)} to {tuple(goal)}: expected multiples")
+    factor = tuple(g // s for g, s in zip(goal, space, strict=True))
+    return run.first(run.apply(ops.NearestResize(factor), run.last(input)))
 
 
 # --- Sums and products of two -----------------------------------------------------------------------------------------
@@ -499,7 +533,7 @@ def _transpose(run: Run, self: Any, dim0: int, dim1: int) -> Any:
     return run.transpose(self, order)
 
 
-@_rule("t.default")
+@_rule("t.default", "numpy_T.default")
 def _t(run: Run, self: Any) -> Any:
     return run.transpose(self, range(self.ndim)[::-1])
 

@@ -7,6 +7,7 @@ parameters is a constant and computed by torch itself: masks from ids, positions
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -136,7 +137,10 @@ def export(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: 
     from torch.utils import _pytree as pytree
 
     try:
-        exported = torch.export.export(module, tuple(args), dict(kwargs))
+        with warnings.catch_warnings():
+            # An LSTM keeps a list of its parameters, which are registered by their names, too.
+            warnings.filterwarnings("ignore", message="The tensor attributes", category=UserWarning)
+            exported = torch.export.export(module, tuple(args), dict(kwargs))
     except Exception as error:
         raise ProgramError(
             f"from_torch({type(module).__name__}): torch.export raised {type(error).__name__}: {shown(error)}"

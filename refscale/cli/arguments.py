@@ -377,6 +377,33 @@ def _add_accumulator(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="also write every probe and its sum as JSON")
 
 
+def _add_bring(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Import a PyTorch module: every value and gradient is compared with torch's own. Print its steps, how many of "
+        "its tensors are outside [1/4, 4] under the regular scheme and under its unit-scaling plan, whether the plan's "
+        "gradients are multiples of the true ones, and the error of the gradients in a precision. Exit status 2 and "
+        "one line if the module cannot be imported. Needs PyTorch."
+    )
+    parser.add_argument("module", metavar="FILE.py:MAKE", help="a function that returns the module, or it and inputs")
+    parser.add_argument(
+        "--input",
+        action="append",
+        metavar="SHAPE",
+        help="an example input: 2,8,32 for normal values, 2,12<100 for integers below 100; once for each input",
+    )
+    parser.add_argument(
+        "--loss",
+        choices=["projection", "cross_entropy"],
+        default="projection",
+        help="mean of output·r for random r, or cross-entropy over the last axis (default: %(default)s)",
+    )
+    parser.add_argument("--precision", metavar="P", help="of the gradient error (default: fp8)")
+    parser.add_argument("--eval", action="store_true", help="import the module in eval mode, not in train mode")
+    parser.add_argument("--seed", type=int, default=0, help="of the inputs (default: 0)")
+    parser.add_argument("--plan", action="store_true", help="also print the plan, call by call")
+    parser.add_argument("--json", metavar="FILE", help="also write what was found as JSON")
+
+
 DOORS: dict[str, dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]]] = {
     "learn: what formats, factors and models do": {
         "report": ("every tensor of one training step: scale, exponents, losses", _add_report),
@@ -392,6 +419,7 @@ DOORS: dict[str, dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]
         "finetune": ("go on from a trained BERT: extract answers, as in SQuAD 1.1", _add_finetune),
         "scales": ("how the scales of tensors moved in runs of train", _add_scales),
         "compare": ("train with every precision and technique; print the tables", _add_compare),
+        "bring": ("import a PyTorch module: its scales, its unit-scaling plan, its gradient errors", _add_bring),
         "sweep": ("train a grid of settings, each at its best learning rate, by a spec", _add_sweep),
     },
     "conform: hold a kernel, a framework or a chip to right bits": {

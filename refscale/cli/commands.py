@@ -380,6 +380,13 @@ def _accumulator(args: argparse.Namespace) -> int:
     return accumulator.accumulator(args)
 
 
+def _bring(args: argparse.Namespace) -> None:
+    from refscale.cli import bring
+
+    _check_directories(args.json)
+    bring.bring(args)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "report": _report,
     "scales": _scales,
@@ -387,6 +394,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "finetune": _finetune,
     "compare": _compare,
     "sweep": _sweep,
+    "bring": _bring,
     "formats": _formats,
     "snr": _snr,
     "ops": _ops,

@@ -1,0 +1,1 @@
+"""Tests of ``refscale.bridge``; torch is the oracle, and all are skipped where it is absent."""
