@@ -32,6 +32,7 @@ The instruments measure the core, train its models, and hold others to it.  The 
 ``stats``           statistics of tensors: σ, exponents, overflow and underflow of casts; reports
 ``train``           training out of the box
 ``analysis``        recorded scales, predictions, SNR, plots
+``bridge``          PyTorch modules as programs, and back as modules with factors
 ``sweep``           many runs: a grid, learning rates that are searched, any executor; the comparison
 ``testing``         how to state a claim as a test: strategies, exact constructions, assertions
 ``golden``          golden vectors, and the kit that holds a backend to them
