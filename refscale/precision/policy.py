@@ -21,7 +21,8 @@ and no operand.  Its gradient, with which backward is seeded, is a loss scale, a
 gradient that is rounded is that of what the loss was computed from.  And whatever an op keeps for its own backward.
 
 A policy with ``blocks`` casts operands where they are multiplied, instead, in blocks along the axis that is summed
-over: each operand in forward, and once more in backward along its other axis (``refscale.blocks.operand``).
+over: each operand in forward, and once more in backward along its other axis (``refscale.blocks.operand``).  So does
+one with ``hadamard``, without blocks: the operands of a weight's gradient are transformed before they are cast.
 
 Inside an op arithmetic is that of the carrier: a matmul accumulates in float32, in whatever order BLAS takes.  With
 ``accumulate`` it is that of ``refscale.exact``, the same bits on every machine: products are real numbers, or the sums
@@ -41,20 +42,24 @@ layers alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale.arguments import number
 from refscale.arrays import freeze
 from refscale.blocks import RECIPES, BlockCast, Recipe
+from refscale.blocks.operand import hadamard_length
 from refscale.errors import ArgumentError
-from refscale.formats import Cast, get_format
-from refscale.spellings import read_options
+from refscale.formats import Cast, Overflow, Rounding, get_format
+from refscale.spellings import read_number, read_options, read_whole
 
 _CASTS = ("store", "operand", "operand_gradient", "weights")
+_NUMBERS: dict[str, Callable[[str], float]] = {"operand_factor": read_number, "hadamard": read_whole}
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,10 @@ class Precision:
         operand_gradient: of the gradient a contraction receives.
         weights: of parameters between steps; None: FP32 master weights.
         contractions: names (``Op.name``) of the contractions whose operands are cast; None: all.
+        operand_factor: c in cast(c·x)/c, the cast of every operand and of the gradient a contraction receives; a
+            constant power of two from 2^-64 to 2^64.
+        hadamard: length of the random Hadamard transform that both operands of a weight's gradient go through before
+            they are cast, as in ``blocks.Recipe``; 0: none.
         blocks: how operands of contractions are converted to block-scaled formats, in place of ``operand`` and
             ``operand_gradient``.
         accumulate: how products are summed, a name of ``exact.get_accumulator`` with sums of its own ("exact",
@@ -84,6 +93,8 @@ class Precision:
     operand_gradient: Cast | None = None
     weights: Cast | None = None
     contractions: tuple[str, ...] | None = None
+    operand_factor: float = 1.0
+    hadamard: int = 0
     blocks: Recipe | None = None
     accumulate: str | None = None
 
@@ -101,6 +112,17 @@ class Precision:
             object.__setattr__(self, "contractions", tuple(names))
         if self.blocks and (self.operand or self.operand_gradient or self.accumulate):
             raise ArgumentError(f"Precision({self.name!r}): blocks beside operand, operand_gradient or accumulate")
+        factor = number("Precision", "operand_factor", self.operand_factor)
+        if not 2.0**-64 <= factor <= 2.0**64 or math.frexp(factor)[0] != 0.5:
+            raise ArgumentError(
+                f"Precision({self.name!r}): operand_factor is {factor}, expected a power of two from 2^-64 to 2^64"
+            )
+        object.__setattr__(self, "operand_factor", factor)
+        object.__setattr__(self, "hadamard", hadamard_length("Precision", self.hadamard))
+        if (self.hadamard and (self.blocks or self.accumulate)) or (factor != 1 and self.blocks):
+            raise ArgumentError(
+                f"Precision({self.name!r}): hadamard beside blocks or accumulate, or operand_factor beside blocks"
+            )
         if self.accumulate is None:
             return
         from refscale.exact import get_accumulator  # late: only who computes exactly pays for it
@@ -114,6 +136,10 @@ class Precision:
             parts.append(f"operands={self.blocks}")
         if self.weights is not None:
             parts.append(f"weights={self.weights}")
+        if self.operand_factor != 1:
+            parts.append(f"operand_factor={self.operand_factor:g}")
+        if self.hadamard:
+            parts.append(f"hadamard={self.hadamard}")
         if self.contractions is not None:
             parts.append(f"contractions={'+'.join(self.contractions)}")
         if self.accumulate is not None:
@@ -170,33 +196,26 @@ def random_bits(
     return rng.integers(0, 2**32, shape, np.uint32)
 
 
-def _ieee(name: str) -> Cast:
-    """As processors convert to 16-bit formats: out of range becomes infinity."""
-    return Cast(name, "nearest_even", "nonsaturate")
+def _cast(name: str, rounding: Rounding = "nearest_even") -> Cast:
+    """The customary cast to a format: out of range becomes infinity above 8 bits, the largest value in 8 or fewer.
 
-
-def _fp8(name: str) -> Cast:
-    """As accelerators convert to FP8 for training: out of range becomes the largest value."""
-    return Cast(name, "nearest_even", "saturate")
-
-
-def _stochastic(name: str) -> Cast:
-    """Rounded up or down by chance, the overflow as for that width above."""
-    cast = _ieee(name)
-    return Cast(name, "stochastic", "nonsaturate" if cast.format.bits > 8 else "saturate")
+    The first is what processors do to 16-bit formats, the second what accelerators do to FP8 in training.
+    """
+    overflow: Overflow = "nonsaturate" if get_format(name).bits > 8 else "saturate"
+    return Cast(name, rounding, overflow)
 
 
 fp32 = Precision("fp32")
-fp16 = Precision("fp16", store=_ieee("float16"))
-bf16 = Precision("bf16", store=_ieee("bfloat16"))
-fp8 = Precision("fp8", _ieee("float16"), _fp8("float8_e4m3fn"), _fp8("float8_e5m2"))
-fp8_fnuz = Precision("fp8-fnuz", _ieee("float16"), _fp8("float8_e4m3fnuz"), _fp8("float8_e5m2fnuz"))
-fp16_sr = Precision("fp16-sr", _ieee("float16"), weights=_stochastic("float16"))
-fp8_sr = Precision("fp8-sr", fp8.store, fp8.operand, fp8.operand_gradient, weights=_stochastic("float16"))
+fp16 = Precision("fp16", store=_cast("float16"))
+bf16 = Precision("bf16", store=_cast("bfloat16"))
+fp8 = Precision("fp8", _cast("float16"), _cast("float8_e4m3fn"), _cast("float8_e5m2"))
+fp8_fnuz = Precision("fp8-fnuz", _cast("float16"), _cast("float8_e4m3fnuz"), _cast("float8_e5m2fnuz"))
+fp16_sr = Precision("fp16-sr", _cast("float16"), weights=_cast("float16", "stochastic"))
+fp8_sr = Precision("fp8-sr", fp8.store, fp8.operand, fp8.operand_gradient, weights=_cast("float16", "stochastic"))
 fp8_hidden = Precision(
-    "fp8-hidden", _ieee("bfloat16"), fp8.operand, fp8.operand_gradient, contractions=("matmul",)
+    "fp8-hidden", _cast("bfloat16"), fp8.operand, fp8.operand_gradient, contractions=("matmul",)
 )  # bfloat16 beside the FP8, as in µnit Scaling
-fp4 = Precision("fp4", bf16.store, _fp8("float4_e2m1fn"), _fp8("float4_e2m1fn"))  # one scale to a tensor, or none
+fp4 = Precision("fp4", bf16.store, _cast("float4_e2m1fn"), _cast("float4_e2m1fn"))  # one scale to a tensor, or none
 
 POLICIES = {p.name: p for p in (fp32, fp16, bf16, fp8, fp8_fnuz, fp16_sr, fp8_sr, fp8_hidden, fp4)}
 POLICIES |= {name: Precision(name, bf16.store, blocks=recipe) for name, recipe in RECIPES.items()}
@@ -207,9 +226,10 @@ def get_precision(policy: str | Precision, *, accumulate: str | None = None) -> 
 
     ``,accumulate=exact`` after either, or the argument, says how products are summed: see ``Precision``.
 
-    In a mix, formats of 8 bits or fewer saturate and wider ones do not, and weights are rounded stochastically, as in
-    the named policies; for any other casts, or for some contractions alone, make a ``Precision`` of your own.  A
-    ``Precision`` is returned as it is, but for the argument ``accumulate``.
+    In a mix, formats of 8 bits or fewer saturate and wider ones do not; weights are rounded stochastically, all else to
+    nearest, as in the named policies.  Another rounding follows the format: ``operand_gradient=e2m1fn/stochastic``.
+    ``operand_factor=2`` and ``hadamard=16`` are the fields of that name.  For any other casts, or for some contractions
+    alone, make a ``Precision`` of your own.  A ``Precision`` is returned as it is, but for the argument ``accumulate``.
 
     Raises:
         ArgumentError: unknown policy or field, or a field named twice.
@@ -235,16 +255,19 @@ def _unknown(policy: object) -> ArgumentError:
 
 def _mix(text: str) -> Precision:
     """The policy of casts that are named one by one."""
-    casts: dict[str, Cast] = {}
+    fields: dict[str, Any] = {}
     call, _, expected = str(_unknown(text)).partition(": expected ")
     for option in read_options(text, call, expected):
-        field, name = option.field, option.value
-        if name is None or field not in _CASTS:
+        field, value = option.field, option.value
+        if value is None or field not in (*_CASTS, *_NUMBERS):
             raise _unknown(text)
-        if field == "weights":
-            casts[field] = _stochastic(name)
-        else:
-            casts[field] = _ieee(name) if get_format(name).bits > 8 else _fp8(name)
-    return Precision(
-        text, casts.get("store"), casts.get("operand"), casts.get("operand_gradient"), casts.get("weights")
-    )
+        if field in _NUMBERS:
+            try:
+                fields[field] = _NUMBERS[field](value)
+            except ValueError as error:
+                raise ArgumentError(f"{call}: {option.text!r}, expected a number") from error
+            continue
+        name, _, mode = value.partition("/")
+        rounding: Any = mode or ("stochastic" if field == "weights" else "nearest_even")
+        fields[field] = _cast(name, rounding)
+    return Precision(text, **fields)
