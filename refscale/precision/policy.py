@@ -1,6 +1,6 @@
 """Precision policies: which arrays are rounded, and to what.
 
-A policy is a record of up to four casts, consulted by the engine (the first three) and after an optimizer's update:
+A policy is a record of up to five casts, consulted by the engine (the first three) and after an optimizer's update:
 
 ==================  ==============================================================  =======================
 cast                applied to                                                      when
@@ -13,6 +13,7 @@ store               every gradient an op passes on, after the factor β; but non
                     of a loss
 store               every sum of gradients, where a tensor has several consumers    backward
 weights             every parameter, after the optimizer has changed it             ``store_weights``
+first_moment        momentum or first moment of the optimizer, after its update     ``store_moments``
 ==================  ==============================================================  =======================
 
 So a contraction's backward pass sees the narrow operands that its forward pass saw, and the rounding itself is
@@ -31,13 +32,16 @@ stored.
 
 ``fp16`` and ``fp8`` keep FP32 master weights, as mixed-precision training does (Micikevicius et al. 2017, arXiv
 1710.03740); the paper's runs did not.  Theirs kept weights in FP16, rounded stochastically, as ``fp16-sr`` and
-``fp8-sr`` do.  Two things remain that no policy here has: in their character models the first moment of AdamW (and the
-momentum of SGD) was stored in FP16, and stochastic rounding was on for activations and gradients, too.
+``fp8-sr`` do.  In their character models the first moment of AdamW (and the momentum of SGD) was stored in FP16 as
+well, the second moment in FP32, and stochastic rounding was on for all that is stored in FP16.  That policy is the mix
+``store=fp16/stochastic,weights=fp16/stochastic,first_moment=fp16/stochastic``; with ``/nearest_even`` in one place or
+all, the same without stochastic rounding there.  Under any policy norms, losses and the optimizer's update compute in
+the carrier, from the stored values; the update uses the first moment before it is rounded.
 
-Sources: paper, Table A.1 and Table 2; the authors' code, scmm/layers.py (what is stored) and run_sweep.py
-(``stochastic_rounding``).  Noune et al. 2022 (arXiv 2206.02915) for the fnuz formats, those of the paper's FP8 runs;
-Micikevicius et al. 2022 (arXiv 2209.05433) for e4m3fn and e5m2; µnit Scaling (arXiv 2502.05967) for FP8 in hidden
-layers alone.
+Sources: paper, Table A.1 and Table 2; the authors' code, scmm/layers.py (what is stored; ``AdamW._update``,
+``SgdM._update``) and run_sweep.py (``stochastic_rounding``).  Noune et al. 2022 (arXiv 2206.02915) for the fnuz
+formats, those of the paper's FP8 runs; Micikevicius et al. 2022 (arXiv 2209.05433) for e4m3fn and e5m2; µnit Scaling
+(arXiv 2502.05967) for FP8 in hidden layers alone.
 """
 
 from __future__ import annotations
@@ -58,7 +62,7 @@ from refscale.errors import ArgumentError
 from refscale.formats import Cast, Overflow, Rounding, get_format
 from refscale.spellings import read_number, read_options, read_whole
 
-_CASTS = ("store", "operand", "operand_gradient", "weights")
+_CASTS = ("store", "operand", "operand_gradient", "weights", "first_moment")
 _NUMBERS: dict[str, Callable[[str], float]] = {"operand_factor": read_number, "hadamard": read_whole}
 
 
@@ -72,6 +76,7 @@ class Precision:
         operand: of a contraction's inputs.
         operand_gradient: of the gradient a contraction receives.
         weights: of parameters between steps; None: FP32 master weights.
+        first_moment: of the optimizer's m between steps, its momentum or first moment.
         contractions: names (``Op.name``) of the contractions whose operands are cast; None: all.
         operand_factor: c in cast(c·x)/c, the cast of every operand and of the gradient a contraction receives; a
             constant power of two from 2^-64 to 2^64.
@@ -92,6 +97,7 @@ class Precision:
     operand: Cast | None = None
     operand_gradient: Cast | None = None
     weights: Cast | None = None
+    first_moment: Cast | None = None
     contractions: tuple[str, ...] | None = None
     operand_factor: float = 1.0
     hadamard: int = 0
@@ -134,8 +140,7 @@ class Precision:
         parts = [f"{k}={getattr(self, k) or 'carrier'}" for k in _CASTS[: 1 if self.blocks else 3]]
         if self.blocks is not None:
             parts.append(f"operands={self.blocks}")
-        if self.weights is not None:
-            parts.append(f"weights={self.weights}")
+        parts += [f"{k}={getattr(self, k)}" for k in _CASTS[3:] if getattr(self, k) is not None]
         if self.operand_factor != 1:
             parts.append(f"operand_factor={self.operand_factor:g}")
         if self.hadamard:
@@ -172,13 +177,38 @@ class Precision:
         Source: the authors' code, scmm/layers.py: an update in FP32, stored in the dtype of the weight; run_sweep.py:
         with stochastic rounding.
         """
-        cast = self.weights
-        if cast is None:
-            return dict(parameters)
+        return {name: _stored(self.weights, x, rng, "store_weights") for name, x in parameters.items()}
+
+    def store_moments(
+        self, state: Mapping[str, NDArray[Any]], rng: np.random.Generator | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """An optimizer's state as it is kept between steps: each m rounded once by ``first_moment``.
+
+        The update that made it was computed from m before this rounding.
+
+        Args:
+            state: after the update, see ``optim.State``; its other arrays are kept as they are.
+            rng: as of ``store_weights``.
+
+        Returns:
+            The state, in the same order; m as new read-only arrays.
+
+        Raises:
+            ArgumentError: random bits are needed, and there is no rng.
+
+        Source: the authors' code, scmm/layers.py: ``m_prev.assign(cast(m_next, m_prev.dtype))``, v in FP32.
+        """
         return {
-            name: freeze(cast(x, random_bits(cast, x.shape, rng, "store_weights")).astype(x.dtype, copy=False))
-            for name, x in parameters.items()
+            slot: _stored(self.first_moment, x, rng, "store_moments") if slot.startswith("m/") else x
+            for slot, x in state.items()
         }
+
+
+def _stored(cast: Cast | None, x: NDArray[Any], rng: np.random.Generator | None, call: str) -> NDArray[Any]:
+    """An array after a cast, in its own dtype, read-only; itself without one."""
+    if cast is None:
+        return x
+    return freeze(cast(x, random_bits(cast, x.shape, rng, call)).astype(x.dtype, copy=False))
 
 
 def random_bits(
