@@ -56,6 +56,11 @@ class Matmul(Op):
         b, m, n = (max(1, k) for k in (x[-2], x[-1], w[-1]))
         return Scales(m**-0.5, ((n * repeats_x) ** -0.5, (b * repeats_w) ** -0.5))
 
+    def rows_beside(self, x: Shape, w: Shape) -> tuple[float, float]:
+        """The rows of x, for a w of two axes, or one that broadcasting repeats; another w is data, as x is."""
+        repeats = size(self.check(x, w)[:-2]) / size(w[:-2])
+        return 0.0, max(1, x[-2]) * repeats - 1 if len(w) == 2 or repeats > 1 else 0.0
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.m, at.n)),)
@@ -224,6 +229,9 @@ class Readout(Op):
         self.check(x, w)
         matmul = Matmul().scale(x, w)
         return matmul if self.rule == "1/sqrt(m)" else Scales(1 / max(1, w[0]), matmul.beta)
+
+    def rows_beside(self, x: Shape, w: Shape) -> tuple[float, float]:
+        return Matmul().rows_beside(x, w)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:

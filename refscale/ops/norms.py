@@ -77,6 +77,9 @@ class LayerNorm(Op):
         beta = 1 / math.sqrt(self.check(x, gain, bias))
         return Scales(1.0, (1.0, beta, beta))
 
+    def rows_beside(self, x: Shape, gain: Shape, bias: Shape) -> tuple[float, ...]:
+        return 0.0, *(self.check(x, gain, bias) - 1.0,) * 2
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.m,), (at.m,)),)
@@ -134,6 +137,9 @@ class RmsNorm(Op):
     def scale(self, x: Shape, gain: Shape) -> Scales:
         return Scales(1.0, (1.0, 1 / math.sqrt(self.check(x, gain))))
 
+    def rows_beside(self, x: Shape, gain: Shape) -> tuple[float, float]:
+        return 0.0, self.check(x, gain) - 1.0
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.m,)),)
@@ -187,6 +193,9 @@ class BatchNorm(Op):
         beta = 1 / math.sqrt(_rows(self.name, x, gain, bias))
         return Scales(1.0, (1.0, beta, beta))
 
+    def rows_beside(self, x: Shape, gain: Shape, bias: Shape) -> tuple[float, ...]:
+        return 0.0, *(_rows(self.name, x, gain, bias) - 1.0,) * 2
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.s, at.m), (at.m,), (at.m,)),)
@@ -238,6 +247,10 @@ class FrozenBatchNorm(Op):
         beta = 1 / math.sqrt(_rows(self.name, x, gain, bias, mean, variance))
         return Scales(1.0, (1.0, beta, beta, None, None))
 
+    def rows_beside(self, x: Shape, gain: Shape, bias: Shape, mean: Shape, variance: Shape) -> tuple[float, ...]:
+        beside = _rows(self.name, x, gain, bias, mean, variance) - 1.0
+        return 0.0, beside, beside, 0.0, 0.0
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         n = (at.m,)
@@ -280,6 +293,9 @@ class GroupNorm(Op):
     def scale(self, x: Shape, gain: Shape, bias: Shape) -> Scales:
         beta = 1 / math.sqrt(self._check(x, gain, bias))
         return Scales(1.0, (1.0, beta, beta))
+
+    def rows_beside(self, x: Shape, gain: Shape, bias: Shape) -> tuple[float, ...]:
+        return 0.0, *(self._check(x, gain, bias) - 1.0,) * 2
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:

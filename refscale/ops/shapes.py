@@ -39,6 +39,11 @@ def broadcast_factor(shape: Shape, to: Shape) -> float:
     return math.sqrt(size(shape) / size(to))
 
 
+def repeats_beside(shape: Shape, to: Shape) -> float:
+    """Repeats beside the first of an input that is broadcast: r − 1, the terms added to each term of its gradient."""
+    return size(to) / size(shape) - 1
+
+
 # --- Integers that a caller passes ------------------------------------------------------------------------------------
 
 
