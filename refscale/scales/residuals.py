@@ -25,6 +25,34 @@ def running_mean(layer: int) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
+class CountedOn:
+    """A rule whose count goes on through the whole model: a norm on the stream does not start it anew.
+
+    Attributes:
+        rule: of the count, from 1.
+    """
+
+    rule: ResidualRule
+
+    def __call__(self, layer: int) -> tuple[float, float]:
+        """Weights by the rule."""
+        return self.rule(layer)
+
+
+def _mean_of_branches(layer: int) -> tuple[float, float]:
+    if layer < 1:
+        raise ArgumentError(f"mean_of_branches(layer={layer}): expected layer ≥ 1")
+    return math.sqrt((layer - 1) / layer), math.sqrt(1 / layer)
+
+
+mean_of_branches = CountedOn(_mean_of_branches)
+"""√((l−1)/l)·x + √(1/l)·f(x), l = 1, 2, … through the whole model: every branch in equal parts; the first replaces x.
+
+Source: the authors' code, scmm/models.py (alpha = 1/(1 + index), index = 0, 1, …, also in post-norm).
+"""
+
+
+@dataclass(frozen=True)
 class PlainAdd:
     """x + f(x), whose variance grows with depth; under unit scaling, ``normalized`` stands in for it.
 
@@ -75,14 +103,21 @@ def ratio(tau: float) -> ResidualRule:
     return rule
 
 
-RULES: dict[str, ResidualRule] = {"default": default, "running-mean": running_mean, "none": branch_only}
+RULES: dict[str, ResidualRule] = {
+    "default": default,
+    "running-mean": running_mean,
+    "mean-of-branches": mean_of_branches,
+    "none": branch_only,
+}
 """Rules without a parameter, by name."""
 
 _WITH_TAU = {"fixed": fixed, "ratio": ratio}
 
 
 def get_residual(rule: str | ResidualRule) -> ResidualRule:
-    """A residual rule by name: ``default``, ``running-mean``, ``none``; ``fixed(0.5)``, ``ratio(0.5)``.
+    """A residual rule by name.
+
+    ``default``, ``running-mean``, ``mean-of-branches``, ``none``; ``fixed(0.5)``, ``ratio(0.5)``.
 
     A rule is returned as it is.
 

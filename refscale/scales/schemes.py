@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import MappingProxyType
-from typing import ClassVar, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 from refscale.errors import ArgumentError
 from refscale.scales.factors import Constraint, Scales, Shape, Statistic, constrain, none, to_output_scale
@@ -79,6 +79,14 @@ class Scheme(Protocol):
         """How output layers are scaled."""
 
     @property
+    def rows(self) -> float:
+        """The likeness of the terms that gradients sum over, 0 … 1; see ``Unit``."""
+
+    @property
+    def joins(self) -> bool:
+        """Whether products with one input (queries, keys, values) or one sum (gates) are scaled as one product."""
+
+    @property
     def trained(self) -> Mapping[str, float]:
         """Constants of a trained model, by place, see ``scales.trained``; none where weights start at random."""
 
@@ -103,6 +111,8 @@ class Regular:
     """No scaling: every factor is 1, weights start small.  The paper's base line."""
 
     name: str = "regular"
+    rows: ClassVar[float] = 0.0
+    joins: ClassVar[bool] = False
     attention_scores: ClassVar[ScoresRule] = "1/sqrt(d)"
     readout: ClassVar[ReadoutRule] = "1/sqrt(m)"
     trained: ClassVar[Mapping[str, float]] = MappingProxyType({})
@@ -160,6 +170,7 @@ class Unit:
     statistic: Statistic = "std"
     rows: float = 0.0
     embeddings: EmbeddingRule = "sqrt(v/b)"
+    joins: ClassVar[bool] = False
     attention_scores: ClassVar[ScoresRule] = "1/sqrt(d)"
     readout: ClassVar[ReadoutRule] = "1/sqrt(m)"
     trained: Mapping[str, float] = field(default_factory=dict, kw_only=True, repr=False, hash=False)
@@ -201,6 +212,38 @@ class Unit:
     def lr_scale(self, role: Role, shape: Shape, depth: int) -> float:
         """n^-½ for a bias or gain of size n, 1 for matrices.  Source: paper, settings of the character models."""
         return max(1, math.prod(shape)) ** -0.5 if len(shape) == 1 else 1.0
+
+
+_SCALED = ("matmul", "readout", "conv1d", "bias", "layer_norm", "embedding", "fork", "softmax_cross_entropy")
+"""Ops that the authors' models scale; forks are identities that exist for their factors."""
+
+
+@dataclass(frozen=True)
+class Authors(Unit):
+    """Unit scaling as in the authors' character models, which scale fewer ops.
+
+    Scaled are products with weights, convolutions, biases, gains, tables and the loss; activations, gates, the softmax,
+    scores, mixtures and plain sums have the factor 1.  Gradients sum over rows that are alike: b^-1, and v/b for a
+    table by ids.  Queries, keys and values are one product, and so are the gates of input and state: ``joins``.  The
+    loss's β counts all rows, also those that the mean leaves out.  A plain residual addition, which their layer
+    refuses, has the stand-in that it has under unit scaling.
+
+    Source: the authors' code, scmm/uscale/ops.py and scmm/uscale/layers.py.
+    """
+
+    name: str = "authors"
+    rows: float = 1.0
+    embeddings: EmbeddingRule = "v/b"
+    joins: ClassVar[bool] = True
+
+    def scales(self, call: Call) -> Scales:
+        """Factors of one call: unit scaling's where the authors scale, else 1."""
+        op: Any = call.op
+        if op.name == "softmax_cross_entropy" and op.reduction == "mean" and op.kept is not None:
+            scales, rows = super().scales(call), math.prod(call.shapes[0][:-1])  # β = √(rows·kept)·s/√(s−1)
+            return Scales(scales.alpha, tuple(b and b * math.sqrt(rows / op.kept) for b in scales.beta))
+        weighted = op.name == "weighted_add" and math.isclose(sum(w * w for w in op.weights), 1)  # a residual addition
+        return super().scales(call) if weighted or op.name in _SCALED else _plain(call, 1.0)
 
 
 def of_likeness(scales: Scales, beside: Sequence[float], likeness: float | Sequence[float]) -> Scales:
@@ -314,9 +357,10 @@ class Munit(Regular):
 
 regular = Regular()
 unit = Unit()
+authors = Authors()
 u_mup = UMup()
 munit = Munit()
-SCHEMES: dict[str, Scheme] = {s.name: s for s in (regular, unit, Unit("unit-rms", "rms"), u_mup, munit)}
+SCHEMES: dict[str, Scheme] = {s.name: s for s in (regular, unit, Unit("unit-rms", "rms"), authors, u_mup, munit)}
 
 
 _ROWS = {"independent": 0.0, "alike": 1.0}

@@ -65,7 +65,7 @@ KINDS: dict[str, Kind] = {
             loss="bits",
             share="accuracy",
             unit="bits per character",
-            log2_lr={"regular": -9, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6},
+            log2_lr={"regular": -9, "unit": -6, "unit-rms": -6, "authors": -6, "u-mup": -1, "munit": -6},
             settings={"batch": 8, "seq": 128},
         ),
         Kind(
@@ -74,7 +74,14 @@ KINDS: dict[str, Kind] = {
             loss="loss",
             share="",
             unit="",
-            log2_lr={"regular": -9, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6},  # as next-token
+            log2_lr={
+                "regular": -9,
+                "unit": -6,
+                "unit-rms": -6,
+                "authors": -6,
+                "u-mup": -1,
+                "munit": -6,
+            },  # as next-token
         ),
     )
 }
