@@ -27,19 +27,22 @@ class Group:
     Attributes:
         lr_scale: multiplies its learning rate; finite, at least 0.
         decayed: whether weight decay applies to it (and, in LAMB, the trust ratio).
+        decay_scale: multiplies λ where it is multiplied by the learning rate; finite, at least 0.
 
     Raises:
-        ArgumentError: ``lr_scale`` is negative or not finite.
+        ArgumentError: ``lr_scale`` or ``decay_scale`` is negative or not finite.
     """
 
     lr_scale: float = 1.0
     decayed: bool = True
+    decay_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.lr_scale < math.inf:
-            raise ArgumentError(f"Group(lr_scale={self.lr_scale}): expected 0 ≤ lr_scale < ∞")
-        # A NumPy scalar here would widen float32 arrays to float64.
-        object.__setattr__(self, "lr_scale", float(self.lr_scale))
+        for name in ("lr_scale", "decay_scale"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ArgumentError(f"Group({name}={value}): expected 0 ≤ {name} < ∞")
+            object.__setattr__(self, name, float(value))  # a NumPy scalar would widen float32 arrays to float64
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,3 +136,40 @@ def groups(specs: Specs, scheme: str | Scheme) -> dict[str, Group]:
         name: Group(scheme.lr_scale(spec.role, spec.shape, spec.depth), spec.role in DECAYED)
         for name, spec in specs.items()
     }
+
+
+def regular_groups(
+    specs: Specs, divisors: Mapping[str, float], optimizer: str, factors: Mapping[str, float]
+) -> dict[str, Group]:
+    """Rates with which an adapted model's step is the step of the regular model that it computes.
+
+    A regular parameter p is σ·p' with the divisor σ, and the computed gradient of p' is c·σ·∂L/∂p.  So p moves by the
+    step of the regular model if the rate of p' is multiplied by
+
+        1/(σ²·c)  for SGD, whose step is proportional to the gradient;
+        1/σ       for AdamW, whose step is not, but for eps.
+
+    Weight decay is then multiplied by the inverse: its part of p that a step removes stays the same.
+
+    Args:
+        specs: of the model.
+        divisors: σ by name, see ``published.Adapted``.
+        optimizer: "sgd" or "adamw".
+        factors: c by name, of the gradients over the true ones; for SGD only.  They depend on the shapes of a batch.
+
+    Returns:
+        One group for each spec.
+
+    Raises:
+        ArgumentError: another optimizer.
+
+    Source: paper, Proposition 5.1: factors move into initialization and learning rate.
+    """
+    if optimizer not in ("sgd", "adamw"):
+        raise ArgumentError(f"regular_groups(optimizer={optimizer!r}): expected 'sgd' or 'adamw'")
+    found = {}
+    for name, spec in specs.items():
+        sigma = divisors[name]
+        scale = 1 / sigma if optimizer == "adamw" else 1 / (sigma**2 * factors[name])
+        found[name] = Group(scale, spec.role in DECAYED, 1 / scale)
+    return found

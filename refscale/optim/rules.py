@@ -43,7 +43,7 @@ def sgd(momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
         raise ArgumentError(f"sgd(momentum={momentum}, nesterov=True): expected momentum > 0 with nesterov")
 
     def rule(t: int, rate: Rate, group: Group) -> Step:
-        lr, decay = rate.of(group), weight_decay * group.decayed
+        lr, decay = rate.of(group), weight_decay * group.decay_scale * group.decayed
 
         def plain(g: Array, p: Array) -> Blocks:
             d = g + decay * p if decay else g
@@ -126,7 +126,7 @@ def adamw(
     def rule(t: int, rate: Rate, group: Group) -> Step:
         lr = rate.of(group)
         added = eps * (1 - b2**t) ** -0.5 if eps_hat else eps
-        decay = (rate.multiplier if independent else lr) * weight_decay * group.decayed
+        decay = (rate.multiplier if independent else lr * group.decay_scale) * weight_decay * group.decayed
 
         def kernel(g: Array, p: Array, m: Array, v: Array) -> Blocks:
             m, v, u = _moments(g, m, v, b1, b2, added, t)

@@ -30,6 +30,10 @@ NormPlacement = Literal["post", "pre", "branch", "none"]
 """norm(x + f(x)), x + f(norm(x)), x + norm(f(x)), or x + f(x)."""
 
 
+RatesRule = Literal["unit", "regular"]
+"""Learning rates of a model that is adapted from a trained regular one: see ``Unit``."""
+
+
 class ScaledOp(Protocol):
     """An op as a scheme sees it; every op of the engine is one."""
 
@@ -160,16 +164,20 @@ class Unit:
         rows: the likeness of the terms, 0 … 1: 0 for independent rows (the paper's table), 1 for rows that are alike
             (the authors' code: b^-1).
         embeddings: β of a table by ids: "sqrt(v/b)", to which ``rows`` applies, or "v/b" (the authors' code).
+        rates: "unit", or for a model that is adapted from a regular one "regular": each learning rate is scaled by the
+            parameter's divisor σ, so that a step moves the regular parameter as it would be moved without adapting;
+            see ``optim.regular_groups``.
         trained: constants of a trained model, by place, see ``scales.trained``; empty where weights start at random.
 
     Raises:
-        ArgumentError: ``rows`` or ``embeddings`` is anything else.
+        ArgumentError: ``rows``, ``embeddings`` or ``rates`` is anything else.
     """
 
     name: str = "unit"
     statistic: Statistic = "std"
     rows: float = 0.0
     embeddings: EmbeddingRule = "sqrt(v/b)"
+    rates: RatesRule = "unit"
     joins: ClassVar[bool] = False
     attention_scores: ClassVar[ScoresRule] = "1/sqrt(d)"
     readout: ClassVar[ReadoutRule] = "1/sqrt(m)"
@@ -180,6 +188,8 @@ class Unit:
             raise ArgumentError(f"Unit(rows={self.rows}): expected a likeness, 0 … 1")
         if self.embeddings not in get_args(EmbeddingRule):
             raise ArgumentError(f"Unit(embeddings={self.embeddings!r}): expected one of {get_args(EmbeddingRule)}")
+        if self.rates not in get_args(RatesRule):
+            raise ArgumentError(f"Unit(rates={self.rates!r}): expected one of {get_args(RatesRule)}")
 
     def scales(self, call: Call) -> Scales:
         """Factors of one call, constrained."""
@@ -372,7 +382,7 @@ def get_scheme(scheme: str | Scheme) -> Scheme:
     Args:
         scheme: a name, for schemes with factors of their own followed by options: ``unit:rows=alike,embeddings=v/b`` is
             the rule of the authors' code.  ``rows`` is "independent", "alike" or a likeness from 0 to 1; ``embeddings``
-            "sqrt(v/b)" or "v/b"; see ``Unit``.
+            "sqrt(v/b)" or "v/b", ``rates`` "unit" or "regular"; see ``Unit``.
 
     Raises:
         ArgumentError: anything else.
@@ -391,8 +401,11 @@ def _with_options(text: str, scheme: Scheme, rest: str) -> Scheme:
     call = f"get_scheme({text!r})"
     if not isinstance(scheme, Unit):
         raise ArgumentError(f"{call}: {rest.strip()!r}, expected no options for {scheme.name}")
-    expected = "rows=independent, rows=alike, rows=NUMBER from 0 to 1, embeddings=sqrt(v/b) or embeddings=v/b"
-    rows, embeddings = scheme.rows, scheme.embeddings
+    expected = (
+        "rows=independent, rows=alike, rows=NUMBER from 0 to 1, embeddings=sqrt(v/b), embeddings=v/b, rates=unit or "
+        "rates=regular"
+    )
+    rows, embeddings, rates = scheme.rows, scheme.embeddings, scheme.rates
     for option in read_options(rest, call, expected):
         try:
             match option.field, option.value:
@@ -402,6 +415,8 @@ def _with_options(text: str, scheme: Scheme, rest: str) -> Scheme:
                         raise ValueError
                 case "embeddings", ("sqrt(v/b)" | "v/b") as rule:
                     embeddings = rule
+                case "rates", ("unit" | "regular") as of:
+                    rates = of
                 case _:
                     raise ValueError
         except ValueError as error:
@@ -409,9 +424,10 @@ def _with_options(text: str, scheme: Scheme, rest: str) -> Scheme:
     options = [
         *([f"rows={'alike' if rows == 1 else f'{rows:g}'}"] if rows else []),
         *([f"embeddings={embeddings}"] if embeddings != "sqrt(v/b)" else []),
+        *([f"rates={rates}"] if rates != "unit" else []),
     ]
     name = f"{scheme.name}:{','.join(options)}" if options else scheme.name
-    return replace(scheme, name=name, rows=rows, embeddings=embeddings)
+    return replace(scheme, name=name, rows=rows, embeddings=embeddings, rates=rates)
 
 
 def base_name(scheme: str) -> str:

@@ -19,7 +19,7 @@ from refscale.errors import ArgumentError, DataError
 from refscale.layers import Specs, Tensors, initialize
 from refscale.models import bert
 from refscale.programs import Program, Scores
-from refscale.scales import Scheme, get_scheme, regular
+from refscale.scales import Scheme, Unit, get_scheme, regular, unit
 from refscale.tasks.setup import Setup
 
 LONGEST_QUESTION = 64
@@ -236,13 +236,19 @@ def _start(
     parameters |= initialize(head, trained, rng, partial(bert.initial_std, model))
     if setup.scheme.name == pretrained.scheme:
         return trained, None, parameters
-    if (pretrained.scheme, setup.scheme.name) != ("regular", "unit"):
+    wanted = setup.scheme
+    if (
+        pretrained.scheme != regular.name
+        or not isinstance(wanted, Unit)
+        or replace(wanted, rates=unit.rates, name=unit.name) != unit
+    ):
         raise ArgumentError(
             f"finetune(scheme={setup.scheme.name!r}): the model was trained under {pretrained.scheme!r}; "
-            "expected the same, or 'unit' for a regular one"
+            "expected the same, or 'unit' or 'unit:rates=regular' for a regular one"
         )
     adapted = published.adapt(model, parameters)
-    return adapted.scheme, adapted, adapted.unit(parameters)
+    scheme = replace(adapted.scheme, rates=wanted.rates, name=wanted.name)
+    return scheme, adapted, adapted.unit(parameters)
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def test_spellings():
     assert [base_name(s) for s in ("unit", "unit:rows=alike", "u-mup:rows=0.5")] == ["unit", "unit", "u-mup"]
 
 
-EXPECTED = "rows=independent, rows=alike, rows=NUMBER from 0 to 1, embeddings=sqrt(v/b) or embeddings=v/b"
+EXPECTED = "rows=independent, rows=alike, rows=NUMBER from 0 to 1, embeddings=sqrt(v/b), embeddings=v/b, rates=unit or rates=regular"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ EXPECTED = "rows=independent, rows=alike, rows=NUMBER from 0 to 1, embeddings=sq
         ("unit:", f"'', expected {EXPECTED}"),
         ("regular:rows=alike", "'rows=alike', expected no options for regular"),
         ("munit:rows=alike", "'rows=alike', expected no options for munit"),
-        ("units:rows=alike", "expected one of regular, unit, unit-rms, u-mup, munit, or a Scheme"),
+        ("units:rows=alike", "expected one of regular, unit, unit-rms, authors, u-mup, munit, or a Scheme"),
     ],
 )
 def test_other_spellings_are_refused(text, message):
