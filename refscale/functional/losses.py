@@ -7,13 +7,15 @@ from numpy.typing import ArrayLike
 
 from refscale import ops
 from refscale.arrays import plain
-from refscale.engine import Tensor, apply
+from refscale.engine import Tensor, apply, tape_of
 
 __all__ = ["cross_entropy", "mse_loss", "total_loss"]
 
 
 def cross_entropy(logits: Tensor, targets: Tensor | ArrayLike, ignore_index: int | None = None) -> Tensor:
-    """Mean of −log softmax(logits)[target] over the rows whose target is not ``ignore_index``.
+    """Mean of −log softmax(m·logits)[target] over the rows whose target is not ``ignore_index``.
+
+    m is the scheme's multiplier of the loss, 1 but under u-μP; it does not multiply the gradient.
 
     Args:
         logits: (…, s).
@@ -27,6 +29,8 @@ def cross_entropy(logits: Tensor, targets: Tensor | ArrayLike, ignore_index: int
         ArgumentError: no row counts, or a target is out of range.
     """
     targets = plain("cross_entropy", "targets", targets.value if isinstance(targets, Tensor) else targets)
+    if (m := tape_of("cross_entropy", logits).scheme.multipliers.loss) != 1:
+        logits = apply(ops.Scaled(m, 1.0), logits)
     kept = None if ignore_index is None else int(np.count_nonzero(targets != ignore_index))
     return apply(ops.SoftmaxCrossEntropy("mean", ignore_index, kept), logits, targets)
 

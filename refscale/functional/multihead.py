@@ -87,6 +87,8 @@ def attention(
     if by_place is not None:
         both = ops.WeightedAdd((1.0, 1.0))
         logits = apply(both, logits, by_place, constraint=to_output_scale, constrained=(0, 1))
+    if (m := tape.scheme.multipliers.attention) != 1:
+        logits = apply(ops.Scaled(m, m), logits)
     seen = None if mask is None else mask[:, None, None, :]
     weights = softmax(logits, seen, causal=causal, constraint=constraint)
     with tape.scope("weights"):

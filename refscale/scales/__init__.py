@@ -5,7 +5,8 @@ shapes and attributes, never on data (paper, definition of a scaled op).  An op 
 variance; a *constraint* ties those that must be equal for the gradient to stay right; a *scheme* decides whether they
 are used.
 
-In reading order: ``factors``, ``moments`` (where the factors of activations come from), ``residuals``, ``schemes``,
+In reading order: ``factors``, ``moments`` (where the factors of activations come from), ``residuals``,
+``multipliers`` (of u-μP), ``schemes``,
 ``trained`` (a model whose weights were not drawn at random), ``second_moments`` (what the ops' rules of prediction
 compute with).
 """
@@ -37,6 +38,11 @@ from refscale.scales.moments import (
     gaussian_mean,
     gaussian_moments,
     piecewise_gaussian_mean,
+)
+from refscale.scales.multipliers import (
+    Multipliers,
+    attention_factor,
+    gated_unit_factor,
 )
 from refscale.scales.residuals import (
     CountedOn,
@@ -91,6 +97,7 @@ __all__ = [
     "CountedOn",
     "EmbeddingRule",
     "Moments",
+    "Multipliers",
     "Munit",
     "NormPlacement",
     "PlainAdd",
@@ -108,6 +115,7 @@ __all__ = [
     "UMup",
     "Unit",
     "arithmetic",
+    "attention_factor",
     "authors",
     "base_name",
     "branch_only",
@@ -118,6 +126,7 @@ __all__ = [
     "equal_parts",
     "exactly",
     "fixed",
+    "gated_unit_factor",
     "gaussian_mean",
     "gaussian_moments",
     "geometric",

@@ -137,19 +137,26 @@ def get_residual(rule: str | ResidualRule) -> ResidualRule:
         raise ArgumentError(f"get_residual({rule!r}): expected one of {expected}, or a function") from error
 
 
-def equal_parts(layer: int, depth: int) -> float:
-    """τ = (depth/2 + layer − 1)^-½ for ``ratio``: attention, feed-forward and embeddings end up with equal parts.
+def equal_parts(layer: int, depth: int, multiplier: float = 1.0, attention_ratio: float = 1.0) -> float:
+    """τ = a_l·(depth/2 + Σ_{k<l} a_k²)^-½ for ``ratio``, a_k the strength of the k-th branch.
 
-    The stream after l additions is x₀·√(depth/2) + f₁ + … + f_l, normalized.
+    The stream after l additions is x₀·√(depth/2) + a₁·f₁ + … + a_l·f_l, normalized.  Attention and feed-forward take
+    turns, attention first; with m the multiplier and ρ the ratio, a is m·ρ·√(2/(1 + ρ²)) of attention and
+    m·√(2/(1 + ρ²)) of feed-forward.  With both 1, attention, feed-forward and embeddings have equal parts.
 
     Args:
         layer: number of the addition, from 1.
         depth: how many there are.
+        multiplier: strength of the branches over the embeddings.
+        attention_ratio: strength of attention over feed-forward.
 
     Returns:
-        The branch's weight over the skip connection's.  Source: u-μP (arXiv 2407.17465), Appendix G, with all
-        multipliers 1.
+        The branch's weight over the skip connection's.  Source: u-μP (arXiv 2407.17465), Appendix G; the library
+        ``unit-scaling``, core/functional.py (transformer_residual_scaling_rule).
     """
     if not 1 <= layer <= depth:
         raise ArgumentError(f"equal_parts(layer={layer}, depth={depth}): expected 1 ≤ layer ≤ depth")
-    return float((depth / 2 + layer - 1) ** -0.5)
+    ffn = multiplier * math.sqrt(2 / (1 + attention_ratio**2))
+    attention = attention_ratio * ffn
+    before = (layer // 2) * attention**2 + ((layer - 1) // 2) * ffn**2
+    return float((attention if layer % 2 else ffn) * (depth / 2 + before) ** -0.5)

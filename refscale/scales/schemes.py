@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
 from refscale.errors import ArgumentError
 from refscale.scales.factors import Constraint, Scales, Shape, Statistic, constrain, none, to_output_scale
+from refscale.scales.multipliers import Multipliers, attention_factor
 from refscale.scales.residuals import PlainAdd, ResidualRule, equal_parts, fixed, ratio, running_mean
 from refscale.spellings import read_number, read_options, split_name
 
@@ -91,6 +92,10 @@ class Scheme(Protocol):
         """Whether products with one input (queries, keys, values) or one sum (gates) are scaled as one product."""
 
     @property
+    def multipliers(self) -> Multipliers:
+        """Multipliers inside non-linearities; all 1 but under u-μP."""
+
+    @property
     def trained(self) -> Mapping[str, float]:
         """Constants of a trained model, by place, see ``scales.trained``; none where weights start at random."""
 
@@ -117,6 +122,7 @@ class Regular:
     name: str = "regular"
     rows: ClassVar[float] = 0.0
     joins: ClassVar[bool] = False
+    multipliers: ClassVar[Multipliers] = Multipliers()
     attention_scores: ClassVar[ScoresRule] = "1/sqrt(d)"
     readout: ClassVar[ReadoutRule] = "1/sqrt(m)"
     trained: ClassVar[Mapping[str, float]] = MappingProxyType({})
@@ -181,6 +187,7 @@ class Unit:
     joins: ClassVar[bool] = False
     attention_scores: ClassVar[ScoresRule] = "1/sqrt(d)"
     readout: ClassVar[ReadoutRule] = "1/sqrt(m)"
+    multipliers: Multipliers = field(default=Multipliers(), kw_only=True)
     trained: Mapping[str, float] = field(default_factory=dict, kw_only=True, repr=False, hash=False)
 
     def __post_init__(self) -> None:
@@ -278,7 +285,8 @@ class UMup(Unit):
 
     Beside unit scaling: where anything is constrained, α is taken; readouts start near 0, by 1/fan-in; attention scores
     are damped by 1/d; a plain add becomes (x + τ·f(x))/√(1+τ²) with the depth rule ``equal_parts``; and learning rates
-    (of Adam) are scaled by role, shape and depth.  The multipliers of its non-linearities are 1.
+    (of Adam) are scaled by role, shape and depth.  Its multipliers, 1 by default, are those of gated units, attention,
+    the loss and residual branches, see ``Multipliers``; other activations have none.
 
     Three things that u-μP does not know are taken from unit scaling.  Its linear layers have no biases, its norms no
     gains (the library's rule for them, η·depth^-½, would move them by a sizable part of 1 at every step, for η is about
@@ -287,7 +295,8 @@ class UMup(Unit):
 
     Two things differ from the library.  Depth is counted in residual additions; it counts layers, so that its rates in
     a stack are √2 times these.  And attention mixes values as the model says: the library's factor on the mixture is
-    that of independent values, "independent" or "causal" here, to within t^(1/(8d)).
+    that of independent values, "independent" or "causal" here, to within t^(1/(8d)); with a multiplier of
+    attention, it is the library's.
 
     Source: arXiv 2407.17465, Tables 1 and 2, Appendix G; the library ``unit-scaling``.
     """
@@ -298,13 +307,20 @@ class UMup(Unit):
 
     def scales(self, call: Call) -> Scales:
         """Factors of one call; those that are constrained take α, unless the call says that nothing is."""
+        op: Any = call.op
+        m = self.multipliers.attention
+        if m != 1 and op.name == "attention_mix" and op.values != "correlated":
+            t, d = call.shapes[1][-2:]  # the weights come times t, the factor of their softmax
+            factor = attention_factor(m, t, d, causal=op.values == "causal") / t
+            return Scales(factor, (factor, factor))
         constraint = none if call.constraint is none else to_output_scale
         return constrain(self.unconstrained(call), call.constrained, constraint)
 
     def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
         """What the rule says; for a plain add, the depth rule in place of the running mean."""
         if isinstance(rule, PlainAdd) and rule.normalized is running_mean:
-            return ratio(equal_parts(layer, depth))(layer)
+            m = self.multipliers
+            return ratio(equal_parts(layer, depth, m.residual, m.attention_ratio))(layer)
         return super().residual_weights(rule, layer, depth)
 
     def lr_scale(self, role: Role, shape: Shape, depth: int) -> float:
@@ -382,7 +398,8 @@ def get_scheme(scheme: str | Scheme) -> Scheme:
     Args:
         scheme: a name, for schemes with factors of their own followed by options: ``unit:rows=alike,embeddings=v/b`` is
             the rule of the authors' code.  ``rows`` is "independent", "alike" or a likeness from 0 to 1; ``embeddings``
-            "sqrt(v/b)" or "v/b", ``rates`` "unit" or "regular"; see ``Unit``.
+            "sqrt(v/b)" or "v/b", ``rates`` "unit" or "regular"; see ``Unit``.  The options of ``u-mup`` are those of
+            ``Multipliers``: ``u-mup:residual=2,attention_ratio=0.5``.
 
     Raises:
         ArgumentError: anything else.
@@ -401,11 +418,13 @@ def _with_options(text: str, scheme: Scheme, rest: str) -> Scheme:
     call = f"get_scheme({text!r})"
     if not isinstance(scheme, Unit):
         raise ArgumentError(f"{call}: {rest.strip()!r}, expected no options for {scheme.name}")
+    multipliers = tuple(f.name for f in fields(Multipliers)) if isinstance(scheme, UMup) else ()
     expected = (
         "rows=independent, rows=alike, rows=NUMBER from 0 to 1, embeddings=sqrt(v/b), embeddings=v/b, rates=unit or "
         "rates=regular"
-    )
-    rows, embeddings, rates = scheme.rows, scheme.embeddings, scheme.rates
+    ) + "".join(f", or {name}=NUMBER above 0" for name in multipliers)
+    changes: dict[str, Any] = {}
+    factors: dict[str, float] = {}
     for option in read_options(rest, call, expected):
         try:
             match option.field, option.value:
@@ -413,21 +432,24 @@ def _with_options(text: str, scheme: Scheme, rest: str) -> Scheme:
                     rows = _ROWS[value] if value in _ROWS else read_number(value)
                     if not 0 <= rows <= 1:
                         raise ValueError
-                case "embeddings", ("sqrt(v/b)" | "v/b") as rule:
-                    embeddings = rule
-                case "rates", ("unit" | "regular") as of:
-                    rates = of
+                    changes["rows"] = rows
+                case ("embeddings", "sqrt(v/b)" | "v/b") | ("rates", "unit" | "regular"):
+                    changes[option.field] = option.value
+                case name, str(value) if name in multipliers:
+                    factors[name] = read_number(value)
+                    changes["multipliers"] = Multipliers(**factors)
                 case _:
                     raise ValueError
         except ValueError as error:
             raise ArgumentError(f"{call}: {option.text!r}, expected {expected}") from error
+    found = replace(scheme, **changes)
     options = [
-        *([f"rows={'alike' if rows == 1 else f'{rows:g}'}"] if rows else []),
-        *([f"embeddings={embeddings}"] if embeddings != "sqrt(v/b)" else []),
-        *([f"rates={rates}"] if rates != "unit" else []),
+        *([f"rows={'alike' if found.rows == 1 else f'{found.rows:g}'}"] if found.rows else []),
+        *([f"embeddings={found.embeddings}"] if found.embeddings != "sqrt(v/b)" else []),
+        *([f"rates={found.rates}"] if found.rates != "unit" else []),
+        *([str(found.multipliers)] if found.multipliers != Multipliers() else []),
     ]
-    name = f"{scheme.name}:{','.join(options)}" if options else scheme.name
-    return replace(scheme, name=name, rows=rows, embeddings=embeddings, rates=rates)
+    return replace(found, name=f"{scheme.name}:{','.join(options)}") if options else found
 
 
 def base_name(scheme: str) -> str:
