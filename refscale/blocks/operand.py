@@ -83,7 +83,7 @@ def hadamard_length(call: str, n: Any) -> int:
 
 
 @dataclass(frozen=True)
-class Elementwise:
+class TransformedCasts:
     """A recipe without blocks, where operands are transformed before they are cast.
 
     Attributes:
@@ -140,14 +140,14 @@ def lost(x: Array, q: Array, cast: BlockCast) -> tuple[int, int]:
 class Operand(np.ndarray[Any, Any]):
     """An array whose products are block-scaled.  It is a view of the array that it is made from."""
 
-    recipe: Recipe | Elementwise
+    recipe: Recipe | TransformedCasts
     role: Role
     label: Any
     convert: Convert
 
     @classmethod
     def of(
-        cls, x: Array, recipe: Recipe | Elementwise, role: Role, label: Any = None, convert: Convert = convert
+        cls, x: Array, recipe: Recipe | TransformedCasts, role: Role, label: Any = None, convert: Convert = convert
     ) -> Operand:
         """View an array as an operand.
 

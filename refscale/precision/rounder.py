@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from refscale.arrays import freeze, kept
 from refscale.blocks import BlockCast, Operand, Recipe
-from refscale.blocks.operand import Elementwise, Role, convert, lost
+from refscale.blocks.operand import Role, TransformedCasts, convert, lost
 from refscale.blocks.parts import scale_shape
 from refscale.errors import ArgumentError, CarrierError
 from refscale.formats import Cast, Format
@@ -133,7 +133,7 @@ class Rounder:
         self.exact = precision.accumulate is not None
         self.rounds = self.exact or precision.store is not None
         self._plain = not self.exact and precision.blocks is None and not precision.hadamard
-        self._transformed = Elementwise(precision.operand, precision.operand_gradient, precision.hadamard)
+        self._transformed = TransformedCasts(precision.operand, precision.operand_gradient, precision.hadamard)
 
     # --- The places -------------------------------------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ class Rounder:
         """Return whether operands are transformed before they are cast, without blocks."""
         return bool(self.precision.hadamard and op.weight_inputs)
 
-    def _recipe(self, op: OpFlags) -> Recipe | Elementwise | None:
+    def _recipe(self, op: OpFlags) -> Recipe | TransformedCasts | None:
         """How an op's operands are converted where they are multiplied."""
         if self.precision.hadamard:
             return self._transformed if self._transforms(op) and self.narrows(op) else None

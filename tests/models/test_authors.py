@@ -143,7 +143,7 @@ def test_factors_by_hand():
 def test_a_joint_product():
     assert joint(geometric, rows=2)(0.5, (0.25,)) == pytest.approx((0.5 * 2**-0.5 * 0.25) ** 0.5)
     assert joint(geometric, columns=3)(0.5, (0.25,)) == pytest.approx((0.5 * 0.25 * 3**-0.5) ** 0.5)
-    assert joint(none, 2, 3) is none
+    assert joint(none, 2, 3) is joint("none", 2, 3) is none
 
 
 def test_the_mean_of_branches():
