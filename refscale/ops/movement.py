@@ -17,7 +17,7 @@ from refscale.ops.shapes import (
     broadcast,
     broadcast_factor,
     integer_attributes,
-    repeats_beside,
+    repeats,
     size,
     tuple_attribute,
     whole_numbers,
@@ -228,8 +228,8 @@ class Expand(Op):
         self._check(x)
         return Scales(1.0, (broadcast_factor(x, self.shape),))
 
-    def rows_beside(self, x: Shape) -> tuple[float]:
-        return (repeats_beside(x, self.shape),)
+    def rows(self, x: Shape) -> tuple[Shape]:
+        return (repeats(x, self.shape),)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -271,9 +271,9 @@ class Where(Op):
         out = broadcast(self.name, mask, x, y)
         return Scales(1.0, (None, broadcast_factor(x, out), broadcast_factor(y, out)))
 
-    def rows_beside(self, mask: Shape, x: Shape, y: Shape) -> tuple[float, ...]:
+    def rows(self, mask: Shape, x: Shape, y: Shape) -> tuple[Shape, ...]:
         out = broadcast(self.name, mask, x, y)
-        return 0.0, repeats_beside(x, out), repeats_beside(y, out)
+        return (), repeats(x, out), repeats(y, out)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -386,7 +386,11 @@ class Embedding(Op):
         beta = max(1, table[0]) / size(ids)
         return Scales(1.0, (beta if embeddings == "v/b" else math.sqrt(beta), None))
 
-    def rows_beside(self, table: Shape, ids: Shape) -> tuple[float, float]:
+    def rows(self, table: Shape, ids: Shape) -> tuple[Shape, Shape]:
+        return (*ids, 1), ()
+
+    def rows_beside(self, table: Shape, ids: Shape) -> tuple[float, float]:  # type: ignore[override]
+        """Of uniform ids, each meets 1/v of the others in its row of the table."""
         return (size(ids) - 1) / max(1, table[0]), 0.0
 
     @classmethod

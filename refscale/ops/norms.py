@@ -12,7 +12,7 @@ from refscale.engine import Array, Example, Input, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import rows
 from refscale.ops.moments import centered, mean, normalized
-from refscale.ops.shapes import integer_attributes, size
+from refscale.ops.shapes import integer_attributes, leading, size
 from refscale.ops.sums import total
 from refscale.scales import Scales, Shape
 from refscale.scales.second_moments import SecondMoments, constant, without_mean
@@ -77,8 +77,8 @@ class LayerNorm(Op):
         beta = 1 / math.sqrt(self.check(x, gain, bias))
         return Scales(1.0, (1.0, beta, beta))
 
-    def rows_beside(self, x: Shape, gain: Shape, bias: Shape) -> tuple[float, ...]:
-        return 0.0, *(self.check(x, gain, bias) - 1.0,) * 2
+    def rows(self, x: Shape, gain: Shape, bias: Shape) -> tuple[Shape, ...]:
+        return (), leading(x), leading(x)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -137,8 +137,8 @@ class RmsNorm(Op):
     def scale(self, x: Shape, gain: Shape) -> Scales:
         return Scales(1.0, (1.0, 1 / math.sqrt(self.check(x, gain))))
 
-    def rows_beside(self, x: Shape, gain: Shape) -> tuple[float, float]:
-        return 0.0, self.check(x, gain) - 1.0
+    def rows(self, x: Shape, gain: Shape) -> tuple[Shape, Shape]:
+        return (), leading(x)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -193,8 +193,8 @@ class BatchNorm(Op):
         beta = 1 / math.sqrt(_rows(self.name, x, gain, bias))
         return Scales(1.0, (1.0, beta, beta))
 
-    def rows_beside(self, x: Shape, gain: Shape, bias: Shape) -> tuple[float, ...]:
-        return 0.0, *(_rows(self.name, x, gain, bias) - 1.0,) * 2
+    def rows(self, x: Shape, gain: Shape, bias: Shape) -> tuple[Shape, ...]:
+        return (), leading(x), leading(x)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -247,9 +247,8 @@ class FrozenBatchNorm(Op):
         beta = 1 / math.sqrt(_rows(self.name, x, gain, bias, mean, variance))
         return Scales(1.0, (1.0, beta, beta, None, None))
 
-    def rows_beside(self, x: Shape, gain: Shape, bias: Shape, mean: Shape, variance: Shape) -> tuple[float, ...]:
-        beside = _rows(self.name, x, gain, bias, mean, variance) - 1.0
-        return 0.0, beside, beside, 0.0, 0.0
+    def rows(self, x: Shape, gain: Shape, bias: Shape, mean: Shape, variance: Shape) -> tuple[Shape, ...]:
+        return (), leading(x), leading(x), (), ()
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -294,8 +293,8 @@ class GroupNorm(Op):
         beta = 1 / math.sqrt(self._check(x, gain, bias))
         return Scales(1.0, (1.0, beta, beta))
 
-    def rows_beside(self, x: Shape, gain: Shape, bias: Shape) -> tuple[float, ...]:
-        return 0.0, *(self._check(x, gain, bias) - 1.0,) * 2
+    def rows(self, x: Shape, gain: Shape, bias: Shape) -> tuple[Shape, ...]:
+        return (), leading(x), leading(x)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:

@@ -46,7 +46,10 @@ class ScaledOp(Protocol):
     has_ids: ClassVar[bool]
     constants: ClassVar[tuple[int, ...]]
     scale: ClassVar[Callable[..., Scales]]
-    rows_beside: ClassVar[Callable[..., tuple[float, ...]]]
+    rows: ClassVar[Callable[..., tuple[Shape, ...]]]
+
+    def rows_beside(self, *shapes: Shape) -> tuple[float, ...]:
+        """For each input, how many terms each term of its gradient is added to, in the mean."""
 
 
 @dataclass(slots=True)  # not frozen: one is made at every call, and that would take twice as long
@@ -332,7 +335,7 @@ class UMup(Unit):
         return float((max(1, width) * depth) ** -0.5)
 
 
-_WITH_WEIGHT = ("matmul", "readout", "conv1d", "conv2d")
+_WITH_WEIGHT = ("matmul", "readout", "conv1d", "conv2d", "conv3d", "conv_transpose")
 """Ops that µnit Scaling gives a factor."""
 
 
