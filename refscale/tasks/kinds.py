@@ -55,7 +55,7 @@ KINDS: dict[str, Kind] = {
             "masked_lm",
             "masked_lm_accuracy",
             "nats",
-            {"regular": -10, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6},
+            {"regular": -10, "unit": -6, "unit-rms": -6, "authors": -6, "u-mup": -1, "munit": -6},
             longest=lambda model: model.positions,
         ),
         Kind("squad", SpanExtraction.of, "loss", "f1", "nats", {"regular": -12, "unit": -8}),

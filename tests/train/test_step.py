@@ -451,8 +451,8 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("task", "rates"),
         [
-            ("masked-lm", {"regular": -10, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6}),
-            ("next-token", {"regular": -9, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6}),
+            ("masked-lm", {"regular": -10, "unit": -6, "unit-rms": -6, "authors": -6, "u-mup": -1, "munit": -6}),
+            ("next-token", {"regular": -9, "unit": -6, "unit-rms": -6, "authors": -6, "u-mup": -1, "munit": -6}),
             ("squad", {"regular": -12, "unit": -8}),
         ],
     )
