@@ -313,8 +313,9 @@ class UMup(Unit):
         op: Any = call.op
         m = self.multipliers.attention
         if m != 1 and op.name == "attention_mix" and op.values != "correlated":
-            t, d = call.shapes[1][-2:]  # the weights come times t, the factor of their softmax
-            factor = attention_factor(m, t, d, causal=op.values == "causal") / t
+            t, d = call.shapes[1][-2:]
+            n = t if op.keys is None else min(op.keys, t)  # the weights come times n, the factor of their softmax
+            factor = attention_factor(m, n, d, causal=op.values == "causal") / n
             return Scales(factor, (factor, factor))
         constraint = none if call.constraint is none else to_output_scale
         return constrain(self.unconstrained(call), call.constrained, constraint)
