@@ -9,7 +9,7 @@
 array([0.945, 0.945, 0.945], dtype=float32)
 """
 
-from refscale.optim.records import Group, Optimizer, Rate, State, groups
+from refscale.optim.records import Group, Optimizer, Rate, State, groups, read_decay
 from refscale.optim.rules import OPTIMIZERS, adam, adamw, get_optimizer, lamb, sgd
 from refscale.optim.schedules import SCHEDULES, Schedule, constant, cosine, exponential, get_schedule, halving, linear
 
@@ -32,5 +32,6 @@ __all__ = [
     "halving",
     "lamb",
     "linear",
+    "read_decay",
     "sgd",
 ]

@@ -79,19 +79,19 @@ class Run:
     @cached_property
     def groups(self) -> dict[str, Group]:
         """Learning-rate scale and decay of every parameter."""
-        return groups(self.specs, self.scheme)
+        return groups(self.specs, self.scheme, self.config.decay)
 
     def rate(self, step: int) -> Rate:
         """Learning rate of a step, from 0."""
         return Rate(self.config.peak_lr, self.schedule(step))
 
-    def rng(self, purpose: Purpose, step: int = 0) -> np.random.Generator:
-        """The randomness of one purpose in one step.
+    def rng(self, purpose: Purpose, step: int = 0, part: int = 0) -> np.random.Generator:
+        """The randomness of one purpose in one step, for each of its accumulated batches.
 
         It is a function of seed, purpose and step, so that nothing random need be stored to continue a run, and two
         runs that differ in precision or scheme see the same text.
         """
-        return np.random.default_rng([self.config.seed, _STREAMS[purpose], step])
+        return np.random.default_rng([self.config.seed, _STREAMS[purpose], step, *([part] if part else [])])
 
     def initial_state(self) -> TrainState:
         """The state before the first step."""
@@ -122,14 +122,18 @@ class Run:
             raise CheckpointError(f"{call}: a checkpoint of another run: {'; '.join(differences[:3])}")
 
     def batches(self, start: int) -> Iterator[Any]:
-        """Training batches of the steps from ``start``, the same ones as in a run that was never interrupted."""
+        """Training batches of the steps from ``start``, the same ones as in a run that was never interrupted.
+
+        Of several that are accumulated, a tuple.
+        """
         rng = np.random.default_rng()
         drawn = self.task.batches(rng)
         for step in range(start if self.task.memoryless else 0, self.config.steps):
             rng.bit_generator.state = self.rng("text", step).bit_generator.state
-            batch = next_batch(self.task, drawn, step)
+            count = self.config.accumulate
+            found = tuple(next_batch(self.task, drawn, step * count + part) for part in range(count))
             if step >= start:
-                yield batch
+                yield found if count > 1 else found[0]
 
     @cached_property
     def validation(self) -> Sequence[Any]:
