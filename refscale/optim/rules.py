@@ -43,7 +43,7 @@ def sgd(momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
         raise ArgumentError(f"sgd(momentum={momentum}, nesterov=True): expected momentum > 0 with nesterov")
 
     def rule(t: int, rate: Rate, group: Group) -> Step:
-        lr, decay = rate.of(group), weight_decay * group.decay_scale * group.decayed
+        lr, decay = rate.of(group), group.decay(weight_decay) * group.decay_scale
 
         def plain(g: Array, p: Array) -> Blocks:
             d = g + decay * p if decay else g
@@ -78,7 +78,7 @@ def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: fl
     b1, b2, eps, weight_decay = _hyper("adam", b1, b2, eps, weight_decay)
 
     def rule(t: int, rate: Rate, group: Group) -> Step:
-        lr, decay = rate.of(group), weight_decay * group.decayed
+        lr, decay = rate.of(group), group.decay(weight_decay)
 
         def kernel(g: Array, p: Array, m: Array, v: Array) -> Blocks:
             m, v, u = _moments(g + decay * p if decay else g, m, v, b1, b2, eps, t)
@@ -126,7 +126,7 @@ def adamw(
     def rule(t: int, rate: Rate, group: Group) -> Step:
         lr = rate.of(group)
         added = eps * (1 - b2**t) ** -0.5 if eps_hat else eps
-        decay = (rate.multiplier if independent else lr * group.decay_scale) * weight_decay * group.decayed
+        decay = (rate.multiplier if independent else lr * group.decay_scale) * group.decay(weight_decay)
 
         def kernel(g: Array, p: Array, m: Array, v: Array) -> Blocks:
             m, v, u = _moments(g, m, v, b1, b2, added, t)
@@ -163,7 +163,7 @@ def lamb(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6, weight_decay: fl
     b1, b2, eps, weight_decay = _hyper("lamb", b1, b2, eps, weight_decay)
 
     def rule(t: int, rate: Rate, group: Group) -> Step:
-        lr, decay = rate.of(group), weight_decay * group.decayed
+        lr, decay = rate.of(group), group.decay(weight_decay)
 
         def direction(g: Array, p: Array, m: Array, v: Array) -> Blocks:
             m, v, u = _moments(g, m, v, b1, b2, eps, t)

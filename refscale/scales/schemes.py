@@ -175,7 +175,7 @@ class Unit:
         embeddings: β of a table by ids: "sqrt(v/b)", to which ``rows`` applies, or "v/b" (the authors' code).
         rates: "unit", or for a model that is adapted from a regular one "regular": each learning rate is scaled by the
             parameter's divisor σ, so that a step moves the regular parameter as it would be moved without adapting;
-            see ``optim.regular_groups``.
+            see ``optim.at_regular_rates``.
         trained: constants of a trained model, by place, see ``scales.trained``; empty where weights start at random.
 
     Raises:

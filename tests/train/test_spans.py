@@ -101,7 +101,7 @@ def test_regular_rates_by_hand(data):
     assert (group.decayed, group.decay_scale) == (True, pytest.approx(sigma, rel=1e-6))
     bias = run.groups["encoder.0.attention.query.bias"]
     assert (bias.lr_scale, bias.decayed) == (1 / run.task.adapted.divisors["encoder.0.attention.query.bias"], False)
-    with pytest.raises(ArgumentError, match=r"regular_groups\(optimizer='lamb'\): expected 'sgd' or 'adamw'"):
+    with pytest.raises(ArgumentError, match=r"at_regular_rates\(optimizer='lamb'\): expected 'sgd' or 'adamw'"):
         _ = Run.of(replace(FINE, scheme="unit:rates=regular", optimizer="lamb", lr=0.1), data).groups
 
 
