@@ -14,7 +14,7 @@ import numpy as np
 
 from refscale.bridge.functions import function_of
 from refscale.bridge.program import TorchProgram, evaluate
-from refscale.bridge.rules import Run
+from refscale.bridge.rules import Evaluation
 from refscale.engine import Op
 from refscale.errors import ArgumentError
 from refscale.precision import Precision, Rounder, get_precision
@@ -115,7 +115,7 @@ class _Edges:
         return cast
 
 
-class TorchRun(Run):
+class TorchEvaluation(Evaluation):
     """One evaluation in torch.
 
     Attributes:
@@ -248,7 +248,7 @@ def _module_class() -> Any:
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             """The output of the program; the calls continue in ``loss``."""
             inputs = pytree.tree_leaves((args, kwargs))
-            run = TorchRun(self.scheme, self.edges, self.training, self.recorder)
+            run = TorchEvaluation(self.scheme, self.edges, self.training, self.recorder)
             p = {}
             for node, name in self.program.exported.parameters.items():
                 t = self.get_parameter(name)
@@ -260,7 +260,7 @@ def _module_class() -> Any:
 
         def loss(self, output: Any, target: Any) -> Any:
             """The program's loss of an output; under a plan its factors continue those of the module."""
-            run = TorchRun(self.scheme, self.edges, self.training, self.recorder, self._calls)
+            run = TorchEvaluation(self.scheme, self.edges, self.training, self.recorder, self._calls)
             return self.program.outcome(run, _Traced(output), target).tensor
 
         def parameter_groups(self, lr: float) -> list[dict[str, Any]]:

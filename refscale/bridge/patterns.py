@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale import ops
-from refscale.bridge.rules import RULES, Run
-from refscale.bridge.steps import Exported, Ref, Step, resolve
+from refscale.bridge.rules import RULES, Evaluation
+from refscale.bridge.steps import AtenCall, Exported, Ref, resolve
 from refscale.engine import Op
 
 __all__ = ["Composed", "recognized"]
@@ -51,11 +51,11 @@ def recognized(exported: Exported) -> Exported:
 def _rms_norms(exported: Exported) -> Exported:
     """x·rsqrt(mean(x²) + eps), and the gain that follows it, as one step."""
     by_name = {step.name: step for step in exported.steps}
-    takers: dict[str, list[Step]] = {}
+    takers: dict[str, list[AtenCall]] = {}
     for step in exported.steps:
         for name in step.inputs:
             takers.setdefault(name, []).append(step)
-    found: dict[str, Step] = {}
+    found: dict[str, AtenCall] = {}
     for step in exported.steps:
         if step.target != "aten.mul.Tensor":
             continue
@@ -75,11 +75,11 @@ def _rms_norms(exported: Exported) -> Exported:
     return exported.with_steps([found.get(step.name, step) for step in exported.steps])
 
 
-def _rms_norm(run: Run, x: Any, gain: Any, eps: float) -> Any:
+def _rms_norm(run: Evaluation, x: Any, gain: Any, eps: float) -> Any:
     return run.apply(ops.RmsNorm(eps), x, run.filled(x.shape[-1:], 1.0, x) if gain is None else gain)
 
 
-def _root_mean_square(step: Step, by_name: Mapping[str, Step]) -> tuple[str | None, float]:
+def _root_mean_square(step: AtenCall, by_name: Mapping[str, AtenCall]) -> tuple[str | None, float]:
     """The x and eps of x·rsqrt(mean(x²) + eps), if that is what the step computes."""
     nothing = None, 0.0
     sides = [_uncast(name, by_name) for name in step.inputs]
@@ -103,7 +103,7 @@ def _root_mean_square(step: Step, by_name: Mapping[str, Step]) -> tuple[str | No
     return nothing
 
 
-def _uncast(name: str, by_name: Mapping[str, Step]) -> str:
+def _uncast(name: str, by_name: Mapping[str, AtenCall]) -> str:
     """The value behind casts, which are not part of a function."""
     while name in by_name and by_name[name].target in _CASTS:
         name = by_name[name].inputs[0]
@@ -119,7 +119,9 @@ def _activations(exported: Exported) -> Exported:
     They are joined where two of them meet in a sum or product of functions of the same tensor, and where a step has no
     rule of its own.
     """
-    region: dict[str, tuple[str, tuple[Step, ...]]] = {}  # the tensor that a value is a function of, and by what steps
+    region: dict[
+        str, tuple[str, tuple[AtenCall, ...]]
+    ] = {}  # the tensor that a value is a function of, and by what steps
     steps = []
     for step in exported.steps:
         depends = [name for name in step.inputs if name in exported.depends]
@@ -137,11 +139,11 @@ def _activations(exported: Exported) -> Exported:
     return exported.with_steps(steps)
 
 
-def _power(step: Step) -> bool:
+def _power(step: AtenCall) -> bool:
     return step.target == "aten.pow.Tensor_Scalar"
 
 
-def _scalars_only(step: Step, exported: Exported) -> bool:
+def _scalars_only(step: AtenCall, exported: Exported) -> bool:
     """Return whether all constants among the arguments are numbers."""
     return all(name in exported.depends for name in step.inputs)
 
@@ -154,7 +156,7 @@ class Composed:
         steps: the steps, in order; the last one has the result.
     """
 
-    def __init__(self, source: str, steps: Sequence[Step]) -> None:
+    def __init__(self, source: str, steps: Sequence[AtenCall]) -> None:
         self.source, self.steps = source, tuple(steps)
 
     def on(self, x: Any) -> Any:
@@ -181,7 +183,7 @@ class Composed:
         return np.asarray(g.numpy())
 
 
-def _as_function(step: Step, source: str, whole: Sequence[Step]) -> Step:
+def _as_function(step: AtenCall, source: str, whole: Sequence[AtenCall]) -> AtenCall:
     f = Composed(source, whole)
     op = _named(f) or ops.CustomElementwise(f, f.slope)
     arguments = {"x": Ref(source)}

@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 
 from refscale import ops
 from refscale.bridge.patterns import recognized
-from refscale.bridge.rules import RULES, Run
-from refscale.bridge.steps import Exported, Ref, Step, export, resolve
+from refscale.bridge.rules import RULES, Evaluation
+from refscale.bridge.steps import AtenCall, Exported, Ref, export, resolve
 from refscale.engine import Tape, Tensor, apply, backward
 from refscale.errors import ProgramError, counted
 from refscale.layers import Spec, Specs, Tensors, initialize
 from refscale.programs import Program
 from refscale.scales import Scheme, regular
 
-__all__ = ["Deviation", "Parity", "TorchProgram", "from_torch"]
+__all__ = ["Difference", "Parity", "TorchProgram", "from_torch"]
 
 Array = NDArray[Any]
-Outcome = Callable[[Run, Any, Any], Any]
+Outcome = Callable[[Evaluation, Any, Any], Any]
 """The loss of an output and a target, in one evaluation."""
 
 
-class _TapeRun(Run):
+class _TapeEvaluation(Evaluation):
     """An evaluation on a tape, whose calls are named by their submodules."""
 
     def __init__(self, tape: Tape, rng: np.random.Generator | None) -> None:
@@ -41,7 +41,7 @@ class _TapeRun(Run):
 
 
 @dataclass(frozen=True)
-class Deviation:
+class Difference:
     """How far one value is from torch's.
 
     Attributes:
@@ -67,8 +67,8 @@ class Parity:
 
     dtype: str
     steps: int
-    value: Deviation
-    gradient: Deviation
+    value: Difference
+    gradient: Difference
     trained: int
 
     def __str__(self) -> str:
@@ -114,7 +114,7 @@ class TorchProgram(Program):
         rng: np.random.Generator | None = None,
         *,
         constants: Mapping[str, Any] | None = None,
-        watch: Callable[[Step, Any], None] | None = None,
+        watch: Callable[[AtenCall, Any], None] | None = None,
     ) -> Tensor:
         """The module's output.
 
@@ -143,7 +143,7 @@ class TorchProgram(Program):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0 if rng is None else int(rng.integers(2**62)))
             result: Tensor = evaluate(
-                self.exported, given, inputs, _TapeRun(tape, rng), constants=constants, array=array, watch=watch
+                self.exported, given, inputs, _TapeEvaluation(tape, rng), constants=constants, array=array, watch=watch
             )
         return result
 
@@ -152,7 +152,7 @@ class TorchProgram(Program):
         inputs, target = batch
         y = self.output(p, inputs, rng)
         array = np.asarray(target)
-        run = _TapeRun(y.tape, rng)
+        run = _TapeEvaluation(y.tape, rng)
         total: Tensor = self.outcome(run, y, array.astype(y.tape.dtype) if array.dtype.kind == "f" else array)
         return total
 
@@ -246,10 +246,10 @@ def _outcome(
 ) -> tuple[Outcome, Callable[[Array, np.random.Generator], Any]]:
     """The loss, and how a target is drawn for an output."""
 
-    def projection(run: Run, y: Any, target: Any) -> Any:
+    def projection(run: Evaluation, y: Any, target: Any) -> Any:
         return run.apply(ops.Mean(), run.apply(ops.Multiply(), y, target))
 
-    def cross_entropy(run: Run, y: Any, target: Any) -> Any:
+    def cross_entropy(run: Evaluation, y: Any, target: Any) -> Any:
         return run.apply(ops.SoftmaxCrossEntropy(), y, target)
 
     def normal(y: Array, rng: np.random.Generator) -> Array:
@@ -278,11 +278,11 @@ def evaluate(
     exported: Exported,
     given: Mapping[str, Any],
     inputs: Sequence[Any],
-    run: Run,
+    run: Evaluation,
     *,
     constants: Mapping[str, Any] | None = None,
     array: Callable[[Any], Any] = lambda x: x,
-    watch: Callable[[Step, Any], None] | None = None,
+    watch: Callable[[AtenCall, Any], None] | None = None,
 ) -> Any:
     """The output of a module: constant steps by torch, the others by their rules.
 
@@ -312,7 +312,7 @@ def evaluate(
     return values[exported.output]
 
 
-def _computed(step: Step, values: Mapping[str, Any], run: Run, array: Callable[[Any], Any]) -> Any:
+def _computed(step: AtenCall, values: Mapping[str, Any], run: Evaluation, array: Callable[[Any], Any]) -> Any:
     """The value of a step by its rule, named by the submodule that called it."""
 
     arguments = resolve(step.arguments, lambda ref: array(values[ref.name]))
@@ -372,14 +372,14 @@ def _compare(program: TorchProgram, raw: Exported, dtype: Any, tolerance: float)
     theirs = _torch_values(raw, leaves, program._inputs)
     tape = Tape("regular", dtype=np.float64 if wide else np.float32)
     p = {n: tape.tensor(x.detach().numpy(), n) for n, x in leaves.items()}
-    worst, compared = Deviation("nothing", 0.0), 0
+    worst, compared = Difference("nothing", 0.0), 0
 
-    def watch(step: Step, ours: Any) -> None:
+    def watch(step: AtenCall, ours: Any) -> None:
         nonlocal worst, compared
         if not isinstance(ours, Tensor):
             return
         compared += 1
-        found = Deviation(str(step), relative(ours.value, theirs[step.name].detach().numpy()))
+        found = Difference(str(step), relative(ours.value, theirs[step.name].detach().numpy()))
         worst = max(worst, found, key=lambda d: d.relative)
         if not found.relative <= tolerance:
             raise ProgramError(
@@ -396,8 +396,10 @@ def _compare(program: TorchProgram, raw: Exported, dtype: Any, tolerance: float)
     trained = [n for n, leaf in leaves.items() if leaf.grad is not None]
     # A gradient that is 0 but for rounding (a key's bias) has no RMS of its own to be compared by.
     typical = float(np.sqrt(np.mean([_rms(leaves[n].grad.numpy()) ** 2 for n in trained]))) if trained else 0.0
-    gradients = [Deviation(n, relative(np.asarray(p[n].grad), leaves[n].grad.numpy(), typical / 1000)) for n in trained]
-    gradient = max(gradients, key=lambda d: d.relative, default=Deviation("nothing", 0.0))
+    gradients = [
+        Difference(n, relative(np.asarray(p[n].grad), leaves[n].grad.numpy(), typical / 1000)) for n in trained
+    ]
+    gradient = max(gradients, key=lambda d: d.relative, default=Difference("nothing", 0.0))
     if not gradient.relative <= tolerance:
         raise ProgramError(
             f"{name}: the gradient of {gradient.what!r} differs from torch's by {gradient.relative:.1e} of its RMS, "
@@ -422,7 +424,7 @@ def _torch_values(raw: Exported, leaves: Mapping[str, Any], inputs: Sequence[Any
     return {**found, "output": values[raw.output]}
 
 
-def called(step: Step, values: Mapping[str, Any]) -> Any:
+def called(step: AtenCall, values: Mapping[str, Any]) -> Any:
     """Torch's own value of a step; dropout is off."""
     arguments = resolve(step.arguments, lambda ref: values[ref.name])
     if step.target == "getitem":

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from refscale import ops
-from refscale.bridge.rules import RULES, Run
+from refscale.bridge.rules import RULES, Evaluation
 from refscale.errors import ProgramError
 
 __all__: list[str] = []
@@ -16,23 +16,23 @@ Weights = tuple[Any, Any, Any, Any]
 """weight_ih and weight_hh, transposed, and their biases or None."""
 
 
-def _linear(run: Run, x: Any, weight: Any, bias: Any) -> Any:
+def _linear(run: Evaluation, x: Any, weight: Any, bias: Any) -> Any:
     y = run.apply(ops.Matmul(), x, weight)
     return y if bias is None else run.apply(ops.Bias(), y, bias)
 
 
-def _part(run: Run, x: Any, axis: int, start: int, stop: int) -> Any:
+def _part(run: Evaluation, x: Any, axis: int, start: int, stop: int) -> Any:
     return run.apply(ops.Slice(axis, start, stop), x)
 
 
-def _lstm_step(run: Run, gates: Any, state: Sequence[Any], weights: Weights) -> tuple[Any, ...]:
+def _lstm_step(run: Evaluation, gates: Any, state: Sequence[Any], weights: Weights) -> tuple[Any, ...]:
     h, c = state
     gates = run.apply(_SUM, gates, _linear(run, h, weights[1], weights[3]))
     c = run.apply(ops.LstmState(), c, gates)
     return run.apply(ops.LstmOutput(), c, gates), c
 
 
-def _gru_step(run: Run, gates: Any, state: Sequence[Any], weights: Weights) -> tuple[Any, ...]:
+def _gru_step(run: Evaluation, gates: Any, state: Sequence[Any], weights: Weights) -> tuple[Any, ...]:
     (h,) = state
     d = h.shape[-1]
     recurrent = _linear(run, h, weights[1], weights[3])
@@ -41,11 +41,11 @@ def _gru_step(run: Run, gates: Any, state: Sequence[Any], weights: Weights) -> t
     return (run.apply(ops.GruState(), h, run.apply(_SUM, of_gates, of_h), candidate, carried),)
 
 
-Step = Callable[[Run, Any, Sequence[Any], Weights], tuple[Any, ...]]
+CellStep = Callable[[Evaluation, Any, Sequence[Any], Weights], tuple[Any, ...]]
 
 
 def _direction(
-    run: Run, step: Step, x: Any, state: Sequence[Any], weights: Weights, back: bool
+    run: Evaluation, step: CellStep, x: Any, state: Sequence[Any], weights: Weights, back: bool
 ) -> tuple[Any, tuple[Any, ...]]:
     """The outputs (seq, batch, d) and the last state of one direction of one layer."""
     gates = _linear(run, x, weights[0], weights[2])
@@ -57,9 +57,9 @@ def _direction(
     return run.apply(ops.Concat(0), *(outputs[::-1] if back else outputs)), tuple(state)
 
 
-def _recurrent(step: Step, states: int) -> Callable[..., Any]:
+def _recurrent(step: CellStep, states: int) -> Callable[..., Any]:
     def rule(
-        run: Run,
+        run: Evaluation,
         input: Any,
         hx: Any,
         params: Sequence[Any],

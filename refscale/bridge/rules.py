@@ -2,7 +2,7 @@
 
 A rule is called by the argument names of the op's schema.  A tensor that depends on parameters arrives as a
 ``Tensor``, every other one as an array.  Layouts are torch's: channels are axis 1, a linear weight is (out, in); a rule
-moves axes where refscale's op has them elsewhere, and ``Run`` removes moves that cancel.
+moves axes where refscale's op has them elsewhere, and ``Evaluation`` removes moves that cancel.
 
 Rules are plain Python: torch is not imported here.
 """
@@ -22,13 +22,13 @@ from refscale import ops
 from refscale.engine import Op, Tensor, apply
 from refscale.errors import ProgramError
 
-__all__ = ["RULES", "Rule", "Run"]
+__all__ = ["RULES", "Evaluation", "Rule"]
 
 Rule = Callable[..., Any]
 
 
-class Run:
-    """One evaluation of a module by refscale's ops; ``module.TorchRun`` evaluates the same rules in torch.
+class Evaluation:
+    """One evaluation of a module by refscale's ops; ``module.TorchEvaluation`` evaluates the same rules in torch.
 
     A move of axes that undoes an earlier one returns the earlier tensor, so two convolutions in a row share a layout.
 
@@ -130,7 +130,7 @@ def _shape(sizes: Sequence[int], elements: int) -> tuple[int, ...]:
     return tuple(elements // max(known, 1) if s == -1 else int(s) for s in sizes)
 
 
-def _reshaped(run: Run, x: Any, shape: Sequence[int]) -> Any:
+def _reshaped(run: Evaluation, x: Any, shape: Sequence[int]) -> Any:
     shape = _shape(shape, math.prod(x.shape))
     return x if shape == x.shape else run.apply(ops.Reshape(shape), x)
 
@@ -139,19 +139,19 @@ def _reshaped(run: Run, x: Any, shape: Sequence[int]) -> Any:
 
 
 @_rule("linear.default")
-def _linear(run: Run, input: Any, weight: Any, bias: Any = None) -> Any:
+def _linear(run: Evaluation, input: Any, weight: Any, bias: Any = None) -> Any:
     y = run.apply(ops.Matmul(), input, run.transpose(weight, (1, 0)))
     return y if bias is None else run.apply(ops.Bias(), y, bias)
 
 
 @_rule("matmul.default", "mm.default", "bmm.default")
-def _matmul(run: Run, self: Any, other: Any = None, mat2: Any = None) -> Any:
+def _matmul(run: Evaluation, self: Any, other: Any = None, mat2: Any = None) -> Any:
     right = mat2 if other is None else other
     return run.apply(ops.Matmul(), self, right)
 
 
 @_rule("addmm.default")
-def _addmm(run: Run, self: Any, mat1: Any, mat2: Any, beta: float = 1, alpha: float = 1) -> Any:
+def _addmm(run: Evaluation, self: Any, mat1: Any, mat2: Any, beta: float = 1, alpha: float = 1) -> Any:
     if not (_flag(beta) and _flag(alpha)):
         raise _refuse(f"addmm with beta={beta}, alpha={alpha}: expected 1 and 1")
     return run.apply(ops.Bias(), run.apply(ops.Matmul(), mat1, mat2), self)
@@ -159,7 +159,7 @@ def _addmm(run: Run, self: Any, mat1: Any, mat2: Any, beta: float = 1, alpha: fl
 
 def _convolution(kind: type[ops.Conv1d | ops.Conv2d | ops.Conv3d]) -> Rule:
     def rule(
-        run: Run,
+        run: Evaluation,
         input: Any,
         weight: Any,
         bias: Any = None,
@@ -196,7 +196,7 @@ RULES["aten.conv3d.default"] = RULES["aten.conv3d.padding"] = _convolution(ops.C
 
 @_rule("conv_transpose1d.default", "conv_transpose2d.input", "conv_transpose3d.input")
 def _conv_transpose(
-    run: Run,
+    run: Evaluation,
     input: Any,
     weight: Any,
     bias: Any = None,
@@ -217,7 +217,7 @@ def _conv_transpose(
 
 @_rule("upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest3d.vec")
 def _upsample_nearest(
-    run: Run, input: Any, output_size: Sequence[int] | None, scale_factors: Sequence[float] | None
+    run: Evaluation, input: Any, output_size: Sequence[int] | None, scale_factors: Sequence[float] | None
 ) -> Any:
     space = input.shape[2:]
     goal = output_size or [int(s * f) for s, f in zip(space, scale_factors or (), strict=True)]
@@ -231,20 +231,20 @@ def _upsample_nearest(
 
 
 @_rule("add.Tensor", "add.Scalar")
-def _add(run: Run, self: Any, other: Any, alpha: float = 1) -> Any:
+def _add(run: Evaluation, self: Any, other: Any, alpha: float = 1) -> Any:
     if not _flag(alpha):
         raise _refuse(f"add with alpha={alpha}: expected 1")
     return _sum(run, self, other, ops.Add())
 
 
 @_rule("sub.Tensor", "sub.Scalar")
-def _sub(run: Run, self: Any, other: Any, alpha: float = 1) -> Any:
+def _sub(run: Evaluation, self: Any, other: Any, alpha: float = 1) -> Any:
     if not _flag(alpha):
         raise _refuse(f"sub with alpha={alpha}: expected 1")
     return _sum(run, self, other, ops.Subtract())
 
 
-def _sum(run: Run, x: Any, y: Any, op: Op) -> Any:
+def _sum(run: Evaluation, x: Any, y: Any, op: Op) -> Any:
     if _number(x) == 0 and isinstance(op, ops.Add):
         return y
     if _number(y) == 0:
@@ -253,7 +253,7 @@ def _sum(run: Run, x: Any, y: Any, op: Op) -> Any:
 
 
 @_rule("mul.Tensor", "mul.Scalar")
-def _mul(run: Run, self: Any, other: Any) -> Any:
+def _mul(run: Evaluation, self: Any, other: Any) -> Any:
     for x, y in ((self, other), (other, self)):
         if run.depends(x) and (number := _number(y)) is not None:
             return x if number == 1 else run.apply(ops.ScalarMultiply(number), x)
@@ -261,7 +261,7 @@ def _mul(run: Run, self: Any, other: Any) -> Any:
 
 
 @_rule("div.Tensor", "div.Scalar")
-def _div(run: Run, self: Any, other: Any) -> Any:
+def _div(run: Evaluation, self: Any, other: Any) -> Any:
     number = _number(other)
     if number is not None:
         return self if number == 1 else run.apply(ops.ScalarDivide(number), self)
@@ -271,26 +271,26 @@ def _div(run: Run, self: Any, other: Any) -> Any:
 
 
 @_rule("neg.default")
-def _neg(run: Run, self: Any) -> Any:
+def _neg(run: Evaluation, self: Any) -> Any:
     return run.apply(ops.ScalarMultiply(-1.0), self)
 
 
 @_rule("where.self")
-def _where(run: Run, condition: Any, self: Any, other: Any) -> Any:
+def _where(run: Evaluation, condition: Any, self: Any, other: Any) -> Any:
     if run.depends(condition):
         raise _refuse("where with a condition that depends on parameters: expected a constant mask")
     return run.apply(ops.Where(), condition, self, other)
 
 
 @_rule("where.ScalarOther", "where.ScalarSelf", "where.Scalar")
-def _where_number(run: Run, condition: NDArray[np.bool_], self: Any, other: Any) -> Any:
+def _where_number(run: Evaluation, condition: NDArray[np.bool_], self: Any, other: Any) -> Any:
     like = self if run.depends(self) else other
     sides = [x if run.depends(x) else run.filled((), float(x), like) for x in (self, other)]
     return _where(run, condition, *sides)
 
 
 @_rule("masked_fill.Scalar")
-def _masked_fill(run: Run, self: Any, mask: NDArray[np.bool_], value: float) -> Any:
+def _masked_fill(run: Evaluation, self: Any, mask: NDArray[np.bool_], value: float) -> Any:
     return run.apply(ops.Where(), mask, run.filled((), float(value), self), self)
 
 
@@ -316,38 +316,38 @@ for _name, _op in {
 
 
 @_rule("gelu.default")
-def _gelu(run: Run, self: Any, approximate: str = "none") -> Any:
+def _gelu(run: Evaluation, self: Any, approximate: str = "none") -> Any:
     return run.apply(ops.Gelu("erf" if approximate == "none" else "tanh"), self)
 
 
 @_rule("leaky_relu.default")
-def _leaky_relu(run: Run, self: Any, negative_slope: float = 0.01) -> Any:
+def _leaky_relu(run: Evaluation, self: Any, negative_slope: float = 0.01) -> Any:
     return run.apply(ops.LeakyRelu(negative_slope), self)
 
 
 @_rule("hardtanh.default")
-def _hardtanh(run: Run, self: Any, min_val: float = -1.0, max_val: float = 1.0) -> Any:
+def _hardtanh(run: Evaluation, self: Any, min_val: float = -1.0, max_val: float = 1.0) -> Any:
     return run.apply(ops.Clip(float(min_val), float(max_val)), self)
 
 
 @_rule("clamp.default")
-def _clamp(run: Run, self: Any, min: float | None = None, max: float | None = None) -> Any:
+def _clamp(run: Evaluation, self: Any, min: float | None = None, max: float | None = None) -> Any:
     if min is None or max is None:
         raise _refuse(f"clamp with min={min}, max={max}: expected both bounds")
     return run.apply(ops.Clip(float(min), float(max)), self)
 
 
 @_rule("softmax.int", "_softmax.default")
-def _softmax(run: Run, self: Any, dim: int, **unused: object) -> Any:
+def _softmax(run: Evaluation, self: Any, dim: int, **unused: object) -> Any:
     return _over(run, self, dim, ops.Softmax())
 
 
 @_rule("log_softmax.int", "_log_softmax.default")
-def _log_softmax(run: Run, self: Any, dim: int, **unused: object) -> Any:
+def _log_softmax(run: Evaluation, self: Any, dim: int, **unused: object) -> Any:
     return _over(run, self, dim, ops.LogSoftmax())
 
 
-def _over(run: Run, x: Any, dim: int, op: Op) -> Any:
+def _over(run: Evaluation, x: Any, dim: int, op: Op) -> Any:
     """An op over the last axis, applied over another one."""
     order = [a for a in range(x.ndim) if a != dim % x.ndim] + [dim % x.ndim]
     y = run.apply(op, run.transpose(x, order))
@@ -359,7 +359,7 @@ def _over(run: Run, x: Any, dim: int, op: Op) -> Any:
 
 @_rule("layer_norm.default")
 def _layer_norm(
-    run: Run,
+    run: Evaluation,
     input: Any,
     normalized_shape: Sequence[int],
     weight: Any = None,
@@ -375,7 +375,7 @@ def _layer_norm(
 
 @_rule("rms_norm.default")
 def _rms_norm(
-    run: Run, input: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None
+    run: Evaluation, input: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None
 ) -> Any:
     if len(normalized_shape) != 1:
         raise _refuse(f"rms_norm over {len(normalized_shape)} axes: expected 1, the last")
@@ -387,7 +387,7 @@ def _rms_norm(
 
 @_rule("batch_norm.default")
 def _batch_norm(
-    run: Run,
+    run: Evaluation,
     input: Any,
     weight: Any,
     bias: Any,
@@ -407,7 +407,7 @@ def _batch_norm(
 
 @_rule("group_norm.default")
 def _group_norm(
-    run: Run,
+    run: Evaluation,
     input: Any,
     num_groups: int,
     weight: Any = None,
@@ -419,7 +419,7 @@ def _group_norm(
     return run.first(run.apply(ops.GroupNorm(num_groups, eps), run.last(input), gain, shift))
 
 
-def _affine(run: Run, x: Any, weight: Any, bias: Any, n: int) -> tuple[Any, Any]:
+def _affine(run: Evaluation, x: Any, weight: Any, bias: Any, n: int) -> tuple[Any, Any]:
     """Gain and bias (n,); a missing one is constant: 1 and 0."""
     gain = run.filled((n,), 1.0, x) if weight is None else weight
     return gain, run.filled((n,), 0.0, x) if bias is None else bias
@@ -430,7 +430,7 @@ def _affine(run: Run, x: Any, weight: Any, bias: Any, n: int) -> tuple[Any, Any]
 
 @_rule("scaled_dot_product_attention.default")
 def _attention(
-    run: Run,
+    run: Evaluation,
     query: Any,
     key: Any,
     value: Any,
@@ -456,7 +456,7 @@ def _attention(
 
 
 @_rule("embedding.default")
-def _embedding(run: Run, weight: Any, indices: NDArray[Any], padding_idx: int = -1, **unused: object) -> Any:
+def _embedding(run: Evaluation, weight: Any, indices: NDArray[Any], padding_idx: int = -1, **unused: object) -> Any:
     rows = run.apply(ops.Embedding(), weight, indices)
     padding = indices == padding_idx
     if padding_idx < 0 or not padding.any():
@@ -467,7 +467,7 @@ def _embedding(run: Run, weight: Any, indices: NDArray[Any], padding_idx: int = 
 
 
 @_rule("dropout.default")
-def _dropout(run: Run, p: float, train: bool, input: Any = None, self: Any = None) -> Any:
+def _dropout(run: Evaluation, p: float, train: bool, input: Any = None, self: Any = None) -> Any:
     x = self if input is None else input
     return run.dropout(x, p) if train else x
 
@@ -487,70 +487,72 @@ def _dropout(run: Run, p: float, train: bool, input: Any = None, self: Any = Non
     "_to_copy.default",
     "lift_fresh_copy.default",
 )
-def _identity(run: Run, self: Any = None, input: Any = None, **unused: object) -> Any:
+def _identity(run: Evaluation, self: Any = None, input: Any = None, **unused: object) -> Any:
     return input if self is None else self
 
 
 @_rule("view.default", "reshape.default", "_unsafe_view.default")
-def _view(run: Run, self: Any, size: Sequence[int] = (), shape: Sequence[int] = ()) -> Any:
+def _view(run: Evaluation, self: Any, size: Sequence[int] = (), shape: Sequence[int] = ()) -> Any:
     return _reshaped(run, self, size or shape)
 
 
 @_rule("flatten.using_ints")
-def _flatten(run: Run, self: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+def _flatten(run: Evaluation, self: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     a, b = start_dim % self.ndim, end_dim % self.ndim
     return _reshaped(run, self, (*self.shape[:a], math.prod(self.shape[a : b + 1]), *self.shape[b + 1 :]))
 
 
 @_rule("unflatten.int")
-def _unflatten(run: Run, self: Any, dim: int, sizes: Sequence[int]) -> Any:
+def _unflatten(run: Evaluation, self: Any, dim: int, sizes: Sequence[int]) -> Any:
     a = dim % self.ndim
     return _reshaped(run, self, (*self.shape[:a], *_shape(sizes, self.shape[a]), *self.shape[a + 1 :]))
 
 
 @_rule("unsqueeze.default")
-def _unsqueeze(run: Run, self: Any, dim: int) -> Any:
+def _unsqueeze(run: Evaluation, self: Any, dim: int) -> Any:
     a = dim % (self.ndim + 1)
     return _reshaped(run, self, (*self.shape[:a], 1, *self.shape[a:]))
 
 
 @_rule("squeeze.dim", "squeeze.dims", "squeeze.default")
-def _squeeze(run: Run, self: Any, dim: int | Sequence[int] | None = None) -> Any:
+def _squeeze(run: Evaluation, self: Any, dim: int | Sequence[int] | None = None) -> Any:
     every = range(self.ndim) if dim is None else ((dim,) if isinstance(dim, int) else dim)
     gone = {a % self.ndim for a in every if self.shape[a % self.ndim] == 1}
     return _reshaped(run, self, [s for a, s in enumerate(self.shape) if a not in gone])
 
 
 @_rule("permute.default")
-def _permute(run: Run, self: Any, dims: Sequence[int]) -> Any:
+def _permute(run: Evaluation, self: Any, dims: Sequence[int]) -> Any:
     return run.transpose(self, dims)
 
 
 @_rule("transpose.int")
-def _transpose(run: Run, self: Any, dim0: int, dim1: int) -> Any:
+def _transpose(run: Evaluation, self: Any, dim0: int, dim1: int) -> Any:
     order = list(range(self.ndim))
     order[dim0], order[dim1] = order[dim1], order[dim0]
     return run.transpose(self, order)
 
 
 @_rule("t.default", "numpy_T.default")
-def _t(run: Run, self: Any) -> Any:
+def _t(run: Evaluation, self: Any) -> Any:
     return run.transpose(self, range(self.ndim)[::-1])
 
 
-def _sliced(run: Run, x: Any, axis: int, start: int, stop: int) -> Any:
+def _sliced(run: Evaluation, x: Any, axis: int, start: int, stop: int) -> Any:
     return x if (start, stop) == (0, x.shape[axis]) else run.apply(ops.Slice(axis, start, stop), x)
 
 
 @_rule("select.int")
-def _select(run: Run, self: Any, dim: int, index: int) -> Any:
+def _select(run: Evaluation, self: Any, dim: int, index: int) -> Any:
     a = dim % self.ndim
     i = index % self.shape[a]
     return _reshaped(run, _sliced(run, self, a, i, i + 1), (*self.shape[:a], *self.shape[a + 1 :]))
 
 
 @_rule("slice.Tensor")
-def _slice(run: Run, self: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Any:
+def _slice(
+    run: Evaluation, self: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Any:
     if step != 1:
         raise _refuse(f"slice with step {step}: expected 1")
     a = dim % self.ndim
@@ -559,18 +561,18 @@ def _slice(run: Run, self: Any, dim: int = 0, start: int | None = None, end: int
 
 
 @_rule("cat.default", "concat.default")
-def _cat(run: Run, tensors: Sequence[Any], dim: int = 0) -> Any:
+def _cat(run: Evaluation, tensors: Sequence[Any], dim: int = 0) -> Any:
     return run.apply(ops.Concat(dim % tensors[0].ndim), *tensors)
 
 
 @_rule("stack.default")
-def _stack(run: Run, tensors: Sequence[Any], dim: int = 0) -> Any:
+def _stack(run: Evaluation, tensors: Sequence[Any], dim: int = 0) -> Any:
     a = dim % (tensors[0].ndim + 1)
     return _cat(run, [_unsqueeze(run, t, a) for t in tensors], a)
 
 
 @_rule("split.Tensor", "split_with_sizes.default")
-def _split(run: Run, self: Any, split_size: int = 0, dim: int = 0, split_sizes: Sequence[int] = ()) -> list[Any]:
+def _split(run: Evaluation, self: Any, split_size: int = 0, dim: int = 0, split_sizes: Sequence[int] = ()) -> list[Any]:
     a = dim % self.ndim
     side = self.shape[a]
     sizes = list(split_sizes) or [min(split_size, side - i) for i in range(0, side, split_size)]
@@ -579,18 +581,18 @@ def _split(run: Run, self: Any, split_size: int = 0, dim: int = 0, split_sizes: 
 
 
 @_rule("chunk.default")
-def _chunk(run: Run, self: Any, chunks: int, dim: int = 0) -> list[Any]:
+def _chunk(run: Evaluation, self: Any, chunks: int, dim: int = 0) -> list[Any]:
     parts: list[Any] = _split(run, self, -(-self.shape[dim] // chunks), dim)
     return parts
 
 
 @_rule("unbind.int")
-def _unbind(run: Run, self: Any, dim: int = 0) -> list[Any]:
+def _unbind(run: Evaluation, self: Any, dim: int = 0) -> list[Any]:
     return [_select(run, self, dim, i) for i in range(self.shape[dim])]
 
 
 @_rule("expand.default")
-def _expand(run: Run, self: Any, size: Sequence[int], **unused: object) -> Any:
+def _expand(run: Evaluation, self: Any, size: Sequence[int], **unused: object) -> Any:
     own = (1,) * (len(size) - self.ndim) + self.shape
     shape = tuple(o if s == -1 else int(s) for s, o in zip(size, own, strict=True))
     return self if shape == self.shape else run.apply(ops.Expand(shape), self)
@@ -600,7 +602,9 @@ def _expand(run: Run, self: Any, size: Sequence[int], **unused: object) -> Any:
 
 
 def _reduction(kind: type[ops.Mean | ops.Sum]) -> Rule:
-    def rule(run: Run, self: Any, dim: Sequence[int] | None = None, keepdim: bool = False, **unused: object) -> Any:
+    def rule(
+        run: Evaluation, self: Any, dim: Sequence[int] | None = None, keepdim: bool = False, **unused: object
+    ) -> Any:
         over = tuple(range(self.ndim)) if dim is None or dim == [] else tuple(np.atleast_1d(np.asarray(dim)).tolist())
         y = run.apply(kind(tuple(a % self.ndim for a in over)), self)
         if not keepdim:
@@ -615,7 +619,7 @@ RULES["aten.sum.dim_IntList"] = RULES["aten.sum.default"] = _reduction(ops.Sum)
 
 
 @_rule("adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default")
-def _adaptive_avg_pool(run: Run, self: Any, output_size: Sequence[int]) -> Any:
+def _adaptive_avg_pool(run: Evaluation, self: Any, output_size: Sequence[int]) -> Any:
     space, goal = self.shape[2:], _each(output_size, self.ndim - 2)
     if any(s % g for s, g in zip(space, goal, strict=True)):
         raise _refuse(f"adaptive_avg_pool of {space} to {goal}: expected sides that divide")
@@ -628,7 +632,7 @@ def _adaptive_avg_pool(run: Run, self: Any, output_size: Sequence[int]) -> Any:
 
 def _pooling(kind: type[ops.MaxPool | ops.AvgPool], n: int) -> Rule:
     def rule(
-        run: Run,
+        run: Evaluation,
         self: Any,
         kernel_size: Sequence[int],
         stride: Sequence[int] = (),

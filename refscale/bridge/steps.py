@@ -14,7 +14,7 @@ from typing import Any
 
 from refscale.errors import ProgramError, shown
 
-__all__ = ["Exported", "Ref", "Step", "export", "resolve"]
+__all__ = ["AtenCall", "Exported", "Ref", "export", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Ref:
 
 
 @dataclass(frozen=True)
-class Step:
+class AtenCall:
     """One call of an ATen op.
 
     Attributes:
@@ -43,7 +43,7 @@ class Step:
     scope: str
     function: Callable[..., Any]
     arguments: Mapping[str, Any]
-    fused: tuple[Step, ...] = ()
+    fused: tuple[AtenCall, ...] = ()
     rule: Callable[..., Any] | None = None
 
     @property
@@ -81,14 +81,14 @@ class Exported:
         output: name of the value that is returned, the one that the caller chose.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[AtenCall, ...]
     parameters: Mapping[str, str]
     constants: Mapping[str, Any]
     inputs: Sequence[str]
     output: str
     depends: frozenset[str] = field(default=frozenset())
 
-    def with_steps(self, steps: Sequence[Step]) -> Exported:
+    def with_steps(self, steps: Sequence[AtenCall]) -> Exported:
         """The same module by other steps; those whose value nobody takes are left out."""
         needed, kept = {self.output}, []
         for step in reversed(steps):
@@ -100,7 +100,7 @@ class Exported:
         )
 
 
-def depending(steps: Sequence[Step], of: Exported) -> frozenset[str]:
+def depending(steps: Sequence[AtenCall], of: Exported) -> frozenset[str]:
     """Names of the values that depend on parameters."""
     found = set(of.parameters)
     for step in steps:
@@ -151,7 +151,7 @@ def export(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: 
     buffers = {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
     constants = {node: _constant(exported, name) for node, name in buffers.items()}
     names: list[str] = []
-    steps: list[Step] = []
+    steps: list[AtenCall] = []
     results: Any = None
     for node in exported.graph.nodes:
         if node.op == "placeholder":
@@ -180,7 +180,7 @@ def _constant(exported: Any, name: str) -> Any:
     raise ProgramError(f"from_torch: the exported module lacks the constant {name!r}")
 
 
-def _step(node: Any) -> Step:
+def _step(node: Any) -> AtenCall:
     """The step of a node of the graph; arguments take the names of the op's schema."""
     python = not hasattr(node.target, "_schema")  # getitem
     positions = (
@@ -189,7 +189,9 @@ def _step(node: Any) -> Step:
     arguments = {**dict(zip(positions, node.args, strict=False)), **node.kwargs}
     stack = node.meta.get("nn_module_stack") or {}
     scope = next(reversed([path for path, _ in stack.values()]), "")
-    return Step(node.name, node.target.__name__ if python else str(node.target), scope, node.target, _refs(arguments))
+    return AtenCall(
+        node.name, node.target.__name__ if python else str(node.target), scope, node.target, _refs(arguments)
+    )
 
 
 def _refs(value: Any) -> Any:

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from refscale import ops  # noqa: E402
 from refscale.bridge import from_torch  # noqa: E402
 from refscale.bridge.program import relative  # noqa: E402
-from refscale.bridge.rules import RULES, Run  # noqa: E402
+from refscale.bridge.rules import RULES, Evaluation  # noqa: E402
 from refscale.engine import Tape, ancestors, backward  # noqa: E402
 from refscale.errors import ProgramError  # noqa: E402
 from refscale.graph import gradient_factors, plan  # noqa: E402
@@ -261,7 +261,7 @@ def test_differences_are_measured_by_hand():
 
 
 def test_a_run_keeps_arrays_and_tensors_apart():
-    tape, run = Tape("regular"), Run()
+    tape, run = Tape("regular"), Evaluation()
     x = tape.tensor(np.ones((2, 3, 4), np.float32), "x")
     there = run.transpose(x, (2, 0, 1))
     assert there.shape == (4, 2, 3)
