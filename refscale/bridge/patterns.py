@@ -119,9 +119,8 @@ def _activations(exported: Exported) -> Exported:
     They are joined where two of them meet in a sum or product of functions of the same tensor, and where a step has no
     rule of its own.
     """
-    region: dict[
-        str, tuple[str, tuple[AtenCall, ...]]
-    ] = {}  # the tensor that a value is a function of, and by what steps
+    # By name of a value: the tensor that it is a function of, and by what steps.
+    region: dict[str, tuple[str, tuple[AtenCall, ...]]] = {}
     steps = []
     for step in exported.steps:
         depends = [name for name in step.inputs if name in exported.depends]
