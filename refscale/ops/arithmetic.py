@@ -12,7 +12,7 @@ import numpy as np
 from refscale.engine import Array, Example, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import elements
-from refscale.ops.shapes import broadcast, broadcast_factor
+from refscale.ops.shapes import broadcast, broadcast_factor, repeats
 from refscale.ops.sums import unbroadcast
 from refscale.scales import Scales, Shape, Statistic
 from refscale.scales.second_moments import SecondMoments, through
@@ -55,6 +55,10 @@ class Add(Op):
         out = self.broadcast(x, y)
         return Scales(2**-0.5, (broadcast_factor(x, out), broadcast_factor(y, out)))
 
+    def rows(self, x: Shape, y: Shape) -> tuple[Shape, Shape]:
+        out = self.broadcast(x, y)
+        return repeats(x, out), repeats(y, out)
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.b, at.m)),)
@@ -90,6 +94,10 @@ class Subtract(Op):
     def scale(self, x: Shape, y: Shape) -> Scales:
         self.broadcast(x, y)
         return Add().scale(x, y)
+
+    def rows(self, x: Shape, y: Shape) -> tuple[Shape, Shape]:
+        out = self.broadcast(x, y)
+        return repeats(x, out), repeats(y, out)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -142,6 +150,10 @@ class WeightedAdd(Op):
         betas = tuple(broadcast_factor(s, out) / w for s, w in zip(shapes, self.weights, strict=True))
         return Scales(sum(w**2 for w in self.weights) ** -0.5, betas)
 
+    def rows(self, *shapes: Shape) -> tuple[Shape, ...]:
+        out = self.broadcast(*shapes)
+        return tuple(repeats(s, out) for s in shapes)
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls((0.75, 0.5)), (at.b, at.m), (at.b, at.m)),)
@@ -180,6 +192,9 @@ class Bias(Op):
     def scale(self, x: Shape, bias: Shape) -> Scales:
         return Scales(1.0, (1.0, broadcast_factor(bias, x)))
 
+    def rows(self, x: Shape, bias: Shape) -> tuple[Shape, Shape]:
+        return (), repeats(bias, x)
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.m,)),)
@@ -216,6 +231,10 @@ class Multiply(Op):
         out = broadcast(self.name, x, y)
         return Scales(1.0, (broadcast_factor(x, out), broadcast_factor(y, out)))
 
+    def rows(self, x: Shape, y: Shape) -> tuple[Shape, Shape]:
+        out = broadcast(self.name, x, y)
+        return repeats(x, out), repeats(y, out)
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.b, at.m)),)
@@ -244,6 +263,10 @@ class _Extreme(Op):
         out = broadcast(self.name, x, y)
         alpha = (1 - 1 / math.pi) ** -0.5 if statistic == "std" else 1.0
         return Scales(alpha, tuple(math.sqrt(2) * broadcast_factor(shape, out) for shape in (x, y)))
+
+    def rows(self, x: Shape, y: Shape) -> tuple[Shape, Shape]:
+        out = broadcast(self.name, x, y)
+        return repeats(x, out), repeats(y, out)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:

@@ -75,6 +75,10 @@ class _Convolution(Op, ABC):
             ((kernel / stride * max(1, weight[-1] // self.groups)) ** -0.5, size((x[0], *outputs)) ** -0.5),
         )
 
+    def rows(self, x: Shape, weight: Shape) -> tuple[Shape, Shape]:
+        _, outputs = self._windows(x, weight)
+        return (), (x[0], *outputs, 1)
+
     def predict(self, out: Shape, x: SecondMoments, weight: SecondMoments) -> SecondMoments:
         """What two places share, they share tap by tap; weights are independent."""
         k = np.zeros((2,) * len(out))
