@@ -287,6 +287,10 @@ class ConvTranspose(Op):
             ((kernel * max(1, weight[-1] // self.groups)) ** -0.5, size(x[:-1]) ** -0.5),
         )
 
+    def rows(self, x: Shape, weight: Shape) -> tuple[Shape, Shape]:
+        self._windows(x, weight)
+        return (), (*x[:-1], 1)
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(stride=2, padding=1), (at.b, at.s, at.m), (4, at.m, at.n)),)
