@@ -355,6 +355,12 @@ BORDERS = {
     "functional.losses.huber_loss": lambda x: F.huber_loss(Tape().tensor(ONE), x),
     "functional.losses.mse_loss": lambda x: F.mse_loss(Tape().tensor(ONE), x),
     "functional.losses.smooth_l1_loss": lambda x: F.smooth_l1_loss(Tape().tensor(ONE), x),
+    "functional.multihead.attention": lambda x: F.attention(
+        *[Tape().tensor(np.ones((1, 2, 2)))] * 3, heads=1, attn_mask=x
+    ),
+    "functional.multihead.scaled_dot_product_attention": lambda x: F.scaled_dot_product_attention(
+        *[Tape().tensor(ONE)] * 3, x
+    ),
     "functional.pooling.mean_pooled": lambda x: F.mean_pooled(Tape().tensor(ONE[None]), x),
     "functional.products.matmul": lambda x: F.matmul(Tape().tensor(ONE), x),
     "layers.on_tape": lambda x: on_tape(Tape(), {"x": x}, {"x": Spec("weight", (2, 2))}),
