@@ -42,6 +42,7 @@ class _Convolution(Op, ABC):
     inputs = ("x", "weight")
     source = "Table A.2 (matmul), terms counted by window"
     contraction = True
+    multiplies = (0, 1)
     groups: int
     _layout: ClassVar[tuple[str, ...]]
 
@@ -257,6 +258,7 @@ class ConvTranspose(Op):
     inputs = ("x", "weight")
     source = "Table A.2 (matmul), terms counted by window"
     contraction = True
+    multiplies = (0, 1)
 
     def __post_init__(self) -> None:
         integer_attributes(self, "groups", least=1)
