@@ -286,6 +286,10 @@ def _language(ids):
     language.logits(on_tape(Tape(), p, language.specs(config)), config, ids)
 
 
+def _binary(target, **weights):
+    return F.binary_cross_entropy_with_logits(Tape().tensor(ONE), target, **weights)
+
+
 BORDERS = {
     "formats.cast.Cast.__call__": FP16,
     "formats.cast.quantize": lambda x: quantize(x, "float16", rounding="nearest_even", overflow="saturate"),
@@ -340,9 +344,17 @@ BORDERS = {
     "engine.run.apply": lambda x: apply(ops.Add(), Tape().tensor(ONE), x),
     "engine.run.backward": lambda x: backward(apply(ops.Scaled(), Tape().tensor(ONE)), x),
     "graph.plan": lambda x: plan(lambda t: t, x),
+    "functional.choices.maximum": lambda x: F.maximum(Tape().tensor(ONE), x),
+    "functional.choices.minimum": lambda x: F.minimum(Tape().tensor(ONE), x),
+    "functional.choices.where": lambda x: F.where(ONE > 0, Tape().tensor(ONE), x),
+    "functional.losses.binary_cross_entropy_with_logits": lambda x: _binary(x),
+    "functional.losses.binary_cross_entropy_with_logits, weight": lambda x: _binary(ONE, weight=x),
+    "functional.losses.binary_cross_entropy_with_logits, pos_weight": lambda x: _binary(ONE, pos_weight=x),
     "functional.losses.cross_entropy": lambda x: F.cross_entropy(Tape().tensor(ONE), x),
-    "functional.products.matmul": lambda x: F.matmul(Tape().tensor(ONE), x),
+    "functional.losses.cross_entropy, weight": lambda x: F.cross_entropy(Tape().tensor(ONE), [0, 1], weight=x[0]),
+    "functional.losses.huber_loss": lambda x: F.huber_loss(Tape().tensor(ONE), x),
     "functional.losses.mse_loss": lambda x: F.mse_loss(Tape().tensor(ONE), x),
+    "functional.losses.smooth_l1_loss": lambda x: F.smooth_l1_loss(Tape().tensor(ONE), x),
     "functional.multihead.attention": lambda x: F.attention(
         *[Tape().tensor(np.ones((1, 2, 2)))] * 3, heads=1, attn_mask=x
     ),
@@ -350,6 +362,7 @@ BORDERS = {
         *[Tape().tensor(ONE)] * 3, x
     ),
     "functional.pooling.mean_pooled": lambda x: F.mean_pooled(Tape().tensor(ONE[None]), x),
+    "functional.products.matmul": lambda x: F.matmul(Tape().tensor(ONE), x),
     "layers.on_tape": lambda x: on_tape(Tape(), {"x": x}, {"x": Spec("weight", (2, 2))}),
     "data.Vocabulary.decode": lambda x: data.Vocabulary.from_text("a b", 7).decode(x),
     "data.Characters.decode": lambda x: data.Characters.from_text("ab", 3).decode(x),
