@@ -236,10 +236,9 @@ def _measure(args: argparse.Namespace) -> None:
     if args.json:
         measure.save_measured(args.json, args.measure, shapes, found)
     print(f"{args.measure}, inputs and incoming gradient N(0, 1), {args.repeat} runs, seed {args.seed}.")
-    print(
-        "rule: the factor of the op, if the function is one op. A right one is outside about once in 20; one that keeps"
-    )
-    print("a state or a mean, such as α of softmax and of recurrent cells, is outside on purpose.\n")
+    print("rule: the factor of the op, if the function is one op. A right one is outside about once in 20;")
+    print("one that keeps a state or a mean, such as α of recurrent cells and of softmax, is so on purpose.")
+    print()
     print(measure.render_measured(found))
 
 
