@@ -19,7 +19,7 @@ from refscale.files import write_json
 from refscale.modules import load_object
 from refscale.scales import Scales, Shape, Statistic, regular
 
-__all__ = ["Measured", "load_function", "measure", "parse_shapes", "render_measured", "save_measured"]
+__all__ = ["MeasuredFactor", "load_function", "measure", "parse_shapes", "render_measured", "save_measured"]
 
 Function = Callable[..., Tensor] | Op
 
@@ -28,7 +28,7 @@ ERRORS = 2.0
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredFactor:
     """One factor of a function: measured, and by the rule of an op, where the function is one op.
 
     Attributes:
@@ -94,7 +94,7 @@ def load_function(where: str) -> Function:
     return cast(Function, found)
 
 
-def measure(f: Function, shapes: Sequence[Shape], *, repeat: int = 32, seed: int = 0) -> list[Measured]:
+def measure(f: Function, shapes: Sequence[Shape], *, repeat: int = 32, seed: int = 0) -> list[MeasuredFactor]:
     """Factors of a function, from repeated runs on independent N(0, 1) inputs and incoming gradients.
 
         factor = 1/√(mean over all repeats and elements of y²), or about the mean of all
@@ -186,7 +186,9 @@ def _rule(tape: Tape, leaves: list[Tensor], statistic: Statistic) -> Scales | No
     return op.scale(*shapes, statistic=statistic) if op.has_mean else op.scale(*shapes)
 
 
-def _measured(name: str, of: str, statistic: Statistic, moments: NDArray[np.float64], rule: float | None) -> Measured:
+def _measured(
+    name: str, of: str, statistic: Statistic, moments: NDArray[np.float64], rule: float | None
+) -> MeasuredFactor:
     """The factor of (repeats, mean and mean square), and its standard error by the jackknife."""
 
     def factors(m: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -198,10 +200,10 @@ def _measured(name: str, of: str, statistic: Statistic, moments: NDArray[np.floa
     count, total = len(moments), moments.sum(0)
     without_one = factors((total - moments) / (count - 1))
     error = math.sqrt((count - 1) / count * float(np.sum((without_one - without_one.mean()) ** 2)))
-    return Measured(of, statistic, float(factors(total / count)), error, rule)
+    return MeasuredFactor(of, statistic, float(factors(total / count)), error, rule)
 
 
-def render_measured(measured: Iterable[Measured]) -> str:
+def render_measured(measured: Iterable[MeasuredFactor]) -> str:
     """The factors as aligned text: measured with two standard errors, and the rule with its verdict."""
     cells = [("of", "statistic", "measured", "± 2 s.e.", "rule", "")]
     for m in measured:
@@ -213,7 +215,7 @@ def render_measured(measured: Iterable[Measured]) -> str:
     return "\n".join(lines)
 
 
-def save_measured(path: str | Path, where: str, shapes: Sequence[Shape], measured: Iterable[Measured]) -> None:
+def save_measured(path: str | Path, where: str, shapes: Sequence[Shape], measured: Iterable[MeasuredFactor]) -> None:
     """Write the factors as JSON, atomically.  Raises OSError."""
     rows = [asdict(m) | {"interval": list(m.interval), "agrees": m.agrees} for m in measured]
     write_json(path, {"function": where, "shapes": [list(shape) for shape in shapes], "factors": rows})
