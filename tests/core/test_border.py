@@ -274,6 +274,18 @@ def _vjp(forward, gradient):
     testing.assert_vjp(forward, lambda g: (gradient,), [ONE], rng=RNG)
 
 
+def _cell(f, width, state):
+    """A step of a recurrent network."""
+    tape = Tape()
+    return f(tape.tensor(ONE), state, *[tape.tensor(np.ones((2, width)))] * 2)
+
+
+def _sequence(f, width, state):
+    """Two steps of one."""
+    tape = Tape()
+    return f(tape.tensor(ONE[None]), [[tape.tensor(np.ones((2, width)))] * 2], [state])
+
+
 def _bert(ids):
     config = bert.get_config("bert-tiny", vocabulary=8)
     p = initialize(bert.specs(config), "unit", RNG)
@@ -361,6 +373,10 @@ BORDERS = {
     "functional.multihead.scaled_dot_product_attention": lambda x: F.scaled_dot_product_attention(
         *[Tape().tensor(ONE)] * 3, x
     ),
+    "functional.recurrent.lstm_cell": lambda x: _cell(F.lstm_cell, 8, (ONE, x)),
+    "functional.recurrent.gru_cell": lambda x: _cell(F.gru_cell, 6, x),
+    "functional.recurrent.lstm": lambda x: _sequence(F.lstm, 8, (ONE[:1], x)),
+    "functional.recurrent.gru": lambda x: _sequence(F.gru, 6, x),
     "functional.pooling.mean_pooled": lambda x: F.mean_pooled(Tape().tensor(ONE[None]), x),
     "functional.products.matmul": lambda x: F.matmul(Tape().tensor(ONE), x),
     "layers.on_tape": lambda x: on_tape(Tape(), {"x": x}, {"x": Spec("weight", (2, 2))}),
