@@ -205,7 +205,7 @@ def _edge_function() -> Any:
     if not _EDGE:
         import torch
 
-        class Edge(torch.autograd.Function):  # type: ignore[misc]
+        class CastAndScale(torch.autograd.Function):  # type: ignore[misc]
             @staticmethod
             def forward(ctx: Any, t: Any, forward: Cast | None, backward: Cast | None) -> Any:
                 ctx.backward_cast = backward
@@ -215,7 +215,7 @@ def _edge_function() -> Any:
             def backward(ctx: Any, g: Any) -> Any:
                 return (g if ctx.backward_cast is None else ctx.backward_cast(g)), None, None
 
-        _EDGE.append(Edge)
+        _EDGE.append(CastAndScale)
     return _EDGE[0]
 
 

@@ -28,6 +28,7 @@ FALLBACKS = MappingProxyType(
         "β": "beta",
         "γ": "gamma",
         "δ": "delta",
+        "λ": "lambda",
         "η": "eta",
         "μ": "mu",
         "π": "pi",
