@@ -27,6 +27,7 @@ from refscale.scales import (
     Scales,
     Scheme,
     Shape,
+    Statistic,
     Unit,
     close,
     constrain,
@@ -139,7 +140,7 @@ class Step(NamedTuple):
     """One call of a plan: what it is, its factors before and after, and the inputs that constrained it.
 
     ``parameters`` are the positions of the inputs that are parameters, whose shapes are the same for every batch;
-    ``terms`` are those that each input's gradient sums, as predicted.
+    ``terms`` are those that each input's gradient sums, as predicted; ``statistic`` is that of an output with a mean.
     """
 
     name: str
@@ -150,6 +151,7 @@ class Step(NamedTuple):
     constrained: tuple[int, ...]
     parameters: tuple[int, ...] = ()
     terms: tuple[Terms, ...] = ()
+    statistic: Statistic = "std"
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ class Plan(Unit):
             raise FactorError(f"plan: call {call.index} is {call.op} of {call.shapes}, the plan has {expected}")
         if step.op.carries_factors:
             return step.resolved
-        free = _of_terms(self.base.unconstrained(call), call.op.rows(*call.shapes), step.terms)
+        free = _of_terms(_by(self.base, step.statistic).unconstrained(call), call.op.rows(*call.shapes), step.terms)
         return constrain(free, step.constrained, self.add if step.op.adds else self.mean)
 
     def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
@@ -254,7 +256,8 @@ def plan(
     """The paper's recipe, automatic: record once, find the cut-edges, resolve every op's factors.
 
     1. Run ``fn`` on leaves made of ``inputs``, unscaled.
-    2. Each op gets its own factors (scaling for unit variance).
+    2. Each op gets its own factors (scaling for unit variance).  An output with a mean that an elementwise product
+       takes, such as a sigmoid gate, has RMS 1: a product sees the mean, too.
     3. Every op consuming edges that are not cut-edges gets one value for α and the β of those edges: their ``mean``.
     4. An add of tensors of unlike origin becomes a weighted add: its constrained edges take α, so that
        Σ γ_i x_i / √Σ γ_i² passes back what it took.  (The geometric mean would let the stream grow by 2^(1/3)
@@ -295,9 +298,11 @@ def plan(
     cut = cut_edges(output)
     relevant = set(ancestors(output))
     steps = []
+    multiplied = _multiplied(tape)
     for node in tape.nodes:
         shapes = tuple(v.shape for v in node.inputs)
-        free = base.unconstrained(Call(node.op, shapes))
+        statistic: Statistic = "rms" if node.output in multiplied else base.statistic
+        free = _by(base, statistic).unconstrained(Call(node.op, shapes))
         tied: tuple[int, ...] = ()
         if node.op.carries_factors:
             free = node.scales
@@ -306,13 +311,26 @@ def plan(
         rule = add if node.op.adds else mean
         resolved = constrain(free, tied, rule)
         parameters = tuple(i for i, v in enumerate(node.inputs) if v in of_mappings)
-        steps.append(
-            Step(node.output.name, node.op, shapes, free, resolved, tied if rule is not none else (), parameters)
-        )
+        tied = tied if rule is not none else ()
+        step = Step(node.output.name, node.op, shapes, free, resolved, tied, parameters, statistic=statistic)
+        steps.append(step)
     if gradients == "predicted":
         steps = _with_terms(steps, output, mean, add)
     options = mean.__name__ if gradients == "rule" else f"{mean.__name__},gradients=predicted"
     return Plan(name=f"plan({options})", statistic=base.statistic, base=base, mean=mean, add=add, steps=tuple(steps))
+
+
+def _by(base: Unit, statistic: Statistic) -> Unit:
+    return base if base.statistic == statistic else replace(base, statistic=statistic)
+
+
+def _multiplied(tape: Tape) -> set[Variable]:
+    """The tensors that an elementwise product takes, themselves or moved."""
+    found: set[Variable] = set()
+    for node in reversed(tape.nodes):
+        if node.op.multiplies or (node.op.moves and node.output in found):
+            found.update(node.inputs)
+    return found
 
 
 def _with_terms(steps: list[Step], output: Tensor, mean: Constraint, add: Constraint) -> list[Step]:

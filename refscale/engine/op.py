@@ -55,8 +55,9 @@ class Op:
     so that the uses of its input agree (forks).  ``adds`` marks sums of the inputs: where their factors are
     tied, the recipe ties them to that of the output, ``to_output_scale``.  ``of_batch`` names attributes that are
     sizes, and so may differ between batches of one program.  ``has_ids`` marks look-ups in a
-    table by ids: ``scale`` then takes ``embeddings``.  ``later`` names attributes that the op got after records
-    of it were published: at their defaults, ``attributes`` leaves them out.
+    table by ids: ``scale`` then takes ``embeddings``.  ``multiplies`` marks products of the inputs element by element:
+    they see the RMS of an input, and its σ only where its mean is 0.  ``later`` names attributes that the op got after
+    records of it were published: at their defaults, ``attributes`` leaves them out.
 
     An op may have a fast form: the same function, in passes that stay in cache, with the factors inside.  Its results
     are within ``bound`` of the real ones, as those of the readable form are; ``bitwise`` marks ops whose two forms have
@@ -87,6 +88,7 @@ class Op:
     later: ClassVar[tuple[str, ...]] = ()
     adds: ClassVar[bool] = False
     has_ids: ClassVar[bool] = False
+    multiplies: ClassVar[bool] = False
     bitwise: ClassVar[bool] = False
     fast_forward: ClassVar[Callable[..., tuple[Array, tuple[Any, ...]]] | None] = None
     fast_backward: ClassVar[Callable[..., tuple[Any, ...]] | None] = None

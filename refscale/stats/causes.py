@@ -30,7 +30,7 @@ CAUSES = {
     "initial scale": "Spec(std=…) of the parameter; the scheme unit starts matrices at σ = 1",
     "constraint": "functional.fork at the start of the branch, so that its factors need not be tied",
     "mean": "RMS rules: the scheme unit-rms, or plan(base='unit-rms')",
-    "alike values": "Mean(terms='correlated'), AttentionMix('correlated'), or RMS rules: plan(base='unit-rms')",
+    "alike values": "Mean(values='correlated'), AttentionMix('correlated'), or RMS rules: plan(base='unit-rms')",
     "alike rows": "plan(gradients='predicted'), or the scheme unit:rows=alike",
     "cancellation": "plan(gradients='predicted') for parameters; none for activations",
     "several uses": "functional.fork for each use",
