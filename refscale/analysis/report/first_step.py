@@ -93,7 +93,7 @@ def report(
         losses=trace.losses,
         tensors=tensors,
         casts=summarize_casts(tape.casts),
-        causes=causes(losses.total, prediction, trace.outside(tensors), scheme),
+        causes=causes(losses.total, prediction, trace.outside(tensors)),
     )
 
 
