@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
@@ -30,24 +30,25 @@ class Group:
         lr_scale: multiplies its learning rate; finite, at least 0.
         decayed: whether weight decay applies to it (and, in LAMB, the trust ratio).
         weight_decay: λ in place of the optimizer's; None: the optimizer's.
+        decay_scale: multiplies λ where it is multiplied by the learning rate; finite, at least 0.
 
     Raises:
-        ArgumentError: ``lr_scale`` or ``weight_decay`` is negative or not finite.
+        ArgumentError: ``lr_scale``, ``weight_decay`` or ``decay_scale`` is negative or not finite.
     """
 
     lr_scale: float = 1.0
     decayed: bool = True
     weight_decay: float | None = None
+    decay_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.weight_decay is not None:
-            if not 0 <= self.weight_decay < math.inf:
-                raise ArgumentError(f"Group(weight_decay={self.weight_decay}): expected 0 ≤ weight_decay < ∞")
-            object.__setattr__(self, "weight_decay", float(self.weight_decay))
-        if not 0 <= self.lr_scale < math.inf:
-            raise ArgumentError(f"Group(lr_scale={self.lr_scale}): expected 0 ≤ lr_scale < ∞")
-        # A NumPy scalar here would widen float32 arrays to float64.
-        object.__setattr__(self, "lr_scale", float(self.lr_scale))
+        for name in ("lr_scale", "weight_decay", "decay_scale"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not 0 <= value < math.inf:
+                raise ArgumentError(f"Group({name}={value}): expected 0 ≤ {name} < ∞")
+            object.__setattr__(self, name, float(value))  # a NumPy scalar would widen float32 arrays to float64
 
     def decay(self, weight_decay: float) -> float:
         """λ of this parameter, given the optimizer's."""
@@ -181,3 +182,36 @@ def read_decay(text: str) -> dict[str, float]:
             raise ArgumentError(f"{call}: {option.text!r}, expected {expected}")
         found[option.field] = rate
     return found
+
+
+def at_regular_rates(
+    found: Mapping[str, Group], divisors: Mapping[str, float], optimizer: str, factors: Mapping[str, float]
+) -> dict[str, Group]:
+    """Groups with which an adapted model's step is the step of the regular model that it computes.
+
+    A regular parameter p is σ·p' with the divisor σ, and the computed gradient of p' is c·σ·∂L/∂p.  So p moves by the
+    step of the regular model if the rate of p' is multiplied by
+
+        1/(σ²·c)  for SGD, whose step is proportional to the gradient;
+        1/σ       for AdamW, whose step is not, but for eps.
+
+    The decay is multiplied by the inverse: the part of p that a step removes stays the same.
+
+    Args:
+        found: groups by name, whose ``lr_scale`` and ``decay_scale`` are replaced.
+        divisors: σ by name, see ``published.Adapted``.
+        optimizer: "sgd" or "adamw".
+        factors: c by name, of the gradients over the true ones; for SGD only.  They depend on the shapes of a batch.
+
+    Raises:
+        ArgumentError: another optimizer.
+
+    Source: paper, Proposition 5.1: factors move into initialization and learning rate.
+    """
+    if optimizer not in ("sgd", "adamw"):
+        raise ArgumentError(f"at_regular_rates(optimizer={optimizer!r}): expected 'sgd' or 'adamw'")
+    scales = {
+        name: 1 / divisors[name] if optimizer == "adamw" else 1 / (divisors[name] ** 2 * factors[name])
+        for name in found
+    }
+    return {name: replace(g, lr_scale=scales[name], decay_scale=1 / scales[name]) for name, g in found.items()}

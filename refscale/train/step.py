@@ -95,7 +95,9 @@ def training_step(run: Run, state: TrainState, batch: Any, *, trace: bool = Fals
             parameters, optimizer = run.optimizer.update(gradients, state.optimizer, state.parameters, rate, run.groups)
         except DivergedError as error:
             raise DivergedError(f"train: diverged at step {after.step}: {error}") from error
-        parameters = run.precision.store_weights(parameters, run.rng("update", after.step))
+        rng = run.rng("update", after.step)
+        parameters = run.precision.store_weights(parameters, rng)
+        optimizer = run.precision.store_moments(optimizer, rng)
         after = replace(after, parameters=parameters, optimizer=optimizer)
     return after, StepResult(
         loss=loss,
