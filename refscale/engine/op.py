@@ -45,7 +45,8 @@ class Op:
 
     ``constants`` are positions of inputs without gradient.  ``contraction`` marks ops that hardware runs on narrow
     operands, ``weight_inputs`` the positions of those that are weights, where they are matrices.  ``has_mean`` marks
-    outputs whose standard deviation and RMS differ: ``scale`` then takes ``statistic``.
+    outputs whose standard deviation and RMS differ: ``scale`` then takes ``statistic``.  ``multiplies`` are the
+    positions of inputs that are multiplied by others: the output's scale is that of their mean square.
     ``reports`` marks a value that is read by people, not by ops, and is not rounded, nor is its gradient (losses).
     ``carries_factors`` marks identities that exist only for their factors: a regular model is the same without them.
 
@@ -55,8 +56,7 @@ class Op:
     so that the uses of its input agree (forks).  ``adds`` marks sums of the inputs: where their factors are
     tied, the recipe ties them to that of the output, ``to_output_scale``.  ``of_batch`` names attributes that are
     sizes, and so may differ between batches of one program.  ``has_ids`` marks look-ups in a
-    table by ids: ``scale`` then takes ``embeddings``.  ``multiplies`` marks products of the inputs element by element:
-    they see the RMS of an input, and its σ only where its mean is 0.  ``later`` names attributes that the op got after
+    table by ids: ``scale`` then takes ``embeddings``.  ``later`` names attributes that the op got after
     records of it were published: at their defaults, ``attributes`` leaves them out.
 
     An op may have a fast form: the same function, in passes that stay in cache, with the factors inside.  Its results
@@ -78,6 +78,7 @@ class Op:
     constants: ClassVar[tuple[int, ...]] = ()
     contraction: ClassVar[bool] = False
     weight_inputs: ClassVar[tuple[int, ...]] = ()
+    multiplies: ClassVar[tuple[int, ...]] = ()
     has_mean: ClassVar[bool] = False
     reports: ClassVar[bool] = False
     carries_factors: ClassVar[bool] = False
@@ -88,7 +89,6 @@ class Op:
     later: ClassVar[tuple[str, ...]] = ()
     adds: ClassVar[bool] = False
     has_ids: ClassVar[bool] = False
-    multiplies: ClassVar[bool] = False
     bitwise: ClassVar[bool] = False
     fast_forward: ClassVar[Callable[..., tuple[Array, tuple[Any, ...]]] | None] = None
     fast_backward: ClassVar[Callable[..., tuple[Any, ...]] | None] = None

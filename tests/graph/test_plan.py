@@ -306,21 +306,3 @@ def test_unit_bert_differs_from_the_recipe_where_it_says(norm, tied, values):
     again = fn(models.parameters_on(tape, parameters, config))
     assert p.differences(tape) == []
     assert set(gradient_factors(again).values()) - {1.0}  # weights on cut-edges have factors of their own
-
-
-def test_a_gate_is_planned_by_its_rms():
-    """sigmoid·x: RMS √(E sigmoid²) = 0.5416, σ 0.2083.  What a product does not take keeps its σ; moved, it counts."""
-
-    def gated(x, y, z):
-        gate = apply(ops.Transpose((1, 0)), apply(ops.Sigmoid(), x))
-        return apply(ops.Matmul(), apply(ops.Multiply(), gate, y), apply(ops.Sigmoid(), z))
-
-    inputs = np.ones((3, 4)), np.ones((4, 3)), np.ones((3, 2))
-    for base, other in (("unit", 0.20827634), ("unit-rms", 0.54164475)):
-        steps = plan(gated, *inputs, base=base).steps
-        assert [step.op.name for step in steps] == ["sigmoid", "transpose", "multiply", "sigmoid", "matmul"]
-        assert 1 / steps[0].unconstrained.alpha == pytest.approx(0.54164475, abs=1e-8)
-        assert 1 / steps[3].unconstrained.alpha == pytest.approx(other, abs=1e-8)
-    tape = Tape(plan(gated, *inputs), dtype=np.float64)
-    gated(*(tape.tensor(np.ones(shape)) for shape in ((6, 4), (4, 6), (6, 2))))
-    assert 1 / tape.nodes[0].scales.alpha == pytest.approx(0.54164475, abs=1e-8)
