@@ -2,7 +2,7 @@
 
 The steps run on bounded arrays (``exact.bounded``): inputs have the bound 0, results that of the op, and inner results
 of a fused kernel carry theirs into the next step.  Casts are monotone: a result between y − e and y + e is rounded to
-between the two.
+between the two.  Conversions to block-scaled formats have bounds of their own (``block_bounds``).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from refscale.engine import Op
 from refscale.errors import GoldenError
 from refscale.exact import FLOAT32, Bounded, ErrorModel, as_bounded, bounded, ends
 from refscale.formats import Cast
+from refscale.golden.block_bounds import BlockOperand
 from refscale.golden.inputs import cast_for
 from refscale.golden.replay import input_names
 from refscale.precision import Precision, Rounder
@@ -89,20 +90,17 @@ def call_results(
         model: errors of the arithmetic.
 
     Raises:
-        GoldenError: ``precision`` converts operands to blocks, which has no bound yet, or a gradient has another shape
-            than its output.
+        GoldenError: a gradient has another shape than its output.
     """
     rounder = Rounder(replace(precision, accumulate=None), np.dtype(np.float32))
-    for step in steps:
-        if rounder.has_arithmetic(step.op):
-            raise GoldenError(f"{step.op.name}: {precision.name} converts its operands to blocks, which has no bound")
     store = precision.store or cast_for("float32")
     losses = frozenset(step.output for step in steps if step.op.reports)
     values: dict[str, Any] = {name: as_bounded(x, model) for name, x in inputs.items()}
     operands: list[list[Any]] = []
     for step in steps:
         narrow = precision.operand if rounder.narrows(step.op) else None
-        operands.append([_cast(values[name], narrow) for name in step.inputs])
+        given = [_cast(values[name], narrow) for name in step.inputs]
+        operands.append([_operand(rounder, step.op, x, i) for i, x in enumerate(given)])
         y, _ = step.op.bound(step.scales, None, *operands[-1], model=model)
         values[step.output] = _cast(y, store) if step.stored and step.output not in losses else y
     for name, g in gradient.items():
@@ -113,11 +111,21 @@ def call_results(
         if step.output not in pending:
             continue
         narrow = precision.operand_gradient if rounder.narrows(step.op) else None
-        _, pieces = step.op.bound(step.scales, _cast(pending.pop(step.output), narrow), *arrays, model=model)
+        g = _operand(rounder, step.op, _cast(pending.pop(step.output), narrow))
+        _, pieces = step.op.bound(step.scales, g, *arrays, model=model)
         for name, piece in zip(step.inputs, pieces, strict=True):
             if piece is not None:
                 pending[name] = pending[name] + piece if name in pending else piece
     return CallResults(values, {name: pending[name] for name in inputs if name in pending}, store, losses)
+
+
+def _operand(rounder: Rounder, op: Op, x: Any, index: int | None = None) -> Any:
+    """Input ``index`` of an op, or the gradient of its output, as an operand in blocks if the policy converts it."""
+    recipe = rounder.recipe(op)
+    if recipe is None or not isinstance(x, Bounded):
+        return x
+    weight = index in op.weight_inputs and x.ndim == 2
+    return BlockOperand.of(x, recipe, "gradient" if index is None else "weight" if weight else "activation")
 
 
 def _cast(x: Any, cast: Cast | None) -> Any:

@@ -201,7 +201,7 @@ class Rounder:
 
     def has_arithmetic(self, op: OpFlags) -> bool:
         """Return whether the arrays of an op compute by rules of their own: exactly, or converted to blocks."""
-        return not self._plain and (self.exact or self._recipe(op) is not None)
+        return not self._plain and (self.exact or self.recipe(op) is not None)
 
     def _arithmetic(self, op: OpFlags, x: Array, label: Label, role: Role) -> Any:
         """An array as an op computes with it: exactly, or converted to blocks where it is multiplied, or as it is."""
@@ -209,7 +209,7 @@ class Rounder:
             return x
         if self.exact:
             return self.wide(x)
-        recipe = self._recipe(op)
+        recipe = self.recipe(op)
         return x if recipe is None else Operand.of(x, recipe, role, label, self._convert)
 
     def cast(
@@ -236,8 +236,8 @@ class Rounder:
             q = q.astype(self.dtype)
         return q if s == 1 else np.asarray(q / s)
 
-    def _recipe(self, op: OpFlags) -> Recipe | None:
-        """The block formats of an op's operands."""
+    def recipe(self, op: OpFlags) -> Recipe | None:
+        """The block formats of an op's operands; None if they are not converted to blocks."""
         recipe = self.precision.blocks
         if recipe is None or not self.narrows(op):
             return None

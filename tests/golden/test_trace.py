@@ -315,6 +315,21 @@ def test_a_lost_gradient_is_seen(tmp_path, wrong):
     assert two_uses(tmp_path / "not-known", wrong, second=False).passed
 
 
+def test_an_input_that_equals_a_later_output_is_not_taken_for_it(tmp_path):
+    """A table that is looked up row by row, in order, equals what was looked up: nothing is said of that gradient."""
+    table, g = normal(3, 2), normal(3, 2, seed=1)
+    with Recorder(tmp_path, complete=True) as recorder:
+        with recorder.call("positions", ops.Embedding()) as call:
+            call.inputs(table, np.arange(3))
+            call.output(table)
+            call.gradient(g, [g, None])
+        with recorder.call("exp", ops.Exp()) as call:
+            call.inputs(table)
+            call.output(np.exp(table))
+            call.gradient(g / np.exp(table), [g])
+    assert judge(load_trace(tmp_path)).passed
+
+
 # --- The command and the schema --------------------------------------------------------------------------------------
 
 
@@ -463,9 +478,18 @@ def test_an_error_of_the_program_leaves_no_index(tmp_path):
     assert not (tmp_path / "trace.json").exists()
 
 
-def test_a_policy_in_blocks_cannot_be_judged_yet(tmp_path):
-    (call,) = one_call(tmp_path, "mxfp8").calls
-    assert "converts its operands to blocks" in call.problem
+def test_a_policy_in_blocks(tmp_path):
+    """E4M3 holds every operand of the example, so its results are those of float32."""
+    assert one_call(tmp_path / "right", "mxfp8").passed
+    assert one_call(tmp_path / "wrong", "mxfp8", y=RIGHT["y"] * np.float32(1.125)).first.name == "layer.0"
+
+
+@pytest.mark.parametrize("policy", ["mxfp8", "nvfp4"])
+def test_a_run_of_refscale_in_blocks(tmp_path, policy):
+    """nvfp4 rounds gradients stochastically, after a transform of both operands."""
+    record_run(tmp_path, run_of("ffn"), policy=policy, gradient=normal(8, 16), rng=np.random.default_rng(0))
+    result = judge(load_trace(tmp_path))
+    assert result.passed, in_words(result)
 
 
 # --- PyTorch ----------------------------------------------------------------------------------------------------------

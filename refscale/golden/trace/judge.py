@@ -156,20 +156,22 @@ def _check_inputs(call: TracedCall, inputs: Mapping[str, Array]) -> None:
 def _with_sums(trace: Trace, results: Sequence[CallResult]) -> Iterator[CallResult]:
     """Compare the gradient of each output with the sum of those that the calls which read it send back.
 
-    Outputs and inputs are matched by their content.  An output is left out if another one is equal to it, or if a call
-    that reads it has no recorded gradient for it.
+    Outputs and inputs are matched by their content.  An output is left out if another array is equal to it, which is an
+    output too or is read before it is made, or if a call that reads it has no recorded gradient for it.
     """
     made = Counter(_digest(trace.array(f)) for call in trace.calls for f in call.outputs.values())
     uses: dict[str, list[str | None]] = {}
-    for call in trace.calls:
+    first: dict[str, int] = {}
+    for i, call in enumerate(trace.calls):
         for name, file in call.inputs.items():
             uses.setdefault(_digest(trace.array(file)), []).append(call.gradients.get(name))
-    for call, result in zip(trace.calls, results, strict=True):
+            first.setdefault(_digest(trace.array(file)), i)
+    for i, (call, result) in enumerate(zip(trace.calls, results, strict=True)):
         found, compared = list(result.deviations), list(result.compared)
         for name, file in call.gradient.items():
             output = _digest(trace.array(call.outputs[name]))
             files = uses.get(output, [])
-            if not files or None in files or made[output] > 1:
+            if not files or None in files or made[output] > 1 or first[output] <= i:
                 continue
             pieces = [trace.array(f).astype(np.float64) for f in files if f is not None]
             store = call.policy.store or cast_for("float32")
