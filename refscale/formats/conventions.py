@@ -79,8 +79,8 @@ def encode_by(x: ArrayLike, cast: Cast, conventions: Mapping[str, str], random_b
             raise FormatError(f"encode_by: unknown convention {topic}={name!r}; known: {known}")
         names[topic] = name
     x, format = plain("encode_by", "x", x), cast.format
-    if names["float32_subnormals"] == "flushed" and x.dtype in (np.float32, ml_dtypes.bfloat16):
-        x = np.where(np.abs(x) < 2.0**-126, np.copysign(x.dtype.type(0), x), x)
+    if names["float32_subnormals"] == "flushed":
+        x = without_subnormals(x)
     nan = np.isnan(x)
     if nan.any() and not format.has_nan and names["nan_without"] != "error":
         codes = encode(cast(np.where(nan, x.dtype.type(0), x), random_bits), format)
@@ -91,6 +91,13 @@ def encode_by(x: ArrayLike, cast: Cast, conventions: Mapping[str, str], random_b
     if nan.any() and format.has_signed_nan:
         codes = np.where(nan, _nan_codes(x, format, names["nan_code"]), codes)
     return codes
+
+
+def without_subnormals(x: Array) -> Array:
+    """A float32 or bfloat16 array with zeros of their sign in place of subnormal numbers; another array as it is."""
+    if x.dtype not in (np.float32, ml_dtypes.bfloat16):
+        return x
+    return np.where(np.abs(x) < 2.0**-126, np.copysign(x.dtype.type(0), x), x)
 
 
 def _instead_of_nan(negative: NDArray[np.bool_], name: str, format: Format) -> Array:

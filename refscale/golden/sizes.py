@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 
-from refscale.blocks import BLOCK_FORMATS, get_block_cast
+from refscale.blocks import BLOCK_FORMATS, get_block_cast, split_blocks
 from refscale.errors import ArgumentError
 from refscale.formats import Cast, Overflow
 from refscale.golden.block_products import PAIRS, product_of
@@ -23,7 +23,7 @@ from refscale.golden.blocks import quantized
 from refscale.golden.cast import rounded
 from refscale.golden.dequantize import dequantized, random_blocks
 from refscale.golden.inputs import Words, cast_for, normal_codes
-from refscale.golden.products import product
+from refscale.golden.products import product, scaled_product
 from refscale.golden.schema import Codes, Vector
 
 Shape = tuple[int, int, int]
@@ -162,12 +162,11 @@ def _stream(seed: int, round: int, place: int) -> int:
 def _vectors(seed: int, round: int, i: int, shape: Shape) -> Iterator[tuple[str, Make]]:
     """The ids of one size, and how to make each vector."""
     m, n, k = shape
-    kinds = (_product, _block_product, _cast, _conversion, _values)
-    for kind, make in enumerate(kinds):
+    for kind, make in enumerate(_KINDS):
         turn = i + 11 * round + kind
-        words = Words(_stream(seed, round, 1 + len(kinds) * i + kind))
+        place = 1 + _FIRST * i + kind if kind < _FIRST else (kind << 28) + i
         where = f"sizes/{make.__name__[1:].replace('_', '-')}/{m}x{n}x{k}/seed-{seed}/{round}.{i}"
-        yield where, partial(make, where, words, shape, turn)
+        yield where, partial(make, where, Words(_stream(seed, round, place)), shape, turn)
 
 
 def _leading(turn: int, size: int) -> tuple[int, ...]:
@@ -234,3 +233,52 @@ def _values(where: str, words: Words, shape: Shape, turn: int) -> Vector:
     x = random_blocks(words, cast, (*leading, m, k), 0.7 if cast.tensor_scale else 1.0)
     output = cast_for(("float32", "bfloat16", "float16")[turn % 3])
     return dequantized(where, x, output, _flags("tile-edge", "tail", batch=bool(leading)), f"{name} {x.shape}")
+
+
+def _started_product(where: str, words: Words, shape: Shape, turn: int) -> Vector:
+    m, n, k = shape
+    left, right = _OPERANDS[turn % len(_OPERANDS)]
+    leading = _leading(turn, m * k + k * n)
+    a, b = normal_codes(words, left, *leading, m, k), normal_codes(words, right, *leading, k, n)
+    c = words.normal(*leading, m, n) * np.ldexp(1.0, words.below(24, *leading, m, n) - 6)
+    start = Codes.of(c.astype(np.float32), "float32")
+    flags, comment = _flags("tile-edge", "start-value", batch=bool(leading)), f"c + a {a.shape} · b {b.shape}"
+    return product(where, a, b, "float32", 1.0, flags, f"{comment}, {left} · {right}", start)
+
+
+def _scaled_product(where: str, words: Words, shape: Shape, turn: int) -> Vector:
+    m, n, k = shape
+    left, right = _OPERANDS[turn % len(_OPERANDS)]
+    a, b = normal_codes(words, left, m, k), normal_codes(words, right, k, n)
+    block = (None, 32, 128)[turn % 3]
+    count = () if block is None else (-(-k // block),)
+    rows, columns = (np.ldexp(np.float32(1), words.below(9, *s) - 4) for s in ((m, *count), (*count, n)))
+    cast = Cast(_OUTPUTS[turn % len(_OUTPUTS)], "nearest_even", _OVERFLOWS[turn % 2])
+    comment = f"a {a.shape} · b {b.shape}, {left} · {right}, scales {rows.shape} and {columns.shape}"
+    return scaled_product(where, (a, rows), (b, columns), block, cast, _flags("tile-edge"), comment)
+
+
+def _block_cancellation(where: str, words: Words, shape: Shape, turn: int) -> Vector:
+    """The first half of the axis and its opposite, then what remains: the sum is that of the last block or less."""
+    m, n, k = shape
+    left, right = PAIRS[turn % len(PAIRS)]
+    first, second = BLOCK_FORMATS[left], BLOCK_FORMATS[right]
+    second = second if len(second.block) == 2 else get_block_cast(second, axis=-2)
+    half = k // 2 // (2 * first.block[-1]) * 2 * first.block[-1] or k // 2
+    half = min(half, (k - 1) // 2)
+    x, w = words.normal(m, k), words.normal(k, n)
+    x[:, half : 2 * half], w[half : 2 * half] = -x[:, :half], w[:half]
+    x[:, 2 * half :] /= 64
+    a, b = (split_blocks(y.astype(np.float32), cast) for y, cast in ((x, first), (w, second)))
+    comment = f"{left} {a.shape} · {right} {b.shape}, the first {2 * half} products nearly cancel"
+    return product_of(where, a, b, cast_for("float32"), _flags("tile-edge", "cancellation", "accumulator"), comment)
+
+
+_KINDS = (
+    *(_product, _block_product, _cast, _conversion, _values),
+    *(_started_product, _scaled_product, _block_cancellation),
+)
+"""What is made of each size."""
+
+_FIRST = 5
+"""Kinds that share a numbering of their streams, frozen; each later kind has its own."""

@@ -51,7 +51,7 @@ Files = dict[str, bytes]
 SCHEMA = 1
 """Version of the form; a reader of another one refuses."""
 
-SET = "1.4.0"
+SET = "1.5.0"
 """Version of the content: the first number changes when an expected bit does, the second when vectors are added."""
 
 DATA: Traversable = resources.files("refscale.golden") / "data"

@@ -91,7 +91,8 @@ def _product(vector: Vector, claims: Claims) -> Interval:
     if vector.op == "scaled_matmul":
         a, b = scaled_operands(a, b, vector.inputs["a_scale"].values, vector.inputs["b_scale"].values, v["block"])
     cast = Cast(v["format"], v["rounding"], v["overflow"])
-    return interval(a, b, _model(claims), cast, v.get("factor", 1.0))
+    c = vector.inputs["c"].values if "c" in vector.inputs else None
+    return interval(a, b, _model(claims), cast, v.get("factor", 1.0), c)
 
 
 def _block_product(vector: Vector, claims: Claims) -> Interval:

@@ -167,6 +167,8 @@ def judge(backend: Backend, vector: Vector) -> Result:
         reason = shown(error) or "NotImplementedError"
         if backend.claims.ops is not None:
             return whole_result(vector, "fail", f"{vector.op} is claimed and not answered: {reason}")
+        if "c" in vector.inputs and backend.claims.start:
+            return whole_result(vector, "fail", f"a start value of sums is claimed and not answered: {reason}")
         exists = not hasattr(backend, "answer") and callable(getattr(backend, vector.op, None))
         return replace(whole_result(vector, "not implemented", reason), unanswered=exists)
     except BackendLostError:
