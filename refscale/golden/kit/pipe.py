@@ -32,7 +32,7 @@ With ``start=1`` the sums of ``matmul`` start from a third array, ``c``, float32
 no request but those of ``refscale accumulator`` has one.
 
 Version 2 added block-scaled formats: the ops ``block_quantize``, ``block_matmul`` and ``block_layout``, arrays of
-``uint8``, and ``scale_rules``.  Version 3 added ``ops``, ``sources`` and outputs that are ``unsupported``.  A program
+``uint8``, and ``scale_rules``.  Version 3 added ``ops``, ``sources``, ``start`` and outputs that are ``unsupported``.  A program
 of an older version greets with its own number.
 
 Any other reply, no reply within the time limit, a line beyond the length limit, and an additional line fail the vector;
@@ -177,7 +177,7 @@ def _claims(fields: dict[str, str], version: str) -> Claims:
         fields.pop("conventions", ""),
         names("ops") if version >= "3" else None,
         names("sources") if version >= "3" else None,
-        _flag(fields.pop("start", "0")),
+        version >= "3" and _flag(fields.pop("start", "0")),
     )
     if fields:
         raise GoldenError(f"its greeting has unknown fields {shown(', '.join(fields))}")
