@@ -32,8 +32,8 @@ With ``start=1`` the sums of ``matmul`` start from a third array, ``c``, float32
 no request but those of ``refscale accumulator`` has one.
 
 Version 2 added block-scaled formats: the ops ``block_quantize``, ``block_matmul`` and ``block_layout``, arrays of
-``uint8``, and ``scale_rules``.  Version 3 added ``ops``, ``sources``, ``start`` and outputs that are ``unsupported``.  A program
-of an older version greets with its own number.
+``uint8``, and ``scale_rules``.  Version 3 added ``ops``, ``sources``, ``start`` and outputs that are ``unsupported``.
+A program of an older version greets with its own number.
 
 Any other reply, no reply within the time limit, a line beyond the length limit, and an additional line fail the vector;
 the program is then killed and started again, a limited number of times.  When its input ends, the program ends.
