@@ -148,6 +148,35 @@ def interval_of(y: Bounded, cast: Cast) -> Interval:
     return ends(y.view(np.ndarray), y.error, cast)
 
 
+def one_call(
+    op: Op,
+    arrays: Sequence[Array],
+    gradient: Array | None,
+    scales: Scales,
+    precision: Precision,
+    model: ErrorModel = FLOAT32,
+) -> CallResults:
+    """The real results of a call of one op with their bounds; its inputs by ``input_names``, its output ``OUTPUT``.
+
+    Args:
+        op: what is computed.
+        arrays: inputs, before operands are cast; floats are rounded to what the policy stores, as ``replay`` does.
+        gradient: of the output, as stored; None: forward only.
+        scales: factors.
+        precision: casts; its accumulator is not asked.
+        model: errors of the arithmetic.
+
+    Raises:
+        GoldenError: as ``call_results``.
+    """
+    names = input_names(op, len(arrays))
+    store = precision.store or cast_for("float32")
+    given = [np.asarray(a) for a in arrays]
+    stored = {n: store(a) if a.dtype.kind == "f" else a for n, a in zip(names, given, strict=True)}
+    step = CallStep(op, scales, names, OUTPUT)
+    return call_results((step,), stored, {} if gradient is None else {OUTPUT: gradient}, precision, model)
+
+
 def intervals(
     op: Op,
     arrays: Sequence[Array],
@@ -158,25 +187,11 @@ def intervals(
 ) -> dict[str, Interval]:
     """What the op's bound allows each result of a call of one op, in the format where it is stored.
 
-    Args:
-        op: what is computed.
-        arrays: inputs, before operands are cast; floats are rounded to what the policy stores, as ``replay`` does.
-        gradient: of the output, as stored; None: forward only.
-        scales: factors.
-        precision: casts; its accumulator is not asked.
-        model: errors of the arithmetic.
+    Arguments as of ``one_call``.
 
     Returns:
         By name, as ``Replayed.outputs``.
-
-    Raises:
-        GoldenError: as ``call_results``.
     """
-    names = input_names(op, len(arrays))
-    store = precision.store or cast_for("float32")
-    given = [np.asarray(a) for a in arrays]
-    stored = {n: store(a) if a.dtype.kind == "f" else a for n, a in zip(names, given, strict=True)}
-    step = CallStep(op, scales, names, OUTPUT)
-    found = call_results((step,), stored, {} if gradient is None else {OUTPUT: gradient}, precision, model)
+    found = one_call(op, arrays, gradient, scales, precision, model)
     bounds = {"y": interval_of(found.values[OUTPUT], found.cast_of(OUTPUT))}
     return bounds | {f"grad_{name}": interval_of(g, found.store) for name, g in found.gradients.items()}

@@ -216,7 +216,7 @@ def test_a_trace_is_a_test_per_call(tmp_path, workers):
     verdict = json.loads((tmp_path / "v.json").read_text(encoding="utf-8"))
     assert verdict == to_content(judge(load_trace(tmp_path / "step")))
     cases = ET.parse(tmp_path / "j.xml").getroot().iter("testcase")
-    assert [(c.get("classname"), c.get("name")) for c in cases] == [
+    assert sorted((c.get("classname"), c.get("name")) for c in cases) == [
         ("refscale.trace.step", "0 layer.0:exp"),
         ("refscale.trace.step", "1 layer.1"),
     ]

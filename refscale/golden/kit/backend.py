@@ -52,8 +52,8 @@ class Claims:
         function_ulps: how far its elementary functions may be off before they are rounded, in ulp of float32; 0 asks
             for the same bits; at most ``MOST_ULPS``.
         op_ulps: error of the functions inside other ops (exp, log, tanh, …), in ulp of float32; the other roundings of
-            an op have the bound that it derives (``Op.bound``). Of ``adamw``: how far its outputs may be off, in ulp of
-            the largest element. 0 asks for the same bits; at most ``MOST_ULPS``.
+            an op, and of ``adamw``, have the bound that its formulas derive (``Op.bound``). 0 asks for the same bits;
+            at most ``MOST_ULPS``.
         scale_rules: how it derives the scales of blocks; None: by any rule, as asked.
         conventions: which convention it follows where no standard decides: names by topic, or text, "cuda" or
             "e8m0_zero:smallest,nan_code:payload"; see ``golden.conventions``.  A mapping afterwards.
