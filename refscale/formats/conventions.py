@@ -87,7 +87,7 @@ def encode_by(x: ArrayLike, cast: Cast, conventions: Mapping[str, str], random_b
         return np.where(nan, _instead_of_nan(np.signbit(x), names["nan_without"], format), codes)
     codes = encode(cast(x, random_bits), format)
     if not format.has_zero:
-        return _of_powers(x, codes, cast, names)
+        return _of_powers(x, codes, cast, names, random_bits)
     if nan.any() and format.has_signed_nan:
         codes = np.where(nan, _nan_codes(x, format, names["nan_code"]), codes)
     return codes
@@ -109,7 +109,7 @@ def _instead_of_nan(negative: NDArray[np.bool_], name: str, format: Format) -> A
     return np.where(negative | (not opposite), 0, format.sign_code).astype(format.code_dtype)
 
 
-def _of_powers(x: Array, codes: Array, cast: Cast, names: Mapping[str, str]) -> Array:
+def _of_powers(x: Array, codes: Array, cast: Cast, names: Mapping[str, str], random_bits: Random | None) -> Array:
     """Codes of an unsigned format without zero."""
     format = cast.format
     nan = np.asarray(format.nan_code, format.code_dtype)
@@ -123,7 +123,7 @@ def _of_powers(x: Array, codes: Array, cast: Cast, names: Mapping[str, str]) -> 
         codes = np.where(negative, 0, codes)
     elif names["e8m0_negative"] == "magnitude" and negative.any():
         size = np.where(negative & (x != 0), np.abs(x), x.dtype.type(format.min_normal))
-        of_size = encode_by(size, cast, {"e8m0_small": names["e8m0_small"]})
+        of_size = encode_by(size, cast, {"e8m0_small": names["e8m0_small"]}, random_bits)
         codes = np.where(negative, np.where(x == 0, 0, of_size), codes)
     if cast.overflow == "nonsaturate" and names["e8m0_small"] != "nan_inward":
         codes = np.where(small, 0 if names["e8m0_small"] == "smallest" else nan, codes)

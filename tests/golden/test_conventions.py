@@ -247,6 +247,14 @@ def test_powers_by_hand(names, overflow, codes):
     assert encode_by(x, Cast("float8_e8m0fnu", "up", overflow), names).tolist() == codes
 
 
+def test_magnitudes_of_powers_rounded_stochastically():
+    """3 = 2·1½: a word below 2^31 rounds down to 2, one from there on up to 4; of −3 likewise."""
+    words, x = np.uint32([0, 2**31 - 1, 2**31, 2**32 - 1]), np.full(4, -3, np.float32)
+    cast = Cast("float8_e8m0fnu", "stochastic", "saturate")
+    assert encode_by(x, cast, {"e8m0_negative": "magnitude"}, words).tolist() == [128, 128, 129, 129]
+    assert encode_by(-x, cast, {}, words).tolist() == [128, 128, 129, 129]
+
+
 def test_subnormals_by_hand():
     x, cast = np.float32([2.0**-149, -(2.0**-127), 2.0**-126]), Cast("float32", "nearest_even", "saturate")
     assert encode_by(x, cast, {}).tolist() == [1, 0x80400000, 0x00800000]
