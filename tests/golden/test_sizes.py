@@ -8,7 +8,7 @@ import pytest
 from refscale.blocks import BLOCK_FORMATS
 from refscale.cli import main
 from refscale.errors import ArgumentError
-from refscale.exact import get_accumulator
+from refscale.exact import FUNCTIONS, get_accumulator
 from refscale.golden import sizes
 from refscale.golden.kit import Claims, judge
 from tests.golden.wrong import RIGHT
@@ -46,7 +46,7 @@ def test_a_seed_decides_everything_and_nothing_else_does():
     other = [key(v) for v in sizes.generate(4, 2, few)]
     assert all(a[2] != b[2] for a, b in zip(first, other, strict=True))
     second = [key(v) for v in sizes.generate(3, 1, few, first=1)]
-    assert second == first[8:]
+    assert second == first[10:]
     assert [key(v)[0] for v in sizes.generate(3, 1, few, lambda id: "/cast/" in id)] == [first[2][0]]
 
 
@@ -57,11 +57,14 @@ def test_the_sample_has_every_source_output_and_block_format():
     assert outputs >= {"float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"}
     elements = {v.attributes["format"] for v in SAMPLE if v.op == "block_quantize"}
     assert elements == {cast.element.name for cast in BLOCK_FORMATS.values()}
-    ops = {"matmul", "scaled_matmul", "block_matmul", "cast", "block_quantize", "block_dequantize"}
+    ops = {"matmul", "scaled_matmul", "block_matmul", "cast", "block_quantize", "block_dequantize", "op", "unary"}
     assert {v.op for v in SAMPLE} == ops
+    assert {v.attributes["name"] for v in SAMPLE if v.op == "op"} == {op.name for op, _ in sizes._OPS}
+    assert {v.attributes["function"] for v in SAMPLE if v.op == "unary"} == set(FUNCTIONS)
+    assert {v.inputs["x"].format for v in SAMPLE if v.op == "unary"} == {"float32", "bfloat16", "float16"}
     assert sum("c" in v.inputs for v in SAMPLE) == len(sizes.EDGES) + len(sizes.LONG)
     assert any("batch" in v.flags for v in SAMPLE)
-    assert len({v.id for v in SAMPLE}) == len(SAMPLE) == 8 * (len(sizes.EDGES) + len(sizes.LONG)) + 4
+    assert len({v.id for v in SAMPLE}) == len(SAMPLE) == 10 * (len(sizes.EDGES) + len(sizes.LONG)) + 4
 
 
 def test_an_expected_product_is_the_product():
@@ -131,6 +134,27 @@ def blocks_of_whole_tiles(self, a, b, **v):
     return y
 
 
+def rows_of_one_warp(self, *, name, **v):
+    """Softmax over at most 32 columns, zero beyond."""
+    outputs = RIGHT.op(name=name, **v)
+    if name == "softmax":
+        outputs["y"] = np.array(outputs["y"])
+        outputs["y"][..., 32:] = 0
+    return outputs
+
+
+def a_norm_over_at_most_128(self, *, name, **v):
+    if name in ("layer_norm", "rms_norm") and v["x"].shape[-1] > 128:
+        v["x"] = np.where(np.arange(v["x"].shape[-1]) < 128, v["x"], 0)
+    return RIGHT.op(name=name, **v)
+
+
+def functions_without_their_tail(self, x, **v):
+    y = np.array(RIGHT.unary(x, **v))
+    y.reshape(-1)[y.size // 4 * 4 :] = 0
+    return y
+
+
 def columns_of_the_first_tile(self, a, b, **v):
     y = np.array(RIGHT.matmul(a, b, **v))
     y[..., 128:] = 0
@@ -164,6 +188,9 @@ def a_tail_of_255(self, x, **v):
         ("matmul", start_value_of_the_first_matrix),
         ("scaled_matmul", scaled_rows_of_whole_tiles),
         ("block_matmul", blocks_of_whole_tiles),
+        ("op", rows_of_one_warp),
+        ("op", a_norm_over_at_most_128),
+        ("unary", functions_without_their_tail),
     ],
     ids=lambda x: getattr(x, "__name__", x),
 )
