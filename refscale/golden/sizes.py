@@ -303,7 +303,7 @@ def _block_cancellation(where: str, words: Words, shape: Shape, turn: int) -> Ve
 
 def _op(where: str, words: Words, shape: Shape, turn: int) -> Vector:
     op, names = _OPS[turn % len(_OPS)]
-    sizes = dict(zip("mnk", shape, strict=True))
+    sizes = dict(zip("mnk", sorted(shape), strict=True))  # the longest is the axis that is summed over
     arrays: list[NDArray[Any]] = [words.normal(*(sizes[axis] for axis in name)) for name in names]
     if isinstance(op, ops.SoftmaxCrossEntropy):
         arrays[1] = words.below(sizes["k"], sizes["m"])
