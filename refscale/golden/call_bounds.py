@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale.blocks import Recipe
+from refscale.blocks.operand import TransformedCasts
 from refscale.engine import Op
 from refscale.errors import GoldenError
 from refscale.exact import FLOAT32, Bounded, ErrorModel, as_bounded, bounded, ends
@@ -90,9 +92,15 @@ def call_results(
         model: errors of the arithmetic.
 
     Raises:
-        GoldenError: a gradient has another shape than its output.
+        GoldenError: ``precision`` transforms operands without blocks, or multiplies them by a factor, which has no bound
+            yet, or a gradient has another shape than its output.
     """
     rounder = Rounder(replace(precision, accumulate=None), np.dtype(np.float32))
+    for step in steps:
+        if isinstance(rounder.recipe(step.op), TransformedCasts):
+            raise GoldenError(f"{step.op.name}: {precision.name} transforms its operands, which has no bound")
+    if precision.operand_factor != 1:
+        raise GoldenError(f"{precision.name}: operand_factor={precision.operand_factor:g} has no bound")
     store = precision.store or cast_for("float32")
     losses = frozenset(step.output for step in steps if step.op.reports)
     values: dict[str, Any] = {name: as_bounded(x, model) for name, x in inputs.items()}
@@ -122,7 +130,7 @@ def call_results(
 def _operand(rounder: Rounder, op: Op, x: Any, index: int | None = None) -> Any:
     """Input ``index`` of an op, or the gradient of its output, as an operand in blocks if the policy converts it."""
     recipe = rounder.recipe(op)
-    if recipe is None or not isinstance(x, Bounded):
+    if not isinstance(recipe, Recipe) or not isinstance(x, Bounded):
         return x
     weight = index in op.weight_inputs and x.ndim == 2
     return BlockOperand.of(x, recipe, "gradient" if index is None else "weight" if weight else "activation")
