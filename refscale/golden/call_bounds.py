@@ -92,8 +92,8 @@ def call_results(
         model: errors of the arithmetic.
 
     Raises:
-        GoldenError: ``precision`` transforms operands without blocks, or multiplies them by a factor, which has no bound
-            yet, or a gradient has another shape than its output.
+        GoldenError: ``precision`` transforms operands without blocks, or multiplies them by a factor, which has no
+            bound yet; or a gradient has another shape than its output.
     """
     rounder = Rounder(replace(precision, accumulate=None), np.dtype(np.float32))
     for step in steps:
