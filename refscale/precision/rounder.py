@@ -204,7 +204,7 @@ class Rounder:
 
     def has_arithmetic(self, op: OpFlags) -> bool:
         """Return whether the arrays of an op compute by rules of their own: exactly, or converted to blocks."""
-        return not self._plain and (self.exact or self._recipe(op) is not None)
+        return not self._plain and (self.exact or self.recipe(op) is not None)
 
     def _arithmetic(self, op: OpFlags, x: Array, label: Label, role: Role) -> Any:
         """An array as an op computes with it: exactly, or converted to blocks where it is multiplied, or as it is."""
@@ -212,7 +212,7 @@ class Rounder:
             return x
         if self.exact:
             return self.wide(x)
-        recipe = self._recipe(op)
+        recipe = self.recipe(op)
         return x if recipe is None else Operand.of(x, recipe, role, label, self._convert)
 
     def cast(
@@ -245,8 +245,8 @@ class Rounder:
         """Return whether operands are transformed before they are cast, without blocks."""
         return bool(self.precision.hadamard and op.weight_inputs)
 
-    def _recipe(self, op: OpFlags) -> Recipe | TransformedCasts | None:
-        """How an op's operands are converted where they are multiplied."""
+    def recipe(self, op: OpFlags) -> Recipe | TransformedCasts | None:
+        """How an op's operands are converted where they are multiplied; None if they are not."""
         if self.precision.hadamard:
             return self._transformed if self._transforms(op) and self.narrows(op) else None
         recipe = self.precision.blocks

@@ -292,7 +292,7 @@ def test_another_version_and_extra_files_are_found_by_check(copy, tmp_path):
     with pytest.raises(GoldenError, match=r"belong to no set: notes\.txt"):
         check(copy)
     edit(copy / "manifest.json", lambda m: m.update(set="9.0.0"))
-    with pytest.raises(GoldenError, match=r"set 9\.0\.0, but this version of refscale generates 1\.4\.0"):
+    with pytest.raises(GoldenError, match=f"set 9.0.0, but this version of refscale generates {store.SET}"):
         check(copy)
 
 
@@ -358,6 +358,11 @@ CRAFTED = {
     "a flag that is a number": (vector(lambda v: v.update(flags=[3])), "has no outputs, or flags that are no strings"),
     "an escape code in an id": (vector(lambda v: v.update(id="\x1b[2J", op="x")), "\\x1b[2J is no id of at most 300"),
     "an array of no table": (vector(lambda v: v.update(inputs={"x": 10**9})), "is not of schema 1"),
+    "no vectors": (
+        ("cast/manifest.json", lambda m: m.update(vectors={})),
+        "cast/manifest.json has no vectors, expected",
+    ),
+    "no arrays": (("cast/manifest.json", lambda m: m.update(arrays=[])), "cast/manifest.json has no arrays, expected"),
     "an unknown format": (array(lambda a: a.update(format="float7")), "float7"),
 }
 
