@@ -55,7 +55,7 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # as typing's, without importing typing
 if TYPE_CHECKING:
     from refscale import functional, ops
-    from refscale.analysis.first_step import report
+    from refscale.analysis.report.first_step import report
     from refscale.blocks import quantize_blocks
     from refscale.engine import Op, Tape, Tensor, apply, backward
     from refscale.formats import Cast, decode, encode, get_format, quantize
@@ -69,7 +69,7 @@ else:
         __name__,
         {
             "": ("functional", "ops"),
-            "analysis.first_step": ("report",),
+            "analysis.report.first_step": ("report",),
             "blocks": ("quantize_blocks",),
             "engine": ("Op", "Tape", "Tensor", "apply", "backward"),
             "formats": ("Cast", "decode", "encode", "get_format", "quantize"),

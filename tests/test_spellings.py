@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from refscale.analysis.ops_table import parse_shape
+from refscale.analysis.tables.ops import parse_shape
 from refscale.errors import ArgumentError, RefscaleError
 from refscale.models import get_config
 from refscale.optim import get_optimizer

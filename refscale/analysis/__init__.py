@@ -1,16 +1,16 @@
 """Instruments: reports of scales, predictions, signal-to-noise ratios, fidelity, tables and plots.
 
-In reading order (``refscale.stats`` has the figures themselves: an array, a pass, a ``Report``):
+A folder or a module per instrument, in reading order (``refscale.stats`` has the figures themselves: an array, a pass,
+a ``Report``):
 
-1. ``first_step``: one training step of a model at initialization as a ``Report``.
-2. ``text``, ``histogram``, ``plots``, ``files``: reports for a terminal, as plots, as JSON; ``plots_sweep``: sweeps.
-3. ``drift``: the scales of a run over its steps.
-4. ``flops``: the cost of factors.
-5. ``predict``: every scale of a model before it is run, by the rules that the ops declare.
-6. ``snr``: the signal-to-noise ratio of N(0, σ²) in each format; ``snr_blocks``: in block-scaled formats.
-7. ``fidelity_report``, ``fidelity_watch``, ``fidelity``: the error of narrow formats in a trained model;
-   ``fidelity_text``, ``plots_fidelity`` show it.
-8. ``ops_table``, ``formats_table``: every op's factors; every format.
+1. ``tables``: every op's factors; every format.
+2. ``figures``: the style of all plots.
+3. ``snr``: the signal-to-noise ratio of N(0, σ²) in each format.
+4. ``predict``: every scale of a model before it is run, by the rules that the ops declare.
+5. ``report``: one training step of a model at initialization; as text, as plots, as JSON.
+6. ``flops``: the cost of factors.
+7. ``fidelity``: the error of narrow formats in a trained model.
+8. ``runs``: the scales of a run over its steps; figures of runs and of sweeps.
 
     >>> import refscale as rs
     >>> rs.report("bert-tiny", "unit").summary().outside["weight"]
@@ -19,9 +19,8 @@ In reading order (``refscale.stats`` has the figures themselves: an array, a pas
 
 from typing import TYPE_CHECKING
 
-from refscale.analysis.drift import Drift, load_drifts, read_drift, render_drift, save_drifts
-from refscale.analysis.fidelity import fidelity
-from refscale.analysis.fidelity_report import (
+from refscale.analysis.fidelity.plots import plot_fidelity
+from refscale.analysis.fidelity.report import (
     CastLosses,
     Errors,
     FidelityReport,
@@ -32,28 +31,28 @@ from refscale.analysis.fidelity_report import (
     load_fidelity,
     save_fidelity,
 )
-from refscale.analysis.fidelity_text import render_fidelity
-from refscale.analysis.files import from_json, load, save, to_json
-from refscale.analysis.first_step import report
-from refscale.analysis.flops import Flops, OpFlops, count_flops, render_flops, save_flops, tape_flops
-from refscale.analysis.plots import (
+from refscale.analysis.fidelity.run import fidelity
+from refscale.analysis.fidelity.text import render_fidelity
+from refscale.analysis.figures import (
     COLORS,
     SCHEME_COLORS,
     SMALL,
     check_plot,
     mark_ranges,
     open_figure,
-    plot,
-    plot_drift,
-    plot_losses,
-    plot_snr,
     scheme_color,
 )
-from refscale.analysis.plots_fidelity import plot_fidelity
+from refscale.analysis.flops import Flops, OpFlops, count_flops, render_flops, save_flops, tape_flops
 from refscale.analysis.predict import Prediction, predict
-from refscale.analysis.snr import cast_snr, curves, plateau, render_snr, snr
-from refscale.analysis.snr_blocks import block_curves, curves_over_scale, render_block_snr
-from refscale.analysis.text import render
+from refscale.analysis.report.files import from_json, load, save, to_json
+from refscale.analysis.report.first_step import report
+from refscale.analysis.report.plots import plot
+from refscale.analysis.report.text import render
+from refscale.analysis.runs.drift import Drift, load_drifts, read_drift, render_drift, save_drifts
+from refscale.analysis.runs.plots import plot_drift, plot_losses
+from refscale.analysis.snr.blocks import block_curves, curves_over_scale, render_block_snr
+from refscale.analysis.snr.curves import cast_snr, curves, plateau, render_snr, snr
+from refscale.analysis.snr.plots import plot_snr
 from refscale.names import lazily
 
 __all__ = [

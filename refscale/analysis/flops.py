@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from refscale.analysis.first_step import first_step
+from refscale.analysis.report.first_step import first_step
 from refscale.engine import Node, Tape, Tensor, settle
 from refscale.errors import ArgumentError
 from refscale.files import write_text

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from refscale.analysis.snr import EXPONENTS, snr
+from refscale.analysis.snr.curves import EXPONENTS, snr
 from refscale.claims.claim import Figures, at_most, between, claim, sampled
 from refscale.formats import Cast
 from refscale.testing.places import Place

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from refscale import ops
-from refscale.analysis import ops_table
+from refscale.analysis.tables import ops as ops_table
 from refscale.claims.claim import Figures, claim, near, none_wrong, same
 from refscale.engine import Array, Example, Input, Op, Tape, Tensor, apply, backward, example
 from refscale.errors import TapeError

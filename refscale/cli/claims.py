@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 
 from refscale import claims
-from refscale.analysis.ops_table import parse_shape
+from refscale.analysis.tables.ops import parse_shape
 from refscale.claims import report
 from refscale.errors import ArgumentError
 from refscale.files import write_json

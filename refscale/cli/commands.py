@@ -24,7 +24,7 @@ SMALL = 20_000_000
 
 def _report(args: argparse.Namespace) -> None:
     from refscale import analysis
-    from refscale.analysis.first_step import work
+    from refscale.analysis.report.first_step import work
     from refscale.precision import get_precision
     from refscale.progress import Progress
 
@@ -71,7 +71,7 @@ def _report(args: argparse.Namespace) -> None:
 
 def _first_data(args: argparse.Namespace, model: str) -> dict[str, Any]:
     """The options of a built-in model's data and constraint; none for a program, which defines them itself."""
-    from refscale.analysis.first_step import work
+    from refscale.analysis.report.first_step import work
     from refscale.programs import is_place
 
     if is_place(model):
@@ -103,7 +103,7 @@ def _report_checkpoint(args: argparse.Namespace) -> None:
 
 def _report_pretrained(args: argparse.Namespace) -> None:
     from refscale import analysis
-    from refscale.analysis.fidelity import POLICIES, passes
+    from refscale.analysis.fidelity.run import POLICIES, passes
     from refscale.progress import Progress
     from refscale.train import load_trained
 
@@ -178,7 +178,7 @@ def _show(args: argparse.Namespace, reports: list[Report]) -> None:
 
 
 def _formats(args: argparse.Namespace) -> None:
-    from refscale.analysis.formats_table import format_table
+    from refscale.analysis.tables.formats import format_table
 
     print("\n".join(format_table()))
 
@@ -214,7 +214,7 @@ def _matrices(directory: str | None) -> list[Any]:
 
 
 def _ops(args: argparse.Namespace) -> None:
-    from refscale.analysis import ops_table
+    from refscale.analysis.tables import ops as ops_table
 
     rows = ops_table.rows(ops_table.parse_shape(args.shape))
     print("α: factor of the output. β: of the gradient of each input; - is none. statistic: what α normalizes,")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from refscale.analysis.plots_sweep import plot_against, plot_rates
+from refscale.analysis.runs.sweeps import plot_against, plot_rates
 from refscale.sweep.rows import Row
 from refscale.sweep.spec import SweepSpec
 from refscale.sweep.summary import outcomes, seed_interval

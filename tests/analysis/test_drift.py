@@ -7,7 +7,7 @@ import re
 import pytest
 
 from refscale.analysis import Drift, load_drifts, plot_drift, plot_losses, read_drift, render_drift, save_drifts
-from refscale.analysis.drift import Series
+from refscale.analysis.runs.drift import Series
 from refscale.errors import DataError
 
 TENSORS = [

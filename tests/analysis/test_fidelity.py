@@ -10,9 +10,9 @@ import pytest
 
 from refscale import analysis, models, ops, published
 from refscale.analysis import fidelity_from_json, fidelity_to_json, render_fidelity
-from refscale.analysis.fidelity import _errors, _loss_scale, _Pass, compare, passes
-from refscale.analysis.fidelity_report import CastLosses
-from refscale.analysis.fidelity_watch import Watch, cast_snr
+from refscale.analysis.fidelity.report import CastLosses
+from refscale.analysis.fidelity.run import _errors, _loss_scale, _Pass, compare, passes
+from refscale.analysis.fidelity.watch import Watch, cast_snr
 from refscale.data import Vocabulary, load_text
 from refscale.engine import CastRecord, Tape, Variable, apply, backward
 from refscale.errors import ArgumentError, DataError
@@ -199,7 +199,7 @@ def test_padding_is_the_share_of_the_batch(report, text, monkeypatch):
     assert "padding" not in render_fidelity(report).split("\n\n")[0]
     model = model_of(text)
     cut = random_batch(model.config, np.random.default_rng(0), 2, 16, 3)
-    module = __import__("sys").modules["refscale.analysis.fidelity"]
+    module = __import__("sys").modules["refscale.analysis.fidelity.run"]
     monkeypatch.setattr(module, "masked_lm_batches", lambda *args, **sizes: iter([cut]))
     found = analysis.fidelity(model, policies=(), text=text, batch=2, seq=16)
     assert found.padding == 1 / 8
@@ -264,7 +264,7 @@ def test_tiny_weights_are_lost_unless_unit_scaled(text):
 
 def test_gradients_are_compared_in_the_models_own_units(text, monkeypatch):
     """Not divided by c and by what matrices were divided by, they would not be those of the model."""
-    module = __import__("sys").modules["refscale.analysis.fidelity"]
+    module = __import__("sys").modules["refscale.analysis.fidelity.run"]
     monkeypatch.setattr(module._Pass, "gradient", lambda self, name: self.gradients[name][0].astype(np.float64))
     found = analysis.fidelity(model_of(text), policies=(), text=text, **SIZE)
     assert row(found.policies, "fp32", "unit").gradient > 0.1

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from refscale.analysis.fidelity_report import CastLosses, Errors, FidelityReport, OperandStats, StorageStats
-from refscale.analysis.fidelity_text import (
+from refscale.analysis.fidelity.report import CastLosses, Errors, FidelityReport, OperandStats, StorageStats
+from refscale.analysis.fidelity.text import (
     conclusions,
     error_table,
     lowest_table,

@@ -8,7 +8,7 @@ import pytest
 
 import refscale as rs
 from refscale.analysis import from_json, load, save, to_json
-from refscale.analysis.files import SCHEMA
+from refscale.analysis.report.files import SCHEMA
 from refscale.errors import DataError
 from tests.analysis.builders import report, spread, tensor
 

@@ -3,7 +3,7 @@ import pytest
 
 from refscale import models, ops
 from refscale.analysis import report
-from refscale.analysis.first_step import work
+from refscale.analysis.report.first_step import work
 from refscale.data import Vocabulary, load_text
 from refscale.engine import Tape, apply, backward
 from refscale.errors import ArgumentError, DataError, ShapeError

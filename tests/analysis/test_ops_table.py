@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refscale import ops
-from refscale.analysis import ops_table as table
+from refscale.analysis.tables import ops as table
 from refscale.errors import ArgumentError
 from refscale.scales import Call, geometric, to_output_scale, unit
 from tests.ops.cases import ALL_OPS, PROPERTY

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from refscale.analysis import check_plot, curves, plot, plot_losses, plot_snr
-from refscale.analysis.plots import _spread, mark_ranges, open_figure
-from refscale.analysis.plots_sweep import plot_against
+from refscale.analysis.figures import mark_ranges, open_figure
+from refscale.analysis.report.plots import _spread
+from refscale.analysis.runs.sweeps import plot_against
 from refscale.errors import ArgumentError
 from refscale.stats import KINDS
 from tests.analysis.builders import report, spread, tensor

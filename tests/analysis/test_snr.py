@@ -4,10 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from refscale.analysis import curves, render_snr, snr, snr_blocks
-from refscale.analysis.formats_table import format_label
-from refscale.analysis.snr import EXPONENTS, SIGMAS, SNR_FORMATS, plateau
-from refscale.analysis.snr_blocks import (
+from refscale.analysis import curves, render_snr, snr
+from refscale.analysis.snr import blocks
+from refscale.analysis.snr.blocks import (
     ELEMENTS,
     block_curves,
     conversions,
@@ -15,6 +14,8 @@ from refscale.analysis.snr_blocks import (
     render_block_snr,
     samples,
 )
+from refscale.analysis.snr.curves import EXPONENTS, SIGMAS, SNR_FORMATS, plateau
+from refscale.analysis.tables.formats import format_label
 from refscale.blocks import BLOCK_FORMATS
 from refscale.errors import ArgumentError, FormatError
 from refscale.formats import FORMATS, values
@@ -163,7 +164,7 @@ def test_conversions_are_what_their_names_say():
 
 def test_of_trained_matrices_the_median_counts(monkeypatch):
     """E4M3 by hand: 1 is exact; 1.0625 goes to 1 and leaves 1/16; 2^-11 becomes zero."""
-    monkeypatch.setattr(snr_blocks, "samples", lambda: {"σ 1": np.float32([[1.0625]])})
+    monkeypatch.setattr(blocks, "samples", lambda: {"σ 1": np.float32([[1.0625]])})
     trained = [np.float32([[x]]) for x in (1.0, 1.0625, 2.0**-11)]
     found = block_curves(trained)
     assert found["float8_e4m3fn"] == {

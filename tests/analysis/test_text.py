@@ -5,9 +5,9 @@ import pytest
 
 import refscale as rs
 from refscale.analysis import render
-from refscale.analysis.formats_table import format_table
-from refscale.analysis.histogram import HEIGHT, MARGIN, WIDTH, histograms, shares
-from refscale.analysis.text import percent, summary_lines, table
+from refscale.analysis.report.histogram import HEIGHT, MARGIN, WIDTH, histograms, shares
+from refscale.analysis.report.text import percent, summary_lines, table
+from refscale.analysis.tables.formats import format_table
 from refscale.stats import KINDS, CastSummary
 from tests.analysis.builders import report, spread, tensor
 

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from refscale import memory
+from refscale.analysis.figures import COLORS, SCHEME_COLORS, open_figure
 from refscale.analysis.flops import tape_flops
-from refscale.analysis.plots import COLORS, SCHEME_COLORS, open_figure
 from tests.bench import peers, work
 from tests.bench.work import SIZES, Size, Step
 

@@ -353,7 +353,7 @@ BORDERS = {
     "optim.update, parameters": lambda x: _optimizer(x, where="parameters"),
     "optim.update, state": lambda x: _optimizer(x, where="moment"),
     "optim.init": lambda x: optim.adam().init({"p": x}),
-    "analysis.snr.cast_snr": lambda x: analysis.cast_snr(x, FP16),
+    "analysis.snr.curves.cast_snr": lambda x: analysis.cast_snr(x, FP16),
     "stats.measurement.measure": stats.measure,
     "testing.equality.assert_same_bits": lambda x: testing.assert_same_bits(x, ONE),
     "testing.equality.assert_same_bits, expected": lambda x: testing.assert_same_bits(ONE, x),

@@ -126,7 +126,7 @@ def test_questions():
 def test_the_model_does_not_know_the_schemes():
     """No scheme is named, imported or told apart where models are written."""
     root = Path(refscale.__file__).parent
-    for path in (*(root / "models").glob("*.py"), *(root / "layers").glob("*.py"), root / "functional.py"):
+    for path in (path for folder in ("models", "layers", "functional") for path in (root / folder).rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"u.mup|munit|\bUnit\b|UMup|regular\b *[,)]|scheme\.name|isinstance\([^)]*scheme", text), (
             path

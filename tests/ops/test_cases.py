@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refscale import ops
-from refscale.analysis import ops_table
+from refscale.analysis.tables import ops as ops_table
 from refscale.claims import vjp
 from refscale.engine import Op, Sizes
 from refscale.errors import ArgumentError

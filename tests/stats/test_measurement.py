@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refscale.analysis.formats_table import format_label
+from refscale.analysis.tables.formats import format_label
 from refscale.errors import ArgumentError, CarrierError, FormatError
 from refscale.formats import FORMATS, quantize
 from refscale.stats import Limits, Lost, measure

@@ -103,7 +103,7 @@ def test_the_figure_of_the_readme(tmp_path):
 def test_a_stale_figure_is_noticed(tmp_path):
     """Other data, a curve more, another label, another limit."""
     pytest.importorskip("matplotlib")
-    from refscale.analysis.plots import open_figure
+    from refscale.analysis.figures import open_figure
 
     def drawn(values, label="a", limit=5.0, more=False):
         with fingerprinted(), open_figure(tmp_path / "a.svg", 2) as figure:
@@ -146,7 +146,7 @@ def test_a_stale_figure_is_noticed(tmp_path):
 )
 def test_words_that_cannot_be_read_are_noticed(draw_more, wrong, tmp_path):
     pytest.importorskip("matplotlib")
-    from refscale.analysis.plots import open_figure
+    from refscale.analysis.figures import open_figure
 
     def drawn(more):
         with fingerprinted(), open_figure(tmp_path / "a.svg", 2) as figure:

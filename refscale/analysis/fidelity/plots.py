@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from refscale.analysis.fidelity_report import MARGIN, Errors, FidelityReport
-from refscale.analysis.formats_table import format_label
-from refscale.analysis.plots import COLORS, OTHER_COLOR, SMALL, open_figure, scheme_color
-from refscale.analysis.snr import snr
+from refscale.analysis.fidelity.report import MARGIN, Errors, FidelityReport
+from refscale.analysis.figures import COLORS, OTHER_COLOR, SMALL, open_figure, scheme_color
+from refscale.analysis.snr.curves import snr
+from refscale.analysis.tables.formats import format_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from refscale.analysis.formats_table import format_label
-from refscale.analysis.histogram import histograms
+from refscale.analysis.report.histogram import histograms
+from refscale.analysis.tables.formats import format_label
 from refscale.errors import counted
 from refscale.stats.measurement import KINDS, Kind, TensorStats
 from refscale.stats.report import CastSummary, Report, Summary, by_layer, distance, is_outside

@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.analysis.snr import EXPONENTS, cast_snr, snr
+from refscale.analysis.snr.curves import EXPONENTS, cast_snr, snr
 from refscale.blocks import BLOCK_FORMATS, BlockCast, get_block_cast
 from refscale.formats import Cast
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import weakref
 
 from refscale import ops
-from refscale.analysis.fidelity_report import OperandStats, StorageStats
-from refscale.analysis.snr import cast_snr
+from refscale.analysis.fidelity.report import OperandStats, StorageStats
+from refscale.analysis.snr.curves import cast_snr
 from refscale.engine import Array, Variable
 from refscale.formats import Cast
 from refscale.layers import Specs

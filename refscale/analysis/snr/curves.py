@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refscale.analysis.formats_table import format_label
+from refscale.analysis.tables.formats import format_label
 from refscale.arrays import plain
 from refscale.blocks import BlockCast, quantize_blocks
 from refscale.errors import ArgumentError

@@ -7,9 +7,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from refscale.analysis.fidelity_report import Errors, FidelityReport, OperandStats
-from refscale.analysis.formats_table import format_label
-from refscale.analysis.text import figure, percent, plural
+from refscale.analysis.fidelity.report import Errors, FidelityReport, OperandStats
+from refscale.analysis.report.text import figure, percent, plural
+from refscale.analysis.tables.formats import format_label
 from refscale.stats.measurement import KINDS
 
 LOWEST = 8

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from refscale.analysis.formats_table import format_label
+from refscale.analysis.tables.formats import format_label
 from refscale.formats import get_format
 from refscale.stats.measurement import KINDS, Kind, TensorStats
 from refscale.stats.report import Report

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refscale.analysis.plots import WIDTH, open_figure
+from refscale.analysis.figures import WIDTH, open_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

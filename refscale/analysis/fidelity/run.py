@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale import models, published
-from refscale.analysis.fidelity_report import CastLosses, Errors, FidelityReport
-from refscale.analysis.fidelity_watch import Watch
-from refscale.analysis.snr import snr
+from refscale.analysis.fidelity.report import CastLosses, Errors, FidelityReport
+from refscale.analysis.fidelity.watch import Watch
+from refscale.analysis.snr.curves import snr
 from refscale.data import Batch, load_text
 from refscale.engine import Array, CastRecord, Op, Probe, Tape, Tensor, apply, backward
 from refscale.errors import ArgumentError, DataError, counted

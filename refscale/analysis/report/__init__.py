@@ -1,0 +1,29 @@
+"""Reports: one training step at initialization, every tensor in figures; as text, as plots, as JSON.
+
+In reading order:
+
+1. ``first_step``: one training step of a model at initialization as a ``Report``.
+2. ``text``, ``histogram``: reports for a terminal.
+3. ``plots``: heat-maps of exponents.
+4. ``files``: reports as JSON.
+"""
+
+from refscale.analysis.report.files import from_json, load, save, to_json
+from refscale.analysis.report.first_step import FirstStep, first_step, report, work
+from refscale.analysis.report.histogram import histograms
+from refscale.analysis.report.plots import plot
+from refscale.analysis.report.text import render
+
+__all__ = [
+    "FirstStep",
+    "first_step",
+    "from_json",
+    "histograms",
+    "load",
+    "plot",
+    "render",
+    "report",
+    "save",
+    "to_json",
+    "work",
+]

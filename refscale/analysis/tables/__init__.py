@@ -1,0 +1,5 @@
+"""Tables: every format (``formats``), every op with its factors (``ops``)."""
+
+from refscale.analysis.tables.formats import format_label, format_table
+
+__all__ = ["format_label", "format_table"]

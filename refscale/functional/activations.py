@@ -1,0 +1,186 @@
+"""Activations: functions of one tensor, and gated units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from refscale import ops
+from refscale.engine import Op, Tensor, apply
+from refscale.scales import Constraint, geometric
+
+__all__ = [
+    "elementwise",
+    "gelu",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "leaky_relu",
+    "relu",
+    "relu6",
+    "sigmoid",
+    "silu",
+    "silu_glu",
+    "softplus",
+    "tanh",
+]
+
+
+def _tied(op: Op, x: Tensor, constraint: str | Constraint) -> Tensor:
+    """A function of one tensor, α and β tied."""
+    return apply(op, x, constraint=constraint, constrained=(0,))
+
+
+def relu(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·max(x, 0); see ``ops.Relu``.
+
+    Args:
+        x: any shape.
+        constraint: ties α and β.
+    """
+    return _tied(ops.Relu(), x, constraint)
+
+
+def leaky_relu(x: Tensor, slope: float = 0.01, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·x where x > 0, else α·slope·x; see ``ops.LeakyRelu``.
+
+    Args:
+        x: any shape.
+        slope: 0 < slope < 1.
+        constraint: ties α and β.
+    """
+    return _tied(ops.LeakyRelu(slope), x, constraint)
+
+
+def gelu(x: Tensor, form: Literal["erf", "tanh"] = "erf", *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·x·Φ(x), or its tanh approximation; see ``ops.Gelu``.
+
+    Args:
+        x: any shape.
+        form: "erf", or "tanh" for the approximation.
+        constraint: ties α and β.
+    """
+    return _tied(ops.Gelu(form), x, constraint)
+
+
+def silu(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·x·sigmoid(x); see ``ops.Silu``.
+
+    Args:
+        x: any shape.
+        constraint: ties α and β.
+    """
+    return _tied(ops.Silu(), x, constraint)
+
+
+def silu_glu(x: Tensor, gate: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·x·silu(gate), the gated linear unit of SwiGLU; see ``ops.SiluGlu``.
+
+    Args:
+        x: any shape.
+        gate: x's shape.
+        constraint: ties α and both β.
+
+    Returns:
+        x's shape.  Source: arXiv 2002.05202.
+    """
+    return apply(ops.SiluGlu(), x, gate, constraint=constraint, constrained=(0, 1))
+
+
+def tanh(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·tanh(x); see ``ops.Tanh``.
+
+    Args:
+        x: any shape.
+        constraint: ties α and β.
+    """
+    return _tied(ops.Tanh(), x, constraint)
+
+
+def sigmoid(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α/(1 + e^−x); see ``ops.Sigmoid``.
+
+    Args:
+        x: any shape.
+        constraint: ties α and β.
+    """
+    return _tied(ops.Sigmoid(), x, constraint)
+
+
+def softplus(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·log(1 + e^x); see ``ops.Softplus``.
+
+    Args:
+        x: any shape.
+        constraint: ties α and β.
+    """
+    return _tied(ops.Softplus(), x, constraint)
+
+
+def hardsigmoid(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·min(max(x + 3, 0), 6)/6; see ``ops.HardSigmoid``.
+
+    Args:
+        x: any shape.
+        constraint: ties α and β.
+    """
+    return _tied(ops.HardSigmoid(), x, constraint)
+
+
+def hardswish(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·x·min(max(x + 3, 0), 6)/6; see ``ops.HardSwish``.
+
+    Args:
+        x: any shape.
+        constraint: ties α and β.
+    """
+    return _tied(ops.HardSwish(), x, constraint)
+
+
+def hardtanh(
+    x: Tensor, min_val: float = -1.0, max_val: float = 1.0, *, constraint: str | Constraint = geometric
+) -> Tensor:
+    """α·min(max(x, min_val), max_val); see ``ops.Clip``.
+
+    Args:
+        x: any shape.
+        min_val, max_val: finite, min_val < max_val.
+        constraint: ties α and β.
+    """
+    return _tied(ops.Clip(min_val, max_val), x, constraint)
+
+
+def relu6(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·min(max(x, 0), 6); see ``ops.Clip``.
+
+    Args:
+        x: any shape.
+        constraint: ties α and β.
+    """
+    return hardtanh(x, 0.0, 6.0, constraint=constraint)
+
+
+def elementwise(
+    x: Tensor,
+    f: Callable[[Any], Any],
+    derivative: Callable[[Any], Any],
+    kinks: Sequence[float] = (),
+    *,
+    constraint: str | Constraint = geometric,
+) -> Tensor:
+    """α·f(x) for any function of one number, given with its derivative; see ``ops.CustomElementwise``.
+
+    Args:
+        x: any shape.
+        f: of an array, element by element, in NumPy functions.
+        derivative: f′, likewise.
+        kinks: places where f or f′ jumps.
+        constraint: ties α and β.
+
+    Returns:
+        x's shape.  The same functions give the same op: pass functions that are defined once.
+
+    Raises:
+        ArgumentError: under schemes with factors, if a moment of f(X) or f′(X), X ~ N(0, 1), diverges or is 0.
+    """
+    return _tied(ops.CustomElementwise(f, derivative, tuple(float(k) for k in kinks)), x, constraint)

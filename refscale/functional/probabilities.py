@@ -1,0 +1,45 @@
+"""Softmax and its logarithm."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale import ops
+from refscale.engine import Tensor, apply
+from refscale.scales import Constraint, geometric
+
+__all__ = ["Mask", "log_softmax", "softmax"]
+
+Mask = NDArray[np.bool_]
+"""True at the elements that count."""
+
+
+def softmax(
+    x: Tensor, mask: Mask | None = None, *, causal: bool = False, constraint: str | Constraint = geometric
+) -> Tensor:
+    """α·e^x_i / Σ e^x_j over the last axis; see ``ops.Softmax`` and ``ops.MaskedSoftmax``.
+
+    Args:
+        x: (…, t), or (…, s, t) with a mask or causal.
+        mask: boolean, broadcast to x, True at the elements that count; None: all do.
+        causal: row i counts elements j ≤ i + t − s only.
+        constraint: ties α and β.
+
+    Returns:
+        x's shape; 0 at elements that do not count.
+    """
+    if mask is None and not causal:
+        return apply(ops.Softmax(), x, constraint=constraint, constrained=(0,))
+    seen = np.ones((1,) * (x.ndim - 1) + x.shape[-1:], np.bool_) if mask is None else mask
+    return apply(ops.MaskedSoftmax(causal), x, seen, constraint=constraint, constrained=(0,))
+
+
+def log_softmax(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·(x_i − log Σ e^x_j) over the last axis; see ``ops.LogSoftmax``.
+
+    Args:
+        x: (…, s).
+        constraint: ties α and β.
+    """
+    return apply(ops.LogSoftmax(), x, constraint=constraint, constrained=(0,))
