@@ -32,7 +32,8 @@ class Convnext(Pictures):
                 self.specs[f"{name}.depthwise.weight"] = Spec("weight", (7, 7, 1, wider), std=1 / 7)
                 self.specs[f"{name}.depthwise.bias"] = Spec("bias", (wider,))
                 self.specs |= norm_specs(f"{name}.norm", wider)
-                self.specs |= linear_specs(f"{name}.up", wider, 4 * wider) | linear_specs(f"{name}.down", 4 * wider, wider)
+                self.specs |= linear_specs(f"{name}.up", wider, 4 * wider)
+                self.specs |= linear_specs(f"{name}.down", 4 * wider, wider)
             width = wider
         self.specs |= norm_specs("norm", width) | linear_specs("head", width, KINDS, role="readout")
 

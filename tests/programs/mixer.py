@@ -22,7 +22,8 @@ class Mixer(Pictures):
             for part, width, hidden in (("tokens", TOKENS, TOKENS * 2), ("channels", D, HIDDEN)):
                 self.specs |= norm_specs(f"layer.{i}.{part}.norm", D)
                 self.specs |= linear_specs(f"layer.{i}.{part}.up", width, hidden)
-                self.specs |= linear_specs(f"layer.{i}.{part}.down", hidden, width)
+                # A bias per token would shift all its channels alike, which the norms ignore.
+                self.specs |= linear_specs(f"layer.{i}.{part}.down", hidden, width, bias=part == "channels")
         self.specs |= norm_specs("norm", D) | linear_specs("head", D, KINDS, role="readout")
 
     def loss(self, p, batch, rng=None):
@@ -45,7 +46,7 @@ def norm(p, name, x):
 
 def mlp(p, name, x):
     hidden = F.gelu(F.linear(x, p[f"{name}.up.weight"], p[f"{name}.up.bias"]))
-    return F.linear(hidden, p[f"{name}.down.weight"], p[f"{name}.down.bias"])
+    return F.linear(hidden, p[f"{name}.down.weight"], p.get(f"{name}.down.bias"))
 
 
 model = Mixer()

@@ -21,7 +21,8 @@ class Resnet(Pictures):
         self.specs = convolution_specs("stem", 3, CHANNELS, WIDTHS[0])
         width = WIDTHS[0]
         for name, wider in blocks():
-            self.specs |= convolution_specs(f"{name}.0", 3, width, wider) | convolution_specs(f"{name}.1", 3, wider, wider)
+            self.specs |= convolution_specs(f"{name}.0", 3, width, wider)
+            self.specs |= convolution_specs(f"{name}.1", 3, wider, wider)
             if width != wider:
                 self.specs |= convolution_specs(f"{name}.skip", 1, width, wider)
             width = wider

@@ -22,7 +22,8 @@ class Unet(Pictures):
         self.specs = {}
         width = CHANNELS
         for i, wider in enumerate(WIDTHS):
-            self.specs |= convolution_specs(f"down.{i}.0", width, wider) | convolution_specs(f"down.{i}.1", wider, wider)
+            self.specs |= convolution_specs(f"down.{i}.0", width, wider)
+            self.specs |= convolution_specs(f"down.{i}.1", wider, wider)
             width = wider
         for i, narrower in reversed(list(enumerate(WIDTHS[:-1]))):
             self.specs |= convolution_specs(f"up.{i}.0", width + narrower, narrower)

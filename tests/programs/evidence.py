@@ -1,0 +1,234 @@
+"""Evidence that any program can be unit-scaled: six programs, reported, planned, certified and trained.
+
+    python -m tests.programs.evidence                   # continues tutorials/results/programs.jsonl, prints the tables
+    python -m tests.programs.evidence --out FILE        # anew, in another file; about 20 minutes on a core
+    python -m tests.programs.evidence --only vit        # one program
+
+Every result is a line of the file and is written when it is known; what the file has already is not computed again, if
+the program's file has not changed since.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from refscale import analysis
+from refscale.engine import Tape
+from refscale.errors import DivergedError
+from refscale.files import append_line, read_json_lines
+from refscale.graph import Plan, gradient_factors, plan
+from refscale.programs import Program, digest, first_loss
+from refscale.scales import get_scheme
+from refscale.stats.report import Report, is_outside
+from refscale.train import TrainConfig, train
+from tests.programs.convnext import Convnext
+from tests.programs.lstm import Lstm
+from tests.programs.mixer import Mixer
+from tests.programs.resnet import Resnet
+from tests.programs.unet import Unet
+from tests.programs.vit import Vit
+
+RESULTS = Path(__file__).parents[2] / "tutorials/results/programs.jsonl"
+
+PROGRAMS: Mapping[str, Callable[[], Program]] = {
+    "mixer": Mixer,
+    "vit": Vit,
+    "unet": Unet,
+    "resnet": Resnet,
+    "convnext": Convnext,
+    "lstm": Lstm,
+}
+BASES = {"resnet": "unit-rms", "lstm": "unit-rms"}
+"""Scheme whose factors a plan constrains, where it is not "unit": a product, or a stack of relus, sees the RMS."""
+
+STEPS, SEEDS, PRECISIONS = 200, (0, 1, 2), ("fp32", "fp8")
+FIRST = {"regular": -7, "plan": -4}
+"""log2 of the learning rate that the search starts from; its neighbors follow until the best has two worse ones."""
+
+NEAR = 0.02
+"""Relative distance of the loss of unit FP8 from that of unit FP32 that counts as none."""
+
+Row = dict[str, Any]
+
+
+def planned(name: str) -> Plan:
+    """The plan of a program."""
+    return plan(PROGRAMS[name](), base=BASES.get(name, "unit"))
+
+
+def outside(report: Report) -> list[str]:
+    """Names of the judged tensors outside [1/4, 4]; of gradients with ∂ before them."""
+    found = [t for t in report.tensors if t.is_judged and is_outside(t)]
+    return [f"∂{t.name}" if t.kind.endswith("gradient") else t.name for t in found]
+
+
+# --- The parts --------------------------------------------------------------------------------------------------------
+
+
+def scales(name: str) -> Row:
+    """What reports, plan and certificate say of a program."""
+    program, scheme = PROGRAMS[name](), planned(name)
+    reports = {s.name: analysis.report(program, s) for s in (get_scheme("regular"), scheme)}
+    regular, after = reports["regular"], reports[scheme.name]
+    return {
+        "judged": after.summary().judged_count,
+        "regular": len(outside(regular)),
+        "plan": outside(after),
+        "certified": len(gradient_factors(first_loss(program, Tape(scheme)).total)),
+    }
+
+
+def trained(name: str, scheme: str, precision: str, seed: int, log2_lr: int) -> Row:
+    """The validation loss after training, None if it diverged."""
+    program = PROGRAMS[name]()
+    if scheme == "plan":
+        program.scheme = planned(name)
+    config = TrainConfig(
+        name,
+        "regular" if scheme == "regular" else "unit",
+        precision,
+        steps=STEPS,
+        seed=seed,
+        lr=2.0**log2_lr,
+        optimizer="adam",
+        weight_decay=0.0,
+        evaluate_every=STEPS,
+        checkpoint_every=STEPS,
+        task="program",
+    )
+    with tempfile.TemporaryDirectory() as out:
+        try:
+            found = train(config, out, data=program, report=lambda _: None).validation
+        except DivergedError:
+            found = None
+    return {"loss": None if found is None else found["loss"]}
+
+
+def compute(out: Path, names: Sequence[str]) -> None:
+    """All parts of the programs with these names, those that ``out`` has excepted."""
+    for name in names:
+        known = Known(out, name)
+        known.row({"part": "scales"}, lambda name=name: scales(name))
+        for scheme, start in FIRST.items():
+            log2_lr = best_rate(lambda lr, s=scheme, k=known: k.loss(s, "fp32", 0, lr), start)
+            for precision in PRECISIONS:
+                for seed in SEEDS:
+                    known.loss(scheme, precision, seed, log2_lr)
+
+
+class Known:
+    """The results of one program in a file; missing ones are computed and added."""
+
+    def __init__(self, out: Path, name: str) -> None:
+        self.out, self.key = out, {"program": name, "digest": digest(PROGRAMS[name]())[:16]}
+
+    def row(self, part: Row, compute: Callable[[], Row]) -> Row:
+        wanted = {**self.key, **part}
+        for row in rows(self.out):
+            if wanted.items() <= row.items():
+                return row
+        row = {**wanted, **compute()}
+        append_line(self.out, json.dumps(row, ensure_ascii=False))
+        print(json.dumps(row, ensure_ascii=False), flush=True)
+        return row
+
+    def loss(self, scheme: str, precision: str, seed: int, log2_lr: int) -> float:
+        """Infinite if training diverged."""
+        part = {"part": "run", "scheme": scheme, "precision": precision, "seed": seed, "log2_lr": log2_lr}
+        found = self.row(part, lambda: trained(self.key["program"], scheme, precision, seed, log2_lr))
+        return math.inf if found["loss"] is None else float(found["loss"])
+
+
+def best_rate(loss: Callable[[int], float], start: int) -> int:
+    """The rate (log2) whose loss is least among its neighbors', by walking down from ``start``."""
+    at = start
+    while True:
+        best = min((at - 1, at, at + 1), key=lambda lr: (loss(lr), lr))
+        if best == at:
+            return at
+        at = best
+
+
+# --- The tables -------------------------------------------------------------------------------------------------------
+
+
+def rows(path: Path = RESULTS) -> list[Row]:
+    """The stored results; none if there is no file."""
+    return list(read_json_lines(path, "evidence")) if path.exists() else []
+
+
+def of_program(found: Sequence[Row], name: str) -> list[Row]:
+    """The rows of a program as its file is today."""
+    today = digest(PROGRAMS[name]())[:16]
+    return [r for r in found if r["program"] == name and r["digest"] == today]
+
+
+def losses(found: Sequence[Row], name: str, scheme: str, precision: str) -> list[float]:
+    """Of all seeds, at the learning rate that was best in FP32 with the first seed; infinite where one diverged."""
+    runs = [r for r in of_program(found, name) if r["part"] == "run" and r["scheme"] == scheme]
+    loss = {(r["precision"], r["seed"], r["log2_lr"]): math.inf if r["loss"] is None else r["loss"] for r in runs}
+    rate = min((k for k in loss if k[:2] == ("fp32", 0)), key=lambda k: (loss[k], k[2]))[2]
+    return [loss[precision, seed, rate] for seed in SEEDS]
+
+
+def tables(found: Sequence[Row]) -> str:
+    """Two tables in Markdown: tensors outside [1/4, 4], and losses."""
+    return "\n".join([*_scales_table(found), "", *_losses_table(found)])
+
+
+def _scales_table(found: Sequence[Row]) -> Iterator[str]:
+    yield "| program | parameters | judged | outside, regular | outside, plan | certified | outside under the plan |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, make in PROGRAMS.items():
+        (row,) = (r for r in of_program(found, name) if r["part"] == "scales")
+        size = sum(math.prod(s.shape) for s in make().specs.values())
+        left, more = row["plan"][:6], len(row["plan"]) - 6
+        names = ", ".join(f"`{n}`" for n in left) + (f" and {more} more" if more > 0 else "")
+        yield (
+            f"| {name} | {size} | {row['judged']} | {row['regular']} | {len(row['plan'])} | {row['certified']} "
+            f"| {names or 'none'} |"
+        )
+
+
+def _losses_table(found: Sequence[Row]) -> Iterator[str]:
+    yield "| program | regular FP32 | regular FP8 | plan FP32 | plan FP8 | plan FP8 over plan FP32 |"
+    yield "|---|---|---|---|---|---|"
+    for name in PROGRAMS:
+        cells = [losses(found, name, scheme, precision) for scheme in FIRST for precision in PRECISIONS]
+        finite = all(map(math.isfinite, cells[2] + cells[3]))
+        last = f"{over(found, name):+.1%}".replace("-", "−") if finite else ""
+        yield f"| {name} | {' | '.join(map(_mean, cells))} | {last} |"
+
+
+def over(found: Sequence[Row], name: str) -> float:
+    """Relative distance of the mean loss of the plan in FP8 from that in FP32."""
+    return mean(losses(found, name, "plan", "fp8")) / mean(losses(found, name, "plan", "fp32")) - 1
+
+
+def _mean(values: Sequence[float]) -> str:
+    diverged = sum(not math.isfinite(x) for x in values)
+    if diverged:
+        return f"{diverged} of {len(values)} diverged"
+    return f"{mean(values):.3f} ± {(max(values) - min(values)) / 2:.3f}"
+
+
+def main() -> None:
+    """Compute what is missing, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE", help=f"default: {RESULTS.name}")
+    parser.add_argument("--only", choices=PROGRAMS, action="append", help="this program; may be repeated")
+    args = parser.parse_args()
+    compute(args.out, args.only or list(PROGRAMS))
+    if not args.only:
+        print(tables(rows(args.out)))
+
+
+if __name__ == "__main__":
+    main()
