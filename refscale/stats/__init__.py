@@ -9,7 +9,17 @@ In reading order:
 ``refscale.train`` records them while it trains; ``refscale.analysis`` predicts, prints and plots them.
 """
 
-from refscale.stats.measurement import KINDS, REPORT_FORMATS, Kind, Limits, Lost, Measurement, TensorStats, measure
+from refscale.stats.measurement import (
+    KINDS,
+    REPORT_FORMATS,
+    Kind,
+    Limits,
+    Lost,
+    Measurement,
+    TensorStats,
+    TensorUse,
+    measure,
+)
 from refscale.stats.report import CastSummary, Report, Summary, summarize
 from refscale.stats.trace import PredictedScales, TensorProbe, summarize_casts
 
@@ -26,6 +36,7 @@ __all__ = [
     "Summary",
     "TensorProbe",
     "TensorStats",
+    "TensorUse",
     "measure",
     "summarize",
     "summarize_casts",

@@ -18,7 +18,7 @@ WIDTHS, BLOCKS = (16, 32), 2
 class Convnext(Pictures):
     """Pictures of gratings to their kind, by the mean over the places."""
 
-    batch, held_out = 8, 128
+    batch = 8
 
     def __init__(self):
         self.specs = {}

@@ -49,7 +49,7 @@ BASES = {"resnet": "unit-rms", "lstm": "unit-rms"}
 """Scheme whose factors a plan constrains, where it is not "unit": a product, or a stack of relus, sees the RMS."""
 
 STEPS, SEEDS, PRECISIONS = 200, (0, 1, 2), ("fp32", "fp8")
-FIRST = {"regular": -7, "plan": -4}
+FIRST = {"regular": -6, "plan": -2}
 """log2 of the learning rate that the search starts from; its neighbors follow until the best has two worse ones."""
 
 NEAR = 0.02

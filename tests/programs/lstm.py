@@ -60,7 +60,7 @@ class Lstm(Program):
             yield self.draw(rng, BATCH)
 
     def validation(self, rng):
-        return [self.draw(rng, 256)]
+        return [self.draw(rng, 256) for _ in range(4)]
 
 
 model = Lstm()

@@ -15,7 +15,7 @@ WIDTHS, BLOCKS = (8, 12, 16, 24), 2
 class Resnet(Pictures):
     """Pictures of gratings to their kind, by the mean over the places."""
 
-    batch, held_out = 8, 128
+    batch = 8
 
     def __init__(self):
         self.specs = convolution_specs("stem", 3, CHANNELS, WIDTHS[0])

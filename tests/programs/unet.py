@@ -15,7 +15,7 @@ WIDTHS = (8, 16, 32)
 class Unet(Pictures):
     """Noisy pictures to their noise, as the network of a diffusion model learns it."""
 
-    batch, held_out = 8, 128
+    batch = 8
     draw = staticmethod(noisy)
 
     def __init__(self):
