@@ -20,8 +20,22 @@ function drawn(tag, attributes, text = "") {
   return made;
 }
 
-const figure = x => x === null ? "" : String(Number(number(x).toPrecision(3)));
-const percent = x => x === 0 ? "·" : x === 1 ? "100" : x < 0.00095 ? "<.1" : (100 * x).toPrecision(2);
+function figure(value) {
+  if (value === null) return "";
+  const x = number(value), size = Math.abs(x);
+  const shown = size && (size < 1e-3 || size >= 1e6) ? x.toExponential(2) : String(Number(x.toPrecision(3)));
+  return shown.replaceAll("-", "−");
+}
+
+// As in the text report: "·" is exactly none, 100 exactly all.
+function percent(share) {
+  const p = 100 * share;
+  if (p === 0) return "·";
+  if (p === 100) return "100";
+  return p < 0.095 ? "<.1" : p < 9.95 ? p.toFixed(1) : p < 99 ? p.toFixed(0) : ">99";
+}
+
+const signed = x => (x < -0.05 ? "−" : "") + Math.abs(x).toFixed(1);
 const isGradient = t => t.kind.endsWith("gradient");
 
 const rows = data.reports.flatMap((report, r) => report.tensors.map((t, i) => {
@@ -43,7 +57,7 @@ const columns = [
   { head: "op or role", key: w => w.t.role, text: true, wide: true },
   { head: "shape", key: w => w.t.elements, show: w => w.t.shape.join("×"), wide: true },
   { head: "scale", key: w => w.scale, show: w => figure(w.scale), wide: true },
-  { head: "log2", key: w => w.log2, show: w => (w.scale ? w.log2.toFixed(1) : "") + w.mark, mark: true },
+  { head: "log2", key: w => w.log2, show: w => (w.scale ? signed(w.log2) : "") + w.mark, mark: true },
   { head: "/pred", key: w => w.ratio, show: w => w.ratio === null ? "" : w.ratio.toFixed(2), wide: true },
   { head: "c", key: w => number(w.t.c), show: w => figure(w.t.c), wide: true },
   ...formats.map(f => ({
@@ -163,9 +177,9 @@ const predictedNote = w => w.ratio === null ? "" : "; measured over predicted " 
 
 function losses(t, format) {
   const counted = t.elements - t.zeros - t.nan, of = t.lost[format];
-  const share = n => counted ? percent(n / counted) : "·";
-  return share(of.underflow) + " % to zero, " + share(of.subnormal) + " % subnormal, " + share(of.overflow)
-    + " % too large";
+  const shares = [["to zero", of.underflow], ["subnormal", of.subnormal], ["too large", of.overflow]];
+  const some = shares.filter(([, n]) => n).map(([what, n]) => percent(n / counted) + " % " + what);
+  return some.join(", ") || "no loss beyond rounding";
 }
 
 function list(pairs) {
@@ -205,7 +219,7 @@ function histogram(t) {
   const x = e => 50 + (e - first) * step;
   const highest = Math.max(1, ...found.map(([, n]) => n));
   const bottom = height + 8;
-  const svg = drawn("svg", { viewBox: `0 0 ${width} ${bottom + 24 + 18 * formats.length}`, role: "img" });
+  const svg = drawn("svg", { viewBox: `0 0 ${width} ${bottom + 26 + 18 * formats.length}`, role: "img" });
   svg.append(drawn("title", {}, total ? "Histogram of ⌊log2 |x|⌋" : "All elements are zero"));
   svg.append(drawn("line", { class: "one", x1: x(0), x2: x(0), y1: 4, y2: bottom }));
   for (const [e, n] of found) {
@@ -217,7 +231,7 @@ function histogram(t) {
   svg.append(drawn("line", { class: "axis", x1: x(first), x2: x(last + 1), y1: bottom, y2: bottom }));
   const every = last - first > 80 ? 20 : 10;
   for (let e = Math.ceil(first / every) * every; e <= last; e += every) {
-    svg.append(drawn("text", { x: x(e) + step / 2, y: bottom + 14, "text-anchor": "middle" }, "2^" + e));
+    svg.append(drawn("text", { x: x(e) + step / 2, y: bottom + 14, "text-anchor": "middle" }, "2^" + String(e).replace("-", "−")));
   }
   formats.forEach((f, i) => {
     const y = bottom + 30 + 18 * i, clip = e => Math.min(last + 1, Math.max(first, e));
