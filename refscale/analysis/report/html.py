@@ -16,7 +16,7 @@ from refscale.analysis.report.files import to_json
 from refscale.analysis.report.text import heading, mark, summary_lines
 from refscale.analysis.tables.formats import format_label
 from refscale.errors import ArgumentError
-from refscale.files import json_text, parse_json, write_text
+from refscale.files import json_text, parse_json, read_text, write_text
 from refscale.formats import get_format
 from refscale.stats.measurement import TensorStats
 from refscale.stats.report import Report
@@ -63,7 +63,7 @@ def save_html(path: str | Path, reports: Sequence[Report]) -> None:
 
 
 def _file(name: str) -> str:
-    return (_PAGE / name).read_text(encoding="utf-8").rstrip("\n")
+    return read_text(_PAGE / name, "to_html").rstrip("\n")
 
 
 def _embedded(content: object) -> str:
