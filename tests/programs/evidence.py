@@ -63,10 +63,10 @@ def planned(name: str) -> Plan:
     return plan(PROGRAMS[name](), base=BASES.get(name, "unit"))
 
 
-def outside(report: Report) -> list[str]:
-    """Names of the judged tensors outside [1/4, 4]; of gradients with ∂ before them."""
+def outside(report: Report) -> dict[str, float]:
+    """The scales of the judged tensors outside [1/4, 4], by name; of gradients with ∂ before it."""
     found = [t for t in report.tensors if t.is_judged and is_outside(t)]
-    return [f"∂{t.name}" if t.kind.endswith("gradient") else t.name for t in found]
+    return {f"∂{t.name}" if t.kind.endswith("gradient") else t.name: float(f"{t.scale:.4g}") for t in found}
 
 
 # --- The parts --------------------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def _scales_table(found: Sequence[Row]) -> Iterator[str]:
     for name, make in PROGRAMS.items():
         (row,) = (r for r in of_program(found, name) if r["part"] == "scales")
         size = sum(math.prod(s.shape) for s in make().specs.values())
-        left, more = row["plan"][:6], len(row["plan"]) - 6
+        left, more = list(row["plan"])[:6], len(row["plan"]) - 6
         names = ", ".join(f"`{n}`" for n in left) + (f" and {more} more" if more > 0 else "")
         yield (
             f"| {name} | {size} | {row['judged']} | {row['regular']} | {len(row['plan'])} | {row['certified']} "
