@@ -14,18 +14,17 @@ import argparse
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 from refscale import analysis
 from refscale.engine import Tape
-from refscale.errors import DivergedError
+from refscale.errors import DivergedError, ProgramError
 from refscale.files import append_line, read_json_lines
 from refscale.graph import Plan, gradient_factors, plan
 from refscale.programs import Program, digest, first_loss
-from refscale.scales import get_scheme
 from refscale.stats.report import Report, is_outside
 from refscale.train import TrainConfig, train
 from tests.programs.convnext import Convnext
@@ -58,9 +57,9 @@ NEAR = 0.02
 Row = dict[str, Any]
 
 
-def planned(name: str) -> Plan:
+def planned(name: str, gradients: Literal["rule", "predicted"] = "rule") -> Plan:
     """The plan of a program."""
-    return plan(PROGRAMS[name](), base=BASES.get(name, "unit"))
+    return plan(PROGRAMS[name](), base=BASES.get(name, "unit"), gradients=gradients)
 
 
 def outside(report: Report) -> dict[str, float]:
@@ -73,16 +72,27 @@ def outside(report: Report) -> dict[str, float]:
 
 
 def scales(name: str) -> Row:
-    """What reports, plan and certificate say of a program."""
-    program, scheme = PROGRAMS[name](), planned(name)
-    reports = {s.name: analysis.report(program, s) for s in (get_scheme("regular"), scheme)}
-    regular, after = reports["regular"], reports[scheme.name]
+    """What reports, plans, certificate and adaptation come to for a program."""
+    program = PROGRAMS[name]()
+    plans = {"plan": planned(name), "predicted": planned(name, "predicted")}
+    reports = {key: analysis.report(program, scheme) for key, scheme in plans.items()}
+    certified = [gradient_factors(first_loss(program, Tape(scheme)).total) for scheme in plans.values()]
     return {
-        "judged": after.summary().judged_count,
-        "regular": len(outside(regular)),
-        "plan": outside(after),
-        "certified": len(gradient_factors(first_loss(program, Tape(scheme)).total)),
+        "judged": reports["plan"].summary().judged_count,
+        "regular": len(outside(analysis.report(program, "regular"))),
+        **{key: outside(report) for key, report in reports.items()},
+        "certified": [len(c) for c in certified],
+        "adapt": adapted(program),
     }
+
+
+def adapted(program: Program) -> str:
+    """Whether the same function at unit scale was found, to 1e-12 in loss and gradients."""
+    try:
+        adapt(program)
+    except ProgramError as error:
+        return f"refused: {error}"
+    return "yes"
 
 
 def trained(name: str, scheme: str, precision: str, seed: int, log2_lr: int) -> Row:
@@ -178,33 +188,46 @@ def losses(found: Sequence[Row], name: str, scheme: str, precision: str) -> list
     return [loss[precision, seed, rate] for seed in SEEDS]
 
 
-def tables(found: Sequence[Row]) -> str:
-    """Two tables in Markdown: tensors outside [1/4, 4], and losses."""
-    return "\n".join([*_scales_table(found), "", *_losses_table(found)])
-
-
-def _scales_table(found: Sequence[Row]) -> Iterator[str]:
-    yield "| program | parameters | judged | outside, regular | outside, plan | certified | outside under the plan |"
-    yield "|---|---|---|---|---|---|---|"
+def scales_table(found: Sequence[Row]) -> str:
+    """Tensors outside [1/4, 4], in Markdown."""
+    lines = [
+        "| program | parameters | tensors | outside, regular | plan | plan, gradients predicted | which | adapted |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for name, make in PROGRAMS.items():
         (row,) = (r for r in of_program(found, name) if r["part"] == "scales")
         size = sum(math.prod(s.shape) for s in make().specs.values())
-        left, more = list(row["plan"])[:6], len(row["plan"]) - 6
+        left, more = list(row["predicted"])[:6], len(row["predicted"]) - 6
         names = ", ".join(f"`{n}`" for n in left) + (f" and {more} more" if more > 0 else "")
-        yield (
-            f"| {name} | {size} | {row['judged']} | {row['regular']} | {len(row['plan'])} | {row['certified']} "
-            f"| {names or 'none'} |"
-        )
+        cells = [
+            name,
+            size,
+            row["judged"],
+            row["regular"],
+            len(row["plan"]),
+            len(row["predicted"]),
+            names,
+            row["adapt"],
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
 
 
-def _losses_table(found: Sequence[Row]) -> Iterator[str]:
-    yield "| program | regular FP32 | regular FP8 | plan FP32 | plan FP8 | plan FP8 over plan FP32 |"
-    yield "|---|---|---|---|---|---|"
+def losses_table(found: Sequence[Row]) -> str:
+    """Losses after training, in Markdown: mean and half of the range over the seeds."""
+    lines = [
+        "| program | regular FP32 | regular FP8 | plan FP32 | plan FP8 | plan FP8 over plan FP32 |",
+        "|---|---|---|---|---|---|",
+    ]
     for name in PROGRAMS:
         cells = [losses(found, name, scheme, precision) for scheme in FIRST for precision in PRECISIONS]
         finite = all(map(math.isfinite, cells[2] + cells[3]))
         last = f"{over(found, name):+.1%}".replace("-", "−") if finite else ""
-        yield f"| {name} | {' | '.join(map(_mean, cells))} | {last} |"
+        lines.append(f"| {name} | {' | '.join(map(_mean, cells))} | {last} |")
+    return "\n".join(lines)
+
+
+TABLES = {"scales": scales_table, "losses": losses_table}
 
 
 def over(found: Sequence[Row], name: str) -> float:
@@ -227,7 +250,7 @@ def main() -> None:
     args = parser.parse_args()
     compute(args.out, args.only or list(PROGRAMS))
     if not args.only:
-        print(tables(rows(args.out)))
+        print(*(table(rows(args.out)) for table in TABLES.values()), sep="\n\n")
 
 
 if __name__ == "__main__":

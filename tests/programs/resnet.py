@@ -15,8 +15,6 @@ WIDTHS, BLOCKS = (8, 12, 16, 24), 2
 class Resnet(Pictures):
     """Pictures of gratings to their kind, by the mean over the places."""
 
-    batch = 8
-
     def __init__(self):
         self.specs = convolution_specs("stem", 3, CHANNELS, WIDTHS[0])
         width = WIDTHS[0]
