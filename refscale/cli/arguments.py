@@ -47,6 +47,8 @@ def _models() -> str:
     return f"{names}; one with fields replaced, such as charlm-conv:norm=post,layers=2; or a program, mine.py:model"
 
 
+_WITH_OPTIONS = "unit:rows=alike,embeddings=v/b"
+
 _MODEL_CONSTRAINTS = ("geometric", "harmonic", "arithmetic", "to_output_scale", "none")
 """Those of ``scales.CONSTRAINTS`` that fit every op of a model, whatever its number of constrained inputs."""
 
@@ -69,7 +71,12 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         help=f"{_models()} (default: {DEFAULT_MODEL})",
     )
     parser.add_argument("--model", dest="option", metavar="MODEL", help="the same")
-    parser.add_argument("--scheme", choices=["both", *SCHEMES], default="both", help="default: regular beside unit")
+    parser.add_argument(
+        "--scheme",
+        metavar="NAME",
+        default="both",
+        help=f"{', '.join(SCHEMES)}, or with options, such as {_WITH_OPTIONS} (default: regular beside unit)",
+    )
     parser.add_argument(
         "--precision",
         metavar="NAME",
@@ -155,7 +162,8 @@ def _add_run(parser: argparse.ArgumentParser, default: TrainConfig) -> None:
         suffix = "" if shown is None else f" (default: {shown})"
         parser.add_argument(f"--{name}", help=help + suffix, default=argparse.SUPPRESS, **options)
 
-    add("scheme", "how tensors are scaled", choices=list(default.kind.log2_lr))
+    schemes = ", ".join(default.kind.log2_lr)
+    add("scheme", f"{schemes}, or with options, such as {_WITH_OPTIONS}", metavar="NAME")
     add("precision", f"{', '.join(POLICIES)}, or a mix such as store=bf16,operand=e4m3fn", metavar="NAME")
     add("scaling", "none, static:2^15, automatic, current or delayed: the rivals of unit scaling", metavar="NAME")
     add("constraint", "ties factors inside residual branches", choices=_MODEL_CONSTRAINTS)

@@ -13,7 +13,7 @@ from refscale.engine import Array, Example, Input, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.activations import Elementwise, Silu, gate_moments, sigmoid_derivative
 from refscale.ops.kernels import elements
-from refscale.ops.shapes import broadcast, broadcast_factor
+from refscale.ops.shapes import broadcast, broadcast_factor, repeats
 from refscale.ops.sums import unbroadcast
 from refscale.scales import Moments, Scales, Shape, Statistic
 from refscale.scales.second_moments import SecondMoments, through
@@ -59,6 +59,10 @@ class Add(Op):
         out = self.broadcast(x, y)
         return Scales(2**-0.5, (broadcast_factor(x, out), broadcast_factor(y, out)))
 
+    def rows(self, x: Shape, y: Shape) -> tuple[Shape, Shape]:
+        out = self.broadcast(x, y)
+        return repeats(x, out), repeats(y, out)
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.b, at.m)),)
@@ -94,6 +98,10 @@ class Subtract(Op):
     def scale(self, x: Shape, y: Shape) -> Scales:
         self.broadcast(x, y)
         return Add().scale(x, y)
+
+    def rows(self, x: Shape, y: Shape) -> tuple[Shape, Shape]:
+        out = self.broadcast(x, y)
+        return repeats(x, out), repeats(y, out)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -146,6 +154,10 @@ class WeightedAdd(Op):
         betas = tuple(broadcast_factor(s, out) / w for s, w in zip(shapes, self.weights, strict=True))
         return Scales(sum(w**2 for w in self.weights) ** -0.5, betas)
 
+    def rows(self, *shapes: Shape) -> tuple[Shape, ...]:
+        out = self.broadcast(*shapes)
+        return tuple(repeats(s, out) for s in shapes)
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls((0.75, 0.5)), (at.b, at.m), (at.b, at.m)),)
@@ -184,6 +196,9 @@ class Bias(Op):
     def scale(self, x: Shape, bias: Shape) -> Scales:
         return Scales(1.0, (1.0, broadcast_factor(bias, x)))
 
+    def rows(self, x: Shape, bias: Shape) -> tuple[Shape, Shape]:
+        return (), repeats(bias, x)
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.m,)),)
@@ -220,6 +235,10 @@ class Multiply(Op):
         out = broadcast(self.name, x, y)
         return Scales(1.0, (broadcast_factor(x, out), broadcast_factor(y, out)))
 
+    def rows(self, x: Shape, y: Shape) -> tuple[Shape, Shape]:
+        out = broadcast(self.name, x, y)
+        return repeats(x, out), repeats(y, out)
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.b, at.m)),)
@@ -248,6 +267,10 @@ class _Extreme(Op):
         out = broadcast(self.name, x, y)
         alpha = (1 - 1 / math.pi) ** -0.5 if statistic == "std" else 1.0
         return Scales(alpha, tuple(math.sqrt(2) * broadcast_factor(shape, out) for shape in (x, y)))
+
+    def rows(self, x: Shape, y: Shape) -> tuple[Shape, Shape]:
+        out = broadcast(self.name, x, y)
+        return repeats(x, out), repeats(y, out)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:

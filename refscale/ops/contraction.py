@@ -9,7 +9,7 @@ from refscale.engine import Array, Example, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import products
 from refscale.ops.kernels.blocks import by_row
-from refscale.ops.shapes import broadcast, size
+from refscale.ops.shapes import broadcast, repeats, size
 from refscale.ops.sums import unbroadcast
 from refscale.scales import ReadoutRule, Scales, ScoresRule, Shape
 from refscale.scales.second_moments import SecondMoments, contracted
@@ -55,6 +55,11 @@ class Matmul(Op):
         repeats_x, repeats_w = batch / size(x[:-2]), batch / size(w[:-2])
         b, m, n = (max(1, k) for k in (x[-2], x[-1], w[-1]))
         return Scales(m**-0.5, ((n * repeats_x) ** -0.5, (b * repeats_w) ** -0.5))
+
+    def rows(self, x: Shape, w: Shape) -> tuple[Shape, Shape]:
+        """The rows of x, for a w of two axes, or one that broadcasting repeats; another w is data, as x is."""
+        repeated = repeats(w[:-2], self.check(x, w)[:-2])
+        return (), (*repeated, x[-2], 1) if len(w) == 2 or size(repeated) > 1 else ()
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -224,6 +229,9 @@ class Readout(Op):
         self.check(x, w)
         matmul = Matmul().scale(x, w)
         return matmul if self.rule == "1/sqrt(m)" else Scales(1 / max(1, w[0]), matmul.beta)
+
+    def rows(self, x: Shape, w: Shape) -> tuple[Shape, Shape]:
+        return Matmul().rows(x, w)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:

@@ -126,6 +126,10 @@ class _Convolution(Op, ABC):
             ((kernel / stride * max(1, weight[-1] // self.groups)) ** -0.5, size((x[0], *outputs)) ** -0.5),
         )
 
+    def rows(self, x: Shape, weight: Shape) -> tuple[Shape, Shape]:
+        _, outputs = self._windows(x, weight)
+        return (), (x[0], *outputs, 1)
+
     def _windows(self, x: Shape, weight: Shape) -> tuple[WindowGrid, Shape]:
         """Where the windows lie, and how many on each axis; or a ShapeError."""
         space, kernel, axes = x[1:-1], weight[:-2], len(self._layout)
