@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from refscale import analysis
 from refscale.engine import Tape
-from refscale.errors import DivergedError, ProgramError
+from refscale.errors import DivergedError
 from refscale.files import append_line, read_json_lines
 from refscale.graph import Plan, gradient_factors, plan
 from refscale.programs import Program, digest, first_loss
@@ -82,17 +82,7 @@ def scales(name: str) -> Row:
         "regular": len(outside(analysis.report(program, "regular"))),
         **{key: outside(report) for key, report in reports.items()},
         "certified": [len(c) for c in certified],
-        "adapt": adapted(program),
     }
-
-
-def adapted(program: Program) -> str:
-    """Whether the same function at unit scale was found, to 1e-12 in loss and gradients."""
-    try:
-        adapt(program)
-    except ProgramError as error:
-        return f"refused: {error}"
-    return "yes"
 
 
 def trained(name: str, scheme: str, precision: str, seed: int, log2_lr: int) -> Row:
@@ -191,24 +181,16 @@ def losses(found: Sequence[Row], name: str, scheme: str, precision: str) -> list
 def scales_table(found: Sequence[Row]) -> str:
     """Tensors outside [1/4, 4], in Markdown."""
     lines = [
-        "| program | parameters | tensors | outside, regular | plan | plan, gradients predicted | which | adapted |",
-        "|---|---|---|---|---|---|---|---|",
+        "| program | parameters | tensors | outside, regular | plan | plan, gradients predicted | outside after that |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, make in PROGRAMS.items():
         (row,) = (r for r in of_program(found, name) if r["part"] == "scales")
         size = sum(math.prod(s.shape) for s in make().specs.values())
         left, more = list(row["predicted"])[:6], len(row["predicted"]) - 6
         names = ", ".join(f"`{n}`" for n in left) + (f" and {more} more" if more > 0 else "")
-        cells = [
-            name,
-            size,
-            row["judged"],
-            row["regular"],
-            len(row["plan"]),
-            len(row["predicted"]),
-            names,
-            row["adapt"],
-        ]
+        counts = [row["judged"], row["regular"], len(row["plan"]), len(row["predicted"])]
+        cells = [name, size, *counts, names or "none"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
