@@ -55,7 +55,8 @@ class Op:
     so that the uses of its input agree (forks).  ``adds`` marks sums of the inputs: where their factors are
     tied, the recipe ties them to that of the output, ``to_output_scale``.  ``of_batch`` names attributes that are
     sizes, and so may differ between batches of one program.  ``has_ids`` marks look-ups in a
-    table by ids: ``scale`` then takes ``embeddings``.
+    table by ids: ``scale`` then takes ``embeddings``.  ``later`` names attributes that the op got after records
+    of it were published: at their defaults, ``attributes`` leaves them out.
 
     An op may have a fast form: the same function, in passes that stay in cache, with the factors inside.  Its results
     are within ``bound`` of the real ones, as those of the readable form are; ``bitwise`` marks ops whose two forms have
@@ -83,6 +84,7 @@ class Op:
     passes: ClassVar[tuple[int, ...]] = ()
     settles: ClassVar[bool] = False
     of_batch: ClassVar[tuple[str, ...]] = ()
+    later: ClassVar[tuple[str, ...]] = ()
     adds: ClassVar[bool] = False
     has_ids: ClassVar[bool] = False
     bitwise: ClassVar[bool] = False
@@ -149,6 +151,10 @@ class Op:
                 for beta, piece in zip(scales.beta, pieces, strict=True)
             ]
         )
+
+    def attributes(self) -> dict[str, Any]:
+        """Attributes by name, as ids and files have them: without those of ``later`` that have their defaults."""
+        return {k: v for k, v in vars(self).items() if k not in self.later or v != getattr(type(self), k)}
 
     # What a frozen dataclass has; one is made for ops with attributes only, as making it takes half a millisecond.
     def __setattr__(self, name: str, value: object) -> None:

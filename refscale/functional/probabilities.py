@@ -31,15 +31,28 @@ def softmax(
     """
     if mask is None and not causal:
         return apply(ops.Softmax(), x, constraint=constraint, constrained=(0,))
-    seen = np.ones((1,) * (x.ndim - 1) + x.shape[-1:], np.bool_) if mask is None else mask
-    return apply(ops.MaskedSoftmax(causal), x, seen, constraint=constraint, constrained=(0,))
+    return apply(ops.MaskedSoftmax(causal), x, _mask_of(x, mask), constraint=constraint, constrained=(0,))
 
 
-def log_softmax(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
-    """α·(x_i − log Σ e^x_j) over the last axis; see ``ops.LogSoftmax``.
+def log_softmax(
+    x: Tensor, mask: Mask | None = None, *, causal: bool = False, constraint: str | Constraint = geometric
+) -> Tensor:
+    """α·(x_i − log Σ e^x_j) over the last axis; see ``ops.LogSoftmax`` and ``ops.MaskedLogSoftmax``.
 
     Args:
-        x: (…, s).
+        x: (…, t), or (…, s, t) with a mask or causal.
+        mask: boolean, broadcast to x, True at the elements that count; None: all do.
+        causal: row i counts elements j ≤ i + t − s only.
         constraint: ties α and β.
+
+    Returns:
+        x's shape; 0 at elements that do not count.
     """
-    return apply(ops.LogSoftmax(), x, constraint=constraint, constrained=(0,))
+    if mask is None and not causal:
+        return apply(ops.LogSoftmax(), x, constraint=constraint, constrained=(0,))
+    return apply(ops.MaskedLogSoftmax(causal), x, _mask_of(x, mask), constraint=constraint, constrained=(0,))
+
+
+def _mask_of(x: Tensor, mask: Mask | None) -> Mask:
+    """The mask, or one of ones."""
+    return np.ones((1,) * (x.ndim - 1) + x.shape[-1:], np.bool_) if mask is None else mask

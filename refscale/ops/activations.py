@@ -246,6 +246,43 @@ class Softplus(Elementwise):
         return (g * special.sigmoid(x),)
 
 
+@dataclass(frozen=True)
+class ThresholdedSoftplus(Elementwise):
+    """log(1+e^(βx))/β, and x where βx is above a threshold, as torch.softplus has it.
+
+    Attributes:
+        beta: 0 < β ≤ 32, as of ``Swish``.
+        threshold: ≥ 0: from there on f(x) = x and f′(x) = 1.
+    """
+
+    beta: float = 1.0
+    threshold: float = 20.0
+    source = "quadrature with breakpoints"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 < self.beta <= 32 and 0 <= self.threshold < math.inf):
+            raise ArgumentError(
+                f"ThresholdedSoftplus(beta={self.beta}, threshold={self.threshold}): "
+                "expected 0 < beta ≤ 32 and 0 ≤ threshold < ∞"
+            )
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        steep = self.beta * x
+        linear = steep > self.threshold
+        one = np.ones((), x.dtype)
+        value = np.where(linear, x, special.softplus(steep) / self.beta)
+        return value, (np.where(linear, one, special.sigmoid(steep)),)
+
+    def kinks(self) -> tuple[float, ...]:
+        """The threshold, and places around 0, where a steep function needs shorter pieces."""
+        return self.threshold / self.beta, *(k / self.beta for k in range(-4, 5))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(2.0, 3.0), (at.b, at.m)),)
+
+
 class Abs(Elementwise):
     """|x|; derivative 0 at 0.  E|X| = √(2/π), E X² = 1: α = (1 − 2/π)^-½ = 1.659, by RMS 1; β = 1."""
 
@@ -404,3 +441,14 @@ class Sqrt(Op):
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), Input((at.b, at.m), "positive")),)
+
+
+ACTIVATIONS: dict[str, Elementwise] = {
+    "gelu": Gelu(),
+    "gelu-tanh": Gelu("tanh"),
+    "relu": Relu(),
+    "silu": Silu(),
+    "tanh": Tanh(),
+    "sigmoid": Sigmoid(),
+}
+"""Activations by the names of models' configurations."""

@@ -266,7 +266,7 @@ class UMup(Unit):
         return float((max(1, width) * depth) ** -0.5)
 
 
-_WITH_WEIGHT = ("matmul", "readout", "conv1d", "conv2d")
+_WITH_WEIGHT = ("matmul", "readout", "conv1d", "conv2d", "conv3d", "conv_transpose")
 """Ops that µnit Scaling gives a factor."""
 
 

@@ -21,6 +21,7 @@ ACTIVATIONS = {  # std and RMS of f(X), RMS of G·f'(X), by 30-digit quadrature
     ops.Sigmoid(): (0.20827634, 0.54164475, 0.21174570),
     ops.Softplus(): (0.52107053, 0.95981556, 0.54164475),
     ops.Exp(): (2.16119742, 2.71828183, 2.71828183),
+    ops.ThresholdedSoftplus(1.0, 40.0): (0.52107053, 0.95981556, 0.54164475),
     ops.Abs(): (0.60281027, 1.0, 1.0),
     ops.Square(): (1.41421356, 1.73205081, 2.0),
     ops.Clip(): (0.71837215, 0.71837215, 0.82625026),
@@ -103,6 +104,33 @@ def test_windows_and_copies():
     assert ops.Where().scale((3, 1), (2, 3, 4), (4,)) == Scales(1.0, (None, 1.0, math.sqrt(4 / 24)))
 
 
+def test_transposed_windows():
+    """Kernel 6 = 2·3, stride 2 = 2·1: 3·4 terms of y, 6·5 of x, 2·20 of w, with 8 channels in two groups to 10."""
+    op = ops.ConvTranspose((2, 1), groups=2)
+    scales = op.scale((2, 5, 4, 8), (2, 3, 4, 10))
+    assert scales == Scales(12**-0.5, (30**-0.5, 40**-0.5))
+    assert ops.Conv3d((1, 2, 1)).scale((2, 2, 3, 4, 3), (2, 1, 2, 3, 4)) == Scales(12**-0.5, (8**-0.5, 12**-0.5))
+
+
+@pytest.mark.parametrize("f", ["relu", "sigmoid", "gelu", "silu"])
+def test_gated_units_see_the_rms(f):
+    """One over the RMS of f, of f, and of f′; under both statistics."""
+    _, rms, gradient_rms = ACTIVATIONS[ops.ACTIVATIONS[f]]
+    for scheme in ("unit", "unit-rms"):
+        scales = SCHEMES[scheme].scales(Call(ops.Glu(f), ((5, 7), (5, 7))))
+        for factor, moment in zip((scales.alpha, *scales.beta), (rms, rms, gradient_rms), strict=True):
+            assert abs(1 / factor - moment) <= EIGHT_DIGITS
+    assert ops.Glu("silu").scale((2,), (2,)) == ops.SiluGlu().scale((2,), (2,))
+
+
+def test_padding_and_resize():
+    """Of 12 elements, 20 after padding; each of them 6 times."""
+    for mode, beta in (("constant", 1.0), ("reflect", math.sqrt(12 / 20)), ("replicate", math.sqrt(12 / 20))):
+        assert ops.Pad(((0, 1), (0, 1)), mode).scale((3, 4)) == Scales(1.0, (beta,))
+    assert ops.NearestResize((2, 3)).scale((5, 2, 2, 4)) == Scales(1.0, (6**-0.5,))
+    assert ops.NearestResize(2).scale((5, 2, 2, 4)) == Scales(1.0, (0.5,))
+
+
 def test_norms_over_rows_and_groups():
     """The parameters' gradients sum 2·3·5 rows."""
     for op, more in ((ops.BatchNorm(), 0), (ops.FrozenBatchNorm(), 2), (ops.GroupNorm(2), 0)):
@@ -117,6 +145,36 @@ def test_extremes():
         assert abs(1 / scales.alpha - LARGEST[2][0]) <= EIGHT_DIGITS
         assert op.scale((2, 3, 4), (3, 1), statistic="rms").alpha == 1
         assert scales.beta == (math.sqrt(2), math.sqrt(2) * math.sqrt(3 / 24))
+
+
+def test_losses_with_weights():
+    """Soft targets: s/√(s−1) over the given RMS, a mean of them times the divisor; of logits: 2; √2 less for kept."""
+    hard = 5 / 2
+    for op, beta in (
+        (ops.SoftTargetCrossEntropy(), 4 * hard),
+        (ops.SoftTargetCrossEntropy("sum", gradient_rms=0.5), 2 * hard),
+        (ops.SoftTargetCrossEntropy("none", 7.0), hard),
+        (ops.SoftTargetCrossEntropy("mean", 7.0, 2), 7 * math.sqrt(2) * hard),
+        (ops.SoftmaxCrossEntropy("none", -1, 2), math.sqrt(2) * hard),
+    ):
+        shapes = ((4, 5), (4,) if isinstance(op, ops.SoftmaxCrossEntropy) else (4, 5))
+        assert op.scale(*shapes) == Scales(1.0, (beta, None))
+    assert ops.BinaryCrossEntropy("mean", 0.5).scale(*[(3, 4)] * 3) == Scales(1.0, (48.0, None, None))
+    assert ops.BinaryCrossEntropy("none").scale(*[(3, 4)] * 3) == Scales(1.0, (2.0, None, None))
+
+
+@pytest.mark.parametrize("delta", [0.25, 1.0, 2.0, 64.0])
+def test_clipped_differences(delta):
+    """E min(D², δ²) = ∫ 2t·P(|D| > t) dt from 0 to δ, of D ~ N(0, 2), by the midpoint rule."""
+    t = (np.arange(1 << 16) + 0.5) / (1 << 16) * delta
+    tail = np.array([math.erfc(v / 2) for v in t])
+    rms = math.sqrt(float(np.mean(2 * t * tail)) * delta)
+    for reduction, n in (("mean", 12), ("sum", 1), ("none", 1)):
+        huber, smooth = (kind(delta, reduction).scale((3, 4), (3, 4)) for kind in (ops.HuberLoss, ops.SmoothL1Loss))
+        assert huber.alpha == smooth.alpha == 1
+        assert huber.beta[0] == huber.beta[1] == pytest.approx(n / rms, rel=1e-7)
+        assert smooth.beta[0] == smooth.beta[1] == pytest.approx(n * delta / rms, rel=1e-7)
+    assert ops.SmoothL1Loss(0.0).scale((3, 4), (3, 4)) == Scales(1.0, (12.0, 12.0))
 
 
 B, M, N, S = 10, 12, 7, 5

@@ -296,7 +296,8 @@ def cross_entropy(op: Any, alpha: float, logits: Array, targets: Array) -> tuple
         np.add.reduce(shifted, -1, out=sums[block])
     weight = 1 / kept if op.reduction == "mean" else 1.0
     share = (counts * weight).astype(logits.dtype)
-    value = total(np.where(counts, share * (np.log(sums) - picked), np.zeros((), logits.dtype)))
+    losses = np.where(counts, share * (np.log(sums) - picked), np.zeros((), logits.dtype))
+    value = losses.reshape(targets.shape) if op.reduction == "none" else total(losses)
     return np.asarray(value * alpha, logits.dtype), (e, sums, index, counts, weight)
 
 
@@ -308,9 +309,9 @@ def cross_entropy_backward(
         return None, None
     flat, every = by_row(e), np.flatnonzero(counts)
     index = index[every]
-    factor = g * (weight * betas[0])
+    factor = np.broadcast_to(g.reshape(-1), len(flat)) * (weight * betas[0])  # g is a number, or one for each row
     per_row = _column(factor / sums)
-    at_target = (flat[every, index] / sums[every] - 1) * factor
+    at_target = (flat[every, index] / sums[every] - 1) * factor[every]
     skips = len(every) < len(flat)
     for block in blocks.of_rows(*flat.shape):
         if skips and not counts[block].any():
