@@ -44,8 +44,8 @@ PROGRAMS: Mapping[str, Callable[[], Program]] = {
     "convnext": Convnext,
     "lstm": Lstm,
 }
-BASES = {"resnet": "unit-rms", "lstm": "unit-rms"}
-"""Scheme whose factors a plan constrains, where it is not "unit": a product, or a stack of relus, sees the RMS."""
+BASES = dict.fromkeys(("vit", "resnet", "lstm"), "unit-rms")
+"""Scheme whose factors a plan constrains, where it is not "unit": products and stacks of relus see the RMS."""
 
 STEPS, SEEDS, PRECISIONS = 200, (0, 1, 2), ("fp32", "fp8")
 FIRST = {"regular": -6, "plan": -2}

@@ -36,7 +36,7 @@ class Unet(Pictures):
         skips = []
         for i in range(len(WIDTHS)):
             if i:
-                h = apply(ops.MaxPool((2, 2)), h)
+                h = apply(ops.AvgPool((2, 2)), h)
             h = convolution(p, f"down.{i}.1", convolution(p, f"down.{i}.0", h))
             skips.append(h)
         for i in reversed(range(len(WIDTHS) - 1)):
