@@ -61,8 +61,8 @@ SOURCE = "inner products with differences of the forward pass, float64 (refscale
 
 @claim(SOURCE, "bmns")
 def claim_2_01_arithmetic(place: Place) -> Figures:
-    """The backward passes of sums, weighted sums, biases, products, gated units and dropout are their derivatives."""
-    for page in ("arithmetic", "scalars", "gates", "identities", "noise"):
+    """The backward passes of sums, biases, products, gated units, recurrent cells and dropout are their derivatives."""
+    for page in ("arithmetic", "scalars", "gates", "identities", "noise", "recurrent"):
         yield from _page(page, place)
 
 

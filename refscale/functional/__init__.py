@@ -22,6 +22,7 @@ from refscale.functional.activations import (
     sigmoid,
     silu,
     silu_glu,
+    softcap,
     softplus,
     tanh,
 )
@@ -36,13 +37,14 @@ from refscale.functional.losses import (
     smooth_l1_loss,
     total_loss,
 )
-from refscale.functional.multihead import attention
+from refscale.functional.multihead import attention, scaled_dot_product_attention
 from refscale.functional.noise import dropout
 from refscale.functional.norms import batch_norm, group_norm, layer_norm, rms_norm
 from refscale.functional.pooling import avg_pool, max_pool, mean_pooled
 from refscale.functional.positions import rotary_angles, sinusoids
 from refscale.functional.probabilities import Mask, log_softmax, softmax
 from refscale.functional.products import conv1d, conv2d, conv3d, conv_transpose, linear, matmul, readout
+from refscale.functional.recurrent import gru, gru_cell, lstm, lstm_cell
 from refscale.functional.resampling import interpolate, pad
 
 __all__ = [
@@ -65,6 +67,8 @@ __all__ = [
     "gelu",
     "glu",
     "group_norm",
+    "gru",
+    "gru_cell",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
@@ -74,6 +78,8 @@ __all__ = [
     "leaky_relu",
     "linear",
     "log_softmax",
+    "lstm",
+    "lstm_cell",
     "matmul",
     "max_pool",
     "maximum",
@@ -87,11 +93,13 @@ __all__ = [
     "residual",
     "rms_norm",
     "rotary_angles",
+    "scaled_dot_product_attention",
     "sigmoid",
     "silu",
     "silu_glu",
     "sinusoids",
     "smooth_l1_loss",
+    "softcap",
     "softmax",
     "softplus",
     "split",

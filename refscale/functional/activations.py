@@ -23,6 +23,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "silu_glu",
+    "softcap",
     "softplus",
     "tanh",
 ]
@@ -119,6 +120,17 @@ def tanh(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
         constraint: ties α and β.
     """
     return _tied(ops.Tanh(), x, constraint)
+
+
+def softcap(x: Tensor, cap: float, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·cap·tanh(x/cap): x where it is small, never beyond ±α·cap; see ``ops.SoftCap``.
+
+    Args:
+        x: any shape.
+        cap: ≥ 1/16.
+        constraint: ties α and β.
+    """
+    return _tied(ops.SoftCap(cap), x, constraint)
 
 
 def sigmoid(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:

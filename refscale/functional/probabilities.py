@@ -16,22 +16,28 @@ Mask = NDArray[np.bool_]
 
 
 def softmax(
-    x: Tensor, mask: Mask | None = None, *, causal: bool = False, constraint: str | Constraint = geometric
+    x: Tensor,
+    mask: Mask | None = None,
+    *,
+    causal: bool = False,
+    window: int | None = None,
+    constraint: str | Constraint = geometric,
 ) -> Tensor:
     """α·e^x_i / Σ e^x_j over the last axis; see ``ops.Softmax`` and ``ops.MaskedSoftmax``.
 
     Args:
-        x: (…, t), or (…, s, t) with a mask or causal.
+        x: (…, t), or (…, s, t) with a mask, causal or a window.
         mask: boolean, broadcast to x, True at the elements that count; None: all do.
         causal: row i counts elements j ≤ i + t − s only.
+        window: row i counts elements |i + t − s − j| < window only.
         constraint: ties α and β.
 
     Returns:
         x's shape; 0 at elements that do not count.
     """
-    if mask is None and not causal:
+    if mask is None and not causal and window is None:
         return apply(ops.Softmax(), x, constraint=constraint, constrained=(0,))
-    return apply(ops.MaskedSoftmax(causal), x, _mask_of(x, mask), constraint=constraint, constrained=(0,))
+    return apply(ops.MaskedSoftmax(causal, window), x, _mask_of(x, mask), constraint=constraint, constrained=(0,))
 
 
 def log_softmax(

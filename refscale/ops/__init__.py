@@ -11,11 +11,12 @@ page                      ops
 ``contraction``           matmul, attention_scores, attention_mix, readout
 ``convolution``           conv1d, conv2d, conv3d, conv_transpose
 ``pooling``               max_pool, avg_pool
-``activations``           relu, leaky_relu, gelu, silu, swish, tanh, sigmoid, softplus, thresholded_softplus,
+``activations``           relu, leaky_relu, gelu, silu, swish, tanh, soft_cap, sigmoid, softplus, thresholded_softplus,
                           abs, square, clip, hard_sigmoid, hard_swish, exp, log, sqrt
 ``softmax``               softmax, masked_softmax, log_softmax, masked_log_softmax
 ``positions``             rotary, relative_shift
 ``norms``                 layer_norm, rms_norm, batch_norm, frozen_batch_norm, group_norm
+``recurrent``             lstm_state, lstm_output, gru_state
 ``reduction``             sum, mean
 ``movement``              reshape, transpose, slice, concat, expand, where, gather, embedding
 ``resampling``            pad, nearest_resize
@@ -49,6 +50,7 @@ from refscale.ops import (
     norms,
     pooling,
     positions,
+    recurrent,
     reduction,
     regression,
     resampling,
@@ -69,6 +71,7 @@ from refscale.ops.activations import (
     Relu,
     Sigmoid,
     Silu,
+    SoftCap,
     Softplus,
     Sqrt,
     Square,
@@ -88,6 +91,7 @@ from refscale.ops.noise import Dropout
 from refscale.ops.norms import BatchNorm, FrozenBatchNorm, GroupNorm, LayerNorm, RmsNorm
 from refscale.ops.pooling import AvgPool, MaxPool
 from refscale.ops.positions import RelativeShift, Rotary
+from refscale.ops.recurrent import GruState, LstmOutput, LstmState
 from refscale.ops.reduction import Mean, Sum
 from refscale.ops.regression import HuberLoss, MseLoss, SmoothL1Loss
 from refscale.ops.resampling import NearestResize, Pad, PadMode
@@ -108,6 +112,7 @@ _PAGES = (
     softmax,
     positions,
     norms,
+    recurrent,
     reduction,
     movement,
     resampling,
@@ -179,6 +184,7 @@ __all__ = [
     "Gelu",
     "Glu",
     "GroupNorm",
+    "GruState",
     "HardSigmoid",
     "HardSwish",
     "Highway",
@@ -188,6 +194,8 @@ __all__ = [
     "Log",
     "LogSoftmax",
     "LossSum",
+    "LstmOutput",
+    "LstmState",
     "MaskedLogSoftmax",
     "MaskedSoftmax",
     "Matmul",
@@ -217,6 +225,7 @@ __all__ = [
     "SiluGlu",
     "Slice",
     "SmoothL1Loss",
+    "SoftCap",
     "SoftTargetCrossEntropy",
     "Softmax",
     "SoftmaxCrossEntropy",

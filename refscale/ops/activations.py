@@ -221,6 +221,32 @@ class Tanh(Elementwise):
         return np.tanh(x), (tanh_derivative(x),)
 
 
+@dataclass(frozen=True)
+class SoftCap(Elementwise):
+    """cap·tanh(x/cap): x where |x| is small, and never beyond ±cap.
+
+    Attributes:
+        cap: ≥ 1/16, finite; the factors of steeper functions would err by more than 1e-14.
+    """
+
+    cap: float = 50.0
+    source = "quadrature; Gemma 2 (arXiv 2408.00118), section 2"
+    has_mean = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 / 16 <= self.cap < math.inf:
+            raise ArgumentError(f"SoftCap(cap={self.cap}): expected a finite number ≥ 1/16")
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        inner = x / self.cap
+        return self.cap * np.tanh(inner), (tanh_derivative(inner),)
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(2.0), (at.b, at.m)),)
+
+
 class Sigmoid(Elementwise):
     """1/(1+e^-x).  α = 4.801, β = 4.723; by RMS α = 1.846."""
 

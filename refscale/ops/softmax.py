@@ -11,7 +11,7 @@ import numpy as np
 from refscale.engine import Array, Example, Input, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import rows
-from refscale.ops.shapes import broadcast
+from refscale.ops.shapes import broadcast, integer_attributes
 from refscale.ops.softmax_moments import softmax_gradient, softmax_of
 from refscale.scales import Scales, Shape, Statistic
 from refscale.scales.second_moments import SecondMoments
@@ -116,23 +116,34 @@ class MaskedSoftmax(Op):
     """Softmax over the keys that a query may see; 0 for the others.
 
     x (…, s, t) are logits of s queries and t keys, mask is boolean, broadcast to x, True where a key may be seen.
-    With ``causal``, query i sees only keys j ≤ i + t − s.  A query that may see no key gets zeros.
-    α = β = t, the rule of softmax: how many keys a mask leaves is data, which a factor must not depend on.
+    Query i stands at the place of key p = i + t − s: with ``causal`` it sees only keys j ≤ p, with a window only keys
+    |p − j| < window.  A query that may see no key gets zeros.
+
+    α = β = t, the rule of softmax, or the number of keys in a window, where that is less: the elements in the window
+    then have mean 1.  How many keys a mask leaves is data, which a factor must not depend on.
 
     Attributes:
         causal: also hide later keys.
+        window: also hide keys at this distance and beyond, ≥ 1; None: no window.
     """
 
     causal: bool = False
+    window: int | None = None
     inputs = ("x", "mask")
     source = "Table A.2 (softmax)"
     constants = (1,)
     has_mean = True
     fast_forward, fast_backward = rows.masked_softmax, rows.masked_softmax_backward
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window is not None:
+            integer_attributes(self, "window", least=1)
+
     def forward(self, x: Array, mask: Array) -> tuple[Array, Kept]:
         self.check(x, mask)
-        y = np.exp(_shifted(x, _seen(x, mask, self.causal)))
+        seen = mask & self.places(*x.shape[-2:]) if self.hides_by_place else mask
+        y = np.exp(_shifted(x, seen))
         total = y.sum(-1, keepdims=True)
         y /= np.where(total == 0, 1, total)
         return y, (y,)
@@ -142,18 +153,36 @@ class MaskedSoftmax(Op):
 
     def scale(self, x: Shape, mask: Shape, statistic: Statistic = "std") -> Scales:
         _fits(self.name, x, mask)
-        alpha, beta = _softmax_scales(_width(self.name, x), statistic)
+        alpha, beta = _softmax_scales(self.most_keys(_width(self.name, x)), statistic)
         return Scales(alpha, (beta, None))
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
-        return (example(cls(causal=True), (at.b, at.s, at.s), Input((at.b, 1, at.s), "mask")),)
+        shapes = (at.b, at.s, at.s), Input((at.b, 1, at.s), "mask")
+        return example(cls(causal=True), *shapes), example(cls(causal=True, window=4), *shapes)
 
     def predict(self, out: Shape, x: SecondMoments, mask: SecondMoments) -> SecondMoments:
-        return softmax_of(x, self.causal)
+        return softmax_of(x, self.causal, self.window)
 
     def predict_gradients(self, g: SecondMoments, x: SecondMoments, mask: SecondMoments) -> tuple[SecondMoments, None]:
-        return softmax_gradient(g, x, self.causal), None
+        return softmax_gradient(g, x, self.causal, self.window), None
+
+    @property
+    def hides_by_place(self) -> bool:
+        """Whether some keys are hidden by their place."""
+        return self.causal or self.window is not None
+
+    def places(self, s: int, t: int) -> Array:
+        """(s, t), True where a query may see a key by its place."""
+        ahead = 0 if self.causal else t if self.window is None else self.window - 1
+        seen = np.tri(s, t, t - s + ahead, dtype=np.bool_)
+        return seen if self.window is None else seen & ~np.tri(s, t, t - s - self.window, dtype=np.bool_)
+
+    def most_keys(self, t: int) -> int:
+        """How many of t keys a query sees at most, by their places."""
+        if self.window is None:
+            return t
+        return min(t, self.window if self.causal else 2 * self.window - 1)
 
     def check(self, x: Array, mask: Array) -> None:
         """A ShapeError or ArgumentError, unless the mask is one of x."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from itertools import product
 
 import numpy as np
@@ -16,7 +17,7 @@ from refscale import ops
 from refscale.analysis import predict, render
 from refscale.claims.measure import standard_error
 from refscale.engine import Op, Sizes, Tape, apply, backward
-from refscale.ops.softmax_moments import alike, softmax_moments
+from refscale.ops.softmax_moments import alike, seen_keys, softmax_moments
 from refscale.scales import Scales, regular, unit
 from refscale.scales.second_moments import SecondMoments, constant, contracted, independent, through, without_mean
 from refscale.testing import rms, std
@@ -160,7 +161,15 @@ class TestSoftmaxMoments:
     def test_causal_rows_are_averages_over_their_lengths(self):
         lengths = [softmax_moments(k, 1.0) for k in (1, 2, 3)]
         expected = np.mean([m.square * k / 3 for k, m in enumerate(lengths, start=1)])
-        assert softmax_moments(3, 1.0, 3).square == pytest.approx(expected)
+        assert softmax_moments(3, 1.0, seen_keys(3, 3, causal=True)).square == pytest.approx(expected)
+
+    def test_how_many_keys_rows_see(self):
+        assert seen_keys(3, 4, causal=False) == ()
+        assert seen_keys(3, 4, causal=True) == (2, 3, 4)
+        assert seen_keys(5, 3, causal=True) == (1, 2, 3)  # two rows see none
+        assert Counter(seen_keys(16, 16, causal=True, window=3)) == {1: 1, 2: 1, 3: 14}
+        assert Counter(seen_keys(16, 16, causal=False, window=3)) == {3: 2, 4: 2, 5: 12}
+        assert Counter(seen_keys(160, 160, causal=False, window=200)) == {160: 16}
 
     @pytest.mark.parametrize("n", [2, 64])
     def test_likeness(self, n):

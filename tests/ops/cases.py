@@ -244,16 +244,20 @@ def _dropout(draw):
     return case(ops.Dropout(draw(st.floats(0.125, 0.875))), shape, Input(shape, "mask"))
 
 
+_KEYS = st.none() | st.integers(1, 6)
+
+
 @st.composite
 def _scores(draw):
     lead, (s, t, d) = draw(shapes(max_dims=2)), draw(st.tuples(*[st.integers(1, 5)] * 3))
-    return case(ops.AttentionScores(draw(st.sampled_from(["1/sqrt(d)", "1/d"]))), (*lead, s, d), (*lead, t, d))
+    rule = draw(st.sampled_from(["1/sqrt(d)", "1/d", 0.75]))
+    return case(ops.AttentionScores(rule, draw(_KEYS)), (*lead, s, d), (*lead, t, d))
 
 
 @st.composite
 def _mix(draw):
     lead, (s, t, d) = draw(shapes(max_dims=2)), draw(st.tuples(*[st.integers(1, 5)] * 3))
-    op = ops.AttentionMix(draw(st.sampled_from(["correlated", "independent", "causal"])))
+    op = ops.AttentionMix(draw(st.sampled_from(["correlated", "independent", "causal"])), draw(_KEYS))
     return case(op, (*lead, s, t), (*lead, t, d))
 
 
@@ -327,11 +331,11 @@ def _pool(draw, kind):
 
 
 @st.composite
-def _masked_softmax(draw, kind):
+def _masked_softmax(draw, kinds):
     x = draw(shapes(min_dims=2, max_dims=4, max_side=4))
     tail = x[draw(st.integers(0, len(x))) :]
     mask = tuple(draw(st.sampled_from([1, n])) for n in tail)
-    return case(kind(draw(st.booleans())), x, Input(mask, "mask"))
+    return case(draw(kinds), x, Input(mask, "mask"))
 
 
 @st.composite
@@ -419,10 +423,16 @@ def _cross_entropy(draw):
 
 
 @st.composite
+def _cell(draw, op, gates, states=0):
+    state = draw(shapes(min_dims=1))
+    return case(op, state, (*state[:-1], gates * state[-1]), *[state] * states)
+
+
+@st.composite
 def _rotary(draw):
     *lead, s = draw(shapes(min_dims=1))
     half = draw(st.integers(1, 3))
-    return case(ops.Rotary(), (*lead, s, 2 * half), (s, half), (s, half))
+    return case(ops.Rotary(draw(st.booleans())), (*lead, s, 2 * half), (s, half), (s, half))
 
 
 @st.composite
@@ -453,9 +463,13 @@ WIDER = {
     ops.Minimum: _broadcast(ops.Minimum()),
     ops.ThresholdedSoftplus: _of_one_shape(st.builds(ops.ThresholdedSoftplus, st.floats(0.125, 8), st.floats(0, 4))),
     ops.Clip: _of_one_shape(st.builds(ops.Clip, st.floats(-3, -0.125), st.floats(0.125, 3))),
+    ops.SoftCap: _of_one_shape(st.builds(ops.SoftCap, st.floats(0.125, 64))),
     ops.SiluGlu: _of_one_shape(ops.SiluGlu(), 2),
     ops.Glu: _of_one_shape(st.sampled_from(list(ops.ACTIVATIONS)).map(ops.Glu), 2),
     ops.Highway: _of_one_shape(st.builds(ops.Highway, st.floats(-2, 2)), 3),
+    ops.LstmState: _cell(ops.LstmState(), 4),
+    ops.LstmOutput: _cell(ops.LstmOutput(), 4),
+    ops.GruState: _cell(ops.GruState(), 2, states=2),
     ops.Rotary: _rotary(),
     ops.RelativeShift: _squares().map(lambda shape: case(ops.RelativeShift(), shape)),
     ops.Scaled: _of_one_shape(st.builds(ops.Scaled, factors, factors)),
@@ -477,8 +491,8 @@ WIDER = {
     ops.Log: _of_one_shape(ops.Log(), kind="positive"),
     ops.Sqrt: _of_one_shape(ops.Sqrt(), kind="positive"),
     ops.Softmax: _of_rows(ops.Softmax()),
-    ops.MaskedSoftmax: _masked_softmax(ops.MaskedSoftmax),
-    ops.MaskedLogSoftmax: _masked_softmax(ops.MaskedLogSoftmax),
+    ops.MaskedSoftmax: _masked_softmax(st.builds(ops.MaskedSoftmax, st.booleans(), _KEYS)),
+    ops.MaskedLogSoftmax: _masked_softmax(st.builds(ops.MaskedLogSoftmax, st.booleans())),
     ops.LogSoftmax: _of_rows(ops.LogSoftmax()),
     ops.LayerNorm: _norm(2),
     ops.RmsNorm: _norm(1),

@@ -49,9 +49,36 @@ def highway(op, h, candidate, update):
     return (1 - gate) * h + gate * candidate, 24 * U * (np.abs(h) + np.abs(candidate)) * (2 + np.abs(update))
 
 
+def logistic(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def lstm_state(op, c, gates):
+    """By torch's order of the gates: i, f, g, o."""
+    i, f, g, _ = np.split(gates, 4, -1)
+    kept, new = logistic(f) * c, logistic(i) * np.tanh(g)
+    return kept + new, 24 * U * (np.abs(kept) + np.abs(new))
+
+
+def lstm_output(op, c, gates):
+    return relative(np.tanh(c) * logistic(np.split(gates, 4, -1)[3]), 24)
+
+
+def gru_state(op, h, gates, candidate, recurrent):
+    """(1 − z)·n + z·h; the argument of tanh errs by a few roundings of its terms."""
+    r, z = np.split(logistic(gates), 2, -1)
+    n = np.tanh(candidate + r * recurrent)
+    moved = 24 * U * (1 + np.abs(candidate) + np.abs(recurrent))
+    return (1 - z) * n + z * h, moved + 24 * U * np.abs(h)
+
+
 def rotary(op, x, cos, sin):
-    """As complex numbers x_i + i·x_{i+d/2}, times cos + i·sin."""
+    """As complex numbers x_i + i·x_{i+d/2}, times cos + i·sin; interleaved pairs are sorted so, and back."""
     half = x.shape[-1] // 2
+    if op.interleaved:
+        order = [*range(0, 2 * half, 2), *range(1, 2 * half, 2)]
+        y, bound = rotary(ops.Rotary(), x[..., order], cos, sin)
+        return y[..., np.argsort(order)], bound[..., np.argsort(order)]
     y = (x[..., :half] + 1j * x[..., half:]) * (cos + 1j * sin)
     value = np.concatenate([y.real, y.imag], -1)
     return value, 8 * U * np.concatenate([np.abs(x[..., :half]) + np.abs(x[..., half:])] * 2, -1)
@@ -75,7 +102,8 @@ def matmul(op, x, w):
 
 def scores(op, q, k):
     d = q.shape[-1]
-    return product("...id,...jd->...ij", q, k, d + 2, 1 / math.sqrt(d) if op.rule == "1/sqrt(d)" else 1 / d)
+    damping = {"1/sqrt(d)": 1 / math.sqrt(d), "1/d": 1 / d}.get(op.rule, op.rule)
+    return product("...id,...jd->...ij", q, k, d + 2, damping)
 
 
 def convolution(op, x, weight):
@@ -208,6 +236,12 @@ def tanh(op, x):
     return relative(e / (e + 2), 16)
 
 
+def soft_cap(op, x):
+    """cap·(1 − 2/(1 + e^2z)); the rounding of z moves tanh z by no more than that of z itself."""
+    y, bound = tanh(op, x / op.cap)
+    return op.cap * y, op.cap * (bound + 8 * U * np.abs(y))
+
+
 def softmax(op, x):
     e = np.exp(x)
     y = e / e.sum(-1, keepdims=True)
@@ -219,7 +253,9 @@ def masked_softmax(op, x, mask):
     s, t = x.shape[-2:]
     y = np.zeros_like(x)
     for row in np.ndindex(*x.shape[:-1]):
-        seen = [j for j in range(t) if mask[(*row, j)] and (not op.causal or j <= row[-1] + t - s)]
+        place = row[-1] + t - s
+        seen = [j for j in range(t) if mask[(*row, j)] and (not op.causal or j <= place)]
+        seen = [j for j in seen if op.window is None or abs(place - j) < op.window]
         if seen:
             e = np.exp(x[row][seen])
             y[(*row, seen)] = e / e.sum()
@@ -385,6 +421,9 @@ REFERENCES = {
     ops.SiluGlu: silu_glu,
     ops.Glu: glu,
     ops.Highway: highway,
+    ops.LstmState: lstm_state,
+    ops.LstmOutput: lstm_output,
+    ops.GruState: gru_state,
     ops.Rotary: rotary,
     ops.RelativeShift: relative_shift,
     ops.Scaled: lambda op, x: exact(x),
@@ -406,6 +445,7 @@ REFERENCES = {
     ops.Silu: lambda op, x: relative(x / (1 + np.exp(-x)), 20),
     ops.Swish: lambda op, x: relative(x / (1 + np.exp(-op.beta * x)), 24 + 4 * np.abs(op.beta * x)),
     ops.Tanh: tanh,
+    ops.SoftCap: soft_cap,
     ops.Sigmoid: lambda op, x: relative(1 / (1 + np.exp(-x)), 16),
     ops.Softplus: lambda op, x: relative(np.logaddexp(0, x), 20),
     ops.ThresholdedSoftplus: thresholded_softplus,

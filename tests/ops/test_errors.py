@@ -1,5 +1,7 @@
 """What ops say to shapes, values and attributes that do not fit: under both schemes, the same words."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -33,7 +35,17 @@ ATTRIBUTES = {
     "Fork(beta=0.0): expected a positive finite factor": lambda: ops.Fork(0.0),
     "Dropout(p=1): expected 0 ≤ p < 1": lambda: ops.Dropout(1),
     "Readout(rule='m'): expected one of ('1/sqrt(m)', '1/m')": lambda: ops.Readout("m"),
-    "AttentionScores(rule='d'): expected one of ('1/sqrt(d)', '1/d')": lambda: ops.AttentionScores("d"),
+    "AttentionScores(rule='d'): expected one of ('1/sqrt(d)', '1/d'), or a positive number": (
+        lambda: ops.AttentionScores("d")
+    ),
+    "AttentionScores(rule=0): expected one of ('1/sqrt(d)', '1/d'), or a positive number": (
+        lambda: ops.AttentionScores(0)
+    ),
+    "AttentionScores(keys=0): expected an integer ≥ 1": lambda: ops.AttentionScores(keys=0),
+    "AttentionMix(keys=1.5): expected an integer ≥ 1": lambda: ops.AttentionMix(keys=1.5),
+    "MaskedSoftmax(window=0): expected an integer ≥ 1": lambda: ops.MaskedSoftmax(window=0),
+    "SoftCap(cap=0.0): expected a finite number ≥ 1/16": lambda: ops.SoftCap(0.0),
+    "SoftCap(cap=inf): expected a finite number ≥ 1/16": lambda: ops.SoftCap(math.inf),
     "AttentionMix(values='same'): expected one of ('correlated', 'independent', 'causal')": lambda: ops.AttentionMix(
         "same"
     ),
@@ -160,6 +172,26 @@ SHAPES = [
     (ops.Bias(), [(2, 3), (2, 2, 3)], "bias: shape (2, 2, 3) does not fit x of shape (2, 3)"),
     (ops.Glu(), [(2, 3), (2, 1)], "glu: x (2, 3) and gate (2, 1) must have one shape"),
     (ops.SiluGlu(), [(2, 3), (2, 1)], "silu_glu: x (2, 3) and gate (2, 1) must have one shape"),
+    (
+        ops.LstmState(),
+        ((2, 3), (2, 9)),
+        "lstm_state: c (2, 3) and gates (2, 9), expected (…, d) and (…, 4·d)",
+    ),
+    (
+        ops.LstmOutput(),
+        ((2, 3), (3, 12)),
+        "lstm_output: c (2, 3) and gates (3, 12), expected (…, d) and (…, 4·d)",
+    ),
+    (
+        ops.GruState(),
+        ((2, 3), (2, 12), (2, 3), (2, 3)),
+        "gru_state: h (2, 3) and gates (2, 12), expected (…, d) and (…, 2·d)",
+    ),
+    (
+        ops.GruState(),
+        ((2, 3), (2, 6), (2, 3), (1, 3)),
+        "gru_state: h (2, 3), candidate (2, 3) and recurrent (1, 3) must have one shape",
+    ),
     (
         ops.Highway(),
         [(2, 3), (2, 3), (2, 1)],

@@ -225,6 +225,63 @@ def test_positions():
     assert turn == Scales(1.0, (1.0, None, None))
 
 
+def test_windows():
+    """A causal window of 3 of 12 keys: weights of mean 1 in the window, sums of a quarter of the terms."""
+    s, t, d = 8, 12, 16
+    scores, softmax = ops.AttentionScores(0.5, 3).scale((2, s, d), (2, t, d)), ops.MaskedSoftmax(True, 3)
+    assert scores == Scales(1.0, (3**-0.5 / 0.5, 2**-0.5 / 0.5))
+    assert softmax.scale((2, s, t), (1, t)) == Scales(3.0, (3.0, None))
+    assert ops.MaskedSoftmax(window=3).scale((2, s, t), (1, t)) == Scales(5.0, (5.0, None))  # two on each side
+    assert ops.MaskedSoftmax(window=9).scale((2, s, t), (1, t)) == Scales(12.0, (12.0, None))
+    # Queries 0, 1, 2, … mix 1, 2, 3, 3, … values by weights of 3, 3/2, 1, 1, …: σ² = 9, 9/2, 3, 3, …
+    causal = ((9 + 9 / 2 + 3 * 10) / t) ** -0.5
+    for values, alpha in (("correlated", 1 / 3), ("independent", 3**-0.5), ("causal", causal)):
+        found = ops.AttentionMix(values, 3).scale((2, s, t), (2, t, d))
+        assert found.alpha == pytest.approx(alpha, rel=1e-14)
+        assert found.beta == pytest.approx((d**-0.5, (s * 3 / 12) ** -0.5), rel=1e-14)
+    for wide in (12, 13):  # all of them
+        assert ops.AttentionMix("causal", wide).scale((s, t), (t, d)) == ops.AttentionMix("causal").scale(
+            (s, t), (t, d)
+        )
+        assert ops.AttentionScores(keys=wide).scale((s, d), (t, d)) == ops.AttentionScores().scale((s, d), (t, d))
+
+
+def test_cells():
+    """By the moments of Table A.2: RMS σ = 1/1.846, σ′ = 1/4.723, tanh = 1/1.593, tanh′ = 1/1.467."""
+    state, gates = (3, 5), (3, 20)
+    found = ops.LstmState().scale(state, gates)
+    of_gates = 2 / math.hypot(1 / (1.593 * 4.723), 1 / 4.723, 1 / (1.846 * 1.467))
+    assert found.alpha == 1
+    assert found.beta == pytest.approx((1.846, of_gates), rel=1e-3)
+    found = ops.LstmOutput().scale(state, gates)
+    assert found.alpha == pytest.approx(1.846 * 1.593, rel=1e-3)
+    assert found.beta == pytest.approx((1.846 * 1.467, 2 * 1.593 * 4.723), rel=1e-3)
+    found = ops.GruState().scale(state, (3, 10), state, state)
+    assert found.alpha == 1
+    assert found.beta[0] == pytest.approx(1.846, rel=1e-3)
+
+
+def test_the_candidate_of_a_gru_against_a_sample():
+    """2^18 elements: standard errors of the root mean squares are 0.2 % or less, five of which are allowed."""
+    rng = np.random.default_rng(0)
+    h, candidate, recurrent = rng.standard_normal((3, 1 << 18, 1))
+    arrays = h, rng.standard_normal((1 << 18, 2)), candidate, recurrent
+    _, kept = ops.GruState().forward(*arrays)
+    gradients = ops.GruState().backward(rng.standard_normal(h.shape), *kept)
+    betas = ops.GruState().scale(*[a.shape for a in arrays]).beta
+    for beta, gradient in zip(betas, gradients, strict=True):
+        assert beta * np.sqrt(np.mean(gradient**2)) == pytest.approx(1, abs=0.01)
+
+
+def test_soft_cap():
+    """x − x³/(3c²) + …: σ² = 1 − 2/c² + O(c^-4), E f′² = 1 − 2/c² + O(c^-4); steep, ±c almost everywhere."""
+    for statistic in ("std", "rms"):
+        wide = ops.SoftCap(50.0).scale((3,), statistic)
+        assert abs(wide.alpha - (1 + 1 / 50**2)) <= 6 / 50**4
+        assert abs(wide.beta[0] - (1 + 1 / 50**2)) <= 6 / 50**4
+    assert 0.9 < ops.SoftCap(1 / 16).scale((3,)).alpha / 16 < 1.1
+
+
 def test_constrained_factors_of_the_paper():
     gelu = unit.scales(Call(ops.Gelu(), ((B, M),), geometric, (0,)))
     assert gelu.alpha == gelu.beta[0]

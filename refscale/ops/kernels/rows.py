@@ -96,7 +96,7 @@ def masked_softmax(op: Any, alpha: float, x: Array, mask: Array) -> tuple[Array,
     y = np.empty(x.shape, x.dtype)
     if not y.size:
         return y, (y, alpha)
-    visible, shape = _visible(mask, x.shape, op.causal)
+    visible, shape = _visible(mask, x.shape, op)
     logits, out, ones = x.reshape(shape), y.reshape(shape), np.ones(shape[-1], x.dtype)
     all_visible, lowest = bool(visible.all()), -np.finfo(x.dtype).max
     limits = _limits(visible, x.dtype) if visible.size <= blocks.BLOCK else None
@@ -113,16 +113,15 @@ def masked_softmax(op: Any, alpha: float, x: Array, mask: Array) -> tuple[Array,
     return y, (y, alpha)
 
 
-def _visible(mask: Array, x: Shape, causal: bool) -> tuple[Array, tuple[int, int, int, int]]:
+def _visible(mask: Array, x: Shape, op: Any) -> tuple[Array, tuple[int, int, int, int]]:
     """The mask as (p or 1, 1, s or 1, t or 1), and the (p, h, s, t) that x of shape (…, s, t) is then taken for.
 
     What had been broadcast before it came here is cut to one again.
     """
     mask = mask.reshape((1,) * (len(x) - mask.ndim) + mask.shape)
     mask = mask[tuple(slice(None) if stride else slice(1) for stride in mask.strides)]
-    if causal:
-        s, t = x[-2:]
-        mask = mask & np.tri(s, t, t - s, dtype=np.bool_)
+    if op.hides_by_place:
+        mask = mask & op.places(*x[-2:])
     lead = len(x) - 2
     varies = max((i + 1 for i in range(lead) if mask.shape[i] > 1), default=0)
     mask = np.broadcast_to(mask, (*x[:varies], *mask.shape[varies:]))
