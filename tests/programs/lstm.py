@@ -1,14 +1,11 @@
-"""An LSTM of basic ops: products, sigmoid, tanh.  Source: Hochreiter and Schmidhuber 1997; Gers et al. 2000."""
+"""An LSTM that repeats symbols.  Source: Hochreiter and Schmidhuber 1997; Gers et al. 2000."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from refscale import functional as F  # noqa: N812
-from refscale import ops
-from refscale.engine import apply
-from refscale.layers import Spec
-from refscale.layers.blocks import linear_specs
+from refscale.layers import Spec, linear_specs, lstm, lstm_specs
 from refscale.programs import Program
 
 SYMBOLS, BACK, RANDOM = 8, 3, 0.2
@@ -25,27 +22,14 @@ class Lstm(Program):
     def __init__(self):
         self.specs = {
             "symbol": Spec("embedding", (SYMBOLS, D)),
-            **linear_specs("input", D, 4 * D),
-            **linear_specs("state", D, 4 * D, bias=False),
+            **lstm_specs("lstm", D, D),
             **linear_specs("head", D, SYMBOLS, role="readout"),
         }
 
     def loss(self, p, batch, rng=None):
         symbols, following = batch
-        gates = F.linear(F.embedding(p["symbol"], symbols.T), p["input.weight"], p["input.bias"])  # (seq, batch, 4·d)
-        h = c = None
-        states = []
-        for t in range(SEQ):
-            at = apply(ops.Reshape((len(symbols), 4 * D)), apply(ops.Slice(0, t, t + 1), gates))
-            if h is not None:
-                at = at + F.matmul(h, p["state.weight"])
-            take, keep, show, candidate = F.split(at, 4)
-            new = F.sigmoid(take) * F.tanh(candidate)
-            c = new if c is None else F.sigmoid(keep) * c + new
-            h = F.sigmoid(show) * F.tanh(c)
-            states.append(apply(ops.Reshape((1, len(symbols), D)), h))
-        h = apply(ops.Concat(0), *states)
-        return F.cross_entropy(F.readout(h, p["head.weight"], p["head.bias"]), following.T)
+        h = lstm(p, "lstm", F.embedding(p["symbol"], symbols))
+        return F.cross_entropy(F.readout(h, p["head.weight"], p["head.bias"]), following)
 
     def draw(self, rng, n):
         """(n, SEQ) symbols, and as many that follow each."""
