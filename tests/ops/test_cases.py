@@ -24,7 +24,7 @@ from tests.ops.cases import ALL_OPS, EXAMPLES, MORE, PROPERTY, WIDER
 from tests.ops.references import REFERENCES
 
 PAGES = [page for page in vars(ops).values() if inspect.ismodule(page) and page.__name__.startswith("refscale.ops.")]
-HELPERS = {"custom", "kernels", "moments", "shapes", "softmax_moments", "sums"}
+HELPERS = {"custom", "kernels", "moments", "shapes", "softmax_moments", "sums", "windows"}
 """Modules of ``ops`` that are no pages."""
 by_name = {"ids": lambda op: op.__name__}
 
