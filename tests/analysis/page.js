@@ -70,7 +70,8 @@ const opened = lines().map(row => {
   press(row.querySelector("button"));
   const below = row.nextSibling;
   const result = {
-    bars: below.all("rect").map(bar => bar.textContent), text: below.textContent,
+    bars: below.all("rect").map(bar => bar.textContent),
+    heights: below.all("rect").map(bar => Number(bar.attributes.height)), text: below.textContent,
     uses: below.all("li").map(use => use.textContent), links: below.all("li").map(use => use.all("button").length),
   };
   press(row.querySelector("button"));

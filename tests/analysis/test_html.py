@@ -179,10 +179,10 @@ class TestNames:
 def reports():
     first = [
         tensor(spread(1.0), name="up.weight"),
-        tensor(spread(64.0), name="down.weight", uses=(TensorUse("matmul", "down", 0.25),)),
+        tensor(spread(1024.0), name="down.weight", uses=(TensorUse("matmul", "down", 0.25),)),
         tensor(np.zeros(5), name="bias", zero_because="a bias"),
         tensor(spread(2.0**-9), name="down", kind="activation", role="gelu", alpha=1.5, predicted=2.0**-8),
-        tensor([1.0, 2.0, -4.0, 0.0], name="down", kind="activation gradient", alpha=1.5, c=3.0, damped=True),
+        tensor([1.0, -1.0, 2.0, -4.0, 0.0], name="down", kind="activation gradient", alpha=1.5, c=3.0, damped=True),
     ]
     return [report(first), report([tensor(spread(1.0), name="up.weight")], scheme="unit")]
 
@@ -206,7 +206,7 @@ class TestScript:
         assert found["shown"] == "6 of 6 tensors"
         assert [row[1:4] for row in found["all"]] == [[r.scheme, t.kind, t.role] for r, t in tensors]
         assert [row[0].startswith(t.name) for row, (_, t) in zip(found["all"], tensors, strict=True)] == [True] * 6
-        assert found["all"][1][4:7] == ["1000", "64", "6.0!"]
+        assert found["all"][1][4:7] == ["1000", "1020", "10.0!"]
         assert found["all"][3][4:8] == ["1000", "0.00195", "−9.0!", "0.50"]
         lost = [t.share(t.lost[f].underflow + t.lost[f].overflow) for _, t in tensors for f in reports[0].formats]
         assert [cell for row in found["all"] for cell in row[-3:]] == [percent(x) for x in lost]
@@ -214,7 +214,7 @@ class TestScript:
 
     def test_filters(self, found):
         assert [row[3] for row in found["searched"]] == ["gelu"]
-        assert [row[6] for row in found["outside"]] == ["6.0!", "−9.0!"]
+        assert [row[6] for row in found["outside"]] == ["10.0!", "−9.0!"]
         assert [row[1:3] for row in found["weights"]] == [["regular", "weight"]] * 3
 
     def test_sorted_both_ways(self, found):
@@ -225,15 +225,17 @@ class TestScript:
     def test_an_opened_row(self, found, reports):
         """In the order of falling scale: down.weight, ∂down, the two up.weight, down, bias."""
         weight, gradient, _, _, value, zero = found["opened"]
-        assert weight["bars"] == ["2^6: 100 %"]
-        assert sorted(gradient["bars"]) == ["2^0: 33.3 %", "2^1: 33.3 %", "2^2: 33.3 %"]
+        assert weight["bars"] == ["2^10: 100 %"]
+        assert sorted(gradient["bars"]) == ["2^0: 50.0 %", "2^1: 25.0 %", "2^2: 25.0 %"]
+        assert sorted(gradient["heights"]) == [60, 60, 120]
         assert zero["bars"] == []
         assert (weight["uses"], weight["links"]) == (["down (matmul), β = 0.25"], [1])
         assert "c3: the computed gradient is c times the true one" in gradient["text"]
         assert "damped" in gradient["text"]
         assert "predicted σ0.00391; measured over predicted 0.50" in value["text"]
         assert "α of gelu1.5" in value["text"]
-        assert "E4M3100 % to zero" not in weight["text"]
+        assert "E4M3100 % too large" in weight["text"]
+        assert "FP16no loss beyond rounding" in weight["text"]
         assert "zero because ofa bias" in zero["text"]
         assert found["closed"]
 
