@@ -20,7 +20,7 @@ from refscale.stats.measurement import (
     TensorUse,
     measure,
 )
-from refscale.stats.report import CastSummary, Report, Summary, summarize
+from refscale.stats.report import CastSummary, Report, Summary, is_outside, summarize
 from refscale.stats.trace import PredictedScales, TensorProbe, summarize_casts
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "TensorProbe",
     "TensorStats",
     "TensorUse",
+    "is_outside",
     "measure",
     "summarize",
     "summarize_casts",
