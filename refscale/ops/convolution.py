@@ -16,7 +16,7 @@ import numpy as np
 
 from refscale.engine import Array, Example, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
-from refscale.ops.shapes import integer_attributes, size
+from refscale.ops.shapes import integer_attributes, leading, size
 from refscale.ops.windows import (
     LAYOUTS,
     Padding,
@@ -286,6 +286,10 @@ class ConvTranspose(Op):
             (kernel / stride * max(1, weight[-2])) ** -0.5,
             ((kernel * max(1, weight[-1] // self.groups)) ** -0.5, size(x[:-1]) ** -0.5),
         )
+
+    def rows(self, x: Shape, weight: Shape) -> tuple[Shape, Shape]:
+        self._windows(x, weight)
+        return (), leading(x)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:

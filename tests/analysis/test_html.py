@@ -21,7 +21,7 @@ from refscale.engine import Tape, apply, backward
 from refscale.errors import ArgumentError
 from refscale.layers import Spec
 from refscale.scales import unit as unit_scheme
-from refscale.stats import TensorProbe, TensorUse
+from refscale.stats import Cause, TensorProbe, TensorUse
 from tests.analysis.builders import report, spread, tensor
 
 VOID = {"meta", "input", "br", "img", "link", "hr"}
@@ -184,7 +184,8 @@ def reports():
         tensor(spread(2.0**-9), name="down", kind="activation", role="gelu", alpha=1.5, predicted=2.0**-8),
         tensor([1.0, -1.0, 2.0, -4.0, 0.0], name="down", kind="activation gradient", alpha=1.5, c=3.0, damped=True),
     ]
-    return [report(first), report([tensor(spread(1.0), name="up.weight")], scheme="unit")]
+    cause = Cause("down", "activation", "alike rows", -9.0, 2, "gelu #3", "a remedy")
+    return [report(first, causes=(cause,)), report([tensor(spread(1.0), name="up.weight")], scheme="unit")]
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +235,8 @@ class TestScript:
         assert "damped" in gradient["text"]
         assert "predicted σ0.00391; measured over predicted 0.50" in value["text"]
         assert "α of gelu1.5" in value["text"]
+        assert "outside because ofalike rows at gelu #3; a remedy" in value["text"]
+        assert "outside because of" not in gradient["text"]
         assert "E4M3100 % too large" in weight["text"]
         assert "FP16no loss beyond rounding" in weight["text"]
         assert "zero because ofa bias" in zero["text"]

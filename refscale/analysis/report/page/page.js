@@ -158,7 +158,7 @@ function opened(w) {
     ["predicted σ", t.predicted === null ? "none" : figure(t.predicted) + predictedNote(w)],
     ["zeros", String(t.zeros)],
     ["not finite", t.infinite + t.nan ? t.infinite + " infinite, " + t.nan + " NaN" : ""],
-    ["zero because of", t.zero_because], ["damped", t.damped ? "on purpose, by 1/fan-in" : ""],
+    ["outside because of", cause(w)], ["zero because of", t.zero_because], ["damped", t.damped ? "on purpose, by 1/fan-in" : ""],
     ...formats.map(f => [f.label, losses(t, f.name)]),
   ].filter(([, value]) => value !== "");
   const factors = [
@@ -171,6 +171,11 @@ function opened(w) {
     element("section", {},
       element("h3", {}, "Factors and consumers"), factors.length ? list(factors) : null, uses(w)));
   return element("tr", { className: "opened" }, element("td", { colSpan: columns.length }, parts));
+}
+
+function cause(w) {
+  const found = w.report.causes.find(one => one.tensor === w.t.name && one.kind === w.t.kind);
+  return found ? found.cause + (found.at ? " at " + found.at : "") + (found.remedy ? "; " + found.remedy : "") : "";
 }
 
 const predictedNote = w => w.ratio === null ? "" : "; measured over predicted " + w.ratio.toFixed(2);
