@@ -34,6 +34,7 @@ LONG = (
     "analysis/test_fidelity.py",
     "analysis/test_files.py",
     "analysis/test_first_step.py",
+    "analysis/test_html.py",
     "analysis/test_plots.py",
     "analysis/test_predict.py",
     "analysis/test_snr.py",

@@ -94,6 +94,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and batch (default: 0)")
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text to read (default: text that comes with Python)")
     parser.add_argument("--json", metavar="FILE", help="also write everything as JSON")
+    parser.add_argument("--html", metavar="FILE", help="also write a page with a row per tensor, for a browser")
     parser.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
     parser.add_argument("--checkpoint", metavar="PATH", help="of a run of train, in place of a model at initialization")
     parser.add_argument(

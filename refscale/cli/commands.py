@@ -36,15 +36,16 @@ def _report(args: argparse.Namespace) -> None:
     if args.checkpoint:
         _report_checkpoint(args)
         return
-    if args.flops and args.plot:
-        raise ArgumentError("report: --flops with --plot, expected one of the two")
+    if args.flops and (args.plot or args.html):
+        other = "--plot" if args.plot else "--html"
+        raise ArgumentError(f"report: --flops with {other}, expected one of the two")
     model = args.model or args.option or DEFAULT_MODEL
     data = _first_data(args, model)
     schemes = ("regular", "unit") if args.scheme == "both" else (args.scheme,)
     precision = get_precision(args.precision or "fp32")
     if args.plot:
         analysis.check_plot(args.plot)
-    _check_directories(args.plot, args.json)
+    _check_directories(args.plot, args.json, args.html)
     if args.flops:
         counts = [
             analysis.count_flops(model, scheme, **{k: v for k, v in data.items() if k != "text"}) for scheme in schemes
@@ -93,7 +94,7 @@ def _report_checkpoint(args: argparse.Namespace) -> None:
         raise ArgumentError(f"report: --checkpoint {args.checkpoint!r} with {names}, but a checkpoint has its own")
     if args.plot:
         analysis.check_plot(args.plot)
-    _check_directories(args.plot, args.json)
+    _check_directories(args.plot, args.json, args.html)
     path = Path(args.checkpoint)
     checkpoint = newest(path) if path.is_dir() else load_checkpoint(path)
     parameters = sum(p.size for p in checkpoint.state.parameters.values())
@@ -162,6 +163,7 @@ _NOT_OF_A_TRAINED_MODEL: dict[str, object] = {
     "constraint": "geometric",
     "checkpoint": None,
     "flops": False,
+    "html": None,
     "all": False,
 }
 """Options of ``report`` that say nothing to ``--pretrained``, with their defaults."""
@@ -172,6 +174,8 @@ def _show(args: argparse.Namespace, reports: list[Report]) -> None:
 
     if args.json:  # files first: a reader that goes away early takes no result along
         analysis.save(args.json, reports)
+    if args.html:
+        analysis.save_html(args.html, reports)
     if args.plot:
         analysis.plot(args.plot, reports)
     print(analysis.render(reports, everything=args.all), end="")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from refscale.engine import Array, CastRecord, Tensor, Variable
+from refscale.engine import Array, CastRecord, Node, Tensor, Variable
 from refscale.graph import gradient_factors
 from refscale.layers import Specs
 from refscale.ops import Bias, Fork, Readout, Reshape, Transpose
 from refscale.progress import Progress
 from refscale.scales import Scheme, Statistic, Unit
-from refscale.stats.measurement import KINDS, Kind, Measurement, TensorStats, measure
+from refscale.stats.measurement import KINDS, Kind, Measurement, TensorStats, TensorUse, measure
 from refscale.stats.report import CastSummary, is_outside
 
 SAME_VALUES = (Reshape, Transpose, Bias)
@@ -106,15 +106,20 @@ class TensorProbe:
                 return position[owner.name], 1 + variable.node.index
             return len(position), variable.node.index
 
-        rows = []
+        of_kinds, names = {}, {}
+        shown: dict[bool, dict[Variable, str]] = {False: {}, True: {}}  # of values, of gradients
         for kind in KINDS:
-            of_kind = sorted(((v, m) for k, v, m in self.found if k == kind), key=lambda row: order(row[0]))
-            names = _unique([v.name for v, _ in of_kind])
+            of_kinds[kind] = sorted(((v, m) for k, v, m in self.found if k == kind), key=lambda row: order(row[0]))
+            names[kind] = _unique([v.name for v, _ in of_kinds[kind]])
+            shown[kind.endswith("gradient")].update(zip((v for v, _ in of_kinds[kind]), names[kind], strict=True))
+        uses = _uses(output)
+        rows = []
+        for kind, of_kind in of_kinds.items():
             is_gradient = kind.endswith("gradient")
             scales: Mapping[Variable, float] = {}
             if predicted:
                 scales = predicted.gradients if is_gradient else predicted.values
-            for name, (variable, m) in zip(names, of_kind, strict=True):
+            for name, (variable, m) in zip(names[kind], of_kind, strict=True):
                 self.variables[kind, name] = variable
                 c = factors.get(variable) if is_gradient else None
                 rows.append(
@@ -126,6 +131,7 @@ class TensorProbe:
                         c=c,
                         statistic=statistic,
                         predicted=scales.get(variable),
+                        uses=tuple(uses(variable, {**shown[not is_gradient], **shown[is_gradient]})),
                     )
                 )
         return tuple(rows)
@@ -139,6 +145,7 @@ class TensorProbe:
         c: float | None,
         statistic: Statistic,
         predicted: float | None,
+        uses: tuple[TensorUse, ...],
     ) -> TensorStats:
         role = self.specs[name].role if variable.node is None else variable.node.op.name
         reason = ""
@@ -162,6 +169,8 @@ class TensorProbe:
             damped=kind == "activation" and _is_damped(variable),
             statistic=statistic,
             predicted=predicted,
+            alpha=variable.node.scales.alpha if variable.node else None,
+            uses=uses,
         )
 
     def outside(self, tensors: Sequence[TensorStats]) -> list[tuple[str, Kind, Variable]]:
@@ -172,6 +181,30 @@ class TensorProbe:
 def _is_damped(variable: Variable) -> bool:
     node = variable.node
     return node is not None and isinstance(node.op, Readout) and node.op.rule == "1/m" and node.scales.alpha != 1
+
+
+_Uses = Callable[[Variable, Mapping[Variable, str]], Iterator[TensorUse]]
+
+
+def _uses(output: Tensor) -> _Uses:
+    """A function that yields the uses of a tensor, given the names of the rows.
+
+    A tensor with the same values, which has no row of its own, is passed over: its uses take its place.
+    """
+    consumers: dict[Variable, list[tuple[Node, int]]] = defaultdict(list)
+    for node in output.tape.nodes:
+        for i, variable in enumerate(node.inputs):
+            consumers[variable].append((node, i))
+
+    def uses(variable: Variable, names: Mapping[Variable, str]) -> Iterator[TensorUse]:
+        for node, i in consumers[variable]:
+            if isinstance(node.op, SAME_VALUES) and i == 0:
+                yield from uses(node.output, names)
+            else:
+                beta = node.scales.beta[i] if node.wanted[i] else None
+                yield TensorUse(node.op.name, names.get(node.output, node.output.name), beta)
+
+    return uses
 
 
 def layer_of(name: str) -> str:

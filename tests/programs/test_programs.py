@@ -134,7 +134,7 @@ class TestInstruments:
         assert by_place.tensors == found.tensors
 
     def test_prediction(self, name):
-        """An op without a rule is named; matrices have σ = 1 under unit, to within their own size."""
+        """Every op has a rule; matrices have σ = 1 under unit, to within their own size."""
         found = analysis.predict(PROGRAMS[name]())
         assert found.without_rule == ()
         std = {v.name: m.std for v, m in found.values.items()}

@@ -94,7 +94,7 @@ def _line(t: TensorStats, layer: str, formats: Sequence[str], over_predicted: st
     if "gradient" not in t.kind:
         start = f"{start.rstrip()} {'×'.join(map(str, t.shape)):>{39 - len(start.rstrip())}}"
     log2 = f"{exponent(t.scale):.1f}" if t.scale else ""
-    start += f"{figure(t.scale):>9}{log2:>6}{_mark(t)}"
+    start += f"{figure(t.scale):>9}{log2:>6}{mark(t)}"
     if t.zero_because:
         return f"{start}  zero by construction"
     start += f"{over_predicted:>5}"
@@ -143,7 +143,8 @@ def _shares(tensors: Sequence[TensorStats], formats: Sequence[str]) -> str:
     return "".join(cells)
 
 
-def _mark(t: TensorStats) -> str:
+def mark(t: TensorStats) -> str:
+    """``!`` outside [1/4, 4], if the tensor is judged; ``∞`` with elements that are not finite; else a space."""
     if t.infinite or t.nan:
         return "∞"
     return "!" if is_outside(t) and t.is_judged else " "
