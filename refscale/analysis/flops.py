@@ -125,18 +125,11 @@ def _count(node: Node) -> OpFlops:
 
 
 def _contraction(node: Node) -> int:
-    """Multiplications of a contraction's forward pass; each product of its backward pass has as many.
-
-    Every element of the output is a sum over the axes that the two inputs share and the output lacks.
-    """
-    x, w = (v.shape for v in node.inputs[:2])
-    if node.op.name in ("matmul", "readout", "attention_mix", "attention_scores"):
-        terms = x[-1]
-    elif node.op.name in ("conv1d", "conv2d"):
-        terms = math.prod(w[:-1])
-    else:
-        raise ArgumentError(f"tape_flops: no count for the contraction {node.op.name!r}")
-    return math.prod(node.output.shape) * terms
+    """Multiplications of a contraction's forward pass; each product of its backward pass has as many."""
+    terms = node.op.terms
+    if terms is None:
+        raise ArgumentError(f"tape_flops: no count for the contraction {node.op.name!r}, expected it to define terms")
+    return math.prod(node.output.shape) * int(terms(*(v.shape for v in node.inputs)))
 
 
 def count_flops(

@@ -31,6 +31,7 @@ class Op:
       independent N(0, 1).  It sees shapes and attributes only;
     * ``examples(sizes) -> (Example, ...)``: the op with typical attributes and inputs, of which tables, golden vectors,
       claims and default strategies are made;
+    * ``terms(*shapes)``, of a contraction: how many products each element of the result sums;
     * ``predict(shape of y, *moments) -> moments of y`` and ``predict_gradients(moments of g, *moments) -> (moments of
       each gradient, None for those in ``constants``)``: what the op makes of second moments, both without factors; an
       op without these two rules is reported as not predicted.
@@ -81,6 +82,7 @@ class Op:
     forward: ClassVar[Callable[..., tuple[Array, tuple[Any, ...]]]]
     backward: ClassVar[Callable[..., tuple[Array | None, ...]]]
     scale: ClassVar[Callable[..., Scales]]
+    terms: ClassVar[Callable[..., int] | None] = None
     predict: ClassVar[Callable[..., SecondMoments] | None] = None
     predict_gradients: ClassVar[Callable[..., tuple[SecondMoments | None, ...]] | None] = None
 

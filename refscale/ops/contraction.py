@@ -56,6 +56,9 @@ class Matmul(Op):
         b, m, n = (max(1, k) for k in (x[-2], x[-1], w[-1]))
         return Scales(m**-0.5, ((n * repeats_x) ** -0.5, (b * repeats_w) ** -0.5))
 
+    def terms(self, x: Shape, w: Shape) -> int:
+        return x[-1]
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.m, at.n)),)
@@ -109,6 +112,9 @@ class AttentionScores(Op):
         repeats_q, repeats_k = batch / size(q[:-2]), batch / size(k[:-2])
         t, s = max(1, k[-2]) * repeats_q, max(1, q[-2]) * repeats_k
         return Scales(1.0, (t**-0.5 / damping, s**-0.5 / damping))
+
+    def terms(self, q: Shape, k: Shape) -> int:
+        return q[-1]
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -173,6 +179,9 @@ class AttentionMix(Op):
         alpha = 1 / t if self.values == "correlated" else (t * sum(1 / i for i in range(1, t + 1))) ** -0.5
         return Scales(alpha, matmul.beta)
 
+    def terms(self, weights: Shape, v: Shape) -> int:
+        return weights[-1]
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return tuple(example(cls(rule), (at.b, at.s, at.s), (at.b, at.s, at.m)) for rule in get_args(ValuesRule))
@@ -224,6 +233,9 @@ class Readout(Op):
         self.check(x, w)
         matmul = Matmul().scale(x, w)
         return matmul if self.rule == "1/sqrt(m)" else Scales(1 / max(1, w[0]), matmul.beta)
+
+    def terms(self, x: Shape, w: Shape) -> int:
+        return x[-1]
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:

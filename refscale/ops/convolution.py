@@ -126,6 +126,9 @@ class _Convolution(Op, ABC):
             ((kernel / stride * max(1, weight[-1] // self.groups)) ** -0.5, size((x[0], *outputs)) ** -0.5),
         )
 
+    def terms(self, x: Shape, weight: Shape) -> int:
+        return math.prod(weight[:-1])
+
     def _windows(self, x: Shape, weight: Shape) -> tuple[WindowGrid, Shape]:
         """Where the windows lie, and how many on each axis; or a ShapeError."""
         space, kernel, axes = x[1:-1], weight[:-2], len(self._layout)

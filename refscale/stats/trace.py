@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from refscale.engine import Array, CastRecord, Tensor, Variable
@@ -22,12 +22,6 @@ A bias is zero at initialization, so what it is added to stands for both.
 """
 
 ZERO_BIAS = "biases at the start"
-KEY_BIAS = "gradients of key biases, as the softmax ignores a shift"
-"""A bias added to every key adds one number to all scores of a query; what is left of its gradient is rounding."""
-
-
-PAD = "gradients of the first prediction, where no sequence starts a text"
-START = "products of a state that starts at zero"
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,15 +133,6 @@ class TensorProbe:
         predicted: float | None,
     ) -> TensorStats:
         role = self.specs[name].role if variable.node is None else variable.node.op.name
-        reason = ""
-        if kind == "weight" and role == "bias" and m.zeros == m.elements:
-            reason = ZERO_BIAS
-        if kind == "weight gradient" and name.endswith("attention.key.bias"):
-            reason = KEY_BIAS
-        if m.zeros == m.elements and kind == "weight gradient" and name == "pad":
-            reason = PAD
-        if m.zeros == m.elements and kind == "activation" and ".recurrence." in name:
-            reason = START
         return TensorStats(
             **{f.name: getattr(m, f.name) for f in fields(m)},
             name=name,
@@ -156,11 +141,32 @@ class TensorProbe:
             role=role,
             shape=variable.shape,
             c=c,
-            zero_because=reason,
+            zero_because=self._zero_because(kind, variable, m),
             damped=kind == "activation" and _is_damped(variable),
             statistic=statistic,
             predicted=predicted,
         )
+
+    def _zero_because(self, kind: Kind, variable: Variable, m: Measurement) -> str:
+        """Why a tensor is zero whatever its scale, by the specs of parameters; empty if it is not."""
+        is_zero, spec = m.zeros == m.elements, self.specs.get(variable.name) if variable.node is None else None
+        if spec and kind == "weight":
+            return ZERO_BIAS if is_zero and spec.role == "bias" else ""
+        if spec and kind == "weight gradient":
+            return spec.zero_gradient or (spec.unused if is_zero else "")
+        if is_zero and kind == "activation" and variable.node:
+            operands = (leaf for v in variable.node.inputs for leaf in _with_the_values_of(v))
+            return next((s.zero_products for v in operands if (s := self.specs.get(v.name)) and s.zero_products), "")
+        return ""
+
+
+def _with_the_values_of(variable: Variable) -> Iterator[Variable]:
+    """The leaves whose values a tensor holds, perhaps moved or added to zeros."""
+    if variable.node is None:
+        yield variable
+    elif isinstance(variable.node.op, SAME_VALUES):
+        for v in variable.node.inputs:
+            yield from _with_the_values_of(v)
 
 
 def _is_damped(variable: Variable) -> bool:

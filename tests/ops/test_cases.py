@@ -139,3 +139,14 @@ def test_fast_forms_import_no_page():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and str(node.module).startswith("refscale.ops"):
                 assert str(node.module).removeprefix("refscale.ops.").partition(".")[0] in HELPERS, (path, node.module)
+
+
+def test_contractions_count_their_terms():
+    """One, the sum of ones, forward: as many products as each element sums (padding aside)."""
+    at = Sizes(b=2, m=6, n=4, s=8)
+    for kind in ops.OPS.values():
+        assert (kind.terms is not None) == kind.contraction, kind.name
+        for example in kind.examples(at) if kind.contraction else ():
+            y, _ = kind.forward(example.op, *(np.ones(shape) for shape in example.shapes))
+            factor = example.op.damping(example.shapes[0]) if hasattr(example.op, "damping") else 1.0
+            assert example.op.terms(*example.shapes) == round(y.max() / factor), example.op

@@ -10,6 +10,7 @@ from statistics import median
 from refscale.analysis.report.histogram import histograms
 from refscale.analysis.tables.formats import format_label
 from refscale.errors import counted
+from refscale.ops import LossSum
 from refscale.stats.measurement import KINDS, Kind, TensorStats
 from refscale.stats.report import CastSummary, Report, Summary, by_layer, distance, is_outside
 
@@ -56,7 +57,9 @@ def heading(report: Report) -> list[str]:
 
 
 def _short_loss(name: str) -> str:
-    return {"mlm.softmax_cross_entropy": "mlm", "nsp.softmax_cross_entropy": "nsp", "loss_sum": "total"}.get(name, name)
+    """``mlm.softmax_cross_entropy`` → ``mlm``; the sum of several is the total."""
+    scope, _, op = name.rpartition(".")
+    return "total" if op == LossSum.name else scope or op
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
