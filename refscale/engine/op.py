@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from refscale.exact import Bounded, ErrorModel
 
 Array = NDArray[Any]
+
+Degree = float | Literal["together", "weighted", "any", "own"] | None
+"""How a result depends on the scale of one input; see ``Op``."""
 
 
 class Op:
@@ -32,6 +35,10 @@ class Op:
     * ``examples(sizes) -> (Example, ...)``: the op with typical attributes and inputs, of which tables, golden vectors,
       claims and default strategies are made;
     * ``terms(*shapes)``, of a contraction: how many products each element of the result sums;
+    * ``homogeneity``: what becomes of the result if an input is multiplied by a number s > 0, for each input: d, it is
+      multiplied by s^d; "together", it is multiplied by s if all inputs so marked are; "weighted", it is a sum with
+      weights, which can absorb s; "any", it stays, eps aside; "own", none of these; None for constants.  One entry
+      stands for all of ``*x``;
     * ``predict(shape of y, *moments) -> moments of y`` and ``predict_gradients(moments of g, *moments) -> (moments of
       each gradient, None for those in ``constants``)``: what the op makes of second moments, both without factors; an
       op without these two rules is reported as not predicted.
@@ -83,6 +90,7 @@ class Op:
     backward: ClassVar[Callable[..., tuple[Array | None, ...]]]
     scale: ClassVar[Callable[..., Scales]]
     terms: ClassVar[Callable[..., int] | None] = None
+    homogeneity: ClassVar[tuple[Degree, ...]] = ()
     predict: ClassVar[Callable[..., SecondMoments] | None] = None
     predict_gradients: ClassVar[Callable[..., tuple[SecondMoments | None, ...]] | None] = None
 
@@ -99,6 +107,28 @@ class Op:
         own = vars(cls)
         if ("forward" in own or "backward" in own) and "fast_forward" not in own:
             cls.fast_forward = cls.fast_backward = None
+
+    def degrees(self, inputs: int) -> tuple[Degree, ...]:
+        """``homogeneity`` of that many inputs."""
+        return self.homogeneity * inputs if self.inputs[0][0] == "*" else self.homogeneity
+
+    def at_scales(self, *scales: float) -> tuple[Op, float]:
+        """The op that computes the same of inputs that are each smaller by a number.
+
+        Args:
+            scales: s > 0 of each input; 1 of constants and of those marked "own", one for all marked "together".
+
+        Returns:
+            (op, factor) with f(s_1·x_1, …) = factor·op(x_1, …).  An op whose attributes depend on the scale of its
+            inputs overrides it.
+        """
+        factor, together = 1.0, 1.0
+        for s, degree in zip(scales, self.degrees(len(scales)), strict=True):
+            if degree == "together":
+                together = s
+            elif isinstance(degree, int | float):
+                factor *= s**degree
+        return self, factor * together
 
     def bound(
         self, scales: Scales, gradient: Array | None, *arrays: Array, model: ErrorModel | None = None

@@ -42,6 +42,7 @@ class Add(Op):
     """
 
     inputs = ("x", "y")
+    homogeneity = ("weighted", "weighted")
     source = "Table A.2 (weighted add, γ = 1)"
     adds = True
     passes = (0, 1)
@@ -58,6 +59,9 @@ class Add(Op):
     def scale(self, x: Shape, y: Shape) -> Scales:
         out = self.broadcast(x, y)
         return Scales(2**-0.5, (broadcast_factor(x, out), broadcast_factor(y, out)))
+
+    def at_scales(self, *scales: float) -> tuple[Op, float]:
+        return WeightedAdd(self.weights).at_scales(*scales)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -78,6 +82,7 @@ class Subtract(Op):
     """x − y, broadcast.  Factors as for x + y: the sign does not change a variance."""
 
     inputs = ("x", "y")
+    homogeneity = ("together", "together")
     source = "Table A.2 (weighted add, |γ| = 1)"
     adds = True
     passes = (0,)
@@ -122,6 +127,7 @@ class WeightedAdd(Op):
 
     weights: tuple[float, ...]
     inputs = ("*x",)
+    homogeneity = ("weighted",)
     source = "Table A.2 (weighted add)"
     adds = True
     fast_forward, fast_backward = elements.add, elements.add_backward
@@ -145,6 +151,12 @@ class WeightedAdd(Op):
         out = self.broadcast(*shapes)
         betas = tuple(broadcast_factor(s, out) / w for s, w in zip(shapes, self.weights, strict=True))
         return Scales(sum(w**2 for w in self.weights) ** -0.5, betas)
+
+    def at_scales(self, *scales: float) -> tuple[Op, float]:
+        """With weights γ_i·s_i/h, h = √Σ (γ_i·s_i)²: h times its result."""
+        weights = [w * s for w, s in zip(self.weights, scales, strict=True)]
+        factor = math.hypot(*weights)
+        return WeightedAdd(tuple(w / factor for w in weights)), factor
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -170,6 +182,7 @@ class Bias(Op):
     """
 
     inputs = ("x", "bias")
+    homogeneity = ("together", "together")
     source = "Table A.2 (broadcast bias)"
     passes = (0,)
     fast_forward, fast_backward = elements.add_bias, elements.add_bias_backward
@@ -207,6 +220,7 @@ class Multiply(Op):
     """
 
     inputs = ("x", "y")
+    homogeneity = (1, 1)
     source = "E[(xy)²] = E[x²]·E[y²]"
 
     def forward(self, x: Array, y: Array) -> tuple[Array, Kept]:
@@ -236,6 +250,7 @@ class _Extreme(Op):
     """What ``Maximum`` and ``Minimum`` share: all but which of two elements is taken."""
 
     inputs = ("x", "y")
+    homogeneity = ("together", "together")
     source = "closed form: E max(X, Y) = π^-½"
     has_mean = True
     sign: ClassVar[int]
@@ -307,6 +322,7 @@ class ScalarMultiply(Elementwise):
 
     factor: float
     source = "closed form: σ(c·X) = |c|·σ(X)"
+    homogeneity = (1,)
     has_mean = False
 
     def __post_init__(self) -> None:
@@ -345,6 +361,7 @@ class ScalarDivide(Elementwise):
 
     divisor: float
     source = "closed form: σ(X/c) = σ(X)/|c|"
+    homogeneity = (1,)
     has_mean = False
 
     def __post_init__(self) -> None:
@@ -387,6 +404,7 @@ class SiluGlu(Op):
     """
 
     inputs = ("x", "gate")
+    homogeneity = (1, "own")
     source = "quadrature; arXiv 2002.05202"
     fast_forward, fast_backward = elements.silu_glu, elements.silu_glu_backward
 
@@ -433,6 +451,7 @@ class Highway(Op):
 
     bias: float = 0.0
     inputs = ("h", "candidate", "update")
+    homogeneity = ("together", "together", "own")
     source = "quadrature; Zilly et al. 2017 (arXiv 1607.03474), mean of two equal values"
     fast_forward, fast_backward = elements.highway, elements.highway_backward
 
@@ -485,6 +504,7 @@ class _Identity(Op):
     """What ``Scaled`` and ``Fork`` compute: nothing; the engine multiplies by their factors."""
 
     inputs = ("x",)
+    homogeneity = (1,)
     carries_factors = True
     moves = True
 
@@ -566,6 +586,7 @@ class Dropout(Op):
 
     p: float
     inputs = ("x", "keep")
+    homogeneity = (1, None)
     source = "paper, Table A.2; E[keep²]/(1−p)² = 1/(1−p)"
     constants = (1,)
     fast_forward, fast_backward = elements.drop, elements.drop_backward

@@ -33,6 +33,7 @@ class Matmul(Op):
     """
 
     inputs = ("x", "w")
+    homogeneity = (1, 1)
     source = "Table A.2"
     contraction = True
     weight_inputs = (1,)
@@ -89,6 +90,7 @@ class AttentionScores(Op):
 
     rule: ScoresRule = "1/sqrt(d)"
     inputs = ("q", "k")
+    homogeneity = (1, 1)
     source = "Table A.2 (matmul, with the damping in the function)"
     contraction = True
     fast_forward, fast_backward = products.scores, products.scores_backward
@@ -156,6 +158,7 @@ class AttentionMix(Op):
 
     values: ValuesRule = "correlated"
     inputs = ("weights", "v")
+    homogeneity = (1, 1)
     source = "Table A.2 (matmul); correlated: mean of t equal values; causal: of 1 … t independent ones"
     contraction = True
     fast_forward, fast_backward = products.matmul, products.matmul_backward
@@ -213,6 +216,7 @@ class Readout(Op):
 
     rule: ReadoutRule = "1/sqrt(m)"
     inputs = ("x", "w")
+    homogeneity = (1, 1)
     source = "Table A.2 (matmul); 1/m: u-μP (arXiv 2407.17465), output layer"
     contraction = True
     weight_inputs = (1,)

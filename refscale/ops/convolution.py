@@ -91,6 +91,7 @@ class _Convolution(Op, ABC):
     """What Conv1d and Conv2d share: everything but the number of axes."""
 
     inputs = ("x", "weight")
+    homogeneity = (1, 1)
     source = "Table A.2 (matmul), terms counted by window"
     contraction = True
     groups: int
@@ -287,6 +288,7 @@ class _Pool(Op):
     stride: PerAxis | None = None
     padding: PaddingPerAxis | None = None
     inputs = ("x",)
+    homogeneity = (1,)
 
     def __post_init__(self) -> None:
         several = {name: len(value) for name, value in vars(self).items() if isinstance(value, tuple | list)}

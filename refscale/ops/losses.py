@@ -39,6 +39,7 @@ class SoftmaxCrossEntropy(Op):
     ignore_index: int | None = None
     kept: int | None = field(default=None, compare=False)  # of the batch, not of the program
     inputs = ("logits", "targets")
+    homogeneity = ("own", None)
     source = "Table A.2, with the mean and ignored rows counted"
     constants = (1,)
     reports = True
@@ -125,6 +126,7 @@ class MseLoss(Op):
     """
 
     inputs = ("x", "target")
+    homogeneity = ("own", "own")
     source = "closed form"
     reports = True
 
@@ -162,6 +164,7 @@ class LossSum(Op):
     """Σ losses.  α = β = 1: the value is the objective, and each loss starts its own backward pass."""
 
     inputs = ("*losses",)
+    homogeneity = ("own",)
     source = "the objective is not rescaled"
     reports = True
 

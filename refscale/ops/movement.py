@@ -34,6 +34,7 @@ class Reshape(Op):
 
     shape: Shape
     inputs = ("x",)
+    homogeneity = (1,)
     source = "moves values"
     moves = True
     of_batch = ("shape",)
@@ -70,6 +71,7 @@ class Transpose(Op):
 
     axes: tuple[int, ...]
     inputs = ("x",)
+    homogeneity = (1,)
     source = "moves values"
     moves = True
 
@@ -128,6 +130,7 @@ class Slice(Op):
     start: int
     stop: int
     inputs = ("x",)
+    homogeneity = (1,)
     source = "share of elements with a gradient"
     moves = True
     fast_forward, fast_backward = _cut, _cut_backward
@@ -170,6 +173,7 @@ class Concat(Op):
 
     axis: int
     inputs = ("*x",)
+    homogeneity = ("together",)
     source = "moves values"
     moves = True
 
@@ -210,6 +214,7 @@ class Expand(Op):
 
     shape: Shape
     inputs = ("x",)
+    homogeneity = (1,)
     source = "Table A.2 (broadcast bias)"
     of_batch = ("shape",)
 
@@ -250,6 +255,7 @@ class Where(Op):
     """
 
     inputs = ("mask", "x", "y")
+    homogeneity = (None, "together", "together")
     source = "moves values; Table A.2 (broadcast bias)"
     constants = (0,)
 
@@ -279,6 +285,7 @@ class Gather(Op):
     """
 
     inputs = ("x", "positions")
+    homogeneity = (1, None)
     source = "share of rows with a gradient"
     constants = (1,)
 
@@ -358,6 +365,7 @@ class Embedding(Op):
     """
 
     inputs = ("table", "ids")
+    homogeneity = (1, None)
     source = "uniform tokens: b/v independent terms to a row"
     constants = (1,)
     fast_forward, fast_backward = _embed, _embed_backward

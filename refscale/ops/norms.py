@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,11 @@ def _rows(name: str, x: Shape, *parameters: Shape) -> int:
 
 def _to_row(g: Array) -> Array:
     return total(g, tuple(range(g.ndim - 1)))
+
+
+def _at_scale(norm: Any, scales: tuple[float, ...]) -> tuple[Op, float]:
+    """For x over s: eps over s², as it is added to a mean square; for a gain and bias over t: t times the result."""
+    return replace(norm, eps=norm.eps / scales[0] ** 2), scales[1]
 
 
 def _lost(n: int, square: float) -> float:
@@ -56,6 +61,7 @@ class LayerNorm(Op):
 
     eps: float = 1e-12
     inputs = ("x", "gain", "bias")
+    homogeneity = ("any", "together", "together")
     source = "Table A.2"
     fast_forward, fast_backward = rows.layer_norm, rows.layer_norm_backward
 
@@ -76,6 +82,9 @@ class LayerNorm(Op):
     def scale(self, x: Shape, gain: Shape, bias: Shape) -> Scales:
         beta = 1 / math.sqrt(self.check(x, gain, bias))
         return Scales(1.0, (1.0, beta, beta))
+
+    def at_scales(self, *scales: float) -> tuple[Op, float]:
+        return _at_scale(self, scales)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -115,6 +124,7 @@ class RmsNorm(Op):
 
     eps: float = 1e-6
     inputs = ("x", "gain")
+    homogeneity = ("any", 1)
     source = "as Table A.2, layer norm; arXiv 1910.07467"
     fast_forward, fast_backward = rows.rms_norm, rows.rms_norm_backward
 
@@ -133,6 +143,9 @@ class RmsNorm(Op):
 
     def scale(self, x: Shape, gain: Shape) -> Scales:
         return Scales(1.0, (1.0, 1 / math.sqrt(self.check(x, gain))))
+
+    def at_scales(self, *scales: float) -> tuple[Op, float]:
+        return _at_scale(self, scales)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -167,6 +180,7 @@ class BatchNorm(Op):
 
     eps: float = 1e-5
     inputs = ("x", "gain", "bias")
+    homogeneity = ("any", "together", "together")
     source = "as Table A.2, layer norm; arXiv 1502.03167"
 
     def __post_init__(self) -> None:
@@ -186,6 +200,9 @@ class BatchNorm(Op):
     def scale(self, x: Shape, gain: Shape, bias: Shape) -> Scales:
         beta = 1 / math.sqrt(_rows(self.name, x, gain, bias))
         return Scales(1.0, (1.0, beta, beta))
+
+    def at_scales(self, *scales: float) -> tuple[Op, float]:
+        return _at_scale(self, scales)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -216,6 +233,7 @@ class FrozenBatchNorm(Op):
 
     eps: float = 1e-5
     inputs = ("x", "gain", "bias", "mean", "variance")
+    homogeneity = ("own", "together", "together", None, None)
     source = "as Table A.2, layer norm; arXiv 1502.03167"
     constants = (3, 4)
 
@@ -259,6 +277,7 @@ class GroupNorm(Op):
     groups: int
     eps: float = 1e-5
     inputs = ("x", "gain", "bias")
+    homogeneity = ("any", "together", "together")
     source = "as Table A.2, layer norm; arXiv 1803.08494"
 
     def __post_init__(self) -> None:
@@ -280,6 +299,9 @@ class GroupNorm(Op):
     def scale(self, x: Shape, gain: Shape, bias: Shape) -> Scales:
         beta = 1 / math.sqrt(self._check(x, gain, bias))
         return Scales(1.0, (1.0, beta, beta))
+
+    def at_scales(self, *scales: float) -> tuple[Op, float]:
+        return _at_scale(self, scales)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:

@@ -27,6 +27,7 @@ class Rotary(Op):
     """
 
     inputs = ("x", "cos", "sin")
+    homogeneity = (1, None, None)
     source = "a rotation keeps lengths; arXiv 2104.09864"
     constants = (1, 2)
 
@@ -69,6 +70,7 @@ class RelativeShift(Op):
     """
 
     inputs = ("x",)
+    homogeneity = (1,)
     source = "share of elements with a gradient; Dai et al. 2019 (arXiv 1901.02860), Appendix B"
     moves = True
 

@@ -39,6 +39,7 @@ class Sum(Op):
 
     axes: Axes = None
     inputs = ("x",)
+    homogeneity = (1,)
     source = "Table A.2"
 
     def __post_init__(self) -> None:
@@ -77,6 +78,7 @@ class Mean(Op):
 
     axes: Axes = None
     inputs = ("x",)
+    homogeneity = (1,)
     source = "Table A.2 (sum, divided by n)"
 
     def __post_init__(self) -> None:

@@ -38,6 +38,7 @@ ORDER = [
     "data",
     "models",
     "programs",
+    "adapt",
     "published",
     "squad",
     "progress",
