@@ -14,7 +14,7 @@ In reading order:
 from refscale.adapt.adaptation import AdaptedProgram, adapt, adapted_program
 from refscale.adapt.parity import Parity, parity
 from refscale.adapt.scheme import Adapted, AdaptedScheme
-from refscale.adapt.solution import Recording, Solution, Solved, solve
+from refscale.adapt.solution import Recording, Solution, Solved, finite_sigma, solve
 
 __all__ = [
     "Adapted",
@@ -26,6 +26,7 @@ __all__ = [
     "Solved",
     "adapt",
     "adapted_program",
+    "finite_sigma",
     "parity",
     "solve",
 ]

@@ -15,7 +15,7 @@ from refscale.engine import Tape
 from refscale.errors import FactorError, ProgramError
 from refscale.graph import Step, plan
 from refscale.layers import Parameters, Specs, Tensors
-from refscale.programs import Program, Scores, check_program, checked_loss, leaves, name_of, next_batch
+from refscale.programs import Program, Scores, check_program, checked_loss, digest, leaves, name_of, next_batch
 from refscale.scales import Scheme, Unit, regular, unit
 
 
@@ -61,11 +61,12 @@ def adapt(
 
 def _adapted(program: Program, parameters: Parameters, batch: Any, base: Unit) -> Adapted:
     """One adaptation, compared with the original.  Raises FactorError if its factors are not legal."""
+    divided = sigmas(program, parameters)
     recording = Recording()
     tape = Tape(recording, dtype=np.float64)
     p = leaves(tape, program, parameters)
     total = checked_loss(program, p, batch).total
-    solution = solve(total, recording, sigmas(program, parameters), base)
+    solution = solve([total], recording, divided, base)
     adapted = Adapted(scheme(tape, p, solution), divisors(p, parameters, solution))
     found = parity(program, parameters, batch, adapted, solution)
     if not found.holds:
@@ -113,7 +114,7 @@ class AdaptedProgram(Program):
 
     def __init__(self, program: Program, adapted: Adapted, parameters: Parameters) -> None:
         self.program, self.adapted = program, adapted
-        self.buffers, self.name, self.digest = program.buffers, name_of(program), program.digest
+        self.buffers, self.name, self.digest = program.buffers, name_of(program), digest(program)
         self.start = adapted.unit(parameters)
 
     @property

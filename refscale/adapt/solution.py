@@ -74,12 +74,12 @@ class Solution:
     calls: tuple[Solved, ...]
 
 
-def solve(output: Tensor, recording: Recording, sigmas: Mapping[str, float], base: Unit) -> Solution:
+def solve(outputs: Sequence[Tensor], recording: Recording, sigmas: Mapping[str, float], base: Unit) -> Solution:
     """Scales of the tensors of a graph that was recorded under ``recording``.
 
     Args:
-        output: where the graph ends; it keeps the scale of the regular program.
-        recording: the scheme of its tape.
+        outputs: where the graph ends; they keep the scale of the regular program.
+        recording: the scheme of their tape.
         sigmas: by name of a parameter, the number that it is to be divided by; a parameter without an entry takes the
             scale of what it is added to.
         base: whose factors the adapted program has: ``unit``, or a ``graph.Plan`` of the same program.
@@ -90,20 +90,22 @@ def solve(output: Tensor, recording: Recording, sigmas: Mapping[str, float], bas
     Raises:
         ProgramError: an op without a rule, a parameter that is needed at two scales, or a plan of another program.
     """
-    tape = output.tape
+    tape = outputs[0].tape
     if isinstance(base, Plan) and len(base.steps) != len(tape.nodes):
         raise ProgramError(f"adapt: a plan of {len(base.steps)} calls for a program of {len(tape.nodes)}")
-    return _Walk(output, recording.calls, sigmas, base).done()
+    return _Walk(outputs, recording.calls, sigmas, base).done()
 
 
 class _Walk:
     """One walk back, which finds the fixed tensors, and one forward, which finds the scales."""
 
-    def __init__(self, output: Tensor, calls: Sequence[Call], sigmas: Mapping[str, float], base: Unit) -> None:
-        self.output, self.calls, self.sigmas, self.base = output, calls, sigmas, base
-        self.nodes = output.tape.nodes
+    def __init__(
+        self, outputs: Sequence[Tensor], calls: Sequence[Call], sigmas: Mapping[str, float], base: Unit
+    ) -> None:
+        self.calls, self.sigmas, self.base = calls, sigmas, base
+        self.nodes = outputs[0].tape.nodes
         self.scales: dict[Variable, float] = {}
-        self.fixed = {output.variable}
+        self.fixed = {output.variable for output in outputs}
 
     def done(self) -> Solution:
         for node in reversed(self.nodes):

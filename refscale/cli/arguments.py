@@ -69,7 +69,9 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         help=f"{_models()} (default: {DEFAULT_MODEL})",
     )
     parser.add_argument("--model", dest="option", metavar="MODEL", help="the same")
-    parser.add_argument("--scheme", choices=["both", *SCHEMES], default="both", help="default: regular beside unit")
+    parser.add_argument(
+        "--scheme", choices=["both", *SCHEMES, "adapted"], default="both", help="default: regular beside unit"
+    )
     parser.add_argument(
         "--precision",
         metavar="NAME",
