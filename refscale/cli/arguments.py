@@ -70,7 +70,11 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", dest="option", metavar="MODEL", help="the same")
     parser.add_argument(
-        "--scheme", choices=["both", *SCHEMES, "adapted"], default="both", help="default: regular beside unit"
+        "--scheme",
+        choices=["both", *SCHEMES, "adapted"],
+        default="both",
+        help="default: regular beside unit; adapted: the parameters that the program starts with as those of a trained "
+        "regular one, at unit scale: the same function",
     )
     parser.add_argument(
         "--precision",

@@ -1,4 +1,4 @@
-"""Every op declares what becomes of its result when an input is multiplied by a number; nothing that it could is left."""
+"""Every op declares what becomes of its result when an input is multiplied by a number."""
 
 from __future__ import annotations
 
