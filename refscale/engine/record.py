@@ -271,6 +271,7 @@ def call(
     scales = tape.scheme.scales(request)
     node = Node(index, cast(Op, request.op), variables, scales)
     node.output = Variable(tape.scoped(op.name), (), any(node.wanted), node)
+    tape.rounder.place(index, node.output, variables)
     return node, tensors
 
 

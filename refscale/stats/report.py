@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from refscale.errors import ArgumentError
 from refscale.stats.measurement import KINDS, Kind, TensorStats
@@ -28,6 +28,7 @@ class CastSummary:
         clipped: finite elements beyond the largest value.
         flushed: non-zero elements that became zero.
         worst: name of the array that lost the largest share of its elements; empty if none lost any.
+        rule: pattern of the precision's rule for these places; empty without one.
     """
 
     place: str
@@ -37,6 +38,7 @@ class CastSummary:
     clipped: int
     flushed: int
     worst: str
+    rule: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class Report:
         losses: scalars by name.
         tensors: kind by kind, each in the order of the forward pass.
         casts: what rounding lost; none in fp32.
+        rules: how many calls each rule of the precision holds for, by pattern.
     """
 
     model: str
@@ -136,6 +139,7 @@ class Report:
     losses: Mapping[str, float]
     tensors: tuple[TensorStats, ...]
     casts: tuple[CastSummary, ...]
+    rules: Mapping[str, int] = field(default_factory=dict)
 
     def of_kind(self, kind: Kind) -> tuple[TensorStats, ...]:
         """The tensors of one kind, in the order of the forward pass."""

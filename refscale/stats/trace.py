@@ -191,16 +191,16 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 
 def summarize_casts(records: Sequence[CastRecord]) -> tuple[CastSummary, ...]:
-    """What the casts of a tape lost, by place and format; the tape must have counted."""
-    groups: dict[tuple[str, str], list[CastRecord]] = defaultdict(list)
+    """What the casts of a tape lost, by place, format and rule; the tape must have counted."""
+    groups: dict[tuple[str, str, str], list[CastRecord]] = defaultdict(list)
     for r in records:
-        groups[r.place, r.cast.format.name].append(r)
+        groups[r.place, r.cast.format.name, r.rule].append(r)
 
     def lost(r: CastRecord) -> int:
         return (r.clipped or 0) + (r.flushed or 0)
 
     summaries = []
-    for (place, format), group in groups.items():
+    for (place, format, rule), group in groups.items():
         worst = max(group, key=lambda r: lost(r) / max(1, r.elements))
         summaries.append(
             CastSummary(
@@ -211,6 +211,7 @@ def summarize_casts(records: Sequence[CastRecord]) -> tuple[CastSummary, ...]:
                 clipped=sum(r.clipped or 0 for r in group),
                 flushed=sum(r.flushed or 0 for r in group),
                 worst=worst.variable.name if lost(worst) else "",
+                rule=rule,
             )
         )
     return tuple(summaries)

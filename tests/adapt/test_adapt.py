@@ -50,7 +50,7 @@ def test_built_in_models(name):
 
 
 def test_scales_by_hand():
-    """x·w has α = 8^-½: its scale is σ_w·√8, and so is that of the bias; relu passes it on, the readout takes the rest."""
+    """x·w has α = 8^-½: its scale is σ_w·√8, as of the bias; relu passes it on, the readout takes the rest."""
     program = PROGRAMS["mlp"]
     parameters = start(program)
     adapted = adapt(program, parameters)

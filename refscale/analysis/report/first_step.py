@@ -93,6 +93,7 @@ def report(
         losses=trace.losses,
         tensors=trace.tensors(losses.total, scheme, _predicted(losses.total, initial_stds(program, scheme))),
         casts=summarize_casts(tape.casts),
+        rules=dict(tape.rounder.calls_by_rule),
     )
 
 
