@@ -14,6 +14,7 @@ from refscale.errors import ArgumentError, counted
 from refscale.files import name_of
 
 if TYPE_CHECKING:
+    from refscale.analysis import FidelityReport
     from refscale.stats import Report
     from refscale.tasks import Data, SpanData
     from refscale.train import TrainConfig
@@ -101,6 +102,33 @@ def _report_checkpoint(args: argparse.Namespace) -> None:
         _show(args, [checkpoint_report(checkpoint, text=args.text, progress=progress)])
 
 
+def _fidelity(args: argparse.Namespace) -> None:
+    from refscale import analysis
+    from refscale.analysis.fidelity.run import POLICIES, passes
+    from refscale.programs import load_program
+    from refscale.progress import Progress
+
+    if args.plot:
+        analysis.check_plot(args.plot)
+    _check_directories(args.plot, args.json)
+    program = load_program(args.model)
+    policies = (args.precision,) if args.precision else POLICIES
+    schemes = None if args.scheme == "both" else (args.scheme,)
+    with Progress(passes(program, policies, schemes), "passes", args.model) as progress:
+        report = analysis.fidelity(program, policies=policies, schemes=schemes, seed=args.seed, progress=progress)
+    _show_fidelity(args, report)
+
+
+def _show_fidelity(args: argparse.Namespace, report: FidelityReport) -> None:
+    from refscale import analysis
+
+    if args.json:
+        analysis.save_fidelity(args.json, report)
+    if args.plot:
+        analysis.plot_fidelity(args.plot, report)
+    print(analysis.render_fidelity(report), end="")
+
+
 def _report_pretrained(args: argparse.Namespace) -> None:
     from refscale import analysis
     from refscale.analysis.fidelity.run import POLICIES, passes
@@ -127,11 +155,7 @@ def _report_pretrained(args: argparse.Namespace) -> None:
             seed=args.seed,
             progress=progress,
         )
-    if args.json:
-        analysis.save_fidelity(args.json, report)
-    if args.plot:
-        analysis.plot_fidelity(args.plot, report)
-    print(analysis.render_fidelity(report), end="")
+    _show_fidelity(args, report)
 
 
 def _given(args: argparse.Namespace, defaults: Mapping[str, object]) -> str:
@@ -382,6 +406,7 @@ def _accumulator(args: argparse.Namespace) -> int:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "report": _report,
+    "fidelity": _fidelity,
     "scales": _scales,
     "train": _train,
     "finetune": _finetune,
