@@ -51,7 +51,7 @@ def classified(p, h, classes):
 W, OUT, BIAS = Spec("weight", (8, 8)), Spec("readout", (8, 4)), Spec("bias", (8,))
 
 
-def _mlp(p, x, classes):
+def mlp(p, x, classes):
     h = apply(ops.Bias(), x @ p["w"], p["b"])
     return classified(p, apply(ops.Relu(), h), classes)
 
@@ -88,9 +88,10 @@ def _mixed(p, x, classes):
 
 
 NORM = {"g": Spec("gain", (8,)), "b": BIAS}
+MLP = {"w": W, "b": BIAS, "out": OUT}
 IMAGES = {"w": Spec("weight", (3, 3, 8, 8)), **NORM, "out": OUT}
 PROGRAMS = {
-    "mlp": Trained({"w": W, "b": BIAS, "out": OUT}, _mlp),
+    "mlp": Trained(MLP, mlp),
     "residual": Trained({"w": W, **NORM, "v": W, "h": Spec("gain", (8,)), "out": OUT}, _residual),
     "gated": Trained({"w": W, "v": W, "u": W, "out": OUT}, _gated),
     "image": Trained(IMAGES, _image, shape=(4, 4, 8)),

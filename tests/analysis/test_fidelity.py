@@ -310,24 +310,25 @@ def test_refusals(text):
         analysis.fidelity(replace(model, scheme="unit"), schemes=("regular",), text=text)
 
 
-class TestPrograms:
-    @pytest.fixture(scope="class")
-    def found(self):
-        return analysis.fidelity(PROGRAMS["residual"], policies=("fp16", "fp8"))
+@pytest.fixture(scope="module")
+def of_a_program():
+    return analysis.fidelity(PROGRAMS["residual"], policies=("fp16", "fp8"))
 
-    def test_the_heads(self, found):
-        assert (found.schemes, found.objective) == (("regular", "adapted"), "loss of the program")
-        assert found.digest == digest(PROGRAMS["residual"])
-        text = render_fidelity(found)
+
+class TestPrograms:
+    def test_the_heads(self, of_a_program):
+        assert (of_a_program.schemes, of_a_program.objective) == (("regular", "adapted"), "loss of the program")
+        assert of_a_program.digest == digest(PROGRAMS["residual"])
+        text = render_fidelity(of_a_program)
         assert "   seed 0\n   objective: loss of the program" in text
         assert "Beside regular, unit scaling errs less in" in text
-        assert fidelity_from_json(fidelity_to_json(found)) == found
+        assert fidelity_from_json(fidelity_to_json(of_a_program)) == of_a_program
 
-    def test_both_compute_one_function(self, found):
-        for scheme in found.schemes:
-            e = row(found.policies, "fp32", scheme)
+    def test_both_compute_one_function(self, of_a_program):
+        for scheme in of_a_program.schemes:
+            e = row(of_a_program.policies, "fp32", scheme)
             assert (0 < e.output < 1e-6, 0 < e.gradient < 1e-5) == (True, True)
-            assert e.loss == pytest.approx(found.loss, rel=1e-6)
+            assert e.loss == pytest.approx(of_a_program.loss, rel=1e-6)
 
     def test_the_output_is_what_the_loss_is_computed_from(self):
         """Logits of six rows and four classes, by hand in bfloat16, regular."""
@@ -339,8 +340,8 @@ class TestPrograms:
         np.testing.assert_allclose(outputs[0], logits, rtol=1e-12)
         assert len(outputs) == 1
 
-    def test_classes_are_the_ops_of_the_program(self, found):
-        names = list(dict.fromkeys(e.policy for e in found.classes))
+    def test_classes_are_the_ops_of_the_program(self, of_a_program):
+        names = list(dict.fromkeys(e.policy for e in of_a_program.classes))
         assert names == ["matmul", "operands", "incoming gradients", "storage"]
         convolutions = analysis.fidelity(PROGRAMS["image"], policies=("fp8",), schemes=("regular",))
         assert [e.policy for e in convolutions.classes][:2] == ["conv2d", "matmul"]
@@ -370,7 +371,7 @@ class TestPrograms:
 
     def test_by_command(self, tmp_path, capsys):
         path = tmp_path / "mine.py"
-        source = "from tests.adapt.programs import PROGRAMS, Trained\nmlp = PROGRAMS['mlp']\nmodel = Trained(mlp.specs, mlp.fn)\n"
+        source = "from tests.adapt.programs import MLP, Trained, mlp\nmodel = Trained(MLP, mlp)\n"
         path.write_text(source, encoding="utf-8")
         main(["fidelity", f"{path}:model", "--precision", "fp16", "--json", str(tmp_path / "f.json")])
         text = capsys.readouterr().out
