@@ -33,7 +33,8 @@ def adapt(
 
     Returns:
         Scheme and divisors.  On a tape of that scheme, with ``adapted.unit(parameters)``, losses are those of the
-        regular program, and so are gradients over c and the divisors: both to 1e-12 in float64, on one batch.
+        regular program, and so are gradients over c and the divisors: both to 1e-12 in float64, on one batch,
+        or to 64 times what one unit in the last place of the parameters changes.
 
     Raises:
         ProgramError: the program has a scheme of its own; an op without a rule; a parameter that is needed at two
@@ -73,7 +74,7 @@ def _adapted(program: Program, parameters: Parameters, batch: Any, base: Unit) -
         where = f"{found.tensor} is the first tensor that differs" if found.tensor else f"worst: {found.parameter}"
         raise ProgramError(
             f"adapt: {name_of(program)} differs after adaptation, its loss by {found.loss:.2g} and its gradients by "
-            f"{found.gradient:.2g}, expected at most 1e-12; {where}"
+            f"{found.gradient:.2g}, expected at most {found.tolerance:.2g}; {where}"
         )
     return adapted
 

@@ -18,7 +18,10 @@ from refscale.programs import Program, checked_loss, leaves
 from refscale.scales import Scheme, regular
 
 TOLERANCE = 1e-12
-"""Of outputs, over their RMS, and of gradients, over the RMS of all; float64 has 2^-53 = 1.1e-16."""
+"""Of losses, and of gradients over the RMS of all; float64 has 2^-53 = 1.1e-16."""
+
+ROUNDING, MOST = 64.0, 1e-8
+"""Where rounding changes a program by more than that: so many times the change, and never more."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,25 @@ class Parity:
         tensor: name of the first tensor, in the order of the forward pass, that differs by more than the tolerance
             from its own over its scale; empty if none does.
         parameter: the parameter whose gradient differs most.
+        rounding: what changing each parameter by one unit in its last place changes in the regular program, the larger
+            of loss and gradient; 0 if the two programs differ by at most 1e-12.
     """
 
     loss: float
     gradient: float
     tensor: str
     parameter: str
+    rounding: float = 0.0
+
+    @property
+    def tolerance(self) -> float:
+        """1e-12, or 64 times what rounding changes, at most 1e-8."""
+        return max(TOLERANCE, min(ROUNDING * self.rounding, MOST))
 
     @property
     def holds(self) -> bool:
-        """Whether loss and gradients are the same to 1e-12."""
-        return self.loss <= TOLERANCE and self.gradient <= TOLERANCE
+        """Whether loss and gradients are the same within the tolerance."""
+        return max(self.loss, self.gradient) <= self.tolerance
 
 
 def parity(program: Program, parameters: Parameters, batch: Any, adapted: Adapted, solution: Solution) -> Parity:
@@ -66,16 +77,14 @@ def parity(program: Program, parameters: Parameters, batch: Any, adapted: Adapte
         for (name, x), (_, y), s in zip(expected.values, found.values, scales, strict=True)
         if _rms(s * y - x) > TOLERANCE * _rms(x)
     )
-    size = max(map(abs, expected.losses.values()))
-    loss = max(abs(found.losses[name] - x) for name, x in expected.losses.items()) / (size or 1.0)
-    total = np.sqrt(sum(float(np.sum(np.square(g))) for g in expected.gradients.values()))
-    total /= np.sqrt(sum(g.size for g in expected.gradients.values()))
-    errors = {
-        name: _rms(found.gradients[name] / adapted.divisors[name] - g) / (total or 1.0)
-        for name, g in expected.gradients.items()
-    }
-    worst = max(errors, key=errors.__getitem__)
-    return Parity(loss, errors[worst], next(differing, ""), worst)
+    loss, gradient, worst = _difference(found, adapted.divisors, expected)
+    rounding = 0.0
+    if max(loss, gradient) > TOLERANCE:
+        rng = np.random.default_rng(0)
+        nudged = {name: x * (1 + 2.0**-52 * rng.choice([-1.0, 1.0], x.shape)) for name, x in wide.items()}
+        own = _run(program, nudged, batch, regular)
+        rounding = max(_difference(own, dict.fromkeys(wide, 1.0), expected)[:2])
+    return Parity(loss, gradient, next(differing, ""), worst, rounding)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +94,20 @@ class _Run:
     values: list[tuple[str, NDArray[Any]]]
     gradients: Mapping[str, NDArray[Any]]
     losses: Mapping[str, float]
+
+
+def _difference(found: _Run, divisors: Mapping[str, float], expected: _Run) -> tuple[float, float, str]:
+    """Differences of losses and gradients, and the parameter whose gradient differs most."""
+    size = max(map(abs, expected.losses.values()))
+    loss = max(abs(found.losses[name] - x) for name, x in expected.losses.items()) / (size or 1.0)
+    total = np.sqrt(sum(float(np.sum(np.square(g))) for g in expected.gradients.values()))
+    total /= np.sqrt(sum(g.size for g in expected.gradients.values()))
+    errors = {
+        name: _rms(found.gradients[name] / divisors[name] - g) / (total or 1.0)
+        for name, g in expected.gradients.items()
+    }
+    worst = max(errors, key=errors.__getitem__)
+    return loss, errors[worst], worst
 
 
 def _run(program: Program, parameters: Parameters, batch: Any, scheme: Scheme) -> _Run:

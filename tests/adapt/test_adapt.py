@@ -8,7 +8,7 @@ import pytest
 from refscale import adapt as package
 from refscale import ops
 from refscale.adapt import adapt, adapted_program
-from refscale.analysis import report
+from refscale.analysis import fidelity, report
 from refscale.analysis.report.first_step import first_step
 from refscale.engine import Tape, apply
 from refscale.errors import FactorError, ProgramError
@@ -17,6 +17,7 @@ from refscale.layers import Spec
 from refscale.models import NAMES
 from refscale.programs import checked_loss, leaves, next_batch
 from refscale.scales import regular, unit
+from tests.adapt.folded import alike, folded, normed
 from tests.adapt.programs import BIAS, OUT, PROGRAMS, Trained, W, classified
 
 
@@ -198,3 +199,27 @@ def test_a_report_of_an_adapted_program():
 def test_public_names():
     assert {"adapt", "parity", "solve"} <= set(package.__all__)
     assert Spec("bias", (1,)).role == "bias"
+
+
+# --- What formats gain and lose ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("program", "less"), [(folded, False), (normed, True)])
+def test_a_net_with_channels_of_many_scales_loses_in_fp8_unless_it_has_norms(program, less):
+    """One scale for a tensor: σ of a folded weight is that of its largest channels, which meet the smallest inputs."""
+    rows = fidelity(program, policies=("fp8",)).policies
+    errors = {e.scheme: e for e in rows if e.policy == "fp8" and e.loss_scale is None}
+    regular_error, adapted = (errors[scheme].gradient for scheme in ("regular", "adapted"))
+    assert (adapted < regular_error) == less
+    assert less or (adapted > 2 * regular_error and errors["adapted"].output > 5 * errors["regular"].output)
+
+
+def test_scales_drift_where_channels_differ():
+    """Layers of the folded net become smaller, by up to e^(2·1²) = 7.4 each; those of the other two do not."""
+    last = {}
+    for name, program in (("alike", alike), ("folded", folded), ("normed", normed)):
+        relus = [t.rms for t in report(program, "adapted").of_kind("activation") if t.role == "relu"]
+        last[name] = relus[-1] / relus[0]
+    assert 0.5 < last["alike"] < 4
+    assert 0.5 < last["normed"] < 4
+    assert 7.4**-5 < last["folded"] < 2.0**-8
