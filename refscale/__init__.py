@@ -12,6 +12,7 @@ those above it:
 ``precision``       where rounding happens: FP16 and FP8 policies
 ``engine``          how a gradient is made: Tensor, Tape, Op, apply, backward
 ``ops``             the op table: forward, backward and factors of every op
+``prediction``      σ of every tensor and gradient of a recorded graph, from factors and shapes
 ``graph``           when factors are legal: cut-edges, gradient factors, the recipe
 ``functional``      what users call: linear, attention, residual, losses
 ``layers``          parameters as data, and the blocks of models

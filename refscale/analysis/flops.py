@@ -126,10 +126,10 @@ def _count(node: Node) -> OpFlops:
 
 def _contraction(node: Node) -> int:
     """Multiplications of a contraction's forward pass; each product of its backward pass has as many."""
-    terms = node.op.terms
-    if terms is None:
-        raise ArgumentError(f"tape_flops: no count for the contraction {node.op.name!r}, expected it to define terms")
-    return math.prod(node.output.shape) * int(terms(*(v.shape for v in node.inputs)))
+    products = node.op.products
+    if products is None:
+        raise ArgumentError(f"tape_flops: no count for the contraction {node.op.name!r}, expected it to have products")
+    return int(products(*(v.shape for v in node.inputs)))
 
 
 def count_flops(

@@ -47,6 +47,8 @@ def _models() -> str:
     return f"{names}; one with fields replaced, such as charlm-conv:norm=post,layers=2; or a program, mine.py:model"
 
 
+_WITH_OPTIONS = "unit:rows=alike,embeddings=v/b"
+
 _MODEL_CONSTRAINTS = ("geometric", "harmonic", "arithmetic", "to_output_scale", "none")
 """Those of ``scales.CONSTRAINTS`` that fit every op of a model, whatever its number of constrained inputs."""
 
@@ -91,10 +93,10 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", dest="option", metavar="MODEL", help="the same")
     parser.add_argument(
         "--scheme",
-        choices=["both", *SCHEMES, "adapted"],
+        metavar="NAME",
         default="both",
-        help="default: regular beside unit; adapted: the parameters that the program starts with as those of a trained "
-        "regular one, at unit scale: the same function",
+        help=f"{', '.join(SCHEMES)}, or with options, such as {_WITH_OPTIONS} (default: regular beside unit); adapted: "
+        "what the program starts with as a trained regular one, at unit scale: the same function",
     )
     parser.add_argument(
         "--precision",
@@ -180,7 +182,8 @@ def _add_run(parser: argparse.ArgumentParser, default: TrainConfig) -> None:
         suffix = "" if shown is None else f" (default: {shown})"
         parser.add_argument(f"--{name}", help=help + suffix, default=argparse.SUPPRESS, **options)
 
-    add("scheme", "how tensors are scaled", choices=list(default.kind.log2_lr))
+    schemes = ", ".join(default.kind.log2_lr)
+    add("scheme", f"{schemes}, or with options, such as {_WITH_OPTIONS}", metavar="NAME")
     add("precision", f"{', '.join(POLICIES)}, or a mix such as store=bf16,operand=e4m3fn", metavar="NAME")
     add("scaling", "none, static:2^15, automatic, current or delayed: the rivals of unit scaling", metavar="NAME")
     add("constraint", "ties factors inside residual branches", choices=_MODEL_CONSTRAINTS)

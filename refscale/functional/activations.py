@@ -10,8 +10,10 @@ from refscale.engine import Op, Tensor, apply
 from refscale.scales import Constraint, geometric
 
 __all__ = [
+    "clip",
     "elementwise",
     "gelu",
+    "glu",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
@@ -21,6 +23,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "silu_glu",
+    "softcap",
     "softplus",
     "tanh",
 ]
@@ -87,6 +90,28 @@ def silu_glu(x: Tensor, gate: Tensor, *, constraint: str | Constraint = geometri
     return apply(ops.SiluGlu(), x, gate, constraint=constraint, constrained=(0, 1))
 
 
+def glu(
+    x: Tensor,
+    gate: Tensor,
+    activation: str | ops.Elementwise = "sigmoid",
+    *,
+    constraint: str | Constraint = geometric,
+) -> Tensor:
+    """α·x·f(gate), a gated linear unit with any activation; see ``ops.Glu``.
+
+    Args:
+        x: any shape.  (torch's ``glu`` has x and gate in one tensor: ``split`` it.)
+        gate: x's shape.
+        activation: f, a name of ``ops.ACTIVATIONS``, or an element-wise op; "sigmoid" in torch.
+        constraint: ties α and both β.
+
+    Returns:
+        x's shape.  Source: arXiv 2002.05202.
+    """
+    op = ops.SiluGlu() if activation == "silu" else ops.Glu(activation)  # with a fused form
+    return apply(op, x, gate, constraint=constraint, constrained=(0, 1))
+
+
 def tanh(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
     """α·tanh(x); see ``ops.Tanh``.
 
@@ -95,6 +120,17 @@ def tanh(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
         constraint: ties α and β.
     """
     return _tied(ops.Tanh(), x, constraint)
+
+
+def softcap(x: Tensor, cap: float, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·cap·tanh(x/cap): x where it is small, never beyond ±α·cap; see ``ops.SoftCap``.
+
+    Args:
+        x: any shape.
+        cap: ≥ 1/16.
+        constraint: ties α and β.
+    """
+    return _tied(ops.SoftCap(cap), x, constraint)
 
 
 def sigmoid(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
@@ -107,14 +143,21 @@ def sigmoid(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
     return _tied(ops.Sigmoid(), x, constraint)
 
 
-def softplus(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
-    """α·log(1 + e^x); see ``ops.Softplus``.
+def softplus(
+    x: Tensor, beta: float = 1.0, threshold: float | None = None, *, constraint: str | Constraint = geometric
+) -> Tensor:
+    """α·log(1 + e^(beta·x))/beta; see ``ops.Softplus`` and ``ops.ThresholdedSoftplus``.
 
     Args:
         x: any shape.
+        beta: 0 < beta ≤ 32.
+        threshold: ≥ 0, from which on beta·x is large and f(x) = x; None: never (20 in torch).
         constraint: ties α and β.
     """
-    return _tied(ops.Softplus(), x, constraint)
+    if beta == 1 and threshold is None:
+        return _tied(ops.Softplus(), x, constraint)
+    # 1024: from there on, the function is x in float64.
+    return _tied(ops.ThresholdedSoftplus(beta, 1024.0 if threshold is None else threshold), x, constraint)
 
 
 def hardsigmoid(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
@@ -148,6 +191,17 @@ def hardtanh(
         constraint: ties α and β.
     """
     return _tied(ops.Clip(min_val, max_val), x, constraint)
+
+
+def clip(x: Tensor, min: float, max: float, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·min(max(x, min), max); see ``ops.Clip``.
+
+    Args:
+        x: any shape.
+        min, max: finite, min < max.
+        constraint: ties α and β.
+    """
+    return _tied(ops.Clip(min, max), x, constraint)
 
 
 def relu6(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import MappingProxyType
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, get_args
 
 from refscale.errors import ArgumentError
 from refscale.scales.factors import Constraint, Scales, Shape, Statistic, constrain, none, to_output_scale
 from refscale.scales.residuals import PlainAdd, ResidualRule, equal_parts, fixed, ratio, running_mean
+from refscale.spellings import read_number, read_options, split_name
 
 Role = Literal["weight", "embedding", "readout", "bias", "gain"]
 """Of a parameter; a readout is a weight of an output layer."""
@@ -21,6 +22,9 @@ ScoresRule = Literal["1/sqrt(d)", "1/d"]
 
 ReadoutRule = Literal["1/sqrt(m)", "1/m"]
 """Forward factor of an output layer with fan-in m, where the scheme scales."""
+
+EmbeddingRule = Literal["sqrt(v/b)", "v/b"]
+"""β of a table of v rows for b ids: terms of a row's gradient independent, or alike."""
 
 NormPlacement = Literal["post", "pre", "branch", "none"]
 """norm(x + f(x)), x + f(norm(x)), x + norm(f(x)), or x + f(x)."""
@@ -34,8 +38,13 @@ class ScaledOp(Protocol):
         """Such as "matmul"."""
 
     has_mean: ClassVar[bool]
+    has_ids: ClassVar[bool]
     constants: ClassVar[tuple[int, ...]]
     scale: ClassVar[Callable[..., Scales]]
+    rows: ClassVar[Callable[..., tuple[Shape, ...]]]
+
+    def rows_beside(self, *shapes: Shape) -> tuple[float, ...]:
+        """For each input, how many terms each term of its gradient is added to, in the mean."""
 
 
 @dataclass(slots=True)  # not frozen: one is made at every call, and that would take twice as long
@@ -136,16 +145,33 @@ def _equal(factor: float, inputs: int, constants: tuple[int, ...]) -> Scales:
 class Unit:
     """Unit scaling: each op's own factors, tied by the call's constraint; weights start at standard deviation 1.
 
+    The gradient of a weight, bias, gain or table sums b terms, one for each row.  If they are independent, its σ is √b,
+    and β has b^-½.  If any two have the correlation ρ, the likeness, σ is √(b·(1 + (b − 1)·ρ)): b if all are alike.
+
     Attributes:
         statistic: "std" (the paper: mean removed) or "rms", for ops whose output has a mean (relu, gelu, sigmoid, …).
+        rows: the likeness of the terms, 0 … 1: 0 for independent rows (the paper's table), 1 for rows that are alike
+            (the authors' code: b^-1).
+        embeddings: β of a table by ids: "sqrt(v/b)", to which ``rows`` applies, or "v/b" (the authors' code).
         trained: constants of a trained model, by place, see ``scales.trained``; empty where weights start at random.
+
+    Raises:
+        ArgumentError: ``rows`` or ``embeddings`` is anything else.
     """
 
     name: str = "unit"
     statistic: Statistic = "std"
+    rows: float = 0.0
+    embeddings: EmbeddingRule = "sqrt(v/b)"
     attention_scores: ClassVar[ScoresRule] = "1/sqrt(d)"
     readout: ClassVar[ReadoutRule] = "1/sqrt(m)"
     trained: Mapping[str, float] = field(default_factory=dict, kw_only=True, repr=False, hash=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rows <= 1:
+            raise ArgumentError(f"Unit(rows={self.rows}): expected a likeness, 0 … 1")
+        if self.embeddings not in get_args(EmbeddingRule):
+            raise ArgumentError(f"Unit(embeddings={self.embeddings!r}): expected one of {get_args(EmbeddingRule)}")
 
     def scales(self, call: Call) -> Scales:
         """Factors of one call, constrained."""
@@ -153,10 +179,15 @@ class Unit:
         return constrain(scales, call.constrained, call.constraint)
 
     def unconstrained(self, call: Call) -> Scales:
-        """Factors of one call as if every edge were a cut-edge.  Source: paper, scaling for unit variance."""
-        if call.op.has_mean:
-            return call.op.scale(*call.shapes, statistic=self.statistic)
-        return call.op.scale(*call.shapes)
+        """Factors of one call as if every edge were a cut-edge.
+
+        Source: paper, scaling for unit variance; its authors' code, scmm/uscale (b^-1, v/b).
+        """
+        op = call.op
+        if op.has_ids and self.embeddings == "v/b":
+            return op.scale(*call.shapes, embeddings=self.embeddings)
+        scales = op.scale(*call.shapes, statistic=self.statistic) if op.has_mean else op.scale(*call.shapes)
+        return of_likeness(scales, op.rows_beside(*call.shapes), self.rows) if self.rows else scales
 
     def initial_std(self, regular: float) -> float:
         """Always 1.  Source: paper, recipe, step 1."""
@@ -173,6 +204,22 @@ class Unit:
     def lr_scale(self, role: Role, shape: Shape, depth: int) -> float:
         """n^-½ for a bias or gain of size n, 1 for matrices.  Source: paper, settings of the character models."""
         return max(1, math.prod(shape)) ** -0.5 if len(shape) == 1 else 1.0
+
+
+def of_likeness(scales: Scales, beside: Sequence[float], likeness: float | Sequence[float]) -> Scales:
+    """Factors for rows of which any two have a given correlation: β_i·(1 + n_i·ρ_i)^-½.
+
+    Args:
+        scales: factors for independent rows.
+        beside: n, for each input how many terms each term of its gradient is added to, see ``Op.rows_beside``.
+        likeness: ρ, 0 … 1, of all inputs or of each.
+
+    Returns:
+        α, and the new β.  Source: the variance of a sum of n + 1 terms, (n + 1)·(1 + n·ρ).
+    """
+    rho = (likeness,) * len(beside) if isinstance(likeness, int | float) else likeness
+    betas = zip(scales.beta, beside, rho, strict=True)
+    return Scales(scales.alpha, tuple(None if b is None else b * (1 + n * r) ** -0.5 for b, n, r in betas))
 
 
 @dataclass(frozen=True)
@@ -219,7 +266,7 @@ class UMup(Unit):
         return float((max(1, width) * depth) ** -0.5)
 
 
-_WITH_WEIGHT = ("matmul", "readout", "conv1d", "conv2d")
+_WITH_WEIGHT = ("matmul", "readout", "conv1d", "conv2d", "conv3d", "conv_transpose")
 """Ops that µnit Scaling gives a factor."""
 
 
@@ -275,10 +322,57 @@ munit = Munit()
 SCHEMES: dict[str, Scheme] = {s.name: s for s in (regular, unit, Unit("unit-rms", "rms"), u_mup, munit)}
 
 
+_ROWS = {"independent": 0.0, "alike": 1.0}
+
+
 def get_scheme(scheme: str | Scheme) -> Scheme:
-    """The scheme of that name; a scheme is returned as it is.  Raises ArgumentError for anything else."""
+    """The scheme of that name; a scheme is returned as it is.
+
+    Args:
+        scheme: a name, for schemes with factors of their own followed by options: ``unit:rows=alike,embeddings=v/b`` is
+            the rule of the authors' code.  ``rows`` is "independent", "alike" or a likeness from 0 to 1; ``embeddings``
+            "sqrt(v/b)" or "v/b"; see ``Unit``.
+
+    Raises:
+        ArgumentError: anything else.
+    """
     if isinstance(scheme, str) and scheme in SCHEMES:
         return SCHEMES[scheme]
     if isinstance(scheme, str | type) or not hasattr(scheme, "scales"):
-        raise ArgumentError(f"get_scheme({scheme!r}): expected one of {', '.join(SCHEMES)}, or a Scheme")
+        name, rest = split_name(scheme) if isinstance(scheme, str) else ("", None)
+        if rest is None or name not in SCHEMES:
+            raise ArgumentError(f"get_scheme({scheme!r}): expected one of {', '.join(SCHEMES)}, or a Scheme")
+        return _with_options(str(scheme), SCHEMES[name], rest)
     return scheme
+
+
+def _with_options(text: str, scheme: Scheme, rest: str) -> Scheme:
+    call = f"get_scheme({text!r})"
+    if not isinstance(scheme, Unit):
+        raise ArgumentError(f"{call}: {rest.strip()!r}, expected no options for {scheme.name}")
+    expected = "rows=independent, rows=alike, rows=NUMBER from 0 to 1, embeddings=sqrt(v/b) or embeddings=v/b"
+    rows, embeddings = scheme.rows, scheme.embeddings
+    for option in read_options(rest, call, expected):
+        try:
+            match option.field, option.value:
+                case "rows", str(value):
+                    rows = _ROWS[value] if value in _ROWS else read_number(value)
+                    if not 0 <= rows <= 1:
+                        raise ValueError
+                case "embeddings", ("sqrt(v/b)" | "v/b") as rule:
+                    embeddings = rule
+                case _:
+                    raise ValueError
+        except ValueError as error:
+            raise ArgumentError(f"{call}: {option.text!r}, expected {expected}") from error
+    options = [
+        *([f"rows={'alike' if rows == 1 else f'{rows:g}'}"] if rows else []),
+        *([f"embeddings={embeddings}"] if embeddings != "sqrt(v/b)" else []),
+    ]
+    name = f"{scheme.name}:{','.join(options)}" if options else scheme.name
+    return replace(scheme, name=name, rows=rows, embeddings=embeddings)
+
+
+def base_name(scheme: str) -> str:
+    """The name of a scheme without its options: ``unit`` of ``unit:rows=alike``."""
+    return split_name(scheme)[0]

@@ -13,7 +13,7 @@ from refscale.optim import SCHEDULES, get_optimizer
 from refscale.precision import get_precision
 from refscale.programs import is_place
 from refscale.rivals import get_scaling
-from refscale.scales import get_constraint, get_scheme
+from refscale.scales import base_name, get_constraint, get_scheme
 from refscale.tasks import KINDS, Kind, Setup, get_kind, kind_of
 
 
@@ -92,7 +92,7 @@ class TrainConfig:
             self._check_model()
         if self.task == "masked-lm" and self.evaluation_batches < 1:
             raise self._error("evaluation_batches", "at least 1")
-        if self.scheme not in self.kind.log2_lr:
+        if base_name(self.scheme) not in self.kind.log2_lr:
             raise self._error("scheme", f"for the task {self.task!r}, one of {', '.join(self.kind.log2_lr)}")
         if self.stride is not None and self.stride < 1:
             raise self._error("stride", "at least 1")
@@ -156,7 +156,7 @@ class TrainConfig:
     @property
     def peak_lr(self) -> float:
         """The peak learning rate, also where ``lr`` is None."""
-        return self.lr if self.lr is not None else 2.0 ** self.kind.log2_lr[self.scheme]
+        return self.lr if self.lr is not None else 2.0 ** self.kind.log2_lr[base_name(self.scheme)]
 
     @property
     def warmup_steps(self) -> int:

@@ -47,7 +47,7 @@ def test_a_convolution_by_hand():
 
 def test_a_contraction_without_a_count():
     class Dot(ops.Matmul):
-        terms = None
+        products = None
 
     tape = Tape(regular)
     y = apply(Dot(), tape.tensor(np.ones((2, 2))), tape.tensor(np.ones((2, 2))))

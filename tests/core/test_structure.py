@@ -32,6 +32,7 @@ ORDER = [
     "precision",
     "engine",
     "ops",
+    "prediction",
     "graph",
     "functional",
     "layers",
