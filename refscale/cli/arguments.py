@@ -214,8 +214,8 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     pre, fine = TrainConfig(), FINE_TUNING
     parser.description = (
         "Train one model in FP32, FP16, BF16 and FP8, regular, unit-scaled and with the rival techniques; choose a "
-        "learning rate for each scheme. With --pretrained, fine-tune that model instead. An interrupted comparison "
-        "continues where it stopped."
+        "learning rate for each scheme. MODEL may be a program of your own, mine.py:model, with a score named loss. "
+        "With --pretrained, fine-tune that model instead. An interrupted comparison continues where it stopped."
     )
 
     def add(name: str, help: str, shown: object, **options: Any) -> None:

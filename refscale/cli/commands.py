@@ -308,15 +308,15 @@ def _compare(args: argparse.Namespace) -> None:
         for name in ("model", "steps", "batch", "seq", "evaluation_batches")
         if (value := getattr(args, name)) is not None
     }
-    base = replace(default, **({} if args.pretrained else {"evaluation_batches": 64}) | given)
+    base = replace(
+        default, **({} if args.pretrained or default.task == "program" else {"evaluation_batches": 64}) | given
+    )
     base = replace(
         base,
         weight_decay=0.0,  # λ times a learning rate would be another decay under every scheme
         evaluate_every=base.steps,
         checkpoint_every=max(1, base.steps // 5),
     )
-    if base.task == "program":
-        raise ArgumentError(f"compare: MODEL {base.model!r} is a program, expected a built-in model; train takes one")
     if args.plot:
         analysis.check_plot(args.plot)
     _check_directories(args.plot)
