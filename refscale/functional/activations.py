@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from refscale import ops
-from refscale.engine import Op, Tensor, apply
-from refscale.scales import Constraint, geometric
+from refscale.engine import Op, Tensor, apply, tape_of
+from refscale.scales import Constraint, gated_unit_factor, geometric, to_output_scale
 
 __all__ = [
     "clip",
@@ -79,6 +79,9 @@ def silu(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
 def silu_glu(x: Tensor, gate: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
     """α·x·silu(gate), the gated linear unit of SwiGLU; see ``ops.SiluGlu``.
 
+    Under a scheme with the multiplier m ≠ 1 of activations it is c·x·gate·sigmoid(m·gate) = (c/m)·x·silu(m·gate), with
+    the factor c of ``scales.gated_unit_factor`` forward and backward.
+
     Args:
         x: any shape.
         gate: x's shape.
@@ -87,7 +90,12 @@ def silu_glu(x: Tensor, gate: Tensor, *, constraint: str | Constraint = geometri
     Returns:
         x's shape.  Source: arXiv 2002.05202.
     """
-    return apply(ops.SiluGlu(), x, gate, constraint=constraint, constrained=(0, 1))
+    m = tape_of("silu_glu", x, gate).scheme.multipliers.activation
+    if m == 1:
+        return apply(ops.SiluGlu(), x, gate, constraint=constraint, constrained=(0, 1))
+    y = apply(ops.SiluGlu(), x, apply(ops.Scaled(m, m), gate), constraint=to_output_scale, constrained=(0, 1))
+    factor = gated_unit_factor(m) / (m * ops.SiluGlu().scale(x.shape, gate.shape).alpha)
+    return apply(ops.Scaled(factor, factor), y)
 
 
 def glu(

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from refscale import ops
 from refscale.arrays import plain
-from refscale.engine import Tensor, apply
+from refscale.engine import Tensor, apply, tape_of
 from refscale.errors import ArgumentError
 
 __all__ = [
@@ -36,6 +36,7 @@ def cross_entropy(
     With targets q (one-hot rows of integer targets), smoothing ε and class weights w, a row's loss is
     −Σ_j w_j·q_j·(1 − ε)·log p_j − ε/s·Σ_j w_j·log p_j, p = softmax(logits).  A mean divides the sum of integer targets
     by the weights of the targets that count (by their number, without weights), that of probabilities by the rows.
+    Under u-μP, p = softmax(m·logits) with the scheme's multiplier m of the loss, which does not multiply the gradient.
 
     Args:
         logits: (…, s).
@@ -54,6 +55,8 @@ def cross_entropy(
     Source: the formula of torch.nn.functional.cross_entropy; classes are the last axis here.
     """
     targets = plain("cross_entropy", "targets", targets.value if isinstance(targets, Tensor) else targets)
+    if (m := tape_of("cross_entropy", logits).scheme.multipliers.loss) != 1:
+        logits = apply(ops.Scaled(m, 1.0), logits)
     dense = targets.dtype.kind == "f"
     if dense and ignore_index is not None:
         raise ArgumentError(f"cross_entropy(ignore_index={ignore_index}): targets are probabilities, expected integers")

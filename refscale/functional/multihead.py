@@ -103,6 +103,8 @@ def attention(
     if by_place is not None:
         both = ops.WeightedAdd((1.0, 1.0))
         logits = apply(both, logits, by_place, constraint=to_output_scale, constrained=(0, 1))
+    if (multiplier := tape.scheme.multipliers.attention) != 1:
+        logits = apply(ops.Scaled(multiplier, multiplier), logits)
     if softcap is not None:
         logits = apply(ops.SoftCap(softcap), logits, constraint=constraint, constrained=(0,))
     mixed = _mixture(

@@ -16,7 +16,7 @@ import numpy as np
 
 from refscale.engine import Array, Example, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
-from refscale.ops.shapes import integer_attributes, size
+from refscale.ops.shapes import integer_attributes, leading, size
 from refscale.ops.windows import (
     LAYOUTS,
     Padding,
@@ -296,6 +296,10 @@ class ConvTranspose(Op):
     def products(self, x: Shape, weight: Shape) -> int:
         """Each element of x goes to a window of the output."""
         return math.prod((*x, *weight[:-2], weight[-1])) // self.groups
+
+    def rows(self, x: Shape, weight: Shape) -> tuple[Shape, Shape]:
+        self._windows(x, weight)
+        return (), leading(x)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:

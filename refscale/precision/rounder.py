@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from refscale.arrays import freeze, kept
 from refscale.blocks import BlockCast, Operand, Recipe
-from refscale.blocks.operand import Role, convert, lost
+from refscale.blocks.operand import Role, TransformedCasts, convert, lost
 from refscale.blocks.parts import scale_shape
-from refscale.errors import CarrierError
+from refscale.errors import ArgumentError, CarrierError
 from refscale.formats import Cast, Format
 from refscale.precision.policy import Precision, random_bits
 
@@ -141,6 +141,8 @@ class Rounder:
         count_casts: bool = False,
         operand_scales: OperandScaling | None = None,
     ) -> None:
+        if operand_scales and any(policy.hadamard for policy in (precision, *(r.policy for r in precision.rules))):
+            raise ArgumentError(f"Tape(precision={precision.name!r}): hadamard beside scales of operands")
         self.precision, self.dtype, self.rng = precision, dtype, rng
         self.count_casts, self.operand_scales = count_casts, operand_scales
         self.casts: list[CastRecord] = []
@@ -148,7 +150,7 @@ class Rounder:
         policies = (precision, *(rule.policy for rule in precision.rules))
         self.rounds = self.exact or any(policy.store is not None for policy in policies)
         self.calls_by_rule = {rule.pattern: 0 for rule in precision.rules}
-        self._plain = not self.exact and all(policy.blocks is None for policy in policies)
+        self._plain = not self.exact and not any(policy.blocks or policy.hadamard for policy in policies)
         self._base = Placed("", precision)
         self._labels: dict[Any, Placed] = {}
         self._leaves: set[Any] = set()
@@ -197,8 +199,8 @@ class Rounder:
         """Input ``index`` of the op of call number ``call``, as the op computes with it."""
         placed = self.of_call(call)
         if label.reports and not op.reports:  # a loss is rounded when an op computes with it
-            x = self.cast(placed.policy.store, x, label, "operand", rule=placed.rule)
-        if self.narrows(op, call):
+            x = self.cast(placed.policy.store, x, label, "operand", placed=placed)
+        if self.narrows(op, call) and not self._transforms(op, call):
             x = self.narrow(x, label, f"{call}.{op.name}.{index}", placed)
         if self._plain:
             return x
@@ -212,7 +214,7 @@ class Rounder:
         """
         placed = self.of(label)
         if placed.policy.store is not None and not label.reports:
-            return self.cast(placed.policy.store, x, label, place, out=out, rule=placed.rule)
+            return self.cast(placed.policy.store, x, label, place, out=out, placed=placed)
         if self.exact and x.dtype != self.dtype:  # computed exactly, not rounded yet
             x = _exact().rounded(x, _FLOAT32)
         elif self.exact and isinstance(x, _exact().Product):
@@ -221,10 +223,10 @@ class Rounder:
 
     def incoming(self, op: OpFlags, g: Array, label: Label, call: int) -> Any:
         """The gradient of an op's output, as its backward pass computes with it."""
-        if self.narrows(op, call):
-            rule, policy = self.of_call(call)
+        if self.narrows(op, call) and not self._transforms(op, call):
+            placed = self.of_call(call)
             key = f"{call}.{op.name}.gradient"
-            g = self.cast(policy.operand_gradient, g, label, "operand_gradient", key, rule=rule)
+            g = self.cast(placed.policy.operand_gradient, g, label, "operand_gradient", key, placed=placed)
         return g if self._plain else self._arithmetic(op, g, label, "gradient", call)
 
     def sum(self, a: Array, b: Array, label: Label) -> Array:
@@ -241,7 +243,7 @@ class Rounder:
 
     def narrow(self, x: Array, label: Label, key: str, placed: Placed) -> Array:
         """An operand of a contraction, in the ``operand`` format of its policy."""
-        return self.cast(placed.policy.operand, x, label, "operand", key, rule=placed.rule)
+        return self.cast(placed.policy.operand, x, label, "operand", key, placed=placed)
 
     # --- What they share --------------------------------------------------------------------------------------------
 
@@ -259,8 +261,8 @@ class Rounder:
             return x
         if self.exact:
             return self.wide(x)
-        recipe, rule = self._recipe(op, call), self.of_call(call).rule
-        return x if recipe is None else Operand.of(x, recipe, role, label, partial(self._convert, rule=rule))
+        recipe, placed = self._recipe(op, call), self.of_call(call)
+        return x if recipe is None else Operand.of(x, recipe, role, label, partial(self._convert, placed=placed))
 
     def cast(
         self,
@@ -270,12 +272,15 @@ class Rounder:
         place: str,
         key: str = "",
         out: Array | None = None,
-        rule: str = "",
+        placed: Placed | None = None,
     ) -> Array:
-        """cast(x·s)/s, recorded; s is a power of two for the operand ``key`` if operands are scaled, else 1."""
+        """cast(x·s)/s, recorded; s is the power of two of the operand ``key``, else 1."""
         if cast is None:
             return np.asarray(x)
-        s = self.operand_scales.scale(key, x, cast.format) if key and self.operand_scales else 1.0
+        rule, policy = placed or self._base
+        s = policy.operand_factor if key else 1.0
+        if key and self.operand_scales:
+            s *= self.operand_scales.scale(key, x, cast.format)
         scaled = x if s == 1 else _times(s, x)
         bits = random_bits(cast, x.shape, self.rng, "Tape") if cast.rounding == "stochastic" else None
         if self.exact:
@@ -293,21 +298,34 @@ class Rounder:
             q = q.astype(self.dtype)
         return q if s == 1 else np.asarray(q / s)
 
-    def _recipe(self, op: OpFlags, call: int | None) -> Recipe | None:
-        """The block formats of an op's operands."""
-        recipe = self.of_call(call).policy.blocks
+    def _transforms(self, op: OpFlags, call: int | None) -> bool:
+        """Return whether operands are transformed before they are cast, without blocks."""
+        return bool(self.of_call(call).policy.hadamard and op.weight_inputs)
+
+    def _recipe(self, op: OpFlags, call: int | None) -> Recipe | TransformedCasts | None:
+        """How an op's operands are converted where they are multiplied."""
+        policy = self.of_call(call).policy
+        if policy.hadamard:
+            transformed = TransformedCasts(policy.operand, policy.operand_gradient, policy.hadamard)
+            return transformed if self._transforms(op, call) and self.narrows(op, call) else None
+        recipe = policy.blocks
         if recipe is None or not self.narrows(op, call):
             return None
         return recipe if op.weight_inputs or not recipe.hadamard else replace(recipe, hadamard=0)
 
-    def _convert(self, x: Array, cast: BlockCast, operand: Operand, rule: str = "") -> Array:
-        """An operand in blocks, recorded."""
+    def _convert(self, x: Array, cast: BlockCast | Cast | None, operand: Operand, placed: Placed) -> Array:
+        """An operand in blocks, or transformed and cast, recorded."""
+        if not isinstance(cast, BlockCast):
+            place = "operand_gradient" if operand.role == "gradient" else "operand"
+            return self.cast(cast, x, operand.label, place, "transformed", placed=placed)
         bits = random_bits(cast, x.shape, self.rng, "Tape")
         q = convert(x, cast, operand, bits)
         clipped, flushed = lost(x, q, cast) if self.count_casts else (None, None)
         place = "operand_gradient" if operand.role == "gradient" else "operand"
         blocks = math.prod(scale_shape(cast, x.shape))
-        self.casts.append(CastRecord(operand.label, place, cast, x.size, clipped, flushed, blocks=blocks, rule=rule))
+        self.casts.append(
+            CastRecord(operand.label, place, cast, x.size, clipped, flushed, blocks=blocks, rule=placed.rule)
+        )
         return q
 
 
@@ -323,8 +341,9 @@ class Remembering(Rounder):
         cast = placed.policy.operand
         if cast is None or self.operand_scales or cast.rounding == "stochastic":
             return super().narrow(x, label, key, placed)
+        wanted = cast, placed.policy.operand_factor
         known = self._known.get(id(x))
-        if known and known[0]() is x and known[2].cast == cast and (q := known[1]()) is not None:
+        if known and known[0]() is x and (known[2].cast, known[2].scale) == wanted and (q := known[1]()) is not None:
             self.casts.append(known[2]._replace(variable=label, rule=placed.rule))
             return q
         q = super().narrow(x, label, key, placed)

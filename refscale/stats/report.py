@@ -7,13 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from refscale.errors import ArgumentError
-from refscale.stats.measurement import KINDS, Kind, TensorStats
-
-LOW, HIGH = 0.25, 4.0
-"""A tensor whose scale is within [LOW, HIGH] counts as of unit scale.
-
-Two binades either way, out of the 30 that FP16 and E5M2 have and the 15 of E4M3; the paper asks for about 1.
-"""
+from refscale.stats.causes import Cause
+from refscale.stats.measurement import HIGH, KINDS, LOW, Kind, TensorStats
 
 
 @dataclass(frozen=True)
@@ -125,6 +120,7 @@ class Report:
         tensors: kind by kind, each in the order of the forward pass.
         casts: what rounding lost; none in fp32.
         rules: how many calls each rule of the precision holds for, by pattern.
+        causes: why a tensor is outside [1/4, 4], for those of the summary's count; none where weights are not initial.
     """
 
     model: str
@@ -140,6 +136,7 @@ class Report:
     tensors: tuple[TensorStats, ...]
     casts: tuple[CastSummary, ...]
     rules: Mapping[str, int] = field(default_factory=dict)
+    causes: tuple[Cause, ...] = ()
 
     def of_kind(self, kind: Kind) -> tuple[TensorStats, ...]:
         """The tensors of one kind, in the order of the forward pass."""

@@ -260,8 +260,8 @@ def test_the_core_knows_no_instrument():
 
 
 INSTRUMENTS_OF_PROGRAMS = ("stats", "analysis", "train", "programs", "adapt")
-OTHER_MEANINGS = {"bias", "readout", "dropout", "log", "clip", "bert-mini"}
-"""Roles of parameters, a setting, an axis, a column, the default of ``train``."""
+OTHER_MEANINGS = {"bias", "readout", "dropout", "log", "clip", "mean", "bert-mini"}
+"""Roles of parameters, a setting, an axis, a column, a cause, the default of ``train``."""
 
 
 def names_of_models(source: str) -> set[str]:
