@@ -51,6 +51,7 @@ class Matmul(Op):
     homogeneity = (1, 1)
     source = "Table A.2"
     contraction = True
+    multiplies = (0, 1)
     weight_inputs = (1,)
     fast_forward, fast_backward = products.matmul, products.matmul_backward
 
@@ -262,6 +263,7 @@ class Readout(Op):
     homogeneity = (1, 1)
     source = "Table A.2 (matmul); 1/m: u-μP (arXiv 2407.17465), output layer"
     contraction = True
+    multiplies = (0, 1)
     weight_inputs = (1,)
     fast_forward, fast_backward = products.matmul, products.matmul_backward
 

@@ -24,6 +24,7 @@ class _Gated(Op):
     inputs = ("x", "gate")
     homogeneity = (1, "own")
     source = "quadrature; arXiv 2002.05202"
+    multiplies = (0,)
 
     @abstractmethod
     def gate_function(self) -> Elementwise:
