@@ -136,9 +136,9 @@ class TestInstruments:
         assert by_place.tensors == found.tensors
 
     def test_prediction(self, name):
-        """An op without a rule is named; matrices have σ = 1 under unit, to within their own size."""
+        """Every op has a rule; matrices have σ = 1 under unit, to within their own size."""
         found = analysis.predict(PROGRAMS[name]())
-        assert found.without_rule == (("conv2d",) if name == "convnet" else ())
+        assert found.without_rule == ()
         std = {v.name: m.std for v, m in found.values.items()}
         matrices = [n for n, spec in PROGRAMS[name]().specs.items() if len(spec.shape) > 1]
         assert all(0.95 < std[n] <= 1 for n in matrices)
