@@ -30,6 +30,7 @@ if sys.dont_write_bytecode:  # a hundred processes would each compile every modu
 
 TESTS = Path(__file__).parent
 LONG = (
+    "adapt",
     "analysis/test_drift.py",
     "analysis/test_fidelity.py",
     "analysis/test_files.py",

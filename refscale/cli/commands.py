@@ -14,6 +14,7 @@ from refscale.errors import ArgumentError, counted
 from refscale.files import name_of
 
 if TYPE_CHECKING:
+    from refscale.analysis import FidelityReport
     from refscale.stats import Report
     from refscale.tasks import Data, SpanData
     from refscale.train import TrainConfig
@@ -102,6 +103,33 @@ def _report_checkpoint(args: argparse.Namespace) -> None:
         _show(args, [checkpoint_report(checkpoint, text=args.text, progress=progress)])
 
 
+def _fidelity(args: argparse.Namespace) -> None:
+    from refscale import analysis
+    from refscale.analysis.fidelity.run import POLICIES, passes
+    from refscale.programs import load_program
+    from refscale.progress import Progress
+
+    if args.plot:
+        analysis.check_plot(args.plot)
+    _check_directories(args.plot, args.json)
+    program = load_program(args.model)
+    policies = (args.precision,) if args.precision else POLICIES
+    schemes = None if args.scheme == "both" else (args.scheme,)
+    with Progress(passes(program, policies, schemes), "passes", args.model) as progress:
+        report = analysis.fidelity(program, policies=policies, schemes=schemes, seed=args.seed, progress=progress)
+    _show_fidelity(args, report)
+
+
+def _show_fidelity(args: argparse.Namespace, report: FidelityReport) -> None:
+    from refscale import analysis
+
+    if args.json:
+        analysis.save_fidelity(args.json, report)
+    if args.plot:
+        analysis.plot_fidelity(args.plot, report)
+    print(analysis.render_fidelity(report), end="")
+
+
 def _report_pretrained(args: argparse.Namespace) -> None:
     from refscale import analysis
     from refscale.analysis.fidelity.run import POLICIES, passes
@@ -128,11 +156,7 @@ def _report_pretrained(args: argparse.Namespace) -> None:
             seed=args.seed,
             progress=progress,
         )
-    if args.json:
-        analysis.save_fidelity(args.json, report)
-    if args.plot:
-        analysis.plot_fidelity(args.plot, report)
-    print(analysis.render_fidelity(report), end="")
+    _show_fidelity(args, report)
 
 
 def _given(args: argparse.Namespace, defaults: Mapping[str, object]) -> str:
@@ -308,15 +332,15 @@ def _compare(args: argparse.Namespace) -> None:
         for name in ("model", "steps", "batch", "seq", "evaluation_batches")
         if (value := getattr(args, name)) is not None
     }
-    base = replace(default, **({} if args.pretrained else {"evaluation_batches": 64}) | given)
+    base = replace(
+        default, **({} if args.pretrained or default.task == "program" else {"evaluation_batches": 64}) | given
+    )
     base = replace(
         base,
         weight_decay=0.0,  # λ times a learning rate would be another decay under every scheme
         evaluate_every=base.steps,
         checkpoint_every=max(1, base.steps // 5),
     )
-    if base.task == "program":
-        raise ArgumentError(f"compare: MODEL {base.model!r} is a program, expected a built-in model; train takes one")
     if args.plot:
         analysis.check_plot(args.plot)
     _check_directories(args.plot)
@@ -406,6 +430,7 @@ def _accumulator(args: argparse.Namespace) -> int:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "report": _report,
+    "fidelity": _fidelity,
     "scales": _scales,
     "train": _train,
     "finetune": _finetune,

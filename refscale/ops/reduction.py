@@ -44,6 +44,7 @@ class Sum(Op):
     axes: Axes = None
     keepdims: bool = False
     inputs = ("x",)
+    homogeneity = (1,)
     source = "Table A.2"
     later = ("keepdims",)
 
@@ -92,6 +93,7 @@ class Mean(Op):
     keepdims: bool = False
     values: Literal["independent", "correlated"] = "independent"
     inputs = ("x",)
+    homogeneity = (1,)
     later = ("keepdims", "values")
     source = "Table A.2 (sum, divided by n); correlated: mean of n equal values"
 

@@ -22,12 +22,6 @@ A bias is zero at initialization, so what it is added to stands for both.
 """
 
 ZERO_BIAS = "biases at the start"
-KEY_BIAS = "gradients of key biases, as the softmax ignores a shift"
-"""A bias added to every key adds one number to all scores of a query; what is left of its gradient is rounding."""
-
-
-PAD = "gradients of the first prediction, where no sequence starts a text"
-START = "products of a state that starts at zero"
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,15 +142,6 @@ class TensorProbe:
         uses: tuple[TensorUse, ...],
     ) -> TensorStats:
         role = self.specs[name].role if variable.node is None else variable.node.op.name
-        reason = ""
-        if kind == "weight" and role == "bias" and m.zeros == m.elements:
-            reason = ZERO_BIAS
-        if kind == "weight gradient" and name.endswith("attention.key.bias"):
-            reason = KEY_BIAS
-        if m.zeros == m.elements and kind == "weight gradient" and name == "pad":
-            reason = PAD
-        if m.zeros == m.elements and kind == "activation" and ".recurrence." in name:
-            reason = START
         return TensorStats(
             **{f.name: getattr(m, f.name) for f in fields(m)},
             name=name,
@@ -165,7 +150,7 @@ class TensorProbe:
             role=role,
             shape=variable.shape,
             c=c,
-            zero_because=reason,
+            zero_because=self._zero_because(kind, variable, m),
             damped=kind == "activation" and _is_damped(variable),
             statistic=statistic,
             predicted=predicted,
@@ -173,9 +158,30 @@ class TensorProbe:
             uses=uses,
         )
 
+    def _zero_because(self, kind: Kind, variable: Variable, m: Measurement) -> str:
+        """Why a tensor is zero whatever its scale, by the specs of parameters; empty if it is not."""
+        is_zero, spec = m.zeros == m.elements, self.specs.get(variable.name) if variable.node is None else None
+        if spec and kind == "weight":
+            return ZERO_BIAS if is_zero and spec.role == "bias" else ""
+        if spec and kind == "weight gradient":
+            return spec.zero_gradient or (spec.unused if is_zero else "")
+        if is_zero and kind == "activation" and variable.node:
+            operands = (leaf for v in variable.node.inputs for leaf in _with_the_values_of(v))
+            return next((s.zero_products for v in operands if (s := self.specs.get(v.name)) and s.zero_products), "")
+        return ""
+
     def outside(self, tensors: Sequence[TensorStats]) -> list[tuple[str, Kind, Variable]]:
         """Those outside [1/4, 4] among the judged of the tensors that ``tensors`` returned, with their variables."""
         return [(t.name, t.kind, self.variables[t.kind, t.name]) for t in tensors if t.is_judged and is_outside(t)]
+
+
+def _with_the_values_of(variable: Variable) -> Iterator[Variable]:
+    """The leaves whose values a tensor holds, perhaps moved or added to zeros."""
+    if variable.node is None:
+        yield variable
+    elif isinstance(variable.node.op, SAME_VALUES):
+        for v in variable.node.inputs:
+            yield from _with_the_values_of(v)
 
 
 def _is_damped(variable: Variable) -> bool:
@@ -224,16 +230,16 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 
 def summarize_casts(records: Sequence[CastRecord]) -> tuple[CastSummary, ...]:
-    """What the casts of a tape lost, by place and format; the tape must have counted."""
-    groups: dict[tuple[str, str], list[CastRecord]] = defaultdict(list)
+    """What the casts of a tape lost, by place, format and rule; the tape must have counted."""
+    groups: dict[tuple[str, str, str], list[CastRecord]] = defaultdict(list)
     for r in records:
-        groups[r.place, r.cast.format.name].append(r)
+        groups[r.place, r.cast.format.name, r.rule].append(r)
 
     def lost(r: CastRecord) -> int:
         return (r.clipped or 0) + (r.flushed or 0)
 
     summaries = []
-    for (place, format), group in groups.items():
+    for (place, format, rule), group in groups.items():
         worst = max(group, key=lambda r: lost(r) / max(1, r.elements))
         summaries.append(
             CastSummary(
@@ -244,6 +250,7 @@ def summarize_casts(records: Sequence[CastRecord]) -> tuple[CastSummary, ...]:
                 clipped=sum(r.clipped or 0 for r in group),
                 flushed=sum(r.flushed or 0 for r in group),
                 worst=worst.variable.name if lost(worst) else "",
+                rule=rule,
             )
         )
     return tuple(summaries)

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import refscale
+from refscale import ops
+from refscale.models import NAMES, family
 
 ROOT = Path(refscale.__file__).parent
 ORDER = [
@@ -39,6 +41,7 @@ ORDER = [
     "data",
     "models",
     "programs",
+    "adapt",
     "published",
     "squad",
     "progress",
@@ -254,6 +257,42 @@ def test_the_core_knows_no_instrument():
         if part(path) in CORE:
             met = {name.split(".")[1] for name, _ in imports(path.read_text(encoding="utf-8"), path) if "." in name}
             assert not met & set(INSTRUMENTS), path
+
+
+INSTRUMENTS_OF_PROGRAMS = ("stats", "analysis", "train", "programs", "adapt")
+OTHER_MEANINGS = {"bias", "readout", "dropout", "log", "clip", "mean", "bert-mini"}
+"""Roles of parameters, a setting, an axis, a column, a cause, the default of ``train``."""
+
+
+def names_of_models(source: str) -> set[str]:
+    """The texts of a module, docstrings aside, that are names of ops, or of models or their parameters."""
+    parameters = {name for config in NAMES.values() for name in family(config).specs(config)}
+    known = {*ops.OPS, *NAMES, *parameters, *(".".join(name.split(".")[-2:]) for name in parameters if "." in name)}
+    tree = ast.parse(source)
+    docstrings = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+    texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in docstrings]
+    return {text for text in texts if isinstance(text, str) and text.strip(".") in known} - OTHER_MEANINGS
+
+
+@pytest.mark.parametrize("part_of_it", INSTRUMENTS_OF_PROGRAMS)
+def test_no_instrument_knows_an_op_or_parameter_by_its_spelling(part_of_it):
+    """Ops, specs and programs declare what instruments need to know of them."""
+    found = {p.name: names_of_models(p.read_text(encoding="utf-8")) for p in modules() if part(p) == part_of_it}
+    assert {name: texts for name, texts in found.items() if texts} == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    ['name.endswith("key.bias")', 'op.name in ("matmul", "conv1d")', 'name == "pad"', 'name == "embeddings.word"'],
+)
+def test_a_spelling_is_noticed(source):
+    assert names_of_models(source)
+
+
+def test_training_does_not_know_the_analysis():
+    for path in (p for p in modules() if part(p) in ("train", "stats", "programs")):
+        found = {name for name, _ in imports(path.read_text(encoding="utf-8"), path, exactly=True)}
+        assert not any(name.startswith("refscale.analysis") for name in found), path
 
 
 ELSEWHERE = re.compile(r"json\.loads?\(|tomllib|\.read_text\(|\.readlines?\(|\.splitlines\(")

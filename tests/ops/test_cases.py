@@ -139,3 +139,15 @@ def test_fast_forms_import_no_page():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and str(node.module).startswith("refscale.ops"):
                 assert str(node.module).removeprefix("refscale.ops.").partition(".")[0] in HELPERS, (path, node.module)
+
+
+def test_contractions_count_their_products():
+    """Of ones, forward: each multiplication adds 1 to an element; the padding of a convolution counts as ones."""
+    at = Sizes(b=2, m=6, n=4, s=8)
+    for kind in ops.OPS.values():
+        assert (kind.products is not None) == kind.contraction, kind.name
+        for example in kind.examples(at) if kind.contraction else ():
+            y, _ = kind.forward(example.op, *(np.ones(shape) for shape in example.shapes))
+            factor = example.op.damping(example.shapes[0]) if hasattr(example.op, "damping") else 1.0
+            found = example.op.products(*example.shapes)
+            assert round(y.sum() / factor) <= found <= round(y.max() / factor) * y.size, example.op

@@ -73,10 +73,10 @@ def _report_from(content: dict[str, Any]) -> Report:
         "formats": tuple(content["formats"]),
         "losses": {name: float(x) for name, x in content["losses"].items()},
         "tensors": tuple(_tensor_from(t) for t in content["tensors"]),
-        "casts": tuple(dataclass_of(CastSummary, c) for c in content["casts"]),
+        "casts": tuple(dataclass_of(CastSummary, {"rule": "", **c}) for c in content["casts"]),
         "causes": tuple(dataclass_of(Cause, c) for c in content.get("causes", ())),
     }
-    return dataclass_of(Report, {**content, **own})
+    return dataclass_of(Report, {"rules": {}, **content, **own})
 
 
 def _tensor_from(content: dict[str, Any]) -> TensorStats:
