@@ -12,6 +12,7 @@ those above it:
 ``precision``       where rounding happens: FP16 and FP8 policies
 ``engine``          how a gradient is made: Tensor, Tape, Op, apply, backward
 ``ops``             the op table: forward, backward and factors of every op
+``prediction``      σ of every tensor and gradient of a recorded graph, from factors and shapes
 ``graph``           when factors are legal: cut-edges, gradient factors, the recipe
 ``functional``      what users call: linear, attention, residual, losses
 ``layers``          parameters as data, and the blocks of models
@@ -24,7 +25,7 @@ The instruments measure the core, train its models, and hold others to it.  The 
 ==================  =====================================================================
 ``programs``        a model of your own: specs, a loss and batches
 ``published``       models as other libraries write them; a trained one, adapted to unit scale
-``squad``           questions, windows, answers: the data and the scores of SQuAD 1.1
+``squad``           questions, windows, answers: the data and the scores of SQuAD 1.1 and 2.0
 ``rivals``          what unit scaling replaces: loss scaling, per-tensor scaling
 ``tasks``           what is learned: masked words, the next character, answers to questions
 ``optim``           SGD, Adam, AdamW, LAMB as pairs of pure functions; schedules

@@ -11,20 +11,22 @@ Only edges that carry a gradient count: masks and token ids are no part of the g
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from numpy.typing import ArrayLike
 
 from refscale.engine import Edge, Op, Tape, Tensor, Variable, ancestors, edges, settle
 from refscale.errors import ArgumentError, FactorError
+from refscale.prediction import Terms, predict_graph, terms
 from refscale.scales import (
     Call,
     Constraint,
     ResidualRule,
     Scales,
     Scheme,
+    Shape,
     Unit,
     close,
     constrain,
@@ -136,7 +138,8 @@ class Recordable(Protocol):
 class Step(NamedTuple):
     """One call of a plan: what it is, its factors before and after, and the inputs that constrained it.
 
-    ``parameters`` are the positions of the inputs that are parameters, whose shapes are the same for every batch.
+    ``parameters`` are the positions of the inputs that are parameters, whose shapes are the same for every batch;
+    ``terms`` are those that each input's gradient sums, as predicted.
     """
 
     name: str
@@ -146,6 +149,7 @@ class Step(NamedTuple):
     resolved: Scales
     constrained: tuple[int, ...]
     parameters: tuple[int, ...] = ()
+    terms: tuple[Terms, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,8 @@ class Plan(Unit):
             raise FactorError(f"plan: call {call.index} is {call.op} of {call.shapes}, the plan has {expected}")
         if step.op.carries_factors:
             return step.resolved
-        return constrain(self.base.unconstrained(call), step.constrained, self.add if step.op.adds else self.mean)
+        free = _of_terms(self.base.unconstrained(call), call.op.rows(*call.shapes), step.terms)
+        return constrain(free, step.constrained, self.add if step.op.adds else self.mean)
 
     def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
         """As recorded: what the rule says."""
@@ -225,6 +230,14 @@ def _is_same(step: Step, call: Call) -> bool:
     return all(a == b if i in step.parameters else len(a) == len(b) for i, (a, b) in pairs)
 
 
+def _of_terms(scales: Scales, rows: Sequence[Shape], known: Sequence[Terms]) -> Scales:
+    """Factors for sums of the predicted terms, in place of those that the ops' rules assume."""
+    if not known:
+        return scales
+    sums = zip(scales.beta, known, rows, strict=True)
+    return Scales(scales.alpha, tuple(None if b is None else b / one.scale(along) for b, one, along in sums))
+
+
 def _close(a: Scales, b: Scales) -> bool:
     pairs = zip((a.alpha, *a.beta), (b.alpha, *b.beta), strict=True)
     return all((p is None) == (q is None) and (p is None or close(p, q or 0)) for p, q in pairs)
@@ -236,6 +249,7 @@ def plan(
     mean: str | Constraint = geometric,
     base: str | Scheme = unit,
     add: str | Constraint = to_output_scale,
+    gradients: Literal["rule", "predicted"] = "rule",
 ) -> Plan:
     """The paper's recipe, automatic: record once, find the cut-edges, resolve every op's factors.
 
@@ -245,6 +259,9 @@ def plan(
     4. An add of tensors of unlike origin becomes a weighted add: its constrained edges take α, so that
        Σ γ_i x_i / √Σ γ_i² passes back what it took.  (The geometric mean would let the stream grow by 2^(1/3)
        at every addition.)
+    5. With ``gradients="predicted"``, β of a parameter that is used once is that of the terms which its gradient is
+       predicted to sum.  They may be alike (after pooling, or where a sequence shares its gradient), and smaller or
+       larger than 1, see ``prediction.terms``.  Its gradient then has RMS 1, whatever the rest of the graph does.
 
     Identities that exist only to carry factors (``Scaled``, ``Fork``) are left at 1: the recipe knows no such op.
     A loss in a loop (two losses on one trunk) is an op like others: its α then multiplies its value.
@@ -257,11 +274,15 @@ def plan(
         base: whose unconstrained factors, initial standard deviation to use (its ``statistic``: std or RMS); a ``Unit``
             or its name.
         add: resolves the constrained factors of additions.
+        gradients: of parameters: "rule", by the ops' rules, with the likeness of rows that ``base`` has, such as
+            ``unit:rows=alike``; or "predicted".
 
     Returns:
         A scheme for ``Tape``; running ``fn`` under it, on any batch, has the planned factors.  Source: paper, recipe.
     """
     mean, add, base = get_constraint(mean), get_constraint(add), get_scheme(base)
+    if gradients not in ("rule", "predicted"):
+        raise ArgumentError(f"plan(gradients={gradients!r}): expected 'rule' or 'predicted'")
     if not isinstance(base, Unit):
         raise ArgumentError(f"plan(base={base.name}): expected a scheme with unconstrained factors, such as unit")
     if isinstance(fn, Recordable):
@@ -288,9 +309,30 @@ def plan(
         steps.append(
             Step(node.output.name, node.op, shapes, free, resolved, tied if rule is not none else (), parameters)
         )
-    return Plan(
-        name=f"plan({mean.__name__})", statistic=base.statistic, base=base, mean=mean, add=add, steps=tuple(steps)
-    )
+    if gradients == "predicted":
+        steps = _with_terms(steps, output, mean, add)
+    options = mean.__name__ if gradients == "rule" else f"{mean.__name__},gradients=predicted"
+    return Plan(name=f"plan({options})", statistic=base.statistic, base=base, mean=mean, add=add, steps=tuple(steps))
+
+
+def _with_terms(steps: list[Step], output: Tensor, mean: Constraint, add: Constraint) -> list[Step]:
+    """Steps with the terms that are predicted for their factors; the recorded graph takes these factors."""
+    nodes = output.tape.nodes
+    for node, step in zip(nodes, steps, strict=True):
+        node.scales = step.resolved
+    prediction = predict_graph(output)
+    found = []
+    for node, step in zip(nodes, steps, strict=True):
+        if step.op.carries_factors:
+            found.append(step)
+            continue
+        known = terms(node, prediction, step.unconstrained)
+        free_leaf = (v.node is None and i not in step.constrained for i, v in enumerate(node.inputs))
+        known = tuple(one if free else Terms() for one, free in zip(known, free_leaf, strict=True))
+        free = _of_terms(step.unconstrained, step.op.rows(*step.shapes), known)
+        resolved = constrain(free, step.constrained, add if step.op.adds else mean)
+        found.append(step._replace(unconstrained=free, resolved=resolved, terms=known))
+    return found
 
 
 def _leaves(tape: Tape, value: Any, name: str) -> Tensor | dict[str, Tensor]:

@@ -14,7 +14,7 @@ from refscale.models import get_config
 from refscale.optim import get_optimizer
 from refscale.precision import get_precision
 from refscale.rivals import get_scaling
-from refscale.scales import get_residual
+from refscale.scales import get_residual, get_scheme
 from refscale.spellings import Option, read_number, read_options, read_whole, split_name
 
 
@@ -97,10 +97,39 @@ def test_whole_numbers():
             read_whole(text)
 
 
-READERS = [get_scaling, get_optimizer, get_config, get_precision, get_residual, parse_shape]
-NAMES = ["static", "automatic", "delayed", "adamw", "sgd", "charlm-conv", "bert-tiny", "fp8", "fixed", "ratio", ""]
-FIELDS = ["interval", "b2", "momentum", "layers", "tau", "store", "operand", "accumulate", "independent", "b", "m", ""]
-VALUES = ["2^10", "0.5", "e4m3fn", "exact", "fixed(0.5)", "true", "nan", "3", ""]
+READERS = [get_scheme, get_scaling, get_optimizer, get_config, get_precision, get_residual, parse_shape]
+NAMES = [
+    "unit",
+    "regular",
+    "static",
+    "automatic",
+    "delayed",
+    "adamw",
+    "sgd",
+    "charlm-conv",
+    "bert-tiny",
+    "fp8",
+    "fixed",
+    "ratio",
+    "",
+]
+FIELDS = [
+    "rows",
+    "embeddings",
+    "interval",
+    "b2",
+    "momentum",
+    "layers",
+    "tau",
+    "store",
+    "operand",
+    "accumulate",
+    "independent",
+    "b",
+    "m",
+    "",
+]
+VALUES = ["alike", "v/b", "2^10", "0.5", "e4m3fn", "exact", "fixed(0.5)", "true", "nan", "3", ""]
 OPTIONS = st.tuples(st.sampled_from(FIELDS), st.sampled_from(["=", "", " = "]), st.sampled_from(VALUES)).map("".join)
 texts = st.builds(
     lambda name, colon, options: name + colon + ",".join(options),

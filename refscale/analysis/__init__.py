@@ -43,7 +43,7 @@ from refscale.analysis.figures import (
     scheme_color,
 )
 from refscale.analysis.flops import Flops, OpFlops, count_flops, render_flops, save_flops, tape_flops
-from refscale.analysis.predict import Prediction, predict
+from refscale.analysis.predict import predict
 from refscale.analysis.report.files import from_json, load, save, to_json
 from refscale.analysis.report.first_step import report
 from refscale.analysis.report.plots import plot
@@ -54,6 +54,7 @@ from refscale.analysis.snr.blocks import block_curves, curves_over_scale, render
 from refscale.analysis.snr.curves import cast_snr, curves, plateau, render_snr, snr
 from refscale.analysis.snr.plots import plot_snr
 from refscale.names import lazily
+from refscale.prediction import Prediction
 
 __all__ = [
     "COLORS",

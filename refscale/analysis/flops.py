@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from refscale import ops
 from refscale.analysis.report.first_step import first_step
 from refscale.engine import Node, Tape, Tensor, settle
 from refscale.errors import ArgumentError
@@ -132,8 +133,10 @@ def _contraction(node: Node) -> int:
     x, w = (v.shape for v in node.inputs[:2])
     if node.op.name in ("matmul", "readout", "attention_mix", "attention_scores"):
         terms = x[-1]
-    elif node.op.name in ("conv1d", "conv2d"):
+    elif node.op.name in ("conv1d", "conv2d", "conv3d"):
         terms = math.prod(w[:-1])
+    elif isinstance(node.op, ops.ConvTranspose):  # each element of x goes to a window of the output
+        return math.prod(x) * math.prod(w[:-2]) * w[-1] // node.op.groups
     else:
         raise ArgumentError(f"tape_flops: no count for the contraction {node.op.name!r}")
     return math.prod(node.output.shape) * terms

@@ -28,6 +28,7 @@ from refscale.arguments import integer
 from refscale.blocks.cast import quantize_blocks, split_blocks
 from refscale.blocks.table import BlockCast, get_block_cast
 from refscale.errors import ArgumentError
+from refscale.formats import Cast
 
 Array = NDArray[Any]
 Role = Literal["activation", "weight", "gradient"]
@@ -58,10 +59,7 @@ class Recipe:
     ) -> None:
         for role, cast in (("activation", activation), ("weight", weight), ("gradient", gradient)):
             object.__setattr__(self, role, get_block_cast(cast))
-        n = integer("Recipe", "hadamard", hadamard)
-        if n and (n < 2 or n & (n - 1)):
-            raise ArgumentError(f"Recipe(hadamard={n}): expected 0 or a power of two")
-        object.__setattr__(self, "hadamard", n)
+        object.__setattr__(self, "hadamard", hadamard_length("Recipe", hadamard))
 
     def cast(self, role: Role, axis: int) -> BlockCast:
         """The format of an operand that is contracted along an axis."""
@@ -74,6 +72,32 @@ class Recipe:
         parts += [f"{what} {how}" for what, how in (("weights", self.weight), ("gradients", self.gradient))
                   if how != self.activation]  # fmt: skip
         return "; ".join(parts) + (f"; Hadamard {self.hadamard}" if self.hadamard else "")
+
+
+def hadamard_length(call: str, n: Any) -> int:
+    """The length of a Hadamard transform, checked.  Raises ArgumentError unless it is 0 or a power of two above 1."""
+    length = integer(call, "hadamard", n)
+    if length < 0 or length == 1 or length & (length - 1):
+        raise ArgumentError(f"{call}(hadamard={length}): expected 0 or a power of two")
+    return length
+
+
+@dataclass(frozen=True)
+class TransformedCasts:
+    """A recipe without blocks, where operands are transformed before they are cast.
+
+    Attributes:
+        operand, gradient: the cast of an operand, and of the gradient that a contraction receives; None: none.
+        hadamard: as in ``Recipe``.
+    """
+
+    operand: Cast | None
+    gradient: Cast | None
+    hadamard: int
+
+    def cast(self, role: Role, axis: int) -> Cast | None:
+        """The cast of an operand, along any axis."""
+        return self.gradient if role == "gradient" else self.operand
 
 
 def _recipe(activation: BlockCast, weight: str = "", hadamard: int = 0) -> Recipe:
@@ -93,8 +117,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 )
 """By the name of the precision policy that uses each; all else of such a policy is bfloat16."""
 
-Convert = Callable[[Array, BlockCast, "Operand"], Array]
-"""``convert(x, cast, operand)``: x in a block-scaled format, values in its own dtype; x is of the operand's values."""
+Convert = Callable[[Array, Any, "Operand"], Array]
+"""``convert(x, cast, operand)``: x after the recipe's cast, values in its own dtype; x is of the operand's values."""
 
 
 def convert(x: Array, cast: BlockCast, operand: Operand | None = None, words: Array | None = None) -> Array:
@@ -116,13 +140,15 @@ def lost(x: Array, q: Array, cast: BlockCast) -> tuple[int, int]:
 class Operand(np.ndarray[Any, Any]):
     """An array whose products are block-scaled.  It is a view of the array that it is made from."""
 
-    recipe: Recipe
+    recipe: Recipe | TransformedCasts
     role: Role
     label: Any
     convert: Convert
 
     @classmethod
-    def of(cls, x: Array, recipe: Recipe, role: Role, label: Any = None, convert: Convert = convert) -> Operand:
+    def of(
+        cls, x: Array, recipe: Recipe | TransformedCasts, role: Role, label: Any = None, convert: Convert = convert
+    ) -> Operand:
         """View an array as an operand.
 
         Args:

@@ -22,9 +22,11 @@ from refscale.testing.gradients import assert_gradient_factor
 from refscale.testing.places import Place
 
 
-def run(op: Op, *arrays: Array, gradient: Array | float | None = None) -> tuple[Array, list[Array | None]]:
+def run(
+    op: Op, *arrays: Array, gradient: Array | float | None = None, scheme: str = "unit"
+) -> tuple[Array, list[Array | None]]:
     """Output and gradients of one op under unit scaling, in float64."""
-    tape = Tape(unit, dtype=np.float64)
+    tape = Tape(scheme, dtype=np.float64)
     leaves = [tape.tensor(x) for x in arrays]
     y = apply(op, *leaves)
     if gradient is not None:
@@ -258,3 +260,34 @@ def claim_12_12_what_constraints_cost(place: Place) -> Figures:
         tape = Tape(unit, dtype=np.float64)
         y = F.linear(tape.tensor(x), tape.tensor(w), constraint=none)
         yield near(f"unconstrained, {m} to {n}", rms(y.value), 1.0, EXACT)
+
+
+@claim("authors' code, scmm/uscale (b^-1, v/b); the variance of a sum of b terms, b·(1 + (b − 1)·ρ)", "bmn")
+def claim_12_13_rules_of_rows(place: Place) -> Figures:
+    """unit:rows=alike makes the gradients of weights, biases, gains and tables of b equal rows exactly 1, by b^-1;
+    embeddings=v/b those of a table of which every row is used equally often; rows=ρ those of rows with ρ in common."""
+    rng, b, m = place.rng(), place.b, place.m
+    n = power_of_two(max(2, place.n))
+    x, g = np.tile(signs((1, m), rng), (b, 1)), np.tile(signs((1, n), rng), (b, 1))
+    ones, zeros = np.ones(n), np.zeros(n)
+    cases: list[tuple[str, Op, tuple[Array, ...], Array, int]] = [
+        ("weight", ops.Matmul(), (x, signs((m, n), rng)), g, 1),
+        ("readout", ops.Readout(), (x, signs((m, n), rng)), g, 1),
+        ("kernel", ops.Conv1d(), (x[None], signs((1, m, n), rng)), g[None], 1),
+        ("kernel of two axes", ops.Conv2d(), (x[None, None], signs((1, 1, m, n), rng)), g[None, None], 1),
+        ("bias", ops.Bias(), (g, zeros), g, 1),
+        ("part of a sum", ops.Add(), (g, zeros), g, 1),
+        ("bias of a norm", ops.LayerNorm(), (g, ones, zeros), g, 2),
+    ]
+    for name, op, arrays, gradient, i in cases:
+        found = run(op, *arrays, gradient=gradient, scheme="unit:rows=alike")
+        yield near(f"gradient of a {name}, {b} equal rows", rms(_gradient(found, i)), 1.0, EXACT)
+    ids = np.repeat(np.arange(m), b)
+    table, terms = signs((m, n), rng), np.repeat(signs((m, n), rng), b, axis=0)
+    found = run(ops.Embedding(), table, ids, gradient=terms, scheme="unit:embeddings=v/b")
+    yield near(f"gradient of a table, every row {b} times", rms(_gradient(found, 0)), 1.0, EXACT)
+    share, wide = 0.1, 1 << 14
+    rows = correlated_rows(rng, b, wide, share)
+    found = run(ops.Bias(), np.zeros((b, wide)), np.zeros(wide), gradient=rows, scheme=f"unit:rows={share}")
+    # One normal number for each of the columns: the RMS has a relative standard error of (2n)^-½.
+    yield sampled(f"bias gradient, a tenth in common, {b} rows", rms(_gradient(found, 1)), 1.0, (2 * wide) ** -0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -150,11 +151,11 @@ class AnyFactors(Unit):
 def _block(constraint: Constraint) -> dict[str, Callable[..., Tensor]]:
     """Residual branches of every kind that the package's models are made of."""
 
-    def attention(x: Tensor, *w: Tensor, causal: bool = False) -> Tensor:
+    def attention(x: Tensor, *w: Tensor, causal: bool = False, softcap: float | None = None) -> Tensor:
         def branch(h: Tensor) -> Tensor:
             h = F.layer_norm(h, w[3], w[4])
             q, k, v = (F.linear(h, part, constraint=constraint) for part in w[:3])
-            return F.attention(q, k, v, heads=2, causal=causal, constraint=constraint)
+            return F.attention(q, k, v, heads=2, causal=causal, softcap=softcap, constraint=constraint)
 
         return F.residual(branch, x, fixed(0.3))
 
@@ -177,7 +178,16 @@ def _block(constraint: Constraint) -> dict[str, Callable[..., Tensor]]:
     def causal(x: Tensor, *w: Tensor) -> Tensor:
         return attention(x, *w, causal=True)
 
-    return {"attention": attention, "causal attention": causal, "feed-forward": feed_forward, "gated": gated}
+    def capped(x: Tensor, *w: Tensor) -> Tensor:
+        return attention(x, *w, softcap=2.0)
+
+    return {
+        "attention": attention,
+        "causal attention": causal,
+        "capped attention": capped,
+        "feed-forward": feed_forward,
+        "gated": gated,
+    }
 
 
 def _language_layers(constraint: Constraint) -> list[tuple[str, layers.Block, layers.Specs]]:
@@ -267,6 +277,16 @@ def claim_4_05_branches(place: Place) -> Figures:
             scheme = AnyFactors(seed=place.seed, by_shape=shared.mixer == "recurrence")
             c = assert_gradient_factor(layer, x8, parameters, scheme=scheme, rng=rng)
             yield near(f"{what}, {name}: c of the stream", c["0"], 1.0, 1e-12)
+        for cells, specs_of in ((layers.lstm, layers.lstm_specs), (layers.gru, layers.gru_specs)):
+            parameters = layers.initialize(specs_of("cells", 8, 4, layers=2, bidirectional=True), unit, rng)
+
+            def recurrent(x: Tensor, p: layers.Tensors, cells: Any = cells, name: str = name) -> Tensor:
+                return F.residual(lambda h: cells(p, "cells", h, name), x, fixed(0.3))
+
+            scheme = AnyFactors(seed=place.seed, by_shape=True)
+            x8 = rng.standard_normal((p.b, p.s, 8))
+            c = assert_gradient_factor(recurrent, x8, parameters, scheme=scheme, rng=rng)
+            yield near(f"{cells.__name__}, {name}: c of the stream", c["0"], 1.0, 1e-12)
 
 
 @claim("arXiv 2407.17465: to output scale; refscale.scales.UMup")

@@ -126,11 +126,19 @@ def claim_3_28_softmax(place: Place) -> Figures:
 
 @claim("log-softmax of wide rows is the logits, less a constant; Σ g is removed", "s")
 def claim_3_29_log_softmax(place: Place) -> Figures:
-    """log softmax over s: α = 1 about the mean; at uniform logits the gradient loses its mean, one part in s."""
+    """log softmax over s: α = 1 about the mean; at uniform logits the gradient loses its mean, one part in s.
+
+    With a mask of ones, the same.
+    """
     h = columns(power_of_two(max(2, place.s)))  # the first row is constant, so that all of it is removed
+    kinds: tuple[tuple[Op, tuple[Array, ...]], ...] = (
+        (ops.LogSoftmax(), ()),
+        (ops.MaskedLogSoftmax(), (EVERYTHING,)),
+    )
     for by, measure in STATISTICS:
-        yield unit(f"β by {by}", ops.LogSoftmax(), (np.zeros(h.shape),), 0, h, statistic=by)
-        yield unit(f"α by {by}", ops.LogSoftmax(), (grid()[None],), measure=measure, statistic=by, relative=GRID)
+        for op, more in kinds:
+            yield unit(f"β by {by}", op, (np.zeros(h.shape), *more), 0, h, statistic=by)
+            yield unit(f"α by {by}", op, (grid()[None], *more), measure=measure, statistic=by, relative=GRID)
 
 
 @claim(TABLE, "bn")
@@ -285,3 +293,45 @@ def claim_3_40_norms_of_channels(place: Place) -> Figures:
 def h4(i: int) -> Array:
     """A column of the Hadamard matrix of 4, twice."""
     return np.tile(columns(4)[i], 2)
+
+
+@claim("closed form at uniform logits", "bs")
+def claim_3_41_weighted_targets(place: Place) -> Figures:
+    """Cross-entropy of smoothed or weighted targets: β of hard ones over the RMS of the gradient at uniform logits.
+
+    Of two classes by one logit: β = 2 over that of the weights, times the number of elements of a mean.
+    """
+    b, s, rng = place.b, max(2, place.s), place.rng()
+    smoothing, weight = float(rng.uniform(0, 0.5)), float(rng.uniform(1, 4))
+    kept = 1 + int(rng.integers(0, b))
+    hard = (np.arange(s) == (np.arange(b) % s)[:, None]) * (np.arange(b) < kept)[:, None]
+    targets = weight * ((1 - smoothing) * hard + smoothing / s * hard.any(-1, keepdims=True))
+    of_rows: tuple[tuple[ops.Reduction, float], ...] = (("sum", kept), ("mean", 1), ("none", kept / b))
+    for reduction, rows in of_rows:
+        op = ops.SoftTargetCrossEntropy(reduction, weight * kept, kept, weight * (1 - smoothing))
+        value = math.log(s) * rows * (1 if reduction == "mean" else weight)
+        g = signs((b,), rng) if reduction == "none" else 1.0
+        yield unit(f"α, {reduction} of {kept} of {b}", op, (np.zeros((b, s)), targets), measure=mean, expected=value)
+        yield unit(f"β, {reduction} of {kept} of {b}", op, (np.zeros((b, s)), targets), 0, g)
+    t = np.arange(2 * b) % 2
+    of_elements: tuple[tuple[ops.Reduction, float], ...] = (("sum", 2 * b), ("mean", 1), ("none", 1))
+    for reduction, rows in of_elements:
+        binary = ops.BinaryCrossEntropy(reduction, math.sqrt((weight**2 + 1) / 2))
+        arrays = (np.zeros(2 * b), weight * t, 1.0 - t)
+        g = signs((2 * b,), rng) if reduction == "none" else 1.0
+        value = math.log(2) * rows * (weight + 1) / 2
+        yield unit(f"α, {reduction} of {2 * b} elements", binary, arrays, measure=mean, expected=value)
+        yield unit(f"β, {reduction} of {2 * b} elements", binary, arrays, 0, g)
+
+
+@claim("closed form: E min(D², δ²) of D ~ N(0, 2)")
+def claim_3_42_clipped_losses(place: Place) -> Figures:
+    """Huber loss and smooth L1 of x − y ~ N(0, 2): β is one over the RMS of the difference, clipped to ±δ."""
+    d, delta = math.sqrt(2) * grid(), float(place.rng().uniform(0.25, 4))
+    arrays = (d, np.zeros_like(d))
+    huber = float(np.mean(np.where(np.abs(d) <= delta, d * d / 2, delta * (np.abs(d) - delta / 2))))
+    pairs: tuple[tuple[Op, float], ...] = ((ops.HuberLoss(delta), huber), (ops.SmoothL1Loss(delta), huber / delta))
+    for op, value in pairs:
+        yield unit(f"α at δ = {delta:.3g}", op, arrays, measure=mean, expected=value)
+        for i in (0, 1):
+            yield unit(f"β of input {i} at δ = {delta:.3g}", op, arrays, i, 1.0, relative=GRID)

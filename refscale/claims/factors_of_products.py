@@ -85,12 +85,13 @@ def claim_3_05_multiply(place: Place) -> Figures:
 
 @claim("quadrature; arXiv 2002.05202")
 def claim_3_06_silu_glu(place: Place) -> Figures:
-    """x·silu(gate): a product of independents sees the RMS of silu, not its standard deviation."""
+    """x·f(gate), with silu and any other activation: a product of independents sees the RMS of f, not its σ."""
     rng = place.rng()
     arrays = (signs(grid().shape, rng), grid())
-    yield unit("α", ops.SiluGlu(), arrays, relative=GRID)
-    for i in (0, 1):
-        yield unit(f"β of input {i}", ops.SiluGlu(), arrays, i, signs(grid().shape, rng), relative=GRID)
+    for op in (ops.SiluGlu(), *map(ops.Glu, ops.ACTIVATIONS), ops.Glu(ops.Swish(1.702))):
+        yield unit("α", op, arrays, relative=GRID)
+        for i in (0, 1):
+            yield unit(f"β of input {i}", op, arrays, i, signs(grid().shape, rng), relative=GRID)
 
 
 @claim("paper, Table A.2; E[keep²]/(1−p)² = 1/(1−p)")
@@ -226,7 +227,7 @@ def claim_3_13_conv1d(place: Place) -> Figures:
 
 @claim("authors' code, scmm/uscale/ops.py (conv1d, conv2d), with b^-½ for its b^-1", "bms")
 def claim_3_14_conv2d(place: Place) -> Figures:
-    """As for one dimension: kernel, stride and positions are products over both."""
+    """As for one dimension: kernel, stride and positions are products over two, or three."""
     p, rng = place.at_most(b=4, m=8, s=8), place.rng()
     op = ops.Conv2d(stride=(1, 2), groups=2)
     x, taps = signs((p.b, p.s + 1, 2 * p.s, 2 * p.m), rng), _per_group(_rows(2, 2, p.m))
@@ -238,6 +239,55 @@ def claim_3_14_conv2d(place: Place) -> Figures:
     g = signs((p.b, p.s + 1, p.s, 2 * p.m), rng)
     padded = ops.Conv2d((1, 2), ((1, 1), (0, 0)), groups=2)
     yield unit(f"β of x over 2·{p.m} terms", padded, (x, _per_group(seen)), 0, g)
+    deep, taps = ops.Conv3d(), _rows(2, 1, 2, p.m)
+    x = signs((2, p.s + 1, 1, 2, p.m), rng)
+    yield unit(f"α over 2·1·2·{p.m} terms", deep, (x, taps))
+    g = _rows(2, p.s, 1, 1)
+    yield unit(f"β of w over 2·{p.s} terms", deep, (x, signs((2, 1, 2, p.m, g.shape[-1]), rng)), 1, g)
+    seen = _rows(2, 1, 1, p.m).swapaxes(3, 4)
+    x = signs((2, p.s, 1, 1, seen.shape[3]), rng)
+    g = signs((2, p.s + 1, 1, 1, p.m), rng)
+    yield unit(f"β of x over 2·{p.m} terms", ops.Conv3d(padding=((1, 1), 0, 0)), (x, seen), 0, g)
+
+
+@claim(TABLE + " (matmul), terms counted by window", "bms")
+def claim_3_43_conv_transpose(place: Place) -> Figures:
+    """α = (kernel/stride·channels_in/groups)^-½, β_x = (kernel·channels_out/groups)^-½, β_w = (batch·positions)^-½."""
+    p, rng = place.at_most(b=8, m=16, s=32), place.rng()
+    # Kernel 4, stride 2, three places left out at both ends: each place of y gets two elements of x.
+    op = ops.ConvTranspose(2, 2, groups=2)
+    pairs = _rows(2, p.m)  # of the taps 0 and 2, and of 1 and 3
+    taps = _per_group(np.stack([pairs, pairs], 1).reshape(4, p.m, -1))
+    x = signs((p.b, p.s + 1, 2 * p.m), rng)
+    yield unit(f"α over 2·{p.m} terms", op, (x, taps))
+    whole = ops.ConvTranspose(2, groups=2)
+    seen = _rows(4, p.m).swapaxes(1, 2)
+    x = signs((p.b, p.s, 2 * seen.shape[1]), rng)
+    g = signs((p.b, 2 * p.s + 2, 2 * p.m), rng)
+    yield unit(f"β of x over 4·{p.m} terms", whole, (x, _per_group(seen)), 0, g)
+    x = _per_group(_rows(p.b, p.s))
+    weight = signs((4, x.shape[-1] // 2, 2 * FEW), rng)
+    g = signs((p.b, 2 * p.s + 2, 2 * FEW), rng)
+    yield unit(f"β of w over {p.b}·{p.s} terms", whole, (x, weight), 1, g)
+
+
+@claim("the values are those of the input; repeats are counted", "bn")
+def claim_3_44_padding_and_resize(place: Place) -> Figures:
+    """Nearest resize by r: α = 1, β = r^-½.  Padding of n elements to N: α = 1; β = 1, or (n/N)^½ for repeats."""
+    p, rng = place.at_most(b=32, n=32), place.rng()
+    rows = columns(p.n).T  # sums over its rows have an RMS of √n
+    x, r = signs((p.b, 3, rows.shape[1]), rng), p.n
+    g = np.tile(rows, (p.b, 3, 1)) * np.repeat(signs((p.b, 3, rows.shape[1]), rng), r, 1)
+    yield unit("α", ops.NearestResize(r), (x,))
+    yield unit(f"β of {r} repeats", ops.NearestResize(r), (x,), 0, g)
+    one, more = signs((p.b, 1, rows.shape[1]), rng), np.tile(rows, (p.b, 1, 1))
+    copies = ops.Pad(((0, 0), (p.n - 1, 0), (0, 0)), "replicate")
+    yield unit("α of copies", copies, (one,))
+    yield unit(f"β of {p.n} copies", copies, (one,), 0, more)
+    zeros = ops.Pad(((0, 0), (1, 2)))
+    x = signs((p.b, p.n), rng)
+    yield unit(f"α of {p.n} of {p.n + 3}", zeros, (x,), expected=(p.n / (p.n + 3)) ** 0.5)
+    yield unit("β of elements", zeros, (x,), 0, signs((p.b, p.n + 3), rng))
 
 
 @claim("order statistics: the largest of k has the distribution Φ^k")

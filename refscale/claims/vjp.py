@@ -61,8 +61,9 @@ SOURCE = "inner products with differences of the forward pass, float64 (refscale
 
 @claim(SOURCE, "bmns")
 def claim_2_01_arithmetic(place: Place) -> Figures:
-    """The backward passes of sums, weighted sums, biases, products, gated units and dropout are their derivatives."""
-    yield from _page("arithmetic", place)
+    """The backward passes of sums, biases, products, gated units, recurrent cells and dropout are their derivatives."""
+    for page in ("arithmetic", "scalars", "gates", "identities", "noise", "recurrent"):
+        yield from _page(page, place)
 
 
 @claim(SOURCE, "bmns")
@@ -84,6 +85,7 @@ def claim_2_02_contraction(place: Place) -> Figures:
 def claim_2_03_convolution(place: Place) -> Figures:
     """So are those of convolutions, with stride, padding, dilation and groups, and of pooling."""
     yield from _page("convolution", place)
+    yield from _page("pooling", place)
     p, rng = place.at_most(b=3, m=2, n=2, s=4), place.rng()
     for op, x, w in (
         (ops.Conv1d(2, (2, 1), 2, 2), (p.b, p.s + 4, 2 * p.m), (3, p.m, 2 * p.n)),
@@ -128,12 +130,14 @@ def claim_2_07_reduction_and_movement(place: Place) -> Figures:
     """So are those of sums, means and moves, with rows that are gathered or embedded more than once."""
     yield from _page("reduction", place)
     yield from _page("movement", place)
+    yield from _page("resampling", place)
 
 
 @claim(SOURCE, "bmns")
 def claim_2_08_losses(place: Place) -> Figures:
-    """So are those of cross-entropy, whole and with rows left out, of squared error, and of sums of losses."""
+    """So are those of cross-entropies, whole and with rows left out, of errors and of sums of losses."""
     yield from _page("losses", place)
+    yield from _page("regression", place)
     rng = place.rng()
     targets = rng.integers(0, SMALL, 6)
     targets[2::3] = -100

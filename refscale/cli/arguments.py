@@ -47,6 +47,8 @@ def _models() -> str:
     return f"{names}; one with fields replaced, such as charlm-conv:norm=post,layers=2; or a program, mine.py:model"
 
 
+_WITH_OPTIONS = "unit:rows=alike,embeddings=v/b"
+
 _MODEL_CONSTRAINTS = ("geometric", "harmonic", "arithmetic", "to_output_scale", "none")
 """Those of ``scales.CONSTRAINTS`` that fit every op of a model, whatever its number of constrained inputs."""
 
@@ -69,7 +71,12 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         help=f"{_models()} (default: {DEFAULT_MODEL})",
     )
     parser.add_argument("--model", dest="option", metavar="MODEL", help="the same")
-    parser.add_argument("--scheme", choices=["both", *SCHEMES], default="both", help="default: regular beside unit")
+    parser.add_argument(
+        "--scheme",
+        metavar="NAME",
+        default="both",
+        help=f"{', '.join(SCHEMES)}, or with options, such as {_WITH_OPTIONS} (default: regular beside unit)",
+    )
     parser.add_argument(
         "--precision",
         metavar="NAME",
@@ -121,7 +128,8 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
     from refscale.train import FINE_TUNING
 
     parser.description = (
-        "Fine-tune a trained BERT to extract answers, as in SQuAD 1.1. The model is a published checkpoint or a run of "
+        "Fine-tune a trained BERT to extract answers, as in SQuAD 1.1 or, if a file has unanswerable questions, 2.0. "
+        "The model is a published checkpoint or a run of "
         "train; under --scheme unit a regular one is adapted: the same function, unit-scaled. Killed at any moment, "
         "the same command with --resume continues to the same bits."
     )
@@ -129,6 +137,9 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
     _add_span_data(parser, required=True)
     _add_run(parser, FINE_TUNING)
     parser.add_argument("--predictions", metavar="FILE", help="also write the answers, for the script of SQuAD")
+    parser.add_argument(
+        "--null-odds", metavar="FILE", help="also write the log-odds of no answer, the --na-prob-file of that script"
+    )
     parser.add_argument("--save", metavar="DIR", help="also write the fine-tuned model as a published checkpoint")
 
 
@@ -136,7 +147,9 @@ def _add_span_data(parser: argparse.ArgumentParser, required: bool = False) -> N
     parser.add_argument(
         "--pretrained", required=required, metavar="DIR", help="a published BERT, or a run of train: what to go on from"
     )
-    parser.add_argument("--train", metavar="FILE", help="questions in the format of SQuAD 1.1 (default: a made set)")
+    parser.add_argument(
+        "--train", metavar="FILE", help="questions in the format of SQuAD 1.1 or 2.0 (default: a made set)"
+    )
     parser.add_argument("--dev", metavar="FILE", help="questions to validate on (default: of the made set)")
     text = "UTF-8 text that the model was trained on (default: text that comes with Python)"
     parser.add_argument("--text", metavar="FILE", help=text)
@@ -154,7 +167,8 @@ def _add_run(parser: argparse.ArgumentParser, default: TrainConfig) -> None:
         suffix = "" if shown is None else f" (default: {shown})"
         parser.add_argument(f"--{name}", help=help + suffix, default=argparse.SUPPRESS, **options)
 
-    add("scheme", "how tensors are scaled", choices=list(default.kind.log2_lr))
+    schemes = ", ".join(default.kind.log2_lr)
+    add("scheme", f"{schemes}, or with options, such as {_WITH_OPTIONS}", metavar="NAME")
     add("precision", f"{', '.join(POLICIES)}, or a mix such as store=bf16,operand=e4m3fn", metavar="NAME")
     add("scaling", "none, static:2^15, automatic, current or delayed: the rivals of unit scaling", metavar="NAME")
     add("constraint", "ties factors inside residual branches", choices=_MODEL_CONSTRAINTS)
@@ -164,6 +178,9 @@ def _add_run(parser: argparse.ArgumentParser, default: TrainConfig) -> None:
     add("lr", "peak learning rate, such as 0.01 or 2^-6 (default: the scheme's)", type=read_number, metavar="RATE")
     add("optimizer", f"{', '.join(OPTIMIZERS)}; with options as in sgd:momentum=0.9, adamw:independent", metavar="NAME")
     add("weight-decay", "of the optimizer", type=float, metavar="X")
+    add("decay", "weight decay by role or pattern of names, such as embedding=0,bias=0.01", metavar="RULES")
+    add("accumulate", "batches whose gradients are averaged for a step", type=int, metavar="N")
+    add("clip", "largest norm of the true gradients, to which they are scaled down", type=float, metavar="X")
     add("schedule", "of the learning rate", choices=list(SCHEDULES))
     add("warmup", "steps of warm-up (default: a tenth)", type=int, metavar="N")
     add("halve-every", "steps in which the rate halves, for exponential and halving", type=int, metavar="N")
@@ -381,7 +398,7 @@ DOORS: dict[str, dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]
     },
     "adapt: train in any scheme, precision and technique": {
         "train": ("train a model on real text", _add_train),
-        "finetune": ("go on from a trained BERT: extract answers, as in SQuAD 1.1", _add_finetune),
+        "finetune": ("go on from a trained BERT: extract answers, as in SQuAD 1.1 and 2.0", _add_finetune),
         "scales": ("how the scales of tensors moved in runs of train", _add_scales),
         "compare": ("train with every precision and technique; print the tables", _add_compare),
         "sweep": ("train a grid of settings, each at its best learning rate, by a spec", _add_sweep),

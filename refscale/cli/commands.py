@@ -235,11 +235,11 @@ def _finetune(args: argparse.Namespace) -> None:
     from refscale.cli import finetuned
     from refscale.train import FINE_TUNING
 
-    _check_directories(args.predictions)
+    _check_directories(args.predictions, args.null_odds)
     data = _span_data(args)
     run = _run(args, replace(FINE_TUNING, model=name_of(args.pretrained)), data)
-    if args.predictions or args.save:
-        finetuned.write(run, data, args.out, args.predictions, args.save)
+    if args.predictions or args.null_odds or args.save:
+        finetuned.write(run, data, args.out, args.predictions, args.null_odds, args.save)
 
 
 def _span_data(args: argparse.Namespace) -> SpanData:

@@ -7,7 +7,7 @@ and in NumPy), ``fast``, which does the same as ``run`` in fewer passes, and ``r
 """
 
 from refscale.engine.example import Input, Sizes
-from refscale.engine.factors import Edge, ancestors, edges, settle
+from refscale.engine.factors import Edge, ancestors, call_name, edges, settle
 from refscale.engine.op import Array, Example, Op, example, op_name
 from refscale.engine.record import Node, Probe, Tape, Tensor, Variable, tape_of
 from refscale.engine.rows import Rows
@@ -31,6 +31,7 @@ __all__ = [
     "ancestors",
     "apply",
     "backward",
+    "call_name",
     "edges",
     "example",
     "op_name",

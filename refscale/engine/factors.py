@@ -134,16 +134,17 @@ def _disagreement(one: tuple[Edge, float], other: tuple[Edge, float], nodes: lis
     unequal = [(e, side) for e, side in loop if e.node.index <= meeting.index and not close(e.ratio, 1)]
     quotient = one[1] / other[1]
     culprits = [edge for edge, side in unequal if close(edge.ratio**side, quotient)][:1] or [e for e, _ in unequal]
-    names = ", ".join(dict.fromkeys(_named(edge.node) for edge in culprits))
+    names = ", ".join(dict.fromkeys(call_name(edge.node) for edge in culprits))
     variable = one[0].variable
     return (
-        f"consumers of {variable} disagree: {_named(one[0].node)} demands c = {one[1]:.9g}, {_named(other[0].node)} "
-        f"demands c = {other[1]:.9g}, so its gradient is not a multiple of the true one; on the loop from {variable} "
-        f"to {_named(meeting)}, α ≠ β at {names}: constrain it, or start the branch with `fork`"
+        f"consumers of {variable} disagree: {call_name(one[0].node)} demands c = {one[1]:.9g}, "
+        f"{call_name(other[0].node)} demands c = {other[1]:.9g}, so its gradient is not a multiple of the true one; "
+        f"on the loop from {variable} to {call_name(meeting)}, α ≠ β at {names}: "
+        "constrain it, or start the branch with `fork`"
     )
 
 
-def _named(node: Node) -> str:
+def call_name(node: Node) -> str:
     """``layer 0.ffn: gelu #55``."""
     scope = node.output.name.removesuffix(node.op.name).rstrip(".")
     return f"{scope}: {node.op.name} #{node.index}" if scope else f"{node.op.name} #{node.index}"

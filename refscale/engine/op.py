@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
+def _no_rows(self: Op, *shapes: Shape) -> tuple[Shape, ...]:
+    return ((),) * len(shapes)
+
+
 class Op:
     """One row of the op table: forward, backward and factors of one function.
 
@@ -31,6 +36,9 @@ class Op:
       independent N(0, 1).  It sees shapes and attributes only;
     * ``examples(sizes) -> (Example, ...)``: the op with typical attributes and inputs, of which tables, golden vectors,
       claims and default strategies are made;
+    * ``rows(*shapes) -> (shape, ...)``: where the gradient of an input sums over rows (a weight, a bias, a table), the
+      rows along each axis of y, 1 for axes that are not summed over; () for the other inputs, the default.  ``scale``
+      assumes independent rows;
     * ``predict(shape of y, *moments) -> moments of y`` and ``predict_gradients(moments of g, *moments) -> (moments of
       each gradient, None for those in ``constants``)``: what the op makes of second moments, both without factors; an
       op without these two rules is reported as not predicted.
@@ -46,7 +54,9 @@ class Op:
     whose gradient is g itself, where they have the output's shape.  ``settles`` marks an identity whose β may be chosen
     so that the uses of its input agree (forks).  ``adds`` marks sums of the inputs: where their factors are
     tied, the recipe ties them to that of the output, ``to_output_scale``.  ``of_batch`` names attributes that are
-    sizes, and so may differ between batches of one program.
+    sizes, and so may differ between batches of one program.  ``has_ids`` marks look-ups in a
+    table by ids: ``scale`` then takes ``embeddings``.  ``later`` names attributes that the op got after records
+    of it were published: at their defaults, ``attributes`` leaves them out.
 
     An op may have a fast form: the same function, in passes that stay in cache, with the factors inside.  Its results
     are within ``bound`` of the real ones, as those of the readable form are; ``bitwise`` marks ops whose two forms have
@@ -74,13 +84,16 @@ class Op:
     passes: ClassVar[tuple[int, ...]] = ()
     settles: ClassVar[bool] = False
     of_batch: ClassVar[tuple[str, ...]] = ()
+    later: ClassVar[tuple[str, ...]] = ()
     adds: ClassVar[bool] = False
+    has_ids: ClassVar[bool] = False
     bitwise: ClassVar[bool] = False
     fast_forward: ClassVar[Callable[..., tuple[Array, tuple[Any, ...]]] | None] = None
     fast_backward: ClassVar[Callable[..., tuple[Any, ...]] | None] = None
     forward: ClassVar[Callable[..., tuple[Array, tuple[Any, ...]]]]
     backward: ClassVar[Callable[..., tuple[Array | None, ...]]]
     scale: ClassVar[Callable[..., Scales]]
+    rows: ClassVar[Callable[..., tuple[Shape, ...]]] = _no_rows
     predict: ClassVar[Callable[..., SecondMoments] | None] = None
     predict_gradients: ClassVar[Callable[..., tuple[SecondMoments | None, ...]] | None] = None
 
@@ -91,6 +104,10 @@ class Op:
         Examples of one class differ in their attributes.
         """
         return ()
+
+    def rows_beside(self, *shapes: Shape) -> tuple[float, ...]:
+        """For each input, how many terms each term of its gradient is added to, in the mean."""
+        return tuple(max(1, math.prod(rows)) - 1.0 for rows in self.rows(*shapes))
 
     def __init_subclass__(cls) -> None:
         cls.name = op_name(cls)
@@ -134,6 +151,10 @@ class Op:
                 for beta, piece in zip(scales.beta, pieces, strict=True)
             ]
         )
+
+    def attributes(self) -> dict[str, Any]:
+        """Attributes by name, as ids and files have them: without those of ``later`` that have their defaults."""
+        return {k: v for k, v in vars(self).items() if k not in self.later or v != getattr(type(self), k)}
 
     # What a frozen dataclass has; one is made for ops with attributes only, as making it takes half a millisecond.
     def __setattr__(self, name: str, value: object) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from refscale import ops
-from refscale.engine import Op, Tensor, apply
-from refscale.scales import Constraint, geometric
+from refscale.engine import Op, Tensor, apply, tape_of
+from refscale.scales import Constraint, gated_unit_factor, geometric, to_output_scale
 
 __all__ = [
+    "clip",
     "elementwise",
     "gelu",
+    "glu",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
@@ -21,6 +23,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "silu_glu",
+    "softcap",
     "softplus",
     "tanh",
 ]
@@ -76,6 +79,9 @@ def silu(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
 def silu_glu(x: Tensor, gate: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
     """α·x·silu(gate), the gated linear unit of SwiGLU; see ``ops.SiluGlu``.
 
+    Under a scheme with the multiplier m ≠ 1 of activations it is c·x·gate·sigmoid(m·gate) = (c/m)·x·silu(m·gate), with
+    the factor c of ``scales.gated_unit_factor`` forward and backward.
+
     Args:
         x: any shape.
         gate: x's shape.
@@ -84,7 +90,34 @@ def silu_glu(x: Tensor, gate: Tensor, *, constraint: str | Constraint = geometri
     Returns:
         x's shape.  Source: arXiv 2002.05202.
     """
-    return apply(ops.SiluGlu(), x, gate, constraint=constraint, constrained=(0, 1))
+    m = tape_of("silu_glu", x, gate).scheme.multipliers.activation
+    if m == 1:
+        return apply(ops.SiluGlu(), x, gate, constraint=constraint, constrained=(0, 1))
+    y = apply(ops.SiluGlu(), x, apply(ops.Scaled(m, m), gate), constraint=to_output_scale, constrained=(0, 1))
+    factor = gated_unit_factor(m) / (m * ops.SiluGlu().scale(x.shape, gate.shape).alpha)
+    return apply(ops.Scaled(factor, factor), y)
+
+
+def glu(
+    x: Tensor,
+    gate: Tensor,
+    activation: str | ops.Elementwise = "sigmoid",
+    *,
+    constraint: str | Constraint = geometric,
+) -> Tensor:
+    """α·x·f(gate), a gated linear unit with any activation; see ``ops.Glu``.
+
+    Args:
+        x: any shape.  (torch's ``glu`` has x and gate in one tensor: ``split`` it.)
+        gate: x's shape.
+        activation: f, a name of ``ops.ACTIVATIONS``, or an element-wise op; "sigmoid" in torch.
+        constraint: ties α and both β.
+
+    Returns:
+        x's shape.  Source: arXiv 2002.05202.
+    """
+    op = ops.SiluGlu() if activation == "silu" else ops.Glu(activation)  # with a fused form
+    return apply(op, x, gate, constraint=constraint, constrained=(0, 1))
 
 
 def tanh(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
@@ -97,6 +130,17 @@ def tanh(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
     return _tied(ops.Tanh(), x, constraint)
 
 
+def softcap(x: Tensor, cap: float, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·cap·tanh(x/cap): x where it is small, never beyond ±α·cap; see ``ops.SoftCap``.
+
+    Args:
+        x: any shape.
+        cap: ≥ 1/16.
+        constraint: ties α and β.
+    """
+    return _tied(ops.SoftCap(cap), x, constraint)
+
+
 def sigmoid(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
     """α/(1 + e^−x); see ``ops.Sigmoid``.
 
@@ -107,14 +151,21 @@ def sigmoid(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
     return _tied(ops.Sigmoid(), x, constraint)
 
 
-def softplus(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
-    """α·log(1 + e^x); see ``ops.Softplus``.
+def softplus(
+    x: Tensor, beta: float = 1.0, threshold: float | None = None, *, constraint: str | Constraint = geometric
+) -> Tensor:
+    """α·log(1 + e^(beta·x))/beta; see ``ops.Softplus`` and ``ops.ThresholdedSoftplus``.
 
     Args:
         x: any shape.
+        beta: 0 < beta ≤ 32.
+        threshold: ≥ 0, from which on beta·x is large and f(x) = x; None: never (20 in torch).
         constraint: ties α and β.
     """
-    return _tied(ops.Softplus(), x, constraint)
+    if beta == 1 and threshold is None:
+        return _tied(ops.Softplus(), x, constraint)
+    # 1024: from there on, the function is x in float64.
+    return _tied(ops.ThresholdedSoftplus(beta, 1024.0 if threshold is None else threshold), x, constraint)
 
 
 def hardsigmoid(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
@@ -148,6 +199,17 @@ def hardtanh(
         constraint: ties α and β.
     """
     return _tied(ops.Clip(min_val, max_val), x, constraint)
+
+
+def clip(x: Tensor, min: float, max: float, *, constraint: str | Constraint = geometric) -> Tensor:
+    """α·min(max(x, min), max); see ``ops.Clip``.
+
+    Args:
+        x: any shape.
+        min, max: finite, min < max.
+        constraint: ties α and β.
+    """
+    return _tied(ops.Clip(min, max), x, constraint)
 
 
 def relu6(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:

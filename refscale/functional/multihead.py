@@ -1,21 +1,22 @@
-"""Multi-head attention: grouped queries, rotary positions, scores by distance."""
+"""Multi-head attention: grouped queries, masks, windows, rotary positions, scores by distance."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from refscale import ops
+from refscale.arrays import plain
 from refscale.engine import Tensor, apply, tape_of
-from refscale.errors import ShapeError
+from refscale.errors import ArgumentError, ShapeError
 from refscale.functional.branches import fork
 from refscale.functional.noise import dropout as _drop  # where an argument has the name
 from refscale.functional.probabilities import Mask, softmax
 from refscale.scales import Constraint, ScoresRule, geometric, get_constraint, none, to_output_scale
 
-__all__ = ["attention"]
+__all__ = ["attention", "scaled_dot_product_attention"]
 
 
 def attention(
@@ -26,10 +27,14 @@ def attention(
     heads: int,
     kv_heads: int | None = None,
     mask: Mask | None = None,
+    attn_mask: ArrayLike | None = None,
     causal: bool = False,
+    window: int | None = None,
     rotary: tuple[NDArray[Any], NDArray[Any]] | None = None,
+    interleaved: bool = False,
     distances: Tensor | None = None,
-    scores: ScoresRule | None = None,
+    scores: ScoresRule | float | None = None,
+    softcap: float | None = None,
     values: ops.ValuesRule = "correlated",
     constraint: str | Constraint = geometric,
     scores_constraint: str | Constraint | None = None,
@@ -41,16 +46,22 @@ def attention(
     Args:
         query: (batch, s, heads·d).
         key: (batch, t, kv_heads·d).
-        value: (batch, t, kv_heads·d).
+        value: (batch, t, kv_heads·e); e = d is the usual width.
         heads: number of heads, which divides the width.
         kv_heads: of keys and values, if fewer: heads/kv_heads queries after another share one (grouped queries, Ainslie
             et al. 2023).
         mask: boolean (batch, t), True at keys that may be seen (False: padding); None if all may.
+        attn_mask: (s, t), (batch, s, t) or (batch, heads, s, t), with 1 in place of a side that it does not depend on:
+            boolean, True where a query may see a key, or numbers that are added to the damped scores, −∞ to hide a key.
         causal: query i sees keys j ≤ i + t − s only.
+        window: query i sees keys |i + t − s − j| < window only: with ``causal`` so many keys, itself included.
         rotary: cos and sin (s, d/2) by which queries and keys are rotated, see ``rotary_angles``; s = t.
+        interleaved: the rotation is that of pairs (2i, 2i + 1), not (i, i + d/2).
         distances: (s, heads·d), a vector for each distance 0, 1, … that a query can look back; their product with the
             query is added to its score (Dai et al. 2019, without their bias); s = t.
-        scores: damping of the scores by name, "1/sqrt(d)" (Vaswani et al. 2017) or "1/d" (u-μP); None: the scheme's.
+        scores: damping of the scores by name, "1/sqrt(d)" (Vaswani et al. 2017) or "1/d" (u-μP), or a number, which
+            takes the place of 1/√d; None: the scheme's.
+        softcap: damped scores become softcap·tanh(score/softcap), before ``attn_mask`` is added (Gemma 2).
         values: how alike the values of a sequence are taken to be, see ``ops.AttentionMix``.
         constraint: ties α and both β of each product, and α and β of the softmax; inside a residual branch no edge here
             is a cut-edge.  The mixture of correlated values takes its α, so that it stays the weighted mean.
@@ -59,10 +70,11 @@ def attention(
         rng: for dropout; None in evaluation.
 
     Returns:
-        (batch, s, heads·d).  A query that may see no key gets 0; s = t = 1 is no special case.
+        (batch, s, heads·e).  A query that may see no key gets 0; s = t = 1 is no special case.
 
     Raises:
-        ShapeError: the width is no multiple of ``heads``, ``heads`` none of ``kv_heads``, or the mask does not fit.
+        ShapeError: the width is no multiple of ``heads``, ``heads`` none of ``kv_heads``, or a mask does not fit.
+        ArgumentError: ``attn_mask`` is neither boolean nor of floats, or has an element that is NaN or +∞.
     """
     tape, constraint = tape_of("attention", query, key, value), get_constraint(constraint)
     batch, t = key.shape[:2]
@@ -72,30 +84,155 @@ def attention(
     q, k, v = _to_heads(query, heads), _to_heads(key, kv_heads), _to_heads(value, kv_heads)
     if heads % kv_heads:
         raise ShapeError(f"attention: {heads} heads with kv_heads={kv_heads}, expected a divisor")
+    s = query.shape[1]
+    seen, added = _parts_of_mask("attention", attn_mask, (batch, heads, s, t), per_batch=True)
+    if mask is not None:
+        padding = mask[:, None, None, :]
+        seen = padding if seen is None else seen & padding
     if rotary is not None:
-        q, k = (apply(ops.Rotary(), x, *rotary, constraint=constraint, constrained=(0,)) for x in (q, k))
-    op = ops.AttentionScores(scores or tape.scheme.attention_scores)
+        turn = ops.Rotary(interleaved)
+        q, k = (apply(turn, x, *rotary, constraint=constraint, constrained=(0,)) for x in (q, k))
     tied = constraint if scores_constraint is None else get_constraint(scores_constraint)
-    by_place = None
+    by_place, looking = None, ops.MaskedSoftmax(causal, window)
+    rule = tape.scheme.attention_scores if scores is None else scores
+    op = ops.AttentionScores(rule, None if window is None else looking.most_keys(t))
     if distances is not None:
         q, looking_back = fork(q, 2) if constraint is none else [q] * 2
         by_place = _scores_by_place(op, looking_back, distances, tied)
-    # The queries that share a key stand in one axis for the products: (batch, kv_heads, queries·s, d).
-    s, d, queries = query.shape[1], q.shape[3], heads // kv_heads
-    together, apart = (batch, kv_heads, queries * s), (batch, heads, s)
-    logits = _reshaped(apply(op, _reshaped(q, (*together, d)), k, constraint=tied, constrained=(0, 1)), (*apart, t))
+    logits = _grouped_scores(op, q, k, tied)
     if by_place is not None:
         both = ops.WeightedAdd((1.0, 1.0))
         logits = apply(both, logits, by_place, constraint=to_output_scale, constrained=(0, 1))
-    seen = None if mask is None else mask[:, None, None, :]
-    weights = softmax(logits, seen, causal=causal, constraint=constraint)
-    with tape.scope("weights"):
-        weights = _drop(weights, dropout, rng)
-    mixture = to_output_scale if values == "correlated" and constraint is not none else constraint
-    weights = _reshaped(weights, (*together, t))
-    mixed = _reshaped(apply(ops.AttentionMix(values), weights, v, constraint=mixture, constrained=(0, 1)), (*apart, d))
+    if (multiplier := tape.scheme.multipliers.attention) != 1:
+        logits = apply(ops.Scaled(multiplier, multiplier), logits)
+    if softcap is not None:
+        logits = apply(ops.SoftCap(softcap), logits, constraint=constraint, constrained=(0,))
+    mixed = _mixture(
+        ops.AttentionMix(values, op.keys), logits, v, seen, added, looking, constraint=constraint, p=dropout, rng=rng
+    )
     merged = apply(ops.Transpose((0, 2, 1, 3)), mixed)
-    return apply(ops.Reshape(query.shape), merged)
+    return apply(ops.Reshape((batch, s, heads * v.shape[3])), merged)
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: ArrayLike | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    *,
+    values: ops.ValuesRule = "correlated",
+    constraint: str | Constraint = geometric,
+    rng: np.random.Generator | None = None,
+) -> Tensor:
+    """softmax(q·kᵀ·scale + attn_mask)·v, with the arguments of ``torch.nn.functional.scaled_dot_product_attention``.
+
+    Args:
+        query: (…, s, d).
+        key: (…, t, d).
+        value: (…, t, e).
+        attn_mask: broadcast to (…, s, t): boolean, True where a query may see a key, or numbers to add to the scores.
+        dropout_p: probability that a query does not see a key, if there is a generator.
+        is_causal: query i sees keys j ≤ i only, for s ≠ t, too (where ``attention`` aligns the ends: j ≤ i + t − s).
+        scale: in place of 1/√d, positive.
+        enable_gqa: query (…, heads, s, d) may have more heads than key and value, a multiple.
+        values: how alike the values of a sequence are taken to be, see ``ops.AttentionMix``.
+        constraint: as for ``attention``.
+        rng: for dropout; None in evaluation.
+
+    Returns:
+        (…, s, e).  A query that may see no key gets 0, as PyTorch from 2.5 on has it.
+
+    Raises:
+        ShapeError: shapes that do not fit.
+        ArgumentError: ``is_causal`` with a mask, or a mask as for ``attention``.
+    """
+    name = "scaled_dot_product_attention"
+    tape, constraint = tape_of(name, query, key, value), get_constraint(constraint)
+    if query.ndim < 2 or not query.ndim == key.ndim == value.ndim:
+        raise ShapeError(f"{name}: {query}, {key}, {value}, expected (…, s, d), (…, t, d), (…, t, e)")
+    if is_causal and attn_mask is not None:
+        raise ArgumentError(f"{name}(is_causal=True): got an attn_mask, too; expected one of them")
+    heads = (query.shape[-3], key.shape[-3]) if query.ndim > 2 else (1, 1)
+    if heads[0] != heads[1] and (not enable_gqa or heads[0] % heads[1]):
+        raise ShapeError(f"{name}: {heads[0]} heads of queries, {heads[1]} of keys, enable_gqa={enable_gqa}")
+    s, t = query.shape[-2], key.shape[-2]
+    if is_causal:
+        attn_mask = np.tri(s, t, dtype=np.bool_)
+    seen, added = _parts_of_mask(name, attn_mask, (*query.shape[:-2], s, t))
+    op = ops.AttentionScores(tape.scheme.attention_scores if scale is None else scale)
+    logits = _grouped_scores(op, query, key, constraint)
+    looking = ops.MaskedSoftmax()
+    return _mixture(
+        ops.AttentionMix(values), logits, value, seen, added, looking, constraint=constraint, p=dropout_p, rng=rng
+    )
+
+
+def _grouped_scores(op: ops.AttentionScores, q: Tensor, k: Tensor, constraint: Constraint) -> Tensor:
+    """(…, heads, s, d) and (…, kv_heads, t, d) → (…, heads, s, t).
+
+    The queries that share a key stand in one axis for the products: (…, kv_heads, queries·s, d).
+    """
+    logits = apply(op, _reshaped(q, _together(q.shape, k.shape)), k, constraint=constraint, constrained=(0, 1))
+    return _reshaped(logits, (*q.shape[:-1], k.shape[-2]))
+
+
+def _mixture(
+    op: ops.AttentionMix,
+    logits: Tensor,
+    v: Tensor,
+    seen: Mask | None,
+    added: NDArray[Any] | None,
+    looking: ops.MaskedSoftmax,
+    *,
+    constraint: Constraint,
+    p: float,
+    rng: np.random.Generator | None,
+) -> Tensor:
+    """Mixtures (…, heads, s, e) of v (…, kv_heads, t, e), by the softmax of logits (…, heads, s, t) + added."""
+    if added is not None:
+        logits = apply(ops.Bias(), logits, added)
+    weights = softmax(logits, seen, causal=looking.causal, window=looking.window, constraint=constraint)
+    with logits.tape.scope("weights"):
+        weights = _drop(weights, p, rng)
+    tied = to_output_scale if op.values == "correlated" and constraint is not none else constraint
+    weights = _reshaped(weights, _together(logits.shape, v.shape))
+    return _reshaped(apply(op, weights, v, constraint=tied, constrained=(0, 1)), (*logits.shape[:-1], v.shape[-1]))
+
+
+def _together(shape: tuple[int, ...], of: tuple[int, ...]) -> tuple[int, ...]:
+    """(…, heads, s, m) → (…, kv_heads, heads/kv_heads·s, m), the heads those of the other shape."""
+    if len(shape) < 3 or shape[-3] == of[-3]:
+        return shape
+    return (*shape[:-3], of[-3], shape[-3] // of[-3] * shape[-2], shape[-1])
+
+
+def _parts_of_mask(
+    name: str, mask: ArrayLike | None, shape: tuple[int, ...], per_batch: bool = False
+) -> tuple[Mask | None, NDArray[Any] | None]:
+    """What a mask shows, boolean, and what it adds to the scores of a shape; None where it does neither.
+
+    −∞ is kept out of the sums: a row of it would be NaN, and few formats represent it.
+    """
+    if mask is None:
+        return None, None
+    array = plain(name, "attn_mask", mask)
+    if per_batch and array.ndim == 3:  # (batch, s, t), for all heads
+        array = array[:, None]
+    if array.dtype != np.bool_ and array.dtype.kind != "f":
+        raise ArgumentError(f"{name}: attn_mask is {array.dtype}, expected bool or floats")
+    if array.ndim > len(shape) or any(a not in (1, b) for a, b in zip(array.shape[::-1], shape[::-1], strict=False)):
+        raise ShapeError(f"{name}: attn_mask has shape {array.shape}, expected one that broadcasts to {shape}")
+    if array.dtype == np.bool_:
+        return array, None
+    if not np.all(array < np.inf):
+        raise ArgumentError(f"{name}: attn_mask has an element that is NaN or +∞, expected numbers or −∞")
+    seen = array > -np.inf
+    added = np.where(seen, array, 0.0)
+    return None if seen.all() else seen, added if added.any() else None
 
 
 def _reshaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pooling of a sequence into one vector."""
+"""Pooling of windows, and of a sequence into one vector."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from refscale.arrays import freeze, plain
 from refscale.engine import Tensor, apply, tape_of
 from refscale.errors import ShapeError
 from refscale.functional.probabilities import Mask
+from refscale.scales import Constraint, geometric
 
-__all__ = ["mean_pooled"]
+__all__ = ["avg_pool", "max_pool", "mean_pooled"]
 
 
 def mean_pooled(h: Tensor, mask: Mask) -> Tensor:
@@ -32,3 +33,55 @@ def mean_pooled(h: Tensor, mask: Mask) -> Tensor:
     share = mask * (mask.shape[1] / mask.sum(-1, keepdims=True))
     weights = np.broadcast_to(share[:, :, None], h.shape).astype(tape_of("mean_pooled", h).dtype)
     return apply(ops.Mean((1,)), apply(ops.Multiply(), h, freeze(weights)))
+
+
+def max_pool(
+    x: Tensor,
+    kernel_size: ops.PerAxis,
+    stride: ops.PerAxis | None = None,
+    padding: ops.PaddingPerAxis = 0,
+    dilation: ops.PerAxis = 1,
+    *,
+    constraint: str | Constraint = geometric,
+) -> Tensor:
+    """α·(the largest element of each window) along one, two or three axes, channels last; see ``ops.MaxPool``.
+
+    Args:
+        x: (batch, *space, channels).
+        kernel_size: of the window, one number or one for each axis.
+        stride: distance of neighboring windows; None: the kernel.
+        padding: places on all sides that are never the largest; or, for each axis, on both, or (before, after).
+        dilation: distance of the elements of a window, ≥ 1.
+        constraint: ties α and β.
+
+    Returns:
+        (batch, *windows, channels).
+    """
+    op = ops.MaxPool(kernel_size, stride, padding or None, dilation)
+    return apply(op, x, constraint=constraint, constrained=(0,))
+
+
+def avg_pool(
+    x: Tensor,
+    kernel_size: ops.PerAxis,
+    stride: ops.PerAxis | None = None,
+    padding: ops.PaddingPerAxis = 0,
+    count_include_pad: bool = True,
+    *,
+    constraint: str | Constraint = geometric,
+) -> Tensor:
+    """α·(the mean of each window) along one, two or three axes, channels last; see ``ops.AvgPool``.
+
+    Args:
+        x: (batch, *space, channels).
+        kernel_size: of the window, one number or one for each axis.
+        stride: distance of neighboring windows; None: the kernel.
+        padding: zeros on all sides; or, for each axis, on both, or (before, after).
+        count_include_pad: whether the zeros count in a mean.
+        constraint: ties α and β.
+
+    Returns:
+        (batch, *windows, channels).
+    """
+    op = ops.AvgPool(kernel_size, stride, padding or None, count_include_pad=count_include_pad)
+    return apply(op, x, constraint=constraint, constrained=(0,))

@@ -16,9 +16,34 @@ Mask = NDArray[np.bool_]
 
 
 def softmax(
-    x: Tensor, mask: Mask | None = None, *, causal: bool = False, constraint: str | Constraint = geometric
+    x: Tensor,
+    mask: Mask | None = None,
+    *,
+    causal: bool = False,
+    window: int | None = None,
+    constraint: str | Constraint = geometric,
 ) -> Tensor:
     """α·e^x_i / Σ e^x_j over the last axis; see ``ops.Softmax`` and ``ops.MaskedSoftmax``.
+
+    Args:
+        x: (…, t), or (…, s, t) with a mask, causal or a window.
+        mask: boolean, broadcast to x, True at the elements that count; None: all do.
+        causal: row i counts elements j ≤ i + t − s only.
+        window: row i counts elements |i + t − s − j| < window only.
+        constraint: ties α and β.
+
+    Returns:
+        x's shape; 0 at elements that do not count.
+    """
+    if mask is None and not causal and window is None:
+        return apply(ops.Softmax(), x, constraint=constraint, constrained=(0,))
+    return apply(ops.MaskedSoftmax(causal, window), x, _mask_of(x, mask), constraint=constraint, constrained=(0,))
+
+
+def log_softmax(
+    x: Tensor, mask: Mask | None = None, *, causal: bool = False, constraint: str | Constraint = geometric
+) -> Tensor:
+    """α·(x_i − log Σ e^x_j) over the last axis; see ``ops.LogSoftmax`` and ``ops.MaskedLogSoftmax``.
 
     Args:
         x: (…, t), or (…, s, t) with a mask or causal.
@@ -30,16 +55,10 @@ def softmax(
         x's shape; 0 at elements that do not count.
     """
     if mask is None and not causal:
-        return apply(ops.Softmax(), x, constraint=constraint, constrained=(0,))
-    seen = np.ones((1,) * (x.ndim - 1) + x.shape[-1:], np.bool_) if mask is None else mask
-    return apply(ops.MaskedSoftmax(causal), x, seen, constraint=constraint, constrained=(0,))
+        return apply(ops.LogSoftmax(), x, constraint=constraint, constrained=(0,))
+    return apply(ops.MaskedLogSoftmax(causal), x, _mask_of(x, mask), constraint=constraint, constrained=(0,))
 
 
-def log_softmax(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
-    """α·(x_i − log Σ e^x_j) over the last axis; see ``ops.LogSoftmax``.
-
-    Args:
-        x: (…, s).
-        constraint: ties α and β.
-    """
-    return apply(ops.LogSoftmax(), x, constraint=constraint, constrained=(0,))
+def _mask_of(x: Tensor, mask: Mask | None) -> Mask:
+    """The mask, or one of ones."""
+    return np.ones((1,) * (x.ndim - 1) + x.shape[-1:], np.bool_) if mask is None else mask

@@ -89,13 +89,15 @@ def call_results(
         model: errors of the arithmetic.
 
     Raises:
-        GoldenError: ``precision`` converts operands to blocks, which has no bound yet, or a gradient has another shape
-            than its output.
+        GoldenError: ``precision`` converts, transforms or scales operands, which has no bound yet, or a gradient has
+            another shape than its output.
     """
     rounder = Rounder(replace(precision, accumulate=None), np.dtype(np.float32))
     for step in steps:
         if rounder.has_arithmetic(step.op):
             raise GoldenError(f"{step.op.name}: {precision.name} converts its operands to blocks, which has no bound")
+    if precision.operand_factor != 1:
+        raise GoldenError(f"{precision.name}: operand_factor={precision.operand_factor:g} has no bound")
     store = precision.store or cast_for("float32")
     losses = frozenset(step.output for step in steps if step.op.reports)
     values: dict[str, Any] = {name: as_bounded(x, model) for name, x in inputs.items()}

@@ -290,7 +290,7 @@ def _graph(model: Model, recorded: Recorded) -> tuple[list[dict[str, Any]], dict
         calls.append(
             {
                 "op": node.op.name,
-                "attributes": vars(node.op).copy(),
+                "attributes": node.op.attributes(),
                 "alpha": node.scales.alpha,
                 "beta": beta,
                 "inputs": [names[v] for v in node.inputs],

@@ -147,7 +147,7 @@ def generate() -> Iterator[Vector]:
 
 def of_example(example: engine.Example) -> Iterator[Vector]:
     """The vectors of an op with no numbered ones: ids by its attributes, seeds by ids."""
-    attributes = ",".join(f"{k}={v}".replace(" ", "") for k, v in vars(example.op).items())
+    attributes = ",".join(f"{k}={v}".replace(" ", "") for k, v in example.op.attributes().items())
     name = f"ops/{example.op.name}" + (f"({attributes})" if attributes else "")
     words = Words.named(name)
     arrays = [_drawn(x, words) for x in example.inputs]
@@ -220,7 +220,7 @@ def op_vector(
     narrow = op.contraction and precision.operand is not None
     attributes = {
         "name": op.name,
-        "attributes": vars(op).copy(),
+        "attributes": op.attributes(),
         "alpha": done.scales.alpha,
         "beta": list(done.scales.beta),
         "store": store,

@@ -3,7 +3,7 @@
 Parameters are a flat mapping from path name to array; a ``Spec`` says what each is.  A block comes in two halves: a
 function that lists its specs, and one that takes the parameters as tensors and computes.  Nothing holds state.
 
-In reading order: ``parameters``, ``blocks``.
+In reading order: ``parameters``, ``blocks``, ``recurrent``.
 """
 
 from refscale.layers.blocks import (
@@ -28,6 +28,7 @@ from refscale.layers.blocks import (
     transformer_layer_specs,
 )
 from refscale.layers.parameters import Parameters, Spec, Specs, Tensors, count, glorot, initialize, on_tape
+from refscale.layers.recurrent import gru, gru_specs, lstm, lstm_specs
 
 __all__ = [
     "GATE_BIAS",
@@ -44,9 +45,13 @@ __all__ = [
     "feed_forward",
     "feed_forward_specs",
     "glorot",
+    "gru",
+    "gru_specs",
     "initialize",
     "linear",
     "linear_specs",
+    "lstm",
+    "lstm_specs",
     "norm",
     "norm_specs",
     "on_tape",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -10,11 +11,12 @@ import numpy as np
 
 from refscale import functional as F  # noqa: N812
 from refscale import ops
-from refscale.engine import Op, Tensor, apply, tape_of
+from refscale.engine import Op, Tape, Tensor, apply, tape_of
 from refscale.layers.parameters import Spec, Specs, Tensors
 from refscale.ops import ValuesRule
 from refscale.scales import (
     Constraint,
+    CountedOn,
     NormPlacement,
     ResidualRule,
     Role,
@@ -23,6 +25,7 @@ from refscale.scales import (
     geometric,
     get_constraint,
     get_residual,
+    joint,
     none,
     residual_at,
     to_output_scale,
@@ -127,6 +130,7 @@ class Block:
         constraint: ties factors inside residual branches; with ``none``, forks settle the difference.
         mixer: what mixes the tokens of a sequence: "attention", "convolution" or "recurrence".
         causal: no token sees later ones.
+        amplitude: of the sinusoids that distances are made of.
         kv_heads: of keys and values; None: as many as ``heads``.
         rotary: base of rotary positions; None: queries and keys are not rotated.
 
@@ -146,6 +150,7 @@ class Block:
     constraint: Constraint
     mixer: Mixer = "attention"
     causal: bool = False
+    amplitude: float = math.sqrt(2)
     kv_heads: int | None = None
     rotary: float | None = None
 
@@ -163,13 +168,18 @@ def self_attention(
     """
     tape = tape_of(f"self_attention({name!r})", x)
     uses = F.fork(x, 3) if block.constraint is none else [x] * 3
-    q, k, v = (linear(p, f"{name}.{part}", use, block.constraint) for part, use in zip(_LINEAR[:3], uses, strict=True))
+    columns = {part: p[f"{name}.{part}.weight"].shape[1] for part in _LINEAR[:3]}
+    q, k, v = (
+        linear(p, f"{name}.{part}", use, _joined(tape, block.constraint, columns=sum(columns.values()) / columns[part]))
+        for part, use in zip(columns, uses, strict=True)
+    )
     seq = x.shape[1]
     distances = None
     if f"{name}.distance.weight" in p:
         table = p[f"{name}.distance.weight"]
         with tape.scope("distance"):
-            distances = F.matmul(F.sinusoids(seq, table.shape[0]), table, constraint=none)
+            waves = F.sinusoids(seq, table.shape[0]) * (block.amplitude / math.sqrt(2))
+            distances = F.matmul(waves, table, constraint=none)
     mixed = F.attention(
         q,
         k,
@@ -188,6 +198,11 @@ def self_attention(
         rng=rng,
     )
     return linear(p, f"{name}.output", mixed, block.constraint)
+
+
+def _joined(tape: Tape, constraint: Constraint, rows: float = 1.0, columns: float = 1.0) -> Constraint:
+    """The constraint of a product, or of the larger one that it is a part of, if the scheme joins them."""
+    return joint(constraint, rows, columns) if tape.scheme.joins else constraint
 
 
 def convolution(
@@ -213,20 +228,24 @@ def recurrence(
 
     Everything inside the loop is constrained, whatever the model's constraint: a state is used by the next one, and
     a weight by all of them, so that a factor of α/β ≠ 1 would grow along the sequence.  The gradient of the state's
-    weight sums seq times as many terms as one step: it starts with a factor of seq^-½.
+    weight sums seq times as many terms as one step: it starts with a factor of seq^-½, seq^-1 if they are alike.
 
     Source: Zilly et al. 2017 (arXiv 1607.03474), depth 1, as in the paper's character models.
     """
     batch, seq, d = x.shape
-    tied = geometric if block.constraint is none else block.constraint
-    gates = linear(p, f"{name}.input", apply(ops.Transpose((1, 0, 2)), x), tied)
-    weight = apply(ops.Fork(seq**-0.5), p[f"{name}.state.weight"])
+    tied, tape = geometric if block.constraint is none else block.constraint, tape_of(f"recurrence({name!r})", x)
+    product = _joined(tape, tied, rows=2)  # of [input, state], as wide as each other
+    gates = linear(p, f"{name}.input", apply(ops.Transpose((1, 0, 2)), x), product)
+    terms = seq * (1 + (seq - 1) * tape.scheme.rows)  # one for each step, alike or not
+    weight = apply(ops.Fork(terms**-0.5), p[f"{name}.state.weight"])
     h = apply(ops.Bias(), np.zeros((1, batch, d)), p[f"{name}.start"])
     states = []
     for t in range(seq):
         parts = apply(ops.Slice(0, t, t + 1), gates, constraint=to_output_scale, constrained=(0,))
         both = ops.WeightedAdd((1.0, 1.0))
-        parts = apply(both, parts, F.linear(h, weight, constraint=tied), constraint=to_output_scale, constrained=(0, 1))
+        parts = apply(
+            both, parts, F.linear(h, weight, constraint=product), constraint=to_output_scale, constrained=(0, 1)
+        )
         candidate, update = F.split(parts, 2)
         candidate = F.tanh(candidate, constraint=tied)
         cell = ops.Highway(GATE_BIAS)
@@ -273,7 +292,8 @@ def residual_block(
         fn: the branch.
         x: the stream.
         block: says which of them (the scheme may say another), and how to add.
-        number: of this addition in the model, from 1; post-norm, the norm starts the stream anew and each is the first.
+        number: of this addition in the model, from 1; post-norm, the norm starts the stream anew and each is the first,
+            unless the rule counts on.
         rng: for dropout; None in evaluation.
     """
 
@@ -288,7 +308,7 @@ def residual_block(
     placement = scheme.norm_placement(block.norm)
     tau = residual_at(scheme, name, block.tau)
     if placement == "post":
-        return normalized(F.residual(branch, x, tau, 1))
+        return normalized(F.residual(branch, x, tau, number if isinstance(tau, CountedOn) else 1))
     return F.residual(branch, x, tau, number, block.depth)
 
 

@@ -55,7 +55,12 @@ def glorot(spec: Spec) -> float:
 
 
 def initialize(
-    specs: Specs, scheme: str | Scheme, rng: np.random.Generator, std: Callable[[Spec], float] = lambda spec: 0.02
+    specs: Specs,
+    scheme: str | Scheme,
+    rng: np.random.Generator,
+    std: Callable[[Spec], float] = lambda spec: 0.02,
+    *,
+    uniform: bool = False,
 ) -> dict[str, NDArray[Any]]:
     """Initial parameters: weights, embeddings and readouts N(0, σ²) with the scheme's σ, biases 0, gains 1.
 
@@ -64,6 +69,7 @@ def initialize(
         scheme: decides σ (regular: ``std(spec)``; unit: 1); a scheme or its name.
         rng: source of randomness.
         std: customary σ of each under the regular scheme.
+        uniform: draw from −√3·σ … √3·σ instead.
 
     Returns:
         float32 arrays by name, read-only.  Source: paper, recipe, step 1.
@@ -72,7 +78,10 @@ def initialize(
     values: dict[str, NDArray[Any]] = {}
     for name, spec in specs.items():
         if spec.role in ("weight", "embedding", "readout"):
-            values[name] = rng.standard_normal(spec.shape, np.float32)
+            if uniform:
+                values[name] = rng.uniform(-math.sqrt(3), math.sqrt(3), spec.shape).astype(np.float32)
+            else:
+                values[name] = rng.standard_normal(spec.shape, np.float32)
             values[name] *= np.float32(scheme.initial_std(std(spec)))
         else:
             values[name] = np.full(spec.shape, spec.role == "gain", np.float32)

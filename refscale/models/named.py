@@ -63,7 +63,8 @@ def get_config(text: str, **changes: Any) -> Config:
 def initial_parameters(config: Config, scheme: str | Scheme, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
     """Initial parameters by name; see ``layers.initialize``."""
     members = family(config)
-    return initialize(members.specs(config), scheme, rng, partial(members.initial_std, config))
+    uniform = isinstance(config, LanguageConfig) and config.initial == "authors"
+    return initialize(members.specs(config), scheme, rng, partial(members.initial_std, config), uniform=uniform)
 
 
 def parameters_on(tape: Tape, parameters: Parameters, config: Config) -> dict[str, Tensor]:

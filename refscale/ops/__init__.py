@@ -3,20 +3,26 @@
 ========================  ==============================================================================================
 page                      ops
 ========================  ==============================================================================================
-``arithmetic``            add, subtract, weighted_add, bias, multiply, scalar_multiply, scalar_divide, maximum,
-                          minimum, silu_glu, highway, dropout; scaled, fork
+``arithmetic``            add, subtract, weighted_add, bias, multiply, maximum, minimum
+``scalars``               scalar_multiply, scalar_divide
+``gates``                 silu_glu, glu, highway
+``identities``            scaled, fork
+``noise``                 dropout
 ``contraction``           matmul, attention_scores, attention_mix, readout
-``convolution``           conv1d, conv2d, max_pool, avg_pool
-``activations``           relu, leaky_relu, gelu, silu, swish, tanh, sigmoid, softplus, abs, square, clip,
-                          hard_sigmoid, hard_swish, exp, log, sqrt
-``softmax``               softmax, masked_softmax, log_softmax
+``convolution``           conv1d, conv2d, conv3d, conv_transpose
+``pooling``               max_pool, avg_pool
+``activations``           relu, leaky_relu, gelu, silu, swish, tanh, soft_cap, sigmoid, softplus, thresholded_softplus,
+                          abs, square, clip, hard_sigmoid, hard_swish, exp, log, sqrt
+``softmax``               softmax, masked_softmax, log_softmax, masked_log_softmax
 ``positions``             rotary, relative_shift
 ``norms``                 layer_norm, rms_norm, batch_norm, frozen_batch_norm, group_norm
+``recurrent``             lstm_state, lstm_output, gru_state
 ``reduction``             sum, mean
-``movement``              reshape, transpose, slice, concat, expand, where, gather,
-                          embedding
+``movement``              reshape, transpose, slice, concat, expand, where, gather, embedding
+``resampling``            pad, nearest_resize
 ``custom``                any element-wise function, given with its derivative (not in ``OPS``)
-``losses``                softmax_cross_entropy, mse_loss, loss_sum
+``losses``                softmax_cross_entropy, soft_target_cross_entropy, binary_cross_entropy, loss_sum
+``regression``            mse_loss, huber_loss, smooth_l1_loss
 ========================  ==============================================================================================
 
 ``apply(op, *tensors)`` runs one; ``refscale ops`` prints their factors.  ``OPS`` has every class by name: tables,
@@ -36,14 +42,23 @@ from refscale.ops import (
     arithmetic,
     contraction,
     convolution,
+    gates,
+    identities,
     losses,
     movement,
+    noise,
     norms,
+    pooling,
     positions,
+    recurrent,
     reduction,
+    regression,
+    resampling,
+    scalars,
     softmax,
 )
 from refscale.ops.activations import (
+    ACTIVATIONS,
     Abs,
     Clip,
     Elementwise,
@@ -56,49 +71,53 @@ from refscale.ops.activations import (
     Relu,
     Sigmoid,
     Silu,
+    SoftCap,
     Softplus,
     Sqrt,
     Square,
     Swish,
     Tanh,
+    ThresholdedSoftplus,
 )
-from refscale.ops.arithmetic import (
-    Add,
-    Bias,
-    Dropout,
-    Fork,
-    Highway,
-    Maximum,
-    Minimum,
-    Multiply,
-    ScalarDivide,
-    ScalarMultiply,
-    Scaled,
-    SiluGlu,
-    Subtract,
-    WeightedAdd,
-)
+from refscale.ops.arithmetic import Add, Bias, Maximum, Minimum, Multiply, Subtract, WeightedAdd
 from refscale.ops.contraction import AttentionMix, AttentionScores, Matmul, Readout, ValuesRule
-from refscale.ops.convolution import AvgPool, Conv1d, Conv2d, MaxPool
+from refscale.ops.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose
 from refscale.ops.custom import CustomElementwise
-from refscale.ops.losses import LossSum, MseLoss, SoftmaxCrossEntropy
+from refscale.ops.gates import Glu, Highway, SiluGlu
+from refscale.ops.identities import Fork, Scaled
+from refscale.ops.losses import BinaryCrossEntropy, LossSum, Reduction, SoftmaxCrossEntropy, SoftTargetCrossEntropy
 from refscale.ops.movement import Concat, Embedding, Expand, Gather, Reshape, Slice, Transpose, Where, split_points
+from refscale.ops.noise import Dropout
 from refscale.ops.norms import BatchNorm, FrozenBatchNorm, GroupNorm, LayerNorm, RmsNorm
+from refscale.ops.pooling import AvgPool, MaxPool
 from refscale.ops.positions import RelativeShift, Rotary
+from refscale.ops.recurrent import GruState, LstmOutput, LstmState
 from refscale.ops.reduction import Mean, Sum
-from refscale.ops.softmax import LogSoftmax, MaskedSoftmax, Softmax
+from refscale.ops.regression import HuberLoss, MseLoss, SmoothL1Loss
+from refscale.ops.resampling import NearestResize, Pad, PadMode
+from refscale.ops.scalars import ScalarDivide, ScalarMultiply
+from refscale.ops.softmax import LogSoftmax, MaskedLogSoftmax, MaskedSoftmax, Softmax
+from refscale.ops.windows import PaddingPerAxis, PerAxis
 
 _PAGES = (
     arithmetic,
+    scalars,
+    gates,
+    identities,
+    noise,
     contraction,
     convolution,
+    pooling,
     activations,
     softmax,
     positions,
     norms,
+    recurrent,
     reduction,
     movement,
+    resampling,
     losses,
+    regression,
 )
 
 OPS: Mapping[str, type[Op]] = MappingProxyType(
@@ -116,17 +135,6 @@ OPS: Mapping[str, type[Op]] = MappingProxyType(
 def examples(at: Sizes) -> list[Example]:
     """The examples that the classes declare, at these sizes, in the order of ``OPS``."""
     return [example for kind in OPS.values() for example in kind.examples(at)]
-
-
-ACTIVATIONS: dict[str, Op] = {
-    "gelu": Gelu(),
-    "gelu-tanh": Gelu("tanh"),
-    "relu": Relu(),
-    "silu": Silu(),
-    "tanh": Tanh(),
-    "sigmoid": Sigmoid(),
-}
-"""What a model's configuration can name."""
 
 
 def _product(x: Any, y: Any) -> Tensor:
@@ -157,10 +165,13 @@ __all__ = [
     "AvgPool",
     "BatchNorm",
     "Bias",
+    "BinaryCrossEntropy",
     "Clip",
     "Concat",
     "Conv1d",
     "Conv2d",
+    "Conv3d",
+    "ConvTranspose",
     "CustomElementwise",
     "Dropout",
     "Elementwise",
@@ -171,15 +182,21 @@ __all__ = [
     "FrozenBatchNorm",
     "Gather",
     "Gelu",
+    "Glu",
     "GroupNorm",
+    "GruState",
     "HardSigmoid",
     "HardSwish",
     "Highway",
+    "HuberLoss",
     "LayerNorm",
     "LeakyRelu",
     "Log",
     "LogSoftmax",
     "LossSum",
+    "LstmOutput",
+    "LstmState",
+    "MaskedLogSoftmax",
     "MaskedSoftmax",
     "Matmul",
     "MaxPool",
@@ -188,7 +205,13 @@ __all__ = [
     "Minimum",
     "MseLoss",
     "Multiply",
+    "NearestResize",
+    "Pad",
+    "PadMode",
+    "PaddingPerAxis",
+    "PerAxis",
     "Readout",
+    "Reduction",
     "RelativeShift",
     "Relu",
     "Reshape",
@@ -201,6 +224,9 @@ __all__ = [
     "Silu",
     "SiluGlu",
     "Slice",
+    "SmoothL1Loss",
+    "SoftCap",
+    "SoftTargetCrossEntropy",
     "Softmax",
     "SoftmaxCrossEntropy",
     "Softplus",
@@ -210,6 +236,7 @@ __all__ = [
     "Sum",
     "Swish",
     "Tanh",
+    "ThresholdedSoftplus",
     "Transpose",
     "ValuesRule",
     "WeightedAdd",

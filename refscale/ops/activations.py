@@ -221,6 +221,32 @@ class Tanh(Elementwise):
         return np.tanh(x), (tanh_derivative(x),)
 
 
+@dataclass(frozen=True)
+class SoftCap(Elementwise):
+    """cap·tanh(x/cap): x where |x| is small, and never beyond ±cap.
+
+    Attributes:
+        cap: ≥ 1/16, finite; the factors of steeper functions would err by more than 1e-14.
+    """
+
+    cap: float = 50.0
+    source = "quadrature; Gemma 2 (arXiv 2408.00118), section 2"
+    has_mean = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 / 16 <= self.cap < math.inf:
+            raise ArgumentError(f"SoftCap(cap={self.cap}): expected a finite number ≥ 1/16")
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        inner = x / self.cap
+        return self.cap * np.tanh(inner), (tanh_derivative(inner),)
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(2.0), (at.b, at.m)),)
+
+
 class Sigmoid(Elementwise):
     """1/(1+e^-x).  α = 4.801, β = 4.723; by RMS α = 1.846."""
 
@@ -244,6 +270,43 @@ class Softplus(Elementwise):
 
     def backward(self, g: Array, x: Array) -> tuple[Array]:
         return (g * special.sigmoid(x),)
+
+
+@dataclass(frozen=True)
+class ThresholdedSoftplus(Elementwise):
+    """log(1+e^(βx))/β, and x where βx is above a threshold, as torch.softplus has it.
+
+    Attributes:
+        beta: 0 < β ≤ 32, as of ``Swish``.
+        threshold: ≥ 0: from there on f(x) = x and f′(x) = 1.
+    """
+
+    beta: float = 1.0
+    threshold: float = 20.0
+    source = "quadrature with breakpoints"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 < self.beta <= 32 and 0 <= self.threshold < math.inf):
+            raise ArgumentError(
+                f"ThresholdedSoftplus(beta={self.beta}, threshold={self.threshold}): "
+                "expected 0 < beta ≤ 32 and 0 ≤ threshold < ∞"
+            )
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        steep = self.beta * x
+        linear = steep > self.threshold
+        one = np.ones((), x.dtype)
+        value = np.where(linear, x, special.softplus(steep) / self.beta)
+        return value, (np.where(linear, one, special.sigmoid(steep)),)
+
+    def kinks(self) -> tuple[float, ...]:
+        """The threshold, and places around 0, where a steep function needs shorter pieces."""
+        return self.threshold / self.beta, *(k / self.beta for k in range(-4, 5))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(2.0, 3.0), (at.b, at.m)),)
 
 
 class Abs(Elementwise):
@@ -404,3 +467,14 @@ class Sqrt(Op):
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), Input((at.b, at.m), "positive")),)
+
+
+ACTIVATIONS: dict[str, Elementwise] = {
+    "gelu": Gelu(),
+    "gelu-tanh": Gelu("tanh"),
+    "relu": Relu(),
+    "silu": Silu(),
+    "tanh": Tanh(),
+    "sigmoid": Sigmoid(),
+}
+"""Activations by the names of models' configurations."""

@@ -1,4 +1,4 @@
-"""Elementwise arithmetic of several tensors, and the identities that carry factors."""
+"""Elementwise arithmetic of several tensors: sums, products, the larger and the smaller of two."""
 
 from __future__ import annotations
 
@@ -9,19 +9,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from refscale.engine import Array, Example, Input, Op, Sizes, example
+from refscale.engine import Array, Example, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
-from refscale.ops.activations import Elementwise, Silu, gate_moments, sigmoid_derivative
 from refscale.ops.kernels import elements
-from refscale.ops.shapes import broadcast, broadcast_factor
+from refscale.ops.shapes import broadcast, broadcast_factor, repeats
 from refscale.ops.sums import unbroadcast
-from refscale.scales import Moments, Scales, Shape, Statistic
+from refscale.scales import Scales, Shape, Statistic
 from refscale.scales.second_moments import SecondMoments, through
-from refscale.special import sigmoid, silu
 
 Kept = tuple[Any, ...]
-
-_SMALLEST = 2.0**-126  # normal in float32, and so is its inverse
 
 
 def _of_sum(out: Shape, xs: Sequence[SecondMoments], weights: Sequence[float]) -> SecondMoments:
@@ -59,6 +55,10 @@ class Add(Op):
         out = self.broadcast(x, y)
         return Scales(2**-0.5, (broadcast_factor(x, out), broadcast_factor(y, out)))
 
+    def rows(self, x: Shape, y: Shape) -> tuple[Shape, Shape]:
+        out = self.broadcast(x, y)
+        return repeats(x, out), repeats(y, out)
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.b, at.m)),)
@@ -94,6 +94,10 @@ class Subtract(Op):
     def scale(self, x: Shape, y: Shape) -> Scales:
         self.broadcast(x, y)
         return Add().scale(x, y)
+
+    def rows(self, x: Shape, y: Shape) -> tuple[Shape, Shape]:
+        out = self.broadcast(x, y)
+        return repeats(x, out), repeats(y, out)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -146,6 +150,10 @@ class WeightedAdd(Op):
         betas = tuple(broadcast_factor(s, out) / w for s, w in zip(shapes, self.weights, strict=True))
         return Scales(sum(w**2 for w in self.weights) ** -0.5, betas)
 
+    def rows(self, *shapes: Shape) -> tuple[Shape, ...]:
+        out = self.broadcast(*shapes)
+        return tuple(repeats(s, out) for s in shapes)
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls((0.75, 0.5)), (at.b, at.m), (at.b, at.m)),)
@@ -184,6 +192,9 @@ class Bias(Op):
     def scale(self, x: Shape, bias: Shape) -> Scales:
         return Scales(1.0, (1.0, broadcast_factor(bias, x)))
 
+    def rows(self, x: Shape, bias: Shape) -> tuple[Shape, Shape]:
+        return (), repeats(bias, x)
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.m,)),)
@@ -220,6 +231,10 @@ class Multiply(Op):
         out = broadcast(self.name, x, y)
         return Scales(1.0, (broadcast_factor(x, out), broadcast_factor(y, out)))
 
+    def rows(self, x: Shape, y: Shape) -> tuple[Shape, Shape]:
+        out = broadcast(self.name, x, y)
+        return repeats(x, out), repeats(y, out)
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.b, at.m)),)
@@ -248,6 +263,10 @@ class _Extreme(Op):
         out = broadcast(self.name, x, y)
         alpha = (1 - 1 / math.pi) ** -0.5 if statistic == "std" else 1.0
         return Scales(alpha, tuple(math.sqrt(2) * broadcast_factor(shape, out) for shape in (x, y)))
+
+    def rows(self, x: Shape, y: Shape) -> tuple[Shape, Shape]:
+        out = broadcast(self.name, x, y)
+        return repeats(x, out), repeats(y, out)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -292,316 +311,3 @@ class Minimum(_Extreme):
     def forward(self, x: Array, y: Array) -> tuple[Array, Kept]:
         kept = self._kept(x, y)
         return np.minimum(x, y), kept
-
-
-@dataclass(frozen=True)
-class ScalarMultiply(Elementwise):
-    """c·x for a number c that is part of the function; c = −1 is the negation.
-
-    σ(c·X) = |c|, and the gradient is c·g: α = β = 1/|c|.  So under unit scaling y is ±x, and the sign alone is left of
-    c.  (``Multiply`` by a constant has α = 1.)
-
-    Attributes:
-        factor: c, 2^-126 ≤ |c| ≤ 2^126.
-    """
-
-    factor: float
-    source = "closed form: σ(c·X) = |c|·σ(X)"
-    has_mean = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_number(self, "factor", self.factor)
-
-    def forward(self, x: Array) -> tuple[Array, Kept]:
-        return x * self.factor, (self.factor,)
-
-    def backward(self, g: Array, factor: float) -> tuple[Array]:  # type: ignore[override]
-        return (g * factor,)
-
-    def moments(self) -> Moments:
-        return Moments(*(abs(self.factor),) * 3)
-
-    @classmethod
-    def examples(cls, at: Sizes) -> tuple[Example, ...]:
-        return (example(cls(-1.0), (at.b, at.m)), example(cls(0.375), (at.b, at.m)))
-
-    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
-        return x.times(self.factor)
-
-    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
-        return (g.times(self.factor),)
-
-
-@dataclass(frozen=True)
-class ScalarDivide(Elementwise):
-    """x/c for a number c that is part of the function: one rounding, where x·(1/c) has two.
-
-    σ(X/c) = 1/|c|, and the gradient is g/c: α = β = |c|.
-
-    Attributes:
-        divisor: c, 2^-126 ≤ |c| ≤ 2^126.
-    """
-
-    divisor: float
-    source = "closed form: σ(X/c) = σ(X)/|c|"
-    has_mean = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_number(self, "divisor", self.divisor)
-
-    def forward(self, x: Array) -> tuple[Array, Kept]:
-        return x / self.divisor, (self.divisor,)
-
-    def backward(self, g: Array, divisor: float) -> tuple[Array]:  # type: ignore[override]
-        return (g / divisor,)
-
-    def moments(self) -> Moments:
-        return Moments(*(1 / abs(self.divisor),) * 3)
-
-    @classmethod
-    def examples(cls, at: Sizes) -> tuple[Example, ...]:
-        return (example(cls(3.0), (at.b, at.m)),)
-
-    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
-        return x.times(1 / self.divisor)
-
-    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
-        return (g.times(1 / self.divisor),)
-
-
-def _check_number(op: Op, attribute: str, value: float) -> None:
-    """Make the attribute a Python float whose inverse is finite, or raise an ArgumentError."""
-    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    if not _SMALLEST <= abs(number) <= 1 / _SMALLEST:
-        raise ArgumentError(f"{type(op).__name__}({attribute}={value!r}): expected a number, 2^-126 ≤ |c| ≤ 2^126")
-    object.__setattr__(op, attribute, number)
-
-
-class SiluGlu(Op):
-    """x·silu(gate), the gated linear unit of SwiGLU; x and gate of one shape.
-
-    A product of independents sees the RMS, not the standard deviation: α = β_x = 1/RMS(silu(X)),
-    β_gate = 1/RMS(silu'(X)).
-    """
-
-    inputs = ("x", "gate")
-    source = "quadrature; arXiv 2002.05202"
-    fast_forward, fast_backward = elements.silu_glu, elements.silu_glu_backward
-
-    def forward(self, x: Array, gate: Array) -> tuple[Array, Kept]:
-        self.check(x.shape, gate.shape)
-        value, derivative = silu(gate)
-        return x * value, (x, value, derivative)
-
-    def backward(self, g: Array, x: Array, value: Array, derivative: Array) -> tuple[Array, Array]:
-        return g * value, g * x * derivative
-
-    def scale(self, x: Shape, gate: Shape) -> Scales:
-        m = Silu().moments()
-        return Scales(1 / m.rms, (1 / m.rms, 1 / m.gradient_rms))
-
-    @classmethod
-    def examples(cls, at: Sizes) -> tuple[Example, ...]:
-        return (example(cls(), (at.b, at.m), (at.b, at.m)),)
-
-    def predict(self, out: Shape, x: SecondMoments, gate: SecondMoments) -> SecondMoments:
-        return SecondMoments(out, x.k * through(gate, Silu().function).k)
-
-    def predict_gradients(self, g: SecondMoments, x: SecondMoments, gate: SecondMoments) -> tuple[SecondMoments, ...]:
-        value, slope = through(gate, Silu().function), through(gate, Silu().derivative)
-        return SecondMoments(g.shape, g.k * value.k), SecondMoments(g.shape, g.k * x.k * slope.k)
-
-    def check(self, x: Shape, gate: Shape) -> None:
-        """A ShapeError, unless they have one shape."""
-        if x != gate:
-            raise ShapeError(f"silu_glu: x {x} and gate {gate} must have one shape")
-
-
-@dataclass(frozen=True)
-class Highway(Op):
-    """(1 − s)·h + s·c with the gate s = sigmoid(update + bias): the cell of a recurrent highway network.
-
-    The state h after a step is a mean of what it was and of the candidate c, whatever the gate: α = 1 keeps it one.  (A
-    factor that suits independent h and c would multiply the state at every step, and grow over a sequence without
-    bound where the gate is shut.)  β_h = 1/RMS(1 − s), β_c = 1/RMS(s), β_update = 1/(√2·RMS(s′)), for N(0, 1) in all.
-
-    Attributes:
-        bias: of the gate; −1 lets the state persist.
-    """
-
-    bias: float = 0.0
-    inputs = ("h", "candidate", "update")
-    source = "quadrature; Zilly et al. 2017 (arXiv 1607.03474), mean of two equal values"
-    fast_forward, fast_backward = elements.highway, elements.highway_backward
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not math.isfinite(self.bias):
-            raise ArgumentError(f"Highway(bias={self.bias}): expected a finite number")
-
-    def forward(self, h: Array, candidate: Array, update: Array) -> tuple[Array, Kept]:
-        self.check(h.shape, candidate.shape, update.shape)
-        change, shifted = candidate - h, update + self.bias
-        return h + sigmoid(shifted) * change, (change, shifted)
-
-    def backward(self, g: Array, change: Array, shifted: Array) -> tuple[Array, Array, Array]:
-        return g * sigmoid(-shifted), g * sigmoid(shifted), g * change * sigmoid_derivative(shifted)
-
-    def scale(self, h: Shape, candidate: Shape, update: Shape) -> Scales:
-        self.check(h, candidate, update)
-        carry, gate = gate_moments(-self.bias), gate_moments(self.bias)
-        return Scales(1.0, (1 / carry.rms, 1 / gate.rms, 1 / (math.sqrt(2) * gate.gradient_rms)))
-
-    @classmethod
-    def examples(cls, at: Sizes) -> tuple[Example, ...]:
-        return (example(cls(-1.0), *[(at.b, at.m)] * 3),)
-
-    def predict(self, out: Shape, h: SecondMoments, candidate: SecondMoments, update: SecondMoments) -> SecondMoments:
-        carry, gate = self._gates(update)
-        return SecondMoments(out, h.k * carry.k + candidate.k * gate.k)
-
-    def predict_gradients(
-        self, g: SecondMoments, h: SecondMoments, candidate: SecondMoments, update: SecondMoments
-    ) -> tuple[SecondMoments, ...]:
-        carry, gate = self._gates(update)
-        slope = through(update, lambda z: sigmoid_derivative(z + self.bias))
-        change = h.plus(candidate)
-        return tuple(SecondMoments(g.shape, g.k * k) for k in (carry.k, gate.k, change.k * slope.k))
-
-    def _gates(self, update: SecondMoments) -> tuple[SecondMoments, SecondMoments]:
-        """Second moments of 1 − s and of s."""
-        carry, gate = (lambda z: sigmoid(-z - self.bias)), (lambda z: sigmoid(z + self.bias))
-        return through(update, carry), through(update, gate)
-
-    def check(self, h: Shape, candidate: Shape, update: Shape) -> None:
-        """A ShapeError, unless they have one shape."""
-        if not h == candidate == update:
-            raise ShapeError(f"highway: h {h}, candidate {candidate} and update {update} must have one shape")
-
-
-class _Identity(Op):
-    """What ``Scaled`` and ``Fork`` compute: nothing; the engine multiplies by their factors."""
-
-    inputs = ("x",)
-    carries_factors = True
-    moves = True
-
-    def forward(self, x: Array) -> tuple[Array, Kept]:
-        return x, ()
-
-    def backward(self, g: Array) -> tuple[Array]:
-        return (g,)
-
-    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
-        return x
-
-    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
-        return (g,)
-
-
-@dataclass(frozen=True)
-class Scaled(_Identity):
-    """Identity with chosen factors: α·x forward, β·g backward.  Under the regular scheme, the identity.
-
-    Attributes:
-        alpha, beta: positive factors.
-    """
-
-    alpha: float = 1.0
-    beta: float = 1.0
-    source = "authors' code, examples/listings.py (scaled)"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not all(f > 0 and math.isfinite(f) for f in (self.alpha, self.beta)):
-            raise ArgumentError(f"Scaled(alpha={self.alpha}, beta={self.beta}): expected positive finite factors")
-
-    def scale(self, x: Shape) -> Scales:
-        return Scales(self.alpha, (self.beta,))
-
-    @classmethod
-    def examples(cls, at: Sizes) -> tuple[Example, ...]:
-        return (example(cls(1.0, 0.5), (at.b, at.m)),)
-
-
-@dataclass(frozen=True)
-class Fork(_Identity):
-    """Identity at the start of one of several uses of a tensor: the place where gradients of different c are put right.
-
-    x forward, β·g backward.  Where the uses of a tensor send back different multiples of the true gradient, their sum
-    would be wrong; ``backward`` then replaces the β of forks so that all agree.
-
-    Attributes:
-        beta: what to use where they agree already; ways^-½ keeps a sum of that many gradients at unit variance.
-    """
-
-    beta: float = 1.0
-    source = "c(x_i) = c(y)·β_i/α, solved for β"
-    settles = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (self.beta > 0 and math.isfinite(self.beta)):
-            raise ArgumentError(f"Fork(beta={self.beta}): expected a positive finite factor")
-
-    def scale(self, x: Shape) -> Scales:
-        return Scales(1.0, (self.beta,))
-
-    @classmethod
-    def examples(cls, at: Sizes) -> tuple[Example, ...]:
-        return (example(cls(2**-0.5), (at.b, at.m)),)
-
-
-@dataclass(frozen=True)
-class Dropout(Op):
-    """x·keep/(1−p), where keep is a boolean array drawn by the caller.
-
-    The output has variance 1/(1−p), and so has the gradient: α = β = √(1−p).
-
-    Attributes:
-        p: probability of dropping an element, 0 ≤ p < 1.
-    """
-
-    p: float
-    inputs = ("x", "keep")
-    source = "paper, Table A.2; E[keep²]/(1−p)² = 1/(1−p)"
-    constants = (1,)
-    fast_forward, fast_backward = elements.drop, elements.drop_backward
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.p < 1:
-            raise ArgumentError(f"Dropout(p={self.p}): expected 0 ≤ p < 1")
-
-    def forward(self, x: Array, keep: Array) -> tuple[Array, Kept]:
-        self.check(x, keep)
-        return np.where(keep, x * (1 / (1 - self.p)), 0).astype(x.dtype, copy=False), (keep,)
-
-    def backward(self, g: Array, keep: Array) -> tuple[Array, None]:
-        return np.where(keep, g * (1 / (1 - self.p)), 0).astype(g.dtype, copy=False), None
-
-    def scale(self, x: Shape, keep: Shape) -> Scales:
-        return Scales(math.sqrt(1 - self.p), (math.sqrt(1 - self.p), None))
-
-    @classmethod
-    def examples(cls, at: Sizes) -> tuple[Example, ...]:
-        return (example(cls(0.1), (at.b, at.m), Input((at.b, at.m), "mask")),)
-
-    def predict(self, out: Shape, x: SecondMoments, keep: SecondMoments) -> SecondMoments:
-        return self._thinned(x)
-
-    def predict_gradients(self, g: SecondMoments, x: SecondMoments, keep: SecondMoments) -> tuple[SecondMoments, None]:
-        return self._thinned(g), None
-
-    def _thinned(self, x: SecondMoments) -> SecondMoments:
-        """Each element is kept by itself: only its square grows, to 1/(1 − p)."""
-        k = x.k.copy()
-        k[(1,) * k.ndim] /= 1 - self.p
-        return SecondMoments(x.shape, k)
-
-    def check(self, x: Array, keep: Array) -> None:
-        """A ShapeError, unless there is one boolean for every element."""
-        if keep.dtype != np.bool_ or keep.shape != x.shape:
-            raise ShapeError(f"dropout: keep is {keep.dtype}{keep.shape}, expected bool{x.shape}")

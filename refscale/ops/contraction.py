@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -9,13 +10,27 @@ from refscale.engine import Array, Example, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import products
 from refscale.ops.kernels.blocks import by_row
-from refscale.ops.shapes import broadcast, size
+from refscale.ops.shapes import broadcast, integer_attributes, repeats, size
 from refscale.ops.sums import unbroadcast
 from refscale.scales import ReadoutRule, Scales, ScoresRule, Shape
 from refscale.scales.second_moments import SecondMoments, contracted
 
 Kept = tuple[Any, ...]
 ValuesRule = Literal["correlated", "independent", "causal"]
+
+
+def _check_keys(op: Op, keys: int | None) -> None:
+    if keys is not None:
+        integer_attributes(op, "keys", least=1)
+
+
+def _share(keys: int | None, t: int) -> float:
+    """Of t keys, the share that a query sees."""
+    return 1.0 if keys is None else min(1.0, keys / max(1, t))
+
+
+def _is_positive(number: object) -> bool:
+    return isinstance(number, int | float) and not isinstance(number, bool) and 0 < number < math.inf
 
 
 def _product_shape(name: str, x: Shape, w: Shape) -> Shape:
@@ -56,6 +71,11 @@ class Matmul(Op):
         b, m, n = (max(1, k) for k in (x[-2], x[-1], w[-1]))
         return Scales(m**-0.5, ((n * repeats_x) ** -0.5, (b * repeats_w) ** -0.5))
 
+    def rows(self, x: Shape, w: Shape) -> tuple[Shape, Shape]:
+        """The rows of x, for a w of two axes, or one that broadcasting repeats; another w is data, as x is."""
+        repeated = repeats(w[:-2], self.check(x, w)[:-2])
+        return (), (*repeated, x[-2], 1) if len(w) == 2 or size(repeated) > 1 else ()
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.m, at.n)),)
@@ -73,26 +93,33 @@ class Matmul(Op):
 
 @dataclass(frozen=True)
 class AttentionScores(Op):
-    """q·kᵀ·damping for queries q (…, s, d) and keys k (…, t, d); the damping is d^-1/2 or 1/d.
+    """q·kᵀ·damping for queries q (…, s, d) and keys k (…, t, d); the damping is d^-1/2, 1/d, or a number.
 
     The damping is part of the function, under every scheme, for it sets the temperature of the softmax that follows:
     d^-1/2 gives logits of variance 1 (Vaswani et al. 2017), 1/d damps them on purpose (u-μP, arXiv 2407.17465).  So
     α = 1; the gradient of q sums t damped products, that of k sums s: β_q = t^-1/2/damping, β_k = s^-1/2/damping; what
-    leading axes repeat, as for matmul.
+    leading axes repeat, as for matmul.  Where a query sees only some of the keys, the other scores have no gradient:
+    a share keys/t of the terms is left in both sums.
 
     Attributes:
-        rule: "1/sqrt(d)" or "1/d".
+        rule: "1/sqrt(d)", "1/d", or the damping, a positive number.
+        keys: how many keys a query sees at most (sliding windows), ≥ 1; None: all.
     """
 
-    rule: ScoresRule = "1/sqrt(d)"
+    rule: ScoresRule | float = "1/sqrt(d)"
+    keys: int | None = None
     inputs = ("q", "k")
     source = "Table A.2 (matmul, with the damping in the function)"
     contraction = True
     fast_forward, fast_backward = products.scores, products.scores_backward
 
     def __post_init__(self) -> None:
-        if self.rule not in get_args(ScoresRule):
-            raise ArgumentError(f"AttentionScores(rule={self.rule!r}): expected one of {get_args(ScoresRule)}")
+        super().__post_init__()
+        _check_keys(self, self.keys)
+        if self.rule not in get_args(ScoresRule) and not _is_positive(self.rule):
+            raise ArgumentError(
+                f"AttentionScores(rule={self.rule!r}): expected one of {get_args(ScoresRule)}, or a positive number"
+            )
 
     def forward(self, q: Array, k: Array) -> tuple[Array, Kept]:
         self.check(q.shape, k.shape)
@@ -107,7 +134,8 @@ class AttentionScores(Op):
     def scale(self, q: Shape, k: Shape) -> Scales:
         batch, damping = size(self.check(q, k)[:-2]), self.damping(q)
         repeats_q, repeats_k = batch / size(q[:-2]), batch / size(k[:-2])
-        t, s = max(1, k[-2]) * repeats_q, max(1, q[-2]) * repeats_k
+        share = _share(self.keys, k[-2])
+        t, s = max(1, k[-2]) * repeats_q * share, max(1, q[-2]) * repeats_k * share
         return Scales(1.0, (t**-0.5 / damping, s**-0.5 / damping))
 
     @classmethod
@@ -124,7 +152,9 @@ class AttentionScores(Op):
     def damping(self, q: Shape) -> float:
         """What the scores of queries of that shape are multiplied by."""
         d = max(1, q[-1])
-        return d**-0.5 if self.rule == "1/sqrt(d)" else 1 / d
+        if isinstance(self.rule, str):
+            return d**-0.5 if self.rule == "1/sqrt(d)" else 1 / d
+        return self.rule
 
     def check(self, q: Shape, k: Shape) -> Shape:
         """Shape of the result, or a ShapeError."""
@@ -144,17 +174,24 @@ class AttentionMix(Op):
     independent values σ² = t·H_t in the mean over queries, H_t = 1 + ½ + … + 1/t, so α = (t·H_t)^-1/2 ("causal").
     β as for matmul.
 
+    Where a query sees n < t keys, the weights of these have mean 1, and n takes the place of t: α = 1/n, n^-1/2, or
+    ((n²·H_n + (t − n)·n)/t)^-1/2, as the first n queries see 1 … n keys; the gradient of v sums s·n/t terms.
+
     Attributes:
         values: "correlated", "independent", or "causal".
+        keys: n, how many keys a query sees at most (sliding windows), ≥ 1; None: all.
     """
 
     values: ValuesRule = "correlated"
+    keys: int | None = None
     inputs = ("weights", "v")
     source = "Table A.2 (matmul); correlated: mean of t equal values; causal: of 1 … t independent ones"
     contraction = True
     fast_forward, fast_backward = products.matmul, products.matmul_backward
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_keys(self, self.keys)
         if self.values not in get_args(ValuesRule):
             raise ArgumentError(f"AttentionMix(values={self.values!r}): expected one of {get_args(ValuesRule)}")
 
@@ -168,10 +205,16 @@ class AttentionMix(Op):
     def scale(self, weights: Shape, v: Shape) -> Scales:
         self.check(weights, v)
         matmul, t = Matmul().scale(weights, v), max(1, v[-2])
-        if self.values == "independent":
-            return matmul
-        alpha = 1 / t if self.values == "correlated" else (t * sum(1 / i for i in range(1, t + 1))) ** -0.5
-        return Scales(alpha, matmul.beta)
+        n = t if self.keys is None else min(self.keys, t)
+        match self.values:
+            case "correlated":
+                alpha = 1 / n
+            case "independent":
+                alpha = n**-0.5
+            case "causal":
+                alpha = (n * sum(1 / i for i in range(1, n + 1)) * (n / t) + (t - n) * (n / t)) ** -0.5
+        for_weights, for_v = matmul.beta
+        return Scales(alpha, (for_weights, for_v and for_v * _share(self.keys, t) ** -0.5))
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -224,6 +267,9 @@ class Readout(Op):
         self.check(x, w)
         matmul = Matmul().scale(x, w)
         return matmul if self.rule == "1/sqrt(m)" else Scales(1 / max(1, w[0]), matmul.beta)
+
+    def rows(self, x: Shape, w: Shape) -> tuple[Shape, Shape]:
+        return Matmul().rows(x, w)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:

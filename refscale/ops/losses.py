@@ -1,4 +1,4 @@
-"""Losses: scalars, not rounded, whose gradient starts the backward pass at unit variance."""
+"""Losses of classifiers, and sums of losses: not rounded; their gradients start the backward pass at unit variance."""
 
 from __future__ import annotations
 
@@ -11,31 +11,51 @@ import numpy as np
 from refscale.engine import Array, Example, Input, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import rows
-from refscale.ops.shapes import size
 from refscale.ops.softmax_moments import cross_entropy_gradient
 from refscale.ops.sums import total
 from refscale.scales import Scales, Shape
-from refscale.scales.second_moments import SecondMoments, constant
+from refscale.scales.second_moments import SecondMoments, constant, contrast, independent, through
+from refscale.special import sigmoid, softplus
 
 Kept = tuple[Any, ...]
+Reduction = Literal["mean", "sum", "none"]
+"""Of the losses of rows or elements: their mean, their sum, or each of them."""
+
+
+def check_reduction(op: Op, reduction: str) -> None:
+    """Raise an ArgumentError unless it is one."""
+    if reduction not in ("mean", "sum", "none"):
+        raise ArgumentError(f"{type(op).__name__}(reduction={reduction!r}): expected 'mean', 'sum' or 'none'")
+
+
+def _of_rows(out: Shape, logits: SecondMoments) -> SecondMoments:
+    """Of −log softmax at a target: log s + σ²/2 in the mean for many logits, and −x of the target about it."""
+    variance = max(float(contrast(logits).ravel()[-1]), 0.0)
+    return constant(out, math.log(logits.shape[-1]) + variance / 2).plus(independent(out, math.sqrt(variance)))
+
+
+def check_positive(op: Op, attribute: str, value: float) -> None:
+    """Raise an ArgumentError unless an attribute is a positive finite number."""
+    if not 0 < value < math.inf:
+        raise ArgumentError(f"{type(op).__name__}({attribute}={value}): expected a positive finite number")
 
 
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy(Op):
-    """−log softmax(logits)[target], summed or averaged over the rows that count.
+    """−log softmax(logits)[target], of every row, or summed or averaged over the rows that count.
 
     logits (…, s), integer targets (…); a row whose target is ``ignore_index`` counts for nothing.  At uniform logits
     the gradient of a counted row has RMS √(s−1)/s exactly.  With ``kept`` of b rows counted, the whole array has
-    √(kept/b) of that, and a mean divides it by ``kept``: β = s/√(s−1) · √(b/kept) for the sum, times ``kept`` for the
-    mean.  α = 1: the value is the loss.  With one class there is no gradient; β = 1.
+    √(kept/b) of that, and a mean divides it by ``kept``: β = s/√(s−1) · √(b/kept) for the sum, and for single
+    rows, times ``kept`` for the mean.  α = 1: the value is the loss.  With one class there is no gradient; β = 1.
 
     Attributes:
-        reduction: "mean" or "sum" over counted rows.
+        reduction: "mean" or "sum" over counted rows; "none": the loss of every row (…), 0 where it does not count.
         ignore_index: target of rows that do not count, or None.
         kept: number of rows that count; None if all do.  (A factor must not read the targets: the caller counts.)
     """
 
-    reduction: Literal["mean", "sum"] = "mean"
+    reduction: Reduction = "mean"
     ignore_index: int | None = None
     kept: int | None = field(default=None, compare=False)  # of the batch, not of the program
     inputs = ("logits", "targets")
@@ -45,8 +65,7 @@ class SoftmaxCrossEntropy(Op):
     fast_forward, fast_backward = rows.cross_entropy, rows.cross_entropy_backward
 
     def __post_init__(self) -> None:
-        if self.reduction not in ("mean", "sum"):
-            raise ArgumentError(f"SoftmaxCrossEntropy(reduction={self.reduction!r}): expected 'mean' or 'sum'")
+        check_reduction(self, self.reduction)
         if self.kept is not None and self.kept < 1:
             raise ArgumentError(f"SoftmaxCrossEntropy(kept={self.kept}): expected at least one row that counts")
 
@@ -60,16 +79,17 @@ class SoftmaxCrossEntropy(Op):
         sums = p.sum(-1, keepdims=True)
         weight = (counts / (kept if self.reduction == "mean" else 1)).astype(logits.dtype)
         # where, not a product with 0: an ignored row may be NaN.
-        value = total(np.where(counts, weight * (np.log(sums[:, 0]) - picked), np.zeros((), logits.dtype)))
+        losses = np.where(counts, weight * (np.log(sums[:, 0]) - picked), np.zeros((), logits.dtype))
         # The gradient for dL = 1, made here so that only one array of this size is kept.
         p /= sums
         p[np.arange(rows), index] -= 1
         p *= weight[:, None]
         p[~counts] = 0
+        value = losses.reshape(targets.shape) if self.reduction == "none" else total(losses)
         return value, (p.reshape(logits.shape),)
 
     def backward(self, g: Array, gradient: Array) -> tuple[Array, None]:
-        return g * gradient, None
+        return (g[..., None] if self.reduction == "none" else g) * gradient, None
 
     def scale(self, logits: Shape, targets: Shape) -> Scales:
         rows, kept = self._rows_and_kept(logits, targets)
@@ -83,7 +103,7 @@ class SoftmaxCrossEntropy(Op):
         return tuple(example(cls(reduction), (at.b, at.s), targets) for reduction in ("sum", "mean"))
 
     def predict(self, out: Shape, logits: SecondMoments, targets: SecondMoments) -> SecondMoments:
-        return constant(out, 0.0)
+        return _of_rows(out, logits) if self.reduction == "none" else constant(out, 0.0)
 
     def predict_gradients(
         self, g: SecondMoments, logits: SecondMoments, targets: SecondMoments
@@ -117,45 +137,163 @@ class SoftmaxCrossEntropy(Op):
         return rows, kept
 
 
-class MseLoss(Op):
-    """Σ (x − target)² / N over all N elements; x and target of one shape.
+@dataclass(frozen=True)
+class SoftTargetCrossEntropy(Op):
+    """−Σ_j t_j·log softmax(logits)_j of rows of any weights t_j ≥ 0, of every row, summed, or averaged.
 
-    x − target of two independent N(0, 1) has σ = √2, so the gradient 2(x − target)/N has 2√2/N: β = N/(2√2) for both.
-    α = 1: the value is the loss.
+    logits (…, s), targets (…, s): probabilities of classes, or one-hot rows that are smoothed, or weighted by class; a
+    row of zeros counts for nothing.  The gradient T·softmax(logits) − t, T = Σ t_j, is T/s − t_j at uniform logits: of
+    one-hot rows it has RMS √(s−1)/s, as in ``SoftmaxCrossEntropy``, and of others ``gradient_rms`` times that:
+    β = s/√(s−1) / gradient_rms · √(b/kept), times ``divisor`` for the mean.  With one class, β = 1.  α = 1.
+
+    Attributes:
+        reduction: "mean": the sum over rows, divided by ``divisor``; "sum"; "none": the loss of every row (…).
+        divisor: of the mean, > 0; None: the number b of rows.  With class weights, the sum of those of the targets.
+        kept: number of rows that are not zero; None: all.  (The caller counts: a factor must not read the targets.)
+        gradient_rms: > 0, RMS of T/s − t over that of one-hot rows: 1 − ε for labels smoothed by ε.
     """
 
-    inputs = ("x", "target")
-    source = "closed form"
+    reduction: Reduction = "mean"
+    divisor: float | None = field(default=None, compare=False)  # of the batch, not of the program
+    kept: int | None = field(default=None, compare=False)
+    gradient_rms: float = 1.0
+    inputs = ("logits", "targets")
+    source = "closed form at uniform logits"
+    constants = (1,)
     reports = True
 
-    def forward(self, x: Array, target: Array) -> tuple[Array, Kept]:
-        self._check(x.shape, target.shape)
-        difference = x - target
-        return total(difference**2, over=difference.size), (difference,)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_reduction(self, self.reduction)
+        check_positive(self, "gradient_rms", self.gradient_rms)
+        if self.divisor is not None:
+            check_positive(self, "divisor", self.divisor)
+        if self.kept is not None and self.kept < 1:
+            raise ArgumentError(f"SoftTargetCrossEntropy(kept={self.kept}): expected at least one row that counts")
 
-    def backward(self, g: Array, difference: Array) -> tuple[Array, Array]:
-        gradient = g * (2 / difference.size) * difference
-        return gradient, -gradient
+    def forward(self, logits: Array, targets: Array) -> tuple[Array, Kept]:
+        rows, _ = self._rows_and_kept(logits.shape, targets.shape)
+        if not np.all(targets >= 0):
+            raise ArgumentError(f"{self.name}: smallest target is {np.min(targets)}, expected all ≥ 0")
+        shifted = logits - logits.max(-1, keepdims=True)
+        p = np.exp(shifted)
+        sums, weight = p.sum(-1, keepdims=True), total(targets, -1, keepdims=True)
+        counts, zero = weight > 0, np.zeros((), logits.dtype)
+        share = 1 / self._divisor(rows)
+        # where, not a product with 0: a row that does not count may be NaN.
+        each = np.where(counts, weight * np.log(sums) - total(targets * shifted, -1, keepdims=True), zero)[..., 0]
+        gradient = np.where(counts, (weight * (p / sums) - targets) * share, zero)
+        return each if self.reduction == "none" else total(each) * share, (gradient,)
 
-    def scale(self, x: Shape, target: Shape) -> Scales:
-        self._check(x, target)
-        beta = size(x) / (2 * math.sqrt(2))
-        return Scales(1.0, (beta, beta))
+    def backward(self, g: Array, gradient: Array) -> tuple[Array, None]:
+        return (g[..., None] if self.reduction == "none" else g) * gradient, None
+
+    def scale(self, logits: Shape, targets: Shape) -> Scales:
+        rows, kept = self._rows_and_kept(logits, targets)
+        s = logits[-1]
+        beta = s / math.sqrt(s - 1) * math.sqrt(rows / kept) / self.gradient_rms if s > 1 else 1.0
+        return Scales(1.0, (beta * self._divisor(rows), None))
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
-        return (example(cls(), (at.b, at.m), (at.b, at.m)),)
+        return (example(cls(), (at.b, at.s), Input((at.b, at.s), "positive")),)
 
-    def predict(self, out: Shape, x: SecondMoments, target: SecondMoments) -> SecondMoments:
-        return constant(out, 0.0)
+    def predict(self, out: Shape, logits: SecondMoments, targets: SecondMoments) -> SecondMoments:
+        return _of_rows(out, logits) if self.reduction == "none" else constant(out, 0.0)
 
-    def predict_gradients(self, g: SecondMoments, x: SecondMoments, target: SecondMoments) -> tuple[SecondMoments, ...]:
-        both = x.plus(target).times(2 / math.prod(x.shape) * g.rms)
-        return both, both
+    def predict_gradients(
+        self, g: SecondMoments, logits: SecondMoments, targets: SecondMoments
+    ) -> tuple[SecondMoments, None]:
+        """As of hard targets, times ``gradient_rms``: exact at uniform logits."""
+        rows, kept = self._rows_and_kept(logits.shape, targets.shape)
+        share = self.gradient_rms / self._divisor(rows)
+        return cross_entropy_gradient(logits, kept).times(share * g.rms), None
 
-    def _check(self, x: Shape, target: Shape) -> None:
-        if x != target or math.prod(x) < 1:
-            raise ShapeError(f"mse_loss: x {x} and target {target}, expected one shape with at least one element")
+    def _divisor(self, rows: int) -> float:
+        return 1.0 if self.reduction != "mean" else self.divisor or rows
+
+    def _rows_and_kept(self, logits: Shape, targets: Shape) -> tuple[int, int]:
+        if not logits or logits[-1] < 1 or logits != targets:
+            raise ShapeError(f"{self.name}: logits {logits}, targets {targets}, expected one shape (…, s)")
+        rows = math.prod(logits[:-1])
+        kept = rows if self.kept is None else self.kept
+        if not 1 <= kept <= rows:
+            raise ArgumentError(f"{self.name}: {kept} rows count of {rows}, expected at least one")
+        return rows, kept
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy(Op):
+    """−positive·log σ(x) − negative·log σ(−x) of logits x, of every element, summed, or averaged; σ is the sigmoid.
+
+    The three have one shape.  positive = t and negative = 1 − t for targets t; class weights and the weight of positive
+    targets are factors of them.  The gradient negative·σ(x) − positive·σ(−x) of hard targets has RMS ½ at x = 0, and
+    with weights ``gradient_rms`` times that: β = 2/gradient_rms, times the number N of elements for the mean.  α = 1.
+
+    Attributes:
+        reduction: "mean" over all N elements, "sum", or "none".
+        gradient_rms: > 0, RMS of negative − positive, both classes taken as equally likely.
+    """
+
+    reduction: Reduction = "mean"
+    gradient_rms: float = 1.0
+    inputs = ("logits", "positive", "negative")
+    source = "closed form at logits 0"
+    constants = (1, 2)
+    reports = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_reduction(self, self.reduction)
+        check_positive(self, "gradient_rms", self.gradient_rms)
+
+    def forward(self, logits: Array, positive: Array, negative: Array) -> tuple[Array, Kept]:
+        n = self._divisor(logits.shape, positive.shape, negative.shape)
+        each = positive * softplus(-logits) + negative * softplus(logits)
+        gradient = (negative * sigmoid(logits) - positive * sigmoid(-logits)) / n
+        return each if self.reduction == "none" else total(each, over=n), (gradient,)
+
+    def backward(self, g: Array, gradient: Array) -> tuple[Array, None, None]:
+        return g * gradient, None, None
+
+    def scale(self, logits: Shape, positive: Shape, negative: Shape) -> Scales:
+        return Scales(1.0, (2 * self._divisor(logits, positive, negative) / self.gradient_rms, None, None))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        weights = Input((at.b, at.m), "positive")
+        return (example(cls(), (at.b, at.m), weights, weights),)
+
+    def predict(
+        self, out: Shape, logits: SecondMoments, positive: SecondMoments, negative: SecondMoments
+    ) -> SecondMoments:
+        """log(1 + e^∓x) is even, less ±x/2, by targets that are independent."""
+        if self.reduction != "none":
+            return constant(out, 0.0)
+        even = through(logits, lambda z: softplus(z) - z / 2)
+        return even.plus(independent(out, logits.rms / 2)).times(self.gradient_rms)
+
+    def predict_gradients(
+        self, g: SecondMoments, logits: SecondMoments, positive: SecondMoments, negative: SecondMoments
+    ) -> tuple[SecondMoments, None, None]:
+        """σ(x) − ½ of the logits, and ±½ of targets that are independent."""
+        share = self.gradient_rms / self._divisor(logits.shape, positive.shape, negative.shape)
+        of_targets = independent(logits.shape, 0.5)
+        gradient = through(logits, lambda z: sigmoid(z) - 0.5).plus(of_targets).times(share)
+        return times_gradient(g, gradient), None, None
+
+    def _divisor(self, logits: Shape, positive: Shape, negative: Shape) -> int:
+        if not logits == positive == negative or math.prod(logits) < 1:
+            raise ShapeError(
+                f"{self.name}: logits {logits}, positive {positive} and negative {negative}, expected one shape with "
+                "at least one element"
+            )
+        return math.prod(logits) if self.reduction == "mean" else 1
+
+
+def times_gradient(g: SecondMoments, gradient: SecondMoments) -> SecondMoments:
+    """Of the incoming gradient, of the loss or of the loss of every element, times that of the loss."""
+    return SecondMoments(gradient.shape, gradient.k * g.repeated(gradient.shape).k)
 
 
 class LossSum(Op):

@@ -17,12 +17,13 @@ from refscale.ops.shapes import (
     broadcast,
     broadcast_factor,
     integer_attributes,
+    repeats,
     size,
     tuple_attribute,
     whole_numbers,
 )
 from refscale.ops.sums import total_by_index, unbroadcast
-from refscale.scales import Scales, Shape
+from refscale.scales import EmbeddingRule, Scales, Shape
 from refscale.scales.second_moments import SecondMoments, of_axes
 
 Kept = tuple[Any, ...]
@@ -227,6 +228,9 @@ class Expand(Op):
         self._check(x)
         return Scales(1.0, (broadcast_factor(x, self.shape),))
 
+    def rows(self, x: Shape) -> tuple[Shape]:
+        return (repeats(x, self.shape),)
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls((at.b, at.s, at.m)), (at.b, 1, at.m)),)
@@ -266,6 +270,10 @@ class Where(Op):
     def scale(self, mask: Shape, x: Shape, y: Shape) -> Scales:
         out = broadcast(self.name, mask, x, y)
         return Scales(1.0, (None, broadcast_factor(x, out), broadcast_factor(y, out)))
+
+    def rows(self, mask: Shape, x: Shape, y: Shape) -> tuple[Shape, ...]:
+        out = broadcast(self.name, mask, x, y)
+        return (), repeats(x, out), repeats(y, out)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -354,12 +362,15 @@ def _agreement(ids: SecondMoments) -> float:
 class Embedding(Op):
     """Rows of a table (v, d) by ids (…): the result is (…, d).
 
-    b ids drawn uniformly from v rows: a row's gradient sums b/v terms in the mean: β = √(v/b).
+    b ids drawn uniformly from v rows: a row's gradient sums b/v terms in the mean: β = √(v/b) if they are independent
+    ("sqrt(v/b)").  The authors' code has v/b, for terms that are alike ("v/b"); where tokens are fewer than rows, it
+    multiplies the gradient by more than either.
     """
 
     inputs = ("table", "ids")
-    source = "uniform tokens: b/v independent terms to a row"
+    source = "uniform tokens: b/v independent terms to a row; v/b: authors' code, scmm/uscale/layers.py"
     constants = (1,)
+    has_ids = True
     fast_forward, fast_backward = _embed, _embed_backward
 
     def forward(self, table: Array, ids: Array) -> tuple[Array, Kept]:
@@ -370,9 +381,17 @@ class Embedding(Op):
     def backward(self, g: Array, shape: Shape, ids: Array) -> tuple[Array, None]:
         return _sum_rows(g.reshape(ids.size, shape[1]), ids.ravel(), shape[0]), None
 
-    def scale(self, table: Shape, ids: Shape) -> Scales:
+    def scale(self, table: Shape, ids: Shape, embeddings: EmbeddingRule = "sqrt(v/b)") -> Scales:
         self._check(table)
-        return Scales(1.0, (math.sqrt(max(1, table[0]) / size(ids)), None))
+        beta = max(1, table[0]) / size(ids)
+        return Scales(1.0, (beta if embeddings == "v/b" else math.sqrt(beta), None))
+
+    def rows(self, table: Shape, ids: Shape) -> tuple[Shape, Shape]:
+        return (*ids, 1), ()
+
+    def rows_beside(self, table: Shape, ids: Shape) -> tuple[float, float]:  # type: ignore[override]
+        """Of uniform ids, each meets 1/v of the others in its row of the table."""
+        return (size(ids) - 1) / max(1, table[0]), 0.0
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:

@@ -12,7 +12,7 @@ from refscale.engine import Array, Example, Input, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import rows
 from refscale.ops.moments import centered, mean, normalized
-from refscale.ops.shapes import integer_attributes, size
+from refscale.ops.shapes import integer_attributes, leading, size
 from refscale.ops.sums import total
 from refscale.scales import Scales, Shape
 from refscale.scales.second_moments import SecondMoments, constant, without_mean
@@ -77,6 +77,9 @@ class LayerNorm(Op):
         beta = 1 / math.sqrt(self.check(x, gain, bias))
         return Scales(1.0, (1.0, beta, beta))
 
+    def rows(self, x: Shape, gain: Shape, bias: Shape) -> tuple[Shape, ...]:
+        return (), leading(x), leading(x)
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.m,), (at.m,)),)
@@ -134,6 +137,9 @@ class RmsNorm(Op):
     def scale(self, x: Shape, gain: Shape) -> Scales:
         return Scales(1.0, (1.0, 1 / math.sqrt(self.check(x, gain))))
 
+    def rows(self, x: Shape, gain: Shape) -> tuple[Shape, Shape]:
+        return (), leading(x)
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.m,)),)
@@ -187,6 +193,9 @@ class BatchNorm(Op):
         beta = 1 / math.sqrt(_rows(self.name, x, gain, bias))
         return Scales(1.0, (1.0, beta, beta))
 
+    def rows(self, x: Shape, gain: Shape, bias: Shape) -> tuple[Shape, ...]:
+        return (), leading(x), leading(x)
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.s, at.m), (at.m,), (at.m,)),)
@@ -238,6 +247,9 @@ class FrozenBatchNorm(Op):
         beta = 1 / math.sqrt(_rows(self.name, x, gain, bias, mean, variance))
         return Scales(1.0, (1.0, beta, beta, None, None))
 
+    def rows(self, x: Shape, gain: Shape, bias: Shape, mean: Shape, variance: Shape) -> tuple[Shape, ...]:
+        return (), leading(x), leading(x), (), ()
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         n = (at.m,)
@@ -280,6 +292,9 @@ class GroupNorm(Op):
     def scale(self, x: Shape, gain: Shape, bias: Shape) -> Scales:
         beta = 1 / math.sqrt(self._check(x, gain, bias))
         return Scales(1.0, (1.0, beta, beta))
+
+    def rows(self, x: Shape, gain: Shape, bias: Shape) -> tuple[Shape, ...]:
+        return (), leading(x), leading(x)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:

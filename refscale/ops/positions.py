@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,28 +15,28 @@ from refscale.scales.second_moments import SecondMoments
 Kept = tuple[Any, ...]
 
 
-def _rotated(x: Array, cos: Array, sin: Array) -> Array:
-    half = x.shape[-1] // 2
-    a, b = x[..., :half], x[..., half:]
-    return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-
-
+@dataclass(frozen=True)
 class Rotary(Op):
     """Each pair (x_i, x_{i+d/2}) of x (…, s, d), rotated by an angle of which cos and sin (s, d/2) are given.
 
     A rotation keeps lengths, and its gradient is the rotation back: α = β = 1.
+
+    Attributes:
+        interleaved: rotate the pairs (x_2i, x_{2i+1}) instead, as the paper does; the other form is that of most
+            published decoders.
     """
 
+    interleaved: bool = False
     inputs = ("x", "cos", "sin")
     source = "a rotation keeps lengths; arXiv 2104.09864"
     constants = (1, 2)
 
     def forward(self, x: Array, cos: Array, sin: Array) -> tuple[Array, Kept]:
         self.check(x.shape, cos.shape, sin.shape)
-        return _rotated(x, cos, sin), (cos, sin)
+        return self._rotated(x, cos, sin), (cos, sin)
 
     def backward(self, g: Array, cos: Array, sin: Array) -> tuple[Array, None, None]:
-        return _rotated(g, cos, -sin), None, None
+        return self._rotated(g, cos, -sin), None, None
 
     def scale(self, x: Shape, cos: Shape, sin: Shape) -> Scales:
         self.check(x, cos, sin)
@@ -44,7 +45,8 @@ class Rotary(Op):
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         half = max(1, at.m // 2)
-        return (example(cls(), (at.b, at.s, 2 * half), (at.s, half), (at.s, half)),)
+        shapes = (at.b, at.s, 2 * half), (at.s, half), (at.s, half)
+        return example(cls(), *shapes), example(cls(interleaved=True), *shapes)
 
     def predict(self, out: Shape, x: SecondMoments, cos: SecondMoments, sin: SecondMoments) -> SecondMoments:
         return x
@@ -53,6 +55,14 @@ class Rotary(Op):
         self, g: SecondMoments, x: SecondMoments, cos: SecondMoments, sin: SecondMoments
     ) -> tuple[SecondMoments, None, None]:
         return g, None, None
+
+    def _rotated(self, x: Array, cos: Array, sin: Array) -> Array:
+        if self.interleaved:
+            a, b = x[..., ::2], x[..., 1::2]
+            return np.stack([a * cos - b * sin, b * cos + a * sin], -1).reshape(x.shape)
+        half = x.shape[-1] // 2
+        a, b = x[..., :half], x[..., half:]
+        return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
 
     def check(self, x: Shape, cos: Shape, sin: Shape) -> None:
         """A ShapeError, unless they fit."""

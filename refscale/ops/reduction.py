@@ -35,11 +35,17 @@ class Sum(Op):
     """Sum over ``axes`` (None: all) of n elements in all.  α = n^-1/2; the gradient is copied: β = 1.
 
     The sum of no elements is 0.
+
+    Attributes:
+        axes: one, several, or None.
+        keepdims: leave summed axes in, with length 1.
     """
 
     axes: Axes = None
+    keepdims: bool = False
     inputs = ("x",)
     source = "Table A.2"
+    later = ("keepdims",)
 
     def __post_init__(self) -> None:
         if self.axes is not None:
@@ -47,10 +53,10 @@ class Sum(Op):
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         axes = axes_of(self.name, self.axes, x.shape)
-        return total(x, axes), (x.shape, axes)
+        return total(x, axes, self.keepdims), (x.shape, axes)
 
     def backward(self, g: Array, shape: Shape, axes: tuple[int, ...]) -> tuple[Array]:
-        return (np.broadcast_to(np.expand_dims(g, axes), shape),)
+        return (np.broadcast_to(g if self.keepdims else np.expand_dims(g, axes), shape),)
 
     def scale(self, x: Shape) -> Scales:
         n = size(tuple(x[a] for a in axes_of(self.name, self.axes, x)))
@@ -73,10 +79,16 @@ class Mean(Op):
 
     σ of the mean is n^-1/2: α = √n; the gradient is copied and divided by n: β = n.  The mean of no elements has no
     value and is refused, as is a loss of no elements.
+
+    Attributes:
+        axes: one, several, or None.
+        keepdims: leave averaged axes in, with length 1.
     """
 
     axes: Axes = None
+    keepdims: bool = False
     inputs = ("x",)
+    later = ("keepdims",)
     source = "Table A.2 (sum, divided by n)"
 
     def __post_init__(self) -> None:
@@ -85,10 +97,10 @@ class Mean(Op):
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         axes, n = self._axes_and_terms(x.shape)
-        return total(x, axes, over=n), (x.shape, axes, n)
+        return total(x, axes, self.keepdims, n), (x.shape, axes, n)
 
     def backward(self, g: Array, shape: Shape, axes: tuple[int, ...], n: int) -> tuple[Array]:
-        return (np.broadcast_to(np.expand_dims(g / n, axes), shape),)
+        return (np.broadcast_to(g / n if self.keepdims else np.expand_dims(g / n, axes), shape),)
 
     def scale(self, x: Shape) -> Scales:
         _, n = self._axes_and_terms(x)

@@ -39,6 +39,17 @@ def broadcast_factor(shape: Shape, to: Shape) -> float:
     return math.sqrt(size(shape) / size(to))
 
 
+def repeats(shape: Shape, to: Shape) -> Shape:
+    """How often broadcasting repeats an input along each axis of the result, 1 where it does not: ``Op.rows``."""
+    sides = (*(1,) * (len(to) - len(shape)), *shape)
+    return tuple(n // max(1, m) if n != m else 1 for m, n in zip(sides, to, strict=True))
+
+
+def leading(shape: Shape) -> Shape:
+    """The leading axes, and 1 for the last: ``Op.rows`` of an input whose gradient sums over all of them."""
+    return (*shape[:-1], 1)
+
+
 # --- Integers that a caller passes ------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Softmax along the last axis: plain, masked, and its logarithm."""
+"""Softmax along the last axis, and its logarithm; plain, and masked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from refscale.engine import Array, Example, Input, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.kernels import rows
-from refscale.ops.shapes import broadcast
+from refscale.ops.shapes import broadcast, integer_attributes
 from refscale.ops.softmax_moments import softmax_gradient, softmax_of
 from refscale.scales import Scales, Shape, Statistic
 from refscale.scales.second_moments import SecondMoments
@@ -33,6 +33,38 @@ def _width(name: str, x: Shape) -> int:
     if not x or x[-1] < 1:
         raise ShapeError(f"{name}: x {x}, expected (…, s) with s ≥ 1")
     return x[-1]
+
+
+def _fits(name: str, x: Shape, mask: Shape) -> None:
+    _width(name, x)
+    if len(x) < 2 or broadcast(name, x, mask) != x:
+        raise ShapeError(f"{name}: x {x} and mask {mask}, expected (…, s, t) and a shape that fits it")
+
+
+def _check_mask(name: str, x: Array, mask: Array) -> None:
+    _fits(name, x.shape, mask.shape)
+    if mask.dtype != np.bool_:
+        raise ArgumentError(f"{name}: mask is {mask.dtype}, expected bool")
+
+
+def _seen(x: Array, mask: Array, causal: bool) -> Array:
+    """The mask, without later keys if they are hidden."""
+    if not causal:
+        return mask
+    s, t = x.shape[-2:]
+    return np.asarray(mask & np.tri(s, t, t - s, dtype=np.bool_))
+
+
+def _shifted(x: Array, mask: Array) -> Array:
+    """x less the largest element of a row that counts, −∞ where an element does not."""
+    top = np.max(x, -1, keepdims=True, where=mask, initial=-np.inf)
+    return np.where(mask, x - np.where(np.isneginf(top), 0, top), -np.inf)
+
+
+def _log_scales(s: int, statistic: Statistic) -> tuple[float, float]:
+    """(α, β) of the logarithm of a softmax over s logits N(0, 1)."""
+    alpha = 1.0 if statistic == "std" else (1 + (math.log(s) + 0.5) ** 2) ** -0.5
+    return alpha, 1.0 if s == 1 else (1 - 1 / s) ** -0.5
 
 
 def _softmax_scales(s: int, statistic: Statistic) -> tuple[float, float]:
@@ -84,27 +116,34 @@ class MaskedSoftmax(Op):
     """Softmax over the keys that a query may see; 0 for the others.
 
     x (…, s, t) are logits of s queries and t keys, mask is boolean, broadcast to x, True where a key may be seen.
-    With ``causal``, query i sees only keys j ≤ i + t − s.  A query that may see no key gets zeros.
-    α = β = t, the rule of softmax: how many keys a mask leaves is data, which a factor must not depend on.
+    Query i stands at the place of key p = i + t − s: with ``causal`` it sees only keys j ≤ p, with a window only keys
+    |p − j| < window.  A query that may see no key gets zeros.
+
+    α = β = t, the rule of softmax, or the number of keys in a window, where that is less: the elements in the window
+    then have mean 1.  How many keys a mask leaves is data, which a factor must not depend on.
 
     Attributes:
         causal: also hide later keys.
+        window: also hide keys at this distance and beyond, ≥ 1; None: no window.
     """
 
     causal: bool = False
+    window: int | None = None
     inputs = ("x", "mask")
     source = "Table A.2 (softmax)"
     constants = (1,)
     has_mean = True
     fast_forward, fast_backward = rows.masked_softmax, rows.masked_softmax_backward
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window is not None:
+            integer_attributes(self, "window", least=1)
+
     def forward(self, x: Array, mask: Array) -> tuple[Array, Kept]:
         self.check(x, mask)
-        if self.causal:
-            s, t = x.shape[-2:]
-            mask = mask & np.tri(s, t, t - s, dtype=np.bool_)
-        top = np.max(x, -1, keepdims=True, where=mask, initial=-np.inf)
-        y = np.exp(np.where(mask, x - np.where(np.isneginf(top), 0, top), -np.inf))
+        seen = mask & self.places(*x.shape[-2:]) if self.hides_by_place else mask
+        y = np.exp(_shifted(x, seen))
         total = y.sum(-1, keepdims=True)
         y /= np.where(total == 0, 1, total)
         return y, (y,)
@@ -113,30 +152,41 @@ class MaskedSoftmax(Op):
         return _softmax_backward(g, y), None
 
     def scale(self, x: Shape, mask: Shape, statistic: Statistic = "std") -> Scales:
-        self._fits(x, mask)
-        alpha, beta = _softmax_scales(_width(self.name, x), statistic)
+        _fits(self.name, x, mask)
+        alpha, beta = _softmax_scales(self.most_keys(_width(self.name, x)), statistic)
         return Scales(alpha, (beta, None))
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
-        return (example(cls(causal=True), (at.b, at.s, at.s), Input((at.b, 1, at.s), "mask")),)
+        shapes = (at.b, at.s, at.s), Input((at.b, 1, at.s), "mask")
+        return example(cls(causal=True), *shapes), example(cls(causal=True, window=4), *shapes)
 
     def predict(self, out: Shape, x: SecondMoments, mask: SecondMoments) -> SecondMoments:
-        return softmax_of(x, self.causal)
+        return softmax_of(x, self.causal, self.window)
 
     def predict_gradients(self, g: SecondMoments, x: SecondMoments, mask: SecondMoments) -> tuple[SecondMoments, None]:
-        return softmax_gradient(g, x, self.causal), None
+        return softmax_gradient(g, x, self.causal, self.window), None
+
+    @property
+    def hides_by_place(self) -> bool:
+        """Whether some keys are hidden by their place."""
+        return self.causal or self.window is not None
+
+    def places(self, s: int, t: int) -> Array:
+        """(s, t), True where a query may see a key by its place."""
+        ahead = 0 if self.causal else t if self.window is None else self.window - 1
+        seen = np.tri(s, t, t - s + ahead, dtype=np.bool_)
+        return seen if self.window is None else seen & ~np.tri(s, t, t - s - self.window, dtype=np.bool_)
+
+    def most_keys(self, t: int) -> int:
+        """How many of t keys a query sees at most, by their places."""
+        if self.window is None:
+            return t
+        return min(t, self.window if self.causal else 2 * self.window - 1)
 
     def check(self, x: Array, mask: Array) -> None:
         """A ShapeError or ArgumentError, unless the mask is one of x."""
-        self._fits(x.shape, mask.shape)
-        if mask.dtype != np.bool_:
-            raise ArgumentError(f"masked_softmax: mask is {mask.dtype}, expected bool")
-
-    def _fits(self, x: Shape, mask: Shape) -> None:
-        _width(self.name, x)
-        if len(x) < 2 or broadcast(self.name, x, mask) != x:
-            raise ShapeError(f"masked_softmax: x {x} and mask {mask}, expected (…, s, t) and a shape that fits it")
+        _check_mask(self.name, x, mask)
 
 
 class LogSoftmax(Op):
@@ -161,10 +211,50 @@ class LogSoftmax(Op):
         return (g - np.exp(y) * g.sum(-1, keepdims=True),)
 
     def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:
-        s = _width(self.name, x)
-        alpha = 1.0 if statistic == "std" else (1 + (math.log(s) + 0.5) ** 2) ** -0.5
-        return Scales(alpha, (1.0 if s == 1 else (1 - 1 / s) ** -0.5,))
+        alpha, beta = _log_scales(_width(self.name, x), statistic)
+        return Scales(alpha, (beta,))
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.s)),)
+
+
+@dataclass(frozen=True)
+class MaskedLogSoftmax(Op):
+    """Logarithm of softmax over the elements that count, as in ``masked_softmax``; 0, not −∞, for the others.
+
+    So sums over a row leave the others out, and an element that counts has its log-probability.  Factors as of
+    ``log_softmax`` over all t elements: how many a mask leaves is data.
+
+    Attributes:
+        causal: also hide later keys.
+    """
+
+    causal: bool = False
+    inputs = ("x", "mask")
+    source = "closed form at uniform logits"
+    constants = (1,)
+    has_mean = True
+
+    def forward(self, x: Array, mask: Array) -> tuple[Array, Kept]:
+        _check_mask(self.name, x, mask)
+        mask = np.broadcast_to(_seen(x, mask, self.causal), x.shape)
+        shifted = _shifted(x, mask)
+        p = np.exp(shifted)
+        total = p.sum(-1, keepdims=True)
+        total = np.where(total == 0, 1, total)
+        return np.where(mask, shifted - np.log(total), np.zeros((), x.dtype)), (p / total, mask)
+
+    def backward(self, g: Array, p: Array, mask: Array) -> tuple[Array, None]:
+        zero = np.zeros((), g.dtype)
+        seen = np.where(mask, g, zero)
+        return np.where(mask, seen - p * seen.sum(-1, keepdims=True), zero), None
+
+    def scale(self, x: Shape, mask: Shape, statistic: Statistic = "std") -> Scales:
+        _fits(self.name, x, mask)
+        alpha, beta = _log_scales(x[-1], statistic)
+        return Scales(alpha, (beta, None))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(), (at.b, at.s, at.s), Input((at.b, 1, at.s), "mask")),)

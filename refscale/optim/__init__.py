@@ -9,7 +9,7 @@
 array([0.945, 0.945, 0.945], dtype=float32)
 """
 
-from refscale.optim.records import Group, Optimizer, Rate, State, groups
+from refscale.optim.records import Group, Optimizer, Rate, State, at_regular_rates, groups, read_decay
 from refscale.optim.rules import OPTIMIZERS, adam, adamw, get_optimizer, lamb, sgd
 from refscale.optim.schedules import SCHEDULES, Schedule, constant, cosine, exponential, get_schedule, halving, linear
 
@@ -23,6 +23,7 @@ __all__ = [
     "State",
     "adam",
     "adamw",
+    "at_regular_rates",
     "constant",
     "cosine",
     "exponential",
@@ -32,5 +33,6 @@ __all__ = [
     "halving",
     "lamb",
     "linear",
+    "read_decay",
     "sgd",
 ]

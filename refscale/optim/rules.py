@@ -43,7 +43,7 @@ def sgd(momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
         raise ArgumentError(f"sgd(momentum={momentum}, nesterov=True): expected momentum > 0 with nesterov")
 
     def rule(t: int, rate: Rate, group: Group) -> Step:
-        lr, decay = rate.of(group), weight_decay * group.decayed
+        lr, decay = rate.of(group), group.decay(weight_decay) * group.decay_scale
 
         def plain(g: Array, p: Array) -> Blocks:
             d = g + decay * p if decay else g
@@ -78,7 +78,7 @@ def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: fl
     b1, b2, eps, weight_decay = _hyper("adam", b1, b2, eps, weight_decay)
 
     def rule(t: int, rate: Rate, group: Group) -> Step:
-        lr, decay = rate.of(group), weight_decay * group.decayed
+        lr, decay = rate.of(group), group.decay(weight_decay)
 
         def kernel(g: Array, p: Array, m: Array, v: Array) -> Blocks:
             m, v, u = _moments(g + decay * p if decay else g, m, v, b1, b2, eps, t)
@@ -91,7 +91,12 @@ def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: fl
 
 
 def adamw(
-    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.01, independent: bool = False
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.01,
+    independent: bool = False,
+    eps_hat: bool = False,
 ) -> Optimizer:
     """Adam with decoupled weight decay.
 
@@ -107,21 +112,24 @@ def adamw(
         weight_decay: λ, at least 0.
         independent: the decay follows the schedule, but neither the peak rate nor ``lr_scale``; λ is then a fraction
             lost per step, customarily about 1e-4.
+        eps_hat: add eps to √v', before the bias of v' is corrected: u = m̂ / (√v̂ + eps/√(1 − b2^t)).
 
     Raises:
         ArgumentError: a value is outside its range.
 
     Source: Loshchilov & Hutter, arXiv 1711.05101, Algorithm 2, which is the independent form; the other is that of
     torch.optim.AdamW.  Wortsman et al., arXiv 2309.14322, and u-μP, arXiv 2407.17465, recommend the independent one.
+    ``eps_hat``: Kingma & Ba, section 2 (ε̂), and the authors' code, scmm/layers.py.
     """
     b1, b2, eps, weight_decay = _hyper("adamw", b1, b2, eps, weight_decay)
 
     def rule(t: int, rate: Rate, group: Group) -> Step:
         lr = rate.of(group)
-        decay = (rate.multiplier if independent else lr) * weight_decay * group.decayed
+        added = eps * (1 - b2**t) ** -0.5 if eps_hat else eps
+        decay = (rate.multiplier if independent else lr * group.decay_scale) * group.decay(weight_decay)
 
         def kernel(g: Array, p: Array, m: Array, v: Array) -> Blocks:
-            m, v, u = _moments(g, m, v, b1, b2, eps, t)
+            m, v, u = _moments(g, m, v, b1, b2, added, t)
             u *= lr
             if decay:
                 u += decay * p
@@ -155,7 +163,7 @@ def lamb(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6, weight_decay: fl
     b1, b2, eps, weight_decay = _hyper("lamb", b1, b2, eps, weight_decay)
 
     def rule(t: int, rate: Rate, group: Group) -> Step:
-        lr, decay = rate.of(group), weight_decay * group.decayed
+        lr, decay = rate.of(group), group.decay(weight_decay)
 
         def direction(g: Array, p: Array, m: Array, v: Array) -> Blocks:
             m, v, u = _moments(g, m, v, b1, b2, eps, t)

@@ -1,6 +1,6 @@
 """Precision policies: which arrays are rounded, and to what.
 
-A policy is a record of up to four casts, consulted by the engine (the first three) and after an optimizer's update:
+A policy is a record of up to five casts, consulted by the engine (the first three) and after an optimizer's update:
 
 ==================  ==============================================================  =======================
 cast                applied to                                                      when
@@ -13,6 +13,7 @@ store               every gradient an op passes on, after the factor β; but non
                     of a loss
 store               every sum of gradients, where a tensor has several consumers    backward
 weights             every parameter, after the optimizer has changed it             ``store_weights``
+first_moment        momentum or first moment of the optimizer, after its update     ``store_moments``
 ==================  ==============================================================  =======================
 
 So a contraction's backward pass sees the narrow operands that its forward pass saw, and the rounding itself is
@@ -21,7 +22,8 @@ and no operand.  Its gradient, with which backward is seeded, is a loss scale, a
 gradient that is rounded is that of what the loss was computed from.  And whatever an op keeps for its own backward.
 
 A policy with ``blocks`` casts operands where they are multiplied, instead, in blocks along the axis that is summed
-over: each operand in forward, and once more in backward along its other axis (``refscale.blocks.operand``).
+over: each operand in forward, and once more in backward along its other axis (``refscale.blocks.operand``).  So does
+one with ``hadamard``, without blocks: the operands of a weight's gradient are transformed before they are cast.
 
 Inside an op arithmetic is that of the carrier: a matmul accumulates in float32, in whatever order BLAS takes.  With
 ``accumulate`` it is that of ``refscale.exact``, the same bits on every machine: products are real numbers, or the sums
@@ -30,31 +32,38 @@ stored.
 
 ``fp16`` and ``fp8`` keep FP32 master weights, as mixed-precision training does (Micikevicius et al. 2017, arXiv
 1710.03740); the paper's runs did not.  Theirs kept weights in FP16, rounded stochastically, as ``fp16-sr`` and
-``fp8-sr`` do.  Two things remain that no policy here has: in their character models the first moment of AdamW (and the
-momentum of SGD) was stored in FP16, and stochastic rounding was on for activations and gradients, too.
+``fp8-sr`` do.  In their character models the first moment of AdamW (and the momentum of SGD) was stored in FP16 as
+well, the second moment in FP32, and stochastic rounding was on for all that is stored in FP16.  That policy is the mix
+``store=fp16/stochastic,weights=fp16/stochastic,first_moment=fp16/stochastic``; with ``/nearest_even`` in one place or
+all, the same without stochastic rounding there.  Under any policy norms, losses and the optimizer's update compute in
+the carrier, from the stored values; the update uses the first moment before it is rounded.
 
-Sources: paper, Table A.1 and Table 2; the authors' code, scmm/layers.py (what is stored) and run_sweep.py
-(``stochastic_rounding``).  Noune et al. 2022 (arXiv 2206.02915) for the fnuz formats, those of the paper's FP8 runs;
-Micikevicius et al. 2022 (arXiv 2209.05433) for e4m3fn and e5m2; µnit Scaling (arXiv 2502.05967) for FP8 in hidden
-layers alone.
+Sources: paper, Table A.1 and Table 2; the authors' code, scmm/layers.py (what is stored; ``AdamW._update``,
+``SgdM._update``) and run_sweep.py (``stochastic_rounding``).  Noune et al. 2022 (arXiv 2206.02915) for the fnuz
+formats, those of the paper's FP8 runs; Micikevicius et al. 2022 (arXiv 2209.05433) for e4m3fn and e5m2; µnit Scaling
+(arXiv 2502.05967) for FP8 in hidden layers alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale.arguments import number
 from refscale.arrays import freeze
 from refscale.blocks import RECIPES, BlockCast, Recipe
+from refscale.blocks.operand import hadamard_length
 from refscale.errors import ArgumentError
-from refscale.formats import Cast, get_format
-from refscale.spellings import read_options
+from refscale.formats import Cast, Overflow, Rounding, get_format
+from refscale.spellings import read_number, read_options, read_whole
 
-_CASTS = ("store", "operand", "operand_gradient", "weights")
+_CASTS = ("store", "operand", "operand_gradient", "weights", "first_moment")
+_NUMBERS: dict[str, Callable[[str], float]] = {"operand_factor": read_number, "hadamard": read_whole}
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,12 @@ class Precision:
         operand: of a contraction's inputs.
         operand_gradient: of the gradient a contraction receives.
         weights: of parameters between steps; None: FP32 master weights.
+        first_moment: of the optimizer's m between steps, its momentum or first moment.
         contractions: names (``Op.name``) of the contractions whose operands are cast; None: all.
+        operand_factor: c in cast(c·x)/c, the cast of every operand and of the gradient a contraction receives; a
+            constant power of two from 2^-64 to 2^64.
+        hadamard: length of the random Hadamard transform that both operands of a weight's gradient go through before
+            they are cast, as in ``blocks.Recipe``; 0: none.
         blocks: how operands of contractions are converted to block-scaled formats, in place of ``operand`` and
             ``operand_gradient``.
         accumulate: how products are summed, a name of ``exact.get_accumulator`` with sums of its own ("exact",
@@ -83,7 +97,10 @@ class Precision:
     operand: Cast | None = None
     operand_gradient: Cast | None = None
     weights: Cast | None = None
+    first_moment: Cast | None = None
     contractions: tuple[str, ...] | None = None
+    operand_factor: float = 1.0
+    hadamard: int = 0
     blocks: Recipe | None = None
     accumulate: str | None = None
 
@@ -101,6 +118,17 @@ class Precision:
             object.__setattr__(self, "contractions", tuple(names))
         if self.blocks and (self.operand or self.operand_gradient or self.accumulate):
             raise ArgumentError(f"Precision({self.name!r}): blocks beside operand, operand_gradient or accumulate")
+        factor = number("Precision", "operand_factor", self.operand_factor)
+        if not 2.0**-64 <= factor <= 2.0**64 or math.frexp(factor)[0] != 0.5:
+            raise ArgumentError(
+                f"Precision({self.name!r}): operand_factor is {factor}, expected a power of two from 2^-64 to 2^64"
+            )
+        object.__setattr__(self, "operand_factor", factor)
+        object.__setattr__(self, "hadamard", hadamard_length("Precision", self.hadamard))
+        if (self.hadamard and (self.blocks or self.accumulate)) or (factor != 1 and self.blocks):
+            raise ArgumentError(
+                f"Precision({self.name!r}): hadamard beside blocks or accumulate, or operand_factor beside blocks"
+            )
         if self.accumulate is None:
             return
         from refscale.exact import get_accumulator  # late: only who computes exactly pays for it
@@ -112,8 +140,11 @@ class Precision:
         parts = [f"{k}={getattr(self, k) or 'carrier'}" for k in _CASTS[: 1 if self.blocks else 3]]
         if self.blocks is not None:
             parts.append(f"operands={self.blocks}")
-        if self.weights is not None:
-            parts.append(f"weights={self.weights}")
+        parts += [f"{k}={getattr(self, k)}" for k in _CASTS[3:] if getattr(self, k) is not None]
+        if self.operand_factor != 1:
+            parts.append(f"operand_factor={self.operand_factor:g}")
+        if self.hadamard:
+            parts.append(f"hadamard={self.hadamard}")
         if self.contractions is not None:
             parts.append(f"contractions={'+'.join(self.contractions)}")
         if self.accumulate is not None:
@@ -146,13 +177,38 @@ class Precision:
         Source: the authors' code, scmm/layers.py: an update in FP32, stored in the dtype of the weight; run_sweep.py:
         with stochastic rounding.
         """
-        cast = self.weights
-        if cast is None:
-            return dict(parameters)
+        return {name: _stored(self.weights, x, rng, "store_weights") for name, x in parameters.items()}
+
+    def store_moments(
+        self, state: Mapping[str, NDArray[Any]], rng: np.random.Generator | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """An optimizer's state as it is kept between steps: each m rounded once by ``first_moment``.
+
+        The update that made it was computed from m before this rounding.
+
+        Args:
+            state: after the update, see ``optim.State``; its other arrays are kept as they are.
+            rng: as of ``store_weights``.
+
+        Returns:
+            The state, in the same order; m as new read-only arrays.
+
+        Raises:
+            ArgumentError: random bits are needed, and there is no rng.
+
+        Source: the authors' code, scmm/layers.py: ``m_prev.assign(cast(m_next, m_prev.dtype))``, v in FP32.
+        """
         return {
-            name: freeze(cast(x, random_bits(cast, x.shape, rng, "store_weights")).astype(x.dtype, copy=False))
-            for name, x in parameters.items()
+            slot: _stored(self.first_moment, x, rng, "store_moments") if slot.startswith("m/") else x
+            for slot, x in state.items()
         }
+
+
+def _stored(cast: Cast | None, x: NDArray[Any], rng: np.random.Generator | None, call: str) -> NDArray[Any]:
+    """An array after a cast, in its own dtype, read-only; itself without one."""
+    if cast is None:
+        return x
+    return freeze(cast(x, random_bits(cast, x.shape, rng, call)).astype(x.dtype, copy=False))
 
 
 def random_bits(
@@ -170,33 +226,26 @@ def random_bits(
     return rng.integers(0, 2**32, shape, np.uint32)
 
 
-def _ieee(name: str) -> Cast:
-    """As processors convert to 16-bit formats: out of range becomes infinity."""
-    return Cast(name, "nearest_even", "nonsaturate")
+def _cast(name: str, rounding: Rounding = "nearest_even") -> Cast:
+    """The customary cast to a format: out of range becomes infinity above 8 bits, the largest value in 8 or fewer.
 
-
-def _fp8(name: str) -> Cast:
-    """As accelerators convert to FP8 for training: out of range becomes the largest value."""
-    return Cast(name, "nearest_even", "saturate")
-
-
-def _stochastic(name: str) -> Cast:
-    """Rounded up or down by chance, the overflow as for that width above."""
-    cast = _ieee(name)
-    return Cast(name, "stochastic", "nonsaturate" if cast.format.bits > 8 else "saturate")
+    The first is what processors do to 16-bit formats, the second what accelerators do to FP8 in training.
+    """
+    overflow: Overflow = "nonsaturate" if get_format(name).bits > 8 else "saturate"
+    return Cast(name, rounding, overflow)
 
 
 fp32 = Precision("fp32")
-fp16 = Precision("fp16", store=_ieee("float16"))
-bf16 = Precision("bf16", store=_ieee("bfloat16"))
-fp8 = Precision("fp8", _ieee("float16"), _fp8("float8_e4m3fn"), _fp8("float8_e5m2"))
-fp8_fnuz = Precision("fp8-fnuz", _ieee("float16"), _fp8("float8_e4m3fnuz"), _fp8("float8_e5m2fnuz"))
-fp16_sr = Precision("fp16-sr", _ieee("float16"), weights=_stochastic("float16"))
-fp8_sr = Precision("fp8-sr", fp8.store, fp8.operand, fp8.operand_gradient, weights=_stochastic("float16"))
+fp16 = Precision("fp16", store=_cast("float16"))
+bf16 = Precision("bf16", store=_cast("bfloat16"))
+fp8 = Precision("fp8", _cast("float16"), _cast("float8_e4m3fn"), _cast("float8_e5m2"))
+fp8_fnuz = Precision("fp8-fnuz", _cast("float16"), _cast("float8_e4m3fnuz"), _cast("float8_e5m2fnuz"))
+fp16_sr = Precision("fp16-sr", _cast("float16"), weights=_cast("float16", "stochastic"))
+fp8_sr = Precision("fp8-sr", fp8.store, fp8.operand, fp8.operand_gradient, weights=_cast("float16", "stochastic"))
 fp8_hidden = Precision(
-    "fp8-hidden", _ieee("bfloat16"), fp8.operand, fp8.operand_gradient, contractions=("matmul",)
+    "fp8-hidden", _cast("bfloat16"), fp8.operand, fp8.operand_gradient, contractions=("matmul",)
 )  # bfloat16 beside the FP8, as in µnit Scaling
-fp4 = Precision("fp4", bf16.store, _fp8("float4_e2m1fn"), _fp8("float4_e2m1fn"))  # one scale to a tensor, or none
+fp4 = Precision("fp4", bf16.store, _cast("float4_e2m1fn"), _cast("float4_e2m1fn"))  # one scale to a tensor, or none
 
 POLICIES = {p.name: p for p in (fp32, fp16, bf16, fp8, fp8_fnuz, fp16_sr, fp8_sr, fp8_hidden, fp4)}
 POLICIES |= {name: Precision(name, bf16.store, blocks=recipe) for name, recipe in RECIPES.items()}
@@ -207,9 +256,10 @@ def get_precision(policy: str | Precision, *, accumulate: str | None = None) -> 
 
     ``,accumulate=exact`` after either, or the argument, says how products are summed: see ``Precision``.
 
-    In a mix, formats of 8 bits or fewer saturate and wider ones do not, and weights are rounded stochastically, as in
-    the named policies; for any other casts, or for some contractions alone, make a ``Precision`` of your own.  A
-    ``Precision`` is returned as it is, but for the argument ``accumulate``.
+    In a mix, formats of 8 bits or fewer saturate and wider ones do not; weights are rounded stochastically, all else to
+    nearest, as in the named policies.  Another rounding follows the format: ``operand_gradient=e2m1fn/stochastic``.
+    ``operand_factor=2`` and ``hadamard=16`` are the fields of that name.  For any other casts, or for some contractions
+    alone, make a ``Precision`` of your own.  A ``Precision`` is returned as it is, but for the argument ``accumulate``.
 
     Raises:
         ArgumentError: unknown policy or field, or a field named twice.
@@ -235,16 +285,19 @@ def _unknown(policy: object) -> ArgumentError:
 
 def _mix(text: str) -> Precision:
     """The policy of casts that are named one by one."""
-    casts: dict[str, Cast] = {}
+    fields: dict[str, Any] = {}
     call, _, expected = str(_unknown(text)).partition(": expected ")
     for option in read_options(text, call, expected):
-        field, name = option.field, option.value
-        if name is None or field not in _CASTS:
+        field, value = option.field, option.value
+        if value is None or field not in (*_CASTS, *_NUMBERS):
             raise _unknown(text)
-        if field == "weights":
-            casts[field] = _stochastic(name)
-        else:
-            casts[field] = _ieee(name) if get_format(name).bits > 8 else _fp8(name)
-    return Precision(
-        text, casts.get("store"), casts.get("operand"), casts.get("operand_gradient"), casts.get("weights")
-    )
+        if field in _NUMBERS:
+            try:
+                fields[field] = _NUMBERS[field](value)
+            except ValueError as error:
+                raise ArgumentError(f"{call}: {option.text!r}, expected a number") from error
+            continue
+        name, _, mode = value.partition("/")
+        rounding: Any = mode or ("stochastic" if field == "weights" else "nearest_even")
+        fields[field] = _cast(name, rounding)
+    return Precision(text, **fields)

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from refscale.arrays import freeze, kept
 from refscale.blocks import BlockCast, Operand, Recipe
-from refscale.blocks.operand import Role, convert, lost
+from refscale.blocks.operand import Role, TransformedCasts, convert, lost
 from refscale.blocks.parts import scale_shape
-from refscale.errors import CarrierError
+from refscale.errors import ArgumentError, CarrierError
 from refscale.formats import Cast, Format
 from refscale.precision.policy import Precision, random_bits
 
@@ -125,12 +125,15 @@ class Rounder:
         count_casts: bool = False,
         operand_scales: OperandScaling | None = None,
     ) -> None:
+        if precision.hadamard and operand_scales:
+            raise ArgumentError(f"Tape(precision={precision.name!r}): hadamard beside scales of operands")
         self.precision, self.dtype, self.rng = precision, dtype, rng
         self.count_casts, self.operand_scales = count_casts, operand_scales
         self.casts: list[CastRecord] = []
         self.exact = precision.accumulate is not None
         self.rounds = self.exact or precision.store is not None
-        self._plain = not self.exact and precision.blocks is None
+        self._plain = not self.exact and precision.blocks is None and not precision.hadamard
+        self._transformed = TransformedCasts(precision.operand, precision.operand_gradient, precision.hadamard)
 
     # --- The places -------------------------------------------------------------------------------------------------
 
@@ -152,7 +155,7 @@ class Rounder:
         """Input ``index`` of the op of call number ``call``, as the op computes with it."""
         if label.reports and not op.reports:  # a loss is rounded when an op computes with it
             x = self.cast(self.precision.store, x, label, "operand")
-        if self.narrows(op):
+        if self.narrows(op) and not self._transforms(op):
             x = self.narrow(x, label, f"{call}.{op.name}.{index}")
         if self._plain:
             return x
@@ -173,7 +176,7 @@ class Rounder:
 
     def incoming(self, op: OpFlags, g: Array, label: Label, call: int) -> Any:
         """The gradient of an op's output, as its backward pass computes with it."""
-        if self.narrows(op):
+        if self.narrows(op) and not self._transforms(op):
             g = self.cast(self.precision.operand_gradient, g, label, "operand_gradient", f"{call}.{op.name}.gradient")
         return g if self._plain else self._arithmetic(op, g, label, "gradient")
 
@@ -215,10 +218,12 @@ class Rounder:
     def cast(
         self, cast: Cast | None, x: Any, label: Label, place: str, key: str = "", out: Array | None = None
     ) -> Array:
-        """cast(x·s)/s, recorded; s is a power of two for the operand ``key`` if operands are scaled, else 1."""
+        """cast(x·s)/s, recorded; s is the power of two of the operand ``key``, else 1."""
         if cast is None:
             return np.asarray(x)
-        s = self.operand_scales.scale(key, x, cast.format) if key and self.operand_scales else 1.0
+        s = self.precision.operand_factor if key else 1.0
+        if key and self.operand_scales:
+            s *= self.operand_scales.scale(key, x, cast.format)
         scaled = x if s == 1 else _times(s, x)
         bits = random_bits(cast, x.shape, self.rng, "Tape") if cast.rounding == "stochastic" else None
         if self.exact:
@@ -236,15 +241,24 @@ class Rounder:
             q = q.astype(self.dtype)
         return q if s == 1 else np.asarray(q / s)
 
-    def _recipe(self, op: OpFlags) -> Recipe | None:
-        """The block formats of an op's operands."""
+    def _transforms(self, op: OpFlags) -> bool:
+        """Return whether operands are transformed before they are cast, without blocks."""
+        return bool(self.precision.hadamard and op.weight_inputs)
+
+    def _recipe(self, op: OpFlags) -> Recipe | TransformedCasts | None:
+        """How an op's operands are converted where they are multiplied."""
+        if self.precision.hadamard:
+            return self._transformed if self._transforms(op) and self.narrows(op) else None
         recipe = self.precision.blocks
         if recipe is None or not self.narrows(op):
             return None
         return recipe if op.weight_inputs or not recipe.hadamard else replace(recipe, hadamard=0)
 
-    def _convert(self, x: Array, cast: BlockCast, operand: Operand) -> Array:
-        """An operand in blocks, recorded."""
+    def _convert(self, x: Array, cast: BlockCast | Cast | None, operand: Operand) -> Array:
+        """An operand in blocks, or transformed and cast, recorded."""
+        if not isinstance(cast, BlockCast):
+            place = "operand_gradient" if operand.role == "gradient" else "operand"
+            return self.cast(cast, x, operand.label, place, "transformed")
         bits = random_bits(cast, x.shape, self.rng, "Tape")
         q = convert(x, cast, operand, bits)
         clipped, flushed = lost(x, q, cast) if self.count_casts else (None, None)

@@ -5,7 +5,8 @@ shapes and attributes, never on data (paper, definition of a scaled op).  An op 
 variance; a *constraint* ties those that must be equal for the gradient to stay right; a *scheme* decides whether they
 are used.
 
-In reading order: ``factors``, ``moments`` (where the factors of activations come from), ``residuals``, ``schemes``,
+In reading order: ``factors``, ``moments`` (where the factors of activations come from), ``residuals``,
+``multipliers`` (of u-μP), ``schemes``,
 ``trained`` (a model whose weights were not drawn at random), ``second_moments`` (what the ops' rules of prediction
 compute with).
 """
@@ -25,6 +26,7 @@ from refscale.scales.factors import (
     geometric,
     get_constraint,
     harmonic,
+    joint,
     none,
     to_grad_input_scale,
     to_left_grad_scale,
@@ -37,7 +39,13 @@ from refscale.scales.moments import (
     gaussian_moments,
     piecewise_gaussian_mean,
 )
+from refscale.scales.multipliers import (
+    Multipliers,
+    attention_factor,
+    gated_unit_factor,
+)
 from refscale.scales.residuals import (
+    CountedOn,
     PlainAdd,
     ResidualRule,
     branch_only,
@@ -45,14 +53,18 @@ from refscale.scales.residuals import (
     equal_parts,
     fixed,
     get_residual,
+    mean_of_branches,
     ratio,
     running_mean,
 )
 from refscale.scales.schemes import (
     SCHEMES,
+    Authors,
     Call,
+    EmbeddingRule,
     Munit,
     NormPlacement,
+    RatesRule,
     ReadoutRule,
     Regular,
     Role,
@@ -61,8 +73,11 @@ from refscale.scales.schemes import (
     ScoresRule,
     UMup,
     Unit,
+    authors,
+    base_name,
     get_scheme,
     munit,
+    of_likeness,
     regular,
     u_mup,
     unit,
@@ -76,12 +91,17 @@ from refscale.scales.trained import (
 __all__ = [
     "CONSTRAINTS",
     "SCHEMES",
+    "Authors",
     "Call",
     "Constraint",
+    "CountedOn",
+    "EmbeddingRule",
     "Moments",
+    "Multipliers",
     "Munit",
     "NormPlacement",
     "PlainAdd",
+    "RatesRule",
     "ReadoutRule",
     "Regular",
     "ResidualRule",
@@ -95,6 +115,9 @@ __all__ = [
     "UMup",
     "Unit",
     "arithmetic",
+    "attention_factor",
+    "authors",
+    "base_name",
     "branch_only",
     "close",
     "constrain",
@@ -103,6 +126,7 @@ __all__ = [
     "equal_parts",
     "exactly",
     "fixed",
+    "gated_unit_factor",
     "gaussian_mean",
     "gaussian_moments",
     "geometric",
@@ -110,8 +134,11 @@ __all__ = [
     "get_residual",
     "get_scheme",
     "harmonic",
+    "joint",
+    "mean_of_branches",
     "munit",
     "none",
+    "of_likeness",
     "piecewise_gaussian_mean",
     "ratio",
     "regular",

@@ -96,6 +96,23 @@ def to_right_grad_scale(alpha: float, betas: tuple[float, ...]) -> float:
     return _beta("to_right_grad_scale", 1, betas, 2)
 
 
+def joint(constraint: str | Constraint, rows: float = 1.0, columns: float = 1.0) -> Constraint:
+    """The constraint of a product that is a part of a larger one, by the fan-in and fan-out of the larger.
+
+    Args:
+        constraint: of the larger product; a constraint or its name.
+        rows: its fan-in over that of the part.
+        columns: its fan-out over that of the part.
+
+    Returns:
+        The constraint of α·rows^-½ and β·columns^-½; ``none`` stays ``none``.
+    """
+    whole = get_constraint(constraint)
+    if whole is none:
+        return none
+    return lambda alpha, betas: whole(alpha * rows**-0.5, tuple(b * columns**-0.5 for b in betas))
+
+
 def none(alpha: float, betas: tuple[float, ...]) -> None:
     """No constraint: every factor keeps its own value.  Legal on cut-edges only."""
     return

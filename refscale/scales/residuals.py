@@ -25,6 +25,34 @@ def running_mean(layer: int) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
+class CountedOn:
+    """A rule whose count goes on through the whole model: a norm on the stream does not start it anew.
+
+    Attributes:
+        rule: of the count, from 1.
+    """
+
+    rule: ResidualRule
+
+    def __call__(self, layer: int) -> tuple[float, float]:
+        """Weights by the rule."""
+        return self.rule(layer)
+
+
+def _mean_of_branches(layer: int) -> tuple[float, float]:
+    if layer < 1:
+        raise ArgumentError(f"mean_of_branches(layer={layer}): expected layer ≥ 1")
+    return math.sqrt((layer - 1) / layer), math.sqrt(1 / layer)
+
+
+mean_of_branches = CountedOn(_mean_of_branches)
+"""√((l−1)/l)·x + √(1/l)·f(x), l = 1, 2, … through the whole model: every branch in equal parts; the first replaces x.
+
+Source: the authors' code, scmm/models.py (alpha = 1/(1 + index), index = 0, 1, …, also in post-norm).
+"""
+
+
+@dataclass(frozen=True)
 class PlainAdd:
     """x + f(x), whose variance grows with depth; under unit scaling, ``normalized`` stands in for it.
 
@@ -75,14 +103,21 @@ def ratio(tau: float) -> ResidualRule:
     return rule
 
 
-RULES: dict[str, ResidualRule] = {"default": default, "running-mean": running_mean, "none": branch_only}
+RULES: dict[str, ResidualRule] = {
+    "default": default,
+    "running-mean": running_mean,
+    "mean-of-branches": mean_of_branches,
+    "none": branch_only,
+}
 """Rules without a parameter, by name."""
 
 _WITH_TAU = {"fixed": fixed, "ratio": ratio}
 
 
 def get_residual(rule: str | ResidualRule) -> ResidualRule:
-    """A residual rule by name: ``default``, ``running-mean``, ``none``; ``fixed(0.5)``, ``ratio(0.5)``.
+    """A residual rule by name.
+
+    ``default``, ``running-mean``, ``mean-of-branches``, ``none``; ``fixed(0.5)``, ``ratio(0.5)``.
 
     A rule is returned as it is.
 
@@ -102,19 +137,26 @@ def get_residual(rule: str | ResidualRule) -> ResidualRule:
         raise ArgumentError(f"get_residual({rule!r}): expected one of {expected}, or a function") from error
 
 
-def equal_parts(layer: int, depth: int) -> float:
-    """τ = (depth/2 + layer − 1)^-½ for ``ratio``: attention, feed-forward and embeddings end up with equal parts.
+def equal_parts(layer: int, depth: int, multiplier: float = 1.0, attention_ratio: float = 1.0) -> float:
+    """τ = a_l·(depth/2 + Σ_{k<l} a_k²)^-½ for ``ratio``, a_k the strength of the k-th branch.
 
-    The stream after l additions is x₀·√(depth/2) + f₁ + … + f_l, normalized.
+    The stream after l additions is x₀·√(depth/2) + a₁·f₁ + … + a_l·f_l, normalized.  Attention and feed-forward take
+    turns, attention first; with m the multiplier and ρ the ratio, a is m·ρ·√(2/(1 + ρ²)) of attention and
+    m·√(2/(1 + ρ²)) of feed-forward.  With both 1, attention, feed-forward and embeddings have equal parts.
 
     Args:
         layer: number of the addition, from 1.
         depth: how many there are.
+        multiplier: strength of the branches over the embeddings.
+        attention_ratio: strength of attention over feed-forward.
 
     Returns:
-        The branch's weight over the skip connection's.  Source: u-μP (arXiv 2407.17465), Appendix G, with all
-        multipliers 1.
+        The branch's weight over the skip connection's.  Source: u-μP (arXiv 2407.17465), Appendix G; the library
+        ``unit-scaling``, core/functional.py (transformer_residual_scaling_rule).
     """
     if not 1 <= layer <= depth:
         raise ArgumentError(f"equal_parts(layer={layer}, depth={depth}): expected 1 ≤ layer ≤ depth")
-    return float((depth / 2 + layer - 1) ** -0.5)
+    ffn = multiplier * math.sqrt(2 / (1 + attention_ratio**2))
+    attention = attention_ratio * ffn
+    before = (layer // 2) * attention**2 + ((layer - 1) // 2) * ffn**2
+    return float((attention if layer % 2 else ffn) * (depth / 2 + before) ** -0.5)

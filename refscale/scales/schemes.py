@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from types import MappingProxyType
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 from refscale.errors import ArgumentError
 from refscale.scales.factors import Constraint, Scales, Shape, Statistic, constrain, none, to_output_scale
+from refscale.scales.multipliers import Multipliers, attention_factor
 from refscale.scales.residuals import PlainAdd, ResidualRule, equal_parts, fixed, ratio, running_mean
+from refscale.spellings import read_number, read_options, split_name
 
 Role = Literal["weight", "embedding", "readout", "bias", "gain"]
 """Of a parameter; a readout is a weight of an output layer."""
@@ -22,8 +24,15 @@ ScoresRule = Literal["1/sqrt(d)", "1/d"]
 ReadoutRule = Literal["1/sqrt(m)", "1/m"]
 """Forward factor of an output layer with fan-in m, where the scheme scales."""
 
+EmbeddingRule = Literal["sqrt(v/b)", "v/b"]
+"""β of a table of v rows for b ids: terms of a row's gradient independent, or alike."""
+
 NormPlacement = Literal["post", "pre", "branch", "none"]
 """norm(x + f(x)), x + f(norm(x)), x + norm(f(x)), or x + f(x)."""
+
+
+RatesRule = Literal["unit", "regular"]
+"""Learning rates of a model that is adapted from a trained regular one: see ``Unit``."""
 
 
 class ScaledOp(Protocol):
@@ -34,8 +43,13 @@ class ScaledOp(Protocol):
         """Such as "matmul"."""
 
     has_mean: ClassVar[bool]
+    has_ids: ClassVar[bool]
     constants: ClassVar[tuple[int, ...]]
     scale: ClassVar[Callable[..., Scales]]
+    rows: ClassVar[Callable[..., tuple[Shape, ...]]]
+
+    def rows_beside(self, *shapes: Shape) -> tuple[float, ...]:
+        """For each input, how many terms each term of its gradient is added to, in the mean."""
 
 
 @dataclass(slots=True)  # not frozen: one is made at every call, and that would take twice as long
@@ -73,6 +87,18 @@ class Scheme(Protocol):
         """How output layers are scaled."""
 
     @property
+    def rows(self) -> float:
+        """The likeness of the terms that gradients sum over, 0 … 1; see ``Unit``."""
+
+    @property
+    def joins(self) -> bool:
+        """Whether products with one input (queries, keys, values) or one sum (gates) are scaled as one product."""
+
+    @property
+    def multipliers(self) -> Multipliers:
+        """Multipliers inside non-linearities; all 1 but under u-μP."""
+
+    @property
     def trained(self) -> Mapping[str, float]:
         """Constants of a trained model, by place, see ``scales.trained``; none where weights start at random."""
 
@@ -97,6 +123,9 @@ class Regular:
     """No scaling: every factor is 1, weights start small.  The paper's base line."""
 
     name: str = "regular"
+    rows: ClassVar[float] = 0.0
+    joins: ClassVar[bool] = False
+    multipliers: ClassVar[Multipliers] = Multipliers()
     attention_scores: ClassVar[ScoresRule] = "1/sqrt(d)"
     readout: ClassVar[ReadoutRule] = "1/sqrt(m)"
     trained: ClassVar[Mapping[str, float]] = MappingProxyType({})
@@ -136,16 +165,41 @@ def _equal(factor: float, inputs: int, constants: tuple[int, ...]) -> Scales:
 class Unit:
     """Unit scaling: each op's own factors, tied by the call's constraint; weights start at standard deviation 1.
 
+    The gradient of a weight, bias, gain or table sums b terms, one for each row.  If they are independent, its σ is √b,
+    and β has b^-½.  If any two have the correlation ρ, the likeness, σ is √(b·(1 + (b − 1)·ρ)): b if all are alike.
+
     Attributes:
         statistic: "std" (the paper: mean removed) or "rms", for ops whose output has a mean (relu, gelu, sigmoid, …).
+        rows: the likeness of the terms, 0 … 1: 0 for independent rows (the paper's table), 1 for rows that are alike
+            (the authors' code: b^-1).
+        embeddings: β of a table by ids: "sqrt(v/b)", to which ``rows`` applies, or "v/b" (the authors' code).
+        rates: "unit", or for a model that is adapted from a regular one "regular": each learning rate is scaled by the
+            parameter's divisor σ, so that a step moves the regular parameter as it would be moved without adapting;
+            see ``optim.at_regular_rates``.
         trained: constants of a trained model, by place, see ``scales.trained``; empty where weights start at random.
+
+    Raises:
+        ArgumentError: ``rows``, ``embeddings`` or ``rates`` is anything else.
     """
 
     name: str = "unit"
     statistic: Statistic = "std"
+    rows: float = 0.0
+    embeddings: EmbeddingRule = "sqrt(v/b)"
+    rates: RatesRule = "unit"
+    joins: ClassVar[bool] = False
     attention_scores: ClassVar[ScoresRule] = "1/sqrt(d)"
     readout: ClassVar[ReadoutRule] = "1/sqrt(m)"
+    multipliers: Multipliers = field(default=Multipliers(), kw_only=True)
     trained: Mapping[str, float] = field(default_factory=dict, kw_only=True, repr=False, hash=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rows <= 1:
+            raise ArgumentError(f"Unit(rows={self.rows}): expected a likeness, 0 … 1")
+        if self.embeddings not in get_args(EmbeddingRule):
+            raise ArgumentError(f"Unit(embeddings={self.embeddings!r}): expected one of {get_args(EmbeddingRule)}")
+        if self.rates not in get_args(RatesRule):
+            raise ArgumentError(f"Unit(rates={self.rates!r}): expected one of {get_args(RatesRule)}")
 
     def scales(self, call: Call) -> Scales:
         """Factors of one call, constrained."""
@@ -153,10 +207,15 @@ class Unit:
         return constrain(scales, call.constrained, call.constraint)
 
     def unconstrained(self, call: Call) -> Scales:
-        """Factors of one call as if every edge were a cut-edge.  Source: paper, scaling for unit variance."""
-        if call.op.has_mean:
-            return call.op.scale(*call.shapes, statistic=self.statistic)
-        return call.op.scale(*call.shapes)
+        """Factors of one call as if every edge were a cut-edge.
+
+        Source: paper, scaling for unit variance; its authors' code, scmm/uscale (b^-1, v/b).
+        """
+        op = call.op
+        if op.has_ids and self.embeddings == "v/b":
+            return op.scale(*call.shapes, embeddings=self.embeddings)
+        scales = op.scale(*call.shapes, statistic=self.statistic) if op.has_mean else op.scale(*call.shapes)
+        return of_likeness(scales, op.rows_beside(*call.shapes), self.rows) if self.rows else scales
 
     def initial_std(self, regular: float) -> float:
         """Always 1.  Source: paper, recipe, step 1."""
@@ -175,13 +234,62 @@ class Unit:
         return max(1, math.prod(shape)) ** -0.5 if len(shape) == 1 else 1.0
 
 
+_SCALED = ("matmul", "readout", "conv1d", "bias", "layer_norm", "embedding", "fork", "softmax_cross_entropy")
+"""Ops that the authors' models scale; forks are identities that exist for their factors."""
+
+
+@dataclass(frozen=True)
+class Authors(Unit):
+    """Unit scaling as in the authors' character models, which scale fewer ops.
+
+    Scaled are products with weights, convolutions, biases, gains, tables and the loss; activations, gates, the softmax,
+    scores, mixtures and plain sums have the factor 1.  Gradients sum over rows that are alike: b^-1, and v/b for a
+    table by ids.  Queries, keys and values are one product, and so are the gates of input and state: ``joins``.  The
+    loss's β counts all rows, also those that the mean leaves out.  A plain residual addition, which their layer
+    refuses, has the stand-in that it has under unit scaling.
+
+    Source: the authors' code, scmm/uscale/ops.py and scmm/uscale/layers.py.
+    """
+
+    name: str = "authors"
+    rows: float = 1.0
+    embeddings: EmbeddingRule = "v/b"
+    joins: ClassVar[bool] = True
+
+    def scales(self, call: Call) -> Scales:
+        """Factors of one call: unit scaling's where the authors scale, else 1."""
+        op: Any = call.op
+        if op.name == "softmax_cross_entropy" and op.reduction == "mean" and op.kept is not None:
+            scales, rows = super().scales(call), math.prod(call.shapes[0][:-1])  # β = √(rows·kept)·s/√(s−1)
+            return Scales(scales.alpha, tuple(b and b * math.sqrt(rows / op.kept) for b in scales.beta))
+        weighted = op.name == "weighted_add" and math.isclose(sum(w * w for w in op.weights), 1)  # a residual addition
+        return super().scales(call) if weighted or op.name in _SCALED else _plain(call, 1.0)
+
+
+def of_likeness(scales: Scales, beside: Sequence[float], likeness: float | Sequence[float]) -> Scales:
+    """Factors for rows of which any two have a given correlation: β_i·(1 + n_i·ρ_i)^-½.
+
+    Args:
+        scales: factors for independent rows.
+        beside: n, for each input how many terms each term of its gradient is added to, see ``Op.rows_beside``.
+        likeness: ρ, 0 … 1, of all inputs or of each.
+
+    Returns:
+        α, and the new β.  Source: the variance of a sum of n + 1 terms, (n + 1)·(1 + n·ρ).
+    """
+    rho = (likeness,) * len(beside) if isinstance(likeness, int | float) else likeness
+    betas = zip(scales.beta, beside, rho, strict=True)
+    return Scales(scales.alpha, tuple(None if b is None else b * (1 + n * r) ** -0.5 for b, n, r in betas))
+
+
 @dataclass(frozen=True)
 class UMup(Unit):
     """u-μP: unit scaling whose learning rate is the same for every width and depth.
 
     Beside unit scaling: where anything is constrained, α is taken; readouts start near 0, by 1/fan-in; attention scores
     are damped by 1/d; a plain add becomes (x + τ·f(x))/√(1+τ²) with the depth rule ``equal_parts``; and learning rates
-    (of Adam) are scaled by role, shape and depth.  The multipliers of its non-linearities are 1.
+    (of Adam) are scaled by role, shape and depth.  Its multipliers, 1 by default, are those of gated units, attention,
+    the loss and residual branches, see ``Multipliers``; other activations have none.
 
     Three things that u-μP does not know are taken from unit scaling.  Its linear layers have no biases, its norms no
     gains (the library's rule for them, η·depth^-½, would move them by a sizable part of 1 at every step, for η is about
@@ -190,7 +298,8 @@ class UMup(Unit):
 
     Two things differ from the library.  Depth is counted in residual additions; it counts layers, so that its rates in
     a stack are √2 times these.  And attention mixes values as the model says: the library's factor on the mixture is
-    that of independent values, "independent" or "causal" here, to within t^(1/(8d)).
+    that of independent values, "independent" or "causal" here, to within t^(1/(8d)); with a multiplier of
+    attention, it is the library's.
 
     Source: arXiv 2407.17465, Tables 1 and 2, Appendix G; the library ``unit-scaling``.
     """
@@ -201,13 +310,21 @@ class UMup(Unit):
 
     def scales(self, call: Call) -> Scales:
         """Factors of one call; those that are constrained take α, unless the call says that nothing is."""
+        op: Any = call.op
+        m = self.multipliers.attention
+        if m != 1 and op.name == "attention_mix" and op.values != "correlated":
+            t, d = call.shapes[1][-2:]
+            n = t if op.keys is None else min(op.keys, t)  # the weights come times n, the factor of their softmax
+            factor = attention_factor(m, n, d, causal=op.values == "causal") / n
+            return Scales(factor, (factor, factor))
         constraint = none if call.constraint is none else to_output_scale
         return constrain(self.unconstrained(call), call.constrained, constraint)
 
     def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
         """What the rule says; for a plain add, the depth rule in place of the running mean."""
         if isinstance(rule, PlainAdd) and rule.normalized is running_mean:
-            return ratio(equal_parts(layer, depth))(layer)
+            m = self.multipliers
+            return ratio(equal_parts(layer, depth, m.residual, m.attention_ratio))(layer)
         return super().residual_weights(rule, layer, depth)
 
     def lr_scale(self, role: Role, shape: Shape, depth: int) -> float:
@@ -219,7 +336,7 @@ class UMup(Unit):
         return float((max(1, width) * depth) ** -0.5)
 
 
-_WITH_WEIGHT = ("matmul", "readout", "conv1d", "conv2d")
+_WITH_WEIGHT = ("matmul", "readout", "conv1d", "conv2d", "conv3d", "conv_transpose")
 """Ops that µnit Scaling gives a factor."""
 
 
@@ -270,15 +387,75 @@ class Munit(Regular):
 
 regular = Regular()
 unit = Unit()
+authors = Authors()
 u_mup = UMup()
 munit = Munit()
-SCHEMES: dict[str, Scheme] = {s.name: s for s in (regular, unit, Unit("unit-rms", "rms"), u_mup, munit)}
+SCHEMES: dict[str, Scheme] = {s.name: s for s in (regular, unit, Unit("unit-rms", "rms"), authors, u_mup, munit)}
+
+
+_ROWS = {"independent": 0.0, "alike": 1.0}
 
 
 def get_scheme(scheme: str | Scheme) -> Scheme:
-    """The scheme of that name; a scheme is returned as it is.  Raises ArgumentError for anything else."""
+    """The scheme of that name; a scheme is returned as it is.
+
+    Args:
+        scheme: a name, for schemes with factors of their own followed by options: ``unit:rows=alike,embeddings=v/b`` is
+            the rule of the authors' code.  ``rows`` is "independent", "alike" or a likeness from 0 to 1; ``embeddings``
+            "sqrt(v/b)" or "v/b", ``rates`` "unit" or "regular"; see ``Unit``.  The options of ``u-mup`` are those of
+            ``Multipliers``: ``u-mup:residual=2,attention_ratio=0.5``.
+
+    Raises:
+        ArgumentError: anything else.
+    """
     if isinstance(scheme, str) and scheme in SCHEMES:
         return SCHEMES[scheme]
     if isinstance(scheme, str | type) or not hasattr(scheme, "scales"):
-        raise ArgumentError(f"get_scheme({scheme!r}): expected one of {', '.join(SCHEMES)}, or a Scheme")
+        name, rest = split_name(scheme) if isinstance(scheme, str) else ("", None)
+        if rest is None or name not in SCHEMES:
+            raise ArgumentError(f"get_scheme({scheme!r}): expected one of {', '.join(SCHEMES)}, or a Scheme")
+        return _with_options(str(scheme), SCHEMES[name], rest)
     return scheme
+
+
+def _with_options(text: str, scheme: Scheme, rest: str) -> Scheme:
+    call = f"get_scheme({text!r})"
+    if not isinstance(scheme, Unit):
+        raise ArgumentError(f"{call}: {rest.strip()!r}, expected no options for {scheme.name}")
+    multipliers = tuple(f.name for f in fields(Multipliers)) if isinstance(scheme, UMup) else ()
+    expected = (
+        "rows=independent, rows=alike, rows=NUMBER from 0 to 1, embeddings=sqrt(v/b), embeddings=v/b, rates=unit or "
+        "rates=regular"
+    ) + "".join(f", or {name}=NUMBER above 0" for name in multipliers)
+    changes: dict[str, Any] = {}
+    factors: dict[str, float] = {}
+    for option in read_options(rest, call, expected):
+        try:
+            match option.field, option.value:
+                case "rows", str(value):
+                    rows = _ROWS[value] if value in _ROWS else read_number(value)
+                    if not 0 <= rows <= 1:
+                        raise ValueError
+                    changes["rows"] = rows
+                case ("embeddings", "sqrt(v/b)" | "v/b") | ("rates", "unit" | "regular"):
+                    changes[option.field] = option.value
+                case name, str(value) if name in multipliers:
+                    factors[name] = read_number(value)
+                    changes["multipliers"] = Multipliers(**factors)
+                case _:
+                    raise ValueError
+        except ValueError as error:
+            raise ArgumentError(f"{call}: {option.text!r}, expected {expected}") from error
+    found = replace(scheme, **changes)
+    options = [
+        *([f"rows={'alike' if found.rows == 1 else f'{found.rows:g}'}"] if found.rows else []),
+        *([f"embeddings={found.embeddings}"] if found.embeddings != "sqrt(v/b)" else []),
+        *([f"rates={found.rates}"] if found.rates != "unit" else []),
+        *([str(found.multipliers)] if found.multipliers != Multipliers() else []),
+    ]
+    return replace(found, name=f"{scheme.name}:{','.join(options)}") if options else found
+
+
+def base_name(scheme: str) -> str:
+    """The name of a scheme without its options: ``unit`` of ``unit:rows=alike``."""
+    return split_name(scheme)[0]

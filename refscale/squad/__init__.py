@@ -1,4 +1,4 @@
-"""Extracting answers, as in SQuAD 1.1 (Rajpurkar et al. 2016): questions, windows, scores.
+"""Extracting answers, as in SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016, 2018): questions, windows, scores.
 
 In reading order:
 
@@ -7,22 +7,38 @@ In reading order:
 3. ``answers``: logits to answers, answers to exact match and F1 by the official rules.
 """
 
-from refscale.squad.answers import Scores, exact_match, f1, normalize, predict, score
-from refscale.squad.questions import Answer, Question, made_questions, read_squad, to_squad
+from refscale.squad.answers import (
+    Candidate,
+    Scores,
+    UnanswerableScores,
+    decide,
+    exact_match,
+    f1,
+    normalize,
+    predict,
+    score,
+    score_unanswerable,
+)
+from refscale.squad.questions import Answer, Question, has_unanswerable, made_questions, read_squad, to_squad
 from refscale.squad.windows import Windows, windows
 
 __all__ = [
     "Answer",
+    "Candidate",
     "Question",
     "Scores",
+    "UnanswerableScores",
     "Windows",
+    "decide",
     "exact_match",
     "f1",
+    "has_unanswerable",
     "made_questions",
     "normalize",
     "predict",
     "read_squad",
     "score",
+    "score_unanswerable",
     "to_squad",
     "windows",
 ]

@@ -1,4 +1,4 @@
-"""From logits to answers, and from answers to exact match and F1."""
+"""From logits to answers, and from answers to exact match and F1, by the official rules of SQuAD 1.1 and 2.0."""
 
 from __future__ import annotations
 
@@ -14,11 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale.errors import ArgumentError, ShapeError
-from refscale.squad.questions import Question
+from refscale.squad.questions import Question, has_unanswerable
 from refscale.squad.windows import Windows
 
 LONGEST_ANSWER = 30
 """Tokens; Devlin et al. 2018, run_squad."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The best answer to a question, and the score of leaving it unanswered.
+
+    Attributes:
+        text: the best run of the context; empty only if a caller has decided for no answer.
+        null_odds: log-odds of no answer: the smallest over the question's windows of the [CLS] token's start plus end
+            logit, minus the score of the best run.  No answer is predicted above a threshold, customarily 0.
+    """
+
+    text: str
+    null_odds: float
 
 
 def predict(
@@ -28,7 +42,7 @@ def predict(
     end: NDArray[Any],
     *,
     longest: int = LONGEST_ANSWER,
-) -> dict[str, str]:
+) -> dict[str, Candidate]:
     """The best answer to each question: the run of a context whose first start and last end logit add up to most.
 
     Args:
@@ -38,11 +52,13 @@ def predict(
         longest: tokens of an answer.
 
     Returns:
-        Text by id.  Of equal runs the first window's, the earliest, the shortest.
+        Candidates by id.  Of equal runs the first window's, the earliest, the shortest.
 
     Raises:
         ShapeError: logits of another shape.
         ArgumentError: longest < 1.
+
+    Source: Devlin et al. 2018, section 4.3 and run_squad (``score_null``, ``null_odds.json``).
     """
     if start.shape != windows.ids.shape or end.shape != windows.ids.shape:
         raise ShapeError(f"predict: logits {start.shape}, {end.shape}, expected twice {windows.ids.shape}")
@@ -58,15 +74,27 @@ def predict(
         total = np.take_along_axis(totals, at[:, None], -1)[:, 0]
         better = (total > best) | ((total == best) & (at < runs[:, 0]) & (total > -np.inf))
         best[better], runs[better] = total[better], np.stack([at, at + more], -1)[better]
-    found: dict[str, str] = {}
+    cls = np.stack([start[:, 0], end[:, 0]]).astype(np.float64)
+    null = np.where(np.isnan(cls), -np.inf, cls).sum(0)
+    found: dict[str, Candidate] = {}
     of: dict[int, list[int]] = {}
     for row, number in enumerate(windows.question.tolist()):
         of.setdefault(number, []).append(row)
     for number, q in enumerate(questions):
         row = max(of[number], key=lambda row: best[row])
         a, b = runs[row]
-        found[q.id] = q.context[windows.offsets[row, a, 0] : windows.offsets[row, b, 1]]
+        text = q.context[windows.offsets[row, a, 0] : windows.offsets[row, b, 1]]
+        least = min(float(null[k]) for k in of[number])
+        found[q.id] = Candidate(text, 0.0 if least == best[row] else least - float(best[row]))  # both may be -inf
     return found
+
+
+def decide(candidates: Mapping[str, Candidate], threshold: float = 0.0) -> dict[str, str]:
+    """The text of each candidate, by id; empty where ``null_odds`` exceeds the threshold (SQuAD 2.0).
+
+    A threshold of infinity leaves no question unanswered (SQuAD 1.1).
+    """
+    return {key: "" if c.null_odds > threshold else c.text for key, c in candidates.items()}
 
 
 # --- The official rules -----------------------------------------------------------------------------------------------
@@ -100,11 +128,11 @@ def _f1(words: list[str], truth: list[str]) -> float:
 
 @dataclass(frozen=True)
 class Scores:
-    """What predictions come to.
+    """Exact match and F1 of predictions.
 
     Attributes:
         exact_match, f1: means over the questions, in percent.
-        questions: how many.
+        questions: their number.
     """
 
     exact_match: float
@@ -113,11 +141,114 @@ class Scores:
 
 
 def score(questions: Sequence[Question], predictions: Mapping[str, str]) -> Scores:
-    """Exact match and F1.  Raises ArgumentError if a question has no prediction."""
+    """Exact match and F1 of SQuAD 1.1.  Raises ArgumentError if a question has no prediction, or no answer."""
+    _check_complete("score", questions, predictions)
+    if has_unanswerable(questions):
+        raise ArgumentError("score: a question has no answer, expected score_unanswerable for SQuAD 2.0")
+    pairs = [(predictions[q.id], [a.text for a in q.answers]) for q in questions]
+    return _mean([(float(exact_match(*pair)), f1(*pair)) for pair in pairs])
+
+
+def _check_complete(call: str, questions: Sequence[Question], predictions: Mapping[str, Any]) -> None:
     missing = [q.id for q in questions if q.id not in predictions]
     if missing or not questions:
-        raise ArgumentError(f"score: {len(questions)} questions, no answer to {missing[:3]}, expected all of them")
-    pairs = [(predictions[q.id], [a.text for a in q.answers]) for q in questions]
-    return Scores(
-        100 * mean(float(exact_match(*pair)) for pair in pairs), 100 * mean(f1(*pair) for pair in pairs), len(pairs)
-    )
+        raise ArgumentError(f"{call}: {len(questions)} questions, no answer to {missing[:3]}, expected all of them")
+
+
+# --- The official rules of SQuAD 2.0 ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class UnanswerableScores:
+    """Exact match and F1 by the rules of SQuAD 2.0.
+
+    Attributes:
+        overall: over all questions, at the given threshold.
+        answerable, unanswerable: over the questions with and without answers; None if there are none.
+        best_exact_match, best_f1: the highest that a threshold of ``null_odds`` gives, in percent.
+        exact_match_threshold, f1_threshold: ``null_odds`` of the last question answered then; 0 if none is.
+    """
+
+    overall: Scores
+    answerable: Scores | None
+    unanswerable: Scores | None
+    best_exact_match: float
+    exact_match_threshold: float
+    best_f1: float
+    f1_threshold: float
+
+
+def score_unanswerable(
+    questions: Sequence[Question], candidates: Mapping[str, Candidate], *, threshold: float = 0.0
+) -> UnanswerableScores:
+    """Exact match and F1 where questions may be unanswerable.
+
+    An unanswerable question has the one true answer "".  True answers that are empty when normalized do not count.
+    F1 of an empty prediction or truth is 1 if both are empty, else 0.
+
+    The best thresholds are found as the official script does: the score is that of no answers at first, and changes
+    question by question in the order of ``null_odds`` (equal ones in the order of ``candidates``): an answerable
+    question adds its own score, an unanswerable one with a prediction subtracts 1.  The highest value after any number
+    of questions counts.  So a best value may lie between questions of equal ``null_odds``, which no threshold tells
+    apart.
+
+    Args:
+        questions: at least one.
+        candidates: one for each question, by id.  ``predict`` returns no empty texts; then the search is that of
+            Devlin et al., over all thresholds.  With empty texts, those of a first threshold, it is the script's on a
+            file of final answers.
+        threshold: of ``overall``, ``answerable`` and ``unanswerable``.
+
+    Returns:
+        The scores of the official script with ``--na-prob-file`` and ``--na-prob-thresh``.
+
+    Raises:
+        ArgumentError: a question has no candidate, or there is no question.
+
+    Source: Rajpurkar et al. 2018 (arXiv 1806.03822), evaluation script 2.0: get_raw_scores, apply_no_ans_threshold,
+    find_best_thresh; Devlin et al. 2018, section 4.3.
+    """
+    _check_complete("score_unanswerable", questions, candidates)
+    raw = {q.id: _raw(q, candidates[q.id].text) for q in questions}
+    chosen = {q.id: raw[q.id] for q in questions}
+    for q in questions:
+        if candidates[q.id].null_odds > threshold:
+            chosen[q.id] = (float(not q.answers),) * 2
+    parts = ([q for q in questions if bool(q.answers) is answerable] for answerable in (True, False))
+    ranked = sorted(_in_order(questions, candidates), key=lambda q: candidates[q.id].null_odds)
+    best = [_best(ranked, candidates, {key: scores[k] for key, scores in raw.items()}) for k in (0, 1)]
+    means = [_mean([chosen[q.id] for q in part]) if part else None for part in parts]
+    return UnanswerableScores(_mean([*chosen.values()]), means[0], means[1], *best[0], *best[1])
+
+
+def _in_order(questions: Sequence[Question], candidates: Mapping[str, Candidate]) -> list[Question]:
+    """The questions in the order of the candidates."""
+    of = {q.id: q for q in questions}
+    return [of[key] for key in candidates if key in of]
+
+
+def _best(
+    ranked: Sequence[Question], candidates: Mapping[str, Candidate], scores: Mapping[str, float]
+) -> tuple[float, float]:
+    """The highest score in percent, with its threshold."""
+    now = float(sum(not q.answers for q in ranked))
+    best, threshold = now, 0.0
+    for q in ranked:
+        now += scores[q.id] if q.answers else -float(bool(candidates[q.id].text))
+        if now > best:
+            best, threshold = now, candidates[q.id].null_odds
+    return 100 * best / len(ranked), threshold
+
+
+def _mean(pairs: Sequence[tuple[float, float]]) -> Scores:
+    """Means in percent of (exact match, F1)."""
+    exact, words = (100 * mean(pair[k] for pair in pairs) for k in (0, 1))
+    return Scores(exact, words, len(pairs))
+
+
+def _raw(q: Question, prediction: str) -> tuple[float, float]:
+    """Exact match and F1 of one prediction."""
+    truths = [a.text for a in q.answers if normalize(a.text)] or [""]
+    if exact_match(prediction, truths):  # also if both are empty, where the words of neither are shared
+        return 1.0, 1.0
+    return 0.0, f1(prediction, truths)

@@ -1,4 +1,4 @@
-"""Questions whose answers are runs of their contexts: read from files, or made by rule."""
+"""Questions whose answers are runs of their contexts, or that have none: read from files, or made by rule."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Question:
         id: unique in its set.
         question: the question.
         context: the text that holds the answer.
-        answers: at least one; the first is trained on, all of them count as right.
+        answers: the first is trained on, all of them count as right; empty: unanswerable (SQuAD 2.0).
     """
 
     id: str
@@ -43,13 +43,23 @@ class Question:
     answers: tuple[Answer, ...]
 
 
+def has_unanswerable(questions: Sequence[Question]) -> bool:
+    """Return whether some question has no answer, so that the rules of SQuAD 2.0 apply."""
+    return any(not q.answers for q in questions)
+
+
 def read_squad(path: str | Path) -> tuple[Question, ...]:
-    """The questions of a file in the format of SQuAD 1.1, in order.
+    """The questions of a file in the format of SQuAD 1.1 or 2.0, in order.
+
+    Unanswerable questions are read from a file whose ``version`` is "v2.0" or "2.0".  Their ``plausible_answers`` are
+    ignored, as the official script does.
 
     Raises:
         DataError: no such file, not valid JSON (see ``files``), another structure; or a question, which is named,
-            without answer, with an answer that does not stand where it is said to, or with the id of another.
-            (Questions that cannot be answered are SQuAD 2.0, which is not supported.)
+            with an answer that is not at the given position of the context, with the id of another, without answer in
+            a file of another version, or with an ``is_impossible`` that contradicts its answers.
+
+    Source: Rajpurkar et al. 2016 (1.1); Rajpurkar et al. 2018, arXiv 1806.03822 (2.0).
     """
     call = f"read_squad({str(path)!r})"
     try:
@@ -73,21 +83,33 @@ def read_squad(path: str | Path) -> tuple[Question, ...]:
     return tuple(found.values())
 
 
+_WITH_UNANSWERABLE = ("v2.0", "2.0")
+"""Values of a file's ``version`` that allow questions without answer."""
+
+
 def _parsed(content: Any, call: str) -> Iterator[Question]:
     try:
+        unanswerable = content.get("version") in _WITH_UNANSWERABLE
         for article in content["data"]:
             for paragraph in article["paragraphs"]:
                 for qa in paragraph["qas"]:
-                    if qa.get("is_impossible") or not qa["answers"]:
+                    impossible = qa.get("is_impossible", not qa["answers"])
+                    if not unanswerable and (impossible or not qa["answers"]):
                         raise DataError(
-                            f"{call}: question {qa['id']!r} has no answer, expected SQuAD 1.1, where each has one"
+                            f"{call}: question {qa['id']!r} has no answer, expected SQuAD 1.1, where each has one, "
+                            'or "version": "v2.0"'
+                        )
+                    if impossible is not (not qa["answers"]):
+                        raise DataError(
+                            f"{call}: question {qa['id']!r} has is_impossible {impossible!r:.80} and "
+                            f"{counted(len(qa['answers']), 'answer')}, expected true with none, false with some"
                         )
                     answers = tuple(Answer(_text(a["text"]), _whole(a["answer_start"])) for a in qa["answers"])
                     yield Question(_text(qa["id"]), _text(qa["question"]), _text(paragraph["context"]), answers)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{call}: not the format of SQuAD 1.1: {type(error).__name__} {error}") from error
+        raise DataError(f"{call}: not the format of SQuAD: {type(error).__name__} {error}") from error
 
 
 def _text(value: Any) -> str:
@@ -103,7 +125,8 @@ def _whole(value: Any) -> int:
 
 
 def to_squad(questions: Sequence[Question]) -> dict[str, Any]:
-    """Questions in the format of SQuAD 1.1, as plain values for JSON."""
+    """Questions in the format of SQuAD 1.1, or 2.0 if one is unanswerable, as plain values for JSON."""
+    unanswerable = has_unanswerable(questions)
     paragraphs = [
         {
             "context": q.context,
@@ -112,12 +135,13 @@ def to_squad(questions: Sequence[Question]) -> dict[str, Any]:
                     "id": q.id,
                     "question": q.question,
                     "answers": [{"text": a.text, "answer_start": a.start} for a in q.answers],
+                    **({"is_impossible": not q.answers} if unanswerable else {}),
                 }
             ],
         }
         for q in questions
     ]
-    return {"version": "1.1", "data": [{"title": "", "paragraphs": paragraphs}]}
+    return {"version": "v2.0" if unanswerable else "1.1", "data": [{"title": "", "paragraphs": paragraphs}]}
 
 
 # --- A made set -------------------------------------------------------------------------------------------------------

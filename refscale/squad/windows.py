@@ -70,7 +70,7 @@ def windows(
 
     Returns:
         Windows.  One that holds all of the first answer is labelled with the tokens that the answer overlaps; any other
-        with 0, the [CLS].
+        with 0, the [CLS], as are all windows of an unanswerable question.
 
     Raises:
         ArgumentError: no room for a context, or a stride that would skip tokens.
@@ -127,7 +127,9 @@ def _firsts(tokens: int, room: int, step: int) -> list[int]:
 
 
 def _label(q: Question, spans: NDArray[np.int64], first: int, last: int, at: int) -> tuple[int, int]:
-    """Places of the first and last token that the answer overlaps; 0, 0 if not all of them are in the window."""
+    """Positions of the first and last token that the answer overlaps; 0, 0 without answer, or if one is outside."""
+    if not q.answers:
+        return 0, 0
     start, stop = q.answers[0].start, q.answers[0].start + len(q.answers[0].text)
     inside = np.flatnonzero((spans[:, 1] > start) & (spans[:, 0] < stop))
     if not inside.size or inside[0] < first or inside[-1] >= last:

@@ -3,20 +3,24 @@
 In reading order:
 
 1. ``measurement``: an array in figures: σ, exponents, the elements that a cast to a narrow format would change.
-2. ``report``: the figures of one pass, and how many tensors are far from unit scale.
-3. ``trace``: a probe for a tape that measures each tensor as it is computed.
+2. ``causes``: why a tensor leaves unit scale, and the remedy.
+3. ``report``: the figures of one pass, and how many tensors are far from unit scale.
+4. ``trace``: a probe for a tape that measures each tensor as it is computed.
 
 ``refscale.train`` records them while it trains; ``refscale.analysis`` predicts, prints and plots them.
 """
 
+from refscale.stats.causes import CAUSES, Cause, causes
 from refscale.stats.measurement import KINDS, REPORT_FORMATS, Kind, Limits, Lost, Measurement, TensorStats, measure
 from refscale.stats.report import CastSummary, Report, Summary, summarize
 from refscale.stats.trace import PredictedScales, TensorProbe, summarize_casts
 
 __all__ = [
+    "CAUSES",
     "KINDS",
     "REPORT_FORMATS",
     "CastSummary",
+    "Cause",
     "Kind",
     "Limits",
     "Lost",
@@ -26,6 +30,7 @@ __all__ = [
     "Summary",
     "TensorProbe",
     "TensorStats",
+    "causes",
     "measure",
     "summarize",
     "summarize_casts",

@@ -7,13 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from refscale.errors import ArgumentError
-from refscale.stats.measurement import KINDS, Kind, TensorStats
-
-LOW, HIGH = 0.25, 4.0
-"""A tensor whose scale is within [LOW, HIGH] counts as of unit scale.
-
-Two binades either way, out of the 30 that FP16 and E5M2 have and the 15 of E4M3; the paper asks for about 1.
-"""
+from refscale.stats.causes import Cause
+from refscale.stats.measurement import HIGH, KINDS, LOW, Kind, TensorStats
 
 
 @dataclass(frozen=True)
@@ -122,6 +117,7 @@ class Report:
         losses: scalars by name.
         tensors: kind by kind, each in the order of the forward pass.
         casts: what rounding lost; none in fp32.
+        causes: why a tensor is outside [1/4, 4], for those of the summary's count; none where weights are not initial.
     """
 
     model: str
@@ -136,6 +132,7 @@ class Report:
     losses: Mapping[str, float]
     tensors: tuple[TensorStats, ...]
     casts: tuple[CastSummary, ...]
+    causes: tuple[Cause, ...] = ()
 
     def of_kind(self, kind: Kind) -> tuple[TensorStats, ...]:
         """The tensors of one kind, in the order of the forward pass."""

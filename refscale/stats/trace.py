@@ -13,7 +13,7 @@ from refscale.ops import Bias, Fork, Readout, Reshape, Transpose
 from refscale.progress import Progress
 from refscale.scales import Scheme, Statistic, Unit
 from refscale.stats.measurement import KINDS, Kind, Measurement, TensorStats, measure
-from refscale.stats.report import CastSummary
+from refscale.stats.report import CastSummary, is_outside
 
 SAME_VALUES = (Reshape, Transpose, Bias)
 """Ops whose output is left out: it holds the values of its input, and its gradient is that of its input.
@@ -55,6 +55,7 @@ class TensorProbe:
         self.specs, self.formats, self.progress = specs, formats, progress
         self.found: list[tuple[Kind, Variable, Measurement]] = []
         self.losses: dict[str, float] = {}
+        self.variables: dict[tuple[Kind, str], Variable] = {}
 
     def __call__(self, direction: str, variable: Variable, array: Array) -> None:
         """Measure one array; this is what makes it a ``Probe``."""
@@ -114,6 +115,7 @@ class TensorProbe:
             if predicted:
                 scales = predicted.gradients if is_gradient else predicted.values
             for name, (variable, m) in zip(names, of_kind, strict=True):
+                self.variables[kind, name] = variable
                 c = factors.get(variable) if is_gradient else None
                 rows.append(
                     self._row(
@@ -161,6 +163,10 @@ class TensorProbe:
             statistic=statistic,
             predicted=predicted,
         )
+
+    def outside(self, tensors: Sequence[TensorStats]) -> list[tuple[str, Kind, Variable]]:
+        """Those outside [1/4, 4] among the judged of the tensors that ``tensors`` returned, with their variables."""
+        return [(t.name, t.kind, self.variables[t.kind, t.name]) for t in tensors if t.is_judged and is_outside(t)]
 
 
 def _is_damped(variable: Variable) -> bool:

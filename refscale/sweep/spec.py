@@ -54,6 +54,7 @@ from typing import Any
 
 from refscale.errors import ArgumentError, DataError
 from refscale.files import read_toml
+from refscale.scales import base_name
 from refscale.sweep.search import Bracket, Grid, Search, Walk
 from refscale.train import TrainConfig
 
@@ -179,7 +180,8 @@ class SweepSpec:
         """The rule for some settings.  Raises ArgumentError if no start fits."""
         start = next((s for s in self.start if _fits(settings, _conditions(s))), None)
         if self.search == "bracket" and start is None:
-            return Bracket(self.config(settings, 0.0, 0).kind.log2_lr[settings.get("scheme", TrainConfig().scheme)])
+            scheme = base_name(settings.get("scheme", TrainConfig().scheme))
+            return Bracket(self.config(settings, 0.0, 0).kind.log2_lr[scheme])
         if start is None:
             raise self._error(f"no start fits {settings}", "one in [[rate.start]]")
         try:

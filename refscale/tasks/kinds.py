@@ -55,7 +55,7 @@ KINDS: dict[str, Kind] = {
             "masked_lm",
             "masked_lm_accuracy",
             "nats",
-            {"regular": -10, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6},
+            {"regular": -10, "unit": -6, "unit-rms": -6, "authors": -6, "u-mup": -1, "munit": -6},
             longest=lambda model: model.positions,
         ),
         Kind("squad", SpanExtraction.of, "loss", "f1", "nats", {"regular": -12, "unit": -8}),
@@ -65,7 +65,7 @@ KINDS: dict[str, Kind] = {
             loss="bits",
             share="accuracy",
             unit="bits per character",
-            log2_lr={"regular": -9, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6},
+            log2_lr={"regular": -9, "unit": -6, "unit-rms": -6, "authors": -6, "u-mup": -1, "munit": -6},
             settings={"batch": 8, "seq": 128},
         ),
         Kind(
@@ -74,7 +74,14 @@ KINDS: dict[str, Kind] = {
             loss="loss",
             share="",
             unit="",
-            log2_lr={"regular": -9, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6},  # as next-token
+            log2_lr={
+                "regular": -9,
+                "unit": -6,
+                "unit-rms": -6,
+                "authors": -6,
+                "u-mup": -1,
+                "munit": -6,
+            },  # as next-token
         ),
     )
 }

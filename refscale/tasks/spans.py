@@ -1,8 +1,9 @@
-"""Fine-tuning: a trained BERT learns to extract answers, as in the paper's experiment on SQuAD 1.1."""
+"""Fine-tuning: a trained BERT learns to extract answers, as in the paper's experiments on SQuAD 1.1 and 2.0."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -18,7 +19,7 @@ from refscale.errors import ArgumentError, DataError
 from refscale.layers import Specs, Tensors, initialize
 from refscale.models import bert
 from refscale.programs import Program, Scores
-from refscale.scales import Scheme, get_scheme, regular
+from refscale.scales import Scheme, Unit, get_scheme, regular, unit
 from refscale.tasks.setup import Setup
 
 LONGEST_QUESTION = 64
@@ -31,7 +32,7 @@ class SpanData:
 
     Attributes:
         pretrained: the trained model; or its directory, which ``train`` reads by ``train.load_trained``.
-        train, dev: files in the format of SQuAD 1.1; None, both: ``squad.made_questions``.
+        train, dev: files in the format of SQuAD 1.1 or 2.0; None, both: ``squad.made_questions``.
         text: the text that the model was trained on, if its directory is a run of ``train`` on a text of its own.
     """
 
@@ -63,6 +64,7 @@ class SpanExtraction(Program):
         adapted: how it was adapted, if it was.
         start: parameters before the first step.
         questions, held_out: to train on, to validate on.
+        unanswerable: whether one of them has no answer: answers may then be empty, and scores are those of SQuAD 2.0.
         training, windows: windows of the two; of the latter, as many as ``evaluation_batches`` asks for.
         tokenizer: of the model.
         digest: of model and questions.
@@ -75,6 +77,7 @@ class SpanExtraction(Program):
     start: dict[str, NDArray[Any]]
     questions: tuple[squad.Question, ...]
     held_out: tuple[squad.Question, ...]
+    unanswerable: bool
     training: squad.Windows
     windows: squad.Windows
     tokenizer: Any
@@ -110,6 +113,7 @@ class SpanExtraction(Program):
         )
         scheme, adapted, start = _start(setup, model, pretrained)
         questions, held_out = data.questions()
+        unanswerable = squad.has_unanswerable((*questions, *held_out))  # before a part of them is left out
 
         def windows(of: Sequence[squad.Question]) -> squad.Windows:
             return squad.windows(
@@ -136,6 +140,7 @@ class SpanExtraction(Program):
             start=start,
             questions=questions,
             held_out=held_out,
+            unanswerable=unanswerable,
             training=windows(questions),
             windows=held_windows,
             tokenizer=tokenizer,
@@ -187,19 +192,37 @@ class SpanExtraction(Program):
         return float(loss.total.value) * n, n, wide[0], wide[1]
 
     def answers(self, observed: Sequence[tuple[float, int, NDArray[Any], NDArray[Any]]]) -> dict[str, str]:
-        """The answer to each question held out, by its id."""
+        """The answer to each question held out, by its id; "" for no answer."""
+        return squad.decide(self.candidates(observed), 0.0 if self.unanswerable else math.inf)
+
+    def candidates(
+        self, observed: Sequence[tuple[float, int, NDArray[Any], NDArray[Any]]]
+    ) -> dict[str, squad.Candidate]:
+        """The best run for each question held out, with the log-odds of no answer, by its id."""
         start, end = (np.concatenate([part[k] for part in observed]) for k in (2, 3))
         return squad.predict(self.held_out, self.windows, start, end)
 
     def score(self, observed: Sequence[tuple[float, int, NDArray[Any], NDArray[Any]]]) -> Scores:
-        """Mean loss over windows in nats; exact match and F1 over questions, as shares."""
+        """Mean loss over windows in nats; exact match and F1 over questions, as shares.
+
+        With unanswerable questions also the best of both over all thresholds, see ``squad.score_unanswerable``.
+        """
         loss, count = sum(part[0] for part in observed), sum(part[1] for part in observed)
-        found = squad.score(self.held_out, self.answers(observed))
-        return {"loss": loss / count, "exact_match": found.exact_match / 100, "f1": found.f1 / 100}
+        best: Scores = {}
+        if self.unanswerable:
+            scores = squad.score_unanswerable(self.held_out, self.candidates(observed))
+            found = scores.overall
+            best = {"best_exact_match": scores.best_exact_match / 100, "best_f1": scores.best_f1 / 100}
+        else:
+            found = squad.score(self.held_out, self.answers(observed))
+        return {"loss": loss / count, "exact_match": found.exact_match / 100, "f1": found.f1 / 100} | best
 
     def line(self, scores: Scores) -> str:
-        """Loss, exact match, F1."""
-        return f"loss {scores['loss']:.4f}, exact match {scores['exact_match']:.1%}, F1 {scores['f1']:.1%}"
+        """Loss, exact match, F1, and the best of both over thresholds."""
+        line = f"loss {scores['loss']:.4f}, exact match {scores['exact_match']:.1%}, F1 {scores['f1']:.1%}"
+        if "best_f1" not in scores:
+            return line
+        return f"{line}, best {scores['best_exact_match']:.1%} and {scores['best_f1']:.1%}"
 
 
 def _start(
@@ -213,13 +236,19 @@ def _start(
     parameters |= initialize(head, trained, rng, partial(bert.initial_std, model))
     if setup.scheme.name == pretrained.scheme:
         return trained, None, parameters
-    if (pretrained.scheme, setup.scheme.name) != ("regular", "unit"):
+    wanted = setup.scheme
+    if (
+        pretrained.scheme != regular.name
+        or not isinstance(wanted, Unit)
+        or replace(wanted, rates=unit.rates, name=unit.name) != unit
+    ):
         raise ArgumentError(
             f"finetune(scheme={setup.scheme.name!r}): the model was trained under {pretrained.scheme!r}; "
-            "expected the same, or 'unit' for a regular one"
+            "expected the same, or 'unit' or 'unit:rates=regular' for a regular one"
         )
     adapted = published.adapt(model, parameters)
-    return adapted.scheme, adapted, adapted.unit(parameters)
+    scheme = replace(adapted.scheme, rates=wanted.rates, name=wanted.name)
+    return scheme, adapted, adapted.unit(parameters)
 
 
 @dataclass(frozen=True)

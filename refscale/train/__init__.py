@@ -22,7 +22,7 @@ from refscale.train.loop import TrainSummary, train
 from refscale.train.report import checkpoint_report
 from refscale.train.run import Run
 from refscale.train.state import TrainState
-from refscale.train.step import Pass, StepResult, evaluate, forward_backward, observe, training_step
+from refscale.train.step import Pass, StepResult, clip_by_norm, evaluate, forward_backward, observe, training_step
 from refscale.train.trained import load_trained
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "TrainState",
     "TrainSummary",
     "checkpoint_report",
+    "clip_by_norm",
     "default_config",
     "evaluate",
     "forward_backward",

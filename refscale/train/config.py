@@ -9,11 +9,11 @@ from typing import Any
 
 from refscale.errors import ArgumentError, DataError
 from refscale.models import get_config, with_rules
-from refscale.optim import SCHEDULES, get_optimizer
+from refscale.optim import SCHEDULES, get_optimizer, read_decay
 from refscale.precision import get_precision
 from refscale.programs import is_place
-from refscale.rivals import get_scaling
-from refscale.scales import get_constraint, get_scheme
+from refscale.rivals import TensorScaling, get_scaling
+from refscale.scales import base_name, get_constraint, get_scheme
 from refscale.tasks import KINDS, Kind, Setup, get_kind, kind_of
 
 
@@ -32,6 +32,11 @@ class TrainConfig:
         optimizer: "sgd", "adam", "adamw" or "lamb", with hyperparameters as in "sgd:momentum=0.9"; see
             ``get_optimizer``.
         weight_decay: of the optimizer.
+        decay: λ by role or pattern of names in place of ``weight_decay``: ``embedding=0,bias=0.01``, see
+            ``optim.groups``.
+        accumulate: batches whose gradients are averaged for each step.
+        clip: the largest norm of all gradients together, to which they are scaled down; None: any.  It is that of the
+            true gradients, without loss scale and factors, see ``train.clip_by_norm``.
         schedule: "constant", "linear", "cosine", "exponential" or "halving".
         warmup: steps of warm-up; None takes a tenth of ``steps``.
         halve_every: steps in which the rate halves, for "exponential" and "halving".
@@ -58,6 +63,9 @@ class TrainConfig:
     lr: float | None = None
     optimizer: str = "adamw"
     weight_decay: float = 0.01
+    decay: str = ""
+    accumulate: int = 1
+    clip: float | None = None
     schedule: str = "linear"
     warmup: int | None = None
     halve_every: int = 1000
@@ -92,7 +100,7 @@ class TrainConfig:
             self._check_model()
         if self.task == "masked-lm" and self.evaluation_batches < 1:
             raise self._error("evaluation_batches", "at least 1")
-        if self.scheme not in self.kind.log2_lr:
+        if base_name(self.scheme) not in self.kind.log2_lr:
             raise self._error("scheme", f"for the task {self.task!r}, one of {', '.join(self.kind.log2_lr)}")
         if self.stride is not None and self.stride < 1:
             raise self._error("stride", "at least 1")
@@ -106,6 +114,11 @@ class TrainConfig:
             raise self._error("dropout", "0 ≤ dropout < 1")
         if not 0 <= self.weight_decay < math.inf:
             raise self._error("weight_decay", "at least 0")
+        read_decay(self.decay)
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise self._error("clip", "a positive number")
+        if self.accumulate > 1 and isinstance(get_scaling(self.scaling), TensorScaling):
+            raise self._error("accumulate", f"1, for {self.scaling} scales the tensors of one pass")
 
     def _check_model(self) -> None:
         """Raise ArgumentError unless the model fits the task, which it names if nothing else does."""
@@ -156,7 +169,7 @@ class TrainConfig:
     @property
     def peak_lr(self) -> float:
         """The peak learning rate, also where ``lr`` is None."""
-        return self.lr if self.lr is not None else 2.0 ** self.kind.log2_lr[self.scheme]
+        return self.lr if self.lr is not None else 2.0 ** self.kind.log2_lr[base_name(self.scheme)]
 
     @property
     def warmup_steps(self) -> int:
@@ -167,8 +180,8 @@ class TrainConfig:
     def from_mapping(cls, content: Mapping[str, Any], call: str) -> TrainConfig:
         """From what ``asdict`` made.  Raises DataError, naming ``call``, if fields are missing or unknown."""
         names = {f.name for f in fields(cls)}
-        if not isinstance(content, Mapping) or content.keys() != names:
-            wrong = sorted(names ^ set(content)) if isinstance(content, Mapping) else [repr(content)]
+        if not isinstance(content, Mapping) or not names - ADDED <= content.keys() <= names:
+            wrong = sorted((names ^ set(content)) - ADDED) if isinstance(content, Mapping) else [repr(content)]
             raise DataError(f"{call}: not a TrainConfig; missing or unknown: {', '.join(map(str, wrong))}")
         return cls(**content)
 
@@ -188,9 +201,13 @@ def default_config(model: str) -> TrainConfig:
 OF_A_TEXT = ("batch", "seq", "dropout", "constraint", "stride", "evaluation_batches")
 """Fields of a run that a program defines itself."""
 
+ADDED = {"decay", "accumulate", "clip"}
+"""Fields that runs of version 0.1 do not have; theirs are the defaults."""
+
 _LEAST: dict[str, int] = {
     "steps": 1,
     "batch": 1,
+    "accumulate": 1,
     "seq": 8,
     "halve_every": 1,
     "seed": 0,

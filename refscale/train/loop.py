@@ -4,7 +4,8 @@ A run's directory holds
 
 ======================  ==============================================================================================
 ``config.json``         the ``TrainConfig``, and the digest of what was read
-``metrics.jsonl``       a line for every step: losses, learning rate, what the scaling technique took; ``validation``
+``metrics.jsonl``       a line for every step: losses, learning rate, what the scaling technique took, the norm of the
+                        gradients if they are clipped; ``validation``
 ``scales.jsonl``        a line every ``scales_every`` steps: the scale of every tensor, and what casts lost
 ``checkpoint-*.npz``    the last two checkpoints
 ``summary.json``        what the run came to, written at its end
@@ -269,6 +270,7 @@ def _metrics(step: int, result: StepResult, validation: Scores | None) -> dict[s
         "lr": result.lr,
         "loss_scale": result.loss_scale,
         "scaling": asdict(result.outcome),
+        **({} if result.norm is None else {"norm": result.norm}),
     }
     return line | {"validation": validation} if validation else line
 

@@ -9,14 +9,16 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from refscale.errors import CheckpointError
+from refscale.engine import Tape
+from refscale.engine.factors import settle
+from refscale.errors import ArgumentError, CheckpointError
 from refscale.layers import Specs
-from refscale.optim import Group, Optimizer, Rate, Schedule, get_optimizer, get_schedule, groups
+from refscale.optim import Group, Optimizer, Rate, Schedule, at_regular_rates, get_optimizer, get_schedule, groups
 from refscale.precision import Precision, get_precision
-from refscale.programs import Program, digest, load_program, next_batch
+from refscale.programs import Program, checked_loss, digest, leaves, load_program, next_batch
 from refscale.rivals import Scaling, get_scaling
-from refscale.scales import Scheme, get_scheme
-from refscale.tasks import Data, get_task
+from refscale.scales import Scheme, Unit, get_scheme
+from refscale.tasks import Data, SpanExtraction, get_task
 from refscale.train.checkpoint import Checkpoint
 from refscale.train.config import TrainConfig
 from refscale.train.state import TrainState
@@ -78,20 +80,36 @@ class Run:
 
     @cached_property
     def groups(self) -> dict[str, Group]:
-        """Learning-rate scale and decay of every parameter."""
-        return groups(self.specs, self.scheme)
+        """Learning-rate scale and decay of every parameter.
+
+        Raises:
+            ArgumentError: the scheme has the rates of a regular model, and the model is not adapted from one.
+        """
+        found = groups(self.specs, self.scheme, self.config.decay)
+        if not isinstance(self.scheme, Unit) or self.scheme.rates == "unit":
+            return found
+        if not isinstance(self.task, SpanExtraction) or self.task.adapted is None:
+            raise ArgumentError(f"train(scheme={self.scheme.name!r}): expected a model adapted from a regular one")
+        factors = self._gradient_factors() if self.optimizer.name == "sgd" else {}
+        return at_regular_rates(found, self.task.adapted.divisors, self.optimizer.name, factors)
+
+    def _gradient_factors(self) -> dict[str, float]:
+        """c of the gradient of every parameter, in the first batch."""
+        p = leaves(Tape(self.scheme), self.task, self.task.initial_parameters(self.scheme, self.rng("weights")))
+        found = settle(checked_loss(self.task, p, next(self.batches(0))).total)
+        return {name: found.get(t.variable, 1.0) for name, t in p.items()}
 
     def rate(self, step: int) -> Rate:
         """Learning rate of a step, from 0."""
         return Rate(self.config.peak_lr, self.schedule(step))
 
-    def rng(self, purpose: Purpose, step: int = 0) -> np.random.Generator:
-        """The randomness of one purpose in one step.
+    def rng(self, purpose: Purpose, step: int = 0, part: int = 0) -> np.random.Generator:
+        """The randomness of one purpose in one step, for each of its accumulated batches.
 
         It is a function of seed, purpose and step, so that nothing random need be stored to continue a run, and two
         runs that differ in precision or scheme see the same text.
         """
-        return np.random.default_rng([self.config.seed, _STREAMS[purpose], step])
+        return np.random.default_rng([self.config.seed, _STREAMS[purpose], step, *([part] if part else [])])
 
     def initial_state(self) -> TrainState:
         """The state before the first step."""
@@ -122,14 +140,18 @@ class Run:
             raise CheckpointError(f"{call}: a checkpoint of another run: {'; '.join(differences[:3])}")
 
     def batches(self, start: int) -> Iterator[Any]:
-        """Training batches of the steps from ``start``, the same ones as in a run that was never interrupted."""
+        """Training batches of the steps from ``start``, the same ones as in a run that was never interrupted.
+
+        Of several that are accumulated, a tuple.
+        """
         rng = np.random.default_rng()
         drawn = self.task.batches(rng)
         for step in range(start if self.task.memoryless else 0, self.config.steps):
             rng.bit_generator.state = self.rng("text", step).bit_generator.state
-            batch = next_batch(self.task, drawn, step)
+            count = self.config.accumulate
+            found = tuple(next_batch(self.task, drawn, step * count + part) for part in range(count))
             if step >= start:
-                yield batch
+                yield found if count > 1 else found[0]
 
     @cached_property
     def validation(self) -> Sequence[Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from refscale.engine import Array, CastRecord, Probe, Tape, Variable, backward
 from refscale.errors import DivergedError
 from refscale.programs import Loss, Scores, checked_loss, leaves
 from refscale.rivals import OperandScales, Outcome, all_finite
+from refscale.scales import close
 from refscale.stats.measurement import TensorStats
 from refscale.stats.report import CastSummary
 from refscale.stats.trace import TensorProbe, summarize_casts
@@ -29,6 +31,7 @@ class StepResult:
         loss, parts: the objective and what it is the sum of, in nats, before the update.
         lr: the learning rate, before parameters' own scales.
         loss_scale: what the gradient was seeded with.
+        norm: of the true gradients, before they are clipped; None if the run does not clip.
         outcome: what the scaling technique took; see ``rivals.Outcome``.
         tensors: every tensor in figures, if asked for.
         casts: what rounding lost, if asked for.
@@ -39,18 +42,19 @@ class StepResult:
     lr: float
     loss_scale: float
     outcome: Outcome
+    norm: float | None = None
     tensors: tuple[TensorStats, ...] = ()
     casts: tuple[CastSummary, ...] = ()
 
 
 def training_step(run: Run, state: TrainState, batch: Any, *, trace: bool = False) -> tuple[TrainState, StepResult]:
-    """Forward, backward, unscale, update.
+    """Forward, backward, unscale, clip, update.
 
     Args:
         run: what stays the same.
         state: before the step.
-        batch: of this step, from ``run.batches``.
-        trace: also measure every tensor, and count what casts lose.
+        batch: of this step, from ``run.batches``; of several that are accumulated, a tuple.
+        trace: also measure every tensor, and count what casts lose; of accumulated batches, in the first.
 
     Returns:
         The state after the step, and what it came to.  A step that the scaling technique skips leaves parameters and
@@ -61,32 +65,89 @@ def training_step(run: Run, state: TrainState, batch: Any, *, trace: bool = Fals
             names the step and the first tensor that left its format's range.  Or the update overflows.
     """
     tracer = TensorProbe(run.specs) if trace else None
-    result = forward_backward(run, state, batch, probe=tracer, count_casts=trace)
-    scaling, gradients, outcome = run.scaling.finish(state.scaling, result.gradients, result.scales)
-    outcome = _with_blocks(outcome, result.tape.casts)
+    batches = batch if run.config.accumulate > 1 else (batch,)
+    result = forward_backward(run, state, batches[0], probe=tracer, count_casts=trace)
+    casts, losses, parts = list(result.tape.casts), [result.loss], [_parts(result)]
+    gradients = result.gradients
+    for part, more in enumerate(batches[1:], 1):
+        other = forward_backward(run, state, more, part=part)
+        casts += other.tape.casts
+        losses.append(other.loss)
+        parts.append(_parts(other))
+        gradients = add_gradients(gradients, result.factors, other)
+    if len(batches) > 1:
+        gradients = {name: g / g.dtype.type(len(batches)) for name, g in gradients.items()}
+    loss = float(np.mean(losses))
+    scaling, gradients, outcome = run.scaling.finish(state.scaling, gradients, result.scales)
+    outcome = _with_blocks(outcome, casts)
     rate = run.rate(state.step)
-    if not np.isfinite(result.loss) or not (outcome.skipped or all_finite(gradients.values())):
-        what = "a gradient" if np.isfinite(result.loss) else "the loss"
+    if not np.isfinite(loss) or not (outcome.skipped or all_finite(gradients.values())):
+        what = "a gradient" if np.isfinite(loss) else "the loss"
         raise DivergedError(
-            f"train: diverged at step {state.step + 1}: {what} is not finite; {_first(run, state, batch)}"
+            f"train: diverged at step {state.step + 1}: {what} is not finite; {_first(run, state, batches)}"
         )
     after = TrainState(state.step + 1, state.parameters, state.optimizer, scaling)
+    norm = None
+    if run.config.clip is not None and not outcome.skipped:
+        gradients, norm = clip_by_norm(gradients, result.factors, run.config.clip)
     if not outcome.skipped:
         try:
             parameters, optimizer = run.optimizer.update(gradients, state.optimizer, state.parameters, rate, run.groups)
         except DivergedError as error:
             raise DivergedError(f"train: diverged at step {after.step}: {error}") from error
-        parameters = run.precision.store_weights(parameters, run.rng("update", after.step))
+        rng = run.rng("update", after.step)
+        parameters = run.precision.store_weights(parameters, rng)
+        optimizer = run.precision.store_moments(optimizer, rng)
         after = replace(after, parameters=parameters, optimizer=optimizer)
     return after, StepResult(
-        loss=result.loss,
-        parts={name: float(part.value) for name, part in result.losses.parts.items()},
+        loss=loss,
+        parts={name: float(np.mean([part[name] for part in parts])) for name in parts[0]},
         lr=rate.peak * rate.multiplier,
         loss_scale=run.scaling.loss_scale(state.scaling),
         outcome=outcome,
+        norm=norm,
         tensors=tracer.tensors(result.losses.total, run.scheme) if tracer else (),
         casts=summarize_casts(result.tape.casts) if tracer else (),
     )
+
+
+def _parts(result: Pass) -> dict[str, float]:
+    return {name: float(part.value) for name, part in result.losses.parts.items()}
+
+
+def add_gradients(gradients: Mapping[str, Array], factors: Mapping[str, float], other: Pass) -> dict[str, Array]:
+    """Gradients and those of another pass, whose factors differ where its batch has another size."""
+    found = {}
+    for name, g in gradients.items():
+        more, ratio = other.gradients[name], factors[name] / other.factors[name]
+        found[name] = g + (more if close(ratio, 1) else more * g.dtype.type(ratio))
+    return found
+
+
+def clip_by_norm(
+    gradients: Mapping[str, Array], factors: Mapping[str, float], largest: float
+) -> tuple[dict[str, Array], float]:
+    """Scale gradients down to a norm that all of them together have at most: min(1, largest/norm)·g.
+
+    norm = √(Σ (g/c)²) over all elements of all gradients, in float64: that of the true gradients, which does not depend
+    on a scheme's factors.  Computed gradients of unit scale have a norm of about the root of the number of parameters,
+    whatever the true ones are; to clip these would clip at every step, or never.
+
+    Args:
+        gradients: by name, without loss scale.
+        factors: the constant c of each, by which it differs from the true one, see ``graph.gradient_factors``.
+        largest: the norm, positive.
+
+    Returns:
+        The gradients, each times the same number, and the norm before.
+
+    Source: Pascanu et al. 2013 (arXiv 1211.5063), Algorithm 1.
+    """
+    squares = (float(np.sum(np.square(g, dtype=np.float64))) / factors[name] ** 2 for name, g in gradients.items())
+    norm = math.sqrt(math.fsum(squares))
+    if norm <= largest:
+        return dict(gradients), norm
+    return {name: g * g.dtype.type(largest / norm) for name, g in gradients.items()}, norm
 
 
 def _with_blocks(outcome: Outcome, casts: Sequence[CastRecord]) -> Outcome:
@@ -113,11 +174,15 @@ def _with_blocks(outcome: Outcome, casts: Sequence[CastRecord]) -> Outcome:
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward and a backward pass: tape, losses, parameters' gradients, times the loss scale; scales of operands."""
+    """A forward and a backward pass: tape, losses, parameters' gradients, times the loss scale; scales of operands.
+
+    ``factors`` has the constant c of each gradient, see ``graph.gradient_factors``.
+    """
 
     tape: Tape
     losses: Loss
     gradients: dict[str, NDArray[Any]]
+    factors: dict[str, float]
     scales: OperandScales | None = None
 
     @property
@@ -127,7 +192,7 @@ class Pass:
 
 
 def forward_backward(
-    run: Run, state: TrainState, batch: Any, *, probe: Probe | None = None, count_casts: bool = False
+    run: Run, state: TrainState, batch: Any, *, probe: Probe | None = None, count_casts: bool = False, part: int = 0
 ) -> Pass:
     """One forward and backward pass from a state.  What overflows is for the caller to find.
 
@@ -136,25 +201,27 @@ def forward_backward(
         state: parameters, and the state of the scaling technique.
         batch: from ``run.batches`` or ``run.validation``.
         probe, count_casts: see ``engine.Tape``.
+        part: number of the batch among those that are accumulated.
     """
     scales = run.scaling.operand_scales(state.scaling)
     tape = Tape(
         run.scheme,
         run.precision,
         probe=probe,
-        rng=run.rng("rounding", state.step),
+        rng=run.rng("rounding", state.step, part),
         count_casts=count_casts,
         operand_scales=scales,
     )
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         p = leaves(tape, run.task, state.parameters)
-        losses = checked_loss(run.task, p, batch, run.rng("dropout", state.step))
+        losses = checked_loss(run.task, p, batch, run.rng("dropout", state.step, part))
         backward(losses.total, run.scaling.loss_scale(state.scaling))
     gradients = {name: t.grad for name, t in p.items() if t.grad is not None}
-    return Pass(tape, losses, gradients, scales)
+    factors = {name: p[name].variable.factor or 1.0 for name in gradients}
+    return Pass(tape, losses, gradients, factors, scales)
 
 
-def _first(run: Run, state: TrainState, batch: Any) -> str:
+def _first(run: Run, state: TrainState, batches: Sequence[Any]) -> str:
     """The first tensor of the step that is not finite, found by running the step again."""
     found: list[str] = []
 
@@ -164,7 +231,10 @@ def _first(run: Run, state: TrainState, batch: Any) -> str:
             what = "gradient of " if direction == "backward" else ""
             found.append(f"{what}{variable.name} ({wrong} of {array.size} elements are not finite)")
 
-    tape = forward_backward(run, state, batch, probe=probe).tape
+    for part, batch in enumerate(batches):
+        tape = forward_backward(run, state, batch, probe=probe, part=part).tape
+        if found:
+            break
     store = run.precision.store
     limit = f"{store.format.name}, whose largest value is {store.format.max:g}" if store else str(tape.dtype)
     if not found:

@@ -186,6 +186,16 @@ def test_what_passes_over_a_tape_by_hand():
     ]
 
 
+def test_operands_are_measured_with_their_factor():
+    """Times 2, 0.2 is ½ in E2M1 and 4 is 6: σ and amax are those of x, errors those of ½ and 3/4 of the cast."""
+    watch = Watch({}, get_precision("operand=e2m1fn,operand_factor=2"))
+    tape = Tape(regular, probe=watch)
+    apply(ops.Matmul(), tape.tensor([[0.2, 4.0]], "x"), tape.tensor(np.eye(2), "w"))
+    x = watch.operands[0]
+    assert (x.flushed, x.clipped, x.amax) == (0, 0.5, 4)
+    assert x.snr == pytest.approx(10 * math.log10((0.2**2 + 4**2) / (0.05**2 + 1)), rel=1e-6)
+
+
 def test_the_gradient_of_a_loss_is_no_gradient_to_bring_into_range():
     """It is the loss scale itself: of a mean of eight, the largest is an eighth of it."""
     watch = Watch({}, None)

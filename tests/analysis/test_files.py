@@ -93,3 +93,13 @@ def test_losses_that_are_none(unit):
     content["reports"][0]["losses"] = []
     with pytest.raises(DataError, match="AttributeError 'list' object has no attribute 'items', expected what to_json"):
         from_json(json.dumps(content))
+
+
+def test_causes_and_files_written_before_there_were_any(regular):
+    content = json.loads(to_json([regular]))
+    first = content["reports"][0]["causes"][0]
+    assert first.keys() == {"tensor", "kind", "cause", "log2", "calls", "at", "remedy"}
+    assert first["remedy"]
+    del content["reports"][0]["causes"]
+    (back,) = from_json(json.dumps(content))
+    assert back == replace(regular, causes=())

@@ -27,7 +27,7 @@ def test_every_op_at_any_size(shape):
         assert {row.statistic for row in rows if row.op == name} == statistics[op.__name__]
     lines = table.render(rows).splitlines()
     assert sum(not line.startswith(" ") for line in lines) == len(rows) + 1
-    assert max(map(len, lines)) <= 108  # frozen_batch_norm: five β
+    assert max(map(len, lines)) <= 100
 
 
 def test_the_defaults():
@@ -77,6 +77,9 @@ def test_text():
             "mse_loss           1       22.6274, 22.6274 -",
             "    (16,4) (16,4): closed form",
         ]
+    )
+    assert table.render([row_of("weighted_add", b=2, m=3)]).splitlines()[2] == (
+        "    weights=(0.75, 0.5); (2,3) (2,3): Table A.2 (weighted add)"
     )
     assert table.render([row_of("embedding")]).splitlines()[1].split()[:2] == ["embedding", "1"]
     assert "0.707107, -" in table.render([row_of("embedding")])

@@ -8,7 +8,8 @@ from refscale.analysis import render
 from refscale.analysis.report.histogram import HEIGHT, MARGIN, WIDTH, histograms, shares
 from refscale.analysis.report.text import percent, summary_lines, table
 from refscale.analysis.tables.formats import format_table
-from refscale.stats import KINDS, CastSummary
+from refscale.stats import KINDS, CastSummary, Cause
+from refscale.stats.report import is_outside
 from tests.analysis.builders import report, spread, tensor
 
 
@@ -223,3 +224,29 @@ def test_format_table():
     assert rows["float16"][-3:] == ["0x7c00", "0x7e00", "65536"]
     assert rows["float8_e8m0fnu"][6:] == ["2^-127", "-", "-", "0xff", "256"]
     assert max(map(len, lines)) <= 100
+
+
+class TestCauses:
+    def test_lines_by_cause_those_of_most_tensors_first(self):
+        causes = [
+            Cause("a.weight", "weight gradient", "alike rows", 2.3, 1, "a: matmul #3", "rows=alike"),
+            Cause("h", "activation", "constraint", -2.5, 2, "b: matmul #7", "fork"),
+            Cause("b.weight", "weight gradient", "alike rows", 3.04, 1, "b: matmul #7", "rows=alike"),
+            Cause("y", "activation", "not predicted", 0.0, 0, "", ""),
+        ]
+        lines = summary_lines(report([tensor(spread(1.0))], causes=tuple(causes)))
+        text = " ".join(" ".join(lines).split())
+        rows = "outside because of alike rows: 2 tensors; most for the weight gradient b.weight, × 2^3.0 of 1 call, at "
+        tied = "outside because of constraint: 1 tensor; most for the activation h, × 2^-2.5 of 2 calls, at "
+        assert f"{rows}b: matmul #7; remedy: rows=alike" in text
+        assert f"{tied}b: matmul #7; remedy: fork" in text
+        assert text.index("alike rows:") < text.index("constraint:")
+        assert text.endswith("outside because of not predicted: 1 tensor; activation y")
+        assert max(map(len, lines)) <= 100
+
+    def test_each_tensor_outside_has_one(self, regular, unit):
+        for r in (regular, unit):
+            outside = [(t.name, t.kind) for t in r.tensors if t.is_judged and is_outside(t)]
+            assert [(c.tensor, c.kind) for c in r.causes] == outside
+        assert {c.cause for c in regular.causes} <= {"no factor", "initial scale", "data", "cancellation"}
+        assert "no factor" not in {c.cause for c in unit.causes}

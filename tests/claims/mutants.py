@@ -212,7 +212,16 @@ def _sites(module: ModuleType) -> Iterator[tuple[str, range]]:
 
 
 ABSORBED = (
-    "conv1d: op",
+    "_convolution: op",
+    "max_pool: op",
+    "avg_pool: op",
+    "pad: ops.Pad",
+    "interpolate: ops.NearestResize",
+    "where: ops.Where",
+    "glu: op",
+    "maximum: ops.Maximum",
+    "minimum: ops.Minimum",
+    "log_softmax: ops.MaskedLogSoftmax",
     "log_softmax: ops.LogSoftmax",
     "layer_norm: ops.LayerNorm",
     "rms_norm: ops.RmsNorm",

@@ -341,10 +341,16 @@ BORDERS = {
     "engine.run.apply": lambda x: apply(ops.Add(), Tape().tensor(ONE), x),
     "engine.run.backward": lambda x: backward(apply(ops.Scaled(), Tape().tensor(ONE)), x),
     "graph.plan": lambda x: plan(lambda t: t, x),
-    "functional.cross_entropy": lambda x: F.cross_entropy(Tape().tensor(ONE), x),
-    "functional.matmul": lambda x: F.matmul(Tape().tensor(ONE), x),
-    "functional.mse_loss": lambda x: F.mse_loss(Tape().tensor(ONE), x),
-    "functional.mean_pooled": lambda x: F.mean_pooled(Tape().tensor(ONE[None]), x),
+    "functional.losses.cross_entropy": lambda x: F.cross_entropy(Tape().tensor(ONE), x),
+    "functional.products.matmul": lambda x: F.matmul(Tape().tensor(ONE), x),
+    "functional.losses.mse_loss": lambda x: F.mse_loss(Tape().tensor(ONE), x),
+    "functional.multihead.attention": lambda x: F.attention(
+        *[Tape().tensor(np.ones((1, 2, 2)))] * 3, heads=1, attn_mask=x
+    ),
+    "functional.multihead.scaled_dot_product_attention": lambda x: F.scaled_dot_product_attention(
+        *[Tape().tensor(ONE)] * 3, x
+    ),
+    "functional.pooling.mean_pooled": lambda x: F.mean_pooled(Tape().tensor(ONE[None]), x),
     "layers.on_tape": lambda x: on_tape(Tape(), {"x": x}, {"x": Spec("weight", (2, 2))}),
     "data.Vocabulary.decode": lambda x: data.Vocabulary.from_text("a b", 7).decode(x),
     "data.Characters.decode": lambda x: data.Characters.from_text("ab", 3).decode(x),

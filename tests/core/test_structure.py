@@ -33,6 +33,7 @@ ORDER = [
     "precision",
     "engine",
     "ops",
+    "prediction",
     "graph",
     "functional",
     "layers",

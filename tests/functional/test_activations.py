@@ -118,6 +118,17 @@ class TestProducts:
         backward(y)
         assert (y.value.tolist(), w.grad.tolist()) == ([[11]], [[1], [2]])
 
+    def test_glu(self):
+        tape = Tape("unit")
+        for activation, op in (
+            ("silu", ops.SiluGlu()),
+            ("gelu", ops.Glu("gelu")),
+            (ops.Swish(2.0), ops.Glu(ops.Swish(2.0))),
+        ):
+            y = F.glu(tape.tensor([2.0]), tape.tensor([0.5]), activation)
+            assert y.variable.node.op == op
+            assert y.variable.node.scales.beta == (y.variable.node.scales.alpha,) * 2
+
     def test_silu_glu(self):
         tape = Tape("unit")
         y = F.silu_glu(tape.tensor([2.0]), tape.tensor([0.0]))

@@ -211,7 +211,8 @@ def test_errors():
     assert str(error.value) == ("attention_scores: q (2, 2, 3, 3) and k (2, 2, 4, 2), expected (…, s, d) and (…, t, d)")
     with pytest.raises(ArgumentError) as argument:
         F.attention(q, k, v, heads=2, scores="d")
-    assert str(argument.value) == "AttentionScores(rule='d'): expected one of ('1/sqrt(d)', '1/d')"
+    expected = "expected one of ('1/sqrt(d)', '1/d'), or a positive number"
+    assert str(argument.value) == f"AttentionScores(rule='d'): {expected}"
 
 
 # Wrong transcriptions, which the comparison must reject.

@@ -428,7 +428,7 @@ class TestConfigurations:
             ("charlm-conv:norm=last", "LanguageConfig(norm='last'): expected one of post, pre, branch, none"),
             (
                 "charlm-conv:tau=mean",
-                "get_residual('mean'): expected one of default, running-mean, none, fixed(NUMBER)",
+                "get_residual('mean'): expected one of default, running-mean, mean-of-branches, none, fixed(NUMBER)",
             ),
             ("charlm-conv:tau=fixed(2)", "fixed(tau=2.0): expected 0 < tau < 1"),
             ("charlm-conv:multiple=0.001", "LanguageConfig(multiple=0.001)"),

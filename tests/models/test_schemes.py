@@ -114,13 +114,16 @@ class TestResiduals:
             equal_parts(layer, depth)
 
 
+FIVE = ("regular", "unit", "unit-rms", "u-mup", "munit")
+
+
 def test_questions():
     assert [s.attention_scores for s in (regular, unit, u_mup, munit)] == ["1/sqrt(d)"] * 2 + ["1/d", "1/sqrt(d)"]
     assert [s.readout for s in (regular, unit, u_mup, munit)] == ["1/sqrt(m)"] * 2 + ["1/m"] * 2
     assert [s.initial_std(0.02) for s in (regular, unit, u_mup, munit)] == [0.02, 1, 1, 1]
     for norm in ("post", "pre", "branch"):
         assert [s.norm_placement(norm) for s in (regular, unit, u_mup, munit)] == [norm] * 3 + ["branch"]
-    assert {s.name for s in SCHEMES.values()} == set(SCHEMES) == {"regular", "unit", "unit-rms", "u-mup", "munit"}
+    assert {s.name for s in SCHEMES.values()} == set(SCHEMES) == {*FIVE, "authors"}
 
 
 def test_the_model_does_not_know_the_schemes():

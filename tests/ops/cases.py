@@ -85,6 +85,7 @@ MORE = {
     ops.Multiply: [case(ops.Multiply(), (3, 4), (3, 4)), case(ops.Multiply(), (2, 3, 4), (4,))],
     ops.Maximum: [case(ops.Maximum(), (3, 4), (3, 4)), case(ops.Maximum(), (2, 3, 4), (3, 1))],
     ops.Minimum: [case(ops.Minimum(), (3, 4), (3, 4)), case(ops.Minimum(), (4,), (2, 3, 4))],
+    ops.Glu: [case(ops.Glu(f), (3, 4), (3, 4)) for f in ("sigmoid", "gelu", ops.Swish(1.5))],
     ops.Rotary: [case(ops.Rotary(), (2, 3, 4), (3, 2), (3, 2))],
     ops.RelativeShift: [case(ops.RelativeShift(), (2, 4, 4)), case(ops.RelativeShift(), (1, 1))],
     ops.Scaled: [case(ops.Scaled(0.5, 3.0), (3, 4))],
@@ -113,22 +114,45 @@ MORE = {
         case(ops.Conv2d(), (2, 4, 5, 3), (3, 2, 3, 2)),
         case(ops.Conv2d((2, 1), ((1, 0), 2), (1, 2), 2), (2, 5, 4, 4), (2, 3, 2, 6)),
     ],
+    ops.Conv3d: [
+        case(ops.Conv3d(), (2, 2, 3, 2, 2), (2, 1, 2, 2, 3)),
+        case(ops.Conv3d((2, 1, 1), ((1, 0), 2, 0), (1, 2, 1), 2), (1, 3, 2, 2, 4), (2, 2, 1, 2, 2)),
+    ],
+    ops.ConvTranspose: [
+        case(ops.ConvTranspose(), (2, 4, 3), (3, 3, 4)),
+        case(ops.ConvTranspose(2, 1, 1, 1, 2), (2, 4, 6), (4, 3, 4)),
+        case(ops.ConvTranspose((2, 1), ((1, 0), 1), (1, 2)), (2, 3, 4, 2), (2, 3, 2, 5)),
+    ],
     ops.MaxPool: [
         case(ops.MaxPool((2,)), (2, 6, 3)),
         case(ops.MaxPool((3,), (2,), ((1, 2),)), (2, 6, 3)),
         case(ops.MaxPool((2, 3), (1, 2), (1, 1)), (2, 4, 5, 2)),
+        case(ops.MaxPool((2, 2), (1, 2), (1, 0), (2, 1)), (2, 4, 5, 2)),
+        case(ops.MaxPool(2, 1), (1, 2, 3, 2, 2)),
     ],
     ops.AvgPool: [
         case(ops.AvgPool((2,)), (2, 6, 3)),
         case(ops.AvgPool((3,), (2,), ((1, 2),)), (2, 6, 3)),
         case(ops.AvgPool((2, 3), (1, 2), (1, 1)), (2, 4, 5, 2)),
+        case(ops.AvgPool((2, 3), (1, 2), (1, 1), count_include_pad=False), (2, 4, 5, 2)),
+        case(ops.AvgPool((2,), (1,), (1,), 3, False), (2, 6, 2)),
     ],
+    ops.Pad: [
+        case(ops.Pad(((0, 1), (2, 0)), value=0.5), (2, 3)),
+        case(ops.Pad(((0, 0), (2, 1), (0, 2)), "reflect"), (2, 3, 3)),
+        case(ops.Pad(((3, 0), (0, 0), (1, 2)), "replicate"), (2, 3, 2)),
+    ],
+    ops.NearestResize: [case(ops.NearestResize(2), (2, 3, 2)), case(ops.NearestResize((3, 1)), (2, 2, 3, 2))],
     ops.Expand: [case(ops.Expand((2, 3, 4)), (3, 1)), case(ops.Expand((2, 3)), (2, 3))],
     ops.Where: [case(ops.Where(), Input((3, 1), "mask"), (2, 3, 4), (4,))],
     ops.LeakyRelu: [case(ops.LeakyRelu(), (3, 4)), case(ops.LeakyRelu(0.3), (3, 4))],
     ops.MaskedSoftmax: [
         case(ops.MaskedSoftmax(), (2, 3, 4, 5), Input((2, 1, 1, 5), "mask")),
         case(ops.MaskedSoftmax(causal=True), (2, 3, 5), Input((2, 3, 5), "mask")),
+    ],
+    ops.MaskedLogSoftmax: [
+        case(ops.MaskedLogSoftmax(), (2, 3, 4, 5), Input((2, 1, 1, 5), "mask")),
+        case(ops.MaskedLogSoftmax(causal=True), (2, 3, 5), Input((2, 3, 5), "mask")),
     ],
     ops.LayerNorm: [case(ops.LayerNorm(), (2, 3, 5), (5,), (5,)), case(ops.LayerNorm(0.5), (3, 4), (4,), (4,))],
     ops.RmsNorm: [case(ops.RmsNorm(), (2, 3, 5), (5,))],
@@ -137,8 +161,16 @@ MORE = {
         case(ops.GroupNorm(2), (2, 3, 4), (4,), (4,)),
         case(ops.GroupNorm(3, 0.5), (2, 2, 3, 3), (3,), (3,)),
     ],
-    ops.Sum: [case(ops.Sum(), (3, 4)), case(ops.Sum((-1, 0)), (2, 3, 4))],
-    ops.Mean: [case(ops.Mean(), (3, 4)), case(ops.Mean((1,)), (2, 3, 4))],
+    ops.Sum: [
+        case(ops.Sum(), (3, 4)),
+        case(ops.Sum((1,), keepdims=True), (2, 3, 4)),
+        case(ops.Sum((-1, 0)), (2, 3, 4)),
+    ],
+    ops.Mean: [
+        case(ops.Mean(), (3, 4)),
+        case(ops.Mean((0, -1), keepdims=True), (2, 3, 4)),
+        case(ops.Mean((1,)), (2, 3, 4)),
+    ],
     ops.Reshape: [case(ops.Reshape((2, -1)), (3, 4))],
     ops.Transpose: [case(ops.Transpose((1, 2, 0)), (2, 3, 4))],
     ops.Slice: [case(ops.Slice(-1, 1, 3), (2, 5)), case(ops.Slice(0, 0, 1), (2, 5))],
@@ -149,6 +181,21 @@ MORE = {
         cross_entropy((4,), 5),
         cross_entropy((2, 3), 4, "sum", 2),
         cross_entropy((2, 3), 4, "mean", 2),
+        cross_entropy((2, 3), 4, "none", 2),
+    ],
+    ops.SoftTargetCrossEntropy: [
+        case(ops.SoftTargetCrossEntropy(), (2, 3, 4), Input((2, 3, 4), "positive")),
+        case(ops.SoftTargetCrossEntropy("mean", 3.5, 2, 0.5), (3, 4), Input((3, 4), "positive")),
+        case(ops.SoftTargetCrossEntropy("none"), (3, 4), Input((3, 4), "positive")),
+    ],
+    ops.BinaryCrossEntropy: [
+        case(ops.BinaryCrossEntropy(reduction, 1.5), (3, 4), *[Input((3, 4), "positive")] * 2)
+        for reduction in ("mean", "sum", "none")
+    ],
+    ops.HuberLoss: [case(ops.HuberLoss(0.75, reduction), (3, 4), (3, 4)) for reduction in ("mean", "sum", "none")],
+    ops.SmoothL1Loss: [
+        case(ops.SmoothL1Loss(beta, reduction), (3, 4), (3, 4))
+        for beta, reduction in ((0.75, "mean"), (0.25, "sum"), (0.0, "none"))
     ],
     ops.LossSum: [case(ops.LossSum(), (), (), ())],
 }
@@ -198,16 +245,20 @@ def _dropout(draw):
     return case(ops.Dropout(draw(st.floats(0.125, 0.875))), shape, Input(shape, "mask"))
 
 
+_KEYS = st.none() | st.integers(1, 6)
+
+
 @st.composite
 def _scores(draw):
     lead, (s, t, d) = draw(shapes(max_dims=2)), draw(st.tuples(*[st.integers(1, 5)] * 3))
-    return case(ops.AttentionScores(draw(st.sampled_from(["1/sqrt(d)", "1/d"]))), (*lead, s, d), (*lead, t, d))
+    rule = draw(st.sampled_from(["1/sqrt(d)", "1/d", 0.75]))
+    return case(ops.AttentionScores(rule, draw(_KEYS)), (*lead, s, d), (*lead, t, d))
 
 
 @st.composite
 def _mix(draw):
     lead, (s, t, d) = draw(shapes(max_dims=2)), draw(st.tuples(*[st.integers(1, 5)] * 3))
-    op = ops.AttentionMix(draw(st.sampled_from(["correlated", "independent", "causal"])))
+    op = ops.AttentionMix(draw(st.sampled_from(["correlated", "independent", "causal"])), draw(_KEYS))
     return case(op, (*lead, s, t), (*lead, t, d))
 
 
@@ -229,12 +280,41 @@ def _convolution(draw, axes):
     padded = [2 * p if isinstance(p, int) else sum(p) for p in padding]
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     space = tuple(max(1, span - p) + more for span, p, more in zip(spans, padded, counts(0, 3), strict=True))
-    op = (
-        ops.Conv1d(stride[0], padding[0], dilation[0], groups)
-        if axes == 1
-        else ops.Conv2d(stride, padding, dilation, groups)
-    )
+    attributes = (stride[0], padding[0], dilation[0]) if axes == 1 else (stride, padding, dilation)
+    op = {1: ops.Conv1d, 2: ops.Conv2d, 3: ops.Conv3d}[axes](*attributes, groups)
     return case(op, (batch, *space, groups * c_in), (*kernel, c_in, groups * c_out))
+
+
+@st.composite
+def _conv_transpose(draw):
+    axes = draw(st.integers(1, 2))
+
+    def counts(low, high):
+        return draw(st.tuples(*[st.integers(low, high)] * axes))
+
+    kernel, stride, dilation, space = counts(1, 3), counts(1, 3), counts(1, 2), counts(1, 3)
+    full = [(n - 1) * s + (k - 1) * d for n, s, k, d in zip(space, stride, kernel, dilation, strict=True)]
+    padding = tuple(draw(st.integers(0, n // 2)) for n in full)
+    more = tuple(draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True))
+    groups, c_in, c_out, batch = draw(st.tuples(*[st.integers(1, 2)] * 4))
+    op = ops.ConvTranspose(stride, padding, dilation, more, groups)
+    return case(op, (batch, *space, groups * c_in), (*kernel, c_in, groups * c_out))
+
+
+@st.composite
+def _pad(draw):
+    shape = draw(shapes(min_dims=1, max_dims=3))
+    mode = draw(st.sampled_from(["constant", "reflect", "replicate"]))
+    widths = [st.integers(0, n - 1 if mode == "reflect" else 3) for n in shape]
+    pairs = tuple((draw(w), draw(w)) for w in widths)
+    return case(ops.Pad(pairs, mode, draw(st.floats(-2, 2)) if mode == "constant" else 0.0), shape)
+
+
+@st.composite
+def _resize(draw):
+    axes = draw(st.integers(1, 3))
+    factor = draw(st.integers(1, 3) | st.tuples(*[st.integers(1, 3)] * axes))
+    return case(ops.NearestResize(factor), draw(st.tuples(*[st.integers(1, 3)] * (axes + 2))))
 
 
 @st.composite
@@ -243,16 +323,20 @@ def _pool(draw, kind):
     kernel = draw(st.tuples(*[st.integers(1, 3)] * axes))
     stride = draw(st.none() | st.tuples(*[st.integers(1, 3)] * axes))
     padding = draw(st.none() | st.tuples(*(st.integers(0, k - 1) for k in kernel)))
-    space = draw(st.tuples(*(st.integers(k, k + 3) for k in kernel)))
-    return case(kind(kernel, stride, padding), (draw(st.integers(1, 2)), *space, draw(st.integers(1, 3))))
+    dilation = draw(st.integers(1, 2))
+    space = draw(st.tuples(*(st.integers(dilation * k, dilation * k + 3) for k in kernel)))
+    more = {"count_include_pad": draw(st.booleans())} if kind is ops.AvgPool else {}
+    return case(
+        kind(kernel, stride, padding, dilation, **more), (draw(st.integers(1, 2)), *space, draw(st.integers(1, 3)))
+    )
 
 
 @st.composite
-def _masked_softmax(draw):
+def _masked_softmax(draw, kinds):
     x = draw(shapes(min_dims=2, max_dims=4, max_side=4))
     tail = x[draw(st.integers(0, len(x))) :]
     mask = tuple(draw(st.sampled_from([1, n])) for n in tail)
-    return case(ops.MaskedSoftmax(draw(st.booleans())), x, Input(mask, "mask"))
+    return case(draw(kinds), x, Input(mask, "mask"))
 
 
 @st.composite
@@ -268,7 +352,7 @@ def _reduction(draw, kind):
     shape = draw(shapes())
     chosen = draw(st.sets(st.sampled_from(range(len(shape))))) if shape else set()
     signed = tuple(draw(st.sampled_from([a, a - len(shape)])) for a in sorted(chosen))
-    return case(kind(draw(st.sampled_from([None, signed]))), shape)
+    return case(kind(draw(st.sampled_from([None, signed])), draw(st.booleans())), shape)
 
 
 @st.composite
@@ -315,18 +399,41 @@ def _embedding(draw):
     return case(ops.Embedding(), (v, d), Input(draw(shapes()), "index", v))
 
 
+reductions = st.sampled_from(["mean", "sum", "none"])
+
+
+@st.composite
+def _soft_cross_entropy(draw):
+    op = ops.SoftTargetCrossEntropy(draw(reductions), draw(st.none() | positive_weights), None, draw(positive_weights))
+    shape = draw(shapes(min_dims=1))
+    return case(op, shape, Input(shape, "positive"))
+
+
+@st.composite
+def _binary_cross_entropy(draw):
+    shape = draw(shapes())
+    op = ops.BinaryCrossEntropy(draw(reductions), draw(positive_weights))
+    return case(op, shape, *[Input(shape, "positive")] * 2)
+
+
 @st.composite
 def _cross_entropy(draw):
     rows = draw(shapes(max_dims=2))
     ignored = draw(st.none() | st.integers(0, int(np.prod(rows)) - 1))
-    return cross_entropy(rows, draw(st.integers(1, 6)), draw(st.sampled_from(["mean", "sum"])), ignored)
+    return cross_entropy(rows, draw(st.integers(1, 6)), draw(reductions), ignored)
+
+
+@st.composite
+def _cell(draw, op, gates, states=0):
+    state = draw(shapes(min_dims=1))
+    return case(op, state, (*state[:-1], gates * state[-1]), *[state] * states)
 
 
 @st.composite
 def _rotary(draw):
     *lead, s = draw(shapes(min_dims=1))
     half = draw(st.integers(1, 3))
-    return case(ops.Rotary(), (*lead, s, 2 * half), (s, half), (s, half))
+    return case(ops.Rotary(draw(st.booleans())), (*lead, s, 2 * half), (s, half), (s, half))
 
 
 @st.composite
@@ -355,9 +462,15 @@ WIDER = {
     ops.ScalarDivide: _of_one_shape(st.builds(ops.ScalarDivide, numbers)),
     ops.Maximum: _broadcast(ops.Maximum()),
     ops.Minimum: _broadcast(ops.Minimum()),
+    ops.ThresholdedSoftplus: _of_one_shape(st.builds(ops.ThresholdedSoftplus, st.floats(0.125, 8), st.floats(0, 4))),
     ops.Clip: _of_one_shape(st.builds(ops.Clip, st.floats(-3, -0.125), st.floats(0.125, 3))),
+    ops.SoftCap: _of_one_shape(st.builds(ops.SoftCap, st.floats(0.125, 64))),
     ops.SiluGlu: _of_one_shape(ops.SiluGlu(), 2),
+    ops.Glu: _of_one_shape(st.sampled_from(list(ops.ACTIVATIONS)).map(ops.Glu), 2),
     ops.Highway: _of_one_shape(st.builds(ops.Highway, st.floats(-2, 2)), 3),
+    ops.LstmState: _cell(ops.LstmState(), 4),
+    ops.LstmOutput: _cell(ops.LstmOutput(), 4),
+    ops.GruState: _cell(ops.GruState(), 2, states=2),
     ops.Rotary: _rotary(),
     ops.RelativeShift: _squares().map(lambda shape: case(ops.RelativeShift(), shape)),
     ops.Scaled: _of_one_shape(st.builds(ops.Scaled, factors, factors)),
@@ -369,6 +482,9 @@ WIDER = {
     ops.Readout: _readout(),
     ops.Conv1d: _convolution(1),
     ops.Conv2d: _convolution(2),
+    ops.ConvTranspose: _conv_transpose(),
+    ops.Pad: _pad(),
+    ops.NearestResize: _resize(),
     ops.MaxPool: _pool(ops.MaxPool),
     ops.AvgPool: _pool(ops.AvgPool),
     ops.LeakyRelu: _of_one_shape(st.builds(ops.LeakyRelu, st.floats(0.125, 0.875))),
@@ -376,7 +492,8 @@ WIDER = {
     ops.Log: _of_one_shape(ops.Log(), kind="positive"),
     ops.Sqrt: _of_one_shape(ops.Sqrt(), kind="positive"),
     ops.Softmax: _of_rows(ops.Softmax()),
-    ops.MaskedSoftmax: _masked_softmax(),
+    ops.MaskedSoftmax: _masked_softmax(st.builds(ops.MaskedSoftmax, st.booleans(), _KEYS)),
+    ops.MaskedLogSoftmax: _masked_softmax(st.builds(ops.MaskedLogSoftmax, st.booleans())),
     ops.LogSoftmax: _of_rows(ops.LogSoftmax()),
     ops.LayerNorm: _norm(2),
     ops.RmsNorm: _norm(1),
@@ -392,6 +509,10 @@ WIDER = {
     ops.Embedding: _embedding(),
     ops.SoftmaxCrossEntropy: _cross_entropy(),
     ops.MseLoss: _of_one_shape(ops.MseLoss(), 2),
+    ops.SoftTargetCrossEntropy: _soft_cross_entropy(),
+    ops.BinaryCrossEntropy: _binary_cross_entropy(),
+    ops.HuberLoss: _of_one_shape(st.builds(ops.HuberLoss, positive_weights, reductions), 2),
+    ops.SmoothL1Loss: _of_one_shape(st.builds(ops.SmoothL1Loss, positive_weights, reductions), 2),
     ops.LossSum: st.integers(1, 4).map(lambda count: case(ops.LossSum(), *[()] * count)),
 }
 

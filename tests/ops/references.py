@@ -38,14 +38,47 @@ def silu_glu(op, x, gate):
     return relative(x * gate / (1 + np.exp(-gate)), 24)
 
 
+def glu(op, x, gate):
+    f = op.activation if isinstance(op.activation, ops.Elementwise) else ops.ACTIVATIONS[op.activation]
+    value, bound = REFERENCES[type(f)](f, gate)
+    return x * value, np.abs(x) * bound + 4 * U * np.abs(x * value)
+
+
 def highway(op, h, candidate, update):
     gate = 1 / (1 + np.exp(-update - op.bias))
     return (1 - gate) * h + gate * candidate, 24 * U * (np.abs(h) + np.abs(candidate)) * (2 + np.abs(update))
 
 
+def logistic(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def lstm_state(op, c, gates):
+    """By torch's order of the gates: i, f, g, o."""
+    i, f, g, _ = np.split(gates, 4, -1)
+    kept, new = logistic(f) * c, logistic(i) * np.tanh(g)
+    return kept + new, 24 * U * (np.abs(kept) + np.abs(new))
+
+
+def lstm_output(op, c, gates):
+    return relative(np.tanh(c) * logistic(np.split(gates, 4, -1)[3]), 24)
+
+
+def gru_state(op, h, gates, candidate, recurrent):
+    """(1 − z)·n + z·h; the argument of tanh errs by a few roundings of its terms."""
+    r, z = np.split(logistic(gates), 2, -1)
+    n = np.tanh(candidate + r * recurrent)
+    moved = 24 * U * (1 + np.abs(candidate) + np.abs(recurrent))
+    return (1 - z) * n + z * h, moved + 24 * U * np.abs(h)
+
+
 def rotary(op, x, cos, sin):
-    """As complex numbers x_i + i·x_{i+d/2}, times cos + i·sin."""
+    """As complex numbers x_i + i·x_{i+d/2}, times cos + i·sin; interleaved pairs are sorted so, and back."""
     half = x.shape[-1] // 2
+    if op.interleaved:
+        order = [*range(0, 2 * half, 2), *range(1, 2 * half, 2)]
+        y, bound = rotary(ops.Rotary(), x[..., order], cos, sin)
+        return y[..., np.argsort(order)], bound[..., np.argsort(order)]
     y = (x[..., :half] + 1j * x[..., half:]) * (cos + 1j * sin)
     value = np.concatenate([y.real, y.imag], -1)
     return value, 8 * U * np.concatenate([np.abs(x[..., :half]) + np.abs(x[..., half:])] * 2, -1)
@@ -69,7 +102,8 @@ def matmul(op, x, w):
 
 def scores(op, q, k):
     d = q.shape[-1]
-    return product("...id,...jd->...ij", q, k, d + 2, 1 / math.sqrt(d) if op.rule == "1/sqrt(d)" else 1 / d)
+    damping = {"1/sqrt(d)": 1 / math.sqrt(d), "1/d": 1 / d}.get(op.rule, op.rule)
+    return product("...id,...jd->...ij", q, k, d + 2, damping)
 
 
 def convolution(op, x, weight):
@@ -97,34 +131,89 @@ def convolution(op, x, weight):
     return y, 2 * (math.prod(kernel) * c_in + 2) * U * magnitude
 
 
-def max_pool(op, x):
-    axes = len(op.kernel)
-    stride, padding = op.stride or op.kernel, op.padding or (0,) * axes
+def _each(value, axes):
+    return (value,) * axes if isinstance(value, int) else value
+
+
+def _windows(op, x):
+    """Place of each window in y, and the elements of x in it: (batch, elements, channels)."""
+    axes = x.ndim - 2
+    kernel, dilation = _each(op.kernel, axes), _each(op.dilation, axes)
+    stride, padding = _each(op.stride or kernel, axes), _each(op.padding or 0, axes)
     before, after = zip(*((p, p) if isinstance(p, int) else p for p in padding), strict=True)
     space = x.shape[1:-1]
-    outputs = [(space[a] + before[a] + after[a] - op.kernel[a]) // stride[a] + 1 for a in range(axes)]
-    y = np.zeros((len(x), *outputs, x.shape[-1]))
+    outputs = [
+        (space[a] + before[a] + after[a] - dilation[a] * (kernel[a] - 1) - 1) // stride[a] + 1 for a in range(axes)
+    ]
     for o in itertools.product(*map(range, outputs)):
-        first = [o[a] * stride[a] - before[a] for a in range(axes)]
-        window = tuple(slice(max(0, f), f + k) for f, k in zip(first, op.kernel, strict=True))
-        y[(slice(None), *o)] = x[(slice(None), *window)].max(axis=tuple(range(1, 1 + axes)))
+        lines = [
+            [i for i in (o[a] * stride[a] + k * dilation[a] - before[a] for k in range(kernel[a])) if 0 <= i < space[a]]
+            for a in range(axes)
+        ]
+        seen = np.stack([x[(slice(None), *at)] for at in itertools.product(*lines)], 1)
+        yield outputs, (slice(None), *o), seen, math.prod(kernel)
+
+
+def max_pool(op, x):
+    found = list(_windows(op, x))
+    y = np.zeros((len(x), *found[0][0], x.shape[-1]))
+    for _, place, seen, _ in found:
+        y[place] = seen.max(1)
     return exact(y)
 
 
 def avg_pool(op, x):
-    """The mean of x and zeros around it, one window at a time."""
-    axes = len(op.kernel)
-    stride, padding = op.stride or op.kernel, op.padding or (0,) * axes
-    sides = [(p, p) if isinstance(p, int) else p for p in padding]
-    x = np.pad(x, [(0, 0), *sides, (0, 0)])
-    outputs = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], op.kernel, stride, strict=True)]
-    y, magnitude = np.zeros((2, len(x), *outputs, x.shape[-1]))
-    for o in itertools.product(*map(range, outputs)):
-        window = tuple(slice(i * s, i * s + k) for i, s, k in zip(o, stride, op.kernel, strict=True))
-        seen = x[(slice(None), *window)]
-        y[(slice(None), *o)] = seen.mean(axis=tuple(range(1, 1 + axes)))
-        magnitude[(slice(None), *o)] = np.abs(seen).mean(axis=tuple(range(1, 1 + axes)))
-    return y, 2 * (math.prod(op.kernel) + 2) * U * magnitude
+    """The mean of x and zeros around it, or of the elements of x alone, one window at a time."""
+    found = list(_windows(op, x))
+    y, magnitude = np.zeros((2, len(x), *found[0][0], x.shape[-1]))
+    for _, place, seen, kernel in found:
+        n = kernel if op.count_include_pad else seen.shape[1]
+        y[place], magnitude[place] = seen.sum(1) / n, np.abs(seen).sum(1) / n
+    return y, 2 * (found[0][3] + 2) * U * magnitude
+
+
+def conv_transpose(op, x, weight):
+    """One element of x and of the kernel at a time."""
+    axes = x.ndim - 2
+    stride, dilation, more = (_each(v, axes) for v in (op.stride, op.dilation, op.output_padding))
+    before, after = zip(*((p, p) if isinstance(p, int) else p for p in _each(op.padding, axes)), strict=True)
+    kernel, space = weight.shape[:axes], x.shape[1:-1]
+    out = [
+        (space[a] - 1) * stride[a] + dilation[a] * (kernel[a] - 1) + 1 - before[a] - after[a] + more[a]
+        for a in range(axes)
+    ]
+    y, magnitude = np.zeros((2, len(x), *out, weight.shape[-1]))
+    c_in, c_out = x.shape[-1] // op.groups, weight.shape[-1] // op.groups
+    for i in itertools.product(*map(range, space)):
+        for k in itertools.product(*map(range, kernel)):
+            at = tuple(i[a] * stride[a] + k[a] * dilation[a] - before[a] for a in range(axes))
+            if not all(0 <= j < n for j, n in zip(at, out, strict=True)):
+                continue
+            for group in range(op.groups):
+                seen = x[(slice(None), *i)][:, group * c_in : (group + 1) * c_in]
+                columns = slice(group * c_out, (group + 1) * c_out)
+                y[(slice(None), *at, columns)] += seen @ weight[k][:, columns]
+                magnitude[(slice(None), *at, columns)] += np.abs(seen) @ np.abs(weight[k][:, columns])
+    return y, 2 * (math.prod(kernel) * c_in + 2) * U * magnitude
+
+
+def pad(op, x):
+    """An element at a time: a place beyond the ends is a number, the nearest, or mirrored."""
+    y = np.full([n + sum(w) for n, w in zip(x.shape, op.widths, strict=True)], op.value)
+    for place in np.ndindex(*y.shape):
+        at = [i - before for i, (before, _) in zip(place, op.widths, strict=True)]
+        if op.mode == "reflect":
+            at = [n - 1 - abs(n - 1 - abs(i)) for i, n in zip(at, x.shape, strict=True)]
+        elif op.mode == "replicate":
+            at = [min(max(i, 0), n - 1) for i, n in zip(at, x.shape, strict=True)]
+        if all(0 <= i < n for i, n in zip(at, x.shape, strict=True)):
+            y[place] = x[tuple(at)]
+    return exact(y)
+
+
+def nearest_resize(op, x):
+    factors = _each(op.factor, x.ndim - 2)
+    return exact(np.kron(x, np.ones((1, *factors, 1))))
 
 
 def gelu(op, x):
@@ -147,6 +236,12 @@ def tanh(op, x):
     return relative(e / (e + 2), 16)
 
 
+def soft_cap(op, x):
+    """cap·(1 − 2/(1 + e^2z)); the rounding of z moves tanh z by no more than that of z itself."""
+    y, bound = tanh(op, x / op.cap)
+    return op.cap * y, op.cap * (bound + 8 * U * np.abs(y))
+
+
 def softmax(op, x):
     e = np.exp(x)
     y = e / e.sum(-1, keepdims=True)
@@ -158,7 +253,9 @@ def masked_softmax(op, x, mask):
     s, t = x.shape[-2:]
     y = np.zeros_like(x)
     for row in np.ndindex(*x.shape[:-1]):
-        seen = [j for j in range(t) if mask[(*row, j)] and (not op.causal or j <= row[-1] + t - s)]
+        place = row[-1] + t - s
+        seen = [j for j in range(t) if mask[(*row, j)] and (not op.causal or j <= place)]
+        seen = [j for j in seen if op.window is None or abs(place - j) < op.window]
         if seen:
             e = np.exp(x[row][seen])
             y[(*row, seen)] = e / e.sum()
@@ -217,15 +314,22 @@ def _flat(x, axes):
     return x.transpose(*kept, *axes).reshape(*(x.shape[a] for a in kept), -1)
 
 
+def _kept(op, x, *ys):
+    """In the shape of a reduction that keeps its axes, if it does."""
+    axes = range(x.ndim) if op.axes is None else [a % x.ndim for a in op.axes]
+    shape = [1 if a in axes else n for a, n in enumerate(x.shape)]
+    return tuple(y.reshape(shape) for y in ys) if op.keepdims else ys
+
+
 def total(op, x):
     flat = _flat(x, op.axes)
-    return flat @ np.ones(flat.shape[-1]), 2 * flat.shape[-1] * U * np.abs(flat).sum(-1)
+    return _kept(op, x, flat @ np.ones(flat.shape[-1]), 2 * flat.shape[-1] * U * np.abs(flat).sum(-1))
 
 
 def mean(op, x):
     flat = _flat(x, op.axes)
     n = flat.shape[-1]
-    return flat @ np.full(n, 1 / n), 2 * (n + 2) * U * np.abs(flat).mean(-1)
+    return _kept(op, x, flat @ np.full(n, 1 / n), 2 * (n + 2) * U * np.abs(flat).mean(-1))
 
 
 def gather(op, x, positions):
@@ -243,8 +347,55 @@ def cross_entropy(op, logits, targets):
     rows = [row for row in np.ndindex(*targets.shape) if targets[row] != op.ignore_index]
     losses = [np.log(np.exp(logits[row]).sum()) - logits[(*row, targets[row])] for row in rows]
     bound = (2 * logits.shape[-1] + 2 * len(rows) + 24) * U * (1 + 2 * np.abs(logits).max()) * len(rows)
+    if op.reduction == "none":
+        y = np.zeros(targets.shape)
+        for row, loss in zip(rows, losses, strict=True):
+            y[row] = loss
+        return y, bound
     share = len(rows) if op.reduction == "mean" else 1
     return np.asarray(sum(losses) / share), bound / share
+
+
+def reduced(op, losses, bound, divisor=None):
+    """Losses by their reduction; bounds of a sum count the additions."""
+    if op.reduction == "none":
+        return losses, bound
+    share = (divisor or losses.size) if op.reduction == "mean" else 1
+    return np.asarray(losses.sum() / share), (np.sum(bound) + 2 * losses.size * U * np.abs(losses).sum()) / share
+
+
+def soft_target_cross_entropy(op, logits, targets):
+    surprise = np.log(np.exp(logits).sum(-1, keepdims=True)) - logits
+    size = np.abs(logits).max() + np.abs(surprise)
+    bound = (4 * logits.shape[-1] + 24) * U * (targets * (1 + size)).sum(-1)
+    return reduced(op, (targets * surprise).sum(-1), bound, op.divisor)
+
+
+def binary_cross_entropy(op, logits, positive, negative):
+    losses = positive * np.log(1 + np.exp(-logits)) + negative * np.log(1 + np.exp(logits))
+    return reduced(op, losses, 24 * U * (positive + negative) * (1 + np.abs(logits)))
+
+
+def clipped(op, x, target, corner, slope):
+    d = np.abs(x - target)
+    losses = np.array([v * v / 2 * slope / corner if v <= corner else slope * (v - corner / 2) for v in d.ravel()])
+    losses = losses.reshape(d.shape)
+    return reduced(op, losses, 12 * U * slope * (d + corner))
+
+
+def thresholded_softplus(op, x):
+    return relative(np.where(op.beta * x > op.threshold, x, np.logaddexp(0, op.beta * x) / op.beta), 24)
+
+
+def masked_log_softmax(op, x, mask):
+    mask = np.broadcast_to(mask, x.shape)
+    s, t = x.shape[-2:]
+    y = np.zeros_like(x)
+    for row in np.ndindex(*x.shape[:-1]):
+        seen = [j for j in range(t) if mask[(*row, j)] and (not op.causal or j <= row[-1] + t - s)]
+        if seen:
+            y[(*row, seen)] = x[row][seen] - np.log(np.exp(x[row][seen]).sum())
+    return y, (2 * t + 24) * U * (1 + 2 * np.abs(x).max() + np.abs(y))
 
 
 def mse_loss(op, x, target):
@@ -268,7 +419,11 @@ REFERENCES = {
     ops.Maximum: lambda op, x, y: exact(np.where(x < y, y, x)),
     ops.Minimum: lambda op, x, y: exact(np.where(x < y, x, y)),
     ops.SiluGlu: silu_glu,
+    ops.Glu: glu,
     ops.Highway: highway,
+    ops.LstmState: lstm_state,
+    ops.LstmOutput: lstm_output,
+    ops.GruState: gru_state,
     ops.Rotary: rotary,
     ops.RelativeShift: relative_shift,
     ops.Scaled: lambda op, x: exact(x),
@@ -280,6 +435,8 @@ REFERENCES = {
     ops.Readout: matmul,
     ops.Conv1d: convolution,
     ops.Conv2d: convolution,
+    ops.Conv3d: convolution,
+    ops.ConvTranspose: conv_transpose,
     ops.MaxPool: max_pool,
     ops.AvgPool: avg_pool,
     ops.Relu: lambda op, x: exact((x + np.abs(x)) / 2),
@@ -288,8 +445,10 @@ REFERENCES = {
     ops.Silu: lambda op, x: relative(x / (1 + np.exp(-x)), 20),
     ops.Swish: lambda op, x: relative(x / (1 + np.exp(-op.beta * x)), 24 + 4 * np.abs(op.beta * x)),
     ops.Tanh: tanh,
+    ops.SoftCap: soft_cap,
     ops.Sigmoid: lambda op, x: relative(1 / (1 + np.exp(-x)), 16),
     ops.Softplus: lambda op, x: relative(np.logaddexp(0, x), 20),
+    ops.ThresholdedSoftplus: thresholded_softplus,
     ops.Abs: lambda op, x: exact(x * ((x > 0) * 2.0 - 1)),
     ops.Square: lambda op, x: exact(x**2),
     ops.Clip: lambda op, x: exact(np.where(x < op.low, op.low, np.where(x > op.high, op.high, x))),
@@ -301,6 +460,7 @@ REFERENCES = {
     ops.Softmax: softmax,
     ops.MaskedSoftmax: masked_softmax,
     ops.LogSoftmax: log_softmax,
+    ops.MaskedLogSoftmax: masked_log_softmax,
     ops.LayerNorm: layer_norm,
     ops.RmsNorm: rms_norm,
     ops.BatchNorm: batch_norm,
@@ -315,9 +475,15 @@ REFERENCES = {
     ops.Expand: lambda op, x: exact(x + np.zeros(op.shape)),
     ops.Where: lambda op, mask, x, y: exact(x * mask + y * ~mask),
     ops.Gather: gather,
+    ops.Pad: pad,
+    ops.NearestResize: nearest_resize,
     ops.Embedding: embedding,
     ops.SoftmaxCrossEntropy: cross_entropy,
+    ops.SoftTargetCrossEntropy: soft_target_cross_entropy,
+    ops.BinaryCrossEntropy: binary_cross_entropy,
     ops.MseLoss: mse_loss,
+    ops.HuberLoss: lambda op, x, target: clipped(op, x, target, op.delta, op.delta),
+    ops.SmoothL1Loss: lambda op, x, target: clipped(op, x, target, op.beta, 1.0),
     ops.LossSum: lambda op, *xs: (np.asarray(math.fsum(xs)), 2 * len(xs) * U * sum(map(np.abs, xs))),
 }
 

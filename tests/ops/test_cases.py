@@ -25,7 +25,7 @@ from tests.ops.references import REFERENCES
 from tests.sources import parsed
 
 PAGES = [page for page in vars(ops).values() if inspect.ismodule(page) and page.__name__.startswith("refscale.ops.")]
-HELPERS = {"custom", "kernels", "moments", "shapes", "softmax_moments", "sums"}
+HELPERS = {"custom", "kernels", "moments", "shapes", "softmax_moments", "sums", "windows"}
 """Modules of ``ops`` that are no pages."""
 by_name = {"ids": lambda op: op.__name__}
 

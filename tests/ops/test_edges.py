@@ -333,6 +333,58 @@ def test_average_pooling_by_hand():
     assert dx.ravel().tolist() == pytest.approx([1, 3, 2, 5, 3])
 
 
+def test_transposed_convolution_by_hand():
+    """Stride 2, kernel (1, 10, 100): an element goes to three places, of which neighbors share one."""
+    x, w = np.array([1.0, 2.0, 3.0])[None, :, None], np.array([1.0, 10.0, 100.0])[:, None, None]
+    y, (dx, dw) = run(ops.ConvTranspose(2), [x, w], np.arange(7.0)[None, :, None])
+    assert y.ravel().tolist() == [1, 10, 102, 20, 203, 30, 300]
+    assert dx.ravel().tolist() == [0 + 10 + 200, 2 + 30 + 400, 4 + 50 + 600]
+    assert dw.ravel().tolist() == [0 + 4 + 12, 1 + 6 + 15, 2 + 8 + 18]
+    y, _ = run(ops.ConvTranspose(2, padding=((1, 2),), output_padding=1), [x, w])
+    assert y.ravel().tolist() == [10, 102, 20, 203, 30]
+
+
+def test_padding_and_resize_by_hand():
+    x, g = np.array([[1.0, 2.0, 3.0]]), np.array([[1.0, 2, 4, 8, 16, 32]])
+    for mode, value, gradient in (
+        ("constant", [9, 9, 1, 2, 3, 9], [4, 8, 16]),
+        ("reflect", [3, 2, 1, 2, 3, 2], [4, 8 + 2 + 32, 16 + 1]),
+        ("replicate", [1, 1, 1, 2, 3, 3], [4 + 1 + 2, 8, 16 + 32]),
+    ):
+        y, (dx,) = run(ops.Pad(((0, 0), (2, 1)), mode, 9.0 if mode == "constant" else 0.0), [x], g)
+        assert (y.tolist(), dx.tolist()) == ([value], [gradient])
+    y, (dx,) = run(ops.NearestResize(2), [x[..., None]], g[..., None])
+    assert (y.ravel().tolist(), dx.ravel().tolist()) == ([1, 1, 2, 2, 3, 3], [3, 12, 48])
+
+
+def test_a_mean_of_elements_alone_by_hand():
+    """Windows [·, 3], [3, 6] and [6, ·] of zeros or nothing."""
+    x, g = np.array([3.0, 6.0])[None, :, None], np.ones((1, 3, 1))
+    for counted, value, gradient in ((True, [1.5, 4.5, 3], [1, 1]), (False, [3, 4.5, 6], [1.5, 1.5])):
+        y, (dx,) = run(ops.AvgPool(2, 1, 1, count_include_pad=counted), [x], g)
+        assert (y.ravel().tolist(), dx.ravel().tolist()) == (value, gradient)
+
+
+def test_glu_with_silu_is_the_fused_unit():
+    x, gate = RNG.standard_normal((2, 3, 5)).astype(np.float32)
+    g = np.ones_like(x)
+    y, kept = ops.Glu("silu").forward(x, gate)
+    other, same = ops.SiluGlu().forward(x, gate)
+    assert_same_bits(y, other)
+    for a, b in zip(ops.Glu("silu").backward(g, *kept), ops.SiluGlu().backward(g, *same), strict=True):
+        assert_same_bits(a, b)
+
+
+def test_attributes_that_came_later():
+    """At their defaults they are in no id and no record; one number for each axis is the number."""
+    assert ops.MaxPool((2, 2)).attributes() == {"kernel": (2, 2), "stride": None, "padding": None}
+    assert ops.MaxPool((2, 2), dilation=(1, 1)) == ops.MaxPool((2, 2))
+    assert ops.MaxPool((2, 2), dilation=(1, 2)).attributes()["dilation"] == (1, 2)
+    assert ops.AvgPool(2, count_include_pad=False).attributes()["count_include_pad"] is False
+    assert ops.Sum((0,)).attributes() == {"axes": (0,)}
+    assert ops.Mean((0,), keepdims=True).attributes() == {"axes": (0,), "keepdims": True}
+
+
 def test_where_and_expand_by_hand():
     mask, x, y = np.array([[True, False], [False, False]]), np.array([1.0, np.nan]), np.array([[5.0], [7.0]])
     value, (none, dx, dy) = run(ops.Where(), [mask, np.array([1.0, 2.0]), y], np.array([[1.0, 2.0], [4.0, 8.0]]))

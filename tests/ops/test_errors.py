@@ -1,5 +1,7 @@
 """What ops say to shapes, values and attributes that do not fit: under both schemes, the same words."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -33,14 +35,44 @@ ATTRIBUTES = {
     "Fork(beta=0.0): expected a positive finite factor": lambda: ops.Fork(0.0),
     "Dropout(p=1): expected 0 ≤ p < 1": lambda: ops.Dropout(1),
     "Readout(rule='m'): expected one of ('1/sqrt(m)', '1/m')": lambda: ops.Readout("m"),
-    "AttentionScores(rule='d'): expected one of ('1/sqrt(d)', '1/d')": lambda: ops.AttentionScores("d"),
+    "AttentionScores(rule='d'): expected one of ('1/sqrt(d)', '1/d'), or a positive number": (
+        lambda: ops.AttentionScores("d")
+    ),
+    "AttentionScores(rule=0): expected one of ('1/sqrt(d)', '1/d'), or a positive number": (
+        lambda: ops.AttentionScores(0)
+    ),
+    "AttentionScores(keys=0): expected an integer ≥ 1": lambda: ops.AttentionScores(keys=0),
+    "AttentionMix(keys=1.5): expected an integer ≥ 1": lambda: ops.AttentionMix(keys=1.5),
+    "MaskedSoftmax(window=0): expected an integer ≥ 1": lambda: ops.MaskedSoftmax(window=0),
+    "SoftCap(cap=0.0): expected a finite number ≥ 1/16": lambda: ops.SoftCap(0.0),
+    "SoftCap(cap=inf): expected a finite number ≥ 1/16": lambda: ops.SoftCap(math.inf),
     "AttentionMix(values='same'): expected one of ('correlated', 'independent', 'causal')": lambda: ops.AttentionMix(
         "same"
     ),
     "layer_norm(eps=-1): expected 0 ≤ eps < ∞": lambda: ops.LayerNorm(-1),
     "rms_norm(eps=nan): expected 0 ≤ eps < ∞": lambda: ops.RmsNorm(float("nan")),
     "rms_norm(eps=inf): expected 0 ≤ eps < ∞": lambda: ops.RmsNorm(float("inf")),
-    "SoftmaxCrossEntropy(reduction='none'): expected 'mean' or 'sum'": lambda: ops.SoftmaxCrossEntropy("none"),
+    "SoftmaxCrossEntropy(reduction='max'): expected 'mean', 'sum' or 'none'": lambda: ops.SoftmaxCrossEntropy("max"),
+    "SoftTargetCrossEntropy(kept=0): expected at least one row that counts": lambda: ops.SoftTargetCrossEntropy(kept=0),
+    "SoftTargetCrossEntropy(divisor=0): expected a positive finite number": lambda: ops.SoftTargetCrossEntropy(
+        divisor=0
+    ),
+    "SoftTargetCrossEntropy(gradient_rms=inf): expected a positive finite number": lambda: ops.SoftTargetCrossEntropy(
+        gradient_rms=float("inf")
+    ),
+    "BinaryCrossEntropy(gradient_rms=0): expected a positive finite number": lambda: ops.BinaryCrossEntropy(
+        gradient_rms=0
+    ),
+    "HuberLoss(delta=0): expected 2^-10 ≤ delta < ∞": lambda: ops.HuberLoss(0),
+    "HuberLoss(delta=0.0009): expected 2^-10 ≤ delta < ∞": lambda: ops.HuberLoss(0.0009),
+    "SmoothL1Loss(beta=-1): expected 0, or 2^-10 ≤ beta < ∞": lambda: ops.SmoothL1Loss(-1),
+    "HuberLoss(reduction='max'): expected 'mean', 'sum' or 'none'": lambda: ops.HuberLoss(1.0, "max"),
+    "ThresholdedSoftplus(beta=33, threshold=20.0): expected 0 < beta ≤ 32 and 0 ≤ threshold < ∞": lambda: (
+        ops.ThresholdedSoftplus(33)
+    ),
+    "ThresholdedSoftplus(beta=1.0, threshold=-1): expected 0 < beta ≤ 32 and 0 ≤ threshold < ∞": lambda: (
+        ops.ThresholdedSoftplus(threshold=-1)
+    ),
     "SoftmaxCrossEntropy(kept=0): expected at least one row that counts": lambda: ops.SoftmaxCrossEntropy(kept=0),
     "Conv1d(stride=0): expected an integer ≥ 1": lambda: ops.Conv1d(stride=0),
     "Conv1d(stride=(2,)): expected an integer ≥ 1": lambda: ops.Conv1d(stride=(2,)),
@@ -59,9 +91,11 @@ ATTRIBUTES = {
         ops.Conv2d(padding=-1)
     ),
     "Conv2d(groups=-1): expected an integer ≥ 1": lambda: ops.Conv2d(groups=-1),
-    "MaxPool(kernel=(2, 2, 2)): expected a number, or one for each of 1 or 2 axes": lambda: ops.MaxPool((2, 2, 2)),
-    "MaxPool(kernel=()): expected a number, or one for each of 1 or 2 axes": lambda: ops.MaxPool(()),
-    "MaxPool(stride=(1, 2, 3)): expected a number, or one for each of 1 or 2 axes": lambda: ops.MaxPool(2, (1, 2, 3)),
+    "MaxPool(kernel=(2, 2, 2, 2)): expected a number, or one for each of 1, 2 or 3 axes": lambda: ops.MaxPool(
+        (2, 2, 2, 2)
+    ),
+    "MaxPool(kernel=()): expected a number, or one for each of 1, 2 or 3 axes": lambda: ops.MaxPool(()),
+    "MaxPool(stride=()): expected a number, or one for each of 1, 2 or 3 axes": lambda: ops.MaxPool(2, ()),
     "MaxPool(kernel=2.0): expected an integer ≥ 1, or one for each of 1 axis": lambda: ops.MaxPool(2.0),
     "MaxPool(kernel=(2, 0)): expected an integer ≥ 1, or one for each of 2 axes": lambda: ops.MaxPool((2, 0)),
     "MaxPool(stride=(1,)): expected an integer ≥ 1, or one for each of 2 axes": lambda: ops.MaxPool((2, 2), (1,)),
@@ -69,8 +103,27 @@ ATTRIBUTES = {
         ops.MaxPool((2, 2), None, (0, -1))
     ),
     "MaxPool(padding=2): expected less than the kernel 2": lambda: ops.MaxPool(2, None, 2),
-    "AvgPool(kernel=(2, 2, 2)): expected a number, or one for each of 1 or 2 axes": lambda: ops.AvgPool((2, 2, 2)),
+    "AvgPool(kernel=(2, 2, 2, 2)): expected a number, or one for each of 1, 2 or 3 axes": lambda: ops.AvgPool(
+        (2, 2, 2, 2)
+    ),
     "AvgPool(padding=2): expected less than the kernel 2": lambda: ops.AvgPool(2, None, 2),
+    "MaxPool(dilation=0): expected an integer ≥ 1, or one for each of 1 axis": lambda: ops.MaxPool(2, dilation=0),
+    "ConvTranspose(stride=0): expected an integer ≥ 1, or one for each of 1 axis": lambda: ops.ConvTranspose(0),
+    "ConvTranspose(output_padding=-1): expected an integer ≥ 0, or one for each of 1 axis": lambda: ops.ConvTranspose(
+        output_padding=-1
+    ),
+    "ConvTranspose(groups=0): expected an integer ≥ 1": lambda: ops.ConvTranspose(groups=0),
+    "NearestResize(factor=0): expected an integer ≥ 1, or one for each of 1 axis": lambda: ops.NearestResize(0),
+    "Pad(widths=((1, -1),)): expected (before, after) of each axis, integers ≥ 0": lambda: ops.Pad(((1, -1),)),
+    "Pad(widths=2): expected (before, after) of each axis, integers ≥ 0": lambda: ops.Pad(2),
+    "Pad(mode='edge'): expected 'constant', 'reflect' or 'replicate'": lambda: ops.Pad(((1, 1),), "edge"),
+    "Pad(value=inf): expected a finite number, 0 unless mode is 'constant'": lambda: ops.Pad(
+        ((1, 1),), value=float("inf")
+    ),
+    "Pad(value=1.0): expected a finite number, 0 unless mode is 'constant'": lambda: ops.Pad(((1, 1),), "reflect", 1.0),
+    "Glu(activation='swish'): expected one of gelu, gelu-tanh, relu, silu, tanh, sigmoid, or an element-wise op": (
+        lambda: ops.Glu("swish")
+    ),
     "Expand(shape='2'): expected an integer or a tuple of integers": lambda: ops.Expand("2"),
     "batch_norm(eps=-1): expected 0 ≤ eps < ∞": lambda: ops.BatchNorm(-1),
     "frozen_batch_norm(eps=-1): expected 0 ≤ eps < ∞": lambda: ops.FrozenBatchNorm(-1),
@@ -117,7 +170,28 @@ SHAPES = [
     (ops.WeightedAdd((1.0, 2.0)), [(2, 3), (4,)], "weighted_add: shapes (2, 3), (4,) do not broadcast together"),
     (ops.WeightedAdd((1.0, 2.0)), [(2, 3)], "weighted_add: 2 weights for 1 inputs"),
     (ops.Bias(), [(2, 3), (2, 2, 3)], "bias: shape (2, 2, 3) does not fit x of shape (2, 3)"),
+    (ops.Glu(), [(2, 3), (2, 1)], "glu: x (2, 3) and gate (2, 1) must have one shape"),
     (ops.SiluGlu(), [(2, 3), (2, 1)], "silu_glu: x (2, 3) and gate (2, 1) must have one shape"),
+    (
+        ops.LstmState(),
+        ((2, 3), (2, 9)),
+        "lstm_state: c (2, 3) and gates (2, 9), expected (…, d) and (…, 4·d)",
+    ),
+    (
+        ops.LstmOutput(),
+        ((2, 3), (3, 12)),
+        "lstm_output: c (2, 3) and gates (3, 12), expected (…, d) and (…, 4·d)",
+    ),
+    (
+        ops.GruState(),
+        ((2, 3), (2, 12), (2, 3), (2, 3)),
+        "gru_state: h (2, 3) and gates (2, 12), expected (…, d) and (…, 2·d)",
+    ),
+    (
+        ops.GruState(),
+        ((2, 3), (2, 6), (2, 3), (1, 3)),
+        "gru_state: h (2, 3), candidate (2, 3) and recurrent (1, 3) must have one shape",
+    ),
     (
         ops.Highway(),
         [(2, 3), (2, 3), (2, 1)],
@@ -180,7 +254,55 @@ SHAPES = [
     (
         ops.MaxPool(2),
         [(2, 8)],
-        "max_pool(kernel=2): x (2, 8), expected (batch, length, channels) or (batch, height, width, channels)",
+        "max_pool(kernel=2): x (2, 8), expected (batch, length, channels) or (batch, height, width, channels) or "
+        "(batch, depth, height, width, channels)",
+    ),
+    (
+        ops.MaxPool(2, padding=1, dilation=2),
+        [(2, 1, 3)],
+        "max_pool: a window of (1,) has only padding, expected an element of x in each",
+    ),
+    (
+        ops.ConvTranspose(2, 3),
+        [(2, 2, 3), (3, 3, 4)],
+        "conv_transpose: space (2,), kernel (3,), padding ((3, 3),) and output_padding (0,) give (-1,), expected at "
+        "least one place, and output_padding less than stride or dilation",
+    ),
+    (
+        ops.ConvTranspose(2, output_padding=2),
+        [(2, 2, 3), (3, 3, 4)],
+        "conv_transpose: space (2,), kernel (3,), padding ((0, 0),) and output_padding (2,) give (7,), expected at "
+        "least one place, and output_padding less than stride or dilation",
+    ),
+    (
+        ops.ConvTranspose(groups=2),
+        [(2, 2, 4), (3, 4, 4)],
+        "conv_transpose(groups=2): x (2, 2, 4) and weight (3, 4, 4), expected (batch, length, channels) or (batch, "
+        "height, width, channels) or (batch, depth, height, width, channels) and (*kernel, channels_in/groups, "
+        "channels_out)",
+    ),
+    (ops.Pad(((1, 1),)), [(2, 3)], "pad: 1 widths of x (2, 3), expected one for each axis"),
+    (
+        ops.Pad(((0, 0), (0, 3)), "reflect"),
+        [(2, 3)],
+        "pad(mode='reflect'): widths (0, 3) of a side of 3, expected a longer side",
+    ),
+    (ops.NearestResize((2,)), [(2, 3)], "nearest_resize(factor=(2,)): x (2, 3), expected (batch, length, channels)"),
+    (
+        ops.BinaryCrossEntropy(),
+        [(2, 3), (2, 3), (3,)],
+        "binary_cross_entropy: logits (2, 3), positive (2, 3) and negative (3,), expected one shape with at least one "
+        "element",
+    ),
+    (
+        ops.SoftTargetCrossEntropy(),
+        [(2, 3), (2,)],
+        "soft_target_cross_entropy: logits (2, 3), targets (2,), expected one shape (…, s)",
+    ),
+    (
+        ops.HuberLoss(),
+        [(2, 3), (3,)],
+        "huber_loss: x (2, 3) and target (3,), expected one shape with at least one element",
     ),
     (ops.MaxPool((4,)), [(2, 3, 3)], "max_pool: space (3,) padded to (3,), expected at least (4,)"),
     (ops.Softmax(), [()], "softmax: x (), expected (…, s) with s ≥ 1"),

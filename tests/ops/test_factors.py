@@ -21,6 +21,7 @@ ACTIVATIONS = {  # std and RMS of f(X), RMS of G·f'(X), by 30-digit quadrature
     ops.Sigmoid(): (0.20827634, 0.54164475, 0.21174570),
     ops.Softplus(): (0.52107053, 0.95981556, 0.54164475),
     ops.Exp(): (2.16119742, 2.71828183, 2.71828183),
+    ops.ThresholdedSoftplus(1.0, 40.0): (0.52107053, 0.95981556, 0.54164475),
     ops.Abs(): (0.60281027, 1.0, 1.0),
     ops.Square(): (1.41421356, 1.73205081, 2.0),
     ops.Clip(): (0.71837215, 0.71837215, 0.82625026),
@@ -103,6 +104,33 @@ def test_windows_and_copies():
     assert ops.Where().scale((3, 1), (2, 3, 4), (4,)) == Scales(1.0, (None, 1.0, math.sqrt(4 / 24)))
 
 
+def test_transposed_windows():
+    """Kernel 6 = 2·3, stride 2 = 2·1: 3·4 terms of y, 6·5 of x, 2·20 of w, with 8 channels in two groups to 10."""
+    op = ops.ConvTranspose((2, 1), groups=2)
+    scales = op.scale((2, 5, 4, 8), (2, 3, 4, 10))
+    assert scales == Scales(12**-0.5, (30**-0.5, 40**-0.5))
+    assert ops.Conv3d((1, 2, 1)).scale((2, 2, 3, 4, 3), (2, 1, 2, 3, 4)) == Scales(12**-0.5, (8**-0.5, 12**-0.5))
+
+
+@pytest.mark.parametrize("f", ["relu", "sigmoid", "gelu", "silu"])
+def test_gated_units_see_the_rms(f):
+    """One over the RMS of f, of f, and of f′; under both statistics."""
+    _, rms, gradient_rms = ACTIVATIONS[ops.ACTIVATIONS[f]]
+    for scheme in ("unit", "unit-rms"):
+        scales = SCHEMES[scheme].scales(Call(ops.Glu(f), ((5, 7), (5, 7))))
+        for factor, moment in zip((scales.alpha, *scales.beta), (rms, rms, gradient_rms), strict=True):
+            assert abs(1 / factor - moment) <= EIGHT_DIGITS
+    assert ops.Glu("silu").scale((2,), (2,)) == ops.SiluGlu().scale((2,), (2,))
+
+
+def test_padding_and_resize():
+    """Of 12 elements, 20 after padding; each of them 6 times."""
+    for mode, beta in (("constant", 1.0), ("reflect", math.sqrt(12 / 20)), ("replicate", math.sqrt(12 / 20))):
+        assert ops.Pad(((0, 1), (0, 1)), mode).scale((3, 4)) == Scales(1.0, (beta,))
+    assert ops.NearestResize((2, 3)).scale((5, 2, 2, 4)) == Scales(1.0, (6**-0.5,))
+    assert ops.NearestResize(2).scale((5, 2, 2, 4)) == Scales(1.0, (0.5,))
+
+
 def test_norms_over_rows_and_groups():
     """The parameters' gradients sum 2·3·5 rows."""
     for op, more in ((ops.BatchNorm(), 0), (ops.FrozenBatchNorm(), 2), (ops.GroupNorm(2), 0)):
@@ -117,6 +145,36 @@ def test_extremes():
         assert abs(1 / scales.alpha - LARGEST[2][0]) <= EIGHT_DIGITS
         assert op.scale((2, 3, 4), (3, 1), statistic="rms").alpha == 1
         assert scales.beta == (math.sqrt(2), math.sqrt(2) * math.sqrt(3 / 24))
+
+
+def test_losses_with_weights():
+    """Soft targets: s/√(s−1) over the given RMS, a mean of them times the divisor; of logits: 2; √2 less for kept."""
+    hard = 5 / 2
+    for op, beta in (
+        (ops.SoftTargetCrossEntropy(), 4 * hard),
+        (ops.SoftTargetCrossEntropy("sum", gradient_rms=0.5), 2 * hard),
+        (ops.SoftTargetCrossEntropy("none", 7.0), hard),
+        (ops.SoftTargetCrossEntropy("mean", 7.0, 2), 7 * math.sqrt(2) * hard),
+        (ops.SoftmaxCrossEntropy("none", -1, 2), math.sqrt(2) * hard),
+    ):
+        shapes = ((4, 5), (4,) if isinstance(op, ops.SoftmaxCrossEntropy) else (4, 5))
+        assert op.scale(*shapes) == Scales(1.0, (beta, None))
+    assert ops.BinaryCrossEntropy("mean", 0.5).scale(*[(3, 4)] * 3) == Scales(1.0, (48.0, None, None))
+    assert ops.BinaryCrossEntropy("none").scale(*[(3, 4)] * 3) == Scales(1.0, (2.0, None, None))
+
+
+@pytest.mark.parametrize("delta", [0.25, 1.0, 2.0, 64.0])
+def test_clipped_differences(delta):
+    """E min(D², δ²) = ∫ 2t·P(|D| > t) dt from 0 to δ, of D ~ N(0, 2), by the midpoint rule."""
+    t = (np.arange(1 << 16) + 0.5) / (1 << 16) * delta
+    tail = np.array([math.erfc(v / 2) for v in t])
+    rms = math.sqrt(float(np.mean(2 * t * tail)) * delta)
+    for reduction, n in (("mean", 12), ("sum", 1), ("none", 1)):
+        huber, smooth = (kind(delta, reduction).scale((3, 4), (3, 4)) for kind in (ops.HuberLoss, ops.SmoothL1Loss))
+        assert huber.alpha == smooth.alpha == 1
+        assert huber.beta[0] == huber.beta[1] == pytest.approx(n / rms, rel=1e-7)
+        assert smooth.beta[0] == smooth.beta[1] == pytest.approx(n * delta / rms, rel=1e-7)
+    assert ops.SmoothL1Loss(0.0).scale((3, 4), (3, 4)) == Scales(1.0, (12.0, 12.0))
 
 
 B, M, N, S = 10, 12, 7, 5
@@ -165,6 +223,63 @@ def test_positions():
     assert shift.alpha == 1
     assert abs(shift.beta[0] - math.sqrt(16 / 10)) <= 1e-15
     assert turn == Scales(1.0, (1.0, None, None))
+
+
+def test_windows():
+    """A causal window of 3 of 12 keys: weights of mean 1 in the window, sums of a quarter of the terms."""
+    s, t, d = 8, 12, 16
+    scores, softmax = ops.AttentionScores(0.5, 3).scale((2, s, d), (2, t, d)), ops.MaskedSoftmax(True, 3)
+    assert scores == Scales(1.0, (3**-0.5 / 0.5, 2**-0.5 / 0.5))
+    assert softmax.scale((2, s, t), (1, t)) == Scales(3.0, (3.0, None))
+    assert ops.MaskedSoftmax(window=3).scale((2, s, t), (1, t)) == Scales(5.0, (5.0, None))  # two on each side
+    assert ops.MaskedSoftmax(window=9).scale((2, s, t), (1, t)) == Scales(12.0, (12.0, None))
+    # Queries 0, 1, 2, … mix 1, 2, 3, 3, … values by weights of 3, 3/2, 1, 1, …: σ² = 9, 9/2, 3, 3, …
+    causal = ((9 + 9 / 2 + 3 * 10) / t) ** -0.5
+    for values, alpha in (("correlated", 1 / 3), ("independent", 3**-0.5), ("causal", causal)):
+        found = ops.AttentionMix(values, 3).scale((2, s, t), (2, t, d))
+        assert found.alpha == pytest.approx(alpha, rel=1e-14)
+        assert found.beta == pytest.approx((d**-0.5, (s * 3 / 12) ** -0.5), rel=1e-14)
+    for wide in (12, 13):  # all of them
+        assert ops.AttentionMix("causal", wide).scale((s, t), (t, d)) == ops.AttentionMix("causal").scale(
+            (s, t), (t, d)
+        )
+        assert ops.AttentionScores(keys=wide).scale((s, d), (t, d)) == ops.AttentionScores().scale((s, d), (t, d))
+
+
+def test_cells():
+    """By the moments of Table A.2: RMS σ = 1/1.846, σ′ = 1/4.723, tanh = 1/1.593, tanh′ = 1/1.467."""
+    state, gates = (3, 5), (3, 20)
+    found = ops.LstmState().scale(state, gates)
+    of_gates = 2 / math.hypot(1 / (1.593 * 4.723), 1 / 4.723, 1 / (1.846 * 1.467))
+    assert found.alpha == 1
+    assert found.beta == pytest.approx((1.846, of_gates), rel=1e-3)
+    found = ops.LstmOutput().scale(state, gates)
+    assert found.alpha == pytest.approx(1.846 * 1.593, rel=1e-3)
+    assert found.beta == pytest.approx((1.846 * 1.467, 2 * 1.593 * 4.723), rel=1e-3)
+    found = ops.GruState().scale(state, (3, 10), state, state)
+    assert found.alpha == 1
+    assert found.beta[0] == pytest.approx(1.846, rel=1e-3)
+
+
+def test_the_candidate_of_a_gru_against_a_sample():
+    """2^18 elements: standard errors of the root mean squares are 0.2 % or less, five of which are allowed."""
+    rng = np.random.default_rng(0)
+    h, candidate, recurrent = rng.standard_normal((3, 1 << 18, 1))
+    arrays = h, rng.standard_normal((1 << 18, 2)), candidate, recurrent
+    _, kept = ops.GruState().forward(*arrays)
+    gradients = ops.GruState().backward(rng.standard_normal(h.shape), *kept)
+    betas = ops.GruState().scale(*[a.shape for a in arrays]).beta
+    for beta, gradient in zip(betas, gradients, strict=True):
+        assert beta * np.sqrt(np.mean(gradient**2)) == pytest.approx(1, abs=0.01)
+
+
+def test_soft_cap():
+    """x − x³/(3c²) + …: σ² = 1 − 2/c² + O(c^-4), E f′² = 1 − 2/c² + O(c^-4); steep, ±c almost everywhere."""
+    for statistic in ("std", "rms"):
+        wide = ops.SoftCap(50.0).scale((3,), statistic)
+        assert abs(wide.alpha - (1 + 1 / 50**2)) <= 6 / 50**4
+        assert abs(wide.beta[0] - (1 + 1 / 50**2)) <= 6 / 50**4
+    assert 0.9 < ops.SoftCap(1 / 16).scale((3,)).alpha / 16 < 1.1
 
 
 def test_constrained_factors_of_the_paper():

@@ -33,7 +33,23 @@ def conv(function):
     return call
 
 
-conv1d, conv2d = conv(F.conv1d), conv(F.conv2d)
+def transposed(function):
+    """The same; torch has the channels in first, and the channels out of one group."""
+
+    def call(x, w, groups=1, **attributes):
+        axes = x.ndim - 2
+        parts = w.permute(axes, axes + 1, *range(axes)).chunk(groups, 1)
+        return function(x.movedim(-1, 1), torch.cat(parts), groups=groups, **attributes).movedim(1, -1)
+
+    return call
+
+
+def pool(function, *arguments, **attributes):
+    return lambda x: function(x.movedim(-1, 1), *arguments, **attributes).movedim(1, -1)
+
+
+conv1d, conv2d, conv3d = conv(F.conv1d), conv(F.conv2d), conv(F.conv3d)
+conv_transpose1d, conv_transpose2d = transposed(F.conv_transpose1d), transposed(F.conv_transpose2d)
 ROW = 6
 MASK = RNG.integers(0, 2, (2, 5, 7)) == 1
 MASK[:, :, 3] = True
@@ -95,6 +111,51 @@ ORACLES = {
         lambda x, w: conv2d(x, w, stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2),
         [normal(2, 7, 6, 4), normal(3, 2, 2, 6)],
     ),
+    "conv3d": (
+        ops.Conv3d((2, 1, 1), (1, 0, 2), (1, 1, 2), 2),
+        lambda x, w: conv3d(x, w, stride=(2, 1, 1), padding=(1, 0, 2), dilation=(1, 1, 2), groups=2),
+        [normal(2, 5, 4, 6, 4), normal(2, 3, 2, 2, 6)],
+    ),
+    "conv_transpose 1d": (
+        ops.ConvTranspose(2, 1, 1, 1, 2),
+        lambda x, w: conv_transpose1d(x, w, stride=2, padding=1, output_padding=1, groups=2),
+        [normal(2, 5, 6), normal(4, 3, 4)],
+    ),
+    "conv_transpose 2d": (
+        ops.ConvTranspose((2, 3), (0, 1), (2, 1), 0, 2),
+        lambda x, w: conv_transpose2d(x, w, stride=(2, 3), padding=(0, 1), dilation=(2, 1), groups=2),
+        [normal(2, 5, 4, 6), normal(2, 3, 3, 4)],
+    ),
+    "max_pool 2d, dilated": (
+        ops.MaxPool((3, 2), (2, 1), (1, 0), (2, 3)),
+        pool(F.max_pool2d, (3, 2), (2, 1), (1, 0), (2, 3)),
+        [normal(2, 7, 8, 3)],
+    ),
+    "max_pool 3d": (ops.MaxPool(2, 1, 1), pool(F.max_pool3d, 2, 1, 1), [normal(2, 4, 5, 6, 3)]),
+    "avg_pool 2d, padding not counted": (
+        ops.AvgPool((3, 2), (2, 1), (1, 1), count_include_pad=False),
+        pool(F.avg_pool2d, (3, 2), (2, 1), (1, 1), count_include_pad=False),
+        [normal(2, 7, 8, 3)],
+    ),
+    "avg_pool 3d": (ops.AvgPool(2, 1, 1), pool(F.avg_pool3d, 2, 1, 1), [normal(2, 4, 5, 6, 3)]),
+    "pad": (
+        ops.Pad(((0, 0), (2, 1), (0, 3)), value=0.5),
+        lambda x: F.pad(x, (0, 3, 2, 1), value=0.5),
+        [normal(2, 3, 4)],
+    ),
+    "pad, reflect": (
+        ops.Pad(((0, 0), (0, 0), (2, 1), (0, 3)), "reflect"),
+        lambda x: F.pad(x, (0, 3, 2, 1), "reflect"),
+        [normal(2, 3, 4, 5)],
+    ),
+    "pad, replicate": (
+        ops.Pad(((0, 0), (0, 0), (2, 1), (0, 3)), "replicate"),
+        lambda x: F.pad(x, (0, 3, 2, 1), "replicate"),
+        [normal(2, 3, 4, 5)],
+    ),
+    "nearest_resize": (ops.NearestResize((2, 3)), pool(F.interpolate, scale_factor=(2, 3)), [normal(2, 3, 4, 5)]),
+    "sum, keepdims": (ops.Sum((0, -1), True), lambda x: torch.sum(x, (0, -1), keepdim=True), [normal(2, 3, 4)]),
+    "mean, keepdims": (ops.Mean((1,), True), lambda x: torch.mean(x, 1, keepdim=True), [normal(2, 3, 4)]),
     "batch_norm": (
         ops.BatchNorm(),
         lambda x, g, b: F.batch_norm(x.movedim(-1, 1), None, None, g, b, training=True).movedim(1, -1),
@@ -154,7 +215,37 @@ ORACLES = {
         lambda x, t: flat_cross_entropy(x, t, ignore_index=IGNORE, reduction="sum"),
         [normal(3, 4, ROW), SOME],
     ),
+    "cross_entropy, none": (
+        ops.SoftmaxCrossEntropy("none", IGNORE, KEPT),
+        lambda x, t: flat_cross_entropy(x, t, ignore_index=IGNORE, reduction="none").reshape(3, 4),
+        [normal(3, 4, ROW), SOME],
+    ),
+    "softplus, threshold": (ops.ThresholdedSoftplus(2.0, 3.0), lambda x: F.softplus(x, 2.0, 3.0), [normal(50)]),
+    "masked_log_softmax": (
+        ops.MaskedLogSoftmax(),
+        lambda x, mask: torch.where(mask, F.log_softmax(x.masked_fill(~mask, -torch.inf), -1), 0.0),
+        [normal(2, 5, 7), MASK],
+    ),
+    **{
+        f"huber_loss, {r}": (
+            ops.HuberLoss(0.7, r),
+            lambda x, t, r=r: F.huber_loss(x, t, reduction=r, delta=0.7),
+            [normal(3, 4), normal(3, 4)],
+        )
+        for r in ("mean", "sum", "none")
+    },
+    **{
+        f"smooth_l1_loss, {beta}": (
+            ops.SmoothL1Loss(beta, r),
+            lambda x, t, beta=beta, r=r: F.smooth_l1_loss(x, t, reduction=r, beta=beta),
+            [normal(3, 4), normal(3, 4)],
+        )
+        for beta, r in ((0.7, "mean"), (0.3, "none"), (0.0, "sum"))
+    },
     "mse_loss": (ops.MseLoss(), F.mse_loss, [normal(3, 4), normal(3, 4)]),
+    "glu": (ops.Glu(), lambda x, gate: F.glu(torch.cat([x, gate], -1)), [normal(3, 4), normal(3, 4)]),
+    "geglu": (ops.Glu("gelu"), lambda x, gate: x * F.gelu(gate), [normal(3, 4), normal(3, 4)]),
+    "reglu": (ops.Glu("relu"), lambda x, gate: x * F.relu(gate), [normal(3, 4), normal(3, 4)]),
     "relu": (ops.Relu(), F.relu, [normal(50)]),
     "leaky_relu": (ops.LeakyRelu(0.2), lambda x: F.leaky_relu(x, 0.2), [normal(50)]),
     "gelu, erf": (ops.Gelu(), F.gelu, [3 * normal(50)]),

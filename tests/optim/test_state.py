@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from refscale import optim
 from refscale.arrays import kept as kept_as_it_is
 from refscale.errors import ArgumentError, CarrierError, DivergedError, ShapeError
-from refscale.optim import OPTIMIZERS, Group, Rate, get_optimizer, groups, update
+from refscale.optim import OPTIMIZERS, Group, Rate, at_regular_rates, get_optimizer, groups, update
 from refscale.scales import Regular
 from tests.optim import published
 
@@ -374,3 +374,30 @@ class TestNames:
     def test_other_names(self, text, said):
         with pytest.raises(ArgumentError, match=re.escape(f"get_optimizer({text!r}): {said}")):
             get_optimizer(text)
+
+
+def test_the_scale_of_a_decay_by_hand():
+    """λ·decay_scale where the decay has the learning rate; the independent one has none.  p = 1, g = 0."""
+    p, zero = {"w": np.ones(1, np.float32)}, {"w": np.zeros(1, np.float32)}
+    group = {"w": Group(4.0, True, None, 0.25)}
+    for spelling, left in (
+        ("sgd", 1 - 0.5 * 4 * 0.25 * 0.5),
+        ("adamw", 1 - 0.5 * 4 * 0.25 * 0.5),
+        ("adamw:independent", 1 - 0.5),
+    ):
+        optimizer = get_optimizer(spelling, weight_decay=0.5)
+        new, _ = optimizer.update(zero, optimizer.init(p), p, Rate(0.5), group)
+        assert float(new["w"][0]) == left, spelling
+    for scale in (-1.0, np.inf, np.nan):
+        with pytest.raises(ArgumentError, match="expected 0 ≤ decay_scale < ∞"):
+            Group(1.0, True, None, scale)
+
+
+def test_at_regular_rates_by_hand():
+    """1/(σ²·c) and its inverse for SGD, 1/σ and σ for AdamW; the decay of a group stays."""
+    found = {"w": Group(3.0, True, 0.5), "b": Group(0.1, False)}
+    divisors, factors = {"w": 0.25, "b": 2.0}, {"w": 8.0, "b": 1.0}
+    sgd = at_regular_rates(found, divisors, "sgd", factors)
+    assert sgd == {"w": Group(2.0, True, 0.5, 0.5), "b": Group(0.25, False, None, 4.0)}
+    adamw = at_regular_rates(found, divisors, "adamw", {})
+    assert adamw == {"w": Group(4.0, True, 0.5, 0.25), "b": Group(0.5, False, None, 2.0)}

@@ -19,14 +19,19 @@ GOOD = squad.to_squad(
 )
 
 
+UNANSWERABLE = squad.to_squad(
+    [Question("a", "Who wrote it?", "Ada wrote it.", (Answer("Ada", 0),)), Question("b", "Who read it?", "Nobody.", ())]
+)
+
+
 def written(tmp_path, content):
     path = tmp_path / "squad.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     return path
 
 
-def changed(change):
-    content = copy.deepcopy(GOOD)
+def changed(change, content=GOOD):
+    content = copy.deepcopy(content)
     change(content["data"][0]["paragraphs"])
     return content
 
@@ -38,15 +43,49 @@ def test_there_and_back(tmp_path):
     assert squad.to_squad(found) == GOOD
 
 
+def test_questions_without_answer(tmp_path):
+    """Read from a file of version 2.0, with or without is_impossible; plausible answers are none."""
+    assert UNANSWERABLE["version"] == "v2.0"
+    assert [p["qas"][0]["is_impossible"] for p in UNANSWERABLE["data"][0]["paragraphs"]] == [False, True]
+    found = squad.read_squad(written(tmp_path, UNANSWERABLE))
+    assert [q.answers for q in found] == [(Answer("Ada", 0),), ()]
+    assert squad.to_squad(found) == UNANSWERABLE
+    assert (squad.has_unanswerable(found), squad.has_unanswerable(found[:1])) == (True, False)
+    plausible = [{"text": "Nobody", "answer_start": 0}]
+    for change in (
+        lambda p: p[1]["qas"][0].pop("is_impossible"),
+        lambda p: p[1]["qas"][0].update(plausible_answers=plausible),
+    ):
+        assert squad.read_squad(written(tmp_path, changed(change, UNANSWERABLE))) == found
+    assert squad.read_squad(written(tmp_path, UNANSWERABLE | {"version": "2.0"})) == found
+    for version in ("1.1", "v1.1", 2.0, None):
+        with pytest.raises(DataError, match=r"question 'b' has no answer, expected SQuAD 1\.1"):
+            squad.read_squad(written(tmp_path, UNANSWERABLE | {"version": version}))
+
+
+@pytest.mark.parametrize(
+    ("number", "impossible", "message"),
+    [
+        (0, True, "question 'a' has is_impossible True and 1 answer, expected true with none"),
+        (1, False, "question 'b' has is_impossible False and 0 answers, expected true with none"),
+        (1, 1, "question 'b' has is_impossible 1 and 0 answers"),
+    ],
+)
+def test_is_impossible_and_answers_agree(tmp_path, number, impossible, message):
+    content = changed(lambda p: p[number]["qas"][0].update(is_impossible=impossible), UNANSWERABLE)
+    with pytest.raises(DataError, match=message):
+        squad.read_squad(written(tmp_path, content))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2"),
         ([], "holds a list, expected an object"),
         ({"data": []}, "holds no question"),
-        ({"data": [{}]}, "not the format of SQuAD 1.1: KeyError 'paragraphs'"),
-        (changed(lambda p: p[0]["qas"][0].pop("question")), "not the format of SQuAD 1.1: KeyError 'question'"),
-        (changed(lambda p: p[0].update(context=3)), "not the format of SQuAD 1.1: TypeError 3, expected a text"),
+        ({"data": [{}]}, "not the format of SQuAD: KeyError 'paragraphs'"),
+        (changed(lambda p: p[0]["qas"][0].pop("question")), "not the format of SQuAD: KeyError 'question'"),
+        (changed(lambda p: p[0].update(context=3)), "not the format of SQuAD: TypeError 3, expected a text"),
         (
             changed(lambda p: p[0]["qas"][0]["answers"][0].update(answer_start=1)),
             "question 'a' has the answer 'Ada' at 1, where the context has 'da '",

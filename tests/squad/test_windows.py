@@ -71,6 +71,12 @@ def test_an_answer_at_the_ends_of_a_window():
     assert (labels.starts.tolist(), labels.ends.tolist()) == ([0, 4, 0], [0, 6, 0])
 
 
+def test_all_windows_of_an_unanswerable_question_are_labeled_0():
+    q = Question("q", "who ?", "wa wb wc wd we", ())
+    labels = windows([q, question("wa wb", "wb")], VOCABULARY, seq=8, stride=2)
+    assert (labels.starts.tolist(), labels.ends.tolist()) == ([0, 0, 5], [0, 0, 5])
+
+
 def test_defaults():
     """A stride of half of the room, 64 tokens of a question."""
     ten = " ".join(WORDS[:10])

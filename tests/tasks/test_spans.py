@@ -163,6 +163,32 @@ def test_scores_by_hand(task):
     assert made.line(scores) == "loss 3.0000, exact match 33.3%, F1 55.6%"
 
 
+def test_scores_with_unanswerable_questions_by_hand(task):
+    """Log-odds of no answer by question: (−1 − 1) − 2 = −4, (1 + 1) − (−2) = 4, −4; the last two have no answer.
+
+    At 0 the first and the second are right.  The sum by log-odds is 3 after the first: all are right there.
+    """
+    nothing = [replace(question("wa wb", "wa", number=k), answers=()) for k in (1, 2)]
+    made = task(dev=[question("wa wb", "wb", number=0), *nothing])
+    assert made.unanswerable
+    parts = [observed(made, 1.0, [5, 0, 4], [5, 0, 4])]
+    assert made.answers(parts) == {"q0": "wb", "q1": "", "q2": "wa"}
+    assert [c.null_odds for c in made.candidates(parts).values()] == [-4, 4, -4]
+    scores = made.score(parts)
+    two_thirds = pytest.approx(2 / 3)
+    assert scores == {"loss": 1, "exact_match": two_thirds, "f1": two_thirds, "best_exact_match": 1, "best_f1": 1}
+    assert made.line(scores) == "loss 1.0000, exact match 66.7%, F1 66.7%, best 100.0% and 100.0%"
+
+
+def test_the_rules_are_those_of_all_questions(task):
+    """An unanswerable question among those to train on, or left out of the validation, makes the rules those of 2.0."""
+    one, none = question("wa wb", "wb", number=0), replace(question("wa wb", "wa", number=1), answers=())
+    assert not task(train=[one], dev=[one]).unanswerable
+    assert task(train=[one, none], dev=[one]).unanswerable
+    made = task(train=[one], dev=[*(replace(one, id=str(k)) for k in range(4)), none], evaluation_batches=1)
+    assert (made.unanswerable, len(made.held_out)) == (True, 2)
+
+
 def test_what_is_kept_of_a_batch(task):
     """The sum of its losses, its size, and logits as wide as a window, −∞ beyond the batch."""
     made = task(dev=[question("wa wb", "wb", number=0), question("wa wb", "wa", number=1)])

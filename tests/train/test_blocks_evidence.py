@@ -16,7 +16,7 @@ from statistics import mean, stdev
 import pytest
 
 from refscale.precision import get_precision
-from refscale.sweep import Comparison, compare, load_comparison, tables
+from refscale.sweep import Comparison, Variant, compare, load_comparison, load_spec, read_rows, tables
 from refscale.sweep.comparison import BLOCKS
 from tests.train.test_evidence import differences, losses
 
@@ -65,3 +65,15 @@ def test_made_anew(stored, tmp_path):
         check(load_comparison(Path(made) / "comparison.json"))
         return
     check(compare(replace(stored.base), tmp_path, variants=BLOCKS, jobs=2))
+
+
+def test_a_factor_of_2_before_the_cast_does_not_rescue_fp4(stored):
+    """The stored row of the sweep ``fp4`` beside the comparison's run of the same model, rate and seed."""
+    spec, (row,) = load_spec("fp4"), read_rows(RESULTS.parent / "fp4").values()
+    assert row.settings == {"precision": spec.variants["factor 2"]["precision"]}
+    (plain,) = (r for r in stored.of(Variant("unit", "fp4")) if r.seed == row.seed)
+    assert (row.log2_lr, row.status) == (plain.log2_lr, "done")
+    same = ("model", "scheme", "steps", "batch", "seq", "weight_decay", "optimizer", "schedule", "evaluation_batches")
+    config = spec.config(row.settings, row.log2_lr, row.seed)
+    assert [getattr(config, f) for f in same] == [getattr(replace(stored.base, scheme="unit"), f) for f in same]
+    assert row.loss > plain.loss + 0.2

@@ -68,6 +68,50 @@ def test_both_schemes_start_from_the_same_function(data):
     np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_an_sgd_step_at_regular_rates_is_the_regular_step(data, weight_decay):
+    """Parameter by parameter, taken back to the regular model; at the rates of unit scaling it is another one."""
+    moved = {}
+    for scheme in ("regular", "unit:rates=regular", "unit"):
+        fine = replace(FINE, scheme=scheme, optimizer="sgd", lr=2.0**-6, weight_decay=weight_decay, warmup=0)
+        run = Run.of(fine, data)
+        start = run.initial_state()
+        after, _ = training_step(run, start, next(run.batches(0)))
+        before, now = run.task.regular(start.parameters), run.task.regular(after.parameters)
+        moved[scheme] = {name: now[name].astype(np.float64) - before[name] for name in now}
+    expected = moved["regular"]
+    largest = max(np.abs(x).max() for x in expected.values())
+
+    def deviation(scheme, name):
+        return np.abs(moved[scheme][name] - expected[name]).max() / max(np.abs(expected[name]).max(), 1e-4 * largest)
+
+    found = {name: deviation("unit:rates=regular", name) for name in expected}
+    assert max(found.values()) < 5e-3, max(found, key=found.get)
+    assert max(deviation("unit", name) for name in expected) > 1
+
+
+def test_regular_rates_by_hand(data):
+    run = Run.of(replace(FINE, scheme="unit:rates=regular"), data)
+    assert run.scheme.name == "unit:rates=regular"
+    assert run.scheme.trained == run.task.adapted.scheme.trained
+    name = "encoder.0.attention.query.weight"
+    sigma = float(np.sqrt(np.mean(np.square(load_trained(data.pretrained, data.text).parameters[name], dtype=float))))
+    group = run.groups[name]
+    assert group.lr_scale == pytest.approx(1 / sigma, rel=1e-6)
+    assert (group.decayed, group.decay_scale) == (True, pytest.approx(sigma, rel=1e-6))
+    bias = run.groups["encoder.0.attention.query.bias"]
+    assert (bias.lr_scale, bias.decayed) == (1 / run.task.adapted.divisors["encoder.0.attention.query.bias"], False)
+    with pytest.raises(ArgumentError, match=r"at_regular_rates\(optimizer='lamb'\): expected 'sgd' or 'adamw'"):
+        _ = Run.of(replace(FINE, scheme="unit:rates=regular", optimizer="lamb", lr=0.1), data).groups
+
+
+def test_regular_rates_need_an_adapted_model(data, trained, text):
+    with pytest.raises(ArgumentError, match=r"train\(scheme='unit:rates=regular'\): expected a model adapted"):
+        _ = Run.of(small(scheme="unit:rates=regular"), text).groups
+    with pytest.raises(ArgumentError, match="expected the same, or 'unit' or 'unit:rates=regular' for a regular one"):
+        Run.of(replace(FINE, scheme="unit:rows=alike"), data)
+
+
 def test_the_encoder_is_the_trained_one(data, trained, text):
     run = Run.of(replace(FINE, scheme="regular"), data)
     found = load_trained(trained / "regular", text)

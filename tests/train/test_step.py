@@ -17,7 +17,7 @@ from refscale.errors import ArgumentError, DataError, DivergedError
 from refscale.formats import Cast
 from refscale.layers import Spec
 from refscale.models import bert
-from refscale.optim import Rate
+from refscale.optim import Rate, get_optimizer
 from refscale.precision import Precision, fp16_sr, get_precision
 from refscale.programs import Program
 from refscale.rivals import NoScaling, Outcome
@@ -61,6 +61,73 @@ def test_a_step_is_forward_backward_update(text):
     assert after.parameters.keys() == expected.keys()
     assert all(np.array_equal(after.parameters[k], expected[k]) for k in expected)
     assert all(np.array_equal(after.optimizer[k], optimizer[k]) for k in optimizer)
+
+
+AUTHORS = "store=fp16/stochastic,weights=fp16/stochastic,first_moment=fp16/stochastic"
+
+
+@pytest.mark.parametrize(
+    "precision", [AUTHORS, AUTHORS.replace("stochastic", "nearest_even"), "store=fp16,weights=fp16,first_moment=fp16"]
+)
+@pytest.mark.parametrize("optimizer", ["adamw:eps=1e-7", "sgd:momentum=0.9"])
+def test_a_step_without_master_weights(text, precision, optimizer):
+    """The second step against the authors' formulas: weights and m in FP16, v and the update in FP32.
+
+    m and the weight are rounded once each, from the FP32 results of the update; bits are drawn for all weights, then
+    for all m.  ε-hat: their step size holds √(1 − β2^t), so that eps is added to √v, here to √v/√(1 − β2^t).
+    """
+    run = Run.of(small(precision=precision, optimizer=optimizer, lr=2.0**-6, weight_decay=0.0), text)
+    one, _ = training_step(run, run.initial_state(), next(run.batches(0)))
+    assert all(np.array_equal(x, x.astype(np.float16)) for x in one.parameters.values())
+    state = one.optimizer
+    assert all(np.array_equal(x, x.astype(np.float16)) for k, x in state.items() if k.startswith("m/"))
+    batch = next(run.batches(1))
+    gradients = forward_backward(run, one, batch).gradients
+    two, _ = training_step(run, one, batch)
+    rate = {name: np.float32(run.rate(1).of(group)) for name, group in run.groups.items()}
+    new, moments = {}, {}
+    for name, g in gradients.items():
+        p, m = one.parameters[name], state[f"m/{name}"]
+        if optimizer.startswith("sgd"):
+            moments[name] = np.float32(0.9) * m + g
+            new[name] = p - rate[name] * moments[name]
+            continue
+        moments[name] = np.float32(0.9) * m + np.float32(1 - 0.9) * g
+        v = np.float32(0.999) * state[f"v/{name}"] + np.float32(1 - 0.999) * g**2
+        np.testing.assert_allclose(two.optimizer[f"v/{name}"], v, rtol=1e-6)
+        root = np.sqrt(v) * np.float32((1 - 0.999**2) ** -0.5) + np.float32(1e-7)
+        new[name] = p - rate[name] * (moments[name] * np.float32(1 / (1 - 0.9**2)) / root)
+    rng = np.random.default_rng([0, 4, 2])
+    for cast, expected, found in (
+        (run.precision.weights, new, two.parameters),
+        (run.precision.first_moment, moments, {k[2:]: x for k, x in two.optimizer.items() if k.startswith("m/")}),
+    ):
+        wrong = 0
+        for name, x in expected.items():
+            stochastic = cast.rounding == "stochastic"
+            words = rng.integers(0, 2**32, x.shape, np.uint32) if stochastic else None
+            wrong += np.count_nonzero(cast(x, words) != found[name])
+        assert wrong <= 5e-4 * sum(x.size for x in expected.values())  # the last place of float32 decides some
+
+
+def test_the_first_moment_is_rounded_after_the_update_and_alone():
+    """SGD with momentum 0.5: m' = ½·1 + (1 + 2^-12) rounds to 1.5; p − m' has the 2^-12."""
+    policy = get_precision("first_moment=fp16/nearest_even")
+    optimizer = get_optimizer("sgd:momentum=0.5")
+    p = {"w": np.full(3, 2, np.float32)}
+    state = optimizer.init(p) | {"m/w": np.ones(3, np.float32)}
+    new, after = optimizer.update({"w": np.full(3, 1 + 2.0**-12, np.float32)}, state, p, Rate(1.0))
+    stored = policy.store_moments(after)
+    assert (new["w"] == 0.5 - 2.0**-12).all()
+    assert (stored["m/w"] == 1.5).all()
+    assert not (after["m/w"] == 1.5).any()
+    assert (list(stored), stored["step"]) == (list(after), 1)
+    assert not stored["m/w"].flags.writeable
+    v = {"m/w": np.float32([1 + 2.0**-12]), "v/w": np.float32([1 + 2.0**-12]), "m/m/w": np.float32([3])}
+    assert [float(x[0]) for x in policy.store_moments(v).values()] == [1, 1 + 2.0**-12, 3]
+    assert get_precision("fp16").store_moments(v)["m/w"] is v["m/w"]
+    with pytest.raises(ArgumentError, match=r"needs random bits: store_moments\(rng="):
+        get_precision("first_moment=fp16/stochastic").store_moments(v)
 
 
 def test_stochastic_casts_of_operands_draw_anew_at_every_step(text):
@@ -358,6 +425,9 @@ class TestConfig:
             "lr": None,
             "optimizer": "adamw",
             "weight_decay": 0.01,
+            "decay": "",
+            "accumulate": 1,
+            "clip": None,
             "schedule": "linear",
             "warmup": None,
             "halve_every": 1000,
@@ -384,8 +454,8 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("task", "rates"),
         [
-            ("masked-lm", {"regular": -10, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6}),
-            ("next-token", {"regular": -9, "unit": -6, "unit-rms": -6, "u-mup": -1, "munit": -6}),
+            ("masked-lm", {"regular": -10, "unit": -6, "unit-rms": -6, "authors": -6, "u-mup": -1, "munit": -6}),
+            ("next-token", {"regular": -9, "unit": -6, "unit-rms": -6, "authors": -6, "u-mup": -1, "munit": -6}),
             ("squad", {"regular": -12, "unit": -8}),
         ],
     )

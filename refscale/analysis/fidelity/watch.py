@@ -67,8 +67,9 @@ class Watch:
         if cast is None:
             return
         format = cast.format.name
+        factor = self.policy.operand_factor
         m = measure(x, [format])
-        lost = m.lost[format]
+        lost = measure(factor * x, [format]).lost[format] if factor != 1 else m.lost[format]
         self.operands.append(
             OperandStats(
                 scheme="",
@@ -82,7 +83,7 @@ class Watch:
                 flushed=m.share(lost.underflow),
                 subnormal=m.share(lost.subnormal),
                 clipped=m.share(lost.overflow),
-                snr=cast_snr(x, cast),
+                snr=cast_snr(x, cast, factor),
                 scaled_snr=cast_snr(x, cast, operand_scale(cast.format, m.amax)),
             )
         )

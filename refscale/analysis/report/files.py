@@ -9,6 +9,7 @@ from typing import Any
 
 from refscale.files import DATA, parse_json, read_json, write_text
 from refscale.records import check_schema, dataclass_of, reading, record_text
+from refscale.stats.causes import Cause
 from refscale.stats.measurement import Lost, TensorStats
 from refscale.stats.report import CastSummary, Report, summarize
 
@@ -73,6 +74,7 @@ def _report_from(content: dict[str, Any]) -> Report:
         "losses": {name: float(x) for name, x in content["losses"].items()},
         "tensors": tuple(_tensor_from(t) for t in content["tensors"]),
         "casts": tuple(dataclass_of(CastSummary, c) for c in content["casts"]),
+        "causes": tuple(dataclass_of(Cause, c) for c in content.get("causes", ())),
     }
     return dataclass_of(Report, {**content, **own})
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from refscale.analysis.predict import initial_stds, predict
-from refscale.engine import Tape, Tensor, backward
+from refscale.engine import Tape, backward
 from refscale.errors import ArgumentError
 from refscale.files import path_text
 from refscale.formats import get_format
@@ -18,9 +18,11 @@ from refscale.models import Config, family, get_config
 from refscale.models.bert import BertConfig
 from refscale.models.language import LanguageConfig
 from refscale.precision import Precision, fp32, get_precision
+from refscale.prediction import Prediction
 from refscale.programs import Program, check_program, first_loss, is_place, load_program, name_of
 from refscale.progress import Progress
 from refscale.scales import Constraint, Scheme, get_constraint, get_scheme
+from refscale.stats.causes import causes
 from refscale.stats.measurement import REPORT_FORMATS
 from refscale.stats.report import Report
 from refscale.stats.trace import PredictedScales, TensorProbe, summarize_casts
@@ -76,6 +78,8 @@ def report(
     tape = Tape(scheme, precision, probe=trace, count_casts=precision != fp32, rng=rounding)
     losses = first_loss(program, tape, seed)
     backward(losses.total)
+    prediction = predict(losses.total, initial_stds(program, scheme))
+    tensors = trace.tensors(losses.total, scheme, _scales_of(prediction))
     return Report(
         model=first.name,
         scheme=scheme.name,
@@ -87,14 +91,14 @@ def report(
         text=first.text,
         formats=formats,
         losses=trace.losses,
-        tensors=trace.tensors(losses.total, scheme, _predicted(losses.total, initial_stds(program, scheme))),
+        tensors=tensors,
         casts=summarize_casts(tape.casts),
+        causes=causes(losses.total, prediction, trace.outside(tensors), scheme),
     )
 
 
-def _predicted(output: Tensor, std: Mapping[str, float]) -> PredictedScales:
-    """σ of every tensor of a graph whose leaves have the given ones."""
-    prediction = predict(output, std)
+def _scales_of(prediction: Prediction) -> PredictedScales:
+    """σ of every tensor of a predicted graph."""
     return PredictedScales(
         values={variable: kernel.std for variable, kernel in prediction.values.items()},
         gradients={variable: kernel.std for variable, kernel in prediction.gradients.items()},

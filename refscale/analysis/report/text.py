@@ -10,6 +10,7 @@ from statistics import median
 from refscale.analysis.report.histogram import histograms
 from refscale.analysis.tables.formats import format_label
 from refscale.errors import counted
+from refscale.stats.causes import Cause
 from refscale.stats.measurement import KINDS, Kind, TensorStats
 from refscale.stats.report import CastSummary, Report, Summary, by_layer, distance, is_outside
 
@@ -174,6 +175,7 @@ def summary_lines(report: Report) -> list[str]:
         f"  {shares}",
         f"  farthest from 1: {_farthest(s)}",
         *_predicted_line(report.tensors),
+        *_cause_lines(report.causes),
     ]
     if zero:
         lines += _wrapped(f"  not judged, zero by construction: {zero}")
@@ -196,6 +198,19 @@ def _predicted_line(tensors: Sequence[TensorStats]) -> Iterator[str]:
         yield f"  σ over predicted: {near} of {len(ratios)} within 15 %, median {median(ratios):.2f}, {ends}"
     if unknown and any(t.predicted is not None for t in tensors):
         yield f"  not predicted: {counted(len(unknown), 'tensor')}, from {unknown[0].name} on"
+
+
+def _cause_lines(causes: Sequence[Cause]) -> Iterator[str]:
+    """Why tensors are outside, cause by cause, those of most tensors first: how many, where most, the remedy."""
+    groups: dict[str, list[Cause]] = {}
+    for one in causes:
+        groups.setdefault(one.cause, []).append(one)
+    for cause, group in sorted(groups.items(), key=lambda item: -len(item[1])):
+        most = max(group, key=lambda one: abs(one.log2))
+        where = f"; most for the {most.kind} {most.tensor}" if most.at else f"; {most.kind} {most.tensor}"
+        calls = f", × 2^{round(most.log2, 1) + 0.0} of {counted(most.calls, 'call')}, at {most.at}" if most.at else ""
+        remedy = f"; remedy: {most.remedy}" if most.remedy else ""
+        yield from _wrapped(f"  outside because of {cause}: {counted(len(group), 'tensor')}{where}{calls}{remedy}")
 
 
 def _farthest(s: Summary) -> str:

@@ -12,8 +12,7 @@ from typing import Any
 from refscale.errors import DataError
 from refscale.files import DATA, read_json, read_json_lines, write_text
 from refscale.records import check_schema, reading, record_text
-from refscale.stats.measurement import KINDS, Kind
-from refscale.stats.report import HIGH, LOW
+from refscale.stats.measurement import HIGH, KINDS, LOW, Kind
 
 SCHEMA = "refscale.drift/1"
 

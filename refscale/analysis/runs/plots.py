@@ -11,8 +11,7 @@ import numpy as np
 from refscale.analysis.figures import COLORS, LIMIT, SMALL, open_figure, scheme_color
 from refscale.analysis.runs.drift import Drift
 from refscale.formats import get_format
-from refscale.stats.measurement import KINDS
-from refscale.stats.report import HIGH, LOW
+from refscale.stats.measurement import HIGH, KINDS, LOW
 
 _FP16 = get_format("float16")
 

@@ -96,9 +96,9 @@ def examples(shape: Mapping[str, int] = DEFAULTS) -> list[Example]:
 
 
 def render(rows: Iterable[OpRow]) -> str:
-    """The rows as aligned text, under a line of headings: two lines each, the factors, then shapes and source.
+    """The rows as aligned text, under a line of headings: two lines each, the factors, then attributes, shapes, source.
 
-    "-" stands for a factor that does not exist.  Lines of at most 100 columns; of an op with five inputs, 108.
+    "-" stands for a factor that does not exist.  Lines have at most 100 columns.
     """
     head = ("op", "statistic", "α", "β", "constrained")
     rows = list(rows)
@@ -140,14 +140,14 @@ def _attributes(op: Op) -> str:
 
 
 def _cells(row: OpRow) -> tuple[str, ...]:
-    name = f"{row.op}({row.attributes})" if row.attributes else row.op
     beta = ", ".join(map(_number, row.beta))
-    return name, row.statistic, _number(row.alpha), beta, _number(row.constrained)
+    return row.op, row.statistic, _number(row.alpha), beta, _number(row.constrained)
 
 
 def _second(row: OpRow) -> str:
     shapes = " ".join(str(shape).replace(" ", "") for shape in row.shapes)
-    return textwrap.fill(f"{shapes}: {row.source}", 100, initial_indent="    ", subsequent_indent="    ")
+    attributes = f"{row.attributes}; " if row.attributes else ""
+    return textwrap.fill(f"{attributes}{shapes}: {row.source}", 100, initial_indent="    ", subsequent_indent="    ")
 
 
 def _number(value: float | None) -> str:

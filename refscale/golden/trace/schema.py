@@ -219,7 +219,7 @@ def step_content(
     """A step as the index has it."""
     content = {
         "op": op.name,
-        "attributes": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(op).items()},
+        "attributes": {k: list(v) if isinstance(v, tuple) else v for k, v in op.attributes().items()},
         "alpha": float(alpha),
         "beta": [None if b is None else float(b) for b in beta],
         "inputs": list(inputs),

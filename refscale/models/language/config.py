@@ -22,6 +22,7 @@ from refscale.scales import (
 )
 
 Positions = Literal["relative", "rotary", "none"]
+Initial = Literal["normal", "authors"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class LanguageConfig:
             too (the paper's models); if not, the first is not (as decoders are trained).
         tau: residual rule; ``default`` is x + f(x), with the running mean as its stand-in under unit scaling.
         kernel, groups: of convolutions.
-        frequencies: of the sinusoids.
+        frequencies, amplitude: of the sinusoids.
+        initial: "normal" weights, of Glorot's σ under the regular scheme; or those of the "authors": uniform, and there
+            with σ = fan_in^-½ for queries, keys, values and distances, and for gates counting input and state.
         base: of rotary positions.
         eps: of the norms.
         dropout: probability, for embeddings and branches; attention weights have none.
@@ -76,6 +79,8 @@ class LanguageConfig:
     kernel: int = 7
     groups: int = 8
     frequencies: int = 128
+    amplitude: float = math.sqrt(2)
+    initial: Initial = "normal"
     base: float = 10000.0
     eps: float = 1e-6
     dropout: float = 0.0
@@ -95,6 +100,7 @@ class LanguageConfig:
             ("positions", get_args(Positions)),
             ("norm", get_args(NormPlacement)),
             ("activation", tuple(ops.ACTIVATIONS)),
+            ("initial", get_args(Initial)),
         ):
             if getattr(self, name) not in choices:
                 raise self._error(name, f"one of {', '.join(choices)}")
@@ -104,8 +110,9 @@ class LanguageConfig:
             raise self._error("head_size", "an even number, for rotary positions")
         if self.mixer == "convolution" and self.width % self.groups:
             raise self._error("width", f"a multiple of {self.groups}, the groups")
-        if not 0 < self.base < math.inf:
-            raise self._error("base", "0 < base < inf")
+        for name in ("base", "amplitude"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise self._error(name, f"0 < {name} < inf")
         for name, end in (("dropout", 1), ("eps", math.inf)):
             if not 0 <= getattr(self, name) < end:
                 raise self._error(name, f"0 ≤ {name} < {end}")
@@ -138,6 +145,7 @@ class LanguageConfig:
             constraint=self.constraint,
             mixer=self.mixer,
             causal=True,
+            amplitude=self.amplitude,
             kv_heads=heads // self.shared,
             rotary=self.base if self.positions == "rotary" else None,
         )

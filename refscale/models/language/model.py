@@ -8,7 +8,7 @@ constrained; the readout and what follows hang on cut-edges.  A tied embedding i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,8 @@ def specs(config: LanguageConfig) -> Specs:
     readout = linear_specs("readout", d, config.vocabulary, role="readout", bias=config.biases)
     if config.tied:
         del readout["readout.weight"]
+    if config.initial == "authors":
+        found = {name: _authors(name, spec) for name, spec in found.items()}
     return found | readout | ({"pad": Spec("bias", (config.vocabulary,))} if config.pad else {})
 
 
@@ -79,8 +81,19 @@ def _mixer_specs(name: str, config: LanguageConfig, depth: int) -> Specs:
     )
 
 
+def _authors(name: str, spec: Spec) -> Spec:
+    """A spec with the authors' σ, where it is not Glorot's.  Source: their code, scmm/layers.py (qkv, gates)."""
+    part = name.split(".")[-2:-1]
+    if spec.role == "weight" and part in (["query"], ["key"], ["value"], ["distance"], ["input"], ["state"]):
+        both = 2 if part in (["input"], ["state"]) else 1
+        return replace(spec, std=(both * spec.shape[0]) ** -0.5)
+    return spec
+
+
 def initial_std(config: LanguageConfig, spec: Spec) -> float:
     """Of a weight under the regular scheme: Glorot's; a tied embedding has width^-½, as a readout would."""
+    if spec.std is not None:
+        return spec.std
     return config.width**-0.5 if config.tied and spec.role == "embedding" else glorot(spec)
 
 

@@ -96,7 +96,7 @@ def masked_softmax(op: Any, alpha: float, x: Array, mask: Array) -> tuple[Array,
     y = np.empty(x.shape, x.dtype)
     if not y.size:
         return y, (y, alpha)
-    visible, shape = _visible(mask, x.shape, op.causal)
+    visible, shape = _visible(mask, x.shape, op)
     logits, out, ones = x.reshape(shape), y.reshape(shape), np.ones(shape[-1], x.dtype)
     all_visible, lowest = bool(visible.all()), -np.finfo(x.dtype).max
     limits = _limits(visible, x.dtype) if visible.size <= blocks.BLOCK else None
@@ -113,16 +113,15 @@ def masked_softmax(op: Any, alpha: float, x: Array, mask: Array) -> tuple[Array,
     return y, (y, alpha)
 
 
-def _visible(mask: Array, x: Shape, causal: bool) -> tuple[Array, tuple[int, int, int, int]]:
+def _visible(mask: Array, x: Shape, op: Any) -> tuple[Array, tuple[int, int, int, int]]:
     """The mask as (p or 1, 1, s or 1, t or 1), and the (p, h, s, t) that x of shape (…, s, t) is then taken for.
 
     What had been broadcast before it came here is cut to one again.
     """
     mask = mask.reshape((1,) * (len(x) - mask.ndim) + mask.shape)
     mask = mask[tuple(slice(None) if stride else slice(1) for stride in mask.strides)]
-    if causal:
-        s, t = x[-2:]
-        mask = mask & np.tri(s, t, t - s, dtype=np.bool_)
+    if op.hides_by_place:
+        mask = mask & op.places(*x[-2:])
     lead = len(x) - 2
     varies = max((i + 1 for i in range(lead) if mask.shape[i] > 1), default=0)
     mask = np.broadcast_to(mask, (*x[:varies], *mask.shape[varies:]))
@@ -296,7 +295,8 @@ def cross_entropy(op: Any, alpha: float, logits: Array, targets: Array) -> tuple
         np.add.reduce(shifted, -1, out=sums[block])
     weight = 1 / kept if op.reduction == "mean" else 1.0
     share = (counts * weight).astype(logits.dtype)
-    value = total(np.where(counts, share * (np.log(sums) - picked), np.zeros((), logits.dtype)))
+    losses = np.where(counts, share * (np.log(sums) - picked), np.zeros((), logits.dtype))
+    value = losses.reshape(targets.shape) if op.reduction == "none" else total(losses)
     return np.asarray(value * alpha, logits.dtype), (e, sums, index, counts, weight)
 
 
@@ -308,9 +308,9 @@ def cross_entropy_backward(
         return None, None
     flat, every = by_row(e), np.flatnonzero(counts)
     index = index[every]
-    factor = g * (weight * betas[0])
+    factor = np.broadcast_to(g.reshape(-1), len(flat)) * (weight * betas[0])  # g is a number, or one for each row
     per_row = _column(factor / sums)
-    at_target = (flat[every, index] / sums[every] - 1) * factor
+    at_target = (flat[every, index] / sums[every] - 1) * factor[every]
     skips = len(every) < len(flat)
     for block in blocks.of_rows(*flat.shape):
         if skips and not counts[block].any():

@@ -1,0 +1,79 @@
+"""Padding and nearest resize."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from refscale import ops
+from refscale.engine import Tensor, apply
+from refscale.errors import ArgumentError
+from refscale.scales import Constraint, geometric
+
+__all__ = ["interpolate", "pad"]
+
+
+def pad(
+    x: Tensor,
+    pad: Sequence[int],
+    mode: ops.PadMode = "constant",
+    value: float = 0.0,
+    *,
+    constraint: str | Constraint = geometric,
+) -> Tensor:
+    """x with a number, mirrored elements or copies of the first and last around it; see ``ops.Pad``.
+
+    Args:
+        x: any shape.
+        pad: elements before and after the last axis, then the one before it, and so on, as in torch.  (The last axis of
+            an image is its channels here: (0, 0, left, right, top, bottom).)
+        mode: "constant", "reflect" or "replicate".
+        value: of mode "constant".
+        constraint: ties α and β.
+
+    Returns:
+        x's shape, larger by ``pad``.
+
+    Raises:
+        ArgumentError: an odd number of widths, more than two for each axis, or a negative one.
+    """
+    if len(pad) % 2 or len(pad) > 2 * x.ndim:
+        raise ArgumentError(f"pad(pad={tuple(pad)}): expected pairs (before, after), at most one for each axis of {x}")
+    pairs = [(0, 0)] * (x.ndim - len(pad) // 2) + list(zip(pad[::2], pad[1::2], strict=True))[::-1]
+    return apply(ops.Pad(tuple(pairs), mode, value), x, constraint=constraint, constrained=(0,))
+
+
+def interpolate(
+    x: Tensor,
+    size: ops.PerAxis | None = None,
+    scale_factor: ops.PerAxis | None = None,
+    mode: str = "nearest",
+    *,
+    constraint: str | Constraint = geometric,
+) -> Tensor:
+    """x with every element repeated along the spatial axes, channels last; see ``ops.NearestResize``.
+
+    Args:
+        x: (batch, *space, channels).
+        size: of the result, a multiple of x's, one number or one for each axis; or
+        scale_factor: how often an element is repeated, one number or one for each axis.
+        mode: "nearest".
+        constraint: ties α and β.
+
+    Returns:
+        (batch, *size, channels).
+
+    Raises:
+        ArgumentError: neither or both of size and scale_factor, a size that is no multiple of x's, or another mode.
+    """
+    call = f"interpolate(size={size}, scale_factor={scale_factor}, mode={mode!r})"
+    if mode != "nearest":
+        raise ArgumentError(f"{call}: expected mode 'nearest'")
+    if (size is None) == (scale_factor is None):
+        raise ArgumentError(f"{call}: expected one of size and scale_factor")
+    if size is not None:
+        space = x.shape[1:-1]
+        sizes = (size,) * len(space) if isinstance(size, int) else tuple(size)
+        if len(sizes) != len(space) or any(n < 1 or s % n for s, n in zip(sizes, space, strict=True)):
+            raise ArgumentError(f"{call}: expected a multiple of {space} on each axis")
+        scale_factor = tuple(s // n for s, n in zip(sizes, space, strict=True))
+    return apply(ops.NearestResize(scale_factor or 0), x, constraint=constraint, constrained=(0,))

@@ -1,0 +1,181 @@
+"""Larger arrays from the elements of one: padding, and nearest resize."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from refscale.engine import Array, Example, Op, Sizes, example
+from refscale.errors import ArgumentError, ShapeError
+from refscale.ops.shapes import size, whole_numbers
+from refscale.ops.sums import total
+from refscale.ops.windows import LAYOUTS, PerAxis, layouts, per_axis, window_attributes
+from refscale.scales import Scales, Shape
+from refscale.scales.second_moments import SecondMoments, constant
+
+Kept = tuple[Any, ...]
+PadMode = Literal["constant", "reflect", "replicate"]
+"""What padding holds: one number; elements mirrored at the first and the last; copies of the first and the last."""
+
+
+@dataclass(frozen=True)
+class Pad(Op):
+    """x with elements before and after each axis: a number, or elements of x, mirrored or copied.
+
+    α = 1: elements of x stay as they are, and a convolution of x padded with zeros is the convolution with padding.
+    The gradient drops a number's place: β = 1.  Elements of x that are repeated receive the sum of their repeats, N in
+    all of n: β = √(n/N).
+
+    Attributes:
+        widths: (before, after) of each axis of x, ≥ 0; of mode "reflect" less than its side.
+        mode: "constant", "reflect" (1 2 3 → 3 2 | 1 2 3 | 2 1) or "replicate" (1 1 | 1 2 3 | 3 3): torch's names.
+        value: finite, of mode "constant".
+    """
+
+    widths: tuple[tuple[int, int], ...]
+    mode: PadMode = "constant"
+    value: float = 0.0
+    inputs = ("x",)
+    source = "moves values; Table A.2 (sum), terms counted"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        pairs = [whole_numbers(pair, 0) for pair in self.widths] if isinstance(self.widths, tuple | list) else [None]
+        if any(pair is None or len(pair) != 2 for pair in pairs):
+            raise ArgumentError(f"Pad(widths={self.widths!r}): expected (before, after) of each axis, integers ≥ 0")
+        object.__setattr__(self, "widths", tuple(pairs))
+        if self.mode not in get_args(PadMode):
+            raise ArgumentError(f"Pad(mode={self.mode!r}): expected 'constant', 'reflect' or 'replicate'")
+        if not math.isfinite(self.value) or (self.value != 0 and self.mode != "constant"):
+            raise ArgumentError(f"Pad(value={self.value}): expected a finite number, 0 unless mode is 'constant'")
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        self._out(x.shape)
+        if self.mode == "constant":
+            return np.pad(x, self.widths, constant_values=self.value), (x.shape,)
+        for axis, places in enumerate(self._places(x.shape)):
+            x = np.take(x, places, axis)
+        return x, (tuple(n - sum(w) for n, w in zip(x.shape, self.widths, strict=True)),)
+
+    def backward(self, g: Array, shape: Shape) -> tuple[Array]:
+        for axis, places in enumerate(self._places(shape)):
+            before = self.widths[axis][0]
+            inside = _along(axis, before, before + shape[axis])
+            if self.mode == "constant":
+                g = g[inside]
+                continue
+            whole, g = g, np.zeros_like(g, shape=(*g.shape[:axis], shape[axis], *g.shape[axis + 1 :]), order="C")
+            g += whole[inside]
+            for i, place in enumerate(places):
+                if not before <= i < before + shape[axis]:
+                    g[_along(axis, place, place + 1)] += whole[_along(axis, i, i + 1)]
+        return (g,)
+
+    def scale(self, x: Shape) -> Scales:
+        out = self._out(x)
+        return Scales(1.0, (1.0 if self.mode == "constant" else math.sqrt(size(x) / size(out)),))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (
+            example(cls(((0, 0), (2, 1))), (at.b, at.m)),
+            example(cls(((0, 0), (1, 1)), "reflect"), (at.b, at.m + 1)),
+            example(cls(((0, 0), (2, 1)), "replicate"), (at.b, at.m)),
+        )
+
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        share = size(x.shape) / size(out)
+        for axis, matrix in enumerate(self._matrices(x.shape)):
+            x = x.mapped(axis, matrix)
+        return x.plus(constant(out, self.value * math.sqrt(1 - share)))
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
+        for axis, matrix in enumerate(self._matrices(x.shape)):
+            g = g.mapped(axis, matrix.T)
+        return (g,)
+
+    def _out(self, x: Shape) -> Shape:
+        """Shape of the result, or a ShapeError."""
+        if len(x) != len(self.widths):
+            raise ShapeError(f"pad: {len(self.widths)} widths of x {x}, expected one for each axis")
+        for n, pair in zip(x, self.widths, strict=True):
+            if any(pair) and (max(pair) >= n if self.mode == "reflect" else n < 1 and self.mode == "replicate"):
+                raise ShapeError(f"pad(mode={self.mode!r}): widths {pair} of a side of {n}, expected a longer side")
+        return tuple(n + sum(pair) for n, pair in zip(x, self.widths, strict=True))
+
+    def _places(self, x: Shape) -> list[list[int]]:
+        """Of each axis, the index in x of every place of the result; clipped to x where a number stands."""
+        mode: Literal["reflect", "edge"] = "reflect" if self.mode == "reflect" else "edge"
+        return [np.pad(np.arange(n), pair, mode).tolist() if n else [] for n, pair in zip(x, self.widths, strict=True)]
+
+    def _matrices(self, x: Shape) -> list[Array]:
+        """Of each axis, the weight of every element in every place of the result."""
+        found = [np.eye(n)[places] for n, places in zip(x, self._places(x), strict=True)]
+        if self.mode == "constant":
+            for matrix, (before, after) in zip(found, self.widths, strict=True):
+                matrix[:before] = matrix[len(matrix) - after :] = 0
+        return found
+
+
+def _along(axis: int, start: int, stop: int) -> tuple[slice, ...]:
+    return (*(slice(None),) * axis, slice(start, stop))
+
+
+@dataclass(frozen=True)
+class NearestResize(Op):
+    """x (batch, *space, channels) with each element repeated ``factor`` times along every spatial axis.
+
+    Copies keep σ: α = 1; the gradient of an element sums its r repeats: β = r^-½, r the product of the factors.
+
+    Attributes:
+        factor: ≥ 1, one number for every spatial axis of x or a tuple with one for each.
+    """
+
+    factor: PerAxis
+    inputs = ("x",)
+    source = "Table A.2 (broadcast bias)"
+
+    def __post_init__(self) -> None:
+        window_attributes(self, "factor")
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        factors = self._factors(x.shape)
+        for axis, factor in enumerate(factors, 1):
+            x = np.repeat(x, factor, axis)
+        return x, (factors,)
+
+    def backward(self, g: Array, factors: tuple[int, ...]) -> tuple[Array]:
+        split = [side for n, factor in zip(g.shape[1:-1], factors, strict=True) for side in (n // factor, factor)]
+        repeats = tuple(range(2, 2 + len(split), 2))
+        return (total(g.reshape(g.shape[0], *split, g.shape[-1]), repeats),)
+
+    def scale(self, x: Shape) -> Scales:
+        return Scales(1.0, (math.prod(self._factors(x)) ** -0.5,))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (example(cls(2), (at.b, at.s, at.m)),)
+
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        for axis, matrix in enumerate(self._matrices(x.shape), 1):
+            x = x.mapped(axis, matrix)
+        return x
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
+        for axis, matrix in enumerate(self._matrices(x.shape), 1):
+            g = g.mapped(axis, matrix.T)
+        return (g,)
+
+    def _factors(self, x: Shape) -> tuple[int, ...]:
+        axes = len(x) - 2
+        expected = (len(self.factor),) if isinstance(self.factor, tuple) else tuple(LAYOUTS)
+        if axes not in expected:
+            raise ShapeError(f"{self.name}(factor={self.factor}): x {x}, expected {layouts(expected)}")
+        return per_axis(self, "factor", self.factor, axes)
+
+    def _matrices(self, x: Shape) -> list[Array]:
+        """Of each spatial axis, the element of every place of the result."""
+        return [np.repeat(np.eye(n), f, 0) for n, f in zip(x[1:-1], self._factors(x), strict=True)]

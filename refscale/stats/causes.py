@@ -1,0 +1,265 @@
+"""Why a tensor leaves unit scale: what each call on its way contributes, and the remedy for the largest contribution.
+
+The prediction of a graph (``refscale.prediction``) is taken apart.  The scale of a call's output is the product of
+
+* what it inherits: the scales of its inputs;
+* *alike*: its inputs as they are, over independent N(0, 1), all at RMS 1.  Terms that share something add up in
+  proportion to their number, not to its root; terms that cancel do the reverse;
+* *factor*: α times the scale for independent N(0, 1), which is 1 by the op's own rule.
+
+The scale of a gradient is taken apart in the same way, with β, from the gradient of the output on; and a tensor with
+several uses sums their gradients.  A tensor's contributions are followed back to the leaves, or on to the loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from refscale.engine import Node, Tensor, Variable, call_name
+from refscale.prediction import Prediction
+from refscale.scales import Call, Scales, Scheme, Unit, close, unit
+from refscale.scales.second_moments import SecondMoments, independent
+from refscale.stats.measurement import HIGH, LOW, Kind
+
+__all__ = ["CAUSES", "Cause", "Contribution", "causes"]
+
+CAUSES = {
+    "no factor": "unit scaling: the scheme unit, or graph.plan",
+    "initial scale": "Spec(std=…) of the parameter; the scheme unit starts matrices at σ = 1",
+    "constraint": "functional.fork at the start of the branch, so that its factors need not be tied",
+    "mean": "RMS rules: the scheme unit-rms, or plan(base='unit-rms')",
+    "alike values": "Mean(terms='correlated'), AttentionMix('correlated'), or RMS rules: plan(base='unit-rms')",
+    "alike rows": "plan(gradients='predicted'), or the scheme unit:rows=alike",
+    "cancellation": "plan(gradients='predicted') for parameters; none for activations",
+    "several uses": "functional.fork for each use",
+    "another rule": "another op or scheme, whose rule fits the input",
+    "data": "another seed or batch; the scale that is predicted for independent N(0, 1) is within [1/4, 4]",
+}
+"""Causes, and the remedy for each.
+
+================  ====================================================================================================
+no factor         the scheme has no factors
+initial scale     a parameter starts at it
+constraint        α or β is tied to others, and so is not that of the op's rule
+mean              the op's rule is that of σ, and its output has a mean, which a product or a sum sees
+alike values      terms of a sum are correlated
+alike rows        terms of the sum over rows that is a parameter's gradient are correlated
+cancellation      terms of a sum cancel
+several uses      a gradient is the sum of those of several uses
+another rule      any other factor that does not give RMS 1
+data              the predicted scale is within [1/4, 4], the measured one is not
+================  ====================================================================================================
+"""
+
+_SMALL = 0.05
+"""Contributions to log2 of a scale that are left out: 3.5 %."""
+_LEAST = 2.0**-1000
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one call contributes to a scale.
+
+    Attributes:
+        cause: a key of ``CAUSES``.
+        node: the call.
+        log2: of the factor by which it multiplies the scale.
+    """
+
+    cause: str
+    node: Node
+    log2: float
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why one tensor is not of unit scale.
+
+    Attributes:
+        tensor, kind: which one, as in ``TensorStats``.
+        cause: a key of ``CAUSES``; "not predicted" where an op on the way has no rule.
+        log2: of the product of all contributions of this cause.
+        calls: how many there are.
+        at: the call with the largest: scope, op and number.
+        remedy: what to do about it; empty where the cause is not known.
+    """
+
+    tensor: str
+    kind: Kind
+    cause: str
+    log2: float
+    calls: int
+    at: str
+    remedy: str
+
+
+def causes(
+    output: Tensor, prediction: Prediction, outside: Sequence[tuple[str, Kind, Variable]], scheme: Scheme
+) -> tuple[Cause, ...]:
+    """The cause of each scale, in the order given.
+
+    Args:
+        output: where the recorded graph ends.
+        prediction: of the graph.
+        outside: tensors by name, kind and variable.
+        scheme: of the tape.
+    """
+    anatomy = _Anatomy(output, prediction, scheme)
+    found = []
+    for name, kind, variable in outside:
+        cause, contributions = anatomy.cause(variable, "gradient" in kind)
+        total = sum(one.log2 for one in contributions)
+        most = max(contributions, key=lambda one: abs(one.log2), default=None)
+        at = call_name(most.node) if most else ""
+        found.append(Cause(name, kind, cause, total, len(contributions), at, CAUSES.get(cause, "")))
+    return tuple(found)
+
+
+class _Anatomy:
+    """The contributions in a graph.
+
+    Args:
+        output, prediction, scheme: as for ``causes``.
+    """
+
+    def __init__(self, output: Tensor, prediction: Prediction, scheme: Scheme) -> None:
+        self.values, self.gradients = prediction.values, prediction.gradients
+        self.scheme = scheme
+        self._forward: dict[Node, list[Contribution]] = {}
+        self._backward: dict[tuple[Node, int], tuple[float, list[Contribution]]] = {}
+        self.uses: dict[Variable, list[tuple[Node, int]]] = {}
+        last = output.variable.node
+        for node in output.tape.nodes[: last.index + 1] if last else ():
+            for i, variable in enumerate(node.inputs):
+                if node.wanted[i]:
+                    self.uses.setdefault(variable, []).append((node, i))
+
+    def cause(self, variable: Variable, gradient: bool) -> tuple[str, list[Contribution]]:
+        """The cause with the largest product of contributions in the direction of the scale, and these."""
+        known = self.gradients if gradient else self.values
+        if variable not in known:
+            return "not predicted", []
+        if variable.node is None and not gradient:
+            return "initial scale", []
+        if LOW <= known[variable].rms <= HIGH:
+            return "data", []
+        sign = 1 if _log2(known[variable].rms) > 0 else -1
+        groups: dict[str, list[Contribution]] = {"another rule": []}
+        for one in self.of_gradient(variable) if gradient else self.of_value(variable):
+            groups.setdefault(one.cause, []).append(one)
+        return max(groups.items(), key=lambda group: sign * sum(one.log2 for one in group[1]))
+
+    def of_value(self, variable: Variable) -> Iterator[Contribution]:
+        """Contributions to a value, back along the inputs with the largest scales."""
+        while (node := variable.node) is not None and variable in self.values:
+            if node not in self._forward:
+                self._forward[node] = list(self._of_output(node))
+            yield from self._forward[node]
+            variable = max(node.inputs, key=self._deviation)
+
+    def of_gradient(self, variable: Variable) -> Iterator[Contribution]:
+        """Contributions to a gradient, on along its largest pieces, and then along an input that they multiply by."""
+        while variable in self.gradients:
+            uses = [use for use in self.uses.get(variable, ()) if self._is_known(use[0])]
+            if not uses:
+                return
+            for use in uses:
+                if use not in self._backward:
+                    self._backward[use] = self._of_piece(*use)
+            node, i = max(uses, key=lambda use: self._backward[use][0])
+            most, contributions = self._backward[node, i]
+            if len(uses) > 1 and most > 0:
+                yield Contribution("several uses", node, _log2(self.gradients[variable].rms / most))
+            yield from contributions
+            others = [v for k, v in enumerate(node.inputs) if k != i and v.node is not None]
+            larger = max(others, key=self._deviation, default=None)
+            g = self.gradients[node.output]
+            if larger is not None and self._deviation(larger) > abs(_log2(g.rms)):
+                yield from self.of_value(larger)
+                return
+            variable = node.output
+
+    def _of_output(self, node: Node) -> Iterator[Contribution]:
+        inputs, rule = [self.values[v] for v in node.inputs], node.op.predict
+        if rule is not None:
+            shape = node.output.shape
+            plain, same = rule(shape, *_plain(node, inputs)).rms, rule(shape, *_unit(node, inputs)).rms
+            yield from self._split(node, node.scales.alpha, self._free(node).alpha, plain, same, rows=False)
+
+    def _of_piece(self, node: Node, i: int) -> tuple[float, list[Contribution]]:
+        """RMS of the gradient that input i receives from a call, and the call's contributions to it."""
+        g, inputs = self.gradients[node.output], [self.values[v] for v in node.inputs]
+        beta, free = node.scales.beta[i] or 1.0, self._free(node).beta[i] or 1.0
+
+        def rms(of: SecondMoments, others: Sequence[SecondMoments]) -> float:
+            rule = node.op.predict_gradients
+            found = rule(of, *others)[i] if rule is not None else None
+            return 0.0 if found is None else found.rms
+
+        plain = rms(independent(g.shape, 1.0), _plain(node, inputs))
+        same = rms(_normalized(g), _unit(node, inputs))
+        rows = math.prod((node.op.rows(*(v.shape for v in node.inputs)))[i]) > 1
+        return beta * rms(g, inputs), list(self._split(node, beta, free, plain, same, rows))
+
+    def _deviation(self, variable: Variable) -> float:
+        """|log2| of a value's scale; 0 for zeros, such as biases, which contribute nothing to a sum."""
+        rms = self.values[variable].rms
+        return abs(_log2(rms)) if rms > 0 else 0.0
+
+    def _is_known(self, node: Node) -> bool:
+        inputs = all(v in self.values for v in node.inputs)
+        return inputs and node.output in self.gradients and node.op.predict_gradients is not None
+
+    def _free(self, node: Node) -> Scales:
+        """Factors of the op's own rule."""
+        base = self.scheme if isinstance(self.scheme, Unit) else unit
+        return base.unconstrained(Call(node.op, tuple(v.shape for v in node.inputs)))
+
+    def _split(
+        self, node: Node, factor: float, free: float, plain: float, same: float, rows: bool
+    ) -> Iterator[Contribution]:
+        """Contributions of one call: its factor, and inputs that are not independent.
+
+        Where they are opposite, as for a factor that is made for alike values, the larger one has the difference.
+        """
+        if plain <= 0:
+            return
+        by_factor, by_inputs = _log2(factor * plain), _log2(same / plain)
+        if by_factor * by_inputs < 0:
+            both = by_factor + by_inputs
+            by_factor, by_inputs = (both, 0.0) if abs(by_factor) > abs(by_inputs) else (0.0, both)
+        if abs(by_factor) > _SMALL:
+            if not isinstance(self.scheme, Unit):
+                cause = "no factor"
+            elif not close(factor, free):
+                cause = "constraint"
+            else:
+                cause = "mean" if node.op.has_mean and by_factor > 0 else "another rule"
+            yield Contribution(cause, node, by_factor)
+        if abs(by_inputs) > _SMALL:
+            alike = "alike rows" if rows else "alike values"
+            yield Contribution(alike if by_inputs > 0 else "cancellation", node, by_inputs)
+
+
+def _plain(node: Node, inputs: Sequence[SecondMoments]) -> list[SecondMoments]:
+    """Independent N(0, 1) in place of all but leaves and constants."""
+    return [x if _is_given(node, i) else independent(x.shape, 1.0) for i, x in enumerate(inputs)]
+
+
+def _unit(node: Node, inputs: Sequence[SecondMoments]) -> list[SecondMoments]:
+    """All but leaves and constants at RMS 1."""
+    return [x if _is_given(node, i) else _normalized(x) for i, x in enumerate(inputs)]
+
+
+def _is_given(node: Node, i: int) -> bool:
+    return node.inputs[i].node is None or i in node.op.constants
+
+
+def _normalized(x: SecondMoments) -> SecondMoments:
+    return x.times(1 / x.rms) if x.rms > 0 else x
+
+
+def _log2(x: float) -> float:
+    return math.log2(max(x, _LEAST))
