@@ -271,7 +271,8 @@ class ConvTranspose(Op):
 
     def backward(self, g: Array, x: Array, weight: Array) -> tuple[Array, Array]:
         windows, _ = self._windows(x.shape, weight.shape)
-        seen = _rows(windows.of(g, 0.0), self.groups)
+        places = tuple(map(slice, x.shape[1:-1]))  # an output padding of a stride or more has room for another window
+        seen = _rows(windows.of(g, 0.0)[:, *places], self.groups)
         rows = _rows(x[(..., *[None] * len(windows.kernel))], self.groups)
         gradient = _from_groups(seen @ self._matrix(weight).swapaxes(1, 2)).reshape(x.shape)
         taps = _from_groups(rows.swapaxes(1, 2) @ seen)  # (channels_in/groups, channels_out·kernel)

@@ -122,6 +122,7 @@ MORE = {
         case(ops.ConvTranspose(), (2, 4, 3), (3, 3, 4)),
         case(ops.ConvTranspose(2, 1, 1, 1, 2), (2, 4, 6), (4, 3, 4)),
         case(ops.ConvTranspose((2, 1), ((1, 0), 1), (1, 2)), (2, 3, 4, 2), (2, 3, 2, 5)),
+        case(ops.ConvTranspose(1, 0, 2, 1), (2, 4, 3), (3, 3, 2)),  # room for another window at the end
     ],
     ops.MaxPool: [
         case(ops.MaxPool((2,)), (2, 6, 3)),
