@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from numpy.typing import ArrayLike
 
-from refscale.engine import Edge, Op, Tape, Tensor, Variable, ancestors, edges, settle
+from refscale.engine import Edge, Node, Op, Tape, Tensor, Variable, ancestors, edges, settle
 from refscale.errors import ArgumentError, FactorError
 from refscale.prediction import Terms, predict_graph, terms
 from refscale.scales import (
@@ -27,6 +27,7 @@ from refscale.scales import (
     Scales,
     Scheme,
     Shape,
+    Statistic,
     Unit,
     close,
     constrain,
@@ -139,7 +140,8 @@ class Step(NamedTuple):
     """One call of a plan: what it is, its factors before and after, and the inputs that constrained it.
 
     ``parameters`` are the positions of the inputs that are parameters, whose shapes are the same for every batch;
-    ``terms`` are those that each input's gradient sums, as predicted.
+    ``terms`` are those that each input's gradient sums, as predicted; ``statistic`` is that of the output, None: of the
+    plan's base.
     """
 
     name: str
@@ -150,6 +152,7 @@ class Step(NamedTuple):
     constrained: tuple[int, ...]
     parameters: tuple[int, ...] = ()
     terms: tuple[Terms, ...] = ()
+    statistic: Statistic | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ class Plan(Unit):
             raise FactorError(f"plan: call {call.index} is {call.op} of {call.shapes}, the plan has {expected}")
         if step.op.carries_factors:
             return step.resolved
-        free = _of_terms(self.base.unconstrained(call), call.op.rows(*call.shapes), step.terms)
+        free = _of_terms(_with(self.base, step.statistic).unconstrained(call), call.op.rows(*call.shapes), step.terms)
         return constrain(free, step.constrained, self.add if step.op.adds else self.mean)
 
     def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
@@ -250,6 +253,7 @@ def plan(
     base: str | Scheme = unit,
     add: str | Constraint = to_output_scale,
     gradients: Literal["rule", "predicted"] = "rule",
+    products: Statistic | None = None,
 ) -> Plan:
     """The paper's recipe, automatic: record once, find the cut-edges, resolve every op's factors.
 
@@ -262,6 +266,9 @@ def plan(
     5. With ``gradients="predicted"``, β of a parameter that is used once is that of the terms which its gradient is
        predicted to sum.  They may be alike (after pooling, or where a sequence shares its gradient), and smaller or
        larger than 1, see ``prediction.terms``.  Its gradient then has RMS 1, whatever the rest of the graph does.
+    6. With ``products="rms"``, an output that has a mean and is only multiplied (by weights, by another tensor, as a
+       gate) has RMS 1 instead of standard deviation 1.  A product sees the mean square, so that a stack of relu and
+       matmul without norms keeps its scale: by standard deviation, it grows by (1 − 1/π)^-½ = 1.21 at every layer.
 
     Identities that exist only to carry factors (``Scaled``, ``Fork``) are left at 1: the recipe knows no such op.
     A loss in a loop (two losses on one trunk) is an op like others: its α then multiplies its value.
@@ -276,6 +283,7 @@ def plan(
         add: resolves the constrained factors of additions.
         gradients: of parameters: "rule", by the ops' rules, with the likeness of rows that ``base`` has, such as
             ``unit:rows=alike``; or "predicted".
+        products: statistic of outputs that are only multiplied, "std" or "rms"; None: that of ``base``.
 
     Returns:
         A scheme for ``Tape``; running ``fn`` under it, on any batch, has the planned factors.  Source: paper, recipe.
@@ -283,6 +291,8 @@ def plan(
     mean, add, base = get_constraint(mean), get_constraint(add), get_scheme(base)
     if gradients not in ("rule", "predicted"):
         raise ArgumentError(f"plan(gradients={gradients!r}): expected 'rule' or 'predicted'")
+    if products not in (None, "std", "rms"):
+        raise ArgumentError(f"plan(products={products!r}): expected 'std' or 'rms'")
     if not isinstance(base, Unit):
         raise ArgumentError(f"plan(base={base.name}): expected a scheme with unconstrained factors, such as unit")
     if isinstance(fn, Recordable):
@@ -294,10 +304,12 @@ def plan(
     output = fn(*given)
     cut = cut_edges(output)
     relevant = set(ancestors(output))
+    multiplied = _only_multiplied(relevant) if products else set()
     steps = []
     for node in tape.nodes:
+        statistic = products if node in multiplied else None
         shapes = tuple(v.shape for v in node.inputs)
-        free = base.unconstrained(Call(node.op, shapes))
+        free = _with(base, statistic).unconstrained(Call(node.op, shapes))
         tied: tuple[int, ...] = ()
         if node.op.carries_factors:
             free = node.scales
@@ -307,12 +319,43 @@ def plan(
         resolved = constrain(free, tied, rule)
         parameters = tuple(i for i, v in enumerate(node.inputs) if v in of_mappings)
         steps.append(
-            Step(node.output.name, node.op, shapes, free, resolved, tied if rule is not none else (), parameters)
+            Step(
+                node.output.name,
+                node.op,
+                shapes,
+                free,
+                resolved,
+                tied if rule is not none else (),
+                parameters,
+                statistic=statistic,
+            )
         )
     if gradients == "predicted":
         steps = _with_terms(steps, output, mean, add)
-    options = mean.__name__ if gradients == "rule" else f"{mean.__name__},gradients=predicted"
+    options = mean.__name__ + (",gradients=predicted" if gradients == "predicted" else "")
+    options += f",products={products}" if products else ""
     return Plan(name=f"plan({options})", statistic=base.statistic, base=base, mean=mean, add=add, steps=tuple(steps))
+
+
+def _with(base: Unit, statistic: Statistic | None) -> Unit:
+    """The base, with another statistic if there is one."""
+    return base if statistic is None else replace(base, statistic=statistic)
+
+
+def _only_multiplied(nodes: set[Node]) -> set[Node]:
+    """The calls whose output has a mean, and every use of which, in another shape or not, multiplies it."""
+    uses: dict[Variable, list[tuple[Node, int]]] = defaultdict(list)
+    for node in nodes:
+        for i, variable in enumerate(node.inputs):
+            uses[variable].append((node, i))
+
+    def multiplied(variable: Variable) -> bool:
+        found = uses[variable]
+        return bool(found) and all(
+            multiplied(user.output) if user.op.moves else i in user.op.multiplies for user, i in found
+        )
+
+    return {node for node in nodes if node.op.has_mean and multiplied(node.output)}
 
 
 def _with_terms(steps: list[Step], output: Tensor, mean: Constraint, add: Constraint) -> list[Step]:

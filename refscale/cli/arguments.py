@@ -253,7 +253,18 @@ def _add_snr(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_ops(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--shape", default="", metavar="SIZES", help="such as b=1024,m=768,n=3072,s=512 (the default)")
+    parser.add_argument(
+        "--shape",
+        default="",
+        metavar="SIZES",
+        help="such as b=1024,m=768,n=3072,s=512 (the default); with --measure the shapes of the inputs: 256x64,64x32",
+    )
+    parser.add_argument(
+        "--measure", metavar="PLACE", help="factors of the function or op mine.py:NAME or module:NAME, by sampling"
+    )
+    parser.add_argument("--repeat", type=int, default=32, metavar="N", help="runs of --measure (default: 32)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the inputs of --measure (default: 0)")
+    parser.add_argument("--json", metavar="FILE", help="also write what --measure found as JSON")
 
 
 def _add_nothing(parser: argparse.ArgumentParser) -> None:

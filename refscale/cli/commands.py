@@ -214,12 +214,32 @@ def _matrices(directory: str | None) -> list[Any]:
 
 
 def _ops(args: argparse.Namespace) -> None:
+    if args.measure is not None:
+        _measure(args)
+        return
+    if args.json:
+        raise ArgumentError("ops: --json without --measure, expected both")
     from refscale.analysis.tables import ops as ops_table
 
     rows = ops_table.rows(ops_table.parse_shape(args.shape))
     print("α: factor of the output. β: of the gradient of each input; - is none. statistic: what α normalizes,")
     print("where it matters. constrained: α = β of the first input by the recipe, if its edge is no cut-edge.\n")
     print(ops_table.render(rows))
+
+
+def _measure(args: argparse.Namespace) -> None:
+    from refscale.analysis.tables import measure
+
+    _check_directories(args.json)
+    shapes = measure.parse_shapes(args.shape)
+    found = measure.measure(measure.load_function(args.measure), shapes, repeat=args.repeat, seed=args.seed)
+    if args.json:
+        measure.save_measured(args.json, args.measure, shapes, found)
+    print(f"{args.measure}, inputs and incoming gradient N(0, 1), {args.repeat} runs, seed {args.seed}.")
+    print("rule: the factor of the op, if the function is one op. A right one is outside about once in 20;")
+    print("one that keeps a state or a mean, such as α of recurrent cells and of softmax, is so on purpose.")
+    print()
+    print(measure.render_measured(found))
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -27,6 +27,7 @@ FALLBACKS = MappingProxyType(
         "α": "alpha",
         "β": "beta",
         "γ": "gamma",
+        "δ": "delta",
         "η": "eta",
         "μ": "mu",
         "π": "pi",

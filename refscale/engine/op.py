@@ -45,7 +45,8 @@ class Op:
 
     ``constants`` are positions of inputs without gradient.  ``contraction`` marks ops that hardware runs on narrow
     operands, ``weight_inputs`` the positions of those that are weights, where they are matrices.  ``has_mean`` marks
-    outputs whose standard deviation and RMS differ: ``scale`` then takes ``statistic``.
+    outputs whose standard deviation and RMS differ: ``scale`` then takes ``statistic``.  ``multiplies`` are the
+    positions of inputs that are multiplied by others: the output's scale is that of their mean square.
     ``reports`` marks a value that is read by people, not by ops, and is not rounded, nor is its gradient (losses).
     ``carries_factors`` marks identities that exist only for their factors: a regular model is the same without them.
 
@@ -77,6 +78,7 @@ class Op:
     constants: ClassVar[tuple[int, ...]] = ()
     contraction: ClassVar[bool] = False
     weight_inputs: ClassVar[tuple[int, ...]] = ()
+    multiplies: ClassVar[tuple[int, ...]] = ()
     has_mean: ClassVar[bool] = False
     reports: ClassVar[bool] = False
     carries_factors: ClassVar[bool] = False

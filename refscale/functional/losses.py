@@ -57,7 +57,7 @@ def cross_entropy(
     targets = plain("cross_entropy", "targets", targets.value if isinstance(targets, Tensor) else targets)
     if (m := tape_of("cross_entropy", logits).scheme.multipliers.loss) != 1:
         logits = apply(ops.Scaled(m, 1.0), logits)
-    dense = targets.dtype.kind == "f"
+    dense = targets.dtype.kind == "f" and targets.shape == logits.shape
     if dense and ignore_index is not None:
         raise ArgumentError(f"cross_entropy(ignore_index={ignore_index}): targets are probabilities, expected integers")
     kept = None if ignore_index is None else int(np.count_nonzero(targets != ignore_index))
@@ -83,7 +83,7 @@ def _soft_cross_entropy(
     if w.shape != (s,) or not np.all((w >= 0) & (w < np.inf)) or not w.any():
         raise ArgumentError(f"cross_entropy(weight={w}): expected ({s},) finite weights ≥ 0, not all 0")
     divisor = None
-    if targets.dtype.kind == "f":
+    if targets.dtype.kind == "f" and targets.shape == logits.shape:
         rows = (1 - smoothing) * targets + smoothing / s
     else:
         counts = np.ones(targets.shape, np.bool_) if ignore_index is None else targets != ignore_index

@@ -219,6 +219,7 @@ class Multiply(Op):
 
     inputs = ("x", "y")
     source = "E[(xy)²] = E[x²]·E[y²]"
+    multiplies = (0, 1)
 
     def forward(self, x: Array, y: Array) -> tuple[Array, Kept]:
         broadcast(self.name, x.shape, y.shape)

@@ -50,6 +50,7 @@ class Matmul(Op):
     inputs = ("x", "w")
     source = "Table A.2"
     contraction = True
+    multiplies = (0, 1)
     weight_inputs = (1,)
     fast_forward, fast_backward = products.matmul, products.matmul_backward
 
@@ -249,6 +250,7 @@ class Readout(Op):
     inputs = ("x", "w")
     source = "Table A.2 (matmul); 1/m: u-μP (arXiv 2407.17465), output layer"
     contraction = True
+    multiplies = (0, 1)
     weight_inputs = (1,)
     fast_forward, fast_backward = products.matmul, products.matmul_backward
 

@@ -42,6 +42,7 @@ class _Convolution(Op, ABC):
     inputs = ("x", "weight")
     source = "Table A.2 (matmul), terms counted by window"
     contraction = True
+    multiplies = (0, 1)
     groups: int
     _layout: ClassVar[tuple[str, ...]]
 
@@ -257,6 +258,7 @@ class ConvTranspose(Op):
     inputs = ("x", "weight")
     source = "Table A.2 (matmul), terms counted by window"
     contraction = True
+    multiplies = (0, 1)
 
     def __post_init__(self) -> None:
         integer_attributes(self, "groups", least=1)
@@ -271,8 +273,9 @@ class ConvTranspose(Op):
 
     def backward(self, g: Array, x: Array, weight: Array) -> tuple[Array, Array]:
         windows, _ = self._windows(x.shape, weight.shape)
-        places = tuple(map(slice, x.shape[1:-1]))  # an output padding of a stride or more has room for another window
-        seen = _rows(windows.of(g, 0.0)[:, *places], self.groups)
+        # With output_padding ≥ stride, windows beyond the last element of x fit, too.
+        each = tuple(slice(n) for n in x.shape[1:-1])
+        seen = _rows(windows.of(g, 0.0)[(slice(None), *each)], self.groups)
         rows = _rows(x[(..., *[None] * len(windows.kernel))], self.groups)
         gradient = _from_groups(seen @ self._matrix(weight).swapaxes(1, 2)).reshape(x.shape)
         taps = _from_groups(rows.swapaxes(1, 2) @ seen)  # (channels_in/groups, channels_out·kernel)
@@ -321,7 +324,7 @@ class ConvTranspose(Op):
     def _seen(self, x: Shape, weight: Shape) -> list[int]:
         """Pairs of an element of x and one of the result on each axis, those left out aside."""
         windows, out = self._windows(x, weight)
-        return [int(np.count_nonzero(seen)) for seen in windows.seen(out[1:-1])]
+        return [int(np.count_nonzero(seen[:n])) for seen, n in zip(windows.seen(out[1:-1]), x[1:-1], strict=True)]
 
     def _windows(self, x: Shape, weight: Shape) -> tuple[WindowGrid, Shape]:
         """The windows of the result that the elements of x go to, and its shape; or a ShapeError."""

@@ -23,6 +23,7 @@ class _Gated(Op):
 
     inputs = ("x", "gate")
     source = "quadrature; arXiv 2002.05202"
+    multiplies = (0,)
 
     @abstractmethod
     def gate_function(self) -> Elementwise:

@@ -63,6 +63,7 @@ class LstmState(Op):
     """
 
     inputs = ("c", "gates")
+    homogeneity = ("own", "own")
     source = "quadrature; Hochreiter and Schmidhuber 1997, Gers et al. 2000; a state that is kept"
     fast_forward, fast_backward = cells.lstm_state, cells.lstm_state_backward
 
@@ -115,6 +116,7 @@ class LstmOutput(Op):
     """
 
     inputs = ("c", "gates")
+    homogeneity = ("own", "own")
     source = "quadrature; Hochreiter and Schmidhuber 1997"
     fast_forward, fast_backward = cells.lstm_output, cells.lstm_output_backward
 
@@ -177,6 +179,7 @@ class GruState(Op):
     """
 
     inputs = ("h", "gates", "candidate", "recurrent")
+    homogeneity = ("own", "own", "own", "own")
     source = "quadrature; Cho et al. 2014 (arXiv 1406.1078), as in cuDNN and PyTorch; a state that is kept"
     fast_forward, fast_backward = cells.gru_state, cells.gru_state_backward
 

@@ -155,6 +155,9 @@ class NearestResize(Op):
     def scale(self, x: Shape) -> Scales:
         return Scales(1.0, (math.prod(self._factors(x)) ** -0.5,))
 
+    def rows(self, x: Shape) -> tuple[Shape]:
+        return ((1, *self._factors(x), 1),)
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(2), (at.b, at.s, at.m)),)

@@ -45,6 +45,15 @@ def test_a_convolution_by_hand():
     assert by_op(y)["conv1d"].products == 3 * (2 * 7 * 6) * (3 * 2)
 
 
+def test_other_convolutions_by_hand():
+    """Three axes: 2·1·2 taps of 4 channels for each place; transposed: every element goes to 3 taps of 3 channels."""
+    tape = Tape(regular)
+    x, w = tape.tensor(np.ones((2, 3, 2, 2, 4))), tape.tensor(np.ones((2, 1, 2, 4, 5)))
+    assert by_op(apply(ops.Conv3d(), x, w))["conv3d"].products == 3 * (2 * 2 * 2 * 1 * 5) * (2 * 1 * 2 * 4)
+    x, w = tape.tensor(np.ones((2, 7, 4))), tape.tensor(np.ones((3, 2, 6)))
+    assert by_op(apply(ops.ConvTranspose(2, groups=2), x, w))["conv_transpose"].products == 3 * (2 * 7 * 4) * (3 * 3)
+
+
 def test_a_contraction_without_a_count():
     class Dot(ops.Matmul):
         pass

@@ -275,6 +275,18 @@ def _vjp(forward, gradient):
     testing.assert_vjp(forward, lambda g: (gradient,), [ONE], rng=RNG)
 
 
+def _cell(f, width, state):
+    """A step of a recurrent network."""
+    tape = Tape()
+    return f(tape.tensor(ONE), state, *[tape.tensor(np.ones((2, width)))] * 2)
+
+
+def _sequence(f, width, state):
+    """Two steps of one."""
+    tape = Tape()
+    return f(tape.tensor(ONE[None]), [[tape.tensor(np.ones((2, width)))] * 2], [state])
+
+
 def _bert(ids):
     config = bert.get_config("bert-tiny", vocabulary=8)
     p = initialize(bert.specs(config), "unit", RNG)
@@ -285,6 +297,10 @@ def _language(ids):
     config = language.LanguageConfig(1, 64, vocabulary=8)
     p = initialize(language.specs(config), "unit", RNG)
     language.logits(on_tape(Tape(), p, language.specs(config)), config, ids)
+
+
+def _binary(target, **weights):
+    return F.binary_cross_entropy_with_logits(Tape().tensor(ONE), target, **weights)
 
 
 BORDERS = {
@@ -341,16 +357,29 @@ BORDERS = {
     "engine.run.apply": lambda x: apply(ops.Add(), Tape().tensor(ONE), x),
     "engine.run.backward": lambda x: backward(apply(ops.Scaled(), Tape().tensor(ONE)), x),
     "graph.plan": lambda x: plan(lambda t: t, x),
+    "functional.choices.maximum": lambda x: F.maximum(Tape().tensor(ONE), x),
+    "functional.choices.minimum": lambda x: F.minimum(Tape().tensor(ONE), x),
+    "functional.choices.where": lambda x: F.where(ONE > 0, Tape().tensor(ONE), x),
+    "functional.losses.binary_cross_entropy_with_logits": lambda x: _binary(x),
+    "functional.losses.binary_cross_entropy_with_logits, weight": lambda x: _binary(ONE, weight=x),
+    "functional.losses.binary_cross_entropy_with_logits, pos_weight": lambda x: _binary(ONE, pos_weight=x),
     "functional.losses.cross_entropy": lambda x: F.cross_entropy(Tape().tensor(ONE), x),
-    "functional.products.matmul": lambda x: F.matmul(Tape().tensor(ONE), x),
+    "functional.losses.cross_entropy, weight": lambda x: F.cross_entropy(Tape().tensor(ONE), [0, 1], weight=x[0]),
+    "functional.losses.huber_loss": lambda x: F.huber_loss(Tape().tensor(ONE), x),
     "functional.losses.mse_loss": lambda x: F.mse_loss(Tape().tensor(ONE), x),
+    "functional.losses.smooth_l1_loss": lambda x: F.smooth_l1_loss(Tape().tensor(ONE), x),
     "functional.multihead.attention": lambda x: F.attention(
         *[Tape().tensor(np.ones((1, 2, 2)))] * 3, heads=1, attn_mask=x
     ),
     "functional.multihead.scaled_dot_product_attention": lambda x: F.scaled_dot_product_attention(
         *[Tape().tensor(ONE)] * 3, x
     ),
+    "functional.recurrent.lstm_cell": lambda x: _cell(F.lstm_cell, 8, (ONE, x)),
+    "functional.recurrent.gru_cell": lambda x: _cell(F.gru_cell, 6, x),
+    "functional.recurrent.lstm": lambda x: _sequence(F.lstm, 8, (ONE[:1], x)),
+    "functional.recurrent.gru": lambda x: _sequence(F.gru, 6, x),
     "functional.pooling.mean_pooled": lambda x: F.mean_pooled(Tape().tensor(ONE[None]), x),
+    "functional.products.matmul": lambda x: F.matmul(Tape().tensor(ONE), x),
     "layers.on_tape": lambda x: on_tape(Tape(), {"x": x}, {"x": Spec("weight", (2, 2))}),
     "data.Vocabulary.decode": lambda x: data.Vocabulary.from_text("a b", 7).decode(x),
     "data.Characters.decode": lambda x: data.Characters.from_text("ab", 3).decode(x),

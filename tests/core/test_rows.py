@@ -26,6 +26,8 @@ SIX_ROWS = [  # op, input, shapes of six rows (of the Conv2d, eight), β for ind
     (ops.Readout("1/m"), 1, ((6, 5), (5, 7)), 6**-0.5),
     (ops.Conv1d(stride=2), 1, ((2, 7, 5), (3, 5, 7)), 6**-0.5),
     (ops.Conv2d(), 1, ((2, 3, 2, 5), (2, 1, 5, 7)), 8**-0.5),
+    (ops.ConvTranspose(2), 1, ((2, 3, 5), (3, 5, 7)), 6**-0.5),
+    (ops.NearestResize((2, 3)), 0, ((2, 4, 4, 5),), 6**-0.5),
     (ops.Bias(), 1, ((2, 3, 5), (5,)), 6**-0.5),
     (ops.Add(), 1, ((2, 3, 5), (5,)), 6**-0.5),
     (ops.Add(), 0, ((1, 5), (6, 5)), 6**-0.5),

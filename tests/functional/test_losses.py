@@ -170,6 +170,8 @@ def test_refused(problem):
 def test_targets_refused():
     with pytest.raises(ArgumentError, match=r"targets from 0 to 5 \(int64\), expected integers 0 … 4"):
         run(lambda x: F.cross_entropy(x, [0, 1, 2, 3, 4, 5, 0], weight=WEIGHT), X)
+    with pytest.raises(ArgumentError, match=r"targets from 0.0 to 1.0 \(float64\), expected integers 0 … 4"):
+        run(lambda x: F.cross_entropy(x, [0.0, 1, 0, 1, 0, 1, 0], label_smoothing=0.5), X)
     with pytest.raises(ArgumentError, match="targets are probabilities, expected integers"):
         run(lambda x: F.cross_entropy(x, Q, -100), X)
     with pytest.raises(ArgumentError, match="smallest target is"):

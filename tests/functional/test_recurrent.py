@@ -44,6 +44,18 @@ def test_a_step_of_a_gru_by_hand():
     assert F.gru_cell(x, h, *weights, *biases).value[0, 0] == pytest.approx((1 - z) * n - z, rel=1e-14)
 
 
+@pytest.mark.parametrize("order", [[1, 0, 2, 3], [0, 2, 1, 3], [0, 1, 3, 2], [3, 1, 2, 0]])
+def test_another_order_of_the_gates_is_another_function(order):
+    """So the values by hand reject an op that takes gates in another order, such as i, f, o, g."""
+    tape = Tape(regular, dtype=np.float64)
+    x, h, c = (tape.tensor(np.array([[v]])) for v in (0.5, -1.0, 2.0))
+    weights = np.array([[1.0, 2, 3, 4]]), np.array([[0.1, 0.2, 0.3, 0.4]])
+    right, wrong = (
+        F.lstm_cell(x, (h, c), *[tape.tensor(w[:, gates]) for w in weights])[0].value for gates in (range(4), order)
+    )
+    assert abs(right - wrong) > 1e-3
+
+
 def arrays(rng, kind, m, d, layers, bidirectional, bias):
     parts, directions = RUNS[kind][1], 2 if bidirectional else 1
     found = []

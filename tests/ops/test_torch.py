@@ -126,6 +126,11 @@ ORACLES = {
         lambda x, w: conv_transpose2d(x, w, stride=(2, 3), padding=(0, 1), dilation=(2, 1), groups=2),
         [normal(2, 5, 4, 6), normal(2, 3, 3, 4)],
     ),
+    "conv_transpose 1d, output_padding beyond the stride": (
+        ops.ConvTranspose(1, 0, 3, 2),
+        lambda x, w: conv_transpose1d(x, w, dilation=3, output_padding=2),
+        [normal(2, 4, 3), normal(2, 3, 4)],
+    ),
     "max_pool 2d, dilated": (
         ops.MaxPool((3, 2), (2, 1), (1, 0), (2, 3)),
         pool(F.max_pool2d, (3, 2), (2, 1), (1, 0), (2, 3)),
