@@ -14,6 +14,7 @@ import pytest
 import refscale
 from refscale import ops
 from refscale.models import NAMES, family
+from tests.sources import parsed, statements
 
 ROOT = Path(refscale.__file__).parent
 ORDER = [
@@ -83,9 +84,6 @@ def part(path: Path) -> str:
     return path.relative_to(ROOT).with_suffix("").parts[0]
 
 
-parsed = cache(ast.parse)
-
-
 @cache
 def imports(source: str, path: Path, exactly: bool = False) -> list[tuple[str, bool]]:
     """(module, whether it is imported when the file is) for every import statement.
@@ -94,18 +92,16 @@ def imports(source: str, path: Path, exactly: bool = False) -> list[tuple[str, b
     """
     found = []
     package = ["refscale", *path.relative_to(ROOT).with_suffix("").parts[:-1]]
-    tree = parsed(source)
-    late = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) or _for_types_only(n)]
-    lazy = {id(n) for outer in late for n in ast.walk(outer)}
-    for node in ast.walk(tree):
+    for node, outer in statements(parsed(source)):
+        eager = not any(isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) or _for_types_only(n) for n in outer)
         if isinstance(node, ast.Import):
-            found += [(alias.name, id(node) not in lazy) for alias in node.names]
+            found += [(alias.name, eager) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [base])])
             names = [f"{base}.{a.name}" for a in node.names] if base == "refscale" or exactly else [base]
-            found += [(name, id(node) not in lazy) for name in names]
+            found += [(name, eager) for name in names]
     return found
 
 
@@ -311,7 +307,7 @@ MUTABLE = ["scales/schemes.py", "sweep/engine.py", "sweep/engine.py"]
 def test_records_are_immutable():
     found = []
     for path in modules():
-        for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
+        for node, _ in statements(parsed(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 how = [ast.unparse(d) for d in node.decorator_list]
                 if any(d.startswith("dataclass") and "frozen=True" not in d for d in how):
@@ -322,7 +318,7 @@ def test_records_are_immutable():
 def private_names(source: str, path: Path) -> list[str]:
     """Names with a leading underscore, imported from another part of the package."""
     found = []
-    for node in ast.walk(parsed(source)):
+    for node, _ in statements(parsed(source)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("refscale."):
             words = [*node.module.split(".")[1:], *(alias.name for alias in node.names)]
             if words[0] != part(path):

@@ -1,6 +1,7 @@
 """The kit: claims, verdicts, bounds, waivers, reports, bisection, pipes, pytest."""
 
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -325,16 +326,27 @@ class FarOff(InFloat32):
     error = 2.0**-12
 
 
+@cache
+def near(pattern):
+    """The results of ``Near``, which two tests read."""
+    return tuple(run(Near(), only(pattern)))
+
+
+def fails(backend, vectors):
+    """Whether some vector fails, up to the first."""
+    return any(failed(run(backend, [v])) for v in vectors)
+
+
 @pytest.mark.parametrize("pattern", ["matmul/*", "unary/*", "ops/*.matmul/*", "ops/*.conv1d/*", "ops/*.layer_norm/*"])
 def test_bounds_hold_what_is_claimed_and_no_more(pattern):
     vectors = only(pattern)
-    good = [r.verdict for r in run(Near(), vectors)]
+    good = [r.verdict for r in near(pattern)]
     assert set(good) <= {"same bits", "within bound"}
     assert "within bound" in good
-    assert failed(run(FarOff(), vectors))
+    assert fails(FarOff(), vectors)
     exact = Near()
     exact.claims = Claims()
-    assert failed(run(exact, vectors))
+    assert fails(exact, vectors)
 
 
 def test_a_model_backend_is_held_to_its_own_accumulator():
@@ -427,7 +439,7 @@ def test_a_claim_that_bounds_nothing_is_refused(name):
     ],
 )
 def test_the_bound_stands_beside_the_verdict(pattern, bound):
-    results = run(Near(), only(pattern))
+    results = near(pattern)
     assert {r.bound for r in results if r.verdict == "within bound"} == {bound}
     assert not any(r.bound for r in results if r.verdict != "within bound")
     count = sum(r.verdict == "within bound" for r in results)

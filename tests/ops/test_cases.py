@@ -22,6 +22,7 @@ from refscale.testing import Place
 from refscale.testing.strategies import op_examples, seeds
 from tests.ops.cases import ALL_OPS, EXAMPLES, MORE, PROPERTY, WIDER
 from tests.ops.references import REFERENCES
+from tests.sources import parsed
 
 PAGES = [page for page in vars(ops).values() if inspect.ismodule(page) and page.__name__.startswith("refscale.ops.")]
 HELPERS = {"custom", "kernels", "moments", "shapes", "softmax_moments", "sums", "windows"}
@@ -136,7 +137,7 @@ def test_an_op_that_declares_nothing_crashes_nobody(monkeypatch):
 def test_fast_forms_import_no_page():
     """``ops.kernels`` stands below the pages, for types, too."""
     for path in Path(kernels.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and str(node.module).startswith("refscale.ops"):
                 assert str(node.module).removeprefix("refscale.ops.").partition(".")[0] in HELPERS, (path, node.module)
 
