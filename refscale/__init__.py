@@ -24,6 +24,7 @@ The instruments measure the core, train its models, and hold others to it.  The 
 
 ==================  =====================================================================
 ``programs``        a model of your own: specs, a loss and batches
+``adapt``           a trained program of your own, the same function at unit scale
 ``published``       models as other libraries write them; a trained one, adapted to unit scale
 ``squad``           questions, windows, answers: the data and the scores of SQuAD 1.1 and 2.0
 ``rivals``          what unit scaling replaces: loss scaling, per-tensor scaling

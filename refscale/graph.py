@@ -154,6 +154,19 @@ class Step(NamedTuple):
     terms: tuple[Terms, ...] = ()
     statistic: Statistic | None = None
 
+    def matches(self, call: Call) -> bool:
+        """Return whether a call is this one, for some batch."""
+        if type(call.op) is not type(self.op) or len(self.shapes) != len(call.shapes):
+            return False
+        op: Any = call.op  # a dataclass, if it has attributes
+        sizes = {name: getattr(self.op, name) for name in self.op.of_batch}
+        if any(len(planned) != len(getattr(op, name)) for name, planned in sizes.items()):
+            return False
+        if self.op != (replace(op, **sizes) if sizes else op):
+            return False
+        pairs = enumerate(zip(self.shapes, call.shapes, strict=True))
+        return all(a == b if i in self.parameters else len(a) == len(b) for i, (a, b) in pairs)
+
 
 @dataclass(frozen=True)
 class Plan(Unit):
@@ -182,11 +195,15 @@ class Plan(Unit):
                 axes, or another shape of a parameter.
         """
         step = self.steps[call.index] if call.index < len(self.steps) else None
-        if step is None or not _is_same(step, call):
+        if step is None or not step.matches(call):
             expected = "the end of the program" if step is None else f"{step.op} of {step.shapes}"
             raise FactorError(f"plan: call {call.index} is {call.op} of {call.shapes}, the plan has {expected}")
         if step.op.carries_factors:
             return step.resolved
+        return self.constrained(call, step)
+
+    def constrained(self, call: Call, step: Step) -> Scales:
+        """Factors of a call, constrained as a step is."""
         free = _of_terms(_with(self.base, step.statistic).unconstrained(call), call.op.rows(*call.shapes), step.terms)
         return constrain(free, step.constrained, self.add if step.op.adds else self.mean)
 
@@ -217,20 +234,6 @@ class Plan(Unit):
             )
         widths = [max(len(row[k]) for row in rows) for k in range(5)]
         return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-
-def _is_same(step: Step, call: Call) -> bool:
-    """Whether a call is that of a step, for some batch."""
-    if type(call.op) is not type(step.op) or len(step.shapes) != len(call.shapes):
-        return False
-    op: Any = call.op  # a dataclass, if it has attributes
-    sizes = {name: getattr(step.op, name) for name in step.op.of_batch}
-    if any(len(planned) != len(getattr(op, name)) for name, planned in sizes.items()):
-        return False
-    if step.op != (replace(op, **sizes) if sizes else op):
-        return False
-    pairs = enumerate(zip(step.shapes, call.shapes, strict=True))
-    return all(a == b if i in step.parameters else len(a) == len(b) for i, (a, b) in pairs)
 
 
 def _of_terms(scales: Scales, rows: Sequence[Shape], known: Sequence[Terms]) -> Scales:

@@ -15,11 +15,14 @@ from pathlib import Path
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # before NumPy is imported
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 # Machines differ in speed, seeds must not: the same examples on every run, and no deadline.
-settings.register_profile("refscale", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "refscale", max_examples=50, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("refscale")
 
 if sys.dont_write_bytecode:  # a hundred processes would each compile every module; they share what the first compiles
@@ -30,10 +33,12 @@ if sys.dont_write_bytecode:  # a hundred processes would each compile every modu
 
 TESTS = Path(__file__).parent
 LONG = (
+    "adapt",
     "analysis/test_drift.py",
     "analysis/test_fidelity.py",
     "analysis/test_files.py",
     "analysis/test_first_step.py",
+    "analysis/test_html.py",
     "analysis/test_plots.py",
     "analysis/test_predict.py",
     "analysis/test_snr.py",
@@ -128,9 +133,6 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
-def _no_numpy_error_state_leaks() -> None:
+def pytest_runtest_setup() -> None:
     """Every test starts from NumPy's own error state."""
-    import numpy as np
-
     np.seterr(divide="warn", over="warn", under="ignore", invalid="warn")

@@ -19,6 +19,7 @@ from refscale import blocks, optim, rivals, scales, testing
 from refscale.errors import ArgumentError
 from refscale.names import lazily
 from refscale.rivals import operand_scale
+from tests.sources import parsed, statements
 
 ROOT = Path(rs.__file__).parent
 MODULES = {"functional", "ops"}
@@ -187,7 +188,7 @@ class TestOldNames:
         calls = {
             ".".join(p.relative_to(ROOT).parent.parts): ast.literal_eval(call.args[2])
             for p in ROOT.rglob("__init__.py")
-            for call in ast.walk(ast.parse(p.read_text(encoding="utf-8")))
+            for call in ast.walk(parsed(p.read_text(encoding="utf-8")))
             if isinstance(call, ast.Call) and ast.unparse(call.func) == "lazily" and len(call.args) == 3
         }
         assert {(part, *names) for part, old in calls.items() for names in old.items()} == RENAMED | MOVED
@@ -212,7 +213,7 @@ NAMED = "Scheme|Precision|Constraint|ResidualRule|Accumulator|Format|BlockCast|O
 
 def public_functions() -> list[tuple[str, ast.FunctionDef]]:
     """The functions that some ``__all__`` lists, outside of the golden vectors."""
-    trees = {p: ast.parse(p.read_text(encoding="utf-8")) for p in sorted(ROOT.rglob("*.py"))}
+    trees = {p: parsed(p.read_text(encoding="utf-8")) for p in sorted(ROOT.rglob("*.py"))}
     exported = {name for tree in trees.values() for name in exports(tree)}
     return [
         (f"{p.relative_to(ROOT).with_suffix('').as_posix().replace('/', '.')}.{node.name}", node)
@@ -224,7 +225,8 @@ def public_functions() -> list[tuple[str, ast.FunctionDef]]:
 
 
 def exports(tree: ast.Module) -> list[str]:
-    lists = [n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"]
+    assigned = [n for n in tree.body if isinstance(n, ast.Assign)]
+    lists = [n.value for n in assigned if isinstance(n.targets[0], ast.Name) and n.targets[0].id == "__all__"]
     return [name for value in lists for name in ast.literal_eval(value)]
 
 
@@ -327,8 +329,8 @@ class TestPublicNames:
     def test_what_a_package_imports_from_its_own_modules_is_listed(self, module):
         path = ROOT.parent.joinpath(*module.split("."), "__init__.py")
         if path.exists():
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            froms = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+            tree = parsed(path.read_text(encoding="utf-8"))
+            froms = [n for n, _ in statements(tree) if isinstance(n, ast.ImportFrom)]
             own = {a.asname or a.name for n in froms if (n.module or "").startswith(f"{module}.") for a in n.names}
             assert own - OWN_USE.get(module, set()) <= set(listed(module))
 
@@ -337,7 +339,7 @@ def classes_of_one_name(sources: Mapping[str, str]) -> dict[str, list[str]]:
     """Names of classes that several modules define, and which."""
     found: dict[str, list[str]] = {}
     for path, source in sources.items():
-        for node in ast.walk(ast.parse(source)):
+        for node, _ in statements(parsed(source)):
             if isinstance(node, ast.ClassDef):
                 found.setdefault(node.name, []).append(path)
     return {name: paths for name, paths in found.items() if len(paths) > 1}

@@ -7,7 +7,7 @@ a ``Report``):
 2. ``figures``: the style of all plots.
 3. ``snr``: the signal-to-noise ratio of N(0, σ²) in each format.
 4. ``predict``: every scale of a model before it is run, by the rules that the ops declare.
-5. ``report``: one training step of a model at initialization; as text, as plots, as JSON.
+5. ``report``: one training step of a model at initialization; as text, as plots, as JSON, as an HTML page.
 6. ``flops``: the cost of factors.
 7. ``fidelity``: the error of narrow formats in a trained model.
 8. ``runs``: the scales of a run over its steps; figures of runs and of sweeps.
@@ -46,6 +46,7 @@ from refscale.analysis.flops import Flops, OpFlops, count_flops, render_flops, s
 from refscale.analysis.predict import predict
 from refscale.analysis.report.files import from_json, load, save, to_json
 from refscale.analysis.report.first_step import report
+from refscale.analysis.report.html import save_html, to_html
 from refscale.analysis.report.plots import plot
 from refscale.analysis.report.text import render
 from refscale.analysis.runs.drift import Drift, load_drifts, read_drift, render_drift, save_drifts
@@ -103,9 +104,11 @@ __all__ = [
     "save_drifts",
     "save_fidelity",
     "save_flops",
+    "save_html",
     "scheme_color",
     "snr",
     "tape_flops",
+    "to_html",
     "to_json",
 ]
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from refscale import ops
 from refscale.analysis.report.first_step import first_step
 from refscale.engine import Node, Tape, Tensor, settle
 from refscale.errors import ArgumentError
@@ -126,20 +125,11 @@ def _count(node: Node) -> OpFlops:
 
 
 def _contraction(node: Node) -> int:
-    """Multiplications of a contraction's forward pass; each product of its backward pass has as many.
-
-    Every element of the output is a sum over the axes that the two inputs share and the output lacks.
-    """
-    x, w = (v.shape for v in node.inputs[:2])
-    if node.op.name in ("matmul", "readout", "attention_mix", "attention_scores"):
-        terms = x[-1]
-    elif node.op.name in ("conv1d", "conv2d", "conv3d"):
-        terms = math.prod(w[:-1])
-    elif isinstance(node.op, ops.ConvTranspose):  # each element of x goes to a window of the output
-        return math.prod(x) * math.prod(w[:-2]) * w[-1] // node.op.groups
-    else:
-        raise ArgumentError(f"tape_flops: no count for the contraction {node.op.name!r}")
-    return math.prod(node.output.shape) * terms
+    """Multiplications of a contraction's forward pass; each product of its backward pass has as many."""
+    products = node.op.products
+    if products is None:
+        raise ArgumentError(f"tape_flops: no count for the contraction {node.op.name!r}, expected it to have products")
+    return int(products(*(v.shape for v in node.inputs)))
 
 
 def count_flops(

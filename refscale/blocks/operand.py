@@ -213,8 +213,7 @@ def transform(x: Array, n: int, axis: int) -> Array:
     """
     moved = np.moveaxis(x, axis, -1)
     length = moved.shape[-1]
-    filled = np.zeros((*moved.shape[:-1], -(-length // n) * n), x.dtype)
-    filled[..., :length] = moved
+    filled = np.pad(moved, [(0, 0)] * (moved.ndim - 1) + [(0, -length % n)])
     y = filled.reshape(*filled.shape[:-1], -1, n) @ _hadamard(n).astype(x.dtype)
     return np.moveaxis(y.reshape(filled.shape), -1, axis)
 

@@ -313,8 +313,10 @@ def claim_3_15_max_pool(place: Place) -> Figures:
 
 @claim(TABLE + "; mean: the same, divided by n", "n")
 def claim_3_16_reductions(place: Place) -> Figures:
-    """A sum over n elements: α = n^-½, β = 1.  A mean: α = √n, β = n."""
+    """A sum over n elements: α = n^-½, β = 1.  A mean: α = √n, β = n; of correlated values, α = 1."""
     rng = place.rng()
+    equal = np.tile(signs((FEW, 1), rng), (1, place.n))
+    yield unit(f"α over {place.n} equal terms", ops.Mean((-1,), values="correlated"), (equal,), measure=rms)
     for op in (ops.Sum((-1,)), ops.Mean((-1,))):
         x = columns(place.n)
         yield unit(f"α over {place.n} terms", op, (x * signs((place.n,), rng),), measure=rms)

@@ -53,6 +53,26 @@ _MODEL_CONSTRAINTS = ("geometric", "harmonic", "arithmetic", "to_output_scale", 
 """Those of ``scales.CONSTRAINTS`` that fit every op of a model, whatever its number of constrained inputs."""
 
 
+def _add_fidelity(parser: argparse.ArgumentParser) -> None:
+    from refscale.precision import POLICIES
+
+    parser.description = (
+        "What narrow formats do to the output and gradients of a trained regular program, and which op's casts cost "
+        "what; beside it, the same function at unit scale (refscale.adapt). The parameters are those that the program "
+        "starts with: its initial_parameters returns trained ones. A published BERT: refscale report --pretrained."
+    )
+    parser.add_argument("model", metavar="MODEL", help="mine.py:model, an instance of refscale.programs.Program")
+    parser.add_argument("--scheme", choices=["both", "regular", "adapted"], default="both", help="default: both")
+    parser.add_argument(
+        "--precision",
+        metavar="NAME",
+        help=f"{', '.join(POLICIES)}, a mix, or with rules, 'fp8;head.*=bf16' (default: fp16, bf16, fp8 and fp8-fnuz)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the batch (default: 0)")
+    parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
+    parser.add_argument("--plot", metavar="FILE", help="also draw it: .svg, .png or .pdf (needs matplotlib)")
+
+
 def _add_report(parser: argparse.ArgumentParser) -> None:
     from refscale.precision import POLICIES
     from refscale.scales import SCHEMES
@@ -75,7 +95,8 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         "--scheme",
         metavar="NAME",
         default="both",
-        help=f"{', '.join(SCHEMES)}, or with options, such as {_WITH_OPTIONS} (default: regular beside unit)",
+        help=f"{', '.join(SCHEMES)}, or with options, such as {_WITH_OPTIONS} (default: regular beside unit); adapted: "
+        "what the program starts with as a trained regular one, at unit scale: the same function",
     )
     parser.add_argument(
         "--precision",
@@ -94,6 +115,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and batch (default: 0)")
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text to read (default: text that comes with Python)")
     parser.add_argument("--json", metavar="FILE", help="also write everything as JSON")
+    parser.add_argument("--html", metavar="FILE", help="also write a page with a row per tensor, for a browser")
     parser.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
     parser.add_argument("--checkpoint", metavar="PATH", help="of a run of train, in place of a model at initialization")
     parser.add_argument(
@@ -202,8 +224,8 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     pre, fine = TrainConfig(), FINE_TUNING
     parser.description = (
         "Train one model in FP32, FP16, BF16 and FP8, regular, unit-scaled and with the rival techniques; choose a "
-        "learning rate for each scheme. With --pretrained, fine-tune that model instead. An interrupted comparison "
-        "continues where it stopped."
+        "learning rate for each scheme. MODEL may be a program of your own, mine.py:model, with a score named loss. "
+        "With --pretrained, fine-tune that model instead. An interrupted comparison continues where it stopped."
     )
 
     def add(name: str, help: str, shown: object, **options: Any) -> None:
@@ -427,6 +449,7 @@ def _add_bring(parser: argparse.ArgumentParser) -> None:
 DOORS: dict[str, dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]]] = {
     "learn: what formats, factors and models do": {
         "report": ("every tensor of one training step: scale, exponents, losses", _add_report),
+        "fidelity": ("errors of narrow formats in a program of your own: output, gradients, casts", _add_fidelity),
         "ops": ("the op table: factors of every op at given sizes", _add_ops),
         "formats": ("the floating-point formats, in figures", _add_nothing),
         "snr": ("signal-to-noise ratio of Gaussian numbers in each format, by their scale", _add_snr),

@@ -14,6 +14,7 @@ from refscale.errors import ArgumentError, counted
 from refscale.files import name_of
 
 if TYPE_CHECKING:
+    from refscale.analysis import FidelityReport
     from refscale.stats import Report
     from refscale.tasks import Data, SpanData
     from refscale.train import TrainConfig
@@ -36,15 +37,16 @@ def _report(args: argparse.Namespace) -> None:
     if args.checkpoint:
         _report_checkpoint(args)
         return
-    if args.flops and args.plot:
-        raise ArgumentError("report: --flops with --plot, expected one of the two")
+    if args.flops and (args.plot or args.html):
+        other = "--plot" if args.plot else "--html"
+        raise ArgumentError(f"report: --flops with {other}, expected one of the two")
     model = args.model or args.option or DEFAULT_MODEL
     data = _first_data(args, model)
     schemes = ("regular", "unit") if args.scheme == "both" else (args.scheme,)
     precision = get_precision(args.precision or "fp32")
     if args.plot:
         analysis.check_plot(args.plot)
-    _check_directories(args.plot, args.json)
+    _check_directories(args.plot, args.json, args.html)
     if args.flops:
         counts = [
             analysis.count_flops(model, scheme, **{k: v for k, v in data.items() if k != "text"}) for scheme in schemes
@@ -93,12 +95,39 @@ def _report_checkpoint(args: argparse.Namespace) -> None:
         raise ArgumentError(f"report: --checkpoint {args.checkpoint!r} with {names}, but a checkpoint has its own")
     if args.plot:
         analysis.check_plot(args.plot)
-    _check_directories(args.plot, args.json)
+    _check_directories(args.plot, args.json, args.html)
     path = Path(args.checkpoint)
     checkpoint = newest(path) if path.is_dir() else load_checkpoint(path)
     parameters = sum(p.size for p in checkpoint.state.parameters.values())
     with Progress(2 * parameters / 1e6, "M elements", checkpoint.config.model) as progress:
         _show(args, [checkpoint_report(checkpoint, text=args.text, progress=progress)])
+
+
+def _fidelity(args: argparse.Namespace) -> None:
+    from refscale import analysis
+    from refscale.analysis.fidelity.run import POLICIES, passes
+    from refscale.programs import load_program
+    from refscale.progress import Progress
+
+    if args.plot:
+        analysis.check_plot(args.plot)
+    _check_directories(args.plot, args.json)
+    program = load_program(args.model)
+    policies = (args.precision,) if args.precision else POLICIES
+    schemes = None if args.scheme == "both" else (args.scheme,)
+    with Progress(passes(program, policies, schemes), "passes", args.model) as progress:
+        report = analysis.fidelity(program, policies=policies, schemes=schemes, seed=args.seed, progress=progress)
+    _show_fidelity(args, report)
+
+
+def _show_fidelity(args: argparse.Namespace, report: FidelityReport) -> None:
+    from refscale import analysis
+
+    if args.json:
+        analysis.save_fidelity(args.json, report)
+    if args.plot:
+        analysis.plot_fidelity(args.plot, report)
+    print(analysis.render_fidelity(report), end="")
 
 
 def _report_pretrained(args: argparse.Namespace) -> None:
@@ -127,11 +156,7 @@ def _report_pretrained(args: argparse.Namespace) -> None:
             seed=args.seed,
             progress=progress,
         )
-    if args.json:
-        analysis.save_fidelity(args.json, report)
-    if args.plot:
-        analysis.plot_fidelity(args.plot, report)
-    print(analysis.render_fidelity(report), end="")
+    _show_fidelity(args, report)
 
 
 def _given(args: argparse.Namespace, defaults: Mapping[str, object]) -> str:
@@ -162,6 +187,7 @@ _NOT_OF_A_TRAINED_MODEL: dict[str, object] = {
     "constraint": "geometric",
     "checkpoint": None,
     "flops": False,
+    "html": None,
     "all": False,
 }
 """Options of ``report`` that say nothing to ``--pretrained``, with their defaults."""
@@ -172,6 +198,8 @@ def _show(args: argparse.Namespace, reports: list[Report]) -> None:
 
     if args.json:  # files first: a reader that goes away early takes no result along
         analysis.save(args.json, reports)
+    if args.html:
+        analysis.save_html(args.html, reports)
     if args.plot:
         analysis.plot(args.plot, reports)
     print(analysis.render(reports, everything=args.all), end="")
@@ -304,15 +332,15 @@ def _compare(args: argparse.Namespace) -> None:
         for name in ("model", "steps", "batch", "seq", "evaluation_batches")
         if (value := getattr(args, name)) is not None
     }
-    base = replace(default, **({} if args.pretrained else {"evaluation_batches": 64}) | given)
+    base = replace(
+        default, **({} if args.pretrained or default.task == "program" else {"evaluation_batches": 64}) | given
+    )
     base = replace(
         base,
         weight_decay=0.0,  # λ times a learning rate would be another decay under every scheme
         evaluate_every=base.steps,
         checkpoint_every=max(1, base.steps // 5),
     )
-    if base.task == "program":
-        raise ArgumentError(f"compare: MODEL {base.model!r} is a program, expected a built-in model; train takes one")
     if args.plot:
         analysis.check_plot(args.plot)
     _check_directories(args.plot)
@@ -409,6 +437,7 @@ def _bring(args: argparse.Namespace) -> None:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "report": _report,
+    "fidelity": _fidelity,
     "scales": _scales,
     "train": _train,
     "finetune": _finetune,

@@ -8,7 +8,7 @@ and in NumPy), ``fast``, which does the same as ``run`` in fewer passes, and ``r
 
 from refscale.engine.example import Input, Sizes
 from refscale.engine.factors import Edge, ancestors, call_name, edges, settle
-from refscale.engine.op import Array, Example, Op, example, op_name
+from refscale.engine.op import Array, Degree, Example, Op, example, op_name
 from refscale.engine.record import Node, Probe, Tape, Tensor, Variable, tape_of
 from refscale.engine.rows import Rows
 from refscale.engine.run import apply, backward
@@ -17,6 +17,7 @@ from refscale.precision import CastRecord
 __all__ = [
     "Array",
     "CastRecord",
+    "Degree",
     "Edge",
     "Example",
     "Input",

@@ -34,7 +34,7 @@ def forward(tape: Tape, node: Node, tensors: Sequence[Tensor]) -> tuple[Array, t
     """α·y, rounded, and what backward will need."""
     op, rounder, alpha = node.op, tape.rounder, node.scales.alpha
     arrays = [rounder.operand(op, t.value, t.variable, node.index, i) for i, t in enumerate(tensors)]
-    if op.fast_forward is not None and not rounder.has_arithmetic(op):
+    if op.fast_forward is not None and not rounder.has_arithmetic(op, node.index):
         node.fast = True
         y, kept = op.fast_forward(alpha, *arrays)
         y, own = _array(y), not any(y is k for k in kept)

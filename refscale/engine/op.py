@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from refscale.exact import Bounded, ErrorModel
 
 Array = NDArray[Any]
+
+Degree = float | Literal["together", "weighted", "any", "own"] | None
+"""How a result depends on the scale of one input; see ``Op``."""
 
 
 def _no_rows(self: Op, *shapes: Shape) -> tuple[Shape, ...]:
@@ -36,6 +39,11 @@ class Op:
       independent N(0, 1).  It sees shapes and attributes only;
     * ``examples(sizes) -> (Example, ...)``: the op with typical attributes and inputs, of which tables, golden vectors,
       claims and default strategies are made;
+    * ``products(*shapes)``, of a contraction: the multiplications of its forward pass;
+    * ``homogeneity``: what becomes of the result if an input is multiplied by a number s > 0, for each input: d, it is
+      multiplied by s^d; "together", it is multiplied by s if all inputs so marked are; "weighted", it is a sum with
+      weights, which can absorb s; "any", it stays, eps aside; "own", none of these; None for constants.  One entry
+      stands for all of ``*x``;
     * ``rows(*shapes) -> (shape, ...)``: where the gradient of an input sums over rows (a weight, a bias, a table), the
       rows along each axis of y, 1 for axes that are not summed over; () for the other inputs, the default.  ``scale``
       assumes independent rows;
@@ -56,8 +64,8 @@ class Op:
     so that the uses of its input agree (forks).  ``adds`` marks sums of the inputs: where their factors are
     tied, the recipe ties them to that of the output, ``to_output_scale``.  ``of_batch`` names attributes that are
     sizes, and so may differ between batches of one program.  ``has_ids`` marks look-ups in a
-    table by ids: ``scale`` then takes ``embeddings``.  ``later`` names attributes that the op got after records
-    of it were published: at their defaults, ``attributes`` leaves them out.
+    table by ids: ``scale`` then takes ``embeddings``.  ``later`` names attributes that the op got after
+    records of it were published: at their defaults, ``attributes`` leaves them out.
 
     An op may have a fast form: the same function, in passes that stay in cache, with the factors inside.  Its results
     are within ``bound`` of the real ones, as those of the readable form are; ``bitwise`` marks ops whose two forms have
@@ -95,6 +103,8 @@ class Op:
     forward: ClassVar[Callable[..., tuple[Array, tuple[Any, ...]]]]
     backward: ClassVar[Callable[..., tuple[Array | None, ...]]]
     scale: ClassVar[Callable[..., Scales]]
+    products: ClassVar[Callable[..., int] | None] = None
+    homogeneity: ClassVar[tuple[Degree, ...]] = ()
     rows: ClassVar[Callable[..., tuple[Shape, ...]]] = _no_rows
     predict: ClassVar[Callable[..., SecondMoments] | None] = None
     predict_gradients: ClassVar[Callable[..., tuple[SecondMoments | None, ...]] | None] = None
@@ -116,6 +126,28 @@ class Op:
         own = vars(cls)
         if ("forward" in own or "backward" in own) and "fast_forward" not in own:
             cls.fast_forward = cls.fast_backward = None
+
+    def degrees(self, inputs: int) -> tuple[Degree, ...]:
+        """``homogeneity`` of that many inputs."""
+        return self.homogeneity * inputs if self.inputs[0][0] == "*" else self.homogeneity
+
+    def at_scales(self, *scales: float) -> tuple[Op, float]:
+        """The op that computes the same of inputs that are each smaller by a number.
+
+        Args:
+            scales: s > 0 of each input; 1 of constants and of those marked "own", one for all marked "together".
+
+        Returns:
+            (op, factor) with f(s_1·x_1, …) = factor·op(x_1, …).  An op whose attributes depend on the scale of its
+            inputs overrides it.
+        """
+        factor, together = 1.0, 1.0
+        for s, degree in zip(scales, self.degrees(len(scales)), strict=True):
+            if degree == "together":
+                together = s
+            elif isinstance(degree, int | float):
+                factor *= s**degree
+        return self, factor * together
 
     def bound(
         self, scales: Scales, gradient: Array | None, *arrays: Array, model: ErrorModel | None = None

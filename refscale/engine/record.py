@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -267,9 +267,11 @@ def call(
     variables = tuple([t.variable for t in tensors])
     index = len(tape.nodes)
     shapes = tuple([v.shape for v in variables])
-    scales = tape.scheme.scales(Call(op, shapes, rule, tuple(constrained), index))
-    node = Node(index, op, variables, scales)
+    request = Call(op, shapes, rule, tuple(constrained), index)
+    scales = tape.scheme.scales(request)
+    node = Node(index, cast(Op, request.op), variables, scales)
     node.output = Variable(tape.scoped(op.name), (), any(node.wanted), node)
+    tape.rounder.place(index, node.output, variables)
     return node, tensors
 
 

@@ -43,12 +43,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refscale.arguments import integer
-from refscale.arrays import plain
-from refscale.errors import ArgumentError, CarrierError, ShapeError
+from refscale.errors import ArgumentError
 from refscale.exact import errorfree
 from refscale.exact.errorfree import Float64
 from refscale.exact.hardware import find_hardware
-from refscale.exact.product import as_operands
+from refscale.exact.product import as_operands, start_values
 
 Float32 = NDArray[np.float32]
 
@@ -328,13 +327,7 @@ def _operands(name: str, a: ArrayLike, b: ArrayLike, c: ArrayLike | None) -> tup
     shape = (*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])
     if c is None:
         return x, y, np.zeros(shape, np.float32)
-    start = plain(call, "c", c)
-    if start.dtype.name not in ("float16", "bfloat16", "float32"):
-        raise CarrierError(f"{call}: c is {start.dtype}, expected float16, bfloat16 or float32")
-    try:
-        return x, y, np.array(np.broadcast_to(start, shape), np.float32)
-    except ValueError:
-        raise ShapeError(f"{call}: c {start.shape}, expected the shape of the sums, {shape}") from None
+    return x, y, start_values(call, c, shape)
 
 
 def _by_product(x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

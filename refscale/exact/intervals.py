@@ -13,6 +13,7 @@ A bound is derived, not measured, and holds for every element: |s − Σ a_k b_k
   is that of P products; the n = ⌈K/P⌉ sums err by c times their own T each, and are added with n roundings:
   c + γ_n·(1 + c).  With ``floor`` 2^floor is added to T once per promoted part; with ``emin`` T is made of
   max(|a_k|, 2^emin)·max(|b_k|, 2^emin) where a product is not 0, and 2^-126 is added likewise.
+* A start value c is one more term: K + 1 in place of K, and |c| in T.
 
 Source: Higham, *Accuracy and Stability of Numerical Algorithms*, section 4.2.
 """
@@ -27,27 +28,31 @@ from numpy.typing import ArrayLike, NDArray
 
 from refscale.exact.accumulators import Accumulator, Truncated, get_accumulator
 from refscale.exact.errorfree import Float64
-from refscale.exact.product import as_operands, check_deterministic, check_factor, matmul
+from refscale.exact.product import as_operands, check_deterministic, check_factor, matmul, start_values
 from refscale.formats import Cast
 
 Float32 = NDArray[np.float32]
 
 
 @np.errstate(all="ignore")
-def bound(a: ArrayLike, b: ArrayLike, accumulator: str | Accumulator) -> Float64:
+def bound(a: ArrayLike, b: ArrayLike, accumulator: str | Accumulator, c: ArrayLike | None = None) -> Float64:
     """How far the accumulator's sums may be from the exact ones: float64 (…, M, N), inf or NaN where operands are.
 
     bound = relative(K)·T + K·2^-149,    T = Σ_k |a_ik·b_kj|
     """
     x, y = as_operands("intervals.bound", a, b)
-    return sum_errors(x, y, get_accumulator(accumulator))
+    return sum_errors(x, y, get_accumulator(accumulator), c)
 
 
-def sum_errors(x: Float64, y: Float64, model: Accumulator) -> Float64:
+def sum_errors(x: Float64, y: Float64, model: Accumulator, c: ArrayLike | None = None) -> Float64:
     """``bound`` of float64 arrays (…, M, K) and (…, K, N), whatever their significant bits."""
     inner = x.shape[-1]
+    total = _largest(x, y, model)
+    if c is not None:
+        inner += 1
+        total = total + np.abs(start_values("intervals.bound", c, total.shape).astype(np.float64))
     relative = model.relative(inner)
-    total = _largest(x, y, model) * (1 + (inner + 4) * 2.0**-52)  # and what float64 may have lost of it
+    total = total * (1 + (inner + 4) * 2.0**-52)  # and what float64 may have lost of it
     return np.asarray(total * relative + (inner * 2.0**-149 if relative else 0.0))
 
 
@@ -68,7 +73,12 @@ def _largest(x: Float64, y: Float64, model: Accumulator) -> Float64:
 
 @np.errstate(all="ignore")
 def interval(
-    a: ArrayLike, b: ArrayLike, accumulator: str | Accumulator, cast: Cast, factor: float = 1.0
+    a: ArrayLike,
+    b: ArrayLike,
+    accumulator: str | Accumulator,
+    cast: Cast,
+    factor: float = 1.0,
+    c: ArrayLike | None = None,
 ) -> tuple[Float32, Float32]:
     """The least and the greatest value that a right implementation with this accumulator may return.
 
@@ -82,6 +92,7 @@ def interval(
         accumulator: the model, or its name.
         cast: to the format of the output, nearest.
         factor: multiplies the sum; 2^-300 ≤ |factor| ≤ 2^300.
+        c: start values of the sums, float16, bfloat16 or float32 (…, M, N); None: 0.
 
     Returns:
         (low, high), float32 (…, M, N); the same for "exact".  An end that overflowed to NaN stands for "anything
@@ -94,12 +105,15 @@ def interval(
     check_deterministic("intervals.interval", cast)
     factor = check_factor("intervals.interval", factor)
     if accumulator.relative(1) == 0:
-        y = matmul(a, b, cast, factor)
+        y = matmul(a, b, cast, factor, c)
         return y, y
     x, w = as_operands("intervals.interval", a, b)
-    total = np.asarray(x @ w)
-    inexact = (np.abs(x) @ np.abs(w)) * ((x.shape[-1] + 8) * 2.0**-52)
-    error = (bound(a, b, accumulator) + inexact) * abs(factor)
+    total, size = np.asarray(x @ w), np.asarray(np.abs(x) @ np.abs(w))
+    if c is not None:
+        start = start_values("intervals.interval", c, total.shape).astype(np.float64)
+        total, size = total + start, size + np.abs(start)
+    inexact = size * ((x.shape[-1] + 9) * 2.0**-52)
+    error = (bound(a, b, accumulator, c) + inexact) * abs(factor)
     middle = total * factor
     error += (np.abs(middle) + error) * 2.0**-22 + 2.0**-148
     return ends(middle, error, cast)

@@ -2,6 +2,8 @@
 
     y_ij = round(factor · Σ_k a_ik · b_kj)
 
+A start value c_ij is one more product, c_ij · 1.
+
 One float64 product c decides nearly everything.  Either it is exact, because every partial sum is an integer below 2^53
 in units of the smallest product.  Or it errs, in whatever order BLAS has summed, by at most
 
@@ -40,16 +42,17 @@ _LEAST_FACTOR = 2.0**-300  # and of every product times the factor; the product 
 
 
 @np.errstate(all="ignore")  # infinities and NaN, signaling ones too, have their rules
-def matmul(a: ArrayLike, b: ArrayLike, cast: Cast, factor: float = 1.0) -> Float32:
+def matmul(a: ArrayLike, b: ArrayLike, cast: Cast, factor: float = 1.0, c: ArrayLike | None = None) -> Float32:
     """Matrix product, each output the real number rounded once.
 
-        y_ij = cast(factor · Σ_k a_ik · b_kj)
+        y_ij = cast(factor · (c_ij + Σ_k a_ik · b_kj))
 
     Args:
         a: (…, M, K), float16, bfloat16, float32 or float64, finite or not; float64 of magnitude 0 or 2^-200 to 2^200.
         b: (…, K, N); leading axes broadcast.
         cast: to any format, in any deterministic rounding and with either overflow rule.
         factor: multiplies the sum before it is rounded; 2^-300 ≤ |factor| ≤ 2^300.
+        c: start values of the sums, float16, bfloat16 or float32 (…, M, N); None: 0.
 
     Returns:
         float32 (…, M, N).  A sum that is exactly zero, or has no terms, is +0.  Infinities and NaN follow IEEE 754
@@ -65,8 +68,13 @@ def matmul(a: ArrayLike, b: ArrayLike, cast: Cast, factor: float = 1.0) -> Float
     a64, b64 = as_operands("exact.matmul", a, b)
     factor = check_factor("exact.matmul", factor)
     y = np.empty(_shape(a64, b64), np.float32)
+    start = None if c is None else start_values("exact.matmul", c, y.shape)
     for index in np.ndindex(y.shape[:-2]):
-        _multiply(*_matrices(a64, b64, index, y.shape[:-2]), cast, factor, y[index])
+        left, right = _matrices(a64, b64, index, y.shape[:-2])
+        if start is None:
+            _multiply(left, right, cast, factor, y[index])
+        else:
+            _multiply_from(start[index], left, right, cast, factor, y[index])
     return y
 
 
@@ -112,6 +120,22 @@ def as_operands(call: str, a: ArrayLike, b: ArrayLike) -> tuple[Float64, Float64
     return np.asarray(a, np.float64), np.asarray(b, np.float64)
 
 
+def start_values(call: str, c: ArrayLike, shape: tuple[int, ...]) -> Float32:
+    """Start values of sums, in the shape of the sums; ``call`` is what an error names.
+
+    Raises:
+        CarrierError: not float16, bfloat16 or float32.
+        ShapeError: a shape that does not broadcast to that of the sums.
+    """
+    start = plain(call, "c", c)
+    if start.dtype.name not in ("float16", "bfloat16", "float32"):
+        raise CarrierError(f"{call}: c is {start.dtype}, expected float16, bfloat16 or float32")
+    try:
+        return np.array(np.broadcast_to(start, shape), np.float32)
+    except ValueError:
+        raise ShapeError(f"{call}: c {start.shape}, expected the shape of the sums, {shape}") from None
+
+
 def check_factor(call: str, factor: float) -> float:
     """The factor as a float, if every product times it is within float64's range."""
     factor = number(call, "factor", factor)
@@ -150,6 +174,13 @@ def _multiply(a: Float64, b: Float64, cast: Cast, factor: float, y: Float32) -> 
     if special is not None:
         where = special != 0
         y[where] = cast(special[where])
+
+
+def _multiply_from(c: Float32, a: Float64, b: Float64, cast: Cast, factor: float, y: Float32) -> None:
+    """One product of matrices from start values, into y: for each row of a, 1·c is one more product."""
+    for i in range(len(a)):
+        row, columns = np.append(a[i], 1.0)[None], np.concatenate([b, c[i, None]])
+        _multiply(row, columns, cast, factor, y[i, None])
 
 
 # --- what the float64 product decides --------------------------------------------------------------------------------

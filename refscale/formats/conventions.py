@@ -79,18 +79,25 @@ def encode_by(x: ArrayLike, cast: Cast, conventions: Mapping[str, str], random_b
             raise FormatError(f"encode_by: unknown convention {topic}={name!r}; known: {known}")
         names[topic] = name
     x, format = plain("encode_by", "x", x), cast.format
-    if names["float32_subnormals"] == "flushed" and x.dtype in (np.float32, ml_dtypes.bfloat16):
-        x = np.where(np.abs(x) < 2.0**-126, np.copysign(x.dtype.type(0), x), x)
+    if names["float32_subnormals"] == "flushed":
+        x = without_subnormals(x)
     nan = np.isnan(x)
     if nan.any() and not format.has_nan and names["nan_without"] != "error":
         codes = encode(cast(np.where(nan, x.dtype.type(0), x), random_bits), format)
         return np.where(nan, _instead_of_nan(np.signbit(x), names["nan_without"], format), codes)
     codes = encode(cast(x, random_bits), format)
     if not format.has_zero:
-        return _of_powers(x, codes, cast, names)
+        return _of_powers(x, codes, cast, names, random_bits)
     if nan.any() and format.has_signed_nan:
         codes = np.where(nan, _nan_codes(x, format, names["nan_code"]), codes)
     return codes
+
+
+def without_subnormals(x: Array) -> Array:
+    """A float32 or bfloat16 array with zeros of their sign in place of subnormal numbers; another array as it is."""
+    if x.dtype not in (np.float32, ml_dtypes.bfloat16):
+        return x
+    return np.where(np.abs(x) < 2.0**-126, np.copysign(x.dtype.type(0), x), x)
 
 
 def _instead_of_nan(negative: NDArray[np.bool_], name: str, format: Format) -> Array:
@@ -102,7 +109,7 @@ def _instead_of_nan(negative: NDArray[np.bool_], name: str, format: Format) -> A
     return np.where(negative | (not opposite), 0, format.sign_code).astype(format.code_dtype)
 
 
-def _of_powers(x: Array, codes: Array, cast: Cast, names: Mapping[str, str]) -> Array:
+def _of_powers(x: Array, codes: Array, cast: Cast, names: Mapping[str, str], random_bits: Random | None) -> Array:
     """Codes of an unsigned format without zero."""
     format = cast.format
     nan = np.asarray(format.nan_code, format.code_dtype)
@@ -116,7 +123,7 @@ def _of_powers(x: Array, codes: Array, cast: Cast, names: Mapping[str, str]) -> 
         codes = np.where(negative, 0, codes)
     elif names["e8m0_negative"] == "magnitude" and negative.any():
         size = np.where(negative & (x != 0), np.abs(x), x.dtype.type(format.min_normal))
-        of_size = encode_by(size, cast, {"e8m0_small": names["e8m0_small"]})
+        of_size = encode_by(size, cast, {"e8m0_small": names["e8m0_small"]}, random_bits)
         codes = np.where(negative, np.where(x == 0, 0, of_size), codes)
     if cast.overflow == "nonsaturate" and names["e8m0_small"] != "nan_inward":
         codes = np.where(small, 0 if names["e8m0_small"] == "smallest" else nan, codes)

@@ -2,7 +2,7 @@
 
 The steps run on bounded arrays (``exact.bounded``): inputs have the bound 0, results that of the op, and inner results
 of a fused kernel carry theirs into the next step.  Casts are monotone: a result between y − e and y + e is rounded to
-between the two.
+between the two.  Conversions to block-scaled formats have bounds of their own (``block_bounds``).
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale.blocks import Recipe
+from refscale.blocks.operand import TransformedCasts
 from refscale.engine import Op
 from refscale.errors import GoldenError
 from refscale.exact import FLOAT32, Bounded, ErrorModel, as_bounded, bounded, ends
 from refscale.formats import Cast
+from refscale.golden.block_bounds import BlockOperand
 from refscale.golden.inputs import cast_for
 from refscale.golden.replay import input_names
 from refscale.precision import Precision, Rounder
@@ -89,13 +92,13 @@ def call_results(
         model: errors of the arithmetic.
 
     Raises:
-        GoldenError: ``precision`` converts, transforms or scales operands, which has no bound yet, or a gradient has
-            another shape than its output.
+        GoldenError: ``precision`` transforms operands without blocks, or multiplies them by a factor, which has no
+            bound yet; or a gradient has another shape than its output.
     """
     rounder = Rounder(replace(precision, accumulate=None), np.dtype(np.float32))
     for step in steps:
-        if rounder.has_arithmetic(step.op):
-            raise GoldenError(f"{step.op.name}: {precision.name} converts its operands to blocks, which has no bound")
+        if isinstance(rounder.recipe(step.op), TransformedCasts):
+            raise GoldenError(f"{step.op.name}: {precision.name} transforms its operands, which has no bound")
     if precision.operand_factor != 1:
         raise GoldenError(f"{precision.name}: operand_factor={precision.operand_factor:g} has no bound")
     store = precision.store or cast_for("float32")
@@ -104,7 +107,8 @@ def call_results(
     operands: list[list[Any]] = []
     for step in steps:
         narrow = precision.operand if rounder.narrows(step.op) else None
-        operands.append([_cast(values[name], narrow) for name in step.inputs])
+        given = [_cast(values[name], narrow) for name in step.inputs]
+        operands.append([_operand(rounder, step.op, x, i) for i, x in enumerate(given)])
         y, _ = step.op.bound(step.scales, None, *operands[-1], model=model)
         values[step.output] = _cast(y, store) if step.stored and step.output not in losses else y
     for name, g in gradient.items():
@@ -115,11 +119,21 @@ def call_results(
         if step.output not in pending:
             continue
         narrow = precision.operand_gradient if rounder.narrows(step.op) else None
-        _, pieces = step.op.bound(step.scales, _cast(pending.pop(step.output), narrow), *arrays, model=model)
+        g = _operand(rounder, step.op, _cast(pending.pop(step.output), narrow))
+        _, pieces = step.op.bound(step.scales, g, *arrays, model=model)
         for name, piece in zip(step.inputs, pieces, strict=True):
             if piece is not None:
                 pending[name] = pending[name] + piece if name in pending else piece
     return CallResults(values, {name: pending[name] for name in inputs if name in pending}, store, losses)
+
+
+def _operand(rounder: Rounder, op: Op, x: Any, index: int | None = None) -> Any:
+    """Input ``index`` of an op, or the gradient of its output, as an operand in blocks if the policy converts it."""
+    recipe = rounder.recipe(op)
+    if not isinstance(recipe, Recipe) or not isinstance(x, Bounded):
+        return x
+    weight = index in op.weight_inputs and x.ndim == 2
+    return BlockOperand.of(x, recipe, "gradient" if index is None else "weight" if weight else "activation")
 
 
 def _cast(x: Any, cast: Cast | None) -> Any:
@@ -142,6 +156,35 @@ def interval_of(y: Bounded, cast: Cast) -> Interval:
     return ends(y.view(np.ndarray), y.error, cast)
 
 
+def one_call(
+    op: Op,
+    arrays: Sequence[Array],
+    gradient: Array | None,
+    scales: Scales,
+    precision: Precision,
+    model: ErrorModel = FLOAT32,
+) -> CallResults:
+    """The real results of a call of one op with their bounds; its inputs by ``input_names``, its output ``OUTPUT``.
+
+    Args:
+        op: what is computed.
+        arrays: inputs, before operands are cast; floats are rounded to what the policy stores, as ``replay`` does.
+        gradient: of the output, as stored; None: forward only.
+        scales: factors.
+        precision: casts; its accumulator is not asked.
+        model: errors of the arithmetic.
+
+    Raises:
+        GoldenError: as ``call_results``.
+    """
+    names = input_names(op, len(arrays))
+    store = precision.store or cast_for("float32")
+    given = [np.asarray(a) for a in arrays]
+    stored = {n: store(a) if a.dtype.kind == "f" else a for n, a in zip(names, given, strict=True)}
+    step = CallStep(op, scales, names, OUTPUT)
+    return call_results((step,), stored, {} if gradient is None else {OUTPUT: gradient}, precision, model)
+
+
 def intervals(
     op: Op,
     arrays: Sequence[Array],
@@ -152,25 +195,11 @@ def intervals(
 ) -> dict[str, Interval]:
     """What the op's bound allows each result of a call of one op, in the format where it is stored.
 
-    Args:
-        op: what is computed.
-        arrays: inputs, before operands are cast; floats are rounded to what the policy stores, as ``replay`` does.
-        gradient: of the output, as stored; None: forward only.
-        scales: factors.
-        precision: casts; its accumulator is not asked.
-        model: errors of the arithmetic.
+    Arguments as of ``one_call``.
 
     Returns:
         By name, as ``Replayed.outputs``.
-
-    Raises:
-        GoldenError: as ``call_results``.
     """
-    names = input_names(op, len(arrays))
-    store = precision.store or cast_for("float32")
-    given = [np.asarray(a) for a in arrays]
-    stored = {n: store(a) if a.dtype.kind == "f" else a for n, a in zip(names, given, strict=True)}
-    step = CallStep(op, scales, names, OUTPUT)
-    found = call_results((step,), stored, {} if gradient is None else {OUTPUT: gradient}, precision, model)
+    found = one_call(op, arrays, gradient, scales, precision, model)
     bounds = {"y": interval_of(found.values[OUTPUT], found.cast_of(OUTPUT))}
     return bounds | {f"grad_{name}": interval_of(g, found.store) for name, g in found.gradients.items()}

@@ -35,7 +35,7 @@ def generate_cast() -> Iterator[Vector]:
                     for name, (flags, comment, x) in (groups if rounding == "nearest_even" else joined).items():
                         words = _words_for(x, cast) if rounding == "stochastic" else None
                         more = ("stochastic-words",) if words else ()
-                        yield _vector(f"{source}/{name}", cast, x, flags + more, comment, words)
+                        yield rounded(f"cast/{cast}/{source}/{name}", cast, x, flags + more, comment, words)
         for source in ("float16", "bfloat16"):
             x = all_codes(source)
             if not format.has_nan:
@@ -44,7 +44,8 @@ def generate_cast() -> Iterator[Vector]:
                 for overflow in OVERFLOWS:
                     comment = f"every {source}, in the order of codes" + ("" if format.has_nan else ", but NaN")
                     flags = ("rounding-mode", "overflow")
-                    yield _vector(f"{source}/all", Cast(format, rounding, overflow), x, flags, comment, bulk=True)
+                    cast = Cast(format, rounding, overflow)
+                    yield rounded(f"cast/{cast}/{source}/all", cast, x, flags, comment, bulk=True)
     yield from _short_sources()
     yield from _lengths()
 
@@ -59,7 +60,8 @@ def _short_sources() -> Iterator[Vector]:
             for overflow in OVERFLOWS:
                 for name, (flags, comment, x) in groups.items():
                     more = ("source-16", *(flag for flag in flags if flag != "rounding-mode"))
-                    yield _vector(f"{source}/{name}", Cast(format, "nearest_even", overflow), x, more, comment)
+                    cast = Cast(format, "nearest_even", overflow)
+                    yield rounded(f"cast/{cast}/{source}/{name}", cast, x, more, comment)
 
 
 def _short_groups(groups: Groups, format: Format, source: str) -> Groups:
@@ -91,10 +93,11 @@ def _lengths() -> Iterator[Vector]:
             for name, shape in shapes.items():
                 x = Codes.of(cast_for(source)(words.normal(*shape)), source)
                 cast, flags = cast_for(format), ("tail", *(("batch",) if name == "rows" else ()))
-                yield _vector(f"{source}/{name}", cast, x, flags, f"an array of shape {shape}")
+                yield rounded(f"cast/{cast}/{source}/{name}", cast, x, flags, f"an array of shape {shape}")
             x = Codes.of(cast_for(source)(words.normal(9, 6)), source)
             comment = "not contiguous, where a backend receives arrays in memory"
-            yield _vector(f"{source}/strided", cast_for(format), x, ("strides",), comment)
+            cast = cast_for(format)
+            yield rounded(f"cast/{cast}/{source}/strided", cast, x, ("strides",), comment)
 
 
 def generate_decode() -> Iterator[Vector]:
@@ -123,19 +126,6 @@ def generate_decode() -> Iterator[Vector]:
                 if not ((x.values == 0) & np.signbit(x.values)).any():
                     flags = tuple(flag for flag in flags if flag != "negative-zero")
                 yield Vector(f"decode/{format}/{name}", "decode", attributes, {"codes": x}, {"y": y}, flags, bulk=bulk)
-
-
-def _vector(
-    name: str,
-    cast: Cast,
-    x: Codes,
-    flags: tuple[str, ...],
-    comment: str,
-    words: Codes | None = None,
-    bulk: bool = False,
-) -> Vector:
-    where = f"cast/{cast.format}/{cast.rounding}/{cast.overflow}/{name}"
-    return rounded(where, cast, x, flags, comment, words, bulk)
 
 
 _FN_FNUZ = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e4m3b11fnuz")

@@ -7,6 +7,7 @@ one name and follows another fails.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -24,6 +25,7 @@ from refscale.blocks import (
     split_blocks,
 )
 from refscale.formats import CONVENTIONS, FORMATS, OVERFLOWS, ROUNDINGS, Cast, encode_by, get_format
+from refscale.formats.conventions import without_subnormals
 from refscale.golden.block_products import product_of
 from refscale.golden.blocks import quantized
 from refscale.golden.dequantize import dequantized, random_blocks
@@ -44,6 +46,7 @@ def generate() -> Iterator[Vector]:
     yield from _nan_codes()
     yield from _flushed()
     yield from _zero_blocks()
+    yield from _flushed_blocks()
     yield from _nonfinite_blocks()
     yield from _nvfp4()
     yield from _signed_scales()
@@ -143,6 +146,23 @@ def _zero_blocks() -> Iterator[Vector]:
                     vector.comment,
                     conventions={"block_zero": convention},
                 )
+
+
+def _flushed_blocks() -> Iterator[Vector]:
+    """Blocks whose amax is a normal number of float32, and most of whose elements are not."""
+    sizes = np.array([1.25 * 2.0**-126, 2.0**-127, -(2.0**-127), 1.5 * 2.0**-127, -(2.0**-128), 2.0**-133, 0.0])
+    for name, cast in BLOCK_FORMATS.items():
+        x = np.resize(sizes, (2, 2 * cast.block[-1]))
+        x[:, :: cast.block[-1]] = sizes[0]
+        for source in ("float32", "bfloat16"):
+            given = Codes.of(cast_for(source)(x), source)
+            for convention in CONVENTIONS["float32_subnormals"]:
+                read = Codes.of(without_subnormals(given.native), source) if convention == "flushed" else given
+                where = f"convention/float32_subnormals/{convention}/{name}/{source}"
+                vector = quantized(where, read, cast, _FLAGS, "subnormal numbers of the source")
+                names = {k: n for k, n in vector.conventions.items() if k != "float32_subnormals"}
+                names["float32_subnormals"] = convention
+                yield replace(vector, inputs={"x": given}, conventions=names)
 
 
 def _nonfinite_blocks() -> Iterator[Vector]:

@@ -15,8 +15,12 @@ from refscale.formats import FORMATS, Format
 from refscale.golden.attributes import ATTRIBUTES
 from refscale.golden.schema import FLAGS, OPS
 
-SCHEMAS = ("manifest.schema.json", "set.schema.json", "report.schema.json", "trace.schema.json")
-"""JSON Schemas of ``FAMILY/manifest.json``, the top ``manifest.json``, ``conform --json``, and the index of a trace."""
+SCHEMAS = (
+    *("manifest.schema.json", "set.schema.json", "report.schema.json"),
+    *("trace.schema.json", "trace_result.schema.json"),
+)
+"""JSON Schemas of ``FAMILY/manifest.json``, the top ``manifest.json``, ``conform --json``, the index of a trace, and
+``conform --trace DIR --json``."""
 
 
 GUIDE = (*SCHEMAS, "formats.json", "README.md")
@@ -65,7 +69,8 @@ Inputs made for one bug each, and the expected bits.  `manifest.json` has the ve
 (`ops`), what every flag means (`flags`), the topics that no standard decides (`conventions`), and the SHA-256 of every
 file of vectors.  `FAMILY/manifest.json` lists the arrays and vectors of a family.  `set.schema.json`,
 `manifest.schema.json` and `report.schema.json` are the JSON Schemas of these two and of `refscale conform --json`;
-`trace.schema.json` is that of the index of a recorded step, which `refscale conform --trace` judges.
+`trace.schema.json` is that of the index of a recorded step, which `refscale conform --trace` judges, and
+`trace_result.schema.json` that of its verdict.
 `formats.json` is the table of formats.  The sections below come from the package that made the vectors.
 
 ## Arrays

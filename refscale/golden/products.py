@@ -68,6 +68,9 @@ def generate() -> Iterator[Vector]:
     for i, (left, right) in enumerate(PRINCIPAL):
         yield from _narrow(Words(14000 + i), left, right)
         yield from _sizes(Words(14100 + i), left, right)
+    for i, (left, right) in enumerate(PRINCIPAL):
+        yield from _started(Words(14200 + i), left, right)
+        yield from _scaled_contents(Words(14300 + i), left, right)
 
 
 def _words(left: str, right: str) -> Words:
@@ -96,6 +99,7 @@ def product(
     factor: float,
     flags: tuple[str, ...],
     comment: str,
+    c: Codes | None = None,
 ) -> Vector:
     """The vector of one product, its expected result made here.
 
@@ -106,10 +110,11 @@ def product(
         factor: on the sum.
         flags: of the vector.
         comment: of the vector.
+        c: start values of the sums, float32 (…, M, N); None: 0.
     """
     cast = output if isinstance(output, Cast) else cast_for(output)
     output = cast.format.name
-    y = Codes.of(matmul(a.values, b.values, cast, factor), output)
+    y = Codes.of(matmul(a.values, b.values, cast, factor, None if c is None else c.values), output)
     attributes = {
         "a_format": a.format,
         "b_format": b.format,
@@ -118,7 +123,8 @@ def product(
         "overflow": cast.overflow,
         "factor": factor,
     }
-    return Vector(where, "matmul", attributes, {"a": a, "b": b}, {"y": y}, flags, comment)
+    inputs = {"a": a, "b": b} if c is None else {"a": a, "b": b, "c": c}
+    return Vector(where, "matmul", attributes, inputs, {"y": y}, flags, comment)
 
 
 def _hard(words: Words, left: str, right: str, output: str) -> Iterator[Vector]:
@@ -244,6 +250,30 @@ def _sizes(words: Words, left: str, right: str) -> Iterator[Vector]:
         yield product(f"{where}/{name}", a, b, "float32", 1.0, flags, comment)
 
 
+def _started(words: Words, left: str, right: str) -> Iterator[Vector]:
+    """Sums that start from c, as a matrix instruction's D = C + A·B: c beside the products, far above, opposite."""
+    a, b = normal_codes(words, left, 3, 33), normal_codes(words, right, 33, 4)
+    usual = Codes.of(words.normal(3, 4).astype(np.float32), "float32")
+    large = np.ldexp(1.5, np.array([[12, -12, 0, 24], [9, 15, 18, 21], [10, 14, 16, 20]]))
+    opposite = -matmul(a.values, b.values, cast_for("float32"))
+    opposite[0, 0] = 0
+    some = Codes.of(a.values[:2, :3], left), Codes.of(b.values[:3, :3], right)
+    special = np.array([[np.inf, -np.inf, np.nan], [0.0, 2.0**-149, -(2.0**-126)]])
+    nothing = Codes.of(np.zeros((1, 0)), left), Codes.of(np.zeros((0, 4)), right)
+    alone = np.array([[3.0, -0.0, np.inf, 2.0**-149]])
+    cases: dict[str, tuple[Codes, Codes, Array, tuple[str, ...], str]] = {
+        "usual": (a, b, usual.values, ("accumulator",), "of the size of the products"),
+        "large": (a, b, large, ("accumulator", "big-small"), "far above the products, of which few bits remain"),
+        "opposite": (a, b, opposite, ("cancellation",), "minus the rounded sum: the error of that rounding remains"),
+        "special": (*some, special, ("inf-nan",), "infinities and NaN; zero and the smallest numbers"),
+        "alone": (*nothing, alone, ("zero-sum",), "K = 0"),
+    }
+    for name, (x, w, c, flags, comment) in cases.items():
+        start = Codes.of(c.astype(np.float32), "float32")
+        where = f"matmul/{left}.{right}/float32/start-{name}"
+        yield product(where, x, w, "float32", 1.0, ("start-value", *flags), f"c {comment}", start)
+
+
 def _scaled(words: Words, left: str, right: str) -> Iterator[Vector]:
     """Power-of-two scales, all different: of rows and columns, and of blocks of the inner dimension."""
     output = "float32"
@@ -262,25 +292,60 @@ def _scaled(words: Words, left: str, right: str) -> Iterator[Vector]:
         "mx": (32, powers(6, 2), powers(2, 5), ("scale-block",), "one scale per 32 of the inner dimension, as OCP MX"),
     }
     for name, (block, a_scale, b_scale, flags, comment) in cases.items():
-        cast = cast_for(output)
-        scaled_a, scaled_b = scaled_operands(a.values, b.values, a_scale, b_scale, block)
-        y = Codes.of(matmul(scaled_a, scaled_b, cast), output)
-        attributes = {
-            "a_format": left,
-            "b_format": right,
-            "block": block,
-            "format": output,
-            "rounding": cast.rounding,
-            "overflow": cast.overflow,
-        }
-        inputs = {
-            "a": a,
-            "b": b,
-            "a_scale": Codes.of(a_scale, "float32"),
-            "b_scale": Codes.of(b_scale, "float32"),
-        }
         where = f"matmul/{left}.{right}/{output}/scaled-{name}"
-        yield Vector(where, "scaled_matmul", attributes, inputs, {"y": y}, flags, comment)
+        yield scaled_product(where, (a, a_scale), (b, b_scale), block, cast_for(output), flags, comment)
+
+
+def _scaled_contents(words: Words, left: str, right: str) -> Iterator[Vector]:
+    """Scaled products to 8 and 16 bits, from subnormal results to some that are too large; sizes beside tiles."""
+    a, b = normal_codes(words, left, 5, 40), normal_codes(words, right, 40, 6)
+    rows, columns = np.ldexp(np.float32(1), [-13, -7, 0, 4, 12]), np.ldexp(np.float32(1), [-2, -1, 0, 1, 2, 4])
+    flags: tuple[str, ...] = ("scale-row", "scale-column", "output-saturate", "factor-before-rounding")
+    comment = "the scales multiply before the only rounding; small results, and some beyond the largest value"
+    for output in ("float8_e4m3fn", "float8_e5m2", "float16"):
+        for overflow in OVERFLOWS:
+            cast = Cast(output, "nearest_even", overflow)
+            where = f"matmul/{left}.{right}/{output}/{overflow}/scaled"
+            yield scaled_product(where, (a, rows), (b, columns), None, cast, flags, comment)
+    a, b = normal_codes(words, left, 17, 65), normal_codes(words, right, 65, 33)
+    scales = [np.ldexp(np.float32(1), words.below(9, *shape) - 4) for shape in ((17, 3), (3, 33))]
+    flags, comment = ("tile-edge", "k-tail", "scale-block"), "one more than a tile in every dimension, blocks of 32"
+    where = f"matmul/{left}.{right}/float32/scaled-17x65x33"
+    yield scaled_product(where, (a, scales[0]), (b, scales[1]), 32, cast_for("float32"), flags, comment)
+
+
+def scaled_product(
+    where: str,
+    a: tuple[Codes, Array],
+    b: tuple[Codes, Array],
+    block: int | None,
+    cast: Cast,
+    flags: tuple[str, ...],
+    comment: str,
+) -> Vector:
+    """The vector of one scaled product, its expected result made here.
+
+    Args:
+        where: id of the vector.
+        a, b: (M, K) and (K, N), each with its scales, as ``scaled_operands`` takes them.
+        block: how many of the inner dimension share a scale; None: scales of rows of a and of columns of b.
+        cast: to the format of the result.
+        flags: of the vector.
+        comment: of the vector.
+    """
+    scaled_a, scaled_b = scaled_operands(a[0].values, b[0].values, a[1], b[1], block)
+    output = cast.format.name
+    y = Codes.of(matmul(scaled_a, scaled_b, cast), output)
+    attributes = {
+        "a_format": a[0].format,
+        "b_format": b[0].format,
+        "block": block,
+        "format": output,
+        "rounding": cast.rounding,
+        "overflow": cast.overflow,
+    }
+    scales = {"a_scale": Codes.of(a[1], "float32"), "b_scale": Codes.of(b[1], "float32")}
+    return Vector(where, "scaled_matmul", attributes, {"a": a[0], "b": b[0], **scales}, {"y": y}, flags, comment)
 
 
 def scaled_operands(a: Array, b: Array, a_scale: Array, b_scale: Array, block: int | None) -> tuple[Array, Array]:

@@ -180,7 +180,7 @@ OPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "factor": "none",
         },
         "matmul": {
-            "computes": "y = factor · a @ b, the real number rounded once",
+            "computes": "y = factor · (c + a @ b), the real number rounded once; c is 0 unless it is an input",
             "accumulate": "exact",
             "factor": "on the sum, before it is rounded",
         },
@@ -277,6 +277,7 @@ FLAGS: Mapping[str, str] = MappingProxyType(
         "cancellation": "large terms cancel, small ones remain",
         "big-small": "small terms beside a large one",
         "k-order": "the result does not depend on the order of summation",
+        "start-value": "sums start from c: it is no term that is added after a rounding, nor left out",
         "k-tail": "an inner dimension that is no multiple of a block",
         "inner-overflow": "a partial sum beyond the output format, a result within it",
         "non-square": "rows and columns that differ in number: no transposed or swapped dimension",

@@ -2,8 +2,8 @@
 
 The set on disk holds small vectors; these are made when they are needed, from a seed, with exact expected results.  In
 one round each of ``EDGES`` is once a number of rows, once a number of columns and once the length of the axis that is
-summed over, as is each of ``LONG``; formats, sources, outputs and leading axes change from size to size.  A run also
-has ``tiny_sums``, near the smallest exponent to which matrix units align.
+summed over, as is each of ``LONG``; formats, sources, outputs, ops and leading axes change from size to size.  A run
+also has ``tiny_sums``, near the smallest exponent to which matrix units align.
 """
 
 from __future__ import annotations
@@ -12,19 +12,26 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from refscale.blocks import BLOCK_FORMATS, get_block_cast
+from refscale import ops
+from refscale.blocks import BLOCK_FORMATS, get_block_cast, split_blocks
+from refscale.engine import Op
 from refscale.errors import ArgumentError
+from refscale.exact import FUNCTIONS, evaluate
 from refscale.formats import Cast, Overflow
 from refscale.golden.block_products import PAIRS, product_of
 from refscale.golden.blocks import quantized
 from refscale.golden.cast import rounded
 from refscale.golden.dequantize import dequantized, random_blocks
 from refscale.golden.inputs import Words, cast_for, normal_codes
-from refscale.golden.products import product
+from refscale.golden.ops import op_vector
+from refscale.golden.products import product, scaled_product
 from refscale.golden.schema import Codes, Vector
+from refscale.precision import get_precision
 
 Shape = tuple[int, int, int]
 Make = Callable[[], Vector]
@@ -40,8 +47,8 @@ _SHORT = (1, 15, 16, 17, 31, 33)
 FULL_ROUNDS = 4
 """Rounds of a full run; a usual run has one."""
 
-SHAPE_ROUNDS = 10
-"""Rounds in which a single size meets every pair of formats."""
+SHAPE_ROUNDS = 15
+"""Rounds in which a single size meets every pair of formats, every op and every function."""
 
 _OPERANDS = (
     ("bfloat16", "bfloat16"),
@@ -57,6 +64,26 @@ _SOURCES = ("float32", "bfloat16", "float16")
 _NARROW = ("float8_e4m3fn", "float8_e5m2", "float4_e2m1fn", "float6_e2m3fn", "bfloat16", "float16", "float8_e4m3fnuz")
 _OVERFLOWS: tuple[Overflow, ...] = ("saturate", "nonsaturate")
 _LEADING: tuple[tuple[int, ...], ...] = ((), (), (3,), (), (2, 2))
+
+
+_OPS: tuple[tuple[Op, tuple[str, ...]], ...] = (
+    (ops.Softmax(), ("mk",)),
+    (ops.LayerNorm(), ("mk", "k", "k")),
+    (ops.SoftmaxCrossEntropy(), ("mk", "m")),
+    (ops.Matmul(), ("mk", "kn")),
+    (ops.RmsNorm(), ("mk", "k")),
+    (ops.Gelu(), ("mk",)),
+    (ops.LogSoftmax(), ("mk",)),
+    (ops.Bias(), ("mk", "k")),
+    (ops.AttentionScores(), ("mk", "nk")),
+    (ops.Sum((-1,)), ("mk",)),
+    (ops.SiluGlu(), ("mk", "mk")),
+    (ops.Readout(), ("mk", "kn")),
+    (ops.Silu(), ("mk",)),
+    (ops.Mean((0,)), ("mk",)),
+    (ops.Multiply(), ("mk", "k")),
+)
+"""Ops, and the lengths of the axes of their inputs."""
 
 
 def shapes_of(seed: int, round: int) -> list[Shape]:
@@ -162,12 +189,11 @@ def _stream(seed: int, round: int, place: int) -> int:
 def _vectors(seed: int, round: int, i: int, shape: Shape) -> Iterator[tuple[str, Make]]:
     """The ids of one size, and how to make each vector."""
     m, n, k = shape
-    kinds = (_product, _block_product, _cast, _conversion, _values)
-    for kind, make in enumerate(kinds):
+    for kind, make in enumerate(_KINDS):
         turn = i + 11 * round + kind
-        words = Words(_stream(seed, round, 1 + len(kinds) * i + kind))
+        place = 1 + _FIRST * i + kind if kind < _FIRST else (kind << 28) + i
         where = f"sizes/{make.__name__[1:].replace('_', '-')}/{m}x{n}x{k}/seed-{seed}/{round}.{i}"
-        yield where, partial(make, where, words, shape, turn)
+        yield where, partial(make, where, Words(_stream(seed, round, place)), shape, turn)
 
 
 def _leading(turn: int, size: int) -> tuple[int, ...]:
@@ -234,3 +260,83 @@ def _values(where: str, words: Words, shape: Shape, turn: int) -> Vector:
     x = random_blocks(words, cast, (*leading, m, k), 0.7 if cast.tensor_scale else 1.0)
     output = cast_for(("float32", "bfloat16", "float16")[turn % 3])
     return dequantized(where, x, output, _flags("tile-edge", "tail", batch=bool(leading)), f"{name} {x.shape}")
+
+
+def _started_product(where: str, words: Words, shape: Shape, turn: int) -> Vector:
+    m, n, k = shape
+    left, right = _OPERANDS[turn % len(_OPERANDS)]
+    leading = _leading(turn, m * k + k * n)
+    a, b = normal_codes(words, left, *leading, m, k), normal_codes(words, right, *leading, k, n)
+    c = words.normal(*leading, m, n) * np.ldexp(1.0, words.below(24, *leading, m, n) - 6)
+    start = Codes.of(c.astype(np.float32), "float32")
+    flags, comment = _flags("tile-edge", "start-value", batch=bool(leading)), f"c + a {a.shape} · b {b.shape}"
+    return product(where, a, b, "float32", 1.0, flags, f"{comment}, {left} · {right}", start)
+
+
+def _scaled_product(where: str, words: Words, shape: Shape, turn: int) -> Vector:
+    m, n, k = shape
+    left, right = _OPERANDS[turn % len(_OPERANDS)]
+    a, b = normal_codes(words, left, m, k), normal_codes(words, right, k, n)
+    block = (None, 32, 128)[turn % 3]
+    count = () if block is None else (-(-k // block),)
+    rows, columns = (np.ldexp(np.float32(1), words.below(9, *s) - 4) for s in ((m, *count), (*count, n)))
+    cast = Cast(_OUTPUTS[turn % len(_OUTPUTS)], "nearest_even", _OVERFLOWS[turn % 2])
+    comment = f"a {a.shape} · b {b.shape}, {left} · {right}, scales {rows.shape} and {columns.shape}"
+    return scaled_product(where, (a, rows), (b, columns), block, cast, _flags("tile-edge"), comment)
+
+
+def _block_cancellation(where: str, words: Words, shape: Shape, turn: int) -> Vector:
+    """The first half of the axis and its opposite, then what remains: the sum is that of the last block or less."""
+    m, n, k = shape
+    left, right = PAIRS[turn % len(PAIRS)]
+    first, second = BLOCK_FORMATS[left], BLOCK_FORMATS[right]
+    second = second if len(second.block) == 2 else get_block_cast(second, axis=-2)
+    half = k // 2 // (2 * first.block[-1]) * 2 * first.block[-1] or k // 2
+    half = min(half, (k - 1) // 2)
+    x, w = words.normal(m, k), words.normal(k, n)
+    x[:, half : 2 * half], w[half : 2 * half] = -x[:, :half], w[:half]
+    x[:, 2 * half :] /= 64
+    a, b = (split_blocks(y.astype(np.float32), cast) for y, cast in ((x, first), (w, second)))
+    comment = f"{left} {a.shape} · {right} {b.shape}, the first {2 * half} products nearly cancel"
+    return product_of(where, a, b, cast_for("float32"), _flags("tile-edge", "cancellation", "accumulator"), comment)
+
+
+def _op(where: str, words: Words, shape: Shape, turn: int) -> Vector:
+    op, names = _OPS[turn % len(_OPS)]
+    sizes = dict(zip("mnk", sorted(shape), strict=True))  # the longest is the axis that is summed over
+    arrays: list[NDArray[Any]] = [words.normal(*(sizes[axis] for axis in name)) for name in names]
+    if isinstance(op, ops.SoftmaxCrossEntropy):
+        arrays[1] = words.below(sizes["k"], sizes["m"])
+    with np.errstate(all="ignore"):
+        out = op.forward(*arrays)[0].shape
+    gradient = np.asarray(words.normal(*out)) if out else np.ones(())
+    scales = op.scale(*(x.shape for x in arrays))
+    precision = get_precision(("fp16", "fp32", "fp8")[turn % 3])
+    comment = f"{op.name} of {' and '.join(str(x.shape) for x in arrays)}"
+    return op_vector(where, op, arrays, gradient, scales, precision, _flags("tile-edge"), None, comment)
+
+
+def _function(where: str, words: Words, shape: Shape, turn: int) -> Vector:
+    m, n, _ = shape
+    name, function = list(FUNCTIONS.items())[turn // 2 % len(FUNCTIONS)]
+    source, derivative = _SOURCES[turn % len(_SOURCES)], bool(turn % 2)
+    leading = _leading(turn, m * n)
+    values = words.normal(*leading, m, n) * np.ldexp(1.0, words.below(6, *leading, m, n) - 3)
+    x = Codes.of(cast_for(source)(np.abs(values) if name in ("log", "sqrt", "rsqrt") else values), source)
+    cast = cast_for(("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")[turn % 4])
+    y = Codes.of(evaluate(function.name, x.values, cast, derivative), cast.format.name)
+    attributes = {"function": name, "derivative": derivative, "format": cast.format.name}
+    attributes |= {"rounding": cast.rounding, "overflow": cast.overflow}
+    more = ("derivative",) if derivative else ()
+    flags = _flags("tile-edge", "tail", *more, batch=bool(leading), source=source)
+    return Vector(where, "unary", attributes, {"x": x}, {"y": y}, flags, f"{name} of {source} {x.shape}")
+
+
+_KINDS = (
+    *(_product, _block_product, _cast, _conversion, _values),
+    *(_started_product, _scaled_product, _block_cancellation, _op, _function),
+)
+"""What is made of each size."""
+
+_FIRST = 5
+"""Kinds that share a numbering of their streams, frozen; each later kind has its own."""

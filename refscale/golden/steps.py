@@ -15,14 +15,18 @@ sum is rounded to ``store``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale.engine import Op
+from refscale.exact import Bounded, ErrorModel, as_bounded, bounded
+from refscale.formats import Cast
+from refscale.golden.call_bounds import OUTPUT, Interval, interval_of, one_call, rounded
 from refscale.golden.inputs import cast_for
-from refscale.golden.replay import make_op, policy, replay
+from refscale.golden.replay import input_names, make_op, policy, replay
 from refscale.scales import Scales
 
 Array = NDArray[Any]
@@ -78,3 +82,68 @@ def training_step(
 def _stored(call: Mapping[str, Any], losses: set[str], store: str) -> str:
     """The format in which a call keeps its inputs and results."""
     return "float32" if losses & set(call["inputs"]) else store
+
+
+def step_intervals(
+    arrays: Mapping[str, Array],
+    answers: Mapping[str, Array],
+    model_of: Callable[[Op], ErrorModel | None],
+    *,
+    calls: Sequence[Mapping[str, Any]],
+    store: str,
+    operand: str | None,
+    operand_gradient: str | None,
+    **_: object,
+) -> dict[str, Interval]:
+    """The bounds on a backend's training step: each call on the backend's own results of the others.
+
+    If every output is within its interval, every call is within the bound of its op, and so the step equals the
+    specification.  A gradient with several uses is their sum, rounded to ``store`` after each addition, in any order.
+
+    Args:
+        arrays: inputs of the vector by name.
+        answers: every output of the vector by name, of the backend.
+        model_of: errors of the arithmetic of an op; None: the same bits as this package computes from the same arrays.
+        calls, store, operand, operand_gradient: attributes of the vector.
+
+    Returns:
+        (low, high) by name of the output; the gradient of the last call is an input, and has none.
+    """
+    outputs = {call["output"]: answers[f"value {call['output']}"] for call in calls}
+    values, last = {**arrays, **outputs}, calls[-1]["output"]
+    narrow = cast_for(store)
+    losses = {call["output"] for call in calls if make_op(call["op"], call["attributes"]).reports}
+    found: dict[str, Interval] = {}
+    pieces: dict[str, list[Bounded]] = {}
+    for call in calls:
+        op, output = make_op(call["op"], call["attributes"]), call["output"]
+        scales, given = Scales(call["alpha"], tuple(call["beta"])), [values[n] for n in call["inputs"]]
+        gradient = arrays["gradient"] if output == last else answers[f"gradient {output}"]
+        model, kept = model_of(op), _stored(call, losses, store)
+        names = input_names(op, len(given))
+        if model is None:
+            casts = policy(op, kept, operand, operand_gradient)
+            made = replay(op, given, gradient, scales, casts, [b is not None for b in call["beta"]]).outputs
+            found[f"value {output}"] = made["y"], made["y"]
+            results = {n: as_bounded(made[f"grad_{n}"]) for n in names if f"grad_{n}" in made}
+        else:
+            within = one_call(op, given, gradient, scales, policy(op, kept, operand, operand_gradient), model)
+            found[f"value {output}"] = interval_of(within.values[OUTPUT], within.cast_of(OUTPUT))
+            results = dict(within.gradients)
+        for name, leaf in zip(call["inputs"], names, strict=True):
+            if leaf in results:
+                pieces.setdefault(name, []).append(results[leaf])
+    for name, some in pieces.items():
+        found[f"gradient {name}"] = interval_of(_sum(some, narrow), narrow)
+    return {name: interval for name, interval in found.items() if name in answers}
+
+
+def _sum(pieces: Sequence[Bounded], store: Cast) -> Bounded:
+    """Gradients of one tensor, each stored, and added in any order; each sum is stored, too."""
+    if len(pieces) == 1:
+        return pieces[0]
+    stored = [rounded(p, store) for p in pieces]
+    value, size = (np.sum([f(p.view(np.ndarray)) for p in stored], 0) for f in (np.asarray, np.abs))
+    error = np.sum([p.error for p in stored], 0)
+    each = store.format.eps * (size + error) + float(store.format.spacing(0.0))
+    return bounded(value, error + (len(pieces) - 1) * each)

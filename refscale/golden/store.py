@@ -51,7 +51,7 @@ Files = dict[str, bytes]
 SCHEMA = 1
 """Version of the form; a reader of another one refuses."""
 
-SET = "1.4.0"
+SET = "1.5.0"
 """Version of the content: the first number changes when an expected bit does, the second when vectors are added."""
 
 DATA: Traversable = resources.files("refscale.golden") / "data"
@@ -351,6 +351,9 @@ def _read_family(root: Traversable, family: str, contents: Files) -> Iterator[Ve
         raise GoldenError(f"golden set {root}: manifest.json lists no {where}")
     try:
         document = parse_json(contents[where], f"golden set {root}: {where}", GoldenError)
+        for key in ("arrays", "vectors"):
+            if not isinstance(document.get(key), list) or not document[key]:
+                raise GoldenError(f"golden set {root}: {where} has no {key}, expected a list of at least one")
         files: dict[str, Array] = {}
         arrays = [_read_array(entry, family, contents, files) for entry in document["arrays"]]
         for v in document["vectors"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -75,9 +75,21 @@ def feed_forward_specs(
 
 _LINEAR = ("query", "key", "value", "output")
 
+SHIFT = "gradients of key biases, as the softmax ignores a shift"
+"""A bias added to every key adds one number to all scores of a query, unless positions rotate keys."""
+
+START = "products of a state that starts at zero"
+
 
 def self_attention_specs(
-    name: str, d: int, depth: int = 1, *, shared: int = 1, biased: tuple[str, ...] = _LINEAR, frequencies: int = 0
+    name: str,
+    d: int,
+    depth: int = 1,
+    *,
+    shared: int = 1,
+    biased: tuple[str, ...] = _LINEAR,
+    frequencies: int = 0,
+    rotary: bool = False,
 ) -> Specs:
     """Of ``self_attention``.
 
@@ -88,11 +100,14 @@ def self_attention_specs(
         shared: queries that share a key and a value.
         biased: linear layers with a bias.
         frequencies: of the sinusoids that distances are made of; 0: scores do not know distances.
+        rotary: whether positions rotate queries and keys.
     """
     specs: Specs = {}
     for part in _LINEAR:
         width = d // shared if part in ("key", "value") else d
         specs |= linear_specs(f"{name}.{part}", d, width, depth, bias=part in biased)
+    if "key" in biased and not rotary:
+        specs[f"{name}.key.bias"] = replace(specs[f"{name}.key.bias"], zero_gradient=SHIFT)
     return specs | linear_specs(f"{name}.distance", frequencies, d, depth, bias=False) if frequencies else specs
 
 
@@ -107,7 +122,7 @@ def recurrence_specs(name: str, d: int, depth: int = 1) -> Specs:
     return {
         **linear_specs(f"{name}.input", d, 2 * d, depth),
         **linear_specs(f"{name}.state", d, 2 * d, depth, bias=False),
-        f"{name}.start": Spec("bias", (d,), depth),
+        f"{name}.start": Spec("bias", (d,), depth, zero_products=START),
     }
 
 

@@ -28,6 +28,11 @@ class Spec:
         shape: (fan_in, fan_out) of a weight or readout, (rows, d) of an embedding, (n,) of a bias or gain.
         depth: number of additions of the residual stack that it belongs to; 1 outside.
         std: initial σ under the regular scheme; None: what the model's family or the program has for such a parameter.
+        zero_gradient: why its gradient is zero, so that its computed gradient holds rounding errors; empty: it is not.
+        unused: why a batch may give it a gradient of zero; empty: each gives it one.
+        zero_products: why products with it are zero as long as it is; empty: they are not meant to be.
+
+    The three reasons are shown in reports, which do not judge the scale of such tensors.
 
     Raises:
         ArgumentError: another role, or σ is not a positive number.
@@ -37,6 +42,9 @@ class Spec:
     shape: Shape
     depth: int = 1
     std: float | None = None
+    zero_gradient: str = ""
+    unused: str = ""
+    zero_products: str = ""
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from refscale import special
-from refscale.engine import Array, Example, Input, Op, Sizes, example
+from refscale.engine import Array, Degree, Example, Input, Op, Sizes, example
 from refscale.errors import ArgumentError
 from refscale.ops.kernels import elements
 from refscale.scales import Moments, Scales, Shape, Statistic, gaussian_moments
@@ -49,6 +49,7 @@ class Elementwise(Op):
     """
 
     inputs = ("x",)
+    homogeneity: ClassVar[tuple[Degree, ...]] = ("own",)
     source = "quadrature"
     has_mean = True
 
@@ -101,6 +102,7 @@ class Relu(Elementwise):
     """max(x, 0); derivative 0 at 0.  α = √(2/(1−1/π)), β = √2."""
 
     source = "Table A.2; closed form"
+    homogeneity = (1,)
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         positive = x > 0
@@ -124,6 +126,7 @@ class LeakyRelu(Elementwise):
 
     slope: float = 0.01
     source = "closed form"
+    homogeneity = (1,)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -313,6 +316,7 @@ class Abs(Elementwise):
     """|x|; derivative 0 at 0.  E|X| = √(2/π), E X² = 1: α = (1 − 2/π)^-½ = 1.659, by RMS 1; β = 1."""
 
     source = "closed form"
+    homogeneity = (1,)
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         return np.abs(x), (np.sign(x),)
@@ -325,6 +329,7 @@ class Square(Elementwise):
     """x².  E X² = 1, E X⁴ = 3, E (2X)² = 4: α = 1/√2, by RMS 1/√3; β = ½."""
 
     source = "closed form"
+    homogeneity = (2,)
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         return x * x, (2 * x,)
@@ -404,6 +409,7 @@ class Exp(Op):
     """e^x.  For X ~ N(0, 1): σ² = e(e−1), RMS = e, and the gradient's RMS is e too."""
 
     inputs = ("x",)
+    homogeneity = ("own",)
     source = "closed form (log-normal moments)"
     has_mean = True
 
@@ -426,6 +432,7 @@ class Log(Op):
     """log x, x > 0.  A Gaussian has no logarithm; the rule takes X = e^Z, Z ~ N(0, 1): α = 1, β = 1/RMS(1/X) = 1/e."""
 
     inputs = ("x",)
+    homogeneity = ("own",)
     source = "closed form (log-normal moments)"
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
@@ -448,6 +455,7 @@ class Sqrt(Op):
     """√x, x > 0.  Under the rule of ``log``, √X = e^(Z/2): σ² = e^¼(e^¼−1), E[X] = e^½, RMS(½X^-½) = ½e^¼."""
 
     inputs = ("x",)
+    homogeneity = (0.5,)
     source = "closed form (log-normal moments)"
     has_mean = True
 

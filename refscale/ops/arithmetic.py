@@ -38,6 +38,7 @@ class Add(Op):
     """
 
     inputs = ("x", "y")
+    homogeneity = ("weighted", "weighted")
     source = "Table A.2 (weighted add, γ = 1)"
     adds = True
     passes = (0, 1)
@@ -59,6 +60,9 @@ class Add(Op):
         out = self.broadcast(x, y)
         return repeats(x, out), repeats(y, out)
 
+    def at_scales(self, *scales: float) -> tuple[Op, float]:
+        return WeightedAdd(self.weights).at_scales(*scales)
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls(), (at.b, at.m), (at.b, at.m)),)
@@ -78,6 +82,7 @@ class Subtract(Op):
     """x − y, broadcast.  Factors as for x + y: the sign does not change a variance."""
 
     inputs = ("x", "y")
+    homogeneity = ("together", "together")
     source = "Table A.2 (weighted add, |γ| = 1)"
     adds = True
     passes = (0,)
@@ -126,6 +131,7 @@ class WeightedAdd(Op):
 
     weights: tuple[float, ...]
     inputs = ("*x",)
+    homogeneity = ("weighted",)
     source = "Table A.2 (weighted add)"
     adds = True
     fast_forward, fast_backward = elements.add, elements.add_backward
@@ -154,6 +160,12 @@ class WeightedAdd(Op):
         out = self.broadcast(*shapes)
         return tuple(repeats(s, out) for s in shapes)
 
+    def at_scales(self, *scales: float) -> tuple[Op, float]:
+        """With weights γ_i·s_i/h, h = √Σ (γ_i·s_i)²: h times its result."""
+        weights = [w * s for w, s in zip(self.weights, scales, strict=True)]
+        factor = math.hypot(*weights)
+        return WeightedAdd(tuple(w / factor for w in weights)), factor
+
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
         return (example(cls((0.75, 0.5)), (at.b, at.m), (at.b, at.m)),)
@@ -178,6 +190,7 @@ class Bias(Op):
     """
 
     inputs = ("x", "bias")
+    homogeneity = ("together", "together")
     source = "Table A.2 (broadcast bias)"
     passes = (0,)
     fast_forward, fast_backward = elements.add_bias, elements.add_bias_backward
@@ -218,6 +231,7 @@ class Multiply(Op):
     """
 
     inputs = ("x", "y")
+    homogeneity = (1, 1)
     source = "E[(xy)²] = E[x²]·E[y²]"
     multiplies = (0, 1)
 
@@ -252,6 +266,7 @@ class _Extreme(Op):
     """What ``Maximum`` and ``Minimum`` share: all but which of two elements is taken."""
 
     inputs = ("x", "y")
+    homogeneity = ("together", "together")
     source = "closed form: E max(X, Y) = π^-½"
     has_mean = True
     sign: ClassVar[int]

@@ -48,6 +48,7 @@ class Matmul(Op):
     """
 
     inputs = ("x", "w")
+    homogeneity = (1, 1)
     source = "Table A.2"
     contraction = True
     multiplies = (0, 1)
@@ -76,6 +77,9 @@ class Matmul(Op):
         """The rows of x, for a w of two axes, or one that broadcasting repeats; another w is data, as x is."""
         repeated = repeats(w[:-2], self.check(x, w)[:-2])
         return (), (*repeated, x[-2], 1) if len(w) == 2 or size(repeated) > 1 else ()
+
+    def products(self, x: Shape, w: Shape) -> int:
+        return math.prod(self.check(x, w)) * x[-1]
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -110,6 +114,7 @@ class AttentionScores(Op):
     rule: ScoresRule | float = "1/sqrt(d)"
     keys: int | None = None
     inputs = ("q", "k")
+    homogeneity = (1, 1)
     source = "Table A.2 (matmul, with the damping in the function)"
     contraction = True
     fast_forward, fast_backward = products.scores, products.scores_backward
@@ -138,6 +143,9 @@ class AttentionScores(Op):
         share = _share(self.keys, k[-2])
         t, s = max(1, k[-2]) * repeats_q * share, max(1, q[-2]) * repeats_k * share
         return Scales(1.0, (t**-0.5 / damping, s**-0.5 / damping))
+
+    def products(self, q: Shape, k: Shape) -> int:
+        return math.prod(self.check(q, k)) * q[-1]
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -186,6 +194,7 @@ class AttentionMix(Op):
     values: ValuesRule = "correlated"
     keys: int | None = None
     inputs = ("weights", "v")
+    homogeneity = (1, 1)
     source = "Table A.2 (matmul); correlated: mean of t equal values; causal: of 1 … t independent ones"
     contraction = True
     fast_forward, fast_backward = products.matmul, products.matmul_backward
@@ -216,6 +225,9 @@ class AttentionMix(Op):
                 alpha = (n * sum(1 / i for i in range(1, n + 1)) * (n / t) + (t - n) * (n / t)) ** -0.5
         for_weights, for_v = matmul.beta
         return Scales(alpha, (for_weights, for_v and for_v * _share(self.keys, t) ** -0.5))
+
+    def products(self, weights: Shape, v: Shape) -> int:
+        return math.prod(self.check(weights, v)) * weights[-1]
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -248,6 +260,7 @@ class Readout(Op):
 
     rule: ReadoutRule = "1/sqrt(m)"
     inputs = ("x", "w")
+    homogeneity = (1, 1)
     source = "Table A.2 (matmul); 1/m: u-μP (arXiv 2407.17465), output layer"
     contraction = True
     multiplies = (0, 1)
@@ -272,6 +285,9 @@ class Readout(Op):
 
     def rows(self, x: Shape, w: Shape) -> tuple[Shape, Shape]:
         return Matmul().rows(x, w)
+
+    def products(self, x: Shape, w: Shape) -> int:
+        return math.prod(self.check(x, w)) * x[-1]
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:

@@ -40,6 +40,7 @@ class _Convolution(Op, ABC):
     """What convolutions share: everything but the number of axes."""
 
     inputs = ("x", "weight")
+    homogeneity = (1, 1)
     source = "Table A.2 (matmul), terms counted by window"
     contraction = True
     multiplies = (0, 1)
@@ -52,6 +53,10 @@ class _Convolution(Op, ABC):
 
     def __post_init__(self) -> None:
         integer_attributes(self, "groups", least=1)
+
+    def products(self, x: Shape, weight: Shape) -> int:
+        _, outputs = self._windows(x, weight)
+        return math.prod((x[0], *outputs, *weight))
 
     def forward(self, x: Array, weight: Array) -> tuple[Array, Kept]:
         windows, outputs = self._windows(x.shape, weight.shape)
@@ -256,6 +261,7 @@ class ConvTranspose(Op):
     output_padding: PerAxis = 0
     groups: int = 1
     inputs = ("x", "weight")
+    homogeneity = (1, 1)
     source = "Table A.2 (matmul), terms counted by window"
     contraction = True
     multiplies = (0, 1)
@@ -290,6 +296,10 @@ class ConvTranspose(Op):
             (kernel / stride * max(1, weight[-2])) ** -0.5,
             ((kernel * max(1, weight[-1] // self.groups)) ** -0.5, size(x[:-1]) ** -0.5),
         )
+
+    def products(self, x: Shape, weight: Shape) -> int:
+        """Each element of x goes to a window of the output."""
+        return math.prod((*x, *weight[:-2], weight[-1])) // self.groups
 
     def rows(self, x: Shape, weight: Shape) -> tuple[Shape, Shape]:
         self._windows(x, weight)

@@ -22,6 +22,7 @@ class _Gated(Op):
     """x·f(gate) for an element-wise f; x and gate of one shape."""
 
     inputs = ("x", "gate")
+    homogeneity = (1, "own")
     source = "quadrature; arXiv 2002.05202"
     multiplies = (0,)
 
@@ -116,6 +117,7 @@ class Highway(Op):
 
     bias: float = 0.0
     inputs = ("h", "candidate", "update")
+    homogeneity = ("together", "together", "own")
     source = "quadrature; Zilly et al. 2017 (arXiv 1607.03474), mean of two equal values"
     fast_forward, fast_backward = elements.highway, elements.highway_backward
 

@@ -18,6 +18,7 @@ class _Identity(Op):
     """What ``Scaled`` and ``Fork`` compute: nothing; the engine multiplies by their factors."""
 
     inputs = ("x",)
+    homogeneity = (1,)
     carries_factors = True
     moves = True
 

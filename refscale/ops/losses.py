@@ -59,6 +59,7 @@ class SoftmaxCrossEntropy(Op):
     ignore_index: int | None = None
     kept: int | None = field(default=None, compare=False)  # of the batch, not of the program
     inputs = ("logits", "targets")
+    homogeneity = ("own", None)
     source = "Table A.2, with the mean and ignored rows counted"
     constants = (1,)
     reports = True
@@ -158,6 +159,7 @@ class SoftTargetCrossEntropy(Op):
     kept: int | None = field(default=None, compare=False)
     gradient_rms: float = 1.0
     inputs = ("logits", "targets")
+    homogeneity = ("own", None)
     source = "closed form at uniform logits"
     constants = (1,)
     reports = True
@@ -238,6 +240,7 @@ class BinaryCrossEntropy(Op):
     reduction: Reduction = "mean"
     gradient_rms: float = 1.0
     inputs = ("logits", "positive", "negative")
+    homogeneity = ("own", None, None)
     source = "closed form at logits 0"
     constants = (1, 2)
     reports = True
@@ -300,6 +303,7 @@ class LossSum(Op):
     """Σ losses.  α = β = 1: the value is the objective, and each loss starts its own backward pass."""
 
     inputs = ("*losses",)
+    homogeneity = ("own",)
     source = "the objective is not rescaled"
     reports = True
 

@@ -35,6 +35,7 @@ class Reshape(Op):
 
     shape: Shape
     inputs = ("x",)
+    homogeneity = (1,)
     source = "moves values"
     moves = True
     of_batch = ("shape",)
@@ -71,6 +72,7 @@ class Transpose(Op):
 
     axes: tuple[int, ...]
     inputs = ("x",)
+    homogeneity = (1,)
     source = "moves values"
     moves = True
 
@@ -129,6 +131,7 @@ class Slice(Op):
     start: int
     stop: int
     inputs = ("x",)
+    homogeneity = (1,)
     source = "share of elements with a gradient"
     moves = True
     fast_forward, fast_backward = _cut, _cut_backward
@@ -171,6 +174,7 @@ class Concat(Op):
 
     axis: int
     inputs = ("*x",)
+    homogeneity = ("together",)
     source = "moves values"
     moves = True
 
@@ -211,6 +215,7 @@ class Expand(Op):
 
     shape: Shape
     inputs = ("x",)
+    homogeneity = (1,)
     source = "Table A.2 (broadcast bias)"
     of_batch = ("shape",)
 
@@ -254,6 +259,7 @@ class Where(Op):
     """
 
     inputs = ("mask", "x", "y")
+    homogeneity = (None, "together", "together")
     source = "moves values; Table A.2 (broadcast bias)"
     constants = (0,)
 
@@ -287,6 +293,7 @@ class Gather(Op):
     """
 
     inputs = ("x", "positions")
+    homogeneity = (1, None)
     source = "share of rows with a gradient"
     constants = (1,)
 
@@ -368,6 +375,7 @@ class Embedding(Op):
     """
 
     inputs = ("table", "ids")
+    homogeneity = (1, None)
     source = "uniform tokens: b/v independent terms to a row; v/b: authors' code, scmm/uscale/layers.py"
     constants = (1,)
     has_ids = True

@@ -29,6 +29,7 @@ class Dropout(Op):
 
     p: float
     inputs = ("x", "keep")
+    homogeneity = (1, None)
     source = "paper, Table A.2; E[keep²]/(1−p)² = 1/(1−p)"
     constants = (1,)
     fast_forward, fast_backward = elements.drop, elements.drop_backward

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,11 @@ def _rows(name: str, x: Shape, *parameters: Shape) -> int:
 
 def _to_row(g: Array) -> Array:
     return total(g, tuple(range(g.ndim - 1)))
+
+
+def _at_scale(norm: Any, scales: tuple[float, ...]) -> tuple[Op, float]:
+    """For x over s: eps over s², as it is added to a mean square; for a gain and bias over t: t times the result."""
+    return replace(norm, eps=norm.eps / scales[0] ** 2), scales[1]
 
 
 def _lost(n: int, square: float) -> float:
@@ -56,6 +61,7 @@ class LayerNorm(Op):
 
     eps: float = 1e-12
     inputs = ("x", "gain", "bias")
+    homogeneity = ("any", "together", "together")
     source = "Table A.2"
     fast_forward, fast_backward = rows.layer_norm, rows.layer_norm_backward
 
@@ -79,6 +85,9 @@ class LayerNorm(Op):
 
     def rows(self, x: Shape, gain: Shape, bias: Shape) -> tuple[Shape, ...]:
         return (), leading(x), leading(x)
+
+    def at_scales(self, *scales: float) -> tuple[Op, float]:
+        return _at_scale(self, scales)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -118,6 +127,7 @@ class RmsNorm(Op):
 
     eps: float = 1e-6
     inputs = ("x", "gain")
+    homogeneity = ("any", 1)
     source = "as Table A.2, layer norm; arXiv 1910.07467"
     fast_forward, fast_backward = rows.rms_norm, rows.rms_norm_backward
 
@@ -139,6 +149,9 @@ class RmsNorm(Op):
 
     def rows(self, x: Shape, gain: Shape) -> tuple[Shape, Shape]:
         return (), leading(x)
+
+    def at_scales(self, *scales: float) -> tuple[Op, float]:
+        return _at_scale(self, scales)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -173,6 +186,7 @@ class BatchNorm(Op):
 
     eps: float = 1e-5
     inputs = ("x", "gain", "bias")
+    homogeneity = ("any", "together", "together")
     source = "as Table A.2, layer norm; arXiv 1502.03167"
 
     def __post_init__(self) -> None:
@@ -195,6 +209,9 @@ class BatchNorm(Op):
 
     def rows(self, x: Shape, gain: Shape, bias: Shape) -> tuple[Shape, ...]:
         return (), leading(x), leading(x)
+
+    def at_scales(self, *scales: float) -> tuple[Op, float]:
+        return _at_scale(self, scales)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -225,6 +242,7 @@ class FrozenBatchNorm(Op):
 
     eps: float = 1e-5
     inputs = ("x", "gain", "bias", "mean", "variance")
+    homogeneity = ("own", "together", "together", None, None)
     source = "as Table A.2, layer norm; arXiv 1502.03167"
     constants = (3, 4)
 
@@ -271,6 +289,7 @@ class GroupNorm(Op):
     groups: int
     eps: float = 1e-5
     inputs = ("x", "gain", "bias")
+    homogeneity = ("any", "together", "together")
     source = "as Table A.2, layer norm; arXiv 1803.08494"
 
     def __post_init__(self) -> None:
@@ -295,6 +314,9 @@ class GroupNorm(Op):
 
     def rows(self, x: Shape, gain: Shape, bias: Shape) -> tuple[Shape, ...]:
         return (), leading(x), leading(x)
+
+    def at_scales(self, *scales: float) -> tuple[Op, float]:
+        return _at_scale(self, scales)
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:

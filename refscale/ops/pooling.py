@@ -52,6 +52,7 @@ class _Pool(Op):
     padding: PaddingPerAxis | None = None
     dilation: PerAxis = 1
     inputs = ("x",)
+    homogeneity = (1,)
     later: ClassVar[tuple[str, ...]] = ("dilation",)
 
     def __post_init__(self) -> None:

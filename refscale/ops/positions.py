@@ -28,6 +28,7 @@ class Rotary(Op):
 
     interleaved: bool = False
     inputs = ("x", "cos", "sin")
+    homogeneity = (1, None, None)
     source = "a rotation keeps lengths; arXiv 2104.09864"
     constants = (1, 2)
 
@@ -79,6 +80,7 @@ class RelativeShift(Op):
     """
 
     inputs = ("x",)
+    homogeneity = (1,)
     source = "share of elements with a gradient; Dai et al. 2019 (arXiv 1901.02860), Appendix B"
     moves = True
 

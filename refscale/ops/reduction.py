@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from refscale.engine import Array, Example, Op, Sizes, example
-from refscale.errors import ShapeError
+from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.shapes import Axes, axes_of, size, tuple_attribute
 from refscale.ops.sums import total
 from refscale.scales import Scales, Shape
@@ -44,6 +44,7 @@ class Sum(Op):
     axes: Axes = None
     keepdims: bool = False
     inputs = ("x",)
+    homogeneity = (1,)
     source = "Table A.2"
     later = ("keepdims",)
 
@@ -77,23 +78,30 @@ class Sum(Op):
 class Mean(Op):
     """Mean over ``axes`` (None: all) of n elements in all.
 
-    σ of the mean is n^-1/2: α = √n; the gradient is copied and divided by n: β = n.  The mean of no elements has no
-    value and is refused, as is a loss of no elements.
+    σ of the mean of independent elements is n^-1/2: α = √n ("independent").  Elements that share something, such as the
+    mean that an activation leaves, or what attention has made of all tokens, do not average out: α = 1 ("correlated")
+    keeps the mean of equal ones.  The gradient is copied and divided by n: β = n.  The mean of no elements has no value
+    and is refused, as is a loss of no elements.
 
     Attributes:
         axes: one, several, or None.
         keepdims: leave averaged axes in, with length 1.
+        values: "independent" or "correlated".
     """
 
     axes: Axes = None
     keepdims: bool = False
+    values: Literal["independent", "correlated"] = "independent"
     inputs = ("x",)
-    later = ("keepdims",)
-    source = "Table A.2 (sum, divided by n)"
+    homogeneity = (1,)
+    later = ("keepdims", "values")
+    source = "Table A.2 (sum, divided by n); correlated: mean of n equal values"
 
     def __post_init__(self) -> None:
         if self.axes is not None:
             tuple_attribute(self, "axes")
+        if self.values not in ("independent", "correlated"):
+            raise ArgumentError(f"Mean(values={self.values!r}): expected 'independent' or 'correlated'")
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         axes, n = self._axes_and_terms(x.shape)
@@ -104,7 +112,7 @@ class Mean(Op):
 
     def scale(self, x: Shape) -> Scales:
         _, n = self._axes_and_terms(x)
-        return Scales(math.sqrt(n), (n,))
+        return Scales(math.sqrt(n) if self.values == "independent" else 1.0, (n,))
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:

@@ -33,6 +33,7 @@ class MseLoss(Op):
     """
 
     inputs = ("x", "target")
+    homogeneity = ("own", "own")
     source = "closed form"
     reports = True
 
@@ -66,6 +67,7 @@ class _Clipped(Op):
     """A loss of d = x − target whose gradient is c·d, clipped to ±limit; x and target of one shape."""
 
     inputs = ("x", "target")
+    homogeneity = ("own", "own")
     source = "closed form: E min(D², δ²), D ~ N(0, 2)"
     reports = True
     reduction: Reduction

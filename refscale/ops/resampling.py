@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from refscale.engine import Array, Example, Op, Sizes, example
+from refscale.engine import Array, Degree, Example, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
 from refscale.ops.shapes import size, whole_numbers
 from refscale.ops.sums import total
@@ -39,6 +39,7 @@ class Pad(Op):
     mode: PadMode = "constant"
     value: float = 0.0
     inputs = ("x",)
+    homogeneity = (1,)
     source = "moves values; Table A.2 (sum), terms counted"
 
     def __post_init__(self) -> None:
@@ -77,6 +78,9 @@ class Pad(Op):
     def scale(self, x: Shape) -> Scales:
         out = self._out(x)
         return Scales(1.0, (1.0 if self.mode == "constant" else math.sqrt(size(x) / size(out)),))
+
+    def degrees(self, inputs: int) -> tuple[Degree, ...]:
+        return ("own",) if self.value else self.homogeneity
 
     @classmethod
     def examples(cls, at: Sizes) -> tuple[Example, ...]:
@@ -136,6 +140,7 @@ class NearestResize(Op):
 
     factor: PerAxis
     inputs = ("x",)
+    homogeneity = (1,)
     source = "Table A.2 (broadcast bias)"
 
     def __post_init__(self) -> None:

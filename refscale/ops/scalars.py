@@ -22,6 +22,7 @@ class _Scalar(Elementwise):
     """c·x for a number c ≠ 0: σ(c·X) = |c|, and the gradient is c·g, so α = β = 1/|c|."""
 
     source = "closed form: σ(c·X) = |c|·σ(X)"
+    homogeneity = (1,)
     has_mean = False
 
     def backward(self, g: Array) -> tuple[Array]:  # type: ignore[override]

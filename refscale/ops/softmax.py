@@ -80,6 +80,7 @@ class Softmax(Op):
     """e^x_i / Σ e^x_j over the s elements of the last axis.  α = β = s."""
 
     inputs = ("x",)
+    homogeneity = ("own",)
     source = "Table A.2"
     has_mean = True
     fast_forward, fast_backward = rows.softmax, rows.softmax_backward
@@ -130,6 +131,7 @@ class MaskedSoftmax(Op):
     causal: bool = False
     window: int | None = None
     inputs = ("x", "mask")
+    homogeneity = ("own", None)
     source = "Table A.2 (softmax)"
     constants = (1,)
     has_mean = True
@@ -198,6 +200,7 @@ class LogSoftmax(Op):
     """
 
     inputs = ("x",)
+    homogeneity = ("own",)
     source = "closed form at uniform logits"
     has_mean = True
 
@@ -232,6 +235,7 @@ class MaskedLogSoftmax(Op):
 
     causal: bool = False
     inputs = ("x", "mask")
+    homogeneity = ("own", None)
     source = "closed form at uniform logits"
     constants = (1,)
     has_mean = True

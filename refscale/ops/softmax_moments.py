@@ -101,7 +101,7 @@ def _mean_product(x: Array, y: Array) -> float:
 
 
 def _rows(logits: Array) -> Array:
-    x = np.exp(logits)
+    x = np.exp(logits - logits.max(1, keepdims=True))
     return np.asarray(x / x.sum(1, keepdims=True))
 
 

@@ -11,6 +11,7 @@ from refscale.names import lazily
 from refscale.precision.policy import (
     POLICIES,
     Precision,
+    Rule,
     bf16,
     fp8,
     fp8_fnuz,
@@ -31,6 +32,7 @@ __all__ = [
     "Precision",
     "Remembering",
     "Rounder",
+    "Rule",
     "bf16",
     "fp8",
     "fp8_fnuz",

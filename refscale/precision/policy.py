@@ -21,6 +21,13 @@ passed by gradients unchanged (straight through).  Three things are not stored n
 and no operand.  Its gradient, with which backward is seeded, is a loss scale, and one of 2^16 is beyond FP16; the first
 gradient that is rounded is that of what the loss was computed from.  And whatever an op keeps for its own backward.
 
+A policy with ``rules`` has another policy at some places: ``fp8;head.*=bf16;*.router.*=fp32`` is fp8, but bf16 for
+every parameter and call whose name begins with "head.", and fp32 for those of routers.  A call's name is that of its
+output, scopes and op, such as "encoder.0.ffn.up.matmul"; a call also has the names of the parameters that it uses
+directly.  The first rule with a pattern that one of the names matches (as file names match ``*``, ``?`` and ``[…]``)
+decides how operands and the incoming gradient are cast.  A value and its gradient are stored by the policy of the call
+that made it, a leaf by that of its own name.
+
 A policy with ``blocks`` casts operands where they are multiplied, instead, in blocks along the axis that is summed
 over: each operand in forward, and once more in backward along its other axis (``refscale.blocks.operand``).  So does
 one with ``hadamard``, without blocks: the operands of a weight's gradient are transformed before they are cast.
@@ -49,6 +56,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -64,6 +72,19 @@ from refscale.spellings import read_number, read_options, read_whole
 
 _CASTS = ("store", "operand", "operand_gradient", "weights", "first_moment")
 _NUMBERS: dict[str, Callable[[str], float]] = {"operand_factor": read_number, "hadamard": read_whole}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A policy for some places.
+
+    Attributes:
+        pattern: of the names of calls and parameters, with ``*``, ``?`` and ``[…]``; case counts.
+        policy: there.
+    """
+
+    pattern: str
+    policy: Precision
 
 
 @dataclass(frozen=True)
@@ -87,6 +108,7 @@ class Precision:
         accumulate: how products are summed, a name of ``exact.get_accumulator`` with sums of its own ("exact",
             "float32", "float32:128", "truncated:13:32"); all else is then evaluated by the rules of ``exact.array``.
             None: NumPy's arithmetic in the carrier, fast.
+        rules: other policies at some places; the first that matches decides.
 
     Raises:
         ArgumentError: fields of another type, or that do not go together.
@@ -103,6 +125,7 @@ class Precision:
     hadamard: int = 0
     blocks: Recipe | None = None
     accumulate: str | None = None
+    rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
         for field, expected in (*((field, Cast) for field in _CASTS), ("blocks", Recipe)):
@@ -116,6 +139,12 @@ class Precision:
             if not isinstance(names, tuple | list) or not all(isinstance(c, str) for c in names):
                 raise ArgumentError(f"Precision({self.name!r}): contractions is {names!r}, expected a tuple of names")
             object.__setattr__(self, "contractions", tuple(names))
+        for rule in self.rules:
+            if rule.policy.rules or rule.policy.accumulate != self.accumulate:
+                raise ArgumentError(
+                    f"Precision({self.name!r}): the policy of {rule.pattern!r} has rules, or sums in another way, "
+                    "expected one without rules and of the same accumulate"
+                )
         if self.blocks and (self.operand or self.operand_gradient or self.accumulate):
             raise ArgumentError(f"Precision({self.name!r}): blocks beside operand, operand_gradient or accumulate")
         factor = number("Precision", "operand_factor", self.operand_factor)
@@ -149,7 +178,18 @@ class Precision:
             parts.append(f"contractions={'+'.join(self.contractions)}")
         if self.accumulate is not None:
             parts.append(f"accumulate={self.accumulate}")
+        parts += [f"{rule.pattern}: {rule.policy}" for rule in self.rules]
         return f"{self.name} ({', '.join(parts)})"
+
+    def at(self, *names: str) -> tuple[str, Precision]:
+        """The pattern of the rule that holds for a call or parameter of one of these names, and its policy.
+
+        The pattern is empty, and the policy this one, if no rule does.
+        """
+        for rule in self.rules:
+            if any(fnmatchcase(name, rule.pattern) for name in names):
+                return rule.pattern, rule.policy
+        return "", self
 
     def narrows(self, contraction: str) -> bool:
         """Whether the operands of the contraction of that name are cast."""
@@ -177,7 +217,7 @@ class Precision:
         Source: the authors' code, scmm/layers.py: an update in FP32, stored in the dtype of the weight; run_sweep.py:
         with stochastic rounding.
         """
-        return {name: _stored(self.weights, x, rng, "store_weights") for name, x in parameters.items()}
+        return {name: _stored(self.at(name)[1].weights, x, rng, "store_weights") for name, x in parameters.items()}
 
     def store_moments(
         self, state: Mapping[str, NDArray[Any]], rng: np.random.Generator | None = None
@@ -199,7 +239,7 @@ class Precision:
         Source: the authors' code, scmm/layers.py: ``m_prev.assign(cast(m_next, m_prev.dtype))``, v in FP32.
         """
         return {
-            slot: _stored(self.first_moment, x, rng, "store_moments") if slot.startswith("m/") else x
+            slot: _stored(self.at(slot[2:])[1].first_moment, x, rng, "store_moments") if slot.startswith("m/") else x
             for slot, x in state.items()
         }
 
@@ -254,6 +294,8 @@ POLICIES |= {name: Precision(name, bf16.store, blocks=recipe) for name, recipe i
 def get_precision(policy: str | Precision, *, accumulate: str | None = None) -> Precision:
     """A policy by name, or a mix: ``store=bf16,operand=e4m3fn,operand_gradient=e5m2,weights=bf16``.
 
+    Rules for places follow after semicolons, each a pattern and a policy: ``fp8;head.*=bf16;*.router.*=fp32``.
+
     ``,accumulate=exact`` after either, or the argument, says how products are summed: see ``Precision``.
 
     In a mix, formats of 8 bits or fewer saturate and wider ones do not; weights are rounded stochastically, all else to
@@ -265,6 +307,8 @@ def get_precision(policy: str | Precision, *, accumulate: str | None = None) -> 
         ArgumentError: unknown policy or field, or a field named twice.
         FormatError: unknown format.
     """
+    if isinstance(policy, str) and ";" in policy:
+        return _with_rules(policy, accumulate)
     if isinstance(policy, str):
         name, comma, named = policy.partition(",accumulate=")
         accumulate = named if comma else accumulate
@@ -274,6 +318,25 @@ def get_precision(policy: str | Precision, *, accumulate: str | None = None) -> 
     if accumulate is None:
         return policy
     return replace(policy, name=f"{policy.name},accumulate={accumulate}", accumulate=accumulate)
+
+
+def _with_rules(text: str, accumulate: str | None) -> Precision:
+    """The policy of a text with rules."""
+    first, *rest = (part.strip() for part in text.split(";"))
+    base = get_precision(first, accumulate=accumulate)
+    rules: list[Rule] = []
+    for part in rest:
+        pattern, equals, name = (piece.strip() for piece in part.partition("="))
+        if not (pattern and equals and name):
+            raise ArgumentError(
+                f"get_precision({text!r}): {part!r}, expected PATTERN=POLICY, such as head.*=bf16, after each semicolon"
+            )
+        if any(rule.pattern == pattern for rule in rules):
+            raise ArgumentError(f"get_precision({text!r}): {pattern!r} occurs twice, expected one policy for it")
+        there = get_precision(name)
+        rules.append(Rule(pattern, there if there.accumulate else replace(there, accumulate=base.accumulate)))
+    added = f",accumulate={accumulate}" if accumulate is not None else ""
+    return replace(base, name=text + added, rules=tuple(rules))
 
 
 def _unknown(policy: object) -> ArgumentError:

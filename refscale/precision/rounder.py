@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -39,6 +41,10 @@ _FLOAT32 = Cast("float32", "nearest_even", "nonsaturate")
 
 class Label(Protocol):
     """What a rounder sees of a tensor."""
+
+    @property
+    def name(self) -> str:
+        """Of the tensor: scopes, and the op that made it; or that of a leaf."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -80,6 +86,13 @@ class OperandScaling(Protocol):
         """The factor of the operand at a place of the program."""
 
 
+class Placed(NamedTuple):
+    """The policy of a call or tensor, and the pattern of the rule that gave it; empty without one."""
+
+    rule: str
+    policy: Precision
+
+
 class CastRecord(NamedTuple):
     """One rounding: of which tensor, at which place, by which cast, and (if casts are counted) what it lost.
 
@@ -87,7 +100,8 @@ class CastRecord(NamedTuple):
     "operand_gradient" or "gradient".  ``clipped`` counts finite elements that the format cannot represent (beyond its
     largest value; in an unsigned format, negative), ``flushed`` non-zero elements that became zero; None if not
     counted.  ``scale`` is the factor around the cast, 1 without; ``blocks`` the number of block scales.  An operand
-    that several products use is rounded once, and recorded for each; in blocks it is converted for each.
+    that several products use is rounded once, and recorded for each; in blocks it is converted for each.  ``rule`` is
+    the pattern of the rule that took effect, empty without one.
     """
 
     variable: Any
@@ -98,6 +112,7 @@ class CastRecord(NamedTuple):
     flushed: int | None
     scale: float = 1.0
     blocks: int = 0
+    rule: str = ""
 
 
 class Rounder:
@@ -114,6 +129,7 @@ class Rounder:
         casts: a record of each cast, in order.
         exact: whether arithmetic is that of ``refscale.exact``.
         rounds: whether outputs and gradients are rounded.
+        calls_by_rule: how many calls each rule of the policy holds for, by pattern.
     """
 
     def __init__(
@@ -125,15 +141,40 @@ class Rounder:
         count_casts: bool = False,
         operand_scales: OperandScaling | None = None,
     ) -> None:
-        if precision.hadamard and operand_scales:
+        if operand_scales and any(policy.hadamard for policy in (precision, *(r.policy for r in precision.rules))):
             raise ArgumentError(f"Tape(precision={precision.name!r}): hadamard beside scales of operands")
         self.precision, self.dtype, self.rng = precision, dtype, rng
         self.count_casts, self.operand_scales = count_casts, operand_scales
         self.casts: list[CastRecord] = []
         self.exact = precision.accumulate is not None
-        self.rounds = self.exact or precision.store is not None
-        self._plain = not self.exact and precision.blocks is None and not precision.hadamard
-        self._transformed = TransformedCasts(precision.operand, precision.operand_gradient, precision.hadamard)
+        policies = (precision, *(rule.policy for rule in precision.rules))
+        self.rounds = self.exact or any(policy.store is not None for policy in policies)
+        self.calls_by_rule = {rule.pattern: 0 for rule in precision.rules}
+        self._plain = not self.exact and not any(policy.blocks or policy.hadamard for policy in policies)
+        self._base = Placed("", precision)
+        self._labels: dict[Any, Placed] = {}
+        self._leaves: set[Any] = set()
+        self._calls: dict[int, Placed] = {}
+
+    # --- Rules for places -------------------------------------------------------------------------------------------
+
+    def place(self, call: int, output: Label, inputs: Sequence[Label]) -> None:
+        """Find the policy of a call, by the name of its output and those of the leaves among its inputs."""
+        if not self.precision.rules:
+            return
+        leaves = (label.name for label in inputs if label in self._leaves)
+        placed = Placed(*self.precision.at(output.name, *leaves))
+        self._labels[output] = self._calls[call] = placed
+        if placed.rule:
+            self.calls_by_rule[placed.rule] += 1
+
+    def of(self, label: Label) -> Placed:
+        """The policy by which a tensor is stored."""
+        return self._labels.get(label, self._base)
+
+    def of_call(self, call: int | None) -> Placed:
+        """The policy by which a call casts its operands; None: that of calls without a rule."""
+        return self._base if call is None else self._calls.get(call, self._base)
 
     # --- The places -------------------------------------------------------------------------------------------------
 
@@ -145,6 +186,9 @@ class Rounder:
         """
         if not np.can_cast(x.dtype, np.float64):  # complex, text, objects, records, long doubles
             raise CarrierError(f"{call}: got {x.dtype}, expected a float, integer or boolean array")
+        if place == "leaf" and self.precision.rules:
+            self._labels[label] = Placed(*self.precision.at(label.name))
+            self._leaves.add(label)
         stored = self.store(x.astype(np.float64) if x.dtype.kind in "iub" else x, label, place)
         if stored.dtype != self.dtype:
             with np.errstate(invalid="ignore"):  # a signaling NaN becomes quiet
@@ -153,21 +197,24 @@ class Rounder:
 
     def operand(self, op: OpFlags, x: Array, label: Label, call: int, index: int) -> Any:
         """Input ``index`` of the op of call number ``call``, as the op computes with it."""
+        placed = self.of_call(call)
         if label.reports and not op.reports:  # a loss is rounded when an op computes with it
-            x = self.cast(self.precision.store, x, label, "operand")
-        if self.narrows(op) and not self._transforms(op):
-            x = self.narrow(x, label, f"{call}.{op.name}.{index}")
+            x = self.cast(placed.policy.store, x, label, "operand", placed=placed)
+        if self.narrows(op, call) and not self._transforms(op, call):
+            x = self.narrow(x, label, f"{call}.{op.name}.{index}", placed)
         if self._plain:
             return x
-        return self._arithmetic(op, x, label, "weight" if index in op.weight_inputs and x.ndim == 2 else "activation")
+        role: Role = "weight" if index in op.weight_inputs and x.ndim == 2 else "activation"
+        return self._arithmetic(op, x, label, role, call)
 
     def store(self, x: Any, label: Label, place: str, out: Array | None = None) -> Array:
         """A value or gradient in the ``store`` format; the value of a loss and its gradient in the carrier.
 
         ``out`` may be x, if nobody else holds it: the result may then take its place.
         """
-        if self.precision.store is not None and not label.reports:
-            return self.cast(self.precision.store, x, label, place, out=out)
+        placed = self.of(label)
+        if placed.policy.store is not None and not label.reports:
+            return self.cast(placed.policy.store, x, label, place, out=out, placed=placed)
         if self.exact and x.dtype != self.dtype:  # computed exactly, not rounded yet
             x = _exact().rounded(x, _FLOAT32)
         elif self.exact and isinstance(x, _exact().Product):
@@ -176,9 +223,11 @@ class Rounder:
 
     def incoming(self, op: OpFlags, g: Array, label: Label, call: int) -> Any:
         """The gradient of an op's output, as its backward pass computes with it."""
-        if self.narrows(op) and not self._transforms(op):
-            g = self.cast(self.precision.operand_gradient, g, label, "operand_gradient", f"{call}.{op.name}.gradient")
-        return g if self._plain else self._arithmetic(op, g, label, "gradient")
+        if self.narrows(op, call) and not self._transforms(op, call):
+            placed = self.of_call(call)
+            key = f"{call}.{op.name}.gradient"
+            g = self.cast(placed.policy.operand_gradient, g, label, "operand_gradient", key, placed=placed)
+        return g if self._plain else self._arithmetic(op, g, label, "gradient", call)
 
     def sum(self, a: Array, b: Array, label: Label) -> Array:
         """a + b, two gradients of one tensor, stored."""
@@ -192,36 +241,44 @@ class Rounder:
         """An array whose elements are rounded already, in the carrier."""
         return np.asarray(x, self.dtype)
 
-    def narrow(self, x: Array, label: Label, key: str) -> Array:
-        """An operand of a contraction, in the ``operand`` format."""
-        return self.cast(self.precision.operand, x, label, "operand", key)
+    def narrow(self, x: Array, label: Label, key: str, placed: Placed) -> Array:
+        """An operand of a contraction, in the ``operand`` format of its policy."""
+        return self.cast(placed.policy.operand, x, label, "operand", key, placed=placed)
 
     # --- What they share --------------------------------------------------------------------------------------------
 
-    def narrows(self, op: OpFlags) -> bool:
-        """Return whether the operands of an op are cast."""
-        return op.contraction and self.precision.narrows(op.name)
+    def narrows(self, op: OpFlags, call: int | None = None) -> bool:
+        """Return whether the operands of an op are cast, in a call of that number."""
+        return op.contraction and self.of_call(call).policy.narrows(op.name)
 
-    def has_arithmetic(self, op: OpFlags) -> bool:
+    def has_arithmetic(self, op: OpFlags, call: int | None = None) -> bool:
         """Return whether the arrays of an op compute by rules of their own: exactly, or converted to blocks."""
-        return not self._plain and (self.exact or self._recipe(op) is not None)
+        return not self._plain and (self.exact or self.recipe(op, call) is not None)
 
-    def _arithmetic(self, op: OpFlags, x: Array, label: Label, role: Role) -> Any:
+    def _arithmetic(self, op: OpFlags, x: Array, label: Label, role: Role, call: int) -> Any:
         """An array as an op computes with it: exactly, or converted to blocks where it is multiplied, or as it is."""
         if op.moves:
             return x
         if self.exact:
             return self.wide(x)
-        recipe = self._recipe(op)
-        return x if recipe is None else Operand.of(x, recipe, role, label, self._convert)
+        recipe, placed = self.recipe(op, call), self.of_call(call)
+        return x if recipe is None else Operand.of(x, recipe, role, label, partial(self._convert, placed=placed))
 
     def cast(
-        self, cast: Cast | None, x: Any, label: Label, place: str, key: str = "", out: Array | None = None
+        self,
+        cast: Cast | None,
+        x: Any,
+        label: Label,
+        place: str,
+        key: str = "",
+        out: Array | None = None,
+        placed: Placed | None = None,
     ) -> Array:
         """cast(x·s)/s, recorded; s is the power of two of the operand ``key``, else 1."""
         if cast is None:
             return np.asarray(x)
-        s = self.precision.operand_factor if key else 1.0
+        rule, policy = placed or self._base
+        s = policy.operand_factor if key else 1.0
         if key and self.operand_scales:
             s *= self.operand_scales.scale(key, x, cast.format)
         scaled = x if s == 1 else _times(s, x)
@@ -236,35 +293,39 @@ class Rounder:
             beyond = (np.abs(scaled) > cast.format.max) | ~np.isfinite(q)
             clipped = int(np.count_nonzero(np.isfinite(x) & beyond))
             flushed = int(np.count_nonzero((q == 0) & (x != 0)))
-        self.casts.append(CastRecord(label, place, cast, math.prod(label.shape), clipped, flushed, s))
+        self.casts.append(CastRecord(label, place, cast, math.prod(label.shape), clipped, flushed, s, rule=rule))
         if q.dtype != self.dtype:
             q = q.astype(self.dtype)
         return q if s == 1 else np.asarray(q / s)
 
-    def _transforms(self, op: OpFlags) -> bool:
+    def _transforms(self, op: OpFlags, call: int | None) -> bool:
         """Return whether operands are transformed before they are cast, without blocks."""
-        return bool(self.precision.hadamard and op.weight_inputs)
+        return bool(self.of_call(call).policy.hadamard and op.weight_inputs)
 
-    def _recipe(self, op: OpFlags) -> Recipe | TransformedCasts | None:
-        """How an op's operands are converted where they are multiplied."""
-        if self.precision.hadamard:
-            return self._transformed if self._transforms(op) and self.narrows(op) else None
-        recipe = self.precision.blocks
-        if recipe is None or not self.narrows(op):
+    def recipe(self, op: OpFlags, call: int | None = None) -> Recipe | TransformedCasts | None:
+        """How an op's operands are converted where they are multiplied; None if they are not."""
+        policy = self.of_call(call).policy
+        if policy.hadamard:
+            transformed = TransformedCasts(policy.operand, policy.operand_gradient, policy.hadamard)
+            return transformed if self._transforms(op, call) and self.narrows(op, call) else None
+        recipe = policy.blocks
+        if recipe is None or not self.narrows(op, call):
             return None
         return recipe if op.weight_inputs or not recipe.hadamard else replace(recipe, hadamard=0)
 
-    def _convert(self, x: Array, cast: BlockCast | Cast | None, operand: Operand) -> Array:
+    def _convert(self, x: Array, cast: BlockCast | Cast | None, operand: Operand, placed: Placed) -> Array:
         """An operand in blocks, or transformed and cast, recorded."""
         if not isinstance(cast, BlockCast):
             place = "operand_gradient" if operand.role == "gradient" else "operand"
-            return self.cast(cast, x, operand.label, place, "transformed")
+            return self.cast(cast, x, operand.label, place, "transformed", placed=placed)
         bits = random_bits(cast, x.shape, self.rng, "Tape")
         q = convert(x, cast, operand, bits)
         clipped, flushed = lost(x, q, cast) if self.count_casts else (None, None)
         place = "operand_gradient" if operand.role == "gradient" else "operand"
         blocks = math.prod(scale_shape(cast, x.shape))
-        self.casts.append(CastRecord(operand.label, place, cast, x.size, clipped, flushed, blocks=blocks))
+        self.casts.append(
+            CastRecord(operand.label, place, cast, x.size, clipped, flushed, blocks=blocks, rule=placed.rule)
+        )
         return q
 
 
@@ -275,16 +336,17 @@ class Remembering(Rounder):
         super().__init__(*args, **options)
         self._known: dict[int, tuple[weakref.ref[Array], weakref.ref[Array], CastRecord]] = {}
 
-    def narrow(self, x: Array, label: Label, key: str) -> Array:
+    def narrow(self, x: Array, label: Label, key: str, placed: Placed) -> Array:
         """An operand in the ``operand`` format; the copy lives as long as a product holds it."""
-        cast = self.precision.operand
+        cast = placed.policy.operand
         if cast is None or self.operand_scales or cast.rounding == "stochastic":
-            return super().narrow(x, label, key)
+            return super().narrow(x, label, key, placed)
+        wanted = cast, placed.policy.operand_factor
         known = self._known.get(id(x))
-        if known and known[0]() is x and (q := known[1]()) is not None:
-            self.casts.append(known[2]._replace(variable=label))
+        if known and known[0]() is x and (known[2].cast, known[2].scale) == wanted and (q := known[1]()) is not None:
+            self.casts.append(known[2]._replace(variable=label, rule=placed.rule))
             return q
-        q = super().narrow(x, label, key)
+        q = super().narrow(x, label, key, placed)
         self._known[id(x)] = weakref.ref(x), weakref.ref(q), self.casts[-1]
         return q
 

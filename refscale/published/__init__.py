@@ -12,7 +12,8 @@ In reading order:
 Files need the optional extra: ``pip install 'refscale[pretrained]'`` (safetensors and tokenizers).
 """
 
-from refscale.published.adapt import Adapted, adapt
+from refscale.adapt import Adapted
+from refscale.published.adapt import adapt
 from refscale.published.fields import from_fields, to_fields
 from refscale.published.pretrained import Pretrained, from_published, load_pretrained, save_pretrained
 from refscale.published.storage import read_tensors

@@ -1,57 +1,32 @@
 """A trained regular BERT as a unit-scaled one that computes the same function.
 
-Every matrix W = σ·W′, with σ its RMS.  Walk through the model with s, the number by which a tensor of the regular model
-is larger than that of the unit-scaled one:
+The scale of every tensor is that of ``refscale.adapt``, of one short sequence through encoder and heads.  What the
+adapted model differs in from any unit-scaled BERT is then a few constants by place, which ``Scheme.trained`` holds:
 
-* A product with W′ has s(y) = s(x)·σ/α.  Where what follows passes a scale on, α is unit scaling's, and s goes along
-  (query, key, value, the ends of branches); where it does not, α = s(x)·σ, and s(y) = 1.
-* The bias added to y is divided by s(y).
-* A residual addition weights its two sides as trained: the branch by s(f) over the stream's s(x).
-* A norm takes s away; its eps is divided by s².  Gains and biases of norms stay as they were trained.
-* Scores of attention have α = s(q)·s(k), the trained temperature, whatever the lengths.
+* the factor of a linear layer whose output must have the regular model's scale, and of attention scores: the trained
+  temperature, whatever the lengths;
+* the weight of a residual branch over that of the stream, and the weights of the sum of embeddings;
+* what the eps of a norm is multiplied by.
 
-Nothing here is estimated from data: σ is a property of the weights, all else of shapes.  So activations are near unit
-scale as far as trained weights act like random ones; ``refscale report --pretrained`` shows where they do not.
+Nothing here is estimated from data: a scale is a property of weights and shapes.  So activations are near unit scale as
+far as trained weights act like random ones; ``refscale report --pretrained`` shows where they do not.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from refscale import ops
-from refscale.arrays import freeze
-from refscale.engine import Op
+from refscale.adapt import Adapted, Recording, Solution, finite_sigma, solve
+from refscale.data import Batch, SpanBatch
+from refscale.engine import Node, Tape, Tensor, Variable
 from refscale.errors import ArgumentError
-from refscale.layers import Parameters
+from refscale.layers import Parameters, Tensors, on_tape
+from refscale.models.bert import encode, pooled, pretraining_loss, span_loss, specs
 from refscale.models.bert.config import BertConfig
-from refscale.scales import Call, Constraint, Shape, Unit, none, unit
-
-
-@dataclass(frozen=True, eq=False)
-class Adapted:
-    """A scheme for the trained model, and what its parameters are divided by.
-
-    Attributes:
-        scheme: unit scaling with the constants of this model.
-        divisors: regular parameter over unit-scaled one, by name; 1 where it stays as it was.
-    """
-
-    scheme: Unit
-    divisors: Mapping[str, float]
-
-    def unit(self, regular: Parameters) -> dict[str, NDArray[Any]]:
-        """Parameters of the regular model as those of the unit-scaled one; dtypes stay; read-only."""
-        return {name: freeze((x / self.divisors[name]).astype(x.dtype)) for name, x in regular.items()}
-
-    def regular(self, unit: Parameters) -> dict[str, NDArray[Any]]:
-        """The way back, also after training: rounded twice, so within an ulp or two."""
-        return {name: freeze((x * self.divisors[name]).astype(x.dtype)) for name, x in unit.items()}
+from refscale.scales import Unit, unit
 
 
 def adapt(config: BertConfig, regular: Parameters) -> Adapted:
@@ -75,92 +50,57 @@ def adapt(config: BertConfig, regular: Parameters) -> Adapted:
     """
     if config.values != "correlated":
         raise ArgumentError(f"adapt(values={config.values!r}): expected a model whose values are 'correlated'")
-    return _Walk(config, regular).done()
+    sigmas = {
+        name: finite_sigma(name, float(np.mean(np.square(regular[name], dtype=np.float64))))
+        for name, spec in specs(config).items()
+        if spec.role not in ("bias", "gain")
+    }
+    recording = Recording()
+    tape = Tape(recording)
+    p = on_tape(tape, regular, specs(config))
+    solution = solve(_outputs(p, config), recording, sigmas, unit)
+    constants = {name: sigmas[name] for name in p if name.startswith("embeddings.") and name in sigmas}
+    constants |= dict(_constants(tape, solution))
+    divisors = {name: solution.scales.get(t.variable, 1.0) for name, t in p.items()}
+    return Adapted(Unit(trained=constants), divisors)
 
 
-class _Walk:
-    """One walk through the model, filling ``constants`` and ``divisors``."""
+def _outputs(p: Tensors, config: BertConfig) -> list[Tensor]:
+    """Encoder and heads, of one sequence of one token."""
+    one = np.zeros((1, 1), np.int32)
+    mask, first = np.ones((1, 1), np.bool_), np.zeros(1, np.int32)
+    found = []
+    if "mlm" in config.outputs:
+        found.append(pretraining_loss(p, Batch(one, one, mask, one, one, first), config).total)
+    if "span" in config.outputs:
+        found.append(span_loss(p, SpanBatch(one, one, mask, first, first), config).total)
+    if not found or config.pools:
+        encoded = encode(p, config, one)
+        found.append(pooled(p, encoded) if config.pools else encoded)
+    return found
 
-    def __init__(self, config: BertConfig, regular: Parameters) -> None:
-        self.config, self.regular = config, regular
-        self.constants: dict[str, float] = {}
-        self.divisors = dict.fromkeys(regular, 1.0)
 
-    def done(self) -> Adapted:
-        s = self.embeddings()
-        for i in range(self.config.layers):
-            s = self.residual(f"encoder.{i}.attention", s, self.attention, 2 * i + 1)
-            s = self.residual(f"encoder.{i}.ffn", s, self.feed_forward, 2 * i + 2)
-        if self.config.norm != "post":
-            s = self.norm("encoder.norm", s)
-        self.heads(s)
-        return Adapted(Unit(trained=self.constants), self.divisors)
+def _constants(tape: Tape, solution: Solution) -> Iterator[tuple[str, float]]:
+    """The constants of the calls of a tape, by place."""
+    for node, solved in zip(tape.nodes, solution.calls, strict=True):
+        scope = node.output.name.rpartition(".")[0]
+        match node.op:
+            case ops.LayerNorm():
+                yield _layer(node), solution.scales[node.inputs[0]] ** -2
+            case ops.AttentionScores():
+                yield f"{scope}.scores", solved.alpha
+            case ops.Matmul() | ops.Readout() if solved.fixed:
+                yield _layer(node), solved.alpha
+            case ops.WeightedAdd() if isinstance(solved.op, ops.WeightedAdd):
+                skip, *branch = solved.op.weights
+                if len(branch) == 1:
+                    yield scope, branch[0] / skip
 
-    def sigma(self, name: str) -> float:
-        """RMS of a matrix, by which it is divided; 1 if it is all zero."""
-        sigma = float(np.sqrt(np.mean(np.square(self.regular[name], dtype=np.float64))))
-        if not math.isfinite(sigma):
-            raise ArgumentError(f"adapt: {name} has an RMS of {sigma}, expected a finite one")
-        self.divisors[name] = sigma or 1.0
-        return self.divisors[name]
 
-    def alpha(self, op: Op, *shapes: Shape, constraint: Constraint | None = None) -> float:
-        """Unit scaling's forward factor, inside a branch unless a constraint is given."""
-        return unit.scales(Call(op, shapes, constraint or self.config.constraint, (0,))).alpha
-
-    def free(self, name: str, s: float) -> float:
-        """A linear layer whose output passes its scale on; returns that."""
-        shape = self.regular[f"{name}.weight"].shape
-        s *= self.sigma(f"{name}.weight") / self.alpha(ops.Matmul(), (1, shape[0]), shape)
-        self.divisors[f"{name}.bias"] = s
-        return s
-
-    def fixed(self, name: str, s: float) -> None:
-        """A linear layer whose output must have the regular model's scale."""
-        self.constants[name] = s * self.sigma(f"{name}.weight")
-
-    def norm(self, name: str, s: float) -> float:
-        """A norm: its output has the regular model's scale."""
-        self.constants[name] = s**-2
-        return 1.0
-
-    def embeddings(self) -> float:
-        places = ("embeddings.word", "embeddings.position", "embeddings.segment")
-        self.constants |= {place: self.sigma(place) for place in places}
-        return self.norm("embeddings.norm", math.hypot(*(self.constants[place] for place in places)))
-
-    def residual(self, name: str, s: float, branch: Any, number: int) -> float:
-        """A residual block of the stream with scale s; returns that of the stream after it."""
-        placement, tau = self.config.norm, self.config.block.tau
-        skip, weight = tau(1 if placement == "post" else number)
-        f = branch(name, self.norm(f"{name}.norm", s) if placement == "pre" else s)
-        if placement == "branch":
-            f = self.norm(f"{name}.norm", f)
-        self.constants[name] = weight * f / (skip * s)
-        s = math.hypot(skip * s, weight * f)
-        return self.norm(f"{name}.norm", s) if placement == "post" else s
-
-    def attention(self, name: str, s: float) -> float:
-        query, key, value = (self.free(f"{name}.{part}", s) for part in ("query", "key", "value"))
-        self.constants[f"{name}.scores"] = query * key
-        return self.free(f"{name}.output", value)  # softmax and mixture together have the factor 1
-
-    def feed_forward(self, name: str, s: float) -> float:
-        self.fixed(f"{name}.up", s)
-        width = (1, self.config.hidden)
-        return self.free(f"{name}.down", 1 / self.alpha(self.config.block.activation, width))
-
-    def heads(self, s: float) -> None:
-        """Of the encoder's output with scale s; their logits are the regular model's."""
-        d = self.config.width
-        if "mlm" in self.config.outputs:
-            self.fixed("mlm.transform", s)
-            self.norm("mlm.norm", 1 / self.alpha(self.config.block.activation, (1, d), constraint=none))
-            decoder = "embeddings.word" if self.config.tied else "mlm.decoder.weight"
-            self.constants["mlm.decoder"] = self.sigma(decoder)
-        if self.config.pools:
-            self.fixed("nsp.pooler", s)
-        if "nsp" in self.config.outputs:
-            self.fixed("nsp.classifier", 1 / self.alpha(ops.Tanh(), (1, d), constraint=none))
-        if "span" in self.config.outputs:
-            self.fixed("span", s)
+def _layer(node: Node) -> str:
+    """The place of a linear layer or norm: the name of its parameter without the last part."""
+    leaf: Variable = node.inputs[1]
+    tied = leaf.node is not None
+    while leaf.node is not None:
+        leaf = leaf.node.inputs[0]
+    return "mlm.decoder" if tied else leaf.name.rpartition(".")[0]

@@ -57,7 +57,7 @@ class Call:
     """One use of an op, as a scheme sees it: shapes and position, no data.
 
     Attributes:
-        op: the op with its attributes.
+        op: the op with its attributes; a scheme may put another one in its place, as that of an adapted model does.
         shapes: the shape of every input.
         constraint: how α and the β of the constrained inputs are tied.
         constrained: positions of the constrained inputs.

@@ -11,8 +11,18 @@ In reading order:
 """
 
 from refscale.stats.causes import CAUSES, Cause, causes
-from refscale.stats.measurement import KINDS, REPORT_FORMATS, Kind, Limits, Lost, Measurement, TensorStats, measure
-from refscale.stats.report import CastSummary, Report, Summary, summarize
+from refscale.stats.measurement import (
+    KINDS,
+    REPORT_FORMATS,
+    Kind,
+    Limits,
+    Lost,
+    Measurement,
+    TensorStats,
+    TensorUse,
+    measure,
+)
+from refscale.stats.report import CastSummary, Report, Summary, is_outside, summarize
 from refscale.stats.trace import PredictedScales, TensorProbe, summarize_casts
 
 __all__ = [
@@ -30,7 +40,9 @@ __all__ = [
     "Summary",
     "TensorProbe",
     "TensorStats",
+    "TensorUse",
     "causes",
+    "is_outside",
     "measure",
     "summarize",
     "summarize_casts",

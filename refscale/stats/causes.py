@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from refscale.engine import Node, Tensor, Variable, call_name
 from refscale.prediction import Prediction
-from refscale.scales import Call, Scales, Scheme, Unit, close, unit
+from refscale.scales import Call, Scales, Unit, close, unit
 from refscale.scales.second_moments import SecondMoments, independent
 from refscale.stats.measurement import HIGH, LOW, Kind
 
@@ -29,8 +29,8 @@ CAUSES = {
     "no factor": "unit scaling: the scheme unit, or graph.plan",
     "initial scale": "Spec(std=…) of the parameter; the scheme unit starts matrices at σ = 1",
     "constraint": "functional.fork at the start of the branch, so that its factors need not be tied",
-    "mean": "RMS rules: the scheme unit-rms, or plan(base='unit-rms')",
-    "alike values": "Mean(terms='correlated'), AttentionMix('correlated'), or RMS rules: plan(base='unit-rms')",
+    "mean": "RMS rules: plan(products='rms'), or the scheme unit-rms",
+    "alike values": "Mean(values='correlated'), AttentionMix('correlated'), or RMS rules: plan(products='rms')",
     "alike rows": "plan(gradients='predicted'), or the scheme unit:rows=alike",
     "cancellation": "plan(gradients='predicted') for parameters; none for activations",
     "several uses": "functional.fork for each use",
@@ -95,18 +95,15 @@ class Cause:
     remedy: str
 
 
-def causes(
-    output: Tensor, prediction: Prediction, outside: Sequence[tuple[str, Kind, Variable]], scheme: Scheme
-) -> tuple[Cause, ...]:
+def causes(output: Tensor, prediction: Prediction, outside: Sequence[tuple[str, Kind, Variable]]) -> tuple[Cause, ...]:
     """The cause of each scale, in the order given.
 
     Args:
         output: where the recorded graph ends.
         prediction: of the graph.
         outside: tensors by name, kind and variable.
-        scheme: of the tape.
     """
-    anatomy = _Anatomy(output, prediction, scheme)
+    anatomy = _Anatomy(output, prediction)
     found = []
     for name, kind, variable in outside:
         cause, contributions = anatomy.cause(variable, "gradient" in kind)
@@ -121,12 +118,12 @@ class _Anatomy:
     """The contributions in a graph.
 
     Args:
-        output, prediction, scheme: as for ``causes``.
+        output, prediction: as for ``causes``.
     """
 
-    def __init__(self, output: Tensor, prediction: Prediction, scheme: Scheme) -> None:
+    def __init__(self, output: Tensor, prediction: Prediction) -> None:
         self.values, self.gradients = prediction.values, prediction.gradients
-        self.scheme = scheme
+        self.scheme = output.tape.scheme
         self._forward: dict[Node, list[Contribution]] = {}
         self._backward: dict[tuple[Node, int], tuple[float, list[Contribution]]] = {}
         self.uses: dict[Variable, list[tuple[Node, int]]] = {}

@@ -84,6 +84,21 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class TensorUse:
+    """One use of a tensor by an op.
+
+    Attributes:
+        op: name of the op.
+        output: name of its output, as the row of that value or, for a gradient, of that gradient has it.
+        beta: factor of the gradient that this use sends back to the tensor; None if it sends none.
+    """
+
+    op: str
+    output: str
+    beta: float | None
+
+
+@dataclass(frozen=True)
 class TensorStats(Measurement):
     """One tensor of a model: what it is, and what it looks like.
 
@@ -98,6 +113,8 @@ class TensorStats(Measurement):
         damped: whether it is made small on purpose (the output of a readout with α = 1/fan-in).
         statistic: what it is judged by, "std" or "rms".
         predicted: σ by ``predict``, from factors and shapes alone; None if weights are not initial ones.
+        alpha: factor of the op that computed the value; None of a parameter.
+        uses: the ops that take the value, in order; the gradient is the sum of what they send back.
     """
 
     name: str
@@ -110,6 +127,8 @@ class TensorStats(Measurement):
     damped: bool = False
     statistic: Statistic = "std"
     predicted: float | None = None
+    alpha: float | None = None
+    uses: tuple[TensorUse, ...] = ()
 
     @property
     def over_predicted(self) -> float | None:

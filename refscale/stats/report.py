@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from refscale.errors import ArgumentError
 from refscale.stats.causes import Cause
@@ -23,6 +23,7 @@ class CastSummary:
         clipped: finite elements beyond the largest value.
         flushed: non-zero elements that became zero.
         worst: name of the array that lost the largest share of its elements; empty if none lost any.
+        rule: pattern of the precision's rule for these places; empty without one.
     """
 
     place: str
@@ -32,6 +33,7 @@ class CastSummary:
     clipped: int
     flushed: int
     worst: str
+    rule: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class Report:
         losses: scalars by name.
         tensors: kind by kind, each in the order of the forward pass.
         casts: what rounding lost; none in fp32.
+        rules: how many calls each rule of the precision holds for, by pattern.
         causes: why a tensor is outside [1/4, 4], for those of the summary's count; none where weights are not initial.
     """
 
@@ -132,6 +135,7 @@ class Report:
     losses: Mapping[str, float]
     tensors: tuple[TensorStats, ...]
     casts: tuple[CastSummary, ...]
+    rules: Mapping[str, int] = field(default_factory=dict)
     causes: tuple[Cause, ...] = ()
 
     def of_kind(self, kind: Kind) -> tuple[TensorStats, ...]:

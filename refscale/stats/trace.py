@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from refscale.engine import Array, CastRecord, Tensor, Variable
+from refscale.engine import Array, CastRecord, Node, Tensor, Variable
 from refscale.graph import gradient_factors
 from refscale.layers import Specs
 from refscale.ops import Bias, Fork, Readout, Reshape, Transpose
 from refscale.progress import Progress
 from refscale.scales import Scheme, Statistic, Unit
-from refscale.stats.measurement import KINDS, Kind, Measurement, TensorStats, measure
+from refscale.stats.measurement import KINDS, Kind, Measurement, TensorStats, TensorUse, measure
 from refscale.stats.report import CastSummary, is_outside
 
 SAME_VALUES = (Reshape, Transpose, Bias)
@@ -22,12 +22,6 @@ A bias is zero at initialization, so what it is added to stands for both.
 """
 
 ZERO_BIAS = "biases at the start"
-KEY_BIAS = "gradients of key biases, as the softmax ignores a shift"
-"""A bias added to every key adds one number to all scores of a query; what is left of its gradient is rounding."""
-
-
-PAD = "gradients of the first prediction, where no sequence starts a text"
-START = "products of a state that starts at zero"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,15 +100,20 @@ class TensorProbe:
                 return position[owner.name], 1 + variable.node.index
             return len(position), variable.node.index
 
-        rows = []
+        of_kinds, names = {}, {}
+        shown: dict[bool, dict[Variable, str]] = {False: {}, True: {}}  # of values, of gradients
         for kind in KINDS:
-            of_kind = sorted(((v, m) for k, v, m in self.found if k == kind), key=lambda row: order(row[0]))
-            names = _unique([v.name for v, _ in of_kind])
+            of_kinds[kind] = sorted(((v, m) for k, v, m in self.found if k == kind), key=lambda row: order(row[0]))
+            names[kind] = _unique([v.name for v, _ in of_kinds[kind]])
+            shown[kind.endswith("gradient")].update(zip((v for v, _ in of_kinds[kind]), names[kind], strict=True))
+        uses = _uses(output)
+        rows = []
+        for kind, of_kind in of_kinds.items():
             is_gradient = kind.endswith("gradient")
             scales: Mapping[Variable, float] = {}
             if predicted:
                 scales = predicted.gradients if is_gradient else predicted.values
-            for name, (variable, m) in zip(names, of_kind, strict=True):
+            for name, (variable, m) in zip(names[kind], of_kind, strict=True):
                 self.variables[kind, name] = variable
                 c = factors.get(variable) if is_gradient else None
                 rows.append(
@@ -126,6 +125,7 @@ class TensorProbe:
                         c=c,
                         statistic=statistic,
                         predicted=scales.get(variable),
+                        uses=tuple(uses(variable, {**shown[not is_gradient], **shown[is_gradient]})),
                     )
                 )
         return tuple(rows)
@@ -139,17 +139,9 @@ class TensorProbe:
         c: float | None,
         statistic: Statistic,
         predicted: float | None,
+        uses: tuple[TensorUse, ...],
     ) -> TensorStats:
         role = self.specs[name].role if variable.node is None else variable.node.op.name
-        reason = ""
-        if kind == "weight" and role == "bias" and m.zeros == m.elements:
-            reason = ZERO_BIAS
-        if kind == "weight gradient" and name.endswith("attention.key.bias"):
-            reason = KEY_BIAS
-        if m.zeros == m.elements and kind == "weight gradient" and name == "pad":
-            reason = PAD
-        if m.zeros == m.elements and kind == "activation" and ".recurrence." in name:
-            reason = START
         return TensorStats(
             **{f.name: getattr(m, f.name) for f in fields(m)},
             name=name,
@@ -158,20 +150,67 @@ class TensorProbe:
             role=role,
             shape=variable.shape,
             c=c,
-            zero_because=reason,
+            zero_because=self._zero_because(kind, variable, m),
             damped=kind == "activation" and _is_damped(variable),
             statistic=statistic,
             predicted=predicted,
+            alpha=variable.node.scales.alpha if variable.node else None,
+            uses=uses,
         )
+
+    def _zero_because(self, kind: Kind, variable: Variable, m: Measurement) -> str:
+        """Why a tensor is zero whatever its scale, by the specs of parameters; empty if it is not."""
+        is_zero, spec = m.zeros == m.elements, self.specs.get(variable.name) if variable.node is None else None
+        if spec and kind == "weight":
+            return ZERO_BIAS if is_zero and spec.role == "bias" else ""
+        if spec and kind == "weight gradient":
+            return spec.zero_gradient or (spec.unused if is_zero else "")
+        if is_zero and kind == "activation" and variable.node:
+            operands = (leaf for v in variable.node.inputs for leaf in _with_the_values_of(v))
+            return next((s.zero_products for v in operands if (s := self.specs.get(v.name)) and s.zero_products), "")
+        return ""
 
     def outside(self, tensors: Sequence[TensorStats]) -> list[tuple[str, Kind, Variable]]:
         """Those outside [1/4, 4] among the judged of the tensors that ``tensors`` returned, with their variables."""
         return [(t.name, t.kind, self.variables[t.kind, t.name]) for t in tensors if t.is_judged and is_outside(t)]
 
 
+def _with_the_values_of(variable: Variable) -> Iterator[Variable]:
+    """The leaves whose values a tensor holds, perhaps moved or added to zeros."""
+    if variable.node is None:
+        yield variable
+    elif isinstance(variable.node.op, SAME_VALUES):
+        for v in variable.node.inputs:
+            yield from _with_the_values_of(v)
+
+
 def _is_damped(variable: Variable) -> bool:
     node = variable.node
     return node is not None and isinstance(node.op, Readout) and node.op.rule == "1/m" and node.scales.alpha != 1
+
+
+_Uses = Callable[[Variable, Mapping[Variable, str]], Iterator[TensorUse]]
+
+
+def _uses(output: Tensor) -> _Uses:
+    """A function that yields the uses of a tensor, given the names of the rows.
+
+    A tensor with the same values, which has no row of its own, is passed over: its uses take its place.
+    """
+    consumers: dict[Variable, list[tuple[Node, int]]] = defaultdict(list)
+    for node in output.tape.nodes:
+        for i, variable in enumerate(node.inputs):
+            consumers[variable].append((node, i))
+
+    def uses(variable: Variable, names: Mapping[Variable, str]) -> Iterator[TensorUse]:
+        for node, i in consumers[variable]:
+            if isinstance(node.op, SAME_VALUES) and i == 0:
+                yield from uses(node.output, names)
+            else:
+                beta = node.scales.beta[i] if node.wanted[i] else None
+                yield TensorUse(node.op.name, names.get(node.output, node.output.name), beta)
+
+    return uses
 
 
 def layer_of(name: str) -> str:
@@ -191,16 +230,16 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 
 def summarize_casts(records: Sequence[CastRecord]) -> tuple[CastSummary, ...]:
-    """What the casts of a tape lost, by place and format; the tape must have counted."""
-    groups: dict[tuple[str, str], list[CastRecord]] = defaultdict(list)
+    """What the casts of a tape lost, by place, format and rule; the tape must have counted."""
+    groups: dict[tuple[str, str, str], list[CastRecord]] = defaultdict(list)
     for r in records:
-        groups[r.place, r.cast.format.name].append(r)
+        groups[r.place, r.cast.format.name, r.rule].append(r)
 
     def lost(r: CastRecord) -> int:
         return (r.clipped or 0) + (r.flushed or 0)
 
     summaries = []
-    for (place, format), group in groups.items():
+    for (place, format, rule), group in groups.items():
         worst = max(group, key=lambda r: lost(r) / max(1, r.elements))
         summaries.append(
             CastSummary(
@@ -211,6 +250,7 @@ def summarize_casts(records: Sequence[CastRecord]) -> tuple[CastSummary, ...]:
                 clipped=sum(r.clipped or 0 for r in group),
                 flushed=sum(r.flushed or 0 for r in group),
                 worst=worst.variable.name if lost(worst) else "",
+                rule=rule,
             )
         )
     return tuple(summaries)

@@ -81,6 +81,18 @@ _FINE_TUNING = (
     Variant("unit", "fp8"),
 )
 
+_PROGRAM = (
+    Variant("regular", "fp32"),
+    Variant("regular", "fp16"),
+    Variant("regular", "fp8"),
+    Variant("regular", "fp16", STATIC),
+    Variant("regular", "fp8", STATIC),
+    Variant("regular", "fp8", "current"),
+    Variant("unit", "fp32"),
+    Variant("unit", "fp16"),
+    Variant("unit", "fp8"),
+)
+
 BLOCKS = (
     Variant("regular", "fp32"),
     Variant("regular", "mxfp8"),
@@ -99,7 +111,7 @@ BLOCKS = (
 )
 """Block-scaled formats, and the same elements with one scale to a tensor, or none."""
 
-VARIANTS = {"masked-lm": _PRETRAINING, "next-token": _PRETRAINING, "squad": _FINE_TUNING}
+VARIANTS = {"masked-lm": _PRETRAINING, "next-token": _PRETRAINING, "squad": _FINE_TUNING, "program": _PROGRAM}
 """The rows that are compared if nothing is said, by task."""
 
 SWEEP = tuple(Variant("regular", "fp16", f"static:2^{e}", seeds=1) for e in (-10, -5, 20, 25))
@@ -116,7 +128,7 @@ class RunResult:
     Attributes:
         variant, seed, log2_lr: which run.
         loss, accuracy: the task's two scores: of masked words, on the held-out text; or of questions, with F1 in place
-            of the accuracy.  None if it diverged.
+            of the accuracy.  None if it diverged; the accuracy of a program.
         diverged: the message, or empty.
         seconds: it took, on one thread.
         flushed: share of the elements of gradients that casts of one place took to zero in the first step, of the

@@ -26,8 +26,9 @@ def tables(comparison: Comparison) -> str:
         Markdown, which reads well enough in a terminal.
     """
     base = comparison.base
+    of = "" if base.task == "program" else f" of {base.batch} × {base.seq} tokens"
     setting = (
-        f"{base.model}, {counted(base.steps, 'step')} of {base.batch} × {base.seq} tokens, {base.optimizer}, "
+        f"{base.model}, {counted(base.steps, 'step')}{of}, {base.optimizer}, "
         f"{base.schedule} schedule; seeds {', '.join(map(str, comparison.seeds))}."
     )
     parts = (
@@ -57,12 +58,13 @@ def _losses(c: Comparison) -> Table:
     Flushed at first: the share of gradients' elements that the casts of one kind took to zero in the first step, of the
     kind where it is largest.  Zero at last: gradients that were zero altogether in the last step.
     """
+    share = c.base.kind.share.rpartition("_")[2]  # none of a program
     head = (
         "run",
         "validation loss",
         "± sd",
         f"− {REFERENCE.name}",
-        c.base.kind.share.rpartition("_")[2],
+        *([share] if share else []),
         "flushed at first",
         "zero at last",
         "least s",
@@ -73,10 +75,11 @@ def _losses(c: Comparison) -> Table:
         runs = c.of(variant)
         losses = [r.loss for r in runs if r.loss is not None]
         if len(losses) < len(runs):
-            shown = [f"diverged in {len(runs) - len(losses)} of {len(runs)}", "", "", ""]
+            shown = [f"diverged in {len(runs) - len(losses)} of {len(runs)}", "", "", *([""] if share else [])]
         else:
-            accuracy = mean(r.accuracy for r in runs if r.accuracy is not None)
-            shown = [_loss(mean(losses)), _spread(losses), _difference(runs, reference), f"{accuracy:.1%}"]
+            shown = [_loss(mean(losses)), _spread(losses), _difference(runs, reference)]
+            known = [r.accuracy for r in runs if r.accuracy is not None]
+            shown += [f"{mean(known):.1%}"] if share else []
         seconds = min(r.seconds for r in runs)  # of the run that was disturbed least
         lost = (_share(runs, [r.flushed for r in runs]), _share(runs, [r.dead for r in runs]))
         yield (variant.name, *shown, *lost, f"{seconds:.0f}")

@@ -3,6 +3,7 @@
 ::
 
     pytest --pyargs refscale.golden.conformance --refscale-backend module:Class --refscale-waivers FILE
+    pytest --pyargs refscale.golden.conformance --refscale-trace DIR
 
 It is loaded in every run of pytest where refscale is installed.  So each option has the package's name before its own,
 nothing else is registered unless one of them is given, and nothing is imported.
@@ -19,6 +20,7 @@ def pytest_addoption(parser: Any) -> None:
     add = group.addoption
     add("--refscale-backend", metavar="BACKEND", help="module:Class, or the name of a shipped one")
     add("--refscale-pipe", metavar="PROGRAM", help="a program that reads requests and writes replies as text")
+    add("--refscale-trace", metavar="DIR", help="a recorded step, a test per call, in place of vectors")
     add("--refscale-set", metavar="DIR", help="another set of golden vectors (default: the installed one)")
     add("--refscale-only", action="append", default=[], metavar="PATTERN", help="ids of vectors, such as 'cast/*e4m3*'")
     add("--refscale-flag", action="append", default=[], metavar="FLAG", help="vectors that catch this bug")
@@ -33,6 +35,8 @@ def pytest_addoption(parser: Any) -> None:
 
 
 def pytest_configure(config: Any) -> None:
-    """Load ``refscale.golden.harness``, if a backend is given."""
-    if config.getoption("--refscale-backend") or config.getoption("--refscale-pipe"):
+    """Load ``refscale.golden.trace.plugin`` if a trace is given, ``refscale.golden.harness`` if a backend is."""
+    if config.getoption("--refscale-trace"):
+        config.pluginmanager.import_plugin("refscale.golden.trace.plugin")
+    elif config.getoption("--refscale-backend") or config.getoption("--refscale-pipe"):
         config.pluginmanager.import_plugin("refscale.golden.harness")

@@ -9,19 +9,23 @@ import numpy as np
 import pytest
 
 from refscale import analysis, models, ops, published
-from refscale.analysis import fidelity_from_json, fidelity_to_json, render_fidelity
+from refscale.analysis import fidelity_from_json, fidelity_to_json, load_fidelity, render_fidelity
 from refscale.analysis.fidelity.report import CastLosses
 from refscale.analysis.fidelity.run import _errors, _loss_scale, _Pass, compare, passes
+from refscale.analysis.fidelity.subjects import ProgramSubject
 from refscale.analysis.fidelity.watch import Watch, cast_snr
+from refscale.cli import main
 from refscale.data import Vocabulary, load_text
 from refscale.engine import CastRecord, Tape, Variable, apply, backward
-from refscale.errors import ArgumentError, DataError
+from refscale.errors import ArgumentError, DataError, ProgramError
 from refscale.formats import Cast
 from refscale.layers import Spec
 from refscale.models import bert
 from refscale.precision import fp8, get_precision
+from refscale.programs import digest
 from refscale.progress import Progress
 from refscale.scales import regular
+from tests.adapt.programs import PROGRAMS
 from tests.models.batches import random_batch
 
 E4M3 = Cast("float8_e4m3fn", "nearest_even", "saturate")
@@ -80,7 +84,7 @@ def test_errors_by_hand():
 
 
 def test_figures_of_a_pass_by_hand():
-    """Tokens (3, 4), (0, 1) and one of padding, in float64 (3, 5), (1, 0); an operand of two products counts once."""
+    """Rows (3, 4), (0, 1), in float64 (3, 5), (1, 0); an operand of two products counts once."""
     x, w = (Variable(name, (2,), True, None) for name in "xw")
     casts = [
         CastRecord(x, "operand", E4M3, 10, 1, 2),
@@ -92,10 +96,10 @@ def test_figures_of_a_pass_by_hand():
         CastRecord(x, "gradient", E4M3, 7, 0, 5),
     ]
     gradients = {"w": (np.array([12.0, 20.0]), 4.0), "b": (np.array([0.0]), 2.0)}
-    one = _Pass(np.array([[[3.0, 4.0], [0.0, 1.0], [9.0, 9.0]]]), gradients, 1.5, casts)
+    one = _Pass([np.array([[3.0, 4.0], [0.0, 1.0]])], gradients, 1.5, casts)
     true = {"w": (np.array([3.0, 4.0]), 1.0), "b": (np.array([0.0]), 1.0)}
-    reference = _Pass(np.array([[[3.0, 5.0], [1.0, 0.0], [0.0, 0.0]]]), true, 1.0, [])
-    e = _errors(one, reference, np.array([[True, True, False]]), "unit", 8.0)
+    reference = _Pass([np.array([[3.0, 5.0], [1.0, 0.0]])], true, 1.0, [])
+    e = _errors(one, reference, "unit", 8.0)
     assert (e.scheme, e.loss_scale, e.loss) == ("unit", 8.0, 1.5)
     assert e.output == pytest.approx(math.sqrt(3 / 35))
     assert e.output_cosine == pytest.approx((29 / (5 * math.sqrt(34)) + 0) / 2)
@@ -209,7 +213,7 @@ def test_padding_is_the_share_of_the_batch(report, text, monkeypatch):
     assert "padding" not in render_fidelity(report).split("\n\n")[0]
     model = model_of(text)
     cut = random_batch(model.config, np.random.default_rng(0), 2, 16, 3)
-    module = __import__("sys").modules["refscale.analysis.fidelity.run"]
+    module = __import__("sys").modules["refscale.analysis.fidelity.subjects"]
     monkeypatch.setattr(module, "masked_lm_batches", lambda *args, **sizes: iter([cut]))
     found = analysis.fidelity(model, policies=(), text=text, batch=2, seq=16)
     assert found.padding == 1 / 8
@@ -314,6 +318,78 @@ def test_refusals(text):
         analysis.fidelity(model, seed=-1, text=text)
     with pytest.raises(ArgumentError, match="trained under 'unit' has unit"):
         analysis.fidelity(replace(model, scheme="unit"), schemes=("regular",), text=text)
+
+
+@pytest.fixture(scope="module")
+def of_a_program():
+    return analysis.fidelity(PROGRAMS["residual"], policies=("fp16", "fp8"))
+
+
+class TestPrograms:
+    def test_the_heads(self, of_a_program):
+        assert (of_a_program.schemes, of_a_program.objective) == (("regular", "adapted"), "loss of the program")
+        assert of_a_program.digest == digest(PROGRAMS["residual"])
+        text = render_fidelity(of_a_program)
+        assert "   seed 0\n   objective: loss of the program" in text
+        assert "Beside regular, unit scaling errs less in" in text
+        assert fidelity_from_json(fidelity_to_json(of_a_program)) == of_a_program
+
+    def test_both_compute_one_function(self, of_a_program):
+        for scheme in of_a_program.schemes:
+            e = row(of_a_program.policies, "fp32", scheme)
+            assert (0 < e.output < 1e-6, 0 < e.gradient < 1e-5) == (True, True)
+            assert e.loss == pytest.approx(of_a_program.loss, rel=1e-6)
+
+    def test_the_output_is_what_the_loss_is_computed_from(self):
+        """Logits of six rows and four classes, by hand in bfloat16, regular."""
+        program = PROGRAMS["mlp"]
+        subject = ProgramSubject(program, None, 0)
+        _, _, outputs = subject.forward(Tape(regular, dtype=np.float64), subject.parameters)
+        p, (x, _) = subject.parameters, subject.batch
+        logits = np.maximum(x @ p["w"] + p["b"], 0) @ p["out"]
+        np.testing.assert_allclose(outputs[0], logits, rtol=1e-12)
+        assert len(outputs) == 1
+
+    def test_classes_are_the_ops_of_the_program(self, of_a_program):
+        names = list(dict.fromkeys(e.policy for e in of_a_program.classes))
+        assert names == ["matmul", "operands", "incoming gradients", "storage"]
+        convolutions = analysis.fidelity(PROGRAMS["image"], policies=("fp8",), schemes=("regular",))
+        assert list(dict.fromkeys(e.policy for e in convolutions.classes))[:2] == ["conv2d", "matmul"]
+
+    def test_parameters_are_given_or_its_own(self):
+        program = PROGRAMS["mlp"]
+        own = program.initial_parameters(regular, np.random.default_rng(0))
+        other = {name: 2 * x for name, x in own.items()}
+        one, two = (analysis.fidelity(program, policies=(), parameters=p) for p in (own, other))
+        assert one == analysis.fidelity(program, policies=())
+        assert one.loss != two.loss
+
+    def test_passes_are_counted(self):
+        with Progress(passes(PROGRAMS["mlp"], ("fp8",)), "passes", "test") as progress:
+            analysis.fidelity(PROGRAMS["mlp"], policies=("fp8",), progress=progress)
+            assert progress.done == pytest.approx(passes(PROGRAMS["mlp"], ("fp8",)), abs=4)
+
+    def test_refusals(self, text):
+        with pytest.raises(ArgumentError, match=r"fidelity\(batch=2\): a program defines it itself"):
+            analysis.fidelity(PROGRAMS["mlp"], batch=2)
+        with pytest.raises(ArgumentError, match="trained under 'regular' has regular and adapted"):
+            analysis.fidelity(PROGRAMS["mlp"], schemes=("unit",))
+        with pytest.raises(ArgumentError, match="a published model has its own"):
+            analysis.fidelity(model_of(text), parameters={}, text=text)
+        with pytest.raises(ProgramError, match="fidelity: got int"):
+            analysis.fidelity(3)
+
+    def test_by_command(self, tmp_path, capsys):
+        path = tmp_path / "mine.py"
+        source = "from tests.adapt.programs import MLP, Trained, mlp\nmodel = Trained(MLP, mlp)\n"
+        path.write_text(source, encoding="utf-8")
+        main(["fidelity", f"{path}:model", "--precision", "fp16", "--json", str(tmp_path / "f.json")])
+        text = capsys.readouterr().out
+        assert "million parameters" in text
+        assert "Beside regular, unit scaling errs" in text
+        assert load_fidelity(tmp_path / "f.json").schemes == ("regular", "adapted")
+        with pytest.raises(SystemExit):
+            main(["fidelity"])
 
 
 def test_the_figure(report, with_loss, tmp_path):

@@ -9,11 +9,12 @@ from refscale.engine import Tape, apply, backward
 from refscale.errors import ArgumentError, DataError, ShapeError
 from refscale.graph import gradient_factors
 from refscale.layers import Spec
+from refscale.layers.blocks import SHIFT
 from refscale.models import bert
 from refscale.progress import Progress
 from refscale.scales import get_scheme, regular
 from refscale.stats import KINDS
-from refscale.stats.trace import KEY_BIAS, PAD, START, ZERO_BIAS, TensorProbe, layer_of
+from refscale.stats.trace import ZERO_BIAS, TensorProbe, layer_of
 from refscale.tasks import masked_lm_batches
 
 CONFIG = bert.get_config("bert-tiny")
@@ -118,9 +119,9 @@ def record_weights():
 class TestZeroByConstruction:
     def test_named(self, unit):
         zero = unit.summary().zero
-        assert zero.keys() == {ZERO_BIAS, KEY_BIAS}
+        assert zero.keys() == {ZERO_BIAS, SHIFT}
         assert len(zero[ZERO_BIAS]) == sum(s.role == "bias" for s in bert.specs(CONFIG).values())
-        assert zero[KEY_BIAS] == ("encoder.0.attention.key.bias", "encoder.1.attention.key.bias")
+        assert zero[SHIFT] == ("encoder.0.attention.key.bias", "encoder.1.attention.key.bias")
 
     @pytest.mark.parametrize("which", ["regular", "unit"])
     def test_key_biases_have_rounding_only(self, which, request):
@@ -186,22 +187,27 @@ class TestArguments:
 
 @pytest.mark.parametrize("size", [0.0, 1.0])
 def test_why_a_tensor_is_zero(size):
-    """A bias at the start; the gradient of a first prediction that nobody makes; what a state of 0 is multiplied by."""
-    trace = TensorProbe({"pad": Spec("bias", (2,)), "gain": Spec("gain", (2,)), "w": Spec("weight", (2,))})
+    """As the specs of parameters say, and only where it is zero; a product that is computed from another is not."""
+    state = Spec("bias", (2,), zero_products="a state starts at zero")
+    first = Spec("bias", (2,), unused="no first prediction")
+    shift = Spec("bias", (2,), zero_gradient="a shift")
+    specs = {"state": state, "first": first, "shift": shift, "gain": Spec("gain", (2,)), "w": Spec("weight", (2,))}
+    trace = TensorProbe(specs)
     tape = Tape(regular, probe=trace)
-    x = tape.tensor(np.full((3, 2), size))
-    leaves = {name: tape.tensor(np.zeros(2), name) for name in ("pad", "gain")} | {"w": tape.tensor(np.ones(2), "w")}
-    with tape.scope("layers.0.recurrence"):
-        y = apply(ops.Multiply(), x, leaves["w"])
-    with tape.scope("other"):
-        y = apply(ops.Multiply(), y, leaves["w"])
-    y = apply(ops.Multiply(), apply(ops.Bias(), y, leaves["pad"]), leaves["gain"])
-    backward(y, np.full((3, 2), 2.0))
-    reasons = {(t.kind, t.name): t.zero_because for t in trace.tensors(y, regular)}
-    found = {key: reason for key, reason in reasons.items() if reason}
-    always = {("weight", "pad"): ZERO_BIAS, ("weight gradient", "pad"): PAD}
-    assert found == always | ({} if size else {("activation", "layers.0.recurrence.multiply"): START})
-    assert ("activation", "other.multiply") in reasons
+    p = {name: tape.tensor(np.full(2, size if name == "state" else float(name == "w")), name) for name in specs}
+    h = apply(ops.Bias(), np.zeros((3, 2)), p["state"])
+    with tape.scope("of the state"):
+        y = apply(ops.Multiply(), apply(ops.Reshape((1, 6)), h), np.ones((1, 6)))
+    y = apply(ops.Reshape((3, 2)), y)
+    with tape.scope("of its product"):
+        y = apply(ops.Multiply(), apply(ops.Multiply(), y, p["w"]), p["w"])
+    y = apply(ops.Bias(), apply(ops.Bias(), y, p["first"]), p["shift"])
+    backward(apply(ops.Multiply(), y, p["gain"]), np.full((3, 2), 2.0))
+    found = {(t.kind, t.name): t.zero_because for t in trace.tensors(y, regular) if t.zero_because}
+    always = {("weight", "first"): ZERO_BIAS, ("weight", "shift"): ZERO_BIAS}
+    always |= {("weight gradient", "first"): "no first prediction", ("weight gradient", "shift"): "a shift"}
+    at_zero = {("weight", "state"): ZERO_BIAS, ("activation", "of the state.multiply"): "a state starts at zero"}
+    assert found == always | ({} if size else at_zero)
 
 
 @pytest.mark.parametrize(("scheme", "damped"), [("regular", False), ("unit", True), ("u-mup", True)])

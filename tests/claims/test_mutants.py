@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from refscale.claims import CLAIMS
+from refscale.claims.run import OTHERS
 from refscale.precision import POLICIES
 from tests.claims.mutants import KINDS, Mutant, all_mutants, constraints, nothing, survivors
 
@@ -60,4 +61,4 @@ def test_a_mutant_leaves_no_trace():
     for section in (3, 4, 9):
         for claim in CLAIMS.values():
             if claim.section == section:
-                claim.hold()
+                claim.hold(OTHERS[1])

@@ -33,6 +33,7 @@ from refscale.precision import Precision, get_precision
 from refscale.published.adapt import Adapted
 from refscale.scales import regular, unit
 from refscale.special import elementary
+from tests.sources import parsed
 
 # --- A later write changes nothing ------------------------------------------------------------------------------------
 
@@ -426,7 +427,7 @@ class TestKinds:
         root, found = Path(refscale.__file__).parent, set()
         for path in root.rglob("*.py"):
             module = ".".join(path.relative_to(root).with_suffix("").parts)
-            for owner, node in _functions(ast.parse(path.read_text(encoding="utf-8"))):
+            for owner, node in _functions(parsed(path.read_text(encoding="utf-8"))):
                 arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg]
                 text = " ".join(ast.unparse(a.annotation) for a in arguments if a is not None and a.annotation)
                 if "ArrayLike" in text and (node.name == "__call__" or not node.name.startswith("_")):

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 import refscale
+from refscale import ops
+from refscale.models import NAMES, family
+from tests.sources import parsed, statements
 
 ROOT = Path(refscale.__file__).parent
 ORDER = [
@@ -39,6 +42,7 @@ ORDER = [
     "data",
     "models",
     "programs",
+    "adapt",
     "published",
     "squad",
     "progress",
@@ -81,9 +85,6 @@ def part(path: Path) -> str:
     return path.relative_to(ROOT).with_suffix("").parts[0]
 
 
-parsed = cache(ast.parse)
-
-
 @cache
 def imports(source: str, path: Path, exactly: bool = False) -> list[tuple[str, bool]]:
     """(module, whether it is imported when the file is) for every import statement.
@@ -92,18 +93,16 @@ def imports(source: str, path: Path, exactly: bool = False) -> list[tuple[str, b
     """
     found = []
     package = ["refscale", *path.relative_to(ROOT).with_suffix("").parts[:-1]]
-    tree = parsed(source)
-    late = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) or _for_types_only(n)]
-    lazy = {id(n) for outer in late for n in ast.walk(outer)}
-    for node in ast.walk(tree):
+    for node, outer in statements(parsed(source)):
+        eager = not any(isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) or _for_types_only(n) for n in outer)
         if isinstance(node, ast.Import):
-            found += [(alias.name, id(node) not in lazy) for alias in node.names]
+            found += [(alias.name, eager) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [base])])
             names = [f"{base}.{a.name}" for a in node.names] if base == "refscale" or exactly else [base]
-            found += [(name, id(node) not in lazy) for name in names]
+            found += [(name, eager) for name in names]
     return found
 
 
@@ -257,6 +256,42 @@ def test_the_core_knows_no_instrument():
             assert not met & set(INSTRUMENTS), path
 
 
+INSTRUMENTS_OF_PROGRAMS = ("stats", "analysis", "train", "programs", "adapt")
+OTHER_MEANINGS = {"bias", "readout", "dropout", "log", "clip", "mean", "bert-mini"}
+"""Roles of parameters, a setting, an axis, a column, a cause, the default of ``train``."""
+
+
+def names_of_models(source: str) -> set[str]:
+    """The texts of a module, docstrings aside, that are names of ops, or of models or their parameters."""
+    parameters = {name for config in NAMES.values() for name in family(config).specs(config)}
+    known = {*ops.OPS, *NAMES, *parameters, *(".".join(name.split(".")[-2:]) for name in parameters if "." in name)}
+    tree = ast.parse(source)
+    docstrings = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+    texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in docstrings]
+    return {text for text in texts if isinstance(text, str) and text.strip(".") in known} - OTHER_MEANINGS
+
+
+@pytest.mark.parametrize("part_of_it", INSTRUMENTS_OF_PROGRAMS)
+def test_no_instrument_knows_an_op_or_parameter_by_its_spelling(part_of_it):
+    """Ops, specs and programs declare what instruments need to know of them."""
+    found = {p.name: names_of_models(p.read_text(encoding="utf-8")) for p in modules() if part(p) == part_of_it}
+    assert {name: texts for name, texts in found.items() if texts} == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    ['name.endswith("key.bias")', 'op.name in ("matmul", "conv1d")', 'name == "pad"', 'name == "embeddings.word"'],
+)
+def test_a_spelling_is_noticed(source):
+    assert names_of_models(source)
+
+
+def test_training_does_not_know_the_analysis():
+    for path in (p for p in modules() if part(p) in ("train", "stats", "programs")):
+        found = {name for name, _ in imports(path.read_text(encoding="utf-8"), path, exactly=True)}
+        assert not any(name.startswith("refscale.analysis") for name in found), path
+
+
 ELSEWHERE = re.compile(r"json\.loads?\(|tomllib|\.read_text\(|\.readlines?\(|\.splitlines\(")
 """Ways to read text that have other line ends, no limit, or errors that name no place."""
 
@@ -273,7 +308,7 @@ MUTABLE = ["scales/schemes.py", "sweep/engine.py", "sweep/engine.py"]
 def test_records_are_immutable():
     found = []
     for path in modules():
-        for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
+        for node, _ in statements(parsed(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 how = [ast.unparse(d) for d in node.decorator_list]
                 if any(d.startswith("dataclass") and "frozen=True" not in d for d in how):
@@ -284,7 +319,7 @@ def test_records_are_immutable():
 def private_names(source: str, path: Path) -> list[str]:
     """Names with a leading underscore, imported from another part of the package."""
     found = []
-    for node in ast.walk(parsed(source)):
+    for node, _ in statements(parsed(source)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("refscale."):
             words = [*node.module.split(".")[1:], *(alias.name for alias in node.names)]
             if words[0] != part(path):

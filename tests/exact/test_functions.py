@@ -38,7 +38,9 @@ OTHERS = tuple(
     for overflow in ("nonsaturate", "saturate")
     for rounding in ("nearest_even", "nearest_away", "toward_zero", "up", "down")
 )[1:]
-COMMON = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")  # in all roundings by default; others when slow
+COMMON = ("float16", "bfloat16", "float32", "float8_e4m3fn", "float8_e5m2", "float4_e2m1fn", "float8_e8m0fnu")
+"""Formats that are tried by default, of every width, one without NaN; the others when slow: ``tests/formats`` has casts
+to each."""
 PATTERNS = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
 FINITE = PATTERNS[np.isfinite(PATTERNS)]
 
@@ -208,22 +210,20 @@ def check_all_float16(curve, format, modes, evaluation=evaluate):
     )
 
 
-@pytest.mark.parametrize("format", FORMATS)
+def by_default(*chosen):
+    """Every format, those that are not chosen when slow."""
+    return [f if f in chosen else pytest.param(f, marks=pytest.mark.slow) for f in FORMATS]
+
+
+@pytest.mark.parametrize("format", by_default(*COMMON))
 @pytest.mark.parametrize("curve", CURVES, ids=label)
 def test_every_float16_to_nearest(curve, format):
     check_all_float16(curve, format, NEAREST)
 
 
-@pytest.mark.parametrize("format", ["float16", "float8_e4m3fn"])
+@pytest.mark.parametrize("format", by_default("float8_e4m3fn"))
 @pytest.mark.parametrize("curve", CURVES, ids=label)
 def test_every_float16_in_the_other_modes(curve, format):
-    check_all_float16(curve, format, OTHERS)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("curve", CURVES, ids=label)
-def test_every_float16_in_every_mode(curve, format):
     check_all_float16(curve, format, OTHERS)
 
 

@@ -272,6 +272,56 @@ def test_zero_sums_in_float64_are_positive():
             assert_same_bits(exact.matmul_float64(np.array(a), np.ones((1, 1)), factor), np.array([[0.0]]))
 
 
+def test_a_start_value_is_a_term_of_the_sum():
+    """1 + 2^-24 is a tie of float32, to even 1; with 2^-40 it is above, whichever of the three is the start value."""
+    float32 = Cast("float32", "nearest_even", "nonsaturate")
+    up, terms = 1 + 2.0**-23, np.float32([1, 2.0**-24, 2.0**-40])
+    for i in range(3):
+        products = np.delete(terms, i)[None]
+        assert exact.matmul(products, np.ones((2, 1), np.float32), float32, c=terms[i, None, None]).item() == up
+    assert exact.matmul(terms[None, 1:], np.ones((2, 1), np.float32), float32, 2.0, terms[:1, None]).item() == 2 * up
+
+
+def test_start_values_of_every_kind():
+    a, b = np.float32([[2.0], [0.0]]), np.float32([[3.0, np.inf]])
+    c = np.float32([[np.inf, -np.inf], [np.nan, 1.0]])
+    y = exact.matmul(a, b, FLOAT16, c=c)
+    assert_same_bits(y, np.float32([[np.inf, np.nan], [np.nan, np.nan]]))
+    minus = exact.matmul(np.zeros((1, 0)), np.zeros((0, 2)), FLOAT16, c=np.float32([[-0.0, 70000]]))
+    assert_same_bits(minus, np.float32([[0.0, np.inf]]))
+    assert_same_bits(exact.matmul(a, b[:, :1], FLOAT16, c=np.float16(1)), np.float32([[7], [1]]))
+    batch = exact.matmul(np.stack([a, -a]), b[:, :1], FLOAT16, c=np.float32([[[1], [2]], [[3], [4]]]))
+    assert batch[..., 0].tolist() == [[7, 2], [-3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("c", "error", "text"),
+    [
+        (np.zeros((1, 1)), CarrierError, "c is float64, expected float16, bfloat16 or float32"),
+        (np.zeros((2, 3), np.float32), ShapeError, r"c \(2, 3\), expected the shape of the sums, \(1, 1\)"),
+    ],
+)
+def test_what_is_no_start_value(c, error, text):
+    one = np.ones((1, 1), np.float32)
+    for call in (exact.matmul, lambda a, b, cast, c: exact.interval(a, b, "any-order", cast, c=c)):
+        with pytest.raises(error, match=text):
+            call(one, one, FLOAT16, c=c)
+
+
+def test_the_bound_from_a_start_value_by_hand():
+    """Any order, K = 1, c = 3: two terms, T = 5, γ of 3 roundings, and 2·2^-149 for underflow."""
+    two, one = np.float32([[2]]), np.float32([[1]])
+    found = exact.bound(two, one, "any-order", np.float32([[-3]])).item()
+    u = 2.0**-24
+    assert found == pytest.approx(5 * 3 * u / (1 - 3 * u), rel=1e-12)
+    assert exact.bound(two, one, "any-order").item() == pytest.approx(2 * 2 * u / (1 - 2 * u), rel=1e-12)
+    low, high = exact.interval(
+        two, one, "any-order", Cast("float32", "nearest_even", "nonsaturate"), c=[[np.float32(3)]]
+    )
+    assert low.item() < 5 < high.item()
+    assert high.item() - 5 == pytest.approx(found + 5 * 2.0**-22, rel=0.3)
+
+
 def test_empty_operands():
     assert_same_bits(exact.matmul(np.zeros((2, 0)), np.zeros((0, 3)), FLOAT16), np.zeros((2, 3), np.float32))
     assert exact.matmul(np.zeros((0, 4)), np.zeros((4, 3)), FLOAT16).shape == (0, 3)

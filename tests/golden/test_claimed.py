@@ -46,7 +46,7 @@ class Sums:
     name, version = "sums", "1"
 
     def __init__(self, accumulate: str, matmul: Sum | None = None) -> None:
-        self.claims = Claims(accumulate=accumulate)
+        self.claims = Claims(accumulate=accumulate, start=True)
         self.sum = matmul or get_accumulator(accumulate.removeprefix("blocks:")).matmul
 
     def matmul(self, a: Any, b: Any, c: Any = None, **v: Any) -> Any:
@@ -226,6 +226,48 @@ def test_another_accumulator_fails(claim, vectors, wrong):
 def test_a_bound_admits_what_bits_do_not():
     """Why ``any-order`` is a claim of its own: both defects are within the bounds of float32 and of 13:32."""
     assert "fail" not in verdicts(Sums("any-order", truncates), only("matmul/float16.float16/float32/usual")).values()
+
+
+STARTED = only("matmul/*/float32/start-*")
+
+
+@pytest.mark.parametrize(
+    "claim", ["float32", "float32:16", "rounded:4", "truncated:13:32", "truncated:25:16:floor=-133"]
+)
+def test_sums_from_a_start_value_are_judged_by_the_bits_of_the_claim(claim):
+    inside = get_accumulator(claim).matmul
+    assert len(STARTED) == 40
+    assert set(verdicts(Sums(claim), STARTED).values()) == {"same bits"}
+    after = verdicts(Sums(claim, lambda a, b, c: inside(a, b) + c), STARTED)
+    assert "fail" in after.values()
+    assert not [id for id, v in after.items() if v == "fail" and id.endswith("start-alone")]
+    ignored = verdicts(Sums(claim, lambda a, b, c: inside(a, b)), STARTED)
+    assert set(ignored.values()) == {"fail"}
+
+
+def test_sums_from_a_start_value_in_any_order_are_within_a_bound():
+    def last(a, b, c):
+        return get_accumulator("float32").matmul(a, b) + c
+
+    found = verdicts(Sums("any-order", last), STARTED)
+    assert set(found.values()) == {"same bits", "within bound"}
+    opposite = only("matmul/*/float32/start-opposite")
+    half = verdicts(Sums("any-order", lambda a, b, c: np.float16(last(a, b, c)).astype(np.float32)), opposite)
+    assert "fail" in half.values()
+
+
+def test_a_claimed_start_value_must_be_answered():
+    class Without(Sums):
+        def matmul(self, a: Any, b: Any, c: Any = None, **v: Any) -> Any:
+            if c is not None:
+                raise NotImplementedError("no c")
+            return super().matmul(a, b, **v)
+
+    result = judge(Without("float32"), STARTED[0])
+    assert (result.verdict, result.reason) == ("fail", "a start value of sums is claimed and not answered: no c")
+    backend = Without("float32")
+    backend.claims = Claims(accumulate="float32")
+    assert judge(backend, STARTED[0]).verdict == "not implemented"
 
 
 def test_scaled_products_are_summed_as_claimed():

@@ -152,6 +152,8 @@ def test_an_output_that_is_none_is_not_implemented_unless_its_op_is_claimed():
         (Claims(sources=("float64",)), FP16, "source float32 is not claimed"),
         (Claims(ops=("op:gelu", "cast"), sources=("float32",)), "ops/*.gelu/unit/fp32", ""),
         (Claims(ops=("op",)), "ops/*.gelu/unit/fp32", ""),
+        (Claims(), "matmul/float16.float16/float32/start-usual", "a start value of sums is not claimed"),
+        (Claims(start=True), "matmul/float16.float16/float32/start-usual", ""),
     ],
 )
 def test_claims_of_ops_and_sources(claims, pattern, reason):

@@ -62,7 +62,15 @@ def test_the_example_in_javascript_conforms():
 
 def test_the_command_runs_a_program(program, capsys):
     assert main(["conform", "--pipe", str(program), "--only", "cast/float16/nearest_even/*"]) == 0
-    assert "example-c 2: claims accumulate float32, ops cast, decode, matmul" in capsys.readouterr().out
+    claims = "claims accumulate float32 from a start value, ops cast, decode, matmul"
+    assert f"example-c 2: {claims}" in capsys.readouterr().out
+
+
+def test_a_program_gets_start_values_if_it_claims_them(program):
+    with PipeBackend(str(program)) as backend:
+        assert backend.claims.start
+        results = run(backend, only("matmul/float16.float16/float32/start-*"))
+    assert [r.verdict for r in results] == ["same bits"] * 5
 
 
 def test_a_wrong_program_fails(program, tmp_path):
@@ -89,6 +97,8 @@ for line in sys.stdin:
         ("print('hello')", "expected 'refscale-pipe 3"),
         ("print('refscale-pipe 4 name=a version=1')", "expected 'refscale-pipe 3"),
         ("print('refscale-pipe 2 name=a version=1 ops=cast')", "unknown fields ops"),
+        ("print('refscale-pipe 2 name=a version=1 start=1')", "unknown fields start"),
+        ("print('refscale-pipe 3 name=a version=1 start=yes')", "start=yes, expected 0 or 1"),
         ("print('refscale-pipe 3 name=a version=1 ops=dance')", "ops='dance'.*expected some of cast"),
         ("print('refscale-pipe 3 name=\\x1b[31ma version=1')", r"name '\\\\x1b\[31ma': expected 1 to 200 printable"),
         ("print('refscale-pipe 3 name=' + 'a' * 100000 + ' version=1')", "name 'a{39}…': expected 1 to 200"),

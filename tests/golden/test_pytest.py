@@ -10,12 +10,15 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import refscale
+from refscale import ops
 from refscale.golden import load
 from refscale.golden.kit import run, select
 from refscale.golden.kit.runner import waivers_toml
+from refscale.golden.trace import Recorder, judge, load_trace, to_content
 from tests.golden.test_coverage import FP16, TiesAway
 
 VECTORS = load()
@@ -190,8 +193,44 @@ def test_options_that_are_wrong_are_one_line(options, words):
 def test_without_a_backend_there_is_one_failure(tmp_path):
     result = pytest_in(tmp_path, *SUITE)
     assert result.returncode == 1
-    assert "expected --refscale-backend module:Class or --refscale-pipe PROGRAM" in result.stdout
+    assert "expected --refscale-backend module:Class, --refscale-pipe PROGRAM or --refscale-trace DIR" in result.stdout
     assert "1 failed" in result.stdout
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
+def test_a_trace_is_a_test_per_call(tmp_path, workers):
+    """Two calls, of which the second has lost a factor; the verdict is that of the command."""
+    if workers and importlib.util.find_spec("xdist") is None:
+        pytest.skip("pytest-xdist is not installed")
+    x = np.float32([1.0, 2.0])
+    with Recorder(tmp_path / "step", complete=True) as recorder:
+        for name, right in (("layer.0::exp", 1), ("layer.1", 2)):
+            with recorder.call(name, ops.Exp(), alpha=2.0) as call:
+                call.inputs(x)
+                call.output(2 / np.float32(right) * np.exp(x))
+    run = [*SUITE, "--refscale-trace", "step", "--refscale-json", "v.json", "--junitxml", "j.xml", *workers]
+    result = pytest_in(tmp_path, *run)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "FAIL  layer.1 (exp): output out[" in result.stdout
+    assert "1 call of 2 deviate, the first is layer.1 (2 calls, 2 without backward pass, 2 arrays" in result.stdout
+    verdict = json.loads((tmp_path / "v.json").read_text(encoding="utf-8"))
+    assert verdict == to_content(judge(load_trace(tmp_path / "step")))
+    cases = ET.parse(tmp_path / "j.xml").getroot().iter("testcase")
+    assert sorted((c.get("classname"), c.get("name")) for c in cases) == [
+        ("refscale.trace.step", "0 layer.0:exp"),
+        ("refscale.trace.step", "1 layer.1"),
+    ]
+
+
+def test_a_trace_and_options_of_vectors_exclude_each_other(tmp_path):
+    for options, words in (
+        (["--refscale-trace", "step", "--refscale-only", "cast/*"], "--refscale-only is of vectors"),
+        (["--refscale-trace", "step", "--refscale-backend", "reference"], "--refscale-backend is of vectors"),
+        (["--refscale-trace", "step"], "no trace.json, expected a directory that Recorder writes"),
+    ):
+        result = pytest_in(tmp_path, *SUITE, *options)
+        assert result.returncode == 4, result.stdout
+        assert f"refscale: {'trace step: ' if 'no trace' in words else ''}{words}" in result.stderr
 
 
 def pytest_in(folder, *arguments):

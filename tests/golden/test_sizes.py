@@ -1,12 +1,14 @@
 """Generated vectors: which sizes, the same for a seed, exact, and what only they reveal."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
 from refscale.blocks import BLOCK_FORMATS
 from refscale.cli import main
 from refscale.errors import ArgumentError
-from refscale.exact import get_accumulator
+from refscale.exact import FUNCTIONS, get_accumulator
 from refscale.golden import sizes
 from refscale.golden.kit import Claims, judge
 from tests.golden.wrong import RIGHT
@@ -44,7 +46,7 @@ def test_a_seed_decides_everything_and_nothing_else_does():
     other = [key(v) for v in sizes.generate(4, 2, few)]
     assert all(a[2] != b[2] for a, b in zip(first, other, strict=True))
     second = [key(v) for v in sizes.generate(3, 1, few, first=1)]
-    assert second == first[5:]
+    assert second == first[10:]
     assert [key(v)[0] for v in sizes.generate(3, 1, few, lambda id: "/cast/" in id)] == [first[2][0]]
 
 
@@ -55,9 +57,14 @@ def test_the_sample_has_every_source_output_and_block_format():
     assert outputs >= {"float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"}
     elements = {v.attributes["format"] for v in SAMPLE if v.op == "block_quantize"}
     assert elements == {cast.element.name for cast in BLOCK_FORMATS.values()}
-    assert {v.op for v in SAMPLE} == {"matmul", "block_matmul", "cast", "block_quantize", "block_dequantize"}
+    ops = {"matmul", "scaled_matmul", "block_matmul", "cast", "block_quantize", "block_dequantize", "op", "unary"}
+    assert {v.op for v in SAMPLE} == ops
+    assert {v.attributes["name"] for v in SAMPLE if v.op == "op"} == {op.name for op, _ in sizes._OPS}
+    assert {v.attributes["function"] for v in SAMPLE if v.op == "unary"} == set(FUNCTIONS)
+    assert {v.inputs["x"].format for v in SAMPLE if v.op == "unary"} == {"float32", "bfloat16", "float16"}
+    assert sum("c" in v.inputs for v in SAMPLE) == len(sizes.EDGES) + len(sizes.LONG)
     assert any("batch" in v.flags for v in SAMPLE)
-    assert len({v.id for v in SAMPLE}) == len(SAMPLE) == 5 * (len(sizes.EDGES) + len(sizes.LONG)) + 4
+    assert len({v.id for v in SAMPLE}) == len(SAMPLE) == 10 * (len(sizes.EDGES) + len(sizes.LONG)) + 4
 
 
 def test_an_expected_product_is_the_product():
@@ -103,6 +110,51 @@ def test_a_wrong_alignment_floor_fails(claim, model):
     assert bool(failed) is (claim.partition(":emin")[0] != model.partition(":emin")[0])
 
 
+def test_the_streams_of_the_first_kinds_do_not_depend_on_later_ones():
+    """Results of seed 0 at 3 × 5 × 7, as before the later kinds were there."""
+    found = list(sizes.generate(0, 1, [(3, 5, 7)]))
+    assert [v.id.split("/")[1] for v in found][:5] == ["product", "block-product", "cast", "conversion", "values"]
+    digests = [hashlib.sha256("".join(x.sha256 for x in v.outputs.values()).encode()).hexdigest()[:8] for v in found]
+    assert digests[:5] == ["f55475c4", "408e8bb2", "864b0f47", "8a9c681b", "eb37d932"]
+
+
+def start_value_of_the_first_matrix(self, a, b, c=None, **v):
+    return RIGHT.matmul(a, b, c if c is None or c.ndim == 2 else np.broadcast_to(c[(0,) * (c.ndim - 2)], c.shape), **v)
+
+
+def scaled_rows_of_whole_tiles(self, a, b, a_scale, b_scale, **v):
+    y = np.array(RIGHT.scaled_matmul(a, b, a_scale, b_scale, **v))
+    y[a.shape[0] // 64 * 64 if a.shape[0] > 64 else a.shape[0] :] = 0
+    return y
+
+
+def blocks_of_whole_tiles(self, a, b, **v):
+    y = np.array(RIGHT.block_matmul(a, b, **v))
+    y[..., :, 128 if b.shape[-1] > 128 else b.shape[-1] :] = 0
+    return y
+
+
+def rows_of_one_warp(self, *, name, **v):
+    """Softmax over at most 32 columns, zero beyond."""
+    outputs = RIGHT.op(name=name, **v)
+    if name == "softmax":
+        outputs["y"] = np.array(outputs["y"])
+        outputs["y"][..., 32:] = 0
+    return outputs
+
+
+def a_norm_over_at_most_128(self, *, name, **v):
+    if name in ("layer_norm", "rms_norm") and v["x"].shape[-1] > 128:
+        v["x"] = np.where(np.arange(v["x"].shape[-1]) < 128, v["x"], 0)
+    return RIGHT.op(name=name, **v)
+
+
+def functions_without_their_tail(self, x, **v):
+    y = np.array(RIGHT.unary(x, **v))
+    y.reshape(-1)[y.size // 4 * 4 :] = 0
+    return y
+
+
 def columns_of_the_first_tile(self, a, b, **v):
     y = np.array(RIGHT.matmul(a, b, **v))
     y[..., 128:] = 0
@@ -133,6 +185,12 @@ def a_tail_of_255(self, x, **v):
         ("matmul", terms_of_whole_tiles),
         ("matmul", the_first_matrix),
         ("cast", a_tail_of_255),
+        ("matmul", start_value_of_the_first_matrix),
+        ("scaled_matmul", scaled_rows_of_whole_tiles),
+        ("block_matmul", blocks_of_whole_tiles),
+        ("op", rows_of_one_warp),
+        ("op", a_norm_over_at_most_128),
+        ("unary", functions_without_their_tail),
     ],
     ids=lambda x: getattr(x, "__name__", x),
 )

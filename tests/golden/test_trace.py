@@ -9,6 +9,7 @@ from refscale import ops
 from refscale.cli import main
 from refscale.errors import ArgumentError, GoldenError
 from refscale.exact import bounded
+from refscale.files import json_text
 from refscale.formats import quantize
 from refscale.golden.call_bounds import rounded
 from refscale.golden.inputs import cast_for
@@ -75,6 +76,7 @@ def test_where_a_call_deviates(tmp_path):
     assert "FAIL  layer.0 (matmul): gradient w[1, 0] is 16.5, expected 15.99" in in_words(result)
     assert in_words(result).endswith("the first is layer.0 (1 call, 0 without backward pass, 3 arrays compared)")
     content = to_content(result)
+    assert violations(json.loads(json_text(content)), schema("trace_result.schema.json")) == []
     assert json.loads(json.dumps(content))["calls"][0]["deviations"][0]["index"] == [1, 0]
     assert content["passed"] is False
     assert content["first"] == "layer.0"
@@ -94,6 +96,24 @@ def test_what_is_no_result(tmp_path, changed, problem):
     assert call.problem is not None
     with pytest.raises(AssertionError, match=problem):
         raise AssertionError(call.problem)
+
+
+def test_every_verdict_follows_its_schema(tmp_path):
+    """A call that passes, one that cannot be judged, and one where only NaN is right."""
+    content = [to_content(one_call(tmp_path / "right")), to_content(one_call(tmp_path / "int", x=np.int64([[1]])))]
+    with Recorder(tmp_path / "nan") as recorder, recorder.call("a", ops.Add()) as call:
+        call.inputs(np.float32([np.inf]), np.float32([-np.inf]))
+        call.output(np.float32([np.inf]))
+    content.append(to_content(judge(load_trace(tmp_path / "nan"))))
+    form = schema("trace_result.schema.json")
+    for one in content:
+        assert violations(json.loads(json_text(one)), form) == []
+    deviation = json.loads(json_text(content[2]))["calls"][0]["deviations"][0]
+    assert (deviation["actual"], deviation["low"], deviation["ulps"]) == ("inf", "nan", "inf")
+    for changed in ({"passed": 1}, {"schema": "refscale.trace-result/2"}, {"calls": [{"name": "a"}]}, {"more": 1}):
+        assert violations({**content[0], **changed}, form), changed
+    deviation["ulps"] = "many"
+    assert violations({**content[2], "calls": [{**content[2]["calls"][0], "deviations": [deviation]}]}, form)
 
 
 def test_factors_that_are_left_out_are_seen(tmp_path):
@@ -315,6 +335,21 @@ def test_a_lost_gradient_is_seen(tmp_path, wrong):
     assert two_uses(tmp_path / "not-known", wrong, second=False).passed
 
 
+def test_an_input_that_equals_a_later_output_is_not_taken_for_it(tmp_path):
+    """A table that is looked up row by row, in order, equals what was looked up: nothing is said of that gradient."""
+    table, g = normal(3, 2), normal(3, 2, seed=1)
+    with Recorder(tmp_path, complete=True) as recorder:
+        with recorder.call("positions", ops.Embedding()) as call:
+            call.inputs(table, np.arange(3))
+            call.output(table)
+            call.gradient(g, [g, None])
+        with recorder.call("exp", ops.Exp()) as call:
+            call.inputs(table)
+            call.output(np.exp(table))
+            call.gradient(g / np.exp(table), [g])
+    assert judge(load_trace(tmp_path)).passed
+
+
 # --- The command and the schema --------------------------------------------------------------------------------------
 
 
@@ -463,9 +498,18 @@ def test_an_error_of_the_program_leaves_no_index(tmp_path):
     assert not (tmp_path / "trace.json").exists()
 
 
-def test_a_policy_in_blocks_cannot_be_judged_yet(tmp_path):
-    (call,) = one_call(tmp_path, "mxfp8").calls
-    assert "converts its operands to blocks" in call.problem
+def test_a_policy_in_blocks(tmp_path):
+    """E4M3 holds every operand of the example, so its results are those of float32."""
+    assert one_call(tmp_path / "right", "mxfp8").passed
+    assert one_call(tmp_path / "wrong", "mxfp8", y=RIGHT["y"] * np.float32(1.125)).first.name == "layer.0"
+
+
+@pytest.mark.parametrize("policy", ["mxfp8", "nvfp4"])
+def test_a_run_of_refscale_in_blocks(tmp_path, policy):
+    """nvfp4 rounds gradients stochastically, after a transform of both operands."""
+    record_run(tmp_path, run_of("ffn"), policy=policy, gradient=normal(8, 16), rng=np.random.default_rng(0))
+    result = judge(load_trace(tmp_path))
+    assert result.passed, in_words(result)
 
 
 # --- PyTorch ----------------------------------------------------------------------------------------------------------

@@ -125,6 +125,57 @@ def subnormal_operands_are_zero(self, a, b, *, a_format, b_format, **v):
     return RIGHT.matmul(a, b, a_format=a_format, b_format=b_format, **v)
 
 
+@wrong("matmul", "start-value", "cancellation", "inf-nan", "zero-sum")
+def sums_start_from_zero(self, a, b, c=None, **v):
+    return RIGHT.matmul(a, b, **v)
+
+
+@wrong("matmul", "start-value", "big-small")
+def start_value_after_a_rounding(self, a, b, c=None, *, format, **v):
+    """To bfloat16, then c is added: an epilogue in place of a start value."""
+    if c is None:
+        return RIGHT.matmul(a, b, format=format, **v)
+    return np.float32(RIGHT.matmul(a, b, format="bfloat16", **v)) + c
+
+
+@wrong("matmul", "start-value")
+def start_values_of_the_first_row(self, a, b, c=None, **v):
+    return RIGHT.matmul(a, b, None if c is None else c[..., :1, :], **v)
+
+
+@wrong("scaled_matmul", "output-saturate")
+def scaled_products_always_saturate(self, a, b, a_scale, b_scale, *, overflow, **v):
+    return RIGHT.scaled_matmul(a, b, a_scale, b_scale, overflow="saturate", **v)
+
+
+@wrong("scaled_matmul", "output-saturate")
+def scaled_products_never_saturate(self, a, b, a_scale, b_scale, *, overflow, **v):
+    return RIGHT.scaled_matmul(a, b, a_scale, b_scale, overflow="nonsaturate", **v)
+
+
+@wrong("scaled_matmul", "factor-before-rounding", "scale-row", "scale-column")
+def scales_after_a_half_precision_sum(self, a, b, a_scale, b_scale, *, block, format, rounding, overflow, **v):
+    if block is not None:
+        return RIGHT.scaled_matmul(
+            a, b, a_scale, b_scale, block=block, format=format, rounding=rounding, overflow=overflow, **v
+        )
+    sums = RIGHT.matmul(a, b, format="bfloat16", rounding=rounding, overflow="nonsaturate", factor=1.0)
+    return cast_to(sums.astype(np.float64) * a_scale[:, None] * b_scale, format, rounding, overflow)
+
+
+@wrong("scaled_matmul", "tile-edge")
+def scaled_columns_after_the_first_tile_are_zero(self, a, b, a_scale, b_scale, **v):
+    y = np.array(RIGHT.scaled_matmul(a, b, a_scale, b_scale, **v))
+    y[..., 16:] = 0
+    return y
+
+
+@wrong("scaled_matmul", "k-tail")
+def scaled_tail_dropped(self, a, b, a_scale, b_scale, *, block, **v):
+    k = a.shape[-1] if block is None else max(1, a.shape[-1] // block) * block
+    return RIGHT.scaled_matmul(a[:, :k], b[:k], a_scale, b_scale, block=block, **v)
+
+
 # --- conversions ------------------------------------------------------------------------------------------------------
 
 

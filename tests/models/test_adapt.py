@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +13,7 @@ from refscale import functional as F  # noqa: N812
 from refscale import models, ops, published
 from refscale.data import SpanBatch
 from refscale.engine import Tape, backward
-from refscale.errors import ArgumentError, ShapeError
+from refscale.errors import ArgumentError, ProgramError, ShapeError
 from refscale.graph import gradient_factors
 from refscale.models import bert
 from refscale.scales import (
@@ -178,43 +177,32 @@ def test_each_addition_of_a_post_norm_stack_is_the_first():
 
 
 WRONG = {
-    "eps as it was": ("norm", lambda self, name, s: 1.0),
-    "bias as it was": ("free", None),
-    "gelu's α forgotten": ("feed_forward", None),
-    "temperature of one layer off by 1 %": ("attention", None),
-    "branch off by 1 %": ("residual", None),
+    "eps as it was": {"encoder.0.attention.norm": lambda c: 1.0},
+    "temperature of one layer off by 1 %": {"encoder.0.attention.scores": lambda c: 1.01 * c},
+    "branch off by 1 %": {"encoder.1.ffn": lambda c: 1.01 * c},
+    "linear layer before gelu off by 1 %": {"encoder.1.ffn.up": lambda c: 1.01 * c},
+    "embeddings alike": {"embeddings.word": lambda c: 1.0},
 }
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_wrong_adaptation_is_seen(what, monkeypatch):
-    walk = sys.modules["refscale.published.adapt"]._Walk
-    right = getattr(walk, WRONG[what][0])
-
-    def free(self, name, s):
-        s = right(self, name, s)
-        self.divisors[f"{name}.bias"] = 1.0
-        return s
-
-    def feed_forward(self, name, s):
-        return right(self, name, s) * self.alpha(self.config.block.activation, (1, self.config.hidden))
-
-    def attention(self, name, s):
-        s = right(self, name, s)
-        self.constants["encoder.0.attention.scores"] *= 1.01
-        return s
-
-    def residual(self, name, s, branch, number):
-        s = right(self, name, s, branch, number)
-        self.constants[name] *= 1.01
-        return s
-
-    wrong = {"free": free, "feed_forward": feed_forward, "attention": attention, "residual": residual}
-    monkeypatch.setattr(walk, WRONG[what][0], WRONG[what][1] or wrong[WRONG[what][0]])
+def test_a_wrong_constant_is_seen(what):
     config = replace(SMALL, eps=1e-2)
     parameters = trained(config)
-    values, _ = worst(config, parameters, published.adapt(config, parameters))
+    adapted = published.adapt(config, parameters)
+    constants = dict(adapted.scheme.trained)
+    wrong = constants | {place: change(constants[place]) for place, change in WRONG[what].items()}
+    values, _ = worst(config, parameters, replace(adapted, scheme=Unit(trained=wrong)))
     assert values > 1e-6
+
+
+def test_a_wrong_divisor_is_seen():
+    config = replace(SMALL, eps=1e-2)
+    parameters = trained(config)
+    adapted = published.adapt(config, parameters)
+    for name in ("encoder.0.attention.query.bias", "encoder.1.ffn.down.bias", "mlm.decoder.bias"):
+        wrong = replace(adapted, divisors={**adapted.divisors, name: 1.01 * adapted.divisors[name]})
+        assert worst(config, parameters, wrong)[0] > 1e-6, name
 
 
 def test_what_cannot_be_adapted():
@@ -222,7 +210,7 @@ def test_what_cannot_be_adapted():
         published.adapt(replace(SMALL, values="independent"), trained(SMALL))
     parameters = trained(SMALL)
     parameters["span.weight"][0, 0] = np.inf
-    with pytest.raises(ArgumentError, match=r"span\.weight has an RMS of inf"):
+    with pytest.raises(ProgramError, match=r"span\.weight has an RMS of inf"):
         published.adapt(SMALL, parameters)
 
 

@@ -22,6 +22,7 @@ from refscale.testing import Place
 from refscale.testing.strategies import op_examples, seeds
 from tests.ops.cases import ALL_OPS, EXAMPLES, MORE, PROPERTY, WIDER
 from tests.ops.references import REFERENCES
+from tests.sources import parsed
 
 PAGES = [page for page in vars(ops).values() if inspect.ismodule(page) and page.__name__.startswith("refscale.ops.")]
 HELPERS = {"custom", "kernels", "moments", "shapes", "softmax_moments", "sums", "windows"}
@@ -136,6 +137,18 @@ def test_an_op_that_declares_nothing_crashes_nobody(monkeypatch):
 def test_fast_forms_import_no_page():
     """``ops.kernels`` stands below the pages, for types, too."""
     for path in Path(kernels.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and str(node.module).startswith("refscale.ops"):
                 assert str(node.module).removeprefix("refscale.ops.").partition(".")[0] in HELPERS, (path, node.module)
+
+
+def test_contractions_count_their_products():
+    """Of ones, forward: each multiplication adds 1 to an element; the padding of a convolution counts as ones."""
+    at = Sizes(b=2, m=6, n=4, s=8)
+    for kind in ops.OPS.values():
+        assert (kind.products is not None) == kind.contraction, kind.name
+        for example in kind.examples(at) if kind.contraction else ():
+            y, _ = kind.forward(example.op, *(np.ones(shape) for shape in example.shapes))
+            factor = example.op.damping(example.shapes[0]) if hasattr(example.op, "damping") else 1.0
+            found = example.op.products(*example.shapes)
+            assert round(y.sum() / factor) <= found <= round(y.max() / factor) * y.size, example.op

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from refscale import ops
+from refscale.errors import ArgumentError
 from refscale.scales import SCHEMES, Call, Scales, geometric, unit
 from tests.ops.cases import CASES
 
@@ -304,3 +305,11 @@ def test_factors_see_shapes_and_attributes_only(case):
     shapes = tuple(x.shape for x in case.inputs)
     assert case.op.scale(*shapes) == type(case.op)(**vars(case.op)).scale(*shapes)
     assert all(type(f) is float for f in (case.op.scale(*shapes).alpha, *filter(None, case.op.scale(*shapes).beta)))
+
+
+def test_a_mean_of_values_that_are_alike():
+    assert ops.Mean((1,)).scale((2, 9, 4)) == Scales(3.0, (9.0,))
+    assert ops.Mean((1,), values="correlated").scale((2, 9, 4)) == Scales(1.0, (9.0,))
+    assert ops.Mean((1,)).attributes() == {"axes": (1,)}
+    with pytest.raises(ArgumentError, match=r"Mean\(values='alike'\): expected 'independent' or 'correlated'"):
+        ops.Mean((1,), values="alike")

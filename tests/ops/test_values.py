@@ -5,26 +5,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from refscale import ops
 from refscale.scales import SCHEMES, Call, Scales, Unit
 from refscale.testing import assert_same_bits
-from refscale.testing.strategies import seeds
-from tests.ops.cases import ALL_OPS, CASES, PROPERTY, STRATEGIES, run
+from tests.ops.cases import ALL_OPS, CASES, drawn, run
 from tests.ops.references import assert_close_to_reference
 
 by_name = {"ids": lambda op: op.__name__}
 
 
 @pytest.mark.parametrize("op", ALL_OPS, **by_name)
-@PROPERTY
-@given(data=st.data(), seed=seeds())
-def test_regular_is_the_plain_expression(op, data, seed):
-    case = data.draw(STRATEGIES[op])
-    arrays = case.arrays(np.random.default_rng(seed))
-    assert_close_to_reference(case.op, arrays, run(case.op, arrays)[0])
+def test_regular_is_the_plain_expression(op):
+    for case, seed in drawn(op):
+        arrays = case.arrays(np.random.default_rng(seed))
+        assert_close_to_reference(case.op, arrays, run(case.op, arrays)[0])
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -64,16 +59,14 @@ def assert_scaled(op, arrays, scheme, check):
 
 
 @pytest.mark.parametrize("op", ALL_OPS, **by_name)
-@settings(PROPERTY, max_examples=20)
-@given(data=st.data(), seed=seeds())
-def test_powers_of_two_change_no_other_bit(op, data, seed):
+def test_powers_of_two_change_no_other_bit(op):
     """Wherever a kernel applies its factor: the same bits as multiplying in the end."""
-    case = data.draw(STRATEGIES[op])
 
     def same(what, scaled, factor, plain):
         assert_same_bits(scaled, np.asarray(factor * plain))
 
-    assert_scaled(case.op, case.arrays(np.random.default_rng(seed)), PowersOfTwo(), same)
+    for case, seed in drawn(op):
+        assert_scaled(case.op, case.arrays(np.random.default_rng(seed)), PowersOfTwo(), same)
 
 
 def magnitudes(op, arrays):
@@ -90,22 +83,25 @@ SUMS += (ops.Add, ops.Subtract, ops.WeightedAdd, ops.Bias, ops.Embedding)
 
 @pytest.mark.parametrize("scheme", ["unit", "unit-rms"])
 @pytest.mark.parametrize("op", ALL_OPS, **by_name)
-@settings(PROPERTY, max_examples=10)
-@given(data=st.data(), seed=seeds())
-def test_unit_is_regular_times_the_factors(op, scheme, data, seed):
-    """To the bit, where the engine multiplies; to a few roundings of every term, where a kernel does.
+def test_unit_is_regular_times_the_factors(op, scheme):
+    """To the bit, where the engine multiplies; to a few roundings of every term, where a kernel does."""
+    for case, seed in drawn(op)[::2]:
+        arrays = case.arrays(np.random.default_rng(seed))
+        assert_scaled(case.op, arrays, SCHEMES[scheme], near_the_product(case.op, arrays))
+
+
+def near_the_product(op, arrays):
+    """A check of ``assert_scaled`` for factors that are no powers of two.
 
     A factor rounded into each of K terms, K roundings of their sum in another order, one of the result: K + 2 halves of
     2^-52, of the sum of magnitudes.  Of element-wise functions, one rounding in place of another.
     """
-    case = data.draw(STRATEGIES[op])
-    arrays = case.arrays(np.random.default_rng(seed))
     terms = max((a.size for a in arrays), default=0) + 2
-    of_sums = magnitudes(case.op, arrays) if isinstance(case.op, SUMS) else None
+    of_sums = magnitudes(op, arrays) if isinstance(op, SUMS) else None
 
     def near(what, scaled, factor, plain):
         expected = np.asarray(factor * plain)
-        if case.op.fast_forward is None:
+        if op.fast_forward is None:
             assert_same_bits(scaled, expected)
         elif of_sums is None:
             scale = np.max(np.abs(expected), initial=0) or factor
@@ -114,7 +110,7 @@ def test_unit_is_regular_times_the_factors(op, scheme, data, seed):
             magnitude = of_sums[0] if what is None else of_sums[1][what]
             assert np.all(np.abs(scaled - expected) <= terms * 2.0**-52 * factor * magnitude)
 
-    assert_scaled(case.op, arrays, SCHEMES[scheme], near)
+    return near
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

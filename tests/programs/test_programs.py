@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from refscale.graph import gradient_factors, plan
 from refscale.layers import Spec
 from refscale.programs import Program, checked_loss, digest, first_loss, is_place, leaves, load_program, next_batch
 from refscale.scales import get_scheme, regular, unit
-from refscale.sweep import SweepSpec, sweep
+from refscale.sweep import SweepSpec, sweep, tables
+from refscale.sweep.comparison import Comparison, RunResult, Variant, compare
 from refscale.sweep.engine import to_row
-from refscale.train import Run, TrainConfig, checkpoint_report, load_checkpoint, newest, train
+from refscale.train import Run, TrainConfig, checkpoint_report, default_config, load_checkpoint, newest, train
 from refscale.train import loop as train_loop
 from refscale.train.step import forward_backward
 from tests.programs.convnet import ConvNet
@@ -134,9 +136,9 @@ class TestInstruments:
         assert by_place.tensors == found.tensors
 
     def test_prediction(self, name):
-        """An op without a rule is named; matrices have σ = 1 under unit, to within their own size."""
+        """Every op has a rule; matrices have σ = 1 under unit, to within their own size."""
         found = analysis.predict(PROGRAMS[name]())
-        assert found.without_rule == (("conv2d",) if name == "convnet" else ())
+        assert found.without_rule == ()
         std = {v.name: m.std for v, m in found.values.items()}
         matrices = [n for n, spec in PROGRAMS[name]().specs.items() if len(spec.shape) > 1]
         assert all(0.95 < std[n] <= 1 for n in matrices)
@@ -437,3 +439,29 @@ class TestCommands:
         assert main([command[0], PLACES["mlp"], *command[1:]]) == 2
         assert "program" in capsys.readouterr().err
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_comparison_of_a_program(tmp_path):
+    """Rates are found and variants are run as for a built-in model; there is no share of what is right."""
+    validation = "def validation(self, rng):\n        return [(np.ones((2, 3)), np.ones((2, 1)))]\n\n    def batches"
+    where = line_of(tmp_path, ("def batches", validation))
+    base = replace(default_config(where), steps=2, evaluate_every=2, checkpoint_every=1, weight_decay=0.0)
+    variants = (Variant("regular", "fp32"), Variant("unit", "fp8;w=bf16"))
+    found = compare(base, tmp_path / "out", seeds=1, variants=variants)
+    assert [(r.variant, r.accuracy, r.diverged) for r in found.runs] == [(v, None, "") for v in variants]
+    assert "unit fp8;w=bf16" in tables(found)
+
+
+def test_tables_of_a_comparison_of_a_program():
+    """No tokens, and no share of what is right."""
+    base = replace(default_config("mine.py:model"), steps=2)
+    overhead = dict.fromkeys(("scales", "statistics", "extra_passes", "changes", "skipped", "state"), 0)
+    run = RunResult(Variant("regular", "fp32"), 0, -9.0, 1.5, None, "", 1.0, None, None, overhead)
+    text = tables(Comparison(base, (0,), {"regular": {-9.0: 1.5}}, {"regular": -9.0}, {"regular": 0}, (run,)))
+    assert text.startswith("mine.py:model, 2 steps, adamw, linear schedule; seeds 0.\n")
+    head, _, row = text.split("\n\n")[2].splitlines()
+    assert [cell.strip() for cell in head.split("|")[1:-1]] == [
+        *("run", "validation loss", "± sd", "− regular fp32", "flushed at first", "zero at last", "least s"),
+    ]
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["regular fp32", "1.500", "", "", "", "", "1"]

@@ -25,7 +25,7 @@ def leaf(tape, *shape, name="x"):
 def cause(output, tensor, kind="activation", std=1.0):
     """The cause of the scale of one tensor."""
     prediction = predict_graph(output, std)
-    (found,) = causes(output, prediction, [("t", kind, tensor.variable)], output.tape.scheme)
+    (found,) = causes(output, prediction, [("t", kind, tensor.variable)])
     assert (found.tensor, found.kind) == ("t", kind)
     assert found.remedy == CAUSES.get(found.cause, "")
     return found

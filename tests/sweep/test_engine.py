@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,16 +59,33 @@ class Inline(Executor):
         return future
 
 
-@pytest.fixture
-def text(tmp_path):
-    path = tmp_path / "text.txt"
+SMALL = SweepSpec(**vars(SPEC) | {"grid": {"model.norm": ("pre",)}})
+"""Half as many runs."""
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("the quick brown fox jumps over the lazy dog, and the dog sleeps on. " * 40)
     return path
 
 
-def test_every_run_once(tmp_path, text):
-    executor = Inline()
-    rows = sweep(SPEC, tmp_path / "out", executor=executor, data=text)
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, text):
+    """The directory of a sweep, its rows, and what counted the runs."""
+    executor, out = Inline(), tmp_path_factory.mktemp("swept") / "out"
+    return out, sweep(SPEC, out, executor=executor, data=text), executor
+
+
+@pytest.fixture
+def rows(tmp_path, swept):
+    """The rows of that sweep, whose directory is copied to ``out``."""
+    shutil.copytree(swept[0], tmp_path / "out")
+    return swept[1]
+
+
+def test_every_run_once(tmp_path, text, swept, rows):
+    executor = swept[2]
     # regular: 2 rates × seed 0, and seed 1 at the best; unit: 1 rate in FP32, 2 seeds in FP8; times 2 norms
     assert len(rows) == sum(executor.runs.values()) == 2 * (3 + 3)
     assert all(r.status == "done" and r.loss is not None and 0 <= r.share <= 1 for r in rows.values())
@@ -84,16 +102,14 @@ def test_every_run_once(tmp_path, text):
     assert "| unit FP8 | 2 " in text_of_it
 
 
-def test_the_same_on_any_executor(tmp_path, text):
-    one = sweep(SPEC, tmp_path / "a", executor=Inline(), data=text)
+def test_the_same_on_any_executor(tmp_path, text, swept):
     with ThreadPoolExecutor(3) as pool:
         other = sweep(SPEC, tmp_path / "b", executor=pool, data=text)
-    assert {k: r.loss for k, r in one.items()} == {k: r.loss for k, r in other.items()}
+    assert {k: r.loss for k, r in swept[1].items()} == {k: r.loss for k, r in other.items()}
 
 
-def test_a_row_that_was_lost_is_read_not_run(tmp_path, text, monkeypatch):
+def test_a_row_that_was_lost_is_read_not_run(tmp_path, text, rows, monkeypatch):
     """Killed after a run and before its row, or in the middle of a row: the run's own summary stands."""
-    rows = sweep(SPEC, tmp_path / "out", executor=Inline(), data=text)
     path = tmp_path / "out" / RESULTS
     whole = path.read_bytes()
     path.write_bytes(whole[:-30])
@@ -102,8 +118,8 @@ def test_a_row_that_was_lost_is_read_not_run(tmp_path, text, monkeypatch):
     assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines())
 
 
-def test_a_damaged_row(tmp_path, text):
-    sweep(SPEC, tmp_path / "out", executor=Inline(), data=text)
+@pytest.mark.usefixtures("rows")
+def test_a_damaged_row(tmp_path):
     path = tmp_path / "out" / RESULTS
     _, *rest = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"{}\n" + b"".join(rest))
@@ -167,16 +183,16 @@ def test_a_process_that_dies_is_tried_again(tmp_path, text):
             return super().submit(fn, *args, **kwargs)
 
     deaths = 3
-    rows = sweep(SPEC, tmp_path / "a", executor=Dying(), data=text)
+    rows = sweep(SMALL, tmp_path / "a", executor=Dying(), data=text)
     assert {r.status for r in rows.values()} == {"done"}
     deaths = 9
-    rows = sweep(SPEC, tmp_path / "b", executor=Dying(), data=text)
+    rows = sweep(SMALL, tmp_path / "b", executor=Dying(), data=text)
     assert {r.status for r in rows.values()} == {"failed"}
     assert {r.message for r in rows.values()} == {"its process died 3 times: RuntimeError: worker died"}
 
 
+@pytest.mark.usefixtures("rows")
 def test_another_sweep_in_the_directory(tmp_path, text):
-    sweep(SPEC, tmp_path / "out", executor=Inline(), data=text)
     other = SweepSpec(**vars(SPEC) | {"base": BASE | {"steps": 4}})
     with pytest.raises(ArgumentError, match=r"holds another sweep, whose base differs from \{'steps': 4\}"):
         sweep(other, tmp_path / "out", executor=Inline(), data=text)
@@ -190,9 +206,9 @@ def test_a_report_of_nothing(capsys, tmp_path):
     assert "holds no sweep, expected a directory with results.jsonl" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("rows")
 def test_more_of_the_same_goes_on(tmp_path, text):
     """Another value in the grid, another variant: what stands is not run again."""
-    sweep(SPEC, tmp_path / "out", executor=Inline(), data=text)
     more = SweepSpec(**vars(SPEC) | {"grid": {"model.norm": ("pre", "none", "post")}})
     executor = Inline()
     assert len(sweep(more, tmp_path / "out", executor=executor, data=text)) == 18
@@ -212,7 +228,7 @@ evaluate_every = 24
 evaluation_batches = 2
 checkpoint_every = 5
 [grid]
-"model.norm" = ["pre", "post", "none"]
+"model.norm" = ["pre", "none"]
 [[variants]]
 name = "unit"
 scheme = "unit"
@@ -223,18 +239,21 @@ exponents = [-7, -6]
 """
 
 
+def arguments(tmp_path, text):
+    return ["sweep", str(tmp_path / "spec.toml"), "--out", str(tmp_path / "out"), "--text", str(text)]
+
+
 def command(tmp_path, text, *more):
-    arguments = ["sweep", str(tmp_path / "spec.toml"), "--out", str(tmp_path / "out"), "--text", str(text), *more]
-    return [sys.executable, "-c", COMMAND, *arguments]
+    return [sys.executable, "-c", COMMAND, *arguments(tmp_path, text), *more]
 
 
-def test_killed_and_started_again(tmp_path, text):
-    """Three times killed with everything it started; at its end, every run there is, each once."""
+def test_killed_and_started_again(tmp_path, text, capsys):
+    """Twice killed with everything it started; at its end, every run there is, each once."""
     (tmp_path / "spec.toml").write_text(TOML)
     done = 0
-    for wanted in (1, 3, 5):
+    for wanted in (1, 3):
         process = subprocess.Popen(
-            command(tmp_path, text, "--jobs", "2"),
+            command(tmp_path, text, "--jobs", "1"),
             start_new_session=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -246,18 +265,18 @@ def test_killed_and_started_again(tmp_path, text):
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    assert 0 < done <= 9
+    assert 0 < done <= 6
     finished = subprocess.run(command(tmp_path, text, "--jobs", "2"), capture_output=True, text=True, check=True)
-    assert "killed: 9 runs (0 diverged, 0 failed)" in finished.stdout
+    assert "killed: 6 runs (0 diverged, 0 failed)" in finished.stdout
     lines = [json.loads(line)["id"] for line in (tmp_path / "out" / RESULTS).read_text().splitlines()]
-    assert len(lines) == len(set(lines)) == 9
-    shown = subprocess.run(command(tmp_path, text, "--report"), capture_output=True, text=True, check=True)
-    assert shown.stdout == finished.stdout
+    assert len(lines) == len(set(lines)) == 6
+    assert main([*arguments(tmp_path, text), "--report"]) == 0
+    assert capsys.readouterr().out == finished.stdout
 
 
 def test_only_the_sweep_itself_is_killed(tmp_path, text):
     """What it had started ends with it; started again, the sweep goes on from the checkpoints."""
-    (tmp_path / "spec.toml").write_text(TOML.replace("steps = 24", "steps = 60"))
+    (tmp_path / "spec.toml").write_text(TOML.replace("steps = 24", "steps = 40").replace('"pre", "none"', '"pre"'))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command(tmp_path, text, "--jobs", "1"), start_new_session=True, **pipes)
     for _ in range(600):
@@ -267,8 +286,8 @@ def test_only_the_sweep_itself_is_killed(tmp_path, text):
     process.kill()
     process.communicate(timeout=60)  # its processes hold the pipes: nothing is left behind
     finished = subprocess.run(command(tmp_path, text, "--jobs", "2"), capture_output=True, text=True, check=True)
-    assert "killed: 9 runs (0 diverged, 0 failed)" in finished.stdout
-    assert len((tmp_path / "out" / RESULTS).read_text().splitlines()) == 9
+    assert "killed: 3 runs (0 diverged, 0 failed)" in finished.stdout
+    assert len((tmp_path / "out" / RESULTS).read_text().splitlines()) == 3
 
 
 def test_a_run_in_use_is_waited_for(tmp_path, text, monkeypatch):
@@ -294,12 +313,12 @@ def test_what_failed_is_tried_when_started_again(tmp_path, text, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(engine_module, "train", full)
-        rows = sweep(SPEC, tmp_path / "out", executor=Inline(), data=text)
+        rows = sweep(SMALL, tmp_path / "out", executor=Inline(), data=text)
     assert {r.status for r in rows.values()} == {"failed"}
-    rows = sweep(SPEC, tmp_path / "out", executor=Inline(), data=text)
+    rows = sweep(SMALL, tmp_path / "out", executor=Inline(), data=text)
     done = [r for r in rows.values() if r.status == "done"]
-    assert [len(o.losses) for o in outcomes(SPEC, rows)] == [2] * 4
-    assert len(done) >= 12
+    assert [len(o.losses) for o in outcomes(SMALL, rows)] == [2] * 2
+    assert len(done) >= 6
 
 
 def test_a_broken_pool_blames_only_what_had_begun(tmp_path, text):

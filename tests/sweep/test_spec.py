@@ -123,7 +123,7 @@ def test_the_sweep_of_the_paper_has_the_settings_of_the_authors_code():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("steps = 3", "stepz = 3", "'stepz' is no setting, expected one of batch, "),
+        ("steps = 3", "stepz = 3", "'stepz' is no setting, expected one of accumulate, "),
         ("steps = 3", "lr = 3", "'lr' is no setting"),
         ("[[variants]]\nname", "[[variant]]\nname", "'variants'"),
         ("seeds = 2", "seeds = 0", "seeds 0 and 1, expected at least 1"),

@@ -119,8 +119,10 @@ class FidelityReport:
     Attributes:
         model: what it is, in words.
         digest: SHA-256 of what it was read from.
-        objective: what gradients are of: "masked LM", "masked LM + next sentence" or "mean projection".
-        batch, seq, seed, text: sequences, tokens in each, what random numbers started from, where the text came from.
+        objective: what gradients are of: "masked LM", "masked LM + next sentence", "mean projection" or "loss of the
+            program".
+        batch, seq: sequences, tokens in each; None of a program.
+        seed, text: what random numbers started from, where the text came from.
         padding: share of the batch.
         schemes: compared, in order.
         loss: of the objective, in float64.
@@ -137,8 +139,8 @@ class FidelityReport:
     model: str
     digest: str
     objective: str
-    batch: int
-    seq: int
+    batch: int | None
+    seq: int | None
     seed: int
     text: str
     padding: float

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 
 from refscale.analysis.fidelity.report import Errors, FidelityReport, OperandStats
+from refscale.analysis.fidelity.run import PARTS
 from refscale.analysis.report.text import figure, percent, plural
 from refscale.analysis.tables.formats import format_label
+from refscale.scales import regular
 from refscale.stats.measurement import KINDS
 
 LOWEST = 8
@@ -19,10 +21,11 @@ SAME = 0.05
 """Errors that differ by less than this share count as equal."""
 
 LEGEND = """\
-error: ‖x − x0‖/‖x0‖, x0 in float64: of the encoder's output without padding, and of all parameters'
-gradients as one vector. cosine: of x and x0; of the output, the mean over tokens. clip, flush:
-how many numbers cast were beyond the largest value, how many became zero. fp32: no cast, arithmetic
-in float32. ×2^k: with that loss scale, which changes nothing before the backward pass."""
+error: ‖x − x0‖/‖x0‖, x0 in float64: of the output (of an encoder, without padding; of a program,
+what its losses are computed from), and of all parameters' gradients as one vector. cosine: of x
+and x0; of the output, the mean over rows. clip, flush: how many numbers cast were beyond the
+largest value, how many became zero. fp32: no cast, arithmetic in float32. ×2^k: with that loss
+scale, which changes nothing before the backward pass."""
 
 OPERANDS_LEGEND = """\
 bound: 1 dB below the best SNR of Gaussian numbers in the format. any: SNR if a power of two had
@@ -56,9 +59,10 @@ def heading(report: FidelityReport) -> list[str]:
     """Two or three lines: what was run on what, and the loss."""
     padding = f", {100 * report.padding:.0f} % padding" if report.padding else ""
     text = "" if report.text == "built-in" else f", text {report.text}"
+    sizes = "" if report.batch is None else f"batch {report.batch} × {report.seq}{padding}, "
     return [
         f"━━ {report.model}, {report.digest[:12]}",
-        f"   batch {report.batch} × {report.seq}{padding}, seed {report.seed}{text}",
+        f"   {sizes}seed {report.seed}{text}",
         f"   objective: {report.objective}, {report.loss:.5g} in float64",
     ]
 
@@ -151,7 +155,7 @@ def storage_lines(report: FidelityReport) -> Iterator[str]:
 def conclusions(report: FidelityReport) -> list[str]:
     """A few sentences, computed from the figures."""
     lines = [*_errors_of_focus(report)]
-    if report.schemes == ("regular", "unit"):
+    if len(report.schemes) == 2 and report.schemes[0] == regular.name:
         lines += _where_not(report)
     lines += [*_dearest(report), *(_below(report, scheme) for scheme in report.schemes if report.operands)]
     return [part for line in lines for part in _wrapped(line)]
@@ -180,10 +184,10 @@ def _pairs(report: FidelityReport, scaled: bool) -> list[tuple[str, float, float
     """(what, regular error, unit error) of everything that a cast has changed."""
     rows = [*report.policies, *(e for e in report.classes if e.policy != "storage")]  # which is one of the policies
     noise = 10 * max(max(e.output, e.gradient) for e in rows if e.policy == "fp32")
-    units = {e.policy: e for e in rows if e.scheme == "unit"}
+    units = {e.policy: e for e in rows if e.scheme == report.schemes[1]}
     found = []
     for e in rows:
-        if e.scheme != "regular" or (e.loss_scale is not None) != scaled:
+        if e.scheme != regular.name or (e.loss_scale is not None) != scaled:
             continue
         u = units[e.policy]
         if not scaled:
@@ -209,7 +213,7 @@ def _verdict(beside: str, pairs: Sequence[tuple[str, float, float]]) -> str:
 
 def _dearest(report: FidelityReport) -> Iterator[str]:
     """Which op's cast costs the output most."""
-    ops = [e for e in report.classes if "_" in e.policy or e.policy in ("matmul", "readout")]
+    ops = [e for e in report.classes if e.policy not in PARTS]
     if not ops:
         return
     parts = []

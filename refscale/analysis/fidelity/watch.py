@@ -93,7 +93,9 @@ class Watch:
         cast, node = self.policy.store, variable.node
         if cast is None or x.ndim == 0:
             return
-        if node is None and (variable.name not in self.specs or (is_gradient and is_rounding(variable.name))):
+        if node is None and (
+            variable.name not in self.specs or (is_gradient and self.specs[variable.name].zero_gradient)
+        ):
             return
         if node is not None and (
             isinstance(node.op, ops.Reshape | ops.Transpose) or (node.op.moves and not is_gradient)
@@ -109,11 +111,6 @@ class Watch:
             self.beyond.append(
                 StorageStats("", variable.name, kind, m.rms, m.share(lost.underflow), m.share(lost.overflow))
             )
-
-
-def is_rounding(name: str) -> bool:
-    """Whether a parameter's gradient is nothing but rounding: a bias of keys, as the softmax ignores a shift."""
-    return name.endswith("attention.key.bias")
 
 
 def _parameter(variable: Variable) -> Variable | None:

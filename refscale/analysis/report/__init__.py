@@ -6,11 +6,13 @@ In reading order:
 2. ``text``, ``histogram``: reports for a terminal.
 3. ``plots``: heat-maps of exponents.
 4. ``files``: reports as JSON.
+5. ``html``, with the folder ``page``: reports as one HTML page.
 """
 
 from refscale.analysis.report.files import from_json, load, save, to_json
 from refscale.analysis.report.first_step import FirstStep, first_step, report, work
 from refscale.analysis.report.histogram import histograms
+from refscale.analysis.report.html import save_html, to_html
 from refscale.analysis.report.plots import plot
 from refscale.analysis.report.text import render
 
@@ -24,6 +26,8 @@ __all__ = [
     "render",
     "report",
     "save",
+    "save_html",
+    "to_html",
     "to_json",
     "work",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 from refscale.files import DATA, parse_json, read_json, write_text
 from refscale.records import check_schema, dataclass_of, reading, record_text
 from refscale.stats.causes import Cause
-from refscale.stats.measurement import Lost, TensorStats
+from refscale.stats.measurement import Lost, TensorStats, TensorUse
 from refscale.stats.report import CastSummary, Report, summarize
 
 SCHEMA = "refscale.report/1"
@@ -73,10 +73,10 @@ def _report_from(content: dict[str, Any]) -> Report:
         "formats": tuple(content["formats"]),
         "losses": {name: float(x) for name, x in content["losses"].items()},
         "tensors": tuple(_tensor_from(t) for t in content["tensors"]),
-        "casts": tuple(dataclass_of(CastSummary, c) for c in content["casts"]),
+        "casts": tuple(dataclass_of(CastSummary, {"rule": "", **c}) for c in content["casts"]),
         "causes": tuple(dataclass_of(Cause, c) for c in content.get("causes", ())),
     }
-    return dataclass_of(Report, {**content, **own})
+    return dataclass_of(Report, {"rules": {}, **content, **own})
 
 
 def _tensor_from(content: dict[str, Any]) -> TensorStats:
@@ -84,5 +84,6 @@ def _tensor_from(content: dict[str, Any]) -> TensorStats:
         "shape": tuple(content["shape"]),
         "exponents": {int(e): n for e, n in content["exponents"].items()},
         "lost": {name: dataclass_of(Lost, counts) for name, counts in content["lost"].items()},
+        "uses": tuple(dataclass_of(TensorUse, use) for use in content.get("uses", ())),
     }
-    return dataclass_of(TensorStats, {**content, **own})
+    return dataclass_of(TensorStats, {"alpha": None, **content, **own})  # reports before 0.2 have no factors

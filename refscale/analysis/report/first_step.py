@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from refscale.adapt import adapted_program
 from refscale.analysis.predict import initial_stds, predict
 from refscale.engine import Tape, backward
 from refscale.errors import ArgumentError
@@ -21,12 +22,15 @@ from refscale.precision import Precision, fp32, get_precision
 from refscale.prediction import Prediction
 from refscale.programs import Program, check_program, first_loss, is_place, load_program, name_of
 from refscale.progress import Progress
-from refscale.scales import Constraint, Scheme, get_constraint, get_scheme
+from refscale.scales import Constraint, Scheme, get_constraint, get_scheme, regular
 from refscale.stats.causes import causes
 from refscale.stats.measurement import REPORT_FORMATS
 from refscale.stats.report import Report
 from refscale.stats.trace import PredictedScales, TensorProbe, summarize_casts
 from refscale.tasks import Setup, get_task, kind_of
+
+ADAPTED = "adapted"
+"""In place of a scheme: that of ``refscale.adapt``."""
 
 
 def report(
@@ -46,7 +50,7 @@ def report(
 
     Args:
         model: as ``models.get_config`` reads it, or a configuration; a program, or its place, such as "mine.py:model".
-        scheme: a name, or a scheme.
+        scheme: a name, or a scheme; "adapted": the first parameters as trained ones, see ``refscale.adapt``.
         precision: a name, a mix (see ``get_precision``), or a policy; all but fp32 also count what casts lost.
         constraint: one of ``scales.CONSTRAINTS`` or its name, in place of the configuration's.
         batch: sequences; default: 8.
@@ -71,7 +75,7 @@ def report(
     if min(*sizes, seed + 1) < 1:
         raise ArgumentError(f"report(batch={sizes[0]}, seq={sizes[1]}, seed={seed}): expected batch, seq ≥ 1, seed ≥ 0")
     formats = tuple(get_format(f).name for f in formats)
-    first = first_step("report", model, scheme, constraint=constraint, batch=batch, seq=seq, text=text)
+    first = first_step("report", model, scheme, constraint=constraint, batch=batch, seq=seq, text=text, seed=seed)
     program, scheme = first.program, first.scheme
     trace = TensorProbe(program.specs, formats, progress)
     rounding = np.random.default_rng([seed, 1])
@@ -93,7 +97,8 @@ def report(
         losses=trace.losses,
         tensors=tensors,
         casts=summarize_casts(tape.casts),
-        causes=causes(losses.total, prediction, trace.outside(tensors), scheme),
+        rules=dict(tape.rounder.calls_by_rule),
+        causes=causes(losses.total, prediction, trace.outside(tensors)),
     )
 
 
@@ -148,8 +153,13 @@ def first_step(
     batch: int | None = None,
     seq: int | None = None,
     text: str | Path | None = None,
+    seed: int = 0,
 ) -> FirstStep:
     """A model at initialization, set up; arguments and errors as for ``report``."""
+    if scheme == ADAPTED:
+        first = first_step(call, model, regular, constraint=constraint, batch=batch, seq=seq, text=text)
+        adapted = adapted_program(first.program, seed)
+        return replace(first, program=adapted, scheme=adapted.scheme)
     scheme = get_scheme(scheme)
     if isinstance(model, str) and is_place(model):
         model = load_program(model)

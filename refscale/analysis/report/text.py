@@ -10,6 +10,7 @@ from statistics import median
 from refscale.analysis.report.histogram import histograms
 from refscale.analysis.tables.formats import format_label
 from refscale.errors import counted
+from refscale.ops import LossSum
 from refscale.stats.causes import Cause
 from refscale.stats.measurement import KINDS, Kind, TensorStats
 from refscale.stats.report import CastSummary, Report, Summary, by_layer, distance, is_outside
@@ -38,7 +39,9 @@ def render(reports: Sequence[Report], *, everything: bool = False) -> str:
     """
     parts = [LEGEND]
     for report in reports:
-        parts.append("\n".join([*heading(report), *table(report, everything), *_cast_lines(report.casts)]))
+        parts.append(
+            "\n".join([*heading(report), *table(report, everything), *_cast_lines(report.casts), *_rule_lines(report)])
+        )
     parts.append("\n".join(histograms(reports)))
     parts += ["\n".join(summary_lines(report)) for report in reports]
     return "\n\n".join(parts) + "\n"
@@ -57,7 +60,9 @@ def heading(report: Report) -> list[str]:
 
 
 def _short_loss(name: str) -> str:
-    return {"mlm.softmax_cross_entropy": "mlm", "nsp.softmax_cross_entropy": "nsp", "loss_sum": "total"}.get(name, name)
+    """``mlm.softmax_cross_entropy`` → ``mlm``; the sum of several is the total."""
+    scope, _, op = name.rpartition(".")
+    return "total" if op == LossSum.name else scope or op
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -94,7 +99,7 @@ def _line(t: TensorStats, layer: str, formats: Sequence[str], over_predicted: st
     if "gradient" not in t.kind:
         start = f"{start.rstrip()} {'×'.join(map(str, t.shape)):>{39 - len(start.rstrip())}}"
     log2 = f"{exponent(t.scale):.1f}" if t.scale else ""
-    start += f"{figure(t.scale):>9}{log2:>6}{_mark(t)}"
+    start += f"{figure(t.scale):>9}{log2:>6}{mark(t)}"
     if t.zero_because:
         return f"{start}  zero by construction"
     start += f"{over_predicted:>5}"
@@ -143,7 +148,8 @@ def _shares(tensors: Sequence[TensorStats], formats: Sequence[str]) -> str:
     return "".join(cells)
 
 
-def _mark(t: TensorStats) -> str:
+def mark(t: TensorStats) -> str:
+    """``!`` outside [1/4, 4], if the tensor is judged; ``∞`` with elements that are not finite; else a space."""
     if t.infinite or t.nan:
         return "∞"
     return "!" if is_outside(t) and t.is_judged else " "
@@ -158,8 +164,18 @@ def _cast_lines(casts: Sequence[CastSummary]) -> Iterator[str]:
     for c in casts:
         clipped, flushed = (f"{percent(n / c.elements)} %" if n else "none" for n in (c.clipped, c.flushed))
         yield f"  {c.place:<40}{c.format:<16}{c.casts:>7}{c.elements:>14,}{clipped:>9}{flushed:>9}"
+        if c.rule:
+            yield f"    by the rule {c.rule}"
         if c.worst:
             yield f"    most in {c.worst}"
+
+
+def _rule_lines(report: Report) -> Iterator[str]:
+    if report.rules:
+        yield ""
+        yield f"{'RULES of the precision, the first that matches':<58}{'calls':>7}"
+    for rule, calls in report.rules.items():
+        yield f"  {rule:<56}{calls:>7}"
 
 
 # --- summary ----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ class Reference:
 
     name = "reference"
     version = __version__
-    claims = Claims(nan="same", conventions="refscale")
+    claims = Claims(nan="same", conventions="refscale", start=True)
 
     def cast(self, x: Array, *, format: str, rounding: str, overflow: str, random_bits: Array | None = None) -> Array:
         """Rounded to the format."""
@@ -40,10 +40,19 @@ class Reference:
         return exact.evaluate(function, x, Cast(format, rounding, overflow), derivative)  # type: ignore[arg-type]
 
     def matmul(
-        self, a: Array, b: Array, *, format: str, rounding: str, overflow: str, factor: float, **_: Any
+        self,
+        a: Array,
+        b: Array,
+        c: Array | None = None,
+        *,
+        format: str,
+        rounding: str,
+        overflow: str,
+        factor: float,
+        **_: Any,
     ) -> Array:
         """A product, correctly rounded."""
-        return exact.matmul(a, b, Cast(format, rounding, overflow), factor)  # type: ignore[arg-type]
+        return exact.matmul(a, b, Cast(format, rounding, overflow), factor, c)  # type: ignore[arg-type]
 
     def scaled_matmul(
         self,

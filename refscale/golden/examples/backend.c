@@ -136,12 +136,12 @@ static void answer_decode(const struct format *from, char *arrays[]) {
     free(x.codes);
 }
 
-/* In float32, k = 0, 1, …: it claims accumulate=float32, and is judged by the bits of that sum. */
+/* In float32, k = 0, 1, …, from c or 0: it claims accumulate=float32 start=1, and is judged by the bits of that sum. */
 static void answer_matmul(char *head, char *arrays[], const struct format *to) {
     int saturate = !strcmp(attribute(head, "overflow"), "saturate");
     float factor = strtof(attribute(head, "factor"), NULL);
-    struct array a, b;
-    if (!read_array(arrays[0], &a) || !read_array(arrays[1], &b)) {
+    struct array a, b, c = {NULL, {0}, 0, 0, NULL};
+    if (!read_array(arrays[0], &a) || !read_array(arrays[1], &b) || (arrays[2] && !read_array(arrays[2], &c))) {
         unsupported();
         return;
     }
@@ -152,7 +152,7 @@ static void answer_matmul(char *head, char *arrays[], const struct format *to) {
     for (long n = 0; n < batches; n++)
         for (long i = 0; i < rows; i++)
             for (long j = 0; j < columns; j++) {
-                float sum = 0;
+                float sum = c.codes ? (float)decode(c.format, c.codes[(n * rows + i) * columns + j]) : 0;
                 for (long k = 0; k < inner; k++) {
                     float product = (float)decode(a.format, a.codes[(n * rows + i) * inner + k]) *
                                     (float)decode(b.format, b.codes[(b.dimensions > 2 ? n * inner + k : k) * columns + j]);
@@ -164,14 +164,15 @@ static void answer_matmul(char *head, char *arrays[], const struct format *to) {
     free(y);
     free(a.codes);
     free(b.codes);
+    free(c.codes);
 }
 
 int main(void) {
     char *line = NULL;
     size_t room = 0;
     while (getline(&line, &room, stdin) > 0) {
-        char *arrays[2] = {NULL, NULL}, *rest = strstr(line, " | ");
-        for (int i = 0; rest && i < 2; i++) {
+        char *arrays[3] = {NULL, NULL, NULL}, *rest = strstr(line, " | ");
+        for (int i = 0; rest && i < 3; i++) {
             *rest = 0;
             arrays[i] = rest + 3;
             rest = strstr(arrays[i], " | ");
@@ -181,7 +182,7 @@ int main(void) {
         if (!strncmp(line, "hello", 5))
             puts("refscale-pipe 3 name=example-c version=2 ops=cast,decode,matmul"
                  " formats=float8_e4m3fn,float8_e5m2,float16,float32 sources=float8_e4m3fn,float8_e5m2,float16,float32"
-                 " roundings=nearest_even accumulate=float32");
+                 " roundings=nearest_even accumulate=float32 start=1");
         else if (!strncmp(line, "cast ", 5) && format && arrays[0]) answer_cast(line, arrays, format);
         else if (!strncmp(line, "decode ", 7) && format && arrays[0]) answer_decode(format, arrays);
         else if (!strncmp(line, "matmul ", 7) && format && arrays[1]) answer_matmul(line, arrays, format);

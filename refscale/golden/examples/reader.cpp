@@ -263,22 +263,24 @@ static bool test_matmul(Set &set, const Vector &v) {
     const Format &to = set.formats.at(y.format);
     const bool saturate = v.attribute("overflow").string == "saturate";
     const double factor = v.attribute("factor").value, u = std::ldexp(1.0, -24);
+    const auto start = v.inputs.find("c");
     const size_t rows = a.shape[0], inner = a.shape[1], columns = b.shape[1];
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < columns; j++) {
-            double exact = 0, total = 0;  // binary64, with an allowance for its own rounding
-            float sum = 0;
+            const size_t at = i * columns + j;
+            const double c = start == v.inputs.end() ? 0 : set.value(start->second, at);
+            double exact = c, total = std::fabs(c);  // binary64, with an allowance for its own rounding
+            float sum = float(c);
             for (size_t k = 0; k < inner; k++) {
                 const double p = set.value(a, i * inner + k), q = set.value(b, k * columns + j);
                 exact += p * q;
                 total += std::fabs(p * q);
                 sum += float(p) * float(q);
             }
-            const size_t at = i * columns + j;
-            const double code = double(to.encode(double(sum * float(factor)), saturate)), n = double(inner + 1) * u;
+            const double code = double(to.encode(double(sum * float(factor)), saturate)), n = double(inner + 2) * u;
             const double actual = to.decode(uint64_t(code)), expected = to.decode(y.codes[at]);
             if (!std::isfinite(exact) || !std::isfinite(sum)) continue;  // an inner overflow is outside the bound
-            double error = (total * (n / (1 - n)) + total * double(inner + 8) * std::ldexp(1.0, -52)) * std::fabs(factor);
+            double error = (total * (n / (1 - n)) + total * double(inner + 9) * std::ldexp(1.0, -52)) * std::fabs(factor);
             error += (std::fabs(exact * factor) + error) * 4 * u + std::ldexp(1.0, -148);
             const double low = to.decode(uint64_t(to.encode(exact * factor - error, saturate)));
             const double high = to.decode(uint64_t(to.encode(exact * factor + error, saturate)));

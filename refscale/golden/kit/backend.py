@@ -52,8 +52,8 @@ class Claims:
         function_ulps: how far its elementary functions may be off before they are rounded, in ulp of float32; 0 asks
             for the same bits; at most ``MOST_ULPS``.
         op_ulps: error of the functions inside other ops (exp, log, tanh, …), in ulp of float32; the other roundings of
-            an op have the bound that it derives (``Op.bound``). Of ``adamw``: how far its outputs may be off, in ulp of
-            the largest element. 0 asks for the same bits; at most ``MOST_ULPS``.
+            an op, and of ``adamw``, have the bound that its formulas derive (``Op.bound``). 0 asks for the same bits;
+            at most ``MOST_ULPS``.
         scale_rules: how it derives the scales of blocks; None: by any rule, as asked.
         conventions: which convention it follows where no standard decides: names by topic, or text, "cuda" or
             "e8m0_zero:smallest,nan_code:payload"; see ``golden.conventions``.  A mapping afterwards.
@@ -61,6 +61,7 @@ class Claims:
             vector of these must be answered. None: the methods that exist, each of which must answer one vector;
             of a program, each op that it answers once.
         sources: formats of the array that ``cast``, ``unary`` and ``block_quantize`` read; None: all.
+        start: whether the sums of ``matmul`` start from a third array, ``c``; every such vector must be answered.
     """
 
     formats: tuple[str, ...] | None = None
@@ -74,6 +75,7 @@ class Claims:
     conventions: str | Mapping[str, str] = field(default_factory=dict)
     ops: tuple[str, ...] | None = None
     sources: tuple[str, ...] | None = None
+    start: bool = False
 
     def __post_init__(self) -> None:
         if self.formats is not None:
@@ -100,6 +102,8 @@ class Claims:
                 raise GoldenError(
                     f"Claims({name}={getattr(self, name):g}): expected 0 to {MOST_ULPS}, an ulp of bfloat16"
                 )
+        if not isinstance(self.start, bool):
+            raise GoldenError(f"Claims(start={self.start!r}): expected True or False")
         object.__setattr__(self, "conventions", claimed(self.conventions))
         try:
             if self.accumulate not in GPUS:
@@ -127,6 +131,8 @@ class Claims:
         rule = vector.attributes.get("rule") if vector.op == "block_quantize" else None
         if rule and self.scale_rules is not None and rule not in self.scale_rules:
             return f"scale rule {rule}"
+        if vector.op == "matmul" and "c" in vector.inputs and not self.start:
+            return "a start value of sums"
         if self.accumulate in GPUS and _on_gpu(vector, self.accumulate) is None:
             return f"this product on {self.accumulate}"
         return ""

@@ -6,8 +6,10 @@
 * ``block_matmul``: likewise, with the roundings of the scales.
 * ``op``: the bound that the op derives from its own formulas (``Op.bound``), as for traces and for refscale's own
   kernels; sums of products have the bound of the accumulator, functions an error of ``op_ulps`` ulp.
+* ``model``: likewise, each call on the backend's own results of the other calls (``steps.step_intervals``), where it
+  returns all of them.
 * ``unary``: the real number, give or take ``function_ulps`` ulp of float32, rounded.
-* ``adamw``: the golden result, give or take ``op_ulps`` ulp of float32 of the largest element of the array.
+* ``adamw``: likewise, from its formulas (``golden.schema.OPS``), with p·(1 − lr·weight_decay) − lr·u for the parameter.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.exact import FUNCTIONS, Accumulator, ErrorModel, ends, get_accumulator, interval
+from refscale.engine import Op
+from refscale.exact import FUNCTIONS, Accumulator, ErrorModel, as_bounded, ends, get_accumulator, interval
 from refscale.formats import Cast
 from refscale.golden import call_bounds
 from refscale.golden.inputs import cast_for
@@ -28,6 +31,7 @@ from refscale.golden.products import scaled_operands
 from refscale.golden.records import block_operands
 from refscale.golden.replay import input_names, make_op, policy
 from refscale.golden.schema import Vector
+from refscale.golden.steps import step_intervals
 from refscale.scales import Scales
 
 Array = NDArray[Any]
@@ -37,12 +41,13 @@ _ULP = 2.0**-23
 _SMALLEST = 2.0**-149
 
 
-def intervals(vector: Vector, claims: Claims) -> Mapping[str, Interval]:
+def intervals(vector: Vector, claims: Claims, answers: Mapping[str, Array]) -> Mapping[str, Interval]:
     """(low, high) of each output that has a bound; an output without one must have the same bits.
 
     Args:
         vector: as ``claimed.as_claimed`` returns it.
         claims: of the backend.
+        answers: its outputs by name, as far as it returns them.
     """
     with np.errstate(all="ignore"):
         if determines(vector, claims):
@@ -56,8 +61,9 @@ def intervals(vector: Vector, claims: Claims) -> Mapping[str, Interval]:
         if vector.op == "op":
             return _op(vector, claims)
         if vector.op == "adamw" and claims.op_ulps:
-            cast = cast_for("float32")
-            return {n: _about(y.values.astype(np.float64), claims.op_ulps, cast) for n, y in vector.outputs.items()}
+            return _adamw(vector, claims.op_ulps)
+        if vector.op == "model" and answers.keys() == vector.outputs.keys():
+            return _step(vector, claims, answers)
     return {}
 
 
@@ -75,6 +81,10 @@ def bound_in_words(vector: Vector, claims: Claims) -> str:
         return f"accumulate {claims.accumulate}, the factor in float32"
     if vector.op == "unary":
         return f"functions within {claims.function_ulps:g} ulp"
+    if vector.op == "model":
+        return (
+            f"calls of the step: accumulate {claims.accumulate}, other ops with functions within {claims.op_ulps:g} ulp"
+        )
     v = vector.attributes
     if "matmul" in vector.op or (vector.op == "op" and make_op(v["name"], v["attributes"]).contraction):
         return f"accumulate {claims.accumulate}"
@@ -91,7 +101,8 @@ def _product(vector: Vector, claims: Claims) -> Interval:
     if vector.op == "scaled_matmul":
         a, b = scaled_operands(a, b, vector.inputs["a_scale"].values, vector.inputs["b_scale"].values, v["block"])
     cast = Cast(v["format"], v["rounding"], v["overflow"])
-    return interval(a, b, _model(claims), cast, v.get("factor", 1.0))
+    c = vector.inputs["c"].values if "c" in vector.inputs else None
+    return interval(a, b, _model(claims), cast, v.get("factor", 1.0), c)
 
 
 def _block_product(vector: Vector, claims: Claims) -> Interval:
@@ -116,19 +127,42 @@ def _function(vector: Vector, ulps: float) -> Interval:
     return ends(y, error, Cast(v["format"], v["rounding"], v["overflow"]))
 
 
-def _about(y: Array, ulps: float, cast: Cast) -> Interval:
-    largest = float(np.max(np.abs(y), initial=0.0, where=np.isfinite(y)))
-    return ends(y, np.full(y.shape, ulps * max(_ULP * largest, _SMALLEST)), cast)
+def _adamw(vector: Vector, ulps: float) -> Mapping[str, Interval]:
+    v, model = vector.attributes, ErrorModel(functions=ulps)
+    p, g, m, s = (as_bounded(vector.inputs[n].values, model) for n in ("parameter", "gradient", "m", "v"))
+    m = m * v["b1"] + g * (1 - v["b1"])
+    s = s * v["b2"] + g * g * (1 - v["b2"])
+    divisor = np.sqrt(s) * (1 - v["b2"] ** v["t"]) ** -0.5 + v["eps"]
+    u = m / divisor * (1 / (1 - v["b1"] ** v["t"]))
+    p = p * (1 - v["lr"] * v["weight_decay"]) - u * v["lr"]
+    return {n: call_bounds.interval_of(y, cast_for("float32")) for n, y in (("parameter", p), ("m", m), ("v", s))}
+
+
+def _step(vector: Vector, claims: Claims, answers: Mapping[str, Array]) -> Mapping[str, Interval]:
+    def model_of(op: Op) -> ErrorModel | None:
+        return _error_model(op, claims)
+
+    if claims.accumulate == "exact" and not claims.op_ulps:
+        return {}
+    arrays: dict[str, Array] = {name: x.values for name, x in vector.inputs.items()}
+    return step_intervals(arrays, answers, model_of, **vector.attributes)
+
+
+def _error_model(op: Op, claims: Claims) -> ErrorModel | None:
+    """The errors that are claimed of an op; None for the same bits."""
+    if claims.accumulate == "exact" if op.contraction else not claims.op_ulps:
+        return None
+    return ErrorModel.of(claims.accumulate.removeprefix("blocks:"), claims.op_ulps)
 
 
 def _op(vector: Vector, claims: Claims) -> Mapping[str, Interval]:
     v = vector.attributes
     op = make_op(v["name"], v["attributes"])
-    if claims.accumulate == "exact" if op.contraction else not claims.op_ulps:
+    model = _error_model(op, claims)
+    if model is None:
         return {}
     names = input_names(op, len(vector.inputs) - ("gradient" in vector.inputs))
     arrays = [vector.inputs[n].values for n in names]
     gradient = vector.inputs["gradient"].values if "gradient" in vector.inputs else None
     precision = policy(op, v["store"], v["operand"], v["operand_gradient"], accumulate=None)
-    model = ErrorModel.of(claims.accumulate.removeprefix("blocks:"), claims.op_ulps)
     return call_bounds.intervals(op, arrays, gradient, Scales(v["alpha"], tuple(v["beta"])), precision, model)

@@ -8,7 +8,7 @@ and its answer names the program and its claims; all but ``name`` and ``version`
 
     refscale-pipe 3 name=mychip version=2.1 ops=cast,matmul,op:gelu formats=float8_e4m3fn,float8_e5m2
         sources=float32 roundings=nearest_even overflows=saturate accumulate=float32 nan=any function_ulps=0
-        op_ulps=0 scale_rules=rceil conventions=cuda,e8m0_zero:nan   (on one line)
+        op_ulps=0 scale_rules=rceil conventions=cuda,e8m0_zero:nan start=1   (on one line)
 
 Every other request is an op of ``golden.OPS`` with its attributes, then its arrays, each after " | "::
 
@@ -28,9 +28,12 @@ A reply without an expected output is a failure.  Each vector of an op in ``ops`
 other claims fit must be answered: "unsupported" is then a failure.  Without ``ops`` the program claims each op that it
 answers at least once.
 
+With ``start=1`` the sums of ``matmul`` start from a third array, ``c``, float32 in the shape of the result; without it
+no request but those of ``refscale accumulator`` has one.
+
 Version 2 added block-scaled formats: the ops ``block_quantize``, ``block_matmul`` and ``block_layout``, arrays of
-``uint8``, and ``scale_rules``.  Version 3 added ``ops``, ``sources`` and outputs that are ``unsupported``.  A program
-of an older version greets with its own number.
+``uint8``, and ``scale_rules``.  Version 3 added ``ops``, ``sources``, ``start`` and outputs that are ``unsupported``.
+A program of an older version greets with its own number.
 
 Any other reply, no reply within the time limit, a line beyond the length limit, and an additional line fail the vector;
 the program is then killed and started again, a limited number of times.  When its input ends, the program ends.
@@ -174,10 +177,17 @@ def _claims(fields: dict[str, str], version: str) -> Claims:
         fields.pop("conventions", ""),
         names("ops") if version >= "3" else None,
         names("sources") if version >= "3" else None,
+        version >= "3" and _flag(fields.pop("start", "0")),
     )
     if fields:
         raise GoldenError(f"its greeting has unknown fields {shown(', '.join(fields))}")
     return found
+
+
+def _flag(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise GoldenError(f"its greeting has start={shown(text, 40)}, expected 0 or 1")
+    return text == "1"
 
 
 def request(vector: Vector) -> str:

@@ -158,7 +158,7 @@ def summary(backend: Backend, results: Sequence[Result], failures: int = 5, note
 
 def _claims(backend: Backend) -> str:
     c = backend.claims
-    parts = [f"accumulate {c.accumulate}"]
+    parts = [f"accumulate {c.accumulate}{' from a start value' if c.start else ''}"]
     parts += [f"functions within {c.function_ulps:g} ulp"] if c.function_ulps else []
     parts += [f"other ops with functions within {c.op_ulps:g} ulp"] if c.op_ulps else []
     parts += [f"ops {', '.join(c.ops)}"] if c.ops is not None else []

@@ -167,6 +167,8 @@ def judge(backend: Backend, vector: Vector) -> Result:
         reason = shown(error) or "NotImplementedError"
         if backend.claims.ops is not None:
             return whole_result(vector, "fail", f"{vector.op} is claimed and not answered: {reason}")
+        if "c" in vector.inputs and backend.claims.start:
+            return whole_result(vector, "fail", f"a start value of sums is claimed and not answered: {reason}")
         exists = not hasattr(backend, "answer") and callable(getattr(backend, vector.op, None))
         return replace(whole_result(vector, "not implemented", reason), unanswered=exists)
     except BackendLostError:
@@ -219,25 +221,10 @@ def _compare(claims: Claims, vector: Vector, answers: Mapping[str, Any], chosen:
     vector = as_claimed(vector, claims)
     outputs: dict[str, Verdict] = dict.fromkeys(vector.outputs, "not implemented")
     mismatches: list[Mismatch] = []
-    reason = ""
+    found, reason = _codes_of(claims, vector, answers, outputs)
     bounds: Mapping[str, tuple[Array, Array]] | None = None
-    for name in sorted(vector.outputs, key=lambda n: n not in _SCALES):
-        expected = vector.outputs[name]
-        if name not in answers:
-            outputs[name] = "fail"
-            given = ", ".join(shown(n, 40) for n in list(answers)[:8]) or "none"
-            reason = reason or f"output {name} is missing; the outputs are: {given}"
-            continue
-        if answers[name] is None and vector.outputs.keys() != {"y"}:
-            if claims.ops is not None:
-                outputs[name] = "fail"
-                reason = reason or f"{vector.op} is claimed, and its output {name} is not implemented"
-            continue
-        try:
-            codes = as_codes(answers[name], expected)
-        except RefscaleError as error:
-            outputs[name], reason = "fail", reason or f"{name}: {error}"
-            continue
+    for name in sorted(found, key=lambda n: n not in _SCALES):
+        codes, expected = found[name], vector.outputs[name]
         wrong = ~_same(codes, expected, vector, claims) & ~chosen[name]
         if vector.op == "block_quantize" and name == "elements":
             wrong &= ~in_nan_blocks(vector)
@@ -245,7 +232,8 @@ def _compare(claims: Claims, vector: Vector, answers: Mapping[str, Any], chosen:
             outputs[name] = "same bits"
             continue
         if bounds is None:
-            bounds = intervals(vector, claims)
+            values = {n: Codes(vector.outputs[n].format, c).values for n, c in found.items()}
+            bounds = intervals(vector, claims, values)
         allowed = bounds.get(name)
         if allowed is not None:
             wrong &= ~inside(decode(codes, expected.format), *allowed)
@@ -259,6 +247,36 @@ def _compare(claims: Claims, vector: Vector, answers: Mapping[str, Any], chosen:
         reason = f"no {', '.join(n for n, v in outputs.items() if v == 'not implemented')}"
     bound = bound_in_words(vector, claims) if verdict == "within bound" else ""
     return Result(vector, verdict, outputs, tuple(mismatches), reason, bound)
+
+
+def _codes_of(
+    claims: Claims, vector: Vector, answers: Mapping[str, Any], outputs: dict[str, Verdict]
+) -> tuple[dict[str, Array], str]:
+    """The codes of each output that is answered, and what is wrong with the first of the others.
+
+    Args:
+        claims: of the backend.
+        vector: the request.
+        answers: arrays by name.
+        outputs: verdicts by name; outputs that are missing, or no arrays of their format, fail here.
+    """
+    found: dict[str, Array] = {}
+    reason = ""
+    for name in sorted(vector.outputs, key=lambda n: n not in _SCALES):
+        if name not in answers:
+            outputs[name] = "fail"
+            given = ", ".join(shown(n, 40) for n in list(answers)[:8]) or "none"
+            reason = reason or f"output {name} is missing; the outputs are: {given}"
+        elif answers[name] is None and vector.outputs.keys() != {"y"}:
+            if claims.ops is not None:
+                outputs[name] = "fail"
+                reason = reason or f"{vector.op} is claimed, and its output {name} is not implemented"
+        else:
+            try:
+                found[name] = as_codes(answers[name], vector.outputs[name])
+            except RefscaleError as error:
+                outputs[name], reason = "fail", reason or f"{name}: {error}"
+    return found, reason
 
 
 def as_codes(answer: Any, expected: Codes) -> Array:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
@@ -26,6 +27,9 @@ from refscale.golden.inputs import cast_for
 from refscale.golden.trace.schema import ANY_ORDER, PARTS, Trace, TracedCall, is_number
 
 Array = NDArray[Any]
+
+RESULT_SCHEMA = "refscale.trace-result/1"
+"""Version of the form of ``to_content``; ``trace_result.schema.json``."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +112,37 @@ def judge(trace: Trace) -> TraceResult:
     Raises:
         GoldenError: an array cannot be read.
     """
-    model = FLOAT32 if trace.accumulate == ANY_ORDER else ErrorModel.of(trace.accumulate)
-    results = [_judge(trace, call, model) for call in trace.calls]
-    if trace.complete:
-        results = list(_with_sums(trace, results))
-    return TraceResult(tuple(results))
+    return Judge(trace).result()
+
+
+class Judge:
+    """Judges the calls of a trace, in any order.
+
+    Args:
+        trace: of a step.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self._model = FLOAT32 if trace.accumulate == ANY_ORDER else ErrorModel.of(trace.accumulate)
+
+    def result(self) -> TraceResult:
+        """The verdict on all calls."""
+        return TraceResult(tuple(self.call(i) for i in range(len(self.trace.calls))))
+
+    def call(self, index: int) -> CallResult:
+        """The verdict on one call.
+
+        Raises:
+            GoldenError: an array cannot be read.
+        """
+        call = self.trace.calls[index]
+        result = _judge(self.trace, call, self._model)
+        return _with_sums(self.trace, self._readers, index, result) if self.trace.complete else result
+
+    @cached_property
+    def _readers(self) -> _Readers:
+        return _Readers.of(self.trace)
 
 
 def _judge(trace: Trace, call: TracedCall, model: ErrorModel) -> CallResult:
@@ -153,33 +183,56 @@ def _check_inputs(call: TracedCall, inputs: Mapping[str, Array]) -> None:
             raise GoldenError(f"input {name} holds {x[other][0]!r}, which {store.format} cannot represent")
 
 
-def _with_sums(trace: Trace, results: Sequence[CallResult]) -> Iterator[CallResult]:
-    """Compare the gradient of each output with the sum of those that the calls which read it send back.
+@dataclass(frozen=True)
+class _Readers:
+    """Who makes and who reads each array of a trace, by the digest of its content.
 
-    Outputs and inputs are matched by their content.  An output is left out if another one is equal to it, or if a call
-    that reads it has no recorded gradient for it.
+    Attributes:
+        made: number of outputs with this content.
+        first: number of the first call that reads it.
+        gradients: files of its gradient from each call that reads it; None if it is not recorded.
     """
-    made = Counter(_digest(trace.array(f)) for call in trace.calls for f in call.outputs.values())
-    uses: dict[str, list[str | None]] = {}
-    for call in trace.calls:
-        for name, file in call.inputs.items():
-            uses.setdefault(_digest(trace.array(file)), []).append(call.gradients.get(name))
-    for call, result in zip(trace.calls, results, strict=True):
-        found, compared = list(result.deviations), list(result.compared)
-        for name, file in call.gradient.items():
-            output = _digest(trace.array(call.outputs[name]))
-            files = uses.get(output, [])
-            if not files or None in files or made[output] > 1:
-                continue
-            pieces = [trace.array(f).astype(np.float64) for f in files if f is not None]
-            store = call.policy.store or cast_for("float32")
-            size = np.sum(np.abs(pieces), 0)
-            error = (len(pieces) - 1) * (store.format.eps * size + float(store.format.spacing(0.0)))
-            label = f"gradient {name}, the sum over {counted(len(pieces), 'call')},"
-            compared.append(label)
-            deviation = _compare(label, trace.array(file).astype(np.float64), bounded(np.sum(pieces, 0), error), None)
-            found += [deviation] if deviation is not None else []
-        yield replace(result, deviations=tuple(found), compared=tuple(compared))
+
+    made: Mapping[str, int]
+    first: Mapping[str, int]
+    gradients: Mapping[str, Sequence[str | None]]
+
+    @classmethod
+    def of(cls, trace: Trace) -> _Readers:
+        """Of all calls."""
+        made = Counter(_digest(trace.array(f)) for call in trace.calls for f in call.outputs.values())
+        first: dict[str, int] = {}
+        gradients: dict[str, list[str | None]] = {}
+        for i, call in enumerate(trace.calls):
+            for name, file in call.inputs.items():
+                content = _digest(trace.array(file))
+                gradients.setdefault(content, []).append(call.gradients.get(name))
+                first.setdefault(content, i)
+        return cls(made, first, gradients)
+
+
+def _with_sums(trace: Trace, readers: _Readers, index: int, result: CallResult) -> CallResult:
+    """Compare the gradient of each output of a call with the sum of those that the calls which read it send back.
+
+    Outputs and inputs are matched by their content.  An output is left out if another array is equal to it, which is an
+    output too or is read before it is made, or if a call that reads it has no recorded gradient for it.
+    """
+    call = trace.calls[index]
+    found, compared = list(result.deviations), list(result.compared)
+    for name, file in call.gradient.items():
+        output = _digest(trace.array(call.outputs[name]))
+        files = readers.gradients.get(output, [])
+        if not files or None in files or readers.made[output] > 1 or readers.first[output] <= index:
+            continue
+        pieces = [trace.array(f).astype(np.float64) for f in files if f is not None]
+        store = call.policy.store or cast_for("float32")
+        size = np.sum(np.abs(pieces), 0)
+        error = (len(pieces) - 1) * (store.format.eps * size + float(store.format.spacing(0.0)))
+        label = f"gradient {name}, the sum over {counted(len(pieces), 'call')},"
+        compared.append(label)
+        deviation = _compare(label, trace.array(file).astype(np.float64), bounded(np.sum(pieces, 0), error), None)
+        found += [deviation] if deviation is not None else []
+    return replace(result, deviations=tuple(found), compared=tuple(compared))
 
 
 def _digest(x: Array) -> str:
@@ -218,53 +271,59 @@ def _compare(name: str, x: Array, y: Bounded, store: Cast | None) -> Deviation |
 
 def in_words(result: TraceResult) -> str:
     """The verdict: a line for each call that did not pass, and what it follows from at the end."""
-    return "\n".join(_lines(result))
+    lines = [line for call in result.calls for line in call_in_words(call)]
+    return "\n".join([*lines, total_in_words([call_content(call) for call in result.calls])])
 
 
-def _lines(result: TraceResult) -> Iterator[str]:
-    for call in result.calls:
-        if call.problem is not None:
-            yield f"FAIL  {shown(call.name)} ({', '.join(call.ops)}): {shown(call.problem)}"
-        for d in call.deviations:
-            place = f"[{', '.join(map(str, d.index))}]"
-            yield (
-                f"FAIL  {shown(call.name)} ({', '.join(call.ops)}): {shown(d.array)}{place} is {d.actual:.9g}, "
-                f"expected {d.low:.9g} … {d.high:.9g}: {d.ulps:.4g} ulp outside; {d.outside} of {d.elements} elements"
-            )
-    arrays = sum(len(c.compared) for c in result.calls)
-    missing = sum(len(c.missing) for c in result.calls)
-    forward = sum(not c.backward for c in result.calls)
-    scope = (
-        f"{counted(len(result.calls), 'call')}, {forward} without backward pass, {counted(arrays, 'array')} compared"
-    )
+def call_in_words(call: CallResult) -> Iterator[str]:
+    """A line for each deviation of a call, and for its problem."""
+    if call.problem is not None:
+        yield f"FAIL  {shown(call.name)} ({', '.join(call.ops)}): {shown(call.problem)}"
+    for d in call.deviations:
+        place = f"[{', '.join(map(str, d.index))}]"
+        yield (
+            f"FAIL  {shown(call.name)} ({', '.join(call.ops)}): {shown(d.array)}{place} is {d.actual:.9g}, "
+            f"expected {d.low:.9g} … {d.high:.9g}: {d.ulps:.4g} ulp outside; {d.outside} of {d.elements} elements"
+        )
+
+
+def total_in_words(calls: Sequence[Mapping[str, Any]]) -> str:
+    """The last line of a verdict: what it covers.
+
+    Args:
+        calls: as ``call_content`` returns them, in order.
+    """
+    arrays, missing = (sum(len(c[key]) for c in calls) for key in ("compared", "missing"))
+    forward = sum(not c["backward"] for c in calls)
+    scope = f"{counted(len(calls), 'call')}, {forward} without backward pass, {counted(arrays, 'array')} compared"
     if missing:
         scope += f", {counted(missing, 'gradient')} not recorded"
-    if result.passed:
-        yield f"every recorded result of this step equals the specification within its bound ({scope})"
-    else:
-        first = result.first
-        assert first is not None
-        failed = sum(not c.passed for c in result.calls)
-        yield f"{counted(failed, 'call')} of {len(result.calls)} deviate, the first is {shown(first.name)} ({scope})"
+    failed = [c["name"] for c in calls if not c["passed"]]
+    if not failed:
+        return f"every recorded result of this step equals the specification within its bound ({scope})"
+    return f"{counted(len(failed), 'call')} of {len(calls)} deviate, the first is {shown(failed[0])} ({scope})"
 
 
 def to_content(result: TraceResult) -> dict[str, Any]:
-    """The verdict as JSON content."""
+    """The verdict as JSON content, ``trace_result.schema.json``."""
+    return document([call_content(call) for call in result.calls])
+
+
+def document(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A verdict as JSON content, from that on each call."""
+    first = next((c["name"] for c in calls if not c["passed"]), None)
+    return {"schema": RESULT_SCHEMA, "passed": first is None, "first": first, "calls": list(calls)}
+
+
+def call_content(call: CallResult) -> dict[str, Any]:
+    """The verdict on a call as JSON content."""
     return {
-        "schema": "refscale.trace-result/1",
-        "passed": result.passed,
-        "first": None if result.first is None else result.first.name,
-        "calls": [
-            {
-                "name": c.name,
-                "ops": list(c.ops),
-                "passed": c.passed,
-                "compared": list(c.compared),
-                "missing": list(c.missing),
-                "backward": c.backward,
-                "problem": c.problem,
-                "deviations": [{**vars(d), "index": list(d.index)} for d in c.deviations],
-            }
-            for c in result.calls
-        ],
+        "name": call.name,
+        "ops": list(call.ops),
+        "passed": call.passed,
+        "compared": list(call.compared),
+        "missing": list(call.missing),
+        "backward": call.backward,
+        "problem": call.problem,
+        "deviations": [{**vars(d), "index": list(d.index)} for d in call.deviations],
     }

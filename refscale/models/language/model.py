@@ -39,6 +39,8 @@ from refscale.models.language.config import LanguageConfig
 BIASED = ("query", "output")
 """Linear layers of attention with a bias: the key's would be a shift that the softmax ignores (the paper's models)."""
 
+FIRST = "gradients of the first prediction, where no sequence starts a text"
+
 
 def specs(config: LanguageConfig) -> Specs:
     """Every parameter, in order."""
@@ -63,7 +65,7 @@ def specs(config: LanguageConfig) -> Specs:
         del readout["readout.weight"]
     if config.initial == "authors":
         found = {name: _authors(name, spec) for name, spec in found.items()}
-    return found | readout | ({"pad": Spec("bias", (config.vocabulary,))} if config.pad else {})
+    return found | readout | ({"pad": Spec("bias", (config.vocabulary,), unused=FIRST)} if config.pad else {})
 
 
 def _mixer_specs(name: str, config: LanguageConfig, depth: int) -> Specs:
@@ -78,6 +80,7 @@ def _mixer_specs(name: str, config: LanguageConfig, depth: int) -> Specs:
         shared=config.shared,
         biased=BIASED if config.biases else (),
         frequencies=config.frequencies if config.positions == "relative" else 0,
+        rotary=config.positions == "rotary",
     )
 
 

@@ -1,0 +1,164 @@
+"""``adapt``: a trained regular program as a unit-scaled one, or the reason why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale.adapt.parity import parity
+from refscale.adapt.scheme import Adapted, AdaptedScheme
+from refscale.adapt.solution import Recording, Solution, finite_sigma, solve
+from refscale.engine import Tape
+from refscale.errors import FactorError, ProgramError
+from refscale.graph import Step, plan
+from refscale.layers import Parameters, Specs, Tensors
+from refscale.programs import Program, Scores, check_program, checked_loss, digest, leaves, name_of, next_batch
+from refscale.scales import Scheme, Unit, regular, unit
+
+
+def adapt(
+    program: Program, parameters: Parameters | None = None, *, base: Unit | None = None, seed: int = 0
+) -> Adapted:
+    """The unit-scaled program that computes what a trained regular one computes.
+
+    Args:
+        program: trained under the regular scheme.
+        parameters: the trained ones; None: those that the program starts with, ``initial_parameters``.
+        base: whose factors the adapted program has, where they are free: ``unit``, with the constraints of the program,
+            or a ``graph.Plan`` of it.  None: ``unit`` if its gradients are multiples of the true ones, else a plan.
+        seed: of the batch that the two programs are compared on, and of initial parameters.
+
+    Returns:
+        Scheme and divisors.  On a tape of that scheme, with ``adapted.unit(parameters)``, losses are those of the
+        regular program, and so are gradients over c and the divisors: both to 1e-12 in float64, on one batch,
+        or to 64 times what one unit in the last place of the parameters changes.
+
+    Raises:
+        ProgramError: the program has a scheme of its own; an op without a rule; a parameter that is needed at two
+            scales or is not finite; or losses or gradients differ, with the name of the tensor.
+
+    Source: paper, Proposition 5.1 (every scaled op has an unscaled equivalent), read backwards.
+    """
+    check_program(program, "adapt")
+    if program.scheme is not None and program.scheme.name != regular.name:
+        raise ProgramError(f"adapt: {name_of(program)} runs under {program.scheme.name!r}, expected 'regular'")
+    if parameters is None:
+        parameters = program.initial_parameters(regular, np.random.default_rng(seed))
+    batch = next_batch(program, program.batches(np.random.default_rng(seed)))
+    try:
+        return _adapted(program, parameters, batch, unit if base is None else base)
+    except FactorError as error:
+        if base is not None:
+            raise ProgramError(f"adapt: {name_of(program)} under {base.name!r}: {error}") from error
+    planned = plan(program)
+    try:
+        return _adapted(program, parameters, batch, planned)
+    except FactorError as error:
+        raise ProgramError(f"adapt: {name_of(program)}: {error}") from error
+
+
+def _adapted(program: Program, parameters: Parameters, batch: Any, base: Unit) -> Adapted:
+    """One adaptation, compared with the original.  Raises FactorError if its factors are not legal."""
+    divided = sigmas(program, parameters)
+    recording = Recording()
+    tape = Tape(recording, dtype=np.float64)
+    p = leaves(tape, program, parameters)
+    total = checked_loss(program, p, batch).total
+    solution = solve([total], recording, divided, base)
+    adapted = Adapted(scheme(tape, p, solution), divisors(p, parameters, solution))
+    found = parity(program, parameters, batch, adapted, solution)
+    if not found.holds:
+        where = f"{found.tensor} is the first tensor that differs" if found.tensor else f"worst: {found.parameter}"
+        raise ProgramError(
+            f"adapt: {name_of(program)} differs after adaptation, its loss by {found.loss:.2g} and its gradients by "
+            f"{found.gradient:.2g}, expected at most {found.tolerance:.2g}; {where}"
+        )
+    return adapted
+
+
+def sigmas(program: Program, parameters: Parameters) -> dict[str, float]:
+    """The RMS of every matrix; biases and gains have no entry."""
+    return {
+        name: finite_sigma(name, float(np.mean(np.square(parameters[name], dtype=np.float64))))
+        for name, spec in program.specs.items()
+        if spec.role not in ("bias", "gain")
+    }
+
+
+def scheme(tape: Tape, p: Tensors, solution: Solution) -> AdaptedScheme:
+    """The scheme of a solution of what a tape has recorded, with the parameters ``p``."""
+    own = {t.variable for t in p.values() if t.variable.requires_grad}
+    steps = []
+    for node in tape.nodes:
+        shapes = tuple(v.shape for v in node.inputs)
+        places = tuple(i for i, v in enumerate(node.inputs) if v in own)
+        steps.append(Step(node.output.name, node.op, shapes, node.scales, node.scales, (), places))
+    return AdaptedScheme(steps=tuple(steps), solved=solution.calls)
+
+
+def divisors(p: Tensors, parameters: Parameters, solution: Solution) -> dict[str, float]:
+    """What each parameter is divided by; 1 for one that is not used."""
+    return {name: solution.scales.get(p[name].variable, 1.0) for name in parameters}
+
+
+class AdaptedProgram(Program):
+    """A program under the scheme that ``adapt`` found, which starts with its trained parameters.
+
+    Args:
+        program: trained under the regular scheme.
+        adapted: of ``adapt``.
+        parameters: the trained ones.
+    """
+
+    def __init__(self, program: Program, adapted: Adapted, parameters: Parameters) -> None:
+        self.program, self.adapted = program, adapted
+        self.buffers, self.name, self.digest = program.buffers, name_of(program), digest(program)
+        self.start = adapted.unit(parameters)
+
+    @property
+    def specs(self) -> Specs:
+        """Those of the program."""
+        return self.program.specs
+
+    @property
+    def scheme(self) -> Unit:
+        """The adapted one."""
+        return self.adapted.scheme
+
+    def loss(self, p: Tensors, batch: Any, rng: np.random.Generator | None = None) -> Any:
+        """That of the program."""
+        return self.program.loss(p, batch, rng)
+
+    def batches(self, rng: np.random.Generator) -> Iterator[Any]:
+        """Those of the program."""
+        return self.program.batches(rng)
+
+    def initial_parameters(self, scheme: Scheme, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+        """The trained parameters, divided."""
+        return dict(self.start)
+
+    def validation(self, rng: np.random.Generator) -> Sequence[Any]:
+        """That of the program."""
+        return self.program.validation(rng)
+
+    def observe(self, batch: Any, loss: Any) -> Any:
+        """That of the program."""
+        return self.program.observe(batch, loss)
+
+    def score(self, observed: Sequence[Any]) -> Scores:
+        """That of the program."""
+        return self.program.score(observed)
+
+
+def adapted_program(program: Program, seed: int = 0) -> AdaptedProgram:
+    """A program with its own first parameters as trained ones, adapted.
+
+    Args:
+        program: whose ``initial_parameters`` returns trained ones under the regular scheme.
+        seed: of the comparison, and of parameters that are drawn.
+    """
+    parameters = program.initial_parameters(regular, np.random.default_rng(seed))
+    return AdaptedProgram(program, adapt(program, parameters, seed=seed), parameters)

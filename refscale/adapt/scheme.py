@@ -1,0 +1,74 @@
+"""The factors of an adapted program as a scheme, and what its parameters are divided by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from refscale.adapt.solution import Solved
+from refscale.arrays import freeze
+from refscale.errors import FactorError
+from refscale.graph import Step
+from refscale.layers import Parameters
+from refscale.scales import Call, ResidualRule, Scales, Unit
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptedScheme(Unit):
+    """Unit scaling with the constants of one trained program, call by call.
+
+    α is a number for each call, as the function must not change.  β is α where the two are tied; elsewhere it is that
+    of unit scaling, computed from the shapes of the call, and so holds for any batch.
+
+    Attributes:
+        steps: the recorded calls.
+        solved: what each of them does.
+    """
+
+    name: str = "adapted"
+    steps: tuple[Step, ...] = ()
+    solved: tuple[Solved, ...] = ()
+
+    def scales(self, call: Call) -> Scales:
+        """Factors of the call with this number; its op has another eps, or other weights, where it was trained to.
+
+        Raises:
+            FactorError: the program being run is not the one that was adapted.
+        """
+        step = self.steps[call.index] if call.index < len(self.steps) else None
+        if step is None or not step.matches(call):
+            expected = "the end of the program" if step is None else f"{step.op} of {step.shapes}"
+            raise FactorError(f"adapted: call {call.index} is {call.op} of {call.shapes}, expected {expected}")
+        solved = self.solved[call.index]
+        call.op = solved.op or call.op
+        free = self.unconstrained(call)
+        beta = tuple([solved.alpha if i in solved.tied and b is not None else b for i, b in enumerate(free.beta)])
+        return Scales(solved.alpha, beta)
+
+    def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
+        """As trained: what the rule says."""
+        return rule(layer)
+
+
+@dataclass(frozen=True, eq=False)
+class Adapted:
+    """A scheme for a trained model, and what its parameters are divided by.
+
+    Attributes:
+        scheme: unit scaling with the constants of this model.
+        divisors: regular parameter over unit-scaled one, by name; 1 where it stays as it was.
+    """
+
+    scheme: Unit
+    divisors: Mapping[str, float]
+
+    def unit(self, regular: Parameters) -> dict[str, NDArray[Any]]:
+        """Parameters of the regular model as those of the unit-scaled one; dtypes stay; read-only."""
+        return {name: freeze((x / self.divisors[name]).astype(x.dtype)) for name, x in regular.items()}
+
+    def regular(self, unit: Parameters) -> dict[str, NDArray[Any]]:
+        """The way back, also after training: rounded twice, so within an ulp or two."""
+        return {name: freeze((x * self.divisors[name]).astype(x.dtype)) for name, x in unit.items()}
