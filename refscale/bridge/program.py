@@ -341,18 +341,14 @@ def _specs(exported: Exported, values: Mapping[str, Array]) -> Specs:
     specs = {}
     for name, x in values.items():
         if name in tables:
-            specs[name] = Spec("embedding", x.shape, std=_std(x))
+            specs[name] = Spec("embedding", x.shape, std=_rms(x) or None)
         elif name in gains:
             specs[name] = Spec("gain", x.shape)
-        elif x.ndim < 2 or not x.any():
+        elif x.ndim < 2 or (x.ndim != 2 and not x.any()):  # a class token, positions
             specs[name] = Spec("bias", x.shape)
         else:
-            specs[name] = Spec("weight", x.shape, std=_std(x))
+            specs[name] = Spec("weight", x.shape, std=_rms(x) or None)
     return specs
-
-
-def _std(x: Array) -> float:
-    return _rms(x) or 1.0
 
 
 # --- Against torch ----------------------------------------------------------------------------------------------------
