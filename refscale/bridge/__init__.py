@@ -8,6 +8,6 @@ back); ``bring`` (the command).
 from refscale.bridge import recurrent  # noqa: F401 (adds its rules)
 from refscale.bridge.bring import Brought, gradient_error
 from refscale.bridge.module import to_torch
-from refscale.bridge.program import Difference, Parity, TorchProgram, from_torch
+from refscale.bridge.program import Difference, TorchParity, TorchProgram, from_torch
 
-__all__ = ["Brought", "Difference", "Parity", "TorchProgram", "from_torch", "gradient_error", "to_torch"]
+__all__ = ["Brought", "Difference", "TorchParity", "TorchProgram", "from_torch", "gradient_error", "to_torch"]

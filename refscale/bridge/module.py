@@ -39,6 +39,7 @@ class _Label(NamedTuple):
 
     shape: tuple[int, ...]
     reports: bool
+    name: str = ""
 
 
 def to_torch(
@@ -68,11 +69,13 @@ def to_torch(
 
     Raises:
         ProgramError: an op of the program has no torch function.
-        ArgumentError: the policy rounds stochastically, computes exactly or in blocks.
+        ArgumentError: the policy computes exactly or in blocks, transforms operands, or differs by place.
     """
     scheme, policy = get_scheme(scheme), get_precision(precision)
-    if policy.accumulate is not None or policy.blocks is not None:
-        raise ArgumentError(f"to_torch(precision={policy.name!r}): expected a policy without blocks and accumulators")
+    if policy.accumulate is not None or policy.blocks is not None or policy.rules or policy.hadamard:
+        raise ArgumentError(
+            f"to_torch(precision={policy.name!r}): expected a policy without blocks, accumulators, rules and transforms"
+        )
     values = program.initial_parameters(scheme, np.random.default_rng(seed)) if parameters is None else parameters
     return _module_class()(program, scheme, policy, values)
 

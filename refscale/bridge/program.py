@@ -21,7 +21,7 @@ from refscale.layers import Spec, Specs, Tensors, initialize
 from refscale.programs import Program
 from refscale.scales import Scheme, regular
 
-__all__ = ["Difference", "Parity", "TorchProgram", "from_torch"]
+__all__ = ["Difference", "TorchParity", "TorchProgram", "from_torch"]
 
 Array = NDArray[Any]
 Outcome = Callable[[Evaluation, Any, Any], Any]
@@ -54,7 +54,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Parity:
+class TorchParity:
     """A module in refscale and in torch, on the example inputs.
 
     Attributes:
@@ -105,7 +105,7 @@ class TorchProgram(Program):
         self.name, self.exported, self.specs = name, exported, specs  # type: ignore[misc]
         self._values, self._inputs, self.outcome, self._target = dict(values), tuple(inputs), outcome, target
         self._shape: tuple[int, ...] | None = None
-        self.parity: tuple[Parity, ...] = ()
+        self.parity: tuple[TorchParity, ...] = ()
 
     def output(
         self,
@@ -354,7 +354,7 @@ def _specs(exported: Exported, values: Mapping[str, Array]) -> Specs:
 # --- Against torch ----------------------------------------------------------------------------------------------------
 
 
-def _compare(program: TorchProgram, raw: Exported, dtype: Any, tolerance: float) -> Parity:
+def _compare(program: TorchProgram, raw: Exported, dtype: Any, tolerance: float) -> TorchParity:
     """Compare every value and gradient of the example inputs.
 
     Raises:
@@ -401,7 +401,7 @@ def _compare(program: TorchProgram, raw: Exported, dtype: Any, tolerance: float)
             f"{name}: the gradient of {gradient.what!r} differs from torch's by {gradient.relative:.1e} of its RMS, "
             f"expected at most {tolerance:g}"
         )
-    return Parity("float64" if wide else "float32", compared, worst, gradient, len(trained))
+    return TorchParity("float64" if wide else "float32", compared, worst, gradient, len(trained))
 
 
 def _torch_values(raw: Exported, leaves: Mapping[str, Any], inputs: Sequence[Any]) -> dict[str, Any]:

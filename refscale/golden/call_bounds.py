@@ -93,12 +93,14 @@ def call_results(
 
     Raises:
         GoldenError: ``precision`` transforms operands without blocks, or multiplies them by a factor, which has no
-            bound yet; or a gradient has another shape than its output.
+            bound yet, or differs by place; or a gradient has another shape than its output.
     """
     rounder = Rounder(replace(precision, accumulate=None), np.dtype(np.float32))
     for step in steps:
         if isinstance(rounder.recipe(step.op), TransformedCasts):
             raise GoldenError(f"{step.op.name}: {precision.name} transforms its operands, which has no bound")
+    if precision.rules:
+        raise GoldenError(f"{precision.name}: it differs by place, expected the policy of this call")
     if precision.operand_factor != 1:
         raise GoldenError(f"{precision.name}: operand_factor={precision.operand_factor:g} has no bound")
     store = precision.store or cast_for("float32")

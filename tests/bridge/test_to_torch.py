@@ -138,10 +138,10 @@ def test_batches_of_other_sizes_run():
     assert made(normal(2, 3, 8, 8)).shape == (2, 5)
 
 
-@pytest.mark.parametrize("precision", ["fp32,accumulate=float32", "mxfp8"])
+@pytest.mark.parametrize("precision", ["fp32,accumulate=float32", "mxfp8", "fp8;head.*=bf16"])
 def test_policies_that_torch_cannot_simulate_are_refused(precision):
     program = from_torch(torch.nn.Linear(4, 3), (normal(2, 4),))
-    with pytest.raises(ArgumentError, match="expected a policy without blocks and accumulators"):
+    with pytest.raises(ArgumentError, match="expected a policy without blocks, accumulators, rules and tr"):
         to_torch(program, precision=precision)
 
 
