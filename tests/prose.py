@@ -236,6 +236,13 @@ def programs(table: str) -> str:
     return f"\n\n{evidence.TABLES[table](evidence.rows())}\n\n"
 
 
+def bridge(table: str) -> str:
+    """A table of the stored evidence of PyTorch models, as Markdown."""
+    from tests.bridge import evidence
+
+    return f"\n\n{evidence.TABLES[table](evidence.rows())}\n\n"
+
+
 VERIFY = "refscale verify"
 COMPARISON = "refscale compare bert-mini --jobs 2 --out DIR"
 BLOCKS = "refscale compare bert-mini --blocks --out DIR"
@@ -243,6 +250,7 @@ FINETUNE = "refscale compare --pretrained DIR --steps 100 --out DIR"
 CHARLM = "refscale sweep charlm --jobs 2 --out DIR"
 FLOPS = "refscale report bert-base --flops"
 PROGRAMS = "python -m tests.programs.evidence"
+BRIDGE = "python -m tests.bridge.evidence"
 TINY = ("report", "bert-tiny")
 
 COMPARED = {
@@ -313,6 +321,7 @@ FIGURES: Mapping[str, Figure] = {
     "finetune.sd.unit-fp8": Figure(FINETUNE, lambda: f"{stdev(losses('finetune-minilm', 'unit fp8')):.3f}"),
     "finetune.sd.unit-fp32": Figure(FINETUNE, lambda: f"{stdev(losses('finetune-minilm', 'unit fp32')):.3f}"),
     "finetune.loss.regular-fp8": Figure(FINETUNE, lambda: loss("finetune-minilm", "regular fp8")),
+    **{f"bridge.{t}": Figure(BRIDGE, partial(bridge, t)) for t in ("models", "training")},
     **{f"programs.{t}": Figure(PROGRAMS, partial(programs, t)) for t in ("scales", "losses")},
     "charlm.settings": Figure(CHARLM, lambda: in_sweep("charlm", r"^\| unit FP32 +\| (\d+) ")),
     "charlm.unit-fp32": Figure(CHARLM, lambda: as_good("unit FP32")),

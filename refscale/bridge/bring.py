@@ -80,16 +80,24 @@ def _certificate(program: TorchProgram, scheme: Scheme) -> int | str:
         return str(error)
 
 
-def gradient_error(program: TorchProgram, scheme: str | Scheme, precision: str | Precision) -> float:
+def gradient_error(
+    program: TorchProgram, scheme: str | Scheme, precision: str | Precision, loss_scale: float = 1.0
+) -> float:
     """The error of a precision: RMS difference of all parameters' gradients over their RMS in float32.
 
     Each gradient is divided by its RMS first, so that each counts by its number of elements.
+
+    Args:
+        program: whose first batch is used.
+        scheme, precision: of the run.
+        loss_scale: multiplies the loss before the backward pass, and divides the gradients after it.
     """
     found = []
-    for policy in (precision, "fp32"):
+    for policy, scale in ((precision, loss_scale), ("fp32", 1.0)):
         loss, p = _loss(program, Tape(scheme, policy))
-        backward(loss)
-        found.append({name: np.asarray(p[name].grad, np.float64) for name in program.specs if p[name].grad is not None})
+        backward(loss, scale)
+        gradients = {name: p[name].grad for name in program.specs if p[name].grad is not None}
+        found.append({name: np.asarray(g, np.float64) / scale for name, g in gradients.items()})
     narrow, exact = found
     error = total = 0.0
     for name, g in exact.items():

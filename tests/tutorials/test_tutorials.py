@@ -1,9 +1,9 @@
 """Every lesson runs from top to bottom, and prints what it says; its figures are drawn by its own code.
 
 A lesson is Markdown.  Its ``python`` blocks are doctests that share one namespace; those marked ``python c`` follow
-them where there is a C compiler; one marked ``python pytest`` is a file of tests, and must pass; one marked
-``python figure`` has no prompts, runs in the same namespace where matplotlib is installed, and writes
-``figures/NAME.svg``.
+them where there is a C compiler, those marked ``python torch`` where torch is installed; one marked ``python pytest``
+is a file of tests, and must pass; one marked ``python figure`` has no prompts, runs in the same namespace where
+matplotlib is installed, and writes ``figures/NAME.svg``.
 
     REFSCALE_FIGURES=write python -m pytest tests/tutorials    # draw the committed figures again
 
@@ -59,8 +59,15 @@ def test_lesson(path, tmp_path, monkeypatch):
     (tmp_path / "figures").mkdir()
     (tmp_path / "results").symlink_to(LESSONS / "results")  # what long runs left, beside the command that made it
     result = run(text, path.name, namespace)
-    assert result.attempted > 10
     assert result.failed == 0
+    attempted = result.attempted
+    if of_torch := blocks(text, "python torch").strip():
+        if importlib.util.find_spec("torch") is None:
+            pytest.skip("its code needs torch")
+        result = run(text, path.name, namespace, "python torch")
+        assert result.failed == 0, of_torch
+        attempted += result.attempted
+    assert attempted > 10
     if shutil.which("cc"):
         assert run(text, path.name, namespace, "python c").failed == 0
     if tests := blocks(text, "python pytest").strip():
