@@ -8,17 +8,18 @@ gradient, differentiate, times β, cast.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from refscale.adapt import Adapted
 from refscale.bridge.functions import function_of
 from refscale.bridge.program import TorchProgram, evaluate
 from refscale.bridge.rules import Evaluation
 from refscale.engine import Op
 from refscale.errors import ArgumentError
 from refscale.precision import Precision, Rounder, get_precision
-from refscale.scales import Call, Scheme, get_scheme
+from refscale.scales import Call, Scheme, get_scheme, regular
 
 __all__ = ["to_torch"]
 
@@ -44,7 +45,7 @@ class _Label(NamedTuple):
 
 def to_torch(
     program: TorchProgram,
-    scheme: str | Scheme = "regular",
+    scheme: str | Scheme | Adapted = "regular",
     precision: str | Precision = "fp32",
     *,
     parameters: Mapping[str, Any] | None = None,
@@ -59,9 +60,10 @@ def to_torch(
 
     Args:
         program: from ``from_torch``.
-        scheme: such as ``graph.plan(program)``.
+        scheme: such as ``graph.plan(program)``; or ``adapt.adapt(program)``: the module with its own values, each
+            parameter divided by its σ, and the same outputs.
         precision: casts of the calls, simulated in float32 on the CPU; rounding to nearest, without blocks.
-        parameters: values by name; None: the program's initial ones under the scheme.
+        parameters: values by name, for an adapted program those of the original; None: the program's initial ones.
         seed: of the initial parameters.
 
     Returns:
@@ -71,7 +73,11 @@ def to_torch(
         ProgramError: an op of the program has no torch function.
         ArgumentError: the policy computes exactly or in blocks, transforms operands, or differs by place.
     """
-    scheme, policy = get_scheme(scheme), get_precision(precision)
+    policy = get_precision(precision)
+    if isinstance(scheme, Adapted):
+        own = program.initial_parameters(regular, np.random.default_rng(seed)) if parameters is None else parameters
+        parameters, scheme = scheme.unit({name: np.asarray(x) for name, x in own.items()}), scheme.scheme
+    scheme = get_scheme(scheme)
     if policy.accumulate is not None or policy.blocks is not None or policy.rules or policy.hadamard:
         raise ArgumentError(
             f"to_torch(precision={policy.name!r}): expected a policy without blocks, accumulators, rules and transforms"
@@ -170,7 +176,9 @@ class TorchEvaluation(Evaluation):
         """The output of a call, with the scheme's factors and the policy's casts."""
         tensors = [x.tensor if isinstance(x, _Traced) else x for x in inputs]
         shapes = tuple(tuple(t.shape) for t in tensors)
-        scales = self.scheme.scales(Call(op, shapes, index=self.calls))
+        asked = Call(op, shapes, index=self.calls)
+        scales = self.scheme.scales(asked)
+        op = cast(Op, asked.op)  # the scheme may have put another in its place
         self.calls += 1
         if self.recorder is None:
             return _Traced(self._computed(op, scales, tensors))

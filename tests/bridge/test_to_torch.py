@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from refscale import ops  # noqa: E402
+from refscale.adapt import adapt  # noqa: E402
 from refscale.bridge import from_torch, to_torch  # noqa: E402
 from refscale.bridge.functions import FUNCTIONS  # noqa: E402
 from refscale.engine import Sizes, Tape, backward  # noqa: E402
@@ -66,6 +67,26 @@ def test_losses_and_gradients_are_refscale_s(scheme, loss):
     assert ours.keys() == theirs.keys() == set(program.specs)
     for name, g in ours.items():
         assert np.abs(theirs[name] - g).max() <= 1e-4 * max(np.sqrt(np.mean(g**2)), 1e-3), name
+
+
+@pytest.mark.parametrize("kind", ["gpt", "convolutions"])
+def test_an_adapted_module_is_the_same_function(kind):
+    """With its own values, each divided by its σ; the loss is that of torch to float32's rounding."""
+    module, inputs = GPT if kind == "gpt" else (ConvNet(), (normal(2, 3, 8, 8),))
+    module.eval()
+    program = from_torch(module, inputs)
+    found = adapt(program)
+    made = to_torch(program, found).eval()
+    theirs = module(*inputs)
+    target = torch.tensor(next(program.batches(np.random.default_rng(0)))[1], dtype=torch.float32)
+    loss = made.loss(made(*inputs), target)
+    assert float(loss.detach()) == pytest.approx(float((theirs * target).mean().detach()), rel=1e-4, abs=1e-5)
+    sigma = {name: float(np.sqrt(np.mean(t.detach().numpy() ** 2))) for name, t in made.named_parameters()}
+    weights = [name for name, spec in program.specs.items() if spec.role in ("weight", "embedding")]
+    assert all(0.9 < sigma[name] < 1.1 for name in weights)
+    own = {name: t.detach() for name, t in module.named_parameters()}
+    again = to_torch(program, found, parameters=own)
+    assert torch.equal(made.get_parameter(weights[0]), again.get_parameter(weights[0]))
 
 
 def test_the_state_dict_has_the_names_of_the_module():

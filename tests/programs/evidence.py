@@ -20,8 +20,9 @@ from statistics import mean, stdev
 from typing import Any, Literal
 
 from refscale import analysis
+from refscale.adapt import adapt
 from refscale.engine import Tape
-from refscale.errors import DivergedError, FactorError
+from refscale.errors import DivergedError, FactorError, ProgramError
 from refscale.files import append_line, read_json_lines
 from refscale.graph import Plan, gradient_factors, plan
 from refscale.programs import Program, digest, first_loss
@@ -96,6 +97,15 @@ def scales(name: str) -> Row:
     return found
 
 
+def adapted(name: str) -> Row:
+    """Whether the program with its initial parameters is adapted to unit scale as the same function; else why not."""
+    try:
+        adapt(PROGRAMS[name]())
+    except ProgramError as error:
+        return {"refused": str(error)}
+    return {"refused": ""}
+
+
 def trained(name: str, scheme: str, precision: str, seed: int, log2_lr: int) -> Row:
     """The validation loss after training, None if it diverged."""
     program = PROGRAMS[name]()
@@ -127,6 +137,7 @@ def compute(out: Path, names: Sequence[str]) -> None:
     for name in names:
         known = Known(out, name)
         known.row({"part": "scales"}, lambda name=name: scales(name))
+        known.row({"part": "adapt"}, lambda name=name: adapted(name))
         for scheme, start in FIRST.items():
             log2_lr = best_rate(lambda lr, s=scheme, k=known: k.loss(s, "fp32", 0, lr), start)
             for precision in PRECISIONS:
@@ -192,16 +203,19 @@ def losses(found: Sequence[Row], name: str, scheme: str, precision: str) -> list
 def scales_table(found: Sequence[Row]) -> str:
     """Tensors outside [1/4, 4], in Markdown."""
     lines = [
-        "| program | parameters | tensors | outside, regular | unit | plan | plan, gradients predicted | which then |",
-        "|---|---|---|---|---|---|---|---|",
+        "| program | parameters | tensors | outside, regular | unit | plan | plan, gradients predicted | which then "
+        "| adapted, to 1e-12 |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, make in PROGRAMS.items():
         row = scales_row(found, name)
+        (same,) = (r for r in of_program(found, name) if r["part"] == "adapt")
         size = sum(math.prod(s.shape) for s in make().specs.values())
         counts = ["not legal" if row[key] is None else len(row[key]) for key in ("unit", "plan", "predicted")]
         left, more = list(row["predicted"])[:4], len(row["predicted"]) - 4
         names = ", ".join(f"`{n}`" for n in left) + (f" and {more} more" if more > 0 else "")
-        lines.append(f"| {' | '.join(map(str, [name, size, row['judged'], row['regular'], *counts, names]))} |")
+        cells = [name, size, row["judged"], row["regular"], *counts, names, same["refused"] or "yes"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 

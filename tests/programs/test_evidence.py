@@ -45,6 +45,10 @@ class TestScales:
             for tensor in (found[key] or {}).keys() ^ (row[key] or {}).keys():
                 assert any(end / BORDER <= both[tensor] <= end * BORDER for end in (LOW, HIGH)), tensor
 
+    def test_adapted_it_is_the_same_function(self, name, stored):
+        (row,) = (r for r in evidence.of_program(stored, name) if r["part"] == "adapt")
+        assert evidence.adapted(name)["refused"] == row["refused"] == ""
+
     def test_gradients_are_multiples_of_the_true_ones(self, name):
         """On a batch smaller than the planned one."""
         program, scheme = PROGRAMS[name](), planned(name)
