@@ -119,6 +119,7 @@ class TestResuming:
         """The parts that were computed, each at once."""
         parts = []
         monkeypatch.setattr(evidence, "scales", lambda name: parts.append((name,)) or {"plan": {}})
+        monkeypatch.setattr(evidence, "adapted", lambda name: parts.append((name, "adapted")) or {"refused": ""})
 
         def trained(name, scheme, precision, seed, log2_lr):
             parts.append((name, scheme, precision, seed, log2_lr))
