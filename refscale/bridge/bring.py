@@ -85,7 +85,8 @@ def gradient_error(
 ) -> float:
     """The error of a precision: RMS difference of all parameters' gradients over their RMS in float32.
 
-    Each gradient is divided by its RMS first, so that each counts by its number of elements.
+    Each gradient is divided by its RMS first, so that each counts by its number of elements.  The divisor is at least a
+    thousandth of the RMS of all: a gradient that is 0 but for rounding (a key's bias) has no scale of its own.
 
     Args:
         program: whose first batch is used.
@@ -99,9 +100,11 @@ def gradient_error(
         gradients = {name: p[name].grad for name in program.specs if p[name].grad is not None}
         found.append({name: np.asarray(g, np.float64) / scale for name, g in gradients.items()})
     narrow, exact = found
+    squares = {name: float(np.mean(g**2)) for name, g in exact.items()}
+    least = 1e-6 * float(np.mean(list(squares.values()))) if squares else 0.0
     error = total = 0.0
     for name, g in exact.items():
-        if square := float(np.mean(g**2)):
+        if square := max(squares[name], least):
             error += float(np.sum((narrow[name] - g) ** 2)) / square
             total += g.size
     return float(np.sqrt(error / total)) if total else 0.0

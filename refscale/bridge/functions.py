@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from refscale import ops
 from refscale.engine import Op
 from refscale.errors import ProgramError
@@ -105,6 +107,18 @@ def _nearest_resize(op: ops.NearestResize, x: Any) -> Any:
     n = x.ndim - 2
     for axis, factor in enumerate((op.factor,) * n if isinstance(op.factor, int) else op.factor, 1):
         x = x.repeat_interleave(factor, axis)
+    return x
+
+
+def _pad(op: ops.Pad, x: Any) -> Any:
+    import torch
+
+    if op.mode == "constant":
+        return torch.nn.functional.pad(x, [n for pair in op.widths[::-1] for n in pair], value=op.value)
+    for axis, pair in enumerate(op.widths):
+        n = np.arange(x.shape[axis])
+        places = np.pad(n, pair, mode="reflect") if op.mode == "reflect" else np.pad(n, pair, mode="edge")
+        x = x.index_select(axis, torch.as_tensor(places, device=x.device))
     return x
 
 
@@ -226,6 +240,7 @@ FUNCTIONS: dict[type[Op], Function] = {
     ops.Transpose: lambda op, x: x.permute(op.axes),
     ops.Slice: lambda op, x: x.narrow(op.axis, op.start, op.stop - op.start),
     ops.Concat: _concat,
+    ops.Pad: _pad,
     ops.Expand: lambda op, x: x.expand(op.shape),
     ops.SoftmaxCrossEntropy: _cross_entropy,
     ops.Mean: lambda op, x: x.mean(op.axes if op.axes is not None else tuple(range(x.ndim))),

@@ -591,6 +591,13 @@ def _unbind(run: Evaluation, self: Any, dim: int = 0) -> list[Any]:
     return [_select(run, self, dim, i) for i in range(self.shape[dim])]
 
 
+@_rule("pad.default")
+def _pad(run: Evaluation, self: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
+    pairs = list(zip(pad[::2], pad[1::2], strict=True))[::-1]  # torch lists the last axis first
+    widths = ((0, 0),) * (self.ndim - len(pairs)) + tuple(pairs)
+    return run.apply(ops.Pad(widths, mode, value or 0.0), self) if any(pad) else self  # type: ignore[arg-type]
+
+
 @_rule("expand.default")
 def _expand(run: Evaluation, self: Any, size: Sequence[int], **unused: object) -> Any:
     own = (1,) * (len(size) - self.ndim) + self.shape

@@ -49,7 +49,7 @@ def claim_3_36_highway(place: Place) -> Figures:
 
 
 @claim("quadrature; Hochreiter and Schmidhuber 1997; a state that is kept")
-def claim_3_46_lstm(place: Place) -> Figures:
+def claim_3_45_lstm(place: Place) -> Figures:
     """State and output of an LSTM's cell: α = 1 of a state that is kept, and every other factor by RMS."""
     quantiles, rng = quantile_grid(512), place.rng()
     first, second = (np.array(a)[..., None] for a in np.broadcast_arrays(quantiles[:, None], quantiles[None]))
@@ -66,7 +66,7 @@ def claim_3_46_lstm(place: Place) -> Figures:
 
 
 @claim("quadrature; arXiv 1406.1078; a state that is kept")
-def claim_3_47_gru(place: Place) -> Figures:
+def claim_3_46_gru(place: Place) -> Figures:
     """The state of a GRU: α = 1 of a state that is kept, every β by RMS, the sum in the candidate counted."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(18)
     r, z, x, a = (v[..., None] for v in np.meshgrid(*[nodes] * 4, indexing="ij"))
@@ -83,7 +83,7 @@ def claim_3_47_gru(place: Place) -> Figures:
 
 
 @claim("matmul; means of the keys in a window", "s")
-def claim_3_48_windows(place: Place) -> Figures:
+def claim_3_47_windows(place: Place) -> Figures:
     """A query that sees n of t keys: scores β = (t·n/t)^-½, softmax α = n, mixtures 1/n or n^-½, values (s·n/t)^-½."""
     t, rng = max(4, place.at_most(s=256).s // 4 * 4), place.rng()
     n, d = t // 4, 8

@@ -436,6 +436,7 @@ class TestKinds:
         others = {
             *("arrays.plain", "engine.record.call", "engine.record.seed"),  # the two for ``apply`` and ``backward``
             "golden.trace.recorder.record_run",  # passes it to ``backward``
+            *("exact.product.start_values", "exact.intervals.sum_errors"),  # of ``exact.matmul`` and ``exact.bound``
             "exact.accumulators.Accumulator.matmul",
             *("exact.accumulators.Exact.matmul", "exact.accumulators.AnyOrder.matmul"),  # which refuse anything
         }

@@ -430,7 +430,6 @@ class TestCommands:
             ["report", "--constraint", "none"],
             ["train", "--batch", "9", "--out", "x"],
             ["train", "--text", "x", "--out", "x"],
-            ["compare", "--out", "x"],
         ],
         ids=" ".join,
     )
