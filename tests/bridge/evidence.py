@@ -233,7 +233,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compute what is missing, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS)
-    path = parser.parse_args(arguments).out
+    parser.add_argument("--only", choices=["model", "trained"], help="one of the two tables")
+    args = parser.parse_args(arguments)
+    path = args.out
     warnings.simplefilter("ignore")
     found = rows(path)
     made = models()
@@ -243,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for seed in SEEDS:
                 work[f"trained:{name}:{way}:{seed}"] = lambda a=(name, scheme, precision, seed): {"loss": trained(*a)}
     for key, compute in work.items():
-        if key not in found:
+        if key not in found and key.startswith(args.only or ""):
             found[key] = {"key": key, **compute()}
             append_line(path, json_text(found[key]))
             print(key, flush=True)

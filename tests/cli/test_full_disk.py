@@ -44,7 +44,9 @@ def limited(capsys, monkeypatch):
 
     The kernel refuses more, as a full disk does; what was written before stays.
     """
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a .pyc that is cut off stays, and fails every later import
+    # A .pyc that is cut off stays, and fails every later import: here, and in the processes that a sweep starts.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
 
     def run(size, *argv):
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
