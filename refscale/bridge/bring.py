@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from refscale import analysis
-from refscale.bridge.program import TorchProgram, from_torch
+from refscale.bridge.importing import from_torch
+from refscale.bridge.program import TorchProgram
 from refscale.engine import Tape, backward
 from refscale.errors import FactorError, ProgramError, counted
 from refscale.graph import Plan, gradient_factors, plan

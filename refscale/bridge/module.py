@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from refscale.adapt import Adapted
+from refscale.bridge.evaluation import Evaluation
 from refscale.bridge.functions import function_of
 from refscale.bridge.program import TorchProgram, evaluate
-from refscale.bridge.rules import Evaluation
 from refscale.engine import Op
 from refscale.errors import ArgumentError
 from refscale.precision import Precision, Rounder, get_precision

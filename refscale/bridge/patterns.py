@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale import ops
-from refscale.bridge.rules import RULES, Evaluation
+from refscale.bridge.evaluation import Evaluation
+from refscale.bridge.rules import RULES
 from refscale.bridge.steps import AtenCall, Exported, Ref, resolve
 from refscale.engine import Op
 

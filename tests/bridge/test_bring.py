@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from refscale.bridge.bring import example_inputs, gradient_error, load_module  # noqa: E402
-from refscale.bridge.program import from_torch  # noqa: E402
+from refscale.bridge.importing import from_torch  # noqa: E402
 from refscale.cli import main  # noqa: E402
 from refscale.errors import ProgramError  # noqa: E402
 from tests.bridge.modules import Gpt, ids  # noqa: E402

@@ -11,8 +11,9 @@ torch = pytest.importorskip("torch")
 
 from refscale import ops  # noqa: E402
 from refscale.bridge import from_torch  # noqa: E402
-from refscale.bridge.program import relative  # noqa: E402
-from refscale.bridge.rules import RULES, Evaluation  # noqa: E402
+from refscale.bridge.evaluation import Evaluation  # noqa: E402
+from refscale.bridge.parity import relative  # noqa: E402
+from refscale.bridge.rules import RULES  # noqa: E402
 from refscale.engine import Tape, ancestors, backward  # noqa: E402
 from refscale.errors import ProgramError  # noqa: E402
 from refscale.graph import gradient_factors, plan  # noqa: E402

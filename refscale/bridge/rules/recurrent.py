@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from refscale import ops
-from refscale.bridge.rules import RULES, Evaluation
+from refscale.bridge.evaluation import Evaluation
+from refscale.bridge.rules.registry import RULES
 from refscale.errors import ProgramError
 
 __all__: list[str] = []

@@ -1,0 +1,84 @@
+"""One evaluation of a module: what a rule computes with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from refscale import functional as F  # noqa: N812
+from refscale import ops
+from refscale.engine import Op, Tensor, apply
+
+__all__ = ["Evaluation"]
+
+
+class Evaluation:
+    """One evaluation of a module by refscale's ops; ``module.TorchEvaluation`` evaluates the same rules in torch.
+
+    A move of axes that undoes an earlier one returns the earlier tensor, so two convolutions in a row share a layout.
+
+    Attributes:
+        rng: of dropout; None: dropout is off.
+    """
+
+    def __init__(self, rng: np.random.Generator | None = None) -> None:
+        self.rng = rng
+        self._moves: dict[Any, tuple[Any, tuple[int, ...]]] = {}
+
+    def depends(self, x: object) -> bool:
+        """Return whether a value depends on parameters; others are constants."""
+        return isinstance(x, Tensor)
+
+    def scope(self, name: str) -> AbstractContextManager[None]:
+        """Around the calls of a submodule."""
+        return nullcontext()
+
+    def apply(self, op: Op, *inputs: Any) -> Any:
+        """The output of a scaled op."""
+        return apply(op, *inputs)
+
+    def dropout(self, x: Any, p: float) -> Any:
+        """Drop elements with probability p, if this evaluation has a source of noise."""
+        return F.dropout(x, p, self.rng)
+
+    def detached(self, x: Any) -> Any:
+        """The value of a tensor, as a constant."""
+        return x.value if isinstance(x, Tensor) else x
+
+    def filled(self, shape: tuple[int, ...], value: float | bool, like: Any) -> Any:
+        """A constant array of one value; numbers have the dtype of ``like``."""
+        return np.full(shape, value, np.bool_ if isinstance(value, bool) else like.value.dtype)
+
+    def is_mask(self, x: Any) -> bool:
+        """Return whether a constant is boolean."""
+        return bool(x.dtype == np.bool_)
+
+    def _permuted(self, x: Any, order: tuple[int, ...]) -> Any:
+        return np.transpose(x, order)
+
+    def _key(self, x: Any) -> Any:
+        return x.variable
+
+    def transpose(self, x: Any, axes: Sequence[int]) -> Any:
+        """Return x with its axes in the given order, a permutation of 0 … n−1."""
+        order = tuple(a % len(x.shape) for a in axes)
+        if not self.depends(x):
+            return self._permuted(x, order)
+        source, before = self._moves.get(self._key(x), (x, tuple(range(len(x.shape)))))
+        order = tuple(before[a] for a in order)
+        if order == tuple(range(len(order))):
+            return source
+        y = self.apply(ops.Transpose(order), source)
+        self._moves[self._key(y)] = source, order
+        return y
+
+    def last(self, x: Any) -> Any:
+        """Return x (batch, channels, …) with its channels last."""
+        return self.transpose(x, (0, *range(2, len(x.shape)), 1))
+
+    def first(self, x: Any) -> Any:
+        """Return x (batch, …, channels) with its channels in axis 1."""
+        return self.transpose(x, (0, len(x.shape) - 1, *range(1, len(x.shape) - 1)))
