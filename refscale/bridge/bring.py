@@ -1,4 +1,4 @@
-"""What ``refscale bring`` prints: a PyTorch module, where its tensors are, its plan, and what a format loses of it."""
+"""The report of ``refscale bring``: scales, plan and gradient errors of a PyTorch module."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["Brought", "bring", "example_inputs", "gradient_error", "in_words", "
 
 @dataclass(frozen=True)
 class Brought:
-    """A PyTorch module as a program, and what was found.
+    """The results of ``bring``.
 
     Attributes:
         program: the program, with its parity.

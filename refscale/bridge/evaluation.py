@@ -1,4 +1,4 @@
-"""One evaluation of a module: what a rule computes with."""
+"""One evaluation of a module: the operations that rules call."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ class Evaluation:
     def __init__(self, rng: np.random.Generator | None = None) -> None:
         self.rng = rng
         self._moves: dict[Any, tuple[Any, tuple[int, ...]]] = {}
+
+    @property
+    def noisy(self) -> bool:
+        """Whether dropout is on."""
+        return self.rng is not None
 
     def depends(self, x: object) -> bool:
         """Return whether a value depends on parameters; others are constants."""

@@ -1,4 +1,4 @@
-"""Each op's function in torch: what a module with the factors in place computes.
+"""The function of each op in torch.
 
 A function takes the op and its inputs, and returns the op's output before its factor α, differentiable.
 """

@@ -8,6 +8,7 @@ gradient, differentiate, times β, cast.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -18,7 +19,7 @@ from refscale.bridge.functions import function_of
 from refscale.bridge.program import TorchProgram, evaluate
 from refscale.engine import Op
 from refscale.errors import ArgumentError
-from refscale.precision import Precision, Rounder, get_precision
+from refscale.precision import Precision, Rounder, fp32, get_precision
 from refscale.scales import Call, Scheme, get_scheme, regular
 
 __all__ = ["to_torch"]
@@ -95,7 +96,7 @@ class _Edges:
 
     def __init__(self, policy: Precision) -> None:
         self.rounder = Rounder(policy, np.dtype(np.float32))
-        self._casts = policy.name != "fp32"
+        self._casts = policy != fp32
 
     def operand(self, op: Op, shape: tuple[int, ...], call: int, i: int) -> Cast | None:
         """Input ``i`` of a call, as the op computes with it."""
@@ -134,6 +135,11 @@ class TorchEvaluation(Evaluation):
     def __init__(self, scheme: Scheme, edges: _Edges, training: bool, recorder: Any = None, calls: int = 0) -> None:
         super().__init__(None)
         self.scheme, self.edges, self.training, self.recorder, self.calls = scheme, edges, training, recorder, calls
+
+    @property
+    def noisy(self) -> bool:
+        """Whether dropout is on: in train mode."""
+        return self.training
 
     def depends(self, x: object) -> bool:
         """Return whether a value depends on parameters."""
@@ -209,34 +215,27 @@ def _edge(t: Any, forward: Cast | None, backward: Cast | None) -> Any:
     return _edge_function().apply(t, forward, backward)
 
 
-_EDGE: list[Any] = []
-
-
+@cache
 def _edge_function() -> Any:
-    if not _EDGE:
-        import torch
+    """The class of ``_edge``, made when torch is first needed."""
+    import torch
 
-        class CastAndScale(torch.autograd.Function):  # type: ignore[misc]
-            @staticmethod
-            def forward(ctx: Any, t: Any, forward: Cast | None, backward: Cast | None) -> Any:
-                ctx.backward_cast = backward
-                return t.view_as(t) if forward is None else forward(t)
+    class CastAndScale(torch.autograd.Function):  # type: ignore[misc]
+        @staticmethod
+        def forward(ctx: Any, t: Any, forward: Cast | None, backward: Cast | None) -> Any:
+            ctx.backward_cast = backward
+            return t.view_as(t) if forward is None else forward(t)
 
-            @staticmethod
-            def backward(ctx: Any, g: Any) -> Any:
-                return (g if ctx.backward_cast is None else ctx.backward_cast(g)), None, None
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return (g if ctx.backward_cast is None else ctx.backward_cast(g)), None, None
 
-        _EDGE.append(CastAndScale)
-    return _EDGE[0]
-
-
-_MODULE: list[Any] = []
+    return CastAndScale
 
 
+@cache
 def _module_class() -> Any:
     """The class of the modules, made when torch is first needed."""
-    if _MODULE:
-        return _MODULE[0]
     import torch
     from torch.utils import _pytree as pytree
 
@@ -287,7 +286,6 @@ def _module_class() -> Any:
             """Write the calls of the following steps with a ``golden.trace.Recorder``; None: no more."""
             self.recorder = recorder
 
-    _MODULE.append(ScaledModule)
     return ScaledModule
 
 

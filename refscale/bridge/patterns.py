@@ -3,7 +3,7 @@
 An RMS norm is found by its steps.  A function of one number composed of element-wise steps (gelu by its formula,
 x·sigmoid(x)) is recognized by its values: it is evaluated on a grid and compared with each named activation; a function
 that is none of them becomes a ``CustomElementwise`` with torch's own value and derivative.  The check of every step
-against torch covers what is recognized here, too.
+against torch covers the recognized ones, too.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _rms_norm(run: Evaluation, x: Any, gain: Any, eps: float) -> Any:
 
 
 def _root_mean_square(step: AtenCall, by_name: Mapping[str, AtenCall]) -> tuple[str | None, float]:
-    """The x and eps of x·rsqrt(mean(x²) + eps), if that is what the step computes."""
+    """The x and eps of x·rsqrt(mean(x²) + eps), if the step computes it."""
     nothing = None, 0.0
     sides = [_uncast(name, by_name) for name in step.inputs]
     for one, other in zip(sides, sides[::-1], strict=True):

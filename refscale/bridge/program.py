@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -63,6 +64,7 @@ class TorchProgram(Program):
     ) -> None:
         self.name, self.exported, self.specs = name, exported, specs  # type: ignore[misc]
         self._values, self._inputs, self.outcome, self._target = dict(values), tuple(inputs), outcome, target
+        self.digest = _digest(exported, specs, self._values, self._inputs)
         self._shape: tuple[int, ...] | None = None
         self.parity: tuple[TorchParity, ...] = ()
 
@@ -134,6 +136,20 @@ class TorchProgram(Program):
         return self._shape
 
 
+def _digest(exported: Exported, specs: Specs, values: Mapping[str, Array], inputs: Sequence[Any]) -> str:
+    """SHA-256 of the steps, the specs, the module's values and its inputs."""
+    content = hashlib.sha256()
+    for step in exported.steps:
+        for call in (step, *step.fused):
+            content.update(f"{call.name} {call.target} {call.arguments}\n".encode())
+    for name, spec in specs.items():
+        content.update(f"{name} {spec}\n".encode())
+        content.update(np.ascontiguousarray(values[name]).tobytes())
+    for x in inputs:
+        content.update(np.ascontiguousarray(x.detach().numpy()).tobytes() if hasattr(x, "detach") else repr(x).encode())
+    return content.hexdigest()
+
+
 def evaluate(
     exported: Exported,
     given: Mapping[str, Any],
@@ -150,7 +166,7 @@ def evaluate(
         exported: the steps.
         given: parameters, buffers and constants by their names in the steps.
         inputs: of the module.
-        run: what a rule computes with.
+        run: the operations that rules call.
         constants: values of constant steps by name, if they were computed before.
         array: a constant as rules take it.
         watch: called with each step and its value.
@@ -158,12 +174,15 @@ def evaluate(
     Raises:
         ProgramError: a step that its rule refuses.
     """
+    # Copies of the inputs and buffers that a step writes to: the next evaluation starts from the same values.
+    written = {step.inputs[0] for step in exported.steps if step.in_place and step.name not in exported.depends}
     values = {**given, **dict(zip(exported.inputs, inputs, strict=True))}
+    values.update({name: values[name].clone() for name in written if name in values})
     for step in exported.steps:
         if step.name in exported.depends:
             y = _computed(step, values, run, array)
         else:
-            y = called(step, values) if constants is None else constants[step.name]
+            y = called(step, values, noisy=run.noisy) if constants is None else constants[step.name]
         values[step.name] = y
         if step.in_place:
             values[step.inputs[0]] = y
@@ -174,7 +193,6 @@ def evaluate(
 
 def _computed(step: AtenCall, values: Mapping[str, Any], run: Evaluation, array: Callable[[Any], Any]) -> Any:
     """The value of a step by its rule, named by the submodule that called it."""
-
     arguments = resolve(step.arguments, lambda ref: array(values[ref.name]))
     if step.target == "getitem":
         return step.function(*arguments.values())
@@ -186,11 +204,19 @@ def _computed(step: AtenCall, values: Mapping[str, Any], run: Evaluation, array:
         raise ProgramError(f"{step}: {error}") from error
 
 
-def called(step: AtenCall, values: Mapping[str, Any]) -> Any:
-    """Torch's own value of a step; dropout is off."""
+def called(step: AtenCall, values: Mapping[str, Any], *, noisy: bool = False) -> Any:
+    """Torch's own value of a step.
+
+    Args:
+        step: the step.
+        values: of the earlier steps, by name.
+        noisy: whether dropout is on.
+    """
     arguments = resolve(step.arguments, lambda ref: values[ref.name])
     if step.target == "getitem":
         return step.function(*arguments.values())
+    if noisy:
+        return step.function(**arguments)
     if step.target.startswith("aten.dropout"):
         return next(iter(arguments.values()))
     arguments.update({name: 0.0 for name in ("dropout_p", "dropout") if name in arguments})

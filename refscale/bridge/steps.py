@@ -71,7 +71,7 @@ class AtenCall:
 
 @dataclass(frozen=True)
 class Exported:
-    """The steps of a module, and what its values are made from.
+    """The steps of a module, and its parameters, constants and inputs.
 
     Attributes:
         steps: in order.
@@ -89,10 +89,10 @@ class Exported:
     depends: frozenset[str] = field(default=frozenset())
 
     def with_steps(self, steps: Sequence[AtenCall]) -> Exported:
-        """The same module by other steps; those whose value nobody takes are left out."""
+        """The same module by other steps, without unused ones; those that write in place stay."""
         needed, kept = {self.output}, []
         for step in reversed(steps):
-            if step.name in needed or (step.in_place and step.inputs[0] in needed):
+            if step.name in needed or step.in_place:
                 needed.update(step.inputs)
                 kept.append(step)
         return Exported(

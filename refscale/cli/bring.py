@@ -9,7 +9,7 @@ from refscale.files import write_json
 
 
 def bring(args: argparse.Namespace) -> None:
-    """Import a PyTorch module, and print what was found."""
+    """Import a PyTorch module and print its report."""
     try:
         import torch  # noqa: F401
     except ImportError:

@@ -3,7 +3,7 @@
     python -m tests.bridge.evidence                 # continues tutorials/results/bridge.jsonl, prints the tables
     python -m tests.bridge.evidence --out FILE      # anew, in another file; needs torch and transformers
 
-Every result is a line of the file; what the file has already is not computed again.
+Every result is a line of the file; results that the file has are not computed again.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def models() -> Mapping[str, Callable[[], Made]]:
 
 
 def imported(make: Callable[[], Made]) -> Row:
-    """What came of importing one model in train mode, or why it is refused."""
+    """The results of importing one model in train mode, or the reason of its refusal."""
     import torch
 
     from refscale.bridge import gradient_error
@@ -228,7 +228,7 @@ TABLES = {"models": models_table, "training": training_table}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compute what is missing, and print the tables."""
+    """Compute the missing results and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--only", choices=["model", "trained"], help="one of the two tables")

@@ -1,4 +1,4 @@
-"""``refscale bring``: a module from a file, and what is printed of it."""
+"""``refscale bring``: a module from a file, and its report."""
 
 from __future__ import annotations
 
@@ -96,6 +96,27 @@ def test_a_factory_is_called(file):
     module, inputs = load_module(f"{file}:with_inputs")
     assert isinstance(module, torch.nn.Module)
     assert inputs[0].shape == (2, 8)
+
+
+def test_a_gradient_that_is_0_but_for_rounding_does_not_count():
+    """b adds the same to all logits of a row; by its own RMS its error would be millions."""
+
+    class Shifted(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.linspace(-1, 1, 12).reshape(3, 4))
+            self.b = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            return torch.softmax(x @ self.w + self.b, -1)
+
+    program = from_torch(Shifted(), (torch.linspace(-2, 2, 15).reshape(5, 3),))
+    assert 0.01 < gradient_error(program, "regular", "fp8") < 1
+
+
+def test_a_loss_scale_divides_out():
+    program = from_torch(Gpt(), (ids(2, 12),))
+    assert gradient_error(program, "regular", "fp32", 2.0**10) == 0
 
 
 def test_the_error_of_float32_is_0_and_grows_with_narrower_formats():

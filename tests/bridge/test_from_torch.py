@@ -145,6 +145,48 @@ def test_noise_of_torch_is_drawn_from_the_given_generator():
     assert not np.array_equal(first, other)
 
 
+def test_dropout_of_an_input_is_on_in_training_too():
+    module = Calls(lambda w, x: w * torch.nn.functional.dropout(x, 0.5, training=True), 30, 40)
+    program = from_torch(module, (torch.ones(30, 40),))
+    tape = Tape("regular")
+    p = {name: tape.tensor(x, name) for name, x in program.initial_parameters(tape.scheme, None).items()}
+    whole, dropped = (program.output(p, (torch.ones(30, 40),), rng).value for rng in (None, np.random.default_rng(0)))
+    assert not np.any(whole == 0)
+    assert 0.4 < np.mean(dropped == 0) < 0.6
+
+
+def test_an_input_that_the_module_overwrites_stays_as_it_was():
+    x = normal(3, 4)
+    program = from_torch(Calls(lambda w, x: w * x.add_(1.0), 3, 4), (x.clone(),))
+    tape = Tape("regular")
+    p = {name: tape.tensor(v, name) for name, v in program.initial_parameters(tape.scheme, None).items()}
+    for _ in range(2):
+        given = x.clone()
+        assert np.array_equal(program.output(p, (given,)).value, p["w"].value * (x.numpy() + 1))
+        assert torch.equal(given, x)
+
+
+def test_modules_have_digests_of_their_own():
+    def digest(f, x, scale=1.0):
+        module = Calls(f, 3, 4)
+        with torch.no_grad():
+            module.w.mul_(scale)
+        return from_torch(module, (x,)).digest
+
+    def product(w, x):
+        return w * x
+
+    first = digest(product, normal(3, 4))
+    assert digest(product, normal(3, 4)) == first
+    others = [
+        digest(product, normal(3, 4, seed=1)),
+        digest(product, normal(3, 4), scale=2.0),
+        digest(lambda w, x: w + x, normal(3, 4)),
+        digest(lambda w, x: (w * x) * 0.3 * (w * x).tanh(), normal(3, 4)),
+    ]
+    assert len({first, *others}) == 5
+
+
 def test_a_later_write_to_the_module_changes_nothing():
     module = torch.nn.Linear(4, 3)
     program = from_torch(module, (normal(2, 4),))
@@ -205,6 +247,46 @@ def test_a_wrong_gradient_alone_is_refused(monkeypatch):
     monkeypatch.setattr(ops.Silu, "fast_forward", None)
     with pytest.raises(ProgramError, match="the gradient of 'w' differs from torch's by"):
         from_torch(Calls(lambda w, x: torch.nn.functional.silu(w * x), 3, 4), (normal(3, 4),))
+
+
+@pytest.mark.parametrize(("error", "refused"), [(0.9e-6, False), (1.1e-6, True)])
+def test_the_tolerance_is_a_millionth_in_float64(error, refused, monkeypatch):
+    """A rule off by a factor: the RMS difference is that part of the RMS."""
+
+    def silu(run, self, **unused):
+        return run.apply(ops.ScalarMultiply(1 + error), run.apply(ops.Silu(), self))
+
+    monkeypatch.setitem(RULES, "aten.silu.default", silu)
+    module = Calls(lambda w, x: torch.nn.functional.silu(w * x), 3, 4)
+    if refused:
+        with pytest.raises(ProgramError, match=r"differs from torch by 1\.1e-06 of its RMS, expected at most 1e-06"):
+            from_torch(module, (normal(3, 4),))
+    else:
+        assert from_torch(module, (normal(3, 4),)).parity[1].value.relative == pytest.approx(error, rel=1e-6)
+
+
+def test_a_write_to_a_view_is_refused():
+    """The gradient is right, and each value was when it was computed."""
+
+    def f(w, x):
+        y = w * x
+        y[:, 0].add_(1.0)
+        return y
+
+    with pytest.raises(ProgramError, match="the output differs from torch by"):
+        from_torch(Calls(f, 3, 4), (normal(3, 4),))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_parameters_in_another_format_are_refused(dtype):
+    module = torch.nn.Linear(4, 3).to(getattr(torch, dtype))
+    with pytest.raises(ProgramError, match=f"'weight' is torch.{dtype} on cpu, expected torch.float32 on the CPU"):
+        from_torch(module, (normal(2, 4),))
+
+
+def test_an_output_without_parameters_is_refused():
+    with pytest.raises(ProgramError, match="depends on no parameter"):
+        from_torch(Calls(lambda w, x: {"a": w * x, "b": x + 1}, 3, 4), (normal(3, 4),), output="b")
 
 
 @pytest.mark.parametrize(
