@@ -119,7 +119,8 @@ def glu(
     """
     if activation == "silu":  # with a fused form, and a multiplier
         return silu_glu(x, gate, constraint=constraint)
-    return apply(ops.Glu(activation), x, gate, constraint=constraint, constrained=(0, 1))
+    op = ops.Glu(activation)
+    return apply(op, x, gate, constraint=constraint, constrained=(0, 1))
 
 
 def tanh(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
