@@ -1,6 +1,6 @@
-"""What users call: linear layers, activations, norms, attention, residual branches, embeddings, losses.
+"""Functions of tensors: linear layers, activations, norms, attention, residual branches, embeddings, losses.
 
-Every function takes tensors of one tape and asks that tape's scheme for factors, so the same call builds a regular or a
+Every function takes tensors of one tape, and the tape's scheme defines the factors: the same call builds a regular or a
 unit-scaled model.  Names are those of ``torch.nn.functional``, where it has the function.
 
 Constraints follow the paper's recipe: ops inside a residual branch are constrained by the geometric mean unless the

@@ -110,13 +110,16 @@ def glu(
     Args:
         x: any shape.  (torch's ``glu`` has x and gate in one tensor: ``split`` it.)
         gate: x's shape.
-        activation: f, a name of ``ops.ACTIVATIONS``, or an element-wise op; "sigmoid" in torch.
+        activation: f, a name of ``ops.ACTIVATIONS``, or an element-wise op; "sigmoid" in torch; "silu": as
+            ``silu_glu``.
         constraint: ties α and both β.
 
     Returns:
         x's shape.  Source: arXiv 2002.05202.
     """
-    op = ops.SiluGlu() if activation == "silu" else ops.Glu(activation)  # with a fused form
+    if activation == "silu":  # with a fused form, and a multiplier
+        return silu_glu(x, gate, constraint=constraint)
+    op = ops.Glu(activation)
     return apply(op, x, gate, constraint=constraint, constrained=(0, 1))
 
 

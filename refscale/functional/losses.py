@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from refscale import ops
 from refscale.arrays import plain
 from refscale.engine import Tensor, apply, tape_of
-from refscale.errors import ArgumentError
+from refscale.errors import ArgumentError, ShapeError
+from refscale.ops.shapes import broadcast
 
 __all__ = [
     "binary_cross_entropy_with_logits",
@@ -128,6 +129,10 @@ def binary_cross_entropy_with_logits(
 
     Returns:
         A scalar, or the logits' shape of reduction "none".
+
+    Raises:
+        ArgumentError: a target is out of range.
+        ShapeError: the target has another shape than the logits, or a weight does not broadcast to it.
     """
     call = "binary_cross_entropy_with_logits"
     t = plain(call, "target", target.value if isinstance(target, Tensor) else target)
@@ -136,6 +141,11 @@ def binary_cross_entropy_with_logits(
     w, p = (
         np.asarray(1.0 if a is None else plain(call, n, a)) for n, a in (("weight", weight), ("pos_weight", pos_weight))
     )
+    if t.shape != logits.shape or broadcast(call, logits.shape, w.shape, p.shape) != logits.shape:
+        raise ShapeError(
+            f"{call}: logits {logits.shape}, target {t.shape}, weight {w.shape} and pos_weight {p.shape}, "
+            "expected a target of the logits' shape, and weights that broadcast to it"
+        )
     negative, positive = (np.broadcast_to(a, logits.shape) for a in (w, w * p))
     square = float(np.mean(positive**2 + negative**2)) / 2 if logits.value.size else 1.0
     op = ops.BinaryCrossEntropy(reduction, square**0.5)

@@ -129,12 +129,11 @@ def lstm(
         gates = linear(x, weight_ih, bias_ih, constraint=tied)
         if bias_hh is not None:
             gates = apply(ops.Bias(), gates, bias_hh)
-        fork, state = apply(ops.Fork(x.shape[0] ** -0.5), weight_hh), start
-        outputs: list[Tensor] = []
+        weight = apply(ops.Fork(x.shape[0] ** -0.5), weight_hh)
+        found: list[tuple[Tensor, Tensor]] = []
         for t in _places(x, back):
-            state = _lstm_step(_at(gates, t), state, fork, tied)
-            outputs.append(state[0])
-        return _joined(outputs, back), list(state)  # type: ignore[arg-type]
+            found.append(_lstm_step(_at(gates, t), found[-1] if found else start, weight, tied))
+        return _joined([h for h, _ in found], back), list(found[-1])
 
     y, states = _sequence("lstm", x, layers, state, 2, bidirectional, run)
     return y, [(h, c) for h, c in states]
@@ -185,10 +184,7 @@ def gru(
 
 
 def _lstm_step(
-    gates: Tensor,
-    state: Sequence[Tensor | ArrayLike],
-    weight: Tensor,
-    tied: Constraint,
+    gates: Tensor, state: Sequence[Tensor | ArrayLike], weight: Tensor, tied: Constraint
 ) -> tuple[Tensor, Tensor]:
     """h′ and c′, with the part of the gates that x makes."""
     h, c = state

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from refscale import ops
+from refscale.arguments import whole_number
 from refscale.engine import Tensor, apply
 from refscale.errors import ArgumentError
+from refscale.ops.shapes import whole_numbers
 from refscale.scales import Constraint, geometric
 
 __all__ = ["interpolate", "pad"]
@@ -72,8 +74,9 @@ def interpolate(
         raise ArgumentError(f"{call}: expected one of size and scale_factor")
     if size is not None:
         space = x.shape[1:-1]
-        sizes = (size,) * len(space) if isinstance(size, int) else tuple(size)
-        if len(sizes) != len(space) or any(n < 1 or s % n for s, n in zip(sizes, space, strict=True)):
+        number = whole_number(size, 1)
+        sizes = whole_numbers(size, 1) if number is None else (number,) * len(space)
+        if sizes is None or len(sizes) != len(space) or any(n < 1 or s % n for s, n in zip(sizes, space, strict=True)):
             raise ArgumentError(f"{call}: expected a multiple of {space} on each axis")
         scale_factor = tuple(s // n for s, n in zip(sizes, space, strict=True))
     return apply(ops.NearestResize(scale_factor or 0), x, constraint=constraint, constrained=(0,))

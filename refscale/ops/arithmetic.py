@@ -263,7 +263,7 @@ class Multiply(Op):
 
 
 class _Extreme(Op):
-    """What ``Maximum`` and ``Minimum`` share: all but which of two elements is taken."""
+    """The larger or the smaller of two elements: factors, gradients and moments of both."""
 
     inputs = ("x", "y")
     homogeneity = ("together", "together")

@@ -37,7 +37,7 @@ Kept = tuple[Any, ...]
 
 
 class _Convolution(Op, ABC):
-    """What convolutions share: everything but the number of axes."""
+    """Convolution along any number of axes."""
 
     inputs = ("x", "weight")
     homogeneity = (1, 1)
@@ -169,7 +169,7 @@ class Conv1d(_Convolution):
 
 
 class _ConvolutionOfAxes(_Convolution):
-    """What convolutions share whose attributes have a number for each axis."""
+    """Convolution whose attributes have a number for each axis."""
 
     stride: PerAxis
     padding: PaddingPerAxis

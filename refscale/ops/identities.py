@@ -15,7 +15,7 @@ Kept = tuple[Any, ...]
 
 
 class _Identity(Op):
-    """What ``Scaled`` and ``Fork`` compute: nothing; the engine multiplies by their factors."""
+    """The identity; the engine multiplies by the factors."""
 
     inputs = ("x",)
     homogeneity = (1,)

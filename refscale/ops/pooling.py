@@ -45,7 +45,7 @@ def maximum_moments(k: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class _Pool(Op):
-    """What poolings share: windows of x (batch, *space, channels)."""
+    """Windows of x (batch, *space, channels)."""
 
     kernel: PerAxis
     stride: PerAxis | None = None
@@ -165,14 +165,10 @@ class AvgPool(_Pool):
         return (example(cls((2, 2)), (at.b, 2 * at.s, 2 * at.s, at.m)),)
 
     def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
-        for axis, matrix in enumerate(self._matrices(x.shape), 1):
-            x = x.mapped(axis, matrix)
-        return x
+        return x.mapped_by_axis(self._matrices(x.shape), 1)
 
     def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
-        for axis, matrix in enumerate(self._matrices(x.shape), 1):
-            g = g.mapped(axis, matrix.T)
-        return (g,)
+        return (g.mapped_by_axis([matrix.T for matrix in self._matrices(x.shape)], 1),)
 
     def _counts(self, windows: WindowGrid, x: Shape) -> Array:
         """Elements of x in each window, (*outputs, 1)."""

@@ -92,14 +92,10 @@ class Pad(Op):
 
     def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
         share = size(x.shape) / size(out)
-        for axis, matrix in enumerate(self._matrices(x.shape)):
-            x = x.mapped(axis, matrix)
-        return x.plus(constant(out, self.value * math.sqrt(1 - share)))
+        return x.mapped_by_axis(self._matrices(x.shape), 0).plus(constant(out, self.value * math.sqrt(1 - share)))
 
     def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
-        for axis, matrix in enumerate(self._matrices(x.shape)):
-            g = g.mapped(axis, matrix.T)
-        return (g,)
+        return (g.mapped_by_axis([matrix.T for matrix in self._matrices(x.shape)], 0),)
 
     def _out(self, x: Shape) -> Shape:
         """Shape of the result, or a ShapeError."""
@@ -168,14 +164,10 @@ class NearestResize(Op):
         return (example(cls(2), (at.b, at.s, at.m)),)
 
     def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
-        for axis, matrix in enumerate(self._matrices(x.shape), 1):
-            x = x.mapped(axis, matrix)
-        return x
+        return x.mapped_by_axis(self._matrices(x.shape), 1)
 
     def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
-        for axis, matrix in enumerate(self._matrices(x.shape), 1):
-            g = g.mapped(axis, matrix.T)
-        return (g,)
+        return (g.mapped_by_axis([matrix.T for matrix in self._matrices(x.shape)], 1),)
 
     def _factors(self, x: Shape) -> tuple[int, ...]:
         axes = len(x) - 2

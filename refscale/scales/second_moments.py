@@ -137,6 +137,13 @@ class SecondMoments:
         shape = (*self.shape[:axis], places, *self.shape[axis + 1 :])
         return SecondMoments(shape, np.stack([entry(of_two), entry(of_one)], axis))
 
+    def mapped_by_axis(self, matrices: Sequence[Array], first: int) -> SecondMoments:
+        """As ``mapped``, by one matrix for each axis from ``first`` on."""
+        x = self
+        for axis, matrix in enumerate(matrices, first):
+            x = x.mapped(axis, matrix)
+        return x
+
     def reshaped(self, shape: Shape) -> SecondMoments:
         """In another shape: an axis that is split agrees where all its parts do; merged axes, where all of them do.
 

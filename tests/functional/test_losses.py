@@ -7,7 +7,7 @@ import pytest
 
 from refscale import functional as F  # noqa: N812
 from refscale.engine import Tape, backward
-from refscale.errors import ArgumentError
+from refscale.errors import ArgumentError, ShapeError
 from refscale.scales import regular, unit
 
 RNG = np.random.default_rng(0)
@@ -178,3 +178,18 @@ def test_targets_refused():
         run(lambda x: F.cross_entropy(x, Q - 0.5), X)
     with pytest.raises(ArgumentError, match=r"target from -0.5 to 1.0, expected 0 … 1"):
         run(lambda x: F.binary_cross_entropy_with_logits(x, [-0.5, 1.0]), np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("target", "weights", "problem"),
+    [
+        (np.ones(2), {}, r"logits \(3, 2\), target \(2,\), weight \(\) and pos_weight \(\), expected a target of"),
+        (1.0, {"pos_weight": 2.0}, r"target \(\), weight \(\) and pos_weight \(\), expected a target of"),
+        (np.ones((3, 2)), {"weight": np.ones((1, 3, 2))}, r"weight \(1, 3, 2\) .*, and weights that broadcast to it"),
+        (np.ones((3, 2)), {"weight": np.ones(3)}, r"shapes \(3, 2\), \(3,\), \(\) do not broadcast together"),
+    ],
+)
+def test_shapes_of_binary_cross_entropy_refused(target, weights, problem):
+    """A target is not broadcast to the logits, as in torch: it would count more than once."""
+    with pytest.raises(ShapeError, match=problem):
+        run(lambda x: F.binary_cross_entropy_with_logits(x, target, **weights), np.zeros((3, 2)))

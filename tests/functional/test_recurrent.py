@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from refscale import functional as F  # noqa: N812
+from refscale import ops
 from refscale.analysis import predict
 from refscale.engine import Tape, backward
 from refscale.errors import ShapeError
@@ -127,6 +128,17 @@ def test_under_unit_every_loop_is_tied(kind, constraint):
     assert c[x.variable] == pytest.approx(1, rel=1e-9)
     assert predict(y).without_rule == ()
     backward(y, np.ones(y.shape))
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_parameters_of_every_step_start_with_a_factor(kind):
+    """Gradients that sum over 9 steps: β = 9^-½, of weight_hh and of the bias inside the reset of a GRU."""
+    rng, tape = np.random.default_rng(0), Tape(unit)
+    weights = [tape.tensor(w) for w in arrays(rng, kind, 3, 4, 1, False, True)[0]]
+    RUNS[kind][0](tape.tensor(rng.standard_normal((2, 9, 3))), [weights])
+    starts = [n for n in tape.nodes if isinstance(n.op, ops.Fork)]
+    assert [n.inputs[0].shape for n in starts] == [w.shape for w in weights[1 : 2 if kind == "lstm" else 4 : 2]]
+    assert [n.scales.beta[0] for n in starts] == pytest.approx([1 / 3] * len(starts), rel=1e-15)
 
 
 @pytest.mark.parametrize("kind", RUNS)

@@ -40,6 +40,10 @@ CALLS = {
         ops.Pad(((0, 0),) * 3 + ((1, 0),), value=2.0),
     ),
     "interpolate": (lambda x, y, w, b: F.interpolate(x, scale_factor=2), ops.NearestResize(2)),
+    "interpolate to a size of NumPy": (
+        lambda x, y, w, b: F.interpolate(x, np.array((4, 18))),
+        ops.NearestResize((1, 3)),
+    ),
     "interpolate to a size": (lambda x, y, w, b: F.interpolate(x, (4, 18)), ops.NearestResize((1, 3))),
     "where": (lambda x, y, w, b: F.where(MASK, x, y), ops.Where()),
     "where not constant": (lambda x, y, w, b: F.where(MASK, x, 0.5), ops.Where()),
@@ -91,6 +95,8 @@ REFUSED = {
     "expected one of size and scale_factor": lambda x: F.interpolate(x, 8, 2),
     "expected a multiple of \\(4, 6\\) on each axis": lambda x: F.interpolate(x, (8, 15)),
     "expected a multiple of": lambda x: F.interpolate(x, (8,)),
+    "size=8.0, .*expected a multiple of": lambda x: F.interpolate(x, 8.0),
+    "size=0, .*expected a multiple of": lambda x: F.interpolate(x, 0),
 }
 
 

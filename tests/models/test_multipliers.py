@@ -86,14 +86,15 @@ def test_the_scheme_asks_for_the_residual_multipliers():
     assert scheme.residual_weights(default, 2, 4) == pytest.approx((1 / math.hypot(1, tau), tau / math.hypot(1, tau)))
 
 
+@pytest.mark.parametrize("unit", [F.silu_glu, lambda x, gate: F.glu(x, gate, "silu")], ids=["silu_glu", "glu"])
 @pytest.mark.parametrize("m", [0.5, 2.0])
-def test_a_gated_unit(m):
+def test_a_gated_unit(m, unit):
     """c·x·g·sigmoid(m·g), and its gradients times the same c."""
     rng = np.random.default_rng(2)
     x, gate, g = rng.standard_normal((3, 4, 5))
     tape = Tape(get_scheme(f"u-mup:activation={m}"), dtype=np.float64)
     a, b = tape.tensor(x), tape.tensor(gate)
-    y = F.silu_glu(a, b)
+    y = unit(a, b)
     backward(y, g)
     sigmoid, c = 1 / (1 + np.exp(-m * gate)), gated_unit_factor(m)
     np.testing.assert_allclose(y.value, c * x * gate * sigmoid, rtol=1e-12)

@@ -45,6 +45,7 @@ ATTRIBUTES = {
     "AttentionMix(keys=1.5): expected an integer ≥ 1": lambda: ops.AttentionMix(keys=1.5),
     "MaskedSoftmax(window=0): expected an integer ≥ 1": lambda: ops.MaskedSoftmax(window=0),
     "SoftCap(cap=0.0): expected a finite number ≥ 1/16": lambda: ops.SoftCap(0.0),
+    "SoftCap(cap=0.062): expected a finite number ≥ 1/16": lambda: ops.SoftCap(0.062),
     "SoftCap(cap=inf): expected a finite number ≥ 1/16": lambda: ops.SoftCap(math.inf),
     "AttentionMix(values='same'): expected one of ('correlated', 'independent', 'causal')": lambda: ops.AttentionMix(
         "same"
@@ -65,6 +66,7 @@ ATTRIBUTES = {
     ),
     "HuberLoss(delta=0): expected 2^-10 ≤ delta < ∞": lambda: ops.HuberLoss(0),
     "HuberLoss(delta=0.0009): expected 2^-10 ≤ delta < ∞": lambda: ops.HuberLoss(0.0009),
+    "SmoothL1Loss(beta=0.0009): expected 0, or 2^-10 ≤ beta < ∞": lambda: ops.SmoothL1Loss(0.0009),
     "SmoothL1Loss(beta=-1): expected 0, or 2^-10 ≤ beta < ∞": lambda: ops.SmoothL1Loss(-1),
     "HuberLoss(reduction='max'): expected 'mean', 'sum' or 'none'": lambda: ops.HuberLoss(1.0, "max"),
     "ThresholdedSoftplus(beta=33, threshold=20.0): expected 0 < beta ≤ 32 and 0 ≤ threshold < ∞": lambda: (

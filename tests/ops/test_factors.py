@@ -313,3 +313,9 @@ def test_a_mean_of_values_that_are_alike():
     assert ops.Mean((1,)).attributes() == {"axes": (1,)}
     with pytest.raises(ArgumentError, match=r"Mean\(values='alike'\): expected 'independent' or 'correlated'"):
         ops.Mean((1,), values="alike")
+
+
+def test_products_of_groups():
+    """2·3 elements of x, each with 2 groups of 2 channels to 3, at 5 taps; as many windows of a convolution."""
+    assert ops.ConvTranspose(groups=2).products((2, 3, 4), (5, 2, 6)) == 2 * 3 * 2 * (2 * 3) * 5
+    assert ops.Conv1d(padding=2, groups=2).products((2, 3, 4), (5, 2, 6)) == 2 * 3 * 2 * (2 * 3) * 5
