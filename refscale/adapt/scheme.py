@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from refscale.arrays import freeze
 from refscale.errors import FactorError
 from refscale.graph import Step
 from refscale.layers import Parameters
-from refscale.scales import Call, ResidualRule, Scales, Unit
+from refscale.scales import Call, ResidualRule, ScaledOp, Scales, Unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,21 +32,32 @@ class AdaptedScheme(Unit):
     steps: tuple[Step, ...] = ()
     solved: tuple[Solved, ...] = ()
 
-    def scales(self, call: Call) -> Scales:
-        """Factors of the call with this number; its op has another eps, or other weights, where it was trained to.
+    def op(self, call: Call) -> ScaledOp:
+        """The adapted op: a norm with another eps, or a sum with other weights; else that of the call.
 
         Raises:
             FactorError: the program being run is not the one that was adapted.
         """
+        return self._solved(call).op or call.op
+
+    def scales(self, call: Call) -> Scales:
+        """Factors of the adapted op.
+
+        Raises:
+            FactorError: the program being run is not the one that was adapted.
+        """
+        solved = self._solved(call)
+        free = self.unconstrained(replace(call, op=solved.op or call.op))
+        beta = tuple([solved.alpha if i in solved.tied and b is not None else b for i, b in enumerate(free.beta)])
+        return Scales(solved.alpha, beta)
+
+    def _solved(self, call: Call) -> Solved:
+        """The adapted call with this number."""
         step = self.steps[call.index] if call.index < len(self.steps) else None
         if step is None or not step.matches(call):
             expected = "the end of the program" if step is None else f"{step.op} of {step.shapes}"
             raise FactorError(f"adapted: call {call.index} is {call.op} of {call.shapes}, expected {expected}")
-        solved = self.solved[call.index]
-        call.op = solved.op or call.op
-        free = self.unconstrained(call)
-        beta = tuple([solved.alpha if i in solved.tied and b is not None else b for i, b in enumerate(free.beta)])
-        return Scales(solved.alpha, beta)
+        return self.solved[call.index]
 
     def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
         """As trained: what the rule says."""

@@ -57,7 +57,7 @@ class Call:
     """One use of an op, as a scheme sees it: shapes and position, no data.
 
     Attributes:
-        op: the op with its attributes; a scheme may put another one in its place, as that of an adapted model does.
+        op: the op with its attributes.
         shapes: the shape of every input.
         constraint: how α and the β of the constrained inputs are tied.
         constrained: positions of the constrained inputs.
@@ -102,6 +102,9 @@ class Scheme(Protocol):
     def trained(self) -> Mapping[str, float]:
         """Constants of a trained model, by place, see ``scales.trained``; none where weights start at random."""
 
+    def op(self, call: Call) -> ScaledOp:
+        """The op that one call runs: its own, except under an adapted scheme, see ``adapt``."""
+
     def scales(self, call: Call) -> Scales:
         """Factors of one call."""
 
@@ -129,6 +132,10 @@ class Regular:
     attention_scores: ClassVar[ScoresRule] = "1/sqrt(d)"
     readout: ClassVar[ReadoutRule] = "1/sqrt(m)"
     trained: ClassVar[Mapping[str, float]] = MappingProxyType({})
+
+    def op(self, call: Call) -> ScaledOp:
+        """That of the call."""
+        return call.op
 
     def scales(self, call: Call) -> Scales:
         """Factors of one call: all 1."""
@@ -200,6 +207,10 @@ class Unit:
             raise ArgumentError(f"Unit(embeddings={self.embeddings!r}): expected one of {get_args(EmbeddingRule)}")
         if self.rates not in get_args(RatesRule):
             raise ArgumentError(f"Unit(rates={self.rates!r}): expected one of {get_args(RatesRule)}")
+
+    def op(self, call: Call) -> ScaledOp:
+        """That of the call."""
+        return call.op
 
     def scales(self, call: Call) -> Scales:
         """Factors of one call, constrained."""

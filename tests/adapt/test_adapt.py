@@ -16,7 +16,8 @@ from refscale.graph import plan
 from refscale.layers import Spec
 from refscale.models import NAMES
 from refscale.programs import checked_loss, leaves, next_batch
-from refscale.scales import regular, unit
+from refscale.scales import Call, regular, unit
+from refscale.testing import assert_gradient_factor
 from tests.adapt.folded import alike, folded, normed
 from tests.adapt.programs import BIAS, OUT, PROGRAMS, Trained, W, classified
 
@@ -97,6 +98,26 @@ def test_another_program_is_refused():
     program = PROGRAMS["gated"]
     with pytest.raises(FactorError, match=r"adapted: call 1 is Tanh\(\) of \(\(6, 8\),\), expected Bias\(\)"):
         checked_loss(program, leaves(Tape(adapted.scheme), program, start(program)), next_batch(program, batches()))
+
+
+@pytest.mark.parametrize("name", ["residual", "image"])
+def test_true_gradients_are_those_of_the_adapted_ops(name):
+    """Norms have another eps and sums other weights, also in the run of plain backpropagation."""
+    program = PROGRAMS[name]
+    adapted = adapt(program)
+    values = {k: np.asarray(x, np.float64) for k, x in adapted.unit(start(program)).items()}
+    batch = next_batch(program, program.batches(np.random.default_rng(0)))
+    assert_gradient_factor(lambda p: checked_loss(program, p, batch).total, values, scheme=adapted.scheme)
+
+
+def test_factors_of_a_call_leave_it_as_it_was():
+    scheme = adapt(PROGRAMS["residual"]).scheme
+    index = next(i for i, solved in enumerate(scheme.solved) if solved.op is not None)
+    step = scheme.steps[index]
+    call = Call(step.op, step.shapes, index=index)
+    assert scheme.scales(call).alpha == scheme.solved[index].alpha
+    assert call == Call(step.op, step.shapes, index=index)
+    assert scheme.op(call) == scheme.solved[index].op != step.op
 
 
 def batches():
