@@ -1,4 +1,4 @@
-"""The factors of an adapted program as a scheme, and what its parameters are divided by."""
+"""The scheme of an adapted program, and the divisors of its parameters."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from refscale.scales import Call, ResidualRule, ScaledOp, Scales, Unit
 class AdaptedScheme(Unit):
     """Unit scaling with the constants of one trained program, call by call.
 
-    α is a number for each call, as the function must not change.  β is α where the two are tied; elsewhere it is that
-    of unit scaling, computed from the shapes of the call, and so holds for any batch.
+    α is a constant of each call, as the function must not change.  β equals α where the two are tied.  Elsewhere it is
+    that of unit scaling, computed from the shapes of the call, and so fits any batch.
 
     Attributes:
         steps: the recorded calls.
-        solved: what each of them does.
+        solved: op, α and tied inputs of each call.
     """
 
     name: str = "adapted"
@@ -60,26 +60,26 @@ class AdaptedScheme(Unit):
         return self.solved[call.index]
 
     def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
-        """As trained: what the rule says."""
+        """Weights by the rule, as trained."""
         return rule(layer)
 
 
 @dataclass(frozen=True, eq=False)
 class Adapted:
-    """A scheme for a trained model, and what its parameters are divided by.
+    """The scheme of an adapted model, and the divisors of its parameters.
 
     Attributes:
         scheme: unit scaling with the constants of this model.
-        divisors: regular parameter over unit-scaled one, by name; 1 where it stays as it was.
+        divisors: regular parameter over unit-scaled parameter, by name; 1 for an unchanged one.
     """
 
     scheme: Unit
     divisors: Mapping[str, float]
 
     def unit(self, regular: Parameters) -> dict[str, NDArray[Any]]:
-        """Parameters of the regular model as those of the unit-scaled one; dtypes stay; read-only."""
+        """Divide regular parameters: those of the unit-scaled model, of the same dtypes, read-only."""
         return {name: freeze((x / self.divisors[name]).astype(x.dtype)) for name, x in regular.items()}
 
     def regular(self, unit: Parameters) -> dict[str, NDArray[Any]]:
-        """The way back, also after training: rounded twice, so within an ulp or two."""
+        """Multiply unit-scaled parameters, also after training: rounded twice, so within 2 ulp of the original."""
         return {name: freeze((x * self.divisors[name]).astype(x.dtype)) for name, x in unit.items()}

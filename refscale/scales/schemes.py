@@ -103,7 +103,7 @@ class Scheme(Protocol):
         """Constants of a trained model, by place, see ``scales.trained``; none where weights start at random."""
 
     def op(self, call: Call) -> ScaledOp:
-        """The op that one call runs: its own, except under an adapted scheme, see ``adapt``."""
+        """The op that the engine runs in a call: that of the call, except under an adapted scheme, see ``adapt``."""
 
     def scales(self, call: Call) -> Scales:
         """Factors of one call."""
@@ -134,7 +134,7 @@ class Regular:
     trained: ClassVar[Mapping[str, float]] = MappingProxyType({})
 
     def op(self, call: Call) -> ScaledOp:
-        """That of the call."""
+        """Return the op of the call."""
         return call.op
 
     def scales(self, call: Call) -> Scales:
@@ -209,7 +209,7 @@ class Unit:
             raise ArgumentError(f"Unit(rates={self.rates!r}): expected one of {get_args(RatesRule)}")
 
     def op(self, call: Call) -> ScaledOp:
-        """That of the call."""
+        """Return the op of the call."""
         return call.op
 
     def scales(self, call: Call) -> Scales:
