@@ -7,7 +7,7 @@ import pytest
 
 from refscale import adapt as package
 from refscale import ops
-from refscale.adapt import adapt, adapted_program
+from refscale.adapt import Parity, adapt, adapted_program
 from refscale.analysis import fidelity, report
 from refscale.analysis.report.first_step import first_step
 from refscale.engine import Tape, apply
@@ -122,6 +122,16 @@ def test_factors_of_a_call_leave_it_as_it_was():
 
 def batches():
     return PROGRAMS["mlp"].batches(np.random.default_rng(0))
+
+
+def test_the_tolerance_of_a_comparison():
+    """1e-12; 64 times the change by rounding, where that is more; at most 1e-8."""
+    for rounding, tolerance in ((0.0, 1e-12), (1e-15, 1e-12), (1e-12, 6.4e-11), (1e-6, 1e-8)):
+        for loss, gradient in ((1, 0), (0, 1)):
+            just, beyond = (Parity(loss * x, gradient * x, "", "", rounding) for x in (tolerance, 1.01 * tolerance))
+            assert just.tolerance == pytest.approx(tolerance, rel=1e-14)
+            assert not beyond.holds
+            assert Parity(0.99 * just.loss, 0.99 * just.gradient, "", "", rounding).holds
 
 
 # --- Refused by name --------------------------------------------------------------------------------------------------
