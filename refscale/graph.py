@@ -208,7 +208,7 @@ class Plan(Unit):
         return constrain(free, step.constrained, self.add if step.op.adds else self.mean)
 
     def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
-        """As recorded: what the rule says."""
+        """Weights by the rule, as recorded."""
         return rule(layer)
 
     def differences(self, tape: Tape) -> list[tuple[Step, Scales]]:

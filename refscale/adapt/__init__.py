@@ -1,10 +1,10 @@
-"""A trained regular program as a unit-scaled one that computes the same function.
+"""Adaptation: a trained regular program becomes a unit-scaled program of the same function.
 
-One scale for each tensor: s, by which a tensor of the regular program is larger than that of the adapted one.  One rule
-for each class of ops, which the op declares (``Op.homogeneity``).
+Each tensor has a scale s: the tensor of the regular program is s times that of the adapted program.  Each op declares
+how its result depends on the scales of its inputs (``Op.homogeneity``).
 
-Which formats gain, and which lose: gradient errors of untrained programs by ``refscale fidelity MODEL`` (one seed; in
-parentheses with the best loss scale; tests/adapt/folded.py has the first three):
+Gradient errors of untrained programs by ``refscale fidelity MODEL`` (one seed; in parentheses with the best loss scale;
+tests/adapt/folded.py defines the first three):
 
 =================================  ===================  =================  =================  ==================
 program                            FP16 regular         FP16 adapted       FP8 regular        FP8 adapted
@@ -16,20 +16,20 @@ decoder-tiny                       0.0008               0.0008             0.138
 charlm-conv                        0.011                0.011              0.171 (0.156)      0.129
 =================================  ===================  =================  =================  ==================
 
-FP16 is as good before as after, where its range was enough.  In FP8 the programs with norms gain, most by E5M2: the
-error of casting incoming gradients alone falls from 0.123 to 0.071 (decoder-tiny).  Nets without norms may lose.  The
-six layers of ``folded`` have channels of many scales, as batch norms leave them when they are folded into weights.  Its
-activations are 2^-12 after adaptation, not 1, and its output error in FP8 rises from 0.08 to 0.74.  With channels of
-one scale (``alike``) they are 2; with batch norms and the same spread (``normed``), 2.3.  The reason: σ of a weight is
-that of its largest channels, and these meet the smallest inputs.  So expect a loss where many layers without a norm
+In FP16 no error rises.  In FP8 the error of programs with norms falls, most by E5M2:
+that of casting incoming gradients alone falls from 0.123 to 0.071 (decoder-tiny).  Without norms it may rise.  The six
+layers of ``folded`` have channels of many scales, as folding batch norms into weights produces them.  Its activations
+are 2^-12 after adaptation, not 1, and its output error in FP8 rises from 0.08 to 0.74.  With channels of one scale
+(``alike``) activations are 2; with batch norms and the same spread (``normed``), 2.3.  σ of a weight is dominated by
+its largest channels, and these multiply the smallest inputs.  The error may rise where many layers without a norm
 follow each other and per-channel scales differ; ``refscale report MODEL --scheme adapted`` shows the drift.
 
 In reading order:
 
 1. ``solution``: the scale of every tensor of a recorded graph, and α of every call.
-2. ``scheme``: the factors as a scheme, call by call.
-3. ``parity``: the two programs compared, every tensor and every gradient.
-4. ``adaptation``: ``adapt``, which does all three.
+2. ``scheme``: a scheme with the factors of every call.
+3. ``parity``: comparison of every tensor and gradient of the two programs.
+4. ``adaptation``: ``adapt``, which solves, builds the scheme and compares.
 """
 
 from refscale.adapt.adaptation import AdaptedProgram, adapt, adapted_program

@@ -1,4 +1,4 @@
-"""``adapt``: a trained regular program as a unit-scaled one, or the reason why not."""
+"""``adapt``: turn a trained regular program into a unit-scaled one, or raise with the reason."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from refscale.scales import Scheme, Unit, regular, unit
 def adapt(
     program: Program, parameters: Parameters | None = None, *, base: Unit | None = None, seed: int = 0
 ) -> Adapted:
-    """The unit-scaled program that computes what a trained regular one computes.
+    """Adapt a trained regular program: the same function, unit-scaled.
 
     Args:
-        program: trained under the regular scheme.
-        parameters: the trained ones; None: those that the program starts with, ``initial_parameters``.
-        base: whose factors the adapted program has, where they are free: ``unit``, with the constraints of the program,
-            or a ``graph.Plan`` of it.  None: ``unit`` if its gradients are multiples of the true ones, else a plan.
-        seed: of the batch that the two programs are compared on, and of initial parameters.
+        program: a program trained under the regular scheme.
+        parameters: trained parameters; None: the program's ``initial_parameters``.
+        base: scheme of the free factors: ``unit``, with the constraints of the program, or a ``graph.Plan`` of it.
+            None: ``unit`` if its gradients are multiples of the true ones, else a plan.
+        seed: seed of the compared batch, and of initial parameters.
 
     Returns:
-        Scheme and divisors.  On a tape of that scheme, with ``adapted.unit(parameters)``, losses are those of the
-        regular program, and so are gradients over c and the divisors: both to 1e-12 in float64, on one batch,
-        or to 64 times what one unit in the last place of the parameters changes.
+        Scheme and divisors.  On a tape of that scheme, with ``adapted.unit(parameters)``, losses and gradients (over c
+        and the divisors) equal those of the regular program, on one batch in float64.  The tolerance is 1e-12, or 64
+        times the change by one unit in the last place of the parameters, at most 1e-8.
 
     Raises:
         ProgramError: the program has a scheme of its own; an op without a rule; a parameter that is needed at two
@@ -61,7 +61,7 @@ def adapt(
 
 
 def _adapted(program: Program, parameters: Parameters, batch: Any, base: Unit) -> Adapted:
-    """One adaptation, compared with the original.  Raises FactorError if its factors are not legal."""
+    """Adapt once, and compare with the original.  Raises FactorError if the factors are not legal."""
     divided = sigmas(program, parameters)
     recording = Recording()
     tape = Tape(recording, dtype=np.float64)
@@ -80,7 +80,7 @@ def _adapted(program: Program, parameters: Parameters, batch: Any, base: Unit) -
 
 
 def sigmas(program: Program, parameters: Parameters) -> dict[str, float]:
-    """The RMS of every matrix; biases and gains have no entry."""
+    """RMS of every matrix, by name; biases and gains have no entry."""
     return {
         name: finite_sigma(name, float(np.mean(np.square(parameters[name], dtype=np.float64))))
         for name, spec in program.specs.items()
@@ -89,7 +89,7 @@ def sigmas(program: Program, parameters: Parameters) -> dict[str, float]:
 
 
 def scheme(tape: Tape, p: Tensors, solution: Solution) -> AdaptedScheme:
-    """The scheme of a solution of what a tape has recorded, with the parameters ``p``."""
+    """The scheme of a solved graph, from its tape and parameters ``p``."""
     own = {t.variable for t in p.values() if t.variable.requires_grad}
     steps = []
     for node in tape.nodes:
@@ -100,17 +100,17 @@ def scheme(tape: Tape, p: Tensors, solution: Solution) -> AdaptedScheme:
 
 
 def divisors(p: Tensors, parameters: Parameters, solution: Solution) -> dict[str, float]:
-    """What each parameter is divided by; 1 for one that is not used."""
+    """Divisor of each parameter, by name; 1 for an unused parameter."""
     return {name: solution.scales.get(p[name].variable, 1.0) for name in parameters}
 
 
 class AdaptedProgram(Program):
-    """A program under the scheme that ``adapt`` found, which starts with its trained parameters.
+    """An adapted program, which starts with its trained parameters.
 
     Args:
-        program: trained under the regular scheme.
-        adapted: of ``adapt``.
-        parameters: the trained ones.
+        program: a program trained under the regular scheme.
+        adapted: result of ``adapt``.
+        parameters: trained parameters.
     """
 
     def __init__(self, program: Program, adapted: Adapted, parameters: Parameters) -> None:
@@ -120,45 +120,45 @@ class AdaptedProgram(Program):
 
     @property
     def specs(self) -> Specs:
-        """Those of the program."""
+        """Specs of the regular program."""
         return self.program.specs
 
     @property
     def scheme(self) -> Unit:
-        """The adapted one."""
+        """The adapted scheme."""
         return self.adapted.scheme
 
     def loss(self, p: Tensors, batch: Any, rng: np.random.Generator | None = None) -> Any:
-        """That of the program."""
+        """Loss of the regular program, on tensors of the adapted one."""
         return self.program.loss(p, batch, rng)
 
     def batches(self, rng: np.random.Generator) -> Iterator[Any]:
-        """Those of the program."""
+        """Batches of the regular program."""
         return self.program.batches(rng)
 
     def initial_parameters(self, scheme: Scheme, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
-        """The trained parameters, divided."""
+        """The trained parameters over their divisors."""
         return dict(self.start)
 
     def validation(self, rng: np.random.Generator) -> Sequence[Any]:
-        """That of the program."""
+        """Validation batches of the regular program."""
         return self.program.validation(rng)
 
     def observe(self, batch: Any, loss: Any) -> Any:
-        """That of the program."""
+        """Observation of a batch by the regular program."""
         return self.program.observe(batch, loss)
 
     def score(self, observed: Sequence[Any]) -> Scores:
-        """That of the program."""
+        """Scores by the regular program."""
         return self.program.score(observed)
 
 
 def adapted_program(program: Program, seed: int = 0) -> AdaptedProgram:
-    """A program with its own first parameters as trained ones, adapted.
+    """Adapt a program whose initial parameters are trained ones.
 
     Args:
-        program: whose ``initial_parameters`` returns trained ones under the regular scheme.
-        seed: of the comparison, and of parameters that are drawn.
+        program: a program whose ``initial_parameters`` under the regular scheme are trained.
+        seed: seed of the comparison, and of parameters that are drawn.
     """
     parameters = program.initial_parameters(regular, np.random.default_rng(seed))
     return AdaptedProgram(program, adapt(program, parameters, seed=seed), parameters)

@@ -1,4 +1,4 @@
-"""A regular program and an adapted one, compared: every tensor and every gradient, in float64."""
+"""Comparison of a regular program and the adapted one: every tensor and every gradient, in float64."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from refscale.programs import Program, checked_loss, leaves
 from refscale.scales import Scheme, regular
 
 TOLERANCE = 1e-12
-"""Of losses, and of gradients over the RMS of all; float64 has 2^-53 = 1.1e-16."""
+"""Tolerance of losses, and of gradients over the RMS of all; float64 has 2^-53 = 1.1e-16."""
 
 ROUNDING, MOST = 64.0, 1e-8
-"""Where rounding changes a program by more than that: so many times the change, and never more."""
+"""Tolerance where rounding alone changes the program: 64 times that change, at most 1e-8."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Parity:
     """The differences of an adapted program from the regular one.
 
     Attributes:
-        loss: of the objective and its parts, over their largest magnitude.
-        gradient: of the gradients of all parameters, each RMS over that of all.
-        tensor: name of the first tensor, in the order of the forward pass, that differs by more than the tolerance
-            from its own over its scale; empty if none does.
+        loss: largest difference of the objective and its parts, over their largest magnitude.
+        gradient: largest RMS of a difference of gradients of one parameter, over the RMS of all gradients.
+        tensor: name of the first tensor, in the order of the forward pass, whose RMS difference, after
+            multiplying by its scale, exceeds 1e-12 of its RMS; empty if none does.
         parameter: the parameter whose gradient differs most.
-        rounding: what changing each parameter by one unit in its last place changes in the regular program, the larger
-            of loss and gradient; 0 if the two programs differ by at most 1e-12.
+        rounding: the same difference, the larger of loss and gradient, between the regular program and itself with each
+            parameter changed by 2^-52 of its value; 0 if the two programs differ by at most 1e-12.
     """
 
     loss: float
@@ -46,12 +46,12 @@ class Parity:
 
     @property
     def tolerance(self) -> float:
-        """1e-12, or 64 times what rounding changes, at most 1e-8."""
+        """1e-12, or 64 times the change by rounding, at most 1e-8."""
         return max(TOLERANCE, min(ROUNDING * self.rounding, MOST))
 
     @property
     def holds(self) -> bool:
-        """Whether loss and gradients are the same within the tolerance."""
+        """Whether loss and gradients agree within the tolerance."""
         return max(self.loss, self.gradient) <= self.tolerance
 
 
@@ -59,11 +59,11 @@ def parity(program: Program, parameters: Parameters, batch: Any, adapted: Adapte
     """Run both programs on one batch.
 
     Args:
-        program: under the regular scheme.
-        parameters: the trained ones.
-        batch: of the program.
+        program: the regular program.
+        parameters: trained parameters.
+        batch: a batch of the program.
         adapted: scheme and divisors.
-        solution: of the graph that was recorded for the same batch.
+        solution: solution of the graph that was recorded for the same batch.
 
     Raises:
         FactorError: the adapted factors are not legal.
@@ -89,7 +89,7 @@ def parity(program: Program, parameters: Parameters, batch: Any, adapted: Adapte
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """What one program computes; gradients are true ones."""
+    """Tensors, true gradients and losses of one run."""
 
     values: list[tuple[str, NDArray[Any]]]
     gradients: Mapping[str, NDArray[Any]]

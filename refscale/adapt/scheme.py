@@ -1,9 +1,9 @@
-"""The factors of an adapted program as a scheme, and what its parameters are divided by."""
+"""The scheme of an adapted program, and the divisors of its parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,62 +13,73 @@ from refscale.arrays import freeze
 from refscale.errors import FactorError
 from refscale.graph import Step
 from refscale.layers import Parameters
-from refscale.scales import Call, ResidualRule, Scales, Unit
+from refscale.scales import Call, ResidualRule, ScaledOp, Scales, Unit
 
 
 @dataclass(frozen=True, eq=False)
 class AdaptedScheme(Unit):
     """Unit scaling with the constants of one trained program, call by call.
 
-    α is a number for each call, as the function must not change.  β is α where the two are tied; elsewhere it is that
-    of unit scaling, computed from the shapes of the call, and so holds for any batch.
+    α is a constant of each call, as the function must not change.  β equals α where the two are tied.  Elsewhere it is
+    that of unit scaling, computed from the shapes of the call, and so fits any batch.
 
     Attributes:
         steps: the recorded calls.
-        solved: what each of them does.
+        solved: op, α and tied inputs of each call.
     """
 
     name: str = "adapted"
     steps: tuple[Step, ...] = ()
     solved: tuple[Solved, ...] = ()
 
-    def scales(self, call: Call) -> Scales:
-        """Factors of the call with this number; its op has another eps, or other weights, where it was trained to.
+    def op(self, call: Call) -> ScaledOp:
+        """The adapted op: a norm with another eps, or a sum with other weights; else that of the call.
 
         Raises:
             FactorError: the program being run is not the one that was adapted.
         """
+        return self._solved(call).op or call.op
+
+    def scales(self, call: Call) -> Scales:
+        """Factors of the adapted op.
+
+        Raises:
+            FactorError: the program being run is not the one that was adapted.
+        """
+        solved = self._solved(call)
+        free = self.unconstrained(replace(call, op=solved.op or call.op))
+        beta = tuple([solved.alpha if i in solved.tied and b is not None else b for i, b in enumerate(free.beta)])
+        return Scales(solved.alpha, beta)
+
+    def _solved(self, call: Call) -> Solved:
+        """The adapted call with this number."""
         step = self.steps[call.index] if call.index < len(self.steps) else None
         if step is None or not step.matches(call):
             expected = "the end of the program" if step is None else f"{step.op} of {step.shapes}"
             raise FactorError(f"adapted: call {call.index} is {call.op} of {call.shapes}, expected {expected}")
-        solved = self.solved[call.index]
-        call.op = solved.op or call.op
-        free = self.unconstrained(call)
-        beta = tuple([solved.alpha if i in solved.tied and b is not None else b for i, b in enumerate(free.beta)])
-        return Scales(solved.alpha, beta)
+        return self.solved[call.index]
 
     def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
-        """As trained: what the rule says."""
+        """Weights by the rule, as trained."""
         return rule(layer)
 
 
 @dataclass(frozen=True, eq=False)
 class Adapted:
-    """A scheme for a trained model, and what its parameters are divided by.
+    """The scheme of an adapted model, and the divisors of its parameters.
 
     Attributes:
         scheme: unit scaling with the constants of this model.
-        divisors: regular parameter over unit-scaled one, by name; 1 where it stays as it was.
+        divisors: regular parameter over unit-scaled parameter, by name; 1 for an unchanged one.
     """
 
     scheme: Unit
     divisors: Mapping[str, float]
 
     def unit(self, regular: Parameters) -> dict[str, NDArray[Any]]:
-        """Parameters of the regular model as those of the unit-scaled one; dtypes stay; read-only."""
+        """Divide regular parameters: those of the unit-scaled model, of the same dtypes, read-only."""
         return {name: freeze((x / self.divisors[name]).astype(x.dtype)) for name, x in regular.items()}
 
     def regular(self, unit: Parameters) -> dict[str, NDArray[Any]]:
-        """The way back, also after training: rounded twice, so within an ulp or two."""
+        """Multiply unit-scaled parameters, also after training: rounded twice, so within 2 ulp of the original."""
         return {name: freeze((x * self.divisors[name]).astype(x.dtype)) for name, x in unit.items()}

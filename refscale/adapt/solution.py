@@ -1,18 +1,19 @@
 """The scale of every tensor of a recorded graph, and α of every call.
 
-Walk a graph that was recorded under the regular scheme.  s(x) is the scale of a tensor: x = s(x)·x′, with x′ that of
-the adapted program.
+The graph is recorded under the regular scheme.  s(x) is the scale of a tensor: x = s(x)·x′, with x′ the tensor of the
+adapted program.
 
-* A matrix W = σ·W′, with σ its RMS.  Gains, biases of norms, constants and data: s = 1.
-* Some tensors need s = 1: the input of an op without a rule ("own": gelu, softmax, a loss), and what is added without
-  weights to tensors of another scale ("together": concat, where, the cell of a recurrence).  They are *fixed*.
-* An op multiplies the scales of its inputs to a factor f, by its degrees.  Where its output is not fixed, it keeps α of
-  unit scaling, and s(y) = f/α.  Where it is, α = f, and s(y) = 1.
-* A sum with weights takes s into them: Σ γ_i·x_i has weights γ_i·s(x_i)/h, with h = √Σ (γ_i·s(x_i))².
-* A norm takes s away; its eps is divided by s².
-* A bias is divided by the scale of what it is added to.
+* A matrix has s = σ, its RMS: W = σ·W′.  Gains, biases of norms, constants and data have s = 1.
+* *Fixed* tensors have s = 1: inputs of ops that are not homogeneous ("own": gelu, softmax, a loss), and inputs that
+  an op combines without weights ("together": concat, where, the cell of a recurrence), if two or more of them have
+  scales of their own.
+* The factor f of an op is the product of the scales of its inputs, each to the power of its degree.  If the output is
+  not fixed, α is that of unit scaling, and s(y) = f/α.  If it is fixed, α = f, and s(y) = 1.
+* A weighted sum absorbs s in its weights: Σ γ_i·x_i has weights γ_i·s(x_i)/h, with h = √Σ (γ_i·s(x_i))².
+* A norm cancels s; its eps is divided by s².
+* A bias takes the scale of the other operand of its sum.
 
-No scale is estimated from data: σ is a property of the weights, all else of shapes.
+Scales depend on weights (σ) and shapes, not on data.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from refscale.scales import Call, Constraint, Regular, Scales, Unit, close, none
 
 
 class Recording(Regular):
-    """The regular scheme, which also keeps every call, with its constraint."""
+    """The regular scheme; it also records every call, with its constraint."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,11 +48,11 @@ class Solved(NamedTuple):
     """One call of the adapted program.
 
     Attributes:
-        op: what runs in place of the recorded op; None: the op of the call.
+        op: the op in place of the recorded one; None: the recorded one.
         alpha: α.
-        tied: the inputs whose β is α.
+        tied: positions of the inputs whose β is α.
         fixed: whether the output has the scale of the regular program.
-        factor: what the op makes of the scales of its inputs.
+        factor: f, the product of the scales of the inputs by their degrees.
     """
 
     op: Op | None
@@ -66,8 +67,8 @@ class Solution:
     """The scales of a graph.
 
     Attributes:
-        scales: of every tensor, by variable.
-        calls: what the adapted program does in each call of the tape.
+        scales: s of every tensor, by variable.
+        calls: op and factors of each call of the tape, in order.
     """
 
     scales: Mapping[Variable, float]
@@ -75,14 +76,14 @@ class Solution:
 
 
 def solve(outputs: Sequence[Tensor], recording: Recording, sigmas: Mapping[str, float], base: Unit) -> Solution:
-    """Scales of the tensors of a graph that was recorded under ``recording``.
+    """Solve for the scales of a graph that was recorded under ``recording``.
 
     Args:
-        outputs: where the graph ends; they keep the scale of the regular program.
+        outputs: ends of the graph; they are fixed.
         recording: the scheme of their tape.
-        sigmas: by name of a parameter, the number that it is to be divided by; a parameter without an entry takes the
-            scale of what it is added to.
-        base: whose factors the adapted program has: ``unit``, or a ``graph.Plan`` of the same program.
+        sigmas: divisors of matrices, by name.  A parameter without an entry takes the scale of the other operand of
+            its sum.
+        base: scheme of the free factors: ``unit``, or a ``graph.Plan`` of the same program.
 
     Returns:
         The solution.
@@ -114,7 +115,7 @@ class _Walk:
             self.fix_inputs(node)
         return Solution(self.scales, tuple([self.solved(node) for node in self.nodes]))
 
-    # --- Backward: which tensors need their own scale ---------------------------------------------------------------
+    # --- Backward: fixed tensors ------------------------------------------------------------------------------------
 
     def fix_inputs(self, node: Node) -> None:
         """Fix the inputs that need the scale of the regular program."""
@@ -126,19 +127,19 @@ class _Walk:
                 self.fixed.add(variable)
 
     def passes(self, node: Node) -> bool:
-        """Return whether the input of an op is fixed in place of its output: of moves, biases, forks, whose α is 1."""
+        """Return whether an op passes the scale on, so that its input is fixed: moves, biases and forks with α = 1."""
         degrees = [d for d in node.op.degrees(len(node.inputs)) if d is not None]
         alone = len(degrees) == 1 or (len(degrees) == 2 and degrees[0] == "together" and self.adopts(node.inputs[1]))
         return alone and degrees[0] in (1, "together") and not node.op.contraction and self.unit(node).alpha == 1
 
     def adopts(self, variable: Variable) -> bool:
-        """Return whether a tensor is a parameter that takes the scale of what it is added to."""
+        """Return whether a tensor is a parameter that takes the scale of the other operand of its sum."""
         return variable.node is None and variable.requires_grad and variable.name not in self.sigmas
 
     # --- Forward: scales and factors --------------------------------------------------------------------------------
 
     def solved(self, node: Node) -> Solved:
-        """What the adapted program does in a call; sets the scale of its output, and of parameters first used here."""
+        """Solve one call; set the scale of its output, and of parameters first used here."""
         degrees = node.op.degrees(len(node.inputs))
         together = self.together(node)
         for variable, degree in zip(node.inputs, degrees, strict=True):
@@ -169,11 +170,11 @@ class _Walk:
         return 1.0
 
     def sigma(self, variable: Variable) -> float:
-        """The scale of a leaf that adopts none."""
+        """The scale of a leaf that does not adopt one."""
         return self.sigmas.get(variable.name, 1.0) if variable.requires_grad else 1.0
 
     def tied(self, node: Node) -> tuple[int, ...]:
-        """The inputs whose β is α: those that the plan or the program ties."""
+        """Positions of the inputs whose β is α: those that the plan or the program constrains."""
         if isinstance(self.base, Plan):
             return self.base.steps[node.index].constrained
         call = self.calls[node.index]

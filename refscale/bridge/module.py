@@ -184,7 +184,7 @@ class TorchEvaluation(Evaluation):
         shapes = tuple(tuple(t.shape) for t in tensors)
         asked = Call(op, shapes, index=self.calls)
         scales = self.scheme.scales(asked)
-        op = cast(Op, asked.op)  # the scheme may have put another in its place
+        op = cast(Op, self.scheme.op(asked))
         self.calls += 1
         if self.recorder is None:
             return _Traced(self._computed(op, scales, tensors))

@@ -269,7 +269,7 @@ def call(
     shapes = tuple([v.shape for v in variables])
     request = Call(op, shapes, rule, tuple(constrained), index)
     scales = tape.scheme.scales(request)
-    node = Node(index, cast(Op, request.op), variables, scales)
+    node = Node(index, cast(Op, tape.scheme.op(request)), variables, scales)
     node.output = Variable(tape.scoped(op.name), (), any(node.wanted), node)
     tape.rounder.place(index, node.output, variables)
     return node, tensors

@@ -44,7 +44,7 @@ def apply(
             given together.
     """
     node, tensors = call(op, inputs, constraint, constrained)
-    op = node.op  # the scheme may have put another in its place
+    op = node.op  # that of the scheme
     tape, rounder, alpha = tensors[0].tape, tensors[0].tape.rounder, node.scales.alpha
     if tape.fast:
         return record(tape, node, *fast.forward(tape, node, tensors))

@@ -6,9 +6,8 @@ variance; a *constraint* ties those that must be equal for the gradient to stay 
 are used.
 
 In reading order: ``factors``, ``moments`` (where the factors of activations come from), ``residuals``,
-``multipliers`` (of u-μP), ``schemes``,
-``trained`` (a model whose weights were not drawn at random), ``second_moments`` (what the ops' rules of prediction
-compute with).
+``multipliers`` (of u-μP), ``schemes``, ``named`` (schemes by name), ``trained`` (constants of trained weights),
+``second_moments`` (operands of the ops' rules of prediction).
 """
 
 from typing import TYPE_CHECKING
@@ -44,6 +43,7 @@ from refscale.scales.multipliers import (
     attention_factor,
     gated_unit_factor,
 )
+from refscale.scales.named import SCHEMES, base_name, get_scheme
 from refscale.scales.residuals import (
     CountedOn,
     PlainAdd,
@@ -58,7 +58,6 @@ from refscale.scales.residuals import (
     running_mean,
 )
 from refscale.scales.schemes import (
-    SCHEMES,
     Authors,
     Call,
     EmbeddingRule,
@@ -74,8 +73,6 @@ from refscale.scales.schemes import (
     UMup,
     Unit,
     authors,
-    base_name,
-    get_scheme,
     munit,
     of_likeness,
     regular,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol, get_args
@@ -13,7 +13,6 @@ from refscale.errors import ArgumentError
 from refscale.scales.factors import Constraint, Scales, Shape, Statistic, constrain, none, to_output_scale
 from refscale.scales.multipliers import Multipliers, attention_factor
 from refscale.scales.residuals import PlainAdd, ResidualRule, equal_parts, fixed, ratio, running_mean
-from refscale.spellings import read_number, read_options, split_name
 
 Role = Literal["weight", "embedding", "readout", "bias", "gain"]
 """Of a parameter; a readout is a weight of an output layer."""
@@ -57,7 +56,7 @@ class Call:
     """One use of an op, as a scheme sees it: shapes and position, no data.
 
     Attributes:
-        op: the op with its attributes; a scheme may put another one in its place, as that of an adapted model does.
+        op: the op with its attributes.
         shapes: the shape of every input.
         constraint: how α and the β of the constrained inputs are tied.
         constrained: positions of the constrained inputs.
@@ -102,6 +101,9 @@ class Scheme(Protocol):
     def trained(self) -> Mapping[str, float]:
         """Constants of a trained model, by place, see ``scales.trained``; none where weights start at random."""
 
+    def op(self, call: Call) -> ScaledOp:
+        """The op that the engine runs in a call: that of the call, except under an adapted scheme, see ``adapt``."""
+
     def scales(self, call: Call) -> Scales:
         """Factors of one call."""
 
@@ -129,6 +131,10 @@ class Regular:
     attention_scores: ClassVar[ScoresRule] = "1/sqrt(d)"
     readout: ClassVar[ReadoutRule] = "1/sqrt(m)"
     trained: ClassVar[Mapping[str, float]] = MappingProxyType({})
+
+    def op(self, call: Call) -> ScaledOp:
+        """Return the op of the call."""
+        return call.op
 
     def scales(self, call: Call) -> Scales:
         """Factors of one call: all 1."""
@@ -200,6 +206,10 @@ class Unit:
             raise ArgumentError(f"Unit(embeddings={self.embeddings!r}): expected one of {get_args(EmbeddingRule)}")
         if self.rates not in get_args(RatesRule):
             raise ArgumentError(f"Unit(rates={self.rates!r}): expected one of {get_args(RatesRule)}")
+
+    def op(self, call: Call) -> ScaledOp:
+        """Return the op of the call."""
+        return call.op
 
     def scales(self, call: Call) -> Scales:
         """Factors of one call, constrained."""
@@ -390,72 +400,3 @@ unit = Unit()
 authors = Authors()
 u_mup = UMup()
 munit = Munit()
-SCHEMES: dict[str, Scheme] = {s.name: s for s in (regular, unit, Unit("unit-rms", "rms"), authors, u_mup, munit)}
-
-
-_ROWS = {"independent": 0.0, "alike": 1.0}
-
-
-def get_scheme(scheme: str | Scheme) -> Scheme:
-    """The scheme of that name; a scheme is returned as it is.
-
-    Args:
-        scheme: a name, for schemes with factors of their own followed by options: ``unit:rows=alike,embeddings=v/b`` is
-            the rule of the authors' code.  ``rows`` is "independent", "alike" or a likeness from 0 to 1; ``embeddings``
-            "sqrt(v/b)" or "v/b", ``rates`` "unit" or "regular"; see ``Unit``.  The options of ``u-mup`` are those of
-            ``Multipliers``: ``u-mup:residual=2,attention_ratio=0.5``.
-
-    Raises:
-        ArgumentError: anything else.
-    """
-    if isinstance(scheme, str) and scheme in SCHEMES:
-        return SCHEMES[scheme]
-    if isinstance(scheme, str | type) or not hasattr(scheme, "scales"):
-        name, rest = split_name(scheme) if isinstance(scheme, str) else ("", None)
-        if rest is None or name not in SCHEMES:
-            raise ArgumentError(f"get_scheme({scheme!r}): expected one of {', '.join(SCHEMES)}, or a Scheme")
-        return _with_options(str(scheme), SCHEMES[name], rest)
-    return scheme
-
-
-def _with_options(text: str, scheme: Scheme, rest: str) -> Scheme:
-    call = f"get_scheme({text!r})"
-    if not isinstance(scheme, Unit):
-        raise ArgumentError(f"{call}: {rest.strip()!r}, expected no options for {scheme.name}")
-    multipliers = tuple(f.name for f in fields(Multipliers)) if isinstance(scheme, UMup) else ()
-    expected = (
-        "rows=independent, rows=alike, rows=NUMBER from 0 to 1, embeddings=sqrt(v/b), embeddings=v/b, rates=unit or "
-        "rates=regular"
-    ) + "".join(f", or {name}=NUMBER above 0" for name in multipliers)
-    changes: dict[str, Any] = {}
-    factors: dict[str, float] = {}
-    for option in read_options(rest, call, expected):
-        try:
-            match option.field, option.value:
-                case "rows", str(value):
-                    rows = _ROWS[value] if value in _ROWS else read_number(value)
-                    if not 0 <= rows <= 1:
-                        raise ValueError
-                    changes["rows"] = rows
-                case ("embeddings", "sqrt(v/b)" | "v/b") | ("rates", "unit" | "regular"):
-                    changes[option.field] = option.value
-                case name, str(value) if name in multipliers:
-                    factors[name] = read_number(value)
-                    changes["multipliers"] = Multipliers(**factors)
-                case _:
-                    raise ValueError
-        except ValueError as error:
-            raise ArgumentError(f"{call}: {option.text!r}, expected {expected}") from error
-    found = replace(scheme, **changes)
-    options = [
-        *([f"rows={'alike' if found.rows == 1 else f'{found.rows:g}'}"] if found.rows else []),
-        *([f"embeddings={found.embeddings}"] if found.embeddings != "sqrt(v/b)" else []),
-        *([f"rates={found.rates}"] if found.rates != "unit" else []),
-        *([str(found.multipliers)] if found.multipliers != Multipliers() else []),
-    ]
-    return replace(found, name=f"{scheme.name}:{','.join(options)}") if options else found
-
-
-def base_name(scheme: str) -> str:
-    """The name of a scheme without its options: ``unit`` of ``unit:rows=alike``."""
-    return split_name(scheme)[0]

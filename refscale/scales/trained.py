@@ -24,8 +24,9 @@ from __future__ import annotations
 
 from refscale.errors import ArgumentError
 from refscale.scales.factors import Constraint, get_constraint
+from refscale.scales.named import get_scheme
 from refscale.scales.residuals import ResidualRule, get_residual, ratio
-from refscale.scales.schemes import Scheme, get_scheme
+from refscale.scales.schemes import Scheme
 
 
 def exactly(value: float) -> Constraint:

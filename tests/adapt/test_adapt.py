@@ -7,7 +7,7 @@ import pytest
 
 from refscale import adapt as package
 from refscale import ops
-from refscale.adapt import adapt, adapted_program
+from refscale.adapt import Parity, adapt, adapted_program
 from refscale.analysis import fidelity, report
 from refscale.analysis.report.first_step import first_step
 from refscale.engine import Tape, apply
@@ -16,7 +16,8 @@ from refscale.graph import plan
 from refscale.layers import Spec
 from refscale.models import NAMES
 from refscale.programs import checked_loss, leaves, next_batch
-from refscale.scales import regular, unit
+from refscale.scales import Call, regular, unit
+from refscale.testing import assert_gradient_factor
 from tests.adapt.folded import alike, folded, normed
 from tests.adapt.programs import BIAS, OUT, PROGRAMS, Trained, W, classified
 
@@ -99,8 +100,38 @@ def test_another_program_is_refused():
         checked_loss(program, leaves(Tape(adapted.scheme), program, start(program)), next_batch(program, batches()))
 
 
+@pytest.mark.parametrize("name", ["residual", "image"])
+def test_true_gradients_are_those_of_the_adapted_ops(name):
+    """Norms have another eps and sums other weights, also in the run of plain backpropagation."""
+    program = PROGRAMS[name]
+    adapted = adapt(program)
+    values = {k: np.asarray(x, np.float64) for k, x in adapted.unit(start(program)).items()}
+    batch = next_batch(program, program.batches(np.random.default_rng(0)))
+    assert_gradient_factor(lambda p: checked_loss(program, p, batch).total, values, scheme=adapted.scheme)
+
+
+def test_factors_of_a_call_leave_it_as_it_was():
+    scheme = adapt(PROGRAMS["residual"]).scheme
+    index = next(i for i, solved in enumerate(scheme.solved) if solved.op is not None)
+    step = scheme.steps[index]
+    call = Call(step.op, step.shapes, index=index)
+    assert scheme.scales(call).alpha == scheme.solved[index].alpha
+    assert call == Call(step.op, step.shapes, index=index)
+    assert scheme.op(call) == scheme.solved[index].op != step.op
+
+
 def batches():
     return PROGRAMS["mlp"].batches(np.random.default_rng(0))
+
+
+def test_the_tolerance_of_a_comparison():
+    """1e-12; 64 times the change by rounding, where that is more; at most 1e-8."""
+    for rounding, tolerance in ((0.0, 1e-12), (1e-15, 1e-12), (1e-12, 6.4e-11), (1e-6, 1e-8)):
+        for loss, gradient in ((1, 0), (0, 1)):
+            just, beyond = (Parity(loss * x, gradient * x, "", "", rounding) for x in (tolerance, 1.01 * tolerance))
+            assert just.tolerance == pytest.approx(tolerance, rel=1e-14)
+            assert not beyond.holds
+            assert Parity(0.99 * just.loss, 0.99 * just.gradient, "", "", rounding).holds
 
 
 # --- Refused by name --------------------------------------------------------------------------------------------------

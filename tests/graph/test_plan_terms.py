@@ -63,6 +63,13 @@ def test_the_likeness_is_within_a_sequence(of_pooled):
     assert of_pooled.steps[1].terms[0] == Terms()
 
 
+def test_steps_have_the_factors_that_the_plan_applies(of_pooled):
+    tape = Tape(of_pooled, dtype=np.float64)
+    p = {"w": tape.tensor(np.ones((M, N)), "w"), "bias": tape.tensor(np.zeros(N), "bias")}
+    pooled(tape.tensor(np.ones((B, S, M)), "x"), p)
+    assert [node.scales for node in tape.nodes] == [step.resolved for step in of_pooled.steps]
+
+
 def test_the_rule_takes_no_likeness(of_pooled):
     rng = np.random.default_rng(0)
     x, p = rng.standard_normal((B, S, M)), {"w": rng.standard_normal((M, N)), "bias": np.zeros(N)}

@@ -62,6 +62,16 @@ def test_no_factor():
     assert found.log2 == pytest.approx(4, abs=1e-12)
 
 
+def test_the_gradient_of_a_weight_has_the_cause_of_its_input():
+    """The input has √256 = 2^4, and the gradient sums 8 rows of it: √8 = 2^1.5."""
+    tape = tape_of("regular")
+    h = apply(ops.Matmul(), leaf(tape, 8, 256), leaf(tape, 256, 3, name="w"))
+    v = leaf(tape, 3, 3, name="v")
+    found = cause(apply(ops.Matmul(), h, v), v, "weight gradient")
+    assert (found.cause, found.calls, found.at) == ("no factor", 2, "matmul #0")
+    assert found.log2 == pytest.approx(4 + 1.5, abs=1e-12)
+
+
 def test_a_bias_of_zeros_is_not_followed():
     tape = tape_of("regular")
     product = apply(ops.Matmul(), leaf(tape, 8, 256), leaf(tape, 256, 3, name="w"))

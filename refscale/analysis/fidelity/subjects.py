@@ -129,7 +129,7 @@ class ProgramSubject(Subject):
         self.contractions = tuple(dict.fromkeys(node.op.name for node in tape.nodes if node.op.contraction))
 
     def own_scheme(self) -> Scheme:
-        """That of the program, or the regular one."""
+        """The scheme of the program; regular without one."""
         return self.program.scheme or regular
 
     def adapted(self) -> Adapted:
