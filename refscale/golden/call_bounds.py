@@ -153,6 +153,14 @@ def rounded(x: Bounded, cast: Cast) -> Bounded:
     return bounded(y, np.where(np.isfinite(y), error, 0.0), x.model)
 
 
+def summed(pieces: Sequence[Bounded], store: Cast) -> Bounded:
+    """The sum of stored gradients of one tensor, added in any order; each partial sum is stored, too."""
+    value, size = (np.sum([f(p.view(np.ndarray)) for p in pieces], 0) for f in (np.asarray, np.abs))
+    error = np.sum([p.error for p in pieces], 0)
+    each = store.format.eps * (size + error) + float(store.format.spacing(0.0))
+    return bounded(value, error + (len(pieces) - 1) * each)
+
+
 def interval_of(y: Bounded, cast: Cast) -> Interval:
     """The smallest and the largest stored result that a bound allows."""
     return ends(y.view(np.ndarray), y.error, cast)

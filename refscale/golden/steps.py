@@ -22,9 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale.engine import Op
-from refscale.exact import Bounded, ErrorModel, as_bounded, bounded
-from refscale.formats import Cast
-from refscale.golden.call_bounds import OUTPUT, Interval, interval_of, one_call, rounded
+from refscale.exact import Bounded, ErrorModel, as_bounded
+from refscale.golden.call_bounds import OUTPUT, Interval, interval_of, one_call, rounded, summed
 from refscale.golden.inputs import cast_for
 from refscale.golden.replay import input_names, make_op, policy, replay
 from refscale.scales import Scales
@@ -134,16 +133,6 @@ def step_intervals(
             if leaf in results:
                 pieces.setdefault(name, []).append(results[leaf])
     for name, some in pieces.items():
-        found[f"gradient {name}"] = interval_of(_sum(some, narrow), narrow)
+        total = some[0] if len(some) == 1 else summed([rounded(p, narrow) for p in some], narrow)
+        found[f"gradient {name}"] = interval_of(total, narrow)
     return {name: interval for name, interval in found.items() if name in answers}
-
-
-def _sum(pieces: Sequence[Bounded], store: Cast) -> Bounded:
-    """Gradients of one tensor, each stored, and added in any order; each sum is stored, too."""
-    if len(pieces) == 1:
-        return pieces[0]
-    stored = [rounded(p, store) for p in pieces]
-    value, size = (np.sum([f(p.view(np.ndarray)) for p in stored], 0) for f in (np.asarray, np.abs))
-    error = np.sum([p.error for p in stored], 0)
-    each = store.format.eps * (size + error) + float(store.format.spacing(0.0))
-    return bounded(value, error + (len(pieces) - 1) * each)

@@ -64,6 +64,22 @@ def test_scales_that_are_no_powers_of_two():
     assert error[0] == pytest.approx(5.0, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "amax", "x", "other"),
+    [
+        ("nvfp4", "0x1.598b42p+0", "0x1.87fffcp-2", "0x1.87fffep-2"),  # E2M1: the tie of 1½ and 2
+        ("fp8_1x128", "0x1.354e9ap+0", "0x1.a3c616p-9", "0x1.a3c618p-9"),  # E4M3: that of 1⅛ and 1¼
+    ],
+)
+def test_a_quotient_that_float32_rounds_to_a_tie(name, amax, x, other):
+    """``other``/s is below the tie, and the tie in float32: the element after that of x is possible."""
+    cast = get_block_cast(name, tensor_scale=False) if name == "nvfp4" else get_block_cast(name)
+    top, low, high = map(float.fromhex, (amax, x, other))
+    (_, value), (_, error) = parts([top, low], [0.0, high - low], cast)
+    largest = convert(np.array([top, high], np.float32), cast)[1]
+    assert value < largest <= value + error
+
+
 @pytest.mark.parametrize("name", [*BLOCK_FORMATS, "nearest", "even", "stochastic"])
 def test_no_conversion_is_outside(name):
     """Arrays within the bound of one array, converted: each element is within the bound of its conversion."""

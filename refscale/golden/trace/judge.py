@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale.errors import GoldenError, RefscaleError, counted, shown
-from refscale.exact import FLOAT32, Bounded, ErrorModel, bounded, inside
+from refscale.exact import FLOAT32, Bounded, ErrorModel, as_bounded, inside
 from refscale.formats import Cast
-from refscale.golden.call_bounds import call_results, interval_of
+from refscale.golden.call_bounds import call_results, interval_of, summed
 from refscale.golden.inputs import cast_for
 from refscale.golden.trace.schema import ANY_ORDER, PARTS, Trace, TracedCall, is_number
 
@@ -224,13 +224,11 @@ def _with_sums(trace: Trace, readers: _Readers, index: int, result: CallResult) 
         files = readers.gradients.get(output, [])
         if not files or None in files or readers.made[output] > 1 or readers.first[output] <= index:
             continue
-        pieces = [trace.array(f).astype(np.float64) for f in files if f is not None]
-        store = call.policy.store or cast_for("float32")
-        size = np.sum(np.abs(pieces), 0)
-        error = (len(pieces) - 1) * (store.format.eps * size + float(store.format.spacing(0.0)))
+        pieces = [as_bounded(trace.array(f).astype(np.float64)) for f in files if f is not None]
+        total = summed(pieces, call.policy.store or cast_for("float32"))
         label = f"gradient {name}, the sum over {counted(len(pieces), 'call')},"
         compared.append(label)
-        deviation = _compare(label, trace.array(file).astype(np.float64), bounded(np.sum(pieces, 0), error), None)
+        deviation = _compare(label, trace.array(file).astype(np.float64), total, None)
         found += [deviation] if deviation is not None else []
     return replace(result, deviations=tuple(found), compared=tuple(compared))
 
