@@ -131,7 +131,7 @@ def binary_cross_entropy_with_logits(
         A scalar, or the logits' shape of reduction "none".
 
     Raises:
-        ArgumentError: a target is out of range.
+        ArgumentError: a target is out of range, or a weight is negative or not finite.
         ShapeError: the target has another shape than the logits, or a weight does not broadcast to it.
     """
     call = "binary_cross_entropy_with_logits"
@@ -146,6 +146,9 @@ def binary_cross_entropy_with_logits(
             f"{call}: logits {logits.shape}, target {t.shape}, weight {w.shape} and pos_weight {p.shape}, "
             "expected a target of the logits' shape, and weights that broadcast to it"
         )
+    for n, a in (("weight", w), ("pos_weight", p)):
+        if not np.all((a >= 0) & (a < np.inf)):
+            raise ArgumentError(f"{call}({n}={a}): expected finite weights ≥ 0")
     negative, positive = (np.broadcast_to(a, logits.shape) for a in (w, w * p))
     square = float(np.mean(positive**2 + negative**2)) / 2 if logits.value.size else 1.0
     op = ops.BinaryCrossEntropy(reduction, square**0.5)

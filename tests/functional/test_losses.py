@@ -193,3 +193,15 @@ def test_shapes_of_binary_cross_entropy_refused(target, weights, problem):
     """A target is not broadcast to the logits, as in torch: it would count more than once."""
     with pytest.raises(ShapeError, match=problem):
         run(lambda x: F.binary_cross_entropy_with_logits(x, target, **weights), np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize("name", ["weight", "pos_weight"])
+@pytest.mark.parametrize(("value", "refused"), [(0.0, False), (-0.5, True), (np.inf, True), (np.nan, True)])
+def test_weights_of_binary_cross_entropy_are_finite_and_not_negative(name, value, refused):
+    weights = {name: np.array([1.0, value])}
+    logits = Tape(dtype=np.float64).tensor(np.ones(2))
+    if refused:
+        with pytest.raises(ArgumentError, match=rf"{name}=.*expected finite weights ≥ 0"):
+            F.binary_cross_entropy_with_logits(logits, [1.0, 0.0], **weights)
+    else:
+        F.binary_cross_entropy_with_logits(logits, [1.0, 0.0], **weights)
