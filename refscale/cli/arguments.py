@@ -10,10 +10,20 @@ from refscale import __version__
 from refscale.cli.backend_arguments import add_accumulator, add_conform, add_golden
 
 if TYPE_CHECKING:
+    from refscale.stats import Kind
     from refscale.train import TrainConfig
 
 DEFAULT_MODEL = "bert-tiny"
 """Of ``report``."""
+
+
+PANELS: dict[str, Kind] = {
+    "weights": "weight",
+    "activations": "activation",
+    "activation-gradients": "activation gradient",
+    "weight-gradients": "weight gradient",
+}
+"""The values of ``report --panels``, and the kind of tensor of each."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -118,6 +128,9 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="also write everything as JSON")
     parser.add_argument("--html", metavar="FILE", help="also write a page with a row per tensor, for a browser")
     parser.add_argument("--plot", metavar="FILE", help="also draw it, as .svg, .png or .pdf (needs refscale[plots])")
+    parser.add_argument(
+        "--panels", choices=PANELS, help="the one kind of tensors that --plot draws, such as activation-gradients"
+    )
     parser.add_argument("--checkpoint", metavar="PATH", help="of a run of train, in place of a model at initialization")
     parser.add_argument(
         "--pretrained", metavar="DIR", help="what narrow formats do to a published BERT or a run of train"
