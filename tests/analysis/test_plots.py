@@ -56,7 +56,9 @@ class TestWithMatplotlib:
 
     @pytest.mark.parametrize("kinds", [(), ("weights",), ("weight", "loss")])
     def test_other_kinds_are_refused(self, kinds, tmp_path):
-        with pytest.raises(ArgumentError, match=r"^plot\(kinds=.*\): expected at least one of 'weight', 'activation', "):
+        with pytest.raises(
+            ArgumentError, match=r"^plot\(kinds=.*\): expected at least one of 'weight', 'activation', "
+        ):
             plot(tmp_path / "f.svg", [report([tensor(spread(1.0))])], kinds)
 
     def test_what_is_zero_by_construction_has_neither_rows_nor_columns(self, tmp_path):
