@@ -1,6 +1,7 @@
 """Write every lesson as a Jupyter notebook and as a Python script.
 
     python tutorials/notebooks.py DIR
+    python tutorials/notebooks.py DIR --reference PAGES   # names link to the API reference in PAGES: see reference.py
 
 DIR receives ``NN-name.ipynb`` and ``NN-name.py`` for each lesson, the folders ``figures`` and ``results``, and
 ``test_NN.py`` for a lesson with a file of tests. Run the notebooks and scripts in DIR.
@@ -19,15 +20,18 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import reference
 
 from refscale.files import json_text, write_text
 
 LESSONS = Path(__file__).parent
 FENCE = re.compile(r"^```(.*)$")
 LINK = re.compile(r"\]\(([^)#\s]*)(#[^)\s]*)?\)")
+NAME = re.compile(r"(?<!\[)`((?:rs|[a-z]\w*)(?:\.\w+)+)(\(\))?`")
 MARKER = re.compile(r"<!--.*?-->")
 LESSON = re.compile(r"\d\d-[\w-]+\.md")
 SOLUTION, END = "<details><summary>Solution</summary>", "</details>"
@@ -136,6 +140,22 @@ def relinked(text: str, suffix: str, out: Path, lessons: Path = LESSONS) -> str:
     return LINK.sub(new, text)
 
 
+def referenced(text: str, pages: Path) -> str:
+    """Markdown whose public names (`rs.plan`, `graph.plan`, `refscale.graph.plan`) link to the API reference.
+
+    Args:
+        text: without fenced code.
+        pages: the directory of the reference, relative to that of the notebooks.
+    """
+
+    def new(match: re.Match[str]) -> str:
+        name = re.sub(r"^(rs|refscale)\.", "", match[1])
+        place = reference.address(f"refscale.{name}")
+        return f"[{match[0]}]({(pages / place).as_posix()})" if place else match[0]
+
+    return NAME.sub(new, text)
+
+
 def github_anchor(heading: str) -> str:
     """The anchor that GitHub makes of a heading; Jupyter only replaces spaces."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
@@ -194,16 +214,19 @@ def _printing(cell: Cell) -> str:
         return cell.text
     lines = cell.text.splitlines()
     before, value = lines[: last.lineno - 1], "\n".join(lines[last.lineno - 1 :])
-    shown = f"display(\n{textwrap.indent(value, '    ')}\n)" if "\n" in value or "#" in value else f"display({value})"
+    if "\n" in value or "#" in value:
+        value = f"\n{textwrap.indent(value, '    ')}\n"
+    shown = f"display(({value}))" if isinstance(last.value, ast.Tuple) else f"display({value})"
     return "\n".join([*before, shown])
 
 
-def convert(out: str | Path, lessons: Path = LESSONS) -> list[Path]:
+def convert(out: str | Path, lessons: Path = LESSONS, pages: str | Path | None = None) -> list[Path]:
     """Write the notebooks and the scripts of all lessons.
 
     Args:
         out: the directory to write to; it is made.
         lessons: the directory of the lessons.
+        pages: the directory of the API reference, to which names in notebooks link; None: no links.
 
     Returns:
         The notebooks.
@@ -215,6 +238,9 @@ def convert(out: str | Path, lessons: Path = LESSONS) -> list[Path]:
         text = path.read_text(encoding="utf-8")
         for suffix in (".ipynb", ".py"):
             found, tests = cells(relinked(text, suffix, out, lessons), path.name[:2])
+            if pages and suffix == ".ipynb":
+                there = Path(os.path.relpath(Path(pages).resolve(), out))
+                found = [c if c.code or "```" in c.text else replace(c, text=referenced(c.text, there)) for c in found]
             content = script(found) if suffix == ".py" else json_text(notebook(found))
             write_text(out / f"{path.stem}{suffix}", content)
         for source in tests:
@@ -230,7 +256,9 @@ def main() -> None:
     """Convert the lessons beside this file."""
     parser = argparse.ArgumentParser(description="Write every lesson as a Jupyter notebook and as a Python script.")
     parser.add_argument("out", metavar="DIR", help="directory to write to")
-    made = convert(parser.parse_args().out)
+    parser.add_argument("--reference", metavar="PAGES", help="directory of the API reference, to which names then link")
+    args = parser.parse_args()
+    made = convert(args.out, pages=args.reference)
     print(f"{len(made)} notebooks and scripts in {made[0].parent}; run them in that directory")
 
 

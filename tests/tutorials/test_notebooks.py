@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import importlib.util
 import json
 import os
 import re
@@ -13,20 +12,7 @@ from pathlib import Path
 
 import pytest
 
-LESSONS = Path(__file__).parents[2] / "tutorials"
-SOURCE = LESSONS / "notebooks.py"
-
-
-def load():
-    """The module beside the lessons, which no package has."""
-    spec = importlib.util.spec_from_file_location("notebooks", SOURCE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # for its dataclass
-    spec.loader.exec_module(module)
-    return module
-
-
-notebooks = load()
+from tests.tutorials.commands import LESSONS, notebooks
 
 LESSON = """\
 # 3 · A <!--= name -->small<!--/--> lesson
@@ -43,6 +29,8 @@ See [the next](04-next.md), [its end](04-next.md#the-end-of-fp8), [a file](../re
 >>> print(f())  # two lines
 a
 <BLANKLINE>
+>>> x, 2
+(1, 2)
 >>> y = (x
 ...      + 2)
 
@@ -120,6 +108,7 @@ def test_the_cells_of_a_small_lesson(lessons, tmp_path):
         ),
         ("code", "x = 1\nx + 1", printed("2\n"), {}),
         ("code", 'def f():\n    return "a\\n"\nprint(f())  # two lines', printed("a\n\n"), {}),
+        ("code", "x, 2", printed("(1, 2)\n"), {}),
         ("code", "y = (x\n     + 2)", [], {}),
         ("markdown", "```sh\n>>> not python\n```"),
         ("code", 'draw("figures/03-a.svg")', [], {}),
@@ -144,13 +133,14 @@ def test_the_script_of_a_small_lesson(lessons, tmp_path):
     for part in (
         "# %% [markdown]\n# # 3 · A small lesson\n#\n# See [the next](04-next.py), ",
         "# %%\nx = 1\ndisplay(x + 1)\n#> 2\n\n",
+        "# %%\ndisplay((x, 2))\n#> (1, 2)\n\n",
         "# %%\ny = (x\n     + 2)\n\n",
         "# %%\ndisplay(\n    (x\n     + 3)  # ends here\n)\n#> 4\n\n",
         '# %%\ntry:\n    float("a")\nexcept Exception as error:\n    print(f"{type(error).__name__}: {error}")\n#> Va',
     ):
         assert part in text
     done = run(tmp_path / "out/03-small.py", ("draw(", "str("))
-    assert done == "2\na\n\n4\nValueError: could not convert string to float: 'a'\n"
+    assert done == "2\na\n\n(1, 2)\n4\nValueError: could not convert string to float: 'a'\n"
 
 
 def run(path: Path, replaced: tuple[str, str] = ("", "")) -> str:
