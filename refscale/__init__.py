@@ -53,7 +53,7 @@ Docstrings cite arXiv 2303.11257 as "the paper" and github.com/graphcore-researc
 code"; its folders examples and bert are in the branch 2023-01-paper.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 TYPE_CHECKING = False  # as typing's, without importing typing
 if TYPE_CHECKING:
