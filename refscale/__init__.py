@@ -1,6 +1,6 @@
 """refscale: Unit Scaling (arXiv 2303.11257) as an executable specification in NumPy.
 
-The core is the specification: arithmetic, engine, ops, factors, models.  In reading order, each part importing only
+The core is the specification: arithmetic, engine, ops, factors, models. In reading order, each part importing only
 those above it:
 
 ==================  =====================================================================
@@ -20,7 +20,7 @@ those above it:
 ``models``          BERT, character models, decoders, written once for every scheme and precision
 ==================  =====================================================================
 
-The instruments measure the core, train its models, and hold others to it.  The core knows of none of them:
+The instruments measure the core, train its models, and hold others to it. The core knows of none of them:
 
 ==================  =====================================================================
 ``programs``        a model of your own: specs, a loss and batches

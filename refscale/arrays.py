@@ -1,6 +1,6 @@
 """Arrays at the border of the package: which kinds are refused, and who may still write to one.
 
-Every function that takes arrays from outside calls ``plain``.  What is kept beyond the call, or handed out, is frozen:
+Every function that takes arrays from outside calls ``plain``. What is kept beyond the call, or handed out, is frozen:
 
 ======================  ============================================================================
 array                   at the border

@@ -1,9 +1,9 @@
 """When factors are legal, and why: cut-edges, gradient factors, balanced forks, the automatic recipe.
 
 Any factors may scale a graph, but the gradient that results is a multiple of the true one only under a condition.
-The paper's (Theorem 5.2): α = β on every edge that is not a cut-edge.  The sharper one used here: walk back from the
+The paper's (Theorem 5.2): α = β on every edge that is not a cut-edge. The sharper one used here: walk back from the
 output with c = 1; an op with output y demands of its input i that c(x_i) = c(y)·β_i/α; all consumers of a tensor must
-demand the same c.  Then the gradient computed for x is c(x) times the true one.
+demand the same c. Then the gradient computed for x is c(x) times the true one.
 
 Only edges that carry a gradient count: masks and token ids are no part of the graph here.
 """
@@ -53,13 +53,13 @@ def cut_edges(output: Tensor) -> set[Edge]:
     """The edges whose removal disconnects the graph: bridges of the recorded undirected multigraph.
 
     A vertex is a leaf or a call with its output; a call that uses a variable twice is joined to it by two edges,
-    neither of them a bridge.  Linear time: one depth-first search with low-links (Tarjan 1974), without recursion.
+    neither of them a bridge. Linear time: one depth-first search with low-links (Tarjan 1974), without recursion.
 
     Args:
         output: where the graph ends.
 
     Returns:
-        The cut-edges.  Source: paper, definition of a cut-edge.
+        The cut-edges. Source: paper, definition of a cut-edge.
     """
     neighbors: dict[Variable, list[tuple[Edge, Variable]]] = defaultdict(list)
     for node in ancestors(output):
@@ -97,7 +97,7 @@ def gradient_factors(output: Tensor) -> dict[Variable, float]:
     """For every tensor the constant c by which its computed gradient differs from the true one.
 
     c(output) = 1 and c(x_i) = c(y)·β_i/α for every edge; the gradient that ``backward`` computes for x is exactly c(x)
-    times that of the function that the forward pass computes, rounding aside.  Forks are settled first, as ``backward``
+    times that of the function that the forward pass computes, rounding aside. Forks are settled first, as ``backward``
     does.
 
     Args:
@@ -108,7 +108,7 @@ def gradient_factors(output: Tensor) -> dict[Variable, float]:
 
     Raises:
         FactorError: two consumers of a tensor demand different values; the computed gradient would mix terms with
-            different weights.  The message names tensor, consumers and values.
+            different weights. The message names tensor, consumers and values.
     """
     return settle(output)
 
@@ -264,20 +264,20 @@ def plan(
     2. Each op gets its own factors (scaling for unit variance).
     3. Every op consuming edges that are not cut-edges gets one value for α and the β of those edges: their ``mean``.
     4. An add of tensors of unlike origin becomes a weighted add: its constrained edges take α, so that
-       Σ γ_i x_i / √Σ γ_i² passes back what it took.  (The geometric mean would let the stream grow by 2^(1/3)
+       Σ γ_i x_i / √Σ γ_i² passes back what it took. (The geometric mean would let the stream grow by 2^(1/3)
        at every addition.)
     5. With ``gradients="predicted"``, β of a parameter that is used once is that of the terms which its gradient is
-       predicted to sum.  They may be alike (after pooling, or where a sequence shares its gradient), and smaller or
-       larger than 1, see ``prediction.terms``.  Its gradient then has RMS 1, whatever the rest of the graph does.
+       predicted to sum. They may be alike (after pooling, or where a sequence shares its gradient), and smaller or
+       larger than 1, see ``prediction.terms``. Its gradient then has RMS 1, whatever the rest of the graph does.
     6. With ``products="rms"``, an output that has a mean and is only multiplied (by weights, by another tensor, as a
-       gate) has RMS 1 instead of standard deviation 1.  A product sees the mean square, so that a stack of relu and
+       gate) has RMS 1 instead of standard deviation 1. A product sees the mean square, so that a stack of relu and
        matmul without norms keeps its scale: by standard deviation, it grows by (1 − 1/π)^-½ = 1.21 at every layer.
 
     Identities that exist only to carry factors (``Scaled``, ``Fork``) are left at 1: the recipe knows no such op.
     A loss in a loop (two losses on one trunk) is an op like others: its α then multiplies its value.
 
     Args:
-        fn: takes a Tensor for each array, a dict of Tensors for each mapping, and returns the output.  Or a program,
+        fn: takes a Tensor for each array, a dict of Tensors for each mapping, and returns the output. Or a program,
             without inputs: the loss of its first batch.
         inputs: arrays, or mappings from name to array (parameters).
         mean: resolves the constrained factors; a constraint or its name, as ``add``.
@@ -289,7 +289,7 @@ def plan(
         products: statistic of outputs that are only multiplied, "std" or "rms"; None: that of ``base``.
 
     Returns:
-        A scheme for ``Tape``; running ``fn`` under it, on any batch, has the planned factors.  Source: paper, recipe.
+        A scheme for ``Tape``; running ``fn`` under it, on any batch, has the planned factors. Source: paper, recipe.
     """
     mean, add, base = get_constraint(mean), get_constraint(add), get_scheme(base)
     if gradients not in ("rule", "predicted"):

@@ -14,7 +14,7 @@ from refscale.errors import RefscaleError
 def load_object(where: str, what: str, error: type[RefscaleError], example: str) -> tuple[Any, Path | None]:
     """The object of that name in a Python file or an importable module.
 
-    A file is run anew at every call.  The current directory is searched for modules, as ``python -m`` does.
+    A file is run anew at every call. The current directory is searched for modules, as ``python -m`` does.
 
     Args:
         where: "path/to/file.py:NAME" or "module:NAME".

@@ -20,10 +20,10 @@ def lazily(
         package: its ``__name__``.
         where: by module of the package, the names that it defines; under "", modules that are names themselves.
         old: by old name, the new one, which is returned with a DeprecationWarning; with its package, if it moved to
-            another one.  One version later, remove it.
+            another one. One version later, remove it.
 
     Returns:
-        The two functions.  An unknown name raises AttributeError with the nearest names.
+        The two functions. An unknown name raises AttributeError with the nearest names.
     """
     modules = {name: module for module, names in where.items() for name in names}
 

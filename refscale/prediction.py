@@ -1,7 +1,7 @@
 """The walk of a recorded graph in second moments: σ of every tensor and gradient, and what a gradient sums.
 
-Forward through every op by its rule ``predict``, then backward by ``predict_gradients``, with each call's factors.  It
-depends on shapes and attributes alone.  ``analysis.predict`` states the assumptions, and takes programs.
+Forward through every op by its rule ``predict``, then backward by ``predict_gradients``, with each call's factors. It
+depends on shapes and attributes alone. ``analysis.predict`` states the assumptions, and takes programs.
 
 Source: mean-field theory of signal propagation (Poole et al. 2016, arXiv 1606.05340; Schoenholz et al. 2017,
 arXiv 1611.01232).
@@ -83,7 +83,7 @@ class Terms:
 
     Attributes:
         rms: of a term, over that of the op's rule, which takes inputs and gradients to be N(0, 1).
-        likeness: (axes of the output on which two rows differ, correlation of their terms), 0 … 1.  Rows of one
+        likeness: (axes of the output on which two rows differ, correlation of their terms), 0 … 1. Rows of one
             sequence may be alike, while those of two sequences are independent.
     """
 
@@ -104,7 +104,7 @@ def terms(node: Node, prediction: Prediction, free: Scales) -> tuple[Terms, ...]
     """The terms of each input's gradient in a recorded call, as predicted.
 
     The vjp of the call is predicted once for rows that are independent, and once for each set of axes for rows that are
-    alike only where they differ on these.  A negative correlation counts as none.
+    alike only where they differ on these. A negative correlation counts as none.
 
     Args:
         node: the call.

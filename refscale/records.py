@@ -18,7 +18,7 @@ _Record = TypeVar("_Record")
 
 
 def record_content(schema: str, content: Mapping[str, Any]) -> dict[str, Any]:
-    """``content`` after ``schema`` and ``version``.  No time stamp: the same record gives the same text."""
+    """``content`` after ``schema`` and ``version``. No time stamp: the same record gives the same text."""
     return {"schema": schema, "version": __version__, **content}
 
 

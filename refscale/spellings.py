@@ -7,8 +7,8 @@
     option   = FIELD "=" VALUE | WORD         independent; 2^15
     number   = decimal | decimal "^" decimal  0.9, 1e-3, 2^-6
 
-A field occurs once.  Spaces around names, fields and values are ignored.  A value has no comma; it may hold anything
-else, such as ``tau=fixed(0.5)``.  What a WORD means, a flag or the value of the first field, the caller defines.
+A field occurs once. Spaces around names, fields and values are ignored. A value has no comma; it may hold anything
+else, such as ``tau=fixed(0.5)``. What a WORD means, a flag or the value of the first field, the caller defines.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def read_number(text: str) -> float:
 
 
 def read_whole(text: str) -> int:
-    """A whole number, as ``read_number`` reads it: ``1024``, ``2^10``, ``1e3``.  Raises ValueError."""
+    """A whole number, as ``read_number`` reads it: ``1024``, ``2^10``, ``1e3``. Raises ValueError."""
     value = read_number(text)
     if value % 1:
         raise ValueError(f"{text!r}, expected a whole number")

@@ -32,8 +32,8 @@ def adapt(
         seed: seed of the compared batch, and of initial parameters.
 
     Returns:
-        Scheme and divisors.  On a tape of that scheme, with ``adapted.unit(parameters)``, losses and gradients (over c
-        and the divisors) equal those of the regular program, on one batch in float64.  The tolerance is 1e-12, or 64
+        Scheme and divisors. On a tape of that scheme, with ``adapted.unit(parameters)``, losses and gradients (over c
+        and the divisors) equal those of the regular program, on one batch in float64. The tolerance is 1e-12, or 64
         times the change by one unit in the last place of the parameters, at most 1e-8.
 
     Raises:
@@ -61,7 +61,7 @@ def adapt(
 
 
 def _adapted(program: Program, parameters: Parameters, batch: Any, base: Unit) -> Adapted:
-    """Adapt once, and compare with the original.  Raises FactorError if the factors are not legal."""
+    """Adapt once, and compare with the original. Raises FactorError if the factors are not legal."""
     divided = sigmas(program, parameters)
     recording = Recording()
     tape = Tape(recording, dtype=np.float64)

@@ -20,7 +20,7 @@ from refscale.scales import Call, ResidualRule, ScaledOp, Scales, Unit
 class AdaptedScheme(Unit):
     """Unit scaling with the constants of one trained program, call by call.
 
-    α is a constant of each call, as the function must not change.  β equals α where the two are tied.  Elsewhere it is
+    α is a constant of each call, as the function must not change. β equals α where the two are tied. Elsewhere it is
     that of unit scaling, computed from the shapes of the call, and so fits any batch.
 
     Attributes:

@@ -43,7 +43,7 @@ def quantize_blocks(
         quantize_blocks(x) = T · s · cast(x / (s·T))
 
     Args:
-        x: float16, bfloat16, float32 or float64, of at least one dimension.  float64 only where no arithmetic in
+        x: float16, bfloat16, float32 or float64, of at least one dimension. float64 only where no arithmetic in
             float32 is asked for.
         cast: a name of ``BLOCK_FORMATS``, or a record.
         random_bits: for stochastic rounding and only there: independent uniform uint32, of x's shape.
@@ -219,7 +219,7 @@ def _float32(x: Array) -> NDArray[np.float64]:
 class _Tiling(NamedTuple):
     """An array as (k, r, m): k rows of blocks, each r high and m wide, of m/c blocks side by side.
 
-    Blocks along the last axis are one to a row; along another, as many as elements come after it.  The axes are taken
+    Blocks along the last axis are one to a row; along another, as many as elements come after it. The axes are taken
     in the order in which they lie in memory, so that nothing is moved but into the filling of short blocks.
     """
 

@@ -1,6 +1,6 @@
 """How codes lie in memory on hardware: two 4-bit codes in a byte, and scales in the tiles that cuBLAS reads.
 
-Layouts move codes and change none.  Each has its inverse.
+Layouts move codes and change none. Each has its inverse.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def tile_scales(scales: ArrayLike) -> Bytes:
     """Codes of scales in the order in which cuBLAS reads them.
 
     A tile has the scales of 128 rows, 4 blocks each, in 512 bytes; scale (r, c) of a tile stands at
-    ``(r mod 32)·16 + (r div 32)·4 + c``.  Tiles follow one another along the blocks, then along the rows; what a last
+    ``(r mod 32)·16 + (r div 32)·4 + c``. Tiles follow one another along the blocks, then along the rows; what a last
     tile lacks is zero.
 
     Args:

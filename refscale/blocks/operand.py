@@ -1,15 +1,15 @@
 """Operands of contractions that are converted where they meet: each along the axis that is summed over.
 
-A block-scaled product sums over blocks, so both operands must lie in blocks along the contracted axis.  The three
+A block-scaled product sums over blocks, so both operands must lie in blocks along the contracted axis. The three
 products of a training step contract three different axes,
 
     y = x @ w        over the columns of x
     dx = g @ wᵀ      over the columns of g
     dw = xᵀ @ g      over the rows of x and g
 
-so one tensor is converted twice, along two axes, to two different sets of values, unless its blocks are squares.  An
+so one tensor is converted twice, along two axes, to two different sets of values, unless its blocks are squares. An
 ``Operand`` is an array that knows how: views, transposes and factors leave it what it is, and ``@`` converts both
-sides.  Ops are written as ever, and see no format.
+sides. Ops are written as ever, and see no format.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Recipe:
         activation, weight, gradient: the format of each, a name of ``BLOCK_FORMATS`` or a record; the axis of 1 × n
             blocks is the contracted one.
         hadamard: length of the random Hadamard transform that both operands of a weight's gradient go through along
-            the contracted axis, a power of two; 0: none.  The product stays what it is, outliers are spread out.
+            the contracted axis, a power of two; 0: none. The product stays what it is, outliers are spread out.
 
     Raises:
         ArgumentError: another length.
@@ -75,7 +75,7 @@ class Recipe:
 
 
 def hadamard_length(call: str, n: Any) -> int:
-    """The length of a Hadamard transform, checked.  Raises ArgumentError unless it is 0 or a power of two above 1."""
+    """The length of a Hadamard transform, checked. Raises ArgumentError unless it is 0 or a power of two above 1."""
     length = integer(call, "hadamard", n)
     if length < 0 or length == 1 or length & (length - 1):
         raise ArgumentError(f"{call}(hadamard={length}): expected 0 or a power of two")
@@ -138,7 +138,7 @@ def lost(x: Array, q: Array, cast: BlockCast) -> tuple[int, int]:
 
 
 class Operand(np.ndarray[Any, Any]):
-    """An array whose products are block-scaled.  It is a view of the array that it is made from."""
+    """An array whose products are block-scaled. It is a view of the array that it is made from."""
 
     recipe: Recipe | TransformedCasts
     role: Role
@@ -208,7 +208,7 @@ def transform(x: Array, n: int, axis: int) -> Array:
 
         y = H·diag(signs)·x / √n
 
-    It is orthogonal, so products of what was transformed along the contracted axis are what they were.  The signs are
+    It is orthogonal, so products of what was transformed along the contracted axis are what they were. The signs are
     fixed, the same in every step and layer, as in arXiv 2509.25149.
     """
     moved = np.moveaxis(x, axis, -1)
@@ -219,7 +219,7 @@ def transform(x: Array, n: int, axis: int) -> Array:
 
 
 def sylvester(n: int) -> NDArray[np.float64]:
-    """The Hadamard matrix of a power of two, entries ±1.  Source: Sylvester (1867), Philosophical Magazine 34."""
+    """The Hadamard matrix of a power of two, entries ±1. Source: Sylvester (1867), Philosophical Magazine 34."""
     h = np.ones((1, 1))
     while len(h) < n:
         h = np.block([[h, h], [h, -h]])

@@ -132,7 +132,7 @@ def dequantize_blocks(blocks: Blocks, cast: Cast, arithmetic: str = "exact") -> 
         blocks: the array by its parts.
         cast: to the format of the result, deterministic.
         arithmetic: "exact", the real product, rounded once; "scale_first", cast(fl(fl(s·T)·e)); "element_first",
-            cast(fl(fl(s·e)·T)); fl() is a float32 operation.  Only scales that are no powers of two distinguish them.
+            cast(fl(fl(s·e)·T)); fl() is a float32 operation. Only scales that are no powers of two distinguish them.
 
     Returns:
         float32 of the array's shape; a block whose scale is NaN is NaN.

@@ -12,12 +12,12 @@ accumulate             the sum
 NAME                   by that accumulator on scaled elements, as if there were no blocks; then as above
 =====================  =============================================================================================
 
-NAME is any of ``exact.get_accumulator``.  fl() is IEEE float32, as on hardware: fl(T_a·T_b) is zero or infinite where
-the scales of both tensors are very small or large, and infinity times a sum of zero is NaN.  ``exact`` takes the real
+NAME is any of ``exact.get_accumulator``. fl() is IEEE float32, as on hardware: fl(T_a·T_b) is zero or infinite where
+the scales of both tensors are very small or large, and infinity times a sum of zero is NaN. ``exact`` takes the real
 T_a·T_b.
 
 ``blocks:truncated:13:32`` of FP8 tiles is what DeepSeek-V3 (arXiv 2412.19437, section 3.3.2) found on tensor cores, 14
-significant bits inside, with its remedy, a promotion to float32 every 128 terms.  Where the blocks of a and b differ,
+significant bits inside, with its remedy, a promotion to float32 every 128 terms. Where the blocks of a and b differ,
 sums are cut at the boundaries of both.
 """
 

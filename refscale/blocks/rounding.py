@@ -20,8 +20,8 @@ rule         k                                     who
 k is clipped to the range of the scale format; a block of zeros has the smallest scale.
 
 ``amax``, the other rule, makes s = amax/max, rounded to the scale format, nearest even, saturating; in NVFP4 it is
-amax/(max·T), where T, the scale of the tensor, is amax_tensor/(max·448) in float32.  There the order of operations
-decides bits.  With fl(), a float32 operation, rounded to nearest and saturating, T = fl(amax_tensor/(max·448)), or,
+amax/(max·T), where T, the scale of the tensor, is amax_tensor/(max·448) in float32. There the order of operations
+decides bits. With fl(), a float32 operation, rounded to nearest and saturating, T = fl(amax_tensor/(max·448)), or,
 where the table has E, E = fl(max·448/amax_tensor) and T = fl(1/E):
 
 ==============  ================================  ==================================================================
@@ -44,7 +44,7 @@ of elements     an element is the cast of         who
 ``steps``       fl(fl(x/T)/s)                     a tensor scaled before its blocks
 ==============  ================================  ==================================================================
 
-A tensor of zeros has T = E = 1, a T that would be zero is float32's smallest.  A block whose s is zero is all zero.
+A tensor of zeros has T = E = 1, a T that would be zero is float32's smallest. A block whose s is zero is all zero.
 """
 
 from __future__ import annotations

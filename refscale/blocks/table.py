@@ -1,6 +1,6 @@
 """Block-scaled formats, as data: an element format, a block that shares a scale, and how that scale is derived.
 
-A value is T·s·e: an element e, the scale s of its block, and, in NVFP4, the scale T of its tensor.  A ``BlockCast``
+A value is T·s·e: an element e, the scale s of its block, and, in NVFP4, the scale T of its tensor. A ``BlockCast``
 says all of it, because two conversions that differ in one word of it differ in their bits.
 
 ===============  ==============  ================  ============  ========  ===========================================
@@ -18,7 +18,7 @@ name             elements        block             scales        rule      who d
 ``fp8_128x128``  float8_e4m3fn   128 × 128         float32       amax      the same, for weights
 ===============  ==============  ================  ============  ========  ===========================================
 
-A block 1 × n lies along ``axis``; r × c covers the last two axes.  The last block of an axis may be shorter.
+A block 1 × n lies along ``axis``; r × c covers the last two axes. The last block of an axis may be shorter.
 """
 
 from __future__ import annotations

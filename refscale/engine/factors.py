@@ -1,7 +1,7 @@
 """Whether factors are legal: the constant c of every gradient, and the forks that make the constants agree.
 
-Walk back from the output with c = 1.  A call with output y demands of its input i that c(x_i) = c(y)·β_i/α; the
-computed gradient of x is c(x) times the true one if all consumers of x demand the same c.  A ``Fork`` is an identity
+Walk back from the output with c = 1. A call with output y demands of its input i that c(x_i) = c(y)·β_i/α; the
+computed gradient of x is c(x) times the true one if all consumers of x demand the same c. A ``Fork`` is an identity
 whose β is free: it is chosen so that they do.
 
 Only edges that carry a gradient count: masks and token ids are not part of the graph.
@@ -68,9 +68,9 @@ def edges(node: Node) -> Iterator[Edge]:
 def settle(output: Tensor, *, check: bool = True) -> dict[Variable, float]:
     """Choose β of every fork, and return the constant c of every tensor.
 
-    Let the uses of a tensor that start with a fork demand c_i, their forks aside.  If the tensor is also used directly,
-    with c, their forks take β_i = c/c_i.  If all its uses are forks, c is free, and c = (Σ c_i^-2)^-½ gives Σ β_i² = 1:
-    if every use sends back a gradient of unit variance, so is their sum.  Where all uses agree, as under the regular
+    Let the uses of a tensor that start with a fork demand c_i, their forks aside. If the tensor is also used directly,
+    with c, their forks take β_i = c/c_i. If all its uses are forks, c is free, and c = (Σ c_i^-2)^-½ gives Σ β_i² = 1:
+    if every use sends back a gradient of unit variance, so is their sum. Where all uses agree, as under the regular
     scheme, nothing changes.
 
     Args:

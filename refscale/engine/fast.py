@@ -13,7 +13,7 @@ Call by call, on the page's arrays, results are the same bits or within the op's
 
 Who owns an array: the executor, if it has made it, by a factor, a sum or a cast, or had it made by a fast form, which
 returns new arrays, except one that it keeps and g itself; and what an op that ``moves`` makes of a gradient that is
-owned.  It overwrites these until they are handed out, and nothing else.  What is handed
+owned. It overwrites these until they are handed out, and nothing else. What is handed
 out (values, gradients, arrays that a probe sees) is read-only.
 """
 
@@ -60,7 +60,7 @@ def walk(tape: Tape, output: Variable, start: Array) -> dict[Variable, Array]:
 def _paid_ahead(tape: Tape, output: Variable) -> dict[Variable, float]:
     """By variable, the factor that the gradients from its consumers hold already, where it is not 1.
 
-    β of an identity, such as a fork, would be a pass over the gradient.  If all consumers of its output are products,
+    β of an identity, such as a fork, would be a pass over the gradient. If all consumers of its output are products,
     whose fast forms multiply at no cost, or moves of it, they multiply by it, too; unless the gradient is rounded in
     between.
     """

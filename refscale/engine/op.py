@@ -30,53 +30,53 @@ def _no_rows(self: Op, *shapes: Shape) -> tuple[Shape, ...]:
 class Op:
     """One row of the op table: forward, backward and factors of one function.
 
-    A subclass with attributes is a frozen dataclass, of which they are the fields.  It defines
+    A subclass with attributes is a frozen dataclass, of which they are the fields. It defines
 
     * ``inputs``: their names; ``source``: where the factors come from;
     * ``forward(*arrays) -> (y, kept)``: the function, and a tuple of what backward will need;
     * ``backward(g, *kept) -> (gradient of each input, None for those in ``constants``)``;
     * ``scale(*shapes) -> Scales``: the factors that give unit variance when inputs and gradients are
-      independent N(0, 1).  It sees shapes and attributes only;
+      independent N(0, 1). It sees shapes and attributes only;
     * ``examples(sizes) -> (Example, ...)``: the op with typical attributes and inputs, of which tables, golden vectors,
       claims and default strategies are made;
     * ``products(*shapes)``, of a contraction: the multiplications of its forward pass;
     * ``homogeneity``: what becomes of the result if an input is multiplied by a number s > 0, for each input: d, it is
       multiplied by s^d; "together", it is multiplied by s if all inputs so marked are; "weighted", it is a sum with
-      weights, which can absorb s; "any", it stays, eps aside; "own", none of these; None for constants.  One entry
+      weights, which can absorb s; "any", it stays, eps aside; "own", none of these; None for constants. One entry
       stands for all of ``*x``;
     * ``rows(*shapes) -> (shape, ...)``: where the gradient of an input sums over rows (a weight, a bias, a table), the
-      rows along each axis of y, 1 for axes that are not summed over; () for the other inputs, the default.  ``scale``
+      rows along each axis of y, 1 for axes that are not summed over; () for the other inputs, the default. ``scale``
       assumes independent rows;
     * ``predict(shape of y, *moments) -> moments of y`` and ``predict_gradients(moments of g, *moments) -> (moments of
       each gradient, None for those in ``constants``)``: what the op makes of second moments, both without factors; an
       op without these two rules is reported as not predicted.
 
-    ``constants`` are positions of inputs without gradient.  ``contraction`` marks ops that hardware runs on narrow
-    operands, ``weight_inputs`` the positions of those that are weights, where they are matrices.  ``has_mean`` marks
-    outputs whose standard deviation and RMS differ: ``scale`` then takes ``statistic``.  ``multiplies`` are the
+    ``constants`` are positions of inputs without gradient. ``contraction`` marks ops that hardware runs on narrow
+    operands, ``weight_inputs`` the positions of those that are weights, where they are matrices. ``has_mean`` marks
+    outputs whose standard deviation and RMS differ: ``scale`` then takes ``statistic``. ``multiplies`` are the
     positions of inputs that are multiplied by others: the output's scale is that of their mean square.
     ``reports`` marks a value that is read by people, not by ops, and is not rounded, nor is its gradient (losses).
     ``carries_factors`` marks identities that exist only for their factors: a regular model is the same without them.
 
     ``moves`` marks ops that compute nothing: y holds elements of the inputs, and the gradients hold those of g, so that
-    neither has to be rounded; of one input, its gradient is g or a view of it.  ``passes`` are the positions of inputs
-    whose gradient is g itself, where they have the output's shape.  ``settles`` marks an identity whose β may be chosen
-    so that the uses of its input agree (forks).  ``adds`` marks sums of the inputs: where their factors are
-    tied, the recipe ties them to that of the output, ``to_output_scale``.  ``of_batch`` names attributes that are
-    sizes, and so may differ between batches of one program.  ``has_ids`` marks look-ups in a
-    table by ids: ``scale`` then takes ``embeddings``.  ``later`` names attributes that the op got after
+    neither has to be rounded; of one input, its gradient is g or a view of it. ``passes`` are the positions of inputs
+    whose gradient is g itself, where they have the output's shape. ``settles`` marks an identity whose β may be chosen
+    so that the uses of its input agree (forks). ``adds`` marks sums of the inputs: where their factors are
+    tied, the recipe ties them to that of the output, ``to_output_scale``. ``of_batch`` names attributes that are
+    sizes, and so may differ between batches of one program. ``has_ids`` marks look-ups in a
+    table by ids: ``scale`` then takes ``embeddings``. ``later`` names attributes that the op got after
     records of it were published: at their defaults, ``attributes`` leaves them out.
 
-    An op may have a fast form: the same function, in passes that stay in cache, with the factors inside.  Its results
+    An op may have a fast form: the same function, in passes that stay in cache, with the factors inside. Its results
     are within ``bound`` of the real ones, as those of the readable form are; ``bitwise`` marks ops whose two forms have
     the same bits.
 
     * ``fast_forward(α, *arrays) -> (α·y, kept)``
     * ``fast_backward(betas, g, *kept) -> (β_i · gradient of input i, ...)``; None where β_i is None: not wanted.
 
-    A fast form receives its factors and chooses only where to apply them.  It writes to none of its arguments, except
-    that its backward, which runs once, may overwrite arrays that its own forward has made and kept.  It returns new,
-    distinct arrays; y may also be one of the kept arrays, and a gradient may be g itself.  A subclass that overrides
+    A fast form receives its factors and chooses only where to apply them. It writes to none of its arguments, except
+    that its backward, which runs once, may overwrite arrays that its own forward has made and kept. It returns new,
+    distinct arrays; y may also be one of the kept arrays, and a gradient may be g itself. A subclass that overrides
     ``forward`` or ``backward`` has no fast form, unless it brings its own.
     """
 
@@ -138,7 +138,7 @@ class Op:
             scales: s > 0 of each input; 1 of constants and of those marked "own", one for all marked "together".
 
         Returns:
-            (op, factor) with f(s_1·x_1, …) = factor·op(x_1, …).  An op whose attributes depend on the scale of its
+            (op, factor) with f(s_1·x_1, …) = factor·op(x_1, …). An op whose attributes depend on the scale of its
             inputs overrides it.
         """
         factor, together = 1.0, 1.0
@@ -155,7 +155,7 @@ class Op:
         """The real result and gradients of a call, each with a bound on the error of its float32 evaluation.
 
         Derived from ``forward`` and ``backward`` by running error analysis, ``refscale.exact.bounded``: it covers every
-        evaluation of the same formulas, in whatever order sums are added and wherever factors are applied.  An op whose
+        evaluation of the same formulas, in whatever order sums are added and wherever factors are applied. An op whose
         forms err by less, or by more, overrides it.
 
         Args:

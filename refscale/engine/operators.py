@@ -1,6 +1,6 @@
 """Tensors in expressions: ``x + y`` and ``x @ w`` run ops; NumPy functions are refused.
 
-Ops stand above the engine: ``refscale.ops`` installs them when it is imported.  A NumPy function of a tensor would
+Ops stand above the engine: ``refscale.ops`` installs them when it is imported. A NumPy function of a tensor would
 return a plain array without a gradient, and the gradient would be lost silently; ``np.asarray(tensor)`` asks for that
 array explicitly.
 """

@@ -1,6 +1,6 @@
 """What is recorded: tensors, calls, and the tape that holds them.
 
-The tape holds no values.  What an op needs for its backward pass it returns as ``kept``; ``backward`` drops each
+The tape holds no values. What an op needs for its backward pass it returns as ``kept``; ``backward`` drops each
 ``kept`` once it is used.
 """
 
@@ -24,7 +24,7 @@ from refscale.scales import Call, Constraint, Scales, Scheme, Shape, close, get_
 class Variable:
     """The identity of a tensor: name, shape, the call that made it, and the gradient of a leaf; but no value.
 
-    ``reports``: it is the value of a loss.  ``retained``: the gradient is kept as that of a leaf is.  ``factor`` is the
+    ``reports``: it is the value of a loss. ``retained``: the gradient is kept as that of a leaf is. ``factor`` is the
     constant c of that gradient, see ``graph.gradient_factors``; None if it was not checked.
     """
 
@@ -111,7 +111,7 @@ class Tensor(Operators):
 
     @property
     def grad(self) -> Array | None:
-        """Gradient of a leaf, added up by ``backward``; read-only.  None before it, and for constants.
+        """Gradient of a leaf, added up by ``backward``; read-only. None before it, and for constants.
 
         Raises:
             TapeError: the tensor is not a leaf, and its gradient is not retained.
@@ -190,7 +190,7 @@ class Tape:
         self._scope: list[str] = []
 
     def __del__(self) -> None:
-        # A call and its output refer to each other.  No tensor is left when the tape goes: let go of the arrays now,
+        # A call and its output refer to each other. No tensor is left when the tape goes: let go of the arrays now,
         # not when Python's collector runs.
         for node in self.nodes:
             node.kept = None
@@ -203,7 +203,7 @@ class Tape:
         return self.rounder.casts
 
     def tensor(self, value: ArrayLike, name: str = "leaf", *, requires_grad: bool = True) -> Tensor:
-        """A leaf: rounded once to the policy's ``store`` format.  Integers and booleans enter as they are.
+        """A leaf: rounded once to the policy's ``store`` format. Integers and booleans enter as they are.
 
         A later write to ``value`` changes nothing: an array that needs no rounding is copied, unless it is read-only
         down to its base, as parameters are.

@@ -1,6 +1,6 @@
 """How it runs: ``apply`` and ``backward``, on a page.
 
-This page is the specification.  The engine alone multiplies by factors, and its rounder alone rounds; ops do neither.
+This page is the specification. The engine alone multiplies by factors, and its rounder alone rounds; ops do neither.
 ``refscale.engine.fast`` does the same in fewer passes, and is the default: ``Tape(..., fast=False)`` runs this page.
 """
 
@@ -29,7 +29,7 @@ def apply(
     Args:
         op: what to compute.
         inputs: tensors of one tape; plain arrays enter as constants without gradient.
-        constraint: ties α and the β of the inputs in ``constrained``; asked of the tape's scheme.  A constraint or its
+        constraint: ties α and the β of the inputs in ``constrained``; asked of the tape's scheme. A constraint or its
             name; given together with ``constrained``, or as ``none`` alone.
         constrained: positions of inputs whose edges are not cut-edges.
 

@@ -22,8 +22,8 @@ Two options of ``truncated``, after its numbers, describe tiny products:
 * ``:emin=E`` (or ``:emin=E/F``, of a and of b): the exponent of a subnormal operand is that of its format's smallest
   normal number, E, and of a subnormal sum −126: exponents are read from the encodings.
 
-A sum may start from a given c in place of 0: D = A·B + C.  Truncated sums overflow to infinity, as in the models of
-MATLAB-tensor-core and MMA-Sim.  An H200 (and so a Hopper) sums FP8 as ``truncated:13:32``, with PyTorch's
+A sum may start from a given c in place of 0: D = A·B + C. Truncated sums overflow to infinity, as in the models of
+MATLAB-tensor-core and MMA-Sim. An H200 (and so a Hopper) sums FP8 as ``truncated:13:32``, with PyTorch's
 ``use_fast_accum=False`` as ``truncated:13:32:128``, FP16 and BF16 as ``truncated:25:16``: every bit, on sums of up to
 256 terms that are up to 2^30 apart (python -m tests.which_accumulator).
 

@@ -1,6 +1,6 @@
 """Arrays that compute exactly: an op written for NumPy runs by fixed rules when it is handed these.
 
-NumPy lets an array type say what a function does to it (NEP 13, NEP 18).  ``ExactArray`` is float64, and says:
+NumPy lets an array type say what a function does to it (NEP 13, NEP 18). ``ExactArray`` is float64, and says:
 
 ====================================  ===============================================================================
 + − × ÷ √, comparisons, moves         those of IEEE 754 in float64, each rounded to nearest
@@ -11,9 +11,9 @@ exp, log, log1p, tanh                 from basic operations, to about an ulp of 
 anything else                         an error: a function without a rule could depend on the machine
 ====================================  ===============================================================================
 
-A ``Product`` remembers its operands.  Numbers it is multiplied by become part of its factor, moves (reshape, transpose)
+A ``Product`` remembers its operands. Numbers it is multiplied by become part of its factor, moves (reshape, transpose)
 are noted; ``rounded(x, cast)`` then evaluates it, so that product and factor are rounded once, to the format where they
-are stored.  An op that goes on computing with it gets it rounded to float64.
+are stored. An op that goes on computing with it gets it rounded to float64.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class Product:
         return self.array().sum(axis, keepdims=keepdims)
 
     def __mul__(self, other: Any) -> Any:
-        """Times a number: part of the factor.  Times an array: rounded to float64 first."""
+        """Times a number: part of the factor. Times an array: rounded to float64 first."""
         if np.ndim(other) == 0 and not isinstance(other, Product):
             return Product(self.a, self.b, self.accumulate, self.factor * float(other), self.moves)
         return self.array() * other

@@ -1,7 +1,7 @@
 """Arrays that carry a bound on their rounding errors: an op written for NumPy derives its own error bound from them.
 
 A ``Bounded`` array holds real numbers x (in float64) and, for each, a bound e on the error of its float32 evaluation:
-running error analysis (Wilkinson 1986; Higham 2002, section 3.3).  Each function propagates the bounds of its operands
+running error analysis (Wilkinson 1986; Higham 2002, section 3.3). Each function propagates the bounds of its operands
 and adds the error of its own rounding, with u = 2^-24 and the ulp 2u = 2^-23:
 
 ========================  ==========================================================================================
@@ -16,9 +16,9 @@ max, min, where, moves    the bounds move with their elements
 comparisons               of the values; the result is a plain array
 ========================  ==========================================================================================
 
-A rounding errs by u.  2u leaves room for one more rounding beside each operation, so that the bound also covers an
-evaluation that folds a factor into an operand, adds in another order, or multiplies by a reciprocal.  Each result also
-has a multiple of the smallest subnormal, 2^-149, for underflow.  The bound does not cover intermediate overflow.
+A rounding errs by u. 2u leaves room for one more rounding beside each operation, so that the bound also covers an
+evaluation that folds a factor into an operand, adds in another order, or multiplies by a reciprocal. Each result also
+has a multiple of the smallest subnormal, 2^-149, for underflow. The bound does not cover intermediate overflow.
 
 The value is float64's, whose own error (2^-29 of these bounds) is neglected.
 """
@@ -154,7 +154,7 @@ class Bounded(np.ndarray[Any, np.dtype[np.float64]]):
         return _value(self).argmin(*args, **options)
 
     def astype(self, dtype: Any, *_: Any, copy: Any = True, **__: Any) -> Any:
-        """Floats stay as they are: the value is a real number.  Anything else: of the value."""
+        """Floats stay as they are: the value is a real number. Anything else: of the value."""
         if np.dtype(dtype).kind != "f":
             return _value(self).astype(dtype)
         return self.copy() if copy else self

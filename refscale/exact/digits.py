@@ -3,7 +3,7 @@
     f(x) = v·(1 + ε),    |ε| < 10^-400
 
 Plain formulas in the decimal arithmetic of the standard library, whose exp, ln and square root are correctly rounded.
-They may cancel: nothing that is asked for is below 10^-330, so that half of the digits remain.  No number of these
+They may cancel: nothing that is asked for is below 10^-330, so that half of the digits remain. No number of these
 functions is known to come nearer to a tie than 10^-35; the digits are plenty, and cost a millisecond.
 
 Source: π from Machin's formula; the normal distribution from its series (Abramowitz and Stegun, 26.2.11).

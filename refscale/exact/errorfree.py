@@ -2,13 +2,13 @@
 
     a + b = s + e,    a · b = p + e,    Σ x_k = t_1 + t_2 + …        with equality, not approximately
 
-A list of arrays stands for their elementwise sum, a real number each.  ``distill`` makes its members smaller and
-smaller without changing that sum, ``nearest`` and ``odd`` round it.  Everything is made of + − × on float64, rounded to
+A list of arrays stands for their elementwise sum, a real number each. ``distill`` makes its members smaller and
+smaller without changing that sum, ``nearest`` and ``odd`` round it. Everything is made of + − × on float64, rounded to
 nearest, so that no result depends on the machine.
 
 Round to odd: of the two float64 around a real number take the one whose last bit is 1, unless it is a float64 itself.
 Rounded once more, to any format of at most 51 bits and in any mode, that gives what the real number gives: it lies on
-the same side of every tie and of every value of the format, and is one only if the number is.  Source: Boldo and
+the same side of every tie and of every value of the format, and is one only if the number is. Source: Boldo and
 Melquiond 2008, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd".
 """
 
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 Float64 = NDArray[np.float64]
 
 _SPLIT = 2.0**27 + 1
-"""Splits 53 bits into 26 and 26, the sign of the second being the 53rd.  Source: Veltkamp 1968; Dekker 1971."""
+"""Splits 53 bits into 26 and 26, the sign of the second being the 53rd. Source: Veltkamp 1968; Dekker 1971."""
 
 
 def two_sum(a: Float64, b: Float64) -> tuple[Float64, Float64]:
-    """(s, e) with s = fl(a + b) and s + e = a + b.  Source: Knuth, TAOCP volume 2, 4.2.2."""
+    """(s, e) with s = fl(a + b) and s + e = a + b. Source: Knuth, TAOCP volume 2, 4.2.2."""
     s = a + b
     t = s - a
     e = s - t
@@ -35,7 +35,7 @@ def two_sum(a: Float64, b: Float64) -> tuple[Float64, Float64]:
 
 
 def two_product(a: Float64, b: Float64 | float) -> tuple[Float64, Float64]:
-    """(p, e) with p = fl(a·b) and p + e = a·b, |a|, |b| < 2^970, |a·b| 0 or > 2^-960.  Source: Dekker 1971."""
+    """(p, e) with p = fl(a·b) and p + e = a·b, |a|, |b| < 2^970, |a·b| 0 or > 2^-960. Source: Dekker 1971."""
     p = a * b
     a_high, a_low = _split(a)
     b_high, b_low = _split(np.asarray(b, np.float64))
@@ -53,7 +53,7 @@ def sum_rows(terms: Float64) -> list[Float64]:
     """Sums along the last axis as a list of arrays; the terms are overwritten.
 
     Each level takes from every term its upper part, a multiple of 2^-52·σ where σ ≥ (K + 2)·max|x| is a power of two:
-    K such multiples add up without rounding, in whatever order.  It ends when nothing remains.
+    K such multiples add up without rounding, in whatever order. It ends when nothing remains.
 
     Args:
         terms: (…, K), finite, of magnitude below 2^960/K.

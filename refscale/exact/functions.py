@@ -2,13 +2,13 @@
 
     y = round(f(x)),    y = round(f′(x)),    the real number, rounded once
 
-A float64 evaluation from basic operations decides nearly everything.  It errs by a few ulp, so the real number lies in
-an interval, and where both ends of that are rounded to the same bits these are the result.  Two kinds of x need more:
+A float64 evaluation from basic operations decides nearly everything. It errs by a few ulp, so the real number lies in
+an interval, and where both ends of that are rounded to the same bits these are the result. Two kinds of x need more:
 
 1. f(x) = x·(1 ∓ ε) with ε below 2^-53, as of gelu for large x: float64 says x, which may be a tie or, in a directed
-   rounding, a value of the format.  But it is known on which side of x the real number lies: f(x) < x.  Such strict
+   rounding, a value of the format. But it is known on which side of x the real number lies: f(x) < x. Such strict
    bounds (tanh between 0 and 1, softplus above x, …) cut the interval: what lands on one is moved by one ulp.
-2. An interval across a tie, by chance: 1 in 10^6 for float32 results, never met for narrower ones.  That element is
+2. An interval across a tie, by chance: 1 in 10^6 for float32 results, never met for narrower ones. That element is
    evaluated to 800 digits, in decimal arithmetic, which is integer arithmetic and the same on every machine.
 
 So every rounding but the stochastic one is right, for any format and input, not only for those that were tested.
@@ -363,8 +363,8 @@ def evaluate(name: str, x: ArrayLike, cast: Cast, derivative: bool = False) -> N
 
     Args:
         name: one of ``FUNCTIONS``, whose ``domain`` says what is at its edges.
-        x: float16, bfloat16, float32 or float64, any shape and value.  NaN gives NaN, positive where it has a sign.
-        cast: to any format, in any deterministic rounding and with either overflow rule.  A real number beyond the
+        x: float16, bfloat16, float32 or float64, any shape and value. NaN gives NaN, positive where it has a sign.
+        cast: to any format, in any deterministic rounding and with either overflow rule. A real number beyond the
             largest value is finite, so that a directed rounding may stay there; f(x) = ±inf, at ±inf and poles, is not.
         derivative: f′ instead of f.
 

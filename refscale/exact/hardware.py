@@ -1,16 +1,16 @@
 """Matrix units by name, such as ``h100:bf16``: the parameters of their sums, and the range they were compared in.
 
 Each entry agrees in every bit with the sums that north-numerical-computing/MATLAB-tensor-core publishes in
-``model_validation``: one MMA instruction d = a·b + c each, in FP8 on H100 and H200 with c = 0.  A test compares the
+``model_validation``: one MMA instruction d = a·b + c each, in FP8 on H100 and H200 with c = 0. A test compares the
 first 1500 cases of each GPU and format (REFSCALE_TENSOR_CORE_SUMS), whose operands, products and c lie between the
 powers of two of ``COMPARED``; of all 160,000 cases, 5000 each, one differs: e5m2 on B200, number 3936, is 0.81 ulp from
-the real sum, where the other 9999 FP8 sums of B200 are within half an ulp.  Beyond these cases:
+the real sum, where the other 9999 FP8 sums of B200 are within half an ulp. Beyond these cases:
 
 * More products than one instruction: sums of 16 to 256 terms on an H200, FP8 (e5m2 · e4m3fn too), FP16 and BF16
-  (tests/exact/test_hardware.py).  On every other GPU the block size is that of one instruction.
+  (tests/exact/test_hardware.py). On every other GPU the block size is that of one instruction.
 * ``floor``: measured on BF16 sums near 2^-149 (the repository's issues 2 and 7); its models have −133 on H100, H200
   and B200, −132 on A100, A2, Ada and L40S, and none on V100.
-* ``emin``: the exponent of a subnormal operand, and of a subnormal sum, is the one its encoding has.  Both
+* ``emin``: the exponent of a subnormal operand, and of a subnormal sum, is the one its encoding has. Both
   MATLAB-tensor-core and MMA-Sim (arXiv 2511.10909) model it so; no published sum depends on it.
 * TF32: four products only, so that 25:8 on H100, H200 and B200, and 24:4 on the others, are one choice of several.
 * FP8 on B200: 32 products only, each sum the real number rounded once to nearest; of longer sums nothing is known.

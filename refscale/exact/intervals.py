@@ -1,17 +1,17 @@
 """How far the sums of an accumulator may be from the exact ones, and which results that allows.
 
-A bound is derived, not measured, and holds for every element: |s − Σ a_k b_k| ≤ bound.  With u = 2^-24,
+A bound is derived, not measured, and holds for every element: |s − Σ a_k b_k| ≤ bound. With u = 2^-24,
 γ_n = n·u/(1 − n·u) and T = Σ |a_k·b_k|:
 
-* Where no term passes more than n roundings, of relative error u each, their sum errs by at most γ_n·T.  In the order
+* Where no term passes more than n roundings, of relative error u each, their sum errs by at most γ_n·T. In the order
   of the index it passes K additions and the rounding of its product, n = K + 1; in blocks at most B + ⌈K/B⌉ + 1; in any
-  order K + 1; with blocks that are added exactly ⌈K/B⌉.  A product below float32's normal range loses up to 2^-150
+  order K + 1; with blocks that are added exactly ⌈K/B⌉. A product below float32's normal range loses up to 2^-150
   more; a sum there is exact.
-* Cutting toward zero never lengthens a term, so every partial sum, and with it 2^e_max, is at most T.  A block cuts at
+* Cutting toward zero never lengthens a term, so every partial sum, and with it 2^e_max, is at most T. A block cuts at
   most B + 1 terms by less than 2^-N·T each, and its sum of S significant bits by less than 2^(1 − S)·T:
-  c = ⌈K/B⌉·((B + 1)·2^-N + 2^(1 − S)), or, below the normal range, 2^-149 each in place of the last.  With promotion c
+  c = ⌈K/B⌉·((B + 1)·2^-N + 2^(1 − S)), or, below the normal range, 2^-149 each in place of the last. With promotion c
   is that of P products; the n = ⌈K/P⌉ sums err by c times their own T each, and are added with n roundings:
-  c + γ_n·(1 + c).  With ``floor`` 2^floor is added to T once per promoted part; with ``emin`` T is made of
+  c + γ_n·(1 + c). With ``floor`` 2^floor is added to T once per promoted part; with ``emin`` T is made of
   max(|a_k|, 2^emin)·max(|b_k|, 2^emin) where a product is not 0, and 2^-126 is added likewise.
 * A start value c is one more term: K + 1 in place of K, and |c| in T.
 
@@ -84,7 +84,7 @@ def interval(
 
         low = cast(factor·(s − bound)),    high = cast(factor·(s + bound)),    s the exact sum
 
-    Rounding is monotonic, so what lies between the ends before it lies between them after it.  An implementation may
+    Rounding is monotonic, so what lies between the ends before it lies between them after it. An implementation may
     round its float32 sum times the factor once more to float32; the bound includes that.
 
     Args:
@@ -95,7 +95,7 @@ def interval(
         c: start values of the sums, float16, bfloat16 or float32 (…, M, N); None: 0.
 
     Returns:
-        (low, high), float32 (…, M, N); the same for "exact".  An end that overflowed to NaN stands for "anything
+        (low, high), float32 (…, M, N); the same for "exact". An end that overflowed to NaN stands for "anything
         beyond", (inf, −inf) for "NaN": see ``inside``.
 
     Raises:
@@ -123,7 +123,7 @@ def interval(
 def ends(y: NDArray[Any], error: NDArray[Any], cast: Cast) -> tuple[Float32, Float32]:
     """(low, high): y − error and y + error after a cast, which is monotonic.
 
-    An infinite y has the error 0.  Where y is NaN, (∞, −∞): only NaN is ``inside``.
+    An infinite y has the error 0. Where y is NaN, (∞, −∞): only NaN is ``inside``.
     """
     error = np.where(np.isinf(y), 0.0, error)
     none = np.isnan(y)
@@ -133,7 +133,7 @@ def ends(y: NDArray[Any], error: NDArray[Any], cast: Cast) -> tuple[Float32, Flo
 def inside(y: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_]:
     """Whether low ≤ y ≤ high.
 
-    Where an end is NaN, a cast overflowed to NaN: everything beyond the other end is inside, and NaN.  Where low > high
+    Where an end is NaN, a cast overflowed to NaN: everything beyond the other end is inside, and NaN. Where low > high
     only NaN is.
     """
     above = (y >= low) | np.isnan(low)

@@ -4,14 +4,14 @@
 
 A start value c_ij is one more product, c_ij · 1.
 
-One float64 product c decides nearly everything.  Either it is exact, because every partial sum is an integer below 2^53
-in units of the smallest product.  Or it errs, in whatever order BLAS has summed, by at most
+One float64 product c decides nearly everything. Either it is exact, because every partial sum is an integer below 2^53
+in units of the smallest product. Or it errs, in whatever order BLAS has summed, by at most
 
     |c_ij − Σ_k a_ik b_kj|  ≤  (K + 4) · 2^-53 · ‖a_i‖ · ‖b_j‖
 
-and an element farther than that from every value where the rounding changes is right.  The few others are summed
+and an element farther than that from every value where the rounding changes is right. The few others are summed
 without error, from their products; where they are many (cancellation), all are: the operands are cut into slices so
-short that products of slices are exact.  Which way an element went cannot be seen in the result.
+short that products of slices are exact. Which way an element went cannot be seen in the result.
 
 Sources: Higham, *Accuracy and Stability of Numerical Algorithms*, section 3.1 (the bound); Ozaki, Ogita, Oishi and Rump
 2012, "Error-free transformations of matrix multiplication by using fast routines" (the slices).
@@ -55,7 +55,7 @@ def matmul(a: ArrayLike, b: ArrayLike, cast: Cast, factor: float = 1.0, c: Array
         c: start values of the sums, float16, bfloat16 or float32 (…, M, N); None: 0.
 
     Returns:
-        float32 (…, M, N).  A sum that is exactly zero, or has no terms, is +0.  Infinities and NaN follow IEEE 754
+        float32 (…, M, N). A sum that is exactly zero, or has no terms, is +0. Infinities and NaN follow IEEE 754
         product by product: inf · 0 and inf − inf are NaN.
 
     Raises:

@@ -27,13 +27,13 @@ def sum(x: ArrayLike, axis: int | tuple[int, ...] | None = None, keepdims: bool 
         keepdims: leave summed axes in, with length 1.
 
     Returns:
-        float64.  A sum that is exactly zero, or has no terms, is +0; inf − inf is NaN; beyond float64 is ±inf.
+        float64. A sum that is exactly zero, or has no terms, is +0; inf − inf is NaN; beyond float64 is ±inf.
 
     Raises:
         CarrierError: no such floats.
         ShapeError: axes that x does not have.
 
-    Source: ``errorfree.sum_rows``.  The result is that of ``math.fsum``, which is the oracle of the tests.
+    Source: ``errorfree.sum_rows``. The result is that of ``math.fsum``, which is the oracle of the tests.
     """
     array = plain("exact.sum", "x", x)
     if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
@@ -52,7 +52,7 @@ def sum(x: ArrayLike, axis: int | tuple[int, ...] | None = None, keepdims: bool 
 
 def _sum_rows(terms: Float64) -> Float64:
     largest = np.abs(terms).max(-1, initial=0.0)
-    # NaN fails the comparison, too.  Below, neither a sum of K terms nor σ leaves float64's range.
+    # NaN fails the comparison, too. Below, neither a sum of K terms nor σ leaves float64's range.
     usual = largest < 2.0**960 / (terms.shape[1] + 2)
     y = np.empty(len(terms))
     y[usual] = errorfree.nearest(errorfree.sum_rows(terms[usual]))

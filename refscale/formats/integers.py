@@ -69,7 +69,7 @@ def nearest_even_bits(x: Array, out: Array, scratch: Array, drop: int) -> None:
 def nearest_power(x: Array, out: Array, scratch: Array, beyond: float | None) -> bool:
     """float32 to the nearest power of two from 2^-127 to 2^127, ties outward: add half a binade, drop the mantissa.
 
-    Of what is no positive number it makes NaN, of what rounds beyond 2^127 that, or ``beyond``.  Subnormals, whose
+    Of what is no positive number it makes NaN, of what rounds beyond 2^127 that, or ``beyond``. Subnormals, whose
     binades are not spaced so, it leaves to the longer way, and says so: False, nothing done.
     """
     if x.dtype != np.float32:

@@ -88,7 +88,7 @@ def silu_glu(x: Tensor, gate: Tensor, *, constraint: str | Constraint = geometri
         constraint: ties α and both β.
 
     Returns:
-        x's shape.  Source: arXiv 2002.05202.
+        x's shape. Source: arXiv 2002.05202.
     """
     m = tape_of("silu_glu", x, gate).scheme.multipliers.activation
     if m == 1:
@@ -108,14 +108,14 @@ def glu(
     """α·x·f(gate), a gated linear unit with any activation; see ``ops.Glu``.
 
     Args:
-        x: any shape.  (torch's ``glu`` has x and gate in one tensor: ``split`` it.)
+        x: any shape. (torch's ``glu`` has x and gate in one tensor: ``split`` it.)
         gate: x's shape.
         activation: f, a name of ``ops.ACTIVATIONS``, or an element-wise op; "sigmoid" in torch; "silu": as
             ``silu_glu``.
         constraint: ties α and both β.
 
     Returns:
-        x's shape.  Source: arXiv 2002.05202.
+        x's shape. Source: arXiv 2002.05202.
     """
     if activation == "silu":  # with a fused form, and a multiplier
         return silu_glu(x, gate, constraint=constraint)
@@ -243,7 +243,7 @@ def elementwise(
         constraint: ties α and β.
 
     Returns:
-        x's shape.  The same functions give the same op: pass functions that are defined once.
+        x's shape. The same functions give the same op: pass functions that are defined once.
 
     Raises:
         ArgumentError: under schemes with factors, if a moment of f(X) or f′(X), X ~ N(0, 1), diverges or is 0.

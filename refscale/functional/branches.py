@@ -51,8 +51,8 @@ def residual(
     """a·x + b·fn(x), with unit variance of activations *and* gradients inside the branch.
 
     The gradient meets the branch's weight b at the branch's start instead of at its end:
-    y = a·x + scaled(fn(scaled(x, 1, b)), b, 1), for a² + b² = 1.  If α = β on every edge inside the branch, the
-    gradient of x is right.  If not, the start is a ``Fork``, whose β ``backward`` chooses so that it is.
+    y = a·x + scaled(fn(scaled(x, 1, b)), b, 1), for a² + b² = 1. If α = β on every edge inside the branch, the
+    gradient of x is right. If not, the start is a ``Fork``, whose β ``backward`` chooses so that it is.
 
     Args:
         fn: the branch, (…) → (…) of the same shape.
@@ -63,7 +63,7 @@ def residual(
         depth: how many additions there will be, ``layer`` if None; some schemes ask.
 
     Returns:
-        The stream after the branch.  Source: paper, weighted addition and the reference FFN.
+        The stream after the branch. Source: paper, weighted addition and the reference FFN.
     """
     scheme = tape_of("residual", x).scheme
     skip, branch = scheme.residual_weights(get_residual(tau), layer, layer if depth is None else depth)

@@ -34,7 +34,7 @@ def embedding_sum(*parts: tuple[Tensor, NDArray[np.integer[Any]]], weights: tupl
         weights: of the parts; equal ones if None.
 
     Returns:
-        (batch, seq, d).  Source: paper, BERT (a weighted add with equal weights).
+        (batch, seq, d). Source: paper, BERT (a weighted add with equal weights).
     """
     rows = [embedding(table, ids) for table, ids in parts]
     return apply(ops.WeightedAdd(weights or (1.0,) * len(rows)), *rows)

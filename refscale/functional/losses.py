@@ -35,7 +35,7 @@ def cross_entropy(
     """−log softmax(logits)[target] of the rows whose target is not ``ignore_index``; or of probabilities of classes.
 
     With targets q (one-hot rows of integer targets), smoothing ε and class weights w, a row's loss is
-    −Σ_j w_j·q_j·(1 − ε)·log p_j − ε/s·Σ_j w_j·log p_j, p = softmax(logits).  A mean divides the sum of integer targets
+    −Σ_j w_j·q_j·(1 − ε)·log p_j − ε/s·Σ_j w_j·log p_j, p = softmax(logits). A mean divides the sum of integer targets
     by the weights of the targets that count (by their number, without weights), that of probabilities by the rows.
     Under u-μP, p = softmax(m·logits) with the scheme's multiplier m of the loss, which does not multiply the gradient.
 

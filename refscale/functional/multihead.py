@@ -64,13 +64,13 @@ def attention(
         softcap: damped scores become softcap·tanh(score/softcap), before ``attn_mask`` is added (Gemma 2).
         values: how alike the values of a sequence are taken to be, see ``ops.AttentionMix``.
         constraint: ties α and both β of each product, and α and β of the softmax; inside a residual branch no edge here
-            is a cut-edge.  The mixture of correlated values takes its α, so that it stays the weighted mean.
+            is a cut-edge. The mixture of correlated values takes its α, so that it stays the weighted mean.
         scores_constraint: of the scores, if another.
         dropout: probability that a query does not see a key, if there is a generator.
         rng: for dropout; None in evaluation.
 
     Returns:
-        (batch, s, heads·e).  A query that may see no key gets 0; s = t = 1 is no special case.
+        (batch, s, heads·e). A query that may see no key gets 0; s = t = 1 is no special case.
 
     Raises:
         ShapeError: the width is no multiple of ``heads``, ``heads`` none of ``kv_heads``, or a mask does not fit.
@@ -144,7 +144,7 @@ def scaled_dot_product_attention(
         rng: for dropout; None in evaluation.
 
     Returns:
-        (…, s, e).  A query that may see no key gets 0, as PyTorch from 2.5 on has it.
+        (…, s, e). A query that may see no key gets 0, as PyTorch from 2.5 on has it.
 
     Raises:
         ShapeError: shapes that do not fit.

@@ -20,7 +20,7 @@ def matmul(x: Tensor | ArrayLike, weight: Tensor | ArrayLike, *, constraint: str
         constraint: ties α and β_x; β_weight is unconstrained, as a weight used once is on a cut-edge.
 
     Returns:
-        (…, n).  Source: paper, Table A.2.
+        (…, n). Source: paper, Table A.2.
     """
     return apply(ops.Matmul(), x, weight, constraint=constraint, constrained=(0,))
 
@@ -39,7 +39,7 @@ def linear(
         constraint: ties α and β_x, as in ``matmul``.
 
     Returns:
-        (…, n).  Source: paper, Table A.2.
+        (…, n). Source: paper, Table A.2.
     """
     y = matmul(x, weight, constraint=constraint)
     return y if bias is None else apply(ops.Bias(), y, bias)
@@ -55,7 +55,7 @@ def readout(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, constraint
         constraint: ties α and β_x.
 
     Returns:
-        (…, n).  α and β_x = n^-1/2 differ: legal on a cut-edge or in a branch that starts with ``fork``.
+        (…, n). α and β_x = n^-1/2 differ: legal on a cut-edge or in a branch that starts with ``fork``.
         Source: paper, Table A.2; 1/m: u-μP (arXiv 2407.17465).
     """
     rule = tape_of("readout", x, weight).scheme.readout
@@ -87,7 +87,7 @@ def conv1d(
         constraint: ties α and β_x.
 
     Returns:
-        (batch, positions, channels_out).  Source: paper, Table A.2 (matmul), terms counted by window.
+        (batch, positions, channels_out). Source: paper, Table A.2 (matmul), terms counted by window.
     """
     op = ops.Conv1d(stride=stride, padding=padding, dilation=dilation, groups=groups)
     return _convolution(op, x, weight, bias, constraint)
@@ -117,7 +117,7 @@ def conv2d(
         constraint: ties α and β_x.
 
     Returns:
-        (batch, positions, positions, channels_out).  Source: paper, Table A.2 (matmul), terms counted by window.
+        (batch, positions, positions, channels_out). Source: paper, Table A.2 (matmul), terms counted by window.
     """
     return _convolution(ops.Conv2d(stride, padding, dilation, groups), x, weight, bias, constraint)
 

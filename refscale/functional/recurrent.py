@@ -45,7 +45,7 @@ def lstm_cell(
         constraint: ties α and β of everything, as the steps of a sequence are a loop; ``none``: as ``geometric``.
 
     Returns:
-        h′ and c′, (…, d) each.  Under unit scaling h′ is α·σ(o)·tanh(c′), and the two sums of the gates are divided by
+        h′ and c′, (…, d) each. Under unit scaling h′ is α·σ(o)·tanh(c′), and the two sums of the gates are divided by
         √2.
 
     Raises:
@@ -101,14 +101,14 @@ def lstm(
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """An LSTM over sequences, as ``torch.nn.LSTM(batch_first=True)`` without dropout.
 
-    The products with x are computed for all steps at once.  A weight_hh is used by all steps: its gradient sums seq
+    The products with x are computed for all steps at once. A weight_hh is used by all steps: its gradient sums seq
     times as many terms as that of one step, and starts with a factor of seq^-½.
 
     Args:
         x: (batch, seq, m), seq ≥ 1.
         layers: weight_ih (m, 4·d), weight_hh (d, 4·d) and, optionally, bias_ih and bias_hh (4·d,) of each layer, gates
             i, f, g, o: PyTorch's, transposed; of a bidirectional layer the forward ones, then the reverse ones, as two
-            entries.  A layer above a bidirectional one has m = 2·d.
+            entries. A layer above a bidirectional one has m = 2·d.
         state: (h, c), (batch, d) each, of each entry, to start with; None: zeros.
         bidirectional: entries come in pairs; outputs of the two directions are side by side.
         constraint: as for ``lstm_cell``.

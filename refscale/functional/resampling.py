@@ -26,7 +26,7 @@ def pad(
 
     Args:
         x: any shape.
-        pad: elements before and after the last axis, then the one before it, and so on, as in torch.  (The last axis of
+        pad: elements before and after the last axis, then the one before it, and so on, as in torch. (The last axis of
             an image is its channels here: (0, 0, left, right, top, bottom).)
         mode: "constant", "reflect" or "replicate".
         value: of mode "constant".

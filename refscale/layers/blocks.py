@@ -223,7 +223,7 @@ def _joined(tape: Tape, constraint: Constraint, rows: float = 1.0, columns: floa
 def convolution(
     p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block, rng: np.random.Generator | None = None
 ) -> Tensor:
-    """activation(conv(x)), causal, in groups: (batch, seq, d) → the same.  Source: paper, character models (conv)."""
+    """activation(conv(x)), causal, in groups: (batch, seq, d) → the same. Source: paper, character models (conv)."""
     weight, tied = p[f"{name}.weight"], block.constraint
     padding, groups = (weight.shape[0] - 1, 0), x.shape[2] // weight.shape[1]
     y = F.conv1d(x, weight, p[f"{name}.bias"], padding=padding, groups=groups, constraint=tied)
@@ -231,7 +231,7 @@ def convolution(
 
 
 GATE_BIAS = -1.0
-"""Of the gates of ``recurrence``: states persist at first.  Source: the authors' code, run_sweep.py (rebias)."""
+"""Of the gates of ``recurrence``: states persist at first. Source: the authors' code, run_sweep.py (rebias)."""
 
 
 def recurrence(
@@ -242,7 +242,7 @@ def recurrence(
     h_t = h_{t−1} + sigmoid(u_t − 1)·(tanh(c_t) − h_{t−1}),    (c_t, u_t) = input(x_t) + state(h_{t−1})
 
     Everything inside the loop is constrained, whatever the model's constraint: a state is used by the next one, and
-    a weight by all of them, so that a factor of α/β ≠ 1 would grow along the sequence.  The gradient of the state's
+    a weight by all of them, so that a factor of α/β ≠ 1 would grow along the sequence. The gradient of the state's
     weight sums seq times as many terms as one step: it starts with a factor of seq^-½, seq^-1 if they are alike.
 
     Source: Zilly et al. 2017 (arXiv 1607.03474), depth 1, as in the paper's character models.
@@ -352,7 +352,7 @@ def transformer_layer(
         rng: for dropout; None in evaluation.
 
     Returns:
-        (batch, seq, d).  Post-norm: unit variance; pre-norm: the stream, to be normalized at the end.
+        (batch, seq, d). Post-norm: unit variance; pre-norm: the stream, to be normalized at the end.
     """
     mixer, ffn = f"{name}.{block.mixer}", f"{name}.ffn"
 

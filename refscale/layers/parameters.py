@@ -57,7 +57,7 @@ Specs = dict[str, Spec]
 
 
 def glorot(spec: Spec) -> float:
-    """√(2/(fan_in + fan_out)) for a weight or readout, 1 for an embedding.  Source: Glorot and Bengio 2010."""
+    """√(2/(fan_in + fan_out)) for a weight or readout, 1 for an embedding. Source: Glorot and Bengio 2010."""
     *kernel, fan_in, fan_out = spec.shape
     return 1.0 if spec.role == "embedding" else float((2 / ((fan_in + fan_out) * math.prod(kernel))) ** 0.5)
 
@@ -80,7 +80,7 @@ def initialize(
         uniform: draw from −√3·σ … √3·σ instead.
 
     Returns:
-        float32 arrays by name, read-only.  Source: paper, recipe, step 1.
+        float32 arrays by name, read-only. Source: paper, recipe, step 1.
     """
     scheme = get_scheme(scheme)
     values: dict[str, NDArray[Any]] = {}

@@ -1,6 +1,6 @@
 """Existing models, adapted: written once, regular or unit-scaled by the tape they run on.
 
-``get_config`` knows all of them by name; ``initial_parameters`` and ``parameters_on`` take any configuration.  A family
+``get_config`` knows all of them by name; ``initial_parameters`` and ``parameters_on`` take any configuration. A family
 of models is a package with ``CONFIGS``, ``specs`` and ``initial_std``; ``family`` finds that of a configuration.
 
     >>> from refscale.models import get_config

@@ -25,8 +25,8 @@ page                      ops
 ``regression``            mse_loss, huber_loss, smooth_l1_loss
 ========================  ==============================================================================================
 
-``apply(op, *tensors)`` runs one; ``refscale ops`` prints their factors.  ``OPS`` has every class by name: tables,
-golden vectors, claims and checks enumerate it.  ``x + y``, ``x - y``, ``x * y`` and ``x @ y`` run ``Add``,
+``apply(op, *tensors)`` runs one; ``refscale ops`` prints their factors. ``OPS`` has every class by name: tables,
+golden vectors, claims and checks enumerate it. ``x + y``, ``x - y``, ``x * y`` and ``x @ y`` run ``Add``,
 ``Subtract``, ``Multiply`` and ``Matmul``; ``-x``, ``c * x`` and ``x / c``, for a number c, ``ScalarMultiply(-1)``,
 ``ScalarMultiply(c)`` and ``ScalarDivide(c)``.
 """

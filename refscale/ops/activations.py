@@ -99,7 +99,7 @@ def _moments_by_quadrature(op: Elementwise) -> Moments:
 
 
 class Relu(Elementwise):
-    """max(x, 0); derivative 0 at 0.  α = √(2/(1−1/π)), β = √2."""
+    """max(x, 0); derivative 0 at 0. α = √(2/(1−1/π)), β = √2."""
 
     source = "Table A.2; closed form"
     homogeneity = (1,)
@@ -118,7 +118,7 @@ class Relu(Elementwise):
 
 @dataclass(frozen=True)
 class LeakyRelu(Elementwise):
-    """x where x > 0, else slope·x; derivative ``slope`` at 0.  E f = (1−a)/√(2π), E f² = (1+a²)/2 = E f'².
+    """x where x > 0, else slope·x; derivative ``slope`` at 0. E f = (1−a)/√(2π), E f² = (1+a²)/2 = E f'².
 
     Attributes:
         slope: 0 < slope < 1; ``Relu`` is slope 0.
@@ -146,7 +146,7 @@ class LeakyRelu(Elementwise):
 
 @dataclass(frozen=True)
 class Gelu(Elementwise):
-    """x·Φ(x) (form "erf"), or its tanh approximation (form "tanh").  α = 1.701, β = 1.481; constrained 1.587."""
+    """x·Φ(x) (form "erf"), or its tanh approximation (form "tanh"). α = 1.701, β = 1.481; constrained 1.587."""
 
     form: Literal["erf", "tanh"] = "erf"
     source = "Table A.2; quadrature"
@@ -189,7 +189,7 @@ class Silu(Elementwise):
 
 @dataclass(frozen=True)
 class Swish(Elementwise):
-    """x·sigmoid(βx) = silu(βx)/β.  β = 1.702: an approximation of gelu.
+    """x·sigmoid(βx) = silu(βx)/β. β = 1.702: an approximation of gelu.
 
     Attributes:
         beta: 0 < β ≤ 32; the factors of steeper functions would err by more than 1e-14.
@@ -213,7 +213,7 @@ class Swish(Elementwise):
 
 
 class Tanh(Elementwise):
-    """tanh(x), odd, so its mean is 0.  α = 1.593, β = 1.467."""
+    """tanh(x), odd, so its mean is 0. α = 1.593, β = 1.467."""
 
     source = "Table A.2; quadrature"
     has_mean = False
@@ -251,7 +251,7 @@ class SoftCap(Elementwise):
 
 
 class Sigmoid(Elementwise):
-    """1/(1+e^-x).  α = 4.801, β = 4.723; by RMS α = 1.846."""
+    """1/(1+e^-x). α = 4.801, β = 4.723; by RMS α = 1.846."""
 
     source = "Table A.2; quadrature"
     fast_forward, fast_backward = elements.sigmoid, elements.activation_backward
@@ -313,7 +313,7 @@ class ThresholdedSoftplus(Elementwise):
 
 
 class Abs(Elementwise):
-    """|x|; derivative 0 at 0.  E|X| = √(2/π), E X² = 1: α = (1 − 2/π)^-½ = 1.659, by RMS 1; β = 1."""
+    """|x|; derivative 0 at 0. E|X| = √(2/π), E X² = 1: α = (1 − 2/π)^-½ = 1.659, by RMS 1; β = 1."""
 
     source = "closed form"
     homogeneity = (1,)
@@ -326,7 +326,7 @@ class Abs(Elementwise):
 
 
 class Square(Elementwise):
-    """x².  E X² = 1, E X⁴ = 3, E (2X)² = 4: α = 1/√2, by RMS 1/√3; β = ½."""
+    """x². E X² = 1, E X⁴ = 3, E (2X)² = 4: α = 1/√2, by RMS 1/√3; β = ½."""
 
     source = "closed form"
     homogeneity = (2,)
@@ -342,7 +342,7 @@ class Square(Elementwise):
 class Clip(Elementwise):
     """min(max(x, low), high); derivative 1 where low ≤ x ≤ high, else 0, as torch.clamp has it.
 
-    E f′² = P(low ≤ X ≤ high).  relu6 is clip(0, 6), hardtanh clip(−1, 1).
+    E f′² = P(low ≤ X ≤ high). relu6 is clip(0, 6), hardtanh clip(−1, 1).
 
     Attributes:
         low, high: finite, low < high; P(low ≤ X ≤ high) ≥ 2^-20, as β is one over its root.
@@ -406,7 +406,7 @@ class HardSwish(Elementwise):
 
 
 class Exp(Op):
-    """e^x.  For X ~ N(0, 1): σ² = e(e−1), RMS = e, and the gradient's RMS is e too."""
+    """e^x. For X ~ N(0, 1): σ² = e(e−1), RMS = e, and the gradient's RMS is e too."""
 
     inputs = ("x",)
     homogeneity = ("own",)
@@ -429,7 +429,7 @@ class Exp(Op):
 
 
 class Log(Op):
-    """log x, x > 0.  A Gaussian has no logarithm; the rule takes X = e^Z, Z ~ N(0, 1): α = 1, β = 1/RMS(1/X) = 1/e."""
+    """log x, x > 0. A Gaussian has no logarithm; the rule takes X = e^Z, Z ~ N(0, 1): α = 1, β = 1/RMS(1/X) = 1/e."""
 
     inputs = ("x",)
     homogeneity = ("own",)
@@ -452,7 +452,7 @@ class Log(Op):
 
 
 class Sqrt(Op):
-    """√x, x > 0.  Under the rule of ``log``, √X = e^(Z/2): σ² = e^¼(e^¼−1), E[X] = e^½, RMS(½X^-½) = ½e^¼."""
+    """√x, x > 0. Under the rule of ``log``, √X = e^(Z/2): σ² = e^¼(e^¼−1), E[X] = e^½, RMS(½X^-½) = ½e^¼."""
 
     inputs = ("x",)
     homogeneity = (0.5,)

@@ -34,7 +34,7 @@ def _gradients_of_sum(
 class Add(Op):
     """x + y, broadcast.
 
-    Two independent N(0, 1) add to variance 2: α = 2^-1/2.  β = r^-1/2 for an input that broadcasting repeats r times.
+    Two independent N(0, 1) add to variance 2: α = 2^-1/2. β = r^-1/2 for an input that broadcasting repeats r times.
     """
 
     inputs = ("x", "y")
@@ -79,7 +79,7 @@ class Add(Op):
 
 
 class Subtract(Op):
-    """x − y, broadcast.  Factors as for x + y: the sign does not change a variance."""
+    """x − y, broadcast. Factors as for x + y: the sign does not change a variance."""
 
     inputs = ("x", "y")
     homogeneity = ("together", "together")
@@ -123,7 +123,7 @@ class Subtract(Op):
 class WeightedAdd(Op):
     """Σ γ_i x_i, broadcast, with weights that are part of the function.
 
-    α = (Σ γ_i²)^-1/2.  The gradient of x_i is γ_i·g, so β_i = 1/γ_i (times r^-1/2 if x_i is repeated r times).
+    α = (Σ γ_i²)^-1/2. The gradient of x_i is γ_i·g, so β_i = 1/γ_i (times r^-1/2 if x_i is repeated r times).
 
     Attributes:
         weights: γ_i > 0, one per input.
@@ -308,7 +308,7 @@ class _Extreme(Op):
 class Maximum(_Extreme):
     """max(x, y), broadcast; the gradient goes to the larger element, half to each of two equal ones (as in torch).
 
-    Of two independent N(0, 1): mean π^-½, mean square 1: α = (1 − 1/π)^-½ = 1.211, by RMS 1.  Half of the elements of g
+    Of two independent N(0, 1): mean π^-½, mean square 1: α = (1 − 1/π)^-½ = 1.211, by RMS 1. Half of the elements of g
     go to each input: β = √2·r^-½ for an input that broadcasting repeats r times.
     """
 

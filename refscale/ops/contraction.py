@@ -42,8 +42,8 @@ def _product_shape(name: str, x: Shape, w: Shape) -> Shape:
 class Matmul(Op):
     """Matrix product of x (…, b, m) and w (…, m, n); leading axes broadcast.
 
-    Each output sums m products: α = m^-1/2.  The gradient of x sums n products, that of w sums b; an operand that
-    broadcasting repeats r times sums r times as many: β_x = (n·r_x)^-1/2, β_w = (b·r_w)^-1/2.  For a weight w (m, n)
+    Each output sums m products: α = m^-1/2. The gradient of x sums n products, that of w sums b; an operand that
+    broadcasting repeats r times sums r times as many: β_x = (n·r_x)^-1/2, β_w = (b·r_w)^-1/2. For a weight w (m, n)
     shared by all leading axes of x, b·r_w is the number of rows of x.
     """
 
@@ -101,9 +101,9 @@ class AttentionScores(Op):
     """q·kᵀ·damping for queries q (…, s, d) and keys k (…, t, d); the damping is d^-1/2, 1/d, or a number.
 
     The damping is part of the function, under every scheme, for it sets the temperature of the softmax that follows:
-    d^-1/2 gives logits of variance 1 (Vaswani et al. 2017), 1/d damps them on purpose (u-μP, arXiv 2407.17465).  So
+    d^-1/2 gives logits of variance 1 (Vaswani et al. 2017), 1/d damps them on purpose (u-μP, arXiv 2407.17465). So
     α = 1; the gradient of q sums t damped products, that of k sums s: β_q = t^-1/2/damping, β_k = s^-1/2/damping; what
-    leading axes repeat, as for matmul.  Where a query sees only some of the keys, the other scores have no gradient:
+    leading axes repeat, as for matmul. Where a query sees only some of the keys, the other scores have no gradient:
     a share keys/t of the terms is left in both sums.
 
     Attributes:
@@ -176,10 +176,10 @@ class AttentionScores(Op):
 class AttentionMix(Op):
     """weights·v: each query's mixture of the values v (…, t, d), by weights (…, s, t) that were scaled to mean 1.
 
-    A mixture of t independent values has σ = √t, so α = t^-1/2, the matmul rule ("independent").  The values of one
+    A mixture of t independent values has σ = √t, so α = t^-1/2, the matmul rule ("independent"). The values of one
     sequence are not independent: what they share (the mean that gelu leaves, to begin with) adds up t-fold, drowns the
-    rest, and after a few layers all tokens are alike.  α = 1/t ("correlated") makes the mixture the weighted mean that
-    attention is, whatever the values share.  Under a causal mask query i mixes i values, by weights of mean t/i: of
+    rest, and after a few layers all tokens are alike. α = 1/t ("correlated") makes the mixture the weighted mean that
+    attention is, whatever the values share. Under a causal mask query i mixes i values, by weights of mean t/i: of
     independent values σ² = t·H_t in the mean over queries, H_t = 1 + ½ + … + 1/t, so α = (t·H_t)^-1/2 ("causal").
     β as for matmul.
 
@@ -250,7 +250,7 @@ class AttentionMix(Op):
 class Readout(Op):
     """Matrix product of x (…, m) and w (m, n) for an output layer; on a cut-edge it needs no constraint.
 
-    As for matmul, α = m^-1/2 and logits start at σ = 1.  With α = 1/m they start near 0, however wide the model, and
+    As for matmul, α = m^-1/2 and logits start at σ = 1. With α = 1/m they start near 0, however wide the model, and
     grow with the correlations that training makes; w then has to learn √m times as fast, or the model learns late.
     β as for matmul.
 

@@ -1,6 +1,6 @@
 """Convolutions along one, two or three axes, and their transpose.
 
-Channels come last, as in every other op: x (batch, length, channels) or (batch, height, width, channels).  The windows
+Channels come last, as in every other op: x (batch, length, channels) or (batch, height, width, channels). The windows
 of x are laid out as rows of a matrix, so that a convolution is a matrix product and its rule that of a matmul.
 """
 
@@ -134,10 +134,10 @@ class Conv1d(_Convolution):
     """Convolution of x (batch, length, channels_in) with weight (kernel, channels_in/groups, channels_out).
 
     y[b, o, j] = Σ x[b, o·stride + k·dilation − before, i]·weight[k, i, j] over k and the channels i of j's group (no
-    flip of the kernel).  Each output sums kernel·channels_in/groups products: α = (kernel·channels_in/groups)^-1/2.
+    flip of the kernel). Each output sums kernel·channels_in/groups products: α = (kernel·channels_in/groups)^-1/2.
     An element of x is seen by kernel/stride windows, each with channels_out/groups outputs:
-    β_x = (kernel/stride·channels_out/groups)^-1/2.  The gradient of the weight sums over all windows:
-    β_w = (batch·output positions)^-1/2.  At the ends, where windows reach into the padding, there are fewer terms.
+    β_x = (kernel/stride·channels_out/groups)^-1/2. The gradient of the weight sums over all windows:
+    β_w = (batch·output positions)^-1/2. At the ends, where windows reach into the padding, there are fewer terms.
 
     Attributes:
         stride: distance of neighboring windows, ≥ 1.
@@ -240,12 +240,12 @@ class ConvTranspose(Op):
     """Transposed convolution of x (batch, *space, channels_in) with weight (*kernel, channels_in/groups, channels_out).
 
     Over one, two or three spatial axes, and on one axis y[b, i·stride + k·dilation − before, j] = Σ x[b, i, c]·
-    weight[k, c, j] over i, k and the channels c of j's group: the gradient of a convolution by its input.  The result
+    weight[k, c, j] over i, k and the channels c of j's group: the gradient of a convolution by its input. The result
     has (n − 1)·stride + (kernel − 1)·dilation + 1 − before − after + output_padding places.
 
     Each of them sums kernel/stride·channels_in/groups products: α = (kernel/stride·channels_in/groups)^-½, in the mean
-    over places that sum different numbers of them.  An element of x is in kernel·channels_out/groups products:
-    β_x = (kernel·channels_out/groups)^-½.  The gradient of the weight sums over the elements of x:
+    over places that sum different numbers of them. An element of x is in kernel·channels_out/groups products:
+    β_x = (kernel·channels_out/groups)^-½. The gradient of the weight sums over the elements of x:
     β_w = (batch·input positions)^-½.
 
     Attributes:

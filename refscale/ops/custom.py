@@ -20,9 +20,9 @@ from refscale.scales import Moments, piecewise_gaussian_mean
 class CustomElementwise(Elementwise):
     """y_i = f(x_i) for a function that is given with its derivative.
 
-    α = 1/σ(f(X)), β = 1/RMS(f′(X)) for X ~ N(0, 1), by quadrature with breakpoints at the kinks.  Each moment is
-    computed by two quadratures, of other pieces and another interval.  Where they differ by more than 1e-8, the moment
-    diverges (1/x, e^(x²)), or f has a kink that is not named; ``scale`` then raises an ArgumentError.  Schemes without
+    α = 1/σ(f(X)), β = 1/RMS(f′(X)) for X ~ N(0, 1), by quadrature with breakpoints at the kinks. Each moment is
+    computed by two quadratures, of other pieces and another interval. Where they differ by more than 1e-8, the moment
+    diverges (1/x, e^(x²)), or f has a kink that is not named; ``scale`` then raises an ArgumentError. Schemes without
     factors accept the op.
 
     The op is not in ``OPS``: it has no row of the table and no golden vectors, as its bits are those of its function.

@@ -107,9 +107,9 @@ class Glu(_Gated):
 class Highway(Op):
     """(1 − s)·h + s·c with the gate s = sigmoid(update + bias): the cell of a recurrent highway network.
 
-    The state h after a step is a mean of what it was and of the candidate c, whatever the gate: α = 1 keeps it one.  (A
+    The state h after a step is a mean of what it was and of the candidate c, whatever the gate: α = 1 keeps it one. (A
     factor that suits independent h and c would multiply the state at every step, and grow over a sequence without
-    bound where the gate is shut.)  β_h = 1/RMS(1 − s), β_c = 1/RMS(s), β_update = 1/(√2·RMS(s′)), for N(0, 1) in all.
+    bound where the gate is shut.) β_h = 1/RMS(1 − s), β_c = 1/RMS(s), β_update = 1/(√2·RMS(s′)), for N(0, 1) in all.
 
     Attributes:
         bias: of the gate; −1 lets the state persist.

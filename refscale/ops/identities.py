@@ -37,7 +37,7 @@ class _Identity(Op):
 
 @dataclass(frozen=True)
 class Scaled(_Identity):
-    """Identity with chosen factors: α·x forward, β·g backward.  Under the regular scheme, the identity.
+    """Identity with chosen factors: α·x forward, β·g backward. Under the regular scheme, the identity.
 
     Attributes:
         alpha, beta: positive factors.
@@ -64,7 +64,7 @@ class Scaled(_Identity):
 class Fork(_Identity):
     """Identity at the start of one of several uses of a tensor: the place where gradients of different c are put right.
 
-    x forward, β·g backward.  Where the uses of a tensor send back different multiples of the true gradient, their sum
+    x forward, β·g backward. Where the uses of a tensor send back different multiples of the true gradient, their sum
     would be wrong; ``backward`` then replaces the β of forks so that all agree.
 
     Attributes:

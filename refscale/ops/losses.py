@@ -44,15 +44,15 @@ def check_positive(op: Op, attribute: str, value: float) -> None:
 class SoftmaxCrossEntropy(Op):
     """−log softmax(logits)[target], of every row, or summed or averaged over the rows that count.
 
-    logits (…, s), integer targets (…); a row whose target is ``ignore_index`` counts for nothing.  At uniform logits
-    the gradient of a counted row has RMS √(s−1)/s exactly.  With ``kept`` of b rows counted, the whole array has
+    logits (…, s), integer targets (…); a row whose target is ``ignore_index`` counts for nothing. At uniform logits
+    the gradient of a counted row has RMS √(s−1)/s exactly. With ``kept`` of b rows counted, the whole array has
     √(kept/b) of that, and a mean divides it by ``kept``: β = s/√(s−1) · √(b/kept) for the sum, and for single
-    rows, times ``kept`` for the mean.  α = 1: the value is the loss.  With one class there is no gradient; β = 1.
+    rows, times ``kept`` for the mean. α = 1: the value is the loss. With one class there is no gradient; β = 1.
 
     Attributes:
         reduction: "mean" or "sum" over counted rows; "none": the loss of every row (…), 0 where it does not count.
         ignore_index: target of rows that do not count, or None.
-        kept: number of rows that count; None if all do.  (A factor must not read the targets: the caller counts.)
+        kept: number of rows that count; None if all do. (A factor must not read the targets: the caller counts.)
     """
 
     reduction: Reduction = "mean"
@@ -143,14 +143,14 @@ class SoftTargetCrossEntropy(Op):
     """−Σ_j t_j·log softmax(logits)_j of rows of any weights t_j ≥ 0, of every row, summed, or averaged.
 
     logits (…, s), targets (…, s): probabilities of classes, or one-hot rows that are smoothed, or weighted by class; a
-    row of zeros counts for nothing.  The gradient T·softmax(logits) − t, T = Σ t_j, is T/s − t_j at uniform logits: of
+    row of zeros counts for nothing. The gradient T·softmax(logits) − t, T = Σ t_j, is T/s − t_j at uniform logits: of
     one-hot rows it has RMS √(s−1)/s, as in ``SoftmaxCrossEntropy``, and of others ``gradient_rms`` times that:
-    β = s/√(s−1) / gradient_rms · √(b/kept), times ``divisor`` for the mean.  With one class, β = 1.  α = 1.
+    β = s/√(s−1) / gradient_rms · √(b/kept), times ``divisor`` for the mean. With one class, β = 1. α = 1.
 
     Attributes:
         reduction: "mean": the sum over rows, divided by ``divisor``; "sum"; "none": the loss of every row (…).
-        divisor: of the mean, > 0; None: the number b of rows.  With class weights, the sum of those of the targets.
-        kept: number of rows that are not zero; None: all.  (The caller counts: a factor must not read the targets.)
+        divisor: of the mean, > 0; None: the number b of rows. With class weights, the sum of those of the targets.
+        kept: number of rows that are not zero; None: all. (The caller counts: a factor must not read the targets.)
         gradient_rms: > 0, RMS of T/s − t over that of one-hot rows: 1 − ε for labels smoothed by ε.
     """
 
@@ -228,9 +228,9 @@ class SoftTargetCrossEntropy(Op):
 class BinaryCrossEntropy(Op):
     """−positive·log σ(x) − negative·log σ(−x) of logits x, of every element, summed, or averaged; σ is the sigmoid.
 
-    The three have one shape.  positive = t and negative = 1 − t for targets t; class weights and the weight of positive
-    targets are factors of them.  The gradient negative·σ(x) − positive·σ(−x) of hard targets has RMS ½ at x = 0, and
-    with weights ``gradient_rms`` times that: β = 2/gradient_rms, times the number N of elements for the mean.  α = 1.
+    The three have one shape. positive = t and negative = 1 − t for targets t; class weights and the weight of positive
+    targets are factors of them. The gradient negative·σ(x) − positive·σ(−x) of hard targets has RMS ½ at x = 0, and
+    with weights ``gradient_rms`` times that: β = 2/gradient_rms, times the number N of elements for the mean. α = 1.
 
     Attributes:
         reduction: "mean" over all N elements, "sum", or "none".
@@ -300,7 +300,7 @@ def times_gradient(g: SecondMoments, gradient: SecondMoments) -> SecondMoments:
 
 
 class LossSum(Op):
-    """Σ losses.  α = β = 1: the value is the objective, and each loss starts its own backward pass."""
+    """Σ losses. α = β = 1: the value is the objective, and each loss starts its own backward pass."""
 
     inputs = ("*losses",)
     homogeneity = ("own",)

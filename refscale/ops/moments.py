@@ -22,7 +22,7 @@ def mean(x: Array) -> Array:
 def centered(x: Array) -> Array:
     """x − mean of each row: exactly 0 if all its elements are equal.
 
-    The mean is that of the distances from the first element x_0, and the rounding of a distance is relative to it.  So
+    The mean is that of the distances from the first element x_0, and the rounding of a distance is relative to it. So
     c = x − mean errs by at most u·(|x_i − x_0| + 2·mean|x − x_0| + |c_i|), to first order and with u half an ulp of 1:
     in terms of the spread of the row, however far from 0 it is.
     """

@@ -123,7 +123,7 @@ def _cut_backward(op: Any, betas: Sequence[float | None], g: Array, shape: Shape
 class Slice(Op):
     """Elements start ≤ i < stop along one axis.
 
-    The gradient of a lone slice is zero elsewhere: β = √(n/kept).  Where all slices of a split are used their gradients
+    The gradient of a lone slice is zero elsewhere: β = √(n/kept). Where all slices of a split are used their gradients
     fill the whole; ``functional.split`` then constrains β = α = 1.
     """
 
@@ -207,7 +207,7 @@ class Concat(Op):
 
 @dataclass(frozen=True)
 class Expand(Op):
-    """x broadcast to a shape.  Copies keep σ: α = 1; the gradient sums r repeats: β = r^-½.
+    """x broadcast to a shape. Copies keep σ: α = 1; the gradient sums r repeats: β = r^-½.
 
     Attributes:
         shape: of the result.
@@ -254,7 +254,7 @@ class Expand(Op):
 class Where(Op):
     """x where the mask is True, else y; all broadcast.
 
-    α = 1: each element is one of N(0, 1).  β = r^-½ for an input that broadcasting repeats r times.  The share p of
+    α = 1: each element is one of N(0, 1). β = r^-½ for an input that broadcasting repeats r times. The share p of
     True is data, which no factor depends on: the gradients of x and y have RMS √p and √(1 − p).
     """
 
@@ -370,7 +370,7 @@ class Embedding(Op):
     """Rows of a table (v, d) by ids (…): the result is (…, d).
 
     b ids drawn uniformly from v rows: a row's gradient sums b/v terms in the mean: β = √(v/b) if they are independent
-    ("sqrt(v/b)").  The authors' code has v/b, for terms that are alike ("v/b"); where tokens are fewer than rows, it
+    ("sqrt(v/b)"). The authors' code has v/b, for terms that are alike ("v/b"); where tokens are fewer than rows, it
     multiplies the gradient by more than either.
     """
 

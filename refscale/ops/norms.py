@@ -117,7 +117,7 @@ class LayerNorm(Op):
 
 @dataclass(frozen=True)
 class RmsNorm(Op):
-    """gain·x/√(mean x² + eps) over the n elements of the last axis.  Factors as for the layer norm.
+    """gain·x/√(mean x² + eps) over the n elements of the last axis. Factors as for the layer norm.
 
     The readable form's z = x/√(mean x² + eps) errs by at most 5u·|z_i|, u as there: nothing cancels.
 
@@ -177,8 +177,8 @@ class RmsNorm(Op):
 class BatchNorm(Op):
     """gain·(x − mean)/√(var + eps) + bias, with mean and variance of each channel over all R rows: in training.
 
-    x (…, n), channels last.  The output has unit variance whatever x is: α = 1, and β_x = 1 as for the layer norm; the
-    parameters' gradients sum R rows: β_gain = β_bias = R^-½.  The mean of squares is over R, not R − 1.
+    x (…, n), channels last. The output has unit variance whatever x is: α = 1, and β_x = 1 as for the layer norm; the
+    parameters' gradients sum R rows: β_gain = β_bias = R^-½. The mean of squares is over R, not R − 1.
 
     Attributes:
         eps: added to the variance.
@@ -233,7 +233,7 @@ class BatchNorm(Op):
 class FrozenBatchNorm(Op):
     """gain·(x − mean)/√(variance + eps) + bias with constant statistics of each channel: in evaluation.
 
-    x (…, n), R rows; the other inputs (n,).  The statistics are taken to be those of x, so that the output has unit
+    x (…, n), R rows; the other inputs (n,). The statistics are taken to be those of x, so that the output has unit
     variance; for x of unit variance β_x = 1; the parameters' gradients sum R rows: α = β_x = 1, β_gain = β_bias = R^-½.
 
     Attributes:
@@ -278,8 +278,8 @@ class FrozenBatchNorm(Op):
 class GroupNorm(Op):
     """gain·(x − mean)/√(var + eps) + bias, mean and variance over the places and channels of each group of a sample.
 
-    x (batch, *space, n), channels last, R = x.size/n rows.  α = β_x = 1 as for the layer norm; the parameters'
-    gradients sum R rows: β_gain = β_bias = R^-½.  groups = n is the instance norm.
+    x (batch, *space, n), channels last, R = x.size/n rows. α = β_x = 1 as for the layer norm; the parameters'
+    gradients sum R rows: β_gain = β_bias = R^-½. groups = n is the instance norm.
 
     Attributes:
         groups: parts of the channels; divides n.

@@ -74,9 +74,9 @@ class Rotary(Op):
 class RelativeShift(Op):
     """Scores by distance to scores by place: y[…, i, j] = x[…, i, i − j] for j ≤ i, and 0 for j > i; x is (…, s, s).
 
-    Query i looks back by 0 … i: of its row, i + 1 scores are used, and have a gradient.  Values keep their variance:
+    Query i looks back by 0 … i: of its row, i + 1 scores are used, and have a gradient. Values keep their variance:
     α = 1 (what is 0 is hidden by the causal mask that follows); of a gradient without that mask, a share of
-    (s + 1)/(2s) would remain: β = √(2s/(s + 1)).  The map is its own transpose.
+    (s + 1)/(2s) would remain: β = √(2s/(s + 1)). The map is its own transpose.
     """
 
     inputs = ("x",)
@@ -106,7 +106,7 @@ class RelativeShift(Op):
 
     def _shifted(self, x: Array) -> Array:
         s = self._side(x.shape)
-        # Row i of ``wide`` is x_{i, s−1} … x_{i, 0} and s zeros; y_ij is in its column s − 1 − i + j.  In rows that are
+        # Row i of ``wide`` is x_{i, s−1} … x_{i, 0} and s zeros; y_ij is in its column s − 1 − i + j. In rows that are
         # shorter by one, these columns are 0 … s − 1.
         wide = np.zeros_like(x, shape=(*x.shape[:-1], 2 * s), order="C")
         wide[..., :s] = x[..., ::-1]

@@ -1,7 +1,7 @@
 """Cells of recurrent networks: the states of an LSTM and of a GRU, made of gates.
 
-A state after a step is made of what it was and of something new, in shares that gates decide.  α = 1 keeps a state that
-is carried on what it was: a factor would multiply it at every step, and grow over a sequence without bound.  Gates and
+A state after a step is made of what it was and of something new, in shares that gates decide. α = 1 keeps a state that
+is carried on what it was: a factor would multiply it at every step, and grow over a sequence without bound. Gates and
 candidates get gradients of unit RMS, if states, pre-activations and incoming gradients are independent N(0, 1).
 A product of independents sees the RMS of a gate, not its standard deviation.
 """
@@ -58,7 +58,7 @@ def _check_gates(name: str, state: Shape, gates: Shape, count: int, what: str) -
 class LstmState(Op):
     """c′ = σ(f)·c + σ(i)·tanh(g), the state of an LSTM's cell; gates (…, 4·d) are i, f, g and o, side by side.
 
-    α = 1: a state is kept as it is where f is open and i is shut.  β_c = 1/RMS(σ).  The gradient of the gates has the
+    α = 1: a state is kept as it is where f is open and i is shut. β_c = 1/RMS(σ). The gradient of the gates has the
     parts g·tanh·σ′ (i), g·c·σ′ (f), g·σ·tanh′ (g), 0 (o): β_gates is 2 over the root of the sum of their mean squares.
     """
 
@@ -111,7 +111,7 @@ class LstmState(Op):
 class LstmOutput(Op):
     """h = σ(o)·tanh(c), what an LSTM's cell shows of its state; gates (…, 4·d) are i, f, g and o, side by side.
 
-    α = 1/(RMS(σ)·RMS(tanh)): h is not carried on.  β_c = 1/(RMS(σ)·RMS(tanh′)); the gradient of o is g·tanh·σ′, a
+    α = 1/(RMS(σ)·RMS(tanh)): h is not carried on. β_c = 1/(RMS(σ)·RMS(tanh′)); the gradient of o is g·tanh·σ′, a
     quarter of that of the gates, the rest of which is 0: β_gates = 2/(RMS(tanh)·RMS(σ′)).
     """
 
@@ -173,7 +173,7 @@ def _candidate_moments() -> tuple[float, float, float, float]:
 class GruState(Op):
     """h′ = n + σ(z)·(h − n) with n = tanh(candidate + σ(r)·recurrent): the state of a GRU; gates (…, 2·d) are r and z.
 
-    α = 1: a state is kept as it is where z is open.  β_h = 1/RMS(σ); for the others, the root mean square of
+    α = 1: a state is kept as it is where z is open. β_h = 1/RMS(σ); for the others, the root mean square of
     g·(1 − σ(z))·tanh′ (the candidate), times σ(r) (recurrent), times recurrent·σ′(r) (the gate r), and of
     g·(h − n)·σ′(z) (the gate z), with n as it is for independent N(0, 1).
     """

@@ -32,7 +32,7 @@ def _repeated(g: SecondMoments, shape: Shape, axes: tuple[int, ...]) -> SecondMo
 
 @dataclass(frozen=True)
 class Sum(Op):
-    """Sum over ``axes`` (None: all) of n elements in all.  α = n^-1/2; the gradient is copied: β = 1.
+    """Sum over ``axes`` (None: all) of n elements in all. α = n^-1/2; the gradient is copied: β = 1.
 
     The sum of no elements is 0.
 
@@ -78,9 +78,9 @@ class Sum(Op):
 class Mean(Op):
     """Mean over ``axes`` (None: all) of n elements in all.
 
-    σ of the mean of independent elements is n^-1/2: α = √n ("independent").  Elements that share something, such as the
+    σ of the mean of independent elements is n^-1/2: α = √n ("independent"). Elements that share something, such as the
     mean that an activation leaves, or what attention has made of all tokens, do not average out: α = 1 ("correlated")
-    keeps the mean of equal ones.  The gradient is copied and divided by n: β = n.  The mean of no elements has no value
+    keeps the mean of equal ones. The gradient is copied and divided by n: β = n. The mean of no elements has no value
     and is refused, as is a loss of no elements.
 
     Attributes:

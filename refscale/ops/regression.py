@@ -124,7 +124,7 @@ class HuberLoss(_Clipped):
     """½d² where |d| ≤ δ, else δ·(|d| − δ/2), of d = x − target; of every element, summed, or averaged.
 
     The gradient is d, clipped to ±δ; d of two independent N(0, 1) has variance 2:
-    β = (E min(d², δ²))^-½, times the number of elements for the mean.  α = 1: the value is the loss.
+    β = (E min(d², δ²))^-½, times the number of elements for the mean. α = 1: the value is the loss.
 
     Attributes:
         delta: δ, 2^-10 ≤ δ < ∞.
@@ -155,7 +155,7 @@ class HuberLoss(_Clipped):
 class SmoothL1Loss(_Clipped):
     """½d²/δ where |d| ≤ δ, else |d| − δ/2, of d = x − target: the loss of ``huber_loss``, divided by δ.
 
-    β = δ·(E min(d², δ²))^-½, times the number of elements for the mean; 1 for δ = 0, where the loss is |d|.  α = 1.
+    β = δ·(E min(d², δ²))^-½, times the number of elements for the mean; 1 for δ = 0, where the loss is |d|. α = 1.
 
     Attributes:
         beta: δ (torch's name), 0, or 2^-10 ≤ δ < ∞.

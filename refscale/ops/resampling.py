@@ -26,7 +26,7 @@ class Pad(Op):
     """x with elements before and after each axis: a number, or elements of x, mirrored or copied.
 
     α = 1: elements of x stay as they are, and a convolution of x padded with zeros is the convolution with padding.
-    The gradient drops a number's place: β = 1.  Elements of x that are repeated receive the sum of their repeats, N in
+    The gradient drops a number's place: β = 1. Elements of x that are repeated receive the sum of their repeats, N in
     all of n: β = √(n/N).
 
     Attributes:

@@ -46,8 +46,8 @@ class _Scalar(Elementwise):
 class ScalarMultiply(_Scalar):
     """c·x for a number c that is part of the function; c = −1 is the negation.
 
-    σ(c·X) = |c|, and the gradient is c·g: α = β = 1/|c|.  So under unit scaling y is ±x, and the sign alone is left of
-    c.  (``Multiply`` by a constant has α = 1.)
+    σ(c·X) = |c|, and the gradient is c·g: α = β = 1/|c|. So under unit scaling y is ±x, and the sign alone is left of
+    c. (``Multiply`` by a constant has α = 1.)
 
     Attributes:
         factor: c, 2^-126 ≤ |c| ≤ 2^126.

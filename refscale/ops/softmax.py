@@ -70,14 +70,14 @@ def _log_scales(s: int, statistic: Statistic) -> tuple[float, float]:
 def _softmax_scales(s: int, statistic: Statistic) -> tuple[float, float]:
     """(α, β) of a softmax over s logits N(0, 1).
 
-    "std" is the paper's rule, s both ways: it makes the mean 1.  By RMS, as s grows, RMS(y) → √e/s and so does that of
+    "std" is the paper's rule, s both ways: it makes the mean 1. By RMS, as s grows, RMS(y) → √e/s and so does that of
     the gradient.
     """
     return (s, s) if statistic == "std" else (s / math.sqrt(math.e), s / math.sqrt(math.e))
 
 
 class Softmax(Op):
-    """e^x_i / Σ e^x_j over the s elements of the last axis.  α = β = s."""
+    """e^x_i / Σ e^x_j over the s elements of the last axis. α = β = s."""
 
     inputs = ("x",)
     homogeneity = ("own",)
@@ -118,10 +118,10 @@ class MaskedSoftmax(Op):
 
     x (…, s, t) are logits of s queries and t keys, mask is boolean, broadcast to x, True where a key may be seen.
     Query i stands at the place of key p = i + t − s: with ``causal`` it sees only keys j ≤ p, with a window only keys
-    |p − j| < window.  A query that may see no key gets zeros.
+    |p − j| < window. A query that may see no key gets zeros.
 
     α = β = t, the rule of softmax, or the number of keys in a window, where that is less: the elements in the window
-    then have mean 1.  How many keys a mask leaves is data, which a factor must not depend on.
+    then have mean 1. How many keys a mask leaves is data, which a factor must not depend on.
 
     Attributes:
         causal: also hide later keys.
@@ -195,7 +195,7 @@ class LogSoftmax(Op):
     """x_i − log Σ e^x_j over the s elements of the last axis.
 
     Shifting by a nearly constant term, log s + ½ for logits N(0, 1), leaves the variance: α = 1; by RMS,
-    α = (1 + (log s + ½)²)^-1/2.  At uniform logits the gradient is g minus its mean:
+    α = (1 + (log s + ½)²)^-1/2. At uniform logits the gradient is g minus its mean:
     β = (1 − 1/s)^-1/2, and 1 for s = 1, where the gradient is 0.
     """
 
@@ -226,7 +226,7 @@ class LogSoftmax(Op):
 class MaskedLogSoftmax(Op):
     """Logarithm of softmax over the elements that count, as in ``masked_softmax``; 0, not −∞, for the others.
 
-    So sums over a row leave the others out, and an element that counts has its log-probability.  Factors as of
+    So sums over a row leave the others out, and an element that counts has its log-probability. Factors as of
     ``log_softmax`` over all t elements: how many a mask leaves is data.
 
     Attributes:

@@ -57,7 +57,7 @@ def softmax_moments(n: int, sigma: float, seen: tuple[int, ...] = ()) -> Softmax
         seen: how many of them rows see, each count as often as another; none: all.
 
     Returns:
-        The moments.  Derivation: the gradient is p·(g − Σ p·g), whose square has the expectation
+        The moments. Derivation: the gradient is p·(g − Σ p·g), whose square has the expectation
         p²·(1 − 2p + Σ p²) over an independent g ~ N(0, 1).
     """
     if seen:

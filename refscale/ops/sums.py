@@ -1,7 +1,7 @@
 """Sums that err by less than an ulp, along any axes and by index; readable forms and kernels use the same.
 
 NumPy adds float32 pairwise along the last axis only; over a leading axis it adds row to row, so that the mean of 2^25
-ones is ½.  Here float32 is added up in float64 and rounded once.
+ones is ½. Here float32 is added up in float64 and rounded once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def total(x: Array, axes: int | tuple[int, ...] | None = None, keepdims: bool = 
     Of n float32 numbers it errs by less than one ulp of Σ|x_k| / over, for n ≤ 2^27, in whatever order they are added:
     n − 1 additions in float64 err by at most n·2^-53·Σ|x_k| (Higham 2002, section 4.2), which is a quarter of an ulp,
     as an ulp of a float32 S is more than 2^-24·S; the rounding of the quotient to float32 errs by half an ulp.
-    No partial sum overflows.  float64 numbers are added in float64, as by NumPy.
+    No partial sum overflows. float64 numbers are added in float64, as by NumPy.
 
     Args:
         x: float32 or float64, any shape; or an array of ``exact``, whose sums are rounded once.

@@ -62,7 +62,7 @@ class Rate:
 
     Attributes:
         peak: learning rate at the schedule's highest point; finite, at least 0.
-        multiplier: s(t) of the schedule, in [0, 1].  Apart from ``peak``, because independent decay follows it alone.
+        multiplier: s(t) of the schedule, in [0, 1]. Apart from ``peak``, because independent decay follows it alone.
 
     Raises:
         ArgumentError: a value is outside its range.
@@ -88,7 +88,7 @@ class Update(Protocol):
     """``update(gradients, state, parameters, rate, groups)`` → (new parameters, new state).
 
     Args:
-        gradients: one for each parameter, of its shape and dtype.  One that is not finite makes its parameter so, or
+        gradients: one for each parameter, of its shape and dtype. One that is not finite makes its parameter so, or
             raises.
         state: what ``init`` or the update before returned, or a checkpoint holds.
         parameters: float32 or float64 arrays by name.
@@ -139,10 +139,10 @@ def groups(specs: Specs, scheme: str | Scheme, decay: str = "") -> dict[str, Gro
         specs: of the model.
         scheme: asked for ``lr_scale(role, shape, depth)``; a scheme or its name.
         decay: λ by role or by pattern of names, such as ``embedding=0,bias=0.01,*.norm.gain=0.001``; of the rules that
-            fit a parameter, the last one holds.  Patterns are those of ``fnmatch``: ``*``, ``?``, ``[…]``.
+            fit a parameter, the last one holds. Patterns are those of ``fnmatch``: ``*``, ``?``, ``[…]``.
 
     Returns:
-        One group for each spec.  Without a rule, weights, embeddings and readouts have the optimizer's λ, biases and
+        One group for each spec. Without a rule, weights, embeddings and readouts have the optimizer's λ, biases and
         gains are not decayed.
 
     Raises:
@@ -189,7 +189,7 @@ def at_regular_rates(
 ) -> dict[str, Group]:
     """Groups with which an adapted model's step is the step of the regular model that it computes.
 
-    A regular parameter p is σ·p' with the divisor σ, and the computed gradient of p' is c·σ·∂L/∂p.  So p moves by the
+    A regular parameter p is σ·p' with the divisor σ, and the computed gradient of p' is c·σ·∂L/∂p. So p moves by the
     step of the regular model if the rate of p' is multiplied by
 
         1/(σ²·c)  for SGD, whose step is proportional to the gradient;
@@ -201,7 +201,7 @@ def at_regular_rates(
         found: groups by name, whose ``lr_scale`` and ``decay_scale`` are replaced.
         divisors: σ by name, see ``published.Adapted``.
         optimizer: "sgd" or "adamw".
-        factors: c by name, of the gradients over the true ones; for SGD only.  They depend on the shapes of a batch.
+        factors: c by name, of the gradients over the true ones; for SGD only. They depend on the shapes of a batch.
 
     Raises:
         ArgumentError: another optimizer.

@@ -1,7 +1,7 @@
 """SGD, Adam, AdamW and LAMB: each a formula on blocks of (g, p, *moments), with g the gradient and p the parameter.
 
 Throughout, t = 1, 2, … counts updates, lr = peak · multiplier · lr_scale is the parameter's learning rate, λ the weight
-decay (0 where its group is not decayed), and a prime marks a new value.  Hyperparameters are Python floats, so float32
+decay (0 where its group is not decayed), and a prime marks a new value. Hyperparameters are Python floats, so float32
 stays float32.
 """
 
@@ -28,7 +28,7 @@ def sgd(momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
     d = g + λ·p;  m' = μ·m + d;  p' = p − lr·m', or with ``nesterov`` p − lr·(d + μ·m').
 
     Args:
-        momentum: μ in [0, 1); 0 keeps no moment.  New gradients enter m undampened.
+        momentum: μ in [0, 1); 0 keeps no moment. New gradients enter m undampened.
         nesterov: look ahead; needs a momentum.
         weight_decay: λ, at least 0; coupled: added to the gradient.
 
@@ -118,7 +118,7 @@ def adamw(
         ArgumentError: a value is outside its range.
 
     Source: Loshchilov & Hutter, arXiv 1711.05101, Algorithm 2, which is the independent form; the other is that of
-    torch.optim.AdamW.  Wortsman et al., arXiv 2309.14322, and u-μP, arXiv 2407.17465, recommend the independent one.
+    torch.optim.AdamW. Wortsman et al., arXiv 2309.14322, and u-μP, arXiv 2407.17465, recommend the independent one.
     ``eps_hat``: Kingma & Ba, section 2 (ε̂), and the authors' code, scmm/layers.py.
     """
     b1, b2, eps, weight_decay = _hyper("adamw", b1, b2, eps, weight_decay)
@@ -199,7 +199,7 @@ def _moments(g: Array, m: Array, v: Array, b1: float, b2: float, eps: float, t: 
         eps: outside the root.
         t: number of this update, from 1.
 
-    g² overflows above the root of the dtype's largest value (float32: 1.8e19), which raises.  v' underflows below
+    g² overflows above the root of the dtype's largest value (float32: 1.8e19), which raises. v' underflows below
     |g| = 8e-22 in float32; u is then m̂/eps, which is right to 1e-13 at an eps of 1e-8.
     """
     m = b1 * m
@@ -219,7 +219,7 @@ def _moments(g: Array, m: Array, v: Array, b1: float, b2: float, eps: float, t: 
 def norm(x: Array) -> float:
     """√Σx² in float64: NumPy's pairwise sums of 16384 elements, added up exactly, whatever the blocks and threads.
 
-    The squares of float32 values fit in float64.  float64 values are first multiplied by a power of two that brings
+    The squares of float32 values fit in float64. float64 values are first multiplied by a power of two that brings
     the largest below 1, exactly.
     """
     flat, unit = x.reshape(-1), 1.0

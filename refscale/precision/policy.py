@@ -17,36 +17,36 @@ first_moment        momentum or first moment of the optimizer, after its update 
 ==================  ==============================================================  =======================
 
 So a contraction's backward pass sees the narrow operands that its forward pass saw, and the rounding itself is
-passed by gradients unchanged (straight through).  Three things are not stored narrow.  The value of a loss is a report
-and no operand.  Its gradient, with which backward is seeded, is a loss scale, and one of 2^16 is beyond FP16; the first
-gradient that is rounded is that of what the loss was computed from.  And whatever an op keeps for its own backward.
+passed by gradients unchanged (straight through). Three things are not stored narrow. The value of a loss is a report
+and no operand. Its gradient, with which backward is seeded, is a loss scale, and one of 2^16 is beyond FP16; the first
+gradient that is rounded is that of what the loss was computed from. And whatever an op keeps for its own backward.
 
 A policy with ``rules`` has another policy at some places: ``fp8;head.*=bf16;*.router.*=fp32`` is fp8, but bf16 for
-every parameter and call whose name begins with "head.", and fp32 for those of routers.  A call's name is that of its
+every parameter and call whose name begins with "head.", and fp32 for those of routers. A call's name is that of its
 output, scopes and op, such as "encoder.0.ffn.up.matmul"; a call also has the names of the parameters that it uses
-directly.  The first rule with a pattern that one of the names matches (as file names match ``*``, ``?`` and ``[…]``)
-decides how operands and the incoming gradient are cast.  A value and its gradient are stored by the policy of the call
+directly. The first rule with a pattern that one of the names matches (as file names match ``*``, ``?`` and ``[…]``)
+decides how operands and the incoming gradient are cast. A value and its gradient are stored by the policy of the call
 that made it, a leaf by that of its own name.
 
 A policy with ``blocks`` casts operands where they are multiplied, instead, in blocks along the axis that is summed
-over: each operand in forward, and once more in backward along its other axis (``refscale.blocks.operand``).  So does
+over: each operand in forward, and once more in backward along its other axis (``refscale.blocks.operand``). So does
 one with ``hadamard``, without blocks: the operands of a weight's gradient are transformed before they are cast.
 
-Inside an op arithmetic is that of the carrier: a matmul accumulates in float32, in whatever order BLAS takes.  With
+Inside an op arithmetic is that of the carrier: a matmul accumulates in float32, in whatever order BLAS takes. With
 ``accumulate`` it is that of ``refscale.exact``, the same bits on every machine: products are real numbers, or the sums
 of a named accumulator; a product and its factors, or any other result and its factor, are rounded once, to what is
 stored.
 
 ``fp16`` and ``fp8`` keep FP32 master weights, as mixed-precision training does (Micikevicius et al. 2017, arXiv
-1710.03740); the paper's runs did not.  Theirs kept weights in FP16, rounded stochastically, as ``fp16-sr`` and
-``fp8-sr`` do.  In their character models the first moment of AdamW (and the momentum of SGD) was stored in FP16 as
-well, the second moment in FP32, and stochastic rounding was on for all that is stored in FP16.  That policy is the mix
+1710.03740); the paper's runs did not. Theirs kept weights in FP16, rounded stochastically, as ``fp16-sr`` and
+``fp8-sr`` do. In their character models the first moment of AdamW (and the momentum of SGD) was stored in FP16 as
+well, the second moment in FP32, and stochastic rounding was on for all that is stored in FP16. That policy is the mix
 ``store=fp16/stochastic,weights=fp16/stochastic,first_moment=fp16/stochastic``; with ``/nearest_even`` in one place or
-all, the same without stochastic rounding there.  Under any policy norms, losses and the optimizer's update compute in
+all, the same without stochastic rounding there. Under any policy norms, losses and the optimizer's update compute in
 the carrier, from the stored values; the update uses the first moment before it is rounded.
 
 Sources: paper, Table A.1 and Table 2; the authors' code, scmm/layers.py (what is stored; ``AdamW._update``,
-``SgdM._update``) and run_sweep.py (``stochastic_rounding``).  Noune et al. 2022 (arXiv 2206.02915) for the fnuz
+``SgdM._update``) and run_sweep.py (``stochastic_rounding``). Noune et al. 2022 (arXiv 2206.02915) for the fnuz
 formats, those of the paper's FP8 runs; Micikevicius et al. 2022 (arXiv 2209.05433) for e4m3fn and e5m2; µnit Scaling
 (arXiv 2502.05967) for FP8 in hidden layers alone.
 """
@@ -89,7 +89,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Precision:
-    """A precision policy.  A cast that is None: not rounded, the carrier's own precision.
+    """A precision policy. A cast that is None: not rounded, the carrier's own precision.
 
     Args:
         name: shown in reports.
@@ -200,7 +200,7 @@ class Precision:
     ) -> dict[str, NDArray[Any]]:
         """Parameters as they are kept between steps: each rounded once by ``weights``.
 
-        Rounded to nearest, an update of less than half an ulp is lost, every time.  Rounded stochastically, it is
+        Rounded to nearest, an update of less than half an ulp is lost, every time. Rounded stochastically, it is
         made with the probability that makes the expected weight the exact one.
 
         Args:
@@ -299,9 +299,9 @@ def get_precision(policy: str | Precision, *, accumulate: str | None = None) -> 
     ``,accumulate=exact`` after either, or the argument, says how products are summed: see ``Precision``.
 
     In a mix, formats of 8 bits or fewer saturate and wider ones do not; weights are rounded stochastically, all else to
-    nearest, as in the named policies.  Another rounding follows the format: ``operand_gradient=e2m1fn/stochastic``.
-    ``operand_factor=2`` and ``hadamard=16`` are the fields of that name.  For any other casts, or for some contractions
-    alone, make a ``Precision`` of your own.  A ``Precision`` is returned as it is, but for the argument ``accumulate``.
+    nearest, as in the named policies. Another rounding follows the format: ``operand_gradient=e2m1fn/stochastic``.
+    ``operand_factor=2`` and ``hadamard=16`` are the fields of that name. For any other casts, or for some contractions
+    alone, make a ``Precision`` of your own. A ``Precision`` is returned as it is, but for the argument ``accumulate``.
 
     Raises:
         ArgumentError: unknown policy or field, or a field named twice.

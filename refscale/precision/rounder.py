@@ -96,11 +96,11 @@ class Placed(NamedTuple):
 class CastRecord(NamedTuple):
     """One rounding: of which tensor, at which place, by which cast, and (if casts are counted) what it lost.
 
-    ``variable`` is the label of the tensor, an ``engine.Variable``.  ``place`` is "leaf", "output", "operand",
-    "operand_gradient" or "gradient".  ``clipped`` counts finite elements that the format cannot represent (beyond its
+    ``variable`` is the label of the tensor, an ``engine.Variable``. ``place`` is "leaf", "output", "operand",
+    "operand_gradient" or "gradient". ``clipped`` counts finite elements that the format cannot represent (beyond its
     largest value; in an unsigned format, negative), ``flushed`` non-zero elements that became zero; None if not
-    counted.  ``scale`` is the factor around the cast, 1 without; ``blocks`` the number of block scales.  An operand
-    that several products use is rounded once, and recorded for each; in blocks it is converted for each.  ``rule`` is
+    counted. ``scale`` is the factor around the cast, 1 without; ``blocks`` the number of block scales. An operand
+    that several products use is rounded once, and recorded for each; in blocks it is converted for each. ``rule`` is
     the pattern of the rule that took effect, empty without one.
     """
 

@@ -58,7 +58,7 @@ class Program(ABC):
         scheme: the only scheme that the program runs under, such as a ``graph.Plan``, or one with the constants of a
             trained model; None: any.
         digest: SHA-256 of everything that was read, in hexadecimal; empty: that of the file that defines the program.
-        memoryless: whether a batch depends on nothing but the state of ``rng`` when it is drawn.  If not, a resumed
+        memoryless: whether a batch depends on nothing but the state of ``rng`` when it is drawn. If not, a resumed
             run draws all earlier batches again.
     """
 

@@ -1,6 +1,6 @@
 """A trained regular BERT as a unit-scaled one that computes the same function.
 
-The scale of every tensor is that of ``refscale.adapt``, of one short sequence through encoder and heads.  What the
+The scale of every tensor is that of ``refscale.adapt``, of one short sequence through encoder and heads. What the
 adapted model differs in from any unit-scaled BERT is then a few constants by place, which ``Scheme.trained`` holds:
 
 * the factor of a linear layer whose output must have the regular model's scale, and of attention scores: the trained
@@ -8,7 +8,7 @@ adapted model differs in from any unit-scaled BERT is then a few constants by pl
 * the weight of a residual branch over that of the stream, and the weights of the sum of embeddings;
 * what the eps of a norm is multiplied by.
 
-Nothing here is estimated from data: a scale is a property of weights and shapes.  So activations are near unit scale as
+Nothing here is estimated from data: a scale is a property of weights and shapes. So activations are near unit scale as
 far as trained weights act like random ones; ``refscale report --pretrained`` shows where they do not.
 """
 
@@ -37,9 +37,9 @@ def adapt(config: BertConfig, regular: Parameters) -> Adapted:
         regular: its parameters, under the scheme ``regular``.
 
     Returns:
-        Scheme and divisors.  On a tape of that scheme, with ``adapted.unit(regular)``, encoder output, logits and
+        Scheme and divisors. On a tape of that scheme, with ``adapted.unit(regular)``, encoder output, logits and
         losses are those of the regular model, rounding aside; gradients are a constant times the true ones, as
-        ``graph.gradient_factors`` certifies.  (The mean-pooled output is √seq times its own, and dropout, which keeps
+        ``graph.gradient_factors`` certifies. (The mean-pooled output is √seq times its own, and dropout, which keeps
         the variance under unit scaling and the mean under the regular scheme, is another one.)
 
     Raises:

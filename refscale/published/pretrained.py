@@ -52,7 +52,7 @@ def load_pretrained(directory: str | Path, *, ignore: Sequence[str] = ()) -> Pre
         ignore: fields of ``config.json`` that are not known here and that you know to change nothing.
 
     Returns:
-        Configuration, parameters and tokenizer.  float16 and bfloat16 parameters become float32, exactly.
+        Configuration, parameters and tokenizer. float16 and bfloat16 parameters become float32, exactly.
 
     Raises:
         ArgumentError: the optional extra is not installed.

@@ -88,7 +88,7 @@ def _read(path: Path, call: str) -> Arrays:
 
 
 def to_safetensors(tensors: Mapping[str, NDArray[Any]], call: str) -> bytes:
-    """The content of a file with these tensors.  Raises ArgumentError if the library is not installed."""
+    """The content of a file with these tensors. Raises ArgumentError if the library is not installed."""
     content: bytes = _safetensors(call).numpy.save(dict(tensors), metadata={"format": "pt"})  # as transformers expects
     return content
 

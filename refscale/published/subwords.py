@@ -45,7 +45,7 @@ class SubWords:
     def load(cls, directory: str | Path) -> SubWords | None:
         """The tokenizer of a directory; None if it has neither ``tokenizer.json`` nor ``vocab.txt``.
 
-        Each line of ``vocab.txt`` is a token; its number, from 0, is the token's id.  Of a token on two lines the last
+        Each line of ``vocab.txt`` is a token; its number, from 0, is the token's id. Of a token on two lines the last
         one counts, as in Hugging Face transformers.
 
         Raises:
@@ -100,7 +100,7 @@ _OPTIONS: dict[str, tuple[bool | None, ...]] = {
     "strip_accents": (None, True, False),
     "tokenize_chinese_chars": (True, False),
 }
-"""Options of ``tokenizer_config.json`` and their values, the default first.  None: as ``do_lower_case``."""
+"""Options of ``tokenizer_config.json`` and their values, the default first. None: as ``do_lower_case``."""
 
 
 def _options(path: Path) -> dict[str, Any]:

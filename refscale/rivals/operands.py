@@ -3,8 +3,8 @@
     operand  →  cast(x · s) / s,        s = 2^(⌊log2(max/amax)⌋ − margin)
 
 max is the largest value of the format, amax the largest magnitude of the tensor: of this one ("current" scaling), or
-of what stood at this place in earlier steps ("delayed").  s is a power of two, so the product and the quotient are
-exact and the cast is the only rounding.  The tape multiplies, rounds and divides; here stands what s is.
+of what stood at this place in earlier steps ("delayed"). s is a power of two, so the product and the quotient are
+exact and the cast is the only rounding. The tape multiplies, rounds and divides; here stands what s is.
 
 Source: Micikevicius et al. 2022 (arXiv 2209.05433), section 3; NVIDIA Transformer Engine, recipes
 ``Float8CurrentScaling`` and ``DelayedScaling``, whose factors are powers of two here.
@@ -32,8 +32,8 @@ def operand_scale(format: FormatLike, amax: float, margin: int = 0) -> float:
 
         s = 2^(⌊log2(max/amax)⌋ − margin), the exponent clipped to [emax − 127, 126 + emin − mantissa_bits]
 
-    Within these bounds no value of the format, divided by s, leaves float32's normal range.  (A format with the
-    exponents of float32, such as bfloat16, is therefore never scaled.)  1 where amax says nothing: 0, inf or NaN.
+    Within these bounds no value of the format, divided by s, leaves float32's normal range. (A format with the
+    exponents of float32, such as bfloat16, is therefore never scaled.) 1 where amax says nothing: 0, inf or NaN.
     """
     format = get_format(format)
     if not 0 < amax < math.inf:

@@ -19,7 +19,7 @@ technique           what it scales                  when                        
 
 Against unit scaling (paper, Table 1): loss scaling is one number for all tensors and has to be tuned; automatic loss
 scaling is one number, found while training at the price of skipped steps; per-tensor scaling is as fine as unit
-scaling and adapts, at the price of statistics at run time.  ``Outcome`` counts those prices.
+scaling and adapts, at the price of statistics at run time. ``Outcome`` counts those prices.
 
 A step of training, whatever the technique:
 
@@ -60,7 +60,7 @@ class Outcome:
     Attributes:
         skipped: the update is not to be made.
         statistics: reductions over a tensor that were made at run time.
-        extra_passes: tensors that had to be read once more than without the technique.  A factor or a statistic that
+        extra_passes: tensors that had to be read once more than without the technique. A factor or a statistic that
             fits into a pass over the tensor made anyway (its cast, its update) is no extra one.
         elements: in those tensors, together.
         scales: scale factors in force.

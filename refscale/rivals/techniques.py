@@ -97,7 +97,7 @@ class AutomaticLossScale(_NoOperandScales):
 
     Args:
         initial: the first scale.
-        growth: > 1.  A scale that would exceed 2^127, float32's last binade, stays.
+        growth: > 1. A scale that would exceed 2^127, float32's last binade, stays.
         backoff: between 0 and 1.
         interval: good steps before the scale grows.
         smallest: below this the scale does not go.
@@ -162,7 +162,7 @@ class AutomaticLossScale(_NoOperandScales):
 class TensorScaling:
     """A power of two around the cast of every operand of a contraction; see ``operands`` for the formula.
 
-    "current": by the operand's own largest magnitude, for which it must be read before it is cast.  "delayed": by the
+    "current": by the operand's own largest magnitude, for which it must be read before it is cast. "delayed": by the
     largest it had in the last ``history`` steps in which it occurred, noted while it was cast; larger ones saturate.
     Until there is a history s is 1; a tensor that is zero or not finite adds nothing to it.
 
@@ -267,8 +267,8 @@ def get_scaling(text: str | Scaling) -> Scaling:
     A technique is returned as it is.
 
     After a colon come the record's fields, separated by commas: ``automatic:initial=2^10,interval=100``,
-    ``delayed:history=4,margin=1``.  The first number of a loss scale needs no name: ``static:512``,
-    ``automatic:2^10,interval=100``.  A number is decimal or a power such as ``2^-3``.  ``get_scaling(s.name) == s``.
+    ``delayed:history=4,margin=1``. The first number of a loss scale needs no name: ``static:512``,
+    ``automatic:2^10,interval=100``. A number is decimal or a power such as ``2^-3``. ``get_scaling(s.name) == s``.
 
     Raises:
         ArgumentError: an unknown name or field, no number, or a number that the record refuses.

@@ -1,7 +1,7 @@
 """Scale factors: what α and β are, how a constraint ties them, and what a scheme decides.
 
 A scaled op computes ``α·f(x)`` forward and ``β_i·(vjp of f)_i`` backward, with positive constants that depend on
-shapes and attributes, never on data (paper, definition of a scaled op).  An op states the factors that give unit
+shapes and attributes, never on data (paper, definition of a scaled op). An op states the factors that give unit
 variance; a *constraint* ties those that must be equal for the gradient to stay right; a *scheme* decides whether they
 are used.
 

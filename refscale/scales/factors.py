@@ -17,7 +17,7 @@ Statistic = Literal["std", "rms"]
 class Scales:
     """The factors of one scaled op: ``alpha`` forward, ``beta[i]`` for the gradient of input i.
 
-    ``beta[i]`` is None where input i has no gradient (token ids, masks).  Source: paper, definition of a scaled op.
+    ``beta[i]`` is None where input i has no gradient (token ids, masks). Source: paper, definition of a scaled op.
     """
 
     alpha: float
@@ -114,7 +114,7 @@ def joint(constraint: str | Constraint, rows: float = 1.0, columns: float = 1.0)
 
 
 def none(alpha: float, betas: tuple[float, ...]) -> None:
-    """No constraint: every factor keeps its own value.  Legal on cut-edges only."""
+    """No constraint: every factor keeps its own value. Legal on cut-edges only."""
     return
 
 
@@ -134,7 +134,7 @@ CONSTRAINTS: dict[str, Constraint] = {
 
 
 def get_constraint(constraint: str | Constraint) -> Constraint:
-    """The constraint of that name; a constraint is returned as it is.  Raises ArgumentError for anything else."""
+    """The constraint of that name; a constraint is returned as it is. Raises ArgumentError for anything else."""
     if isinstance(constraint, str) and constraint in CONSTRAINTS:
         return CONSTRAINTS[constraint]
     if callable(constraint):
@@ -151,7 +151,7 @@ def constrain(scales: Scales, inputs: Sequence[int], constraint: str | Constrain
         constraint: one of the functions above or its name, or any of the same form.
 
     Returns:
-        ``scales`` itself if nothing is constrained, else new ones.  Source: paper, Theorem 5.2.
+        ``scales`` itself if nothing is constrained, else new ones. Source: paper, Theorem 5.2.
     """
     if not inputs:
         return scales

@@ -19,7 +19,7 @@ def gaussian_mean(f: Callable[[np.ndarray[Any, np.dtype[np.float64]]], np.ndarra
     """E f(X) for X ~ N(0, 1), by the trapezoidal rule with spacing 1/64 on [−20, 20].
 
     For functions analytic in a strip |Im x| < a the error is about exp(−2π·64·a): none is left in float64 for the
-    smooth activations.  Kinks (relu) need their closed form.
+    smooth activations. Kinks (relu) need their closed form.
     """
     return float(np.sum(_WEIGHTS * f(_NODES)))
 
@@ -38,7 +38,7 @@ def piecewise_gaussian_mean(
     """E f(X) for X ~ N(0, 1) and a function that is smooth between its kinks.
 
     Gauss-Legendre quadrature with 32 nodes on each piece of [−reach, reach], which is cut at the kinks and at multiples
-    of 1/per_unit.  For polynomial pieces of low degree the error is a few roundings.
+    of 1/per_unit. For polynomial pieces of low degree the error is a few roundings.
 
     Args:
         f: of an array of numbers.
@@ -71,7 +71,7 @@ class Moments(NamedTuple):
 
 
 def gaussian_moments(f: Callable[[Any], Any], derivative: Callable[[Any], Any], kinks: Sequence[float] = ()) -> Moments:
-    """Moments of an activation, by quadrature: smooth, or smooth between its kinks.  Source: paper, Table A.2."""
+    """Moments of an activation, by quadrature: smooth, or smooth between its kinks. Source: paper, Table A.2."""
     expected = partial(piecewise_gaussian_mean, kinks=kinks) if kinks else gaussian_mean
     mean = expected(f)
     return Moments(

@@ -20,8 +20,8 @@ def get_scheme(scheme: str | Scheme) -> Scheme:
 
     Args:
         scheme: a name, for schemes with factors of their own followed by options: ``unit:rows=alike,embeddings=v/b`` is
-            the rule of the authors' code.  ``rows`` is "independent", "alike" or a likeness from 0 to 1; ``embeddings``
-            "sqrt(v/b)" or "v/b", ``rates`` "unit" or "regular"; see ``Unit``.  The options of ``u-mup`` are those of
+            the rule of the authors' code. ``rows`` is "independent", "alike" or a likeness from 0 to 1; ``embeddings``
+            "sqrt(v/b)" or "v/b", ``rates`` "unit" or "regular"; see ``Unit``. The options of ``u-mup`` are those of
             ``Multipliers``: ``u-mup:residual=2,attention_ratio=0.5``.
 
     Raises:

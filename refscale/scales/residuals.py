@@ -16,7 +16,7 @@ ResidualRule = Callable[[int], tuple[float, float]]
 def running_mean(layer: int) -> tuple[float, float]:
     """√(l/(l+1))·x + √(1/(l+1))·f(x), l = 1, 2, …: the stream's start and every branch in equal parts.
 
-    Source: paper, residual rules (running mean).  The authors' code (scmm/models.py) counts l from 0, so that the first
+    Source: paper, residual rules (running mean). The authors' code (scmm/models.py) counts l from 0, so that the first
     branch replaces the stream, and goes on counting where a post-norm has normalized it.
     """
     if layer < 1:
@@ -58,14 +58,14 @@ class PlainAdd:
 
     Attributes:
         normalized: with the running mean, the same function up to a divisor that the next norm removes:
-            x₀ + f₁ + … + f_l over √(l+1).  That presumes branches as strong as the stream; ``fixed(τ)`` says how much
+            x₀ + f₁ + … + f_l over √(l+1). That presumes branches as strong as the stream; ``fixed(τ)`` says how much
             weaker they are in the regular model.
     """
 
     normalized: ResidualRule = running_mean
 
     def __call__(self, layer: int) -> tuple[float, float]:
-        """Weights 1 and 1.  Source: paper, residual rules (default)."""
+        """Weights 1 and 1. Source: paper, residual rules (default)."""
         return 1.0, 1.0
 
 
@@ -73,13 +73,13 @@ default = PlainAdd()
 
 
 def branch_only(layer: int) -> tuple[float, float]:
-    """f(x): no residual connection.  Source: paper, character models (residual none)."""
+    """f(x): no residual connection. Source: paper, character models (residual none)."""
     return 0.0, 1.0
 
 
 @cache
 def fixed(tau: float) -> ResidualRule:
-    """√(1−τ)·x + √τ·f(x), 0 < τ < 1: unit variance, every branch alike.  Source: paper, residual rules."""
+    """√(1−τ)·x + √τ·f(x), 0 < τ < 1: unit variance, every branch alike. Source: paper, residual rules."""
     if not 0 < tau < 1:
         raise ArgumentError(f"fixed(tau={tau}): expected 0 < tau < 1")
 
@@ -92,7 +92,7 @@ def fixed(tau: float) -> ResidualRule:
 
 @cache
 def ratio(tau: float) -> ResidualRule:
-    """(x + τ·f(x))/√(1+τ²), τ > 0.  Source: u-μP (arXiv 2407.17465), section on residuals."""
+    """(x + τ·f(x))/√(1+τ²), τ > 0. Source: u-μP (arXiv 2407.17465), section on residuals."""
     if not tau > 0:
         raise ArgumentError(f"ratio(tau={tau}): expected tau > 0")
 
@@ -140,9 +140,9 @@ def get_residual(rule: str | ResidualRule) -> ResidualRule:
 def equal_parts(layer: int, depth: int, multiplier: float = 1.0, attention_ratio: float = 1.0) -> float:
     """τ = a_l·(depth/2 + Σ_{k<l} a_k²)^-½ for ``ratio``, a_k the strength of the k-th branch.
 
-    The stream after l additions is x₀·√(depth/2) + a₁·f₁ + … + a_l·f_l, normalized.  Attention and feed-forward take
+    The stream after l additions is x₀·√(depth/2) + a₁·f₁ + … + a_l·f_l, normalized. Attention and feed-forward take
     turns, attention first; with m the multiplier and ρ the ratio, a is m·ρ·√(2/(1 + ρ²)) of attention and
-    m·√(2/(1 + ρ²)) of feed-forward.  With both 1, attention, feed-forward and embeddings have equal parts.
+    m·√(2/(1 + ρ²)) of feed-forward. With both 1, attention, feed-forward and embeddings have equal parts.
 
     Args:
         layer: number of the addition, from 1.
@@ -151,7 +151,7 @@ def equal_parts(layer: int, depth: int, multiplier: float = 1.0, attention_ratio
         attention_ratio: strength of attention over feed-forward.
 
     Returns:
-        The branch's weight over the skip connection's.  Source: u-μP (arXiv 2407.17465), Appendix G; the library
+        The branch's weight over the skip connection's. Source: u-μP (arXiv 2407.17465), Appendix G; the library
         ``unit-scaling``, core/functional.py (transformer_residual_scaling_rule).
     """
     if not 1 <= layer <= depth:

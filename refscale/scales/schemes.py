@@ -1,4 +1,4 @@
-"""Schemes: regular, unit, and the later ones, u-μP and µnit Scaling.  All that depends on the scheme is asked here."""
+"""Schemes: regular, unit, and the later ones, u-μP and µnit Scaling. All that depends on the scheme is asked here."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class Scheme(Protocol):
 
 @dataclass(frozen=True)
 class Regular:
-    """No scaling: every factor is 1, weights start small.  The paper's base line."""
+    """No scaling: every factor is 1, weights start small. The paper's base line."""
 
     name: str = "regular"
     rows: ClassVar[float] = 0.0
@@ -171,8 +171,8 @@ def _equal(factor: float, inputs: int, constants: tuple[int, ...]) -> Scales:
 class Unit:
     """Unit scaling: each op's own factors, tied by the call's constraint; weights start at standard deviation 1.
 
-    The gradient of a weight, bias, gain or table sums b terms, one for each row.  If they are independent, its σ is √b,
-    and β has b^-½.  If any two have the correlation ρ, the likeness, σ is √(b·(1 + (b − 1)·ρ)): b if all are alike.
+    The gradient of a weight, bias, gain or table sums b terms, one for each row. If they are independent, its σ is √b,
+    and β has b^-½. If any two have the correlation ρ, the likeness, σ is √(b·(1 + (b − 1)·ρ)): b if all are alike.
 
     Attributes:
         statistic: "std" (the paper: mean removed) or "rms", for ops whose output has a mean (relu, gelu, sigmoid, …).
@@ -228,7 +228,7 @@ class Unit:
         return of_likeness(scales, op.rows_beside(*call.shapes), self.rows) if self.rows else scales
 
     def initial_std(self, regular: float) -> float:
-        """Always 1.  Source: paper, recipe, step 1."""
+        """Always 1. Source: paper, recipe, step 1."""
         return 1.0
 
     def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
@@ -240,7 +240,7 @@ class Unit:
         return placement
 
     def lr_scale(self, role: Role, shape: Shape, depth: int) -> float:
-        """n^-½ for a bias or gain of size n, 1 for matrices.  Source: paper, settings of the character models."""
+        """n^-½ for a bias or gain of size n, 1 for matrices. Source: paper, settings of the character models."""
         return max(1, math.prod(shape)) ** -0.5 if len(shape) == 1 else 1.0
 
 
@@ -253,9 +253,9 @@ class Authors(Unit):
     """Unit scaling as in the authors' character models, which scale fewer ops.
 
     Scaled are products with weights, convolutions, biases, gains, tables and the loss; activations, gates, the softmax,
-    scores, mixtures and plain sums have the factor 1.  Gradients sum over rows that are alike: b^-1, and v/b for a
-    table by ids.  Queries, keys and values are one product, and so are the gates of input and state: ``joins``.  The
-    loss's β counts all rows, also those that the mean leaves out.  A plain residual addition, which their layer
+    scores, mixtures and plain sums have the factor 1. Gradients sum over rows that are alike: b^-1, and v/b for a
+    table by ids. Queries, keys and values are one product, and so are the gates of input and state: ``joins``. The
+    loss's β counts all rows, also those that the mean leaves out. A plain residual addition, which their layer
     refuses, has the stand-in that it has under unit scaling.
 
     Source: the authors' code, scmm/uscale/ops.py and scmm/uscale/layers.py.
@@ -285,7 +285,7 @@ def of_likeness(scales: Scales, beside: Sequence[float], likeness: float | Seque
         likeness: ρ, 0 … 1, of all inputs or of each.
 
     Returns:
-        α, and the new β.  Source: the variance of a sum of n + 1 terms, (n + 1)·(1 + n·ρ).
+        α, and the new β. Source: the variance of a sum of n + 1 terms, (n + 1)·(1 + n·ρ).
     """
     rho = (likeness,) * len(beside) if isinstance(likeness, int | float) else likeness
     betas = zip(scales.beta, beside, rho, strict=True)
@@ -298,16 +298,16 @@ class UMup(Unit):
 
     Beside unit scaling: where anything is constrained, α is taken; readouts start near 0, by 1/fan-in; attention scores
     are damped by 1/d; a plain add becomes (x + τ·f(x))/√(1+τ²) with the depth rule ``equal_parts``; and learning rates
-    (of Adam) are scaled by role, shape and depth.  Its multipliers, 1 by default, are those of gated units, attention,
+    (of Adam) are scaled by role, shape and depth. Its multipliers, 1 by default, are those of gated units, attention,
     the loss and residual branches, see ``Multipliers``; other activations have none.
 
-    Three things that u-μP does not know are taken from unit scaling.  Its linear layers have no biases, its norms no
+    Three things that u-μP does not know are taken from unit scaling. Its linear layers have no biases, its norms no
     gains (the library's rule for them, η·depth^-½, would move them by a sizable part of 1 at every step, for η is about
-    1): theirs is n^-½·depth^-½.  For a post-norm stack it has no depth rule: the model's own stands (BERT:
-    ``fixed(0.1)``).  And a tied embedding is trained at the rate of an embedding.
+    1): theirs is n^-½·depth^-½. For a post-norm stack it has no depth rule: the model's own stands (BERT:
+    ``fixed(0.1)``). And a tied embedding is trained at the rate of an embedding.
 
-    Two things differ from the library.  Depth is counted in residual additions; it counts layers, so that its rates in
-    a stack are √2 times these.  And attention mixes values as the model says: the library's factor on the mixture is
+    Two things differ from the library. Depth is counted in residual additions; it counts layers, so that its rates in
+    a stack are √2 times these. And attention mixes values as the model says: the library's factor on the mixture is
     that of independent values, "independent" or "causal" here, to within t^(1/(8d)); with a multiplier of
     attention, it is the library's.
 
@@ -355,12 +355,12 @@ class Munit(Regular):
     """µnit Scaling: one static factor for every linear layer, forward and backward alike.
 
     Weights start at σ = 1; a linear layer multiplies output and gradients by fan_in^-½, a readout by 1/fan_in; all else
-    is plain, so that every gradient is the true one.  Activations stay in range by other means: residual additions
-    √(1−τ)·x + √τ·norm(f(x)), with the norm on the branch's output.  Gradients are as small as the loss makes them.
+    is plain, so that every gradient is the true one. Activations stay in range by other means: residual additions
+    √(1−τ)·x + √τ·norm(f(x)), with the norm on the branch's output. Gradients are as small as the loss makes them.
     Its FP8 is in the hidden linear layers only: ``precision.fp8_hidden``.
 
     Attention is plain: the square root of its weights would keep the variance of independent values, but those of real
-    text are alike, and σ would grow along the sequence instead (section 2.1).  The norm on the branch settles both.
+    text are alike, and σ would grow along the sequence instead (section 2.1). The norm on the branch settles both.
     A norm at the end of the stack stays as the model has it.
 
     Attributes:

@@ -1,10 +1,10 @@
 """Second moments of a tensor, as few numbers as there are ways for two of its elements to agree.
 
-An element of a tensor has an index on every axis.  Take two elements, and note on which axes their indices agree.
+An element of a tensor has an index on every axis. Take two elements, and note on which axes their indices agree.
 Where weights are drawn at random and nothing distinguishes one index from another, the expected product of the two
-depends on that alone.  So the second moments of a tensor of k axes are an array of shape (2, …, 2), k times: at
+depends on that alone. So the second moments of a tensor of k axes are an array of shape (2, …, 2), k times: at
 (1, …, 1) the mean square, at (0, …, 0) the product of elements that have nothing in common (the square of the mean),
-at (1, 0) of a (batch, features) tensor what two features of one row share, and so on.  Sums over an axis of length L
+at (1, 0) of a (batch, features) tensor what two features of one row share, and so on. Sums over an axis of length L
 meet an index L times with itself and L·(L − 1) times with another, which is all there is to a matrix product.
 
 ``Op.predict`` and ``Op.predict_gradients`` are written in them; ``analysis.predict`` walks a graph with them.
@@ -34,7 +34,7 @@ class SecondMoments:
 
     Attributes:
         shape: of the tensor.
-        k: shape (2, …, 2), an axis for each of the tensor's: E x·x' by where x and x' agree (1) and where not (0).  On
+        k: shape (2, …, 2), an axis for each of the tensor's: E x·x' by where x and x' agree (1) and where not (0). On
             an axis of length 1 both entries are the same.
     """
 

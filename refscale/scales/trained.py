@@ -1,7 +1,7 @@
 """The constants of a trained model: what unit scaling cannot know of weights that were not drawn at random.
 
 A regular model with weights W = σ·W′ computes the same function with W′, of RMS 1, if σ is multiplied somewhere else.
-Most of a network does not ask where: what is linear passes a scale on, and a norm takes it away.  A scale matters at
+Most of a network does not ask where: what is linear passes a scale on, and a norm takes it away. A scale matters at
 few places, and each gets one constant:
 
 =====================  ===============================================================================================
@@ -16,7 +16,7 @@ a part of a sum of     its weight
 embeddings
 =====================  ===============================================================================================
 
-Everything else keeps the factors of unit scaling.  ``published.adapt`` finds the constants;
+Everything else keeps the factors of unit scaling. ``published.adapt`` finds the constants;
 ``Scheme.trained`` holds them.
 """
 

@@ -18,7 +18,7 @@ from refscale.special.fits import ERF32, ERF64, TAIL32, TAIL64, Rational
 Array = NDArray[Any]
 
 BLOCK = 1 << 16
-"""Elements per pass: one buffer is 256 KiB in float32.  Gelu takes 3.3 ns per element so, of (512, 1024) float32 on one
+"""Elements per pass: one buffer is 256 KiB in float32. Gelu takes 3.3 ns per element so, of (512, 1024) float32 on one
 core with 1 MiB of second-level cache; 3.6 with half of it and 4.3 with a quarter, for calls cost 0.3 to 0.6 µs each."""
 
 
@@ -80,7 +80,7 @@ def blocked(
 ) -> tuple[Array, ...]:
     """Walk an array through a kernel, block by block; the first result is multiplied by the factor.
 
-    A subclass of ndarray that has ``elementary`` functions of its own gets its results by these, and as its own.  One
+    A subclass of ndarray that has ``elementary`` functions of its own gets its results by these, and as its own. One
     that defines ``__special__(compute)`` gets what this returns; ``compute`` maps a plain array to the results.
     """
     special = getattr(argument, "__special__", None)
@@ -140,7 +140,7 @@ def polynomial(coefficients: tuple[Array, ...], z: Array, out: Array) -> None:
 
 
 def quotient(fit: Rational, z: Array, out: Array, buffer: Array) -> None:
-    """P(z)/Q(z).  Every coefficient is positive and z ≥ 0, so nothing cancels."""
+    """P(z)/Q(z). Every coefficient is positive and z ≥ 0, so nothing cancels."""
     numerator, denominator = _constants(fit, z.dtype)
     polynomial(numerator, z, out)
     polynomial(denominator, z, buffer)

@@ -1,15 +1,15 @@
 """exp, expm1, log, log1p and tanh from basic operations: the same bits on every machine.
 
 NumPy takes its exponentials and logarithms from the SIMD level that it finds at run time, and their last bits differ
-from level to level.  Those of + − × ÷ √ and rint do not, nor do comparisons and integer operations on the bits; so
-these functions are made of nothing else.  Everything is computed in float64.  The coefficients are those of the series,
+from level to level. Those of + − × ÷ √ and rint do not, nor do comparisons and integer operations on the bits; so
+these functions are made of nothing else. Everything is computed in float64. The coefficients are those of the series,
 
     exp(r) = Σ rⁿ/n!,    log((1 + s)/(1 − s)) = 2·atanh(s) = 2·Σ s^(2k+1)/(2k + 1),
 
 each rational number rounded once, and the arguments are so short (|r| ≤ ½·ln 2, |s| ≤ 0.172) that a dozen terms do.
 
 The errors in the docstrings are in ulp of float64 of the exact result, the largest met over 40 000 values of every
-magnitude; the tests hold them.  NaN gives that NaN, no input warns, and float32 is the float64 result, rounded.
+magnitude; the tests hold them. NaN gives that NaN, no input warns, and float32 is the float64 result, rounded.
 
 Source: the reductions and the compensated sums are those of fdlibm (Ng, 1993, ``e_exp.c``, ``e_log.c``, ``s_log1p.c``).
 """
@@ -168,7 +168,7 @@ def exp(x: ArrayLike, out: Array | None = None) -> Array:
         out: where to put the result; it may be x itself.
 
     Returns:
-        Array of the same shape and dtype, ≥ 0; inf above 709.78.  Error at most 0.6 ulp; where the result is
+        Array of the same shape and dtype, ≥ 0; inf above 709.78. Error at most 0.6 ulp; where the result is
         subnormal, one spacing.
 
     Raises:
@@ -190,7 +190,7 @@ def expm1(x: ArrayLike, out: Array | None = None) -> Array:
         out: where to put the result; it may be x itself.
 
     Returns:
-        Array of the same shape and dtype, ≥ −1; ±0 gives ±0.  Error at most 0.9 ulp.
+        Array of the same shape and dtype, ≥ −1; ±0 gives ±0. Error at most 0.9 ulp.
 
     Raises:
         CarrierError: for another dtype.
@@ -211,7 +211,7 @@ def log(x: ArrayLike, out: Array | None = None) -> Array:
         out: where to put the result; it may be x itself.
 
     Returns:
-        Array of the same shape and dtype; ±0 gives −inf, x < 0 NaN.  Error at most 0.9 ulp.
+        Array of the same shape and dtype; ±0 gives −inf, x < 0 NaN. Error at most 0.9 ulp.
 
     Raises:
         CarrierError: for another dtype.
@@ -232,7 +232,7 @@ def log1p(x: ArrayLike, out: Array | None = None) -> Array:
         out: where to put the result; it may be x itself.
 
     Returns:
-        Array of the same shape and dtype; ±0 gives ±0, −1 gives −inf, x < −1 NaN.  Error at most 0.9 ulp.
+        Array of the same shape and dtype; ±0 gives ±0, −1 gives −inf, x < −1 NaN. Error at most 0.9 ulp.
 
     Raises:
         CarrierError: for another dtype.
@@ -253,7 +253,7 @@ def tanh(x: ArrayLike, out: Array | None = None) -> Array:
         out: where to put the result; it may be x itself.
 
     Returns:
-        Array of the same shape and dtype, in [−1, 1]; ±0 gives ±0.  Error at most 1.6 ulp.
+        Array of the same shape and dtype, in [−1, 1]; ±0 gives ±0. Error at most 1.6 ulp.
 
     Raises:
         CarrierError: for another dtype.

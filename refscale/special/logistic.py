@@ -36,7 +36,7 @@ def sigmoid(x: ArrayLike, factor: float = 1.0) -> Array:
         factor: multiplies the value, in cache.
 
     Returns:
-        Array of the same shape and dtype, in [0, 1]; σ(−∞) = 0, σ(∞) = 1.  Error at most 3.7 ulp in float32 and
+        Array of the same shape and dtype, in [0, 1]; σ(−∞) = 0, σ(∞) = 1. Error at most 3.7 ulp in float32 and
         1.8 in float64.
 
     Raises:
@@ -68,7 +68,7 @@ def softplus(x: ArrayLike, factor: float = 1.0) -> Array:
         factor: multiplies the value, in cache.
 
     Returns:
-        Array of the same shape and dtype, ≥ 0; 0 at −∞.  Error at most 3.4 ulp in float32 and 1.3 in float64.
+        Array of the same shape and dtype, ≥ 0; 0 at −∞. Error at most 3.4 ulp in float32 and 1.3 in float64.
 
     Raises:
         CarrierError: for another dtype.
@@ -102,9 +102,9 @@ def silu(x: ArrayLike, factor: float = 1.0) -> tuple[Array, Array]:
         factor: multiplies the value, in cache.
 
     Returns:
-        (value, derivative), arrays of the same shape and dtype; silu(−0) = −0, and silu(−∞) = −0.  Error of the value
+        (value, derivative), arrays of the same shape and dtype; silu(−0) = −0, and silu(−∞) = −0. Error of the value
         at most 4.6 ulp in float32 and 2.5 in float64; below −87 (−708), where exp(x) is subnormal, |x|/2 spacings of
-        the subnormals.  Of the derivative 7.5 and 4.1, but 5 ulp of ⅛ between −3 and −0.4, where it passes through 0.
+        the subnormals. Of the derivative 7.5 and 4.1, but 5 ulp of ⅛ between −3 and −0.4, where it passes through 0.
 
     Raises:
         CarrierError: for another dtype.
@@ -150,8 +150,8 @@ def gelu_tanh(x: ArrayLike, factor: float = 1.0) -> tuple[Array, Array]:
         factor: multiplies the value, in cache.
 
     Returns:
-        (value, derivative), arrays of the same shape and dtype; −0 and −∞ give −0.  Error of the value at most 3.8 ulp
-        in float32 and 2.6 in float64 for x ≥ −1; below, the rounding of the exponent shows: up to 3·|2u| ulp.  Of the
+        (value, derivative), arrays of the same shape and dtype; −0 and −∞ give −0. Error of the value at most 3.8 ulp
+        in float32 and 2.6 in float64 for x ≥ −1; below, the rounding of the exponent shows: up to 3·|2u| ulp. Of the
         derivative 5.9 ulp of max(|gelu′|, ⅛).
 
     Raises:

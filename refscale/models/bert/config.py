@@ -28,7 +28,7 @@ OUTPUTS: tuple[Output, ...] = get_args(Output)
 
 @dataclass(frozen=True)
 class BertConfig:
-    """Shape and rules of a BERT.  Sizes are the published ones; the rules default to the paper's.
+    """Shape and rules of a BERT. Sizes are the published ones; the rules default to the paper's.
 
     Attributes:
         layers, width, heads, hidden: of the encoder; ``hidden`` is the feed-forward width.
@@ -38,10 +38,10 @@ class BertConfig:
         outputs: what stands on the encoder: "mlm" (masked-LM head), "nsp" (next-sentence head, with its pooler),
             "pooler" (that pooler alone), "span" (logits of where an answer starts and ends).
         norm: of the residual blocks, see ``layers.Block``: "post" as the original; "pre" and "branch" have another at
-            the end of the encoder.  A scheme that moves the norms of the blocks neither adds nor removes that one.
+            the end of the encoder. A scheme that moves the norms of the blocks neither adds nor removes that one.
         tied: the decoder uses the word embedding (the original) or a weight of its own.
-        tau: residual rule.  Regular BERT computes x + f(x) with branches that add about a tenth of the stream's
-            variance (bert-base at initialization: 0.02 to 0.14, ``refscale report bert-base --all``).  None: that, with
+        tau: residual rule. Regular BERT computes x + f(x) with branches that add about a tenth of the stream's
+            variance (bert-base at initialization: 0.02 to 0.14, ``refscale report bert-base --all``). None: that, with
             ``fixed(0.1)`` as its stand-in under unit scaling if post-norm, the running mean if pre-norm.
         activation: of the feed-forward layers and the masked-LM head, a name of ``ops.ACTIVATIONS``.
         eps: of the norms.

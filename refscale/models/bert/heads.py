@@ -87,7 +87,7 @@ def next_sentence_head(
         constraints: of the dense layer and of the readout.
 
     Returns:
-        Logits (batch, 2).  Class 1: the second part follows the first.
+        Logits (batch, 2). Class 1: the second part follows the first.
     """
     return F.readout(first_pooled(h, *pooler, constraint=constraints[0]), *classifier, constraint=constraints[1])
 

@@ -2,7 +2,7 @@
 
 Where unit scaling shows: residual additions are weighted (``functional.residual``), embeddings are summed by a weighted
 add, and a tensor used by parts whose gradients carry different factors is forked: the encoder's output by the two
-heads, and the word embedding by input and decoder if they are tied.  ``backward`` settles the forks, so that every
+heads, and the word embedding by input and decoder if they are tied. ``backward`` settles the forks, so that every
 computed gradient is one constant times the true one; ``graph.gradient_factors`` certifies it.
 
 Under the regular scheme all of these are the plain operations of the original.

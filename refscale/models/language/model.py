@@ -1,7 +1,7 @@
 """A model that predicts the next token, regular or unit-scaled by the tape's scheme.
 
-Embedding, layers on a residual stream, a norm, a readout.  Every edge of the trunk lies in a residual loop and is
-constrained; the readout and what follows hang on cut-edges.  A tied embedding is forked, as BERT's is, and
+Embedding, layers on a residual stream, a norm, a readout. Every edge of the trunk lies in a residual loop and is
+constrained; the readout and what follows hang on cut-edges. A tied embedding is forked, as BERT's is, and
 ``backward`` settles the forks.
 """
 
@@ -85,7 +85,7 @@ def _mixer_specs(name: str, config: LanguageConfig, depth: int) -> Specs:
 
 
 def _authors(name: str, spec: Spec) -> Spec:
-    """A spec with the authors' σ, where it is not Glorot's.  Source: their code, scmm/layers.py (qkv, gates)."""
+    """A spec with the authors' σ, where it is not Glorot's. Source: their code, scmm/layers.py (qkv, gates)."""
     part = name.split(".")[-2:-1]
     if spec.role == "weight" and part in (["query"], ["key"], ["value"], ["distance"], ["input"], ["state"]):
         both = 2 if part in (["input"], ["state"]) else 1

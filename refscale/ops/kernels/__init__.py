@@ -8,6 +8,6 @@
 ==============  ======================================================================================
 
 The op's page names the two functions, ``fast_forward, fast_backward = elements.silu, elements.activation_backward``;
-``engine.Op`` defines what they compute.  They take the op as their first argument, so that no module here imports a
-page of ops.  The readable form is the specification: ``tests/ops/test_kernels.py`` compares each with it.
+``engine.Op`` defines what they compute. They take the op as their first argument, so that no module here imports a
+page of ops. The readable form is the specification: ``tests/ops/test_kernels.py`` compares each with it.
 """

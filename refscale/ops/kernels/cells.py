@@ -1,7 +1,7 @@
 """Kernels of the cells of recurrent networks: one pass of each elementary function over all gates that need it.
 
 A step of a sequence is small, and its calls are many: the readable forms compute the parts of the gates one after the
-other, and in backward again what forward had.  These compute σ and σ′, tanh and tanh′ together, once, and keep what
+other, and in backward again what forward had. These compute σ and σ′, tanh and tanh′ together, once, and keep what
 backward multiplies.
 """
 

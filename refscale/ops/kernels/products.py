@@ -1,7 +1,7 @@
 """Kernels of the matrix products: the factor goes where there is least to multiply.
 
-A product is linear in both operands, so α·(a @ b) is also (α·a) @ b and a @ (α·b).  Which array is multiplied, the
-result or an operand, is decided by their sizes alone: the smallest, the result if several are.  For a power of two all
+A product is linear in both operands, so α·(a @ b) is also (α·a) @ b and a @ (α·b). Which array is multiplied, the
+result or an operand, is decided by their sizes alone: the smallest, the result if several are. For a power of two all
 three are the same bits (within the carrier's range); any other factor is then rounded into each element of an operand,
 which errs by at most half an ulp in every term of the sum, where the product of the result errs by half an ulp of it.
 """

@@ -1,7 +1,7 @@
 """Kernels of the ops that work along rows: the readable forms, in blocks that stay in cache.
 
-A readable form passes over whole arrays, which come from memory and go back to it at every step.  These kernels do the
-same steps to one block after the other, into the arrays that they return or keep; nothing else is of full size.  The
+A readable form passes over whole arrays, which come from memory and go back to it at every step. These kernels do the
+same steps to one block after the other, into the arrays that they return or keep; nothing else is of full size. The
 factors go where a multiplication is due anyway, to a number per row or a row of gains, or cost one in cache.
 
 Where a kernel differs from its readable form, it does so by roundings that can be counted: a factor is rounded into
@@ -180,7 +180,7 @@ def _norm(x: Array, eps: float, scaled: Array, shift: Array | None, gain: Array)
 def _without_copies(n: int) -> None:
     """Until the errstate around this call ends, broadcast the operands of long rows without copying them.
 
-    What is broadcast is first copied into buffers that hold several rows; rows longer than a buffer are not.  In rows
+    What is broadcast is first copied into buffers that hold several rows; rows longer than a buffer are not. In rows
     of 768 a product with a column takes 0.10 ns per element in place of 0.18, in rows of 128 the copies pay.
     """
     if n >= 512:
@@ -244,7 +244,7 @@ def _add_rows(x: Array) -> Array:
 def _norm_backward(
     betas: Betas, g: Array, normal: Array, inverse: Array, gain: Array, with_mean: bool
 ) -> tuple[Array | None, ...]:
-    """Of every block: normal is multiplied into the gain's sum first, and then overwritten.  Sums are in float64."""
+    """Of every block: normal is multiplied into the gain's sum first, and then overwritten. Sums are in float64."""
     for_x = betas[0]
     rows, normals, n = by_row(g), by_row(normal), g.shape[-1]
     sums = [None if beta is None else np.zeros(n) for beta in betas[1:]]
