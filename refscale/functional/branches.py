@@ -69,7 +69,7 @@ def residual(
     skip, branch = scheme.residual_weights(get_residual(tau), layer, layer if depth is None else depth)
     if skip == 0:
         return fn(x)
-    # WeightedAdd has α = (a² + b²)^-1/2, β_x = α by the constraint, β_f = 1/b: the branch's incoming gradient lacks the
+    # WeightedAdd has α = (a² + b²)^-½, β_x = α by the constraint, β_f = 1/b: the branch's incoming gradient lacks the
     # factor b·α; the ``Fork`` at its start applies it.
     start = apply(ops.Fork(branch * (skip**2 + branch**2) ** -0.5), x)
     return apply(ops.WeightedAdd((skip, branch)), x, fn(start), constraint=to_output_scale, constrained=(0,))

@@ -30,7 +30,7 @@ def linear(
 ) -> Tensor:
     """α·(x @ weight) + bias.
 
-    The bias is outside the forward factor: it is added after α, starts at zero, and its gradient takes β = rows^-1/2.
+    The bias is outside the forward factor: it is added after α, starts at zero, and its gradient takes β = rows^-½.
 
     Args:
         x: (…, m).
@@ -46,7 +46,7 @@ def linear(
 
 
 def readout(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, constraint: str | Constraint = none) -> Tensor:
-    """α·(x @ weight) + bias for an output layer; α is m^-1/2, or 1/m under schemes that damp it.
+    """α·(x @ weight) + bias for an output layer; α is m^-½, or 1/m under schemes that damp it.
 
     Args:
         x: (…, m).
@@ -55,7 +55,7 @@ def readout(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, constraint
         constraint: ties α and β_x.
 
     Returns:
-        (…, n). α and β_x = n^-1/2 differ: legal on a cut-edge or in a branch that starts with ``fork``.
+        (…, n). α and β_x = n^-½ differ: legal on a cut-edge or in a branch that starts with ``fork``.
         Source: paper, Table A.2; 1/m: u-μP (arXiv 2407.17465).
     """
     rule = tape_of("readout", x, weight).scheme.readout

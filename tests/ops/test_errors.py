@@ -327,7 +327,7 @@ SHAPES = [
     ),
     (ops.Reshape((4, 2)), [(2, 3)], "reshape: (2, 3) (6 elements) into (4, 2)"),
     (ops.Reshape((-1, 4)), [(2, 3)], "reshape: (2, 3) (6 elements) into (-1, 4)"),
-    (ops.Transpose((0, 0)), [(2, 3)], "transpose: axes (0, 0) are no permutation of the 2 axes of x (2, 3)"),
+    (ops.Transpose((0, 0)), [(2, 3)], "transpose: axes (0, 0), expected a permutation of the 2 axes of x (2, 3)"),
     (ops.Slice(1, 2, 5), [(2, 3)], "slice: 2:5 of axis 1 of (2, 3)"),
     (ops.Slice(1, 2, 2), [(2, 3)], "slice: 2:2 of axis 1 of (2, 3)"),
     (ops.Slice(2, 0, 1), [(2, 3)], "slice: axis 2 of an array with 2 dimensions"),
