@@ -51,7 +51,7 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Whether loss and gradients agree within the tolerance."""
+        """Return whether loss and gradients agree within the tolerance."""
         return max(self.loss, self.gradient) <= self.tolerance
 
 

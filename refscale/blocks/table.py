@@ -184,7 +184,7 @@ def _arithmetic(name: Arithmetic) -> Arithmetic:
 
 
 def is_value(x: float, format: FormatLike) -> bool:
-    """Whether a format has the finite number x."""
+    """Return whether a format has the finite number x."""
     return round_exact(x, format, rounding="toward_zero", overflow="saturate") == x
 
 

@@ -131,7 +131,7 @@ def ends(y: NDArray[Any], error: NDArray[Any], cast: Cast) -> tuple[Float32, Flo
 
 
 def inside(y: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether low ≤ y ≤ high.
+    """Return whether low ≤ y ≤ high.
 
     Where an end is NaN, a cast overflowed to NaN: everything beyond the other end is inside, and NaN. Where low > high
     only NaN is.

@@ -198,7 +198,7 @@ def _errors(a: Float64, b: Float64, factor: float) -> tuple[Float64, Float64] | 
 
 
 def _is_exact(a: Float64, b: Float64) -> bool:
-    """Whether every partial sum, in every order, is a float64: K·max|a|·max|b| ≤ 2^53·grain(a)·grain(b)."""
+    """Return whether every partial sum, in every order, is a float64: K·max|a|·max|b| ≤ 2^53·grain(a)·grain(b)."""
     smaller, larger = sorted((a, b), key=lambda x: x.size)
     room = 2.0**53 / max(1, a.shape[1])
     return _steps(larger, room / _steps(smaller, room)) < math.inf
@@ -262,7 +262,7 @@ def _round_if_certain(
 
 
 def _is_moderate(x: Float64) -> bool:
-    """Whether float32 can hold every element, and products of two."""
+    """Return whether float32 can hold every element, and products of two."""
     return bool(((x == 0) | ((x > 2.0**-60) & (x < 2.0**60))).all())
 
 
@@ -348,7 +348,7 @@ def _without_specials(a: Float64, b: Float64, factor: float) -> tuple[Float64, F
     finite_a, finite_b = np.where(np.isfinite(a), a, 0.0), np.where(np.isfinite(b), b, 0.0)
 
     def pairs(left: NDArray[np.bool_], right: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Whether any k has left_ik and right_kj; a product of counts, which is exact."""
+        """Return whether any k has left_ik and right_kj; a product of counts, which is exact."""
         return np.asarray(left.astype(np.float64) @ right.astype(np.float64) > 0)
 
     positive = negative = np.zeros((len(a), b.shape[1]), np.bool_)

@@ -133,7 +133,7 @@ def floor_log2(x: float | Fraction) -> int:
 
 
 def _outward(integer: int, rest: int, whole: int, negative: bool, rounding: Rounding, random_bits: int | None) -> bool:
-    """Whether the neighbor farther from zero is taken, given |x|/S = integer + rest/whole."""
+    """Return whether the neighbor farther from zero is taken, given |x|/S = integer + rest/whole."""
     match rounding:
         case "nearest_even":
             return 2 * rest > whole or (2 * rest == whole and integer % 2 == 1)

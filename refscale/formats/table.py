@@ -113,22 +113,22 @@ class Format:
 
     @property
     def has_inf(self) -> bool:
-        """Whether it has infinities."""
+        """Return whether it has infinities."""
         return self.nan == "top_exponent"
 
     @property
     def has_nan(self) -> bool:
-        """Whether it has a NaN."""
+        """Return whether it has a NaN."""
         return self.nan not in ("none", "twos_complement")
 
     @property
     def has_signed_zero(self) -> bool:
-        """Whether -0 differs from +0."""
+        """Return whether -0 differs from +0."""
         return self.signed and self.nan not in ("negative_zero", "twos_complement")
 
     @property
     def has_signed_nan(self) -> bool:
-        """Whether a NaN has a sign."""
+        """Return whether a NaN has a sign."""
         return self.signed and self.nan in ("top_exponent", "all_ones")
 
     # --- how far it reaches ----------------------------------------------------------------------------------------

@@ -192,7 +192,7 @@ class Precision:
         return "", self
 
     def narrows(self, contraction: str) -> bool:
-        """Whether the operands of the contraction of that name are cast."""
+        """Return whether the operands of the contraction of that name are cast."""
         return self.contractions is None or contraction in self.contractions
 
     def store_weights(

@@ -52,7 +52,7 @@ class Label(Protocol):
 
     @property
     def reports(self) -> bool:
-        """Whether it is the value of a loss, which is not rounded."""
+        """Return whether it is the value of a loss, which is not rounded."""
 
 
 class OpFlags(Protocol):
@@ -64,7 +64,7 @@ class OpFlags(Protocol):
 
     @property
     def contraction(self) -> bool:
-        """Whether its operands are cast."""
+        """Return whether its operands are cast."""
 
     @property
     def weight_inputs(self) -> tuple[int, ...]:
@@ -72,11 +72,11 @@ class OpFlags(Protocol):
 
     @property
     def moves(self) -> bool:
-        """Whether it computes nothing."""
+        """Return whether it computes nothing."""
 
     @property
     def reports(self) -> bool:
-        """Whether its result is the value of a loss."""
+        """Return whether its result is the value of a loss."""
 
 
 class OperandScaling(Protocol):

@@ -111,5 +111,5 @@ class Scaling(Protocol):
 
 
 def all_finite(arrays: Iterable[Array]) -> bool:
-    """Whether no element of any array is infinite or NaN."""
+    """Return whether no element of any array is infinite or NaN."""
     return all(bool(np.isfinite(x).all()) for x in arrays)

@@ -96,7 +96,7 @@ class BertConfig:
 
     @property
     def pools(self) -> bool:
-        """Whether there is a pooler."""
+        """Return whether there is a pooler."""
         return "nsp" in self.outputs or "pooler" in self.outputs
 
     @property
