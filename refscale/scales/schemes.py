@@ -91,7 +91,7 @@ class Scheme(Protocol):
 
     @property
     def joins(self) -> bool:
-        """Return whether products with one input (queries, keys, values) or one sum (gates) are scaled as one product."""
+        """Return whether products with a common input (queries, keys, values) or sum (gates) are scaled as one."""
 
     @property
     def multipliers(self) -> Multipliers:

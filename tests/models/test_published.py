@@ -146,7 +146,7 @@ def test_activations(name):
         ({"hidden_size": "24"}, "hidden_size = '24', expected a value of type int"),
         ({"hidden_size": None}, "hidden_size = None, expected a value of type int"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings = 1, expected a value of type bool"),
-        ({"num_attention_heads": 5}, "width 24 is no multiple of heads 5"),
+        ({"num_attention_heads": 5}, "width 24 is not a multiple of heads 5"),
     ],
 )
 def test_refused_by_name(change, message):
