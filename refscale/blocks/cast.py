@@ -1,12 +1,12 @@
-"""Arrays, converted to block-scaled formats: the fast form of ``rounding``, equal to it on every input.
+"""Conversion of arrays to block-scaled formats: the fast form of ``rounding``, equal to it on every input.
 
-Every rule that makes powers of two is one addition and one shift of the bits of amax, in float64: where the fraction of
-amax passes a threshold, the sum carries into the exponent.
+Every rule with powers of two is one addition and one shift of the bits of amax, in float64: if the fraction of amax
+exceeds a threshold, the sum carries into the exponent.
 
     k = (bits(amax) + 2^52 − threshold) >> 52   less the bias, emax, and 1 for "nearest"
 
-The rest are casts of ``formats``, between a division by the scales and, for a wide array, a multiplication by them.
-Blocks that do not divide an axis are filled up with zeros, which change no scale.
+The other steps are casts of ``formats``, between a division by the scales and, for a wide array, a multiplication by
+them. Incomplete blocks at the end of an axis are filled with zeros, which do not change a scale.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ _CHUNK = 1 << 17  # elements at a time, as many as a cast takes
 def quantize_blocks(
     x: ArrayLike, cast: str | BlockCast, random_bits: Random | None = None, *, dtype: Any = np.float32
 ) -> Array:
-    """Every block rounded to a block-scaled format: narrow values in a wide array.
+    """Round every block to a block-scaled format; the result has values of the format in a wide array.
 
         quantize_blocks(x) = T · s · cast(x / (s·T))
 
     Args:
-        x: float16, bfloat16, float32 or float64, of at least one dimension. float64 only where no arithmetic in
-            float32 is asked for.
-        cast: a name of ``BLOCK_FORMATS``, or a record.
-        random_bits: for stochastic rounding and only there: independent uniform uint32, of x's shape.
-        dtype: of the result, float32 or float64; see ``Blocks.wide``.
+        x: float16, bfloat16, float32 or float64, of at least one axis; float64 only if the arithmetic of ``cast`` is
+            "exact".
+        cast: a name in ``BLOCK_FORMATS``, or a ``BlockCast``.
+        random_bits: independent uniform uint32 of the shape of x, for stochastic rounding only.
+        dtype: dtype of the result, float32 or float64; see ``Blocks.wide``.
 
     Returns:
-        An array of x's shape.
+        An array of the shape of x.
 
     Raises:
-        CarrierError: x, random_bits or the result of another dtype.
-        ShapeError: an axis that x has not; random_bits of another shape.
-        ArgumentError: random_bits missing or superfluous.
-        FormatError: an unknown name; a NaN to elements without one, where ``nonfinite`` is "ignore".
+        CarrierError: ``x``, ``random_bits`` or ``dtype`` is another dtype.
+        ShapeError: x lacks the axis, or ``random_bits`` has another shape.
+        ArgumentError: ``random_bits`` is missing or superfluous.
+        FormatError: the name is unknown; or x has a NaN, the elements have none, and ``nonfinite`` is "ignore".
 
     Source: see ``BLOCK_FORMATS`` and ``rounding``.
 
@@ -68,16 +68,19 @@ def quantize_blocks(
 
 
 def encode_blocks(x: ArrayLike, cast: str | BlockCast, random_bits: Random | None = None) -> BlockCodes:
-    """As ``quantize_blocks``, by its bits: codes of elements, codes of scales, and T.
+    """Convert an array to a block-scaled format, and return codes of elements, codes of scales, and T.
 
-    A block whose scale is NaN has elements of code 0.
+    For the arguments see ``quantize_blocks``. A block whose scale is NaN has elements of code 0.
     """
     b = split_blocks(x, cast, random_bits)
     return BlockCodes(b.cast, encode(b.elements, b.cast.element), encode(b.scales, b.cast.scale), b.tensor_scale)
 
 
 def split_blocks(x: ArrayLike, cast: str | BlockCast, random_bits: Random | None = None) -> Blocks:
-    """As ``quantize_blocks``, by its parts: elements, scales and T, each a value of its format."""
+    """Convert an array to a block-scaled format, and return values of elements and scales, and T.
+
+    For the arguments see ``quantize_blocks``.
+    """
     cast = get_block_cast(cast)
     elements, scales, t = _convert(x, cast, random_bits, np.dtype(np.float32), wide=False)
     return Blocks(cast, elements, scales, t)

@@ -1,4 +1,4 @@
-"""Matrix units by name, such as ``h100:bf16``: the parameters of their sums, and the range they were compared in.
+"""Matrix units by name, such as ``h100:bf16``: the parameters of their sums, and the range of the comparison.
 
 Each entry agrees in every bit with the sums that north-numerical-computing/MATLAB-tensor-core publishes in
 ``model_validation``: one MMA instruction d = a·b + c each, in FP8 on H100 and H200 with c = 0. A test compares the
@@ -34,10 +34,10 @@ class Hardware:
     """The sums of one matrix unit.
 
     Attributes:
-        name: ``GPU:FORMAT``, as ``get_accumulator`` reads it.
+        name: ``GPU:FORMAT``, a name of ``get_accumulator``.
         model: the parameters, a name of ``get_accumulator``.
-        inner: products of each published sum.
-        start: whether the published sums start from values other than 0.
+        inner: number of products of each published sum.
+        start: True if the published sums start from values other than 0.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Hardware:
 
     @property
     def gpu(self) -> str:
-        """The GPU, in lower case."""
+        """Name of the GPU, in lower case."""
         return self.name.partition(":")[0]
 
     @property
@@ -108,7 +108,7 @@ GPUS = tuple(dict.fromkeys(h.gpu for h in HARDWARE.values()))
 
 
 def model_of(gpu: str, left: str, right: str) -> str | None:
-    """The parameters by which a GPU multiplies two formats, by their full names; None if the table has none.
+    """Return the model of a GPU's products of two formats, given by their full names; None if the table has none.
 
     Instructions multiply two different formats only in FP8, where each operand has its own ``emin``; e5m2 · e4m3fn was
     compared on an H200.
@@ -122,10 +122,10 @@ def model_of(gpu: str, left: str, right: str) -> str | None:
 
 
 def find_hardware(name: str) -> Hardware | None:
-    """The entry of a name such as ``h100:bf16``, its format by any alias; None if the first part is not a GPU's.
+    """Return the entry of a name such as ``h100:bf16``, its format by any alias; None if the name has no known GPU.
 
     Raises:
-        ArgumentError: a GPU of the table with a format that it lacks.
+        ArgumentError: the table has the GPU, but not with this format.
     """
     gpu, _, format = name.partition(":")
     known = [h for h in HARDWARE.values() if h.gpu == gpu]
