@@ -1,4 +1,4 @@
-"""``adapt``: turn a trained regular program into a unit-scaled one, or raise with the reason."""
+"""``adapt``: turn a trained regular program into a unit-scaled one, or raise an error with the reason."""
 
 from __future__ import annotations
 

@@ -43,8 +43,7 @@ def quantize_blocks(
         quantize_blocks(x) = T · s · cast(x / (s·T))
 
     Args:
-        x: float16, bfloat16, float32 or float64, of at least one axis; float64 only if the arithmetic of ``cast`` is
-            "exact".
+        x: float16, bfloat16, float32 or float64, of at least one axis; float64 only for rules other than "amax".
         cast: a name in ``BLOCK_FORMATS``, or a ``BlockCast``.
         random_bits: independent uniform uint32 of the shape of x, for stochastic rounding only.
         dtype: dtype of the result, float32 or float64; see ``Blocks.wide``.

@@ -66,7 +66,7 @@ class Curve:
         near: float64 evaluation from basic operations.
         digits: evaluation to 800 digits.
         bounds: (low, high) with low < f(x) < high, strictly, if f(x) is finite and not ``exact``.
-        exact: mask of the x for which ``near`` is the real number, or a pole.
+        exact: function of x: True where ``near`` is the real number, or at a pole.
         error: bound of |near(x) − f(x)| as a function of x and y = near(x).
     """
 

@@ -1,4 +1,4 @@
-"""Coefficients of the Gaussian functions: facts, refitted by tests/fit_special.py."""
+"""Coefficients of the fits of the Gaussian functions; tests/fit_special.py computes them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Rational(NamedTuple):
-    """P(z)/Q(z), coefficients ascending."""
+    """A rational function P(z)/Q(z), with coefficients in ascending order."""
 
     numerator: tuple[float, ...]
     denominator: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""erf, the Gaussian tail, and gelu made of it."""
+"""erf, the Gaussian tail, and gelu."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def erf(x: ArrayLike) -> Array:
         and 8.2 in float64.
 
     Raises:
-        CarrierError: for another dtype.
+        CarrierError: the dtype is not float32 or float64.
 
     Source:
         Definition: NIST Handbook of Mathematical Functions, 7.2.1. Fits: ``tests/fit_special.py``.
@@ -82,7 +82,7 @@ def _gaussian_tail(carrier: Carrier, x: Array, results: tuple[Array, ...], buffe
 
 
 def gaussian_tail(a: ArrayLike) -> Array:
-    """Chance that a standard normal variable exceeds ``a``, relatively accurate far into the tail.
+    """Compute the probability that a standard normal variable exceeds ``a``, relatively accurate in the tail.
 
         1 − Φ(a) = ½·erfc(a/√2) = exp(−a²/2)·R(a),    1 − Φ(−a) = 1 − (1 − Φ(a))
 
@@ -91,10 +91,10 @@ def gaussian_tail(a: ArrayLike) -> Array:
 
     Returns:
         Array of the same shape and dtype, in [0, 1]; ½ at 0, 0 at ∞, 1 at −∞. Error at most 7.8 ulp in float32 and
-        6.6 in float64, down to the smallest normal number, and beyond it one spacing of the subnormals.
+        6.6 in float64 for normal results, and one spacing for subnormal ones.
 
     Raises:
-        CarrierError: for another dtype.
+        CarrierError: the dtype is not float32 or float64.
 
     Source:
         Abramowitz and Stegun, 26.2.3 and 26.2.12 (R is Mills' ratio over √(2π)). Fits: ``tests/fit_special.py``.
@@ -156,15 +156,15 @@ def gelu_erf(x: ArrayLike, factor: float = 1.0) -> tuple[Array, Array]:
 
     Args:
         x: float32 or float64, any shape, any value.
-        factor: multiplies the value, in cache.
+        factor: factor of the value, default 1.
 
     Returns:
         (value, derivative), arrays of the same shape and dtype; gelu(−0) = −0, and gelu(−∞) = −0. Error of the value
-        at most 8.1 ulp in float32 and 7.1 in float64, the negative tail included; of the derivative 7.9 and 7.6, but
-        between −1.5 and −0.4, where it passes through 0, 6.4 ulp of ⅛.
+        at most 8.1 ulp in float32 and 7.1 in float64, including the negative tail; of the derivative 7.9 and 7.6,
+        except 6.4 ulp of ⅛ between −1.5 and −0.4, where it passes through 0.
 
     Raises:
-        CarrierError: for another dtype.
+        CarrierError: the dtype is not float32 or float64.
 
     Source:
         Hendrycks and Gimpel 2016 (arXiv 1606.08415), section 2. Fits: ``tests/fit_special.py``.
