@@ -268,8 +268,8 @@ def plan(
        Σ γ_i x_i / √Σ γ_i² have the weights of the forward pass. (By the geometric mean the residual stream would grow
        by 2^(1/3) at every addition.)
     5. With ``gradients="predicted"``, β of a parameter that is used once is computed from the predicted terms of its
-       gradient. These may be correlated (after pooling, or if the positions of a sequence share a gradient), and
-       smaller or larger than 1, see ``prediction.terms``. Its gradient then has RMS 1, independent of other factors.
+       gradient. The terms may be correlated (after pooling, or if the positions of a sequence share a gradient), and
+       their RMS may differ from 1; see ``prediction.terms``. The gradient then has RMS 1, for any other factors.
     6. With ``products="rms"``, an output that has a mean and is only multiplied (by weights, by another tensor, as a
        gate) has RMS 1 instead of standard deviation 1. The scale of a product depends on the mean square: a stack of
        relu and matmul without norms keeps its scale by RMS, and by standard deviation grows by (1 − 1/π)^-½ = 1.21
@@ -279,12 +279,12 @@ def plan(
     A loss in a loop (two losses on one trunk) is treated as any op: its α then multiplies its value.
 
     Args:
-        fn: a function of a Tensor for each array and a dict of Tensors for each mapping that returns the output; or a
-            program, without inputs: the loss of its first batch.
+        fn: a function that takes a Tensor for each array and a dict of Tensors for each mapping, and returns the
+            output; or a program, without inputs: the output is the loss of its first batch.
         inputs: arrays, or mappings from name to array (parameters).
         mean: the constraint of all ops but additions, or its name.
-        base: the scheme of the unconstrained factors, of their statistic (std or RMS) and of the initial standard
-            deviation; a ``Unit`` or its name.
+        base: the scheme that defines the unconstrained factors, their statistic (std or RMS) and the initial standard
+            deviation of weights; a ``Unit`` or its name.
         add: the constraint of additions, or its name.
         gradients: source of β of parameters: "rule", the ops' rules, with the correlation of rows that ``base``
             assumes, such as ``unit:rows=alike``; or "predicted".

@@ -1,4 +1,4 @@
-"""Objects of a user's module by location: ``mine.py:model`` or ``package.module:model``."""
+"""Loading of a user's object by location: ``mine.py:model`` or ``package.module:model``."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def exponent_exact(rule: str, amax: Fraction, element: Format) -> int:
 
 
 def tensor_scale_exact(amax: float, cast: BlockCast) -> tuple[float, float]:
-    """Compute (T, E) of a tensor: its scale, and the reciprocal that some arithmetics derive it from.
+    """Compute (T, E) of a tensor: its scale T, and the reciprocal E from which some arithmetics compute T.
 
     Args:
         amax: largest magnitude of the tensor's blocks, finite.

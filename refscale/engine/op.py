@@ -231,7 +231,7 @@ class Example:
         return tuple(x.shape for x in self.inputs)
 
     def arrays(self, rng: np.random.Generator) -> list[Array]:
-        """Random inputs."""
+        """Return random inputs."""
         return [x.draw(rng) for x in self.inputs]
 
 

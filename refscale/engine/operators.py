@@ -44,7 +44,7 @@ def _number(x: object) -> object:
 
 
 class Operators:
-    """Base class of ``Tensor`` with its operators, and the error of NumPy functions."""
+    """Base class of ``Tensor``: its operators, and an error for NumPy functions."""
 
     __slots__ = ()
     __array_ufunc__: ClassVar[None] = None  # NumPy then leaves ``array + tensor`` to the tensor

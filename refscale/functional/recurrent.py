@@ -42,8 +42,8 @@ def lstm_cell(
         weight_hh: (d, 4·d), likewise.
         bias_ih: (4·d,) or None.
         bias_hh: (4·d,) or None.
-        constraint: constraint of α and β of all ops, because the steps of a sequence form a loop; ``none`` is treated
-            as ``geometric``.
+        constraint: constraint of α and β, or its name. It applies to all ops, because the steps of a sequence form a
+            loop; ``none`` is treated as ``geometric``.
 
     Returns:
         h′ and c′, (…, d) each. Under unit scaling h′ is α·σ(o)·tanh(c′), and the two sums of the gates are divided by

@@ -61,7 +61,7 @@ class Elementwise(Op):
         return ()
 
     def moments(self) -> Moments:
-        """Standard deviation and RMS of f(X), RMS of G·f′(X)."""
+        """Standard deviation and RMS of f(X), and RMS of G·f′(X), for independent X, G ~ N(0, 1)."""
         return _moments_by_quadrature(self)
 
     def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:

@@ -59,7 +59,7 @@ class _Gated(Op):
 class SiluGlu(_Gated):
     """x·silu(gate), the gated linear unit of SwiGLU: ``glu`` with silu, and a fused form.
 
-    A product of independent factors depends on their RMS, not their standard deviation: α = β_x = 1/RMS(silu(X)),
+    The scale of a product of independent variables depends on their RMS, not their σ: α = β_x = 1/RMS(silu(X)),
     β_gate = 1/RMS(silu′(X)).
     """
 
@@ -78,7 +78,7 @@ class SiluGlu(_Gated):
 class Glu(_Gated):
     """x·f(gate), a gated linear unit with any activation f: sigmoid (the original), gelu (GEGLU), relu (ReGLU), ….
 
-    A product of independent factors depends on their RMS, not their standard deviation: α = β_x = 1/RMS(f(X)),
+    The scale of a product of independent variables depends on their RMS, not their σ: α = β_x = 1/RMS(f(X)),
     β_gate = 1/RMS(f′(X)).
 
     Attributes:

@@ -42,15 +42,15 @@ def check_positive(op: Op, attribute: str, value: float) -> None:
 
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy(Op):
-    """−log softmax(logits)[target], of every row, or summed or averaged over the rows that count.
+    """−log softmax(logits)[target]: the loss of every row, or the sum or mean over the rows that count.
 
     logits (…, s), integer targets (…); a row with the target ``ignore_index`` does not count. At uniform logits the
-    gradient of a counted row has RMS √(s−1)/s exactly. If ``kept`` of b rows count, the RMS of the whole array is
-    smaller by √(kept/b), and a mean divides it by ``kept``: β = s/√(s−1) · √(b/kept) for the sum and for the losses of
+    gradient of a row that counts has RMS √(s−1)/s exactly. If ``kept`` of b rows count, the RMS of the whole array is
+    √(kept/b) times that, and a mean divides it by ``kept``: β = s/√(s−1) · √(b/kept) for the sum and for the losses of
     rows, times ``kept`` for the mean. α = 1: the value is the loss. With one class the gradient is 0, and β = 1.
 
     Attributes:
-        reduction: "mean" or "sum" over counted rows; "none": the loss of every row (…), 0 if it does not count.
+        reduction: "mean" or "sum" over the rows that count; "none": the loss of every row (…), 0 if it does not count.
         ignore_index: target of rows that do not count, or None.
         kept: number of rows that count; None: all. The caller counts, because factors must not depend on the targets.
     """
@@ -272,7 +272,7 @@ class BinaryCrossEntropy(Op):
     def predict(
         self, out: Shape, logits: SecondMoments, positive: SecondMoments, negative: SecondMoments
     ) -> SecondMoments:
-        """Predict the loss: log(1 + e^∓x) is an even function of x minus ±x/2; targets are independent."""
+        """Predict the loss from log(1 + e^∓x) = f(x) ∓ x/2, with an even function f, and independent targets."""
         if self.reduction != "none":
             return constant(out, 0.0)
         even = through(logits, lambda z: softplus(z) - z / 2)

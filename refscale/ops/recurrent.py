@@ -3,7 +3,7 @@
 A new state is a sum of the old state and a candidate, weighted by gates. α = 1 leaves a state unchanged while it
 persists: another factor would multiply it at every step, and the state would grow without bound over a sequence. Gates
 and candidates get gradients of unit RMS if states, pre-activations and incoming gradients are independent N(0, 1).
-A product of independent factors depends on the RMS of a gate, not on its standard deviation.
+The scale of a product of independent variables depends on the RMS of the gate, not on its standard deviation.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ class MaskedSoftmax(Op):
 
     Attributes:
         causal: also hide later keys.
-        window: also hide keys at distances ≥ window, ≥ 1; None: no window.
+        window: also hide keys at this distance or farther, an integer ≥ 1; None: no window.
     """
 
     causal: bool = False

@@ -18,10 +18,7 @@ LENGTHS = 16
 
 @dataclass(frozen=True)
 class SoftmaxMoments:
-    """Means over the elements of a softmax p: E p², and E p²·(1 − 2p + Σ p²), the mean square of its gradient.
-
-    The incoming gradient is N(0, 1).
-    """
+    """Mean squares of a softmax p, E p², and of its gradient, E p²·(1 − 2p + Σ p²), for incoming gradients N(0, 1)."""
 
     square: float
     gradient: float

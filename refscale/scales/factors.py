@@ -56,22 +56,22 @@ Constraint = Callable[[float, tuple[float, ...]], float | None]
 
 
 def geometric(alpha: float, betas: tuple[float, ...]) -> float:
-    """Geometric mean of α and the constrained β: the paper's choice (recipe; Table A.2)."""
+    """Return the geometric mean of α and the constrained β: the paper's choice (recipe; Table A.2)."""
     return math.exp(sum(map(math.log, betas), math.log(alpha)) / (1 + len(betas)))
 
 
 def arithmetic(alpha: float, betas: tuple[float, ...]) -> float:
-    """Arithmetic mean of α and the constrained β, ≥ the geometric mean."""
+    """Return the arithmetic mean of α and the constrained β, ≥ the geometric mean."""
     return (alpha + sum(betas)) / (1 + len(betas))
 
 
 def harmonic(alpha: float, betas: tuple[float, ...]) -> float:
-    """Harmonic mean of α and the constrained β, ≤ the geometric mean."""
+    """Return the harmonic mean of α and the constrained β, ≤ the geometric mean."""
     return (1 + len(betas)) / (1 / alpha + sum(1 / b for b in betas))
 
 
 def to_output_scale(alpha: float, betas: tuple[float, ...]) -> float:
-    """α for all constrained factors: unit variance of the output, not of the gradients (the default of u-μP)."""
+    """Return α for all constrained factors: the output has unit variance, the gradients have not (u-μP's default)."""
     return alpha
 
 
@@ -82,17 +82,17 @@ def _beta(name: str, position: int, betas: tuple[float, ...], expected: int) -> 
 
 
 def to_grad_input_scale(alpha: float, betas: tuple[float, ...]) -> float:
-    """β of the single constrained input for all: unit variance of its gradient, not of the output."""
+    """Return β of the single constrained input for all: its gradient has unit variance, the output has not."""
     return _beta("to_grad_input_scale", 0, betas, 1)
 
 
 def to_left_grad_scale(alpha: float, betas: tuple[float, ...]) -> float:
-    """β of the first of two constrained inputs for all: unit variance of its gradient only."""
+    """Return β of the first of two constrained inputs for all factors: only its gradient has unit variance."""
     return _beta("to_left_grad_scale", 0, betas, 2)
 
 
 def to_right_grad_scale(alpha: float, betas: tuple[float, ...]) -> float:
-    """β of the second of two constrained inputs for all: unit variance of its gradient only."""
+    """Return β of the second of two constrained inputs for all factors: only its gradient has unit variance."""
     return _beta("to_right_grad_scale", 1, betas, 2)
 
 
@@ -114,7 +114,7 @@ def joint(constraint: str | Constraint, rows: float = 1.0, columns: float = 1.0)
 
 
 def none(alpha: float, betas: tuple[float, ...]) -> None:
-    """No constraint: every factor keeps its own value; legal on cut-edges only."""
+    """Return None: no constraint, every factor keeps its own value; legal on cut-edges only."""
     return
 
 

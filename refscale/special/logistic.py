@@ -103,9 +103,9 @@ def silu(x: ArrayLike, factor: float = 1.0) -> tuple[Array, Array]:
 
     Returns:
         (value, derivative), arrays of the same shape and dtype; silu(−0) = −0, and silu(−∞) = −0. Error of the value
-        at most 4.6 ulp in float32 and 2.5 in float64; below −87 (−708), where exp(x) is subnormal, |x|/2 spacings of
-        the subnormals. Error of the derivative 7.5 and 4.1 ulp, except 5 ulp of ⅛ between −3 and −0.4, where it passes
-        through 0.
+        at most 4.6 ulp in float32 and 2.5 in float64; where exp(x) is subnormal (below −87 in float32, −708 in
+        float64), |x|/2 spacings of the subnormals. Error of the derivative 7.5 ulp in float32 and 4.1 in float64,
+        except 5 ulp of ⅛ between −3 and −0.4, where it passes through 0.
 
     Raises:
         CarrierError: the dtype is not float32 or float64.

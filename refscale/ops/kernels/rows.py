@@ -1,7 +1,7 @@
 """Kernels of the ops along rows: the readable forms, computed for some rows at a time, which stay in cache.
 
 A readable form reads whole arrays from memory, and writes them back, at every step. A kernel computes all steps for
-some rows before the next ones, and writes into the arrays that it returns or keeps; it makes no other arrays of full
+some rows, then for the next ones. It writes into the arrays that it returns or keeps, and makes no other arrays of full
 size. Factors are multiplied into a number per row or a row of gains if possible, else into the rows in cache.
 
 The differences from the readable form are a fixed number of roundings: a factor is rounded into the array that it
