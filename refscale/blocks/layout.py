@@ -17,7 +17,7 @@ from refscale.errors import CarrierError, FormatError, ShapeError
 Bytes = NDArray[np.uint8]
 
 ROWS, COLUMNS = 128, 4
-"""Scales of a tile: of 128 rows, 4 blocks each."""
+"""Numbers of rows and of blocks per row of a tile of scales."""
 
 
 def pack_nibbles(codes: ArrayLike) -> Bytes:

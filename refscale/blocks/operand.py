@@ -115,10 +115,10 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "fp8-tiles": _recipe(get_block_cast("fp8_1x128"), "fp8_128x128"),  # DeepSeek-V3, arXiv 2412.19437
     }
 )
-"""By the name of the precision policy that uses each; all else of such a policy is bfloat16."""
+"""Recipes by the name of the precision policy that uses them; the other casts of such a policy are bfloat16."""
 
 Convert = Callable[[Array, Any, "Operand"], Array]
-"""``convert(x, cast, operand)``: x after the recipe's cast, values in its own dtype; x is of the operand's values."""
+"""``convert(x, cast, operand)`` returns x, values of the operand, after the recipe's cast, in the dtype of x."""
 
 
 def convert(x: Array, cast: BlockCast, operand: Operand | None = None, words: Array | None = None) -> Array:

@@ -40,7 +40,7 @@ Nonfinite = Literal["nan", "saturate", "largest", "ignore"]
 
 SCALE_RULES: tuple[ScaleRule, ...] = get_args(ScaleRule)
 ARITHMETICS: tuple[Arithmetic, ...] = ("exact", "divide", "reciprocal")
-"""Names of an arithmetic of scales and of elements at once."""
+"""Names of an arithmetic for both scales and elements."""
 
 SCALE_ARITHMETICS: tuple[Arithmetic, ...] = (*ARITHMETICS, "inverse", "product")
 ELEMENT_ARITHMETICS: tuple[Arithmetic, ...] = (*ARITHMETICS, "inverse", "steps")
@@ -137,11 +137,11 @@ class BlockCast:
             )
         if self.tensor_scale and (self.scale.bits > 16 or self.scale.max * self.element.max >= 2.0**128):
             raise FormatError(
-                f"BlockCast(scale={self.scale}): beside a scale of the tensor, expected at most 16 bits, and products "
+                f"BlockCast(scale={self.scale}): with a scale of the tensor, expected at most 16 bits, and products "
                 "with elements within float32"
             )
         if not powers and not self.scale.has_zero:
-            raise FormatError(f"BlockCast(rule='amax', scale={self.scale}): that format holds powers of two only")
+            raise FormatError(f"BlockCast(rule='amax', scale={self.scale}): that format represents powers of two only")
         if self.least != 0 and not (0 < self.least < math.inf and is_value(self.least, self.scale)):
             raise FormatError(f"BlockCast(least={least!r}): expected 0 or a positive value of {self.scale}")
 
@@ -205,7 +205,7 @@ BLOCK_FORMATS: Mapping[str, BlockCast] = MappingProxyType(
         "fp8_128x128": BlockCast("e4m3fn", (128, 128), "float32", "amax", arithmetic="divide"),
     }
 )
-"""The named formats, see the table above."""
+"""Block-scaled formats by name; the table of this module lists them."""
 
 
 def get_block_cast(format: str | BlockCast, **changes: Any) -> BlockCast:

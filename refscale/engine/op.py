@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 Degree = float | Literal["together", "weighted", "any", "own"] | None
-"""How a result depends on the scale of one input; see ``Op``."""
+"""Dependence of a result on the scale of one input; see ``Op``."""
 
 
 def _no_rows(self: Op, *shapes: Shape) -> tuple[Shape, ...]:

@@ -127,10 +127,10 @@ class Tensor(Operators):
             The tensor itself.
 
         Raises:
-            TapeError: the tensor depends on no leaf that requires a gradient.
+            TapeError: the tensor does not depend on a leaf that requires a gradient.
         """
         if not self.variable.requires_grad:
-            raise TapeError(f"{self}.retain_grad(): it depends on no leaf that requires a gradient")
+            raise TapeError(f"{self}.retain_grad(): it does not depend on a leaf that requires a gradient")
         self.variable.retained = True
         return self
 
@@ -265,7 +265,7 @@ def call(
     if constrained and constraint is None:
         raise ArgumentError(f"apply({op.name}): constrained={tuple(constrained)} without a constraint")
     if rule is not none and not constrained:
-        raise ArgumentError(f"apply({op.name}): a constraint without constrained, the positions of inputs that it ties")
+        raise ArgumentError(f"apply({op.name}): a constraint without constrained, the positions of constrained inputs")
     for i, t in enumerate(tensors):
         if i not in op.constants and t.value.dtype != tape.dtype:
             raise CarrierError(f"apply({op.name}): input {i} is {t.value.dtype}, expected numbers of {tape.dtype}")
@@ -299,7 +299,7 @@ def seed(output: Tensor, gradient: ArrayLike | None) -> Array:
     """Check a call of ``backward``, and return dL/d(output), rounded like a leaf."""
     tape, start = tape_of("backward", output), output.variable
     if start.node is None or not start.requires_grad:
-        raise TapeError(f"backward({output}): it depends on no leaf that requires a gradient")
+        raise TapeError(f"backward({output}): it does not depend on a leaf that requires a gradient")
     if gradient is None:
         if output.value.size != 1:
             raise TapeError(f"backward({output}): not a scalar, so dL/d(output) must be given")

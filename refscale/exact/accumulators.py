@@ -60,7 +60,7 @@ _ROOM = 1 << 20
 """Numbers in the largest temporary array of ``Rounded``."""
 
 ACCUMULATORS = ("exact", "float32", "float32:128", "rounded:1", "truncated:13:32", "truncated:13:32:128", "any-order")
-"""Names, with the usual sizes where there is a choice."""
+"""Names of accumulators, with typical sizes."""
 
 
 @runtime_checkable
@@ -110,7 +110,7 @@ class AnyOrder:
 
     def matmul(self, a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> Float32:
         """Raise ArgumentError: the bits of the sum are undefined."""
-        raise ArgumentError("accumulator 'any-order' does not say what its sums are, only how far they may be off")
+        raise ArgumentError("accumulator 'any-order' does not define its sums, only a bound of their errors")
 
     def relative(self, inner: int) -> float:
         """Return γ_n for n = K + 1."""

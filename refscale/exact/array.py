@@ -278,7 +278,7 @@ def _rule(ufunc: np.ufunc, method: str) -> Callable[..., Any]:
 
 def _power(x: Array, exponent: Any) -> Array:
     if np.ndim(exponent) or exponent != 2:
-        raise ArgumentError(f"exact arithmetic has no rule for powers but squares, got exponent {exponent!r}")
+        raise ArgumentError(f"exact arithmetic has no rule for powers except squares, got exponent {exponent!r}")
     return np.square(x)
 
 

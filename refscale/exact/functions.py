@@ -352,7 +352,7 @@ _ALL = (
 )
 
 FUNCTIONS: Mapping[str, Function] = MappingProxyType({f.name: f for f in _ALL})
-"""Every function by its name; "gelu" is the erf form, "gelu_tanh" its approximation."""
+"""Functions by name; "gelu" is the erf form, "gelu_tanh" its approximation."""
 
 
 @np.errstate(all="ignore")  # infinities and NaN, signaling ones too, have their rules

@@ -34,8 +34,8 @@ class Hardware:
     """The sums of one matrix unit.
 
     Attributes:
-        name: ``GPU:FORMAT``, a name of ``get_accumulator``.
-        model: the parameters, a name of ``get_accumulator``.
+        name: ``GPU:FORMAT``, an argument of ``get_accumulator``.
+        model: the accumulator with these sums, such as ``truncated:13:32``.
         inner: number of products of each published sum.
         start: True if the published sums start from values other than 0.
     """
@@ -100,7 +100,7 @@ def _entries() -> dict[str, Hardware]:
 
 
 HARDWARE: Mapping[str, Hardware] = MappingProxyType(_entries())
-"""By ``GPU:FORMAT``, the format by its full name."""
+"""Matrix units by ``GPU:FORMAT``, with the full name of the format."""
 
 
 GPUS = tuple(dict.fromkeys(h.gpu for h in HARDWARE.values()))

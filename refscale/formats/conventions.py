@@ -7,8 +7,8 @@ topic                   names
 ======================  ==========================================================================================
 ``e8m0_zero``           +0 to an unsigned format of powers of two: ``nan``; ``smallest``, the smallest value;
                         ``saturating``, the smallest value if the cast saturates, else NaN
-``e8m0_negative``       negative numbers and -0, likewise: ``nan``; ``magnitude``, the code of |x|, of -0 the smallest
-                        value; ``smallest``, the smallest value
+``e8m0_negative``       negative numbers and -0 to such a format: ``nan``; ``magnitude``, the code of |x|, and the
+                        smallest value for -0; ``smallest``, the smallest value
 ``e8m0_small``          positive numbers below the smallest value, if the cast does not saturate: ``nan_inward``, NaN if
                         rounded down or toward zero, else the smallest value; ``smallest``; ``nan``
 ``nan_code``            the code of a NaN, if the format has several: ``canonical``, quiet, the first payload, with

@@ -46,7 +46,7 @@ TO_INTEGER: dict[Rounding, Callable[[Array, Array, Random | None], Any]] = {
     "nearest_away": _nearest_away,
     "stochastic": _stochastic,
 }
-"""By mode: called as ``(t, out, random)``, writes t rounded into out, which may be t."""
+"""Functions ``(t, out, random)`` by rounding mode, which write t rounded to integers into ``out``; it may be t."""
 
 
 def nearest_even_bits(x: Array, out: Array, scratch: Array, drop: int) -> None:

@@ -34,7 +34,7 @@ ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 OVERFLOWS: tuple[Overflow, ...] = get_args(Overflow)
 
 RANDOM_BITS = 32
-"""How many random bits decide one stochastic rounding."""
+"""Number of random bits of one stochastic rounding."""
 
 
 def check_modes(rounding: str, overflow: str, call: str) -> None:

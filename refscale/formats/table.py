@@ -267,7 +267,7 @@ _ALL = (
 )
 
 FORMATS: Mapping[str, Format] = MappingProxyType({f.name: f for f in _ALL})
-"""Every format by its full name: floating point, widest first, then fixed point."""
+"""Formats by full name: floating point, widest first, then fixed point."""
 
 _ALIASES = {
     "fp32": "float32",
@@ -304,7 +304,7 @@ _AMBIGUOUS |= {"fp8": _AMBIGUOUS["float8"], "fp6": _AMBIGUOUS["float6"]}
 
 
 FormatLike = str | Format | np.dtype[Any] | type[np.generic]
-"""What names a format: its name, an alias, a Format, or a dtype or scalar type of NumPy or ml_dtypes."""
+"""A format: its name, an alias, a Format, or a dtype or scalar type of NumPy or ml_dtypes."""
 
 
 def get_format(format: FormatLike) -> Format:
@@ -334,5 +334,5 @@ def get_format(format: FormatLike) -> Format:
     if found is not None:
         return found
     if name in _AMBIGUOUS:
-        raise FormatError(f"format {format!r} {_AMBIGUOUS[name]}; say which by its full name")
+        raise FormatError(f"format {format!r} {_AMBIGUOUS[name]}; use a full name")
     raise FormatError(f"unknown format {format!r}; known: {', '.join(FORMATS)}; aliases: {', '.join(sorted(_ALIASES))}")

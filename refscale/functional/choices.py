@@ -19,7 +19,7 @@ def where(
 
     Args:
         condition: boolean array, broadcast with x and y.
-        x, y: shapes that broadcast; one of them may be constant.
+        x, y: tensors or arrays whose shapes broadcast, at least one of them a tensor.
         constraint: constraint of α and both β, or its name; default geometric.
 
     Returns:
@@ -32,7 +32,7 @@ def maximum(x: Tensor | ArrayLike, y: Tensor | ArrayLike, *, constraint: str | C
     """Compute α·max(x, y), broadcast; see ``ops.Maximum``.
 
     Args:
-        x, y: shapes that broadcast; one of them may be constant.
+        x, y: tensors or arrays whose shapes broadcast, at least one of them a tensor.
         constraint: constraint of α and both β, or its name; default geometric.
 
     Returns:
@@ -45,7 +45,7 @@ def minimum(x: Tensor | ArrayLike, y: Tensor | ArrayLike, *, constraint: str | C
     """Compute α·min(x, y), broadcast; see ``ops.Minimum``.
 
     Args:
-        x, y: shapes that broadcast; one of them may be constant.
+        x, y: tensors or arrays whose shapes broadcast, at least one of them a tensor.
         constraint: constraint of α and both β, or its name; default geometric.
 
     Returns:

@@ -12,7 +12,7 @@ from refscale.scales import Constraint, geometric
 __all__ = ["Mask", "log_softmax", "softmax"]
 
 Mask = NDArray[np.bool_]
-"""True at the elements that count."""
+"""A boolean array, True for visible elements."""
 
 
 def softmax(

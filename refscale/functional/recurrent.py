@@ -18,7 +18,7 @@ from refscale.scales import Constraint, geometric, get_constraint, none, to_outp
 __all__ = ["gru", "gru_cell", "lstm", "lstm_cell"]
 
 Weights = Sequence[Tensor | None]
-"""weight_ih (m, k·d), weight_hh (d, k·d), and bias_ih and bias_hh (k·d,), which may be None or left out."""
+"""weight_ih (m, k·d), weight_hh (d, k·d), and, optionally, bias_ih and bias_hh (k·d,) or None."""
 
 _SUM = ops.WeightedAdd((1.0, 1.0))
 

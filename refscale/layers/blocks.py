@@ -237,7 +237,7 @@ def convolution(
 
 
 GATE_BIAS = -1.0
-"""Of the gates of ``recurrence``: states persist at first. Source: the authors' code, run_sweep.py (rebias)."""
+"""Bias of the gates of ``recurrence``, so that states persist at first. Source: authors' code, run_sweep.py (rebias)."""
 
 
 def recurrence(
@@ -282,7 +282,7 @@ MIXERS: dict[Mixer, Callable[..., Tensor]] = {
     "convolution": convolution,
     "recurrence": recurrence,
 }
-"""By name, called as ``self_attention`` is."""
+"""Layers that mix tokens, by name, with the arguments of ``self_attention``."""
 
 
 def feed_forward(p: Tensors, name: str, x: Tensor, block: Block) -> Tensor:

@@ -24,7 +24,7 @@ FAMILIES: dict[type[Config], Any] = {BertConfig: bert, LanguageConfig: language}
 """The package of each family; all have ``CONFIGS``, ``specs`` and ``initial_std``."""
 
 NAMES: dict[str, Config] = {name: config for f in FAMILIES.values() for name, config in f.CONFIGS.items()}
-"""Every named configuration."""
+"""Configurations by name."""
 
 _RULES = {"tau": get_residual, "constraint": get_constraint}
 _KINDS: dict[str, Any] = {"int": read_whole, "float": read_number}

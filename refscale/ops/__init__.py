@@ -129,7 +129,7 @@ OPS: Mapping[str, type[Op]] = MappingProxyType(
         if hasattr(kind, "forward") and not name.startswith("_")
     }
 )
-"""Every op class by its name, in the order of the pages."""
+"""Op classes by op name, in the order of the modules."""
 
 
 def examples(at: Sizes) -> list[Example]:

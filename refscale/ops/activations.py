@@ -485,4 +485,4 @@ ACTIVATIONS: dict[str, Elementwise] = {
     "tanh": Tanh(),
     "sigmoid": Sigmoid(),
 }
-"""Activations by the names of models' configurations."""
+"""Activations by name, as in the configurations of models."""

@@ -92,7 +92,7 @@ class Glu(_Gated):
         known = isinstance(self.activation, str) and self.activation in ACTIVATIONS
         if not known and not isinstance(self.activation, Elementwise):
             raise ArgumentError(
-                f"Glu(activation={self.activation!r}): expected one of {', '.join(ACTIVATIONS)}, or an element-wise op"
+                f"Glu(activation={self.activation!r}): expected one of {', '.join(ACTIVATIONS)}, or an elementwise op"
             )
 
     def gate_function(self) -> Elementwise:

@@ -1,4 +1,4 @@
-"""Losses of classifiers, and sums of losses: not rounded; their gradients start the backward pass at unit variance."""
+"""Losses of classifiers, and sums of losses; losses are not rounded, and their gradients have unit variance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from refscale.special import sigmoid, softplus
 
 Kept = tuple[Any, ...]
 Reduction = Literal["mean", "sum", "none"]
-"""Of the losses of rows or elements: their mean, their sum, or each of them."""
+"""Reduction of the losses of rows or elements: mean, sum, or none (all losses)."""
 
 
 def check_reduction(op: Op, reduction: str) -> None:

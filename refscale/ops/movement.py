@@ -185,7 +185,7 @@ class Concat(Op):
         axis = axis_of(self.name, self.axis, xs[0].ndim)
         sides = {x.shape[:axis] + x.shape[axis + 1 :] for x in xs}
         if len(sides) != 1 or len({x.ndim for x in xs}) != 1:
-            raise ShapeError(f"concat: shapes {', '.join(str(x.shape) for x in xs)} differ beside axis {axis}")
+            raise ShapeError(f"concat: shapes {', '.join(str(x.shape) for x in xs)} differ in axes other than {axis}")
         return np.concatenate(xs, axis), (axis, tuple(x.shape[axis] for x in xs))
 
     def backward(self, g: Array, axis: int, sides: tuple[int, ...]) -> tuple[Array, ...]:

@@ -18,7 +18,7 @@ from refscale.scales.second_moments import SecondMoments, constant
 
 Kept = tuple[Any, ...]
 PadMode = Literal["constant", "reflect", "replicate"]
-"""What padding holds: one number; elements mirrored at the first and the last; copies of the first and the last."""
+"""Content of the padding: a constant; elements mirrored at the first and the last; copies of the first and the last."""
 
 
 @dataclass(frozen=True)

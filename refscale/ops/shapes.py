@@ -12,7 +12,7 @@ from refscale.errors import ArgumentError, ShapeError
 from refscale.scales import Shape
 
 Axes = int | tuple[int, ...] | None
-"""One axis, several, or None for all; a negative axis counts from the end."""
+"""An axis, several axes, or None for all; a negative axis counts from the end."""
 
 
 def size(shape: Shape) -> int:

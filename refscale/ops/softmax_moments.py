@@ -11,9 +11,9 @@ import numpy as np
 from refscale.scales.second_moments import Array, SecondMoments, contrast, without_mean
 
 ELEMENTS = 1 << 17
-"""Of the sample: at σ = 1, means are then good to half a percent."""
+"""Number of elements of the sample: at σ = 1 the error of means is half a percent."""
 LENGTHS = 16
-"""How many lengths of causal rows stand for all of them."""
+"""Maximum number of lengths of causal rows in a sample."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ State = dict[str, NDArray[Any]]
 """``{"step": int64 scalar, "m/<parameter>": array, …}``: flat, so that a checkpoint is an npz file."""
 
 DECAYED = ("weight", "embedding", "readout")
-"""Roles whose parameters are decayed: all but biases and gains, as BERT's optimizer has it."""
+"""Roles whose parameters are decayed: all except biases and gains, as in BERT's optimizer."""
 
 
 @dataclass(frozen=True, slots=True)

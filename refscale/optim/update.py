@@ -24,7 +24,7 @@ Rule = Callable[[int, Rate, Group], Step]
 """``rule(t, rate, group)`` → the step of one parameter; t = 1, 2, …"""
 
 BLOCK = 1 << 14
-"""Elements per pass: what AdamW touches then takes 0.6 MiB in float32, and stays in the cache."""
+"""Elements per pass: AdamW's arrays then take 0.6 MiB in float32, and stay in cache."""
 
 
 def walk(kernel: Callable[..., tuple[Array, ...]], results: int, *arrays: Array) -> list[Array]:

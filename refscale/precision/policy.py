@@ -145,7 +145,7 @@ class Precision:
                     "expected one without rules and of the same accumulate"
                 )
         if self.blocks and (self.operand or self.operand_gradient or self.accumulate):
-            raise ArgumentError(f"Precision({self.name!r}): blocks beside operand, operand_gradient or accumulate")
+            raise ArgumentError(f"Precision({self.name!r}): blocks together with operand, operand_gradient or accumulate")
         factor = number("Precision", "operand_factor", self.operand_factor)
         if not 2.0**-64 <= factor <= 2.0**64 or math.frexp(factor)[0] != 0.5:
             raise ArgumentError(
@@ -155,7 +155,7 @@ class Precision:
         object.__setattr__(self, "hadamard", hadamard_length("Precision", self.hadamard))
         if (self.hadamard and (self.blocks or self.accumulate)) or (factor != 1 and self.blocks):
             raise ArgumentError(
-                f"Precision({self.name!r}): hadamard beside blocks or accumulate, or operand_factor beside blocks"
+                f"Precision({self.name!r}): hadamard together with blocks or accumulate, or operand_factor with blocks"
             )
         if self.accumulate is None:
             return

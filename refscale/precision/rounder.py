@@ -142,7 +142,7 @@ class Rounder:
         operand_scales: OperandScaling | None = None,
     ) -> None:
         if operand_scales and any(policy.hadamard for policy in (precision, *(r.policy for r in precision.rules))):
-            raise ArgumentError(f"Tape(precision={precision.name!r}): hadamard beside scales of operands")
+            raise ArgumentError(f"Tape(precision={precision.name!r}): hadamard together with scales of operands")
         self.precision, self.dtype, self.rng = precision, dtype, rng
         self.count_casts, self.operand_scales = count_casts, operand_scales
         self.casts: list[CastRecord] = []

@@ -26,7 +26,7 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "std": ("initializer_range", 0.02),
     "tied": ("tie_word_embeddings", True),
 }
-"""Ours, theirs, and what theirs is where the file does not say; None: it must."""
+"""Names of a field here and in the file, and its default in the file; None: the file must have it."""
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -40,7 +40,7 @@ ACTIVATIONS = {
     "tanh": "tanh",
     "sigmoid": "sigmoid",
 }
-"""Theirs and ours; the first of those that mean one of ours is written."""
+"""Published and refscale names; of several published names of one activation the first is written."""
 
 _EXACT = 1 << 53
 """Integers up to here are floats, too."""

@@ -70,7 +70,7 @@ def _instead(directory: Path) -> str:
     """Reason why the existing files cannot be used, if there are any."""
     for pattern, problem in (
         ("*-of-*.safetensors", f"cannot be put together without {INDEX}"),
-        ("*.bin", "is not read, for it can hold code: save it as safetensors"),
+        ("*.bin", "is not read, because it can contain code: save it as safetensors"),
     ):
         found = ", ".join(path.name for path in sorted(directory.glob(pattern)))
         if found:

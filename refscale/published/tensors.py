@@ -48,7 +48,7 @@ _COPIES = {
     "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
     _DECODER_BIAS: "cls.predictions.bias",
 }
-"""Tensors that some files hold twice."""
+"""Tensors that some files contain twice."""
 
 
 def their_name(name: str, prefixed: bool = False) -> str:

@@ -81,7 +81,7 @@ class OperandScales:
         """
         if key in self.measured:
             raise ArgumentError(
-                f"OperandScales.scale({key!r}): asked twice, expected once; each tape needs operand_scales(state) anew"
+                f"OperandScales.scale({key!r}): called twice, expected once; each tape needs operand_scales(state) anew"
             )
         amax = largest_magnitude(x)
         s = operand_scale(format, amax if self.former is None else self.former.get(key, 0.0), self.margin)

@@ -249,7 +249,7 @@ def _divided(gradients: Mapping[str, Array], scale: float) -> dict[str, Array]:
 
 
 SCALINGS = "none, static:512, automatic, current, delayed; with options as in automatic:2^10,interval=100"
-"""What ``get_scaling`` reads, in words."""
+"""The names that ``get_scaling`` accepts, for messages."""
 
 _Rival = NoScaling | StaticLossScale | AutomaticLossScale | TensorScaling
 _NAMED: dict[str, tuple[type[_Rival], dict[str, Any]]] = {

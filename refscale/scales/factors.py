@@ -41,7 +41,7 @@ class Scales:
 
 
 TOLERANCE = 1e-9
-"""Relative, of two factors; a product of a few thousand correctly rounded factors errs by less than 1e-12."""
+"""Relative tolerance of two factors; the error of a product of some thousand rounded factors is below 1e-12."""
 
 
 def close(a: float, b: float) -> bool:
@@ -52,7 +52,7 @@ def close(a: float, b: float) -> bool:
 # --- Constraints: one value for α and the constrained β ---------------------------------------------------------------
 
 Constraint = Callable[[float, tuple[float, ...]], float | None]
-"""``constraint(α, (β_i of the constrained inputs))`` → the one value they all take, or None to leave them."""
+"""``constraint(α, (β_i of the constrained inputs))`` returns their common value, or None: no constraint."""
 
 
 def geometric(alpha: float, betas: tuple[float, ...]) -> float:

@@ -10,7 +10,7 @@ from functools import cache
 from refscale.errors import ArgumentError
 
 ResidualRule = Callable[[int], tuple[float, float]]
-"""``rule(l)`` for the l-th residual addition since the stream was last normalized gives the weights (skip, branch)."""
+"""``rule(l)`` returns the weights (skip, branch) of the l-th residual addition since the stream's last norm."""
 
 
 def running_mean(layer: int) -> tuple[float, float]:
@@ -46,7 +46,7 @@ def _mean_of_branches(layer: int) -> tuple[float, float]:
 
 
 mean_of_branches = CountedOn(_mean_of_branches)
-"""√((l−1)/l)·x + √(1/l)·f(x), l = 1, 2, … through the whole model: every branch in equal parts; the first replaces x.
+"""√((l−1)/l)·x + √(1/l)·f(x), l = 1, 2, … through the whole model: equal parts of all branches; the first replaces x.
 
 Source: the authors' code, scmm/models.py (alpha = 1/(1 + index), index = 0, 1, …, also in post-norm).
 """

@@ -15,19 +15,19 @@ from refscale.scales.multipliers import Multipliers, attention_factor
 from refscale.scales.residuals import PlainAdd, ResidualRule, equal_parts, fixed, ratio, running_mean
 
 Role = Literal["weight", "embedding", "readout", "bias", "gain"]
-"""Of a parameter; a readout is a weight of an output layer."""
+"""Role of a parameter; a readout is a weight of an output layer."""
 
 ScoresRule = Literal["1/sqrt(d)", "1/d"]
 """Damping of attention scores between vectors of length d."""
 
 ReadoutRule = Literal["1/sqrt(m)", "1/m"]
-"""Forward factor of an output layer with fan-in m, where the scheme scales."""
+"""Forward factor of an output layer with fan-in m, for schemes with factors."""
 
 EmbeddingRule = Literal["sqrt(v/b)", "v/b"]
-"""β of a table of v rows for b ids: terms of a row's gradient independent, or alike."""
+"""β of a table of v rows for b ids, for independent or equal terms of a row's gradient."""
 
 NormPlacement = Literal["post", "pre", "branch", "none"]
-"""norm(x + f(x)), x + f(norm(x)), x + norm(f(x)), or x + f(x)."""
+"""Placement of the norm: norm(x + f(x)), x + f(norm(x)), x + norm(f(x)), or x + f(x)."""
 
 
 RatesRule = Literal["unit", "regular"]
@@ -202,7 +202,7 @@ class Unit:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rows <= 1:
-            raise ArgumentError(f"Unit(rows={self.rows}): expected a likeness, 0 … 1")
+            raise ArgumentError(f"Unit(rows={self.rows}): expected a correlation, 0 … 1")
         if self.embeddings not in get_args(EmbeddingRule):
             raise ArgumentError(f"Unit(embeddings={self.embeddings!r}): expected one of {get_args(EmbeddingRule)}")
         if self.rates not in get_args(RatesRule):

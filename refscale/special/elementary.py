@@ -278,7 +278,7 @@ class Elementary(NamedTuple):
 
 
 NUMPY = Elementary(np.exp, np.log1p)
-"""NumPy's: fast, and in the last bit different from one SIMD level to another."""
+"""NumPy's functions: fast, but the last bits depend on the SIMD level."""
 
 BASIC = Elementary(exp, log1p)
-"""Those of this module: the same bits everywhere."""
+"""The functions of this module: the same bits on every machine."""

@@ -334,7 +334,7 @@ def test_nothing_is_unpickled(tmp_path):
     directory = write(tmp_path / "model")
     (directory / "model.safetensors").unlink()
     (directory / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(tmp_path / "trapped")))
-    with pytest.raises(CheckpointError, match=r"pytorch_model.bin is not read, for it can hold code"):
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin is not read, because it can contain code"):
         published.load_pretrained(directory)
     assert not (tmp_path / "trapped").exists()
     with pytest.raises(CheckpointError, match=r"no file config.json"):

@@ -9,7 +9,7 @@ from typing import Any
 from refscale.engine import Array
 
 Betas = Sequence[float | None]
-"""The factor of each input's gradient; None: nobody asks for it."""
+"""The factor of each input's gradient; None: the gradient is not wanted."""
 
 Kept = tuple[Any, ...]
 
