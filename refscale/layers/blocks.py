@@ -237,7 +237,7 @@ def convolution(
 
 
 GATE_BIAS = -1.0
-"""Bias of the gates of ``recurrence``, so that states persist at first. Source: authors' code, run_sweep.py (rebias)."""
+"""Bias of the gates of ``recurrence``, for persistent states at first. Source: authors' code, run_sweep.py (rebias)."""
 
 
 def recurrence(

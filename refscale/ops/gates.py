@@ -19,7 +19,7 @@ Kept = tuple[Any, ...]
 
 
 class _Gated(Op):
-    """x·f(gate) for an element-wise f; x and gate of one shape."""
+    """x·f(gate) for an elementwise f; x and gate of one shape."""
 
     inputs = ("x", "gate")
     homogeneity = (1, "own")

@@ -145,7 +145,9 @@ class Precision:
                     "expected one without rules and of the same accumulate"
                 )
         if self.blocks and (self.operand or self.operand_gradient or self.accumulate):
-            raise ArgumentError(f"Precision({self.name!r}): blocks together with operand, operand_gradient or accumulate")
+            raise ArgumentError(
+                f"Precision({self.name!r}): blocks together with operand, operand_gradient or accumulate"
+            )
         factor = number("Precision", "operand_factor", self.operand_factor)
         if not 2.0**-64 <= factor <= 2.0**64 or math.frexp(factor)[0] != 0.5:
             raise ArgumentError(
