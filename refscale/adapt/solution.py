@@ -39,7 +39,7 @@ class Recording(Regular):
     calls: list[Call]
 
     def scales(self, call: Call) -> Scales:
-        """Factors of one call: all 1."""
+        """Return factors of 1."""
         self.calls.append(call)
         return super().scales(call)
 
@@ -89,7 +89,8 @@ def solve(outputs: Sequence[Tensor], recording: Recording, sigmas: Mapping[str, 
         The solution.
 
     Raises:
-        ProgramError: an op without a rule, a parameter that is needed at two scales, or a plan of another program.
+        ProgramError: an op has no rule, two uses of a parameter require different scales, or the plan is of another
+            program.
     """
     tape = outputs[0].tape
     if isinstance(base, Plan) and len(base.steps) != len(tape.nodes):
@@ -197,7 +198,7 @@ def _place(node: Node) -> str:
 
 
 def finite_sigma(name: str, mean_square: float) -> float:
-    """The RMS of a matrix; 1 if it is all zero. Raises ProgramError if it is not finite."""
+    """Return the RMS of a matrix; 1 if it is all zero. Raise ProgramError if it is not finite."""
     sigma = math.sqrt(mean_square) if mean_square >= 0 else math.nan
     if not math.isfinite(sigma):
         raise ProgramError(f"adapt: {name} has an RMS of {sigma}, expected a finite one")

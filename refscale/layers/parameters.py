@@ -1,4 +1,4 @@
-"""Parameters as data: a flat mapping from path name to array, described by a ``Spec`` each."""
+"""Parameters as data: a flat mapping from path name to array; a ``Spec`` describes each parameter."""
 
 from __future__ import annotations
 

@@ -227,7 +227,8 @@ class Bias(Op):
 class Multiply(Op):
     """x·y, broadcast.
 
-    The product of independent unit-RMS variables has RMS 1, and so has each gradient: α = 1, β = r^-½.
+    The product of independent unit-RMS variables has RMS 1, and so has each gradient: α = 1, and β = r^-½ for an input
+    that broadcasting repeats r times.
     """
 
     inputs = ("x", "y")

@@ -2,9 +2,10 @@
 
     operand  →  cast(x · s) / s,        s = 2^(⌊log2(max/amax)⌋ − margin)
 
-max is the largest value of the format, amax the largest magnitude of the tensor: of this tensor ("current" scaling), or
-of the tensors at this place of the program in earlier steps ("delayed"). s is a power of two, so the product and the
-quotient are exact, and the cast is the only rounding. The tape multiplies, rounds and divides; this module computes s.
+max is the largest value of the format. amax is the largest magnitude of the tensor ("current" scaling), or of the
+tensors at the same place of the program in earlier steps ("delayed" scaling). s is a power of two, so the product and
+the quotient are exact, and the cast is the only rounding. The tape multiplies, rounds and divides; this module computes
+s.
 
 Source: Micikevicius et al. 2022 (arXiv 2209.05433), section 3; NVIDIA Transformer Engine, recipes
 ``Float8CurrentScaling`` and ``DelayedScaling``, whose factors are powers of two here.
