@@ -135,7 +135,7 @@ def _terms_of(
     summed = [axis for axis, n in enumerate(rows) if n > 1]
 
     def square(differ: Sequence[int]) -> float:
-        """Of the gradient, if rows that differ are alike only where they differ on exactly these axes."""
+        """Moments of the gradient if two rows are correlated only if they differ on exactly these axes."""
         k = np.zeros_like(g.k)
         for zeros in ((), differ):
             place = tuple(int(axis not in zeros) if axis in summed else slice(None) for axis in range(k.ndim))

@@ -234,10 +234,10 @@ class _Tiling(NamedTuple):
 
     @classmethod
     def of(cls, cast: BlockCast, x: Array) -> _Tiling:
-        """For one array.
+        """The tiling of one array.
 
         Raises:
-            ShapeError: an axis that it has not.
+            ShapeError: the array lacks an axis of the blocks.
         """
         axes = block_axes(cast, x.shape)
         order = tuple(sorted(range(x.ndim), key=lambda axis: x.strides[axis], reverse=True))
@@ -257,7 +257,7 @@ class _Tiling(NamedTuple):
 
     @property
     def blocks(self) -> int:
-        """How many there are."""
+        """Number of blocks."""
         return math.prod(self.scale_shape)
 
     def rows(self, x: Array) -> Array:
@@ -270,16 +270,16 @@ class _Tiling(NamedTuple):
         return x.reshape(self.form)
 
     def array(self, rows: Array) -> Array:
-        """The way back."""
+        """The inverse of ``rows``."""
         x = rows.reshape(self.padded)[tuple(map(slice, self.whole))]
         return x.transpose(np.argsort(self.order))
 
     def scales(self, s: Array) -> Array:
-        """One to a block, in the order of the array's axes."""
+        """One scale per block, in the order of the array's axes."""
         return np.ascontiguousarray(s.reshape(self.scale_shape).transpose(np.argsort(self.order)))
 
     def parts(self) -> Iterator[tuple[slice, slice]]:
-        """Some rows at a time, and the blocks in them."""
+        """Slices of some rows at a time, and of their blocks."""
         k, r, m = self.form
         step = max(1, _CHUNK // max(1, r * m))
         for start in range(0, k if r * m else 0, step):
@@ -287,11 +287,11 @@ class _Tiling(NamedTuple):
             yield slice(start, stop), slice(start * (m // self.c), stop * (m // self.c))
 
     def largest(self, bits: Array) -> Array:
-        """Of each block of some rows."""
+        """The largest magnitude of each block of some rows, as bits."""
         columns = bits[:, 0] if bits.shape[1] == 1 else np.maximum.reduce(bits, 1)
         flat = columns.reshape(-1)
         return flat if self.c == 1 else np.maximum.reduceat(flat, np.arange(0, flat.size, self.c))
 
     def spread(self, per_block: Array) -> Array:
-        """One to each column of the rows that hold the blocks."""
+        """Values per block, repeated for each column of their rows."""
         return (per_block if self.c == 1 else np.repeat(per_block, self.c)).reshape(-1, 1, self.form[2])

@@ -101,7 +101,7 @@ class TransformedCasts:
 
 
 def _recipe(activation: BlockCast, weight: str = "", hadamard: int = 0) -> Recipe:
-    """With a transform, gradients are rounded stochastically; all else is as for activations."""
+    """A recipe with one format; with a transform, gradients are rounded stochastically."""
     gradient = replace(activation, rounding="stochastic") if hadamard else activation
     return Recipe(activation, get_block_cast(weight) if weight else activation, gradient, hadamard)
 

@@ -197,7 +197,7 @@ class Op:
         raise AttributeError(f"{self!r}: cannot delete {name!r}, the attributes of an op do not change")
 
     def __eq__(self, other: object) -> bool:
-        """Of one class, and of the same attributes."""
+        """Return whether two ops have the same class and attributes."""
         return vars(self) == vars(other) if type(self) is type(other) else NotImplemented
 
     def __hash__(self) -> int:

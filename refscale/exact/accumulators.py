@@ -290,7 +290,7 @@ class Truncated:
         return total
 
     def _sum(self, x: Float64, y: Float64, start: Float32) -> Float32:
-        """Without promotion."""
+        """Sums without promotion."""
         rows, columns = _by_product(x, y)
         left, right = self.emin if isinstance(self.emin, tuple) else (None, None)
         row_exponents, column_exponents = _exponents(rows, left), _exponents(columns, right)
@@ -346,7 +346,7 @@ def _exponents(x: Float64, least: int | None = None) -> NDArray[np.int32]:
 
 
 def _cut(x: Float64, bits: int) -> Float64:
-    """To bits of significand, toward zero, as far as float32 has them; beyond its largest value, infinity."""
+    """Truncate to a number of significant bits, at most those of float32; beyond its largest value, to infinity."""
     grain = np.ldexp(1.0, np.maximum(np.frexp(x)[1] - bits, -149))
     cut = np.trunc(x / grain) * grain
     return np.asarray(np.where(np.abs(cut) >= 2.0**128, np.copysign(np.inf, cut), cut))

@@ -257,7 +257,7 @@ def _call_ufunc(ufunc: np.ufunc, method: str, inputs: Sequence[Any], options: di
 
 
 def _rule(ufunc: np.ufunc, method: str) -> Callable[..., Any]:
-    """What computes a ufunc, or a method of it, exactly."""
+    """The function that computes a ufunc, or a method of it, exactly."""
     name = "divide" if ufunc is np.true_divide else ufunc.__name__
     if method == "__call__":
         if ufunc in _FUNCTIONS:
@@ -316,7 +316,7 @@ def _einsum(subscripts: str, a: Array, b: Array) -> Array:
 
 
 def _plain(x: Any) -> Any:
-    """Without the rules: a view of the same memory, a product rounded to float64."""
+    """A plain array: a view of the same memory, or a product rounded to float64."""
     if isinstance(x, Product):
         x = x.array()
     return x.view(np.ndarray) if isinstance(x, ExactArray) else x

@@ -363,7 +363,7 @@ def _function(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 
 def _error_like(x: Any) -> Any:
-    """In the place of an argument: its bounds; 0 for a plain array of numbers; indices and options as they are."""
+    """The bounds of an argument: 0 for a plain array of numbers; indices and options are returned unchanged."""
     if isinstance(x, Bounded):
         return x.error
     return np.zeros_like(x) if isinstance(x, np.ndarray | np.floating) and x.dtype.kind == "f" else x

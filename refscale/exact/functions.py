@@ -267,7 +267,7 @@ def _silu_slope_bounds(x: Float64) -> tuple[Float64, Float64]:
 
 
 def _slope_error(x: Float64, y: Float64) -> Float64:
-    """Where a derivative passes through 0, its terms are below ¼, and err by ulps of that."""
+    """Error bound of a derivative that passes through 0: there its terms are below ¼, with errors in ulps of ¼."""
     return _ERROR * _ULP * np.maximum(np.abs(y), np.where((x > -4) & (x < 0), 0.25, 0.0))
 
 

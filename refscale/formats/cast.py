@@ -84,7 +84,7 @@ class Cast:
         return f"{self.format}/{self.rounding}/{self.overflow}"
 
     def __repr__(self) -> str:
-        """As it is written."""
+        """``Cast('float8_e4m3fn', 'nearest_even', 'saturate')``."""
         return f"Cast({self.format.name!r}, {self.rounding!r}, {self.overflow!r})"
 
 
@@ -188,7 +188,7 @@ def _as_float(x: Array, format: Format) -> Array:
 
 
 def _beyond_float64(x: Array) -> NDArray[np.bool_] | None:
-    """Where integers are beyond ±2^53, between which float64 holds all of them; None if nowhere."""
+    """A mask of integers beyond ±2^53, which float64 may not represent; None if there are none."""
     if x.dtype.kind not in "iu" or x.dtype.itemsize < 8:
         return None
     beyond = (x > 2**53) | (x < -(2**53)) if x.dtype.kind == "i" else x > 2**53
@@ -225,7 +225,7 @@ def _in_memory_order(x: Array, out: Array) -> tuple[Array, Array]:
 
 
 def _no_nan(format: Format, position: int, out: Array) -> FormatError:
-    """What to raise for the NaN at a position in memory order."""
+    """The error for the NaN at a position in memory order."""
     axes = list(range(out.ndim)) if out.flags.c_contiguous else _axes(out)
     found = np.unravel_index(position, [out.shape[axis] for axis in axes])
     index = tuple(int(found[axes.index(axis)]) for axis in range(out.ndim))
@@ -287,7 +287,7 @@ class _Plan(NamedTuple):
     as_powers: bool
 
     def buffers(self, length: int, source: np.dtype[Any]) -> list[Array]:
-        """For the spacing; for the quotient, unless the float32 result serves; for x widened, if it has to be."""
+        """Buffers of the spacing, of the quotient unless it is in the float32 result, and of x if it is widened."""
         return [np.empty(length, self.carrier) for _ in range(1 + (self.carrier == _F64) + (source != self.carrier))]
 
     def widened(self, x: Array, scratch: list[Array]) -> Array:

@@ -153,7 +153,7 @@ def _outward(integer: int, rest: int, whole: int, negative: bool, rounding: Roun
 
 
 def _beyond(format: Format, overflow: Overflow) -> float:
-    """What stands for a number beyond the largest: its magnitude, or NaN."""
+    """The magnitude that replaces a number beyond the largest value, or NaN."""
     if overflow == "saturate" or not format.has_nan:
         return format.max
     return math.inf if format.has_inf else math.nan

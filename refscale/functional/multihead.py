@@ -242,7 +242,7 @@ def _reshaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _scores_by_place(op: ops.AttentionScores, q: Tensor, distances: Tensor, constraint: Constraint) -> Tensor:
-    """Of queries (batch, heads, s, d) and vectors (s, heads·d) for the distances: (batch, heads, s, s)."""
+    """Scores (batch, heads, s, s) of queries (batch, heads, s, d) and vectors (s, heads·d) for the distances."""
     heads, s, d = q.shape[1:]
     if distances.shape != (s, heads * d):
         raise ShapeError(f"attention: distances {distances}, expected {(s, heads * d)}")

@@ -228,7 +228,7 @@ def _check(name: str, parts: int, m: int, weights: Weights) -> tuple[Tensor, Ten
 
 
 Run = Callable[[Tensor, Weights, Sequence[Tensor | ArrayLike], bool], tuple[Tensor, list[Tensor]]]
-"""Of x (seq, batch, m), weights, the states to start with, and whether from the end: outputs, and the last states."""
+"""A function of x (seq, batch, m), weights, initial states and reverse order; returns outputs and last states."""
 
 
 def _sequence(

@@ -88,7 +88,7 @@ class Elementwise(Op):
 
 @cache
 def _moments_of_ramp(slope: float) -> Moments:
-    """Of x where x > 0, else slope·x: in closed form, as it has a kink."""
+    """The moments of x where x > 0, else slope·x, in closed form."""
     mean, square = (1 - slope) / math.sqrt(2 * math.pi), (1 + slope**2) / 2
     return Moments(math.sqrt(square - mean**2), math.sqrt(square), math.sqrt(square))
 

@@ -25,7 +25,7 @@ def _check_keys(op: Op, keys: int | None) -> None:
 
 
 def _share(keys: int | None, t: int) -> float:
-    """Of t keys, the share that a query sees."""
+    """The fraction of t keys that a query sees."""
     return 1.0 if keys is None else min(1.0, keys / max(1, t))
 
 

@@ -112,7 +112,7 @@ class _Convolution(Op, ABC):
         return [int(np.count_nonzero(seen)) for seen in windows.seen(x[1:-1])]
 
     def _windows(self, x: Shape, weight: Shape) -> tuple[WindowGrid, Shape]:
-        """Where the windows lie, and how many on each axis; or a ShapeError."""
+        """Return the positions of the windows, and their number on each axis; or raise ShapeError."""
         space, kernel, axes = x[1:-1], weight[:-2], len(self._layout)
         if (
             not len(x) == len(weight) == axes + 2

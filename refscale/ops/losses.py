@@ -29,7 +29,7 @@ def check_reduction(op: Op, reduction: str) -> None:
 
 
 def _of_rows(out: Shape, logits: SecondMoments) -> SecondMoments:
-    """Of −log softmax at a target: log s + σ²/2 in the mean for many logits, and −x of the target about it."""
+    """The moments of −log softmax at a target: mean log s + σ²/2 for many logits, plus −x of the target."""
     variance = max(float(contrast(logits).ravel()[-1]), 0.0)
     return constant(out, math.log(logits.shape[-1]) + variance / 2).plus(independent(out, math.sqrt(variance)))
 

@@ -31,7 +31,7 @@ Kept = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Reshape(Op):
-    """The same elements in another shape; one side may be −1."""
+    """The elements of x in another shape; one side may be −1."""
 
     shape: Shape
     inputs = ("x",)
@@ -352,7 +352,7 @@ def _embed(op: Any, alpha: float, table: Array, ids: Array) -> tuple[Array, Kept
 
 
 def _embed_backward(op: Op, betas: Sequence[float | None], g: Array, shape: Shape, ids: Array) -> tuple[Any, None]:
-    """As ``Rows``: only those that were used are summed, and added to what else the table receives."""
+    """The gradient of a table as ``Rows``: only rows that were used are summed and added to other gradients."""
     if betas[0] is None:
         return None, None
     indices, sums = total_by_index(g.reshape(ids.size, shape[1]), ids.ravel())

@@ -31,12 +31,12 @@ def _to_row(g: Array) -> Array:
 
 
 def _at_scale(norm: Any, scales: tuple[float, ...]) -> tuple[Op, float]:
-    """For x over s: eps over s², as it is added to a mean square; for a gain and bias over t: t times the result."""
+    """The op for x/s has eps/s², as eps is added to a mean square; gain and bias over t give the result over t."""
     return replace(norm, eps=norm.eps / scales[0] ** 2), scales[1]
 
 
 def _lost(n: int, square: float) -> float:
-    """Of the square of a gradient (g − mean g − y·mean(g·y))/s, over that of g, by the mean square of x.
+    """The mean square of a gradient (g − mean g − y·mean(g·y))/s over that of g, from the mean square of x.
 
     Two directions of n are lost, and E 1/s² is (n − 1)/(n − 3) of 1/E s².
     """

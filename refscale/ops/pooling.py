@@ -176,7 +176,7 @@ class AvgPool(_Pool):
         return np.asarray(math.prod(np.ix_(*by_axis)))[..., None]
 
     def _matrices(self, x: Shape) -> list[Array]:
-        """Of each spatial axis: the weight of every element in every output."""
+        """For each spatial axis, the weight of every element in every output."""
         windows, _ = self._windows(x)
         weights = []
         for seen, kernel in zip(windows.seen(x[1:-1]), windows.kernel, strict=True):

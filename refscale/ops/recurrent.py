@@ -34,19 +34,19 @@ def _parts(x: Array, count: int) -> list[Array]:
 
 
 def _part(x: SecondMoments, count: int) -> SecondMoments:
-    """Of one of several equal parts of the last axis: of each, the same."""
+    """The moments of one of several equal parts of the last axis, which are the same for each part."""
     return SecondMoments((*x.shape[:-1], x.shape[-1] // count), x.k)
 
 
 def _joined(count: int, *parts: SecondMoments) -> SecondMoments:
-    """Of uncorrelated parts side by side, the rest of the ``count`` parts 0."""
+    """The moments of uncorrelated parts side by side; the rest of the ``count`` parts is 0."""
     *lead, d = parts[0].shape
     found = [part.filling(-1, (*lead, count * d)).k for part in parts]
     return SecondMoments((*lead, count * d), np.sum(found, axis=0))
 
 
 def _times(*parts: SecondMoments) -> SecondMoments:
-    """Of a product of independent tensors of one shape."""
+    """The moments of a product of independent tensors of one shape."""
     return SecondMoments(parts[0].shape, np.prod([part.k for part in parts], axis=0))
 
 
@@ -153,7 +153,7 @@ class LstmOutput(Op):
 
 @cache
 def _candidate_moments() -> tuple[float, float, float, float]:
-    """Of u = x + σ(r)·a, for independent N(0, 1): E tanh², E tanh′², E (σ(r)·tanh′)², E (a·σ′(r)·tanh′)².
+    """Moments of u = x + σ(r)·a, for independent N(0, 1): E tanh², E tanh′², E (σ(r)·tanh′)², E (a·σ′(r)·tanh′)².
 
     Given r, with s = σ(r), u is N(0, 1 + s²), and E(a²|u) = 1/(1 + s²) + (s·u/(1 + s²))²: two sums, by the trapezoidal
     rule with spacing 1/16 on [−12, 12], whose error for these functions is below e^-100.
@@ -232,7 +232,7 @@ class GruState(Op):
         return _times(g, gate), for_gates, for_u, _times(for_u, gate)
 
     def _argument(self, gate: SecondMoments, candidate: SecondMoments, recurrent: SecondMoments) -> SecondMoments:
-        """Of the argument of tanh, taken to be normal."""
+        """The moments of the argument of tanh, which is assumed to be normal."""
         return candidate.plus(_times(gate, recurrent))
 
     def check(self, h: Shape, gates: Shape, candidate: Shape, recurrent: Shape) -> None:

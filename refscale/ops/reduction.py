@@ -26,7 +26,7 @@ def _summed(x: SecondMoments, axes: tuple[int, ...]) -> SecondMoments:
 
 
 def _repeated(g: SecondMoments, shape: Shape, axes: tuple[int, ...]) -> SecondMoments:
-    """Of a gradient that is copied along these axes."""
+    """The moments of a gradient that is copied along these axes."""
     return g.reshaped(tuple(1 if a in axes else n for a, n in enumerate(shape))).repeated(shape)
 
 

@@ -107,12 +107,12 @@ class Pad(Op):
         return tuple(n + sum(pair) for n, pair in zip(x, self.widths, strict=True))
 
     def _places(self, x: Shape) -> list[list[int]]:
-        """Of each axis, the index in x of every place of the result; clipped to x where a number stands."""
+        """For each axis, the index in x of every position of the result; clipped to x for constant padding."""
         mode: Literal["reflect", "edge"] = "reflect" if self.mode == "reflect" else "edge"
         return [np.pad(np.arange(n), pair, mode).tolist() if n else [] for n, pair in zip(x, self.widths, strict=True)]
 
     def _matrices(self, x: Shape) -> list[Array]:
-        """Of each axis, the weight of every element in every place of the result."""
+        """For each axis, the weight of every element in every position of the result."""
         found = [np.eye(n)[places] for n, places in zip(x, self._places(x), strict=True)]
         if self.mode == "constant":
             for matrix, (before, after) in zip(found, self.widths, strict=True):
@@ -177,5 +177,5 @@ class NearestResize(Op):
         return per_axis(self, "factor", self.factor, axes)
 
     def _matrices(self, x: Shape) -> list[Array]:
-        """Of each spatial axis, the element of every place of the result."""
+        """For each spatial axis, the element at every position of the result."""
         return [np.repeat(np.eye(n), f, 0) for n, f in zip(x[1:-1], self._factors(x), strict=True)]

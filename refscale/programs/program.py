@@ -71,11 +71,11 @@ class Program(ABC):
 
         @property
         def specs(self) -> Specs:
-            """See above."""
+            """Role, shape and initial σ of every parameter, by name."""
 
         @property
         def scheme(self) -> Scheme | None:
-            """See above."""
+            """The only scheme that the program runs under; None: any scheme."""
     else:
         scheme = None
 

@@ -19,7 +19,7 @@ _SMALLEST, _LARGEST = 2.0**-126, 2.0**127
 
 
 class _NoOperandScales:
-    """What loss scaling does to operands: nothing."""
+    """Loss scaling has no scales of operands."""
 
     def operand_scales(self, state: State) -> OperandScales | None:
         """None."""
@@ -308,7 +308,7 @@ def _shown(value: float) -> str:
 
 
 def _name(kind: str, record: Any, skip: tuple[str, ...] = ()) -> str:
-    """What ``get_scaling`` would read to make the record: its kind, and the fields that are not at their defaults."""
+    """The argument of ``get_scaling`` that gives the record: its kind, and the fields that differ from defaults."""
     parts = []
     for f in fields(record):
         value = getattr(record, f.name)

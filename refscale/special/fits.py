@@ -13,7 +13,7 @@ class Rational(NamedTuple):
 
 
 def _rational(numerator: str, denominator: str) -> Rational:
-    """From hexadecimal floats, which say the bits that are meant."""
+    """A rational function from coefficients as hexadecimal floats, which define their bits."""
     p, q = (tuple(map(float.fromhex, text.split())) for text in (numerator, denominator))
     return Rational(p, q)
 

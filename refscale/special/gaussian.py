@@ -120,11 +120,11 @@ def _gelu_erf(carrier: Carrier, x: Array, results: tuple[Array, ...], buffers: t
 
 
 _NEAR = -math.sqrt(8)
-"""From here on the rounding of x² moves exp(−x²/2) by an ulp or two: a² < 8 errs by at most 2^-22."""
+"""For larger x the rounding of x² changes exp(−x²/2) by at most two ulp: the error of a² < 8 is at most 2^-22."""
 
 
 def _gelu_erf_near(carrier: Carrier, x: Array, results: tuple[Array, ...], buffers: tuple[Array, ...]) -> None:
-    """In float32 and for x ≥ ``_NEAR``, Φ(x) = |step − tail| and then x·Φ(x) and Φ(x) + x·φ(x)."""
+    """x·Φ(x) and Φ(x) + x·φ(x) with Φ(x) = |step − tail|, in float32 and for x ≥ ``_NEAR``."""
     (value, derivative), (clipped, bell, phi, step) = results, buffers
     np.clip(x, _NEAR, carrier.tail_end, out=clipped)
     np.multiply(clipped, clipped, out=bell)

@@ -130,7 +130,7 @@ def _visible(mask: Array, x: Shape, op: Any) -> tuple[Array, tuple[int, int, int
 
 
 def _limits(visible: Array, dtype: np.dtype[Any]) -> Array:
-    """What ``fmin`` turns a hidden logit into −∞ with, even if it is NaN, and leaves a visible one alone."""
+    """Operands of ``fmin`` that turn hidden logits, even NaN, into −∞, and leave visible logits unchanged."""
     return np.asarray(np.where(visible, dtype.type(np.nan), dtype.type(-np.inf)))
 
 
@@ -188,7 +188,7 @@ def _without_copies(n: int) -> None:
 
 
 _MEAN_SQUARES = {np.dtype(t): (float(np.finfo(t).tiny / np.finfo(t).eps), float(np.finfo(t).max)) for t in "fd"}
-"""By dtype: a mean square in this range has lost nothing to overflow, and to underflow less than its rounding."""
+"""Range, by dtype, of mean squares without overflow, and with less underflow than the rounding error."""
 
 
 def _normalize(x: Array, eps: float, ones: Array | None, z: Array, inverse: Array) -> None:
@@ -244,7 +244,7 @@ def _add_rows(x: Array) -> Array:
 def _norm_backward(
     betas: Betas, g: Array, normal: Array, inverse: Array, gain: Array, with_mean: bool
 ) -> tuple[Array | None, ...]:
-    """Of every block: normal is multiplied into the gain's sum first, and then overwritten. Sums are in float64."""
+    """Backward of every block: the gain's sum uses normal, which is then overwritten. Sums are in float64."""
     for_x = betas[0]
     rows, normals, n = by_row(g), by_row(normal), g.shape[-1]
     sums = [None if beta is None else np.zeros(n) for beta in betas[1:]]
