@@ -101,7 +101,7 @@ class TestErrors:
             (["report", "--json", "/no/dir/x.json"], "cannot write '/no/dir/x.json': there is no directory '/no/dir'"),
             (["report", "--plot", "x.bmp"], "plot: cannot write 'x.bmp', expected a name ending in .svg, .png, .pdf"),
             (["snr", "--formats", "float17"], "unknown format 'float17'"),
-            (["snr", "--blocks", "--formats", "fp16"], "--blocks is a table of its own, without --formats"),
+            (["snr", "--blocks", "--formats", "fp16"], "--blocks with --formats, expected one of the two"),
             (["snr", "--pretrained", "x"], "--pretrained is for --blocks"),
             (["ops", "--shape", "q=3"], "unknown size 'q'"),
         ],
