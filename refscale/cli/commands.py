@@ -90,10 +90,9 @@ def _measure(args: argparse.Namespace) -> None:
     if args.json:
         measure.save_measured(args.json, args.measure, shapes, found)
     print(f"{args.measure}, inputs and incoming gradient N(0, 1), {args.repeat} runs, seed {args.seed}.")
-    print(
-        "rule: the factor of the op, if the function is a single op. A correct rule is outside in about 1 of 20 rows;"
-    )
-    print("factors that preserve a state or a mean (α of recurrent cells and of softmax) are outside by design.")
+    print("rule: factor of the op, if the function is a single op. A correct rule lies outside the interval in")
+    print("about 1 of 20 rows; factors that preserve a state or a mean (α of recurrent cells and of softmax)")
+    print("lie outside by design.")
     print()
     print(measure.render_measured(found))
 

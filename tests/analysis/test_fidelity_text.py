@@ -135,7 +135,7 @@ def test_storage_by_hand():
     schemes = ("regular", "unit", "u-mup")
     found = report(beyond=beyond, schemes=schemes, stored=dict(zip(schemes, (40, 30, 5), strict=True)))
     assert list(storage_lines(found)) == [
-        "STORAGE in FP16: tensors of which something is flushed or clipped",
+        "STORAGE in FP16: tensors with flushed or clipped elements",
         "regular: 3 of 40, 2 of them by more than 1 %",
         "  2 weights, 1 activation gradients",
         "  most: activation gradient c, 25 % flushed, 50 % clipped",
