@@ -331,7 +331,7 @@ def npy_array(data: bytes) -> NDArray[Any]:
         raise ValueError(f"its header: {error}") from None
     size = len(data) - file.tell()
     if dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size:
-        raise ValueError(f"its header says {dtype} of shape {shape}, and {size} bytes follow")
+        raise ValueError(f"its header states {dtype} of shape {shape}, and {size} bytes follow")
     flat = np.frombuffer(data, dtype, math.prod(shape), file.tell())
     return flat.reshape(shape, order="F" if fortran else "C")
 

@@ -78,8 +78,7 @@ def claim_8_13_language_models_are_certified(place: Place) -> Figures:
 
 
 def _named(row: TensorRms, seq: int, width: int) -> float:
-    """Return the largest allowed ratio to the prediction for gradients that are not independent of the values they
-    meet.
+    """Return the largest allowed ratio to the prediction for gradients that depend on their multiplicands.
 
     These are the gradients of queries and keys and of the norm before the readout, as in BERT, and of a weight or bias
     used at every step of a recurrence, whose states are correlated.

@@ -133,7 +133,7 @@ def claim_8_02_the_papers_ffn(place: Place) -> Figures:
 
 
 def named_most(row: TensorRms, seq: int, width: int) -> float:
-    """Return the largest allowed ratio to the prediction for BERT's gradients that depend on the values they meet.
+    """Return the largest allowed ratio to the prediction for BERT's gradients that depend on their multiplicands.
 
     * Queries and keys: pairs of tokens that are similar by chance, by width^-½, are similar in values, keys and queries
       at once. For independent tokens this gives √(1 + seq/width), more behind layers that have mixed them.

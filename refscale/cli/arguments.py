@@ -193,10 +193,12 @@ def _add_span_data(parser: argparse.ArgumentParser, required: bool = False) -> N
         "--pretrained", required=required, metavar="DIR", help="trained model: a published BERT or a run of train"
     )
     parser.add_argument(
-        "--train", metavar="FILE", help="training questions in the format of SQuAD 1.1 or 2.0 (default: a made set)"
+        "--train",
+        metavar="FILE",
+        help="training questions in the format of SQuAD 1.1 or 2.0 (default: generated questions)",
     )
-    parser.add_argument("--dev", metavar="FILE", help="validation questions (default: part of the made set)")
-    text = "UTF-8 text of a run of train, and of the made set (default: text that comes with Python)"
+    parser.add_argument("--dev", metavar="FILE", help="validation questions (default: generated questions)")
+    text = "UTF-8 text of a run of train, and of the generated questions (default: text that comes with Python)"
     parser.add_argument("--text", metavar="FILE", help=text)
 
 

@@ -128,7 +128,7 @@ def check_vector(where: str, entry: Mapping[str, Any]) -> None:
             raise GoldenError(f"{where}: {_name(entry)} has {key} {found}, expected a {type_.__name__}")
     op = entry["op"]
     if not entry["id"].isprintable() or len(entry["id"]) > LONGEST_ID:
-        raise GoldenError(f"{where}: {_name(entry)} is no id of at most {LONGEST_ID} printable characters")
+        raise GoldenError(f"{where}: {_name(entry)} is not an id of at most {LONGEST_ID} printable characters")
     if op not in ATTRIBUTES:
         raise GoldenError(f"{where}: {_name(entry)} has op {_value(op)}, expected one of {', '.join(ATTRIBUTES)}")
     for key, kind in ATTRIBUTES[op].items():
@@ -142,7 +142,7 @@ def check_vector(where: str, entry: Mapping[str, Any]) -> None:
         if key not in entry["inputs"]:
             raise GoldenError(f"{where}: {_name(entry)} has no input {key}")
     if not entry["outputs"] or not all(isinstance(flag, str) for flag in entry["flags"]):
-        raise GoldenError(f"{where}: {_name(entry)} has no outputs, or flags that are no strings")
+        raise GoldenError(f"{where}: {_name(entry)} has no outputs, or flags that are not strings")
     if not "".join([entry["comment"], *entry["flags"]]).isprintable():
         raise GoldenError(f"{where}: {_name(entry)} has a comment or flags with control characters")
 

@@ -340,9 +340,7 @@ def _checked_bytes(root: Traversable, there: Mapping[str, Traversable], name: st
     data = there[name].read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != digest:
-        raise GoldenError(
-            f"golden set {root}: {name} has SHA-256 {found[:16]}…, manifest.json says {str(digest)[:16]}…"
-        )
+        raise GoldenError(f"golden set {root}: {name} has SHA-256 {found[:16]}…, expected {str(digest)[:16]}…")
     return data
 
 
@@ -364,7 +362,7 @@ def _read_family(root: Traversable, family: str, contents: Files) -> Iterator[Ve
             bulk = v.get("bulk", False)
             # ``families.complete`` generates the arrays of a bulk vector that are digests here.
             if not bulk and any(isinstance(x, Digest) for x in (*inputs.values(), *outputs.values())):
-                raise GoldenError(f"golden set {root}: {v['id']} has arrays without a file, and is no bulk vector")
+                raise GoldenError(f"golden set {root}: {v['id']} has arrays without a file, expected a bulk vector")
             flags, conventions = tuple(v["flags"]), v.get("conventions", {})
             if unknown := set(conventions) - set(TOPICS):
                 raise GoldenError(f"golden set {root}: {v['id']} has unknown conventions {', '.join(sorted(unknown))}")
@@ -391,7 +389,7 @@ def _read_array(entry: Mapping[str, Any], family: str, contents: Files, files: d
         raise GoldenError(f"golden family {family}: {name} ends before element {start + size}")
     codes = Codes(entry["format"], flat[start : start + size].astype(code_dtype(entry["format"])).reshape(shape))
     if codes.sha256 != entry["sha256"]:
-        raise GoldenError(f"golden family {family}: the array at {start} of {name} has another SHA-256 than it says")
+        raise GoldenError(f"golden family {family}: the array at {start} of {name} has another SHA-256 than its entry")
     return codes
 
 

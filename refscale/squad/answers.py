@@ -28,7 +28,7 @@ class Candidate:
     Attributes:
         text: best run of the context; empty only if a caller has decided for no answer.
         null_odds: log-odds of no answer: the smallest over the question's windows of the [CLS] token's start plus end
-            logit, minus the score of the best run. Above a threshold, usually 0, the prediction is no answer.
+            logit, minus the score of the best run. Above a threshold, usually 0, the prediction is "".
     """
 
     text: str

@@ -57,7 +57,7 @@ def run_one(config: TrainConfig, out: str, data: Data, keep: bool) -> dict[str, 
             except InUseError:  # by a worker that was given up as lost but still runs
                 time.sleep(POLL)
     except DivergedError:
-        pass  # summary.json says so
+        pass  # summary.json has the message
     except ArgumentError as error:
         if "holds another run" in str(error):
             raise

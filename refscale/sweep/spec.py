@@ -125,7 +125,7 @@ class SweepSpec:
         named = [*self.base, *self.grid, *self.rate_of, *(k for v in self.variants.values() for k in v if k != "seeds")]
         for name in named:
             if name not in known and not name.startswith("model."):
-                raise self._error(f"{name!r} is no setting", f"one of {', '.join(sorted(known))}, or model.FIELD")
+                raise self._error(f"{name!r} is not a setting", f"one of {', '.join(sorted(known))}, or model.FIELD")
         if not self.variants or not all(self.grid.values()):
             raise self._error("nothing to run", "at least one variant, and a value for each name of the grid")
         if self.search not in _SEARCHES:

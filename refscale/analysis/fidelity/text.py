@@ -149,7 +149,7 @@ def storage_lines(report: FidelityReport) -> Iterator[str]:
             yield f"  most: {most.kind} {most.name}, {shares}"
 
 
-# --- what it comes to -------------------------------------------------------------------------------------------------
+# --- conclusions ------------------------------------------------------------------------------------------------------
 
 
 def conclusions(report: FidelityReport) -> list[str]:
@@ -221,7 +221,7 @@ def _dearest(report: FidelityReport) -> Iterator[str]:
         rows = sorted((e for e in ops if e.scheme == scheme and e.loss_scale is None), key=lambda e: -e.output)
         rest = "".join(f", {e.policy} {figure(e.output)}" for e in rows[1:])
         parts.append(f"under {scheme} {rows[0].policy} ({figure(rows[0].output)}{rest})")
-    yield f"Of one op's casts alone, those that cost the output most: {'; '.join(parts)}."
+    yield f"Of one op's casts alone, the largest errors of the output: {'; '.join(parts)}."
 
 
 def _below(report: FidelityReport, scheme: str) -> str:

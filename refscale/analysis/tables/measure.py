@@ -123,7 +123,9 @@ def measure(f: Function, shapes: Sequence[Shape], *, repeat: int = 32, seed: int
         raise ArgumentError(f"measure({name}, repeat={repeat!r}): expected an integer ≥ 2")
     if isinstance(f, Op) and f.constants:
         constants = " and ".join(f.inputs[i] for i in f.constants)
-        raise ArgumentError(f"measure({name}): {constants} is no N(0, 1) array; measure a function that passes it")
+        raise ArgumentError(
+            f"measure({name}): {constants} cannot be a N(0, 1) array; measure a function that passes it"
+        )
     rng, sums = np.random.default_rng(seed), []
     for _ in range(runs):
         tape = Tape(regular, dtype=np.float64)
