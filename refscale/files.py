@@ -163,7 +163,7 @@ def read_text(path: Source, where: str, failure: Failure = DataError, most: int 
 
     Args:
         path: file to read.
-        where: the call and, unless the call names it, the file; each error begins with it.
+        where: beginning of each error: the call and, unless the call contains it, the file.
         failure: class of the error.
         most: largest size of the file, in bytes.
 
@@ -215,7 +215,7 @@ def parse_json(text: str | bytes | bytearray, where: str, failure: Failure = Dat
 
     Args:
         text: JSON, or its UTF-8 bytes.
-        where: the call and the file; each error begins with it.
+        where: beginning of each error: the call and the file.
         failure: class of the error.
 
     Raises:

@@ -33,7 +33,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def local(jobs: int) -> Iterator[Make]:
-    """Provide a number of processes of this machine, see ``_begin``."""
+    """Provide worker processes of this machine, each initialized by ``_begin``."""
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, "1"))  # read by the BLAS of each new process
     made: list[Executor] = []

@@ -173,7 +173,7 @@ class SweepSpec:
         return TrainConfig(**vars(config) | {"scales_every": max(1, config.steps // 10)})
 
     def rate_settings(self, settings: Settings) -> Settings:
-        """Return the settings of the search for the rate of some settings."""
+        """Return the settings under which the learning rate of a cell is searched."""
         return self._complete(settings | self.rate_of)
 
     def search_of(self, settings: Settings) -> Search:

@@ -16,7 +16,7 @@ from refscale.sweep.spec import Cell, Settings, SweepSpec, run_id
 
 @dataclass(frozen=True)
 class CellResult:
-    """A cell at its best rate.
+    """The result of a cell at its best learning rate.
 
     Attributes:
         cell: the cell.

@@ -107,7 +107,7 @@ class MaskedLM(Program):
         return bert.pretraining_loss(p, batch, self.model, rng)
 
     def observe(self, batch: Batch, loss: bert.Losses) -> NDArray[np.float64]:
-        """Return sums over words and sequences: losses, correct predictions, numbers."""
+        """Return sums of losses, of correct predictions and of counts, over words and over sequences."""
         assert loss.next_sentence is not None  # the model has both heads
         assert loss.next_sentence_logits is not None
         right = (loss.masked_lm_logits.value.argmax(-1) == batch.labels)[batch.labels != IGNORE]

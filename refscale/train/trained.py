@@ -14,18 +14,17 @@ from refscale.train.checkpoint import checkpoints, newest
 def load_trained(directory: str | Path, text: str | Path | None = None) -> published.Pretrained:
     """Load a trained model.
 
-        Args:
-            directory: directory of a published BERT, see ``published.load_pretrained``; or of a run of ``train``, whose
-                newest checkpoint is used.
-            text: text of that run, for its vocabulary; None: the text that comes with Python.
+    Args:
+        directory: directory of a published BERT, see ``published.load_pretrained``; or of a run of ``train``, whose
+            newest checkpoint is used.
+        text: text of that run, for its vocabulary; None: the text that comes with Python.
 
-        Returns:
-            The model; ``scheme`` is the name of the scheme of its training.
-    The model; ``scheme`` is the name of the scheme of its training.
+    Returns:
+        The model; ``scheme`` is the name of the scheme of its training.
 
-        Raises:
-            ArgumentError, CheckpointError, DataError: the model cannot be read, see ``published.load_pretrained``; or the
-                run is of another task, or on another text.
+    Raises:
+        ArgumentError, CheckpointError, DataError: the model cannot be read, see ``published.load_pretrained``; or the
+            run is of another task, or on another text.
     """
     if not checkpoints(Path(directory)):
         return published.load_pretrained(directory)

@@ -208,7 +208,7 @@ def save_fidelity(path: str | Path, report: FidelityReport) -> None:
 
 
 def load_fidelity(path: str | Path) -> FidelityReport:
-    """Read the file of ``save_fidelity``; raise DataError or OSError on failure."""
+    """Read the report in a file of ``save_fidelity``; raise DataError or OSError on failure."""
     call = f"load_fidelity({str(path)!r})"
     return _fidelity_from(read_json(path, call, most=DATA), call)
 

@@ -28,7 +28,7 @@ from refscale.tasks import masked_lm_batches
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """A scheme, and the model's parameters under it; each equals the model's own over its divisor."""
+    """A scheme, the model's parameters under it, and their divisors: own parameter / divisor = parameter under it."""
 
     name: str
     scheme: Scheme
@@ -175,7 +175,7 @@ def _size(specs: Specs) -> str:
 
 
 def bert_contractions(config: bert.BertConfig) -> tuple[str, ...]:
-    """Return the contractions of encoder and heads; without a loss no readout runs."""
+    """Return the contractions of encoder and heads; a model without a masked-LM head runs no readout."""
     kinds = (ops.Matmul, ops.AttentionScores, ops.AttentionMix, *((ops.Readout,) if "mlm" in config.outputs else ()))
     return tuple(kind.name for kind in kinds)
 

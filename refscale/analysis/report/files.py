@@ -51,7 +51,7 @@ def save(path: str | Path, reports: Sequence[Report]) -> None:
 
 
 def load(path: str | Path) -> list[Report]:
-    """Read the file of ``save``; raise DataError or OSError on failure."""
+    """Read the reports in a file of ``save``; raise DataError or OSError on failure."""
     call = f"load({str(path)!r})"
     return _reports_from(read_json(path, call, most=DATA), call)
 

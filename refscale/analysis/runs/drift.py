@@ -105,7 +105,7 @@ def save_drifts(path: str | Path, drifts: Sequence[Drift]) -> None:
 
 
 def load_drifts(path: str | Path) -> list[Drift]:
-    """Read the file of ``save_drifts``; raise DataError or OSError on failure."""
+    """Read the drifts in a file of ``save_drifts``; raise DataError or OSError on failure."""
     call = f"load_drifts({str(path)!r})"
     with reading(call, "save_drifts"):
         content = read_json(path, call, most=DATA)

@@ -28,9 +28,9 @@ class OpRow:
 
     Attributes:
         op: name of the op, as in reports.
-        attributes: attributes with other values than their defaults, as written in code.
+        attributes: attributes that differ from their defaults, as written in code.
         shapes: shapes of the inputs.
-        statistic: "std" or "rms" if the factors differ, else "".
+        statistic: statistic that α normalizes, "std" or "rms"; "" if both have the same factors.
         alpha: factor of the output.
         beta: factor of each input's gradient, None without one.
         constrained: common value of α and the β of the first input by the recipe: their geometric mean, for additions
