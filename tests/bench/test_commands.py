@@ -22,7 +22,6 @@ ALONE = ("--threads", "1")  # as these tests run; with more, a benchmark starts 
         (("-m", "tests.bench.sweep", "cost", "quick", "--steps", "1"), ""),
         pytest.param(("-m", "tests.bench.gradients"), "", marks=pytest.mark.slow),
         pytest.param((*UMUP, "parts", "--width", "64", *SHORT), "", marks=pytest.mark.slow),
-        pytest.param((*UMUP, "without", "--width", "64", *SHORT), "", marks=pytest.mark.slow),
         pytest.param((*UMUP, "library", "--width", "32", *SHORT), "unit_scaling", marks=pytest.mark.slow),
         pytest.param(("-m", "tests.bench.sweep", "executors", "--runs", "2"), "distributed", marks=pytest.mark.slow),
         pytest.param(("step.py", "--sizes", "tiny", "--rounds", "2"), "torch", marks=pytest.mark.slow),

@@ -2,7 +2,6 @@
 
     python -m tests.bench.umup library [--width 128] [--steps 150] [--rates -2,-1,0,1,2] [--seeds 2]
     python -m tests.bench.umup parts [--width 128] [--steps 150] [--rates -5,-4,-3] [--seeds 2]
-    python -m tests.bench.umup without [--width 128] [--steps 150] [--rates 0,1] [--seeds 2]
 
 ``library``: the same decoder, weights, batches and learning rates in both.
 
@@ -11,8 +10,6 @@ is that of correlated ones.  Prints how alike the first gradients are with the f
 every weight), and the validation loss (bits per character) with both.  Needs torch, einops and unit-scaling.
 
 ``parts``: unit scaling with one part of u-μP at a time, on the decoder of the spec "transfer".
-
-``without``: u-μP with one of its parts at a time replaced by that of unit scaling, on the same decoder.
 """
 
 from __future__ import annotations
@@ -192,47 +189,10 @@ def parts() -> list[Unit]:
     return [Unit(), ToOutputScale(), Scores(), Readout(), Residual(), Rates()]
 
 
-def without() -> list[Unit]:
-    """u-μP, and with each of its parts replaced by that of unit scaling."""
-
-    @dataclass(frozen=True)
-    class ReadoutRate(UMup):
-        name: str = "rate of the readout / √m"
-
-        def lr_scale(self, role: Role, shape: Shape, depth: int) -> float:
-            return super().lr_scale(role, shape, depth) * (shape[0] ** -0.5 if role == "readout" else 1)
-
-    @dataclass(frozen=True)
-    class Readout(ReadoutRate):
-        name: str = "readout / √m, and its rate / √m"
-        readout: ClassVar[ReadoutRule] = "1/sqrt(m)"
-
-    @dataclass(frozen=True)
-    class Scores(UMup):
-        name: str = "attention scores / √d"
-        attention_scores: ClassVar[ScoresRule] = "1/sqrt(d)"
-
-    @dataclass(frozen=True)
-    class Geometric(UMup):
-        name: str = "constraint: geometric mean"
-
-        def scales(self, call: Call) -> Scales:
-            return Unit.scales(self, call)
-
-    @dataclass(frozen=True)
-    class RunningMean(UMup):
-        name: str = "running mean for residual additions"
-
-        def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
-            return Unit.residual_weights(self, rule, layer, depth)
-
-    return [u_mup, Readout(), ReadoutRate(), Scores(), Geometric(), RunningMean()]
-
-
-def print_parts(schemes: list[Unit], width: int, steps: int, rates: list[float], seeds: int) -> None:
+def print_parts(width: int, steps: int, rates: list[float], seeds: int) -> None:
     """Bits per character of each, by learning rate; mean over seeds."""
     print("  ".join([f"{'':36}", *(f"2^{e:<5g}" for e in rates)]))
-    for scheme in schemes:
+    for scheme in parts():
         row = []
         for rate in rates:
             config = TrainConfig(
@@ -251,21 +211,18 @@ def print_parts(schemes: list[Unit], width: int, steps: int, rates: list[float],
 
 
 def main() -> None:
-    """One of the tables."""
+    """Either table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["library", "parts", "without"])
+    parser.add_argument("what", choices=["library", "parts"])
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--rates")
     parser.add_argument("--seeds", type=int, default=2)
     args = parser.parse_args()
-    default = {"library": "-2,-1,0,1,2", "parts": "-5,-4,-3", "without": "0,1"}[args.what]
+    default = "-2,-1,0,1,2" if args.what == "library" else "-5,-4,-3"
     rates = [float(e) for e in (args.rates or default).split(",")]
-    if args.what == "library":
-        print_library(args.width, args.steps, rates, args.seeds)
-    else:
-        schemes = parts() if args.what == "parts" else without()
-        print_parts(schemes, args.width, args.steps, rates, args.seeds)
+    table = print_library if args.what == "library" else print_parts
+    table(args.width, args.steps, rates, args.seeds)
 
 
 if __name__ == "__main__":
