@@ -62,7 +62,8 @@ def to_torch(
     Args:
         program: from ``from_torch``.
         scheme: such as ``graph.plan(program)``; or ``adapt.adapt(program)``: the module with its own values, each
-            parameter divided by its σ, and the same outputs.
+            parameter divided by its σ, and the same loss.  Its outputs are the same with the loss "cross_entropy", and
+            a constant multiple of the original's with "projection".
         precision: casts of the calls, simulated in float32 on the CPU; rounding to nearest, without blocks.
         parameters: values by name, for an adapted program those of the original; None: the program's initial ones.
         seed: of the initial parameters.

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from refscale.errors import ProgramError, shown
 
-__all__ = ["AtenCall", "Exported", "Ref", "export", "resolve"]
+__all__ = ["AtenCall", "Exported", "Ref", "export", "quiet", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ class Exported:
         constants: by name in the steps, a tensor: buffers and constants.
         inputs: names of the inputs in the steps.
         output: name of the value that is returned, the one that the caller chose.
+        depends: names of the values that depend on parameters.
+        results: number of values that the module returns.
     """
 
     steps: tuple[AtenCall, ...]
@@ -86,7 +89,8 @@ class Exported:
     constants: Mapping[str, Any]
     inputs: Sequence[str]
     output: str
-    depends: frozenset[str] = field(default=frozenset())
+    depends: frozenset[str] = frozenset()
+    results: int = 1
 
     def with_steps(self, steps: Sequence[AtenCall]) -> Exported:
         """The same module by other steps, without unused ones; those that write in place stay."""
@@ -95,9 +99,7 @@ class Exported:
             if step.name in needed or step.in_place:
                 needed.update(step.inputs)
                 kept.append(step)
-        return Exported(
-            tuple(kept[::-1]), self.parameters, self.constants, self.inputs, self.output, depending(kept[::-1], self)
-        )
+        return replace(self, steps=tuple(kept[::-1]), depends=depending(kept[::-1], self))
 
 
 def depending(steps: Sequence[AtenCall], of: Exported) -> frozenset[str]:
@@ -122,6 +124,17 @@ def resolve(arguments: Any, value: Callable[[Ref], Any]) -> Any:
     return arguments
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Ignore two warnings of torch about its own classes."""
+    with warnings.catch_warnings():
+        # An LSTM keeps a list of its parameters, which are registered by their names, too.
+        warnings.filterwarnings("ignore", message="The tensor attributes", category=UserWarning)
+        # A copy of an exported program copies its tree of inputs.
+        warnings.filterwarnings("ignore", message="`isinstance.treespec", category=FutureWarning)
+        yield
+
+
 def export(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: int | str | None) -> Exported:
     """Export a module and list its steps.
 
@@ -137,9 +150,7 @@ def export(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: 
     from torch.utils import _pytree as pytree
 
     try:
-        with warnings.catch_warnings():
-            # An LSTM keeps a list of its parameters, which are registered by their names, too.
-            warnings.filterwarnings("ignore", message="The tensor attributes", category=UserWarning)
+        with quiet():
             exported = torch.export.export(module, tuple(args), dict(kwargs))
     except Exception as error:
         raise ProgramError(
@@ -163,7 +174,7 @@ def export(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: 
             spec = exported.call_spec.out_spec
             results = pytree.tree_unflatten(refs[-spec.num_leaves :], spec)
     chosen = _chosen(results, output, type(module).__name__)
-    whole = Exported((), parameters, constants, tuple(names), chosen)
+    whole = Exported((), parameters, constants, tuple(names), chosen, results=exported.call_spec.out_spec.num_leaves)
     return whole.with_steps(steps)
 
 
