@@ -1,4 +1,4 @@
-"""Padding, and nearest and linear resize."""
+"""Padding, nearest-neighbor and linear resizing."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def pad(
     *,
     constraint: str | Constraint = geometric,
 ) -> Tensor:
-    """x with a number, mirrored elements or copies of the first and last around it; see ``ops.Pad``.
+    """Pad x by a number, mirrored elements, or copies of its first and last elements; see ``ops.Pad``.
 
     Args:
-        x: any shape.
-        pad: elements before and after the last axis, then the one before it, and so on, as in torch.  (The last axis of
-            an image is its channels here: (0, 0, left, right, top, bottom).)
+        x: tensor of any shape.
+        pad: numbers of elements before and after the last axis, then the axis before it, and so on, as in torch. (Here
+            the last axis of an image is its channels: (0, 0, left, right, top, bottom).)
         mode: "constant", "reflect" or "replicate".
-        value: of mode "constant".
-        constraint: ties α and β.
+        value: the padding of mode "constant", default 0.
+        constraint: constraint of α and β, or its name; default geometric.
 
     Returns:
-        x's shape, larger by ``pad``.
+        A tensor of the shape of x, larger by ``pad``.
 
     Raises:
-        ArgumentError: an odd number of widths, more than two for each axis, or a negative one.
+        ArgumentError: ``pad`` has an odd length, more than two numbers per axis, or a negative number.
     """
     if len(pad) % 2 or len(pad) > 2 * x.ndim:
         raise ArgumentError(f"pad(pad={tuple(pad)}): expected pairs (before, after), at most one for each axis of {x}")
@@ -56,23 +56,24 @@ def interpolate(
     align_corners: bool = False,
     constraint: str | Constraint = geometric,
 ) -> Tensor:
-    """x at another size along the spatial axes, channels last; see ``ops.NearestResize`` and ``ops.LinearResize``.
+    """Resize x along the spatial axes, channels last; see ``ops.NearestResize`` and ``ops.LinearResize``.
 
     Args:
         x: (batch, *space, channels).
-        size: size of the result, one number or one for each axis; of mode "nearest" a multiple of x's; or
-        scale_factor: places per element, one number or one for each axis.
+        size: size of the result, one number or one for each axis; in mode "nearest" a multiple of that of x;
+            alternatively
+        scale_factor: results per element, one number or one for each axis.
         mode: "nearest": every element is repeated; or linear interpolation, with torch's names: "linear" for one
             spatial axis, "bilinear" for two, "trilinear" for three.
-        align_corners: of linear interpolation: the first and last places are the first and last elements.
-        constraint: ties α and β.
+        align_corners: whether linear interpolation maps the first and last results to the first and last elements.
+        constraint: constraint of α and β, or its name; default geometric.
 
     Returns:
         (batch, *size, channels).
 
     Raises:
-        ArgumentError: neither or both of size and scale_factor; of mode "nearest" a size that is not a multiple of x's;
-            or another mode.
+        ArgumentError: neither or both of ``size`` and ``scale_factor`` are given, ``size`` is not a multiple of that of
+            x in mode "nearest", or ``mode`` is unknown.
     """
     call = f"interpolate(size={size}, scale_factor={scale_factor}, mode={mode!r})"
     linear = dict(enumerate(LINEAR_MODES, 1)).get(x.ndim - 2)
