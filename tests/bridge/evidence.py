@@ -224,8 +224,9 @@ def rows(path: Path = RESULTS) -> dict[str, Row]:
 def models_table(found: Mapping[str, Row]) -> str:
     """The models, as Markdown."""
     lines = [
-        "| model | values, gradients compared | float32 | float64 | outside [1/4, 4], regular | plan | certified "
-        "| adapted | FP8 gradient error: regular, best loss scale, plan, adapted | trained |",
+        "| model | values, gradients compared | error, float32 | error, float64 | outside, regular | outside, plan "
+        "| gradients certified | adapted, difference | FP8 gradient error: regular, best loss scale, plan, adapted "
+        "| trained in torch |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for key, row in found.items():
