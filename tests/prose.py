@@ -183,7 +183,7 @@ def difference(file: str, variant: str, other: str, digits: int = 3, sign: str =
 
 
 def at_regular_rates() -> str:
-    """The largest difference of the fine-tuning runs at regular rates from regular FP32 with the same seed: "0.0002"."""
+    """The largest difference of fine-tuning at regular rates from regular FP32 with the same seed: "0.0002"."""
     from refscale.sweep import read_rows
 
     regular = losses("finetune-minilm", "regular fp32")
@@ -258,7 +258,8 @@ COMPARISON = "refscale compare bert-mini --jobs 2 --out DIR"
 BLOCKS = "refscale compare bert-mini --blocks --out DIR"
 FINETUNE = "refscale compare --pretrained DIR --steps 100 --out DIR"
 FINETUNE_RATES = (
-    "refscale finetune squad --pretrained DIR --scheme unit:rates=regular --lr 2^-12 --steps 100 --weight-decay 0 --out DIR"
+    "refscale finetune squad --pretrained DIR --scheme unit:rates=regular --lr 2^-12 --steps 100 --weight-decay 0 "
+    "--out DIR"
 )
 CHARLM = "refscale sweep charlm --jobs 2 --out DIR"
 FLOPS = "refscale report bert-base --flops"
