@@ -239,6 +239,17 @@ def outside(model: str, scheme: str, *options: str) -> str:
     return found(rf"^{scheme}: (\d+ of \d+) tensors", "report", model, *options)
 
 
+def below(scheme: str) -> str:
+    """Activation gradients of a report with most of their elements below the smallest number of E5M2: "28 of 48"."""
+    from refscale.analysis import report
+    from refscale.formats import get_format
+
+    e5m2, tensors = get_format("e5m2"), report("bert-tiny", scheme).of_kind("activation gradient")
+    drawn = [t.exponents for t in tensors if t.exponents and not t.zero_because]
+    small = [sum(n for e, n in x.items() if e < e5m2.emin - e5m2.mantissa_bits) for x in drawn]
+    return f"{sum(2 * n > sum(x.values()) for n, x in zip(small, drawn, strict=True))} of {len(drawn)}"
+
+
 def programs(table: str) -> str:
     """A table of the stored evidence of programs, as Markdown."""
     from tests.programs import evidence
@@ -305,6 +316,8 @@ FIGURES: Mapping[str, Figure] = {
     "report.bert-tiny": Figure("refscale report bert-tiny", last_lines),
     "flushed.regular": Figure("refscale report bert-tiny --precision fp8", lambda: flushed("regular")),
     "flushed.unit": Figure("refscale report bert-tiny --precision fp8", lambda: flushed("unit")),
+    "below.regular": Figure("refscale report bert-tiny --json FILE", lambda: below("regular")),
+    "below.unit": Figure("refscale report bert-tiny --json FILE", lambda: below("unit")),
     "factors.8x128": Figure(
         f"{FLOPS} --batch 8 --seq 128", lambda: share_of_factors("--batch", "8", "--seq", "128"), slow=True
     ),
