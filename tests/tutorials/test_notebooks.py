@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.prose import lesson_pages
 from tests.tutorials.commands import LESSONS, notebooks
 
 LESSON = """\
@@ -160,7 +161,7 @@ def made(tmp_path_factory):
 
 
 def test_every_lesson_is_converted(made):
-    assert [p.stem for p in made] == [p.stem for p in sorted(LESSONS.glob("[0-9][0-9]-*.md"))]
+    assert [p.stem for p in made] == [p.stem for p in lesson_pages()]
     for path in made:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = [c["source"] for c in cells if c["cell_type"] == "code"]
