@@ -22,7 +22,7 @@ from refscale.layers import Specs, Tensors, initialize
 from refscale.programs import Program
 from refscale.scales import Scheme, regular
 
-__all__ = ["Original", "Outcome", "TorchProgram", "called", "evaluate"]
+__all__ = ["Original", "Outcome", "TorchProgram", "called", "evaluate", "shapes_in_words", "shapes_of"]
 
 Array = NDArray[Any]
 Outcome = Callable[[Evaluation, Any, Any], Any]
@@ -69,9 +69,14 @@ class TorchProgram(Program):
         self.name, self.exported, self.specs = name, exported, specs  # type: ignore[misc]
         self._values, self._inputs, self.outcome, self._target = dict(values), tuple(inputs), outcome, target
         self.digest = _digest(exported, specs, self._values, self._inputs)
-        self.original, self._exported = original, {_shapes(inputs): exported}
+        self.original, self._exported = original, {shapes_of(inputs): exported}
         self._shape: tuple[int, ...] | None = None
         self.parity: tuple[TorchParity, ...] = ()
+
+    @property
+    def shapes(self) -> Shapes:
+        """Shapes of the example inputs."""
+        return shapes_of(self._inputs)
 
     def at(self, inputs: Sequence[Any]) -> Exported:
         """The steps for inputs of these shapes: exported again where they are not the example's, once for each.
@@ -79,16 +84,18 @@ class TorchProgram(Program):
         Raises:
             ProgramError: another number of inputs, or a module that cannot be exported or imported at these shapes.
         """
-        shapes = _shapes(inputs)
+        shapes = shapes_of(inputs)
         if shapes not in self._exported:
-            expected = _shapes(self._inputs)
+            expected = self.shapes
             if self.original is None or len(shapes) != len(expected):
-                raise ProgramError(f"{self.name}: inputs {_in_words(shapes)}, expected {_in_words(expected)}")
+                raise ProgramError(
+                    f"{self.name}: inputs {shapes_in_words(shapes)}, expected {shapes_in_words(expected)}"
+                )
             try:
                 found = self.original.exported(inputs)
             except ProgramError as error:
                 raise ProgramError(
-                    f"{self.name}: inputs {_in_words(shapes)}, imported with {_in_words(expected)}: {error}"
+                    f"{self.name}: inputs {shapes_in_words(shapes)}, imported with {shapes_in_words(expected)}: {error}"
                 ) from error
             constants = {
                 node: self.exported.constants.get(node, x) if node in found.buffers else x
@@ -206,12 +213,13 @@ class Original:
 Shapes = tuple[tuple[int, ...] | None, ...]
 
 
-def _shapes(inputs: Sequence[Any]) -> Shapes:
+def shapes_of(inputs: Sequence[Any]) -> Shapes:
     """The shape of each tensor; None of another input."""
     return tuple(tuple(x.shape) if hasattr(x, "shape") else None for x in inputs)
 
 
-def _in_words(shapes: Shapes) -> str:
+def shapes_in_words(shapes: Shapes) -> str:
+    """Shapes for a message."""
     return ", ".join("no tensor" if shape is None else str(shape) for shape in shapes)
 
 
