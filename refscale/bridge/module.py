@@ -127,6 +127,11 @@ class _Edges:
         label = _Label(shape, reports)
         return self._function(lambda x: self.rounder.store(x, label, place), 1.0 if factor is None else factor)
 
+    def constant(self, t: Any) -> Any:
+        """A plain tensor that enters a call, such as an input of the module: stored as a leaf if it is floating."""
+        shape = tuple(t.shape)
+        return self.edge(t, self.stored(shape, False, "leaf"), None) if t.is_floating_point() else t
+
     def _function(self, place: Callable[[Any], Any], factor: float = 1.0) -> Cast | None:
         if not self._casts:
             return None if factor == 1 else lambda t: t * factor
@@ -243,7 +248,7 @@ class TorchEvaluation(Evaluation):
 
     def _apply(self, op: Op, *inputs: Any, frozen: tuple[Any, Any] | None = None) -> Any:
         """``apply``; with running statistics a batch norm computes as a frozen one, with the factors of its own."""
-        tensors = [x.tensor if isinstance(x, _Traced) else x for x in inputs]
+        tensors = [x.tensor if isinstance(x, _Traced) else self.edges.constant(x) for x in inputs]
         shapes = tuple(tuple(t.shape) for t in tensors)
         op, scales = self._scaled(op, shapes)
         self.calls += 1
