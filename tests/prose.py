@@ -150,9 +150,10 @@ def mutants() -> int:
     return len(all_mutants())
 
 
-def lessons() -> int:
-    """How many lessons there are."""
-    return len(list((ROOT / "tutorials").glob("[0-9][0-9]-*.md")))
+def lesson_pages() -> list[Path]:
+    """The lessons in order, without the one-line pages that stand at the old name of a lesson."""
+    pages = sorted((ROOT / "tutorials").glob("[0-9][0-9]-*.md"))
+    return [p for p in pages if not p.read_text(encoding="utf-8").startswith("# Moved: ")]
 
 
 RESULTS = ROOT / "tutorials/results"
@@ -296,7 +297,7 @@ FIGURES: Mapping[str, Figure] = {
     "flags": Figure("python -m pytest tests/golden/test_wrong.py", lambda: str(flags())),
     "wrong-backends": Figure("python -m pytest tests/golden/test_wrong.py", lambda: str(wrong_backends())),
     "hardware": Figure("python -m pytest tests/exact/test_hardware_names.py", lambda: str(hardware())),
-    "lessons": Figure("ls tutorials", lambda: in_words(lessons()).capitalize()),
+    "lessons": Figure("ls tutorials", lambda: in_words(len(lesson_pages())).capitalize()),
     "functions": Figure("refscale conform reference --only 'unary/*'", lambda: str(functions())),
     # Reports.
     "report.bert-tiny": Figure("refscale report bert-tiny", last_lines),

@@ -1,4 +1,4 @@
-"""Padding and nearest resize."""
+"""Padding and nearest-neighbor resizing."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def pad(
     *,
     constraint: str | Constraint = geometric,
 ) -> Tensor:
-    """x with a number, mirrored elements or copies of the first and last around it; see ``ops.Pad``.
+    """Pad x by a number, mirrored elements, or copies of its first and last elements; see ``ops.Pad``.
 
     Args:
-        x: any shape.
-        pad: elements before and after the last axis, then the one before it, and so on, as in torch.  (The last axis of
-            an image is its channels here: (0, 0, left, right, top, bottom).)
+        x: tensor of any shape.
+        pad: numbers of elements before and after the last axis, then the axis before it, and so on, as in torch. (Here
+            the last axis of an image is its channels: (0, 0, left, right, top, bottom).)
         mode: "constant", "reflect" or "replicate".
-        value: of mode "constant".
-        constraint: ties α and β.
+        value: the padding of mode "constant", default 0.
+        constraint: constraint of α and β, or its name; default geometric.
 
     Returns:
-        x's shape, larger by ``pad``.
+        A tensor of the shape of x, larger by ``pad``.
 
     Raises:
-        ArgumentError: an odd number of widths, more than two for each axis, or a negative one.
+        ArgumentError: ``pad`` has an odd length, more than two numbers per axis, or a negative number.
     """
     if len(pad) % 2 or len(pad) > 2 * x.ndim:
         raise ArgumentError(f"pad(pad={tuple(pad)}): expected pairs (before, after), at most one for each axis of {x}")
@@ -52,20 +52,21 @@ def interpolate(
     *,
     constraint: str | Constraint = geometric,
 ) -> Tensor:
-    """x with every element repeated along the spatial axes, channels last; see ``ops.NearestResize``.
+    """Repeat every element of x along the spatial axes, channels last; see ``ops.NearestResize``.
 
     Args:
         x: (batch, *space, channels).
-        size: of the result, a multiple of x's, one number or one for each axis; or
-        scale_factor: how often an element is repeated, one number or one for each axis.
-        mode: "nearest".
-        constraint: ties α and β.
+        size: size of the result, a multiple of that of x, one number or one for each axis; alternatively
+        scale_factor: number of copies of an element, one number or one for each axis.
+        mode: "nearest" only.
+        constraint: constraint of α and β, or its name; default geometric.
 
     Returns:
         (batch, *size, channels).
 
     Raises:
-        ArgumentError: neither or both of size and scale_factor, a size that is no multiple of x's, or another mode.
+        ArgumentError: neither or both of ``size`` and ``scale_factor`` are given, ``size`` is not a multiple of that of
+            x, or ``mode`` is not "nearest".
     """
     call = f"interpolate(size={size}, scale_factor={scale_factor}, mode={mode!r})"
     if mode != "nearest":

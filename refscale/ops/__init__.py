@@ -1,7 +1,7 @@
-"""The op table: every op with its forward, backward and factors, a page per family.
+"""The op table: every op with its forward pass, backward pass and factors, one module per family.
 
 ========================  ==============================================================================================
-page                      ops
+module                    ops
 ========================  ==============================================================================================
 ``arithmetic``            add, subtract, weighted_add, bias, multiply, maximum, minimum
 ``scalars``               scalar_multiply, scalar_divide
@@ -20,14 +20,14 @@ page                      ops
 ``reduction``             sum, mean
 ``movement``              reshape, transpose, slice, concat, expand, where, gather, embedding
 ``resampling``            pad, nearest_resize
-``custom``                any element-wise function, given with its derivative (not in ``OPS``)
+``custom``                custom_elementwise: a function given with its derivative (not in ``OPS``)
 ``losses``                softmax_cross_entropy, soft_target_cross_entropy, binary_cross_entropy, loss_sum
 ``regression``            mse_loss, huber_loss, smooth_l1_loss
 ========================  ==============================================================================================
 
-``apply(op, *tensors)`` runs one; ``refscale ops`` prints their factors.  ``OPS`` has every class by name: tables,
-golden vectors, claims and checks enumerate it.  ``x + y``, ``x - y``, ``x * y`` and ``x @ y`` run ``Add``,
-``Subtract``, ``Multiply`` and ``Matmul``; ``-x``, ``c * x`` and ``x / c``, for a number c, ``ScalarMultiply(-1)``,
+``apply(op, *tensors)`` runs an op; ``refscale ops`` prints the factors. ``OPS`` maps names to classes: tables, golden
+vectors, claims and checks enumerate it. ``x + y``, ``x - y``, ``x * y`` and ``x @ y`` run ``Add``, ``Subtract``,
+``Multiply`` and ``Matmul``; ``-x``, ``c * x`` and ``x / c``, for a number c, run ``ScalarMultiply(-1)``,
 ``ScalarMultiply(c)`` and ``ScalarDivide(c)``.
 """
 
@@ -129,11 +129,11 @@ OPS: Mapping[str, type[Op]] = MappingProxyType(
         if hasattr(kind, "forward") and not name.startswith("_")
     }
 )
-"""Every op class by its name, in the order of the pages."""
+"""Op classes by op name, in the order of the modules."""
 
 
 def examples(at: Sizes) -> list[Example]:
-    """The examples that the classes declare, at these sizes, in the order of ``OPS``."""
+    """Return the examples of all ops at these sizes, in the order of ``OPS``."""
     return [example for kind in OPS.values() for example in kind.examples(at)]
 
 

@@ -1,4 +1,4 @@
-"""Larger arrays from the elements of one: padding, and nearest resize."""
+"""Padding, and nearest-neighbor resizing."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from refscale.scales.second_moments import SecondMoments, constant
 
 Kept = tuple[Any, ...]
 PadMode = Literal["constant", "reflect", "replicate"]
-"""What padding holds: one number; elements mirrored at the first and the last; copies of the first and the last."""
+"""Content of the padding: a constant; elements mirrored at the first and the last; copies of the first and the last."""
 
 
 @dataclass(frozen=True)
 class Pad(Op):
-    """x with elements before and after each axis: a number, or elements of x, mirrored or copied.
+    """x padded along each axis by a number, or by mirrored or repeated elements of x.
 
-    α = 1: elements of x stay as they are, and a convolution of x padded with zeros is the convolution with padding.
-    The gradient drops a number's place: β = 1.  Elements of x that are repeated receive the sum of their repeats, N in
-    all of n: β = √(n/N).
+    α = 1: the elements of x do not change, and a convolution of x padded with zeros equals the convolution with
+    padding. For mode "constant" β = 1: the padding has no gradient. In the other modes an element of x receives the sum
+    of the gradients of its copies, N for n elements: β = √(n/N).
 
     Attributes:
-        widths: (before, after) of each axis of x, ≥ 0; of mode "reflect" less than its side.
+        widths: (before, after) of each axis of x, ≥ 0; less than the side for mode "reflect".
         mode: "constant", "reflect" (1 2 3 → 3 2 | 1 2 3 | 2 1) or "replicate" (1 1 | 1 2 3 | 3 3): torch's names.
-        value: finite, of mode "constant".
+        value: the padding of mode "constant", finite.
     """
 
     widths: tuple[tuple[int, int], ...]
@@ -98,7 +98,7 @@ class Pad(Op):
         return (g.mapped_by_axis([matrix.T for matrix in self._matrices(x.shape)], 0),)
 
     def _out(self, x: Shape) -> Shape:
-        """Shape of the result, or a ShapeError."""
+        """Return the shape of the result, or raise ShapeError."""
         if len(x) != len(self.widths):
             raise ShapeError(f"pad: {len(self.widths)} widths of x {x}, expected one for each axis")
         for n, pair in zip(x, self.widths, strict=True):
@@ -107,12 +107,12 @@ class Pad(Op):
         return tuple(n + sum(pair) for n, pair in zip(x, self.widths, strict=True))
 
     def _places(self, x: Shape) -> list[list[int]]:
-        """Of each axis, the index in x of every place of the result; clipped to x where a number stands."""
+        """For each axis, the index in x of every position of the result; clipped to x for constant padding."""
         mode: Literal["reflect", "edge"] = "reflect" if self.mode == "reflect" else "edge"
         return [np.pad(np.arange(n), pair, mode).tolist() if n else [] for n, pair in zip(x, self.widths, strict=True)]
 
     def _matrices(self, x: Shape) -> list[Array]:
-        """Of each axis, the weight of every element in every place of the result."""
+        """For each axis, the weight of every element in every position of the result."""
         found = [np.eye(n)[places] for n, places in zip(x, self._places(x), strict=True)]
         if self.mode == "constant":
             for matrix, (before, after) in zip(found, self.widths, strict=True):
@@ -131,7 +131,7 @@ class NearestResize(Op):
     Copies keep σ: α = 1; the gradient of an element sums its r repeats: β = r^-½, r the product of the factors.
 
     Attributes:
-        factor: ≥ 1, one number for every spatial axis of x or a tuple with one for each.
+        factor: number of copies, ≥ 1, one for every spatial axis of x or a tuple with one for each.
     """
 
     factor: PerAxis
@@ -177,5 +177,5 @@ class NearestResize(Op):
         return per_axis(self, "factor", self.factor, axes)
 
     def _matrices(self, x: Shape) -> list[Array]:
-        """Of each spatial axis, the element of every place of the result."""
+        """For each spatial axis, the element at every position of the result."""
         return [np.repeat(np.eye(n), f, 0) for n, f in zip(x[1:-1], self._factors(x), strict=True)]

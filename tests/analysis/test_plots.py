@@ -167,3 +167,9 @@ def test_unknown_kind_of_file():
         ArgumentError, match=r"plot: cannot write 'f\.bmp', expected a name ending in \.svg, \.png, \.pdf"
     ):
         check_plot("f.bmp")
+
+
+def test_a_missing_folder(tmp_path):
+    check_plot(tmp_path / "f.svg")
+    with pytest.raises(ArgumentError, match=r"^plot: cannot write '.*': the folder '.*none' does not exist$"):
+        check_plot(tmp_path / "none/f.svg")

@@ -117,7 +117,7 @@ class TestErrors:
             (["report", "--panels", "weights"], "report: --panels weights without --plot FILE, expected both"),
             (["report", "--pretrained", "x", "--plot", "x.svg", "--panels", "weights"], "'x' with --panels, which it"),
             (["snr", "--formats", "float17"], "unknown format 'float17'"),
-            (["snr", "--blocks", "--formats", "fp16"], "--blocks is a table of its own, without --formats"),
+            (["snr", "--blocks", "--formats", "fp16"], "--blocks with --formats, expected one of the two"),
             (["snr", "--pretrained", "x"], "--pretrained is for --blocks"),
             (["ops", "--shape", "q=3"], "unknown size 'q'"),
         ],

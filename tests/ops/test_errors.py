@@ -123,7 +123,7 @@ ATTRIBUTES = {
         ((1, 1),), value=float("inf")
     ),
     "Pad(value=1.0): expected a finite number, 0 unless mode is 'constant'": lambda: ops.Pad(((1, 1),), "reflect", 1.0),
-    "Glu(activation='swish'): expected one of gelu, gelu-tanh, relu, silu, tanh, sigmoid, or an element-wise op": (
+    "Glu(activation='swish'): expected one of gelu, gelu-tanh, relu, silu, tanh, sigmoid, or an elementwise op": (
         lambda: ops.Glu("swish")
     ),
     "Expand(shape='2'): expected an integer or a tuple of integers": lambda: ops.Expand("2"),
@@ -327,11 +327,11 @@ SHAPES = [
     ),
     (ops.Reshape((4, 2)), [(2, 3)], "reshape: (2, 3) (6 elements) into (4, 2)"),
     (ops.Reshape((-1, 4)), [(2, 3)], "reshape: (2, 3) (6 elements) into (-1, 4)"),
-    (ops.Transpose((0, 0)), [(2, 3)], "transpose: axes (0, 0) are no permutation of the 2 axes of x (2, 3)"),
+    (ops.Transpose((0, 0)), [(2, 3)], "transpose: axes (0, 0), expected a permutation of the 2 axes of x (2, 3)"),
     (ops.Slice(1, 2, 5), [(2, 3)], "slice: 2:5 of axis 1 of (2, 3)"),
     (ops.Slice(1, 2, 2), [(2, 3)], "slice: 2:2 of axis 1 of (2, 3)"),
     (ops.Slice(2, 0, 1), [(2, 3)], "slice: axis 2 of an array with 2 dimensions"),
-    (ops.Concat(0), [(2, 3), (2, 4)], "concat: shapes (2, 3), (2, 4) differ beside axis 0"),
+    (ops.Concat(0), [(2, 3), (2, 4)], "concat: shapes (2, 3), (2, 4) differ in axes other than 0"),
     (ops.MseLoss(), [(2, 3), (3,)], "mse_loss: x (2, 3) and target (3,), expected one shape with at least one element"),
     (ops.LossSum(), [(), (1,)], "loss_sum: shapes (), (1,), expected scalars"),
 ]
