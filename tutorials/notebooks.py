@@ -237,6 +237,8 @@ def convert(out: str | Path, lessons: Path = LESSONS, pages: str | Path | None =
     made = []
     for path in sorted(lessons.glob("[0-9][0-9]-*.md")):
         text = path.read_text(encoding="utf-8")
+        if text.startswith("# Moved: "):  # an old name of a lesson
+            continue
         for suffix in (".ipynb", ".py"):
             found, tests = cells(relinked(text, suffix, out, lessons), path.name[:2])
             if pages and suffix == ".ipynb":
