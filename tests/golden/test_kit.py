@@ -34,7 +34,7 @@ RIGHT = Reference()
 
 
 class Mine(Reference):
-    """The reference, but for what a test changes."""
+    """The reference, except for the parts that a test changes."""
 
     name, version = "mine", "3"
 
@@ -485,7 +485,7 @@ MADE = [
 
 
 def test_the_table_by_hand():
-    """What is waived or fixed counts as that; a format that fails has a row; what is never implemented has none."""
+    """Waived and fixed vectors count as such; a failing format has a row; unimplemented formats have none."""
     lines = summary(Mine(), MADE, failures=0).splitlines()
     assert [line.split() for line in lines[2:5]] == [
         ["op", "direction", "format", "same", "bound", "FAIL", "waived", "FIXED", "n/i"],

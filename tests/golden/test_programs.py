@@ -306,7 +306,7 @@ def test_a_program_that_never_greets_is_given_up(tmp_path, body):
 
 
 def test_a_program_that_does_not_read_is_given_up(tmp_path):
-    """The request is longer than what a pipe holds: the write waits, and the limit counts that, too."""
+    """The request is longer than a pipe's buffer: the write waits, and the limit includes that wait."""
     script = tmp_path / "p.py"
     script.write_text(GREETING + "time.sleep(60)\n", encoding="utf-8")
     with PipeBackend(f"{sys.executable} {script}", timeout=0.5) as backend:

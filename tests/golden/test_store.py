@@ -269,7 +269,7 @@ def test_a_damaged_set_is_named(copy, damage, capsys):
 
 
 def rehash(root):
-    """Make a set consistent with what was edited."""
+    """Make a set consistent with an edit."""
     import hashlib
 
     def change(m):
@@ -365,7 +365,10 @@ CRAFTED = {
     "no outputs": (vector(lambda v: v.update(outputs={})), "has no outputs, or flags that are not strings"),
     "an escape code in a comment": (vector(lambda v: v.update(comment="\x1b[2J")), "with control characters"),
     "a flag that is a number": (vector(lambda v: v.update(flags=[3])), "has no outputs, or flags that are not strings"),
-    "an escape code in an id": (vector(lambda v: v.update(id="\x1b[2J", op="x")), "\\x1b[2J is not an id of at most 300"),
+    "an escape code in an id": (
+        vector(lambda v: v.update(id="\x1b[2J", op="x")),
+        "\\x1b[2J is not an id of at most 300",
+    ),
     "an array of no table": (vector(lambda v: v.update(inputs={"x": 10**9})), "is not of schema 1"),
     "no vectors": (
         ("cast/manifest.json", lambda m: m.update(vectors={})),

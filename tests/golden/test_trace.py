@@ -1,4 +1,4 @@
-"""Traces: what is recorded, what a verdict is made of, and that wrong programs get one."""
+"""Traces: their records, their verdicts, and the rejection of wrong programs."""
 
 import json
 
@@ -336,7 +336,7 @@ def test_a_lost_gradient_is_seen(tmp_path, wrong):
 
 
 def test_an_input_that_equals_a_later_output_is_not_taken_for_it(tmp_path):
-    """A table that is looked up row by row, in order, equals what was looked up: nothing is said of that gradient."""
+    """A table read row by row, in order, equals the rows read: the gradient has no verdict."""
     table, g = normal(3, 2), normal(3, 2, seed=1)
     with Recorder(tmp_path, complete=True) as recorder:
         with recorder.call("positions", ops.Embedding()) as call:
@@ -425,7 +425,7 @@ def test_a_sum_just_inside_and_just_outside(tmp_path, steps, passed):
     assert result.passed is passed
 
 
-# --- What is refused --------------------------------------------------------------------------------------------------
+# --- Refusals ---------------------------------------------------------------------------------------------------------
 
 
 def index(**changed):
