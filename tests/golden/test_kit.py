@@ -453,7 +453,7 @@ def test_the_bound_stands_beside_the_verdict(pattern, bound):
 def test_reports():
     results = run(TiesAway(), only("cast/float8_e4m3fn/nearest_even/*", "decode/float8_e4m3fn/*"))
     text = summary(TiesAway(), results, 1)
-    assert "tie-even: a tie goes to the neighbor with even significand" in text
+    assert "tie-even: a tie rounds to the neighbor with even significand" in text
     assert f"FAIL {TIES}".replace("/saturate", "/nonsaturate") in text or f"FAIL {TIES}" in text
     assert text.count("\nFAIL ") == 1
     document = json.loads(json.dumps(to_json(TiesAway(), results, VECTORS)))

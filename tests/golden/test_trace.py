@@ -371,7 +371,7 @@ def test_the_command_and_its_exit_status(tmp_path, capsys):
 @pytest.mark.parametrize("option", [["--only", "*"], ["--require", "*"], ["--full"], ["--set", "x"], ["--budget", "1"]])
 def test_options_of_vectors_are_refused(tmp_path, capsys, option):
     assert main(["conform", "--trace", str(tmp_path), *option]) == 2
-    assert f"{option[0]} is of vectors, expected no option but --json" in capsys.readouterr().err
+    assert f"{option[0]} applies to vectors, expected no option but --json" in capsys.readouterr().err
 
 
 def test_names_are_printed_on_one_line(tmp_path):
