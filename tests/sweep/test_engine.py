@@ -203,7 +203,7 @@ def test_another_sweep_in_the_directory(tmp_path, text):
 
 def test_a_report_of_nothing(capsys, tmp_path):
     assert main(["sweep", "quick", "--report", "--out", str(tmp_path)]) == 2
-    assert "holds no sweep, expected a directory with results.jsonl" in capsys.readouterr().err
+    assert "contains no sweep, expected a directory with results.jsonl" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("rows")
