@@ -87,10 +87,13 @@ def check_plot(path: str | Path) -> None:
         path: name of the figure.
 
     Raises:
-        ArgumentError: matplotlib is not installed, or the name does not end in .svg, .png or .pdf.
+        ArgumentError: matplotlib is not installed, the name does not end in .svg, .png or .pdf, or its folder does not
+            exist.
     """
     if Path(path).suffix.lower() not in KINDS_OF_FILE:
         raise ArgumentError(f"plot: cannot write {str(path)!r}, expected a name ending in {', '.join(KINDS_OF_FILE)}")
+    if not Path(path).parent.is_dir():
+        raise ArgumentError(f"plot: cannot write {str(path)!r}: the folder {str(Path(path).parent)!r} does not exist")
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:

@@ -13,9 +13,9 @@ from refscale import ops
 from refscale.bridge.evaluation import Evaluation
 from refscale.bridge.parity import Difference, TorchParity, relative, rms
 from refscale.bridge.patterns import recognized
-from refscale.bridge.program import Outcome, TorchProgram, called
+from refscale.bridge.program import Original, Outcome, TorchProgram, called
 from refscale.bridge.rules import RULES
-from refscale.bridge.steps import AtenCall, Exported, Ref, export
+from refscale.bridge.steps import AtenCall, Exported, Ref, export, quiet
 from refscale.engine import Tape, Tensor, apply, backward
 from refscale.errors import ProgramError, counted
 from refscale.layers import Spec, Specs
@@ -41,7 +41,7 @@ def from_torch(
     comparison.
 
     Args:
-        module: ``torch.nn.Module``, in train or eval mode.
+        module: ``torch.nn.Module``, in train or eval mode; of an exported program ``exported.module()``.
         args, kwargs: example inputs, which the program repeats as its batches.
         output: which of several results, a position or a key; None: the first tensor.
         loss: "projection": mean of output·r for r ~ N(0, 1); "cross_entropy": over the last axis, against random
@@ -56,14 +56,20 @@ def from_torch(
     name = type(module).__name__
     _check_parameters(module, name)
     raw = export(module, args, kwargs or {}, output)
-    exported = recognized(raw)
-    _check_rules(exported, name)
+
+    def checked(exported: Exported) -> Exported:
+        found = recognized(exported)
+        _check_rules(found, name)
+        return found
+
+    exported = checked(raw)
     values = {n: p.detach().numpy().copy() for n, p in module.named_parameters()}
     used = set(exported.parameters.values())
     values = {n: x for n, x in values.items() if n in used}
     inputs = pytree.tree_leaves((tuple(args), dict(kwargs or {})))
     outcome, target = _outcome(loss)
-    program = TorchProgram(name, exported, _specs(exported, values), values, inputs, outcome, target)
+    original = Original(module, args, kwargs or {}, output, checked)
+    program = TorchProgram(name, exported, _specs(exported, values), values, inputs, outcome, target, original)
     double = _in_double(module, args, kwargs or {}, output)
     if double is None:
         program.parity = (_compare(program, raw, torch.float32, 1e-4),)
@@ -86,7 +92,9 @@ def _in_double(module: Any, args: Any, kwargs: Any, output: Any) -> tuple[Export
 
     args, kwargs = pytree.tree_map(wide, (tuple(args), dict(kwargs)))
     try:
-        exported = export(copy.deepcopy(module).double(), args, kwargs, output)
+        with quiet():
+            twin = copy.deepcopy(module).double()
+        exported = export(twin, args, kwargs, output)
     except ProgramError:
         return None
     return exported, pytree.tree_leaves((args, kwargs))

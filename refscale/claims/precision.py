@@ -54,7 +54,7 @@ class Fixed(Regular):
     factors: tuple[float, float, float] = (0.7, 0.6, 0.9)
 
     def scales(self, call: Call) -> Scales:
-        """Those."""
+        """Return the given factors."""
         return Scales(self.factors[0], self.factors[1 : 1 + len(call.shapes)])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refscale.cli.arguments import DEFAULT_MODEL
+from refscale.cli.arguments import DEFAULT_MODEL, PANELS
 from refscale.cli.outputs import check_directories
 from refscale.errors import ArgumentError
 from refscale.files import name_of
@@ -28,6 +28,8 @@ def report(args: argparse.Namespace) -> None:
 
     if args.model and args.option and args.model != args.option:
         raise ArgumentError(f"report: two models, {args.model!r} and --model {args.option!r}, expected one")
+    if args.panels and not args.plot:
+        raise ArgumentError(f"report: --panels {args.panels} without --plot FILE, expected both")
     if args.pretrained:
         _report_pretrained(args)
         return
@@ -167,6 +169,7 @@ _NOT_OF_A_TRAINED_MODEL: dict[str, object] = {
     "checkpoint": None,
     "flops": False,
     "html": None,
+    "panels": None,
     "all": False,
 }
 """Options of ``report`` that do not apply to ``--pretrained``, with their defaults."""
@@ -180,5 +183,5 @@ def _show(args: argparse.Namespace, reports: list[Report]) -> None:
     if args.html:
         analysis.save_html(args.html, reports)
     if args.plot:
-        analysis.plot(args.plot, reports)
+        analysis.plot(args.plot, reports, [PANELS[args.panels]] if args.panels else [*PANELS.values()])
     print(analysis.render(reports, everything=args.all), end="")

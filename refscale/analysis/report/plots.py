@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from refscale.analysis.figures import LABEL, LEADER, LIMIT, STRIP, UNIT, mark_ranges, open_figure
+from refscale.errors import ArgumentError
 from refscale.formats import get_format
 from refscale.stats.measurement import KINDS, Kind, TensorStats
 from refscale.stats.report import Report, by_layer
@@ -24,7 +25,7 @@ FULL = 0.25
 """Share of a tensor's elements in one binade with the darkest color; about the largest share for N(0, σ²)."""
 
 
-def plot(path: str | Path, reports: Sequence[Report]) -> None:
+def plot(path: str | Path, reports: Sequence[Report], kinds: Sequence[Kind] = KINDS) -> None:
     """Plot heat-maps of exponents: a row for each kind of tensor, a column for each report.
 
     The horizontal axis is the exponent ⌊log2 |x|⌋. Each row of a map is a tensor, in the order of the forward pass,
@@ -34,20 +35,23 @@ def plot(path: str | Path, reports: Sequence[Report]) -> None:
     Args:
         path: name of the figure, ending in .svg, .png or .pdf.
         reports: one or two, of the same model.
+        kinds: the kinds of tensors to draw, from top to bottom; default: all four.
 
     Raises:
-        ArgumentError: as in ``check_plot``.
+        ArgumentError: ``kinds`` is empty or has an unknown kind; see also ``check_plot``.
         OSError: the file cannot be written.
     """
-    exponents = _span(reports)
-    rows = max(len(reports[0].of_kind(kind)) for kind in KINDS)
-    layers = max(len(list(by_layer(_drawn(r, kind)))) for r in reports for kind in KINDS)
-    named = 1.05 * LABEL * layers + STRIP * (len(reports[0].formats) + 0.3)  # height of all names and the formats
+    if not kinds or set(kinds) - set(KINDS):
+        raise ArgumentError(f"plot(kinds={kinds!r}): expected at least one of {', '.join(map(repr, KINDS))}")
+    exponents = _span(reports, kinds)
+    rows = max(len(reports[0].of_kind(kind)) for kind in kinds)
+    layers = max(len(list(by_layer(_drawn(r, kind)))) for r in reports for kind in kinds)
+    named = 1.05 * LABEL * layers + STRIP * (len(reports[0].formats) + 0.3)  # room for all names, and the formats
     panel = min(4.0, max(1.4, 0.035 * rows, named))  # inches
-    with open_figure(path, 1.5 + len(KINDS) * (panel + 0.4)) as figure:
-        grid = figure.subplots(len(KINDS), len(reports), squeeze=False, sharex=True)
+    with open_figure(path, 1.5 + len(kinds) * (panel + 0.4)) as figure:
+        grid = figure.subplots(len(kinds), len(reports), squeeze=False, sharex=True)
         images = []
-        for axes_row, kind in zip(grid, KINDS, strict=True):
+        for axes_row, kind in zip(grid, kinds, strict=True):
             last: list[str] = []
             for ax, report in zip(axes_row, reports, strict=True):
                 tensors = _drawn(report, kind)
@@ -73,9 +77,9 @@ def _drawn(report: Report, kind: Kind) -> list[TensorStats]:
     return [t for t in report.of_kind(kind) if t.exponents and not t.zero_because]
 
 
-def _span(reports: Sequence[Report]) -> range:
+def _span(reports: Sequence[Report], kinds: Sequence[Kind]) -> range:
     """Return the shown exponents: those of nearly all elements, and the ranges of the formats with their names."""
-    drawn = [t for r in reports for kind in KINDS for t in _drawn(r, kind)]
+    drawn = [t for r in reports for kind in kinds for t in _drawn(r, kind)]
     found = [e for t in drawn for e, n in t.exponents.items() if t.share(n) > 0.01]
     formats = [get_format(name) for name in reports[0].formats]
     low = min([*found, *(f.emin - f.mantissa_bits for f in formats)])
