@@ -92,8 +92,7 @@ def _same(a: Array | None, b: Array) -> bool:
 
 @claim("paper, Table 2 (FP16 and FP8), Table A.1; refscale.precision.policy", "bmn")
 def claim_9_01_which_cast_where(place: Place) -> Figures:
-    """A matmul rounds its operands, then its output after α; backward its incoming gradient, then each gradient after
-    β.
+    """A matmul rounds its operands and its output after α; backward, its incoming gradient and each gradient after β.
 
     y = store(α·(operand(x)·operand(w))), dx = store(β_x·(gradient(g)·operand(w)ᵀ)), dw likewise. All bits are equal,
     from leaves that are stored first, in exact arithmetic for any factors and in float32 for powers of two. The number
