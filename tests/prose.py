@@ -332,7 +332,7 @@ COMPARED = {
 }
 
 FIGURES: Mapping[str, Figure] = {
-    # Counts of what is in the repository.
+    # Counts of repository contents.
     "claims": Figure(VERIFY, lambda: str(claims(False))),
     "claims.slow": Figure(f"{VERIFY} --slow", lambda: str(claims(True))),
     "claims.figures": Figure(VERIFY, lambda: found(r"(\d+) figures", "verify"), slow=True),
