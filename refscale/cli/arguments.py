@@ -222,7 +222,7 @@ def _add_run(parser: argparse.ArgumentParser, default: TrainConfig) -> None:
     def add(name: str, help: str, **options: Any) -> None:
         # No argparse defaults: an absent option takes the value of the configuration or of the resumed run.
         shown = getattr(default, name.replace("-", "_"))
-        suffix = "" if shown is None else f" (default: {shown})"
+        suffix = "" if shown in (None, "") else f" (default: {shown})"
         parser.add_argument(f"--{name}", help=help + suffix, default=argparse.SUPPRESS, **options)
 
     schemes = ", ".join(default.kind.log2_lr)
@@ -235,7 +235,7 @@ def _add_run(parser: argparse.ArgumentParser, default: TrainConfig) -> None:
     add("scaling", "loss or tensor scaling: none, static:2^15, automatic, current or delayed", metavar="NAME")
     add("constraint", "common value of α and β inside residual branches", choices=_MODEL_CONSTRAINTS)
     add("steps", "number of optimizer steps", type=int, metavar="N")
-    add("batch", "sequences", type=int, metavar="N")
+    add("batch", "sequences in each batch", type=int, metavar="N")
     add("seq", "tokens in each sequence", type=int, metavar="N")
     add(
         "lr", "peak learning rate, such as 0.01 or 2^-6 (default: that of the scheme)", type=read_number, metavar="RATE"
@@ -262,7 +262,7 @@ def _add_run(parser: argparse.ArgumentParser, default: TrainConfig) -> None:
         type=int,
         metavar="N",
     )
-    add("dropout", "probability", type=float, metavar="P")
+    add("dropout", "dropout probability", type=float, metavar="P")
     add("seed", "random seed of weights, text, dropout and stochastic rounding", type=int, metavar="N")
     add("evaluate-every", "steps between validations", type=int, metavar="N")
     add("evaluation-batches", "batches in each validation; for questions, 0: all", type=int, metavar="N")
