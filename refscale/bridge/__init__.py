@@ -2,13 +2,23 @@
 
 In reading order: ``evaluation`` and ``rules`` (each ATen op in refscale's ops), ``steps`` (a module as a list of
 calls), ``patterns`` (functions composed of several ops), ``parity`` (against torch), ``program``, ``importing``;
-``functions`` (each op in torch), ``module`` (the way back); ``bring`` (the command).
+``functions`` (each op in torch), ``module`` (the way back); ``onnx`` (ONNX models); ``bring`` (the command).
 """
 
 from refscale.bridge.bring import Brought, gradient_error
 from refscale.bridge.importing import from_torch
 from refscale.bridge.module import to_torch
+from refscale.bridge.onnx import from_onnx
 from refscale.bridge.parity import Difference, TorchParity
 from refscale.bridge.program import TorchProgram
 
-__all__ = ["Brought", "Difference", "TorchParity", "TorchProgram", "from_torch", "gradient_error", "to_torch"]
+__all__ = [
+    "Brought",
+    "Difference",
+    "TorchParity",
+    "TorchProgram",
+    "from_onnx",
+    "from_torch",
+    "gradient_error",
+    "to_torch",
+]

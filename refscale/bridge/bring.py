@@ -151,7 +151,7 @@ def to_json(found: Brought) -> dict[str, Any]:
                 "values": p.steps,
                 "value": [p.value.what, p.value.relative],
                 "gradients": p.trained,
-                "gradient": [p.gradient.what, p.gradient.relative],
+                "gradient": [p.gradient.what, p.gradient.relative] if p.gradient else None,
             }
             for p in found.program.parity
         ],

@@ -47,7 +47,8 @@ class TorchProgram(Program):
 
     Attributes:
         exported: the steps.
-        parity: the comparisons with torch, in float32 and in float64.
+        parity: the comparisons with the source; with torch, in float32 and in float64.
+        guesses: what the source does not say, and what was assumed.
     """
 
     memoryless = True
@@ -67,6 +68,7 @@ class TorchProgram(Program):
         self.digest = _digest(exported, specs, self._values, self._inputs)
         self._shape: tuple[int, ...] | None = None
         self.parity: tuple[TorchParity, ...] = ()
+        self.guesses: tuple[str, ...] = ()
 
     def output(
         self,
@@ -89,20 +91,17 @@ class TorchProgram(Program):
         Raises:
             ProgramError: a step that refscale cannot compute.
         """
-        import torch
-
         tape = next(iter(p.values())).tape
         given = {**self.exported.constants, **{node: p[name] for node, name in self.exported.parameters.items()}}
 
         def array(x: Any) -> Any:
             """A constant as an array of the tape's dtype."""
-            if not hasattr(x, "detach"):
+            if not hasattr(x, "detach") and not isinstance(x, np.ndarray):
                 return x
-            values = x.detach().numpy()
+            values = _as_array(x)
             return values.astype(tape.dtype) if values.dtype.kind == "f" else values
 
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0 if rng is None else int(rng.integers(2**62)))
+        with self.exported.noise(0 if rng is None else int(rng.integers(2**62))):
             result: Tensor = evaluate(
                 self.exported, given, inputs, _TapeEvaluation(tape, rng), constants=constants, array=array, watch=watch
             )
@@ -146,8 +145,13 @@ def _digest(exported: Exported, specs: Specs, values: Mapping[str, Array], input
         content.update(f"{name} {spec}\n".encode())
         content.update(np.ascontiguousarray(values[name]).tobytes())
     for x in inputs:
-        content.update(np.ascontiguousarray(x.detach().numpy()).tobytes() if hasattr(x, "detach") else repr(x).encode())
+        content.update(np.ascontiguousarray(_as_array(x)).tobytes())
     return content.hexdigest()
+
+
+def _as_array(x: Any) -> Array:
+    """A torch tensor, an array or a number as an array."""
+    return np.asarray(x.detach().numpy() if hasattr(x, "detach") else x)
 
 
 def evaluate(

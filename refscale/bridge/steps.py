@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from refscale.errors import ProgramError, shown
@@ -36,6 +37,7 @@ class AtenCall:
         arguments: by the names of the op's schema; a ``Ref`` for each earlier value.
         fused: the steps that this one stands for, if it was recognized from several.
         rule: of a recognized step; None: that of ``rules.RULES``.
+        of_shapes: whether the value depends only on the shapes of the arguments.
     """
 
     name: str
@@ -45,6 +47,7 @@ class AtenCall:
     arguments: Mapping[str, Any]
     fused: tuple[AtenCall, ...] = ()
     rule: Callable[..., Any] | None = None
+    of_shapes: bool = False
 
     @property
     def inputs(self) -> list[str]:
@@ -79,6 +82,8 @@ class Exported:
         constants: by name in the steps, a tensor: buffers and constants.
         inputs: names of the inputs in the steps.
         output: name of the value that is returned, the one that the caller chose.
+        depends: names of the values that depend on parameters.
+        noise: a context in which the source's own random numbers follow a seed.
     """
 
     steps: tuple[AtenCall, ...]
@@ -87,6 +92,7 @@ class Exported:
     inputs: Sequence[str]
     output: str
     depends: frozenset[str] = field(default=frozenset())
+    noise: Callable[[int], AbstractContextManager[object]] = nullcontext
 
     def with_steps(self, steps: Sequence[AtenCall]) -> Exported:
         """The same module by other steps, without unused ones; those that write in place stay."""
@@ -95,16 +101,14 @@ class Exported:
             if step.name in needed or step.in_place:
                 needed.update(step.inputs)
                 kept.append(step)
-        return Exported(
-            tuple(kept[::-1]), self.parameters, self.constants, self.inputs, self.output, depending(kept[::-1], self)
-        )
+        return replace(self, steps=tuple(kept[::-1]), depends=depending(kept[::-1], self))
 
 
 def depending(steps: Sequence[AtenCall], of: Exported) -> frozenset[str]:
     """Names of the values that depend on parameters."""
     found = set(of.parameters)
     for step in steps:
-        if found.intersection(step.inputs):
+        if found.intersection(step.inputs) and not step.of_shapes:
             found.add(step.name)
             if step.in_place:
                 found.add(step.inputs[0])
@@ -163,8 +167,18 @@ def export(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: 
             spec = exported.call_spec.out_spec
             results = pytree.tree_unflatten(refs[-spec.num_leaves :], spec)
     chosen = _chosen(results, output, type(module).__name__)
-    whole = Exported((), parameters, constants, tuple(names), chosen)
+    whole = Exported((), parameters, constants, tuple(names), chosen, noise=_noise)
     return whole.with_steps(steps)
+
+
+@contextmanager
+def _noise(seed: int) -> Iterator[None]:
+    """Torch's random numbers from a seed, without a change of its own generator."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        yield
 
 
 def _shared_names(module: Any) -> dict[str, str]:

@@ -1,0 +1,9 @@
+"""ONNX models as programs, and programs as ONNX models.
+
+In reading order: ``reading`` (a model as a list of steps), ``elementwise`` and ``patterns`` (functions composed of
+several nodes), ``running`` (onnxruntime), ``importing``.
+"""
+
+from refscale.bridge.onnx.importing import from_onnx
+
+__all__ = ["from_onnx"]
