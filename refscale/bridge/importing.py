@@ -15,7 +15,7 @@ from refscale.bridge.parity import Difference, TorchParity, relative, rms
 from refscale.bridge.patterns import recognized
 from refscale.bridge.program import Outcome, TorchProgram, called
 from refscale.bridge.rules import RULES
-from refscale.bridge.steps import AtenCall, Exported, Ref, export
+from refscale.bridge.steps import AtenCall, Exported, Ref, export, quiet
 from refscale.engine import Tape, Tensor, apply, backward
 from refscale.errors import ProgramError, counted
 from refscale.layers import Spec, Specs
@@ -41,7 +41,7 @@ def from_torch(
     comparison.
 
     Args:
-        module: ``torch.nn.Module``, in train or eval mode.
+        module: ``torch.nn.Module``, in train or eval mode; of an exported program ``exported.module()``.
         args, kwargs: example inputs, which the program repeats as its batches.
         output: which of several results, a position or a key; None: the first tensor.
         loss: "projection": mean of output·r for r ~ N(0, 1); "cross_entropy": over the last axis, against random
@@ -86,7 +86,9 @@ def _in_double(module: Any, args: Any, kwargs: Any, output: Any) -> tuple[Export
 
     args, kwargs = pytree.tree_map(wide, (tuple(args), dict(kwargs)))
     try:
-        exported = export(copy.deepcopy(module).double(), args, kwargs, output)
+        with quiet():
+            twin = copy.deepcopy(module).double()
+        exported = export(twin, args, kwargs, output)
     except ProgramError:
         return None
     return exported, pytree.tree_leaves((args, kwargs))

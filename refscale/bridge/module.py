@@ -22,7 +22,7 @@ from refscale.errors import ArgumentError
 from refscale.precision import Precision, Rounder, fp32, get_precision
 from refscale.scales import Call, Scheme, get_scheme, regular
 
-__all__ = ["to_torch"]
+__all__ = ["to_torch", "values_under"]
 
 Cast = Callable[[Any], Any]
 
@@ -62,7 +62,8 @@ def to_torch(
     Args:
         program: from ``from_torch``.
         scheme: such as ``graph.plan(program)``; or ``adapt.adapt(program)``: the module with its own values, each
-            parameter divided by its σ, and the same outputs.
+            parameter divided by its σ, and the same loss.  Its outputs are the same with the loss "cross_entropy", and
+            a constant multiple of the original's with "projection".
         precision: casts of the calls, simulated in float32 on the CPU; rounding to nearest, without blocks.
         parameters: values by name, for an adapted program those of the original; None: the program's initial ones.
         seed: of the initial parameters.
@@ -75,16 +76,25 @@ def to_torch(
         ArgumentError: the policy computes exactly or in blocks, transforms operands, or differs by place.
     """
     policy = get_precision(precision)
-    if isinstance(scheme, Adapted):
-        own = program.initial_parameters(regular, np.random.default_rng(seed)) if parameters is None else parameters
-        parameters, scheme = scheme.unit({name: np.asarray(x) for name, x in own.items()}), scheme.scheme
-    scheme = get_scheme(scheme)
+    values, scheme = values_under(program, scheme, parameters, seed)
     if policy.accumulate is not None or policy.blocks is not None or policy.rules or policy.hadamard:
         raise ArgumentError(
             f"to_torch(precision={policy.name!r}): expected a policy without blocks, accumulators, rules and transforms"
         )
-    values = program.initial_parameters(scheme, np.random.default_rng(seed)) if parameters is None else parameters
     return _module_class()(program, scheme, policy, values)
+
+
+def values_under(
+    program: TorchProgram, scheme: str | Scheme | Adapted, parameters: Mapping[str, Any] | None, seed: int
+) -> tuple[Mapping[str, Any], Scheme]:
+    """The parameters of a program under a scheme, and the scheme; arguments as of ``to_torch``."""
+    if isinstance(scheme, Adapted):
+        own = program.initial_parameters(regular, np.random.default_rng(seed)) if parameters is None else parameters
+        return scheme.unit({name: np.asarray(x) for name, x in own.items()}), scheme.scheme
+    scheme = get_scheme(scheme)
+    if parameters is None:
+        parameters = program.initial_parameters(scheme, np.random.default_rng(seed))
+    return parameters, scheme
 
 
 class _Edges:

@@ -52,8 +52,12 @@ class TorchParity:
         worst = self.gradient
         return (
             f"{self.dtype}: {counted(self.steps, 'value')}, worst {self.value.relative:.1e} of its RMS "
-            f"({self.value.what}); {counted(self.trained, 'gradient')}, "
-            + (f"worst {worst.relative:.1e} ({worst.what})" if worst else "not compared")
+            f"({self.value.what}); "
+            + (
+                f"{counted(self.trained, 'gradient')}, worst {worst.relative:.1e} ({worst.what})"
+                if worst
+                else "gradients not compared"
+            )
         )
 
 

@@ -128,7 +128,7 @@ def activations(
     Args:
         exported: the module.
         elementwise: targets of the steps that may be joined.
-        function: of the name of its argument and its steps; has f(x) as its call and f′(x) as ``slope``.
+        function: of the name of its argument and its steps; has f(x) as its call, f′(x) as ``slope``, and ``kinks``.
         tolerance: largest difference from a named activation on the grid.
     """
     # By name of a value: the tensor that it is a function of, and by what steps.
@@ -190,6 +190,10 @@ class Composed:
         with torch.no_grad():
             return np.asarray(self.on(torch.tensor(np.asarray(x))).numpy())
 
+    def kinks(self) -> tuple[float, ...]:
+        """Places where f′ jumps: not known of torch's functions."""
+        return ()
+
     def slope(self, x: NDArray[Any]) -> NDArray[Any]:
         """f′(x) of an array."""
         import torch
@@ -215,7 +219,7 @@ def _as_function(
             break
     if op is None:
         f = function(source, whole)
-        op = ops.CustomElementwise(f, f.slope)
+        op = ops.CustomElementwise(f, f.slope, tuple(f.kinks()))
     return replace(
         step,
         target=op.name,

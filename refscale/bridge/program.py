@@ -20,7 +20,7 @@ from refscale.layers import Specs, Tensors, initialize
 from refscale.programs import Program
 from refscale.scales import Scheme, regular
 
-__all__ = ["Outcome", "TorchProgram", "called", "evaluate"]
+__all__ = ["Outcome", "TorchProgram", "as_array", "called", "evaluate"]
 
 Array = NDArray[Any]
 Outcome = Callable[[Evaluation, Any, Any], Any]
@@ -98,7 +98,7 @@ class TorchProgram(Program):
             """A constant as an array of the tape's dtype."""
             if not hasattr(x, "detach") and not isinstance(x, np.ndarray):
                 return x
-            values = _as_array(x)
+            values = as_array(x)
             return values.astype(tape.dtype) if values.dtype.kind == "f" else values
 
         with self.exported.noise(0 if rng is None else int(rng.integers(2**62))):
@@ -145,11 +145,11 @@ def _digest(exported: Exported, specs: Specs, values: Mapping[str, Array], input
         content.update(f"{name} {spec}\n".encode())
         content.update(np.ascontiguousarray(values[name]).tobytes())
     for x in inputs:
-        content.update(np.ascontiguousarray(_as_array(x)).tobytes())
+        content.update(np.ascontiguousarray(as_array(x)).tobytes())
     return content.hexdigest()
 
 
-def _as_array(x: Any) -> Array:
+def as_array(x: Any) -> Array:
     """A torch tensor, an array or a number as an array."""
     return np.asarray(x.detach().numpy() if hasattr(x, "detach") else x)
 

@@ -10,12 +10,12 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from refscale.errors import ProgramError, shown
 
-__all__ = ["AtenCall", "Exported", "Ref", "export", "resolve"]
+__all__ = ["AtenCall", "Exported", "Ref", "export", "quiet", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class Exported:
         inputs: names of the inputs in the steps.
         output: name of the value that is returned, the one that the caller chose.
         depends: names of the values that depend on parameters.
+        results: number of values that the module returns.
         noise: a context in which the source's own random numbers follow a seed.
     """
 
@@ -91,7 +92,8 @@ class Exported:
     constants: Mapping[str, Any]
     inputs: Sequence[str]
     output: str
-    depends: frozenset[str] = field(default=frozenset())
+    depends: frozenset[str] = frozenset()
+    results: int = 1
     noise: Callable[[int], AbstractContextManager[object]] = nullcontext
 
     def with_steps(self, steps: Sequence[AtenCall]) -> Exported:
@@ -126,6 +128,17 @@ def resolve(arguments: Any, value: Callable[[Ref], Any]) -> Any:
     return arguments
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Ignore two warnings of torch about its own classes."""
+    with warnings.catch_warnings():
+        # An LSTM keeps a list of its parameters, which are registered by their names, too.
+        warnings.filterwarnings("ignore", message="The tensor attributes", category=UserWarning)
+        # A copy of an exported program copies its tree of inputs.
+        warnings.filterwarnings("ignore", message="`isinstance.treespec", category=FutureWarning)
+        yield
+
+
 def export(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: int | str | None) -> Exported:
     """Export a module and list its steps.
 
@@ -141,9 +154,7 @@ def export(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: 
     from torch.utils import _pytree as pytree
 
     try:
-        with warnings.catch_warnings():
-            # An LSTM keeps a list of its parameters, which are registered by their names, too.
-            warnings.filterwarnings("ignore", message="The tensor attributes", category=UserWarning)
+        with quiet():
             exported = torch.export.export(module, tuple(args), dict(kwargs))
     except Exception as error:
         raise ProgramError(
@@ -167,7 +178,8 @@ def export(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: 
             spec = exported.call_spec.out_spec
             results = pytree.tree_unflatten(refs[-spec.num_leaves :], spec)
     chosen = _chosen(results, output, type(module).__name__)
-    whole = Exported((), parameters, constants, tuple(names), chosen, noise=_noise)
+    count = exported.call_spec.out_spec.num_leaves
+    whole = Exported((), parameters, constants, tuple(names), chosen, results=count, noise=_noise)
     return whole.with_steps(steps)
 
 

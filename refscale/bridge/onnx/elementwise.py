@@ -6,6 +6,7 @@ Each value is a pair of numbers, of f and f′ at the same points; each node map
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,23 @@ class ComposedNodes:
     def __init__(self, source: str, steps: Sequence[AtenCall]) -> None:
         self.source, self.steps = source, tuple(steps)
 
+    def kinks(self) -> tuple[float, ...]:
+        """Places in (−12, 12) where f′ may jump: where the input of a node crosses a threshold of it."""
+        found = set()
+        for i, step in enumerate(self.steps):
+            for name in step.inputs:
+                value = partial(ComposedNodes(self.source, self.steps[:i])._value, name)
+                for threshold in _thresholds(step):
+                    found.update(_crossings(value, threshold))
+        return tuple(sorted(found))
+
     def _pair(self, x: Array) -> Pair:
+        return self._values(x)[self.steps[-1].name]
+
+    def _value(self, name: str, x: Array) -> Array:
+        return np.asarray(self._values(x)[name][0])
+
+    def _values(self, x: Array) -> dict[str, Pair]:
         values: dict[str, Pair] = {self.source: (x, np.ones_like(x))}
         with np.errstate(all="ignore"):
             for step in self.steps:
@@ -162,7 +179,7 @@ class ComposedNodes:
                     for key, argument in step.arguments.items()
                 }
                 values[step.name] = _NODES[step.target.removeprefix("onnx.")](**arguments)
-        return values[self.steps[-1].name]
+        return values
 
     def __call__(self, x: Array) -> Array:
         """f(x) of an array."""
@@ -171,6 +188,35 @@ class ComposedNodes:
     def slope(self, x: Array) -> Array:
         """f′(x) of an array."""
         return np.asarray(self._pair(np.asarray(x))[1], x.dtype)
+
+
+def _thresholds(step: AtenCall) -> list[float]:
+    """Where the derivative of a node jumps."""
+    settings = step.arguments
+    kind = step.target.removeprefix("onnx.")
+    if kind == "Clip":
+        return [x for x in (settings.get("min"), settings.get("max")) if isinstance(x, float)]
+    if kind in ("Max", "Min"):
+        return [x for x in settings["data_0"] if isinstance(x, float)]
+    if kind == "HardSigmoid":
+        return [(y - settings["beta"]) / settings["alpha"] for y in (0.0, 1.0)]
+    return {"HardSwish": [-3.0, 3.0]}.get(kind, [0.0] if kind in ("Relu", "Abs", "Elu", "Celu", "LeakyRelu") else [])
+
+
+def _crossings(f: Callable[[Array], Array], level: float) -> list[float]:
+    """Where a function crosses a level, by bisection between the points of a grid."""
+    grid = np.linspace(-12.0, 12.0, 2402)
+    above = f(grid) > level
+    found = []
+    for i in np.flatnonzero(above[1:] != above[:-1]):
+        low, high = grid[i], grid[i + 1]
+        while low < (middle := 0.5 * (low + high)) < high:
+            if (f(np.array([middle]))[0] > level) == above[i]:
+                low = middle
+            else:
+                high = middle
+        found.append(float(high))
+    return found
 
 
 def _paired(argument: Any) -> Any:

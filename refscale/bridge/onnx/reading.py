@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from refscale.bridge.steps import AtenCall, Exported, Ref
 from refscale.errors import ProgramError, shown
 
-__all__ = ["FLOAT_SLOTS", "ReadModel", "node_function", "read"]
+__all__ = ["ReadModel", "copied_node", "read"]
 
 Array = NDArray[Any]
 
@@ -30,7 +30,7 @@ _RENAMED = {"input_mean": "mean", "input_var": "var", "value": "constant_value"}
 _MOVES = frozenset({"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 _NUMERIC = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Clip", "Max", "Min"})
 _MEASURED = frozenset({"Shape", "Size"})
-FLOAT_SLOTS = frozenset(
+_FLOAT_SLOTS = frozenset(
     {("BatchNormalization", "mean"), ("BatchNormalization", "var"), ("Pow", "Y"), ("Where", "X"), ("Where", "Y")}
     | {("Clip", "min"), ("Clip", "max"), ("Pad", "constant_value"), ("Resize", "roi"), ("Resize", "scales")}
     | {("Upsample", "scales"), ("Dropout", "ratio"), ("OneHot", "values"), ("Range", "delta")}
@@ -93,7 +93,7 @@ class _NodeFunction:
     """The value of a node by ``onnx.reference``."""
 
     def __init__(self, node: Any, opset: int, names: Mapping[str, str | list[str]], several: bool) -> None:
-        self._node, self._opset, self._names, self._several = node, opset, names, several
+        self.node, self._opset, self._names, self._several = node, opset, names, several
         self._evaluator: Any = None
 
     def __call__(self, **arguments: Any) -> Any:
@@ -101,10 +101,10 @@ class _NodeFunction:
         from onnx.reference import ReferenceEvaluator
 
         if self._evaluator is None:
-            outputs = [onnx.helper.make_empty_tensor_value_info(n) for n in self._node.output if n]
-            taken = list(dict.fromkeys(n for n in self._node.input if n))
+            outputs = [onnx.helper.make_empty_tensor_value_info(n) for n in self.node.output if n]
+            taken = list(dict.fromkeys(n for n in self.node.input if n))
             inputs = [onnx.helper.make_empty_tensor_value_info(n) for n in taken]
-            graph = onnx.helper.make_graph([self._node], "node", inputs, outputs)
+            graph = onnx.helper.make_graph([self.node], "node", inputs, outputs)
             model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", self._opset)])
             self._evaluator = ReferenceEvaluator(model)
         given: dict[str, Array] = {}
@@ -124,9 +124,22 @@ def _array(x: Any) -> Array:
     return np.asarray(x, np.float32) if isinstance(x, float) else np.asarray(x)
 
 
-def node_function(node: Any, opset: int, names: Mapping[str, str | list[str]], several: bool) -> Any:
-    """The function of a node, of its inputs by their names in the standard."""
-    return _NodeFunction(node, opset, names, several)
+def copied_node(step: AtenCall, graph: Any, constants: Mapping[str, Any]) -> bool:
+    """Copy the node of a step that does not depend on parameters to a graph; False: it has none.
+
+    Args:
+        step: the step.
+        graph: a ``nodes.GraphWriter``.
+        constants: values by name, of which those that the node takes become initializers.
+    """
+    if not isinstance(step.function, _NodeFunction):
+        return False
+    node, made = step.function.node, {name for n in graph.nodes for name in n.output}
+    graph.nodes.append(node)
+    for name in node.input:
+        if name and name in constants and name not in made:
+            graph.initializers[name] = constants[name]
+    return True
 
 
 def _dimensions(data: Any, start: int = 0, end: int | None = None) -> Array:
@@ -159,9 +172,21 @@ class _Reader:
         self.known: dict[str, Array] = {
             t.name: onnx.numpy_helper.to_array(t, base_dir="") for t in proto.graph.initializer
         }
+        for node in proto.graph.node:
+            self._check(node)
         self.inputs = self._inputs(inputs)
         self.steps: list[AtenCall] = []
         self.uses: dict[str, set[tuple[str, str]]] = {}
+
+    def _check(self, node: Any) -> None:
+        """Refuse control flow, quantized nodes and other domains than the standard's."""
+        kind = node.op_type
+        if node.domain not in ("", "ai.onnx"):
+            raise self.refused(node, f"of the domain {node.domain!r}, expected the standard's")
+        if kind in _CONTROL:
+            raise self.refused(node, "control flow, expected a graph without it")
+        if "Quantize" in kind or kind.startswith("QLinear") or kind.endswith("Integer"):
+            raise self.refused(node, "quantized, expected float32")
 
     def refused(self, node: Any, why: str) -> ProgramError:
         place = node.name or next(iter(node.output), "")
@@ -196,12 +221,6 @@ class _Reader:
         from onnx import helper, numpy_helper
 
         kind = node.op_type
-        if node.domain not in ("", "ai.onnx"):
-            raise self.refused(node, f"of the domain {node.domain!r}, expected the standard's")
-        if kind in _CONTROL:
-            raise self.refused(node, "control flow, expected a graph without it")
-        if "Quantize" in kind or kind.startswith("QLinear") or kind.endswith("Integer"):
-            raise self.refused(node, "quantized, expected float32")
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         if kind == "Constant":
             (value,) = attributes.values()
@@ -209,7 +228,7 @@ class _Reader:
             return
         arguments, names, settings = self._arguments(node, attributes)
         several = kind in _LISTS
-        function: Any = _OWN.get(kind) or node_function(node, self.opset, names, several)
+        function: Any = _OWN.get(kind) or _NodeFunction(node, self.opset, names, several)
         taken = [n for n in node.input if n]
         weights = [n for n in taken if n in self.known and _floats(self.known[n])]
         if all(n in self.known for n in taken) and not (kind in _MOVES and weights):
@@ -287,7 +306,7 @@ class _Reader:
         moves = {(kind, key) for kind in _MOVES for key in ("data", "input")}
         found = {}
         for name, x in self.known.items():
-            slots = uses.get(name, set()) - moves - FLOAT_SLOTS
+            slots = uses.get(name, set()) - moves - _FLOAT_SLOTS
             if not slots or x.dtype.kind != "f" or not x.size:
                 continue
             if x.dtype != np.float32:

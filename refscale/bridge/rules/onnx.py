@@ -539,13 +539,12 @@ def _slice(run: Evaluation, data: Any, starts: Any, ends: Any, axes: Any = None,
 def _gather(run: Evaluation, data: Any, indices: Any, axis: int = 0) -> Any:
     if run.depends(indices):
         raise ProgramError("Gather at indices that depend on parameters: expected constant ones")
+    if indices.ndim and data.ndim == 2 and axis in (0, -2):
+        return _aten("embedding.default", run, weight=data, indices=indices)
     places = np.asarray(indices)
-    side = data.shape[axis]
-    places = np.where(places < 0, places + side, places)
     if places.ndim == 0:
         return _aten("select.int", run, self=data, dim=axis, index=int(places))
-    if data.ndim == 2 and axis % 2 == 0:
-        return _aten("embedding.default", run, weight=data, indices=places)
+    places = np.where(places < 0, places + data.shape[axis], places)
     if places.ndim == 1 and np.array_equal(places, np.arange(places[0], places[0] + places.size)):
         end = int(places[-1]) + 1
         return _aten("slice.Tensor", run, self=data, dim=axis, start=int(places[0]), end=end)
