@@ -20,7 +20,7 @@ from refscale.layers import Specs, Tensors, initialize
 from refscale.programs import Program
 from refscale.scales import Scheme, regular
 
-__all__ = ["Outcome", "TorchProgram", "as_array", "called", "evaluate"]
+__all__ = ["Outcome", "TorchProgram", "as_array", "called", "computed", "evaluate"]
 
 Array = NDArray[Any]
 Outcome = Callable[[Evaluation, Any, Any], Any]
@@ -184,7 +184,7 @@ def evaluate(
     values.update({name: values[name].clone() for name in written if name in values})
     for step in exported.steps:
         if step.name in exported.depends:
-            y = _computed(step, values, run, array)
+            y = computed(step, values, run, array)
         else:
             y = called(step, values, noisy=run.noisy) if constants is None else constants[step.name]
         values[step.name] = y
@@ -195,7 +195,7 @@ def evaluate(
     return values[exported.output]
 
 
-def _computed(step: AtenCall, values: Mapping[str, Any], run: Evaluation, array: Callable[[Any], Any]) -> Any:
+def computed(step: AtenCall, values: Mapping[str, Any], run: Evaluation, array: Callable[[Any], Any]) -> Any:
     """The value of a step by its rule, named by the submodule that called it."""
     arguments = resolve(step.arguments, lambda ref: array(values[ref.name]))
     if step.target == "getitem":

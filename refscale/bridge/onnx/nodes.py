@@ -220,7 +220,8 @@ def _nearest_resize(g: GraphWriter, op: ops.NearestResize, x: str) -> str:
 
 def _custom(g: GraphWriter, op: ops.CustomElementwise, x: str) -> str:
     if not isinstance(op.f, ComposedNodes):
-        raise ProgramError(f"to_onnx: {op} is a function of NumPy or torch, expected one of ONNX nodes")
+        steps = ", ".join(step.target for step in getattr(op.f, "steps", ()))
+        raise ProgramError(f"to_onnx: a function composed of {steps or 'NumPy'} has no ONNX nodes")
     names = {op.f.source: x}
 
     def name(argument: Any) -> str:

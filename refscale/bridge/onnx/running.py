@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale.errors import ProgramError, shown
+
 __all__ = ["runtime_name", "runtime_values"]
 
 
@@ -26,6 +28,9 @@ def runtime_values(proto: Any, inputs: Mapping[str, NDArray[Any]]) -> dict[str, 
     Args:
         proto: an ``onnx.ModelProto``.
         inputs: by name.
+
+    Raises:
+        ProgramError: the runtime cannot run it.
     """
     import onnx
     import onnxruntime
@@ -42,6 +47,9 @@ def runtime_values(proto: Any, inputs: Mapping[str, NDArray[Any]]) -> dict[str, 
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(whole.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [o.name for o in session.get_outputs()]
-    return {n: np.asarray(y) for n, y in zip(names, session.run(names, dict(inputs)), strict=True)}
+    try:
+        session = onnxruntime.InferenceSession(whole.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        names = [o.name for o in session.get_outputs()]
+        return {n: np.asarray(y) for n, y in zip(names, session.run(names, dict(inputs)), strict=True)}
+    except Exception as error:  # its exceptions have no common class
+        raise ProgramError(f"{runtime_name()} cannot run the model: {shown(error)}") from error

@@ -20,7 +20,8 @@ from refscale.bridge.onnx.nodes import GraphWriter, nodes_of
 from refscale.bridge.onnx.reading import copied_node
 from refscale.bridge.onnx.running import runtime_name, runtime_values
 from refscale.bridge.parity import Difference, TorchParity, relative
-from refscale.bridge.program import TorchProgram, as_array, evaluate
+from refscale.bridge.program import TorchProgram, as_array, computed, evaluate
+from refscale.bridge.rules import RULES
 from refscale.bridge.steps import AtenCall
 from refscale.engine import Op, Tape
 from refscale.errors import ProgramError
@@ -65,17 +66,18 @@ class _GraphEvaluation(Evaluation):
     Attributes:
         graph: the graph.
         values: the results of the calls by name.
+        free: whether calls have no factors and are not counted: those of constants.
     """
 
     def __init__(self, scheme: Scheme, dtype: Any) -> None:
         super().__init__(None)
         self.graph, self.values = GraphWriter(), dict[str, Array]()
         self._scheme, self._dtype, self._calls = scheme, dtype, 0
-        self._scope = ""
+        self.free = False
 
     def depends(self, x: object) -> bool:
         """Return whether a value depends on parameters."""
-        return isinstance(x, _Written) and x.depends
+        return isinstance(x, _Written) and (x.depends or self.free)
 
     def filled(self, shape: tuple[int, ...], value: float | bool, like: Any) -> Any:
         """A constant array of one value."""
@@ -88,6 +90,13 @@ class _GraphEvaluation(Evaluation):
         if not isinstance(x, _Written):
             return np.transpose(x, order)
         return self.given(self.graph.node("Transpose", self.name(x), perm=list(order)), np.transpose(x.array, order))
+
+    def operand(self, x: Any) -> Any:
+        """A constant as rules take it."""
+        if isinstance(x, _Written) or not (hasattr(x, "detach") or isinstance(x, np.ndarray)):
+            return x
+        found = as_array(x)
+        return found.astype(self._dtype) if found.dtype.kind == "f" else found
 
     def given(self, name: str, array: Array, depends: bool = False, why: str = "") -> _Written:
         """A value with a name."""
@@ -109,6 +118,9 @@ class _GraphEvaluation(Evaluation):
         """Write a call: the nodes of its op, and α."""
         arrays = [x.array if isinstance(x, _Written) else np.asarray(x) for x in inputs]
         arrays = [x.astype(self._dtype) if x.dtype.kind == "f" else x for x in arrays]
+        if self.free:
+            name = nodes_of(op)(self.graph, op, *map(self.name, inputs))
+            return self.given(name, np.asarray(op.forward(*arrays)[0]))
         asked = Call(op, tuple(x.shape for x in arrays), index=self._calls)
         scales = self._scheme.scales(asked)
         op = cast(Op, self._scheme.op(asked))
@@ -194,33 +206,45 @@ def _evaluated(
     """The graph, and its output."""
     run, exported = _GraphEvaluation(scheme, dtype), program.exported
     constants = _constants(program)
-    tainted = set(exported.inputs)
     inputs = [run.given(n, as_array(x)) for n, x in zip(exported.inputs, program._inputs, strict=True)]
-    named: dict[str, Any] = dict(constants)
+    written: dict[str, Any] = dict(zip(exported.inputs, inputs, strict=True))
     for step in exported.steps:
         shapes_only = step.of_shapes or any(name in step.target for name in _OF_SHAPES)
-        if step.name not in constants or shapes_only or not tainted.intersection(step.inputs):
-            continue
-        tainted.add(step.name)
-        array = constants[step.name]
-        copied = not isinstance(array, list) and copied_node(step, run.graph, {**exported.constants, **constants})
-        named[step.name] = (
-            array if isinstance(array, list) else run.given(step.name, as_array(array), why="" if copied else str(step))
-        )
+        if step.name in constants and not shapes_only and any(name in written for name in step.inputs):
+            written[step.name] = _constant(run, step, written, {**exported.constants, **constants})
+    named = {**constants, **written}
     given: dict[str, Any] = dict(exported.constants)
     for node, name in exported.parameters.items():
         array = np.asarray(values[name])
         run.graph.initializers[name] = array.astype(np.float32)
         given[node] = run.given(name, array.astype(dtype), True)
 
-    def array_of(x: Any) -> Any:
-        if isinstance(x, _Written) or not (hasattr(x, "detach") or isinstance(x, np.ndarray)):
-            return x
-        found = as_array(x)
-        return found.astype(dtype) if found.dtype.kind == "f" else found
-
-    output: _Written = evaluate(exported, given, inputs, run, constants=named, array=array_of)
+    try:
+        output: _Written = evaluate(exported, given, inputs, run, constants=named, array=run.operand)
+    except AttributeError as error:
+        raise ProgramError(f"to_onnx: a rule computes a constant from an input: {error}") from error
     return run, output
+
+
+def _constant(run: _GraphEvaluation, step: AtenCall, written: Mapping[str, Any], constants: Mapping[str, Any]) -> Any:
+    """The value of a step that depends on inputs and not on parameters: by its node, or by its rule without factors."""
+    value = constants[step.name]
+    if copied_node(step, run.graph, constants):
+        return value if isinstance(value, list) else run.given(step.name, as_array(value))
+    if step.target == "getitem":
+        return run.given(step.name, as_array(value))  # an output of a node that was copied
+    why = str(step)
+    if step.computes in RULES and not step.in_place:
+        run.free = True
+        try:
+            y = computed(step, {**constants, **written}, run, run.operand)
+            if isinstance(y, _Written):
+                return run.given(y.name, y.array)
+        except (ProgramError, AttributeError) as error:
+            why = f"{step} ({error})"
+        finally:
+            run.free = False
+    return [] if isinstance(value, list | tuple) else run.given(step.name, as_array(value), why=why)
 
 
 def _constants(program: TorchProgram) -> dict[str, Any]:
@@ -291,7 +315,10 @@ def _feed(names: Sequence[str], inputs: Sequence[Any]) -> dict[str, Array]:
 
 
 def _changed(x: Any) -> Any:
-    """Another input of the same kind: the elements in reverse order along the last axis."""
-    if hasattr(x, "detach"):
-        return x.flip(-1) if x.ndim else x
-    return np.ascontiguousarray(np.flip(x, -1)) if np.ndim(x) else x
+    """Another input of the same kind: integers in reverse order along the last axis, floats plus a tenth of that."""
+    array = as_array(x)
+    if not array.ndim:
+        return x
+    back = np.flip(array, -1)
+    changed = np.ascontiguousarray(array + array.dtype.type(0.1) * back if array.dtype.kind == "f" else back)
+    return x.new_tensor(changed) if hasattr(x, "detach") else changed

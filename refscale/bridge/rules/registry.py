@@ -42,7 +42,8 @@ def number_of(x: object) -> float | None:
     """The value of a number or of a constant of one element; None for all else."""
     if isinstance(x, bool | int | float):
         return float(x)
-    return None if isinstance(x, Tensor) or getattr(x, "shape", None) != () else float(x)  # type: ignore[arg-type]
+    constant = not isinstance(x, Tensor) and getattr(x, "shape", None) == () and hasattr(x, "__float__")
+    return float(x) if constant else None  # type: ignore[arg-type]
 
 
 def shape_of(sizes: Sequence[int], elements: int) -> tuple[int, ...]:
