@@ -150,9 +150,10 @@ def mutants() -> int:
     return len(all_mutants())
 
 
-def lessons() -> int:
-    """How many lessons there are."""
-    return len(list((ROOT / "tutorials").glob("[0-9][0-9]-*.md")))
+def lesson_pages() -> list[Path]:
+    """The lessons in order, without the one-line pages that stand at the old name of a lesson."""
+    pages = sorted((ROOT / "tutorials").glob("[0-9][0-9]-*.md"))
+    return [p for p in pages if not p.read_text(encoding="utf-8").startswith("# Moved: ")]
 
 
 RESULTS = ROOT / "tutorials/results"
@@ -229,6 +230,17 @@ def outside(model: str, scheme: str, *options: str) -> str:
     return found(rf"^{scheme}: (\d+ of \d+) tensors", "report", model, *options)
 
 
+def below(scheme: str) -> str:
+    """Activation gradients of a report with most of their elements below the smallest number of E5M2: "28 of 48"."""
+    from refscale.analysis import report
+    from refscale.formats import get_format
+
+    e5m2, tensors = get_format("e5m2"), report("bert-tiny", scheme).of_kind("activation gradient")
+    drawn = [t.exponents for t in tensors if t.exponents and not t.zero_because]
+    small = [sum(n for e, n in x.items() if e < e5m2.emin - e5m2.mantissa_bits) for x in drawn]
+    return f"{sum(2 * n > sum(x.values()) for n, x in zip(small, drawn, strict=True))} of {len(drawn)}"
+
+
 def programs(table: str) -> str:
     """A table of the stored evidence of programs, as Markdown."""
     from tests.programs import evidence
@@ -285,12 +297,14 @@ FIGURES: Mapping[str, Figure] = {
     "flags": Figure("python -m pytest tests/golden/test_wrong.py", lambda: str(flags())),
     "wrong-backends": Figure("python -m pytest tests/golden/test_wrong.py", lambda: str(wrong_backends())),
     "hardware": Figure("python -m pytest tests/exact/test_hardware_names.py", lambda: str(hardware())),
-    "lessons": Figure("ls tutorials", lambda: in_words(lessons()).capitalize()),
+    "lessons": Figure("ls tutorials", lambda: in_words(len(lesson_pages())).capitalize()),
     "functions": Figure("refscale conform reference --only 'unary/*'", lambda: str(functions())),
     # Reports.
     "report.bert-tiny": Figure("refscale report bert-tiny", last_lines),
     "flushed.regular": Figure("refscale report bert-tiny --precision fp8", lambda: flushed("regular")),
     "flushed.unit": Figure("refscale report bert-tiny --precision fp8", lambda: flushed("unit")),
+    "below.regular": Figure("refscale report bert-tiny --json FILE", lambda: below("regular")),
+    "below.unit": Figure("refscale report bert-tiny --json FILE", lambda: below("unit")),
     "factors.8x128": Figure(
         f"{FLOPS} --batch 8 --seq 128", lambda: share_of_factors("--batch", "8", "--seq", "128"), slow=True
     ),

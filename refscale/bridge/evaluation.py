@@ -53,6 +53,30 @@ class Evaluation:
         """The value of a tensor, as a constant."""
         return x.value if isinstance(x, Tensor) else x
 
+    def batch_norm(
+        self,
+        x: Any,
+        gain: Any,
+        bias: Any,
+        statistics: tuple[Any, Any] | None,
+        training: bool,
+        momentum: float,
+        eps: float,
+    ) -> Any:
+        """A batch norm, channels last: with the batch's own statistics (training), or with running ones.
+
+        Args:
+            x: (batch, …, channels).
+            gain, bias: (channels,).
+            statistics: running mean and variance (channels,); None: the module has none.
+            training: the form that was exported.
+            momentum: share of the batch in an update of the running statistics.
+            eps: added to the variance.
+        """
+        if training or statistics is None:
+            return self.apply(ops.BatchNorm(eps), x, gain, bias)
+        return self.apply(ops.FrozenBatchNorm(eps), x, gain, bias, *statistics)
+
     def filled(self, shape: tuple[int, ...], value: float | bool, like: Any) -> Any:
         """A constant array of one value; numbers have the dtype of ``like``."""
         return np.full(shape, value, np.bool_ if isinstance(value, bool) else like.value.dtype)

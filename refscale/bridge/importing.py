@@ -13,7 +13,7 @@ from refscale import ops
 from refscale.bridge.evaluation import Evaluation
 from refscale.bridge.parity import Difference, TorchParity, relative, rms
 from refscale.bridge.patterns import recognized
-from refscale.bridge.program import Outcome, TorchProgram, called
+from refscale.bridge.program import Original, Outcome, TorchProgram, called
 from refscale.bridge.rules import RULES
 from refscale.bridge.steps import AtenCall, Exported, Ref, export, quiet
 from refscale.engine import Tape, Tensor, apply, backward
@@ -56,14 +56,20 @@ def from_torch(
     name = type(module).__name__
     _check_parameters(module, name)
     raw = export(module, args, kwargs or {}, output)
-    exported = recognized(raw)
-    check_rules(exported, f"from_torch({name})")
+
+    def checked(exported: Exported) -> Exported:
+        found = recognized(exported)
+        check_rules(found, f"from_torch({name})")
+        return found
+
+    exported = checked(raw)
     values = {n: p.detach().numpy().copy() for n, p in module.named_parameters()}
     used = set(exported.parameters.values())
     values = {n: x for n, x in values.items() if n in used}
     inputs = pytree.tree_leaves((tuple(args), dict(kwargs or {})))
     outcome, target = outcome_of(loss)
-    program = TorchProgram(name, exported, specs_of(exported, values), values, inputs, outcome, target)
+    original = Original(module, args, kwargs or {}, output, checked)
+    program = TorchProgram(name, exported, specs_of(exported, values), values, inputs, outcome, target, original)
     double = _in_double(module, args, kwargs or {}, output)
     if double is None:
         program.parity = (_compare(program, raw, torch.float32, 1e-4),)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +15,14 @@ from numpy.typing import NDArray
 from refscale.bridge.evaluation import Evaluation
 from refscale.bridge.parity import TorchParity
 from refscale.bridge.rules import RULES
-from refscale.bridge.steps import AtenCall, Exported, resolve
+from refscale.bridge.steps import AtenCall, Exported, export, quiet, resolve, shared_names
 from refscale.engine import Tape, Tensor
 from refscale.errors import ProgramError
 from refscale.layers import Specs, Tensors, initialize
 from refscale.programs import Program
 from refscale.scales import Scheme, regular
 
-__all__ = ["Outcome", "TorchProgram", "as_array", "called", "computed", "evaluate"]
+__all__ = ["Original", "Outcome", "Source", "TorchProgram", "as_array", "called", "computed", "evaluate"]
 
 Array = NDArray[Any]
 Outcome = Callable[[Evaluation, Any, Any], Any]
@@ -46,7 +48,8 @@ class TorchProgram(Program):
     weights and tables, 0 for biases, 1 for gains.
 
     Attributes:
-        exported: the steps.
+        exported: the steps for the shapes of the example inputs; ``at`` has those for others.
+        original: the module or model that was imported; None: other shapes than the example's are refused.
         parity: the comparisons with the source; with torch, in float32 and in float64.
         guesses: what the source does not say, and what was assumed.
     """
@@ -62,13 +65,39 @@ class TorchProgram(Program):
         inputs: Sequence[Any],
         outcome: Outcome,
         target: Callable[[Array, np.random.Generator], Any],
+        original: Source | None = None,
     ) -> None:
         self.name, self.exported, self.specs = name, exported, specs  # type: ignore[misc]
         self._values, self._inputs, self.outcome, self._target = dict(values), tuple(inputs), outcome, target
         self.digest = _digest(exported, specs, self._values, self._inputs)
+        self.original, self._exported = original, {_shapes(inputs): exported}
         self._shape: tuple[int, ...] | None = None
         self.parity: tuple[TorchParity, ...] = ()
         self.guesses: tuple[str, ...] = ()
+
+    def at(self, inputs: Sequence[Any]) -> Exported:
+        """The steps for inputs of these shapes: exported again where they are not the example's, once for each.
+
+        Raises:
+            ProgramError: another number of inputs, or a module that cannot be exported or imported at these shapes.
+        """
+        shapes = _shapes(inputs)
+        if shapes not in self._exported:
+            expected = _shapes(self._inputs)
+            if self.original is None or len(shapes) != len(expected):
+                raise ProgramError(f"{self.name}: inputs {_in_words(shapes)}, expected {_in_words(expected)}")
+            try:
+                found = self.original.exported(inputs)
+            except ProgramError as error:
+                raise ProgramError(
+                    f"{self.name}: inputs {_in_words(shapes)}, imported with {_in_words(expected)}: {error}"
+                ) from error
+            constants = {
+                node: self.exported.constants.get(node, x) if node in found.buffers else x
+                for node, x in found.constants.items()
+            }
+            self._exported[shapes] = replace(found, constants=constants)
+        return self._exported[shapes]
 
     def output(
         self,
@@ -92,7 +121,8 @@ class TorchProgram(Program):
             ProgramError: a step that refscale cannot compute.
         """
         tape = next(iter(p.values())).tape
-        given = {**self.exported.constants, **{node: p[name] for node, name in self.exported.parameters.items()}}
+        exported = self.at(inputs)
+        given = {**exported.constants, **{node: p[name] for node, name in exported.parameters.items()}}
 
         def array(x: Any) -> Any:
             """A constant as an array of the tape's dtype."""
@@ -103,7 +133,7 @@ class TorchProgram(Program):
 
         with self.exported.noise(0 if rng is None else int(rng.integers(2**62))):
             result: Tensor = evaluate(
-                self.exported, given, inputs, _TapeEvaluation(tape, rng), constants=constants, array=array, watch=watch
+                exported, given, inputs, _TapeEvaluation(tape, rng), constants=constants, array=array, watch=watch
             )
         return result
 
@@ -133,6 +163,62 @@ class TorchProgram(Program):
             p = {name: tape.tensor(x, name) for name, x in self._values.items()}
             self._shape = self.output(p, self._inputs).shape
         return self._shape
+
+
+class Source(Protocol):
+    """What a program was imported from."""
+
+    def exported(self, inputs: Sequence[Any]) -> Exported:
+        """The steps for inputs, in the order of their leaves."""
+
+
+class Original:
+    """The module that was imported: its structure in the mode of the import, and the tree of its inputs.
+
+    Args:
+        module: ``torch.nn.Module``; its parameters and buffers are shared, not copied.
+        args, kwargs: example inputs.
+        output: as of ``from_torch``.
+        recognize: composed functions as one step each; raises ProgramError for a step without a rule.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        output: int | str | None,
+        recognize: Callable[[Exported], Exported],
+    ) -> None:
+        from torch.utils import _pytree as pytree
+
+        state = {id(x): x for x in (*module.parameters(), *module.buffers())}
+        with quiet():
+            self._module = copy.deepcopy(module, state)  # a later change of its mode changes nothing
+        self._tree = pytree.tree_structure((tuple(args), dict(kwargs)))
+        self._output, self._recognize = output, recognize
+        self.ties = {name: first for name, first in shared_names(module).items() if name != first}
+        persistent = set(module.state_dict())
+        self.buffers = {name: (x.detach().clone(), name in persistent) for name, x in module.named_buffers()}
+
+    def exported(self, inputs: Sequence[Any]) -> Exported:
+        """The steps for inputs, in the order of their leaves."""
+        from torch.utils import _pytree as pytree
+
+        args, kwargs = pytree.tree_unflatten(list(inputs), self._tree)
+        return self._recognize(export(self._module, args, kwargs, self._output))
+
+
+Shapes = tuple[tuple[int, ...] | None, ...]
+
+
+def _shapes(inputs: Sequence[Any]) -> Shapes:
+    """The shape of each tensor; None of another input."""
+    return tuple(tuple(x.shape) if hasattr(x, "shape") else None for x in inputs)
+
+
+def _in_words(shapes: Shapes) -> str:
+    return ", ".join("no tensor" if shape is None else str(shape) for shape in shapes)
 
 
 def _digest(exported: Exported, specs: Specs, values: Mapping[str, Array], inputs: Sequence[Any]) -> str:

@@ -10,12 +10,12 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from refscale.errors import ProgramError, shown
 
-__all__ = ["AtenCall", "Exported", "Ref", "export", "quiet", "resolve"]
+__all__ = ["AtenCall", "Exported", "Ref", "export", "quiet", "resolve", "shared_names"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class Exported:
         steps: in order.
         parameters: by name in the steps, the name of the parameter in the module; tied parameters share one.
         constants: by name in the steps, a tensor: buffers and constants.
+        buffers: by name in the steps, the name of the buffer in the module.
         inputs: names of the inputs in the steps.
         output: name of the value that is returned, the one that the caller chose.
         depends: names of the values that depend on parameters.
@@ -94,6 +95,7 @@ class Exported:
     output: str
     depends: frozenset[str] = frozenset()
     results: int = 1
+    buffers: Mapping[str, str] = field(default_factory=dict)
     noise: Callable[[int], AbstractContextManager[object]] = nullcontext
 
     def with_steps(self, steps: Sequence[AtenCall]) -> Exported:
@@ -161,10 +163,11 @@ def export(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: 
             f"from_torch({type(module).__name__}): torch.export raised {type(error).__name__}: {shown(error)}"
         ) from error
     signature = exported.graph_signature
-    shared = _shared_names(module)
+    shared = shared_names(module)
     parameters = {node: shared.get(name, name) for node, name in signature.inputs_to_parameters.items()}
-    buffers = {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
-    constants = {node: _constant(exported, name) for node, name in buffers.items()}
+    buffers = dict(signature.inputs_to_buffers)
+    held = {**buffers, **signature.inputs_to_lifted_tensor_constants}
+    constants = {node: _constant(exported, name) for node, name in held.items()}
     names: list[str] = []
     steps: list[AtenCall] = []
     results: Any = None
@@ -179,7 +182,7 @@ def export(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: 
             results = pytree.tree_unflatten(refs[-spec.num_leaves :], spec)
     chosen = _chosen(results, output, type(module).__name__)
     count = exported.call_spec.out_spec.num_leaves
-    whole = Exported((), parameters, constants, tuple(names), chosen, results=count, noise=_noise)
+    whole = Exported((), parameters, constants, tuple(names), chosen, results=count, buffers=buffers, noise=_noise)
     return whole.with_steps(steps)
 
 
@@ -193,7 +196,7 @@ def _noise(seed: int) -> Iterator[None]:
         yield
 
 
-def _shared_names(module: Any) -> dict[str, str]:
+def shared_names(module: Any) -> dict[str, str]:
     """For each name of a parameter, the first name of the same tensor."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(p), name) for name, p in module.named_parameters(remove_duplicate=False)}

@@ -12,7 +12,7 @@ from refscale.sweep.summary import outcomes, seed_interval
 
 
 def draw(path: str | Path, spec: SweepSpec, rows: Mapping[str, Row]) -> None:
-    """Each variant against the first, or loss by learning rate for each value of the grid's first axis, as it says.
+    """Plot the figure of a spec: each variant against the first, or loss by learning rate and first grid axis.
 
     Raises:
         ArgumentError: matplotlib is not installed, or the name does not end in .svg, .png or .pdf.

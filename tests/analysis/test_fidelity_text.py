@@ -86,7 +86,7 @@ def test_which_op_costs_most():
     policies = [errors(s, p, 0.1, 0.1) for p in ("fp32", "fp8") for s in ("regular", "unit")]
     text = " ".join(line.strip() for line in conclusions(report(policies, classes, schemes=("unit", "regular"))))
     assert (
-        "Of one op's casts alone, those that cost the output most: under unit matmul (0.2, readout 0.05, "
+        "Of one op's casts alone, the largest errors of the output: under unit matmul (0.2, readout 0.05, "
         "attention_mix 0.02); under regular attention_mix (0.3, matmul 0.1)." in text
     )
 
@@ -135,7 +135,7 @@ def test_storage_by_hand():
     schemes = ("regular", "unit", "u-mup")
     found = report(beyond=beyond, schemes=schemes, stored=dict(zip(schemes, (40, 30, 5), strict=True)))
     assert list(storage_lines(found)) == [
-        "STORAGE in FP16: tensors of which something is flushed or clipped",
+        "STORAGE in FP16: tensors with flushed or clipped elements",
         "regular: 3 of 40, 2 of them by more than 1 %",
         "  2 weights, 1 activation gradients",
         "  most: activation gradient c, 25 % flushed, 50 % clipped",

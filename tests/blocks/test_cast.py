@@ -225,7 +225,7 @@ def test_errors_name_what_is_wrong():
         ({"rule": "round"}, "unknown rule 'round'; known: floor"),
         ({"arithmetic": "divide"}, "powers of two are exact"),
         ({"tensor_scale": True}, "powers of two are exact"),
-        ({"rule": "amax"}, "that format holds powers of two only"),
+        ({"rule": "amax"}, "that format represents powers of two only"),
         ({"rule": "amax", "scale": "float32", "tensor_scale": True}, "expected at most 16 bits"),
         ({"rule": "amax", "scale": "bfloat16", "tensor_scale": True}, "products with elements within float32"),
         ({"nonfinite": "zero"}, "unknown nonfinite 'zero'"),

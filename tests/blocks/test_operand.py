@@ -281,7 +281,7 @@ def test_float64_carriers_and_errors():
     with pytest.raises(FormatError, match="unknown block format 'mxfp5'"):
         Recipe("mxfp8_e4m3", "mxfp5", "mxfp8_e4m3")
     assert Recipe("mxfp8_e4m3", MXFP8, "MXFP8_E4M3", np.int64(16)) == Recipe(MXFP8, MXFP8, MXFP8, 16)
-    with pytest.raises(ArgumentError, match="blocks beside operand, operand_gradient or accumulate"):
+    with pytest.raises(ArgumentError, match="blocks together with operand, operand_gradient or accumulate"):
         replace(get_precision("mxfp8"), accumulate="exact")
     with pytest.raises(ArgumentError, match="needs random bits"):
         run(get_precision("nvfp4"))

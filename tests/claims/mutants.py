@@ -217,6 +217,7 @@ ABSORBED = (
     "avg_pool: op",
     "pad: ops.Pad",
     "interpolate: ops.NearestResize",
+    "interpolate: ops.LinearResize",
     "where: ops.Where",
     "glu: op",
     "maximum: ops.Maximum",

@@ -188,7 +188,7 @@ def test_other_spellings_are_refused(text, message):
 
 @pytest.mark.parametrize("rows", [-1e-9, 1 + 1e-9, math.nan])
 def test_a_likeness_out_of_range_is_refused(rows):
-    with pytest.raises(ArgumentError, match=r"Unit\(rows=.*\): expected a likeness, 0 … 1"):
+    with pytest.raises(ArgumentError, match=r"Unit\(rows=.*\): expected a correlation, 0 … 1"):
         Unit(rows=rows)
     assert Unit(rows=0.0).rows == 0
     assert Unit(rows=1.0).rows == 1

@@ -486,5 +486,5 @@ def test_configurations_that_do_not_exist():
     assert str(error.value) == "get_config('bert-huge'): expected one of bert-tiny, bert-mini, bert-base, bert-large"
     with pytest.raises(ArgumentError, match=r"^BertConfig\(layers=0, .*: sizes must be at least 1$"):
         bert.get_config("bert-tiny", layers=0)
-    with pytest.raises(ArgumentError, match=r"^BertConfig\(.*: width 128 is no multiple of heads 3$"):
+    with pytest.raises(ArgumentError, match=r"^BertConfig\(.*: width 128 is not a multiple of heads 3$"):
         bert.get_config("bert-tiny", heads=3)

@@ -144,6 +144,11 @@ MORE = {
         case(ops.Pad(((3, 0), (0, 0), (1, 2)), "replicate"), (2, 3, 2)),
     ],
     ops.NearestResize: [case(ops.NearestResize(2), (2, 3, 2)), case(ops.NearestResize((3, 1)), (2, 2, 3, 2))],
+    ops.LinearResize: [
+        case(ops.LinearResize(4), (2, 3, 2)),
+        case(ops.LinearResize((5, 2), True), (2, 2, 3, 2)),
+        case(ops.LinearResize((1, 3, 2)), (1, 2, 3, 2, 1)),
+    ],
     ops.Expand: [case(ops.Expand((2, 3, 4)), (3, 1)), case(ops.Expand((2, 3)), (2, 3))],
     ops.Where: [case(ops.Where(), Input((3, 1), "mask"), (2, 3, 4), (4,))],
     ops.LeakyRelu: [case(ops.LeakyRelu(), (3, 4)), case(ops.LeakyRelu(0.3), (3, 4))],
@@ -319,6 +324,13 @@ def _resize(draw):
 
 
 @st.composite
+def _linear_resize(draw):
+    axes = draw(st.integers(1, 3))
+    size = draw(st.integers(1, 5) | st.tuples(*[st.integers(1, 5)] * axes))
+    return case(ops.LinearResize(size, draw(st.booleans())), draw(st.tuples(*[st.integers(1, 4)] * (axes + 2))))
+
+
+@st.composite
 def _pool(draw, kind):
     axes = draw(st.integers(1, 2))
     kernel = draw(st.tuples(*[st.integers(1, 3)] * axes))
@@ -486,6 +498,7 @@ WIDER = {
     ops.ConvTranspose: _conv_transpose(),
     ops.Pad: _pad(),
     ops.NearestResize: _resize(),
+    ops.LinearResize: _linear_resize(),
     ops.MaxPool: _pool(ops.MaxPool),
     ops.AvgPool: _pool(ops.AvgPool),
     ops.LeakyRelu: _of_one_shape(st.builds(ops.LeakyRelu, st.floats(0.125, 0.875))),

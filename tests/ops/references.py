@@ -216,6 +216,20 @@ def nearest_resize(op, x):
     return exact(np.kron(x, np.ones((1, *factors, 1))))
 
 
+def linear_resize(op, x):
+    """Each place is Σ over elements of max(0, 1 − distance): 4 roundings a place and axis, and those of the place."""
+    axes, magnitude = x.ndim - 2, np.abs(x)
+    for axis, (n, size) in enumerate(zip(x.shape[1:-1], _each(op.size, axes), strict=True), 1):
+        if op.align_corners:
+            at = np.linspace(0, n - 1, size)
+        else:
+            at = np.clip([(2 * o + 1) * n / (2 * size) - 0.5 for o in range(size)], 0, n - 1)
+        weights = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(n)))
+        x, magnitude = (np.moveaxis(np.moveaxis(v, axis, -1) @ weights.T, -1, axis) for v in (x, magnitude))
+    farthest = max(x.shape[1:-1], default=1) * 2**axes
+    return x, (4 * axes * U + farthest * 2.0**-52) * np.max(magnitude, initial=0)
+
+
 def gelu(op, x):
     if op.form == "erf":
         # The rounding of x/√2 (2u) moves erfc by x²·2u, relatively.
@@ -477,6 +491,7 @@ REFERENCES = {
     ops.Gather: gather,
     ops.Pad: pad,
     ops.NearestResize: nearest_resize,
+    ops.LinearResize: linear_resize,
     ops.Embedding: embedding,
     ops.SoftmaxCrossEntropy: cross_entropy,
     ops.SoftTargetCrossEntropy: soft_target_cross_entropy,

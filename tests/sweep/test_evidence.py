@@ -1,6 +1,7 @@
 """What the docs claim of sweeps, held against stored rows, and (slow) against ones made anew.
 
     refscale sweep transfer --jobs 2 --out transfer          # an hour on two cores
+    refscale sweep transfer-tuned --jobs 2 --out transfer-tuned
     refscale sweep charlm --jobs 2 --out charlm              # an hour on two cores
     REFSCALE_SWEEPS=. python -m pytest -m slow tests/sweep/test_evidence.py
 
@@ -47,6 +48,22 @@ def check_transfer(rows: dict[str, Row]) -> None:
     for width in (64, 128, 256, 512):
         assert found["unit", width].loss < found["regular", width].loss + seed_interval(list(found.values()))
     assert found["u-μP", 512].loss > found["unit", 512].loss + 0.25
+
+
+def check_tuned(rows: dict[str, Row], others: dict[str, Row]) -> None:
+    """With tuned multipliers and the rate of width 64 u-μP has the lowest loss; others have it with their own rates."""
+    assert all(row.status == "done" for row in rows.values())
+    tuned = {o.cell.point["model.width"]: o for o in outcomes(load_spec("transfer-tuned"), rows)}
+    found = {(o.cell.variant, o.cell.point["model.width"]): o for o in outcomes(load_spec("transfer"), others)}
+    assert [len(tuned[width].losses) for width in (64, 256)] == [3, 3]
+    assert len({o.log2_lr for o in tuned.values()}) == 1
+    assert min(tuned[64].rates) < tuned[64].log2_lr < max(tuned[64].rates)
+    interval = seed_interval(list(found.values()))
+    for width, o in tuned.items():
+        for variant in ("regular", "unit", "u-μP"):
+            assert o.loss < found[variant, width].rates[found[variant, 64].log2_lr] - (interval if width > 256 else 0)
+        assert o.loss < found["u-μP", width].loss - interval
+        assert width == 64 or o.loss > max(found[variant, width].loss for variant in ("regular", "unit")) + interval
 
 
 def check_charlm(rows: dict[str, Row]) -> None:
@@ -117,6 +134,58 @@ def test_that_check_can_fail():
             check_transfer(changed(loss))
 
 
+def test_the_stored_multipliers():
+    """Each multiplier's best value is the one that is combined; the runs without any are those of ``transfer``."""
+    rows = stored("multipliers")
+    assert {id: row.loss for id, row in rows.items() if row.settings["scheme"] == "u-mup"}.items() <= {
+        id: row.loss for id, row in stored("transfer").items()
+    }.items()
+    losses = {o.cell.settings["scheme"]: o.loss for o in outcomes(load_spec("multipliers"), rows)}
+    assert len(losses) == 21
+    best = {}
+    for name in ("attention", "loss", "residual", "attention_ratio", "activation"):
+        own = [scheme for scheme in losses if scheme.startswith(f"u-mup:{name}=")]
+        best[name] = min([*own, "u-mup"], key=losses.__getitem__).partition(":")[2]
+    (scheme,) = {o.cell.settings["scheme"] for o in outcomes(load_spec("transfer-tuned"), {})}
+    assert scheme == "u-mup:" + ",".join(filter(None, best.values()))
+
+
+def test_the_stored_tuned_transfer():
+    check_tuned(stored("transfer-tuned"), stored("transfer"))
+
+
+@pytest.mark.parametrize(
+    ("width", "change"),
+    [
+        (64, 0.05),  # behind unit scaling
+        (64, -0.4),  # at the edge of its rates
+        (256, 0.05),
+        (256, -0.1),  # ahead of regular with its own rate
+        (512, 0.2),
+        (512, -0.1),
+        (512, None),
+    ],
+)
+def test_the_check_of_tuned_multipliers_can_fail(width, change):
+    rows = stored("transfer-tuned")
+    mine = {
+        id for id, r in rows.items() if r.settings["model.width"] == width and r.log2_lr == (0 if change != -0.4 else 2)
+    }
+    changed = {
+        id: replace(r, loss=None if change is None else r.loss + change, status="done" if change else "diverged")
+        if id in mine
+        else r
+        for id, r in rows.items()
+    }
+    with pytest.raises(AssertionError):
+        check_tuned(changed, stored("transfer"))
+
+
 @pytest.mark.slow
 def test_a_new_transfer(tmp_path):
     check_transfer(anew("transfer", tmp_path))
+
+
+@pytest.mark.slow
+def test_a_new_tuned_transfer(tmp_path):
+    check_tuned(anew("transfer-tuned", tmp_path / "tuned"), anew("transfer", tmp_path / "transfer"))

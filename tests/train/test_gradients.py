@@ -292,7 +292,7 @@ def test_a_group_has_a_decay_of_at_least_0(bad):
         ({"clip": math.inf}, "TrainConfig(clip=inf): expected a positive number"),
         (
             {"accumulate": 2, "scaling": "delayed"},
-            "TrainConfig(accumulate=2): expected 1, for delayed scales the tensors of one pass",
+            "TrainConfig(accumulate=2): expected 1, as delayed scales the tensors of one pass",
         ),
     ],
 )

@@ -398,7 +398,7 @@ class TestConfig:
             ({"steps": 0}, "TrainConfig(steps=0): expected at least 1"),
             ({"seq": 7}, "TrainConfig(seq=7): expected at least 8"),
             ({"seq": 513}, "TrainConfig(seq=513): expected at most 512, the positions of bert-tiny"),
-            ({"optimizer": "sgd"}, "TrainConfig(lr=None): expected a learning rate, for there is no default with sgd"),
+            ({"optimizer": "sgd"}, "TrainConfig(lr=None): expected a learning rate, as there is no default with sgd"),
             ({"lr": 0.0}, "TrainConfig(lr=0.0): expected a positive number"),
             ({"lr": math.nan}, "TrainConfig(lr=nan): expected a positive number"),
             ({"warmup": 9}, "TrainConfig(warmup=9): expected 0 … 8, the steps"),

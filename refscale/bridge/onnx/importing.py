@@ -15,7 +15,7 @@ from refscale.bridge.onnx.reading import ReadModel, read
 from refscale.bridge.onnx.running import runtime_name, runtime_values
 from refscale.bridge.parity import Difference, TorchParity, relative
 from refscale.bridge.program import TorchProgram, called
-from refscale.bridge.steps import AtenCall
+from refscale.bridge.steps import AtenCall, Exported
 from refscale.engine import Tape, Tensor, backward
 from refscale.errors import ProgramError
 
@@ -63,13 +63,27 @@ def from_onnx(
     exported = recognized_nodes(found.exported, _values(found, theirs))
     check_rules(exported, where)
     outcome, target = outcome_of(loss)
-    program = TorchProgram(
-        found.name, exported, specs_of(exported, found.values), found.values, found.inputs, outcome, target
-    )
+    specs = specs_of(exported, found.values)
+    source = _Model(found.proto, output)
+    program = TorchProgram(found.name, exported, specs, found.values, found.inputs, outcome, target, source)
     program.guesses = found.guesses
     if runtime:
         program.parity = (_compared(program, theirs, runtime, where),)
     return program
+
+
+class _Model:
+    """The model that was imported."""
+
+    def __init__(self, proto: Any, output: int | str | None) -> None:
+        self._proto, self._output = proto, output
+
+    def exported(self, inputs: Sequence[Any]) -> Exported:
+        """The steps for inputs of other shapes."""
+        found = read(self._proto, inputs, self._output)
+        exported = recognized_nodes(found.exported, _values(found, {}))
+        check_rules(exported, f"from_onnx({found.name})")
+        return exported
 
 
 def _values(found: ReadModel, theirs: Mapping[str, Array]) -> dict[str, Any]:

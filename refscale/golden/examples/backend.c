@@ -2,7 +2,7 @@
  *
  *     cc -O2 -ffp-contract=off -o backend backend.c -lm && refscale conform --pipe ./backend
  *
- * It reads one request per line and answers each with one; see refscale/golden/kit/pipe.py for both.  What it does not
+ * It reads one request per line and answers each with one; see refscale/golden/kit/pipe.py for both. What it does not
  * have it answers with "unsupported".
  */
 #include <math.h>
@@ -43,7 +43,7 @@ static double decode(const struct format *f, uint32_t code) {
     return sign ? -value : value;
 }
 
-/* To nearest, ties to even.  A double holds every product and sum that is asked for here, so it is rounded once. */
+/* To nearest, ties to even. A double holds every product and sum that is asked for here, so it is rounded once. */
 static uint32_t encode(const struct format *f, double x, int saturate) {
     uint32_t sign = signbit(x) ? 1u << (f->bits - 1) : 0, top, code;
     double size = fabs(x), grain;

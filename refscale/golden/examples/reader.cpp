@@ -2,7 +2,7 @@
 //
 //     c++ -std=c++17 -O1 -ffp-contract=off -o reader reader.cpp && ./reader DIR
 //
-// Everything comes from the directory: manifests, arrays, and formats.json.  The backend here converts formats of the
+// Everything comes from the directory: manifests, arrays, and formats.json. The backend here converts formats of the
 // table to nearest even, decodes codes, and multiplies matrices with float32 sums, within the bound of README.md.
 #include <cmath>
 #include <cstdint>
@@ -144,7 +144,7 @@ struct Format {
         return s * std::ldexp(double(fraction + (uint64_t(1) << mantissa)), exponent - bias - mantissa);
     }
 
-    // To nearest, ties to even.  A negative result stands for "no code".
+    // To nearest, ties to even. A negative result stands for "no code".
     int64_t encode(double x, bool saturate) const {
         const uint64_t s = std::signbit(x) && !twos_complement ? sign() : 0;
         if (std::isnan(x)) return has_nan ? int64_t(nan | (signed_nan ? s : 0)) : -1;
