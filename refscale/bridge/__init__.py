@@ -1,4 +1,4 @@
-"""PyTorch modules as programs, and back.
+"""PyTorch modules and ONNX models as programs, and back.
 
 In reading order: ``evaluation`` and ``rules`` (each ATen op in refscale's ops), ``steps`` (a module as a list of
 calls), ``patterns`` (functions composed of several ops), ``parity`` (against torch), ``program``, ``importing``;

@@ -1,4 +1,4 @@
-"""A PyTorch module as a program."""
+"""A PyTorch module or an ONNX model as a program."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _TapeEvaluation(Evaluation):
 
 
 class TorchProgram(Program):
-    """A PyTorch module as a program; made by ``from_torch``.
+    """A PyTorch module or an ONNX model as a program; made by ``from_torch`` or ``from_onnx``.
 
     Under the regular scheme parameters start at the module's own values, under others at the scheme's: N(0, 1) for
     weights and tables, 0 for biases, 1 for gains.

@@ -27,14 +27,14 @@ class Ref:
 
 @dataclass(frozen=True)
 class AtenCall:
-    """One call of an ATen op.
+    """One call of an ATen op, or one node of an ONNX model.
 
     Attributes:
         name: of its value.
-        target: name of the op, such as "aten.linear.default".
+        target: name of the op, such as "aten.linear.default" or "onnx.Gemm".
         scope: path of the submodule that called it, such as "layers.0.linear1".
-        function: torch's own.
-        arguments: by the names of the op's schema; a ``Ref`` for each earlier value.
+        function: torch's own, or that of ``onnx.reference``.
+        arguments: by the names of the op's schema, of a node its attributes, too; a ``Ref`` for each earlier value.
         fused: the steps that this one stands for, if it was recognized from several.
         rule: of a recognized step; None: that of ``rules.RULES``.
         of_shapes: whether the value depends only on the shapes of the arguments.

@@ -229,7 +229,7 @@ def test_what_a_file_does_not_say_is_listed():
     assert buffers == "p: added or multiplied as a whole, taken for parameters, may be buffers"
     proto, inputs = NODES["Conv"]
     assert from_onnx(proto, inputs).guesses == (
-        "1 convolutions with biases and no norm: batch norms may be folded into them",
+        "1 convolution with a bias and no norm in the model: batch norms may be folded into weights",
     )
 
 
@@ -295,6 +295,53 @@ def test_control_flow_and_quantized_nodes_are_named():
     assert "quantized, expected float32" in refused("MatMulInteger", "x x")
     assert "of the domain 'com.microsoft', expected the standard's" in refused("Gelu", domain="com.microsoft")
     assert refused("Nothing").endswith("Nothing 'y': unknown in version 20 of the standard")
+
+
+def test_values_that_nothing_computes_are_named():
+    assert refused("Relu", "z") == "from_onnx(graph): Relu 'y': takes 'z', which no earlier node computes"
+    nodes = [*ONE, ("Dropout", "h", "k m", {}), ("Where", "m k h", "y", {})]
+    with pytest.raises(ProgramError, match=r"Where 'y': takes 'm', which no earlier node computes"):
+        from_onnx(model(nodes, {"x": X}, ONES), [X])
+
+
+def test_constants_that_the_reference_computes_otherwise_are_refused():
+    nodes = [("Softmax", "x", "s", {}), ("Mul", "s w", "y", {})]
+    with pytest.raises(ProgramError, match=r"onnx.Softmax-1 's': onnx.reference computes it by another version"):
+        from_onnx(model(nodes, {"x": X}, ONES, opset=11), [X])
+    assert from_onnx(model(nodes, {"x": X}, ONES), [X]).parity[0].value.relative <= 1e-6
+
+
+def test_what_the_reference_cannot_compute_is_refused_in_one_line():
+    nodes = [("Reshape", "x s", "r", {}), ("MatMul", "r w", "y", {})]
+    constants = {"w": W, "s": i(5, 5)}
+    with pytest.raises(ProgramError) as raised:
+        from_onnx(model(nodes, {"x": ROWS}, constants), [ROWS])
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({"value_float": 2.5}, 2.5), ({"value_floats": [2.5, 2.5, 2.5, 2.5, 2.5, 2.5]}, 2.5), ({"value_int": 3}, None)],
+)
+def test_constants_are_numbers_and_lists(settings, expected):
+    nodes = [("Constant", "", "c", settings), ("MatMul", "x w", "h", {})]
+    nodes += [("Mul", "h c", "y", {})] if expected else [("Cast", "c", "d", {"to": 1}), ("Mul", "h d", "y", {})]
+    program = from_onnx(model(nodes, {"x": ROWS}, {"w": W}), [ROWS])
+    assert output(program) == pytest.approx((expected or 3) * ROWS.astype(np.float64) @ W, rel=1e-6)
+    assert ("c" in program.specs) == ("value_floats" in settings)
+
+
+def test_a_constant_of_text_is_refused():
+    with pytest.raises(ProgramError, match=r"Constant 'c': with value_string, expected value, numbers"):
+        from_onnx(model([("Constant", "", "c", {"value_string": "a"})], {"x": ROWS}, outputs=("c",)), [ROWS])
+
+
+def test_other_shapes_are_read_again():
+    program = from_onnx(*NODES["Shape"])
+    tape = Tape("regular")
+    p = {n: tape.tensor(x, n) for n, x in program._values.items()}
+    x = normal(5, 3, 4, 2)
+    assert np.array_equal(program.output(p, [x]).value, (x * ONES["w"]).reshape(5, 3, 8))
 
 
 @pytest.mark.parametrize(

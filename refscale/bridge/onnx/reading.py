@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale.bridge.steps import AtenCall, Exported, Ref
-from refscale.errors import ProgramError, shown
+from refscale.errors import ProgramError, counted, shown
 
 __all__ = ["ReadModel", "copied_node", "read"]
 
@@ -25,9 +25,13 @@ Array = NDArray[Any]
 _CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _LISTS = frozenset({"Split", "LSTM", "GRU", "RNN"})
 """Nodes whose value is a list, of which later steps take elements."""
+_FIRST = frozenset({"BatchNormalization", "Dropout", "LayerNormalization", "MaxPool"})
+"""Nodes of which only the first output is computed."""
 _RENAMED = {"input_mean": "mean", "input_var": "var", "value": "constant_value"}
 """Names of inputs and attributes that differ between versions of the standard."""
 _MOVES = frozenset({"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
+_MISTAKEN = frozenset({"onnx.Softmax-1", "onnx.LogSoftmax-1", "onnx.Hardmax-1"})
+"""Nodes that ``onnx.reference`` computes by today's definition."""
 _NUMERIC = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Clip", "Max", "Min"})
 _MEASURED = frozenset({"Shape", "Size"})
 _FLOAT_SLOTS = frozenset(
@@ -116,7 +120,10 @@ class _NodeFunction:
         dtypes = [x.dtype for x in given.values() if x.dtype.kind == "f"]
         wide = max(dtypes, key=lambda d: d.itemsize) if dtypes else None
         given = {n: x.astype(wide) if wide is not None and x.dtype.kind == "f" else x for n, x in given.items()}
-        found = [np.asarray(y) for y in self._evaluator.run(None, given)]
+        try:
+            found = [np.asarray(y) for y in self._evaluator.run(None, given)]
+        except Exception as error:  # its exceptions have no common class
+            raise ProgramError(f"{self.node.op_type} {self.node.name!r}: onnx.reference: {shown(error)}") from error
         return found if self._several else found[0]
 
 
@@ -176,6 +183,7 @@ class _Reader:
             self._check(node)
         self.inputs = self._inputs(inputs)
         self.steps: list[AtenCall] = []
+        self.made = {*self.known, *self.inputs}
         self.uses: dict[str, set[tuple[str, str]]] = {}
 
     def _check(self, node: Any) -> None:
@@ -223,19 +231,27 @@ class _Reader:
         kind = node.op_type
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         if kind == "Constant":
-            (value,) = attributes.values()
-            self.known[node.output[0]] = numpy_helper.to_array(value) if hasattr(value, "dims") else np.asarray(value)
+            ((key, value),) = attributes.items()
+            dtype = {"value_float": np.float32, "value_int": np.int64}.get(key.removesuffix("s"))
+            if key != "value" and dtype is None:
+                raise self.refused(node, f"with {key}, expected value, numbers or a list of numbers")
+            self.known[node.output[0]] = numpy_helper.to_array(value) if dtype is None else np.asarray(value, dtype)
+            self.made.add(node.output[0])
             return
         arguments, names, settings = self._arguments(node, attributes)
-        several = kind in _LISTS
+        outputs = [n for n in node.output if n]
+        several = kind in _LISTS or (len(outputs) > 1 and kind not in _FIRST)
         function: Any = _OWN.get(kind) or _NodeFunction(node, self.opset, names, several)
         taken = [n for n in node.input if n]
+        if missing := [n for n in taken if n not in self.made]:
+            raise self.refused(node, f"takes {missing[0]!r}, which no earlier node computes")
+        self.made.update(outputs if several else outputs[:1])
         weights = [n for n in taken if n in self.known and _floats(self.known[n])]
         if all(n in self.known for n in taken) and not (kind in _MOVES and weights):
             found = function(**{k: self._resolved(v) for k, v in arguments.items()}, **settings)
-            self.known.update(zip([n for n in node.output if n], found if several else [found], strict=False))
+            values = [y for n, y in zip(node.output, found, strict=False) if n] if several else [found]
+            self.known.update(zip(outputs, values, strict=False))
             return
-        outputs = [n for n in node.output if n]
         since = "-1" if kind in ("Softmax", "LogSoftmax", "Hardmax") and self.opset < 13 else ""
         scope = node.name.strip("/").rpartition("/")[0].replace("/", ".")
         name = f"{outputs[0]} and others" if several else outputs[0]
@@ -359,6 +375,12 @@ def read(model: Any, inputs: Sequence[Any] | Mapping[str, Any], output: int | st
     constants = {n: x for n, x in reader.known.items() if n not in values}
     whole = Exported((), {n: n for n in values}, constants, tuple(reader.inputs), chosen)
     exported = whole.with_steps(reader.steps)
+    for step in exported.steps:
+        if step.target in _MISTAKEN and step.name not in exported.depends:
+            raise ProgramError(
+                f"from_onnx({name}): {step}: onnx.reference computes it by another version of the standard, expected "
+                "one that depends on a parameter"
+            )
     used = {n for step in exported.steps for n in step.inputs} | {chosen}
     values = {n: x for n, x in values.items() if n in used}
     exported = Exported(
@@ -398,5 +420,6 @@ def _guesses(exported: Exported, values: Mapping[str, Array]) -> tuple[str, ...]
     kinds = {step.target for step in exported.steps}
     convolutions = [s for s in exported.steps if s.target == "onnx.Conv" and "B" in s.arguments]
     if convolutions and not any("Normalization" in kind for kind in kinds):
-        found.append(f"{len(convolutions)} convolutions with biases and no norm: batch norms may be folded into them")
+        count = counted(len(convolutions), "convolution")
+        found.append(f"{count} with a bias and no norm in the model: batch norms may be folded into weights")
     return tuple(found)

@@ -1,4 +1,4 @@
-"""A rule for each ATen op: the same function in refscale's ops.
+"""A rule for each ATen op and ONNX node: the same function in refscale's ops.
 
 Pages: ``registry`` (the table, and what rules share), ``products``, ``elementwise``, ``norms``, ``movement``,
 ``reductions``, ``recurrent``, ``onnx`` (nodes of ONNX).  Rules are plain Python: torch is not imported here.

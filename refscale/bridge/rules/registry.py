@@ -20,7 +20,7 @@ __all__ = ["RULES", "Rule", "for_each_axis", "is_one", "number_of", "reshaped", 
 Rule = Callable[..., Any]
 
 RULES: dict[str, Rule] = {}
-"""By ATen name, such as "aten.linear.default"."""
+"""By target of a step, such as "aten.linear.default" or "onnx.Gemm"."""
 
 
 def rule_of(*names: str) -> Callable[[Rule], Rule]:
