@@ -300,6 +300,13 @@ def bridge(table: str) -> str:
     return f"\n\n{evidence.TABLES[table](evidence.rows())}\n\n"
 
 
+def onnx_models() -> str:
+    """The table of the stored evidence of ONNX models, as Markdown."""
+    from tests.bridge import onnx_evidence
+
+    return f"\n\n{onnx_evidence.models_table(onnx_evidence.rows(onnx_evidence.RESULTS))}\n\n"
+
+
 VERIFY = "refscale verify"
 COMPARISON = "refscale compare bert-mini --jobs 2 --out DIR"
 BLOCKS = "refscale compare bert-mini --blocks --out DIR"
@@ -312,6 +319,7 @@ CHARLM = "refscale sweep charlm --jobs 2 --out DIR"
 FLOPS = "refscale report bert-base --flops"
 PROGRAMS = "python -m tests.programs.evidence"
 BRIDGE = "python -m tests.bridge.evidence"
+ONNX = "python -m tests.bridge.onnx_evidence"
 TINY = ("report", "bert-tiny")
 
 COMPARED = {
@@ -385,6 +393,7 @@ FIGURES: Mapping[str, Figure] = {
     "finetune.sd.unit-fp32": Figure(FINETUNE, lambda: f"{stdev(losses('finetune-minilm', 'unit fp32')):.3f}"),
     "finetune.loss.regular-fp8": Figure(FINETUNE, lambda: loss("finetune-minilm", "regular fp8")),
     "finetune.regular-rates": Figure(FINETUNE_RATES, at_regular_rates),
+    "bridge.onnx": Figure(ONNX, onnx_models),
     **{f"bridge.{t}": Figure(BRIDGE, partial(bridge, t)) for t in ("models", "training")},
     **{f"programs.{t}": Figure(PROGRAMS, partial(programs, t)) for t in ("scales", "losses")},
     "underflow.sizes": Figure("refscale report charlm-attention:norm=post --batch 8 --seq 64", sizes, slow=True),

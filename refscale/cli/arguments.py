@@ -389,16 +389,17 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 
 def _add_bring(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Import a PyTorch module: every value and gradient is compared with torch's own. Print its steps, the number "
+        "Import a PyTorch module or an ONNX model: every value and gradient is compared with torch's own, or every "
+        "value with onnxruntime's. Print its steps, the number "
         "of tensors outside [1/4, 4] under the regular scheme and under its unit-scaling plan, whether the plan's "
         "gradients are multiples of the true ones, the error of the gradients in a precision, by class of ops, and "
-        "the assumptions. Exit status 2 and one line if the module cannot be imported. Needs PyTorch."
+        "the assumptions. Exit status 2 and one line if the module cannot be imported. Needs PyTorch, or onnx."
     )
     parser.add_argument(
         "source",
         metavar="MODEL",
         help="FILE.py:MAKE, a function that returns the module, or it and its inputs; or FILE.pt2, written by "
-        "torch.export.save (from a trusted source: both may run code)",
+        "torch.export.save (from a trusted source: both may run code); or FILE.onnx",
     )
     parser.add_argument(
         "--input",
@@ -428,6 +429,7 @@ def _add_bring(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.py",
         help="also write the scaled PyTorch module: a Python file with make(), and FILE.npz with the module's values",
     )
+    parser.add_argument("--onnx", metavar="FILE.onnx", help="also write the forward pass, its factors α as Mul nodes")
     parser.add_argument("--html", metavar="FILE", help="also write both reports as one HTML page")
     parser.add_argument("--json", metavar="FILE", help="also write the results as JSON")
 

@@ -66,6 +66,8 @@ OPTIONAL = {
     "hypothesis": "testing",
     "pytest": "golden",
     "torch": "golden bridge cli",
+    "onnx": "bridge",
+    "onnxruntime": "bridge",
     "jax": "golden",
     "gfloat": "golden",
     "unit_scaling": "golden",
