@@ -17,14 +17,14 @@ from refscale import ops
 from refscale.adapt import Adapted
 from refscale.bridge.evaluation import Evaluation
 from refscale.bridge.functions import function_of
-from refscale.bridge.program import TorchProgram, evaluate
+from refscale.bridge.program import Original, TorchProgram, evaluate, shapes_in_words, shapes_of
 from refscale.bridge.steps import AtenCall
 from refscale.engine import Op
-from refscale.errors import ArgumentError, FactorError, ProgramError
+from refscale.errors import ArgumentError, ProgramError
 from refscale.precision import Precision, Rounder, fp32, get_precision
 from refscale.scales import Call, Scales, Scheme, get_scheme, regular
 
-__all__ = ["to_torch"]
+__all__ = ["to_torch", "values_under"]
 
 Cast = Callable[[Any], Any]
 
@@ -78,22 +78,32 @@ def to_torch(
         The module, in train mode.
 
     Raises:
-        ProgramError: an op of the program has no torch function.
+        ProgramError: an op of the program has no torch function; or it was an ONNX model.
         ArgumentError: the policy computes exactly or in blocks, transforms operands, or differs by place.
     """
     policy = get_precision(precision)
-    if isinstance(scheme, Adapted):
-        own = program.initial_parameters(regular, np.random.default_rng(seed)) if parameters is None else parameters
-        own = {name: np.asarray(x) for name, x in own.items()}
-        parameters = {**own, **scheme.unit({name: own[name] for name in program.specs})}
-        scheme = scheme.scheme
-    scheme = get_scheme(scheme)
+    if program.original is not None and not isinstance(program.original, Original):
+        raise ProgramError(f"to_torch: {program.name} is an ONNX model, expected a program from from_torch")
+    values, scheme = values_under(program, scheme, parameters, seed)
     if policy.accumulate is not None or policy.blocks is not None or policy.rules or policy.hadamard:
         raise ArgumentError(
             f"to_torch(precision={policy.name!r}): expected a policy without blocks, accumulators, rules and transforms"
         )
-    values = program.initial_parameters(scheme, np.random.default_rng(seed)) if parameters is None else parameters
     return _module_class()(program, scheme, policy, values)
+
+
+def values_under(
+    program: TorchProgram, scheme: str | Scheme | Adapted, parameters: Mapping[str, Any] | None, seed: int
+) -> tuple[Mapping[str, Any], Scheme]:
+    """The parameters of a program under a scheme, and the scheme; arguments as of ``to_torch``."""
+    if isinstance(scheme, Adapted):
+        own = program.initial_parameters(regular, np.random.default_rng(seed)) if parameters is None else parameters
+        own = {name: np.asarray(x) for name, x in own.items()}
+        return {**own, **scheme.unit({name: own[name] for name in program.specs})}, scheme.scheme
+    scheme = get_scheme(scheme)
+    if parameters is None:
+        parameters = program.initial_parameters(scheme, np.random.default_rng(seed))
+    return parameters, scheme
 
 
 class _Edges:
@@ -106,6 +116,13 @@ class _Edges:
     def __init__(self, policy: Precision) -> None:
         self.rounder = Rounder(policy, np.dtype(np.float32))
         self._casts = policy != fp32
+        self._function_class = _edge_function()
+
+    def edge(self, t: Any, forward: Cast | None, backward: Cast | None) -> Any:
+        """A function of torch with its own forward and backward pass, each applied to one tensor."""
+        if forward is None and backward is None:
+            return t
+        return self._function_class.apply(t, forward, backward)
 
     def operand(self, op: Op, shape: tuple[int, ...], call: int, i: int) -> Cast | None:
         """Input ``i`` of a call, as the op computes with it."""
@@ -119,6 +136,11 @@ class _Edges:
         """A leaf, an output times α, or a gradient times β."""
         label = _Label(shape, reports)
         return self._function(lambda x: self.rounder.store(x, label, place), 1.0 if factor is None else factor)
+
+    def constant(self, t: Any) -> Any:
+        """A plain tensor that enters a call, such as an input of the module: stored as a leaf if it is floating."""
+        shape = tuple(t.shape)
+        return self.edge(t, self.stored(shape, False, "leaf"), None) if t.is_floating_point() else t
 
     def _function(self, place: Callable[[Any], Any], factor: float = 1.0) -> Cast | None:
         if not self._casts:
@@ -137,13 +159,33 @@ class _Edges:
 class TorchEvaluation(Evaluation):
     """One evaluation in torch.
 
-    Attributes:
-        calls: number of calls so far.
+    Args:
+        scheme, edges: of the module.
+        training: whether it is in train mode.
+        found: ops and factors of the calls of an earlier evaluation at these shapes; empty: found and added here.
+        recorder: of a trace.
+        calls: number of calls before.
     """
 
-    def __init__(self, scheme: Scheme, edges: _Edges, training: bool, recorder: Any = None, calls: int = 0) -> None:
+    def __init__(
+        self,
+        scheme: Scheme,
+        edges: _Edges,
+        training: bool,
+        found: list[tuple[Op, Scales]],
+        recorder: Any = None,
+        calls: int = 0,
+    ) -> None:
         super().__init__(None)
-        self.scheme, self.edges, self.training, self.recorder, self.calls = scheme, edges, training, recorder, calls
+        self.scheme, self.edges, self.training, self.recorder = scheme, edges, training, recorder
+        self.calls, self._first, self._found = calls, calls, found
+
+    def _scaled(self, op: Op, shapes: tuple[tuple[int, ...], ...]) -> tuple[Op, Scales]:
+        """The scheme's op and factors of the next call."""
+        if self.calls - self._first == len(self._found):
+            asked = Call(op, shapes, index=self.calls)
+            self._found.append((cast(Op, self.scheme.op(asked)), self.scheme.scales(asked)))
+        return self._found[self.calls - self._first]
 
     @property
     def noisy(self) -> bool:
@@ -171,13 +213,13 @@ class TorchEvaluation(Evaluation):
 
         return bool(x.dtype == torch.bool)
 
-    def dropout(self, x: Any, p: float) -> Any:
-        """Dropout in train mode, from torch's generator."""
+    def kept(self, x: Any, p: float) -> Any:
+        """keep/(1 − p) for each element of x from torch's generator, or 1 in eval mode."""
         import torch
 
-        if p == 0 or not self.training:
-            return x
-        return self.apply(ops.Dropout(p), x, torch.rand(x.shape, device=x.tensor.device) >= p)
+        if not self.training:
+            return self.filled(x.shape, 1.0, x)
+        return (torch.rand(x.shape, device=x.tensor.device) >= p).to(x.tensor.dtype) / (1 - p)
 
     def batch_norm(
         self,
@@ -195,9 +237,9 @@ class TorchEvaluation(Evaluation):
         """
         if not training or statistics is None:
             return super().batch_norm(x, gain, bias, statistics, training, momentum, eps)
-        op: Op = ops.BatchNorm(eps)
-        asked = Call(op, tuple(tuple(t.shape) for t in (x, gain, bias)), index=self.calls)
-        s = (eps / cast(ops.BatchNorm, self.scheme.op(asked)).eps) ** 0.5 if eps else 1.0
+        op = ops.BatchNorm(eps)
+        scaled, _ = self._scaled(op, tuple(tuple(t.shape) for t in (x, gain, bias)))
+        s = (eps / cast(ops.BatchNorm, scaled).eps) ** 0.5 if eps else 1.0
         mean, variance = statistics
         if self.training:
             _update(mean, variance, x.tensor.detach(), momentum, s)
@@ -216,11 +258,9 @@ class TorchEvaluation(Evaluation):
 
     def _apply(self, op: Op, *inputs: Any, frozen: tuple[Any, Any] | None = None) -> Any:
         """``apply``; with running statistics a batch norm computes as a frozen one, with the factors of its own."""
-        tensors = [x.tensor if isinstance(x, _Traced) else x for x in inputs]
+        tensors = [x.tensor if isinstance(x, _Traced) else self.edges.constant(x) for x in inputs]
         shapes = tuple(tuple(t.shape) for t in tensors)
-        asked = Call(op, shapes, index=self.calls)
-        scales = self.scheme.scales(asked)
-        op = cast(Op, self.scheme.op(asked))
+        op, scales = self._scaled(op, shapes)
         self.calls += 1
         if frozen is not None:
             op, tensors = ops.FrozenBatchNorm(cast(ops.BatchNorm, op).eps), [*tensors, *frozen]
@@ -242,10 +282,12 @@ class TorchEvaluation(Evaluation):
             if i in op.constants:
                 ready.append(t)
             else:
-                ready.append(_edge(t, edges.operand(op, shape, call, i), edges.stored(shape, False, "gradient", beta)))
+                ready.append(
+                    edges.edge(t, edges.operand(op, shape, call, i), edges.stored(shape, False, "gradient", beta))
+                )
         y = function_of(op)(op, *ready)
         shape = tuple(y.shape)
-        return _edge(y, edges.stored(shape, op.reports, "output", scales.alpha), edges.incoming(op, shape, call))
+        return edges.edge(y, edges.stored(shape, op.reports, "output", scales.alpha), edges.incoming(op, shape, call))
 
 
 def _update(mean: Any, variance: Any, x: Any, momentum: float, s: float) -> None:
@@ -258,16 +300,9 @@ def _update(mean: Any, variance: Any, x: Any, momentum: float, s: float) -> None
         variance += momentum * (s**2 * rows.var(0) - variance)
 
 
-def _edge(t: Any, forward: Cast | None, backward: Cast | None) -> Any:
-    """A function of torch with its own forward and backward pass, each applied to one tensor."""
-    if forward is None and backward is None:
-        return t
-    return _edge_function().apply(t, forward, backward)
-
-
 @cache
 def _edge_function() -> Any:
-    """The class of ``_edge``, made when torch is first needed."""
+    """The class of edges, made when torch is first needed."""
     import torch
 
     class CastAndScale(torch.autograd.Function):  # type: ignore[misc]
@@ -296,14 +331,16 @@ def _module_class() -> Any:
             super().__init__()
             self.program, self.scheme = program, scheme
             self.edges = _Edges(policy)
+            self._found: dict[Any, list[tuple[Op, Scales]]] = {}  # factors, by shapes
             self.recorder: Any = None
             self.names = list(program.specs)
             for name in self.names:
                 parameter = torch.nn.Parameter(torch.tensor(np.asarray(values[name])))
                 _owner(self, name).register_parameter(name.rpartition(".")[2], parameter)
-            for alias, name in program.original.ties.items() if program.original else ():
+            original = cast(Original | None, program.original)
+            for alias, name in original.ties.items() if original else ():
                 _owner(self, alias).register_parameter(alias.rpartition(".")[2], self.get_parameter(name))
-            for name, (value, persistent) in program.original.buffers.items() if program.original else ():
+            for name, (value, persistent) in original.buffers.items() if original else ():
                 own = torch.tensor(np.asarray(values[name])) if name in values else value.clone()
                 _owner(self, name).register_buffer(name.rpartition(".")[2], own, persistent=persistent)
 
@@ -311,11 +348,12 @@ def _module_class() -> Any:
             """The output of the program; the calls continue in ``loss``."""
             inputs = pytree.tree_leaves((args, kwargs))
             exported = self.program.at(inputs)
-            run = TorchEvaluation(self.scheme, self.edges, self.training, self.recorder)
+            found = self._found.setdefault(shapes_of(inputs), [])
+            run = TorchEvaluation(self.scheme, self.edges, self.training, found, self.recorder)
             given, device = {}, next(self.parameters()).device
             for node, name in exported.parameters.items():
                 t = self.get_parameter(name)
-                given[node] = _Traced(_edge(t, self.edges.stored(tuple(t.shape), False, "leaf"), None))
+                given[node] = _Traced(self.edges.edge(t, self.edges.stored(tuple(t.shape), False, "leaf"), None))
             for node, value in exported.constants.items():
                 buffer = exported.buffers.get(node)
                 given[node] = value.to(device) if buffer is None else self.get_buffer(buffer)
@@ -327,17 +365,19 @@ def _module_class() -> Any:
 
             try:
                 y = evaluate(exported, given, inputs, run, watch=keep)
-            except FactorError as error:
-                shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-                raise ProgramError(
-                    f"{self.program.name}: inputs {shapes}, but the scheme is of others: {error}"
-                ) from error
+            except ProgramError as error:
+                shapes, expected = shapes_of(inputs), self.program.shapes
+                if shapes == expected:
+                    raise
+                where = f"inputs {shapes_in_words(shapes)}, imported with {shapes_in_words(expected)}"
+                raise ProgramError(f"{self.program.name}: {where}: {error}") from error
             self._calls = run.calls
             return y.tensor
 
         def loss(self, output: Any, target: Any) -> Any:
             """The program's loss of an output; under a plan its factors continue those of the module."""
-            run = TorchEvaluation(self.scheme, self.edges, self.training, self.recorder, self._calls)
+            found = self._found.setdefault((self._calls, *shapes_of((output, target))), [])
+            run = TorchEvaluation(self.scheme, self.edges, self.training, found, self.recorder, self._calls)
             return self.program.outcome(run, _Traced(output), target).tensor
 
         def parameter_groups(self, lr: float) -> list[dict[str, Any]]:

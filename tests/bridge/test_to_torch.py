@@ -204,8 +204,33 @@ def test_shapes_that_cannot_be_computed_are_named():
     with pytest.raises(ProgramError, match=r"Gpt: inputs \(2, 6\), \(2, 6\), expected \(2, 6\)$"):
         made(*inputs, *inputs)
     cells = from_torch(Recurrent(torch.nn.LSTM), (normal(3, 2, 5),))
-    with pytest.raises(ProgramError, match=r"Recurrent: inputs \(4, 2, 5\), but the scheme is of others: plan: call"):
+    with pytest.raises(ProgramError, match=r"Recurrent: inputs \(4, 2, 5\), imported with \(3, 2, 5\): .*plan: call"):
         to_torch(cells, plan(cells))(normal(4, 2, 5))
+
+
+def test_dropout_is_on_in_train_mode_only_under_a_plan_and_a_precision():
+    module = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.Dropout(0.5), torch.nn.Linear(64, 64)).train()
+    torch.nn.init.eye_(module[2].weight)
+    torch.nn.init.zeros_(module[2].bias)
+    program = from_torch(module, (normal(8, 4),))
+    for scheme in ("regular", plan(program)):
+        made = to_torch(program, scheme, "fp16", parameters=module.state_dict())
+        on, off = made(normal(8, 4)), made.eval()(normal(8, 4))
+        dropped = on == 0
+        assert 0.4 < dropped.float().mean() < 0.6
+        assert not (off == 0).any()
+        assert torch.allclose(on[~dropped], 2 * off[~dropped], rtol=2**-9)
+    losses = set()
+    for rng in (None, np.random.default_rng(1)):
+        tape = Tape(plan(program))
+        p = leaves(tape, program, program.initial_parameters(tape.scheme, np.random.default_rng(0)))
+        losses.add(float(program.loss(p, next(program.batches(np.random.default_rng(0))), rng).value))
+    assert len(losses) == 2
+
+
+def test_dropout_of_everything_is_refused():
+    with pytest.raises(ProgramError, match=r"dropout with p=1.0: expected 0 ≤ p < 1"):
+        from_torch(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Dropout(1.0)).train(), (normal(2, 4),))
 
 
 # --- Running statistics -----------------------------------------------------------------------------------------------
@@ -286,3 +311,23 @@ def test_an_op_without_a_function_is_named(monkeypatch):
     monkeypatch.delitem(FUNCTIONS, ops.Relu)
     with pytest.raises(ProgramError, match=r"Relu.* has no torch function, expected one of"):
         to_torch(program)(normal(3, 4))
+
+
+# --- torch.compile ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch about its own functions
+def test_linear_layers_without_casts_are_one_graph_of_torch_compile():
+    """After one ordinary call, which finds the factors; the same bits.  Larger modules become several graphs."""
+    module = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 4))
+    x = normal(4, 8)
+    program = from_torch(module, (x,))
+    made = to_torch(program, plan(program))
+    expected = made(x)
+    expected.square().mean().backward()
+    gradients = {name: t.grad.clone() for name, t in made.named_parameters()}
+    made.zero_grad()
+    y = torch.compile(made, backend="eager", fullgraph=True)(x)
+    y.square().mean().backward()
+    assert torch.equal(y, expected)
+    assert all(torch.equal(made.get_parameter(name).grad, g) for name, g in gradients.items())

@@ -1,10 +1,10 @@
-"""What the docs claim of fine-tuning, held against the stored comparisons, and (slow) against one made anew.
+"""The claims of the docs about fine-tuning, checked with the stored comparisons, and (slow) with a new one.
 
     refscale train bert-mini --scheme regular --seq 128 --batch 8 --steps 1000 --out trained
     refscale compare --pretrained trained --jobs 2 --out evidence
     REFSCALE_FINE_TUNING=evidence python -m pytest -m slow tests/train/test_finetune_evidence.py
 
-The same with a published checkpoint in place of ``trained``.  Without ``REFSCALE_FINE_TUNING`` the slow test does all
+The same with a published checkpoint in place of ``trained``. Without ``REFSCALE_FINE_TUNING`` the slow test does all
 of this itself, in a temporary directory.
 """
 

@@ -75,6 +75,7 @@ def lessons(tmp_path):
     (folder / "figures").mkdir(parents=True)
     (folder / "figures/03-a.svg").write_text("<svg/>", encoding="utf-8")
     (folder / "03-small.md").write_text(LESSON, encoding="utf-8")
+    (folder / "03-old.md").write_text("# Moved: [a small lesson](03-small.md)\n", encoding="utf-8")
     (folder / "04-next.md").write_text("# 4 · Next\n\n## The end of FP8\n", encoding="utf-8")
     return folder
 
