@@ -183,6 +183,15 @@ def difference(file: str, variant: str, other: str, digits: int = 3, sign: str =
     return shown.replace("-", "−")
 
 
+def at_regular_rates() -> str:
+    """The largest difference of fine-tuning at regular rates from regular FP32 with the same seed: "0.0002"."""
+    from refscale.sweep import read_rows
+
+    regular = losses("finetune-minilm", "regular fp32")
+    rows = read_rows(RESULTS / "finetune-minilm-rates").values()
+    return f"{max(abs(row.loss - regular[row.seed]) for row in rows if row.loss is not None):.4f}"
+
+
 def over_fp32(variant: str) -> str:
     """The mean difference of a variant of the block comparison from regular FP32: "−0.003"."""
     return difference("blocks", variant, "regular fp32").partition(" ")[0].replace("+0.000", "0.000")
@@ -291,14 +300,26 @@ def bridge(table: str) -> str:
     return f"\n\n{evidence.TABLES[table](evidence.rows())}\n\n"
 
 
+def onnx_models() -> str:
+    """The table of the stored evidence of ONNX models, as Markdown."""
+    from tests.bridge import onnx_evidence
+
+    return f"\n\n{onnx_evidence.models_table(onnx_evidence.rows(onnx_evidence.RESULTS))}\n\n"
+
+
 VERIFY = "refscale verify"
 COMPARISON = "refscale compare bert-mini --jobs 2 --out DIR"
 BLOCKS = "refscale compare bert-mini --blocks --out DIR"
 FINETUNE = "refscale compare --pretrained DIR --steps 100 --out DIR"
+FINETUNE_RATES = (
+    "refscale finetune squad --pretrained DIR --scheme unit:rates=regular --lr 2^-12 --steps 100 --weight-decay 0 "
+    "--out DIR"
+)
 CHARLM = "refscale sweep charlm --jobs 2 --out DIR"
 FLOPS = "refscale report bert-base --flops"
 PROGRAMS = "python -m tests.programs.evidence"
 BRIDGE = "python -m tests.bridge.evidence"
+ONNX = "python -m tests.bridge.onnx_evidence"
 TINY = ("report", "bert-tiny")
 
 COMPARED = {
@@ -319,7 +340,7 @@ COMPARED = {
 }
 
 FIGURES: Mapping[str, Figure] = {
-    # Counts of what is in the repository.
+    # Counts of repository contents.
     "claims": Figure(VERIFY, lambda: str(claims(False))),
     "claims.slow": Figure(f"{VERIFY} --slow", lambda: str(claims(True))),
     "claims.figures": Figure(VERIFY, lambda: found(r"(\d+) figures", "verify"), slow=True),
@@ -371,6 +392,8 @@ FIGURES: Mapping[str, Figure] = {
     "finetune.sd.unit-fp8": Figure(FINETUNE, lambda: f"{stdev(losses('finetune-minilm', 'unit fp8')):.3f}"),
     "finetune.sd.unit-fp32": Figure(FINETUNE, lambda: f"{stdev(losses('finetune-minilm', 'unit fp32')):.3f}"),
     "finetune.loss.regular-fp8": Figure(FINETUNE, lambda: loss("finetune-minilm", "regular fp8")),
+    "finetune.regular-rates": Figure(FINETUNE_RATES, at_regular_rates),
+    "bridge.onnx": Figure(ONNX, onnx_models),
     **{f"bridge.{t}": Figure(BRIDGE, partial(bridge, t)) for t in ("models", "training")},
     **{f"programs.{t}": Figure(PROGRAMS, partial(programs, t)) for t in ("scales", "losses")},
     "underflow.sizes": Figure("refscale report charlm-attention:norm=post --batch 8 --seq 64", sizes, slow=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ def _adapted(program: Program, parameters: Parameters, batch: Any, base: Unit) -
             f"adapt: {name_of(program)} differs after adaptation, its loss by {found.loss:.2g} and its gradients by "
             f"{found.gradient:.2g}, expected at most {found.tolerance:.2g}; {where}"
         )
-    return adapted
+    return replace(adapted, difference=max(found.loss, found.gradient))
 
 
 def sigmas(program: Program, parameters: Parameters) -> dict[str, float]:

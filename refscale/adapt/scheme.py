@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import nan
 from typing import Any
 
 from numpy.typing import NDArray
@@ -71,10 +72,13 @@ class Adapted:
     Attributes:
         scheme: unit scaling with the constants of this model.
         divisors: regular parameter over unit-scaled parameter, by name; 1 for an unchanged one.
+        difference: from the regular program in float64, the larger of ``Parity.loss`` and ``Parity.gradient``; NaN if
+            they were not compared.
     """
 
     scheme: Unit
     divisors: Mapping[str, float]
+    difference: float = nan
 
     def unit(self, regular: Parameters) -> dict[str, NDArray[Any]]:
         """Divide regular parameters by the divisors; return those of the unit-scaled model, read-only, same dtypes."""

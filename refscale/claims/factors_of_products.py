@@ -278,13 +278,20 @@ def claim_3_43_conv_transpose(place: Place) -> Figures:
 
 @claim("the values are those of the input; repeats are counted", "bn")
 def claim_3_44_padding_and_resize(place: Place) -> Figures:
-    """Nearest resize by r: α = 1, β = r^-½. Padding of n elements to N: α = 1; β = 1, or (n/N)^½ for repeats."""
+    """Nearest resize by r: α = 1, β = r^-½; linear: by squared weights. Padding n to N: α = 1; β = 1, or (n/N)^½."""
     p, rng = place.at_most(b=32, n=32), place.rng()
     rows = columns(p.n).T  # sums over its rows have an RMS of √n
     x, r = signs((p.b, 3, rows.shape[1]), rng), p.n
     g = np.tile(rows, (p.b, 3, 1)) * np.repeat(signs((p.b, 3, rows.shape[1]), rng), r, 1)
     yield unit("α", ops.NearestResize(r), (x,))
     yield unit(f"β of {r} repeats", ops.NearestResize(r), (x,), 0, g)
+    for align in (False, True):
+        linear, x = ops.LinearResize(2 * r + 1, align), columns(r + 1).T[None]
+        how = f"{r + 1} to {2 * r + 1}" + ", corners aligned" * align
+        yield unit(f"α of linear {how}", linear, (x,))
+        yield unit(
+            f"β of linear {how}", linear, (np.ones((1, r + 1, len(columns(2 * r + 1)))),), 0, columns(2 * r + 1).T[None]
+        )
     one, more = signs((p.b, 1, rows.shape[1]), rng), np.tile(rows, (p.b, 1, 1))
     copies = ops.Pad(((0, 0), (p.n - 1, 0), (0, 0)), "replicate")
     yield unit("α of copies", copies, (one,))

@@ -258,7 +258,6 @@ def _accumulator(args: argparse.Namespace) -> int:
 def _bring(args: argparse.Namespace) -> None:
     from refscale.cli import bring
 
-    check_directories(args.json)
     bring.bring(args)
 
 

@@ -19,7 +19,7 @@ module                    ops
 ``recurrent``             lstm_state, lstm_output, gru_state
 ``reduction``             sum, mean
 ``movement``              reshape, transpose, slice, concat, expand, where, gather, embedding
-``resampling``            pad, nearest_resize
+``resampling``            pad, nearest_resize, linear_resize
 ``custom``                custom_elementwise: a function given with its derivative (not in ``OPS``)
 ``losses``                softmax_cross_entropy, soft_target_cross_entropy, binary_cross_entropy, loss_sum
 ``regression``            mse_loss, huber_loss, smooth_l1_loss
@@ -94,7 +94,7 @@ from refscale.ops.positions import RelativeShift, Rotary
 from refscale.ops.recurrent import GruState, LstmOutput, LstmState
 from refscale.ops.reduction import Mean, Sum
 from refscale.ops.regression import HuberLoss, MseLoss, SmoothL1Loss
-from refscale.ops.resampling import NearestResize, Pad, PadMode
+from refscale.ops.resampling import LinearResize, NearestResize, Pad, PadMode
 from refscale.ops.scalars import ScalarDivide, ScalarMultiply
 from refscale.ops.softmax import LogSoftmax, MaskedLogSoftmax, MaskedSoftmax, Softmax
 from refscale.ops.windows import PaddingPerAxis, PerAxis
@@ -191,6 +191,7 @@ __all__ = [
     "HuberLoss",
     "LayerNorm",
     "LeakyRelu",
+    "LinearResize",
     "Log",
     "LogSoftmax",
     "LossSum",

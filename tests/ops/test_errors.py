@@ -116,6 +116,7 @@ ATTRIBUTES = {
     ),
     "ConvTranspose(groups=0): expected an integer ≥ 1": lambda: ops.ConvTranspose(groups=0),
     "NearestResize(factor=0): expected an integer ≥ 1, or one for each of 1 axis": lambda: ops.NearestResize(0),
+    "LinearResize(size=0): expected an integer ≥ 1, or one for each of 1 axis": lambda: ops.LinearResize(0),
     "Pad(widths=((1, -1),)): expected (before, after) of each axis, integers ≥ 0": lambda: ops.Pad(((1, -1),)),
     "Pad(widths=2): expected (before, after) of each axis, integers ≥ 0": lambda: ops.Pad(2),
     "Pad(mode='edge'): expected 'constant', 'reflect' or 'replicate'": lambda: ops.Pad(((1, 1),), "edge"),
@@ -288,6 +289,17 @@ SHAPES = [
         ops.Pad(((0, 0), (0, 3)), "reflect"),
         [(2, 3)],
         "pad(mode='reflect'): widths (0, 3) of a side of 3, expected a longer side",
+    ),
+    (
+        ops.LinearResize((2,)),
+        [(2, 3)],
+        "linear_resize(size=(2,)): x (2, 3), expected (batch, length, channels) with elements",
+    ),
+    (
+        ops.LinearResize(2),
+        [(2, 0, 3)],
+        "linear_resize(size=2): x (2, 0, 3), expected (batch, length, channels) or (batch, height, width, channels) or "
+        "(batch, depth, height, width, channels) with elements",
     ),
     (ops.NearestResize((2,)), [(2, 3)], "nearest_resize(factor=(2,)): x (2, 3), expected (batch, length, channels)"),
     (

@@ -1,4 +1,4 @@
-"""What the docs claim of sweeps, held against stored rows, and (slow) against ones made anew.
+"""The claims of the docs about sweeps, checked with stored rows, and (slow) with new ones.
 
     refscale sweep transfer --jobs 2 --out transfer          # an hour on two cores
     refscale sweep transfer-tuned --jobs 2 --out transfer-tuned
