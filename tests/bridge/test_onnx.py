@@ -245,6 +245,9 @@ def test_means_variances_masks_and_numbers_are_no_parameters():
     assert {n: s.role for n, s in program.specs.items()} == {"g": "gain", "b": "bias"}
     proto, inputs, _ = COMPOSED["attention"]
     assert list(from_onnx(proto, inputs).specs) == ["w", "v"]
+    zeros = {"z": np.zeros((2, 1, 8, 8), np.float32), "p": np.zeros((1, 1, 8, 8), np.float32)}
+    nodes = [*ONE, ("Add", "h z", "k", {}), ("Add", "k p", "y", {})]
+    assert list(from_onnx(model(nodes, {"x": X}, {**ONES, **zeros}), [X]).specs) == ["w", "p"]
     proto, inputs = NODES["Gather of a table"]
     assert from_onnx(proto, inputs).specs["w"].role == "embedding"
 

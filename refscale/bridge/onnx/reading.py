@@ -347,8 +347,9 @@ def _floats(x: Array) -> bool:
 
 
 def _mask(x: Array) -> bool:
-    """Return whether an array hides places: it has −∞ or numbers as low as −10⁴."""
-    return bool(not np.isfinite(x).all() or x.min() <= -1e4)
+    """Return whether an array is a mask: it has −∞ or numbers as low as −10⁴, or more than two axes of one number."""
+    uniform = sum(s > 1 for s in x.shape) > 2 and np.ptp(x) == 0
+    return bool(not np.isfinite(x).all() or x.min() <= -1e4 or uniform)
 
 
 def _plain(value: Any) -> Any:
