@@ -403,7 +403,7 @@ PAGES = [ROOT.parent / "README.md", *sorted((ROOT.parent / "tutorials").glob("*.
 
 
 def documented(text: str) -> set[tuple[str, str]]:
-    """(module, name) of what a page imports, and of dotted names in its prose, such as ``graph.plan``."""
+    """(module, name) of the imports of a page, and of dotted names in its prose, such as ``graph.plan``."""
     found = set()
     for line in text.splitlines():
         if match := re.match(r"(?:>>> |\.\.\. )?\s*from (refscale[\w.]*) import ([\w, ]+)", line):

@@ -4,7 +4,8 @@
     python tutorials/notebooks.py DIR --reference PAGES   # names link to the API reference in PAGES: see reference.py
 
 DIR receives ``NN-name.ipynb`` and ``NN-name.py`` for each lesson, the folders ``figures`` and ``results``, and
-``test_NN.py`` for a lesson with a file of tests. Run the notebooks and scripts in DIR.
+``test_NN.py`` for a lesson with a file of tests. Run the notebooks and scripts in DIR. A lesson that trains refuses to
+write over the runs of its last time: delete those, or write the lessons to a new directory.
 
 The lessons are Markdown, and their blocks of Python are doctests. An example with output ends a cell. An exception that
 a lesson shows does not stop the notebook or the script.
@@ -236,6 +237,8 @@ def convert(out: str | Path, lessons: Path = LESSONS, pages: str | Path | None =
     made = []
     for path in sorted(lessons.glob("[0-9][0-9]-*.md")):
         text = path.read_text(encoding="utf-8")
+        if text.startswith("# Moved: "):  # an old name of a lesson
+            continue
         for suffix in (".ipynb", ".py"):
             found, tests = cells(relinked(text, suffix, out, lessons), path.name[:2])
             if pages and suffix == ".ipynb":
@@ -259,7 +262,8 @@ def main() -> None:
     parser.add_argument("--reference", metavar="PAGES", help="directory of the API reference, to which names then link")
     args = parser.parse_args()
     made = convert(args.out, pages=args.reference)
-    print(f"{len(made)} notebooks and scripts in {made[0].parent}; run them in that directory")
+    print(f"{len(made)} notebooks and scripts in {made[0].parent}")
+    print("run them there; before a second time, delete the runs that a lesson wrote")
 
 
 if __name__ == "__main__":

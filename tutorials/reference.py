@@ -131,6 +131,7 @@ def write(out: str | Path, names: Iterable[str] | None = None) -> None:
     pdoc.render.configure(docformat="google", show_source=False, footer_text=f"refscale {refscale.__version__}")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Error parsing type annotation")  # of names that type checkers alone import
+        warnings.filterwarnings("ignore", "The module specification")  # a package also brings its subpackages
         pdoc.pdoc(*(modules() if names is None else names), output_directory=Path(out))
 
 

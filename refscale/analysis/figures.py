@@ -154,5 +154,5 @@ def mark_ranges(ax: Axes, formats: Sequence[str], share: float) -> None:
 
 
 def scheme_color(name: str) -> str:
-    """Return the color of the scheme at the start of a label."""
+    """Return the color of the scheme whose name begins a label."""
     return SCHEME_COLORS.get(name.split()[0].rstrip(","), SCHEME_COLORS["unit"])

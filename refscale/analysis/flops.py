@@ -1,9 +1,8 @@
 """The cost of unit scaling: the multiplications of one training step, and those that its factors add.
 
 The counts follow from a recorded tape, that is, from shapes alone: for each contraction the products of its forward
-pass,
-and of one product for each input that has a gradient; for each factor other than 1 the elements that it multiplies.
-Norms, activations and the optimizer are not counted, so the share of the factors is an upper bound.
+pass, and of one product for each input that has a gradient; for each factor other than 1 the elements that it
+multiplies. Norms, activations and the optimizer are not counted, so the share of the factors is an upper bound.
 """
 
 from __future__ import annotations

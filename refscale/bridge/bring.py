@@ -23,7 +23,17 @@ from refscale.programs import Program, checked_loss, leaves, next_batch
 from refscale.scales import Call, Scheme, get_scheme, regular
 from refscale.stats import Report
 
-__all__ = ["Brought", "Weights", "bring", "errors_by_op", "factors_in_words", "gradient_error", "in_words", "to_json"]
+__all__ = [
+    "Brought",
+    "Weights",
+    "bring",
+    "errors_by_op",
+    "factors_in_words",
+    "gradient_error",
+    "in_words",
+    "measured",
+    "to_json",
+]
 
 Weights = Literal["fresh", "own"]
 """Values under the second scheme: fresh draws of unit variance and a plan, or the module's own and an adaptation."""
@@ -76,8 +86,23 @@ def bring(
     Raises:
         ProgramError: the module is refused, see ``from_torch``; or cannot be adapted, see ``adapt``.
     """
-    program = from_torch(module, args, loss=loss)
+    return measured(from_torch(module, args, loss=loss), precision, loss=loss, weights=weights)
+
+
+def measured(
+    program: TorchProgram, precision: str | Precision = "fp8", *, loss: str = "projection", weights: Weights = "fresh"
+) -> Brought:
+    """The measurements of ``bring`` of a program; one whose source does not determine it is adapted, not planned.
+
+    Args:
+        program: from ``from_torch`` or ``from_onnx``.
+        precision, loss, weights: as of ``bring``.
+
+    Raises:
+        ProgramError: the program cannot be adapted, see ``adapt``.
+    """
     policy = get_precision(precision)
+    weights = "own" if program.guesses else weights
     found: Plan | Adapted = plan(program) if weights == "fresh" else adapt(program)
     scaled: Program = program
     scheme: Scheme
@@ -188,9 +213,13 @@ def _guesses(program: TorchProgram, loss: str) -> list[str]:
     exported = program.exported
     used: set[str] = set()
     for step in exported.steps:
-        for key in ("weight", "bias", "gain", "params"):
+        keys: tuple[str, ...] = ("weight", "bias", "gain", "params")
+        if step.target.startswith("onnx.") and step.target.removeprefix("onnx.") not in ("Add", "Mul", "Sub", "Div"):
+            keys = tuple(step.arguments)
+        for key in keys:
             resolve(step.arguments.get(key), lambda ref: used.add(exported.parameters.get(ref.name, "")))
-    found = [
+    found = [*program.guesses]
+    found += [
         f"role of {name!r} {spec.shape}: {spec.role}, by its shape and values"
         for name, spec in program.specs.items()
         if name not in used
@@ -219,7 +248,11 @@ def in_words(found: Brought) -> list[str]:
     ]
     if fused:
         lines.append("recognized from several steps: " + ", ".join(f"{name} {n}" for name, n in fused.most_common()))
-    lines += [f"equal to torch in {parity}" for parity in found.program.parity]
+    lines += [f"equal to {parity.source} in {parity}" for parity in found.program.parity]
+    if not found.program.parity:
+        lines.append("not compared: onnxruntime is not installed")
+    if found.program.guesses:
+        lines.append("no plan for training: the file leaves parameters undetermined, see the guesses")
     adapted = isinstance(found.scheme, Adapted)
     if isinstance(found.scheme, Adapted):
         lines.append(f"adapted: its own function, loss and gradients in float64 within {found.scheme.difference:.1e}")
@@ -265,7 +298,7 @@ def to_json(found: Brought) -> dict[str, Any]:
                 "values": p.steps,
                 "value": [p.value.what, p.value.relative],
                 "gradients": p.trained,
-                "gradient": [p.gradient.what, p.gradient.relative],
+                "gradient": [p.gradient.what, p.gradient.relative] if p.gradient else None,
             }
             for p in found.program.parity
         ],

@@ -20,7 +20,7 @@ from refscale.engine import Tape, Tensor, apply, backward
 from refscale.errors import ProgramError, counted
 from refscale.layers import Spec, Specs
 
-__all__ = ["from_torch"]
+__all__ = ["check_rules", "from_torch", "outcome_of", "specs_of"]
 
 Array = NDArray[Any]
 
@@ -59,7 +59,7 @@ def from_torch(
 
     def checked(exported: Exported) -> Exported:
         found = recognized(exported)
-        _check_rules(found, name)
+        check_rules(found, f"from_torch({name})")
         return found
 
     exported = checked(raw)
@@ -67,9 +67,9 @@ def from_torch(
     used = set(exported.parameters.values())
     values = {n: x for n, x in values.items() if n in used}
     inputs = pytree.tree_leaves((tuple(args), dict(kwargs or {})))
-    outcome, target = _outcome(loss)
+    outcome, target = outcome_of(loss)
     original = Original(module, args, kwargs or {}, output, checked)
-    program = TorchProgram(name, exported, _specs(exported, values), values, inputs, outcome, target, original)
+    program = TorchProgram(name, exported, specs_of(exported, values), values, inputs, outcome, target, original)
     double = _in_double(module, args, kwargs or {}, output)
     if double is None:
         program.parity = (_compare(program, raw, torch.float32, 1e-4),)
@@ -100,7 +100,7 @@ def _in_double(module: Any, args: Any, kwargs: Any, output: Any) -> tuple[Export
     return exported, pytree.tree_leaves((args, kwargs))
 
 
-def _outcome(
+def outcome_of(
     loss: str | Callable[[Tensor, Any], Tensor],
 ) -> tuple[Outcome, Callable[[Array, np.random.Generator], Any]]:
     """The loss, and how a target is drawn for an output."""
@@ -136,28 +136,29 @@ def _check_parameters(module: Any, name: str) -> None:
             )
 
 
-def _check_rules(exported: Exported, module: str) -> None:
+def check_rules(exported: Exported, where: str) -> None:
     """Refuse a module with ops that have no rule, naming each with its place, or whose output has no parameter."""
     if exported.output not in exported.depends:
-        raise ProgramError(f"from_torch({module}): the output {exported.output!r} depends on no parameter")
+        raise ProgramError(f"{where}: the output {exported.output!r} depends on no parameter")
     here = [step for step in exported.steps if step.name in exported.depends and step.rule is None]
     missing = [step for step in here if step.computes not in RULES and step.target != "getitem"]
     if missing:
         listed = "; ".join(map(str, missing[:8])) + ("; …" if len(missing) > 8 else "")
-        raise ProgramError(f"from_torch({module}): {counted(len(missing), 'step')} without a rule: {listed}")
+        raise ProgramError(f"{where}: {counted(len(missing), 'step')} without a rule: {listed}")
 
 
-def _specs(exported: Exported, values: Mapping[str, Array]) -> Specs:
+def specs_of(exported: Exported, values: Mapping[str, Array]) -> Specs:
     """Role and initial σ of each parameter: by its use, its shape and its values."""
     tables, gains = set(), set()
     for step in exported.steps:
-        for key in ("weight", "gain"):
+        kind = step.target.lower()
+        for key in ("weight", "gain", "scale", "Scale", "data"):
             ref = step.arguments.get(key)
             if isinstance(ref, Ref) and ref.name in exported.parameters:
                 place = exported.parameters[ref.name]
-                if "embedding" in step.target:
+                if "embedding" in kind or kind == "onnx.gather":
                     tables.add(place)
-                elif "norm" in step.target:
+                elif "norm" in kind:
                     gains.add(place)
     specs = {}
     for name, x in values.items():

@@ -17,14 +17,14 @@ from refscale import ops
 from refscale.adapt import Adapted
 from refscale.bridge.evaluation import Evaluation
 from refscale.bridge.functions import function_of
-from refscale.bridge.program import TorchProgram, evaluate, shapes_in_words, shapes_of
+from refscale.bridge.program import Original, TorchProgram, evaluate, shapes_in_words, shapes_of
 from refscale.bridge.steps import AtenCall
 from refscale.engine import Op
 from refscale.errors import ArgumentError, ProgramError
 from refscale.precision import Precision, Rounder, fp32, get_precision
 from refscale.scales import Call, Scales, Scheme, get_scheme, regular
 
-__all__ = ["to_torch"]
+__all__ = ["to_torch", "values_under"]
 
 Cast = Callable[[Any], Any]
 
@@ -78,22 +78,32 @@ def to_torch(
         The module, in train mode.
 
     Raises:
-        ProgramError: an op of the program has no torch function.
+        ProgramError: an op of the program has no torch function; or it was an ONNX model.
         ArgumentError: the policy computes exactly or in blocks, transforms operands, or differs by place.
     """
     policy = get_precision(precision)
-    if isinstance(scheme, Adapted):
-        own = program.initial_parameters(regular, np.random.default_rng(seed)) if parameters is None else parameters
-        own = {name: np.asarray(x) for name, x in own.items()}
-        parameters = {**own, **scheme.unit({name: own[name] for name in program.specs})}
-        scheme = scheme.scheme
-    scheme = get_scheme(scheme)
+    if program.original is not None and not isinstance(program.original, Original):
+        raise ProgramError(f"to_torch: {program.name} is an ONNX model, expected a program from from_torch")
+    values, scheme = values_under(program, scheme, parameters, seed)
     if policy.accumulate is not None or policy.blocks is not None or policy.rules or policy.hadamard:
         raise ArgumentError(
             f"to_torch(precision={policy.name!r}): expected a policy without blocks, accumulators, rules and transforms"
         )
-    values = program.initial_parameters(scheme, np.random.default_rng(seed)) if parameters is None else parameters
     return _module_class()(program, scheme, policy, values)
+
+
+def values_under(
+    program: TorchProgram, scheme: str | Scheme | Adapted, parameters: Mapping[str, Any] | None, seed: int
+) -> tuple[Mapping[str, Any], Scheme]:
+    """The parameters of a program under a scheme, and the scheme; arguments as of ``to_torch``."""
+    if isinstance(scheme, Adapted):
+        own = program.initial_parameters(regular, np.random.default_rng(seed)) if parameters is None else parameters
+        own = {name: np.asarray(x) for name, x in own.items()}
+        return {**own, **scheme.unit({name: own[name] for name in program.specs})}, scheme.scheme
+    scheme = get_scheme(scheme)
+    if parameters is None:
+        parameters = program.initial_parameters(scheme, np.random.default_rng(seed))
+    return parameters, scheme
 
 
 class _Edges:
@@ -126,6 +136,11 @@ class _Edges:
         """A leaf, an output times α, or a gradient times β."""
         label = _Label(shape, reports)
         return self._function(lambda x: self.rounder.store(x, label, place), 1.0 if factor is None else factor)
+
+    def constant(self, t: Any) -> Any:
+        """A plain tensor that enters a call, such as an input of the module: stored as a leaf if it is floating."""
+        shape = tuple(t.shape)
+        return self.edge(t, self.stored(shape, False, "leaf"), None) if t.is_floating_point() else t
 
     def _function(self, place: Callable[[Any], Any], factor: float = 1.0) -> Cast | None:
         if not self._casts:
@@ -243,7 +258,7 @@ class TorchEvaluation(Evaluation):
 
     def _apply(self, op: Op, *inputs: Any, frozen: tuple[Any, Any] | None = None) -> Any:
         """``apply``; with running statistics a batch norm computes as a frozen one, with the factors of its own."""
-        tensors = [x.tensor if isinstance(x, _Traced) else x for x in inputs]
+        tensors = [x.tensor if isinstance(x, _Traced) else self.edges.constant(x) for x in inputs]
         shapes = tuple(tuple(t.shape) for t in tensors)
         op, scales = self._scaled(op, shapes)
         self.calls += 1
@@ -322,9 +337,10 @@ def _module_class() -> Any:
             for name in self.names:
                 parameter = torch.nn.Parameter(torch.tensor(np.asarray(values[name])))
                 _owner(self, name).register_parameter(name.rpartition(".")[2], parameter)
-            for alias, name in program.original.ties.items() if program.original else ():
+            original = cast(Original | None, program.original)
+            for alias, name in original.ties.items() if original else ():
                 _owner(self, alias).register_parameter(alias.rpartition(".")[2], self.get_parameter(name))
-            for name, (value, persistent) in program.original.buffers.items() if program.original else ():
+            for name, (value, persistent) in original.buffers.items() if original else ():
                 own = torch.tensor(np.asarray(values[name])) if name in values else value.clone()
                 _owner(self, name).register_buffer(name.rpartition(".")[2], own, persistent=persistent)
 

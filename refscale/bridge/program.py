@@ -1,4 +1,4 @@
-"""A PyTorch module as a program."""
+"""A PyTorch module or an ONNX model as a program."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,18 @@ from refscale.layers import Specs, Tensors, initialize
 from refscale.programs import Program
 from refscale.scales import Scheme, regular
 
-__all__ = ["Original", "Outcome", "TorchProgram", "called", "evaluate", "shapes_in_words", "shapes_of"]
+__all__ = [
+    "Original",
+    "Outcome",
+    "Source",
+    "TorchProgram",
+    "as_array",
+    "called",
+    "computed",
+    "evaluate",
+    "shapes_in_words",
+    "shapes_of",
+]
 
 Array = NDArray[Any]
 Outcome = Callable[[Evaluation, Any, Any], Any]
@@ -42,15 +53,16 @@ class _TapeEvaluation(Evaluation):
 
 
 class TorchProgram(Program):
-    """A PyTorch module as a program; made by ``from_torch``.
+    """A PyTorch module or an ONNX model as a program; made by ``from_torch`` or ``from_onnx``.
 
     Under the regular scheme parameters start at the module's own values, under others at the scheme's: N(0, 1) for
     weights and tables, 0 for biases, 1 for gains.
 
     Attributes:
         exported: the steps for the shapes of the example inputs; ``at`` has those for others.
-        original: the module that was imported; None: other shapes than the example's are refused.
-        parity: the comparisons with torch, in float32 and in float64.
+        original: the module or model that was imported; None: other shapes than the example's are refused.
+        parity: the comparisons with the source; with torch, in float32 and in float64.
+        guesses: what the source does not say, and what was assumed.
     """
 
     memoryless = True
@@ -64,7 +76,7 @@ class TorchProgram(Program):
         inputs: Sequence[Any],
         outcome: Outcome,
         target: Callable[[Array, np.random.Generator], Any],
-        original: Original | None = None,
+        original: Source | None = None,
     ) -> None:
         self.name, self.exported, self.specs = name, exported, specs  # type: ignore[misc]
         self._values, self._inputs, self.outcome, self._target = dict(values), tuple(inputs), outcome, target
@@ -72,6 +84,7 @@ class TorchProgram(Program):
         self.original, self._exported = original, {shapes_of(inputs): exported}
         self._shape: tuple[int, ...] | None = None
         self.parity: tuple[TorchParity, ...] = ()
+        self.guesses: tuple[str, ...] = ()
 
     @property
     def shapes(self) -> Shapes:
@@ -125,21 +138,18 @@ class TorchProgram(Program):
         Raises:
             ProgramError: a step that refscale cannot compute.
         """
-        import torch
-
         tape = next(iter(p.values())).tape
         exported = self.at(inputs)
         given = {**exported.constants, **{node: p[name] for node, name in exported.parameters.items()}}
 
         def array(x: Any) -> Any:
             """A constant as an array of the tape's dtype."""
-            if not hasattr(x, "detach"):
+            if not hasattr(x, "detach") and not isinstance(x, np.ndarray):
                 return x
-            values = x.detach().numpy()
+            values = as_array(x)
             return values.astype(tape.dtype) if values.dtype.kind == "f" else values
 
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0 if rng is None else int(rng.integers(2**62)))
+        with self.exported.noise(0 if rng is None else int(rng.integers(2**62))):
             result: Tensor = evaluate(
                 exported, given, inputs, _TapeEvaluation(tape, rng), constants=constants, array=array, watch=watch
             )
@@ -171,6 +181,13 @@ class TorchProgram(Program):
             p = {name: tape.tensor(x, name) for name, x in self._values.items()}
             self._shape = self.output(p, self._inputs).shape
         return self._shape
+
+
+class Source(Protocol):
+    """What a program was imported from."""
+
+    def exported(self, inputs: Sequence[Any]) -> Exported:
+        """The steps for inputs, in the order of their leaves."""
 
 
 class Original:
@@ -233,8 +250,13 @@ def _digest(exported: Exported, specs: Specs, values: Mapping[str, Array], input
         content.update(f"{name} {spec}\n".encode())
         content.update(np.ascontiguousarray(values[name]).tobytes())
     for x in inputs:
-        content.update(np.ascontiguousarray(x.detach().numpy()).tobytes() if hasattr(x, "detach") else repr(x).encode())
+        content.update(np.ascontiguousarray(as_array(x)).tobytes())
     return content.hexdigest()
+
+
+def as_array(x: Any) -> Array:
+    """A torch tensor, an array or a number as an array."""
+    return np.asarray(x.detach().numpy() if hasattr(x, "detach") else x)
 
 
 def evaluate(
@@ -267,7 +289,7 @@ def evaluate(
     values.update({name: values[name].clone() for name in written if name in values})
     for step in exported.steps:
         if step.name in exported.depends:
-            y = _computed(step, values, run, array)
+            y = computed(step, values, run, array)
         else:
             y = called(step, values, noisy=run.noisy) if constants is None else constants[step.name]
         values[step.name] = y
@@ -278,7 +300,7 @@ def evaluate(
     return values[exported.output]
 
 
-def _computed(step: AtenCall, values: Mapping[str, Any], run: Evaluation, array: Callable[[Any], Any]) -> Any:
+def computed(step: AtenCall, values: Mapping[str, Any], run: Evaluation, array: Callable[[Any], Any]) -> Any:
     """The value of a step by its rule, named by the submodule that called it."""
     arguments = resolve(step.arguments, lambda ref: array(values[ref.name]))
     if step.target == "getitem":

@@ -7,13 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from refscale.errors import ProgramError, shown
 from refscale.modules import load_object
 
-__all__ = ["EXPORTED", "example_inputs", "load_exported", "load_module", "load_source"]
+__all__ = ["EXPORTED", "ONNX", "example_arrays", "example_inputs", "load_exported", "load_module", "load_source"]
 
 EXPORTED = ".pt2"
 """Suffix of the files of ``torch.export.save``."""
+ONNX = ".onnx"
+"""Suffix of ONNX models."""
 
 
 def load_source(where: str, *, train: bool = True) -> tuple[Any, tuple[Any, ...] | None]:
@@ -97,7 +102,7 @@ def _tie(module: Any) -> None:
 
 
 def example_inputs(texts: Sequence[str], seed: int = 0) -> tuple[Any, ...]:
-    """Example inputs by shape and kind.
+    """Example inputs by shape and kind, as torch tensors.
 
     Args:
         texts: "2,8,32" for N(0, 1) of that shape; "2,12<100" for integers from 0 to 99.
@@ -109,14 +114,24 @@ def example_inputs(texts: Sequence[str], seed: int = 0) -> tuple[Any, ...]:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    inputs = []
-    for text in texts:
-        match = re.fullmatch(r"(\d+(?:,\d+)*)(?:<(\d+))?", text)
-        if match is None or not all(map(int, match[1].split(","))) or match[2] == "0":
-            raise ProgramError(f"input {text!r}: expected a shape such as 2,8,32, or 2,12<100 for integers below 100")
-        shape = [int(n) for n in match[1].split(",")]
-        if match[2]:
-            inputs.append(torch.randint(int(match[2]), shape, generator=generator))
-        else:
-            inputs.append(torch.randn(shape, generator=generator))
-    return tuple(inputs)
+    return tuple(
+        torch.randint(below, shape, generator=generator) if below else torch.randn(shape, generator=generator)
+        for shape, below in map(_kind, texts)
+    )
+
+
+def example_arrays(texts: Sequence[str], seed: int = 0) -> tuple[NDArray[Any], ...]:
+    """Example inputs as of ``example_inputs``, as arrays."""
+    rng = np.random.default_rng(seed)
+    return tuple(
+        rng.integers(below, size=shape) if below else rng.standard_normal(shape, np.float32)
+        for shape, below in map(_kind, texts)
+    )
+
+
+def _kind(text: str) -> tuple[tuple[int, ...], int]:
+    """The shape of an input, and the number that its integers are below; 0: it has normal values."""
+    match = re.fullmatch(r"(\d+(?:,\d+)*)(?:<(\d+))?", text)
+    if match is None or not all(map(int, match[1].split(","))) or match[2] == "0":
+        raise ProgramError(f"input {text!r}: expected a shape such as 2,8,32, or 2,12<100 for integers below 100")
+    return tuple(int(n) for n in match[1].split(",")), int(match[2] or 0)

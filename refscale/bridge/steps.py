@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,16 +27,17 @@ class Ref:
 
 @dataclass(frozen=True)
 class AtenCall:
-    """One call of an ATen op.
+    """One call of an ATen op, or one node of an ONNX model.
 
     Attributes:
         name: of its value.
-        target: name of the op, such as "aten.linear.default".
+        target: name of the op, such as "aten.linear.default" or "onnx.Gemm".
         scope: path of the submodule that called it, such as "layers.0.linear1".
-        function: torch's own.
-        arguments: by the names of the op's schema; a ``Ref`` for each earlier value.
+        function: torch's own, or that of ``onnx.reference``.
+        arguments: by the names of the op's schema, of a node its attributes, too; a ``Ref`` for each earlier value.
         fused: the steps that this one stands for, if it was recognized from several.
         rule: of a recognized step; None: that of ``rules.RULES``.
+        of_shapes: whether the value depends only on the shapes of the arguments.
     """
 
     name: str
@@ -46,6 +47,7 @@ class AtenCall:
     arguments: Mapping[str, Any]
     fused: tuple[AtenCall, ...] = ()
     rule: Callable[..., Any] | None = None
+    of_shapes: bool = False
 
     @property
     def inputs(self) -> list[str]:
@@ -83,6 +85,7 @@ class Exported:
         output: name of the value that is returned, the one that the caller chose.
         depends: names of the values that depend on parameters.
         results: number of values that the module returns.
+        noise: a context in which the source's own random numbers follow a seed.
     """
 
     steps: tuple[AtenCall, ...]
@@ -93,6 +96,7 @@ class Exported:
     depends: frozenset[str] = frozenset()
     results: int = 1
     buffers: Mapping[str, str] = field(default_factory=dict)
+    noise: Callable[[int], AbstractContextManager[object]] = nullcontext
 
     def with_steps(self, steps: Sequence[AtenCall]) -> Exported:
         """The same module by other steps, without unused ones; those that write in place stay."""
@@ -108,7 +112,7 @@ def depending(steps: Sequence[AtenCall], of: Exported) -> frozenset[str]:
     """Names of the values that depend on parameters."""
     found = set(of.parameters)
     for step in steps:
-        if found.intersection(step.inputs):
+        if found.intersection(step.inputs) and not step.of_shapes:
             found.add(step.name)
             if step.in_place:
                 found.add(step.inputs[0])
@@ -177,9 +181,19 @@ def export(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: 
             spec = exported.call_spec.out_spec
             results = pytree.tree_unflatten(refs[-spec.num_leaves :], spec)
     chosen = _chosen(results, output, type(module).__name__)
-    results = exported.call_spec.out_spec.num_leaves
-    whole = Exported((), parameters, constants, tuple(names), chosen, results=results, buffers=buffers)
+    count = exported.call_spec.out_spec.num_leaves
+    whole = Exported((), parameters, constants, tuple(names), chosen, results=count, buffers=buffers, noise=_noise)
     return whole.with_steps(steps)
+
+
+@contextmanager
+def _noise(seed: int) -> Iterator[None]:
+    """Torch's random numbers from a seed, without a change of its own generator."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        yield
 
 
 def shared_names(module: Any) -> dict[str, str]:

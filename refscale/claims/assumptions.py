@@ -69,8 +69,7 @@ def claim_12_01_correlated_batch(place: Place) -> Figures:
 
 @claim("E over tokens drawn with p_k ∝ 1/k: row k receives p_k·b of b tokens")
 def claim_12_02_zipf_tokens(place: Place) -> Figures:
-    """For Zipf tokens embedding gradients have RMS 1 over the table, but row k has √(v·p_k): the first of 4096 has
-    21.4.
+    """For Zipf tokens embedding gradients have RMS 1 over the table, but row k has √(v·p_k): row 1 of 4096 has 21.4.
 
     The rule for uniform tokens holds only in the mean over rows, and many rows receive no gradient from one batch.
     """
@@ -161,7 +160,7 @@ def claim_12_06_biases(place: Place) -> Figures:
 
 @claim("paper, definition of a cut-edge; refscale.engine.settle")
 def claim_12_07_tied_embedding(place: Place) -> Figures:
-    """A word embedding shared by input and decoder is not on a cut-edge, so forks give both uses one constant.
+    """A word embedding shared by input and decoder has no cut-edge, so forks give both uses one constant.
 
     Untied, each of the two tables has its own constant.
     """
@@ -245,8 +244,7 @@ def claim_12_10_causal_mask(place: Place) -> Figures:
 
 @claim("refscale.ops.AttentionMix; tests/models -k tokens_alike", "s")
 def claim_12_11_common_values(place: Place) -> Figures:
-    """If values share a part ρ of their variance, the rule for independent values gives a mixture of RMS √(1 +
-    (t−1)·ρ).
+    """If values share a part ρ of variance, the rule for independent values gives a mixture of RMS √(1 + (t−1)·ρ).
 
     The rule for correlated values keeps it at √(ρ + (1 − ρ)/t), below 1.
     """
@@ -279,8 +277,7 @@ def claim_12_12_what_constraints_cost(place: Place) -> Figures:
 
 @claim("authors' code, scmm/uscale (b^-1, v/b); the variance of a sum of b terms, b·(1 + (b − 1)·ρ)", "bmn")
 def claim_12_13_rules_of_rows(place: Place) -> Figures:
-    """unit:rows=alike gives gradients of RMS exactly 1 for weights, biases, gains and tables of b identical rows, by
-    b^-1.
+    """unit:rows=alike, by b^-1, gives gradients of RMS 1 for weights, biases, gains and tables of b identical rows.
 
     embeddings=v/b does so for a table whose rows are used equally often; rows=ρ for rows with a common share ρ.
     """

@@ -92,8 +92,7 @@ def claim_13_01_scale_rules(place: Place) -> Figures:
 
 @claim("OCP MX 1.0, 5.4, 6.3; refscale.blocks.rounding")
 def claim_13_02_ends(place: Place) -> Figures:
-    """A block of zeros has the smallest scale, scales are clipped to 2^-127 … 2^127, and a non-finite element gives
-    NaN.
+    """A block of zeros has the smallest scale, scales are clipped to 2^-127 … 2^127, non-finite elements give NaN.
 
     If infinities saturate, they do not make the scale NaN.
     """

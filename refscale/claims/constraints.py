@@ -48,10 +48,10 @@ ULPS = 1e-14
 
 @claim("definitions of the means; names: PyTorch library unit-scaling, constraints")
 def claim_4_01_means(place: Place) -> Figures:
-    """Every constraint is a mean of α and the constrained β: equal factors are unchanged, harmonic ≤ geometric ≤
-    arithmetic.
+    """Every constraint is a mean of α and the constrained β, and leaves equal factors unchanged.
 
-    The k-th power of the geometric mean of k factors is their product; a constraint by name selects α or one β.
+    harmonic ≤ geometric ≤ arithmetic. The k-th power of the geometric mean of k factors is their product; a constraint
+    by name selects α or one β.
     """
     rng = place.rng()
     alpha, left, right = (float(f) for f in np.exp2(rng.uniform(-6, 6, 3)))

@@ -164,7 +164,10 @@ def claim_1_02_codes(place: Place) -> Figures:
 
 @claim("IEEE 754-2019, 4.3.1; OCP OFP8 1.0")
 def claim_1_03_nearest_even(place: Place) -> Figures:
-    """A cast to nearest returns the nearest value, also one bit beside midpoints; at them, the even significand."""
+    """A cast to nearest returns the nearest value; at a midpoint, the value of even significand.
+
+    Numbers one bit beside each midpoint are checked, too.
+    """
     yield from _nearest("nearest_even")
 
 
@@ -180,7 +183,8 @@ def claim_1_04_other_roundings(place: Place) -> Figures:
 def claim_1_05_overflow(place: Place) -> Figures:
     """Up to half a spacing beyond the largest value, a number rounds to it; beyond that it saturates, or is inf or NaN.
 
-    The overflow rule decides which. At exactly half a spacing the even significand decides: the largest value if even.
+    The overflow rule decides which. At exactly half a spacing the result is the largest value if its significand is
+    even.
     """
     for f in FORMATS.values():
         top, step = PUBLISHED[f.name][0], float(f.spacing(f.max))
@@ -252,7 +256,7 @@ def claim_1_08_stochastic(place: Place) -> Figures:
 
 @claim("definition of a rounding")
 def claim_1_09_order(place: Place) -> Figures:
-    """Every cast is idempotent, monotone and odd; the directed roundings mirror each other instead of being odd."""
+    """Every cast is idempotent and monotone. Casts are odd functions, except that up and down mirror each other."""
     mirror: dict[str, Rounding] = {"up": "down", "down": "up"}
     x = np.sort(place.rng().standard_normal(512) * np.exp2(place.rng().uniform(-20, 20, 512)))
     for f in FORMATS.values():

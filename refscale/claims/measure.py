@@ -106,7 +106,7 @@ def standard_error(products: int, pair: int, elements: int, runs: int) -> float:
 
 
 def compared(row: TensorRms, products: int, pair: int, runs: int, relative: float, most: float = 1.0) -> Figure:
-    """Return the figure measured/predicted of a tensor behind a number of products of given sides."""
+    """Return the figure measured/predicted for a tensor computed by a number of products with given sides."""
     elements = max(1, math.prod(row.shape))
     return over_predicted(row, standard_error(products, pair, min(elements, pair), runs), relative, most)
 

@@ -115,8 +115,8 @@ def _ffn_figures(b: int, m: int, n: int, rng: np.random.Generator) -> Iterator[F
 def claim_8_01_ffn(place: Place) -> Figures:
     """Feed-forward layer, any batch and widths: every activation and gradient has the predicted RMS, to 3 %.
 
-    The tolerance is 3 % plus 7.4 standard errors (1e-13 for each figure); an error of 3 % and twice that is always
-    found, with the same probability.
+    The tolerance is 3 % plus 7.4 standard errors, with a false-alarm rate of 1e-13 for each figure. An error of 3 %
+    plus 14.8 standard errors is missed no more often.
     """
     p = place.at_most(b=1024)
     yield from _ffn_figures(p.b, max(8, p.m), max(8, p.n), p.rng())
@@ -190,9 +190,9 @@ def claim_8_03_attention(place: Place) -> Figures:
 def claim_8_04_bert(place: Place) -> Figures:
     """BERT, post-, pre- and branch-norm, on uniform tokens: every tensor has the predicted RMS, to 15 %.
 
-    The tolerance is 15 % plus 7.4 standard errors of 1280 sequences; an error of 15 % and twice that is found with the
-    same probability. Three kinds of gradients are exceptions and larger: those of queries and keys by up to
-    √(1 + 5·seq/width), those of the norm before the readout, and those of the next-sentence head.
+    The tolerance is 15 % plus 7.4 standard errors of 1280 sequences; an error of 15 % plus 14.8 standard errors is
+    missed no more often than a false alarm occurs. Three kinds of gradients are exceptions and larger: those of queries
+    and keys by up to √(1 + 5·seq/width), those of the norm before the readout, and those of the next-sentence head.
     """
     placements: tuple[NormPlacement, ...] = ("post", "pre", "branch")
     for norm in placements:

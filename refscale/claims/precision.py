@@ -54,7 +54,7 @@ class Fixed(Regular):
     factors: tuple[float, float, float] = (0.7, 0.6, 0.9)
 
     def scales(self, call: Call) -> Scales:
-        """Those."""
+        """Return the given factors."""
         return Scales(self.factors[0], self.factors[1 : 1 + len(call.shapes)])
 
 
@@ -92,8 +92,7 @@ def _same(a: Array | None, b: Array) -> bool:
 
 @claim("paper, Table 2 (FP16 and FP8), Table A.1; refscale.precision.policy", "bmn")
 def claim_9_01_which_cast_where(place: Place) -> Figures:
-    """A matmul rounds its operands, then its output after α; backward its incoming gradient, then each gradient after
-    β.
+    """A matmul rounds its operands and its output after α; backward, its incoming gradient and each gradient after β.
 
     y = store(α·(operand(x)·operand(w))), dx = store(β_x·(gradient(g)·operand(w)ᵀ)), dw likewise. All bits are equal,
     from leaves that are stored first, in exact arithmetic for any factors and in float32 for powers of two. The number

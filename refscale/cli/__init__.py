@@ -29,8 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status: 0 on success; 1 if a claim or a backend fails; 2 after an error, with a message on stderr; 130
-        after
-        Ctrl-C; 141 if the reader of the output has closed it.
+        after Ctrl-C; 141 if the reader of the output has closed it.
 
     Raises:
         SystemExit: after ``--help`` and ``--version`` (0) and misspelled options (2), as argparse does.

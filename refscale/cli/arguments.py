@@ -222,7 +222,7 @@ def _add_run(parser: argparse.ArgumentParser, default: TrainConfig) -> None:
     def add(name: str, help: str, **options: Any) -> None:
         # No argparse defaults: an absent option takes the value of the configuration or of the resumed run.
         shown = getattr(default, name.replace("-", "_"))
-        suffix = "" if shown is None else f" (default: {shown})"
+        suffix = "" if shown in (None, "") else f" (default: {shown})"
         parser.add_argument(f"--{name}", help=help + suffix, default=argparse.SUPPRESS, **options)
 
     schemes = ", ".join(default.kind.log2_lr)
@@ -235,7 +235,7 @@ def _add_run(parser: argparse.ArgumentParser, default: TrainConfig) -> None:
     add("scaling", "loss or tensor scaling: none, static:2^15, automatic, current or delayed", metavar="NAME")
     add("constraint", "common value of α and β inside residual branches", choices=_MODEL_CONSTRAINTS)
     add("steps", "number of optimizer steps", type=int, metavar="N")
-    add("batch", "sequences", type=int, metavar="N")
+    add("batch", "sequences in each batch", type=int, metavar="N")
     add("seq", "tokens in each sequence", type=int, metavar="N")
     add(
         "lr", "peak learning rate, such as 0.01 or 2^-6 (default: that of the scheme)", type=read_number, metavar="RATE"
@@ -262,7 +262,7 @@ def _add_run(parser: argparse.ArgumentParser, default: TrainConfig) -> None:
         type=int,
         metavar="N",
     )
-    add("dropout", "probability", type=float, metavar="P")
+    add("dropout", "dropout probability", type=float, metavar="P")
     add("seed", "random seed of weights, text, dropout and stochastic rounding", type=int, metavar="N")
     add("evaluate-every", "steps between validations", type=int, metavar="N")
     add("evaluation-batches", "batches in each validation; for questions, 0: all", type=int, metavar="N")
@@ -389,16 +389,17 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 
 def _add_bring(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Import a PyTorch module: every value and gradient is compared with torch's own. Print its steps, the number "
+        "Import a PyTorch module or an ONNX model: every value and gradient is compared with torch's own, or every "
+        "value with onnxruntime's. Print its steps, the number "
         "of tensors outside [1/4, 4] under the regular scheme and under its unit-scaling plan, whether the plan's "
         "gradients are multiples of the true ones, the error of the gradients in a precision, by class of ops, and "
-        "the assumptions. Exit status 2 and one line if the module cannot be imported. Needs PyTorch."
+        "the assumptions. Exit status 2 and one line if the module cannot be imported. Needs PyTorch, or onnx."
     )
     parser.add_argument(
         "source",
         metavar="MODEL",
         help="FILE.py:MAKE, a function that returns the module, or it and its inputs; or FILE.pt2, written by "
-        "torch.export.save (from a trusted source: both may run code)",
+        "torch.export.save (from a trusted source: both may run code); or FILE.onnx",
     )
     parser.add_argument(
         "--input",
@@ -428,6 +429,7 @@ def _add_bring(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.py",
         help="also write the scaled PyTorch module: a Python file with make(), and FILE.npz with the module's values",
     )
+    parser.add_argument("--onnx", metavar="FILE.onnx", help="also write the forward pass, its factors α as Mul nodes")
     parser.add_argument("--html", metavar="FILE", help="also write both reports as one HTML page")
     parser.add_argument("--json", metavar="FILE", help="also write the results as JSON")
 

@@ -26,7 +26,7 @@ class _Given(Regular):
     factors: Scales = field(default_factory=lambda: Scales(1.0, ()))
 
     def scales(self, call: Call) -> Scales:
-        """Those."""
+        """Return the given factors."""
         return self.factors
 
 

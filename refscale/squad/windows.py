@@ -35,7 +35,7 @@ class Windows:
         return len(self.ids)
 
     def batch(self, index: NDArray[np.integer]) -> SpanBatch:
-        """Return the windows with these numbers, cut to the longest of them."""
+        """Return the windows at the given indices, cut to the longest one."""
         seq = int(self.mask[index].sum(-1).max())
         return SpanBatch(
             self.ids[index, :seq],

@@ -28,7 +28,7 @@ from refscale.sweep.comparison import (
 from refscale.sweep.comparison_tables import tables
 from refscale.sweep.engine import sweep
 from refscale.sweep.executors import open_executor
-from refscale.sweep.figures import draw
+from refscale.sweep.figures import draw, draw_values
 from refscale.sweep.rows import Row, read_rows
 from refscale.sweep.search import Bracket, Grid, Search, Walk
 from refscale.sweep.spec import SHIPPED, Cell, SweepSpec, load_spec
@@ -53,6 +53,7 @@ __all__ = [
     "Walk",
     "compare",
     "draw",
+    "draw_values",
     "load_comparison",
     "load_spec",
     "open_executor",

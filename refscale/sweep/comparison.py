@@ -1,10 +1,10 @@
 """The comparison: every precision and every scaling technique, on the same text, from the same seeds.
 
-It reproduces the paper's Table 1 in numbers and its Table 2 (in full: tutorials/06-bert.md) on SQuAD, at a size that a
-laptop can check: the validation loss of a masked language model. A learning rate is chosen for each scheme in FP32, on
-a
-grid of powers of two; nothing else is tuned. Each run has its own directory, and the same call continues an interrupted
-comparison.
+It checks the statements of the paper's Table 1 and of its Table 2 on SQuAD (in full: tutorials/06-bert.md) at a size
+that a laptop can run: the validation loss of a masked language model. A learning rate is chosen for each scheme in
+FP32, on
+a grid of powers of two; nothing else is tuned. Each run has its own directory, and the same call continues an
+interrupted comparison.
 """
 
 from __future__ import annotations

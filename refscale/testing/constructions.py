@@ -66,7 +66,7 @@ def signs(shape: int | tuple[int, ...], rng: np.random.Generator) -> Float64Arra
         shape: shape of the result.
         rng: source of the signs.
 
-        float64 array of that shape, ±1.
+    Returns:
         float64 array of the shape, ±1.
     """
     return np.where(rng.integers(0, 2, shape) == 1, 1.0, -1.0)

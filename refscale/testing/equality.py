@@ -69,12 +69,11 @@ def assert_within_ulp(
         |line(actual) - line(expected)| <= ulps,    line(x) = (-1)^sign * magnitude bits of x, an integer
 
     The bound is a claim. **Derive** it next to the call by counting the roundings between the inputs and the result
-    (one
-    correctly rounded operation: 0; a faithful one against the exact value rounded: 1; a sum of n terms of one sign:
-    n - 1), or measure it over the whole domain and state that. Raising a bound until the test passes proves nothing.
-    Infinities and NaN must coincide: NaN with NaN of any sign and payload, infinity with infinity of the same sign. The
-    largest finite value is *not* one ulp from infinity, and -0 is 0 ulp from +0; `assert_same_bits` distinguishes
-    these.
+    (one correctly rounded operation: 0; a faithful one against the exact value rounded: 1; a sum of n terms of one
+    sign: n - 1), or measure it over the whole domain and state that. Raising a bound until the test passes proves
+    nothing. Infinities and NaN must coincide: NaN with NaN of any sign and payload, infinity with infinity of the same
+    sign. The largest finite value is *not* one ulp from infinity, and -0 is 0 ulp from +0; `assert_same_bits`
+    distinguishes these.
 
     Args:
         actual: array under test, any shape: float16, float32, float64, bfloat16 or another ml_dtypes float.

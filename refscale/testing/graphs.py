@@ -10,9 +10,8 @@ class Dag:
     """A directed acyclic graph of ops, in an order in which it can run.
 
     Nodes are numbered: first the leaves 0 ... n_leaves - 1, then one node per op, in order. Every op reads earlier
-    nodes,
-    so the graph is acyclic by construction; an op may read a node twice (x * x), which is a multi-edge. The last op is
-    the output. Some nodes may not lead to it.
+    nodes, so the graph is acyclic by construction; an op may read a node twice (x * x), which is a multi-edge. The last
+    op is the output. Some nodes may not lead to it.
 
     Args:
         n_leaves: number of leaves, >= 1.

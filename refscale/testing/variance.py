@@ -67,21 +67,21 @@ def z_of(false_alarm: float) -> float:
 def standard_error_of_std(n_eff: float, kurtosis: float = 3.0) -> float:
     """Return the relative standard error of a sample standard deviation.
 
-        sd(s) / sigma = √((kurtosis - 1) / (4 n_eff))
+        sd(s) / σ = √((kurtosis - 1) / (4 n_eff))
 
     Args:
         n_eff: number of independent samples, or the equivalent number of dependent ones, > 0.
         kurtosis: fourth central moment over squared variance, >= 1; normal 3, uniform 1.8, ±1 exactly 1.
 
     Returns:
-        The standard deviation of s / sigma, to first order in 1 / n_eff.
+        The standard deviation of s / σ, to first order in 1 / n_eff.
 
     Raises:
         ArgumentError: an argument is outside its range.
 
     Derivation:
-        s^2 is the mean of n squares, whose variance is (kurtosis - 1) sigma^4, so var(s^2) is that
-        over n; and ds / sigma = d(s^2) / (2 sigma^2). Removing the sample mean changes this by O(1 / n).
+        s^2 is the mean of n squares, whose variance is (kurtosis - 1) σ^4, so var(s^2) is that
+        over n; and ds / σ = d(s^2) / (2 σ^2). Removing the sample mean changes this by O(1 / n).
     """
     if not (0 < n_eff < math.inf):
         raise ArgumentError(f"n_eff is {n_eff!r}, expected a finite number of samples > 0")

@@ -32,7 +32,7 @@ def operands(left, right, seed, m, k, n, spread, cancel):
         (rng.standard_normal(s) * 2.0 ** rng.integers(-spread, spread + 1, s)).astype(np.float32)
         for s in ((m, k), (k, n))
     )
-    if cancel and k > 1:  # sums that vanish but for what the last block holds
+    if cancel and k > 1:  # sums that vanish except for the last block
         half = k // 2
         a[:, half : 2 * half], b[half : 2 * half] = -a[:, :half], b[:half]
     return split_blocks(a, along(left, -1)), split_blocks(b, along(right, -2))

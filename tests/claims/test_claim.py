@@ -1,4 +1,4 @@
-"""What a claim is: figures, names, errors; and for each kind of figure a wrong number that it rejects."""
+"""Claims: figures, names, errors; and for each kind of figure a wrong number that it rejects."""
 
 from __future__ import annotations
 

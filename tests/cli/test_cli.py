@@ -46,7 +46,7 @@ class TestReport:
         assert "regular" not in out
 
     def test_unconstrained(self, capsys):
-        """Forks repay what the factors leave: no gradient of an activation is outside [1/4, 4].
+        """Forks compensate the factors: no gradient of an activation is outside [1/4, 4].
 
         One activation may be: the logits of next sentence, two numbers that are nearly the same for all sequences.
         """

@@ -37,7 +37,7 @@ def leaf(tape: Tape, *values: float, name: str = "x") -> Tensor:
 
 @dataclass(frozen=True)
 class Probe(Op):
-    """Identity that logs what it sees."""
+    """Identity that logs its arguments."""
 
     log: tuple = ()
     inputs = ("x",)
@@ -210,7 +210,7 @@ class TestOrder:
         )
 
     def test_the_gradient_of_a_loss_is_not_rounded(self):
-        """A loss scale of 2^16 is beyond FP16, but what it makes of the gradient of the logits is not."""
+        """A loss scale of 2^16 is beyond FP16, but the resulting gradient of the logits is not."""
         logits, target = np.array([[0.1, 3.7, -0.3]]), np.array([1])
         tape = Tape(regular, fp16)
         x = tape.tensor(logits, "x")

@@ -47,7 +47,7 @@ SIX_ROWS = [  # op, input, shapes of six rows (of the Conv2d, eight), β for ind
 
 @pytest.mark.parametrize(("op", "i", "shapes", "independent"), SIX_ROWS, ids=lambda x: str(x)[:40])
 def test_six_rows(op, i, shapes, independent):
-    """Alike: σ grows from √6 to 6.  Of likeness 0.2: 6·(1 + 5·0.2) = 12, so √2 more."""
+    """Alike: σ grows from √6 to 6. Of likeness 0.2: 6·(1 + 5·0.2) = 12, so √2 more."""
     n = 8 if isinstance(op, ops.Conv2d) else 6
     assert beta("unit", op, i, *shapes) == pytest.approx(independent, rel=1e-14)
     assert beta("unit:rows=alike", op, i, *shapes) == pytest.approx(independent * n**-0.5, rel=1e-14)

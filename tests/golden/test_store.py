@@ -126,7 +126,7 @@ def test_attributes_are_what_json_can_hold():
     assert found == json.loads(json.dumps(given)) == {"axes": [0, [1]], "factor": 0.5, "more": {"a": None, "b": True}}
     assert type(found["factor"]) is float
     for wrong in (float("nan"), float("inf"), {1: 2}, np.int64(1), b"x"):
-        with pytest.raises(ArgumentError, match=r"^golden vector 'a': an attribute is .*, expected what JSON"):
+        with pytest.raises(ArgumentError, match=r"^golden vector 'a': an attribute is .*, expected a value that JSON"):
             Vector("a", "op", {"x": [wrong]}, {}, {})
 
 
@@ -269,7 +269,7 @@ def test_a_damaged_set_is_named(copy, damage, capsys):
 
 
 def rehash(root):
-    """Make a set consistent with what was edited."""
+    """Make a set consistent with an edit."""
     import hashlib
 
     def change(m):

@@ -1,4 +1,4 @@
-"""Published checkpoints: what is read, what is refused and how, what is written.
+"""Published checkpoints: reading, refusals, writing.
 
 Needs ``pip install 'refscale[pretrained]'``; without, skipped.
 """
@@ -456,7 +456,7 @@ def test_there_and_back(tmp_path, outputs, tied):
     ],
 )
 def test_names_that_are_written(tmp_path, outputs, architecture, prefix, of_heads):
-    """As transformers writes them: with heads, what is not of a head stands under "bert."."""
+    """As transformers writes them: with heads, all tensors outside a head are under "bert."."""
     config = bert.BertConfig(1, 8, 2, 12, 20, 6, outputs=outputs)
     published.save_pretrained(
         tmp_path, config, models.initial_parameters(config, regular, np.random.default_rng(0)), None

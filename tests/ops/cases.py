@@ -1,8 +1,8 @@
 """Every op with examples and strategies, in one place.
 
-``EXAMPLES`` and ``STRATEGIES`` map each op class to fixed cases and to a Hypothesis strategy of cases.  An op has those
+``EXAMPLES`` and ``STRATEGIES`` map each op class to fixed cases and to a Hypothesis strategy of cases. An op has those
 that its class declares (``Op.examples``, ``testing.strategies.op_examples``), unless ``MORE`` and ``WIDER`` have other
-shapes and attributes for it.  All general properties are tested of the fixed cases and of ``drawn``.
+shapes and attributes for it. All general properties are tested of the fixed cases and of ``drawn``.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from refscale.engine import Example, Input, Sizes, Tape, apply, backward, exampl
 from refscale.scales import regular
 from refscale.testing.strategies import broadcastable_shapes, matmul_shapes, op_examples, seeds, shapes
 
-# A busy machine is no reason to fail.
+# A busy machine must not cause a failure.
 PROPERTY = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 ALL_OPS = list(ops.OPS.values())
@@ -64,7 +64,7 @@ def run(op, arrays, gradient=None, *, scheme=regular, dtype=np.float64):
 
 
 def cross_entropy(rows, classes, reduction="mean", ignored=None):
-    """A cross-entropy case; ``ignored`` of the rows carry the index to be ignored, None if there is no such index."""
+    """A cross-entropy case; ``ignored`` of the rows have the ignored index, None without one."""
     count = int(np.prod(rows))
     op = (
         ops.SoftmaxCrossEntropy(reduction)

@@ -1,9 +1,9 @@
 """Every op as a plain NumPy expression, written without looking at the op, with a bound on the rounding of both.
 
 ``REFERENCES[type](op, *arrays)`` gives (value, bound): the op must lie within ``bound`` of ``value``, element by
-element, in float64.  0 means the same number.  Bounds are first order: u per operation, times how far it moves the
+element, in float64. 0 means the same number. Bounds are first order: u per operation, times how far it moves the
 result; a sum of n terms errs by n·u·Σ|terms| in any order (Higham 2002, section 4.2), an elementary function by 4u (2
-ulp).  They count the op's roundings and the reference's, which are about as many.
+ulp). They count the op's roundings and the reference's, which are about as many.
 """
 
 import itertools
@@ -504,7 +504,7 @@ REFERENCES = {
 
 
 def assert_close_to_reference(op, arrays, y):
-    """Assert that y is what the plain expression says, within its bound."""
+    """Assert that y equals the plain expression, within its bound."""
     value, bound = REFERENCES[type(op)](op, *arrays)
     assert y.shape == np.shape(value), f"{op}: shape {y.shape}, expected {np.shape(value)}"
     error = np.abs(y - value)

@@ -214,7 +214,7 @@ def test_empty_batches(scheme):
 
 @pytest.mark.parametrize("op", [ops.Relu(), ops.Tanh(), ops.Multiply(), ops.Subtract(), ops.MseLoss()], ids=str)
 def test_rank_zero(op):
-    """NumPy gives scalars where the inputs have no dimensions; the engine still owes arrays."""
+    """NumPy returns scalars for inputs without dimensions; the engine must still return arrays."""
     arrays = [RNG.standard_normal(()) for _ in op.inputs]
     y, gradients = run(op, arrays, np.ones(()))
     assert_close_to_reference(op, arrays, y)

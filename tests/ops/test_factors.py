@@ -1,4 +1,4 @@
-"""The values of factors.  What they make exactly 1 is section 3 of the claims, and that 3 % is noticed, its mutants."""
+"""The values of factors. What they make exactly 1 is section 3 of the claims, and that 3 % is noticed, its mutants."""
 
 import math
 

@@ -182,7 +182,7 @@ def best_rate(loss: Callable[[int], float], start: int) -> int:
 
 
 def rows(path: Path = RESULTS) -> list[Row]:
-    """The stored results; none if there is no file."""
+    """Return the stored results; empty without a file."""
     return list(read_json_lines(path, "evidence")) if path.exists() else []
 
 
@@ -262,7 +262,7 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def main() -> None:
-    """Compute what is missing, print the tables."""
+    """Compute missing results, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE", help=f"default: {RESULTS.name}")
     parser.add_argument("--only", choices=PROGRAMS, action="append", help="this program; may be repeated")

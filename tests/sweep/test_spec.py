@@ -1,4 +1,4 @@
-"""Specs: what they say, what they refuse; searches: which rates are next."""
+"""Specs: accepted and refused contents; searches: the next rates."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ class TestRefusals:
         assert said[1] == "resumed from checkpoint-00000004.npz"
 
     def test_every_flipped_byte_is_noticed_or_harmless(self, run):
-        """A byte of an array changed: the checksum says so.  (Padding of the zip itself may be anything.)"""
+        """A byte of an array changed: the checksum differs. (Padding of the zip itself may be anything.)"""
         path = checkpoint_path(run[1] / "parts", 6)
         good, before = path.read_bytes(), arrays(path)
         rng = np.random.default_rng(0)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.prose import lesson_pages
 from tests.tutorials.commands import LESSONS, notebooks
 
 LESSON = """\
@@ -74,6 +75,7 @@ def lessons(tmp_path):
     (folder / "figures").mkdir(parents=True)
     (folder / "figures/03-a.svg").write_text("<svg/>", encoding="utf-8")
     (folder / "03-small.md").write_text(LESSON, encoding="utf-8")
+    (folder / "03-old.md").write_text("# Moved: [a small lesson](03-small.md)\n", encoding="utf-8")
     (folder / "04-next.md").write_text("# 4 · Next\n\n## The end of FP8\n", encoding="utf-8")
     return folder
 
@@ -160,7 +162,7 @@ def made(tmp_path_factory):
 
 
 def test_every_lesson_is_converted(made):
-    assert [p.stem for p in made] == [p.stem for p in sorted(LESSONS.glob("[0-9][0-9]-*.md"))]
+    assert [p.stem for p in made] == [p.stem for p in lesson_pages()]
     for path in made:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = [c["source"] for c in cells if c["cell_type"] == "code"]

@@ -1,4 +1,4 @@
-"""Every lesson runs from top to bottom, and prints what it says; its figures are drawn by its own code.
+"""Every lesson runs from top to bottom, and prints the shown output; its figures are drawn by its own code.
 
 A lesson is Markdown.  Its ``python`` blocks are doctests that share one namespace; those marked ``python c`` follow
 them where there is a C compiler, those marked ``python torch`` where torch is installed; one marked ``python pytest``
@@ -84,7 +84,7 @@ def test_lesson(path, tmp_path, monkeypatch):
 
 
 def draw(text: str, name: str, namespace: dict, linked: set[str]) -> None:
-    """Run the figure blocks in the current directory; they must write what the lesson links, as it stands there."""
+    """Run the figure blocks in the current directory; they must write the files that the lesson links, unchanged."""
     with fingerprinted():
         exec(compile(blocks(text, "python figure"), name, "exec"), namespace)
     assert {p.name for p in Path("figures").iterdir()} == linked

@@ -21,7 +21,7 @@ MARKS = {"weight": "s", "activation": "o", "activation gradient": "^"}
 def plot_fidelity(path: str | Path, report: FidelityReport) -> None:
     """Plot the errors of a trained network in narrow formats.
 
-    Above, the errors of output and gradients, by policy and by op; below, the SNR of each operand's cast over its RMS,
+    Above, the errors of output and gradients, by policy and by op; below, the SNR of each operand's cast by RMS,
     with that of Gaussian numbers as a line, and the bound, 1 dB below its best, as a thin one.
 
     Args:

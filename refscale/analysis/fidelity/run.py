@@ -67,9 +67,8 @@ def fidelity(
 
     For a BERT with a masked-LM head, gradients are those of its pre-training loss. Without one, they are those of
     ``MeanProjection``, the mean over all elements of the encoder's output times fixed N(0, 1) numbers (0 at padding).
-    It
-    represents a loss that is a mean, as in training: the regular scheme's backward pass starts with one over the number
-    of elements, and unit scaling's with numbers of unit scale.
+    It represents a loss that is a mean, as in training: the regular scheme's backward pass starts with one over the
+    number of elements, and unit scaling's with numbers of unit scale.
 
     A loss scale can prevent underflow under the regular scheme. So its gradients are also computed with the power of
     two that brings the largest gradient just below half of the largest value, which is about the best possible loss

@@ -89,7 +89,7 @@ class Watch:
         )
 
     def store(self, variable: Variable, x: Array, is_gradient: bool) -> None:
-        """Record whether a stored tensor exceeds the format's range; a moved tensor is already stored."""
+        """Record a stored tensor and its clipped or flushed elements; skip tensors that are only moved."""
         cast, node = self.policy.store, variable.node
         if cast is None or x.ndim == 0:
             return

@@ -77,7 +77,7 @@ def read_drift(out: str | Path) -> Drift:
 
 def render_drift(drifts: Sequence[Drift]) -> list[str]:
     """Return for each run, kind and recorded step: median, smallest and largest scale, number outside [1/4, 4]."""
-    lines = ["log2 of scales: median [smallest, largest], and number of tensors outside [1/4, 4]"]
+    lines = ["log2 of scales: median [smallest, largest], and how many of the tensors are outside [1/4, 4]"]
     for drift in drifts:
         columns = [["step", *map(str, drift.steps)]]
         for kind in KINDS:

@@ -1,10 +1,8 @@
 """Signal-to-noise ratio of block-scaled formats: at any scale, with heavy tails, with outliers, on trained matrices.
 
 The scale of a block follows its numbers, so the ratio hardly depends on σ; this is the advantage of blocks. But it
-depends
-on the numbers that share a block: one large number among many small ones takes their digits. Unlike Figure 2's
-integral,
-the ratio is measured on fixed samples, the same on every run.
+depends on the numbers that share a block: one large number among many small ones takes their digits. Unlike Figure 2's
+integral, the ratio is measured on fixed samples, the same on every run.
 """
 
 from __future__ import annotations

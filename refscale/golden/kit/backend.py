@@ -163,9 +163,8 @@ class Backend(Protocol):
     """The minimal interface of a backend; the methods in ``METHODS`` are optional.
 
     A method receives NumPy arrays: float16, bfloat16, float32 and float64 by their own dtype; narrower formats, and
-    tf32,
-    as float32 values; codes, indices, masks and random words as integers and booleans. It returns an array or, if a
-    vector has several outputs, a dict of arrays by name. An array contains codes (unsigned integers of the format's
+    tf32, as float32 values; codes, indices, masks and random words as integers and booleans. It returns an array or, if
+    a vector has several outputs, a dict of arrays by name. An array contains codes (unsigned integers of the format's
     width), or has the dtype of the format (float16, or one of ml_dtypes), or contains float32 or float64 values that
     the format represents. For an unsupported call a method raises NotImplementedError.
 

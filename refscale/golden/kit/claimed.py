@@ -20,8 +20,7 @@ op                              the sum
 
 The float32 sum times the factor is rounded to the output format as a real number. A kernel may round the factor to
 float32, and the product too, before it rounds to the format: ``variants`` are the results of these choices, which
-differ
-only if the factor is not a power of two.
+differ only if the factor is not a power of two.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ _CODE = re.compile(r"[0-9a-fA-F]{1,16}")
 
 
 class PipeBackend:
-    """Runs a program, and closes it with ``close`` or at the end of a ``with`` block.
+    """A backend that runs a program; ``close`` or the end of a ``with`` block ends it.
 
     Args:
         command: program and arguments, as in a shell.

@@ -328,7 +328,7 @@ def document(
     problems: Sequence[str] = (),
     lost: str = "",
 ) -> dict[str, Any]:
-    """Return ``to_json`` from the entries of vectors."""
+    """Return the content of ``to_json`` from the entries of its vectors."""
     totals = Counter(e["verdict"] for e in entries)
     wrong = totals["fail"] + totals["unexpectedly fixed"]
     return {

@@ -279,7 +279,7 @@ def _serve(tasks: queue.SimpleQueue[Any], done: queue.SimpleQueue[Any]) -> None:
 
 
 def covered(results: Sequence[Result]) -> list[Result]:
-    """Return the results of a run, in which a method fails if it answers none of its vectors.
+    """Return the results of a run, after failing every method that answers none of its vectors.
 
     A program without ``ops`` in its greeting claims exactly the ops that it has answered, so nothing changes there.
     """
