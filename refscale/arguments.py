@@ -1,4 +1,7 @@
-"""Checks of single arguments: the value as Python's own type, or an error that names call, argument and value."""
+"""Checks of single arguments: each returns the value as a Python int, float or bool, or raises an error.
+
+The error names the call, the argument and the value.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from refscale.errors import ArgumentError
 
 
 def whole_number(value: object, least: float = -math.inf) -> int | None:
-    """An integer ≥ ``least`` as Python's, None if it is anything else.
+    """Return an integer ≥ ``least`` as a Python int; None for any other value.
 
-    NumPy's integers are integers; booleans, and floats such as 2.0, are not.
+    NumPy integers are accepted; booleans, and floats such as 2.0, are not.
     """
     try:
         found = operator.index(value)  # type: ignore[arg-type]
@@ -25,10 +28,10 @@ def whole_number(value: object, least: float = -math.inf) -> int | None:
 
 
 def integer(call: str, name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> int:
-    """An integer from ``least`` to ``most``, of Python or of NumPy, as an int.
+    """Return a Python or NumPy integer from ``least`` to ``most`` as an int.
 
     Raises:
-        ArgumentError: another type, booleans included; an integer out of range.
+        ArgumentError: the value has another type, such as bool, or is out of range.
     """
     found = whole_number(value, least)
     if found is None or found > most:
@@ -38,10 +41,10 @@ def integer(call: str, name: str, value: Any, least: float = -math.inf, most: fl
 
 
 def number(call: str, name: str, value: Any) -> float:
-    """A real number, also a NumPy scalar or an array without axes, as a float; infinities and NaN are numbers.
+    """Return a real number, a NumPy scalar or an array without axes as a float; infinities and NaN are accepted.
 
     Raises:
-        ArgumentError: another type.
+        ArgumentError: the value has another type.
     """
     scalar = value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
     if not isinstance(scalar, Real):
@@ -50,10 +53,10 @@ def number(call: str, name: str, value: Any) -> float:
 
 
 def flag(call: str, name: str, value: Any) -> bool:
-    """True or False, of Python or of NumPy, as a bool.
+    """Return a Python or NumPy boolean as a bool.
 
     Raises:
-        ArgumentError: anything else, whatever its truth value.
+        ArgumentError: the value has another type, such as an int.
     """
     if not isinstance(value, bool | np.bool_):
         raise ArgumentError(f"{call}: {name} is {_shown(value)}, expected True or False")

@@ -1,13 +1,14 @@
-"""Arrays at the border of the package: which kinds are refused, and who may still write to one.
+"""Checks and write protection of arrays that enter or leave the package.
 
-Every function that takes arrays from outside calls ``plain``.  What is kept beyond the call, or handed out, is frozen:
+Every function that takes arrays from outside calls ``plain``. Arrays that outlive the call, or are returned, are
+read-only:
 
 ======================  ============================================================================
-array                   at the border
+array                   treatment
 ======================  ============================================================================
 writable                copied once by ``kept``; a later write by the caller changes nothing
-read-only to its base   kept as it is: parameters pass from step to step without a copy
-a result                made read-only by ``freeze``, so that it may share memory with what is kept
+read-only to its base   kept without a copy, as parameters from step to step
+a result                made read-only by ``freeze``, so that it may share memory with kept arrays
 ======================  ============================================================================
 """
 
@@ -24,11 +25,11 @@ Array = NDArray[Any]
 
 
 def plain(call: str, name: str, value: ArrayLike) -> Array:
-    """An argument as a plain NumPy array; one that is such an array already is returned itself.
+    """Return an argument as a plain NumPy array; a plain NumPy array is returned itself.
 
     Args:
         call: the function called, for messages.
-        name: of the argument, for messages.
+        name: the name of the argument, for messages.
         value: an array, a number, or nested lists of either.
 
     Raises:
@@ -64,9 +65,10 @@ def _refused(value: object) -> str | None:
 
 
 def kept(x: Array) -> Array:
-    """An array that nobody writes to any more: x itself if it is read-only down to its base, else a read-only copy.
+    """Return an array that no other code can write to: x itself if it is read-only down to its base, else a copy.
 
-    A base that is no array (another library's buffer, a mapped file) counts as writable, unless it is ``bytes``.
+    The copy is read-only. A base that is not an array (another library's buffer, a mapped file) counts as writable,
+    unless it is ``bytes``.
     """
     base: object = x
     while isinstance(base, np.ndarray) and not base.flags.writeable:
@@ -75,7 +77,7 @@ def kept(x: Array) -> Array:
 
 
 def freeze(x: Array) -> Array:
-    """x itself, made read-only down to its base; for arrays that nobody else holds."""
+    """Make x read-only down to its base, and return it; for arrays without other references."""
     base: object = x
     while isinstance(base, np.ndarray):
         base.setflags(write=False)

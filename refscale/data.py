@@ -1,8 +1,8 @@
-"""Text as tokens, words or characters, and what a batch of them is; ``refscale.tasks`` draws batches.
+"""Text as tokens, words or characters, and the batches made of them; ``refscale.tasks`` draws batches.
 
-Enough to pre-train on text that comes with Python itself, without a download.  A published model brings its own
-tokenizer of sub-words, see ``published.load_pretrained``; what is asked of one is ``Tokenizer``.  All randomness comes
-from the generator that is passed in.
+The text that comes with Python itself is enough to pre-train on, without a download. A published model has its own
+tokenizer of sub-words, see ``published.load_pretrained``; the interface is ``Tokenizer``. All randomness comes from the
+passed generator.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ __all__ = [
 Ids = NDArray[np.int32]
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-"""Tokens that stand for no word; their ids are 0 … 4.  No token of a text is spelled so: ``[`` is one by itself."""
+"""Special tokens, not words; their ids are 0 … 4. No token of a text equals one, as ``[`` is a token by itself."""
 
 PAD, UNK, CLS, SEP, MASK = range(len(SPECIALS))
 
 IGNORE = -100
-"""Label of a place that counts for nothing."""
+"""Label of a place that is not counted."""
 
 _TOKEN = r"[^\W\d_]+|\d+|_|[^\w\s]"  # letters, digits, or one mark
 _SENTENCE_END = r"(?<=[.?!])\s+|\n\s*\n"
@@ -58,22 +58,22 @@ _SENTENCE_END = r"(?<=[.?!])\s+|\n\s*\n"
 
 
 def load_text(path: str | Path | None = None) -> str:
-    """Text to train on: a file, or by default the language reference that comes with Python.
+    """Load a training text: a file, or by default the language reference that comes with Python.
 
     Args:
-        path: a UTF-8 file, at most ``files.DATA`` bytes.  None: the help topics of ``pydoc``, about 460 000 characters,
-            joined in the order of their names; they differ a little from one Python version to the next.
+        path: path of a UTF-8 file, at most ``files.DATA`` bytes. None: the help topics of ``pydoc``, about 460 000
+            characters, joined in the order of their names; they differ slightly between Python versions.
 
     Returns:
         The text, not empty, without a byte order mark.
 
     Raises:
-        DataError: the file is missing, is a directory, cannot be read, holds nothing but white space, or is not UTF-8;
-            or this Python was installed without its help topics.
+        DataError: the file is missing, is a directory, cannot be read, has only white space, or is not UTF-8; or this
+            Python was installed without its help topics.
     """
     if path is None:
         try:
-            from pydoc_data.topics import topics  # imported late: 0.5 MB that few callers need
+            from pydoc_data.topics import topics  # imported lazily: 0.5 MB that few callers need
         except ImportError as error:
             raise DataError("load_text(): this Python has no pydoc_data, expected a path to a UTF-8 file") from error
         return "\n\n".join(topics[name] for name in sorted(topics))
@@ -89,36 +89,36 @@ def load_text(path: str | Path | None = None) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, in order.
+    """Return the sentences of a text, in order.
 
-    A sentence ends at ``.``, ``?`` or ``!`` before white space, or at a blank line.  (So ``e.g. this`` is split: a
+    A sentence ends at ``.``, ``?`` or ``!`` before white space, or at a blank line. (So ``e.g. this`` is split: a
     simple rule, good enough for runs of sentences.)
 
     Args:
         text: any text.
 
     Returns:
-        Sentences with their marks, white space collapsed to single spaces, none empty.
+        Sentences with their marks, white space collapsed to single spaces, all non-empty.
     """
     parts = (" ".join(part.split()) for part in re.split(_SENTENCE_END, text))
     return [part for part in parts if part]
 
 
 class Tokenizer(Protocol):
-    """What batches ask of a vocabulary: ``Vocabulary``, or that of a published model."""
+    """The interface that batches need: implemented by ``Vocabulary`` and by a published model's tokenizer."""
 
     @property
     def specials(self) -> tuple[int, int, int, int, int]:
         """Ids of [PAD], [UNK], [CLS], [SEP], [MASK]."""
 
     def __len__(self) -> int:
-        """How many tokens there are; ids are 0 … len−1."""
+        """Return the number of tokens; ids are 0 … len−1."""
 
     def encode(self, text: str) -> Ids:
-        """(tokens,) int32: the ids of a text, none added at its ends."""
+        """Return the ids of a text, (tokens,) int32, without special tokens at its ends."""
 
     def spans(self, text: str) -> tuple[Ids, NDArray[np.int64]]:
-        """The ids, and (tokens, 2): where each token starts and stops, in characters of the text."""
+        """Return the ids, and (tokens, 2): start and stop of each token, in characters of the text."""
 
 
 def _words(text: str) -> list[str]:
@@ -126,14 +126,14 @@ def _words(text: str) -> list[str]:
 
 
 def _characters_of_lower(text: str) -> NDArray[np.int64]:
-    """Of each character of ``text.lower()``, its place in ``text``.  İ alone becomes two (Unicode, SpecialCasing)."""
+    """Return for each character of ``text.lower()`` its place in ``text``; only İ becomes two (SpecialCasing)."""
     codes = _code_points(text)
     return np.repeat(np.arange(codes.size), 1 + (codes == ord("İ")))
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words and their ids, which are their places in ``tokens``.
+    """Words and their ids, which are their positions in ``tokens``.
 
     Attributes:
         tokens: the five of ``SPECIALS``, then at least one word; all different.
@@ -150,17 +150,17 @@ class Vocabulary:
 
     @classmethod
     def from_text(cls, text: str, size: int) -> Vocabulary:
-        """The most frequent words of a text; of equally frequent ones, the alphabetically first.
+        """Return the vocabulary of a text's most frequent words; of equally frequent ones, the alphabetically first.
 
         Words are runs of letters, runs of digits and single punctuation marks, in lower case.
 
         Args:
-            text: the text to count in.
-            size: number of tokens, the five specials included, ≥ 6.  A text with fewer words gives a smaller
+            text: text whose words are counted.
+            size: number of tokens, the five special ones included, ≥ 6. A text with fewer words gives a smaller
                 vocabulary.
 
         Returns:
-            The specials, then the words by falling frequency.
+            The special tokens, then the words by decreasing frequency.
 
         Raises:
             ArgumentError: size < 6.
@@ -181,7 +181,7 @@ class Vocabulary:
 
     @property
     def specials(self) -> tuple[int, int, int, int, int]:
-        """0 … 4."""
+        """Ids of the special tokens, 0 … 4."""
         return PAD, UNK, CLS, SEP, MASK
 
     @cached_property
@@ -189,7 +189,7 @@ class Vocabulary:
         return {token: i for i, token in enumerate(self.tokens)}
 
     def encode(self, text: str) -> Ids:
-        """Ids of the words of a text; ``UNK`` for those not in the vocabulary.
+        """Return the ids of the words of a text; ``UNK`` for words outside the vocabulary.
 
         Args:
             text: any text, also empty.
@@ -200,13 +200,13 @@ class Vocabulary:
         return np.array([self._index.get(word, UNK) for word in _words(text)], np.int32)
 
     def spans(self, text: str) -> tuple[Ids, NDArray[np.int64]]:
-        """The ids of a text, as of ``encode``, and where each word starts and stops.
+        """Return the ids of a text, as ``encode`` does, and start and stop of each word.
 
         Args:
             text: any text.
 
         Returns:
-            (words,) int32 and (words, 2) int64, in characters of the text as it is.
+            (words,) int32 and (words, 2) int64, in characters of the original text.
         """
         found = list(re.finditer(_TOKEN, text.lower()))
         ids = np.array([self._index.get(match.group(), UNK) for match in found], np.int32)
@@ -215,16 +215,16 @@ class Vocabulary:
         return ids, np.stack([of[spans[:, 0]], of[spans[:, 1] - 1] + 1], -1)
 
     def decode(self, ids: ArrayLike) -> str:
-        """Tokens of ids, joined by spaces.
+        """Return the tokens of ids, joined by spaces.
 
         Args:
             ids: integers 0 … len−1, any shape; read in C order.
 
         Returns:
-            The text, which ``encode`` maps back to the same ids if there is no special among them.
+            The text, which ``encode`` maps back to the same ids unless special tokens are among them.
 
         Raises:
-            ArgumentError: an id outside the vocabulary, or not an integer.
+            ArgumentError: an id is outside the vocabulary, or not an integer.
         """
         flat = plain("decode", "ids", ids).reshape(-1)
         if flat.size and flat.dtype.kind not in "iu":
@@ -237,10 +237,10 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Characters:
-    """Characters and their ids, which are 1 more than their places; 0 is any other.
+    """Characters and their ids, which are their positions plus 1; 0 is any other character.
 
     Attributes:
-        characters: at least one, all different.
+        characters: characters, at least one, all different.
     """
 
     characters: str
@@ -251,7 +251,7 @@ class Characters:
 
     @classmethod
     def from_text(cls, text: str, size: int) -> Characters:
-        """The size − 1 most frequent characters of a text; of equally frequent ones, those with smaller code points.
+        """Return the size − 1 most frequent characters of a text; of equally frequent ones, the smaller code points.
 
         Raises:
             ArgumentError: size < 2.
@@ -279,7 +279,7 @@ class Characters:
         return ids
 
     def encode(self, text: str) -> Ids:
-        """(characters,) int32."""
+        """Return the ids of the characters of a text, (characters,) int32."""
         ids, start = np.empty(len(text), np.int32), 0
         for codes in _codes(text):
             np.take(self._id_of_code, codes, out=ids[start : start + codes.size])
@@ -287,7 +287,7 @@ class Characters:
         return ids
 
     def decode(self, ids: ArrayLike) -> str:
-        """The characters of ids, U+FFFD for 0.  Raises ArgumentError for an id outside 0 … len−1."""
+        """Return the characters of ids, U+FFFD for 0; raise ArgumentError for an id outside 0 … len−1."""
         flat = plain("decode", "ids", ids).reshape(-1)
         if flat.size and (flat.dtype.kind not in "iu" or flat.min() < 0 or flat.max() >= len(self)):
             raise ArgumentError(
@@ -300,7 +300,7 @@ _CODES, _BLOCK = 0x110000, 1 << 20
 
 
 def _codes(text: str) -> Iterator[NDArray[Any]]:
-    """Code points, a block at a time: a large text four times over would be what memory is needed for."""
+    """Yield code points, a block at a time, as a large text needs four times its memory at once."""
     for start in range(0, len(text), _BLOCK):
         yield _code_points(text[start : start + _BLOCK])
 
@@ -314,14 +314,14 @@ def _code_points(text: str) -> NDArray[Any]:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Sequences ``[CLS] A [SEP] B [SEP] [PAD] …`` with what is to be predicted.  p = max(1, round(mask_share·seq)).
+    """Sequences ``[CLS] A [SEP] B [SEP] [PAD] …`` with tokens to be predicted; p = max(1, round(mask_share·seq)).
 
     Attributes:
         ids: (batch, seq) int32, some of them masked.
         segments: (batch, seq) int32, 1 on B and its [SEP], 0 elsewhere.
         mask: (batch, seq) bool, True on everything but [PAD].
-        positions: (batch, p) int32, ascending places whose token is to be predicted; 0 where there is none.
-        labels: (batch, p) int32, the tokens that stood there; ``IGNORE`` where there is none.
+        positions: (batch, p) int32, ascending places whose token is to be predicted; 0 for an unused entry.
+        labels: (batch, p) int32, original tokens at these places; ``IGNORE`` for an unused entry.
         is_next: (batch,) int32, 1 if B follows A in the text.
     """
 
@@ -338,8 +338,8 @@ class SpanBatch:
     """Sequences ``[CLS] question [SEP] context [SEP] [PAD] …`` with the answer as a run of the context's tokens.
 
     Attributes:
-        ids, segments, mask: as those of a ``Batch``; segment 1 is the context with its [SEP].
-        starts, ends: (batch,) int32, places of the answer's first and last token; 0, the [CLS], where there is none.
+        ids, segments, mask: fields as in a ``Batch``; segment 1 is the context with its [SEP].
+        starts, ends: (batch,) int32, places of the answer's first and last token; 0, the [CLS], without an answer.
     """
 
     ids: Ids
@@ -351,11 +351,11 @@ class SpanBatch:
 
 @dataclass(frozen=True, eq=False)
 class TextBatch:
-    """Pieces of a text, of which the beginning may only be context.
+    """Pieces of a text, whose beginning may be context only.
 
     Attributes:
         ids: (batch, seq) int32; 0 after the text's end.
-        labels: (batch, seq) int32: the same where the token is to be predicted; ``IGNORE`` at context and padding.
+        labels: (batch, seq) int32: tokens to be predicted; ``IGNORE`` at context and padding.
     """
 
     ids: Ids

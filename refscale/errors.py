@@ -19,16 +19,16 @@ __all__ = [
 
 
 def counted(n: int, one: str, many: str = "") -> str:
-    """A number of things for a message: "1 step", "2 steps", "2 entries"."""
+    """Return a count with its noun, for messages: "1 step", "2 steps", "2 entries"."""
     return f"{n} {one if n == 1 else many or one + 's'}"
 
 
 def shown(text: object, most: int = 200) -> str:
-    """Foreign text on one line for a terminal: control characters escaped, at most ``most`` characters.
+    """Return foreign text as one line for a terminal, with control characters escaped.
 
     Args:
-        text: printed by ``str``; of bytes, what is not UTF-8 becomes U+FFFD.
-        most: length, in characters; a longer text ends in "…".
+        text: the text, converted by ``str``; bytes that are not UTF-8 become U+FFFD.
+        most: maximum length, in characters; a longer text is cut, and ends in "…".
     """
     whole = text.decode(errors="replace") if isinstance(text, bytes | bytearray) else str(text)
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole[: most + 1])
@@ -40,52 +40,52 @@ class RefscaleError(Exception):
 
 
 class FormatError(RefscaleError, ValueError):
-    """A format, rounding or overflow name is unknown, or a value cannot be said in a format."""
+    """A format, rounding or overflow name is unknown, or a value is not representable in a format."""
 
 
 class ShapeError(RefscaleError, ValueError):
-    """Shapes that do not fit the operation called."""
+    """Shapes do not fit the operation called."""
 
 
 class ArgumentError(RefscaleError, ValueError):
-    """A value outside the range that the call accepts."""
+    """A value is outside the range that the call accepts."""
 
 
 class InUseError(ArgumentError):
-    """A directory that another process holds."""
+    """A directory is in use by another process."""
 
 
 class CarrierError(RefscaleError, TypeError):
-    """An array whose dtype the call does not accept."""
+    """An array has a dtype that the call does not accept."""
 
 
 class TapeError(RefscaleError, RuntimeError):
-    """A tape used out of order: mixed, consumed twice, or asked for what was not recorded."""
+    """A tape was used wrongly: two tapes mixed, one backward pass run twice, or a tensor that was not recorded."""
 
 
 class FactorError(RefscaleError, ValueError):
-    """Scale factors under which a computed gradient is no constant times the true one."""
+    """With these scale factors a computed gradient is not a constant times the true one."""
 
 
 class DataError(RefscaleError, ValueError):
-    """Text or batches that cannot be used."""
+    """Text, files or batches cannot be used."""
 
 
 class ProgramError(RefscaleError, ValueError):
-    """A program that cannot be loaded, lacks a part, or returns something other than expected."""
+    """A program cannot be loaded, lacks a part, or returns an unexpected type or shape."""
 
 
 class CheckpointError(RefscaleError, ValueError):
-    """A checkpoint that is damaged, or of another run."""
+    """A checkpoint is damaged, or belongs to another run."""
 
 
 class DivergedError(RefscaleError, ArithmeticError):
-    """A training run whose loss, gradients, optimizer state or validation is no longer finite."""
+    """The loss, gradients, optimizer state or validation of a training run are not finite any more."""
 
 
 class GoldenError(RefscaleError, ValueError):
-    """A set of golden vectors that is damaged, edited, or of another version; or a backend or waivers file amiss."""
+    """A set of golden vectors is damaged, edited or of another version; or a backend or a waivers file is invalid."""
 
 
 class BackendLostError(GoldenError):
-    """A backend that can answer nothing more: its program has ended, hangs, or writes what is no reply."""
+    """A backend stopped responding: its program has ended, hangs, or writes an invalid reply."""

@@ -1,15 +1,15 @@
-"""Files written whole or not at all, text, JSON and arrays read with care, directories that one process holds.
+"""Atomic writing of files, careful reading of text, JSON and arrays, and locks on directories.
 
-Every text, JSON and TOML file of the package is read here, by one set of rules:
+This module reads every text, JSON and TOML file of the package, by one set of rules:
 
-* UTF-8.  One byte order mark at the start of a file is skipped, whatever the file is.
-* A line ends at "\\n" or "\\r\\n".  No other character ends one: U+2028 and U+0085 are text.
+* UTF-8. One byte order mark at the start of any file is skipped.
+* A line ends at "\\n" or "\\r\\n". Other characters do not end a line: U+2028 and U+0085 are text.
 * A file has at most ``DATA`` bytes, settings at most ``SETTINGS``; objects and arrays are nested at most ``DEEPEST``
   deep.
 * JSON is that of RFC 8259: no NaN and no Infinity, no number beyond float64, no name twice in an object, no lone
-  surrogate.  The outermost value is an object.
+  surrogate. The outermost value is an object.
 
-An error names the file and the place in it.  A file that cannot be opened raises the OSError of ``open``.
+An error names the file and the place in it. A file that cannot be opened raises the OSError of ``open``.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ if sys.platform != "win32":
 
 
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it; on any error nothing is left.
+    """Let ``write`` fill a temporary file beside ``path``, then rename it; after an error no file remains.
 
-    A link is followed.  What is no regular file (a device, a pipe) is written to, not replaced.
+    A link is followed. A special file (a device, a pipe) is written to, not replaced.
 
     Args:
-        path: the file to make or replace.
-        write: takes an open binary file.
+        path: file to create or replace.
+        write: function that fills an open binary file.
 
     Raises:
-        OSError: the directory does not exist or cannot be written to.
+        OSError: the directory does not exist or is not writable.
     """
     path = Path(path).resolve()
     with naming(path):
@@ -69,10 +69,10 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
             with os.fdopen(handle, "wb") as file:
                 write(file)
                 file.flush()
-                os.fsync(file.fileno())  # the name must not outlive its content in a power cut
+                os.fsync(file.fileno())  # after a power cut, the name must not exist without the content
             umask = os.umask(0)
             os.umask(umask)
-            temporary.chmod(0o666 & ~umask)  # mkstemp's own mode keeps others out
+            temporary.chmod(0o666 & ~umask)  # mkstemp's own mode excludes other users
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -81,7 +81,7 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give an OSError, such as of a full disk, the name of the file that was written."""
+    """Add the name of the written file to an OSError, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -91,14 +91,14 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text as UTF-8, atomically.  Raises OSError."""
+    """Write a text as UTF-8, atomically; raise OSError on failure."""
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def json_text(content: object, indent: int | None = None) -> str:
-    """Return plain values as JSON text: the one JSON writer, golden vectors and published models' files aside.
+    """Return plain values as JSON text: the JSON writer of the package, except for golden vectors and published models.
 
-    JSON has no infinity and no NaN.  Such a number becomes the string "inf", "-inf" or "nan", which ``float`` reads
+    JSON has no infinity and no NaN. Such a number becomes the string "inf", "-inf" or "nan", which ``float`` reads
     back: readers apply ``float`` to every field that is a float.
 
     Args:
@@ -106,13 +106,13 @@ def json_text(content: object, indent: int | None = None) -> str:
         indent: spaces per level; None: a single line.
 
     Raises:
-        TypeError: another value.
+        TypeError: a value of another type.
     """
     return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def _finite(x: Any) -> Any:
-    """Replace each float that is not finite by its name."""
+    """Replace each non-finite float by its name."""
     if isinstance(x, dict):
         return {key: _finite(value) for key, value in x.items()}
     if isinstance(x, list | tuple):
@@ -121,20 +121,20 @@ def _finite(x: Any) -> Any:
 
 
 def write_json(path: str | Path, content: object) -> None:
-    """Write ``json_text`` to a file, atomically.  Raises OSError."""
+    """Write ``json_text`` to a file, atomically; raise OSError on failure."""
     write_text(path, json_text(content, indent=1) + "\n")
 
 
 def append_line(path: str | Path, line: str, durable: bool = False) -> None:
-    """Add a line to a file.  After an error, such as a full disk, it may end in a part of the line.
+    """Append a line to a file; after an error, such as a full disk, the file may end with an incomplete line.
 
     Args:
-        path: made if it is not there.
-        line: without its end.
-        durable: it is on the disk when this returns.
+        path: path of the file, created if absent.
+        line: text without a line end.
+        durable: whether the line is on the disk when this returns.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     path = Path(path)
     with naming(path), path.open("ab") as file:
@@ -147,10 +147,10 @@ def append_line(path: str | Path, line: str, durable: bool = False) -> None:
 # --- Reading text and JSON --------------------------------------------------------------------------------------------
 
 SETTINGS, DATA = 1 << 24, 1 << 30
-"""Longest file in bytes: of settings, of data.  The objects of JSON take up to 30 times its length in memory."""
+"""Largest size in bytes of settings, and of data. The objects of JSON take up to 30 times its size in memory."""
 
 DEEPEST = 64
-"""Levels of nested objects and arrays, the outermost included.  The formats read here have at most 10."""
+"""Largest number of levels of nested objects and arrays, the outermost included; actual formats have at most 10."""
 
 _CHUNK = 1 << 20
 
@@ -159,36 +159,36 @@ Failure = type[RefscaleError]
 
 
 def read_text(path: Source, where: str, failure: Failure = DataError, most: int = DATA) -> str:
-    """The text of a UTF-8 file, without a byte order mark.
+    """Return the text of a UTF-8 file, without a byte order mark.
 
     Args:
         path: file to read.
-        where: the call and, unless the call names it, the file; each error begins with it.
+        where: beginning of each error: the call and, unless the call contains it, the file.
         failure: class of the error.
-        most: longest file, in bytes.
+        most: largest size of the file, in bytes.
 
     Raises:
-        ``failure``: the file is longer, or is not UTF-8.
+        ``failure``: the file is larger, or is not UTF-8.
         OSError: the file cannot be read.
     """
     return _decoded(_read(path, where, failure, most), where, failure).removeprefix("\ufeff")
 
 
 def read_lines(path: Source, where: str, failure: Failure = DataError, most: int = DATA) -> list[str]:
-    """The lines of a UTF-8 file without their ends; arguments and errors as of ``read_text``."""
+    """Return the lines of a UTF-8 file without their ends; arguments and errors as in ``read_text``."""
     *lines, rest = read_text(path, where, failure, most).split("\n")
     return [line.removesuffix("\r") for line in (*lines, *filter(None, [rest]))]
 
 
 def read_json(path: Source, where: str, failure: Failure = DataError, most: int = SETTINGS) -> dict[str, Any]:
-    """The object in a JSON file; arguments and errors as of ``read_text``, and ``failure`` if it is not valid JSON."""
+    """Return the object in a JSON file; arguments and errors as in ``read_text``, and ``failure`` for invalid JSON."""
     return parse_json(read_text(path, where, failure, most), where, failure)
 
 
 def read_json_lines(path: Source, where: str, failure: Failure = DataError) -> Iterator[dict[str, Any]]:
-    """The objects of a file with one a line, each as of ``read_json``.
+    """Yield the objects of a file with one object on each line, each as in ``read_json``.
 
-    What follows the last line end is a line that a crash cut off, and is ignored.
+    Text after the last line end is an incomplete line, as after a crash, and is ignored.
     """
     lines = _read(path, where, failure, DATA).removeprefix(BOM_UTF8).split(b"\n")
     for number, line in enumerate(lines[:-1], 1):
@@ -196,8 +196,8 @@ def read_json_lines(path: Source, where: str, failure: Failure = DataError) -> I
 
 
 def read_toml(path: Source, where: str, failure: Failure = DataError) -> dict[str, Any]:
-    """The table in a TOML file; arguments and errors as of ``read_text``, and ``failure`` if it is not valid TOML."""
-    import tomllib  # late: few commands need it
+    """Return the table in a TOML file; arguments and errors as in ``read_text``, and ``failure`` for invalid TOML."""
+    import tomllib  # imported lazily: few commands need it
 
     text = read_text(path, where, failure, SETTINGS)
     try:
@@ -211,15 +211,15 @@ def read_toml(path: Source, where: str, failure: Failure = DataError) -> dict[st
 
 
 def parse_json(text: str | bytes | bytearray, where: str, failure: Failure = DataError) -> dict[str, Any]:
-    """The object in a JSON text.
+    """Return the object in a JSON text.
 
     Args:
         text: JSON, or its UTF-8 bytes.
-        where: the call and the file; each error begins with it.
+        where: beginning of each error: the call and the file.
         failure: class of the error.
 
     Raises:
-        ``failure``: it is not UTF-8, not the JSON of RFC 8259, too deep, or the outermost value is not an object.
+        ``failure``: the text is not UTF-8, not the JSON of RFC 8259, too deep, or its outermost value is not an object.
     """
     text = text if isinstance(text, str) else _decoded(text, where, failure)
     odd: list[float] = []
@@ -239,7 +239,7 @@ def parse_json(text: str | bytes | bytearray, where: str, failure: Failure = Dat
     if not isinstance(content, dict):
         raise failure(f"{where}: holds a {type(content).__name__}, expected an object")
     _check_depth(content, where, failure)
-    if odd or _SURROGATE.search(text):  # looked for only then: the walk takes longer than the parser
+    if odd or _SURROGATE.search(text):  # only then, as the walk takes longer than the parser
         for place, value in _leaves(content):
             if isinstance(value, float) and not math.isfinite(value):
                 raise failure(f"{where}: not valid JSON: {place} is {value}, expected a finite number")
@@ -253,7 +253,7 @@ def parse_json(text: str | bytes | bytearray, where: str, failure: Failure = Dat
 
 _LONE = re.compile("[\ud800-\udfff]")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-"""Escape of a surrogate in JSON, lone or of a pair."""
+"""Escape of a surrogate in JSON, lone or in a pair."""
 
 
 def _read(path: Source, where: str, failure: Failure, most: int) -> bytearray:
@@ -298,7 +298,7 @@ def _too_deep(where: str, failure: Failure) -> RefscaleError:
 
 
 def _leaves(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Names, and values other than containers, with their places, such as ``data[0].paragraphs[3].context``."""
+    """Yield names, and values other than containers, with their places, such as ``data[0].paragraphs[3].context``."""
     if isinstance(content, dict):
         for name, value in content.items():
             yield f"a name in {place or 'the object'}", name
@@ -314,12 +314,12 @@ def _leaves(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def npy_array(data: bytes) -> NDArray[Any]:
-    """The array of a .npy file (version 1.0), a read-only view of ``data``.
+    """Return the array of a .npy file (version 1.0), a read-only view of ``data``.
 
-    The header is held to the bytes that are there, so that none makes us allocate more; nothing is unpickled.
+    The header must match the number of bytes, so that it cannot cause a larger allocation; nothing is unpickled.
 
     Raises:
-        ValueError: it is no such file, or promises more or fewer bytes than it has.
+        ValueError: the data are not such a file, or the header states another number of bytes.
     """
     file = io.BytesIO(data)
     try:
@@ -327,24 +327,24 @@ def npy_array(data: bytes) -> NDArray[Any]:
         if version != (1, 0):
             raise ValueError(f"version {version}, expected (1, 0)")
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    except Exception as error:  # NumPy tokenizes and evaluates a header, with all that these may raise
+    except Exception as error:  # NumPy tokenizes and evaluates a header, which may raise many exceptions
         raise ValueError(f"its header: {error}") from None
     size = len(data) - file.tell()
     if dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size:
-        raise ValueError(f"its header says {dtype} of shape {shape}, and {size} bytes follow")
+        raise ValueError(f"its header states {dtype} of shape {shape}, and {size} bytes follow")
     flat = np.frombuffer(data, dtype, math.prod(shape), file.tell())
     return flat.reshape(shape, order="F" if fortran else "C")
 
 
 def write_npz(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays by name, stored and not compressed, atomically; the same arrays always give the same bytes.
+    """Write arrays by name, uncompressed, atomically; the same arrays always give the same bytes.
 
-    In place of ``numpy.savez``, which before NumPy 2.2 leaves the zip open after an error and stores ``allow_pickle``
-    as an array.
+    Replaces ``numpy.savez``, which before NumPy 2.2 leaves the zip open after an error and stores ``allow_pickle`` as
+    an array.
 
     Raises:
         OSError: the file cannot be written.
-        ValueError: an array holds Python objects.
+        ValueError: an array contains Python objects.
     """
 
     def write(file: IO[bytes]) -> None:
@@ -357,28 +357,28 @@ def write_npz(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def path_text(path: str | Path) -> str:
-    """A path as text that can be written: bytes that are not UTF-8 become U+FFFD."""
+    """Return a path as writable text: bytes that are not UTF-8 become U+FFFD."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
 def name_of(path: str | Path) -> str:
-    """The last part of a path as text."""
+    """Return the last part of a path as text."""
     return path_text(Path(path).resolve().name)
 
 
 @contextmanager
 def locked(directory: str | Path, call: str) -> Iterator[None]:
-    """Hold a directory: while the ``with`` block runs, no other process can.
+    """Lock a directory: while the ``with`` block runs, no other process can lock it.
 
-    The lock is the operating system's, so that it ends with the process, whatever ends that; the file ``.lock`` stays.
-    On Windows nothing is held.
+    The lock belongs to the operating system, so it always ends with the process; the file ``.lock`` stays. On Windows
+    there is no lock.
 
     Args:
-        directory: that exists.
-        call: named in the error.
+        directory: existing directory.
+        call: name of the call, for the error.
 
     Raises:
-        InUseError: another process holds it, which is named.
+        InUseError: another process, which the message names, has the lock.
     """
     if sys.platform == "win32":
         yield

@@ -1,11 +1,11 @@
-"""When factors are legal, and why: cut-edges, gradient factors, balanced forks, the automatic recipe.
+"""Conditions for legal factors: cut-edges, gradient factors, balanced forks, the automatic recipe.
 
-Any factors may scale a graph, but the gradient that results is a multiple of the true one only under a condition.
-The paper's (Theorem 5.2): α = β on every edge that is not a cut-edge.  The sharper one used here: walk back from the
-output with c = 1; an op with output y demands of its input i that c(x_i) = c(y)·β_i/α; all consumers of a tensor must
-demand the same c.  Then the gradient computed for x is c(x) times the true one.
+Any factors may scale a graph, but the computed gradient is a multiple of the true one only under a condition. The
+paper's condition (Theorem 5.2): α = β on every non-cut edge. The weaker condition used here: let c = 1 at the output,
+and walk back; a call with output y requires c(x_i) = c(y)·β_i/α of its input i, and all consumers of a tensor must
+require the same c. Then the computed gradient of x is c(x) times the true one.
 
-Only edges that carry a gradient count: masks and token ids are no part of the graph here.
+The graph has only edges that carry a gradient: masks and token ids are not part of it.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ __all__ = [
 
 
 def cut_edges(output: Tensor) -> set[Edge]:
-    """The edges whose removal disconnects the graph: bridges of the recorded undirected multigraph.
+    """Find the edges whose removal disconnects the graph: the bridges of the recorded undirected multigraph.
 
-    A vertex is a leaf or a call with its output; a call that uses a variable twice is joined to it by two edges,
-    neither of them a bridge.  Linear time: one depth-first search with low-links (Tarjan 1974), without recursion.
+    A vertex is a leaf, or a call with its output. A call that uses a variable twice is joined to it by two edges,
+    neither of them a bridge. Linear time: one depth-first search with low-links (Tarjan 1974), without recursion.
 
     Args:
-        output: where the graph ends.
+        output: the last tensor of the graph.
 
     Returns:
-        The cut-edges.  Source: paper, definition of a cut-edge.
+        The cut-edges. Source: paper, definition of a cut-edge.
     """
     neighbors: dict[Variable, list[tuple[Edge, Variable]]] = defaultdict(list)
     for node in ancestors(output):
@@ -94,21 +94,21 @@ def cut_edges(output: Tensor) -> set[Edge]:
 
 
 def gradient_factors(output: Tensor) -> dict[Variable, float]:
-    """For every tensor the constant c by which its computed gradient differs from the true one.
+    """Return the constant c of every tensor: its computed gradient is c times the true one.
 
     c(output) = 1 and c(x_i) = c(y)·β_i/α for every edge; the gradient that ``backward`` computes for x is exactly c(x)
-    times that of the function that the forward pass computes, rounding aside.  Forks are settled first, as ``backward``
+    times that of the function that the forward pass computes, rounding aside. Forks are settled first, as ``backward``
     does.
 
     Args:
-        output: where the gradient starts.
+        output: the tensor where the gradient starts.
 
     Returns:
-        c of every variable that the output depends on, the output's included.
+        c of every variable that the output depends on, and of the output.
 
     Raises:
-        FactorError: two consumers of a tensor demand different values; the computed gradient would mix terms with
-            different weights.  The message names tensor, consumers and values.
+        FactorError: two consumers of a tensor require different values of c, so that the computed gradient would add
+            terms with different weights. The message names the tensor, the consumers and the values.
     """
     return settle(output)
 
@@ -117,10 +117,10 @@ def balance(output: Tensor) -> None:
     """Choose β of every ``Fork`` so that all uses of a tensor agree, as ``backward`` does itself.
 
     Args:
-        output: where the gradient starts, usually the loss.
+        output: the tensor where the gradient starts, usually the loss.
 
     Raises:
-        FactorError: as for ``gradient_factors``.
+        FactorError: two consumers of a tensor require different values of c; see ``gradient_factors``.
     """
     settle(output)
 
@@ -130,18 +130,18 @@ def balance(output: Tensor) -> None:
 
 @runtime_checkable
 class Recordable(Protocol):
-    """What ``plan`` takes in place of a function and its inputs; every ``programs.Program`` is one."""
+    """An object that ``plan`` takes in place of a function and its inputs, such as every ``programs.Program``."""
 
     def as_function(self) -> tuple[Callable[[Any], Tensor], Mapping[str, ArrayLike]]:
-        """A function of parameters, and the parameters."""
+        """Return a function of parameters, and the parameters."""
 
 
 class Step(NamedTuple):
-    """One call of a plan: what it is, its factors before and after, and the inputs that constrained it.
+    """One call of a plan: its op and shapes, its factors before and after constraining, and the constrained inputs.
 
     ``parameters`` are the positions of the inputs that are parameters, whose shapes are the same for every batch;
-    ``terms`` are those that each input's gradient sums, as predicted; ``statistic`` is that of the output, None: of the
-    plan's base.
+    ``terms`` are the predicted terms that each input's gradient sums; ``statistic`` is the statistic of the output that
+    α sets to 1 (None: the statistic of the plan's base).
     """
 
     name: str
@@ -155,7 +155,7 @@ class Step(NamedTuple):
     statistic: Statistic | None = None
 
     def matches(self, call: Call) -> bool:
-        """Return whether a call is this one, for some batch."""
+        """Return whether a call can be this step for some batch: the same op, parameter shapes and numbers of axes."""
         if type(call.op) is not type(self.op) or len(self.shapes) != len(call.shapes):
             return False
         op: Any = call.op  # a dataclass, if it has attributes
@@ -170,14 +170,15 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan(Unit):
-    """A scheme that repeats what ``plan`` found, call by call; ``str(plan)`` is the table of the recorded batch.
+    """A scheme with the factors that ``plan`` found, call by call; ``str(plan)`` is the table of the recorded batch.
 
-    What is constrained comes from the recording; each factor is computed from the shapes of the call, and so holds for
-    any batch: of another size, a smaller last one, or one with other rows to ignore.
+    The recording determines which edges are constrained. Each factor is computed from the shapes of the call, so the
+    plan applies to any batch: of another size, a smaller last one, or one with other ignored rows.
 
     Attributes:
-        base: whose factors are constrained.
-        mean, add: the constraint of calls, and of additions.
+        base: the scheme of the unconstrained factors.
+        mean: the constraint of all calls but additions.
+        add: the constraint of additions.
         steps: the recorded calls.
     """
 
@@ -188,11 +189,11 @@ class Plan(Unit):
     steps: tuple[Step, ...] = ()
 
     def scales(self, call: Call) -> Scales:
-        """Factors of the call with this number: the base's for its shapes, constrained as recorded.
+        """Return the factors of a call: the base's factors for its shapes, constrained as the step of its number.
 
         Raises:
-            FactorError: the program being run is not the one that was recorded: another op, attribute or number of
-                axes, or another shape of a parameter.
+            FactorError: the program differs from the recorded one in an op, an attribute, a number of axes or the shape
+                of a parameter.
         """
         step = self.steps[call.index] if call.index < len(self.steps) else None
         if step is None or not step.matches(call):
@@ -203,18 +204,18 @@ class Plan(Unit):
         return self.constrained(call, step)
 
     def constrained(self, call: Call, step: Step) -> Scales:
-        """Factors of a call, constrained as a step is."""
+        """Return the factors of a call, with the constrained inputs and terms of a step."""
         free = _of_terms(_with(self.base, step.statistic).unconstrained(call), call.op.rows(*call.shapes), step.terms)
         return constrain(free, step.constrained, self.add if step.op.adds else self.mean)
 
     def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
-        """Weights by the rule, as recorded."""
+        """Return the weights of the residual rule, as in the recorded program."""
         return rule(layer)
 
     def differences(self, tape: Tape) -> list[tuple[Step, Scales]]:
-        """The calls of ``tape`` whose factors are not those planned, with the factors they have there.
+        """Return the steps whose factors on ``tape`` differ from the plan's, with the factors on ``tape``.
 
-        ``tape`` must record the same program, under a scheme of its own.
+        ``tape`` must have recorded the same program, under another scheme.
         """
         if [type(n.op) for n in tape.nodes] != [type(s.op) for s in self.steps]:
             raise FactorError("Plan.differences: the tape records another program than the plan")
@@ -258,38 +259,39 @@ def plan(
     gradients: Literal["rule", "predicted"] = "rule",
     products: Statistic | None = None,
 ) -> Plan:
-    """The paper's recipe, automatic: record once, find the cut-edges, resolve every op's factors.
+    """Apply the paper's recipe automatically: record once, find the cut-edges, resolve every op's factors.
 
     1. Run ``fn`` on leaves made of ``inputs``, unscaled.
-    2. Each op gets its own factors (scaling for unit variance).
-    3. Every op consuming edges that are not cut-edges gets one value for α and the β of those edges: their ``mean``.
-    4. An add of tensors of unlike origin becomes a weighted add: its constrained edges take α, so that
-       Σ γ_i x_i / √Σ γ_i² passes back what it took.  (The geometric mean would let the stream grow by 2^(1/3)
-       at every addition.)
-    5. With ``gradients="predicted"``, β of a parameter that is used once is that of the terms which its gradient is
-       predicted to sum.  They may be alike (after pooling, or where a sequence shares its gradient), and smaller or
-       larger than 1, see ``prediction.terms``.  Its gradient then has RMS 1, whatever the rest of the graph does.
+    2. Give each op its unconstrained factors (scaling for unit variance).
+    3. For every op with non-cut input edges, replace α and the β of these edges by one value: their ``mean``.
+    4. An addition becomes a weighted addition: its constrained edges take α, so that the gradients of
+       Σ γ_i x_i / √Σ γ_i² have the weights of the forward pass. (By the geometric mean the residual stream would grow
+       by 2^(1/3) at every addition.)
+    5. With ``gradients="predicted"``, β of a parameter that is used once is computed from the predicted terms of its
+       gradient. The terms may be correlated (after pooling, or if the positions of a sequence share a gradient), and
+       their RMS may differ from 1; see ``prediction.terms``. The gradient then has RMS 1, for any other factors.
     6. With ``products="rms"``, an output that has a mean and is only multiplied (by weights, by another tensor, as a
-       gate) has RMS 1 instead of standard deviation 1.  A product sees the mean square, so that a stack of relu and
-       matmul without norms keeps its scale: by standard deviation, it grows by (1 − 1/π)^-½ = 1.21 at every layer.
+       gate) has RMS 1 instead of standard deviation 1. The scale of a product depends on the mean square: a stack of
+       relu and matmul without norms keeps its scale by RMS, and by standard deviation grows by (1 − 1/π)^-½ = 1.21
+       per layer.
 
-    Identities that exist only to carry factors (``Scaled``, ``Fork``) are left at 1: the recipe knows no such op.
-    A loss in a loop (two losses on one trunk) is an op like others: its α then multiplies its value.
+    Identities that exist only to carry factors (``Scaled``, ``Fork``) keep factors of 1: the recipe has no such op.
+    A loss in a loop (two losses on one trunk) is treated as any op: its α then multiplies its value.
 
     Args:
-        fn: takes a Tensor for each array, a dict of Tensors for each mapping, and returns the output.  Or a program,
-            without inputs: the loss of its first batch.
+        fn: a function that takes a Tensor for each array and a dict of Tensors for each mapping, and returns the
+            output; or a program, without inputs: the output is the loss of its first batch.
         inputs: arrays, or mappings from name to array (parameters).
-        mean: resolves the constrained factors; a constraint or its name, as ``add``.
-        base: whose unconstrained factors, initial standard deviation to use (its ``statistic``: std or RMS); a ``Unit``
-            or its name.
-        add: resolves the constrained factors of additions.
-        gradients: of parameters: "rule", by the ops' rules, with the likeness of rows that ``base`` has, such as
-            ``unit:rows=alike``; or "predicted".
+        mean: the constraint of all ops but additions, or its name.
+        base: the scheme that defines the unconstrained factors, their statistic (std or RMS) and the initial standard
+            deviation of weights; a ``Unit`` or its name.
+        add: the constraint of additions, or its name.
+        gradients: source of β of parameters: "rule", the ops' rules, with the correlation of rows that ``base``
+            assumes, such as ``unit:rows=alike``; or "predicted".
         products: statistic of outputs that are only multiplied, "std" or "rms"; None: that of ``base``.
 
     Returns:
-        A scheme for ``Tape``; running ``fn`` under it, on any batch, has the planned factors.  Source: paper, recipe.
+        A scheme for ``Tape`` that gives ``fn`` the planned factors, on any batch. Source: paper, recipe.
     """
     mean, add, base = get_constraint(mean), get_constraint(add), get_scheme(base)
     if gradients not in ("rule", "predicted"):

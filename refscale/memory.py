@@ -1,8 +1,8 @@
-"""Memory that stays: freed arrays go to the next ones, instead of back to the system.
+"""Reuse of freed memory: the process keeps it for the next arrays, instead of returning it to the system.
 
-The C library gives a large array back to the system when it is freed, and the system fills the next one with zeros,
-page by page, as it is touched.  A training step makes and frees hundreds of large arrays: at BERT-base widths a third
-of its time goes there.  ``keep()`` tells the C library not to.
+The C library returns the memory of a large array to the system when it is freed, and the system fills the pages of the
+next one with zeros as they are touched. A training step makes and frees hundreds of large arrays: at BERT-base widths
+this takes a third of its time. ``keep()`` sets the C library's options so that freed memory is reused.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _STEP = 1 << 26  # bytes; by how much more than is needed the heap grows at a ti
 
 @functools.cache
 def keep() -> bool:
-    """Keep freed memory in this process, from now on and for all that runs in it.
+    """Keep freed memory in this process from now on.
 
-    What it costs: the process stays as large as it has ever been, until it ends; and small arrays that live on between
-    large ones can make it larger, as the pages around them serve smaller arrays only.  The command line calls this; the
+    The price: the memory of the process never shrinks before it ends. Small arrays that remain between large ones can
+    enlarge it, because the memory around them is reused for smaller arrays only. The command line calls ``keep``; the
     library never does by itself.
 
     Returns:
-        Whether it could: where the C library is glibc.  Elsewhere nothing changes.
+        True if the options were set, which needs glibc as the C library; otherwise nothing changes.
 
     Source: glibc manual, "Malloc Tunable Parameters"; the same as MALLOC_MMAP_MAX_=0,
     MALLOC_TRIM_THRESHOLD_=18446744073709551615 and MALLOC_TOP_PAD_=67108864 in the environment.

@@ -1,4 +1,4 @@
-"""An object of a user's module, by its place: ``mine.py:model`` or ``package.module:model``."""
+"""Loading of a user's object by location: ``mine.py:model`` or ``package.module:model``."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from refscale.errors import RefscaleError
 
 
 def load_object(where: str, what: str, error: type[RefscaleError], example: str) -> tuple[Any, Path | None]:
-    """The object of that name in a Python file or an importable module.
+    """Load an object by name from a Python file or an importable module.
 
-    A file is run anew at every call.  The current directory is searched for modules, as ``python -m`` does.
+    A file is run anew at every call. The current directory is searched for modules, as ``python -m`` does.
 
     Args:
         where: "path/to/file.py:NAME" or "module:NAME".
         what: the kind of object, for messages.
-        error: raised where it cannot be had.
-        example: of a name, for messages.
+        error: class of the error to raise if loading fails.
+        example: an example of a name, for messages.
 
     Returns:
-        The object, and the file that was read; None for a module without a file.
+        The object, and the path of the file; None for a module without a file.
 
     Raises:
-        RefscaleError: of the given class: the place is malformed, there is no such file, module or name, or importing
-            it raised an exception.
+        RefscaleError: of class ``error``: ``where`` is malformed; the file, module or name does not exist; or importing
+            the module raised an exception.
     """
     place, colon, name = where.rpartition(":")
     if not colon or not place or not name.isidentifier():

@@ -1,6 +1,6 @@
-"""The names of a package: found when they are used, and old names with a warning.
+"""Lazy import of a package's names, and deprecation warnings for old names.
 
-Imports nothing at the top: ``import refscale`` is to cost a millisecond.
+Imports nothing at the top, so that ``import refscale`` takes about a millisecond.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 def lazily(
     package: str, where: Mapping[str, Sequence[str]], old: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a package (PEP 562), which imports the module of a name at its first use.
+    """Return ``__getattr__`` and ``__dir__`` of a package (PEP 562) that import a name's module at its first use.
 
     Args:
-        package: its ``__name__``.
-        where: by module of the package, the names that it defines; under "", modules that are names themselves.
-        old: by old name, the new one, which is returned with a DeprecationWarning; with its package, if it moved to
-            another one.  One version later, remove it.
+        package: ``__name__`` of the package.
+        where: by module of the package, the names that it defines; under "", submodules that are names themselves.
+        old: by old name, the new name, prefixed with its package if that is another one. Use of the old name gives a
+            DeprecationWarning. Remove the entry one version later.
 
     Returns:
-        The two functions.  An unknown name raises AttributeError with the nearest names.
+        The two functions. For an unknown name, ``__getattr__`` raises AttributeError, which lists similar names.
     """
     modules = {name: module for module, names in where.items() for name in names}
 

@@ -1,7 +1,7 @@
-"""The walk of a recorded graph in second moments: σ of every tensor and gradient, and what a gradient sums.
+"""Prediction of second moments: σ of every tensor and gradient of a recorded graph, from shapes and attributes.
 
-Forward through every op by its rule ``predict``, then backward by ``predict_gradients``, with each call's factors.  It
-depends on shapes and attributes alone.  ``analysis.predict`` states the assumptions, and takes programs.
+Forward, every op's rule ``predict`` gives the moments of its output; then backward, ``predict_gradients`` those of its
+gradients, each with the call's factors. ``analysis.predict`` states the assumptions, and takes programs.
 
 Source: mean-field theory of signal propagation (Poole et al. 2016, arXiv 1606.05340; Schoenholz et al. 2017,
 arXiv 1611.01232).
@@ -29,8 +29,8 @@ class Prediction:
     """Second moments of the tensors of a recorded graph.
 
     Attributes:
-        values: of every tensor, but for those that depend on an op without a rule.
-        gradients: of the gradient of every tensor that the output depends on, likewise.
+        values: moments of every tensor, except those that depend on an op without a rule.
+        gradients: moments of the gradient of every tensor that the output depends on, with the same exception.
         without_rule: names of the ops without a rule, each once, in the order of their calls.
     """
 
@@ -42,13 +42,12 @@ class Prediction:
 def predict_graph(
     output: Tensor, std: float | Mapping[str, float] = 1.0, agreement: Mapping[str, float] | None = None
 ) -> Prediction:
-    """Second moments of every tensor that a recorded graph computes, and of every gradient.
+    """Predict the second moments of every tensor of a recorded graph, and of every gradient.
 
     Args:
-        output: where the graph ends; a scalar loss, or anything else, whose gradient is then taken to be N(0, 1).
-        std: σ of the leaves, one for all or by name (1 for those not named); gains are 1 and biases 0 in any case.
-        agreement: by name of an embedding's table, the chance that two tokens have the same id; default: 1 over its
-            rows.
+        output: the last tensor of the graph: a scalar loss, or another tensor, whose gradient is assumed to be N(0, 1).
+        std: σ of the leaves, one number or by name (default 1); gains are always 1 and biases 0.
+        agreement: by name of an embedding table, the probability that two tokens have the same id; default: 1/rows.
     """
     if output.variable.requires_grad and output.variable.node:
         settle(output, check=False)
@@ -79,40 +78,41 @@ _NEGLIGIBLE = 1e-6
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms that the gradient of a parameter sums, one for each row; it holds for any number of rows.
+    """Statistics of the terms that the gradient of a parameter sums, one term per row; for any number of rows.
 
     Attributes:
-        rms: of a term, over that of the op's rule, which takes inputs and gradients to be N(0, 1).
-        likeness: (axes of the output on which two rows differ, correlation of their terms), 0 … 1.  Rows of one
-            sequence may be alike, while those of two sequences are independent.
+        rms: RMS of a term, over the RMS that the op's rule assumes (inputs and gradients N(0, 1)).
+        likeness: pairs (axes of the output on which two rows differ, correlation of their terms, 0 … 1). Rows of one
+            sequence may be correlated while those of two sequences are independent.
     """
 
     rms: float = 1.0
     likeness: tuple[tuple[tuple[int, ...], float], ...] = ()
 
     def scale(self, rows: Shape) -> float:
-        """RMS of the sum, over that of the op's rule: rms·√(1 + Σ ρ·(number of such rows beside a row)).
+        """RMS of the sum, over the RMS that the op's rule assumes: rms·√(1 + Σ ρ·(number of rows with correlation ρ)).
 
         Args:
-            rows: along each axis of the output, see ``Op.rows``.
+            rows: the number of rows along each axis of the output, see ``Op.rows``.
         """
         beside = (rho * math.prod(max(0, rows[axis] - 1) for axis in axes) for axes, rho in self.likeness)
         return self.rms * math.sqrt(1 + sum(beside))
 
 
 def terms(node: Node, prediction: Prediction, free: Scales) -> tuple[Terms, ...]:
-    """The terms of each input's gradient in a recorded call, as predicted.
+    """Predict the terms of each input's gradient in a recorded call.
 
-    The vjp of the call is predicted once for rows that are independent, and once for each set of axes for rows that are
-    alike only where they differ on these.  A negative correlation counts as none.
+    The vjp of the call is predicted once for independent rows, and once for each set of axes, for rows that are
+    correlated only if they differ on these axes alone. A negative correlation counts as 0.
 
     Args:
         node: the call.
-        prediction: of the graph.
-        free: its unconstrained factors, those of the op's rule.
+        prediction: the prediction of the graph.
+        free: unconstrained factors of the call, by the op's rule.
 
     Returns:
-        One for each input; those of the rule where the gradient does not sum over rows, is 0, or is not predicted.
+        The terms of each input; ``Terms()``, as the rule assumes, if the gradient does not sum over rows, is 0, or is
+        not predicted.
     """
     rows = node.op.rows(*(v.shape for v in node.inputs))
     g, inputs = prediction.gradients.get(node.output), _known(prediction.values, node.inputs)
@@ -135,7 +135,7 @@ def _terms_of(
     summed = [axis for axis, n in enumerate(rows) if n > 1]
 
     def square(differ: Sequence[int]) -> float:
-        """Of the gradient, if rows that differ are alike only where they differ on exactly these axes."""
+        """Moments of the gradient if two rows are correlated only if they differ on exactly these axes."""
         k = np.zeros_like(g.k)
         for zeros in ((), differ):
             place = tuple(int(axis not in zeros) if axis in summed else slice(None) for axis in range(k.ndim))

@@ -1,4 +1,4 @@
-"""One line on stderr that says how far a long run is: step, rate, time left; nothing when nobody is watching."""
+"""One line on stderr with the progress of a long run: step, rate, remaining time; only on a terminal."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Self, TextIO
 __all__ = ["INTERVAL", "Progress", "duration"]
 
 INTERVAL = 0.1
-"""Seconds between two drawings of the line."""
+"""Seconds between redraws of the line."""
 
 
 class Progress:
-    """A progress line, drawn while a ``with`` block runs and wiped at its end.
+    """A progress line, drawn while a ``with`` block runs and erased at its end.
 
     ::
 
         train   120/1000 steps   14.2 steps/s   1:02 left
 
     Args:
-        total: what ``advance`` will add up to.
-        unit: name of what is counted.
-        label: says what runs.
-        stream: where to draw; stderr if None.
-        visible: whether to draw; if None, only on a terminal.
-        clock: seconds, monotone.
+        total: final sum of the amounts of ``advance``.
+        unit: name of the counted unit.
+        label: name of the running task.
+        stream: stream to draw on; None: stderr.
+        visible: whether to draw; None: only on a terminal.
+        clock: function that returns monotone seconds.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Progress:
         self._wipe()
 
     def advance(self, amount: float = 1, note: str = "") -> None:
-        """Count ``amount`` more, and draw if it is time; ``note`` (a loss, a layer's name) ends the line."""
+        """Add ``amount``, and redraw at intervals; ``note`` (a loss, a layer's name) ends the line."""
         self.done += amount
         now = self._clock()
         if self._visible and now - self._drawn >= INTERVAL:
@@ -67,12 +67,12 @@ class Progress:
             self._draw(self.line(now, note))
 
     def print(self, text: str) -> None:
-        """Print a line to stdout that stays, above the progress line."""
+        """Print a permanent line to stdout, above the progress line."""
         self._wipe()
         print(text, flush=True)
 
     def line(self, now: float, note: str = "") -> str:
-        """What the line says at the time ``now`` of the clock."""
+        """Return the text of the line at the time ``now`` of the clock."""
         elapsed = now - self._start
         rate = self.done / elapsed if elapsed > 0 else 0.0
         parts = [self.label, f"{self.done:.4g}/{self.total:.4g} {self.unit}", f"{rate:.3g} {self.unit}/s"]
@@ -93,7 +93,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as ``4:07`` or ``1:04:07``."""
+    """Format seconds as ``4:07`` or ``1:04:07``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

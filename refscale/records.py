@@ -1,6 +1,6 @@
-"""Records in JSON files: a schema, the version that wrote them, and content that is read back or refused.
+"""Records in JSON files: a schema, the version that wrote them, and the content.
 
-A schema is ``refscale.KIND/N``; N is raised by one whenever a reader of the former could go wrong.
+A schema is ``refscale.KIND/N``; N increases by one whenever readers of the previous schema could misread a record.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ _Record = TypeVar("_Record")
 
 
 def record_content(schema: str, content: Mapping[str, Any]) -> dict[str, Any]:
-    """``content`` after ``schema`` and ``version``.  No time stamp: the same record gives the same text."""
+    """Return ``content`` preceded by ``schema`` and ``version``; without a time stamp, so that texts compare."""
     return {"schema": schema, "version": __version__, **content}
 
 
 def record_text(schema: str, content: Mapping[str, Any], indent: int | None = 1) -> str:
-    """``record_content`` as JSON text that ends with a line feed."""
+    """Return ``record_content`` as JSON text that ends with a line feed."""
     return json_text(record_content(schema, content), indent) + "\n"
 
 
 @contextmanager
 def reading(call: str, writer: str, failure: Failure = DataError) -> Iterator[None]:
-    """Name the call, and what was expected, where content is not what its writer writes.
+    """Convert the errors of malformed content into one that names the call and the expected writer.
 
     Args:
-        call: with its arguments; the error begins with it.
+        call: the call with its arguments; the message begins with it.
         writer: the function or command that writes such content.
-        failure: class of the error; one of this class that is raised inside is passed on.
+        failure: class of the error; errors of this class pass unchanged.
 
     Raises:
-        ``failure``: in place of a ValueError, KeyError, TypeError or AttributeError: a name is missing, or a value has
-            another type.
+        ``failure``: a name is missing, or a value has another type; raised in place of ValueError, KeyError, TypeError
+            and AttributeError.
     """
     try:
         yield
@@ -49,17 +49,17 @@ def reading(call: str, writer: str, failure: Failure = DataError) -> Iterator[No
 
 
 def check_schema(content: Mapping[str, Any], schema: str, call: str, failure: Failure = DataError) -> None:
-    """Raise ``failure`` unless the content has this schema; KeyError if it has none."""
+    """Raise ``failure`` unless the content has this schema; KeyError if it has no schema."""
     if content["schema"] != schema:
         raise failure(f"{call}: schema is {content['schema']!r}, expected {schema!r}")
 
 
 def dataclass_of(kind: type[_Record], content: Mapping[str, Any]) -> _Record:
-    """A dataclass with the fields that ``json_text`` wrote: a float may be a string.
+    """Make a dataclass from the fields that ``json_text`` wrote; a float may be a string, such as "inf".
 
     Raises:
         KeyError: a field is missing.
-        ValueError, TypeError: a float is neither a number nor the name of one.
+        ValueError, TypeError: a float field is neither a number nor a string such as "inf".
     """
     values = {f.name: content[f.name] for f in fields(kind)}  # type: ignore[arg-type]
     floats = [f.name for f in fields(kind) if f.type in ("float", "float | None")]  # type: ignore[arg-type]

@@ -7,8 +7,8 @@
     option   = FIELD "=" VALUE | WORD         independent; 2^15
     number   = decimal | decimal "^" decimal  0.9, 1e-3, 2^-6
 
-A field occurs once.  Spaces around names, fields and values are ignored.  A value has no comma; it may hold anything
-else, such as ``tau=fixed(0.5)``.  What a WORD means, a flag or the value of the first field, the caller defines.
+A field occurs once. Spaces around names, fields and values are ignored. A value may have any characters except commas,
+such as ``tau=fixed(0.5)``. The caller defines whether a WORD is a flag or the value of the first field.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from refscale.errors import ArgumentError
 
 
 class Option(NamedTuple):
-    """One option.
+    """One option of a spelling.
 
     Attributes:
-        text: as it is spelled.
-        field: before the "="; the word itself, if there is none.
-        value: after the "="; None for a word.
+        text: the option as it was written.
+        field: the text before the "="; of a word, the word.
+        value: the text after the "="; None for a word.
     """
 
     text: str
@@ -34,18 +34,18 @@ class Option(NamedTuple):
 
 
 def split_name(text: str) -> tuple[str, str | None]:
-    """NAME, and the text of the options; None without a colon."""
+    """Split a spelling into NAME and the text of its options, which is None without a colon."""
     name, colon, rest = text.partition(":")
     return name.strip(), rest if colon else None
 
 
 def read_options(text: str | None, call: str, expected: str) -> list[Option]:
-    """The options in a text, in order; none for None.
+    """Read the options of a spelling, in order.
 
     Args:
-        text: options separated by commas.
-        call: the call and its argument; the error begins with it.
-        expected: what is expected where the text has something else.
+        text: options separated by commas; None: no options.
+        call: the call and its argument; messages begin with it.
+        expected: the expected options, for messages.
 
     Raises:
         ArgumentError: an option without a field or without a value, or a field that occurs twice.
@@ -62,10 +62,10 @@ def read_options(text: str | None, call: str, expected: str) -> list[Option]:
 
 
 def read_number(text: str) -> float:
-    """A finite number: decimal, or a power such as ``2^-6``, of a positive base.
+    """Read a finite number: a decimal, or a power of a positive base, such as ``2^-6``.
 
     Raises:
-        ValueError: another text, or a number beyond float64.
+        ValueError: the text is not such a number, or float64 overflows.
     """
     base, caret, exponent = text.partition("^")
     value = float(base)
@@ -80,7 +80,7 @@ def read_number(text: str) -> float:
 
 
 def read_whole(text: str) -> int:
-    """A whole number, as ``read_number`` reads it: ``1024``, ``2^10``, ``1e3``.  Raises ValueError."""
+    """Read an integer in a spelling of ``read_number``: ``1024``, ``2^10``, ``1e3``; else raise ValueError."""
     value = read_number(text)
     if value % 1:
         raise ValueError(f"{text!r}, expected a whole number")

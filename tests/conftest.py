@@ -25,7 +25,7 @@ settings.register_profile(
 )
 settings.load_profile("refscale")
 
-if sys.dont_write_bytecode:  # a hundred processes would each compile every module; they share what the first compiles
+if sys.dont_write_bytecode:  # a hundred processes would each compile every module; they share the first's output
     os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="refscale-pycache-")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     atexit.register(shutil.rmtree, os.environ["PYTHONPYCACHEPREFIX"], ignore_errors=True)

@@ -5,8 +5,8 @@
 
 Builds both from this checkout, installs each with pip into a new virtual environment, away from the checkout, and there
 runs the command line, a property test with the strategies, the pytest plugin on a backend of the project's own, and a
-backend that is a program.  Then the whole suite runs twice in the first of the Pythons, which should be the oldest
-allowed: with the newest release of everything that ``pyproject.toml`` names, and with the oldest that it allows.  Needs
+backend that is a program. Then the whole suite runs twice in the first of the Pythons, which should be the oldest
+allowed: with the newest release of everything that ``pyproject.toml`` names, and with the oldest that it allows. Needs
 pip, and a network for what the package depends on.
 """
 

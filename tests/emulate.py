@@ -4,9 +4,9 @@
     python -m tests.emulate s390x             the same on a big-endian machine
     python -m tests.emulate s390x -c "import sys; print(sys.byteorder)"    any other arguments of Python
 
-Needs Debian or a relative of it, with ``apt-get``, ``dpkg-deb`` and the package ``qemu-user``, and a network.  Python,
+Needs Debian or a relative of it, with ``apt-get``, ``dpkg-deb`` and the package ``qemu-user``, and a network. Python,
 NumPy, ml_dtypes, pytest and Hypothesis of the other machine come from Debian testing (30 MB) and are unpacked, not
-installed, into ``--root`` (an argument before the machine; else ~/.cache/refscale/emulate).  No rights are needed.
+installed, into ``--root`` (an argument before the machine; else ~/.cache/refscale/emulate). No rights are needed.
 """
 
 import argparse

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache, partial
+from math import log2
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -150,9 +151,10 @@ def mutants() -> int:
     return len(all_mutants())
 
 
-def lessons() -> int:
-    """How many lessons there are."""
-    return len(list((ROOT / "tutorials").glob("[0-9][0-9]-*.md")))
+def lesson_pages() -> list[Path]:
+    """The lessons in order, without the one-line pages that stand at the old name of a lesson."""
+    pages = sorted((ROOT / "tutorials").glob("[0-9][0-9]-*.md"))
+    return [p for p in pages if not p.read_text(encoding="utf-8").startswith("# Moved: ")]
 
 
 RESULTS = ROOT / "tutorials/results"
@@ -179,6 +181,15 @@ def difference(file: str, variant: str, other: str, digits: int = 3, sign: str =
     by_seed = [a - b for a, b in pairs]
     shown = f"{mean(by_seed):{sign}.{digits}f} ± {stdev(by_seed) / len(by_seed) ** 0.5:.{digits}f}"
     return shown.replace("-", "−")
+
+
+def at_regular_rates() -> str:
+    """The largest difference of fine-tuning at regular rates from regular FP32 with the same seed: "0.0002"."""
+    from refscale.sweep import read_rows
+
+    regular = losses("finetune-minilm", "regular fp32")
+    rows = read_rows(RESULTS / "finetune-minilm-rates").values()
+    return f"{max(abs(row.loss - regular[row.seed]) for row in rows if row.loss is not None):.4f}"
 
 
 def over_fp32(variant: str) -> str:
@@ -229,6 +240,52 @@ def outside(model: str, scheme: str, *options: str) -> str:
     return found(rf"^{scheme}: (\d+ of \d+) tensors", "report", model, *options)
 
 
+def below(scheme: str) -> str:
+    """Activation gradients of a report with most of their elements below the smallest number of E5M2: "28 of 48"."""
+    from refscale.analysis import report
+    from refscale.formats import get_format
+
+    e5m2, tensors = get_format("e5m2"), report("bert-tiny", scheme).of_kind("activation gradient")
+    drawn = [t.exponents for t in tensors if t.exponents and not t.zero_because]
+    small = [sum(n for e, n in x.items() if e < e5m2.emin - e5m2.mantissa_bits) for x in drawn]
+    return f"{sum(2 * n > sum(x.values()) for n, x in zip(small, drawn, strict=True))} of {len(drawn)}"
+
+
+SIZES = {
+    "two layers, width 64, 104 characters, 8 × 64 tokens": ("layers=2,width=64,vocabulary=104", 64),
+    "eight layers": ("layers=8,width=64,vocabulary=104", 64),
+    "width 128": ("layers=2,width=128,vocabulary=104", 64),
+    "8 × 256 tokens": ("layers=2,width=64,vocabulary=104", 256),
+    "5008 characters": ("layers=2,width=64,vocabulary=5008", 64),
+    "all four: the paper's size": ("layers=8,width=128,vocabulary=5008", 256),
+}
+
+
+def underflow(size: str) -> tuple[str, ...]:
+    """A row of the table of lesson 7: a size, and what FP16 does to its gradients, regular and unit-scaled."""
+    from refscale.analysis import report
+
+    fields, seq = SIZES[size]
+    row = [size]
+    for scheme in ("regular", "unit"):
+        found = report(f"charlm-attention:norm=post,{fields}", scheme, batch=8, seq=seq, formats=("float16",))
+        tensors = [t for t in found.of_kind("activation gradient") if t.is_judged]
+        lost = [t.lost["float16"] for t in tensors]
+        elements = sum(t.nonzero for t in tensors)
+        scores = [t for t in tensors if t.name.endswith("attention.attention_scores#1")][-1]
+        row += [f"{sum(n) / elements:.1%}" for n in zip(*((x.underflow, x.subnormal) for x in lost), strict=True)]
+        row.append(f"2^{log2(scores.rms):.1f}, {scores.share(scores.lost['float16'].underflow):.1%}")
+    return tuple(row)
+
+
+def sizes() -> str:
+    """All rows as Markdown."""
+    from refscale.sweep.markdown import render
+
+    shown = [f"{scheme}: {name}" for scheme in ("regular", "unit") for name in ("flushed", "subnormal", "scores")]
+    return f"\n\n{render([('size', *shown), *map(underflow, SIZES)])}\n\n"
+
+
 def programs(table: str) -> str:
     """A table of the stored evidence of programs, as Markdown."""
     from tests.programs import evidence
@@ -243,14 +300,26 @@ def bridge(table: str) -> str:
     return f"\n\n{evidence.TABLES[table](evidence.rows())}\n\n"
 
 
+def onnx_models() -> str:
+    """The table of the stored evidence of ONNX models, as Markdown."""
+    from tests.bridge import onnx_evidence
+
+    return f"\n\n{onnx_evidence.models_table(onnx_evidence.rows(onnx_evidence.RESULTS))}\n\n"
+
+
 VERIFY = "refscale verify"
 COMPARISON = "refscale compare bert-mini --jobs 2 --out DIR"
 BLOCKS = "refscale compare bert-mini --blocks --out DIR"
 FINETUNE = "refscale compare --pretrained DIR --steps 100 --out DIR"
+FINETUNE_RATES = (
+    "refscale finetune squad --pretrained DIR --scheme unit:rates=regular --lr 2^-12 --steps 100 --weight-decay 0 "
+    "--out DIR"
+)
 CHARLM = "refscale sweep charlm --jobs 2 --out DIR"
 FLOPS = "refscale report bert-base --flops"
 PROGRAMS = "python -m tests.programs.evidence"
 BRIDGE = "python -m tests.bridge.evidence"
+ONNX = "python -m tests.bridge.onnx_evidence"
 TINY = ("report", "bert-tiny")
 
 COMPARED = {
@@ -271,7 +340,7 @@ COMPARED = {
 }
 
 FIGURES: Mapping[str, Figure] = {
-    # Counts of what is in the repository.
+    # Counts of repository contents.
     "claims": Figure(VERIFY, lambda: str(claims(False))),
     "claims.slow": Figure(f"{VERIFY} --slow", lambda: str(claims(True))),
     "claims.figures": Figure(VERIFY, lambda: found(r"(\d+) figures", "verify"), slow=True),
@@ -285,12 +354,14 @@ FIGURES: Mapping[str, Figure] = {
     "flags": Figure("python -m pytest tests/golden/test_wrong.py", lambda: str(flags())),
     "wrong-backends": Figure("python -m pytest tests/golden/test_wrong.py", lambda: str(wrong_backends())),
     "hardware": Figure("python -m pytest tests/exact/test_hardware_names.py", lambda: str(hardware())),
-    "lessons": Figure("ls tutorials", lambda: in_words(lessons()).capitalize()),
+    "lessons": Figure("ls tutorials", lambda: in_words(len(lesson_pages())).capitalize()),
     "functions": Figure("refscale conform reference --only 'unary/*'", lambda: str(functions())),
     # Reports.
     "report.bert-tiny": Figure("refscale report bert-tiny", last_lines),
     "flushed.regular": Figure("refscale report bert-tiny --precision fp8", lambda: flushed("regular")),
     "flushed.unit": Figure("refscale report bert-tiny --precision fp8", lambda: flushed("unit")),
+    "below.regular": Figure("refscale report bert-tiny --json FILE", lambda: below("regular")),
+    "below.unit": Figure("refscale report bert-tiny --json FILE", lambda: below("unit")),
     "factors.8x128": Figure(
         f"{FLOPS} --batch 8 --seq 128", lambda: share_of_factors("--batch", "8", "--seq", "128"), slow=True
     ),
@@ -321,8 +392,11 @@ FIGURES: Mapping[str, Figure] = {
     "finetune.sd.unit-fp8": Figure(FINETUNE, lambda: f"{stdev(losses('finetune-minilm', 'unit fp8')):.3f}"),
     "finetune.sd.unit-fp32": Figure(FINETUNE, lambda: f"{stdev(losses('finetune-minilm', 'unit fp32')):.3f}"),
     "finetune.loss.regular-fp8": Figure(FINETUNE, lambda: loss("finetune-minilm", "regular fp8")),
+    "finetune.regular-rates": Figure(FINETUNE_RATES, at_regular_rates),
+    "bridge.onnx": Figure(ONNX, onnx_models),
     **{f"bridge.{t}": Figure(BRIDGE, partial(bridge, t)) for t in ("models", "training")},
     **{f"programs.{t}": Figure(PROGRAMS, partial(programs, t)) for t in ("scales", "losses")},
+    "underflow.sizes": Figure("refscale report charlm-attention:norm=post --batch 8 --seq 64", sizes, slow=True),
     "charlm.settings": Figure(CHARLM, lambda: in_sweep("charlm", r"^\| unit FP32 +\| (\d+) ")),
     "charlm.unit-fp32": Figure(CHARLM, lambda: as_good("unit FP32")),
     "charlm.unit-fp16": Figure(CHARLM, lambda: as_good("unit FP16")),

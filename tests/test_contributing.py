@@ -1,4 +1,4 @@
-"""The contributor's page: paths exist, commands run what they name, links lead somewhere."""
+"""The contributor's page: paths exist, commands run the named tools, links have targets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def text(name: str) -> str:
 
 
 def commands(page: str) -> list[str]:
-    """What the page tells a reader to type: spans and fenced lines that begin with a program."""
+    """Return the commands on the page: spans and fenced lines that begin with a program."""
     lines = [line.strip() for block in FENCE.findall(page) for line in block.splitlines()]
     found = [part for line in [*SPAN.findall(FENCE.sub("", page)), *lines] for part in line.split(" && ")]
     return [c for c in found if PROGRAM.match(c)]

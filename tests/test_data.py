@@ -192,7 +192,7 @@ def restored(b):
 
 
 def check_structure(b, batch, seq, p, vocabulary_size):
-    """What holds for every batch, whatever was drawn."""
+    """Properties of every batch, for any draw."""
     for array, shape in [
         (b.ids, (batch, seq)),
         (b.segments, (batch, seq)),
@@ -443,7 +443,7 @@ def test_the_same_seed_gives_the_same_batches():
 
 
 def test_pinned():
-    """The first batch of seed 0, so that a change of what is drawn, or in which order, is noticed.
+    """The first batch of seed 0, to reveal a change of the draws or of their order.
 
     (NumPy keeps the streams of its generators from release to release, but reserves the right to change them.)
     """

@@ -19,6 +19,8 @@ from refscale import blocks, optim, rivals, scales, testing
 from refscale.errors import ArgumentError
 from refscale.names import lazily
 from refscale.rivals import operand_scale
+from tests import public_names
+from tests.public_names import public_modules
 from tests.sources import parsed, statements
 
 ROOT = Path(rs.__file__).parent
@@ -298,18 +300,8 @@ class TestNamesInPlaceOfObjects:
 
 # --- Public names -----------------------------------------------------------------------------------------------------
 
-NO_NAMES = {"refscale.ops.kernels"}
-"""Packages that export nothing."""
-
 OWN_USE = {"refscale": {"lazily"}, "refscale.cli": {"COMMANDS", "degrade", "parser"}}
 """What the ``__init__`` of a package imports from its own modules and does not export."""
-
-
-def public_modules() -> list[str]:
-    """Packages, and the modules beside them that users import from."""
-    packages = [p.parent.relative_to(ROOT.parent) for p in ROOT.rglob("__init__.py")]
-    modules = ["refscale.data", "refscale.errors", "refscale.functional", "refscale.graph", "refscale.memory"]
-    return sorted({*(".".join(p.parts) for p in packages), *modules} - NO_NAMES)
 
 
 def listed(module: str) -> list[str]:
@@ -333,6 +325,58 @@ class TestPublicNames:
             froms = [n for n, _ in statements(tree) if isinstance(n, ast.ImportFrom)]
             own = {a.asname or a.name for n in froms if (n.module or "").startswith(f"{module}.") for a in n.names}
             assert own - OWN_USE.get(module, set()) <= set(listed(module))
+
+
+class TestListedNames:
+    """``public_names.txt`` is what a version promises: calls that work go on working."""
+
+    def test_none_is_gone_and_all_calls_work(self):
+        assert list(public_names.misses(public_names.listed())) == []
+
+    def test_most_present_names_are_listed(self):
+        """New ones are added with a version."""
+        assert len(public_names.listed()) > 800
+
+    @pytest.mark.parametrize(
+        ("line", "missed"),
+        [
+            ("refscale.graph.plans", "refscale.graph.plans: is gone"),
+            ("refscale.graphs.plan", "refscale.graphs.plan: is gone"),
+            ("refscale.analysis.record", ""),  # an old name
+            ("refscale.formats.quantize(x, format, *, dither)", "refscale.formats.quantize: has no argument dither"),
+        ],
+    )
+    def test_a_name_or_an_argument_that_is_gone_is_noticed(self, line, missed):
+        assert list(public_names.misses([line])) == [missed] * bool(missed)
+
+    @pytest.mark.parametrize(
+        ("old", "new", "missed"),
+        [
+            ("a.f(x, y=)", "a.f(x, y=)", ""),
+            ("a.f(x, y=)", "a.f(x, y=, z=)", ""),
+            ("a.f(x, y=)", "a.f(x, y=, *, z=)", ""),
+            ("a.f(x, *, y)", "a.f(x, y=)", ""),
+            ("a.f(x, *, y)", "a.f(x, *rest, **more)", ""),
+            ("a.f", "a.f(x)", ""),
+            ("a.f(x, y)", "a.f(y, x)", "takes ['y', 'x'] by place, not ['x', 'y']"),
+            ("a.f(x, y)", "a.f(x, *, y)", "takes ['x'] by place, not ['x', 'y']"),
+            ("a.f(x, *, y)", "a.f(x)", "has no argument y"),
+            ("a.f(*x)", "a.f()", "has no argument *"),
+            ("a.f(x=)", "a.f(x)", "requires x"),
+            ("a.f(x)", "a.f(x, y)", "requires y"),
+            ("a.f(x)", "a.f(x, *, y)", "requires y"),
+            ("a.f(x)", "a.f", "cannot be called"),
+        ],
+    )
+    def test_calls_that_no_longer_work(self, old, new, missed):
+        assert public_names.broken(old, new) == missed
+
+    def test_a_line(self):
+        def f(a, b=1, *rest, c, d=2, **more): ...
+
+        assert public_names.call("m.f", f) == "m.f(a, b=, *rest, c, d=, **more)"
+        assert public_names.call("m.g", lambda x, *, y=0: x) == "m.g(x, *, y=)"
+        assert public_names.call("m.n", 3) == "m.n"
 
 
 def classes_of_one_name(sources: Mapping[str, str]) -> dict[str, list[str]]:
@@ -359,7 +403,7 @@ PAGES = [ROOT.parent / "README.md", *sorted((ROOT.parent / "tutorials").glob("*.
 
 
 def documented(text: str) -> set[tuple[str, str]]:
-    """(module, name) of what a page imports, and of dotted names in its prose, such as ``graph.plan``."""
+    """(module, name) of the imports of a page, and of dotted names in its prose, such as ``graph.plan``."""
     found = set()
     for line in text.splitlines():
         if match := re.match(r"(?:>>> |\.\.\. )?\s*from (refscale[\w.]*) import ([\w, ]+)", line):

@@ -1,4 +1,4 @@
-"""Counts and figures in prose are today's: ``tests/prose.py`` says where each comes from, and mends a stale one."""
+"""Counts and figures in prose are current: ``tests/prose.py`` defines the source of each, and updates stale ones."""
 
 import pytest
 

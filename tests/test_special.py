@@ -1,7 +1,7 @@
 """Bounds in ulp of ``refscale.special``: quick on a grid, and over all float32 that matter (slow).
 
-Where the bounds come from.  A fit P(z)/Q(z) of degrees (n, m) with positive coefficients takes 2n + 2m + 1 roundings,
-each worth at most an ulp: 19 to 49 at worst.  Rounding errors do not conspire; the bounds below are the largest errors
+Where the bounds come from. A fit P(z)/Q(z) of degrees (n, m) with positive coefficients takes 2n + 2m + 1 roundings,
+each worth at most an ulp: 19 to 49 at worst. Rounding errors do not conspire; the bounds below are the largest errors
 met over every float32, rounded up, and for float64 over 25 000 points against mpmath, with an ulp or two to spare.
 """
 
@@ -87,7 +87,7 @@ class Bound:
         return x[inside & ~((x > self.hole[0]) & (x < self.hole[1]))]
 
 
-# The derivatives pass through 0 in their holes, where an ulp says nothing; a test of its own looks there.
+# The derivatives pass through 0 in their holes, where ulp are not informative; another test checks these.
 # Below -87.3, exp(x) is subnormal in float32 and silu magnifies its spacing by |x|.
 BOUNDS = {
     "erf": Bound(7, 10),

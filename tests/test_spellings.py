@@ -143,7 +143,7 @@ texts = st.builds(
 @example(text="static:2^15")
 @example(text="store=bf16,operand=e4m3fn,store=fp16")
 def test_every_reader_reads_or_refuses(text):
-    """There is no error but the package's own."""
+    """All errors are the package's own."""
     for reader in READERS:
         with suppress(RefscaleError):
             reader(text)

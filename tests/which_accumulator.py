@@ -2,9 +2,9 @@
 
     python -m tests.which_accumulator [FILE.npz]
 
-Needs torch and a GPU whose tensor cores take FP8 (compute capability 8.9 or more).  Operands are random codes, so that
-terms of one sum are up to 2^30 apart and cutting shows.  Prints, for every product and inner size, how many bits of a
-float32 significand its sums use and the models that agree in most of 1024 sums; FILE takes 256 of them.  That of an
+Needs torch and a GPU whose tensor cores take FP8 (compute capability 8.9 or more). Operands are random codes, so that
+terms of one sum are up to 2^30 apart and cutting shows. Prints, for every product and inner size, how many bits of a
+float32 significand its sums use and the models that agree in most of 1024 sums; FILE takes 256 of them. That of an
 H200 (PyTorch 2.11, CUDA 13.0) is tests/exact/h200.npz, and ``tests/exact/test_hardware.py`` holds the models to it.
 """
 
@@ -26,7 +26,7 @@ PRODUCTS = {
     "fp16 × fp16": ("float16", "float16", "truncated:25:16"),
     "bf16 × bf16": ("bfloat16", "bfloat16", "truncated:25:16"),
 }
-"""Formats of a and b, and what the sums of an H200 were found to be; fast: ``use_fast_accum=True``."""
+"""Formats of a and b, and the accumulator of an H200's sums; fast: ``use_fast_accum=True``."""
 SIZES = (16, 32, 64, 128, 256)
 SIDE, KEPT = 32, 16
 BLOCKED = [f"truncated:{n}:{b}" for n in range(11, 28) for b in (4, 8, 16, 32, 64, 128)]

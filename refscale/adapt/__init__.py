@@ -1,6 +1,6 @@
 """Adaptation: a trained regular program becomes a unit-scaled program of the same function.
 
-Each tensor has a scale s: the tensor of the regular program is s times that of the adapted program.  Each op declares
+Each tensor has a scale s: the tensor of the regular program is s times that of the adapted program. Each op declares
 how its result depends on the scales of its inputs (``Op.homogeneity``).
 
 Gradient errors of untrained programs by ``refscale fidelity MODEL`` (one seed; in parentheses with the best loss scale;
@@ -16,12 +16,12 @@ decoder-tiny                       0.0008               0.0008             0.138
 charlm-conv                        0.011                0.011              0.171 (0.156)      0.129
 =================================  ===================  =================  =================  ==================
 
-In FP16 no error rises.  In FP8 the error of programs with norms falls, most by E5M2:
-that of casting incoming gradients alone falls from 0.123 to 0.071 (decoder-tiny).  Without norms it may rise.  The six
-layers of ``folded`` have channels of many scales, as folding batch norms into weights produces them.  Its activations
-are 2^-12 after adaptation, not 1, and its output error in FP8 rises from 0.08 to 0.74.  With channels of one scale
-(``alike``) activations are 2; with batch norms and the same spread (``normed``), 2.3.  σ of a weight is dominated by
-its largest channels, and these multiply the smallest inputs.  The error may rise where many layers without a norm
+In FP16 no error rises. In FP8 the error of programs with norms falls, most by E5M2:
+that of casting incoming gradients alone falls from 0.123 to 0.071 (decoder-tiny). Without norms it may rise. The six
+layers of ``folded`` have channels of many scales, as folding batch norms into weights produces them. Its activations
+are 2^-12 after adaptation, not 1, and its output error in FP8 rises from 0.08 to 0.74. With channels of one scale
+(``alike``) activations are 2; with batch norms and the same spread (``normed``), 2.3. σ of a weight is dominated by
+its largest channels, and these multiply the smallest inputs. The error may rise where many layers without a norm
 follow each other and per-channel scales differ; ``refscale report MODEL --scheme adapted`` shows the drift.
 
 In reading order:

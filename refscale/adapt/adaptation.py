@@ -1,8 +1,9 @@
-"""``adapt``: turn a trained regular program into a unit-scaled one, or raise with the reason."""
+"""``adapt``: turn a trained regular program into a unit-scaled one, or raise an error with the reason."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,13 +33,13 @@ def adapt(
         seed: seed of the compared batch, and of initial parameters.
 
     Returns:
-        Scheme and divisors.  On a tape of that scheme, with ``adapted.unit(parameters)``, losses and gradients (over c
-        and the divisors) equal those of the regular program, on one batch in float64.  The tolerance is 1e-12, or 64
+        Scheme and divisors. On a tape of that scheme, with ``adapted.unit(parameters)``, losses and gradients (over c
+        and the divisors) equal those of the regular program, on one batch in float64. The tolerance is 1e-12, or 64
         times the change by one unit in the last place of the parameters, at most 1e-8.
 
     Raises:
-        ProgramError: the program has a scheme of its own; an op without a rule; a parameter that is needed at two
-            scales or is not finite; or losses or gradients differ, with the name of the tensor.
+        ProgramError: the program has its own scheme; an op has no rule; two uses of a parameter require different
+            scales; a parameter is not finite; or losses or gradients differ (the message names the tensor).
 
     Source: paper, Proposition 5.1 (every scaled op has an unscaled equivalent), read backwards.
     """
@@ -61,7 +62,7 @@ def adapt(
 
 
 def _adapted(program: Program, parameters: Parameters, batch: Any, base: Unit) -> Adapted:
-    """Adapt once, and compare with the original.  Raises FactorError if the factors are not legal."""
+    """Adapt once, and compare with the original. Raises FactorError if the factors are not legal."""
     divided = sigmas(program, parameters)
     recording = Recording()
     tape = Tape(recording, dtype=np.float64)
@@ -76,11 +77,11 @@ def _adapted(program: Program, parameters: Parameters, batch: Any, base: Unit) -
             f"adapt: {name_of(program)} differs after adaptation, its loss by {found.loss:.2g} and its gradients by "
             f"{found.gradient:.2g}, expected at most {found.tolerance:.2g}; {where}"
         )
-    return adapted
+    return replace(adapted, difference=max(found.loss, found.gradient))
 
 
 def sigmas(program: Program, parameters: Parameters) -> dict[str, float]:
-    """RMS of every matrix, by name; biases and gains have no entry."""
+    """Compute the RMS of every matrix, by name; biases and gains have no entry."""
     return {
         name: finite_sigma(name, float(np.mean(np.square(parameters[name], dtype=np.float64))))
         for name, spec in program.specs.items()
@@ -89,7 +90,7 @@ def sigmas(program: Program, parameters: Parameters) -> dict[str, float]:
 
 
 def scheme(tape: Tape, p: Tensors, solution: Solution) -> AdaptedScheme:
-    """The scheme of a solved graph, from its tape and parameters ``p``."""
+    """Make the scheme of a solved graph, from its tape and parameters ``p``."""
     own = {t.variable for t in p.values() if t.variable.requires_grad}
     steps = []
     for node in tape.nodes:
@@ -100,7 +101,7 @@ def scheme(tape: Tape, p: Tensors, solution: Solution) -> AdaptedScheme:
 
 
 def divisors(p: Tensors, parameters: Parameters, solution: Solution) -> dict[str, float]:
-    """Divisor of each parameter, by name; 1 for an unused parameter."""
+    """Return the divisor of each parameter, by name; 1 for an unused parameter."""
     return {name: solution.scales.get(p[name].variable, 1.0) for name in parameters}
 
 

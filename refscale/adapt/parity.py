@@ -34,8 +34,8 @@ class Parity:
         tensor: name of the first tensor, in the order of the forward pass, whose RMS difference, after
             multiplying by its scale, exceeds 1e-12 of its RMS; empty if none does.
         parameter: the parameter whose gradient differs most.
-        rounding: the same difference, the larger of loss and gradient, between the regular program and itself with each
-            parameter changed by 2^-52 of its value; 0 if the two programs differ by at most 1e-12.
+        rounding: effect of rounding: the larger of the differences of loss and gradient if each parameter of the
+            regular program changes by 2^-52 of its value; 0 if the two programs differ by at most 1e-12.
     """
 
     loss: float
@@ -51,7 +51,7 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Whether loss and gradients agree within the tolerance."""
+        """Return whether loss and gradients agree within the tolerance."""
         return max(self.loss, self.gradient) <= self.tolerance
 
 

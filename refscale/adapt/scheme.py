@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import nan
 from typing import Any
 
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from refscale.scales import Call, ResidualRule, ScaledOp, Scales, Unit
 class AdaptedScheme(Unit):
     """Unit scaling with the constants of one trained program, call by call.
 
-    α is a constant of each call, as the function must not change.  β equals α where the two are tied.  Elsewhere it is
+    α is a constant of each call, as the function must not change. β equals α where the two are tied. Elsewhere it is
     that of unit scaling, computed from the shapes of the call, and so fits any batch.
 
     Attributes:
@@ -33,18 +34,18 @@ class AdaptedScheme(Unit):
     solved: tuple[Solved, ...] = ()
 
     def op(self, call: Call) -> ScaledOp:
-        """The adapted op: a norm with another eps, or a sum with other weights; else that of the call.
+        """Return the adapted op: a norm with another eps, or a sum with other weights; else the op of the call.
 
         Raises:
-            FactorError: the program being run is not the one that was adapted.
+            FactorError: the program differs from the adapted one.
         """
         return self._solved(call).op or call.op
 
     def scales(self, call: Call) -> Scales:
-        """Factors of the adapted op.
+        """Return the factors of the adapted op.
 
         Raises:
-            FactorError: the program being run is not the one that was adapted.
+            FactorError: the program differs from the adapted one.
         """
         solved = self._solved(call)
         free = self.unconstrained(replace(call, op=solved.op or call.op))
@@ -60,7 +61,7 @@ class AdaptedScheme(Unit):
         return self.solved[call.index]
 
     def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
-        """Weights by the rule, as trained."""
+        """Return the weights of the residual rule, as in the trained program."""
         return rule(layer)
 
 
@@ -71,15 +72,18 @@ class Adapted:
     Attributes:
         scheme: unit scaling with the constants of this model.
         divisors: regular parameter over unit-scaled parameter, by name; 1 for an unchanged one.
+        difference: from the regular program in float64, the larger of ``Parity.loss`` and ``Parity.gradient``; NaN if
+            they were not compared.
     """
 
     scheme: Unit
     divisors: Mapping[str, float]
+    difference: float = nan
 
     def unit(self, regular: Parameters) -> dict[str, NDArray[Any]]:
-        """Divide regular parameters: those of the unit-scaled model, of the same dtypes, read-only."""
+        """Divide regular parameters by the divisors; return those of the unit-scaled model, read-only, same dtypes."""
         return {name: freeze((x / self.divisors[name]).astype(x.dtype)) for name, x in regular.items()}
 
     def regular(self, unit: Parameters) -> dict[str, NDArray[Any]]:
-        """Multiply unit-scaled parameters, also after training: rounded twice, so within 2 ulp of the original."""
+        """Multiply unit-scaled parameters by the divisors; rounded twice: ``regular(unit(p))`` is within 2 ulp of p."""
         return {name: freeze((x * self.divisors[name]).astype(x.dtype)) for name, x in unit.items()}

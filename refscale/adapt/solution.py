@@ -1,14 +1,14 @@
 """The scale of every tensor of a recorded graph, and α of every call.
 
-The graph is recorded under the regular scheme.  s(x) is the scale of a tensor: x = s(x)·x′, with x′ the tensor of the
+The graph is recorded under the regular scheme. s(x) is the scale of a tensor: x = s(x)·x′, with x′ the tensor of the
 adapted program.
 
-* A matrix has s = σ, its RMS: W = σ·W′.  Gains, biases of norms, constants and data have s = 1.
+* A matrix has s = σ, its RMS: W = σ·W′. Gains, biases of norms, constants and data have s = 1.
 * *Fixed* tensors have s = 1: inputs of ops that are not homogeneous ("own": gelu, softmax, a loss), and inputs that
   an op combines without weights ("together": concat, where, the cell of a recurrence), if two or more of them have
   scales of their own.
-* The factor f of an op is the product of the scales of its inputs, each to the power of its degree.  If the output is
-  not fixed, α is that of unit scaling, and s(y) = f/α.  If it is fixed, α = f, and s(y) = 1.
+* The factor f of an op is the product of the scales of its inputs, each to the power of its degree. If the output is
+  not fixed, α is that of unit scaling, and s(y) = f/α. If it is fixed, α = f, and s(y) = 1.
 * A weighted sum absorbs s in its weights: Σ γ_i·x_i has weights γ_i·s(x_i)/h, with h = √Σ (γ_i·s(x_i))².
 * A norm cancels s; its eps is divided by s².
 * A bias takes the scale of the other operand of its sum.
@@ -39,7 +39,7 @@ class Recording(Regular):
     calls: list[Call]
 
     def scales(self, call: Call) -> Scales:
-        """Factors of one call: all 1."""
+        """Return factors of 1."""
         self.calls.append(call)
         return super().scales(call)
 
@@ -81,7 +81,7 @@ def solve(outputs: Sequence[Tensor], recording: Recording, sigmas: Mapping[str, 
     Args:
         outputs: ends of the graph; they are fixed.
         recording: the scheme of their tape.
-        sigmas: divisors of matrices, by name.  A parameter without an entry takes the scale of the other operand of
+        sigmas: divisors of matrices, by name. A parameter without an entry takes the scale of the other operand of
             its sum.
         base: scheme of the free factors: ``unit``, or a ``graph.Plan`` of the same program.
 
@@ -89,7 +89,8 @@ def solve(outputs: Sequence[Tensor], recording: Recording, sigmas: Mapping[str, 
         The solution.
 
     Raises:
-        ProgramError: an op without a rule, a parameter that is needed at two scales, or a plan of another program.
+        ProgramError: an op has no rule, two uses of a parameter require different scales, or the plan is of another
+            program.
     """
     tape = outputs[0].tape
     if isinstance(base, Plan) and len(base.steps) != len(tape.nodes):
@@ -197,7 +198,7 @@ def _place(node: Node) -> str:
 
 
 def finite_sigma(name: str, mean_square: float) -> float:
-    """The RMS of a matrix; 1 if it is all zero.  Raises ProgramError if it is not finite."""
+    """Return the RMS of a matrix; 1 if it is all zero. Raise ProgramError if it is not finite."""
     sigma = math.sqrt(mean_square) if mean_square >= 0 else math.nan
     if not math.isfinite(sigma):
         raise ProgramError(f"adapt: {name} has an RMS of {sigma}, expected a finite one")

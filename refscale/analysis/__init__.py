@@ -1,14 +1,14 @@
 """Instruments: reports of scales, predictions, signal-to-noise ratios, fidelity, tables and plots.
 
-A folder or a module per instrument, in reading order (``refscale.stats`` has the figures themselves: an array, a pass,
-a ``Report``):
+A folder or a module per instrument, in reading order (``refscale.stats`` defines the measured quantities: an array, a
+pass, a ``Report``):
 
 1. ``tables``: every op's factors; every format.
 2. ``figures``: the style of all plots.
 3. ``snr``: the signal-to-noise ratio of N(0, σ²) in each format.
-4. ``predict``: every scale of a model before it is run, by the rules that the ops declare.
+4. ``predict``: every scale of a model before it runs, by the rules that the ops declare.
 5. ``report``: one training step of a model at initialization; as text, as plots, as JSON, as an HTML page.
-6. ``flops``: the cost of factors.
+6. ``flops``: the cost of factors in multiplications.
 7. ``fidelity``: the error of narrow formats in a trained model.
 8. ``runs``: the scales of a run over its steps; figures of runs and of sweeps.
 

@@ -1,6 +1,6 @@
-"""Figures in one style: their size, colors of formats and schemes, ranges of formats; written as a whole.
+"""The common style of figures: size, colors of formats and schemes, ranges of formats; files are written atomically.
 
-Matplotlib is needed here only, and imported when a figure is asked for.  The same input gives the same file.
+Only this module needs Matplotlib, and imports it for the first figure. The same input gives the same file.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ COLORS = {
     "mxfp4": "#b07d2b",
     "nvfp4": "#e07a2f",
 }
-"""Of a format in every figure; curves of the fnuz ones are dashed, of block-scaled ones dash-dotted."""
+"""Colors of formats in every figure; curves of fnuz formats are dashed, of block-scaled ones dash-dotted."""
 OTHER_COLOR = "#b07d2b"
 
 SCHEME_COLORS = {"regular": "#d1495b", "unit": "#2e7d6b", "u-mup": "#946b00"}
-"""Of a scheme in every figure; no format has one of these."""
+"""Colors of schemes in every figure, distinct from those of formats."""
 
 WIDTH = 6.0
-"""Inches, of every figure: at most two panels side by side, so that a phone shows words that can be read."""
+"""Width of every figure in inches: at most two panels side by side, so that text is readable on a phone."""
 
 SMALL = 9
-"""Points: of the smallest words; 7.5 pixels where the figure is 360 pixels wide."""
+"""Size of the smallest text in points; 7.5 pixels if the figure is 360 pixels wide."""
 
 STRIP, LABEL = 0.17, 0.2
-"""Inches: height of one format's bar above a heat-map, least distance between two labels."""
+"""Height of one format's bar above a heat-map, and smallest distance between two labels, in inches."""
 
 LEADER = 8
-"""Points: length of a line from a label to what it names."""
+"""Length of the line from a label to its object, in points."""
 
 LIMIT, UNIT = (0, (4, 3)), (0, (1, 2))
-"""Dashes of a line at a format's limit, and of one at unit scale."""
+"""Dash patterns of the lines at a format's limit, and at unit scale."""
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
@@ -81,16 +81,19 @@ STYLE: Any = {
 
 
 def check_plot(path: str | Path) -> None:
-    """Say early what ``plot`` would say late.
+    """Check before a long computation that ``plot`` can write a figure.
 
     Args:
-        path: of the figure to be.
+        path: name of the figure.
 
     Raises:
-        ArgumentError: matplotlib is not installed, or the name does not end in .svg, .png or .pdf.
+        ArgumentError: matplotlib is not installed, the name does not end in .svg, .png or .pdf, or its folder does not
+            exist.
     """
     if Path(path).suffix.lower() not in KINDS_OF_FILE:
         raise ArgumentError(f"plot: cannot write {str(path)!r}, expected a name ending in {', '.join(KINDS_OF_FILE)}")
+    if not Path(path).parent.is_dir():
+        raise ArgumentError(f"plot: cannot write {str(path)!r}: the folder {str(Path(path).parent)!r} does not exist")
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -99,7 +102,7 @@ def check_plot(path: str | Path) -> None:
 
 @contextmanager
 def open_figure(path: str | Path, height: float) -> Iterator[Figure]:
-    """A figure ``WIDTH`` by ``height`` inches, written to ``path`` at the end."""
+    """Open a figure ``WIDTH`` by ``height`` inches, and write it to ``path`` at the end."""
     check_plot(path)
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -117,16 +120,16 @@ def open_figure(path: str | Path, height: float) -> Iterator[Figure]:
 
 
 def mark_ranges(ax: Axes, formats: Sequence[str], share: float) -> None:
-    """Across the top of a panel over exponents, the range of each format: thick where normal, thin where subnormal.
+    """Draw the range of each format at the top of a panel over exponents: thick where normal, thin where subnormal.
 
-    Its limits are dashed lines down the panel, exponent 0 a dotted one.  Bars take ``share·(len(formats) + 0.3)`` of
-    the panel's height: leave it free.  A name stands left of its bar, or on it where the bar begins at or beyond the
-    panel's edge.
+    Dashed lines down the panel mark the limits, a dotted one exponent 0. The bars need ``share·(len(formats) + 0.3)``
+    of the panel's height without data. A name is left of its bar, or on it if the bar begins at or beyond the panel's
+    edge.
 
     Args:
-        ax: whose horizontal axis is log2 of magnitude, with its limits set.
-        formats: names.
-        share: of the panel's height, for one bar.
+        ax: axes with log2 of the magnitude as the horizontal axis, and limits set.
+        formats: names of formats.
+        share: height of one bar as a share of the panel's height.
     """
     ax.grid(visible=False)
     across = ax.get_xaxis_transform()
@@ -151,5 +154,5 @@ def mark_ranges(ax: Axes, formats: Sequence[str], share: float) -> None:
 
 
 def scheme_color(name: str) -> str:
-    """The color of the scheme at the start of a label."""
+    """Return the color of the scheme whose name begins a label."""
     return SCHEME_COLORS.get(name.split()[0].rstrip(","), SCHEME_COLORS["unit"])

@@ -1,8 +1,8 @@
-"""What unit scaling costs: the multiplications of one training step, and those that its factors add.
+"""The cost of unit scaling: the multiplications of one training step, and those that its factors add.
 
-Counted from a recorded tape, that is, from shapes alone: for each contraction the products of its forward pass, and of
-one product for each input that has a gradient; for each factor other than 1 the elements that it multiplies.  Nothing
-else is counted (norms, activations, the optimizer), so the share of the factors is an upper bound.
+The counts follow from a recorded tape, that is, from shapes alone: for each contraction the products of its forward
+pass, and of one product for each input that has a gradient; for each factor other than 1 the elements that it
+multiplies. Norms, activations and the optimizer are not counted, so the share of the factors is an upper bound.
 """
 
 from __future__ import annotations
@@ -27,15 +27,14 @@ SCHEMA = "refscale.flops/1"
 
 @dataclass(frozen=True)
 class OpFlops:
-    """All calls of one op.
+    """Multiplications of all calls of one op.
 
     Attributes:
-        op: its name.
-        calls: how many.
+        op: name of the op.
+        calls: number of calls.
         products: multiplications inside its contractions, forward and backward.
         alpha, beta: elements multiplied by factors other than 1, forward and backward.
-        of_parameters: those among ``beta`` that are gradients of parameters; an optimizer could do it with its
-            learning rate.
+        of_parameters: part of ``beta`` for gradients of parameters; an optimizer could include it in its learning rate.
     """
 
     op: str
@@ -51,9 +50,9 @@ class Flops:
     """The multiplications of one training step.
 
     Attributes:
-        model, scheme, constraint: their names.
-        batch, seq: sequences, tokens in each; None for a program.
-        ops: op by op, the costliest first.
+        model, scheme, constraint: names.
+        batch, seq: sequences, and tokens in each; None for a program.
+        ops: counts by op, largest first.
     """
 
     model: str
@@ -65,30 +64,30 @@ class Flops:
 
     @property
     def products(self) -> int:
-        """Multiplications inside contractions."""
+        """Number of multiplications inside contractions."""
         return sum(op.products for op in self.ops)
 
     @property
     def factors(self) -> int:
-        """Multiplications by factors."""
+        """Number of multiplications by factors."""
         return sum(op.alpha + op.beta for op in self.ops)
 
     @property
     def of_parameters(self) -> int:
-        """Multiplications by factors, of gradients of parameters."""
+        """Number of multiplications by factors of gradients of parameters."""
         return sum(op.of_parameters for op in self.ops)
 
     @property
     def share(self) -> float:
-        """Factors in all multiplications counted."""
+        """Share of the factors in all counted multiplications."""
         return self.factors / max(1, self.products + self.factors)
 
 
 def tape_flops(output: Tensor) -> tuple[OpFlops, ...]:
-    """The multiplications of the calls recorded up to ``output`` and of their backward pass, op by op.
+    """Count the multiplications of the calls recorded up to ``output`` and of their backward pass, by op.
 
     Args:
-        output: where backward would start.
+        output: tensor at which the backward pass starts.
     """
     if output.variable.requires_grad and output.variable.node:
         settle(output, check=False)
@@ -125,7 +124,7 @@ def _count(node: Node) -> OpFlops:
 
 
 def _contraction(node: Node) -> int:
-    """Multiplications of a contraction's forward pass; each product of its backward pass has as many."""
+    """Count the multiplications of a contraction's forward pass; each product of its backward pass has as many."""
     products = node.op.products
     if products is None:
         raise ArgumentError(f"tape_flops: no count for the contraction {node.op.name!r}, expected it to have products")
@@ -141,23 +140,24 @@ def count_flops(
     constraint: str | Constraint | None = None,
     text: str | Path | None = None,
 ) -> Flops:
-    """The multiplications of one training step.
+    """Count the multiplications of one training step.
 
     Args:
-        model: as ``models.get_config`` reads it, or a configuration; a program, or its place.
-        scheme: a name, or a scheme.
+        model: a name for ``models.get_config``, or a configuration; a program, or its place.
+        scheme: a scheme or its name.
         batch: sequences; default: 8.
         seq: tokens in each; default: 128.
-        constraint: one of ``scales.CONSTRAINTS`` or its name, in place of the configuration's.
-        text: path of a UTF-8 text file; None for the text that comes along.
+        constraint: one of ``scales.CONSTRAINTS`` or its name, instead of the configuration's.
+        text: path of a UTF-8 text file; None: the text that comes with Python.
 
     Returns:
-        The counts; one forward pass is run, for its record.
+        The counts. One forward pass runs, to record it.
 
     Raises:
-        ArgumentError: an unknown name, sizes out of range, or constraint, batch, seq or text for a program.
-        DataError: the text cannot be used.
-        ProgramError: the program cannot be loaded, or returns something other than a scalar loss.
+        ArgumentError: a name is unknown, a size is out of range, or constraint, batch, seq or text is given for a
+            program.
+        DataError: the text is not usable.
+        ProgramError: the program cannot be loaded, or does not return a scalar loss.
     """
     first = first_step("count_flops", model, scheme, constraint=constraint, batch=batch, seq=seq, text=text)
     losses = first_loss(first.program, Tape(first.scheme))
@@ -168,9 +168,9 @@ def count_flops(
 
 
 def render_flops(counts: Sequence[Flops]) -> list[str]:
-    """A table for each: ops, contraction multiplications, factors; and what they come to."""
+    """Return a table for each count, by op: contraction multiplications, factors; and the share of the factors."""
     lines = ["Multiplications of one training step, in millions: inside contractions, and by factors other than"]
-    lines += ["1 (α forward, β backward; ∂w: those of β that scale gradients of parameters). Nothing else counts."]
+    lines += ["1 (α forward, β backward; ∂w: part of β for gradients of parameters). Other ops are not counted."]
     for flops in counts:
         sizes = "" if flops.batch is None else f", batch {flops.batch} × {flops.seq}, {flops.constraint}"
         lines += ["", f"━━ {flops.scheme}: {flops.model}{sizes}"]
@@ -202,6 +202,6 @@ def _millions(n: int) -> str:
 
 
 def save_flops(path: str | Path, counts: Sequence[Flops]) -> None:
-    """Write counts as JSON, atomically.  Raises OSError."""
+    """Write counts as JSON, atomically; raise OSError on failure."""
     runs = [asdict(f) | {"products": f.products, "factors": f.factors, "share": f.share} for f in counts]
     write_text(path, record_text(SCHEMA, {"runs": runs}))

@@ -1,14 +1,14 @@
-"""What block-scaled hardware can say: MX, NVFP4 and tiled FP8, to the bit.
+"""Block-scaled formats, bit-exact: MX, NVFP4 and tiled FP8.
 
 In reading order:
 
-1. ``table``: a ``BlockCast`` says all that decides bits; ``BLOCK_FORMATS`` are the named ones.
-2. ``rounding``: one block in exact arithmetic, with every rule for its scale: the specification.
-3. ``parts``: an array in such a format, by parts or by bits: ``Blocks``, ``BlockCodes``, ``decode_blocks``.
-4. ``cast``: whole arrays converted, fast: ``quantize_blocks``, ``encode_blocks``, ``split_blocks``.
-5. ``product``: products of such matrices, exact, or summed as hardware does.
-6. ``layout``: codes as they lie in memory on hardware.
-7. ``operand``: the operands of a training step, each converted along the axis that is summed over: a ``Recipe``.
+1. ``table``: a ``BlockCast`` defines a conversion to the last bit; ``BLOCK_FORMATS`` lists the named ones.
+2. ``rounding``: conversion of one block in exact arithmetic, with every scale rule: the specification.
+3. ``parts``: an array in a block-scaled format, as values or codes: ``Blocks``, ``BlockCodes``, ``decode_blocks``.
+4. ``cast``: fast conversion of arrays: ``quantize_blocks``, ``encode_blocks``, ``split_blocks``.
+5. ``product``: products of block-scaled matrices, exact, or with the accumulators of hardware.
+6. ``layout``: layouts of codes in the memory of hardware.
+7. ``operand``: operands of a training step, each converted along the axis that is summed over: a ``Recipe``.
 
     >>> from refscale.blocks import encode_blocks, quantize_blocks
     >>> quantize_blocks([1.0, 2.0, 3.0, 60.0], "mxfp4").tolist()

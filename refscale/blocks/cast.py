@@ -1,12 +1,12 @@
-"""Arrays, converted to block-scaled formats: the fast form of ``rounding``, equal to it on every input.
+"""Conversion of arrays to block-scaled formats: the fast form of ``rounding``, equal to it on every input.
 
-Every rule that makes powers of two is one addition and one shift of the bits of amax, in float64: where the fraction of
-amax passes a threshold, the sum carries into the exponent.
+Every rule with powers of two is one addition and one shift of the bits of amax, in float64: if the fraction of amax
+exceeds a threshold, the sum carries into the exponent.
 
     k = (bits(amax) + 2^52 − threshold) >> 52   less the bias, emax, and 1 for "nearest"
 
-The rest are casts of ``formats``, between a division by the scales and, for a wide array, a multiplication by them.
-Blocks that do not divide an axis are filled up with zeros, which change no scale.
+The other steps are casts of ``formats``, between a division by the scales and, for a wide array, a multiplication by
+them. Incomplete blocks at the end of an axis are filled with zeros, which do not change a scale.
 """
 
 from __future__ import annotations
@@ -38,25 +38,24 @@ _CHUNK = 1 << 17  # elements at a time, as many as a cast takes
 def quantize_blocks(
     x: ArrayLike, cast: str | BlockCast, random_bits: Random | None = None, *, dtype: Any = np.float32
 ) -> Array:
-    """Every block rounded to a block-scaled format: narrow values in a wide array.
+    """Round every block to a block-scaled format; the result has values of the format in a wide array.
 
         quantize_blocks(x) = T · s · cast(x / (s·T))
 
     Args:
-        x: float16, bfloat16, float32 or float64, of at least one dimension.  float64 only where no arithmetic in
-            float32 is asked for.
-        cast: a name of ``BLOCK_FORMATS``, or a record.
-        random_bits: for stochastic rounding and only there: independent uniform uint32, of x's shape.
-        dtype: of the result, float32 or float64; see ``Blocks.wide``.
+        x: float16, bfloat16, float32 or float64, of at least one axis; float64 only for rules other than "amax".
+        cast: a name in ``BLOCK_FORMATS``, or a ``BlockCast``.
+        random_bits: independent uniform uint32 of the shape of x, for stochastic rounding only.
+        dtype: dtype of the result, float32 or float64; see ``Blocks.wide``.
 
     Returns:
-        An array of x's shape.
+        An array of the shape of x.
 
     Raises:
-        CarrierError: x, random_bits or the result of another dtype.
-        ShapeError: an axis that x has not; random_bits of another shape.
-        ArgumentError: random_bits missing or superfluous.
-        FormatError: an unknown name; a NaN to elements without one, where ``nonfinite`` is "ignore".
+        CarrierError: ``x``, ``random_bits`` or ``dtype`` is another dtype.
+        ShapeError: x lacks the axis, or ``random_bits`` has another shape.
+        ArgumentError: ``random_bits`` is missing or superfluous.
+        FormatError: the name is unknown; or x has a NaN, the elements have none, and ``nonfinite`` is "ignore".
 
     Source: see ``BLOCK_FORMATS`` and ``rounding``.
 
@@ -68,16 +67,19 @@ def quantize_blocks(
 
 
 def encode_blocks(x: ArrayLike, cast: str | BlockCast, random_bits: Random | None = None) -> BlockCodes:
-    """As ``quantize_blocks``, by its bits: codes of elements, codes of scales, and T.
+    """Convert an array to a block-scaled format, and return codes of elements, codes of scales, and T.
 
-    A block whose scale is NaN has elements of code 0.
+    For the arguments see ``quantize_blocks``. A block whose scale is NaN has elements of code 0.
     """
     b = split_blocks(x, cast, random_bits)
     return BlockCodes(b.cast, encode(b.elements, b.cast.element), encode(b.scales, b.cast.scale), b.tensor_scale)
 
 
 def split_blocks(x: ArrayLike, cast: str | BlockCast, random_bits: Random | None = None) -> Blocks:
-    """As ``quantize_blocks``, by its parts: elements, scales and T, each a value of its format."""
+    """Convert an array to a block-scaled format, and return values of elements and scales, and T.
+
+    For the arguments see ``quantize_blocks``.
+    """
     cast = get_block_cast(cast)
     elements, scales, t = _convert(x, cast, random_bits, np.dtype(np.float32), wide=False)
     return Blocks(cast, elements, scales, t)
@@ -219,7 +221,7 @@ def _float32(x: Array) -> NDArray[np.float64]:
 class _Tiling(NamedTuple):
     """An array as (k, r, m): k rows of blocks, each r high and m wide, of m/c blocks side by side.
 
-    Blocks along the last axis are one to a row; along another, as many as elements come after it.  The axes are taken
+    Blocks along the last axis are one to a row; along another, as many as elements come after it. The axes are taken
     in the order in which they lie in memory, so that nothing is moved but into the filling of short blocks.
     """
 
@@ -232,10 +234,10 @@ class _Tiling(NamedTuple):
 
     @classmethod
     def of(cls, cast: BlockCast, x: Array) -> _Tiling:
-        """For one array.
+        """The tiling of one array.
 
         Raises:
-            ShapeError: an axis that it has not.
+            ShapeError: the array lacks an axis of the blocks.
         """
         axes = block_axes(cast, x.shape)
         order = tuple(sorted(range(x.ndim), key=lambda axis: x.strides[axis], reverse=True))
@@ -255,7 +257,7 @@ class _Tiling(NamedTuple):
 
     @property
     def blocks(self) -> int:
-        """How many there are."""
+        """Number of blocks."""
         return math.prod(self.scale_shape)
 
     def rows(self, x: Array) -> Array:
@@ -268,16 +270,16 @@ class _Tiling(NamedTuple):
         return x.reshape(self.form)
 
     def array(self, rows: Array) -> Array:
-        """The way back."""
+        """The inverse of ``rows``."""
         x = rows.reshape(self.padded)[tuple(map(slice, self.whole))]
         return x.transpose(np.argsort(self.order))
 
     def scales(self, s: Array) -> Array:
-        """One to a block, in the order of the array's axes."""
+        """One scale per block, in the order of the array's axes."""
         return np.ascontiguousarray(s.reshape(self.scale_shape).transpose(np.argsort(self.order)))
 
     def parts(self) -> Iterator[tuple[slice, slice]]:
-        """Some rows at a time, and the blocks in them."""
+        """Slices of some rows at a time, and of their blocks."""
         k, r, m = self.form
         step = max(1, _CHUNK // max(1, r * m))
         for start in range(0, k if r * m else 0, step):
@@ -285,11 +287,11 @@ class _Tiling(NamedTuple):
             yield slice(start, stop), slice(start * (m // self.c), stop * (m // self.c))
 
     def largest(self, bits: Array) -> Array:
-        """Of each block of some rows."""
+        """The largest magnitude of each block of some rows, as bits."""
         columns = bits[:, 0] if bits.shape[1] == 1 else np.maximum.reduce(bits, 1)
         flat = columns.reshape(-1)
         return flat if self.c == 1 else np.maximum.reduceat(flat, np.arange(0, flat.size, self.c))
 
     def spread(self, per_block: Array) -> Array:
-        """One to each column of the rows that hold the blocks."""
+        """Values per block, repeated for each column of their rows."""
         return (per_block if self.c == 1 else np.repeat(per_block, self.c)).reshape(-1, 1, self.form[2])

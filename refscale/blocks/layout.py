@@ -1,6 +1,6 @@
-"""How codes lie in memory on hardware: two 4-bit codes in a byte, and scales in the tiles that cuBLAS reads.
+"""Memory layouts of codes on hardware: two 4-bit codes in a byte, and scales in the tiles that cuBLAS reads.
 
-Layouts move codes and change none.  Each has its inverse.
+Layouts only move codes. Each function has an inverse.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from refscale.errors import CarrierError, FormatError, ShapeError
 Bytes = NDArray[np.uint8]
 
 ROWS, COLUMNS = 128, 4
-"""Scales of a tile: of 128 rows, 4 blocks each."""
+"""Numbers of rows and of blocks per row of a tile of scales."""
 
 
 def pack_nibbles(codes: ArrayLike) -> Bytes:
-    """Two 4-bit codes to a byte, the first in the low half, along the last axis.
+    """Pack two 4-bit codes into a byte along the last axis, the first in the low half.
 
         byte_i = codes_2i + 16·codes_(2i+1)
 
@@ -32,7 +32,9 @@ def pack_nibbles(codes: ArrayLike) -> Bytes:
         uint8 (…, n/2).
 
     Raises:
-        CarrierError, FormatError, ShapeError: no such codes.
+        CarrierError: the codes are not uint8.
+        FormatError: a code is ≥ 16.
+        ShapeError: n is odd, or the array has no axis.
 
     Source: torch.float4_e2m1fn_x2; CUDA's ``__nv_fp4x2_storage_t``, first element in bits 0 to 3.
     """
@@ -45,7 +47,7 @@ def pack_nibbles(codes: ArrayLike) -> Bytes:
 
 
 def unpack_nibbles(packed: ArrayLike) -> Bytes:
-    """The inverse of ``pack_nibbles``: uint8 (…, n) to (…, 2n)."""
+    """Unpack 4-bit codes, the inverse of ``pack_nibbles``: uint8 (…, n) to (…, 2n)."""
     x = _bytes("unpack_nibbles", packed)
     if x.ndim == 0:
         raise ShapeError("unpack_nibbles: a scalar, expected at least one axis")
@@ -53,17 +55,17 @@ def unpack_nibbles(packed: ArrayLike) -> Bytes:
 
 
 def tile_scales(scales: ArrayLike) -> Bytes:
-    """Codes of scales in the order in which cuBLAS reads them.
+    """Arrange codes of scales in the order in which cuBLAS reads them.
 
-    A tile has the scales of 128 rows, 4 blocks each, in 512 bytes; scale (r, c) of a tile stands at
-    ``(r mod 32)·16 + (r div 32)·4 + c``.  Tiles follow one another along the blocks, then along the rows; what a last
-    tile lacks is zero.
+    A tile has the scales of 128 rows, 4 blocks each, in 512 bytes; scale (r, c) of a tile has the position
+    ``(r mod 32)·16 + (r div 32)·4 + c``. Tiles are ordered along the blocks, then along the rows; missing scales of the
+    last tiles are zero.
 
     Args:
         scales: uint8, (rows, blocks of a row): ``BlockCodes.scales`` of blocks along the last axis.
 
     Returns:
-        uint8, flat: 512 for each tile.
+        A flat uint8 array, 512 bytes for each tile.
 
     Source: cuBLAS documentation, "1D Block Scaling Factors Layout"; PTX ISA, ``tcgen05.mma`` with block scaling.
     """
@@ -78,11 +80,11 @@ def tile_scales(scales: ArrayLike) -> Bytes:
 
 
 def untile_scales(tiled: ArrayLike, shape: tuple[int, int]) -> Bytes:
-    """The inverse of ``tile_scales``.
+    """Restore the order of the codes of scales, the inverse of ``tile_scales``.
 
     Args:
-        tiled: uint8, flat.
-        shape: (rows, blocks of a row).
+        tiled: flat uint8 array.
+        shape: shape of the result, (rows, blocks of a row).
     """
     x = _bytes("untile_scales", tiled)
     if not isinstance(shape, tuple | list) or len(shape) != 2:

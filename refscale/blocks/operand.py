@@ -1,15 +1,15 @@
-"""Operands of contractions that are converted where they meet: each along the axis that is summed over.
+"""Operands of contractions that are converted when they are multiplied, each along the axis that is summed over.
 
-A block-scaled product sums over blocks, so both operands must lie in blocks along the contracted axis.  The three
-products of a training step contract three different axes,
+A block-scaled product sums over blocks, so that both operands need blocks along the contracted axis. The three products
+of a training step contract three different axes,
 
     y = x @ w        over the columns of x
     dx = g @ wᵀ      over the columns of g
     dw = xᵀ @ g      over the rows of x and g
 
-so one tensor is converted twice, along two axes, to two different sets of values, unless its blocks are squares.  An
-``Operand`` is an array that knows how: views, transposes and factors leave it what it is, and ``@`` converts both
-sides.  Ops are written as ever, and see no format.
+so one tensor is converted twice, along two axes, to two different sets of values, unless its blocks are squares. An
+``Operand`` is an array with a recipe: its views, transposes and multiples are operands, too, and ``@`` converts both
+sides. The code of ops does not depend on formats.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ Role = Literal["activation", "weight", "gradient"]
 
 @dataclass(frozen=True, init=False)
 class Recipe:
-    """How the operands of contractions are converted, by what they are.
+    """The conversion of the operands of contractions: formats of activations, weights and gradients.
 
     Args:
-        activation, weight, gradient: the format of each, a name of ``BLOCK_FORMATS`` or a record; the axis of 1 × n
-            blocks is the contracted one.
-        hadamard: length of the random Hadamard transform that both operands of a weight's gradient go through along
-            the contracted axis, a power of two; 0: none.  The product stays what it is, outliers are spread out.
+        activation, weight, gradient: format of each, a name in ``BLOCK_FORMATS`` or a ``BlockCast``; 1 × n blocks are
+            along the contracted axis.
+        hadamard: length of the random Hadamard transform of both operands of a weight's gradient along the contracted
+            axis, a power of two; 0: none. It does not change the exact product, and spreads outliers.
 
     Raises:
-        ArgumentError: another length.
-        FormatError: no such format.
+        ArgumentError: ``hadamard`` is not 0 or a power of two.
+        FormatError: a format is unknown.
     """
 
     activation: BlockCast
@@ -62,7 +62,7 @@ class Recipe:
         object.__setattr__(self, "hadamard", hadamard_length("Recipe", hadamard))
 
     def cast(self, role: Role, axis: int) -> BlockCast:
-        """The format of an operand that is contracted along an axis."""
+        """Return the format of an operand that is contracted along an axis."""
         found: BlockCast = getattr(self, role)
         return found if len(found.block) == 2 else replace(found, axis=axis)
 
@@ -75,7 +75,7 @@ class Recipe:
 
 
 def hadamard_length(call: str, n: Any) -> int:
-    """The length of a Hadamard transform, checked.  Raises ArgumentError unless it is 0 or a power of two above 1."""
+    """Return the length of a Hadamard transform; raise ArgumentError unless it is 0 or a power of two > 1."""
     length = integer(call, "hadamard", n)
     if length < 0 or length == 1 or length & (length - 1):
         raise ArgumentError(f"{call}(hadamard={length}): expected 0 or a power of two")
@@ -84,11 +84,11 @@ def hadamard_length(call: str, n: Any) -> int:
 
 @dataclass(frozen=True)
 class TransformedCasts:
-    """A recipe without blocks, where operands are transformed before they are cast.
+    """A recipe without blocks: operands are transformed before they are cast.
 
     Attributes:
-        operand, gradient: the cast of an operand, and of the gradient that a contraction receives; None: none.
-        hadamard: as in ``Recipe``.
+        operand, gradient: casts of an operand, and of the gradient that a contraction receives; None: not cast.
+        hadamard: length of the random Hadamard transform, see ``Recipe``.
     """
 
     operand: Cast | None
@@ -96,12 +96,12 @@ class TransformedCasts:
     hadamard: int
 
     def cast(self, role: Role, axis: int) -> Cast | None:
-        """The cast of an operand, along any axis."""
+        """Return the cast of an operand, the same for any axis."""
         return self.gradient if role == "gradient" else self.operand
 
 
 def _recipe(activation: BlockCast, weight: str = "", hadamard: int = 0) -> Recipe:
-    """With a transform, gradients are rounded stochastically; all else is as for activations."""
+    """A recipe with one format; with a transform, gradients are rounded stochastically."""
     gradient = replace(activation, rounding="stochastic") if hadamard else activation
     return Recipe(activation, get_block_cast(weight) if weight else activation, gradient, hadamard)
 
@@ -115,21 +115,21 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "fp8-tiles": _recipe(get_block_cast("fp8_1x128"), "fp8_128x128"),  # DeepSeek-V3, arXiv 2412.19437
     }
 )
-"""By the name of the precision policy that uses each; all else of such a policy is bfloat16."""
+"""Recipes by the name of the precision policy that uses them; the other casts of such a policy are bfloat16."""
 
 Convert = Callable[[Array, Any, "Operand"], Array]
-"""``convert(x, cast, operand)``: x after the recipe's cast, values in its own dtype; x is of the operand's values."""
+"""``convert(x, cast, operand)`` returns x, values of the operand, after the recipe's cast, in the dtype of x."""
 
 
 def convert(x: Array, cast: BlockCast, operand: Operand | None = None, words: Array | None = None) -> Array:
-    """x in a block-scaled format, in its own dtype; scales by amax are those of x in float32."""
+    """Convert x to a block-scaled format, in the dtype of x; scales by rule "amax" are those of x in float32."""
     with np.errstate(all="ignore"):  # a float64 beyond float32 is infinite there
         narrow = x.astype(np.float32) if x.dtype == np.float64 and cast.rule == "amax" else x
     return quantize_blocks(narrow, cast, words, dtype=x.dtype)
 
 
 def lost(x: Array, q: Array, cast: BlockCast) -> tuple[int, int]:
-    """(finite elements beyond the largest value of their block, elements other than zero that became zero)."""
+    """Count clipped and flushed elements: finite ones beyond the largest value of their block, and new zeros."""
     with np.errstate(all="ignore"):
         narrow = x.astype(np.float32)
         parts = split_blocks(narrow, cast if cast.rounding != "stochastic" else replace(cast, rounding="down"))
@@ -138,7 +138,7 @@ def lost(x: Array, q: Array, cast: BlockCast) -> tuple[int, int]:
 
 
 class Operand(np.ndarray[Any, Any]):
-    """An array whose products are block-scaled.  It is a view of the array that it is made from."""
+    """An array whose products are block-scaled, a view of a given array."""
 
     recipe: Recipe | TransformedCasts
     role: Role
@@ -153,10 +153,10 @@ class Operand(np.ndarray[Any, Any]):
 
         Args:
             x: float32 or float64.
-            recipe: how its products are converted.
-            role: what it is.
-            label: handed on to ``convert``, for its records.
-            convert: does the conversion.
+            recipe: formats and transform of the conversion.
+            role: "activation", "weight" or "gradient".
+            label: argument of ``convert``, for records of casts.
+            convert: function that converts an array.
         """
         y = x.view(cls)
         y.recipe, y.role, y.label, y.convert = recipe, role, label, convert
@@ -167,7 +167,7 @@ class Operand(np.ndarray[Any, Any]):
             vars(self).update(vars(source))
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
-        """Products are converted; whatever else is computed of an operand is one of the same kind."""
+        """Operands of products are converted; other functions of an operand return an operand of the same kind."""
         if ufunc is np.matmul and method == "__call__":
             left, right = inputs
             if not (isinstance(left, Operand) and isinstance(right, Operand)):
@@ -204,12 +204,12 @@ def _converted(left: Operand, right: Operand) -> tuple[Array, Array]:
 
 
 def transform(x: Array, n: int, axis: int) -> Array:
-    """The random Hadamard transform of every n elements along an axis; the last ones filled up with zeros.
+    """Apply the random Hadamard transform to every n elements along an axis; the last ones are filled with zeros.
 
         y = H·diag(signs)·x / √n
 
-    It is orthogonal, so products of what was transformed along the contracted axis are what they were.  The signs are
-    fixed, the same in every step and layer, as in arXiv 2509.25149.
+    The transform is orthogonal: if both operands are transformed along the contracted axis, their product does not
+    change. The signs are constant, the same in every step and layer, as in arXiv 2509.25149.
     """
     moved = np.moveaxis(x, axis, -1)
     length = moved.shape[-1]
@@ -219,7 +219,10 @@ def transform(x: Array, n: int, axis: int) -> Array:
 
 
 def sylvester(n: int) -> NDArray[np.float64]:
-    """The Hadamard matrix of a power of two, entries ±1.  Source: Sylvester (1867), Philosophical Magazine 34."""
+    """Return the Hadamard matrix of size n, a power of two, with entries ±1.
+
+    Source: Sylvester (1867), Philosophical Magazine 34.
+    """
     h = np.ones((1, 1))
     while len(h) < n:
         h = np.block([[h, h], [h, -h]])

@@ -1,4 +1,4 @@
-"""An array in a block-scaled format, by its parts or by its bits, and its values from either."""
+"""Arrays in block-scaled formats, as values of elements and scales or as their codes; conversion to values."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ DEQUANTIZE_ARITHMETICS = ("exact", "scale_first", "element_first")
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """An array in a block-scaled format, by its parts: tensor_scale · scales · elements.
+    """An array in a block-scaled format, as values: tensor_scale · scales · elements.
 
     Attributes:
-        cast: the format; a name becomes its record.
-        elements: float32 or float64, of the array's shape, values of the element format.
-        scales: float32, values of the scale format, one to a block: the array's shape with each blocked axis divided
-            by the length of a block, rounded up.
-        tensor_scale: T, a positive float32 value; 1 in formats without.
+        cast: the format, as a ``BlockCast`` or its name.
+        elements: values of the element format, float32 or float64 of the shape of the array.
+        scales: values of the scale format, float32, one per block: the shape of the array, with each blocked axis
+            divided by the length of a block, rounded up.
+        tensor_scale: T, a positive float32 value; 1 in formats without tensor scale.
 
     Raises:
-        FormatError: no such format.
-        ArgumentError: another tensor_scale.
+        FormatError: the format is unknown.
+        ArgumentError: ``tensor_scale`` is not a positive float32 value, or not 1 in a format without it.
     """
 
     cast: BlockCast
@@ -48,11 +48,11 @@ class Blocks:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array."""
+        """Shape of the array."""
         return self.elements.shape
 
     def scale_of_each(self, dtype: Any = np.float32) -> Array:
-        """The scales, one to each element."""
+        """Return the scales, repeated for each element."""
         s: Array = self.scales.astype(dtype)
         for axis, n in zip(block_axes(self.cast, self.shape), self.cast.block, strict=True):
             s = np.repeat(s, n, axis)
@@ -60,18 +60,18 @@ class Blocks:
         return s
 
     def scaled(self) -> NDArray[np.float64]:
-        """scales · elements, without T: exact."""
+        """Return scales · elements, without T, exactly."""
         with np.errstate(all="ignore"):
             return np.asarray(self.elements * self.scale_of_each(np.float64))
 
     def without_scale_signs(self) -> Blocks:
-        """The same with the magnitude of every scale: E4M3 scales read as UE4M3, as cuBLAS does."""
+        """Return the array with the magnitude of every scale: cuBLAS reads E4M3 scales as UE4M3."""
         return replace(self, scales=np.abs(self.scales))
 
     def wide(self, dtype: Any = np.float32) -> Array:
-        """The values: exact in float64; in float32 rounded once, which only a scale that is no power of two needs.
+        """Return the values: in float64 exact, in float32 rounded once (exact if scales are powers of two).
 
-        What is beyond the largest float32 is infinite there; a block whose scale is NaN is NaN.
+        In float32 values may overflow to infinity. A block whose scale is NaN is NaN.
         """
         with np.errstate(all="ignore"):
             y = self.elements * self.scale_of_each(dtype)
@@ -80,17 +80,17 @@ class Blocks:
 
 @dataclass(frozen=True, eq=False)
 class BlockCodes:
-    """An array in a block-scaled format, by its bits.
+    """An array in a block-scaled format, as codes.
 
     Attributes:
-        cast: the format; a name becomes its record.
-        codes: unsigned integers of the element format's ``code_dtype``, of the array's shape, one to an element.
-        scales: codes of the scale format, of the shape of ``Blocks.scales``.
-        tensor_scale: T, a positive float32 value; 1 in formats without.
+        cast: the format, as a ``BlockCast`` or its name.
+        codes: codes of the elements, unsigned integers of the element format's ``code_dtype``, of the array's shape.
+        scales: codes of the scales, of the shape of ``Blocks.scales``.
+        tensor_scale: T, a positive float32 value; 1 in formats without tensor scale.
 
     Raises:
-        FormatError: no such format.
-        ArgumentError: another tensor_scale.
+        FormatError: the format is unknown.
+        ArgumentError: ``tensor_scale`` is not a positive float32 value, or not 1 in a format without it.
     """
 
     cast: BlockCast
@@ -114,32 +114,33 @@ def _tensor_scale(call: str, cast: BlockCast, value: Any) -> float:
 
 
 def decode_blocks(blocks: BlockCodes, *, dtype: Any = np.float32) -> Array:
-    """The values of codes: exact in float64; see ``Blocks.wide``.
+    """Convert codes to values, exactly in float64; see ``Blocks.wide``.
 
     Raises:
-        ShapeError: scales of another shape than the codes' blocks.
-        CarrierError, FormatError: no such codes; a dtype but float32 and float64.
+        ShapeError: the shape of the scales does not fit the blocks of the codes.
+        CarrierError: the codes have another dtype, or ``dtype`` is not float32 or float64.
+        FormatError: a code is out of range.
     """
     return from_codes(blocks).wide(carrier("decode_blocks", dtype))
 
 
 def dequantize_blocks(blocks: Blocks, cast: Cast, arithmetic: str = "exact") -> NDArray[np.float32]:
-    """The values of an array in a block-scaled format, rounded to a format.
+    """Dequantize an array in a block-scaled format: its values, rounded to a format.
 
         y = cast(T · s · e)
 
     Args:
-        blocks: the array by its parts.
-        cast: to the format of the result, deterministic.
+        blocks: the array as values of elements and scales.
+        cast: deterministic cast to the format of the result.
         arithmetic: "exact", the real product, rounded once; "scale_first", cast(fl(fl(s·T)·e)); "element_first",
-            cast(fl(fl(s·e)·T)); fl() is a float32 operation.  Only scales that are no powers of two distinguish them.
+            cast(fl(fl(s·e)·T)); fl() is a float32 operation. For scales that are powers of two all give the same.
 
     Returns:
-        float32 of the array's shape; a block whose scale is NaN is NaN.
+        float32 of the shape of the array; a block whose scale is NaN is NaN.
 
     Raises:
-        ArgumentError: an unknown arithmetic.
-        FormatError: a NaN to a format without one.
+        ArgumentError: ``arithmetic`` is unknown.
+        FormatError: a value is NaN, and the format of the result has none.
     """
     if arithmetic not in DEQUANTIZE_ARITHMETICS:
         raise ArgumentError(
@@ -153,7 +154,7 @@ def dequantize_blocks(blocks: Blocks, cast: Cast, arithmetic: str = "exact") -> 
 
 
 def from_codes(blocks: BlockCodes) -> Blocks:
-    """Codes by the parts that they stand for."""
+    """Decode the codes of elements and scales separately."""
     if not isinstance(blocks, BlockCodes):
         raise CarrierError(f"decode_blocks: an object of {type(blocks).__name__}, expected BlockCodes")
     cast, codes = blocks.cast, plain("decode_blocks", "codes", blocks.codes)
@@ -164,7 +165,7 @@ def from_codes(blocks: BlockCodes) -> Blocks:
 
 
 def carrier(call: str, dtype: Any) -> np.dtype[Any]:
-    """The dtype of wide values."""
+    """Return a dtype of wide values; raise CarrierError unless it is float32 or float64."""
     try:
         found: np.dtype[Any] = np.dtype(dtype if dtype is not None else object)  # None would be float64
     except TypeError:
@@ -175,16 +176,16 @@ def carrier(call: str, dtype: Any) -> np.dtype[Any]:
 
 
 def scale_shape(cast: BlockCast, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the scales of an array: each blocked axis divided by the length of a block, rounded up."""
+    """Return the shape of the scales of an array: each blocked axis divided by the length of a block, rounded up."""
     length = dict(zip(block_axes(cast, shape), cast.block, strict=True))
     return tuple(-(-n // length.get(axis, 1)) for axis, n in enumerate(shape))
 
 
 def block_axes(cast: BlockCast, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes that are cut into blocks, from 0.
+    """Return the axes that are divided into blocks, counted from 0.
 
     Raises:
-        ShapeError: an axis that there is not.
+        ShapeError: the shape lacks such an axis.
     """
     axes = (cast.axis,) if len(cast.block) == 1 else (-2, -1)
     if not all(-len(shape) <= axis < len(shape) for axis in axes):

@@ -1,4 +1,4 @@
-"""Products of block-scaled matrices, to the bit, with what hardware does to their sums as accumulators by name.
+"""Products of block-scaled matrices, bit-exact, with models of the accumulators of hardware, by name.
 
     y_ij = T_a·T_b · Σ over blocks of s_a·s_b · Σ_k a_ik·b_kj            a, b elements
 
@@ -12,13 +12,13 @@ accumulate             the sum
 NAME                   by that accumulator on scaled elements, as if there were no blocks; then as above
 =====================  =============================================================================================
 
-NAME is any of ``exact.get_accumulator``.  fl() is IEEE float32, as on hardware: fl(T_a·T_b) is zero or infinite where
-the scales of both tensors are very small or large, and infinity times a sum of zero is NaN.  ``exact`` takes the real
+NAME is any of ``exact.get_accumulator``. fl() is IEEE float32, as on hardware: fl(T_a·T_b) is zero or infinite where
+the scales of both tensors are very small or large, and infinity times a sum of zero is NaN. ``exact`` takes the real
 T_a·T_b.
 
-``blocks:truncated:13:32`` of FP8 tiles is what DeepSeek-V3 (arXiv 2412.19437, section 3.3.2) found on tensor cores, 14
-significant bits inside, with its remedy, a promotion to float32 every 128 terms.  Where the blocks of a and b differ,
-sums are cut at the boundaries of both.
+``blocks:truncated:13:32`` of FP8 tiles models the 14 significant bits that DeepSeek-V3 (arXiv 2412.19437, section
+3.3.2) found inside tensor cores, with its remedy, a promotion to float32 every 128 terms. If the blocks of a and b
+differ, block sums end at the boundaries of both.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ _FLOAT32 = Cast("float32", "nearest_even", "nonsaturate")
 
 
 def block_matmul(a: Blocks, b: Blocks, cast: Cast, accumulate: str = "exact") -> Float32:
-    """The product of two block-scaled matrices.
+    """Compute the product of two block-scaled matrices.
 
     Args:
         a: (…, M, K), in blocks along the last axis, or over the last two.
         b: (…, K, N), in blocks along the last axis but one, or over the last two; leading axes broadcast.
-        cast: to the format of the output, deterministic.
-        accumulate: see the table of the module.
+        cast: deterministic cast to the format of the output.
+        accumulate: the accumulator, see the table of this module.
 
     Returns:
         float32 (…, M, N), values of the output format.
 
     Raises:
-        CarrierError: operands that are not ``Blocks``.
-        ShapeError: shapes that do not multiply, or blocks that lie across the axis that is summed over.
-        ArgumentError: no such accumulator, one that does not say what a sum is, or a stochastic cast.
+        CarrierError: an operand is not a ``Blocks``.
+        ShapeError: the shapes do not fit, or blocks are not along the axis that is summed over.
+        ArgumentError: the accumulator is unknown or does not define a sum, or the cast is stochastic.
     """
     for name, x in (("a", a), ("b", b)):
         if not isinstance(x, Blocks):

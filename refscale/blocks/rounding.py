@@ -1,31 +1,31 @@
-"""What a block-scaled conversion is, one block at a time, in exact arithmetic: the specification.
+"""The specification of a block-scaled conversion: one block in exact arithmetic.
 
     amax  →  the scale s  →  each element, cast(x / s)
 
-Rules that make powers of two, s = 2^k, from amax and from the largest value of the element format, max = M·2^emax,
-1 ≤ M < 2, of m mantissa bits:
+Rules for scales that are powers of two, s = 2^k, computed from amax and the largest value of the element format,
+max = M·2^emax, 1 ≤ M < 2, of m mantissa bits:
 
 ===========  ====================================  ===============================================================
-rule         k                                     who
+rule         k                                     source
 ===========  ====================================  ===============================================================
-``floor``    ⌊log2 amax⌋ − emax                    OCP MX 1.0, section 6.3; what exceeds max saturates
+``floor``    ⌊log2 amax⌋ − emax                    OCP MX 1.0, section 6.3; elements beyond max saturate
 ``ceil``     ⌈log2 amax⌉ − emax                    torchao CEIL
 ``rceil``    ⌈log2(amax/max)⌉                      cuBLAS, cuDNN, arXiv 2506.08027, torchao RCEIL; nothing saturates
 ``even``     ⌊log2 amax'⌋ − emax                   torchao EVEN, Quark; amax' is amax rounded to m mantissa bits (ties
-                                                   up or to even: below a power of two that is the same)
+                                                   up or to even: below a power of two both give the same)
 ``nearest``  log2(amax/max), to the nearest        MLX before 4353; saturates by up to 2^½
-             integer (it is no half-integer)
+             integer (never a half-integer)
 ===========  ====================================  ===============================================================
 
 k is clipped to the range of the scale format; a block of zeros has the smallest scale.
 
-``amax``, the other rule, makes s = amax/max, rounded to the scale format, nearest even, saturating; in NVFP4 it is
-amax/(max·T), where T, the scale of the tensor, is amax_tensor/(max·448) in float32.  There the order of operations
-decides bits.  With fl(), a float32 operation, rounded to nearest and saturating, T = fl(amax_tensor/(max·448)), or,
+The other rule, ``amax``, is s = amax/max, rounded to the scale format, nearest even, saturating; in NVFP4 it is
+amax/(max·T), where T, the scale of the tensor, is amax_tensor/(max·448) in float32. The bits then depend on the order
+of operations. With fl(), a float32 operation, rounded to nearest and saturating, T = fl(amax_tensor/(max·448)), or,
 where the table has E, E = fl(max·448/amax_tensor) and T = fl(1/E):
 
 ==============  ================================  ==================================================================
-of scales       s is the cast of                  who
+of scales       s is the cast of                  source
 ==============  ================================  ==================================================================
 ``exact``       amax/(max·T), real                refscale; libraries that compute in float64
 ``divide``      fl(fl(amax/max)/T)                torchao; DeepSeek-V3, where T = 1
@@ -35,7 +35,7 @@ of scales       s is the cast of                  who
 ==============  ================================  ==================================================================
 
 ==============  ================================  ==================================================================
-of elements     an element is the cast of         who
+of elements     an element is the cast of         source
 ==============  ================================  ==================================================================
 ``exact``       x/(s·T), real                     refscale
 ``divide``      fl(x/fl(s·T))                     DeepSeek-V3
@@ -44,7 +44,8 @@ of elements     an element is the cast of         who
 ``steps``       fl(fl(x/T)/s)                     a tensor scaled before its blocks
 ==============  ================================  ==================================================================
 
-A tensor of zeros has T = E = 1, a T that would be zero is float32's smallest.  A block whose s is zero is all zero.
+A tensor of zeros has T = E = 1; a T that would be zero is float32's smallest value. If s is zero, all elements of the
+block are zero.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ _SMALLEST = 2.0**-149
 
 
 def exponent_exact(rule: str, amax: Fraction, element: Format) -> int:
-    """k of the table above, before it is clipped; amax > 0."""
+    """Compute the exponent k of a scale by a rule of this module's table, before clipping; amax > 0."""
     top, ratio = Fraction(element.max), amax / Fraction(element.max)
     match rule:
         case "floor":
@@ -83,14 +84,14 @@ def exponent_exact(rule: str, amax: Fraction, element: Format) -> int:
 
 
 def tensor_scale_exact(amax: float, cast: BlockCast) -> tuple[float, float]:
-    """(T, E) of a tensor: its scale, and the reciprocal that "reciprocal" derives it from.
+    """Compute (T, E) of a tensor: its scale T, and the reciprocal E from which some arithmetics compute T.
 
     Args:
         amax: largest magnitude of the tensor's blocks, finite.
-        cast: with or without a ``tensor_scale``; without one both are 1.
+        cast: the format; without ``tensor_scale`` T and E are 1.
 
     Raises:
-        ArgumentError: an amax that is negative or not finite.
+        ArgumentError: ``amax`` is negative or not finite.
     """
     amax = _amax("tensor_scale_exact", amax)
     if not cast.tensor_scale or amax == 0:
@@ -103,19 +104,19 @@ def tensor_scale_exact(amax: float, cast: BlockCast) -> tuple[float, float]:
 
 
 def scale_exact(amax: float, cast: str | BlockCast, tensor: tuple[float, float] = (1.0, 1.0)) -> float:
-    """The scale s of a block.
+    """Compute the scale s of a block.
 
     Args:
-        amax: largest magnitude of the block as ``nonfinite`` has it: a float ≥ 0, or NaN for a block that becomes NaN;
-            infinite for ``nonfinite="largest"`` only.
+        amax: largest magnitude of the block by the rule ``nonfinite``: a float ≥ 0, or NaN for a block that becomes
+            NaN; infinite for ``nonfinite="largest"`` only.
         cast: the format, or its name.
-        tensor: of ``tensor_scale_exact``.
+        tensor: (T, E) of ``tensor_scale_exact``.
 
     Returns:
-        A value of the scale format; NaN where amax is.
+        A value of the scale format; NaN if amax is NaN.
 
     Raises:
-        ArgumentError: an amax that is negative or infinite.
+        ArgumentError: ``amax`` is negative, or infinite without ``nonfinite="largest"``.
     """
     cast = get_block_cast(cast)
     scale = cast.scale
@@ -143,7 +144,7 @@ def scale_exact(amax: float, cast: str | BlockCast, tensor: tuple[float, float] 
 
 
 def element_exact(x: float, s: float, cast: BlockCast, t: float = 1.0, random_bits: int | None = None) -> float:
-    """One element, a value of the element format; of a block whose scale s is NaN, or whose s·T is zero, a zero."""
+    """Compute one element, a value of the element format; zero if the scale s is NaN or s·T is zero."""
     if math.isnan(s):
         return 0.0
     q: float | Fraction = x
@@ -177,20 +178,20 @@ def round_block_exact(
     tensor_amax: float | None = None,
     random_bits: Sequence[int] | None = None,
 ) -> tuple[float, list[float], float]:
-    """One block, converted.
+    """Convert one block.
 
     Args:
         values: floats, finite or not.
-        cast: the format or its name; block and axis are not looked at.
-        tensor_amax: of a format with a ``tensor_scale``: the largest magnitude in its tensor; None: in this block.
-        random_bits: for stochastic rounding and only there, one integer in [0, 2^32) for each value.
+        cast: the format or its name; its ``block`` and ``axis`` are ignored.
+        tensor_amax: largest magnitude of the tensor, for formats with a ``tensor_scale``; None: that of this block.
+        random_bits: one integer in [0, 2^32) for each value, for stochastic rounding only.
 
     Returns:
         (s, elements, T).
 
     Raises:
-        FormatError: a NaN for an element format without one, where ``nonfinite`` is "ignore".
-        ArgumentError: a tensor_amax that is negative or not finite; random bits missing, superfluous or out of range.
+        FormatError: a value is NaN, the element format has none, and ``nonfinite`` is "ignore".
+        ArgumentError: ``tensor_amax`` is negative or not finite; random bits are missing, superfluous or out of range.
     """
     cast = get_block_cast(cast)
     values = [float(x) for x in values]  # also those of NumPy
@@ -204,7 +205,7 @@ def round_block_exact(
 
 
 def amax_exact(values: Sequence[float], cast: BlockCast) -> float:
-    """The largest magnitude of a block, as ``nonfinite`` has it; NaN for a block that becomes NaN."""
+    """Return the largest magnitude of a block by the rule ``nonfinite``; NaN for a block that becomes NaN."""
     sizes = [abs(x) for x in values]
     if cast.nonfinite == "ignore":
         return max((x for x in sizes if math.isfinite(x)), default=0.0)

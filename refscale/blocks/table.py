@@ -1,10 +1,10 @@
-"""Block-scaled formats, as data: an element format, a block that shares a scale, and how that scale is derived.
+"""Block-scaled formats as data: an element format, the blocks that share a scale, and the rule of the scale.
 
-A value is T·s·e: an element e, the scale s of its block, and, in NVFP4, the scale T of its tensor.  A ``BlockCast``
-says all of it, because two conversions that differ in one word of it differ in their bits.
+A value is T·s·e: an element e, the scale s of its block, and, in NVFP4, the scale T of its tensor. A ``BlockCast``
+defines a conversion completely: conversions that differ in one field differ in their bits.
 
 ===============  ==============  ================  ============  ========  ===========================================
-name             elements        block             scales        rule      who defines it
+name             elements        block             scales        rule      source
 ===============  ==============  ================  ============  ========  ===========================================
 ``mxfp8_e4m3``   float8_e4m3fn   1 × 32            e8m0          floor     OCP MX 1.0
 ``mxfp8_e5m2``   float8_e5m2     1 × 32            e8m0          floor     OCP MX 1.0
@@ -18,7 +18,7 @@ name             elements        block             scales        rule      who d
 ``fp8_128x128``  float8_e4m3fn   128 × 128         float32       amax      the same, for weights
 ===============  ==============  ================  ============  ========  ===========================================
 
-A block 1 × n lies along ``axis``; r × c covers the last two axes.  The last block of an axis may be shorter.
+A 1 × n block is along ``axis``; an r × c block covers the last two axes. The last block of an axis may be shorter.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Nonfinite = Literal["nan", "saturate", "largest", "ignore"]
 
 SCALE_RULES: tuple[ScaleRule, ...] = get_args(ScaleRule)
 ARITHMETICS: tuple[Arithmetic, ...] = ("exact", "divide", "reciprocal")
-"""Names of an arithmetic of scales and of elements at once."""
+"""Names of an arithmetic for both scales and elements."""
 
 SCALE_ARITHMETICS: tuple[Arithmetic, ...] = (*ARITHMETICS, "inverse", "product")
 ELEMENT_ARITHMETICS: tuple[Arithmetic, ...] = (*ARITHMETICS, "inverse", "steps")
@@ -49,31 +49,31 @@ NONFINITES: tuple[Nonfinite, ...] = get_args(Nonfinite)
 
 @dataclass(frozen=True, init=False)
 class BlockCast:
-    """A conversion to a block-scaled format, as a record.
+    """A record of a conversion to a block-scaled format.
 
     Args:
         element: format of the elements.
         block: n for blocks of 1 × n along ``axis``, or (r, c) for blocks over the last two axes.
         scale: format of the scales.
-        rule: how a scale comes from amax, the largest magnitude of the block; see ``scale``.
-        axis: that blocks of 1 × n lie along.
-        tensor_scale: whether the tensor has a scale of its own, in float32 (NVFP4); for rule "amax" only, and scales
-            of at most 16 bits whose products with elements float32 holds.
-        arithmetic: of rule "amax", whose scales are no powers of two: "SCALES+ELEMENTS", one of ``SCALE_ARITHMETICS``
-            and one of ``ELEMENT_ARITHMETICS`` ("divide+inverse"), or a single name for both: "exact" (scale and
-            element are real quotients, rounded once), "divide" or "reciprocal", in float32; see ``rounding``.
-        least: the smallest scale that is used, a positive value of the scale format; 0: none, and a block whose scale
-            rounds to zero is zero.
-        nonfinite: what a block with an infinity or NaN becomes: "nan", NaN as a whole; "saturate", the same for NaN,
-            but ±inf count as ±float32's largest; "largest", the same for NaN, but ±inf give the largest scale of the
-            format (e8m0: code 254, as PTX ``cvt.satfinite``); "ignore", the scale is that of the finite elements, and
-            the cast of each element does the rest.
-        rounding, overflow: of the elements, as of ``formats.Cast``.
+        rule: rule that computes a scale from amax, the largest magnitude of the block; see ``rounding``.
+        axis: axis of 1 × n blocks.
+        tensor_scale: True if the tensor has a float32 scale (NVFP4); for rule "amax" only, and scales of at most 16
+            bits whose products with elements are representable in float32.
+        arithmetic: arithmetic of rule "amax": "SCALES+ELEMENTS", one of ``SCALE_ARITHMETICS`` and one of
+            ``ELEMENT_ARITHMETICS`` ("divide+inverse"), or a single name for both: "exact" (scale and element are real
+            quotients, rounded once), "divide" or "reciprocal", in float32; see ``rounding``.
+        least: smallest scale, a positive value of the scale format; 0: none, and a block whose scale rounds to zero is
+            zero.
+        nonfinite: treatment of a block with infinities or NaN. "nan": the whole block becomes NaN. "saturate": NaN as
+            before, ±inf as ±float32's largest value. "largest": NaN as before, ±inf gives the largest scale of the
+            format (e8m0: code 254, as PTX ``cvt.satfinite``). "ignore": the scale is that of the finite elements, and
+            the cast of the elements treats the others.
+        rounding, overflow: modes of the cast of elements, see ``formats.Cast``.
 
     Raises:
-        FormatError: an unknown name, a block without elements, a ``least`` that the scale format does not have, or
-            fields that do not go together.
-        ArgumentError: a block, axis, tensor_scale or least of another type.
+        FormatError: a name is unknown, the block is empty, ``least`` is not a value of the scale format, or fields
+            contradict each other.
+        ArgumentError: ``block``, ``axis``, ``tensor_scale`` or ``least`` has another type.
     """
 
     element: Format
@@ -137,27 +137,27 @@ class BlockCast:
             )
         if self.tensor_scale and (self.scale.bits > 16 or self.scale.max * self.element.max >= 2.0**128):
             raise FormatError(
-                f"BlockCast(scale={self.scale}): beside a scale of the tensor, expected at most 16 bits, and products "
+                f"BlockCast(scale={self.scale}): with a scale of the tensor, expected at most 16 bits, and products "
                 "with elements within float32"
             )
         if not powers and not self.scale.has_zero:
-            raise FormatError(f"BlockCast(rule='amax', scale={self.scale}): that format holds powers of two only")
+            raise FormatError(f"BlockCast(rule='amax', scale={self.scale}): that format represents powers of two only")
         if self.least != 0 and not (0 < self.least < math.inf and is_value(self.least, self.scale)):
             raise FormatError(f"BlockCast(least={least!r}): expected 0 or a positive value of {self.scale}")
 
     @property
     def format(self) -> Format:
-        """The elements' format: what a report of casts names."""
+        """Format of the elements, shown in reports of casts."""
         return self.element
 
     @property
     def scale_arithmetic(self) -> Arithmetic:
-        """How scales are computed, one of ``SCALE_ARITHMETICS``."""
+        """Arithmetic of the scales, one of ``SCALE_ARITHMETICS``."""
         return self.arithmetic.partition("+")[0]
 
     @property
     def element_arithmetic(self) -> Arithmetic:
-        """How elements are divided by their scales, one of ``ELEMENT_ARITHMETICS``."""
+        """Arithmetic of the elements' division by their scales, one of ``ELEMENT_ARITHMETICS``."""
         return self.arithmetic.rpartition("+")[2]
 
     def __str__(self) -> str:
@@ -184,7 +184,7 @@ def _arithmetic(name: Arithmetic) -> Arithmetic:
 
 
 def is_value(x: float, format: FormatLike) -> bool:
-    """Whether a format has the finite number x."""
+    """Return whether the finite number x is a value of a format."""
     return round_exact(x, format, rounding="toward_zero", overflow="saturate") == x
 
 
@@ -205,17 +205,17 @@ BLOCK_FORMATS: Mapping[str, BlockCast] = MappingProxyType(
         "fp8_128x128": BlockCast("e4m3fn", (128, 128), "float32", "amax", arithmetic="divide"),
     }
 )
-"""The named formats, see the table above."""
+"""Block-scaled formats by name; the table of this module lists them."""
 
 
 def get_block_cast(format: str | BlockCast, **changes: Any) -> BlockCast:
-    """The block format of that name, with some of its fields changed.
+    """Return the block format of a name, with some fields changed.
 
         get_block_cast("mxfp8_e4m3", rule="rceil", axis=0)
 
     Raises:
-        FormatError: neither a name nor a BlockCast, an unknown name, or fields that do not go together.
-        TypeError: no such field.
+        FormatError: ``format`` is not a known name or a BlockCast, or fields contradict each other.
+        TypeError: a field is unknown.
     """
     if not isinstance(format, str | BlockCast):
         raise FormatError(f"get_block_cast: expected a name or a BlockCast, got {format!r}")

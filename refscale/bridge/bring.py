@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refscale import analysis
+from refscale.adapt import Adapted, AdaptedProgram, AdaptedScheme, adapt
 from refscale.bridge.importing import from_torch
 from refscale.bridge.program import TorchProgram
-from refscale.engine import Tape, backward
-from refscale.errors import FactorError, ProgramError, counted
+from refscale.bridge.steps import resolve
+from refscale.engine import Tape, ancestors, backward
+from refscale.errors import FactorError, counted
 from refscale.graph import Plan, gradient_factors, plan
-from refscale.modules import load_object
 from refscale.precision import Precision, get_precision
-from refscale.programs import checked_loss, leaves, next_batch
-from refscale.scales import Scheme, get_scheme
+from refscale.programs import Program, checked_loss, leaves, next_batch
+from refscale.scales import Call, Scheme, get_scheme, regular
 from refscale.stats import Report
 
-__all__ = ["Brought", "bring", "example_inputs", "gradient_error", "in_words", "load_module", "to_json"]
+__all__ = [
+    "Brought",
+    "Weights",
+    "bring",
+    "errors_by_op",
+    "factors_in_words",
+    "gradient_error",
+    "in_words",
+    "measured",
+    "to_json",
+]
+
+Weights = Literal["fresh", "own"]
+"""Values under the second scheme: fresh draws of unit variance and a plan, or the module's own and an adaptation."""
 
 
 @dataclass(frozen=True)
@@ -31,42 +45,87 @@ class Brought:
 
     Attributes:
         program: the program, with its parity.
-        plan: the unit-scaling plan.
-        certificate: number of tensors whose gradients the plan's factors leave a multiple of the true ones; or why not.
-        reports: under the regular scheme and under the plan.
+        scheme: the unit-scaling plan, or the adaptation to the module's own values.
+        certificate: number of tensors whose gradients are known multiples of the true ones; or why there is none.
+        reports: under the regular scheme and under ``scheme``.
         precision: of the gradient errors.
         errors: by name of the scheme, the relative error of all parameters' gradients in that precision.
+        by_op: by name of the scheme, the same error with the casts of one class of ops only; "stored": with the casts
+            of stored tensors only.
+        guesses: assumptions that the module does not determine.
     """
 
     program: TorchProgram
-    plan: Plan
+    scheme: Plan | Adapted
     certificate: int | str
     reports: tuple[Report, Report]
     precision: str
     errors: Mapping[str, float]
+    by_op: Mapping[str, Mapping[str, float]]
+    guesses: Sequence[str]
 
 
-def bring(module: Any, args: Sequence[Any], precision: str | Precision = "fp8", *, loss: str = "projection") -> Brought:
-    """Import a module, plan its unit scaling and measure both schemes.
+def bring(
+    module: Any,
+    args: Sequence[Any],
+    precision: str | Precision = "fp8",
+    *,
+    loss: str = "projection",
+    weights: Weights = "fresh",
+) -> Brought:
+    """Import a module, find its unit scaling and measure both schemes.
 
     Args:
         module: ``torch.nn.Module``.
         args: example inputs.
         precision: of the gradient errors.
         loss: as for ``from_torch``.
+        weights: "fresh": a plan for training from the start, measured on draws of unit variance; "own": an adaptation,
+            the same function with the module's values.
 
     Raises:
-        ProgramError: the module is refused, see ``from_torch``.
+        ProgramError: the module is refused, see ``from_torch``; or cannot be adapted, see ``adapt``.
     """
-    program = from_torch(module, args, loss=loss)
-    policy, planned = get_precision(precision), plan(program)
-    schemes: tuple[Scheme, ...] = (get_scheme("regular"), planned)
-    reports = [analysis.report(program, scheme) for scheme in schemes]
-    errors = {scheme.name: gradient_error(program, scheme, policy) for scheme in schemes}
-    return Brought(program, planned, _certificate(program, planned), (reports[0], reports[1]), policy.name, errors)
+    return measured(from_torch(module, args, loss=loss), precision, loss=loss, weights=weights)
 
 
-def _loss(program: TorchProgram, tape: Tape) -> Any:
+def measured(
+    program: TorchProgram, precision: str | Precision = "fp8", *, loss: str = "projection", weights: Weights = "fresh"
+) -> Brought:
+    """The measurements of ``bring`` of a program; one whose source does not determine it is adapted, not planned.
+
+    Args:
+        program: from ``from_torch`` or ``from_onnx``.
+        precision, loss, weights: as of ``bring``.
+
+    Raises:
+        ProgramError: the program cannot be adapted, see ``adapt``.
+    """
+    policy = get_precision(precision)
+    weights = "own" if program.guesses else weights
+    found: Plan | Adapted = plan(program) if weights == "fresh" else adapt(program)
+    scaled: Program = program
+    scheme: Scheme
+    if isinstance(found, Adapted):
+        scaled = AdaptedProgram(program, found, program.initial_parameters(regular, np.random.default_rng(0)))
+        scheme = found.scheme
+    else:
+        scheme = found
+    sides: tuple[tuple[Program, Scheme], ...] = ((program, get_scheme("regular")), (scaled, scheme))
+    reports = [analysis.report(one, way) for one, way in sides]
+    return Brought(
+        program,
+        found,
+        _certificate(scaled, scheme),
+        (reports[0], reports[1]),
+        policy.name,
+        {way.name: gradient_error(one, way, policy) for one, way in sides},
+        {way.name: errors_by_op(one, way, policy) for one, way in sides},
+        _guesses(program, loss),
+    )
+
+
+def _loss(program: Program, tape: Tape) -> Any:
     """The loss of the first batch, and the parameters."""
     batch = next_batch(program, program.batches(np.random.default_rng(0)))
     parameters = program.initial_parameters(tape.scheme, np.random.default_rng(0))
@@ -74,15 +133,24 @@ def _loss(program: TorchProgram, tape: Tape) -> Any:
     return checked_loss(program, p, batch).total, p
 
 
-def _certificate(program: TorchProgram, scheme: Scheme) -> int | str:
+def _certificate(program: Program, scheme: Scheme) -> int | str:
     try:
         return len(gradient_factors(_loss(program, Tape(scheme))[0]))
     except FactorError as error:
         return str(error)
 
 
+Gradients = Mapping[str, NDArray[np.float64]]
+
+
+def _gradients(program: Program, scheme: str | Scheme, policy: str | Precision, loss_scale: float = 1.0) -> Gradients:
+    loss, p = _loss(program, Tape(scheme, policy))
+    backward(loss, loss_scale)
+    return {n: np.asarray(g, np.float64) / loss_scale for n in program.specs if (g := p[n].grad) is not None}
+
+
 def gradient_error(
-    program: TorchProgram, scheme: str | Scheme, precision: str | Precision, loss_scale: float = 1.0
+    program: Program, scheme: str | Scheme, precision: str | Precision, loss_scale: float = 1.0
 ) -> float:
     """The error of a precision: RMS difference of all parameters' gradients over their RMS in float32.
 
@@ -94,13 +162,10 @@ def gradient_error(
         scheme, precision: of the run.
         loss_scale: multiplies the loss before the backward pass, and divides the gradients after it.
     """
-    found = []
-    for policy, scale in ((precision, loss_scale), ("fp32", 1.0)):
-        loss, p = _loss(program, Tape(scheme, policy))
-        backward(loss, scale)
-        gradients = {name: p[name].grad for name in program.specs if p[name].grad is not None}
-        found.append({name: np.asarray(g, np.float64) / scale for name, g in gradients.items()})
-    narrow, exact = found
+    return _error(_gradients(program, scheme, precision, loss_scale), _gradients(program, scheme, "fp32"))
+
+
+def _error(narrow: Gradients, exact: Gradients) -> float:
     squares = {name: float(np.mean(g**2)) for name, g in exact.items()}
     least = 1e-6 * float(np.mean(list(squares.values()))) if squares else 0.0
     error = total = 0.0
@@ -109,6 +174,66 @@ def gradient_error(
             error += float(np.sum((narrow[name] - g) ** 2)) / square
             total += g.size
     return float(np.sqrt(error / total)) if total else 0.0
+
+
+def errors_by_op(program: Program, scheme: str | Scheme, precision: str | Precision) -> dict[str, float]:
+    """The error of a precision by class of op: ``gradient_error`` with the casts of its operands only.
+
+    Args:
+        program, scheme, precision: as of ``gradient_error``.
+
+    Returns:
+        By name of a contraction, largest first; and "stored", with the casts of stored tensors only, if the precision
+        has them.
+    """
+    policy = get_precision(precision)
+    exact = _gradients(program, scheme, "fp32")
+    names = {node.op.name for node in ancestors(_loss(program, Tape(scheme))[0]) if node.op.contraction}
+    casts = [
+        p for p in (policy, *(rule.policy for rule in policy.rules)) if p.operand or p.operand_gradient or p.blocks
+    ]
+    ways = {name: _only(policy, name) for name in sorted(names) if any(p.narrows(name) for p in casts)}
+    if policy.store is not None:
+        ways["stored"] = _only(policy, None)
+    found = {name: _error(_gradients(program, scheme, one), exact) for name, one in ways.items()}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _only(policy: Precision, contraction: str | None) -> Precision:
+    """The policy with the casts of one contraction's operands only; None: of stored tensors only."""
+    rules = tuple(replace(rule, policy=_only(rule.policy, contraction)) for rule in policy.rules)
+    if contraction is None:
+        return replace(policy, operand=None, operand_gradient=None, blocks=None, hadamard=0, rules=rules)
+    names = (contraction,) if policy.narrows(contraction) else ()
+    return replace(policy, store=None, contractions=names, rules=rules)
+
+
+def _guesses(program: TorchProgram, loss: str) -> list[str]:
+    """Assumptions that the module does not determine, one line each."""
+    exported = program.exported
+    used: set[str] = set()
+    for step in exported.steps:
+        keys: tuple[str, ...] = ("weight", "bias", "gain", "params")
+        if step.target.startswith("onnx.") and step.target.removeprefix("onnx.") not in ("Add", "Mul", "Sub", "Div"):
+            keys = tuple(step.arguments)
+        for key in keys:
+            resolve(step.arguments.get(key), lambda ref: used.add(exported.parameters.get(ref.name, "")))
+    found = [*program.guesses]
+    found += [
+        f"role of {name!r} {spec.shape}: {spec.role}, by its shape and values"
+        for name, spec in program.specs.items()
+        if name not in used
+    ]
+    target = "mean of output·r for r ~ N(0, 1)" if loss == "projection" else "cross-entropy against random classes"
+    found.append(f"loss: {target}")
+    if exported.results > 1:
+        found.append(f"output: the first of {exported.results} tensors, {exported.output!r}")
+    taken = {name for step in exported.steps for name in step.inputs}
+    if constants := len(taken.intersection(exported.constants)):
+        found.append(f"{counted(constants, 'buffer')} or constants of the module: not trained")
+    if dropped := sum(step.target.startswith("aten.dropout") for step in exported.steps):
+        found.append(f"dropout ({counted(dropped, 'step')}): off in all figures")
+    return found
 
 
 def in_words(found: Brought) -> list[str]:
@@ -123,10 +248,18 @@ def in_words(found: Brought) -> list[str]:
     ]
     if fused:
         lines.append("recognized from several steps: " + ", ".join(f"{name} {n}" for name, n in fused.most_common()))
-    lines += [f"equal to torch in {parity}" for parity in found.program.parity]
+    lines += [f"equal to {parity.source} in {parity}" for parity in found.program.parity]
+    if not found.program.parity:
+        lines.append("not compared: onnxruntime is not installed")
+    if found.program.guesses:
+        lines.append("no plan for training: the file leaves parameters undetermined, see the guesses")
+    adapted = isinstance(found.scheme, Adapted)
+    if isinstance(found.scheme, Adapted):
+        lines.append(f"adapted: its own function, loss and gradients in float64 within {found.scheme.difference:.1e}")
     certificate = found.certificate
     lines.append(
-        f"certificate: {counted(certificate, 'gradient')} under the plan, each a known multiple of the true one"
+        f"certificate: {counted(certificate, 'gradient')} under the {'adaptation' if adapted else 'plan'}, "
+        "each a known multiple of the true one"
         if isinstance(certificate, int)
         else f"no certificate: {certificate}"
     )
@@ -136,7 +269,21 @@ def in_words(found: Brought) -> list[str]:
             f"{report.scheme}: {summary.outside_count} of {summary.judged_count} tensors outside [1/4, 4], "
             f"gradient error in {found.precision} {found.errors[report.scheme]:.3g}"
         )
-    return lines
+        if by_op := found.by_op[report.scheme]:
+            lines.append("  with the casts of one class of ops: " + ", ".join(f"{n} {e:.2g}" for n, e in by_op.items()))
+    return lines + [f"guess: {guess}" for guess in found.guesses]
+
+
+def factors_in_words(found: Brought) -> str:
+    """The factors of every call, as a table."""
+    if isinstance(found.scheme, Plan):
+        return str(found.scheme)
+    scheme = found.scheme.scheme
+    assert isinstance(scheme, AdaptedScheme)
+    calls = [Call(step.op, step.shapes, index=i) for i, step in enumerate(scheme.steps)]
+    names = [f"{i} {step.name}" for i, step in enumerate(scheme.steps)]
+    width = max(map(len, names))
+    return "\n".join(f"{name:{width}}  {scheme.scales(call)}" for name, call in zip(names, calls, strict=True))
 
 
 def to_json(found: Brought) -> dict[str, Any]:
@@ -151,61 +298,15 @@ def to_json(found: Brought) -> dict[str, Any]:
                 "values": p.steps,
                 "value": [p.value.what, p.value.relative],
                 "gradients": p.trained,
-                "gradient": [p.gradient.what, p.gradient.relative],
+                "gradient": [p.gradient.what, p.gradient.relative] if p.gradient else None,
             }
             for p in found.program.parity
         ],
+        "adapted": found.scheme.difference if isinstance(found.scheme, Adapted) else None,
         "certificate": found.certificate,
         "outside": {r.scheme: [r.summary().outside_count, r.summary().judged_count] for r in found.reports},
         "precision": found.precision,
         "gradient_error": dict(found.errors),
+        "gradient_error_by_op": {scheme: dict(errors) for scheme, errors in found.by_op.items()},
+        "guesses": list(found.guesses),
     }
-
-
-def load_module(where: str) -> tuple[Any, tuple[Any, ...] | None]:
-    """A module, and its inputs if they come with it.
-
-    Args:
-        where: "path/to/file.py:NAME" or "module:NAME"; NAME is a function without arguments that returns a
-            ``torch.nn.Module``, or a pair of a module and a tuple of example inputs.
-
-    Raises:
-        ProgramError: it cannot be imported, or returns something else.
-    """
-    import torch
-
-    factory, _ = load_object(where, "module factory", ProgramError, "make")
-    try:
-        made = factory()
-    except Exception as error:
-        raise ProgramError(f"module factory {where!r}: raised {type(error).__name__}: {error}") from error
-    module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    if not isinstance(module, torch.nn.Module):
-        raise ProgramError(f"module factory {where!r}: returned {type(module).__name__}, expected torch.nn.Module")
-    return module, None if inputs is None else tuple(inputs)
-
-
-def example_inputs(texts: Sequence[str], seed: int = 0) -> tuple[Any, ...]:
-    """Example inputs by shape and kind.
-
-    Args:
-        texts: "2,8,32" for N(0, 1) of that shape; "2,12<100" for integers from 0 to 99.
-        seed: of the values.
-
-    Raises:
-        ProgramError: a text is neither.
-    """
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    inputs = []
-    for text in texts:
-        match = re.fullmatch(r"(\d+(?:,\d+)*)(?:<(\d+))?", text)
-        if match is None or not all(map(int, match[1].split(","))) or match[2] == "0":
-            raise ProgramError(f"input {text!r}: expected a shape such as 2,8,32, or 2,12<100 for integers below 100")
-        shape = [int(n) for n in match[1].split(",")]
-        if match[2]:
-            inputs.append(torch.randint(int(match[2]), shape, generator=generator))
-        else:
-            inputs.append(torch.randn(shape, generator=generator))
-    return tuple(inputs)

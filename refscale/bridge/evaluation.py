@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from refscale import functional as F  # noqa: N812
 from refscale import ops
+from refscale.arrays import freeze
 from refscale.engine import Op, Tensor, apply
+from refscale.errors import ProgramError
 
 __all__ = ["Evaluation"]
 
@@ -46,12 +47,48 @@ class Evaluation:
         return apply(op, *inputs)
 
     def dropout(self, x: Any, p: float) -> Any:
-        """Drop elements with probability p, if this evaluation has a source of noise."""
-        return F.dropout(x, p, self.rng)
+        """Drop elements with probability p, if this evaluation has a source of noise.
+
+        A product with keep/(1 − p), or with 1: the calls of a program are the same with noise and without, so a plan
+        that was recorded without noise holds in training.
+        """
+        if not 0 <= p < 1:
+            raise ProgramError(f"dropout with p={p}: expected 0 ≤ p < 1")
+        return x if p == 0 else self.apply(ops.Multiply(), x, self.kept(x, p))
+
+    def kept(self, x: Any, p: float) -> Any:
+        """keep/(1 − p) for each element of x, or 1 without noise."""
+        if self.rng is None:
+            return self.filled(x.shape, 1.0, x)
+        return freeze(((self.rng.random(x.shape) >= p) / (1 - p)).astype(x.value.dtype))
 
     def detached(self, x: Any) -> Any:
         """The value of a tensor, as a constant."""
         return x.value if isinstance(x, Tensor) else x
+
+    def batch_norm(
+        self,
+        x: Any,
+        gain: Any,
+        bias: Any,
+        statistics: tuple[Any, Any] | None,
+        training: bool,
+        momentum: float,
+        eps: float,
+    ) -> Any:
+        """A batch norm, channels last: with the batch's own statistics (training), or with running ones.
+
+        Args:
+            x: (batch, …, channels).
+            gain, bias: (channels,).
+            statistics: running mean and variance (channels,); None: the module has none.
+            training: the form that was exported.
+            momentum: share of the batch in an update of the running statistics.
+            eps: added to the variance.
+        """
+        if training or statistics is None:
+            return self.apply(ops.BatchNorm(eps), x, gain, bias)
+        return self.apply(ops.FrozenBatchNorm(eps), x, gain, bias, *statistics)
 
     def filled(self, shape: tuple[int, ...], value: float | bool, like: Any) -> Any:
         """A constant array of one value; numbers have the dtype of ``like``."""

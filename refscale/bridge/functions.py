@@ -14,6 +14,7 @@ import numpy as np
 from refscale import ops
 from refscale.engine import Op
 from refscale.errors import ProgramError
+from refscale.functional.resampling import LINEAR_MODES
 
 __all__ = ["FUNCTIONS", "function_of"]
 
@@ -110,6 +111,14 @@ def _nearest_resize(op: ops.NearestResize, x: Any) -> Any:
     return x
 
 
+def _linear_resize(op: ops.LinearResize, x: Any) -> Any:
+    import torch
+
+    mode = LINEAR_MODES[x.ndim - 3]
+    y = torch.nn.functional.interpolate(x.movedim(-1, 1), op.size, mode=mode, align_corners=op.align_corners)
+    return y.movedim(1, -1)
+
+
 def _pad(op: ops.Pad, x: Any) -> Any:
     import torch
 
@@ -204,6 +213,7 @@ FUNCTIONS: dict[type[Op], Function] = {
     ops.Conv3d: _convolution,
     ops.ConvTranspose: _conv_transpose,
     ops.NearestResize: _nearest_resize,
+    ops.LinearResize: _linear_resize,
     ops.MaxPool: _pool("max_pool", -math.inf),
     ops.AvgPool: _pool("avg_pool", 0.0),
     ops.Relu: lambda op, x: x.relu(),

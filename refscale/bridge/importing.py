@@ -13,14 +13,14 @@ from refscale import ops
 from refscale.bridge.evaluation import Evaluation
 from refscale.bridge.parity import Difference, TorchParity, relative, rms
 from refscale.bridge.patterns import recognized
-from refscale.bridge.program import Outcome, TorchProgram, called
+from refscale.bridge.program import Original, Outcome, TorchProgram, called
 from refscale.bridge.rules import RULES
-from refscale.bridge.steps import AtenCall, Exported, Ref, export
+from refscale.bridge.steps import AtenCall, Exported, Ref, export, quiet
 from refscale.engine import Tape, Tensor, apply, backward
 from refscale.errors import ProgramError, counted
 from refscale.layers import Spec, Specs
 
-__all__ = ["from_torch"]
+__all__ = ["check_rules", "from_torch", "outcome_of", "specs_of"]
 
 Array = NDArray[Any]
 
@@ -41,7 +41,7 @@ def from_torch(
     comparison.
 
     Args:
-        module: ``torch.nn.Module``, in train or eval mode.
+        module: ``torch.nn.Module``, in train or eval mode; of an exported program ``exported.module()``.
         args, kwargs: example inputs, which the program repeats as its batches.
         output: which of several results, a position or a key; None: the first tensor.
         loss: "projection": mean of output·r for r ~ N(0, 1); "cross_entropy": over the last axis, against random
@@ -56,14 +56,20 @@ def from_torch(
     name = type(module).__name__
     _check_parameters(module, name)
     raw = export(module, args, kwargs or {}, output)
-    exported = recognized(raw)
-    _check_rules(exported, name)
+
+    def checked(exported: Exported) -> Exported:
+        found = recognized(exported)
+        check_rules(found, f"from_torch({name})")
+        return found
+
+    exported = checked(raw)
     values = {n: p.detach().numpy().copy() for n, p in module.named_parameters()}
     used = set(exported.parameters.values())
     values = {n: x for n, x in values.items() if n in used}
     inputs = pytree.tree_leaves((tuple(args), dict(kwargs or {})))
-    outcome, target = _outcome(loss)
-    program = TorchProgram(name, exported, _specs(exported, values), values, inputs, outcome, target)
+    outcome, target = outcome_of(loss)
+    original = Original(module, args, kwargs or {}, output, checked)
+    program = TorchProgram(name, exported, specs_of(exported, values), values, inputs, outcome, target, original)
     double = _in_double(module, args, kwargs or {}, output)
     if double is None:
         program.parity = (_compare(program, raw, torch.float32, 1e-4),)
@@ -86,13 +92,15 @@ def _in_double(module: Any, args: Any, kwargs: Any, output: Any) -> tuple[Export
 
     args, kwargs = pytree.tree_map(wide, (tuple(args), dict(kwargs)))
     try:
-        exported = export(copy.deepcopy(module).double(), args, kwargs, output)
+        with quiet():
+            twin = copy.deepcopy(module).double()
+        exported = export(twin, args, kwargs, output)
     except ProgramError:
         return None
     return exported, pytree.tree_leaves((args, kwargs))
 
 
-def _outcome(
+def outcome_of(
     loss: str | Callable[[Tensor, Any], Tensor],
 ) -> tuple[Outcome, Callable[[Array, np.random.Generator], Any]]:
     """The loss, and how a target is drawn for an output."""
@@ -128,28 +136,29 @@ def _check_parameters(module: Any, name: str) -> None:
             )
 
 
-def _check_rules(exported: Exported, module: str) -> None:
+def check_rules(exported: Exported, where: str) -> None:
     """Refuse a module with ops that have no rule, naming each with its place, or whose output has no parameter."""
     if exported.output not in exported.depends:
-        raise ProgramError(f"from_torch({module}): the output {exported.output!r} depends on no parameter")
+        raise ProgramError(f"{where}: the output {exported.output!r} depends on no parameter")
     here = [step for step in exported.steps if step.name in exported.depends and step.rule is None]
     missing = [step for step in here if step.computes not in RULES and step.target != "getitem"]
     if missing:
         listed = "; ".join(map(str, missing[:8])) + ("; …" if len(missing) > 8 else "")
-        raise ProgramError(f"from_torch({module}): {counted(len(missing), 'step')} without a rule: {listed}")
+        raise ProgramError(f"{where}: {counted(len(missing), 'step')} without a rule: {listed}")
 
 
-def _specs(exported: Exported, values: Mapping[str, Array]) -> Specs:
+def specs_of(exported: Exported, values: Mapping[str, Array]) -> Specs:
     """Role and initial σ of each parameter: by its use, its shape and its values."""
     tables, gains = set(), set()
     for step in exported.steps:
-        for key in ("weight", "gain"):
+        kind = step.target.lower()
+        for key in ("weight", "gain", "scale", "Scale", "data"):
             ref = step.arguments.get(key)
             if isinstance(ref, Ref) and ref.name in exported.parameters:
                 place = exported.parameters[ref.name]
-                if "embedding" in step.target:
+                if "embedding" in kind or kind == "onnx.gather":
                     tables.add(place)
-                elif "norm" in step.target:
+                elif "norm" in kind:
                     gains.add(place)
     specs = {}
     for name, x in values.items():

@@ -13,16 +13,18 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from refscale import ops
 from refscale.adapt import Adapted
 from refscale.bridge.evaluation import Evaluation
 from refscale.bridge.functions import function_of
-from refscale.bridge.program import TorchProgram, evaluate
+from refscale.bridge.program import Original, TorchProgram, evaluate, shapes_in_words, shapes_of
+from refscale.bridge.steps import AtenCall
 from refscale.engine import Op
-from refscale.errors import ArgumentError
+from refscale.errors import ArgumentError, ProgramError
 from refscale.precision import Precision, Rounder, fp32, get_precision
-from refscale.scales import Call, Scheme, get_scheme, regular
+from refscale.scales import Call, Scales, Scheme, get_scheme, regular
 
-__all__ = ["to_torch"]
+__all__ = ["to_torch", "values_under"]
 
 Cast = Callable[[Any], Any]
 
@@ -54,7 +56,10 @@ def to_torch(
 ) -> Any:
     """A ``torch.nn.Module`` that computes a program under a scheme.
 
-    Parameters have the names of the original module, and so has the state dict.  ``module.loss(output, target)`` is
+    Parameters and buffers have the names of the original module, and so has the state dict.  Running statistics of
+    batch norms are updated in train mode and used in eval mode, as torch does.  Inputs of other shapes than the
+    example's are exported anew, once for each, and computed by the same rules; a plan holds for every size of a batch.
+    ``module.loss(output, target)`` is
     the program's loss with its factors; ``module.parameter_groups(lr)`` are the groups of an optimizer with the
     scheme's learning rates.  ``module.record(recorder)`` writes the calls of the following steps to a trace that
     ``refscale conform --trace`` judges.
@@ -62,29 +67,43 @@ def to_torch(
     Args:
         program: from ``from_torch``.
         scheme: such as ``graph.plan(program)``; or ``adapt.adapt(program)``: the module with its own values, each
-            parameter divided by its σ, and the same outputs.
+            parameter divided by its σ, and the same loss.  Its outputs are the same with the loss "cross_entropy", and
+            a constant multiple of the original's with "projection".
         precision: casts of the calls, simulated in float32 on the CPU; rounding to nearest, without blocks.
-        parameters: values by name, for an adapted program those of the original; None: the program's initial ones.
+        parameters: values by name, such as a state dict, for an adapted program those of the original; without a
+            buffer, its value at the import; None: the program's initial ones.
         seed: of the initial parameters.
 
     Returns:
         The module, in train mode.
 
     Raises:
-        ProgramError: an op of the program has no torch function.
+        ProgramError: an op of the program has no torch function; or it was an ONNX model.
         ArgumentError: the policy computes exactly or in blocks, transforms operands, or differs by place.
     """
     policy = get_precision(precision)
-    if isinstance(scheme, Adapted):
-        own = program.initial_parameters(regular, np.random.default_rng(seed)) if parameters is None else parameters
-        parameters, scheme = scheme.unit({name: np.asarray(x) for name, x in own.items()}), scheme.scheme
-    scheme = get_scheme(scheme)
+    if program.original is not None and not isinstance(program.original, Original):
+        raise ProgramError(f"to_torch: {program.name} is an ONNX model, expected a program from from_torch")
+    values, scheme = values_under(program, scheme, parameters, seed)
     if policy.accumulate is not None or policy.blocks is not None or policy.rules or policy.hadamard:
         raise ArgumentError(
             f"to_torch(precision={policy.name!r}): expected a policy without blocks, accumulators, rules and transforms"
         )
-    values = program.initial_parameters(scheme, np.random.default_rng(seed)) if parameters is None else parameters
     return _module_class()(program, scheme, policy, values)
+
+
+def values_under(
+    program: TorchProgram, scheme: str | Scheme | Adapted, parameters: Mapping[str, Any] | None, seed: int
+) -> tuple[Mapping[str, Any], Scheme]:
+    """The parameters of a program under a scheme, and the scheme; arguments as of ``to_torch``."""
+    if isinstance(scheme, Adapted):
+        own = program.initial_parameters(regular, np.random.default_rng(seed)) if parameters is None else parameters
+        own = {name: np.asarray(x) for name, x in own.items()}
+        return {**own, **scheme.unit({name: own[name] for name in program.specs})}, scheme.scheme
+    scheme = get_scheme(scheme)
+    if parameters is None:
+        parameters = program.initial_parameters(scheme, np.random.default_rng(seed))
+    return parameters, scheme
 
 
 class _Edges:
@@ -97,6 +116,13 @@ class _Edges:
     def __init__(self, policy: Precision) -> None:
         self.rounder = Rounder(policy, np.dtype(np.float32))
         self._casts = policy != fp32
+        self._function_class = _edge_function()
+
+    def edge(self, t: Any, forward: Cast | None, backward: Cast | None) -> Any:
+        """A function of torch with its own forward and backward pass, each applied to one tensor."""
+        if forward is None and backward is None:
+            return t
+        return self._function_class.apply(t, forward, backward)
 
     def operand(self, op: Op, shape: tuple[int, ...], call: int, i: int) -> Cast | None:
         """Input ``i`` of a call, as the op computes with it."""
@@ -110,6 +136,11 @@ class _Edges:
         """A leaf, an output times α, or a gradient times β."""
         label = _Label(shape, reports)
         return self._function(lambda x: self.rounder.store(x, label, place), 1.0 if factor is None else factor)
+
+    def constant(self, t: Any) -> Any:
+        """A plain tensor that enters a call, such as an input of the module: stored as a leaf if it is floating."""
+        shape = tuple(t.shape)
+        return self.edge(t, self.stored(shape, False, "leaf"), None) if t.is_floating_point() else t
 
     def _function(self, place: Callable[[Any], Any], factor: float = 1.0) -> Cast | None:
         if not self._casts:
@@ -128,13 +159,33 @@ class _Edges:
 class TorchEvaluation(Evaluation):
     """One evaluation in torch.
 
-    Attributes:
-        calls: number of calls so far.
+    Args:
+        scheme, edges: of the module.
+        training: whether it is in train mode.
+        found: ops and factors of the calls of an earlier evaluation at these shapes; empty: found and added here.
+        recorder: of a trace.
+        calls: number of calls before.
     """
 
-    def __init__(self, scheme: Scheme, edges: _Edges, training: bool, recorder: Any = None, calls: int = 0) -> None:
+    def __init__(
+        self,
+        scheme: Scheme,
+        edges: _Edges,
+        training: bool,
+        found: list[tuple[Op, Scales]],
+        recorder: Any = None,
+        calls: int = 0,
+    ) -> None:
         super().__init__(None)
-        self.scheme, self.edges, self.training, self.recorder, self.calls = scheme, edges, training, recorder, calls
+        self.scheme, self.edges, self.training, self.recorder = scheme, edges, training, recorder
+        self.calls, self._first, self._found = calls, calls, found
+
+    def _scaled(self, op: Op, shapes: tuple[tuple[int, ...], ...]) -> tuple[Op, Scales]:
+        """The scheme's op and factors of the next call."""
+        if self.calls - self._first == len(self._found):
+            asked = Call(op, shapes, index=self.calls)
+            self._found.append((cast(Op, self.scheme.op(asked)), self.scheme.scales(asked)))
+        return self._found[self.calls - self._first]
 
     @property
     def noisy(self) -> bool:
@@ -162,15 +213,38 @@ class TorchEvaluation(Evaluation):
 
         return bool(x.dtype == torch.bool)
 
-    def dropout(self, x: Any, p: float) -> Any:
-        """Dropout in train mode, from torch's generator."""
+    def kept(self, x: Any, p: float) -> Any:
+        """keep/(1 − p) for each element of x from torch's generator, or 1 in eval mode."""
         import torch
 
-        from refscale import ops
+        if not self.training:
+            return self.filled(x.shape, 1.0, x)
+        return (torch.rand(x.shape, device=x.tensor.device) >= p).to(x.tensor.dtype) / (1 - p)
 
-        if p == 0 or not self.training:
-            return x
-        return self.apply(ops.Dropout(p), x, torch.rand(x.shape, device=x.tensor.device) >= p)
+    def batch_norm(
+        self,
+        x: Any,
+        gain: Any,
+        bias: Any,
+        statistics: tuple[Any, Any] | None,
+        training: bool,
+        momentum: float,
+        eps: float,
+    ) -> Any:
+        """As torch's: in train mode the batch's statistics, which update the running ones; else the running ones.
+
+        Running statistics have the scale of the original module, whose x is s times that of an adapted one.
+        """
+        if not training or statistics is None:
+            return super().batch_norm(x, gain, bias, statistics, training, momentum, eps)
+        op = ops.BatchNorm(eps)
+        scaled, _ = self._scaled(op, tuple(tuple(t.shape) for t in (x, gain, bias)))
+        s = (eps / cast(ops.BatchNorm, scaled).eps) ** 0.5 if eps else 1.0
+        mean, variance = statistics
+        if self.training:
+            _update(mean, variance, x.tensor.detach(), momentum, s)
+            return self.apply(op, x, gain, bias)
+        return self._apply(op, x, gain, bias, frozen=(mean / s, variance / s**2))
 
     def _permuted(self, x: Any, order: tuple[int, ...]) -> Any:
         return x.permute(order)
@@ -180,12 +254,18 @@ class TorchEvaluation(Evaluation):
 
     def apply(self, op: Op, *inputs: Any) -> Any:
         """The output of a call, with the scheme's factors and the policy's casts."""
-        tensors = [x.tensor if isinstance(x, _Traced) else x for x in inputs]
+        return self._apply(op, *inputs)
+
+    def _apply(self, op: Op, *inputs: Any, frozen: tuple[Any, Any] | None = None) -> Any:
+        """``apply``; with running statistics a batch norm computes as a frozen one, with the factors of its own."""
+        tensors = [x.tensor if isinstance(x, _Traced) else self.edges.constant(x) for x in inputs]
         shapes = tuple(tuple(t.shape) for t in tensors)
-        asked = Call(op, shapes, index=self.calls)
-        scales = self.scheme.scales(asked)
-        op = cast(Op, self.scheme.op(asked))
+        op, scales = self._scaled(op, shapes)
         self.calls += 1
+        if frozen is not None:
+            op, tensors = ops.FrozenBatchNorm(cast(ops.BatchNorm, op).eps), [*tensors, *frozen]
+            scales = Scales(scales.alpha, (*scales.beta, None, None))
+            inputs = (*inputs, *frozen)
         if self.recorder is None:
             return _Traced(self._computed(op, scales, tensors))
         where = f"{op.name} #{self.calls - 1}"
@@ -202,22 +282,27 @@ class TorchEvaluation(Evaluation):
             if i in op.constants:
                 ready.append(t)
             else:
-                ready.append(_edge(t, edges.operand(op, shape, call, i), edges.stored(shape, False, "gradient", beta)))
+                ready.append(
+                    edges.edge(t, edges.operand(op, shape, call, i), edges.stored(shape, False, "gradient", beta))
+                )
         y = function_of(op)(op, *ready)
         shape = tuple(y.shape)
-        return _edge(y, edges.stored(shape, op.reports, "output", scales.alpha), edges.incoming(op, shape, call))
+        return edges.edge(y, edges.stored(shape, op.reports, "output", scales.alpha), edges.incoming(op, shape, call))
 
 
-def _edge(t: Any, forward: Cast | None, backward: Cast | None) -> Any:
-    """A function of torch with its own forward and backward pass, each applied to one tensor."""
-    if forward is None and backward is None:
-        return t
-    return _edge_function().apply(t, forward, backward)
+def _update(mean: Any, variance: Any, x: Any, momentum: float, s: float) -> None:
+    """Move running statistics towards those of s·x (…, channels), the unbiased variance, as torch does."""
+    import torch
+
+    with torch.no_grad():
+        rows = x.reshape(-1, x.shape[-1])
+        mean += momentum * (s * rows.mean(0) - mean)
+        variance += momentum * (s**2 * rows.var(0) - variance)
 
 
 @cache
 def _edge_function() -> Any:
-    """The class of ``_edge``, made when torch is first needed."""
+    """The class of edges, made when torch is first needed."""
     import torch
 
     class CastAndScale(torch.autograd.Function):  # type: ignore[misc]
@@ -246,31 +331,53 @@ def _module_class() -> Any:
             super().__init__()
             self.program, self.scheme = program, scheme
             self.edges = _Edges(policy)
+            self._found: dict[Any, list[tuple[Op, Scales]]] = {}  # factors, by shapes
             self.recorder: Any = None
             self.names = list(program.specs)
             for name in self.names:
-                _place(self, name, torch.nn.Parameter(torch.tensor(np.asarray(values[name]))))
-            self.constants = list(program.exported.constants)
-            for i, node in enumerate(self.constants):
-                value = program.exported.constants[node]
-                self.register_buffer(f"_constant_{i}", value.clone(), persistent=False)
+                parameter = torch.nn.Parameter(torch.tensor(np.asarray(values[name])))
+                _owner(self, name).register_parameter(name.rpartition(".")[2], parameter)
+            original = cast(Original | None, program.original)
+            for alias, name in original.ties.items() if original else ():
+                _owner(self, alias).register_parameter(alias.rpartition(".")[2], self.get_parameter(name))
+            for name, (value, persistent) in original.buffers.items() if original else ():
+                own = torch.tensor(np.asarray(values[name])) if name in values else value.clone()
+                _owner(self, name).register_buffer(name.rpartition(".")[2], own, persistent=persistent)
 
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             """The output of the program; the calls continue in ``loss``."""
             inputs = pytree.tree_leaves((args, kwargs))
-            run = TorchEvaluation(self.scheme, self.edges, self.training, self.recorder)
-            p = {}
-            for node, name in self.program.exported.parameters.items():
+            exported = self.program.at(inputs)
+            found = self._found.setdefault(shapes_of(inputs), [])
+            run = TorchEvaluation(self.scheme, self.edges, self.training, found, self.recorder)
+            given, device = {}, next(self.parameters()).device
+            for node, name in exported.parameters.items():
                 t = self.get_parameter(name)
-                p[node] = _Traced(_edge(t, self.edges.stored(tuple(t.shape), False, "leaf"), None))
-            constants = {node: getattr(self, f"_constant_{i}") for i, node in enumerate(self.constants)}
-            y = evaluate(self.program.exported, {**constants, **p}, inputs, run)
+                given[node] = _Traced(self.edges.edge(t, self.edges.stored(tuple(t.shape), False, "leaf"), None))
+            for node, value in exported.constants.items():
+                buffer = exported.buffers.get(node)
+                given[node] = value.to(device) if buffer is None else self.get_buffer(buffer)
+
+            def keep(step: AtenCall, y: Any) -> None:
+                """Keep what the module writes to its buffers in train mode, such as a number of batches."""
+                if self.training and step.in_place and (name := exported.buffers.get(step.inputs[0])):
+                    self.get_buffer(name).copy_(y)
+
+            try:
+                y = evaluate(exported, given, inputs, run, watch=keep)
+            except ProgramError as error:
+                shapes, expected = shapes_of(inputs), self.program.shapes
+                if shapes == expected:
+                    raise
+                where = f"inputs {shapes_in_words(shapes)}, imported with {shapes_in_words(expected)}"
+                raise ProgramError(f"{self.program.name}: {where}: {error}") from error
             self._calls = run.calls
             return y.tensor
 
         def loss(self, output: Any, target: Any) -> Any:
             """The program's loss of an output; under a plan its factors continue those of the module."""
-            run = TorchEvaluation(self.scheme, self.edges, self.training, self.recorder, self._calls)
+            found = self._found.setdefault((self._calls, *shapes_of((output, target))), [])
+            run = TorchEvaluation(self.scheme, self.edges, self.training, found, self.recorder, self._calls)
             return self.program.outcome(run, _Traced(output), target).tensor
 
         def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
@@ -289,13 +396,12 @@ def _module_class() -> Any:
     return ScaledModule
 
 
-def _place(module: Any, name: str, parameter: Any) -> None:
-    """Register a parameter under its dotted name, making the submodules on the way."""
+def _owner(module: Any, name: str) -> Any:
+    """The submodule of a dotted name, made where it does not exist."""
     import torch
 
-    *path, last = name.split(".")
-    for part in path:
+    for part in name.split(".")[:-1]:
         if part not in module._modules:
             module.add_module(part, torch.nn.Module())
         module = module._modules[part]
-    module.register_parameter(last, parameter)
+    return module

@@ -1,4 +1,4 @@
-"""How far refscale's values and gradients of a module are from torch's."""
+"""How far refscale's values and gradients of a module are from those of its source."""
 
 from __future__ import annotations
 
@@ -30,27 +30,34 @@ class Difference:
 
 @dataclass(frozen=True)
 class TorchParity:
-    """A module in refscale and in torch, on the example inputs.
+    """A module in refscale and in its source, torch or onnxruntime, on the example inputs.
 
     Attributes:
         dtype: the carrier, "float32" or "float64".
         steps: number of values that were compared.
         value: the worst of them.
-        gradient: the parameter whose gradient is furthest from torch's.
+        gradient: the parameter whose gradient is furthest from torch's; None: gradients were not compared.
         trained: number of parameters that receive a gradient; torch's number is the same.
+        source: what refscale was compared with.
     """
 
     dtype: str
     steps: int
     value: Difference
-    gradient: Difference
+    gradient: Difference | None
     trained: int
+    source: str = "torch"
 
     def __str__(self) -> str:
+        worst = self.gradient
         return (
             f"{self.dtype}: {counted(self.steps, 'value')}, worst {self.value.relative:.1e} of its RMS "
-            f"({self.value.what}); {counted(self.trained, 'gradient')}, worst {self.gradient.relative:.1e} "
-            f"({self.gradient.what})"
+            f"({self.value.what}); "
+            + (
+                f"{counted(self.trained, 'gradient')}, worst {worst.relative:.1e} ({worst.what})"
+                if worst
+                else "gradients not compared"
+            )
         )
 
 

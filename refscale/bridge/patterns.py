@@ -8,7 +8,7 @@ against torch covers the recognized ones, too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from refscale.bridge.rules import RULES
 from refscale.bridge.steps import AtenCall, Exported, Ref, resolve
 from refscale.engine import Op
 
-__all__ = ["Composed", "recognized"]
+__all__ = ["Composed", "activations", "recognized"]
 
 _ELEMENTWISE = frozenset(
     f"aten.{name}"
@@ -43,7 +43,7 @@ _GRID = np.linspace(-6.0, 6.0, 241)
 
 def recognized(exported: Exported) -> Exported:
     """The same module with composed functions as one step each."""
-    return _activations(_rms_norms(exported))
+    return activations(_rms_norms(exported), _ELEMENTWISE, Composed, 1e-12)
 
 
 # --- RMS norms --------------------------------------------------------------------------------------------------------
@@ -114,19 +114,31 @@ def _uncast(name: str, by_name: Mapping[str, AtenCall]) -> str:
 # --- Functions of one number ------------------------------------------------------------------------------------------
 
 
-def _activations(exported: Exported) -> Exported:
+def activations(
+    exported: Exported,
+    elementwise: frozenset[str],
+    function: Callable[[str, Sequence[AtenCall]], Any],
+    tolerance: float,
+) -> Exported:
     """Element-wise steps that form a function of one tensor, as one step.
 
-    They are joined where two of them meet in a sum or product of functions of the same tensor, and where a step has no
-    rule of its own.
+    They are joined where two of them meet in a sum or product of functions of the same tensor, where a step has no rule
+    of its own, and where a step makes a named activation of a function without a name.
+
+    Args:
+        exported: the module.
+        elementwise: targets of the steps that may be joined.
+        function: of the name of its argument and its steps; has f(x) as its call, f′(x) as ``slope``, and ``kinks``.
+        tolerance: largest difference from a named activation on the grid.
     """
     # By name of a value: the tensor that it is a function of, and by what steps.
     region: dict[str, tuple[str, tuple[AtenCall, ...]]] = {}
+    unnamed: set[str] = set()
     steps = []
     for step in exported.steps:
         depends = [name for name in step.inputs if name in exported.depends]
         joined = step
-        if step.target in _ELEMENTWISE and step.name in exported.depends and _scalars_only(step, exported):
+        if step.target in elementwise and step.name in exported.depends and _scalars_only(step, exported):
             sources = {region.get(name, (name, ()))[0] for name in depends}
             if len(sources) == 1:
                 source = sources.pop()
@@ -134,7 +146,12 @@ def _activations(exported: Exported) -> Exported:
                 whole = (*inner.values(), step)
                 region[step.name] = source, whole
                 if len(set(depends)) > 1 or step.target not in RULES or _power(step):
-                    joined = _as_function(step, source, whole)
+                    joined = _as_function(step, source, whole, function, tolerance)
+                elif unnamed.intersection(depends):
+                    found = _as_function(step, source, whole, function, tolerance)
+                    joined = joined if found.target == "custom_elementwise" else found
+                if joined.target == "custom_elementwise":
+                    unnamed.add(step.name)
         steps.append(joined)
     return exported.with_steps(steps)
 
@@ -173,6 +190,10 @@ class Composed:
         with torch.no_grad():
             return np.asarray(self.on(torch.tensor(np.asarray(x))).numpy())
 
+    def kinks(self) -> tuple[float, ...]:
+        """Places where f′ jumps: not known of torch's functions."""
+        return ()
+
     def slope(self, x: NDArray[Any]) -> NDArray[Any]:
         """f′(x) of an array."""
         import torch
@@ -183,18 +204,45 @@ class Composed:
         return np.asarray(g.numpy())
 
 
-def _as_function(step: AtenCall, source: str, whole: Sequence[AtenCall]) -> AtenCall:
-    f = Composed(source, whole)
-    op = _named(f) or ops.CustomElementwise(f, f.slope)
-    arguments = {"x": Ref(source)}
-    return replace(step, target=op.name, arguments=arguments, fused=tuple(whole), rule=lambda run, x: run.apply(op, x))
+def _as_function(
+    step: AtenCall,
+    source: str,
+    whole: Sequence[AtenCall],
+    function: Callable[[str, Sequence[AtenCall]], Any],
+    tolerance: float,
+) -> AtenCall:
+    """The steps as a named activation, of the source or of one of the steps' values; else as a function of its own."""
+    op: Op | None = None
+    for start, steps in _cuts(source, whole):
+        if op := _named(function(start, steps), tolerance):
+            source, whole = start, steps
+            break
+    if op is None:
+        f = function(source, whole)
+        op = ops.CustomElementwise(f, f.slope, tuple(f.kinks()))
+    return replace(
+        step,
+        target=op.name,
+        arguments={"x": Ref(source)},
+        fused=tuple(whole),
+        rule=lambda run, x: run.apply(op, x),
+    )
 
 
-def _named(f: Any) -> Op | None:
-    """The named activation with these values on a grid, within 1e-12; None: none."""
+def _cuts(source: str, whole: Sequence[AtenCall]) -> Iterator[tuple[str, Sequence[AtenCall]]]:
+    """Where a function may begin: its source, or the value of a step that all later steps depend on; longest first."""
+    yield source, whole
+    for i in range(len(whole) - 2):
+        later = whole[i + 1 :]
+        if {n for s in later for n in s.inputs} - {s.name for s in later} == {whole[i].name}:
+            yield whole[i].name, later
+
+
+def _named(f: Any, tolerance: float) -> Op | None:
+    """The named activation with these values on a grid, within the tolerance; None: none."""
     with np.errstate(all="ignore"):
         values = f(_GRID)
         for op in _KNOWN:
-            if np.abs(op.forward(_GRID)[0] - values).max() <= 1e-12:
+            if np.abs(op.forward(_GRID)[0] - values).max() <= tolerance:
                 return op
     return None

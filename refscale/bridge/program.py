@@ -1,11 +1,13 @@
-"""A PyTorch module as a program."""
+"""A PyTorch module or an ONNX model as a program."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +15,25 @@ from numpy.typing import NDArray
 from refscale.bridge.evaluation import Evaluation
 from refscale.bridge.parity import TorchParity
 from refscale.bridge.rules import RULES
-from refscale.bridge.steps import AtenCall, Exported, resolve
+from refscale.bridge.steps import AtenCall, Exported, export, quiet, resolve, shared_names
 from refscale.engine import Tape, Tensor
 from refscale.errors import ProgramError
 from refscale.layers import Specs, Tensors, initialize
 from refscale.programs import Program
 from refscale.scales import Scheme, regular
 
-__all__ = ["Outcome", "TorchProgram", "called", "evaluate"]
+__all__ = [
+    "Original",
+    "Outcome",
+    "Source",
+    "TorchProgram",
+    "as_array",
+    "called",
+    "computed",
+    "evaluate",
+    "shapes_in_words",
+    "shapes_of",
+]
 
 Array = NDArray[Any]
 Outcome = Callable[[Evaluation, Any, Any], Any]
@@ -40,14 +53,16 @@ class _TapeEvaluation(Evaluation):
 
 
 class TorchProgram(Program):
-    """A PyTorch module as a program; made by ``from_torch``.
+    """A PyTorch module or an ONNX model as a program; made by ``from_torch`` or ``from_onnx``.
 
     Under the regular scheme parameters start at the module's own values, under others at the scheme's: N(0, 1) for
     weights and tables, 0 for biases, 1 for gains.
 
     Attributes:
-        exported: the steps.
-        parity: the comparisons with torch, in float32 and in float64.
+        exported: the steps for the shapes of the example inputs; ``at`` has those for others.
+        original: the module or model that was imported; None: other shapes than the example's are refused.
+        parity: the comparisons with the source; with torch, in float32 and in float64.
+        guesses: what the source does not say, and what was assumed.
     """
 
     memoryless = True
@@ -61,12 +76,46 @@ class TorchProgram(Program):
         inputs: Sequence[Any],
         outcome: Outcome,
         target: Callable[[Array, np.random.Generator], Any],
+        original: Source | None = None,
     ) -> None:
         self.name, self.exported, self.specs = name, exported, specs  # type: ignore[misc]
         self._values, self._inputs, self.outcome, self._target = dict(values), tuple(inputs), outcome, target
         self.digest = _digest(exported, specs, self._values, self._inputs)
+        self.original, self._exported = original, {shapes_of(inputs): exported}
         self._shape: tuple[int, ...] | None = None
         self.parity: tuple[TorchParity, ...] = ()
+        self.guesses: tuple[str, ...] = ()
+
+    @property
+    def shapes(self) -> Shapes:
+        """Shapes of the example inputs."""
+        return shapes_of(self._inputs)
+
+    def at(self, inputs: Sequence[Any]) -> Exported:
+        """The steps for inputs of these shapes: exported again where they are not the example's, once for each.
+
+        Raises:
+            ProgramError: another number of inputs, or a module that cannot be exported or imported at these shapes.
+        """
+        shapes = shapes_of(inputs)
+        if shapes not in self._exported:
+            expected = self.shapes
+            if self.original is None or len(shapes) != len(expected):
+                raise ProgramError(
+                    f"{self.name}: inputs {shapes_in_words(shapes)}, expected {shapes_in_words(expected)}"
+                )
+            try:
+                found = self.original.exported(inputs)
+            except ProgramError as error:
+                raise ProgramError(
+                    f"{self.name}: inputs {shapes_in_words(shapes)}, imported with {shapes_in_words(expected)}: {error}"
+                ) from error
+            constants = {
+                node: self.exported.constants.get(node, x) if node in found.buffers else x
+                for node, x in found.constants.items()
+            }
+            self._exported[shapes] = replace(found, constants=constants)
+        return self._exported[shapes]
 
     def output(
         self,
@@ -89,22 +138,20 @@ class TorchProgram(Program):
         Raises:
             ProgramError: a step that refscale cannot compute.
         """
-        import torch
-
         tape = next(iter(p.values())).tape
-        given = {**self.exported.constants, **{node: p[name] for node, name in self.exported.parameters.items()}}
+        exported = self.at(inputs)
+        given = {**exported.constants, **{node: p[name] for node, name in exported.parameters.items()}}
 
         def array(x: Any) -> Any:
             """A constant as an array of the tape's dtype."""
-            if not hasattr(x, "detach"):
+            if not hasattr(x, "detach") and not isinstance(x, np.ndarray):
                 return x
-            values = x.detach().numpy()
+            values = as_array(x)
             return values.astype(tape.dtype) if values.dtype.kind == "f" else values
 
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0 if rng is None else int(rng.integers(2**62)))
+        with self.exported.noise(0 if rng is None else int(rng.integers(2**62))):
             result: Tensor = evaluate(
-                self.exported, given, inputs, _TapeEvaluation(tape, rng), constants=constants, array=array, watch=watch
+                exported, given, inputs, _TapeEvaluation(tape, rng), constants=constants, array=array, watch=watch
             )
         return result
 
@@ -136,6 +183,63 @@ class TorchProgram(Program):
         return self._shape
 
 
+class Source(Protocol):
+    """What a program was imported from."""
+
+    def exported(self, inputs: Sequence[Any]) -> Exported:
+        """The steps for inputs, in the order of their leaves."""
+
+
+class Original:
+    """The module that was imported: its structure in the mode of the import, and the tree of its inputs.
+
+    Args:
+        module: ``torch.nn.Module``; its parameters and buffers are shared, not copied.
+        args, kwargs: example inputs.
+        output: as of ``from_torch``.
+        recognize: composed functions as one step each; raises ProgramError for a step without a rule.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        output: int | str | None,
+        recognize: Callable[[Exported], Exported],
+    ) -> None:
+        from torch.utils import _pytree as pytree
+
+        state = {id(x): x for x in (*module.parameters(), *module.buffers())}
+        with quiet():
+            self._module = copy.deepcopy(module, state)  # a later change of its mode changes nothing
+        self._tree = pytree.tree_structure((tuple(args), dict(kwargs)))
+        self._output, self._recognize = output, recognize
+        self.ties = {name: first for name, first in shared_names(module).items() if name != first}
+        persistent = set(module.state_dict())
+        self.buffers = {name: (x.detach().clone(), name in persistent) for name, x in module.named_buffers()}
+
+    def exported(self, inputs: Sequence[Any]) -> Exported:
+        """The steps for inputs, in the order of their leaves."""
+        from torch.utils import _pytree as pytree
+
+        args, kwargs = pytree.tree_unflatten(list(inputs), self._tree)
+        return self._recognize(export(self._module, args, kwargs, self._output))
+
+
+Shapes = tuple[tuple[int, ...] | None, ...]
+
+
+def shapes_of(inputs: Sequence[Any]) -> Shapes:
+    """The shape of each tensor; None of another input."""
+    return tuple(tuple(x.shape) if hasattr(x, "shape") else None for x in inputs)
+
+
+def shapes_in_words(shapes: Shapes) -> str:
+    """Shapes for a message."""
+    return ", ".join("no tensor" if shape is None else str(shape) for shape in shapes)
+
+
 def _digest(exported: Exported, specs: Specs, values: Mapping[str, Array], inputs: Sequence[Any]) -> str:
     """SHA-256 of the steps, the specs, the module's values and its inputs."""
     content = hashlib.sha256()
@@ -146,8 +250,13 @@ def _digest(exported: Exported, specs: Specs, values: Mapping[str, Array], input
         content.update(f"{name} {spec}\n".encode())
         content.update(np.ascontiguousarray(values[name]).tobytes())
     for x in inputs:
-        content.update(np.ascontiguousarray(x.detach().numpy()).tobytes() if hasattr(x, "detach") else repr(x).encode())
+        content.update(np.ascontiguousarray(as_array(x)).tobytes())
     return content.hexdigest()
+
+
+def as_array(x: Any) -> Array:
+    """A torch tensor, an array or a number as an array."""
+    return np.asarray(x.detach().numpy() if hasattr(x, "detach") else x)
 
 
 def evaluate(
@@ -180,7 +289,7 @@ def evaluate(
     values.update({name: values[name].clone() for name in written if name in values})
     for step in exported.steps:
         if step.name in exported.depends:
-            y = _computed(step, values, run, array)
+            y = computed(step, values, run, array)
         else:
             y = called(step, values, noisy=run.noisy) if constants is None else constants[step.name]
         values[step.name] = y
@@ -191,7 +300,7 @@ def evaluate(
     return values[exported.output]
 
 
-def _computed(step: AtenCall, values: Mapping[str, Any], run: Evaluation, array: Callable[[Any], Any]) -> Any:
+def computed(step: AtenCall, values: Mapping[str, Any], run: Evaluation, array: Callable[[Any], Any]) -> Any:
     """The value of a step by its rule, named by the submodule that called it."""
     arguments = resolve(step.arguments, lambda ref: array(values[ref.name]))
     if step.target == "getitem":

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from refscale.errors import ProgramError, shown
 
-__all__ = ["AtenCall", "Exported", "Ref", "export", "resolve"]
+__all__ = ["AtenCall", "Exported", "Ref", "export", "quiet", "resolve", "shared_names"]
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,17 @@ class Ref:
 
 @dataclass(frozen=True)
 class AtenCall:
-    """One call of an ATen op.
+    """One call of an ATen op, or one node of an ONNX model.
 
     Attributes:
         name: of its value.
-        target: name of the op, such as "aten.linear.default".
+        target: name of the op, such as "aten.linear.default" or "onnx.Gemm".
         scope: path of the submodule that called it, such as "layers.0.linear1".
-        function: torch's own.
-        arguments: by the names of the op's schema; a ``Ref`` for each earlier value.
+        function: torch's own, or that of ``onnx.reference``.
+        arguments: by the names of the op's schema, of a node its attributes, too; a ``Ref`` for each earlier value.
         fused: the steps that this one stands for, if it was recognized from several.
         rule: of a recognized step; None: that of ``rules.RULES``.
+        of_shapes: whether the value depends only on the shapes of the arguments.
     """
 
     name: str
@@ -45,6 +47,7 @@ class AtenCall:
     arguments: Mapping[str, Any]
     fused: tuple[AtenCall, ...] = ()
     rule: Callable[..., Any] | None = None
+    of_shapes: bool = False
 
     @property
     def inputs(self) -> list[str]:
@@ -77,8 +80,12 @@ class Exported:
         steps: in order.
         parameters: by name in the steps, the name of the parameter in the module; tied parameters share one.
         constants: by name in the steps, a tensor: buffers and constants.
+        buffers: by name in the steps, the name of the buffer in the module.
         inputs: names of the inputs in the steps.
         output: name of the value that is returned, the one that the caller chose.
+        depends: names of the values that depend on parameters.
+        results: number of values that the module returns.
+        noise: a context in which the source's own random numbers follow a seed.
     """
 
     steps: tuple[AtenCall, ...]
@@ -86,7 +93,10 @@ class Exported:
     constants: Mapping[str, Any]
     inputs: Sequence[str]
     output: str
-    depends: frozenset[str] = field(default=frozenset())
+    depends: frozenset[str] = frozenset()
+    results: int = 1
+    buffers: Mapping[str, str] = field(default_factory=dict)
+    noise: Callable[[int], AbstractContextManager[object]] = nullcontext
 
     def with_steps(self, steps: Sequence[AtenCall]) -> Exported:
         """The same module by other steps, without unused ones; those that write in place stay."""
@@ -95,16 +105,14 @@ class Exported:
             if step.name in needed or step.in_place:
                 needed.update(step.inputs)
                 kept.append(step)
-        return Exported(
-            tuple(kept[::-1]), self.parameters, self.constants, self.inputs, self.output, depending(kept[::-1], self)
-        )
+        return replace(self, steps=tuple(kept[::-1]), depends=depending(kept[::-1], self))
 
 
 def depending(steps: Sequence[AtenCall], of: Exported) -> frozenset[str]:
     """Names of the values that depend on parameters."""
     found = set(of.parameters)
     for step in steps:
-        if found.intersection(step.inputs):
+        if found.intersection(step.inputs) and not step.of_shapes:
             found.add(step.name)
             if step.in_place:
                 found.add(step.inputs[0])
@@ -122,6 +130,17 @@ def resolve(arguments: Any, value: Callable[[Ref], Any]) -> Any:
     return arguments
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Ignore two warnings of torch about its own classes."""
+    with warnings.catch_warnings():
+        # An LSTM keeps a list of its parameters, which are registered by their names, too.
+        warnings.filterwarnings("ignore", message="The tensor attributes", category=UserWarning)
+        # A copy of an exported program copies its tree of inputs.
+        warnings.filterwarnings("ignore", message="`isinstance.treespec", category=FutureWarning)
+        yield
+
+
 def export(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: int | str | None) -> Exported:
     """Export a module and list its steps.
 
@@ -137,19 +156,18 @@ def export(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: 
     from torch.utils import _pytree as pytree
 
     try:
-        with warnings.catch_warnings():
-            # An LSTM keeps a list of its parameters, which are registered by their names, too.
-            warnings.filterwarnings("ignore", message="The tensor attributes", category=UserWarning)
+        with quiet():
             exported = torch.export.export(module, tuple(args), dict(kwargs))
     except Exception as error:
         raise ProgramError(
             f"from_torch({type(module).__name__}): torch.export raised {type(error).__name__}: {shown(error)}"
         ) from error
     signature = exported.graph_signature
-    shared = _shared_names(module)
+    shared = shared_names(module)
     parameters = {node: shared.get(name, name) for node, name in signature.inputs_to_parameters.items()}
-    buffers = {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
-    constants = {node: _constant(exported, name) for node, name in buffers.items()}
+    buffers = dict(signature.inputs_to_buffers)
+    held = {**buffers, **signature.inputs_to_lifted_tensor_constants}
+    constants = {node: _constant(exported, name) for node, name in held.items()}
     names: list[str] = []
     steps: list[AtenCall] = []
     results: Any = None
@@ -163,11 +181,22 @@ def export(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: 
             spec = exported.call_spec.out_spec
             results = pytree.tree_unflatten(refs[-spec.num_leaves :], spec)
     chosen = _chosen(results, output, type(module).__name__)
-    whole = Exported((), parameters, constants, tuple(names), chosen)
+    count = exported.call_spec.out_spec.num_leaves
+    whole = Exported((), parameters, constants, tuple(names), chosen, results=count, buffers=buffers, noise=_noise)
     return whole.with_steps(steps)
 
 
-def _shared_names(module: Any) -> dict[str, str]:
+@contextmanager
+def _noise(seed: int) -> Iterator[None]:
+    """Torch's random numbers from a seed, without a change of its own generator."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        yield
+
+
+def shared_names(module: Any) -> dict[str, str]:
     """For each name of a parameter, the first name of the same tensor."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(p), name) for name, p in module.named_parameters(remove_duplicate=False)}

@@ -1,15 +1,15 @@
 """The claims as an executable specification: numbered statements, each with a source and a function that checks it.
 
-``refscale verify`` runs them on your machine and in your shapes; ``CLAIMS.md`` beside this file is the list.
+``refscale verify`` checks them on your machine and at your sizes; ``CLAIMS.md`` beside this file lists them.
 
 In reading order:
 
-1. ``claim``: what a claim is, and the figures it finds: exact, derived, or sampled at a stated false-alarm rate.
+1. ``claim``: the classes ``Claim`` and ``Figure``. A figure is exact, derived, or sampled at a stated false-alarm rate.
 2. ``catalog``: the sections, and every claim by its id.
 3. The sections, a module each: ``formats``, ``vjp``, ``factors_of_products`` and ``factors_of_functions`` (on inputs
    made by ``one_op``), ``constraints``, ``graphs``, ``residuals``, ``initialization``, ``models`` (measured by
    ``measure``), ``precision``, ``snr``, ``training``, ``assumptions``, ``blocks``.
-4. ``run``: claims at places, verdicts; ``report``: tables, the list, JSON.
+4. ``run``: checks claims at places; ``report``: tables, the list, JSON.
 
     >>> from refscale.claims import CLAIMS, verify
     >>> print(CLAIMS["3.9"].title[:47])

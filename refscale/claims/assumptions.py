@@ -1,4 +1,4 @@
-"""Where the assumptions fail: inputs that are not independent N(0, 1), and the figure to expect of each instead."""
+"""Where the assumptions fail: inputs that are not independent N(0, 1), and the scale to expect for each instead."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from refscale.testing.places import Place
 def run(
     op: Op, *arrays: Array, gradient: Array | float | None = None, scheme: str = "unit"
 ) -> tuple[Array, list[Array | None]]:
-    """Output and gradients of one op under unit scaling, in float64."""
+    """Return output and gradients of one op under unit scaling, in float64."""
     tape = Tape(scheme, dtype=np.float64)
     leaves = [tape.tensor(x) for x in arrays]
     y = apply(op, *leaves)
@@ -42,8 +42,10 @@ def _gradient(found: tuple[Array, list[Array | None]], i: int) -> Array:
 
 @claim("refscale.testing.correlated_rows; the authors' character models use b^-1", "bmn")
 def claim_12_01_correlated_batch(place: Place) -> Figures:
-    """Rows that are all alike make a weight or bias gradient √b under b^-½ (b^-1 would be right); a share ρ of each
-    row's variance in common, √(1 + (b−1)·ρ²) and √(1 + (b−1)·ρ)."""
+    """With b identical rows the rule b^-½ gives weight and bias gradients an RMS of √b; the rule b^-1 would give 1.
+
+    If a share ρ of each row's variance is common, the RMS is √(1 + (b−1)·ρ²) for weights and √(1 + (b−1)·ρ) for biases.
+    """
     rng, b = place.rng(), place.b
     n = power_of_two(max(2, place.n))
     x, g = np.tile(signs((1, place.m), rng), (b, 1)), np.tile(signs((1, n), rng), (b, 1))
@@ -54,7 +56,7 @@ def claim_12_01_correlated_batch(place: Place) -> Figures:
     share, wide = 0.1, 1 << 14
     found = run(ops.Bias(), np.zeros((b, wide)), np.zeros(wide), gradient=correlated_rows(rng, b, wide, share))
     expected = math.sqrt(1 + (b - 1) * share)
-    # One normal number for each of the columns: the RMS has a relative standard error of (2n)^-½.
+    # One normal number for each column: the RMS has a relative standard error of (2n)^-½.
     se = expected * (2 * wide) ** -0.5
     yield sampled(f"bias gradient, a tenth in common, {b} rows", rms(_gradient(found, 1)), expected, se)
     x, g = correlated_rows(rng, b, 256, share), correlated_rows(rng, b, 256, share)
@@ -67,14 +69,14 @@ def claim_12_01_correlated_batch(place: Place) -> Figures:
 
 @claim("E over tokens drawn with p_k ∝ 1/k: row k receives p_k·b of b tokens")
 def claim_12_02_zipf_tokens(place: Place) -> Figures:
-    """Embedding gradients of Zipf tokens: RMS 1 over the table, but row k has √(v·p_k): the first of 4096, 21.4.
+    """For Zipf tokens embedding gradients have RMS 1 over the table, but row k has √(v·p_k): row 1 of 4096 has 21.4.
 
-    The rule for uniform tokens holds in the mean, and for hardly any row; many rows get nothing from one batch.
+    The rule for uniform tokens holds only in the mean over rows, and many rows receive no gradient from one batch.
     """
     v, b = 4096, 8192
     weights = 1 / np.arange(1.0, v + 1)
     counts = np.round(b * weights / weights.sum()).astype(int)
-    counts[np.flatnonzero(counts == 0)[: b - counts.sum()]] = 1  # of those expected less than half a time, some
+    counts[np.flatnonzero(counts == 0)[: b - counts.sum()]] = 1  # fill up with rows expected less than half a time
     h = hadamard(power_of_two(int(counts.max())))
     g = np.concatenate([h[:k] for k in counts if k])  # rows of a Hadamard matrix: sums of k have an RMS of √k
     _, (gradient, _) = run(ops.Embedding(), np.zeros((v, len(h))), np.repeat(np.arange(v), counts), gradient=g)
@@ -85,7 +87,7 @@ def claim_12_02_zipf_tokens(place: Place) -> Figures:
     yield near("the same, from its count", float(row[0]), math.sqrt(v * counts[0] / b), EXACT)
     yield near("RMS of a row that occurs once", float(row[counts == 1].mean()), math.sqrt(v / b), EXACT)
     yield same("rows without a gradient", int((row == 0).sum()), int((counts == 0).sum()))
-    yield none_wrong("few rows go without", (counts == 0).mean() < 0.1)
+    yield none_wrong("rows without a gradient: at least a tenth", (counts == 0).mean() < 0.1)
 
 
 @claim("√0.15; paper, BERT: a masked-LM loss counts a seventh of the tokens", "s")
@@ -94,17 +96,20 @@ def claim_12_03_masked_loss(place: Place) -> Figures:
     rows, kept, s = 200, 30, max(2, place.s)
     targets = np.where(np.arange(rows) < kept, np.arange(rows) % s, -100)
     found = run(ops.SoftmaxCrossEntropy("mean", -100, kept), np.zeros((rows, s)), targets, gradient=1.0)
-    yield near("counting the rows that count", rms(_gradient(found, 0)), 1.0, EXACT)
+    yield near("factor of the counted rows", rms(_gradient(found, 0)), 1.0, EXACT)
     right = ops.SoftmaxCrossEntropy("mean", -100, kept).scale((rows, s), (rows,)).beta[0] or 0
     blind = (ops.SoftmaxCrossEntropy("sum").scale((rows, s), (rows,)).beta[0] or 0) * kept
-    yield near("counting all", rms(_gradient(found, 0)) * blind / right, math.sqrt(kept / rows), EXACT)
-    yield near("RMS over the rows that count", rms(_gradient(found, 0)[:kept]) * blind / right, 1.0, EXACT)
+    yield near("factor of all rows", rms(_gradient(found, 0)) * blind / right, math.sqrt(kept / rows), EXACT)
+    yield near("RMS over the counted rows", rms(_gradient(found, 0)[:kept]) * blind / right, 1.0, EXACT)
 
 
 @claim("softmax of one logit is 1, its derivative 0; of two, E (p·(1−p))² by quadrature")
 def claim_12_04_short_sequences(place: Place) -> Figures:
-    """Attention over one key returns its value, and queries and keys have no gradient; over two, softmax gradients
-    are 0.54 of what the rule says for N(0, 1) logits, 0.71 for equal ones."""
+    """Attention over one key returns its value, and queries and keys have no gradient.
+
+    Over two keys softmax gradients have 0.54 of the RMS that the rule predicts for N(0, 1) logits, 0.71 for equal
+    logits.
+    """
     rng = place.rng()
     for causal in (False, True):
         tape = Tape(unit, dtype=np.float64)
@@ -128,7 +133,7 @@ def claim_12_04_short_sequences(place: Place) -> Figures:
 
 @claim("E p² of two N(0, 1) logits by quadrature; numbers of refscale.special")
 def claim_12_05_two_classes(place: Place) -> Figures:
-    """Cross-entropy over 2 classes at N(0, 1) logits has gradients of RMS 1.13, where uniform logits have 1."""
+    """Cross-entropy over 2 classes has gradients of RMS 1.13 at N(0, 1) logits, and 1 at uniform logits."""
     z = np.linspace(-12, 12, 3073)
     density = np.exp(-(z**2) / 4)
     both = []
@@ -145,7 +150,7 @@ def claim_12_05_two_classes(place: Place) -> Figures:
 
 @claim("Var(x + b) = Var x + Var b", "n")
 def claim_12_06_biases(place: Place) -> Figures:
-    """Biases of standard deviation σ add to the variance: an output of RMS √(1 + σ²), for the rule expects 0."""
+    """Biases of standard deviation σ raise the output's RMS to √(1 + σ²), as the rule assumes biases of 0."""
     rng = place.rng()
     sigma = float(rng.uniform(0.1, 2))
     x = np.array([[1.0], [-1.0]]) * signs((1, place.n), rng)
@@ -155,7 +160,10 @@ def claim_12_06_biases(place: Place) -> Figures:
 
 @claim("paper, definition of a cut-edge; refscale.engine.settle")
 def claim_12_07_tied_embedding(place: Place) -> Figures:
-    """A word embedding used by input and decoder: no cut-edge, so forks give both uses one constant; untied, two."""
+    """A word embedding shared by input and decoder has no cut-edge, so forks give both uses one constant.
+
+    Untied, each of the two tables has its own constant.
+    """
     batch = uniform_batch(small_bert(), place.rng(), 2, 8, 2)
     for tied in (True, False):
         config = small_bert(layers=1, tied=tied)
@@ -173,10 +181,10 @@ def claim_12_07_tied_embedding(place: Place) -> Figures:
 
 @claim("E over all 2^t masks: of the mixture's square, (1−p) + p/t")
 def claim_12_08_dropout_in_attention(place: Place) -> Figures:
-    """Dropout of attention weights by its own rule leaves a mixture of equal values at mean √(1−p), not 1.
+    """Dropout of attention weights by the dropout rule leaves a mixture of equal values at mean √(1−p), not 1.
 
-    The rule keeps the variance of what has mean 0; weights have mean 1.  At p = ½ over 8 keys, all masks enumerated:
-    mean 0.707, RMS 0.75.
+    The rule preserves the variance of a tensor of mean 0, but attention weights have mean 1. At p = ½ over 8 keys, with
+    all masks enumerated: mean 0.707, RMS 0.75.
     """
     t, p = 8, 0.5
     keep = np.array(list(product([False, True], repeat=t)))
@@ -191,9 +199,10 @@ def claim_12_08_dropout_in_attention(place: Place) -> Figures:
 
 @claim("closed form: E 1/s² = (n−1)/(n−3) of 1/E s² for n normal numbers", "b")
 def claim_12_09_tiny_widths(place: Place) -> Figures:
-    """Layer norm of width 1 is 0, of width 2 ±1 with no gradient; of width n its gradient is √((n−2)/(n−3)), not 1.
+    """Layer norm of width 1 returns 0, of width 2 it returns ±1 without a gradient; at width n its gradient is not 1.
 
-    At n = 8, 1.095; the fourth moment behind it has no expectation below n = 6, so widths from 16 on are sampled.
+    It is √((n−2)/(n−3)), 1.095 at n = 8. The fourth moment in its variance exists from n = 6 on, so widths from 16 on
+    are sampled.
     """
     rng = place.rng()
     for n, expected in ((1, 0.0), (2, 1.0)):
@@ -206,16 +215,16 @@ def claim_12_09_tiny_widths(place: Place) -> Figures:
         x, g = rng.standard_normal((2, rows, n))
         found = run(ops.LayerNorm(0.0), x, np.ones(n), np.zeros(n), gradient=g)
         expected = math.sqrt((n - 2) / (n - 3))
-        # Each row is worth its n elements, and its own 1/s² varies by 2/n: 4κ/(rows·n) of relative variance, κ < 4.
+        # Each row counts as n elements, and its own 1/s² varies by 2/n: 4κ/(rows·n) of relative variance, κ < 4.
         se = expected * 0.5 * math.sqrt(16 / (rows * n))
         yield sampled(f"width {n}: RMS of the gradient", rms(_gradient(found, 0)), expected, se)
 
 
 @claim("row i of a causal mask sees i + 1 of t keys", "s")
 def claim_12_10_causal_mask(place: Place) -> Figures:
-    """Under a causal mask the mixture of independent values fades as (i + 1)^-½ down the rows; of equal ones, it is 1.
+    """Under a causal mask the RMS of row i of a mixture is (i + 1)^-½ for independent values and 1 for equal values.
 
-    At uniform logits, exactly.  The value of the first key is in every mixture: its gradient is √(Σ (i+1)^-2)·√t.
+    Both are exact at uniform logits. The value of the first key is in every mixture: its gradient is √(Σ (i+1)^-2)·√t.
     """
     t = min(place.s, 64)
     tape = Tape(unit, dtype=np.float64)
@@ -235,8 +244,10 @@ def claim_12_10_causal_mask(place: Place) -> Figures:
 
 @claim("refscale.ops.AttentionMix; tests/models -k tokens_alike", "s")
 def claim_12_11_common_values(place: Place) -> Figures:
-    """Values that share a part ρ of their variance: the rule for independent values lets the mixture grow to
-    √(1 + (t−1)·ρ), the rule for correlated ones keeps it below 1."""
+    """If values share a part ρ of variance, the rule for independent values gives a mixture of RMS √(1 + (t−1)·ρ).
+
+    The rule for correlated values keeps it at √(ρ + (1 − ρ)/t), below 1.
+    """
     t, rho = power_of_two(max(2, min(place.s, 256))), 0.1
     h = hadamard(t)
     # Row 0 is common to all; the others, with signs, are orthogonal to it and to each other.
@@ -251,8 +262,10 @@ def claim_12_11_common_values(place: Place) -> Figures:
 
 @claim("paper, Theorem 5.2: the gradient of a constrained op by its own factor", "mn")
 def claim_12_12_what_constraints_cost(place: Place) -> Figures:
-    """Constrained, a projection m → n leaves (m/n)^¼ of its output and (n/m)^¼ of its gradient: 0.707 for 4 times
-    as wide.  Unconstrained, with a fork where the branch starts, both are 1."""
+    """A constrained projection m → n has an output of RMS (m/n)^¼ and an input gradient of RMS (n/m)^¼.
+
+    For 4 times the width the output has 0.707. Unconstrained, with a fork at the start of the branch, both are 1.
+    """
     for m, n in ((place.m, place.n), (16, 64)):
         x, w = columns(m), signs((m, 3), place.rng())
         scale = (m * n) ** -0.25
@@ -264,8 +277,10 @@ def claim_12_12_what_constraints_cost(place: Place) -> Figures:
 
 @claim("authors' code, scmm/uscale (b^-1, v/b); the variance of a sum of b terms, b·(1 + (b − 1)·ρ)", "bmn")
 def claim_12_13_rules_of_rows(place: Place) -> Figures:
-    """unit:rows=alike makes the gradients of weights, biases, gains and tables of b equal rows exactly 1, by b^-1;
-    embeddings=v/b those of a table of which every row is used equally often; rows=ρ those of rows with ρ in common."""
+    """unit:rows=alike, by b^-1, gives gradients of RMS 1 for weights, biases, gains and tables of b identical rows.
+
+    embeddings=v/b does so for a table whose rows are used equally often; rows=ρ for rows with a common share ρ.
+    """
     rng, b, m = place.rng(), place.b, place.m
     n = power_of_two(max(2, place.n))
     x, g = np.tile(signs((1, m), rng), (b, 1)), np.tile(signs((1, n), rng), (b, 1))
@@ -289,5 +304,5 @@ def claim_12_13_rules_of_rows(place: Place) -> Figures:
     share, wide = 0.1, 1 << 14
     rows = correlated_rows(rng, b, wide, share)
     found = run(ops.Bias(), np.zeros((b, wide)), np.zeros(wide), gradient=rows, scheme=f"unit:rows={share}")
-    # One normal number for each of the columns: the RMS has a relative standard error of (2n)^-½.
+    # One normal number for each column: the RMS has a relative standard error of (2n)^-½.
     yield sampled(f"bias gradient, a tenth in common, {b} rows", rms(_gradient(found, 1)), 1.0, (2 * wide) ** -0.5)

@@ -1,4 +1,4 @@
-"""Block-scaled formats: scales, elements and products by their definitions, and which operand is converted how."""
+"""Block-scaled formats: definitions of scales, elements and products, and the conversion of each operand."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ LIMITS = {  # emax, largest value, mantissa bits: OCP MX 1.0, section 5.3
 
 
 def _spread(rng: np.random.Generator, *shape: int) -> Array:
-    """Normal numbers over so many binades that it matters which share a scale."""
+    """Return normal numbers over so many binades that the assignment to blocks matters."""
     return np.asarray(rng.standard_normal(shape) * 2.0 ** rng.integers(-10, 10, shape), np.float32)
 
 
 def _is_right(rule: str, k: int, amax: float, emax: int, top: float, m: int) -> bool:
-    """Whether 2^k is the scale that the rule names, by comparisons of exact numbers."""
+    """Return whether 2^k is the scale that the rule defines, by comparisons of exact numbers."""
     a = Fraction(amax)
 
     def two(e: int) -> Fraction:
@@ -60,13 +60,13 @@ def _is_right(rule: str, k: int, amax: float, emax: int, top: float, m: int) -> 
         case "rceil":
             return two(k - 1) * Fraction(top) < a <= two(k) * Fraction(top)
         case "even":
-            last = 1 - two(-(m + 2))  # what rounds up to a power of two lies above this share of it
+            last = 1 - two(-(m + 2))  # larger shares of a power of two round up to it
             return two(k + emax) * last <= a < two(k + emax + 1) * last
     return two(2 * k - 1) < (a / Fraction(top)) ** 2 <= two(2 * k + 1)
 
 
 def _near_steps(name: str, rng: np.random.Generator) -> Iterator[float]:
-    """Magnitudes where a rule may change, with their neighbors, and some others."""
+    """Yield magnitudes where a rule may change, with their neighbors, and some others."""
     emax, top, m = LIMITS[name]
     marks = [2.0**emax, top, 2.0 ** (emax + 1) * (1 - 2.0 ** -(m + 2)), top * math.sqrt(2), top / math.sqrt(2)]
     for mark in marks:
@@ -77,7 +77,7 @@ def _near_steps(name: str, rng: np.random.Generator) -> Iterator[float]:
 
 @claim("OCP MX 1.0, 6.3; torchao; cuBLAS; arXiv 2506.08027; refscale.blocks.rounding")
 def claim_13_01_scale_rules(place: Place) -> Figures:
-    """Each rule gives the power of two that it names, one ulp beside each of its steps as well, in every MX format."""
+    """Each scale rule returns the power of two that it defines, also one ulp beside each step, in every MX format."""
     rng = place.rng()
     for name in MX:
         amax = np.array(list(_near_steps(name, rng)), np.float32)
@@ -92,9 +92,9 @@ def claim_13_01_scale_rules(place: Place) -> Figures:
 
 @claim("OCP MX 1.0, 5.4, 6.3; refscale.blocks.rounding")
 def claim_13_02_ends(place: Place) -> Figures:
-    """A block of zeros has the smallest scale; scales are clipped to 2^-127 … 2^127; what is not finite makes it NaN.
+    """A block of zeros has the smallest scale, scales are clipped to 2^-127 … 2^127, non-finite elements give NaN.
 
-    Unless infinities are asked to saturate.
+    If infinities saturate, they do not make the scale NaN.
     """
     for name in MX:
         for rule in POWERS:
@@ -113,7 +113,7 @@ def claim_13_02_ends(place: Place) -> Figures:
 
 
 def _tiles(x: Array, cast: BlockCast) -> Iterator[tuple[slice, slice]]:
-    """The blocks of a matrix, along the rows or in squares."""
+    """Yield the blocks of a matrix, along the rows or in squares."""
     r, c = (1, *cast.block) if len(cast.block) == 1 else cast.block
     for i in range(0, x.shape[0], r):
         for j in range(0, x.shape[1], c):
@@ -122,9 +122,9 @@ def _tiles(x: Array, cast: BlockCast) -> Iterator[tuple[slice, slice]]:
 
 @claim("OCP MX 1.0, 6.3; NVIDIA, arXiv 2509.25149; DeepSeek-V3, arXiv 2412.19437; refscale.blocks.rounding", "bm")
 def claim_13_03_elements(place: Place) -> Figures:
-    """Elements are the numbers over their block's scale, rounded once, short last blocks by a scale of their own.
+    """Each element is its number over the scale of its block, rounded once; a short last block has its own scale.
 
-    For scales that are no powers of two, in the order of float32 operations that the format names.
+    If scales are not powers of two, the float32 operations run in the order that the format defines.
     """
     p = place.at_most(b=40, m=300)
     x = _spread(place.rng(), p.b, p.m)
@@ -176,7 +176,7 @@ def _quotient(x: Array, s: np.float32, t: np.float32, arithmetic: str) -> Array:
 
 @claim("refscale.blocks.cast", "bmn")
 def claim_13_04_axes(place: Place) -> Figures:
-    """Blocks along any axis are those of the array turned; squares are the same both ways."""
+    """Blocks along any axis equal the blocks of the transposed array; square blocks are the same in both directions."""
     p = place.at_most(b=20, m=200, n=40)
     x = _spread(place.rng(), p.b, p.m, p.n)
     for name, cast in BLOCK_FORMATS.items():
@@ -192,7 +192,7 @@ def claim_13_04_axes(place: Place) -> Figures:
 
 @claim("the real number, rounded once; refscale.blocks.product")
 def claim_13_05_products(place: Place) -> Figures:
-    """A product of block-scaled matrices is the real sum, rounded once; by block, block sums are added in order."""
+    """A product of block-scaled matrices is the exact sum, rounded once; by block, block sums are added in order."""
     rng = place.rng()
     output = Cast("float32", "nearest_even", "nonsaturate")
     for left, right in (("mxfp8_e4m3", "mxfp4"), ("nvfp4", "nvfp4_16x16"), ("fp8_1x128", "mxint8")):
@@ -223,10 +223,10 @@ def _round(x: Fraction) -> float:
 
 @claim("arXiv 2506.08027, 2310.10537, 2509.25149, 2412.19437; refscale.blocks.operand", "bmn")
 def claim_13_06_which_operand_how(place: Place) -> Figures:
-    """Each of a step's three products converts both its sides along the axis that it sums over; bfloat16 is stored.
+    """Each of a step's three products converts both operands along the axis that it sums over; bfloat16 is stored.
 
-    Weights in squares where the recipe says so, the same both ways; gradients rounded by chance where it says so, and
-    both sides of a weight's gradient through the Hadamard transform.
+    Some recipes convert weights in squares, the same in both directions, round gradients stochastically, and apply the
+    Hadamard transform to both operands of the weight gradient.
     """
     p = place.at_most(b=70, m=70, n=70)
     rng = place.rng()
@@ -271,12 +271,12 @@ def claim_13_06_which_operand_how(place: Place) -> Figures:
 
 @claim("Sylvester's construction; arXiv 2509.25149", "m")
 def claim_13_07_transform(place: Place) -> Figures:
-    """The random Hadamard transform keeps products along the transformed axis, and spreads what is concentrated."""
+    """The random Hadamard transform preserves products along its axis and spreads a single number over its block."""
     rng = place.rng()
     x, w = rng.standard_normal((5, place.m)), rng.standard_normal((place.m, 3))
     product = transform(x, 16, -1) @ transform(w, 16, -2)
-    yield at_most("a product that changes", float(np.abs(product - x @ w).max()), 1e-11 * place.m)
+    yield at_most("change of a product", float(np.abs(product - x @ w).max()), 1e-11 * place.m)
     one = np.zeros(16)
     one[rng.integers(16)] = 4.0
-    yield same("the largest of what was one number", float(np.abs(transform(one, 16, 0)).max()), 1.0)
-    yield same("the smallest", float(np.abs(transform(one, 16, 0)).min()), 1.0)
+    yield same("largest part of a single number", float(np.abs(transform(one, 16, 0)).max()), 1.0)
+    yield same("smallest part of a single number", float(np.abs(transform(one, 16, 0)).min()), 1.0)

@@ -32,12 +32,12 @@ from refscale.errors import ArgumentError
 
 @dataclass(frozen=True)
 class Section:
-    """Claims about one thing.
+    """A numbered group of claims with a common subject.
 
     Attributes:
-        number: the first part of their ids.
-        title: what they are about.
-        modules: where they are stated.
+        number: first part of their ids.
+        title: subject of the section.
+        modules: modules that define the claims.
     """
 
     number: int
@@ -46,7 +46,7 @@ class Section:
 
     @property
     def claims(self) -> tuple[Claim, ...]:
-        """By number, whichever module they stand in."""
+        """All claims of the section, ordered by number."""
         return tuple(sorted((c for module in self.modules for c in claims_of(module)), key=lambda c: c.number))
 
 
@@ -67,21 +67,21 @@ SECTIONS: tuple[Section, ...] = (
 )
 
 CLAIMS: Mapping[str, Claim] = MappingProxyType({c.id: c for s in SECTIONS for c in s.claims})
-"""By id, in order."""
+"""Every claim by its id, in order."""
 
 
 def select(patterns: Sequence[str] = (), *, slow: bool = False) -> list[Claim]:
-    """Claims by id, name or section.
+    """Select claims by id, name or section.
 
     Args:
-        patterns: ids ("3.9"), sections ("3"), names ("matmul"), or patterns of them ("3.1*", "soft*"); none: all.
-        slow: whether slow claims are included where a pattern does not name them by their full id.
+        patterns: ids ("3.9"), sections ("3"), names ("matmul"), or wildcard patterns ("3.1*", "soft*"); empty: all.
+        slow: whether slow claims are included; a full id always includes its claim. Default: False.
 
     Returns:
         The claims, in the order of the list.
 
     Raises:
-        ArgumentError: a pattern fits no claim.
+        ArgumentError: a pattern matches no claim.
     """
     chosen = set()
     for pattern in patterns:

@@ -1,4 +1,4 @@
-"""What a claim is, and what it finds: figures, each with what was expected and how far off it may be."""
+"""Claims and their figures: each figure has a measured value, an expected value and an allowed distance."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from refscale.testing import z_of
 from refscale.testing.places import Place
 
 FALSE_ALARM = 1e-13
-"""Of one sampled figure.  A run has fewer than ten thousand, so that correct code fails in one run of 1e9 at most."""
+"""False-alarm rate of one sampled figure. With below 10^4 figures, correct code fails in at most one run of 10^9."""
 
 DEFAULT = Place()
-"""Where a claim is checked if nothing is said."""
+"""Place of a claim if no sizes are given."""
 
 Kind = Literal["exact", "derived", "sampled"]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One number: measured, expected, and the distance allowed between them.
+    """One measured number, its expected value, and the allowed distance between them.
 
     Attributes:
-        what: what was measured.
-        measured, expected: the two.
-        allowed: how far apart they may be; 0: not at all.
-        kind: "exact": no distance; "derived": a bound that follows from the construction; "sampled": so many standard
-            errors, at the false-alarm rate ``FALSE_ALARM``.
+        what: name of the measured quantity.
+        measured, expected: the two values.
+        allowed: largest allowed absolute distance; 0: they must be equal.
+        kind: "exact": no distance; "derived": a bound that follows from the construction; "sampled": a number of
+            standard errors, at the false-alarm rate ``FALSE_ALARM``.
     """
 
     what: str
@@ -42,12 +42,12 @@ class Figure:
 
     @property
     def holds(self) -> bool:
-        """Whether it is near enough; NaN never is."""
+        """Whether the distance is at most the allowed one; False for NaN."""
         return abs(self.measured - self.expected) <= self.allowed
 
     @property
     def strain(self) -> float:
-        """The distance as a part of what is allowed: above 1 it fails."""
+        """Distance divided by the allowed distance; the figure fails above 1."""
         distance = abs(self.measured - self.expected)
         if math.isnan(distance):
             return math.inf
@@ -61,39 +61,39 @@ class Figure:
 
 
 def same(what: str, measured: float, expected: float) -> Figure:
-    """A number that is known exactly."""
+    """Return a figure with an exact expected value."""
     return Figure(what, float(measured), float(expected), 0.0, "exact")
 
 
 def none_wrong(what: str, wrong: SupportsFloat) -> Figure:
-    """A count of what is wrong, which must be 0: a number, or a condition that must not hold."""
+    """Return a figure that counts errors, expected 0: a number, or a condition that must be false."""
     return same(what, float(wrong), 0.0)
 
 
 def near(what: str, measured: float, expected: float, relative: float) -> Figure:
-    """A number that is known up to a relative error."""
+    """Return a figure with an expected value and a relative tolerance."""
     return Figure(what, float(measured), float(expected), relative * abs(expected), "derived")
 
 
 def between(what: str, measured: float, low: float, high: float) -> Figure:
-    """A number that lies in an interval; what is expected is its middle."""
+    """Return a figure that must lie in an interval; the expected value is its center."""
     return Figure(what, float(measured), (low + high) / 2, (high - low) / 2, "derived")
 
 
 def at_most(what: str, measured: float, limit: float) -> Figure:
-    """A number that is not negative, and the nearer to 0 the better."""
+    """Return a figure ≥ 0 with an upper limit; the expected value is 0."""
     return Figure(what, float(measured), 0.0, limit, "derived")
 
 
 def sampled(what: str, measured: float, expected: float, standard_error: float, relative: float = 0.0) -> Figure:
-    """An estimate, within so many standard errors of what is expected.
+    """Return a sampled figure, which may be a fixed number of standard errors from its expected value.
 
     Args:
-        what: what was measured.
+        what: name of the measured quantity.
         measured: the estimate.
         expected: its expectation.
-        standard_error: its standard deviation, absolute and derived.
-        relative: of the expectation itself, where it is a model with a known error.
+        standard_error: its derived standard deviation, absolute.
+        relative: relative error of the expectation itself, if it comes from an approximate model; default: 0.
     """
     allowed = z_of(FALSE_ALARM) * standard_error + relative * abs(expected)
     return Figure(what, float(measured), float(expected), allowed, "sampled")
@@ -110,11 +110,11 @@ class Claim:
     """One numbered statement and the function that checks it.
 
     Attributes:
-        section, number, name: from the function's name, ``claim_3_01_matmul``.
-        statement: the function's docstring.
-        source: where it is stated: table, equation, standard, or the computation that yields it.
-        sizes: which of the sizes of a ``Place`` it is about, such as "bmn"; "" if it has none.
-        slow: left out unless asked for.
+        section, number, name: parsed from the function's name, such as ``claim_3_01_matmul``.
+        statement: docstring of the function.
+        source: table, equation or standard that states it, or the computation that yields it.
+        sizes: sizes of a ``Place`` that the claim depends on, such as "bmn"; "" if none.
+        slow: whether the claim is skipped by default.
         check: the function.
     """
 
@@ -129,27 +129,27 @@ class Claim:
 
     @property
     def id(self) -> str:
-        """Such as "3.1"."""
+        """Section and number, such as "3.1"."""
         return f"{self.section}.{self.number}"
 
     @property
     def title(self) -> str:
-        """The first sentence of the statement's first paragraph."""
+        """First paragraph of the statement, on one line."""
         return " ".join(self.statement.partition("\n\n")[0].split())
 
     def figures(self, place: Place = DEFAULT) -> list[Figure]:
-        """What the check finds at a place, at least one figure.
+        """Run the check at a place and return its figures, at least one.
 
         Raises:
-            AssertionError: what the check asserts on the way does not hold.
+            AssertionError: an assertion inside the check fails.
         """
         found = list(self.check(place))
         if not found:
-            raise ArgumentError(f"claim {self.id}: it has checked nothing at {place}")
+            raise ArgumentError(f"claim {self.id}: the check returned no figure at {place}, expected at least one")
         return found
 
     def hold(self, place: Place = DEFAULT) -> None:
-        """Raise AssertionError, naming every figure that is wrong, unless all hold."""
+        """Raise AssertionError with the failing figures unless all of them hold."""
         wrong = [f for f in self.figures(place) if not f.holds]
         if wrong:
             lines = "\n".join(f"  {f}" for f in wrong[:5])
@@ -157,7 +157,7 @@ class Claim:
 
 
 def claim(source: str, sizes: str = "", *, slow: bool = False) -> Callable[[Check], Claim]:
-    """Make a claim of a function ``claim_SECTION_NUMBER_name(place)`` whose docstring is the statement."""
+    """Return a decorator that makes a claim of ``claim_SECTION_NUMBER_name(place)``; its docstring is the statement."""
 
     def made(check: Check) -> Claim:
         match = _NAME.fullmatch(check.__name__)
@@ -180,5 +180,5 @@ def claim(source: str, sizes: str = "", *, slow: bool = False) -> Callable[[Chec
 
 
 def claims_of(module: object) -> Iterator[Claim]:
-    """The claims that a module states, in order."""
+    """Yield the claims of a module, ordered by number."""
     yield from (value for value in tuple(vars(module).values()) if isinstance(value, Claim))

@@ -43,14 +43,15 @@ GELU: Op = ops.Gelu()
 PLACEMENTS: tuple[NormPlacement, ...] = ("pre", "branch")
 
 ULPS = 1e-14
-"""Relative: logarithm, sum, quotient and exponential of a few numbers near 1."""
+"""Relative tolerance: logarithm, sum, quotient and exponential of a few numbers near 1."""
 
 
 @claim("definitions of the means; names: PyTorch library unit-scaling, constraints")
 def claim_4_01_means(place: Place) -> Figures:
-    """Every constraint is a mean of α and the constrained β: equal factors stay, and harmonic ≤ geometric ≤ arithmetic.
+    """Every constraint is a mean of α and the constrained β, and leaves equal factors unchanged.
 
-    The geometric mean of k factors to the k is their product; by name, α or a β is taken as it is.
+    harmonic ≤ geometric ≤ arithmetic. The k-th power of the geometric mean of k factors is their product; a constraint
+    by name selects α or one β.
     """
     rng = place.rng()
     alpha, left, right = (float(f) for f in np.exp2(rng.uniform(-6, 6, 3)))
@@ -72,7 +73,7 @@ def claim_4_01_means(place: Place) -> Figures:
 
 @claim("paper, Theorem 5.2: α = β for a constrained edge")
 def claim_4_02_only_what_is_constrained(place: Place) -> Figures:
-    """A constraint changes α and the β of the constrained inputs, to one value, and nothing else."""
+    """A constraint changes α and the β of the constrained inputs, to one value; the other β are unchanged."""
     rng = place.rng()
     factors = [float(f) for f in np.exp2(rng.uniform(-4, 4, 4))]
     scales = Scales(factors[0], (*factors[1:], None))
@@ -82,7 +83,7 @@ def claim_4_02_only_what_is_constrained(place: Place) -> Figures:
         yield near(f"α constrained by {tied}", found.alpha, expected, ULPS)
         for i, (before, after) in enumerate(zip(scales.beta, found.beta, strict=True)):
             if before is None or after is None:
-                yield none_wrong("a gradient out of nothing", before is not after)
+                yield none_wrong("a gradient for an input without one", before is not after)
             elif i in tied:
                 yield same(f"β of {i}, constrained by {tied}", after, found.alpha)
             else:
@@ -91,9 +92,9 @@ def claim_4_02_only_what_is_constrained(place: Place) -> Figures:
 
 @claim("authors' code, examples/listings.py (scaled_projection): α = β_x = (m·n)^-¼, β_w = b^-½", "bmn")
 def claim_4_03_projection(place: Place) -> Figures:
-    """A linear layer in a branch: output RMS (m/n)^¼, input gradient (n/m)^¼, weight gradient 1.
+    """A constrained linear layer has output RMS (m/n)^¼, input gradient RMS (n/m)^¼ and weight gradient RMS 1.
 
-    What the constraint costs is what a wide layer owes a narrow one, and the next layer pays it back.
+    In a branch m → n → m the deviations of its two layers cancel.
     """
     b, m, n = place.b, place.m, place.n
     scales = unit.scales(Call(MATMUL, ((b, m), (m, n)), geometric, (0,)))
@@ -126,11 +127,11 @@ def claim_4_04_activations(place: Place) -> Figures:
 
 @dataclass(frozen=True)
 class AnyFactors(Unit):
-    """Factors drawn at random for every op that changes values, before they are constrained.
+    """A scheme that draws random factors for every op that changes values, before constraints apply.
 
     Attributes:
-        seed: of the draw.
-        by_shape: equal calls get equal factors, as under every scheme; needed where a loop uses a weight again.
+        seed: random seed.
+        by_shape: whether equal calls have equal factors, as under every scheme; needed if a loop reuses a weight.
     """
 
     name: str = "any factors"
@@ -138,7 +139,7 @@ class AnyFactors(Unit):
     by_shape: bool = False
 
     def unconstrained(self, call: Call) -> Scales:
-        """Identities and moves keep their own; additions keep what their weights say."""
+        """Return random factors; identities and moves keep their own, additions those of their weights."""
         own = super().unconstrained(call)
         if isinstance(call.op, ops.WeightedAdd | ops.Fork | ops.Reshape | ops.Transpose | ops.Bias):
             return own
@@ -149,7 +150,7 @@ class AnyFactors(Unit):
 
 
 def _block(constraint: Constraint) -> dict[str, Callable[..., Tensor]]:
-    """Residual branches of every kind that the package's models are made of."""
+    """Return residual branches of every kind that the package's models use."""
 
     def attention(x: Tensor, *w: Tensor, causal: bool = False, softcap: float | None = None) -> Tensor:
         def branch(h: Tensor) -> Tensor:
@@ -191,7 +192,7 @@ def _block(constraint: Constraint) -> dict[str, Callable[..., Tensor]]:
 
 
 def _language_layers(constraint: Constraint) -> list[tuple[str, layers.Block, layers.Specs]]:
-    """Layers of the character models and of a decoder, of width 8."""
+    """Return layers of the character models and of a decoder, of width 8."""
     plain = layers.Block(
         heads=4,
         depth=2,
@@ -233,9 +234,9 @@ def _language_layers(constraint: Constraint) -> list[tuple[str, layers.Block, la
 
 @claim("paper, Theorem 5.2", "bms")
 def claim_4_05_branches(place: Place) -> Figures:
-    """With any factors at all, constrained where the blocks say, every gradient is a constant times the true one.
+    """With arbitrary factors, constrained where the blocks require it, every gradient is a constant times the true one.
 
-    So no block forgets an edge that is no cut-edge, whatever factors the ops on it happen to have.
+    So no block lacks a constraint on a non-cut edge.
     """
     p, rng = place.at_most(b=2, m=3, s=4), place.rng()
     width = 2 * p.m
@@ -291,7 +292,7 @@ def claim_4_05_branches(place: Place) -> Figures:
 
 @claim("arXiv 2407.17465: to output scale; refscale.scales.UMup")
 def claim_4_06_u_mup(place: Place) -> Figures:
-    """u-μP takes α wherever unit scaling takes the geometric mean, and leaves unconstrained what is."""
+    """u-μP uses α where unit scaling uses the geometric mean; unconstrained factors stay unconstrained."""
     call = Call(MATMUL, ((5, 12), (12, 7)), geometric, (0,))
     found = get_scheme("u-mup").scales(call)
     yield near("α", found.alpha, 12**-0.5, ULPS)

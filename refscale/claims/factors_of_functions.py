@@ -1,4 +1,4 @@
-"""Factors of activations, softmax, norms and losses: what each makes 1, on quantiles, in closed form, by counting."""
+"""Factors of activations, softmax, norms and losses: the scale that each makes 1, by quantiles or in closed form."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EVERYTHING = np.ones((1, 1), np.bool_)
 
 
 def _activation(op: Op, place: Place) -> Figures:
-    """α by both statistics, and β, on the quantiles of N(0, 1)."""
+    """Yield α by both statistics, and β, on the quantiles of N(0, 1)."""
     gradient = signs(grid().shape, place.rng())
     for by, measure in STATISTICS if op.has_mean else STATISTICS[:1]:
         yield unit(f"α by {by}", op, (grid(),), measure=measure, statistic=by, relative=GRID)
@@ -42,7 +42,7 @@ def _activation(op: Op, place: Place) -> Figures:
 
 
 def _growing(op: Op, x: Array, measures: tuple[tuple[Statistic, Measure], ...]) -> Figures:
-    """The same for functions that weigh the tails, by the density of N(0, 1)."""
+    """Yield α and β of functions that weigh the tails, by the density of N(0, 1)."""
     for by, measure in measures:
         yield unit(f"α by {by}", op, (x,), measure=measure, statistic=by, relative=GRID)
         yield unit(f"β by {by}", op, (x,), 0, np.ones_like(x), measure=by_density, statistic=by, relative=GRID)
@@ -106,9 +106,9 @@ def claim_3_27_exponentials(place: Place) -> Figures:
 
 @claim(TABLE + "; by RMS: the limit of wide rows", "s")
 def claim_3_28_softmax(place: Place) -> Figures:
-    """softmax over s: α = s makes the mean 1, β = s the gradient's RMS 1 at uniform logits and g of mean zero.
+    """softmax over s: α = s gives the output mean 1; β = s gives the gradient RMS 1 at uniform logits, for g of mean 0.
 
-    By RMS, s/√e: the limit of wide rows of N(0, 1) logits, reached to 1 % at 65 536.  With a mask of ones, the same.
+    By RMS, α = s/√e: the limit of wide rows of N(0, 1) logits, within 1 % at 65 536. A mask of ones changes nothing.
     """
     s, rng = place.s, place.rng()
     h = columns(power_of_two(max(2, s)))
@@ -126,11 +126,11 @@ def claim_3_28_softmax(place: Place) -> Figures:
 
 @claim("log-softmax of wide rows is the logits, less a constant; Σ g is removed", "s")
 def claim_3_29_log_softmax(place: Place) -> Figures:
-    """log softmax over s: α = 1 about the mean; at uniform logits the gradient loses its mean, one part in s.
+    """log softmax over s: α = 1 by standard deviation; at uniform logits the gradient loses its mean, one part in s.
 
-    With a mask of ones, the same.
+    A mask of ones changes nothing.
     """
-    h = columns(power_of_two(max(2, place.s)))  # the first row is constant, so that all of it is removed
+    h = columns(power_of_two(max(2, place.s)))  # the first row is constant, so all of it is removed
     kinds: tuple[tuple[Op, tuple[Array, ...]], ...] = (
         (ops.LogSoftmax(), ()),
         (ops.MaskedLogSoftmax(), (EVERYTHING,)),
@@ -145,11 +145,11 @@ def claim_3_29_log_softmax(place: Place) -> Figures:
 def claim_3_30_norms(place: Place) -> Figures:
     """Layer norm and RMS norm over b rows: α = β_x = 1; β = b^-½ for gain and bias.
 
-    Rows of signs of mean zero are their own norm, and a gradient orthogonal to them and to 1 passes whole.
+    Rows of signs of mean zero equal their own norm, and a gradient orthogonal to them and to 1 passes unchanged.
     """
     rng, n = place.rng(), power_of_two(max(4, place.at_most(n=256).n))
     h = columns(n)
-    flip = np.repeat(signs((n // 2,), rng), 2)[:, None] * np.ones((1, n))  # the same sign for rows that are compared
+    flip = np.repeat(signs((n // 2,), rng), 2)[:, None] * np.ones((1, n))  # the same sign for compared rows
     x, one, zero = h[1] * flip, np.ones(n), np.zeros(n)
     g = columns(place.b).T  # (b, p): sums over its rows have an RMS of √b
     wide = np.tile(g, (1, max(1, n // g.shape[1])))[:, : max(n, g.shape[1])]
@@ -167,9 +167,9 @@ def claim_3_30_norms(place: Place) -> Figures:
 
 @claim(TABLE + "; a mean over rows multiplies β by their number", "bs")
 def claim_3_31_cross_entropy(place: Place) -> Figures:
-    """Cross-entropy of s classes: α = 1; β = s/√(s−1), exact at uniform logits; of a mean, times the rows that count.
+    """Cross-entropy of s classes: α = 1; β = s/√(s−1), exact at uniform logits; for a mean, times the counted rows.
 
-    Every target is as good as any other, so rows are enumerated, not drawn.  One class: nothing to learn, β = 1.
+    All targets give the same RMS, so rows are enumerated, not drawn. For one class the gradient is 0, and β = 1.
     """
     b, s = place.b, max(2, place.s)
     uniform, targets = np.zeros((b, s)), np.arange(b) % s
@@ -190,7 +190,7 @@ def claim_3_31_cross_entropy(place: Place) -> Figures:
 
 @claim("gradient 2(x−y)/n of two independent inputs; a sum is the objective")
 def claim_3_32_other_losses(place: Place) -> Figures:
-    """Squared error: β = n/√8, for x − y has variance 2.  A sum of losses: every factor 1."""
+    """Squared error: β = n/√8, as x − y has variance 2. A sum of losses: every factor is 1."""
     yield unit("α", ops.MseLoss(), tuple(QUADRANTS), measure=mean, expected=2.0)
     for i in (0, 1):
         yield unit(f"β of input {i}", ops.MseLoss(), tuple(QUADRANTS), i, 1.0)
@@ -208,12 +208,12 @@ CONSTANTS: tuple[tuple[Op, float, float, float], ...] = (
     (ops.Tanh(), 1.5925374, 1.5925374, 1.4674136),
     (ops.Sigmoid(), 4.8013134, 1.8462285, 4.7226461),
 )
-"""α by standard deviation, α by RMS, β: quadrature to 30 digits, rounded to eight."""
+"""α by standard deviation, α by RMS, β: quadrature to 30 digits, rounded to eight digits."""
 
 
 @claim("quadrature to 30 digits; paper, Table A.2, to its ±0.0005")
 def claim_3_33_constants(place: Place) -> Figures:
-    """The constants of the activations, to eight digits."""
+    """The constants of the activations agree with quadrature to eight digits."""
     schemes: tuple[Scheme, Scheme] = (get_scheme("unit"), get_scheme("unit-rms"))
     for op, *alphas, beta in CONSTANTS:
         for scheme, alpha in zip(schemes, alphas, strict=True):
@@ -224,7 +224,7 @@ def claim_3_33_constants(place: Place) -> Figures:
 
 @claim("the rule of refscale.ops.Elementwise, on quantiles of N(0, 1)")
 def claim_3_37_elementwise(place: Place) -> Figures:
-    """Every element-wise op of the table: α and β make output and gradient 1, by both statistics."""
+    """For every element-wise op of the table, α and β give output and gradient scale 1, by both statistics."""
     for example in ops.examples(Sizes(1, 1, 1, 1)):
         if isinstance(example.op, ops.Square):
             yield from _growing(example.op, lattice(), BY_DENSITY)
@@ -247,7 +247,7 @@ def claim_3_38_extremes(place: Place) -> Figures:
 
 @claim(TABLE + " (sum; broadcast bias), terms counted by window", "b")
 def claim_3_39_copies_and_means(place: Place) -> Figures:
-    """Average pooling of k: α = √k, β = k for windows that do not overlap; expand: β = r^-½; where: α = β = 1."""
+    """Average pooling of k: α = √k, β = k for disjoint windows; expand: β = r^-½; where: α = β = 1."""
     rng, b = place.rng(), place.at_most(b=256).b
     h = columns(b)
     x, g = h[:, :, None] * signs((len(h), 1, 3), rng), signs((len(h), 1, 3), rng)
@@ -267,7 +267,7 @@ def claim_3_39_copies_and_means(place: Place) -> Figures:
 def claim_3_40_norms_of_channels(place: Place) -> Figures:
     """Batch norm, training and frozen, and group norm over R rows: α = β_x = 1; β = R^-½ for gain and bias."""
     rng, b = place.rng(), power_of_two(max(4, place.at_most(b=256).b))
-    h = columns(b)  # columns of mean 0, orthogonal to each other, but the first
+    h = columns(b)  # columns of mean 0, except the first, orthogonal to each other
     x, g = (np.tile(h[i][:, None], (1, 8)) * signs((1, 8), rng) for i in (1, 2))
     n = np.ones(8)
     kinds: tuple[tuple[Op, tuple[Array, ...]], ...] = ((ops.BatchNorm(0.0), ()), (ops.FrozenBatchNorm(0.0), (0 * n, n)))
@@ -280,26 +280,26 @@ def claim_3_40_norms_of_channels(place: Place) -> Figures:
         statistics = (0 * ones, ones) if more else ()
         yield unit(f"β_gain over {b} rows", op, (y, ones, 0 * ones, *statistics), 1, wide, relative=GRID)
         yield unit(f"β_bias over {b} rows", op, (y, ones, 0 * ones, *statistics), 2, wide, relative=GRID)
-    # A sample for each row, whose group is the four elements (1, −1, 1, −1), orthogonal to (1, 1, −1, −1).
+    # A sample for each row; its group is the four elements (1, −1, 1, −1), orthogonal to (1, 1, −1, −1).
     x, g = (np.tile(c, (b, 1)) for c in (h4(1), h4(2)))
     op, one4 = ops.GroupNorm(2, 0.0), np.ones(8)
     yield unit("α", op, (x, one4, 0 * one4))
     yield unit("β_x", op, (x, one4, 0 * one4), 0, g)
-    g = np.ones((b, 8))  # rows that are alike: √b
+    g = np.ones((b, 8))  # identical rows: √b
     yield unit("β_gain of equal rows", op, (x, one4, 0 * one4), 1, g, expected=math.sqrt(b))
     yield unit("β_bias of equal rows", op, (x, one4, 0 * one4), 2, g, expected=math.sqrt(b))
 
 
 def h4(i: int) -> Array:
-    """A column of the Hadamard matrix of 4, twice."""
+    """Return a column of the Hadamard matrix of 4, twice."""
     return np.tile(columns(4)[i], 2)
 
 
 @claim("closed form at uniform logits", "bs")
 def claim_3_41_weighted_targets(place: Place) -> Figures:
-    """Cross-entropy of smoothed or weighted targets: β of hard ones over the RMS of the gradient at uniform logits.
+    """Cross-entropy of smoothed or weighted targets: β of hard targets over the RMS of the gradient at uniform logits.
 
-    Of two classes by one logit: β = 2 over that of the weights, times the number of elements of a mean.
+    For two classes by one logit: β = 2 over the RMS of the weights, times the number of elements of a mean.
     """
     b, s, rng = place.b, max(2, place.s), place.rng()
     smoothing, weight = float(rng.uniform(0, 0.5)), float(rng.uniform(1, 4))
@@ -326,7 +326,7 @@ def claim_3_41_weighted_targets(place: Place) -> Figures:
 
 @claim("closed form: E min(D², δ²) of D ~ N(0, 2)")
 def claim_3_42_clipped_losses(place: Place) -> Figures:
-    """Huber loss and smooth L1 of x − y ~ N(0, 2): β is one over the RMS of the difference, clipped to ±δ."""
+    """Huber loss and smooth L1 of x − y ~ N(0, 2): β is 1 over the RMS of the difference clipped to ±δ."""
     d, delta = math.sqrt(2) * grid(), float(place.rng().uniform(0.25, 4))
     arrays = (d, np.zeros_like(d))
     huber = float(np.mean(np.where(np.abs(d) <= delta, d * d / 2, delta * (np.abs(d) - delta / 2))))

@@ -1,8 +1,7 @@
-"""Factors of sums and products: what each makes exactly 1, at any shape.
+"""Factors of sums and products: inputs whose output or gradient each factor scales to exactly 1, at any shape.
 
 Signs have unit variance in every sample, and columns of a Hadamard matrix times signs have an RMS of exactly √terms
-(``refscale.testing.hadamard``), so that no factor here is estimated.  Sizes that a factor does not depend on are kept
-small.
+(``refscale.testing.hadamard``), so no factor here is estimated. Sizes that a factor does not depend on are small.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from refscale.testing.places import Place
 
 TABLE = "paper, Table A.2"
 QUADRANTS = np.array([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0]])
-"""Two rows of signs that meet in all four ways: Σ γ_i·row_i has an RMS of √(Σ γ_i²)."""
+"""Two rows of signs with all four combinations: Σ γ_i·row_i has an RMS of √(Σ γ_i²)."""
 FEW = 8
 
 
 def _summed_over_rows(op: Op, i: int, p: Place) -> Figures:
-    """β of an input that broadcasting repeats: b^-½, for its gradient sums b rows."""
+    """Yield β of an input repeated by broadcasting: b^-½, as its gradient sums b rows."""
     stacked = columns(p.b).T  # (b, p): sums over its rows have an RMS of √b
     rng, width = p.rng(), stacked.shape[1]
     arrays = [signs(stacked.shape, rng), signs((p.b, width), rng)]
@@ -61,7 +60,7 @@ def claim_3_03_weighted_add(place: Place) -> Figures:
 
 @claim(TABLE + " (broadcast bias)", "b")
 def claim_3_04_bias(place: Place) -> Figures:
-    """x + bias: α = β_x = 1, for biases start at 0; β_bias = b^-½."""
+    """x + bias: α = β_x = 1, as biases start at 0; β_bias = b^-½."""
     x, zero = signs((place.b, FEW), place.rng()), np.zeros(FEW)
     yield unit("α", ops.Bias(), (x, zero))
     yield unit("β of input 0", ops.Bias(), (x, zero), 0, x[::-1])
@@ -85,7 +84,7 @@ def claim_3_05_multiply(place: Place) -> Figures:
 
 @claim("quadrature; arXiv 2002.05202")
 def claim_3_06_silu_glu(place: Place) -> Figures:
-    """x·f(gate), with silu and any other activation: a product of independents sees the RMS of f, not its σ."""
+    """x·f(gate), with silu and other activations: α is 1 over the RMS of f, not σ, as x and gate are independent."""
     rng = place.rng()
     arrays = (signs(grid().shape, rng), grid())
     for op in (ops.SiluGlu(), *map(ops.Glu, ops.ACTIVATIONS), ops.Glu(ops.Swish(1.702))):
@@ -107,7 +106,7 @@ def claim_3_07_dropout(place: Place) -> Figures:
 
 @claim("authors' code, examples/listings.py (scaled); engine.settle")
 def claim_3_08_identities(place: Place) -> Figures:
-    """Scaled and Fork are identities with the factors that they are given; r forks of r^-½ keep a sum of gradients."""
+    """Scaled and Fork are identities with given factors; r forks of r^-½ preserve the RMS of a sum of gradients."""
     rng = place.rng()
     alpha, beta = (float(f) for f in np.exp2(rng.uniform(-3, 3, 2)))
     x, g = signs((2, 16), rng)
@@ -118,7 +117,7 @@ def claim_3_08_identities(place: Place) -> Figures:
 
 
 def _product(op: Op, p: Place, *, alpha: bool = True) -> Figures:
-    """α from m terms, β_x from n, β_w from b."""
+    """Yield α from m terms, β_x from n, β_w from b."""
     rng = p.rng()
     if alpha:
         x = columns(p.m)
@@ -131,9 +130,9 @@ def _product(op: Op, p: Place, *, alpha: bool = True) -> Figures:
 
 @claim(TABLE, "bmn")
 def claim_3_09_matmul(place: Place) -> Figures:
-    """x (…, b, m) times w (m, n): α = m^-½, β_x = n^-½, β_w = b^-½ with b the rows of x, all leading axes counted.
+    """x (…, b, m) times w (m, n): α = m^-½, β_x = n^-½, β_w = b^-½ with b the rows of x over all leading axes.
 
-    An operand that broadcasting repeats r times sums r times as many terms.
+    The gradient of an operand that broadcasting repeats r times sums r times as many terms.
     """
     rng, op = place.rng(), ops.Matmul()
     yield from _product(op, place)
@@ -146,7 +145,7 @@ def claim_3_09_matmul(place: Place) -> Figures:
     yield unit(f"β of x over 4·{place.n} terms", op, arrays, 0, four)
     arrays = (halves, signs((1, x.shape[1], FEW), rng))
     yield unit(f"β of one w for two x, over 2·{place.b} terms", op, arrays, 1, signs((2, place.b, FEW), rng))
-    pairs = np.stack([columns(place.b).T] * 3)  # three products, side by side: nothing is repeated
+    pairs = np.stack([columns(place.b).T] * 3)  # three products side by side: no operand is repeated
     arrays = (pairs, signs((3, pairs.shape[2], FEW), rng))
     yield unit(f"β of w in three products over {place.b} terms", op, arrays, 1, signs((3, place.b, FEW), rng))
     g = np.stack([columns(place.n)] * 3)
@@ -156,7 +155,7 @@ def claim_3_09_matmul(place: Place) -> Figures:
 
 @claim(TABLE + "; 1/m: arXiv 2407.17465, output layer", "bmn")
 def claim_3_10_readout(place: Place) -> Figures:
-    """A readout is a matmul; by the rule 1/m, α = 1/m: aligned weights, all 1, give 1."""
+    """A readout is a matmul; with the rule 1/m, α = 1/m: for weights and inputs of 1 the output is 1."""
     yield from _product(ops.Readout(), place)
     damped = ops.Readout("1/m")
     yield unit("α of aligned weights", damped, (np.ones((2, place.m)), np.ones((place.m, 3))))
@@ -165,9 +164,9 @@ def claim_3_10_readout(place: Place) -> Figures:
 
 @claim(TABLE + "; correlated values: the mean of t equal ones", "bmn")
 def claim_3_11_attention_mix(place: Place) -> Figures:
-    """weights (s, t) of mean 1 times values (t, d): α = t^-½ if values are independent, 1/t if they are alike.
+    """weights (s, t) of mean 1 times values (t, d): α = t^-½ for independent values, 1/t for equal ones.
 
-    Of a causal mixture of independent values, (t·H_t)^-½: query i has the mean of i values, t times.
+    For a causal mixture of independent values, (t·H_t)^-½: query i computes t times the mean of i values.
     """
     rng = place.rng()
     yield from _product(ops.AttentionMix("independent"), place)
@@ -198,18 +197,21 @@ def claim_3_12_attention_scores(place: Place) -> Figures:
 
 
 def _rows(*shape: int) -> Array:
-    """Rows of a Hadamard matrix in a shape, one column of it last: sums over all but the last axis are exact."""
+    """Return rows of a Hadamard matrix in a shape, one column of it last: sums over all but the last axis are exact."""
     return columns(int(np.prod(shape))).T.reshape(*shape, -1)
 
 
 def _per_group(w: Array) -> Array:
-    """The same for each of two groups of the last axis."""
+    """Repeat a weight for each of two groups of the last axis."""
     return np.concatenate([w, w], -1)
 
 
 @claim("authors' code, scmm/uscale/ops.py (conv1d, conv2d), with b^-½ for its b^-1", "bms")
 def claim_3_13_conv1d(place: Place) -> Figures:
-    """α = (kernel·channels_in/groups)^-½, β_x = (kernel/stride·channels_out/groups)^-½, β_w = (batch·positions)^-½."""
+    """Conv1d: α = (kernel·channels_in/groups)^-½, β_x = (kernel/stride·channels_out/groups)^-½.
+
+    β_w = (batch·positions)^-½.
+    """
     p, rng = place.at_most(b=8, m=16, s=32), place.rng()
     op = ops.Conv1d(stride=2, dilation=2, groups=2)
     length = 2 * p.s + 3  # gives s positions
@@ -218,7 +220,7 @@ def claim_3_13_conv1d(place: Place) -> Figures:
     g = _per_group(_rows(p.b, p.s))
     taps = signs((3, p.m, g.shape[-1]), rng)
     yield unit(f"β of w over {p.b}·{p.s} terms", op, (x, taps), 1, g)
-    # Padding of kernel − stride at both ends: every element of x is seen by kernel/stride = 2 windows of m outputs.
+    # Padding of kernel − stride at both ends: every element of x is in kernel/stride = 2 windows of m outputs.
     seen = _rows(4, p.m).swapaxes(1, 2)
     x = signs((p.b, 2 * p.s, 2 * seen.shape[1]), rng)
     g = signs((p.b, p.s + 1, 2 * p.m), rng)
@@ -227,7 +229,7 @@ def claim_3_13_conv1d(place: Place) -> Figures:
 
 @claim("authors' code, scmm/uscale/ops.py (conv1d, conv2d), with b^-½ for its b^-1", "bms")
 def claim_3_14_conv2d(place: Place) -> Figures:
-    """As for one dimension: kernel, stride and positions are products over two, or three."""
+    """Conv2d and Conv3d: as Conv1d, with kernel, stride and positions as products over two or three axes."""
     p, rng = place.at_most(b=4, m=8, s=8), place.rng()
     op = ops.Conv2d(stride=(1, 2), groups=2)
     x, taps = signs((p.b, p.s + 1, 2 * p.s, 2 * p.m), rng), _per_group(_rows(2, 2, p.m))
@@ -252,9 +254,12 @@ def claim_3_14_conv2d(place: Place) -> Figures:
 
 @claim(TABLE + " (matmul), terms counted by window", "bms")
 def claim_3_43_conv_transpose(place: Place) -> Figures:
-    """α = (kernel/stride·channels_in/groups)^-½, β_x = (kernel·channels_out/groups)^-½, β_w = (batch·positions)^-½."""
+    """ConvTranspose: α = (kernel/stride·channels_in/groups)^-½, β_x = (kernel·channels_out/groups)^-½.
+
+    β_w = (batch·positions)^-½.
+    """
     p, rng = place.at_most(b=8, m=16, s=32), place.rng()
-    # Kernel 4, stride 2, three places left out at both ends: each place of y gets two elements of x.
+    # Kernel 4, stride 2, three places cropped at both ends: each place of y sums two elements of x.
     op = ops.ConvTranspose(2, 2, groups=2)
     pairs = _rows(2, p.m)  # of the taps 0 and 2, and of 1 and 3
     taps = _per_group(np.stack([pairs, pairs], 1).reshape(4, p.m, -1))
@@ -273,13 +278,20 @@ def claim_3_43_conv_transpose(place: Place) -> Figures:
 
 @claim("the values are those of the input; repeats are counted", "bn")
 def claim_3_44_padding_and_resize(place: Place) -> Figures:
-    """Nearest resize by r: α = 1, β = r^-½.  Padding of n elements to N: α = 1; β = 1, or (n/N)^½ for repeats."""
+    """Nearest resize by r: α = 1, β = r^-½; linear: by squared weights. Padding n to N: α = 1; β = 1, or (n/N)^½."""
     p, rng = place.at_most(b=32, n=32), place.rng()
     rows = columns(p.n).T  # sums over its rows have an RMS of √n
     x, r = signs((p.b, 3, rows.shape[1]), rng), p.n
     g = np.tile(rows, (p.b, 3, 1)) * np.repeat(signs((p.b, 3, rows.shape[1]), rng), r, 1)
     yield unit("α", ops.NearestResize(r), (x,))
     yield unit(f"β of {r} repeats", ops.NearestResize(r), (x,), 0, g)
+    for align in (False, True):
+        linear, x = ops.LinearResize(2 * r + 1, align), columns(r + 1).T[None]
+        how = f"{r + 1} to {2 * r + 1}" + ", corners aligned" * align
+        yield unit(f"α of linear {how}", linear, (x,))
+        yield unit(
+            f"β of linear {how}", linear, (np.ones((1, r + 1, len(columns(2 * r + 1)))),), 0, columns(2 * r + 1).T[None]
+        )
     one, more = signs((p.b, 1, rows.shape[1]), rng), np.tile(rows, (p.b, 1, 1))
     copies = ops.Pad(((0, 0), (p.n - 1, 0), (0, 0)), "replicate")
     yield unit("α of copies", copies, (one,))
@@ -292,7 +304,10 @@ def claim_3_44_padding_and_resize(place: Place) -> Figures:
 
 @claim("order statistics: the largest of k has the distribution Φ^k")
 def claim_3_15_max_pool(place: Place) -> Figures:
-    """α = 1/σ of the largest of k; β = √k: one of k elements receives each gradient.  Overlapping windows add up."""
+    """Max pooling of k: α = 1/σ of the largest of k; β = √k, as one of k elements receives each gradient.
+
+    Gradients of overlapping windows are added.
+    """
     rng = place.rng()
     for kernel in ((3,), (2, 2)):
         k = int(np.prod(kernel))
@@ -313,7 +328,7 @@ def claim_3_15_max_pool(place: Place) -> Figures:
 
 @claim(TABLE + "; mean: the same, divided by n", "n")
 def claim_3_16_reductions(place: Place) -> Figures:
-    """A sum over n elements: α = n^-½, β = 1.  A mean: α = √n, β = n; of correlated values, α = 1."""
+    """A sum over n elements: α = n^-½, β = 1. A mean: α = √n, β = n; of correlated values, α = 1."""
     rng = place.rng()
     equal = np.tile(signs((FEW, 1), rng), (1, place.n))
     yield unit(f"α over {place.n} equal terms", ops.Mean((-1,), values="correlated"), (equal,), measure=rms)
@@ -325,7 +340,7 @@ def claim_3_16_reductions(place: Place) -> Figures:
 
 @claim("the values are those of the input", "bmn")
 def claim_3_17_movement(place: Place) -> Figures:
-    """Reshape, transpose, concatenate: α = β = 1.  A slice of k of n elements, k rows gathered of n: β = (n/k)^½."""
+    """Reshape, transpose, concatenate: α = β = 1. A slice of k of n elements, k rows gathered of n: β = (n/k)^½."""
     p, rng = place.at_most(b=32, m=32, n=32), place.rng()
     b, m, n = p.b, p.m, p.n
     x = signs((b, m), rng)
@@ -351,7 +366,7 @@ def claim_3_17_movement(place: Place) -> Figures:
 
 @claim("b/v independent terms in a row; authors' code, scmm/uscale/layers.py: v/b, for terms alike", "bn")
 def claim_3_18_embedding(place: Place) -> Figures:
-    """b rows of a table of v: α = 1; β = (v/b)^½, whether tokens are many to a row or few."""
+    """b rows of a table of v: α = 1; β = (v/b)^½, for many tokens per row or few."""
     p, rng = place.at_most(b=256, n=64), place.rng()
     few = rng.permutation(4 * p.b)[: p.b]
     table = signs((4 * p.b, FEW), rng)
@@ -365,7 +380,7 @@ def claim_3_18_embedding(place: Place) -> Figures:
 
 @claim(TABLE, "bmns")
 def claim_3_19_factors_see_shapes_only(place: Place) -> Figures:
-    """The factors of a matmul are m^-½, n^-½ and b^-½ to the last bit, whatever the other sizes and the data are."""
+    """The factors of a matmul are m^-½, n^-½ and b^-½ to the last bit, independent of other sizes and of the data."""
     scales = ops.Matmul().scale((place.s, place.b, place.m), (place.m, place.n))
     rows = place.s * place.b
     yield same("α", scales.alpha, place.m**-0.5)

@@ -1,4 +1,4 @@
-"""Formats and rounding: what each format can say, and that every cast is the nearest it can say, once."""
+"""Formats and rounding: the range of each format, and one rounding to the nearest value in every cast."""
 
 from __future__ import annotations
 
@@ -51,14 +51,15 @@ BEYOND = {
     "all_ones": math.nan,  # OCP OFP8 1.0, non-saturating conversion
     "negative_zero": math.nan,  # Noune et al. 2022
 }
-"""What a number beyond the largest becomes without saturation; in a format with neither inf nor NaN, the largest."""
+"""Result of overflow without saturation; in a format with neither inf nor NaN, the largest value."""
 
 
 @cache
 def magnitudes(format: Format) -> NDArray[np.float64]:
-    """Its values >= 0, ascending, so that codes of even and odd significand alternate; by ml_dtypes where it knows it.
+    """Return the format's values ≥ 0, ascending, so that even and odd significands alternate; by ml_dtypes if it has
+    it.
 
-    float32 and tf32 have too many: their values from 1 to 2, and those around the smallest and the largest.
+    float32 and tf32 have too many: only values from 1 to 2, and those around the smallest and the largest.
     """
     if format.bits > 16:
         step = 2.0**-format.mantissa_bits
@@ -82,18 +83,18 @@ def magnitudes(format: Format) -> NDArray[np.float64]:
 
 
 def _pairs(format: Format) -> tuple[Array, Array, Array]:
-    """Neighbors (low, high), and whether the significand of low is even."""
+    """Return neighbors (low, high), and whether the significand of low is even."""
     values = magnitudes(format)
     low, high = values[:-1], values[1:]
-    near = high - low <= 1.0001 * format.spacing(high)  # the runs of a wide format are no neighbors
+    near = high - low <= 1.0001 * format.spacing(high)  # the separate ranges of a wide format have gaps
     even = np.mod(low / format.spacing(low), 2) == 0
     if format.mantissa_bits == 0:
-        even = np.zeros_like(even)  # no even one: the larger (IEEE 754-2019, 4.3.1)
+        even = np.zeros_like(even)  # without an even significand, the larger (IEEE 754-2019, 4.3.1)
     return low[near], high[near], even[near]
 
 
 def _points(format: Format, carrier: type) -> Iterator[tuple[str, Array, Array, Array, Array]]:
-    """Where, x, the neighbors of x, and which of them is nearest (ties to even)."""
+    """Yield place, x, the neighbors of x, and the nearest of them (ties to even)."""
     low, high, even = _pairs(format)
     middle: Array = (low + (high - low) / 2).astype(carrier)
     fits = middle.astype(np.float64) == low + (high - low) / 2
@@ -113,7 +114,7 @@ def _points(format: Format, carrier: type) -> Iterator[tuple[str, Array, Array, 
 
 
 def _wrong(actual: Array, expected: Array) -> int:
-    """How many differ, the sign of zero and NaN included."""
+    """Count differing elements, including the sign of zero and NaN."""
     a, e = np.asarray(actual, np.float32), np.asarray(expected, np.float32)
     differ = (a != e) & ~(np.isnan(a) & np.isnan(e))
     return int(np.count_nonzero(differ | ((a == 0) & (np.signbit(a) != np.signbit(e)))))
@@ -148,7 +149,7 @@ def claim_1_01_limits(place: Place) -> Figures:
 
 @claim("ml_dtypes, every code")
 def claim_1_02_codes(place: Place) -> Figures:
-    """Every code of up to 16 bits decodes to ml_dtypes' value, and encodes back to itself, NaN to NaN."""
+    """Every code of up to 16 bits decodes to the value of ml_dtypes and encodes back to itself, NaN to NaN."""
     for f in FORMATS.values():
         if f.dtype is None or f.bits > 16:
             continue
@@ -163,13 +164,16 @@ def claim_1_02_codes(place: Place) -> Figures:
 
 @claim("IEEE 754-2019, 4.3.1; OCP OFP8 1.0")
 def claim_1_03_nearest_even(place: Place) -> Figures:
-    """A cast to nearest takes the nearest value, at a midpoint the one of even significand, a bit beside it as well."""
+    """A cast to nearest returns the nearest value; at a midpoint, the value of even significand.
+
+    Numbers one bit beside each midpoint are checked, too.
+    """
     yield from _nearest("nearest_even")
 
 
 @claim("IEEE 754-2019, 4.3.1 and 4.3.2")
 def claim_1_04_other_roundings(place: Place) -> Figures:
-    """Ties away from zero, toward zero, up and down: each takes the neighbor that it names."""
+    """The roundings ties away from zero, toward zero, up and down each return the neighbor that they define."""
     for rounding in ROUNDINGS:
         if rounding not in ("nearest_even", "stochastic"):
             yield from _nearest(rounding)
@@ -177,9 +181,10 @@ def claim_1_04_other_roundings(place: Place) -> Figures:
 
 @claim("IEEE 754-2019, 7.4; OCP OFP8 1.0, its two conversion modes")
 def claim_1_05_overflow(place: Place) -> Figures:
-    """Up to half a spacing beyond the largest value rounds to it; what is farther saturates, or is inf or NaN, by name.
+    """Up to half a spacing beyond the largest value, a number rounds to it; beyond that it saturates, or is inf or NaN.
 
-    At the half itself the even significand decides: the largest, if its own is even.
+    The overflow rule decides which. At exactly half a spacing the result is the largest value if its significand is
+    even.
     """
     for f in FORMATS.values():
         top, step = PUBLISHED[f.name][0], float(f.spacing(f.max))
@@ -198,7 +203,7 @@ def claim_1_05_overflow(place: Place) -> Figures:
 
 @claim("IEEE 754-2019, 4.3: one rounding of the exact value")
 def claim_1_06_once(place: Place) -> Figures:
-    """float64 is rounded once, never through float32: 1.0625 + 2^-40 is 1.125 in float8_e4m3fn, not 1."""
+    """float64 is rounded once, not through float32: 1.0625 + 2^-40 is 1.125 in float8_e4m3fn, not 1."""
     cast = Cast("e4m3fn", "nearest_even", "saturate")
     yield same("1.0625 + 2^-40", float(cast(np.float64(1.0625 + 2**-40))[()]), 1.125)
     rng = place.rng()
@@ -206,7 +211,7 @@ def claim_1_06_once(place: Place) -> Figures:
         low, high, _ = _pairs(f)
         some = rng.integers(0, len(low), 64)
         x = low[some] + (high - low)[some] / 2
-        x = x * (1 + rng.choice([-1, 1], 64) * 2.0**-45)  # nearer to the midpoint than float32 can say
+        x = x * (1 + rng.choice([-1, 1], 64) * 2.0**-45)  # nearer to the midpoint than float32 can represent
         expected = [round_exact(float(v), f, rounding="nearest_even", overflow="saturate") for v in x]
         cast = Cast(f, "nearest_even", "saturate")
         yield none_wrong(f"{f}: float64 rounded wrong", _wrong(cast(x), np.array(expected)))
@@ -214,7 +219,7 @@ def claim_1_06_once(place: Place) -> Figures:
 
 @claim("refscale.formats.rounding; ml_dtypes; Noune et al. 2022 (no -0)")
 def claim_1_07_zero_and_nan(place: Place) -> Figures:
-    """-0 stays -0 where the format has it, NaN stays NaN; a format without NaN refuses it."""
+    """-0 stays -0 if the format has it, NaN stays NaN; a format without NaN refuses it."""
     for f in FORMATS.values():
         cast = Cast(f, "nearest_even", "saturate")
         if f.has_zero:
@@ -235,7 +240,7 @@ def claim_1_07_zero_and_nan(place: Place) -> Figures:
 
 @claim("Noune et al. 2022; E round(x) = x")
 def claim_1_08_stochastic(place: Place) -> Figures:
-    """Stochastic rounding: over all random words, enumerated, the mean of the results is the number itself, exactly."""
+    """Stochastic rounding: over all random words, enumerated, the mean of the results is exactly the number itself."""
     rng = place.rng()
     words = np.arange(1 << 10, dtype=np.uint32) << np.uint32(22)
     for name in ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float4_e2m1fn"):
@@ -246,12 +251,12 @@ def claim_1_08_stochastic(place: Place) -> Figures:
         table = np.repeat(x[:, None], len(words), 1)
         cast = Cast(name, "stochastic", "saturate")
         mean = cast(table, np.tile(words, (16, 1))).astype(np.float64).mean(1)
-        yield none_wrong(f"{name}: expectations that are off", np.count_nonzero(mean != x))
+        yield none_wrong(f"{name}: wrong expectations", np.count_nonzero(mean != x))
 
 
 @claim("definition of a rounding")
 def claim_1_09_order(place: Place) -> Figures:
-    """Every cast is idempotent and monotone, and odd but for directed roundings, which mirror each other."""
+    """Every cast is idempotent and monotone. Casts are odd functions, except that up and down mirror each other."""
     mirror: dict[str, Rounding] = {"up": "down", "down": "up"}
     x = np.sort(place.rng().standard_normal(512) * np.exp2(place.rng().uniform(-20, 20, 512)))
     for f in FORMATS.values():

@@ -1,4 +1,4 @@
-"""Cut-edges and gradient factors: when factors that differ are legal, and what the gradient is then."""
+"""Cut-edges and gradient factors: legal combinations of factors, and the gradient that they give."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GRAPHS = 12
 
 
 def random_dag(rng: np.random.Generator, leaves: int, size: int) -> Dag:
-    """A graph of so many ops whose inputs are mostly recent nodes: chains, loops, shared nodes, multi-edges."""
+    """Return a random graph whose inputs are mostly recent nodes: chains, loops, shared nodes, multi-edges."""
     calls = []
     for node in range(leaves, leaves + size):
         kind = str(rng.choice(list(KINDS)))
@@ -43,7 +43,7 @@ def random_dag(rng: np.random.Generator, leaves: int, size: int) -> Dag:
 
 
 def connect(dag: Dag, leaves: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors of all nodes."""
+    """Return the tensors of all nodes."""
     nodes = list(leaves)
     for kind, inputs in dag.ops:
         nodes.append(apply(KINDS[kind], *(nodes[i] for i in inputs)))
@@ -51,7 +51,7 @@ def connect(dag: Dag, leaves: Sequence[Tensor]) -> list[Tensor]:
 
 
 def run(dag: Dag, tape: Tape, arrays: list[Array]) -> list[Tensor]:
-    """``connect`` on new leaves."""
+    """Apply ``connect`` to new leaves."""
     return connect(dag, [tape.tensor(x, f"leaf{i}") for i, x in enumerate(arrays)])
 
 
@@ -60,7 +60,7 @@ def _leaves(dag: Dag, rng: np.random.Generator) -> list[Array]:
 
 
 def _needed(dag: Dag) -> set[int]:
-    """The nodes that the output depends on."""
+    """Return the nodes that the output depends on."""
     found = {dag.output}
     for node in range(dag.output, dag.n_leaves - 1, -1):
         if node in found:
@@ -69,7 +69,7 @@ def _needed(dag: Dag) -> set[int]:
 
 
 def _components(nodes: set[int], edges: list[tuple[int, int]]) -> int:
-    """How many parts a graph has, by merging."""
+    """Count the connected components of a graph, by merging."""
     root = {n: n for n in nodes}
 
     def find(n: int) -> int:
@@ -84,13 +84,13 @@ def _components(nodes: set[int], edges: list[tuple[int, int]]) -> int:
 
 @dataclass(frozen=True)
 class Chosen(Regular):
-    """Factors by the number of the call."""
+    """A scheme with given factors for each call, by number."""
 
     name: str = "chosen"
     factors: tuple[Scales, ...] = ()
 
     def scales(self, call: Call) -> Scales:
-        """Those of the call."""
+        """Return the factors of the call."""
         return self.factors[call.index]
 
 
@@ -120,9 +120,9 @@ def claim_5_01_cut_edges(place: Place) -> Figures:
 
 @claim("paper, Theorem 5.2", "s")
 def claim_5_02_constraint_scaled_graphs(place: Place) -> Figures:
-    """With α = β on every edge that is no cut-edge, each gradient is one positive constant times the true one.
+    """With α = β on every non-cut edge, each gradient is one positive constant times the true one.
 
-    Random graphs, random factors on cut-edges, in float64 against plain backpropagation of the same function.
+    Random graphs, random factors on cut-edges, in float64, compared with plain backpropagation of the same function.
     """
     rng = place.rng()
     for _ in range(GRAPHS):
@@ -144,7 +144,7 @@ def claim_5_02_constraint_scaled_graphs(place: Place) -> Figures:
 
 
 def _trajectories(scheme: Chosen, weights: list[Array], rates: list[float], x: Array, adaptive: bool) -> list[Array]:
-    """Outputs of a two-layer network over 20 steps of training towards zero."""
+    """Return the outputs of a two-layer network over 20 steps of training toward zero."""
     outputs = []
     moments = [np.zeros_like(w) for w in weights]
     squares = [np.zeros_like(w) for w in weights]
@@ -169,8 +169,8 @@ def _trajectories(scheme: Chosen, weights: list[Array], rates: list[float], x: A
 def claim_5_03_unscaled_equivalent(place: Place) -> Figures:
     """A scaled op has an unscaled equivalent with the same training dynamics: factors move into start and rate.
 
-    y = α·x·w trained by β·(vjp) at the rate η is y = x·v with v = α·w; its rate is α·β·η under SGD with momentum,
-    and α·η under Adam, which divides by the scale of the gradient.  Two runs of 20 steps in float64, same outputs.
+    y = α·x·w trained by β·(vjp) at the rate η equals y = x·v with v = α·w; its rate is α·β·η under SGD with momentum,
+    and α·η under Adam, which divides by the scale of the gradient. Two runs of 20 steps in float64, same outputs.
     """
     p, rng = place.at_most(b=16, m=12, n=12), place.rng()
     x = rng.standard_normal((p.b, p.m))
@@ -186,14 +186,14 @@ def claim_5_03_unscaled_equivalent(place: Place) -> Figures:
         apart = max(rms(u - v) / rms(v) for u, v in zip(left, right, strict=True))
         moved = rms(left[-1] - left[0]) / rms(left[0])
         yield near(f"{name}: outputs apart", 1 + apart, 1.0, 1e-9)
-        yield none_wrong(f"{name}: it has not moved", moved < 1e-6)
+        yield none_wrong(f"{name}: no training", moved < 1e-6)
 
 
 @claim("refscale.graph: c(x_i) = c(y)·β_i/α, and all consumers agree")
 def claim_5_04_mixed_gradients(place: Place) -> Figures:
-    """Where uses of a tensor demand different constants, its gradient is no multiple of the true one, and is refused.
+    """If uses of a tensor require different constants, its gradient is not a multiple of the true one, and is refused.
 
-    A tied embedding with unequal factors; a residual branch with unequal α and β.  Forks mend both.
+    Two cases: a tied embedding with unequal factors, and a residual branch with unequal α and β. Forks correct both.
     """
     rng = place.rng()
     table, ids = rng.standard_normal((7, 4)), rng.integers(0, 7, (3, 5))

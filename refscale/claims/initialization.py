@@ -1,4 +1,4 @@
-"""Initialization and learning rates: where a model starts, and how far a step goes."""
+"""Initialization and learning rates: initial values of parameters, and the size of a step."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from refscale.testing.places import Place
 
 @claim("paper, recipe, step 1; BERT: 0.02", "mn")
 def claim_7_01_initialization(place: Place) -> Figures:
-    """Weights and embeddings start at σ = 1 whatever the fan-in, biases at 0, gains at 1; regular ones at 0.02.
+    """Weights and embeddings start at σ = 1 for every fan-in, biases at 0, gains at 1; regular weights at 0.02.
 
-    The same draws, times σ: so the regular and the unit-scaled model start from one point.
+    All schemes use the same draws times σ, so the regular and the unit-scaled model start from the same point.
     """
     specs = layers.linear_specs("layer", place.m, place.n) | layers.norm_specs("norm", place.n)
     specs |= {"table": layers.Spec("embedding", (place.n, place.m)), "out": layers.Spec("readout", (place.m, place.n))}
@@ -59,7 +59,7 @@ def claim_7_02_learning_rates(place: Place) -> Figures:
 
 @claim("Devlin et al. 2018; paper, BERT experiments")
 def claim_7_03_published_sizes(place: Place) -> Figures:
-    """bert-base and bert-large are the paper's: 12 × 768 and 24 × 1024, heads of 64, vocabulary 30400."""
+    """bert-base and bert-large have the paper's sizes: 12 × 768 and 24 × 1024, heads of 64, vocabulary 30400."""
     for name, size, width, hidden in (("bert-base", 12, 768, 3072), ("bert-large", 24, 1024, 4096)):
         c = bert.CONFIGS[name]
         yield same(f"{name}: layers", c.layers, size)

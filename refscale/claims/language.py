@@ -1,4 +1,4 @@
-"""Language models at initialization: certified, predicted, at unit scale; the automatic recipe takes them."""
+"""Language models at initialization: legal factors, predicted scales near 1, and factors by the automatic recipe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from refscale.testing import assert_gradient_factor, rms
 from refscale.testing.places import Place
 
 ERROR = 0.15
-"""Of the predictions, as for BERT."""
+"""Relative error of the predictions, as for BERT."""
 SMALL = (
     "charlm-attention:layers=2,width=64,head_size=32",
     "charlm-conv:layers=2,width=64",
@@ -61,8 +61,9 @@ def _model(config: language.LanguageConfig, size: int, seq: int) -> Model:
 
 @claim("paper, Theorem 5.2; character models")
 def claim_8_13_language_models_are_certified(place: Place) -> Figures:
-    """Attention, convolution, recurrence, decoder; pre-, post- and no norm; tied; constrained or not: every gradient is
-    a constant times the true one.
+    """Every gradient of a language model is a constant times the true one.
+
+    Checked for attention, convolution, recurrence and decoder; pre-, post- and no norm; tied; constrained or not.
     """
     for text in FORMS:
         for constraint in (geometric, none):
@@ -77,10 +78,10 @@ def claim_8_13_language_models_are_certified(place: Place) -> Figures:
 
 
 def _named(row: TensorRms, seq: int, width: int) -> float:
-    """Gradients that meet values they are not independent of: how many times predicted they may be.
+    """Return the largest allowed ratio to the prediction for gradients that depend on their multiplicands.
 
-    Those of queries and keys, and of the norm before the readout, as in BERT; and where one weight or bias is used at
-    every step of a recurrence, whose states are alike.
+    These are the gradients of queries and keys and of the norm before the readout, as in BERT, and of a weight or bias
+    used at every step of a recurrence, whose states are correlated.
     """
     if row.way == "backward" and row.name.startswith("norm."):
         return 5.0
@@ -90,7 +91,7 @@ def _named(row: TensorRms, seq: int, width: int) -> float:
 
 
 NOT_JUDGED = ("relative_shift", "distance")
-"""Scores by distance are 0 where a query cannot see, and have a gradient where it can; ``predict`` says so."""
+"""Scores by distance are 0 where a query does not see a key, but have a gradient where it does; see ``predict``."""
 
 
 def _figures(text: str, seq: int, rng: np.random.Generator) -> Iterator[Figure]:
@@ -103,9 +104,9 @@ def _figures(text: str, seq: int, rng: np.random.Generator) -> Iterator[Figure]:
 
 @claim("refscale.analysis.predict; paper, character models", "s")
 def claim_8_14_language_models_are_predicted(place: Place) -> Figures:
-    """On uniform tokens every tensor has the predicted RMS, to 15 %.
+    """On uniform tokens every tensor of a language model has the predicted RMS, to 15 %.
 
-    Gradients of queries and keys, of the last norm, and of what a recurrence uses at every step may be larger.
+    Gradients of queries and keys, of the last norm, and of parameters used at every step of a recurrence may be larger.
     """
     for text in SMALL:
         yield from _figures(text, max(4, place.at_most(s=24).s), place.rng())
@@ -113,7 +114,7 @@ def claim_8_14_language_models_are_predicted(place: Place) -> Figures:
 
 @claim("paper, recipe")
 def claim_8_15_the_recipe_takes_language_models(place: Place) -> Figures:
-    """The automatic recipe finds legal factors for each, under which the median weight gradient is near unit scale."""
+    """The automatic recipe finds legal factors for language models; the median weight gradient is near unit scale."""
     for text in SMALL:
         config, rng = _config(text), place.rng()
         parameters, batch = models.initial_parameters(config, unit, rng), _batch(config, rng, 8, 16)

@@ -1,14 +1,15 @@
-"""Whole models, measured and predicted: every tensor's RMS over several runs, beside what ``analysis.predict`` says.
+"""Whole models, measured and predicted: every tensor's RMS over several runs, beside ``analysis.predict``.
 
-How far a measured RMS may be from its expectation by chance.  A model's tensors come from independent normal arrays
-(inputs, weights, the incoming gradient) by products.  The mean square of a product of x (b, m) and w (m, n) has the
-relative variance 2·(1/bm + 1/mn + 1/bn + 1/bmn) (``refscale.testing.effective_samples_matmul``), those of consecutive
-products add up, and so do those of the branches of a sum, at most.  So with k products on the way, no two sides
-of which have a product below q, and p elements of its own, a mean square over R runs has a relative variance of at most
-2·(3k/q + 1/p)·κ/R, its root a quarter of that; κ = 2 allows for elements that are products of normal numbers.
+The sampling error of a measured RMS follows from the construction. A model's tensors come from independent normal
+arrays (inputs, weights, the incoming gradient) by products. The mean square of a product of x (b, m) and w (m, n) has
+the relative variance 2·(1/bm + 1/mn + 1/bn + 1/bmn) (``refscale.testing.effective_samples_matmul``). The variances of
+consecutive products add up, and those of the branches of a sum at most add up. So with k products on the path, all
+products of two of their sides at least q, and p elements of its own, a mean square over R runs has a relative variance
+of at most 2·(3k/q + 1/p)·κ/R, its root a quarter of that; κ = 2 allows for elements that are products of normal
+numbers.
 
-What a figure promises: with z standard errors to either side, and a model error of ε, it fails by chance at the rate of
-z (1e-13), and misses an error of ε + 2z standard errors no more often.
+With z standard errors to either side and a model error of ε, a figure fails by chance at the rate of z (1e-13), and
+misses an error of ε + 2z standard errors no more often.
 """
 
 from __future__ import annotations
@@ -29,22 +30,22 @@ from refscale.scales import Scheme, unit
 from refscale.stats.trace import SAME_VALUES
 
 KAPPA = 2.0
-"""Of elements that are products of two normal numbers, (9 − 1)/(3 − 1) = 4 at most; of sums of them, nearer to 1."""
+"""Kurtosis factor of products of two normal numbers: (9 − 1)/(3 − 1) = 4 at most; nearer to 1 for sums of them."""
 
 Model = Callable[[Tape, np.random.Generator], Tensor]
-"""Records a run on new inputs and weights; the same graph at every call."""
+"""Function that records a run on new inputs and weights; the graph is the same at every call."""
 
 
 @dataclass(frozen=True)
 class TensorRms:
-    """One tensor of a model: its RMS over several runs, and the predicted one.
+    """One tensor of a model: its RMS over several runs, and the predicted RMS.
 
     Attributes:
-        name: in the model.
+        name: name in the model.
         way: "forward" or "backward".
-        shape: of the tensor.
+        shape: shape of the tensor.
         measured, predicted: RMS.
-        std: measured, about the mean over all elements.
+        std: measured standard deviation about the mean over all elements.
     """
 
     name: str
@@ -64,9 +65,9 @@ def rows(
     *,
     gradients: bool = True,
 ) -> list[TensorRms]:
-    """Every tensor that is not zero by prediction, forward, then backward if asked for; leaves are N(0, 1).
+    """Return every tensor whose predicted scale is not 0, forward, then backward if requested; leaves are N(0, 1).
 
-    Those that hold the values of another are left out (``analysis.trace.SAME_VALUES``).
+    Tensors with the values of another one are left out (``analysis.trace.SAME_VALUES``).
     """
     squares: dict[tuple[str, int | str], list[tuple[float, float]]] = {}
 
@@ -75,8 +76,8 @@ def rows(
 
     def probe(way: str, variable: Variable, array: Array) -> None:
         if array.ndim:
-            flat = array.reshape(-1)  # sums in float32 err by 1e-4 at most, figures by chance by 1e-2
-            distances = flat - flat[0]  # of the same variance, which may be far below the mean square
+            flat = array.reshape(-1)  # float32 sums err by at most 1e-4, the figures by chance by 1e-2
+            distances = flat - flat[0]  # same variance, which may be far below the mean square
             square, mean = float(flat @ flat) / flat.size, float(distances.sum()) / flat.size
             variance = float(distances @ distances) / flat.size - mean * mean
             squares.setdefault(key(way, variable), []).append((square, max(0.0, variance)))
@@ -100,18 +101,18 @@ def rows(
 
 
 def standard_error(products: int, pair: int, elements: int, runs: int) -> float:
-    """Of a measured RMS over the expected one: see the head of this module, where k, q, p and R are these."""
+    """Return the relative standard error of a measured RMS, as derived in the module's docstring (k, q, p, R)."""
     return 0.5 * math.sqrt(2 * (3 * products / pair + 1 / elements) * KAPPA / runs)
 
 
 def compared(row: TensorRms, products: int, pair: int, runs: int, relative: float, most: float = 1.0) -> Figure:
-    """Measured over predicted, after so many products of such sides."""
+    """Return the figure measured/predicted for a tensor computed by a number of products with given sides."""
     elements = max(1, math.prod(row.shape))
     return over_predicted(row, standard_error(products, pair, min(elements, pair), runs), relative, most)
 
 
 def over_predicted(row: TensorRms, standard_error: float, relative: float, most: float) -> Figure:
-    """Measured over predicted: from 1 to ``most``, a model error and so many standard errors to either side."""
+    """Return the figure measured/predicted: from 1 to ``most``, plus a model error and standard errors at both ends."""
     middle = (1 + most) / 2
     allowed = (most - 1) / 2 + relative * most
     what = f"{row.way} {row.name} {row.shape}"
@@ -119,7 +120,7 @@ def over_predicted(row: TensorRms, standard_error: float, relative: float, most:
 
 
 def uniform_batch(config: BertConfig, rng: np.random.Generator, size: int, seq: int, predictions: int) -> Batch:
-    """Ids, labels and positions uniform and independent; one segment, no padding."""
+    """Return a batch with ids, labels and positions uniform and independent, one segment, no padding."""
     positions = np.sort(
         rng.permuted(np.tile(np.arange(seq, dtype=np.int32), (size, 1)), axis=1)[:, :predictions], axis=1
     )
@@ -134,9 +135,9 @@ def uniform_batch(config: BertConfig, rng: np.random.Generator, size: int, seq: 
 
 
 def worst(figures: Iterator[Figure]) -> Figure:
-    """The one nearest to failing."""
+    """Return the figure nearest to failing."""
     return max(figures, key=lambda f: f.strain)
 
 
 ONE_SEGMENT = {"embeddings.segment": 1.0}
-"""What ``predict`` is told of such a batch: the chance that two tokens have the same segment."""
+"""Input of ``predict`` for such a batch: the probability that two tokens have the same segment."""

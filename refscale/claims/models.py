@@ -40,11 +40,11 @@ from refscale.testing.places import Place
 
 FFN_ERROR = 0.03
 BERT_ERROR = 0.15
-"""Of the predictions: what is left of independence (``refscale.analysis.predict``)."""
+"""Relative error of the predictions, from the remaining dependence of operands (``refscale.analysis.predict``)."""
 
 
 def ffn_parameters(d: int, hidden: int, rng: np.random.Generator) -> dict[str, Array]:
-    """Of ``ffn``: weights N(0, 1), gain 1, bias 0."""
+    """Return parameters of ``ffn``: weights N(0, 1), gain 1, bias 0."""
     return {
         "gain": np.ones(d),
         "bias": np.zeros(d),
@@ -54,7 +54,7 @@ def ffn_parameters(d: int, hidden: int, rng: np.random.Generator) -> dict[str, A
 
 
 def ffn(x: Tensor, w: Mapping[str, Tensor], tau: ResidualRule) -> Tensor:
-    """The paper's reference feed-forward layer: a residual branch of norm, projection, gelu, projection."""
+    """Apply the paper's reference feed-forward layer: a residual branch of norm, projection, gelu, projection."""
 
     def branch(h: Tensor) -> Tensor:
         h = F.linear(F.layer_norm(h, w["gain"], w["bias"]), w["up"])
@@ -64,7 +64,7 @@ def ffn(x: Tensor, w: Mapping[str, Tensor], tau: ResidualRule) -> Tensor:
 
 
 def ffn_model(b: int, d: int, hidden: int, tau: float = 0.4) -> Model:
-    """``ffn`` on a batch of N(0, 1), new weights at every call."""
+    """Return a model that applies ``ffn`` to a batch of N(0, 1), with new weights at every call."""
 
     def model(tape: Tape, rng: np.random.Generator) -> Tensor:
         x = tape.tensor(rng.standard_normal((b, d)), "x")
@@ -75,7 +75,7 @@ def ffn_model(b: int, d: int, hidden: int, tau: float = 0.4) -> Model:
 
 
 def attention_model(b: int, s: int, d: int, heads: int, *, causal: bool = False) -> Model:
-    """Attention in a residual branch, tokens independent N(0, 1)."""
+    """Return a model with attention in a residual branch, on independent N(0, 1) tokens."""
 
     def model(tape: Tape, rng: np.random.Generator) -> Tensor:
         x = tape.tensor(rng.standard_normal((b, s, d)), "x")
@@ -94,7 +94,7 @@ def attention_model(b: int, s: int, d: int, heads: int, *, causal: bool = False)
 
 
 def bert_model(config: bert.BertConfig, size: int, seq: int, scheme: Scheme = unit) -> Model:
-    """Pre-training loss of a BERT on uniform tokens, new weights at every call."""
+    """Return a model that computes a BERT's pre-training loss on uniform tokens, with new weights at every call."""
 
     def model(tape: Tape, rng: np.random.Generator) -> Tensor:
         batch = uniform_batch(config, rng, size, seq, max(1, seq // 6))
@@ -115,7 +115,8 @@ def _ffn_figures(b: int, m: int, n: int, rng: np.random.Generator) -> Iterator[F
 def claim_8_01_ffn(place: Place) -> Figures:
     """Feed-forward layer, any batch and widths: every activation and gradient has the predicted RMS, to 3 %.
 
-    Beyond the 3 %, 7.4 standard errors (1e-13 for each figure); an error of 3 % and twice that is caught as surely.
+    The tolerance is 3 % plus 7.4 standard errors, with a false-alarm rate of 1e-13 for each figure. An error of 3 %
+    plus 14.8 standard errors is missed no more often.
     """
     p = place.at_most(b=1024)
     yield from _ffn_figures(p.b, max(8, p.m), max(8, p.n), p.rng())
@@ -123,7 +124,7 @@ def claim_8_01_ffn(place: Place) -> Figures:
 
 @claim("authors' code, examples/listings.py (test_ffn): b = 1024, d = 256, h = 1024, τ = 0.4")
 def claim_8_02_the_papers_ffn(place: Place) -> Figures:
-    """At the paper's size, σ of output and input gradient within 0.1 of 1, of weight gradients within 0.5."""
+    """At the paper's size, σ of output and input gradient is within 0.1 of 1, σ of weight gradients within 0.5."""
     found = {(r.way, r.name): r for r in rows(ffn_model(1024, 256, 1024), 1, place.rng())}
     yield between("σ of the output", found["forward", "weighted_add"].std, 0.9, 1.1)
     yield between("σ of the input's gradient", found["backward", "x"].std, 0.9, 1.1)
@@ -132,11 +133,11 @@ def claim_8_02_the_papers_ffn(place: Place) -> Figures:
 
 
 def named_most(row: TensorRms, seq: int, width: int) -> float:
-    """Gradients of BERT that meet values they are not independent of: how many times predicted they may be.
+    """Return the largest allowed ratio to the prediction for BERT's gradients that depend on their multiplicands.
 
-    * Queries and keys: pairs of tokens that happen to be alike, by width^-½, are alike in values, keys and queries at
-      once.  Of independent tokens this makes √(1 + seq/width), more behind layers that have mixed them.
-    * The norm before the readout: the readout's softmax is a function of what the norm puts out.
+    * Queries and keys: pairs of tokens that are similar by chance, by width^-½, are similar in values, keys and queries
+      at once. For independent tokens this gives √(1 + seq/width), more behind layers that have mixed them.
+    * The norm before the readout: the readout's softmax is a function of the norm's output.
     * The next-sentence head: few rows, two classes.
     """
     if row.way == "backward" and ("attention.query" in row.name or "attention.key" in row.name):
@@ -154,9 +155,10 @@ def _bert_figures(
 
 
 def _bert_figure(row: TensorRms, sequences: int, seq: int, width: int) -> Figure:
-    """The next-sentence loss has one row for each sequence, and what it sends back is common to all tokens.
+    """Return the figure of one tensor; the next-sentence loss limits the effective number of samples.
 
-    So the mean square of a gradient varies as that of so many independent numbers as there are sequences, at worst.
+    That loss has one row for each sequence, and its gradient is common to all tokens of the sequence. So in the worst
+    case the mean square of a gradient varies as that of one independent number for each sequence.
     """
     se = standard_error(0, 1, sequences if row.way == "backward" else 4 * sequences, 1)
     return over_predicted(row, se, BERT_ERROR, named_most(row, seq, width))
@@ -166,7 +168,7 @@ SMALL = bert.BertConfig(layers=2, width=64, heads=2, hidden=128, vocabulary=997,
 
 
 def small_bert(**changes: Any) -> bert.BertConfig:
-    """A BERT of two layers that runs in milliseconds, with fields replaced."""
+    """Return a BERT of two layers that runs in milliseconds, with fields replaced."""
     return replace(SMALL, **changes)
 
 
@@ -188,9 +190,9 @@ def claim_8_03_attention(place: Place) -> Figures:
 def claim_8_04_bert(place: Place) -> Figures:
     """BERT, post-, pre- and branch-norm, on uniform tokens: every tensor has the predicted RMS, to 15 %.
 
-    Beyond the 15 %, 7.4 standard errors of 1280 sequences; an error of 15 % and twice that is caught as surely.
-    Three kinds of gradients are named exceptions, and larger: those of queries and keys by up to √(1 + 5·seq/width),
-    those of the norm before the readout and of the next-sentence head.
+    The tolerance is 15 % plus 7.4 standard errors of 1280 sequences; an error of 15 % plus 14.8 standard errors is
+    missed no more often than a false alarm occurs. Three kinds of gradients are exceptions and larger: those of queries
+    and keys by up to √(1 + 5·seq/width), those of the norm before the readout, and those of the next-sentence head.
     """
     placements: tuple[NormPlacement, ...] = ("post", "pre", "branch")
     for norm in placements:
@@ -201,12 +203,12 @@ def claim_8_04_bert(place: Place) -> Figures:
 
 @claim("paper, residual rules; refscale.analysis.predict")
 def claim_8_05_depth(place: Place) -> Figures:
-    """From 1 layer to 48: the scales of BERT's activations stay as predicted, and none leaves [¼, 4]."""
+    """From 1 to 48 layers the scales of BERT's activations match the prediction, and all are in [¼, 4]."""
     for layers in (1, 6, 48):
         for norm in ("post", "pre"):
             config = small_bert(layers=layers, norm=norm)
             found = rows(bert_model(config, 16, 8), 6, place.rng(), agreement=ONE_SEGMENT, gradients=False)
-            # What all tokens share is one number in the scores of a head: too few to judge.
+            # The common part of all tokens is one number in the scores of a head: too few to judge.
             few = ("nsp", "attention_scores")
             activations = [r for r in found if not any(part in r.name for part in few)]
             yield worst(_bert_figure(r, 16 * 6, 8, config.width) for r in activations)
@@ -216,14 +218,14 @@ def claim_8_05_depth(place: Place) -> Figures:
 
 @claim("paper, Table A.2; refscale.analysis.predict")
 def claim_8_06_widths_and_batches(place: Place) -> Figures:
-    """Feed-forward layers of width 8 to 512, on 1 to 1024 rows: as predicted, to 3 %."""
+    """Feed-forward layers of width 8 to 512, on 1 to 1024 rows, have the predicted RMS, to 3 %."""
     for b, m, n in ((1024, 8, 16), (1, 128, 256), (8, 128, 128), (64, 512, 128), (32, 64, 512)):
         yield worst(_ffn_figures(b, m, n, place.rng()))
 
 
 @claim("paper, Table A.2; refscale.analysis.predict", slow=True)
 def claim_8_07_the_largest(place: Place) -> Figures:
-    """Feed-forward layers up to width 4096 and batch 4096, BERT at length 512: as predicted."""
+    """Feed-forward layers up to width 4096 and batch 4096, and BERT at length 512, have the predicted RMS."""
     for b, m, n in ((4096, 64, 256), (1, 1024, 4096), (256, 1024, 4096), (128, 4096, 1024)):
         yield worst(_ffn_figures(b, m, n, place.rng()))
     for size, seq in ((2, 512), (512, 1), (64, 64)):
@@ -234,9 +236,10 @@ def claim_8_07_the_largest(place: Place) -> Figures:
 
 @claim("paper, BERT; refscale.engine.settle")
 def claim_8_08_without_constraints(place: Place) -> Figures:
-    """With forks in place of constraints every activation of BERT and its gradient is within [¼, 4].
+    """With forks instead of constraints every activation of BERT and its gradient is within [¼, 4].
 
-    Of weight gradients, too, but those of values and what sums over all tokens: attention makes their rows alike.
+    So are weight gradients, except those of values and those summed over all tokens: attention makes their rows
+    similar.
     """
     found = rows(bert_model(small_bert(constraint=none), 16, 16), 8, place.rng(), agreement=ONE_SEGMENT)
     alike = ("value.", "segment", "position")
@@ -246,8 +249,10 @@ def claim_8_08_without_constraints(place: Place) -> Figures:
 
 @claim("refscale report bert-tiny; authors' code, bert/init_hist.py")
 def claim_8_09_regular_beside_unit(place: Place) -> Figures:
-    """bert-tiny on real text: unit scaling leaves 17 of 160 tensors outside [¼, 4], one of them an activation; regular,
-    142."""
+    """bert-tiny on real text has 17 of 160 tensors outside [¼, 4] under unit scaling, one of them an activation.
+
+    Under the regular scheme it has 142.
+    """
     counts, activations = {}, {}
     for scheme in (regular, unit):
         summary = report("bert-tiny", scheme, formats=()).summary()
@@ -261,7 +266,7 @@ def claim_8_09_regular_beside_unit(place: Place) -> Figures:
 
 @claim("arXiv 2407.17465; arXiv 2502.05967")
 def claim_8_10_later_schemes(place: Place) -> Figures:
-    """u-μP has unit activations in every hidden layer of a pre-norm BERT; µnit Scaling's linear layers have, too."""
+    """u-μP has unit activations in every hidden layer of a pre-norm BERT, µnit Scaling in its linear layers."""
     for name in ("u-mup", "munit"):
         scheme = get_scheme(name)
         found = rows(bert_model(small_bert(norm="pre"), 16, 16, scheme), 8, place.rng(), scheme)

@@ -1,4 +1,4 @@
-"""Precision policies: which cast where, what is never rounded, and nothing clipped at initialization."""
+"""Precision policies: the casts of each policy, unrounded values, and no clipping at initialization."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ EXPECTED: dict[str, tuple[Cast | None, Cast | None, Cast | None, Cast | None]] =
     "fp8-hidden": (BF16, *OCP, None),
     "fp4": (BF16, FP4, FP4, None),
 }
-"""What is stored, what a contraction is given, the gradient that it receives, and weights between steps.
+"""Storage format, operand format of contractions, format of the gradient they receive, and weights between steps.
 
-The paper's FP16 runs are ``fp16-sr``; its FP8 runs kept weights as that does, with the formats of ``fp8-fnuz`` (Table
-A.1, a).  FP8 in hidden layers alone: µnit Scaling (arXiv 2502.05967).
+The paper's FP16 runs are ``fp16-sr``; its FP8 runs stored weights as that does, with the formats of ``fp8-fnuz`` (Table
+A.1, a). FP8 in hidden layers alone: µnit Scaling (arXiv 2502.05967).
 """
 
 
 @dataclass(frozen=True)
 class Fixed(Regular):
-    """Factors that are given, one forward and one for each of two inputs."""
+    """A scheme with given factors: one forward and one for each of two inputs."""
 
     factors: tuple[float, float, float] = (0.7, 0.6, 0.9)
 
     def scales(self, call: Call) -> Scales:
-        """Those."""
+        """Return the given factors."""
         return Scales(self.factors[0], self.factors[1 : 1 + len(call.shapes)])
 
 
@@ -66,12 +66,12 @@ Product = Callable[[Array, Array, Cast | None, float], Array]
 
 
 def _in_carrier(a: Array, b: Array, store: Cast | None, factor: float) -> Array:
-    """store(factor · (a @ b)), in NumPy's float32."""
+    """Return store(factor · (a @ b)), in NumPy's float32."""
     return _cast(store, (a @ b) * np.float32(factor))
 
 
 def _exactly(a: Array, b: Array, store: Cast | None, factor: float) -> Array:
-    """The real number, rounded once."""
+    """Return the exact product, rounded once."""
     return matmul(a, b, store or Cast("float32", *IEEE), factor)
 
 
@@ -79,10 +79,10 @@ ARITHMETIC: dict[str, tuple[str | None, tuple[float, float, float], Product]] = 
     "carrier": (None, (0.5, 4.0, 0.25), _in_carrier),
     "exact": ("exact", (0.7, 0.6, 0.9), _exactly),
 }
-"""How products are summed, the factors, and the product that is expected.
+"""Arithmetic of products, the factors, and the expected product.
 
-In the carrier a factor is multiplied where that costs least, which for powers of two makes no other bit; any others
-show a rounding left out or added in exact arithmetic.
+In float32 the factor is applied at the cheapest place, which changes no bit for powers of two; other factors reveal a
+missing or extra rounding in exact arithmetic.
 """
 
 
@@ -92,11 +92,11 @@ def _same(a: Array | None, b: Array) -> bool:
 
 @claim("paper, Table 2 (FP16 and FP8), Table A.1; refscale.precision.policy", "bmn")
 def claim_9_01_which_cast_where(place: Place) -> Figures:
-    """A matmul rounds its operands, then its output after α; backward its incoming gradient, then each after β.
+    """A matmul rounds its operands and its output after α; backward, its incoming gradient and each gradient after β.
 
-    y = store(α·(operand(x)·operand(w))), dx = store(β_x·(gradient(g)·operand(w)ᵀ)), dw likewise: the same bits, from
-    leaves that are stored first, in exact arithmetic for any factors, in float32 for powers of two.  Not one cast more
-    or less.
+    y = store(α·(operand(x)·operand(w))), dx = store(β_x·(gradient(g)·operand(w)ᵀ)), dw likewise. All bits are equal,
+    from leaves that are stored first, in exact arithmetic for any factors and in float32 for powers of two. The number
+    of casts is exact, too.
     """
     rng = place.rng()
     p = place.at_most(b=64, m=64, n=64)
@@ -121,9 +121,9 @@ def claim_9_01_which_cast_where(place: Place) -> Figures:
 
 @claim("refscale.precision.policy: every output, every gradient, every sum of gradients", "bm")
 def claim_9_02_everything_is_stored(place: Place) -> Figures:
-    """Every value and every gradient that a tape holds is one of the storage format, sums of gradients included.
+    """Every value and gradient on a tape is representable in the storage format, including sums of gradients.
 
-    A model's as well as one op's: nothing passes from one op to the next unrounded, but losses.
+    This is true of whole models as of single ops: only losses are unrounded between ops.
     """
     for name in ("fp16", "bf16", "fp8", "fp8-fnuz"):
         store = EXPECTED[name][0]
@@ -154,13 +154,13 @@ def claim_9_02_everything_is_stored(place: Place) -> Figures:
         leaf = tape.tensor(place.rng().standard_normal((place.b, place.m)))
         parts = [apply(ops.Relu(), leaf) for _ in range(3)]
         total = apply(ops.Add(), apply(ops.Add(), parts[0], parts[1]), parts[2])
-        backward(total, place.rng().standard_normal(total.shape), check=False)  # what is stored, right or wrong
+        backward(total, place.rng().standard_normal(total.shape), check=False)  # stored values, true gradients or not
         yield none_wrong(f"{name}: a sum of gradients not stored", not _same(leaf.grad, store(np.asarray(leaf.grad))))
 
 
 @claim("refscale.precision.policy: the value of a loss is a report")
 def claim_9_03_losses_are_not_rounded(place: Place) -> Figures:
-    """A loss and the gradient it is seeded with are not rounded: a loss scale of 2^16, beyond FP16, passes."""
+    """A loss and its initial gradient are not rounded: a loss scale of 2^16, beyond FP16, is possible."""
     rng = place.rng()
     logits, targets = rng.standard_normal((64, 8)), rng.integers(0, 8, 64)
     losses, gradients = [], []
@@ -180,7 +180,7 @@ def claim_9_03_losses_are_not_rounded(place: Place) -> Figures:
 
 @claim("arXiv 2502.05967: FP8 in hidden linear layers")
 def claim_9_04_hidden_layers_only(place: Place) -> Figures:
-    """``fp8-hidden`` casts the operands of matmuls alone: attention products and readouts stay in BF16."""
+    """``fp8-hidden`` casts only the operands of matmuls: attention products and readouts stay in BF16."""
     config = small_bert(layers=1)
     tape = Tape(unit, get_precision("fp8-hidden"))
     parameters = models.initial_parameters(config, unit, place.rng())
@@ -195,9 +195,9 @@ def claim_9_04_hidden_layers_only(place: Place) -> Figures:
 
 @claim("paper, Table 1: nothing to tune; refscale.engine.CastRecord", "bmn")
 def claim_9_05_nothing_is_clipped(place: Place) -> Figures:
-    """At initialization under unit scaling no cast clips a single element, in FP16, BF16 or FP8, of FFN or BERT.
+    """At initialization under unit scaling no cast clips an element, in FP16, BF16 or FP8, of FFN or BERT.
 
-    And few are flushed to zero: less than 1 in 200 in FP16, 1 in 50 in FP8.
+    Few elements are flushed to zero: less than 1 in 200 in FP16, 1 in 50 in FP8.
     """
     p = place.at_most(b=256, m=256, n=512)
     for name in ("fp16", "bf16", "fp8", "fp8-fnuz"):
@@ -224,7 +224,7 @@ def claim_9_06_what_unscaled_fp8_loses(place: Place) -> Figures:
 
 
 def _bert_losses(precision: Precision, scaled: bool, place: Place, where: str = "") -> tuple[int, int, int]:
-    """Clipped, flushed and all elements of the casts of a BERT step."""
+    """Return the numbers of clipped, flushed and all elements of the casts of a BERT step."""
     scheme = unit if scaled else regular
     config = small_bert()
     tape = Tape(scheme, precision, count_casts=True)
@@ -241,9 +241,9 @@ def _bert_losses(precision: Precision, scaled: bool, place: Place, where: str = 
 
 @claim("authors' code, scmm/layers.py: weights stored in FP16; run_sweep.py: stochastic_rounding")
 def claim_9_07_weights_between_steps(place: Place) -> Figures:
-    """Policies with narrow weights round them once after each step, at random; others leave them as they are.
+    """Policies with narrow weights round them once after each step, stochastically; other policies do not.
 
-    So an update of a quarter of an ulp is made one time in four, where rounding to nearest would lose it every time.
+    So an update of a quarter of an ulp takes effect one time in four, where rounding to nearest always loses it.
     """
     start = np.ones(4096, np.float32)
     moved = start + np.float32(2.0**-12)  # a quarter of FP16's spacing at 1
@@ -253,16 +253,16 @@ def claim_9_07_weights_between_steps(place: Place) -> Figures:
     for name in ("fp16-sr", "fp8-sr"):
         rounded = POLICIES[name].store_weights({"w": moved}, place.rng())["w"]
         steps = (rounded - 1) / 2.0**-10
-        yield none_wrong(f"{name}: weights that are no neighbors", np.count_nonzero((steps != 0) & (steps != 1)))
+        yield none_wrong(f"{name}: weights that are not neighbors", np.count_nonzero((steps != 0) & (steps != 1)))
         # 4096 independent trials: the standard error is √(3/16/4096) = 0.0068, seven of which are 2.6e-12.
         yield between(f"{name}: share rounded up", float(steps.mean()), 0.25 - 7 * 0.00677, 0.25 + 7 * 0.00677)
 
 
 @claim("straight-through; paper, definition of a scaled op")
 def claim_9_08_factors_do_not_see_precision(place: Place) -> Figures:
-    """The casts of every policy are those stated, and its factors the same: rounding changes no constant.
+    """The casts of every policy are the stated ones, and its factors are the same: rounding changes no constant.
 
-    Those of block-scaled policies are stated by claim 13.6.
+    Claim 13.6 states the casts of block-scaled policies.
     """
     config = small_bert(layers=1)
     tapes: list[list[Scales]] = []
@@ -276,7 +276,7 @@ def claim_9_08_factors_do_not_see_precision(place: Place) -> Figures:
         policy = POLICIES[name]
         casts = (policy.store, policy.operand, policy.operand_gradient, policy.weights)
         yield none_wrong(f"{name}: other casts", casts != expected)
-    yield none_wrong("policies that are not stated", len(POLICIES.keys() ^ EXPECTED.keys() ^ RECIPES.keys()))
+    yield none_wrong("policies without a stated entry", len(POLICIES.keys() ^ EXPECTED.keys() ^ RECIPES.keys()))
     bare = replace(POLICIES["fp8"], operand=None)
     tape = Tape(unit, bare)
     x: Tensor = tape.tensor(np.ones((2, 2)))

@@ -1,4 +1,4 @@
-"""Trained models: a published BERT is the function it was, and so is one adapted to unit scale."""
+"""Trained models: import of a published BERT and adaptation to unit scale preserve the function."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ PUBLISHED = {
     "max_position_embeddings": 12,
     "layer_norm_eps": 1e-5,
 }
-"""A ``config.json``; the eps is large enough to be seen."""
+"""A ``config.json``; its eps is large enough to change results."""
 
 
 def tensors(
     rng: np.random.Generator, layers: int = 2, d: int = 24, hidden: int = 40, words: int = 50
 ) -> dict[str, Array]:
-    """Random parameters under published names, at the scales that training leaves."""
+    """Return random parameters under published names, at typical scales of trained models."""
 
     def normal(*shape: int, sigma: float) -> Array:
         return rng.standard_normal(shape) * sigma
@@ -75,7 +75,7 @@ def _dense(t: Mapping[str, Array], name: str, x: Array) -> Array:
 
 
 def transcribed(t: Mapping[str, Array], batch: Batch, heads: int = 3, layers: int = 2) -> dict[str, Array]:
-    """What a published BERT computes, from its own names, in plain NumPy (Devlin et al. 2018)."""
+    """Compute the outputs of a published BERT from its published names, in plain NumPy (Devlin et al. 2018)."""
     size, seq = batch.ids.shape
     word = t["embeddings.word_embeddings.weight"]
     x = word[batch.ids] + t["embeddings.position_embeddings.weight"][:seq]
@@ -117,7 +117,7 @@ def _batch(rng: np.random.Generator) -> Batch:
 
 
 def _close(what: str, found: Array, expected: Array) -> Figure:
-    """Largest difference over the expected RMS."""
+    """Return a figure: the largest difference over the expected RMS."""
     return at_most(what, float(np.abs(found - expected).max() / np.sqrt(np.square(expected).mean())), 1e-12)
 
 
@@ -132,7 +132,7 @@ def _outputs(losses: bert.Losses) -> dict[str, Array]:
 
 @claim("Devlin et al. 2018; names and layouts of Hugging Face transformers")
 def claim_8_11_a_published_bert(place: Place) -> Figures:
-    """A BERT under its published names and layouts computes what a plain transcription of it computes, to 1e-12."""
+    """A BERT loaded from published names and layouts computes the same as a plain transcription of it, to 1e-12."""
     rng = place.rng()
     named, batch = tensors(rng), _batch(rng)
     model = published.from_published(PUBLISHED, named, "claim_8_11", dtype=np.float64)
@@ -150,7 +150,7 @@ _Run = tuple[bert.Losses, dict[str, Tensor]]
 def _both(
     config: bert.BertConfig, parameters: Mapping[str, Array], batch: Batch
 ) -> tuple[_Run, _Run, published.Adapted]:
-    """Losses and leaves of the regular model and of the adapted one, after backward."""
+    """Return losses and leaves of the regular and the adapted model, after backward."""
     adapted, runs = published.adapt(config, parameters), []
     for scheme, values in ((regular, parameters), (adapted.scheme, adapted.unit(parameters))):
         p = models.parameters_on(Tape(scheme, dtype=np.float64), values, config)
@@ -162,8 +162,10 @@ def _both(
 
 @claim("paper, Proposition 5.1; refscale.published.adapt")
 def claim_8_12_adapted_the_same_function(place: Place) -> Figures:
-    """A trained regular BERT and its unit-scaled form compute the same outputs and losses, to 1e-12; each gradient of
-    the latter is its certified constant times the true one, and each of its matrices has RMS 1."""
+    """A trained regular BERT and its unit-scaled form compute the same outputs and losses, to 1e-12.
+
+    Each gradient of the unit-scaled form is its constant times the true one, and each of its matrices has RMS 1.
+    """
     rng = place.rng()
     batch, model = _batch(rng), published.from_published(PUBLISHED, tensors(rng), "claim_8_12", dtype=np.float64)
     for norm in ("post", "pre", "branch"):
@@ -181,7 +183,7 @@ def claim_8_12_adapted_the_same_function(place: Place) -> Figures:
             yield near(f"{what}: loss", float(unit.total.value), float(plain.total.value), 1e-12)
             c = gradient_factors(unit.total)
             for name, leaf in leaves.items():
-                if name.endswith("key.bias"):  # zero but for rounding: a softmax ignores a shift
+                if name.endswith("key.bias"):  # zero up to rounding: a softmax ignores a shift
                     continue
                 assert leaf.grad is not None
                 mine = scaled[name].grad

@@ -1,4 +1,4 @@
-"""Results as a table, failures with what reproduces them, the list of claims, JSON."""
+"""Output of claims: a table of results, failures with their commands, the list of claims, JSON."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ WIDTH = 30
 
 
 def table(results: Iterable[ClaimResult]) -> Iterator[str]:
-    """A line for every claim: id, name, the figure nearest to failing at any place, expected, measured, verdict."""
-    names = f"{'id':5} {'claim':25}{'figures':>7}  {'the nearest to failing':{WIDTH}}"
+    """Yield a line for every claim: id, name, worst figure over all places, expected, measured, verdict."""
+    names = f"{'id':5} {'claim':25}{'figures':>7}  {'figure nearest to failing':{WIDTH}}"
     yield f"{names}{'expected':>11}{'measured':>11} verdict"
     by_claim: dict[str, list[ClaimResult]] = {}
     for result in results:
@@ -45,7 +45,7 @@ def _cut(text: str, width: int) -> str:
 
 
 def failures(results: Iterable[ClaimResult], shown: int = 5) -> Iterator[str]:
-    """Of every result that fails: the claim, its statement, its wrong figures, and the command that reproduces it."""
+    """Yield for every failing result: claim, statement, failing figures, and the command that reproduces it."""
     for result in results:
         if result.verdict == "holds":
             continue
@@ -62,7 +62,7 @@ def failures(results: Iterable[ClaimResult], shown: int = 5) -> Iterator[str]:
 
 
 def summary(results: Sequence[ClaimResult]) -> str:
-    """How many claims hold, and how long it took."""
+    """Return the number of claims that hold, the number of figures and the time."""
     ids = {r.claim.id for r in results}
     failed = {r.claim.id for r in results if r.verdict == "fails"}
     figures = sum(len(r.figures) for r in results)
@@ -71,14 +71,14 @@ def summary(results: Sequence[ClaimResult]) -> str:
 
 
 def listing() -> Iterator[str]:
-    """The list of claims, in Markdown."""
+    """Yield the list of claims as Markdown lines."""
     yield "# The claims"
     yield ""
     yield "The specification: numbered statements, each with its source and a function that checks it"
-    yield "(`claim_3_09_matmul` states 3.9).  Sizes are those of `--shape`; *slow* ones run with `--slow` or by id."
-    yield "*Paper*: arXiv 2303.11257.  *Authors' code*: github.com/graphcore-research/unit-scaling-demo, the"
+    yield "(`claim_3_09_matmul` checks 3.9). Sizes are those of `--shape`; *slow* claims run with `--slow` or by id."
+    yield "*Paper*: arXiv 2303.11257. *Authors' code*: github.com/graphcore-research/unit-scaling-demo, the"
     yield "directories `examples` and `bert` in its branch 2023-01-paper."
-    yield "This page is what `refscale verify --list` prints."
+    yield "`refscale verify --list` prints this page."
     for section in SECTIONS:
         yield ""
         yield f"## {section.number}. {section.title}"
@@ -99,7 +99,7 @@ def _entry(claim: Claim) -> Iterator[str]:
 
 
 def to_json(results: Sequence[ClaimResult]) -> dict[str, Any]:
-    """Every result with every figure."""
+    """Return every result with every figure as JSON content."""
     holds = all(r.verdict == "holds" for r in results)
     return record_content(SCHEMA, {"holds": holds, "results": [_result(r) for r in results]})
 

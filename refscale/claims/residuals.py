@@ -29,11 +29,11 @@ from refscale.testing.places import Place
 
 DEPTH = 48
 ROUNDINGS = 1e-13
-"""Relative: six roundings of 1e-16 for each of 48 additions."""
+"""Relative tolerance: six roundings of 1e-16 for each of 48 additions."""
 
 
 def _stream(scheme: Scheme, rule: ResidualRule, depth: int) -> tuple[Array, Array]:
-    """A stream after each of so many additions of branches, all orthogonal to each other, and the rows they are."""
+    """Return a stream after each of ``depth`` additions of branches, all orthogonal to each other, and their rows."""
     rows = hadamard(64)
     tape = Tape(scheme, dtype=np.float64)
     x = tape.tensor(rows[0])
@@ -45,7 +45,7 @@ def _stream(scheme: Scheme, rule: ResidualRule, depth: int) -> tuple[Array, Arra
 
 
 def _whatever(result: Tensor, h: Tensor) -> Tensor:
-    """A branch with a known result."""
+    """Return a branch with a known result."""
     return result
 
 
@@ -73,7 +73,7 @@ def claim_6_02_plain_add(place: Place) -> Figures:
 
 @claim("paper, residual rules (running mean)")
 def claim_6_03_running_mean(place: Place) -> Figures:
-    """The running mean gives the input and every branch the same part, (l + 1)^-½: x + f by another name."""
+    """The running mean gives the input and every branch the same part, (l + 1)^-½: it equals normalized x + f."""
     for name, rule in (("running mean", running_mean), ("default", default)):
         values, rows = _stream(unit, rule, DEPTH)
         for layer in (1, 5, DEPTH):
@@ -85,7 +85,7 @@ def claim_6_03_running_mean(place: Place) -> Figures:
 
 @claim("paper, residual rules (fixed); arXiv 2407.17465 (ratio)")
 def claim_6_04_fixed_and_ratio(place: Place) -> Figures:
-    """fixed(τ): weights √(1−τ), √τ.  ratio(τ): 1/√(1+τ²), τ/√(1+τ²).  Older parts fade by the skip's weight."""
+    """fixed(τ) has weights √(1−τ), √τ; ratio(τ) has 1/√(1+τ²), τ/√(1+τ²). Older parts decrease by the skip's weight."""
     tau = float(place.rng().uniform(0.05, 0.95))
     weights = {
         "fixed": (math.sqrt(1 - tau), math.sqrt(tau)),
@@ -101,7 +101,7 @@ def claim_6_04_fixed_and_ratio(place: Place) -> Figures:
 
 @claim("arXiv 2407.17465, Appendix G, all multipliers 1")
 def claim_6_05_equal_parts(place: Place) -> Figures:
-    """u-μP's depth rule: of a stack of 2L additions the input makes up √L parts and every branch one, normalized."""
+    """u-μP's depth rule: in a stack of 2L additions the input counts as √L parts, every branch as one, normalized."""
     for layers_ in (1, 4, 24):
         depth = 2 * layers_
         values, rows = _stream(get_scheme("u-mup"), default, depth)
@@ -115,7 +115,7 @@ def claim_6_05_equal_parts(place: Place) -> Figures:
 
 @claim("authors' code, examples/listings.py (ScaledFFN)", "bm")
 def claim_6_06_unit_gradients_inside(place: Place) -> Figures:
-    """The branch's weight is paid where the branch starts: gradients inside have RMS 1, and the stream's are right."""
+    """A ``Fork`` at the start of a branch applies its weight: gradients inside have RMS 1, the stream's are true."""
     p, rng = place.at_most(b=64, m=64), place.rng()
     shape = (p.b, p.m)
     for name, rule in _rules(place).items():
@@ -147,7 +147,7 @@ def claim_6_06_unit_gradients_inside(place: Place) -> Figures:
 
 @claim("paper, Theorem 5.2; authors' code, examples/listings.py (ScaledFFN)", "bms")
 def claim_6_07_blocks_in_a_row(place: Place) -> Figures:
-    """Through a stack of residual blocks, of any rule, the gradient of the stream is the true one."""
+    """Through a stack of residual blocks, by any rule, the gradient of the stream is the true one."""
     p, rng = place.at_most(b=3, m=6, s=6), place.rng()
     x = rng.standard_normal((p.b, p.m))
     weights = rng.standard_normal((p.s, p.m, p.m))
@@ -165,7 +165,7 @@ def claim_6_07_blocks_in_a_row(place: Place) -> Figures:
 
 @claim("paper, BERT: a weighted add with equal weights", "bms")
 def claim_6_08_embeddings(place: Place) -> Figures:
-    """The sum of k embeddings is a weighted add: of orthogonal ones the RMS is exactly 1, each a k^-½ part."""
+    """The sum of k embeddings is a weighted add: for orthogonal embeddings the RMS is exactly 1, each a k^-½ part."""
     rows = hadamard(8)[1:4]
     tape = Tape(unit, dtype=np.float64)
     tables = [tape.tensor(row[None]) for row in rows]

@@ -1,4 +1,4 @@
-"""Claims at places: run them, and say which hold."""
+"""Checking claims at places, and their verdicts."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from refscale.testing.places import Place
 Verdict = Literal["holds", "fails"]
 
 WHOLE_MODELS = 8
-"""The section whose claims are checked at one place: a model is many shapes already."""
+"""Section whose claims are checked at one place only: a model already contains many shapes."""
 OTHERS = (Place(1, 1, 1, 1, 1), Place(33, 7, 5, 3, 2))
-"""Beside the default place: the least, and one that nothing divides."""
+"""Places beside the default: the smallest, and one of odd sizes."""
 
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """What a claim came to at one place.
+    """The result of one claim at one place.
 
     Attributes:
-        claim: which.
-        place: where.
-        figures: what it found; empty if it broke off.
-        error: why it broke off, else "".
-        seconds: how long it took.
+        claim: the claim.
+        place: the place.
+        figures: figures of the check; empty if it raised an error.
+        error: message of the error; "" if there was none.
+        seconds: duration of the check in seconds.
     """
 
     claim: Claim
@@ -39,28 +39,28 @@ class ClaimResult:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether every figure holds."""
+        """Verdict: "holds" if every figure holds, else "fails"."""
         return "holds" if self.figures and not self.error and all(f.holds for f in self.figures) else "fails"
 
     @property
     def worst(self) -> Figure | None:
-        """The figure that is nearest to failing, or farthest beyond."""
+        """Figure with the largest strain; None without figures."""
         return max(self.figures, key=lambda f: f.strain) if self.figures else None
 
     @property
     def strain(self) -> float:
-        """That of the worst figure; infinite if there is none."""
+        """Strain of the worst figure; infinite without figures."""
         return self.worst.strain if self.worst else float("inf")
 
     @property
     def command(self) -> str:
-        """What reproduces it."""
+        """Command that reproduces the result."""
         shape = f" --shape {self.place}" if self.claim.sizes else ""
         return f"refscale verify --only {self.claim.id}{shape} --seed {self.place.seed}"
 
 
 def places(claim: Claim, seed: int = 0) -> list[Place]:
-    """Where a claim is checked unless sizes are given: the default place, and ``OTHERS`` if it is about sizes."""
+    """Return the default places of a claim: the default sizes, and ``OTHERS`` if it depends on sizes."""
     several = claim.sizes and claim.section != WHOLE_MODELS
     return [replace(p, seed=p.seed + seed) for p in (Place(), *(OTHERS if several else ()))]
 
@@ -69,13 +69,12 @@ def verify(claims: Iterable[Claim], at: Sequence[Place] = (), seed: int = 0) -> 
     """Check claims one after another.
 
     Args:
-        claims: which.
-        at: where; ``places`` of each claim if none is given.
-        seed: of everything random, where no places are given.
+        claims: claims to check.
+        at: places; if empty, ``places`` of each claim.
+        seed: random seed, if no places are given; default: 0.
 
     Returns:
-        A result for each claim and place.  An assertion that fails on the way, or an error of the package, is a result,
-        too.
+        A result for each claim and place. A failing assertion and an error of the package are results, too.
     """
     for claim in claims:
         for place in at or places(claim, seed):

@@ -1,4 +1,4 @@
-"""Signal-to-noise: at σ = 1 every format is within 1 dB of the best that any σ gives."""
+"""Signal-to-noise ratio: at σ = 1 every format is within 1 dB of its best over all σ."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BEST = {
     "float8_e4m3fnuz": 31.5,
     "float8_e5m2fnuz": 25.5,
 }
-"""dB, by integration over N(0, σ²) (``refscale snr``)."""
+"""Signal-to-noise ratio in dB, by integration over N(0, σ²) (``refscale snr``)."""
 
 
 @claim("paper, Figure 2; refscale snr")
@@ -34,7 +34,7 @@ def claim_10_01_flat_at_one(place: Place) -> Figures:
 
 @claim("uniform rounding error over a binade: 1/12 ulp²; logarithmic mean over binades")
 def claim_10_02_its_value(place: Place) -> Figures:
-    """One more mantissa bit is worth 6.02 dB: E4M3 over E5M2, FP16 over E4M3 by seven bits."""
+    """One more mantissa bit adds 6.02 dB: E4M3 over E5M2, FP16 over E4M3 by seven bits."""
     at_one = {name: float(snr(name, [1.0])[0]) for name in BEST}
     bit = 20 * math.log10(2)
     for wide, narrow, bits in (("float8_e4m3fn", "float8_e5m2", 1), ("float16", "float8_e4m3fn", 7)):
@@ -44,7 +44,7 @@ def claim_10_02_its_value(place: Place) -> Figures:
 
 @claim("paper, Figure 2, by sampling")
 def claim_10_03_by_sampling(place: Place) -> Figures:
-    """Samples of N(0, 1), cast by each format, have the integrated signal-to-noise ratio."""
+    """The signal-to-noise ratio of samples of N(0, 1), cast to each format, equals the integrated one."""
     x = place.rng().standard_normal(1 << 16)
     for name in BEST:
         noise = x - Cast(name, "nearest_even", "saturate")(x)

@@ -1,7 +1,7 @@
-"""Training: unit scaling learns in FP8 as in FP32, with nothing to tune; unscaled FP8 falls behind.
+"""Training: unit scaling trains in FP8 as in FP32 without tuning a scale; unscaled FP8 ends at a higher loss.
 
-A small BERT on text that comes with Python, short enough for a few minutes; ``refscale compare`` is the long form, and
-its result stands in the lesson on training.
+A small BERT on text that comes with Python, for a few minutes. ``refscale compare`` is the long form; the lesson on
+training has its result.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STEPS = 400
 
 @cache
 def loss_of(scheme: str, precision: str, scaling: str, seed: int) -> float:
-    """Validation loss of masked words after the run; infinite if it diverged."""
+    """Return the validation loss of masked words after the run; infinite if it diverged."""
     config = TrainConfig(
         "bert-tiny", scheme, precision, scaling, steps=STEPS, evaluate_every=STEPS, checkpoint_every=STEPS, seed=seed
     )
@@ -37,7 +37,7 @@ def loss_of(scheme: str, precision: str, scaling: str, seed: int) -> float:
 
 @claim("paper, Table 2, in kind: unit FP16, unit FP8; tutorials/07-training-in-fp8.md", slow=True)
 def claim_11_01_unit_scaling_out_of_the_box(place: Place) -> Figures:
-    """Unit-scaled, FP16 and FP8 end where FP32 ends, at one learning rate, without a loss scale: within 0.05 nats."""
+    """Unit-scaled FP16 and FP8 end within 0.05 nats of FP32, at the same learning rate and without a loss scale."""
     wide = loss_of("unit", "fp32", "none", place.seed)
     for precision in ("fp16", "fp8", "fp8-fnuz"):
         found = loss_of("unit", precision, "none", place.seed)
@@ -46,7 +46,7 @@ def claim_11_01_unit_scaling_out_of_the_box(place: Place) -> Figures:
 
 @claim("ours: the paper has no FP8 run without scaling; tutorials/07-training-in-fp8.md", slow=True)
 def claim_11_02_unscaled_fp8_learns_less(place: Place) -> Figures:
-    """Regular FP8 without a scale ends at least 0.15 nats above regular FP32; a static loss scale mends it to 0.1."""
+    """Regular FP8 without a scale ends at least 0.15 nats above regular FP32; with a static loss scale within 0.1."""
     wide = loss_of("regular", "fp32", "none", place.seed)
     plain = loss_of("regular", "fp8", "none", place.seed)
     mended = loss_of("regular", "fp8", "static:2^15", place.seed)
@@ -63,8 +63,10 @@ def claim_11_03_no_worse_than_regular(place: Place) -> Figures:
 
 @claim("paper, Table 2, in kind (SQuAD v1.1); refscale.published.adapt; tutorials/06-bert.md", slow=True)
 def claim_11_04_fine_tuning(place: Place) -> Figures:
-    """A regular model, adapted to unit scale, fine-tunes in FP8 without a loss scale as it does in FP32: F1 on made
-    questions within 0.1, and the losses of the first step, before any update, within 2 %."""
+    """A regular model, adapted to unit scale, fine-tunes in FP8 without a loss scale as in FP32.
+
+    F1 on made questions is within 0.1, and the loss of the first step, before any update, within 2 %.
+    """
     with tempfile.TemporaryDirectory() as out:
         pre = TrainConfig("bert-tiny", "regular", steps=STEPS, seq=64, evaluate_every=STEPS, seed=place.seed)
         train(pre, f"{out}/trained", report=lambda line: None)

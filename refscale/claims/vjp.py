@@ -1,4 +1,4 @@
-"""Backward passes: every one is the vector-Jacobian product of its forward pass, and the engine only adds factors."""
+"""Backward passes: each is the vector-Jacobian product of its forward pass, and the engine adds only the factors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from refscale.testing import assert_vjp
 from refscale.testing.places import Place
 
 SMALL = 5
-"""Sizes are cut to this: a wrong element shows in an inner product of few as well as of many."""
+"""Largest size: an error in one element shows in an inner product of few elements as well as of many."""
 GOOD = 1e-6
-"""Relative error of differences in float64, Richardson's; usually below 1e-9."""
+"""Relative error of Richardson differences in float64; usually below 1e-9."""
 
 
 def examples(place: Place, page: str | None = None) -> list[tuple[Op, list[Array]]]:
-    """Every op of the table (of one page of it), at small sizes, with inputs."""
+    """Return every op of the table, or of one page of it, at small sizes, with inputs."""
     p, rng = place.at_most(b=SMALL, m=SMALL, n=SMALL, s=SMALL), place.rng()
     found = ops_table.examples(p.sizes)
     here = [e for e in found if page is None or type(e.op).__module__ == f"refscale.ops.{page}"]
@@ -31,7 +31,7 @@ def examples(place: Place, page: str | None = None) -> list[tuple[Op, list[Array
 
 
 def check(op: Op, arrays: list[Array], rng: np.random.Generator) -> float:
-    """``assert_vjp`` of one op through the engine, unscaled."""
+    """Apply ``assert_vjp`` to one op through the engine, unscaled."""
     last: list[tuple[Tensor, list[Tensor]]] = []
 
     def forward(*xs: Array) -> Array:
@@ -49,7 +49,7 @@ def check(op: Op, arrays: list[Array], rng: np.random.Generator) -> float:
 
 
 def _page(page: str, place: Place, *more: Example) -> Figures:
-    """Every op of a page, and more uses of them."""
+    """Yield figures of every op of a page, and of more uses of them."""
     others = [(e.op, e.arrays(place.rng())) for e in more]
     for op, arrays in examples(place, page) + others:
         what = f"{op.name} of {' '.join(str(a.shape) for a in arrays)}: relative error"
@@ -61,14 +61,17 @@ SOURCE = "inner products with differences of the forward pass, float64 (refscale
 
 @claim(SOURCE, "bmns")
 def claim_2_01_arithmetic(place: Place) -> Figures:
-    """The backward passes of sums, biases, products, gated units, recurrent cells and dropout are their derivatives."""
+    """The backward passes of sums, biases, products, gated units, recurrent cells and dropout are their vjps."""
     for page in ("arithmetic", "scalars", "gates", "identities", "noise", "recurrent"):
         yield from _page(page, place)
 
 
 @claim(SOURCE, "bmns")
 def claim_2_02_contraction(place: Place) -> Figures:
-    """So are those of matrix products, attention scores and mixtures, and readouts, with any leading axes."""
+    """The backward passes of matrix products, attention scores, mixtures and readouts are their vjps.
+
+    Any number of leading axes is allowed.
+    """
     b, m, n, s = place.at_most(b=2, m=3, n=4, s=3).sizes.values()
     yield from _page(
         "contraction",
@@ -83,7 +86,7 @@ def claim_2_02_contraction(place: Place) -> Figures:
 
 @claim(SOURCE, "bmns")
 def claim_2_03_convolution(place: Place) -> Figures:
-    """So are those of convolutions, with stride, padding, dilation and groups, and of pooling."""
+    """The backward passes of convolutions, with stride, padding, dilation and groups, and of pooling are their vjps."""
     yield from _page("convolution", place)
     yield from _page("pooling", place)
     p, rng = place.at_most(b=3, m=2, n=2, s=4), place.rng()
@@ -97,13 +100,13 @@ def claim_2_03_convolution(place: Place) -> Figures:
 
 @claim(SOURCE, "bmns")
 def claim_2_04_activations(place: Place) -> Figures:
-    """So are those of activations and elementary functions."""
+    """The backward passes of activations and elementary functions are their vjps."""
     yield from _page("activations", place)
 
 
 @claim(SOURCE, "bmns")
 def claim_2_05_softmax(place: Place) -> Figures:
-    """So are those of softmax, masked and causal, and of log softmax."""
+    """The backward passes of softmax, masked and causal, and of log softmax are their vjps."""
     b, _, n, s = place.at_most(b=2, n=4, s=3).sizes.values()
     yield from _page(
         "softmax",
@@ -116,9 +119,9 @@ def claim_2_05_softmax(place: Place) -> Figures:
 
 @claim(SOURCE, "bmns")
 def claim_2_06_norms(place: Place) -> Figures:
-    """So are those of layer norm and RMS norm, for input, gain and bias."""
+    """The backward passes of layer norm and RMS norm are their vjps, for input, gain and bias."""
     b, m, _, s = place.at_most(b=2, m=5, s=3).sizes.values()
-    width = (m + 3,)  # of two numbers a norm leaves signs, without a slope
+    width = (m + 3,)  # the norm of two numbers returns signs, with slope 0
     several = (b, s, *width)
     yield from _page(
         "norms", place, example(ops.LayerNorm(), several, width, width), example(ops.RmsNorm(), several, width)
@@ -127,7 +130,7 @@ def claim_2_06_norms(place: Place) -> Figures:
 
 @claim(SOURCE, "bmns")
 def claim_2_07_reduction_and_movement(place: Place) -> Figures:
-    """So are those of sums, means and moves, with rows that are gathered or embedded more than once."""
+    """The backward passes of sums, means and moves are their vjps, also for rows gathered or embedded repeatedly."""
     yield from _page("reduction", place)
     yield from _page("movement", place)
     yield from _page("resampling", place)
@@ -135,7 +138,7 @@ def claim_2_07_reduction_and_movement(place: Place) -> Figures:
 
 @claim(SOURCE, "bmns")
 def claim_2_08_losses(place: Place) -> Figures:
-    """So are those of cross-entropies, whole and with rows left out, of errors and of sums of losses."""
+    """The backward passes of cross-entropies, with all or some rows, of errors and of sums of losses are their vjps."""
     yield from _page("losses", place)
     yield from _page("regression", place)
     rng = place.rng()
@@ -149,17 +152,17 @@ def claim_2_08_losses(place: Place) -> Figures:
 
 @dataclass(frozen=True)
 class PowersOfTwo(Regular):
-    """A scheme of any factors that multiply without rounding."""
+    """A scheme with factors that multiply without rounding."""
 
     def scales(self, call: Call) -> Scales:
-        """α = 4, β = 1/2, 1/4, …"""
+        """Return α = 4, β = 1/2, 1/4, …"""
         betas = tuple(None if i in call.op.constants else 2.0 ** -(i + 1) for i in range(len(call.shapes)))
         return Scales(4.0, betas)
 
 
 @claim("paper, definition of a scaled op", "bmns")
 def claim_2_09_scaled_op(place: Place) -> Figures:
-    """A scaled op computes α·f forward and β_i·vjp_i backward, to the last bit, and nothing else."""
+    """A scaled op computes α·f forward and β_i·vjp_i backward, to the last bit."""
     for op, arrays in examples(place):
         runs = []
         for scheme in (regular, PowersOfTwo()):
@@ -178,7 +181,7 @@ def claim_2_09_scaled_op(place: Place) -> Figures:
 
 @claim("reverse accumulation; Griewank and Walther 2008, section 3.2", "bm")
 def claim_2_10_engine(place: Place) -> Figures:
-    """The gradients that the consumers of a tensor send back are added; a consumed tape is refused."""
+    """The gradients from all consumers of a tensor are added; a second backward pass over a tape is refused."""
     rng = place.rng()
     x = rng.integers(-8, 9, (place.b, place.m)).astype(np.float64)  # small integers, so that no sum is rounded
     tape = Tape(regular, dtype=np.float64)
@@ -198,5 +201,5 @@ def claim_2_10_engine(place: Place) -> Figures:
 
 @claim(SOURCE, "bmns")
 def claim_2_11_positions(place: Place) -> Figures:
-    """The backward passes of rotary embedding and of scores by distance are their derivatives, too."""
+    """The backward passes of rotary embedding and of scores by distance are their vjps."""
     yield from _page("positions", place)

@@ -1,6 +1,6 @@
-"""One command, thin: ``refscale report``, ``train``, ``compare``, …; also ``python -m refscale``.
+"""The command line: ``refscale report``, ``train``, ``compare``, …; also ``python -m refscale``.
 
-``arguments`` says what each takes, ``commands`` what each does, and here is what becomes of errors.
+``arguments`` declares the options of each command, ``commands`` runs each command, and ``main`` reports errors.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from refscale.errors import RefscaleError
 __all__ = ["BROKEN_PIPE", "INTERRUPTED", "main"]
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
-"""128 + the number of SIGINT, SIGPIPE: what a shell reports of a command that these end."""
+"""Exit statuses after SIGINT and SIGPIPE, as a shell reports them: 128 + the signal's number."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        argv: arguments without the program's name; those of the process if None.
+        argv: arguments without the program's name; default: those of the process.
 
     Returns:
-        Exit status: 0, 1 if a backend fails ``conform``, 2 after an error with a message on stderr, 130 after Ctrl-C,
-        141 if the reader of the output went away.
+        Exit status: 0 on success; 1 if a claim or a backend fails; 2 after an error, with a message on stderr; 130
+        after Ctrl-C; 141 if the reader of the output has closed it.
 
     Raises:
         SystemExit: after ``--help`` and ``--version`` (0) and misspelled options (2), as argparse does.
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RefscaleError as error:
         return _fail(error)
     except BrokenPipeError:
-        # What is still buffered would raise again when Python exits.
+        # The buffered output would raise again when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except OSError as error:

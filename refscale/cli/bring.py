@@ -3,29 +3,59 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 
+from refscale.cli.outputs import check_directories
 from refscale.errors import ArgumentError
 from refscale.files import write_json
 
 
 def bring(args: argparse.Namespace) -> None:
-    """Import a PyTorch module and print its report."""
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise ArgumentError("bring: it needs PyTorch, pip install torch") from None
+    """Import a PyTorch module or an ONNX model and print its report."""
+    from refscale import analysis
     from refscale.bridge import bring as bridge
+    from refscale.bridge import from_onnx, saving, sources, to_onnx
 
-    module, inputs = bridge.load_module(args.module)
-    if args.input:
-        inputs = bridge.example_inputs(args.input, args.seed)
-    if inputs is None:
-        raise ArgumentError("bring: no inputs, expected --input SHAPE for each, or a factory that returns them")
-    found = bridge.bring(
-        module.eval() if args.eval else module.train(), inputs, args.precision or "fp8", loss=args.loss
-    )
+    onnx = args.source.endswith(sources.ONNX)
+    _check_installed("onnx" if onnx else "torch")
+    check_directories(args.json, args.html, args.module, args.onnx)
+    if args.module:
+        if onnx:
+            raise ArgumentError(f"bring: --module of {args.source}, expected a PyTorch module")
+        saving.check_module_path(args.module)
+    precision = args.precision or "fp8"
+    module, inputs = None, None
+    if onnx:
+        arrays = sources.example_arrays(args.input or (), args.seed)
+        program = from_onnx(args.source, arrays, loss=args.loss)
+        found = bridge.measured(program, precision, loss=args.loss, weights=args.weights)
+    else:
+        module, inputs = sources.load_source(args.source, train=not args.eval)
+        if args.input:
+            inputs = sources.example_inputs(args.input, args.seed)
+        if inputs is None:
+            raise ArgumentError("bring: no inputs, expected --input SHAPE for each, or a factory that returns them")
+        found = bridge.bring(module, inputs, precision, loss=args.loss, weights=args.weights)
     if args.json:  # files first: a reader that goes away early takes no result along
         write_json(args.json, bridge.to_json(found))
-    print("\n".join(bridge.in_words(found)))
+    if args.html:
+        analysis.save_html(args.html, found.reports)
+    if args.module and inputs is not None:
+        saving.save_module(
+            args.module, found, args.source, module, inputs, loss=args.loss, train=not args.eval, seed=args.seed
+        )
+    lines = bridge.in_words(found)
+    if args.onnx:
+        parity = to_onnx(found.program, found.scheme, args.onnx, seed=args.seed)
+        result = f"equal to {parity.source} in {parity}" if parity else "not compared: onnxruntime is not installed"
+        lines.append(f"{args.onnx}: {result}")
+    print("\n".join(lines))
     if args.plan:
-        print(found.plan)
+        print(bridge.factors_in_words(found))
+
+
+def _check_installed(package: str) -> None:
+    """Raise ArgumentError unless an optional package can be imported."""
+    if find_spec(package) is None:
+        name = {"torch": "PyTorch"}.get(package, package)
+        raise ArgumentError(f"bring: it needs {name}, pip install {package}")

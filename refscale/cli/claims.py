@@ -1,4 +1,4 @@
-"""``refscale verify``."""
+"""The command ``refscale verify``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAILED = 1
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Check claims, or list them; 1 if one fails."""
+    """Check or list claims; return 1 if one fails."""
     if args.list:
         print("\n".join(report.listing()))
         return 0

@@ -1,4 +1,4 @@
-"""What each command does: read its arguments, call the package, print."""
+"""The function that runs each command: it reads the options, calls the package and prints."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _snr(args: argparse.Namespace) -> None:
     check_directories(args.plot)
     if args.blocks:
         if args.formats:
-            raise ArgumentError("snr: --blocks is a table of its own, without --formats")
+            raise ArgumentError("snr: --blocks with --formats, expected one of the two")
         if args.plot:
             analysis.plot_snr(args.plot, analysis.curves_over_scale())
         print("\n".join(analysis.render_block_snr(analysis.block_curves(_matrices(args.pretrained)))))
@@ -58,7 +58,7 @@ def _snr(args: argparse.Namespace) -> None:
 
 
 def _matrices(directory: str | None) -> list[Any]:
-    """The matrices of a trained model, with their rows along the inputs that products sum over."""
+    """Return the matrices of a trained model; the rows run along the inner dimension of their products."""
     if directory is None:
         return []
     from refscale.train import load_trained
@@ -75,8 +75,9 @@ def _ops(args: argparse.Namespace) -> None:
     from refscale.analysis.tables import ops as ops_table
 
     rows = ops_table.rows(ops_table.parse_shape(args.shape))
-    print("α: factor of the output. β: of the gradient of each input; - is none. statistic: what α normalizes,")
-    print("where it matters. constrained: α = β of the first input by the recipe, if its edge is no cut-edge.\n")
+    print("α: factor of the output. β: factor of the gradient of each input; -: no gradient. statistic: the")
+    print("statistic that α normalizes, if the choice matters. constrained: α = β of the first input, unless")
+    print("its edge is a cut-edge.\n")
     print(ops_table.render(rows))
 
 
@@ -89,8 +90,9 @@ def _measure(args: argparse.Namespace) -> None:
     if args.json:
         measure.save_measured(args.json, args.measure, shapes, found)
     print(f"{args.measure}, inputs and incoming gradient N(0, 1), {args.repeat} runs, seed {args.seed}.")
-    print("rule: the factor of the op, if the function is one op. A right one is outside about once in 20;")
-    print("one that keeps a state or a mean, such as α of recurrent cells and of softmax, is so on purpose.")
+    print("rule: factor of the op, if the function is a single op. A correct rule lies outside the interval in")
+    print("about 1 of 20 rows; factors that preserve a state or a mean (α of recurrent cells and of softmax)")
+    print("lie outside by design.")
     print()
     print(measure.render_measured(found))
 
@@ -122,7 +124,7 @@ def _span_data(args: argparse.Namespace) -> SpanData:
 
 
 def _run(args: argparse.Namespace, default: TrainConfig, data: Data) -> TrainConfig:
-    """Train, or continue to; returns the configuration."""
+    """Train or resume a run, and return its configuration."""
     from refscale.progress import Progress
     from refscale.train import train
     from refscale.train.loop import read_config
@@ -130,7 +132,7 @@ def _run(args: argparse.Namespace, default: TrainConfig, data: Data) -> TrainCon
     out = Path(args.out)
     given = {f.name: getattr(args, f.name) for f in fields(default) if hasattr(args, f.name)}
     resumed = args.resume and (out / "config.json").exists()
-    config = replace(read_config(out)[0] if resumed else default, **given)  # what differs is refused by name
+    config = replace(read_config(out)[0] if resumed else default, **given)  # train refuses differences by name
     with Progress(config.steps, "steps", f"{config.model} {config.scheme} {config.precision}") as progress:
         summary = train(config, out, data=data, resume=args.resume, progress=progress, report=progress.print)
     print(f"{counted(config.steps, 'step')} in {summary.seconds:.0f} s; {out}")
@@ -162,7 +164,7 @@ def _compare(args: argparse.Namespace) -> None:
     )
     base = replace(
         base,
-        weight_decay=0.0,  # λ times a learning rate would be another decay under every scheme
+        weight_decay=0.0,  # decay scales with the learning rate, which differs between schemes
         evaluate_every=base.steps,
         checkpoint_every=max(1, base.steps // 5),
     )
@@ -198,7 +200,7 @@ def _sweep(args: argparse.Namespace) -> None:
     check_directories(args.plot)
     if args.report:
         if not (Path(args.out) / RESULTS).exists():
-            raise ArgumentError(f"sweep: {args.out!r} holds no sweep, expected a directory with {RESULTS}")
+            raise ArgumentError(f"sweep: {args.out!r} contains no sweep, expected a directory with {RESULTS}")
         rows = read_rows(args.out)
     else:
         runs = sum(c.seeds for c in spec.cells())
@@ -256,7 +258,6 @@ def _accumulator(args: argparse.Namespace) -> int:
 def _bring(args: argparse.Namespace) -> None:
     from refscale.cli import bring
 
-    check_directories(args.json)
     bring.bring(args)
 
 

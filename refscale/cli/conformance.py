@@ -1,4 +1,4 @@
-"""``refscale golden`` and ``refscale conform``."""
+"""The commands ``refscale golden`` and ``refscale conform``."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from refscale.golden.schema import FLAGS, Vector
 from refscale.golden.trace import in_words, judge, load_trace, to_content
 
 FAILED, ENDED = 1, 2
-"""Exit status of a backend that fails; of a run that ended early."""
+"""Exit status of a failing backend, and of a run that ended early."""
 
 _OF_VECTORS = ("set", "only", "full", "shapes", "budget", "flag", "require", "waivers", "write_waivers", "bisect")
-"""Options that choose or judge vectors, and so do not apply to a trace."""
+"""Options that select or judge vectors; they do not apply to a trace."""
 
 
 def golden(args: argparse.Namespace) -> None:
@@ -60,15 +60,15 @@ def _explained(flag: str | None) -> str:
 
 
 def conform(args: argparse.Namespace) -> int:
-    """Run a backend on the vectors.
+    """Run a backend on the golden vectors, or check a trace.
 
     Returns:
-        0 if a vector was judged, none fails and every requirement is met; 1 if not; 2 if the run ended early.
-        Of a trace: 0 if every call passes, else 1.
+        0 if at least one vector is checked, none fails and every requirement is satisfied; 1 otherwise; 2 if the run
+        ended early. For a trace: 0 if every call passes, otherwise 1.
 
     Raises:
-        ArgumentError: a trace with an option of vectors.
-        GoldenError: a set, a backend or a trace that cannot be read.
+        ArgumentError: an option of vectors is combined with a trace.
+        GoldenError: a set, a backend or a trace cannot be read.
     """
     if args.list:
         for b in SHIPPED.values():
@@ -95,7 +95,7 @@ def _trace(args: argparse.Namespace) -> int:
     for name in _OF_VECTORS:
         if getattr(args, name) not in (None, False, []):
             raise ArgumentError(
-                f"conform --trace: --{name.replace('_', '-')} is of vectors, expected no option but --json"
+                f"conform --trace: --{name.replace('_', '-')} applies to vectors, expected no option but --json"
             )
     result = judge(load_trace(args.trace))
     if args.json:
@@ -105,7 +105,7 @@ def _trace(args: argparse.Namespace) -> int:
 
 
 def _pool(args: argparse.Namespace, vectors: GoldenSet) -> list[Vector]:
-    """The vectors to choose from: those of the set and the generated ones, or the latter alone."""
+    """Return the candidate vectors: the set and the generated ones, or the generated ones alone."""
     if args.budget is not None:
         return []
     if args.shapes:
@@ -118,7 +118,7 @@ def _wanted(only: Sequence[str]) -> Callable[[str], bool] | None:
 
 
 def _generated(args: argparse.Namespace) -> Iterator[Vector]:
-    """Vectors of ``--budget``."""
+    """Yield the vectors of ``--budget``."""
     return sizes.until(args.budget, args.seed, args.shapes, _wanted(args.only) or (lambda _: True))
 
 
@@ -132,7 +132,7 @@ def _one(
     timed = args.budget is not None
     chosen = [] if timed else select(pool, args.only, args.full, args.flag)
     if not timed:
-        unmet(_unrun(chosen), args.require)  # a pattern that matches nothing is told before the run, not after it
+        unmet(_unrun(chosen), args.require)  # a pattern without a match is an error before the run
     session = Session(backend, waivers, args.timeout, args.restarts)
     results: list[Result] = []
     interrupted, lost = True, False

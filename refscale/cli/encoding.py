@@ -1,4 +1,4 @@
-"""Output to a terminal or pipe whose encoding lacks some of the characters: ASCII stands for each of them."""
+"""ASCII replacements for characters that the encoding of a terminal or pipe lacks."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ FALLBACKS = MappingProxyType(
         "\N{REPLACEMENT CHARACTER}": "\\ufffd",
     }
 )
-"""ASCII for every other character that the commands print; no two have the same."""
+"""ASCII replacement of every non-ASCII character that the commands print; all replacements are distinct."""
 
 
 def degrade(stream: object) -> None:
-    """Let a text stream replace the characters that its encoding lacks by ``FALLBACKS``, and all others by ``?``."""
+    """Let a text stream replace unsupported characters by ``FALLBACKS``, or by ``?`` if they have none."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors=_HANDLER)
 

@@ -1,4 +1,4 @@
-"""What is left of a fine-tuned model: its answers, and itself in published form."""
+"""Results of a fine-tuned model: its answers, and the model in published form."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write(
     null_odds: str | None,
     save: str | None,
 ) -> None:
-    """Write the answers of a run's newest checkpoint, its log-odds of no answer, and the model, each to its path."""
+    """Write the answers, the log-odds of no answer and the model of a run's newest checkpoint, each to its path."""
     run, state = Run.of(config, data), newest(out).state
     task = run.task
     if not isinstance(task, SpanExtraction):

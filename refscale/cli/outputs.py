@@ -1,4 +1,4 @@
-"""Paths that commands write to."""
+"""Checks of output paths."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from refscale.errors import ArgumentError
 
 
 def check_directories(*paths: str | None) -> None:
-    """Check before a long run that its results can be written; raise ArgumentError otherwise."""
+    """Check before a long run that the results can be written; raise ArgumentError if not."""
     for path in paths:
         if path and not Path(path).parent.is_dir():
             raise ArgumentError(f"cannot write {path!r}: there is no directory {str(Path(path).parent)!r}")

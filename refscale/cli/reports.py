@@ -1,4 +1,4 @@
-"""``refscale report`` and ``refscale fidelity``."""
+"""The commands ``refscale report`` and ``refscale fidelity``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refscale.cli.arguments import DEFAULT_MODEL
+from refscale.cli.arguments import DEFAULT_MODEL, PANELS
 from refscale.cli.outputs import check_directories
 from refscale.errors import ArgumentError
 from refscale.files import name_of
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from refscale.stats import Report
 
 SMALL = 20_000_000
-"""Parameters: models with fewer get a batch of 8 by default; others get 1."""
+"""Number of parameters below which a model has a batch of 8 by default; larger models have 1."""
 
 
 def report(args: argparse.Namespace) -> None:
-    """Print the scales of a model, of a checkpoint or, with ``--pretrained``, the errors of narrow formats."""
+    """Print the scales of a model or a checkpoint or, with ``--pretrained``, the errors of narrow formats."""
     from refscale import analysis
     from refscale.analysis.report.first_step import work
     from refscale.precision import get_precision
@@ -28,6 +28,8 @@ def report(args: argparse.Namespace) -> None:
 
     if args.model and args.option and args.model != args.option:
         raise ArgumentError(f"report: two models, {args.model!r} and --model {args.option!r}, expected one")
+    if args.panels and not args.plot:
+        raise ArgumentError(f"report: --panels {args.panels} without --plot FILE, expected both")
     if args.pretrained:
         _report_pretrained(args)
         return
@@ -67,7 +69,7 @@ def report(args: argparse.Namespace) -> None:
 
 
 def _first_data(args: argparse.Namespace, model: str) -> dict[str, Any]:
-    """The options of a built-in model's data and constraint; none for a program, which defines them itself."""
+    """Return the data options and constraint of a built-in model; none for a program, which defines its own."""
     from refscale.analysis.report.first_step import work
     from refscale.programs import is_place
 
@@ -107,7 +109,7 @@ def _report_pretrained(args: argparse.Namespace) -> None:
     from refscale.train import load_trained
 
     if names := _given(args, _NOT_OF_A_TRAINED_MODEL):
-        raise ArgumentError(f"report: --pretrained {args.pretrained!r} with {names}, which it does not take")
+        raise ArgumentError(f"report: --pretrained {args.pretrained!r} with {names}, which do not apply to it")
     _check_outputs(args.plot, args.json)
     model = load_trained(args.pretrained, args.text)
     batch = 2 if args.batch is None else args.batch
@@ -139,7 +141,7 @@ def _check_outputs(plot: str | None, *others: str | None) -> None:
 
 
 def _given(args: argparse.Namespace, defaults: Mapping[str, object]) -> str:
-    """The options among these that are not at their defaults, as they are written; empty if there are none."""
+    """Return the options in ``defaults`` with another value, as the user writes them; empty if there are none."""
     given = [name for name, value in defaults.items() if getattr(args, name) != value]
     return ", ".join({"model": f"MODEL {args.model}", "option": "--model"}.get(name, f"--{name}") for name in given)
 
@@ -155,7 +157,7 @@ _OF_A_MODEL: dict[str, object] = {
     "seed": 0,
     "flops": False,
 }
-"""Options of ``report`` that say what a checkpoint knows, with their defaults."""
+"""Options of ``report`` that a checkpoint defines itself, with their defaults."""
 
 _OF_A_TEXT: dict[str, object] = {"constraint": "geometric", "batch": None, "seq": 128, "text": None}
 """Options of ``report`` that a program defines itself, with their defaults."""
@@ -167,18 +169,19 @@ _NOT_OF_A_TRAINED_MODEL: dict[str, object] = {
     "checkpoint": None,
     "flops": False,
     "html": None,
+    "panels": None,
     "all": False,
 }
-"""Options of ``report`` that say nothing to ``--pretrained``, with their defaults."""
+"""Options of ``report`` that do not apply to ``--pretrained``, with their defaults."""
 
 
 def _show(args: argparse.Namespace, reports: list[Report]) -> None:
     from refscale import analysis
 
-    if args.json:  # files first: a reader that goes away early takes no result along
+    if args.json:  # written before printing: a closed pipe must not lose the result
         analysis.save(args.json, reports)
     if args.html:
         analysis.save_html(args.html, reports)
     if args.plot:
-        analysis.plot(args.plot, reports)
+        analysis.plot(args.plot, reports, [PANELS[args.panels]] if args.panels else [*PANELS.values()])
     print(analysis.render(reports, everything=args.all), end="")

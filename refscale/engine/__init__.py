@@ -1,9 +1,9 @@
-"""How a gradient is made: Tensor, Tape, Op, apply, backward.
+"""Automatic differentiation with scale factors: Tensor, Tape, Op, apply, backward.
 
-In reading order: ``op`` (what an op is), ``example`` (what its examples are made of), ``record`` (what is recorded),
-``run`` (how it runs, on a page), ``factors`` (when the gradient is right); then ``operators`` (tensors in expressions
-and in NumPy), ``fast``, which does the same as ``run`` in fewer passes, and ``rows``, the sparse gradients that only
-``fast`` makes.
+In reading order: ``op`` (the interface of ops), ``example`` (examples of ops), ``record`` (tape, tensors, calls),
+``run`` (the specification of forward and backward, one page), ``factors`` (the check of the factors); then
+``operators`` (operators of tensors, and NumPy functions), ``fast`` (the computation of ``run`` in fewer passes over
+memory) and ``rows`` (sparse gradients, used by ``fast`` only).
 """
 
 from refscale.engine.example import Input, Sizes

@@ -1,4 +1,4 @@
-"""What an op's examples are made of: four sizes, and inputs by shape and kind."""
+"""Examples of ops: four sizes, and inputs by shape and kind."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from refscale.scales import Shape
 
 Kind = Literal["normal", "positive", "mask", "index"]
-"""N(0, 1); its exponential; booleans; integers 0 … below − 1."""
+"""Distribution of the elements: N(0, 1); e^z of z ~ N(0, ¼); booleans; integers 0 … below − 1."""
 
 
 class Sizes(NamedTuple):
     """The sizes of an example, each ≥ 1.
 
     Attributes:
-        b: rows of a batch.
-        m: width: the length that a product sums over.
-        n: another width: columns of a weight, channels out.
-        s: length of a sequence, of a softmax, number of classes.
+        b: number of rows of a batch.
+        m: input width, the fan-in of a product.
+        n: output width: columns of a weight, channels out.
+        s: length of a sequence or of a softmax, or number of classes.
     """
 
     b: int
@@ -35,9 +35,9 @@ class Input:
     """One input of an example.
 
     Attributes:
-        shape: of the array.
-        kind: of its elements.
-        below: for indices: the number of rows or classes that they choose from.
+        shape: shape of the array.
+        kind: distribution of the elements, default "normal".
+        below: for indices: the number of rows or classes that they index.
     """
 
     shape: Shape
@@ -45,7 +45,7 @@ class Input:
     below: int = 0
 
     def draw(self, rng: np.random.Generator) -> NDArray[Any]:
-        """A random array of this kind: float64, bool or int64."""
+        """Return a random array of this shape and kind: float64, bool or int64."""
         match self.kind:
             case "mask":
                 return np.asarray(rng.random(self.shape) >= 0.3)

@@ -1,10 +1,10 @@
-"""Whether factors are legal: the constant c of every gradient, and the forks that make the constants agree.
+"""Check of the factors: the constant c of every gradient, and the forks that make the constants agree.
 
-Walk back from the output with c = 1.  A call with output y demands of its input i that c(x_i) = c(y)·β_i/α; the
-computed gradient of x is c(x) times the true one if all consumers of x demand the same c.  A ``Fork`` is an identity
-whose β is free: it is chosen so that they do.
+Let c = 1 at the output, and walk back: a call with output y requires c(x_i) = c(y)·β_i/α of its input i. The computed
+gradient of x is c(x) times the true one if all consumers of x require the same c. A ``Fork`` is an identity whose β is
+chosen so that they agree.
 
-Only edges that carry a gradient count: masks and token ids are not part of the graph.
+The graph has only edges that carry a gradient: masks and token ids are not part of it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Edge(NamedTuple):
 
     @property
     def variable(self) -> Variable:
-        """What is used."""
+        """The input variable of the edge."""
         return self.node.inputs[self.position]
 
     @property
@@ -38,7 +38,7 @@ class Edge(NamedTuple):
 
 
 def ancestors(output: Tensor) -> list[Node]:
-    """The calls that the output depends on through gradients, last first."""
+    """Return the calls that the output depends on through edges with gradients, last first."""
     last = _last(output)
     needed = {output.variable}
     found = []
@@ -59,7 +59,7 @@ def _last(output: Tensor) -> Node:
 
 
 def edges(node: Node) -> Iterator[Edge]:
-    """The edges into a call that carry a gradient."""
+    """Yield the input edges of a call that carry a gradient."""
     for i, wanted in enumerate(node.wanted):
         if wanted:
             yield Edge(node, i)
@@ -68,20 +68,20 @@ def edges(node: Node) -> Iterator[Edge]:
 def settle(output: Tensor, *, check: bool = True) -> dict[Variable, float]:
     """Choose β of every fork, and return the constant c of every tensor.
 
-    Let the uses of a tensor that start with a fork demand c_i, their forks aside.  If the tensor is also used directly,
-    with c, their forks take β_i = c/c_i.  If all its uses are forks, c is free, and c = (Σ c_i^-2)^-½ gives Σ β_i² = 1:
-    if every use sends back a gradient of unit variance, so is their sum.  Where all uses agree, as under the regular
+    Let c_i be the constant that fork i of a tensor would require with β_i = α_i = 1. If the tensor is also used
+    directly, and this use requires c, then β_i = c/c_i. If all uses are forks, c is free: c = (Σ c_i^-2)^-½ gives
+    Σ β_i² = 1, so that the sum of gradients of unit variance has unit variance. If all uses agree, as under the regular
     scheme, nothing changes.
 
     Args:
-        output: where the gradient starts, usually the loss.
-        check: refuse uses that disagree; False: c of a tensor is what its first use demands.
+        output: the tensor where the gradient starts, usually the loss.
+        check: raise an error if uses of a tensor disagree; False: c of a tensor is that of its first use.
 
     Returns:
-        c of every variable that the output depends on, the output's included.
+        c of every variable that the output depends on, and of the output.
 
     Raises:
-        FactorError: two uses of a tensor demand different values of c; the message names the op that breaks the rule.
+        FactorError: two uses of a tensor require different values of c; the message names the op that breaks the rule.
     """
     last = _last(output)
     found = {output.variable: 1.0}
@@ -145,6 +145,6 @@ def _disagreement(one: tuple[Edge, float], other: tuple[Edge, float], nodes: lis
 
 
 def call_name(node: Node) -> str:
-    """``layer 0.ffn: gelu #55``."""
+    """Return scope, op name and number of a call, such as ``layer 0.ffn: gelu #55``."""
     scope = node.output.name.removesuffix(node.op.name).rstrip(".")
     return f"{scope}: {node.op.name} #{node.index}" if scope else f"{node.op.name} #{node.index}"

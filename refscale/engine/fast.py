@@ -1,20 +1,20 @@
-"""The same as ``run``, in fewer passes over memory: the default executor.
+"""The default executor: the computation of ``run`` in fewer passes over memory.
 
-It differs from the page in this, each a matter of speed:
+It differs from ``run`` in speed only:
 
-* **fast forms**: an op that has one computes it with its factors inside, where they take no pass of their own; not in
-  exact arithmetic, and not where operands are converted to blocks.
-* **factors paid ahead**: β of an identity is multiplied by the products that use it.
-* **buffers in place**: what nobody else holds is rounded, multiplied and added to where it lies.
-* **sparse rows**: a gradient that is zero but for some rows stays so (``Rows``) until it is added or shown.
-* **operands cast once**: by ``precision.Remembering``, an array that several products use is cast for the first.
+* **fast forms**: an op's fast form fuses its factors, so that they take no separate pass over memory. It is not used
+  in exact arithmetic, nor where operands are converted to blocks.
+* **factors applied ahead**: β of an identity is applied by the products that use its output.
+* **buffers in place**: arrays that the executor owns are rounded, multiplied and accumulated in place.
+* **sparse rows**: a gradient with few nonzero rows stays sparse (``Rows``) until it is added or passed to a probe.
+* **operands cast once**: ``precision.Remembering`` casts an array that several products use at its first use only.
 
-Call by call, on the page's arrays, results are the same bits or within the op's bound (``tests/core/test_fast.py``).
+Call by call, on the same arrays, results have the same bits as those of ``run`` or are within the op's bound
+(``tests/core/test_executors.py``).
 
-Who owns an array: the executor, if it has made it, by a factor, a sum or a cast, or had it made by a fast form, which
-returns new arrays, except one that it keeps and g itself; and what an op that ``moves`` makes of a gradient that is
-owned.  It overwrites these until they are handed out, and nothing else.  What is handed
-out (values, gradients, arrays that a probe sees) is read-only.
+The executor owns an array that it made by a factor, a sum or a cast; a new array that a fast form returned, which is
+neither kept nor g itself; and the output of an op that ``moves`` a gradient it owns. It overwrites owned arrays only,
+and only before they are returned. Returned arrays (values, gradients, arrays passed to a probe) are read-only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from refscale.engine.rows import Rows
 
 
 def forward(tape: Tape, node: Node, tensors: Sequence[Tensor]) -> tuple[Array, tuple[Any, ...]]:
-    """α·y, rounded, and what backward will need."""
+    """Compute α·y, rounded, and the arrays that the backward pass uses."""
     op, rounder, alpha = node.op, tape.rounder, node.scales.alpha
     arrays = [rounder.operand(op, t.value, t.variable, node.index, i) for i, t in enumerate(tensors)]
     if op.fast_forward is not None and not rounder.has_arithmetic(op, node.index):
@@ -48,7 +48,7 @@ def forward(tape: Tape, node: Node, tensors: Sequence[Tensor]) -> tuple[Array, t
 
 
 def walk(tape: Tape, output: Variable, start: Array) -> dict[Variable, Array]:
-    """The gradients of the leaves and of retained tensors; see ``run.walk``."""
+    """Compute the gradients of the leaves and of retained tensors; see ``run.walk``."""
     pending = _Pending(tape, _paid_ahead(tape, output))
     pending.add(output, start, False)
     for node in calls_before(tape, output):
@@ -58,11 +58,10 @@ def walk(tape: Tape, output: Variable, start: Array) -> dict[Variable, Array]:
 
 
 def _paid_ahead(tape: Tape, output: Variable) -> dict[Variable, float]:
-    """By variable, the factor that the gradients from its consumers hold already, where it is not 1.
+    """By variable, the factor that the gradients from its consumers contain already, if it is not 1.
 
-    β of an identity, such as a fork, would be a pass over the gradient.  If all consumers of its output are products,
-    whose fast forms multiply at no cost, or moves of it, they multiply by it, too; unless the gradient is rounded in
-    between.
+    β of an identity, such as a fork, would take a pass over the gradient. If all consumers of its output are products,
+    whose fast forms fuse factors, or moves of it, they apply it; unless the gradient is rounded in between.
     """
     paid: dict[Variable, float] = {}
     nodes = list(calls_before(tape, output))[::-1]
@@ -111,7 +110,7 @@ class _Pending:
         return self.rounder.store(total, variable, "gradient", total)
 
     def take(self, variable: Variable, sparse: bool = False) -> tuple[Any, bool]:
-        """A complete gradient; as ``Rows``, if it is such, only where ``sparse`` allows it."""
+        """A complete gradient; ``Rows`` only if ``sparse``."""
         g, own = self.gradients.pop(variable)
         if isinstance(g, Rows) and not sparse:
             g, own = g.dense(), True
@@ -175,5 +174,5 @@ def _times(factor: float, x: Any, own: bool) -> Any:
 
 
 def _array(x: Any) -> Any:
-    """An array of what NumPy returns as a scalar."""
+    """A NumPy scalar as an array; arrays unchanged."""
     return np.asarray(x) if isinstance(x, np.generic) else x

@@ -1,8 +1,7 @@
-"""Tensors in expressions: ``x + y`` and ``x @ w`` run ops; NumPy functions are refused.
+"""Operators of tensors: ``x + y`` and ``x @ w`` run ops; NumPy functions of tensors raise an error.
 
-Ops stand above the engine: ``refscale.ops`` installs them when it is imported.  A NumPy function of a tensor would
-return a plain array without a gradient, and the gradient would be lost silently; ``np.asarray(tensor)`` asks for that
-array explicitly.
+The engine does not import ops: ``refscale.ops`` installs them when it is imported. A NumPy function of a tensor would
+return a plain array, and the gradient would be lost silently; ``np.asarray(tensor)`` returns that array explicitly.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ INSTEAD = {
     "take": "functional.embedding",
     "transpose": "ops.Transpose",
 }
-"""By the name of a NumPy function, the function or op that has a gradient."""
+"""By name of a NumPy function, the function or op of refscale that has a gradient."""
 
 
 def install(functions: Mapping[str, Callable[[Any, Any], Any]]) -> None:
-    """Set the function of two operands that each operator calls.
+    """Set the functions of two operands that the operators call.
 
     Args:
         functions: by symbol: "+", "-" and "@", of two tensors; "*", of two tensors or of a tensor and a number; "/", of
@@ -45,7 +44,7 @@ def _number(x: object) -> object:
 
 
 class Operators:
-    """The operators of a tensor, and its answer to NumPy's functions."""
+    """Base class of ``Tensor``: its operators, and an error for NumPy functions."""
 
     __slots__ = ()
     __array_ufunc__: ClassVar[None] = None  # NumPy then leaves ``array + tensor`` to the tensor
@@ -61,7 +60,7 @@ class Operators:
         return self._run("+", self, other)
 
     def __radd__(self, other: Any) -> Self:
-        """``ops.Add`` of what stands on the left."""
+        """``ops.Add``, with the other operand on the left."""
         return self._run("+", other, self)
 
     def __sub__(self, other: Any) -> Self:
@@ -69,7 +68,7 @@ class Operators:
         return self._run("-", self, other)
 
     def __rsub__(self, other: Any) -> Self:
-        """``ops.Subtract`` from what stands on the left."""
+        """``ops.Subtract``, with the other operand on the left."""
         return self._run("-", other, self)
 
     def __mul__(self, other: Any) -> Self:

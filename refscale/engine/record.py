@@ -1,6 +1,6 @@
-"""What is recorded: tensors, calls, and the tape that holds them.
+"""The recording of a computation: tensors, calls, and the tape.
 
-The tape holds no values.  What an op needs for its backward pass it returns as ``kept``; ``backward`` drops each
+The tape stores no values. An op returns the arrays that its backward pass uses as ``kept``; ``backward`` drops each
 ``kept`` once it is used.
 """
 
@@ -22,9 +22,9 @@ from refscale.scales import Call, Constraint, Scales, Scheme, Shape, close, get_
 
 
 class Variable:
-    """The identity of a tensor: name, shape, the call that made it, and the gradient of a leaf; but no value.
+    """The identity of a tensor without its value: name, shape, the call that made it, and the gradient of a leaf.
 
-    ``reports``: it is the value of a loss.  ``retained``: the gradient is kept as that of a leaf is.  ``factor`` is the
+    ``reports``: it is the value of a loss. ``retained``: its gradient is kept, as for every leaf. ``factor`` is the
     constant c of that gradient, see ``graph.gradient_factors``; None if it was not checked.
     """
 
@@ -44,8 +44,8 @@ class Variable:
 class Node:
     """One recorded call: op, variables in and out, factors, and ``kept`` for the backward pass (None once used).
 
-    ``wanted`` says of each input whether it receives a gradient; ``fast`` whether the op's fast form was run, so that
-    ``kept`` belongs to that form.
+    ``wanted`` is a tuple of booleans: whether each input receives a gradient. ``fast`` is True if the op's fast form
+    was run, to which ``kept`` then belongs.
     """
 
     __slots__ = ("fast", "index", "inputs", "kept", "op", "output", "scales", "wanted")
@@ -58,7 +58,7 @@ class Node:
         self.wanted = tuple([v.requires_grad and i not in op.constants for i, v in enumerate(inputs)])
 
     def passes(self, index: int) -> bool:
-        """Return whether the gradient of input ``index`` holds unchanged elements of the output's gradient."""
+        """Return whether the gradient of input ``index`` consists of unchanged elements of the output's gradient."""
         if self.scales.beta[index] != 1:
             return False
         return self.op.moves or (index in self.op.passes and self.inputs[index].shape == self.output.shape)
@@ -68,15 +68,15 @@ class Node:
 
 
 class Tensor(Operators):
-    """A value with an identity on a tape.
+    """A read-only array, recorded on a tape.
 
-    ``x + y``, ``x - y``, ``x * y`` and ``x @ y`` are ops, unconstrained; a plain array on either side is a constant.
+    ``x + y``, ``x - y``, ``x * y`` and ``x @ y`` run ops, unconstrained; a plain array on either side is a constant.
     ``np.asarray(x)`` is the value, read-only; other NumPy functions of a tensor raise TapeError.
 
     Attributes:
         value: the array, of the tape's carrier dtype (or integer or boolean for constants); read-only.
-        variable: its identity; ``grad``, ``shape`` and ``name`` read from it.
-        tape: where it is recorded; scheme and precision travel with it.
+        variable: the identity of the tensor, the source of ``grad``, ``shape`` and ``name``.
+        tape: the tape of the tensor, with its scheme and precision.
     """
 
     __slots__ = ("tape", "value", "variable")
@@ -111,7 +111,7 @@ class Tensor(Operators):
 
     @property
     def grad(self) -> Array | None:
-        """Gradient of a leaf, added up by ``backward``; read-only.  None before it, and for constants.
+        """Gradient of a leaf, accumulated by ``backward``; read-only. None before ``backward``, and for constants.
 
         Raises:
             TapeError: the tensor is not a leaf, and its gradient is not retained.
@@ -127,10 +127,10 @@ class Tensor(Operators):
             The tensor itself.
 
         Raises:
-            TapeError: the tensor depends on no leaf that requires a gradient.
+            TapeError: the tensor does not depend on a leaf that requires a gradient.
         """
         if not self.variable.requires_grad:
-            raise TapeError(f"{self}.retain_grad(): it depends on no leaf that requires a gradient")
+            raise TapeError(f"{self}.retain_grad(): it does not depend on a leaf that requires a gradient")
         self.variable.retained = True
         return self
 
@@ -154,17 +154,17 @@ are read-only."""
 
 
 class Tape:
-    """A recording: scheme, precision, carrier, and the calls made so far.
+    """A recorded computation: scheme, precision, carrier, and the calls made so far.
 
     Args:
-        scheme: decides the factors; a scheme or its name.
-        precision: decides the rounding; a policy or its name.
-        dtype: the carrier, float32 or float64 (for proofs and gradient checks).
-        probe: called with every value and gradient as it is made.
+        scheme: the scheme that chooses the factors, or its name; default regular: all factors 1.
+        precision: the policy that chooses the rounding, or its name; default fp32: no rounding.
+        dtype: the carrier, float32 (default) or float64 (for proofs and gradient checks).
+        probe: called with every value and gradient as it is computed; see ``Probe``.
         rng: source of random bits, needed only if a cast rounds stochastically.
-        count_casts: also count what each cast clipped and flushed.
-        operand_scales: the powers of two around the casts of operands; used once.
-        fast: run the fast executor; False: the readable one, which is the specification.
+        count_casts: count the elements that each cast clips and flushes to zero.
+        operand_scales: powers of two around the casts of operands (per-tensor scaling), for one tape only.
+        fast: run the fast executor; False: the readable executor, which is the specification.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class Tape:
         self._scope: list[str] = []
 
     def __del__(self) -> None:
-        # A call and its output refer to each other.  No tensor is left when the tape goes: let go of the arrays now,
+        # A call and its output refer to each other. No tensor is left when the tape is deleted: free the arrays now,
         # not when Python's collector runs.
         for node in self.nodes:
             node.kept = None
@@ -203,10 +203,15 @@ class Tape:
         return self.rounder.casts
 
     def tensor(self, value: ArrayLike, name: str = "leaf", *, requires_grad: bool = True) -> Tensor:
-        """A leaf: rounded once to the policy's ``store`` format.  Integers and booleans enter as they are.
+        """Make a leaf, rounded once to the policy's ``store`` format; integers and booleans stay unchanged.
 
-        A later write to ``value`` changes nothing: an array that needs no rounding is copied, unless it is read-only
+        A later write to ``value`` has no effect: an array that needs no rounding is copied, unless it is read-only
         down to its base, as parameters are.
+
+        Args:
+            value: real numbers, integers or booleans of any shape.
+            name: name in reports and errors.
+            requires_grad: compute the gradient of the leaf; always False for integers and booleans.
 
         Raises:
             CarrierError: a masked array, a matrix, or a dtype that is not real floating-point, integer or boolean.
@@ -229,7 +234,7 @@ class Tape:
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
-        """Prefix ``name.`` to the names of what is recorded inside; for reports only."""
+        """Prefix ``name.`` to the names of tensors recorded inside; for reports only."""
         self._scope.append(name)
         try:
             yield
@@ -237,14 +242,14 @@ class Tape:
             self._scope.pop()
 
     def scoped(self, name: str) -> str:
-        """A name with the prefixes of the current scopes."""
+        """Return a name with the prefixes of the current scopes."""
         return ".".join((*self._scope, name)) if self._scope else name
 
 
 def call(
     op: Op, inputs: Sequence[Tensor | ArrayLike], constraint: str | Constraint | None, constrained: Sequence[int]
 ) -> tuple[Node, tuple[Tensor, ...]]:
-    """Check a call of ``apply`` and ask the scheme for its factors: the node, not recorded yet, and its inputs."""
+    """Check a call of ``apply`` and get its factors from the scheme: return the node, not recorded yet, and inputs."""
     if not isinstance(op, Op):
         raise ArgumentError(f"apply({op!r}): expected an instance of an op, such as Gelu()")
     tape = tape_of(f"apply({op.name})", *inputs)
@@ -260,7 +265,7 @@ def call(
     if constrained and constraint is None:
         raise ArgumentError(f"apply({op.name}): constrained={tuple(constrained)} without a constraint")
     if rule is not none and not constrained:
-        raise ArgumentError(f"apply({op.name}): a constraint without constrained, the positions of inputs that it ties")
+        raise ArgumentError(f"apply({op.name}): a constraint without constrained, the positions of constrained inputs")
     for i, t in enumerate(tensors):
         if i not in op.constants and t.value.dtype != tape.dtype:
             raise CarrierError(f"apply({op.name}): input {i} is {t.value.dtype}, expected numbers of {tape.dtype}")
@@ -276,7 +281,7 @@ def call(
 
 
 def record(tape: Tape, node: Node, y: Any, kept: tuple[Any, ...]) -> Tensor:
-    """Put a call on the tape, with its output and what its backward pass will need."""
+    """Record a call on the tape, with its output and the arrays that its backward pass uses."""
     if y.dtype != tape.dtype:
         raise TapeError(
             f"{node.op.name}.forward returned {y.dtype}{list(y.shape)}, expected {tape.dtype}{list(y.shape)}"
@@ -291,10 +296,10 @@ def record(tape: Tape, node: Node, y: Any, kept: tuple[Any, ...]) -> Tensor:
 
 
 def seed(output: Tensor, gradient: ArrayLike | None) -> Array:
-    """Check a call of ``backward``: dL/d(output), rounded as a leaf is."""
+    """Check a call of ``backward``, and return dL/d(output), rounded like a leaf."""
     tape, start = tape_of("backward", output), output.variable
     if start.node is None or not start.requires_grad:
-        raise TapeError(f"backward({output}): it depends on no leaf that requires a gradient")
+        raise TapeError(f"backward({output}): it does not depend on a leaf that requires a gradient")
     if gradient is None:
         if output.value.size != 1:
             raise TapeError(f"backward({output}): not a scalar, so dL/d(output) must be given")
@@ -306,7 +311,7 @@ def seed(output: Tensor, gradient: ArrayLike | None) -> Array:
 
 
 def take(node: Node) -> tuple[Any, ...]:
-    """What a call kept for its backward pass; it is used once."""
+    """Return and drop the arrays that a call kept for its backward pass, which runs once."""
     kept, node.kept = node.kept, None
     if kept is None:
         raise TapeError(f"backward: {node} was consumed by an earlier backward; record it again")
@@ -314,13 +319,13 @@ def take(node: Node) -> tuple[Any, ...]:
 
 
 def calls_before(tape: Tape, output: Variable) -> Iterator[Node]:
-    """The calls up to the one that made ``output``, last first."""
+    """Yield the calls up to the one that made ``output``, last first."""
     assert output.node is not None  # ``seed`` has checked it
     return reversed(tape.nodes[: output.node.index + 1])
 
 
 def check_pieces(node: Node, pieces: Sequence[Any], tape: Tape) -> None:
-    """Raise TapeError unless an op's backward pass returned a gradient of the right shape wherever one is wanted."""
+    """Raise TapeError unless an op's backward pass returned a gradient of the right shape for every wanted input."""
     op = node.op
     if len(pieces) != len(node.inputs):
         raise TapeError(f"{op.name}.backward returned {len(pieces)} gradients for {len(node.inputs)} inputs")
@@ -337,7 +342,7 @@ def check_pieces(node: Node, pieces: Sequence[Any], tape: Tape) -> None:
 
 
 def receive(leaf: Variable, g: Array, factor: float | None, rounder: Rounder) -> None:
-    """Add a gradient, ``factor`` times the true one, to those that a leaf has of earlier backward passes."""
+    """Add a gradient, ``factor`` times the true one, to the gradient of a leaf from earlier backward passes."""
     if leaf.gradient is None:
         leaf.factor = factor
     else:
@@ -351,10 +356,14 @@ def receive(leaf: Variable, g: Array, factor: float | None, rounder: Rounder) ->
 
 
 def tape_of(call: str, *inputs: object) -> Tape:
-    """The one tape of the tensors among the inputs.
+    """Return the tape of the tensors among the inputs.
+
+    Args:
+        call: the function called, for messages.
+        inputs: tensors of one tape, and other objects.
 
     Raises:
-        TapeError: no tensor among them, or tensors of two tapes; ``call`` is named in the message.
+        TapeError: the inputs have no tensor, or tensors of two tapes.
     """
     tapes = [x.tape for x in inputs if isinstance(x, Tensor)]
     if not tapes:

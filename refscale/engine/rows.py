@@ -1,4 +1,4 @@
-"""A gradient that is zero but for some rows: what an embedding sends back to its table."""
+"""Sparse gradients with a few nonzero rows, such as the gradient of an embedding's table."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from refscale.engine.op import Array
 
 
 class Rows:
-    """The array of a shape (n, …) that has ``values`` in the rows of these ``indices``, and zeros in the others.
+    """An array of shape (n, …) with ``values`` in the rows ``indices``, and zeros in the other rows.
 
     Attributes:
-        indices: rows, in ascending order, each once.
-        values: (len(indices), …).
-        shape: of the whole.
+        indices: row numbers, in ascending order, each once.
+        values: the nonzero rows, of shape (len(indices), …).
+        shape: shape of the dense array.
     """
 
     __slots__ = ("indices", "shape", "values")
@@ -26,11 +26,11 @@ class Rows:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """That of the values."""
+        """Dtype of the values."""
         return self.values.dtype
 
     def dense(self) -> Array:
-        """The whole array."""
+        """Return the dense array."""
         y = np.zeros(self.shape, self.dtype)
         y[self.indices] = self.values
         return y

@@ -1,7 +1,8 @@
-"""How it runs: ``apply`` and ``backward``, on a page.
+"""The readable executor: ``apply`` and ``backward`` on one page.
 
-This page is the specification.  The engine alone multiplies by factors, and its rounder alone rounds; ops do neither.
-``refscale.engine.fast`` does the same in fewer passes, and is the default: ``Tape(..., fast=False)`` runs this page.
+This page is the specification. Only the engine applies factors, and only its rounder rounds; ops do neither.
+``refscale.engine.fast`` computes the same in fewer passes over memory, and is the default; ``Tape(..., fast=False)``
+runs this page.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ def apply(
     constraint: str | Constraint | None = None,
     constrained: Sequence[int] = (),
 ) -> Tensor:
-    """Run a scaled op: cast the operands, forward, times α, cast the output, record.
+    """Run a scaled op: cast the operands, compute forward, multiply by α, cast the output, record the call.
 
     Args:
-        op: what to compute.
-        inputs: tensors of one tape; plain arrays enter as constants without gradient.
-        constraint: ties α and the β of the inputs in ``constrained``; asked of the tape's scheme.  A constraint or its
-            name; given together with ``constrained``, or as ``none`` alone.
-        constrained: positions of inputs whose edges are not cut-edges.
+        op: the op, with its attributes.
+        inputs: tensors of one tape; plain arrays are constants without gradient.
+        constraint: the constraint of α and the β of the inputs in ``constrained``, or its name. Pass it together with
+            ``constrained``, or ``none`` alone.
+        constrained: positions of inputs with non-cut edges.
 
     Returns:
         The output, on the same tape.
 
     Raises:
-        TapeError: no tensor among the inputs, or tensors of two tapes.
-        ShapeError: shapes that do not fit the op, or another number of inputs than it has.
-        CarrierError: integers or booleans where the op computes with numbers.
-        ArgumentError: ``op`` is a class, ``constrained`` names no input, or ``constraint`` and ``constrained`` are not
-            given together.
+        TapeError: the inputs have no tensor, or tensors of two tapes.
+        ShapeError: the shapes or the number of inputs do not fit the op.
+        CarrierError: an input has integers or booleans where the op expects real numbers.
+        ArgumentError: ``op`` is a class; ``constrained`` has a position without input; or only one of ``constraint``
+            and ``constrained`` is given.
     """
     node, tensors = call(op, inputs, constraint, constrained)
     op = node.op  # that of the scheme
@@ -57,21 +58,21 @@ def apply(
 
 
 def backward(output: Tensor, gradient: ArrayLike | None = None, *, check: bool = True) -> None:
-    """Propagate a gradient from ``output`` to the leaves, adding to their ``grad``, and to those that are retained.
+    """Compute the gradients of ``output``, and add them to ``grad`` of the leaves and of retained tensors.
 
     Args:
-        output: where to start.
-        gradient: dL/d(output), of its shape; may be left out for a scalar, where it is 1.
-        check: settle the forks, and refuse factors whose gradients are not multiples of the true ones; False: run with
-            the factors as they are.
+        output: the tensor to start from, usually the loss.
+        gradient: dL/d(output), of the shape of ``output``; default for a scalar: 1.
+        check: choose β of the forks, and raise an error if a gradient is not a multiple of the true one; False: use the
+            factors unchanged.
 
     Raises:
         CarrierError: ``gradient`` is a masked array, a matrix, or not of real numbers.
-        TapeError: ``output`` is not scalar and no gradient is given, or it does not depend on a leaf with
-            gradient, or a buffer it needs was consumed by an earlier backward.
+        TapeError: ``output`` is not scalar and no gradient is given; it does not depend on a leaf that requires a
+            gradient; or an earlier ``backward`` has used a call it depends on.
         ShapeError: ``gradient`` has another shape than ``output``.
-        FactorError: the factors are not legal, or not those of an earlier backward to the same leaf; see
-            ``graph.gradient_factors``.
+        FactorError: a gradient would not be a multiple of the true one, or a leaf has a gradient with another constant
+            from an earlier ``backward``; see ``graph.gradient_factors``.
     """
     start = seed(output, gradient)
     tape = output.tape
@@ -84,12 +85,12 @@ def backward(output: Tensor, gradient: ArrayLike | None = None, *, check: bool =
 
 
 def walk(tape: Tape, output: Variable, start: Array) -> dict[Variable, Array]:
-    """Visit the calls in reverse, so that the gradient of each tensor is complete before it is used.
+    """Visit the calls in reverse order, so that the gradient of each tensor is complete before it is used.
 
     Args:
-        tape: what was recorded.
-        output: where to start.
-        start: the gradient there.
+        tape: the recorded calls.
+        output: the variable to start from.
+        start: the gradient of ``output``.
 
     Returns:
         The gradients of the leaves, and of the tensors that retain theirs.

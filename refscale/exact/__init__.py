@@ -1,14 +1,14 @@
-"""The right answer, on any machine: correctly rounded products, sums and functions.
+"""Correctly rounded products, sums and functions, with the same bits on any machine.
 
 In reading order:
 
-1. ``errorfree``: sums and products without error, the bricks of the rest.
-2. ``product``: ``matmul``, each output the real number times a factor, rounded once; ``sums``: ``sum``, likewise.
+1. ``errorfree``: sums and products without error, used by the other modules.
+2. ``product``: ``matmul``, each output the real number times a factor, rounded once; ``sums``: ``sum``, rounded once.
 3. ``functions``: exp, gelu, … and their derivatives, correctly rounded, from basic operations.
-4. ``accumulators``: models of the sums that hardware computes, and ``hardware``, the GPUs they are named after;
-   ``intervals``: bounds on their errors.
-5. ``array``: ``ExactArray``, through which the ops of the table compute by these rules.
-6. ``bounded``: ``Bounded``, through which the same ops derive a bound on their float32 errors.
+4. ``accumulators``: models of the sums that hardware computes; ``hardware``: the models of GPUs; ``intervals``: error
+   bounds of accumulators.
+5. ``array``: ``ExactArray``, an array type with which ops compute by these rules.
+6. ``bounded``: ``Bounded``, an array type with which ops derive bounds of their float32 errors.
 
     >>> import numpy as np
     >>> from refscale import exact

@@ -1,29 +1,29 @@
-"""Models of the sums that hardware computes in place of the exact one.
+"""Accumulators: models of the sums that hardware computes in place of the exact ones.
 
 ===================  =================================================================================================
 name                 the sum of K products
 ===================  =================================================================================================
 ``exact``            the real number
 ``float32``          float32, in the order of the index: s ← fl(s + fl(a_k·b_k)), from +0
-``float32:P``        each block of P so, then promoted: block sums added in order to a second float32
+``float32:P``        blocks of P products as ``float32``, then promoted: block sums added in order to a second float32
 ``rounded:B``        B products and the sum so far are added exactly and rounded once to float32, to nearest;
                      ``rounded:1`` is a chain of fused multiply-adds
 ``truncated:N:B``    a tensor core: B products at a time, with the sum so far, are aligned to the largest exponent among
                      them (of a product: e(a) + e(b)), cut to multiples of 2^(e_max − N), toward zero, and added
                      exactly; the sum is cut to N + 1 significant bits, at most float32's 24
-``truncated:N:B:P``  each block of P so, then promoted
+``truncated:N:B:P``  blocks of P products as ``truncated:N:B``, then promoted
 ``GPU:FORMAT``       the matrix unit of a GPU, such as ``h100:bf16``: one of the above, from the table of ``hardware``
-``any-order``        float32 in some order and some blocking, fused or not: what a BLAS promises; a bound only
+``any-order``        float32 in an undefined order and blocking, fused or not, as in a BLAS; it has a bound, but no bits
 ===================  =================================================================================================
 
 Two options of ``truncated``, after its numbers, describe tiny products:
 
-* ``:floor=E``: e_max is at least E, so that nothing below 2^(E − N) is kept;
+* ``:floor=E``: e_max is at least E, so that bits below 2^(E − N) are dropped;
 * ``:emin=E`` (or ``:emin=E/F``, of a and of b): the exponent of a subnormal operand is that of its format's smallest
   normal number, E, and of a subnormal sum −126: exponents are read from the encodings.
 
-A sum may start from a given c in place of 0: D = A·B + C.  Truncated sums overflow to infinity, as in the models of
-MATLAB-tensor-core and MMA-Sim.  An H200 (and so a Hopper) sums FP8 as ``truncated:13:32``, with PyTorch's
+A sum may start from a given c in place of 0: D = A·B + C. Truncated sums overflow to infinity, as in the models of
+MATLAB-tensor-core and MMA-Sim. An H200 (and so a Hopper) sums FP8 as ``truncated:13:32``, with PyTorch's
 ``use_fast_accum=False`` as ``truncated:13:32:128``, FP16 and BF16 as ``truncated:25:16``: every bit, on sums of up to
 256 terms that are up to 2^30 apart (python -m tests.which_accumulator).
 
@@ -60,72 +60,72 @@ _ROOM = 1 << 20
 """Numbers in the largest temporary array of ``Rounded``."""
 
 ACCUMULATORS = ("exact", "float32", "float32:128", "rounded:1", "truncated:13:32", "truncated:13:32:128", "any-order")
-"""Names, with the usual sizes where there is a choice."""
+"""Names of accumulators, with typical sizes."""
 
 
 @runtime_checkable
 class Accumulator(Protocol):
-    """How a matrix product is summed."""
+    """The interface of a model of the sums of a matrix product."""
 
     @property
     def name(self) -> str:
-        """As ``get_accumulator`` reads it."""
+        """Name of the model, an argument of ``get_accumulator``."""
 
     def matmul(self, a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> Float32:
-        """Sums of a (…, M, K) and b (…, K, N), float32 (…, M, N), before any factor and cast.
+        """Compute the sums of a (…, M, K) and b (…, K, N), float32 (…, M, N), before any factor and cast.
 
         Args:
             a, b: operands, of at most 26 significant bits.
             c: start values, float32 (…, M, N); None: +0.
 
         Raises:
-            ArgumentError: a model without a defined order, or whose sums are not float32.
-            ShapeError: shapes that do not multiply, or a c that does not broadcast to the shape of the sums.
+            ArgumentError: the model does not define an order, or its sums are not float32.
+            ShapeError: the shapes do not fit, or c does not broadcast to the shape of the sums.
         """
 
     def relative(self, inner: int) -> float:
-        """The bound for K = inner products, as a multiple of T."""
+        """Return the error bound for K = ``inner`` products, as a multiple of T = Σ |a_k·b_k|."""
 
 
 @dataclass(frozen=True)
 class Exact:
-    """The real sum."""
+    """The exact sum, a real number."""
 
     name: str = "exact"
 
     def matmul(self, a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> Float32:
-        """Is no float32."""
+        """Raise ArgumentError: an exact sum is not a float32."""
         raise ArgumentError("accumulator 'exact' has no float32 sums; exact.matmul rounds to the format of the output")
 
     def relative(self, inner: int) -> float:
-        """0."""
+        """Return 0."""
         return 0.0
 
 
 @dataclass(frozen=True)
 class AnyOrder:
-    """float32 in an unspecified order."""
+    """A float32 sum in an undefined order."""
 
     name: str = "any-order"
 
     def matmul(self, a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> Float32:
-        """Is not determined."""
-        raise ArgumentError("accumulator 'any-order' does not say what its sums are, only how far they may be off")
+        """Raise ArgumentError: the bits of the sum are undefined."""
+        raise ArgumentError("accumulator 'any-order' does not define its sums, only a bound of their errors")
 
     def relative(self, inner: int) -> float:
-        """γ of K + 1."""
+        """Return γ_n for n = K + 1."""
         return gamma(inner + 1)
 
 
 @dataclass(frozen=True)
 class InOrder:
-    """float32 in the order of the index, in blocks; a block of 0 takes all.
+    """A float32 sum in the order of the index, in blocks.
 
     Attributes:
-        block: products to a block.
+        block: products per block; 0: one block of all products.
 
     Raises:
-        ArgumentError: a block that is no integer ≥ 0.
+        ArgumentError: ``block`` is not an integer ≥ 0.
     """
 
     block: int = 0
@@ -135,12 +135,12 @@ class InOrder:
 
     @property
     def name(self) -> str:
-        """``float32`` or ``float32:B``."""
+        """Name of the model, ``float32`` or ``float32:B``."""
         return f"float32:{self.block}" if self.block else "float32"
 
     @np.errstate(all="ignore")
     def matmul(self, a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> Float32:
-        """Sums in float32 of operands in float32; a product is rounded before it is added (exact for 12 bits each).
+        """Compute sums of float32 operands; a product is rounded before it is added (exact for 12 bits each).
 
         A start value is added first, or, with blocks, before the first block sum.
         """
@@ -155,20 +155,20 @@ class InOrder:
         return total
 
     def relative(self, inner: int) -> float:
-        """γ of the roundings that a term passes."""
+        """Return γ_n, n the largest number of roundings of a term."""
         blocks = math.ceil(inner / self.block) if self.block else 0
         return gamma(min(inner, self.block or inner) + blocks + 1)
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """A block and the sum so far, added exactly and rounded once.
+    """A sum that adds the products of a block and the previous sum exactly, and rounds once.
 
     Attributes:
-        block: products to a block, at most 2^10.
+        block: products per block, 1 to 2^10.
 
     Raises:
-        ArgumentError: a block that is no integer, or out of range.
+        ArgumentError: ``block`` is not an integer, or out of range.
     """
 
     block: int = 1
@@ -178,12 +178,12 @@ class Rounded:
 
     @property
     def name(self) -> str:
-        """``rounded:B``."""
+        """Name of the model, ``rounded:B``."""
         return f"rounded:{self.block}"
 
     @np.errstate(all="ignore")
     def matmul(self, a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> Float32:
-        """Sums in float32; each is rounded through float64 to odd, which changes no result."""
+        """Compute sums in float32; each is first rounded to odd in float64, which does not change the result."""
         x, y, total = _operands(self.name, a, b, c)
         if self.block == 1:
             return self._fused(x, y, total)
@@ -221,24 +221,24 @@ class Rounded:
         return total
 
     def relative(self, inner: int) -> float:
-        """γ of the number of blocks."""
+        """Return γ_n, n the number of blocks."""
         return gamma(math.ceil(inner / self.block))
 
 
 @dataclass(frozen=True)
 class Truncated:
-    """Aligned to the largest exponent of a block, and cut.
+    """A sum whose terms are aligned to the largest exponent of a block and truncated, as on tensor cores.
 
     Attributes:
-        bits: N, kept below the largest exponent; 4 to 40.
-        block: products to a block, at most 2^10.
-        promoted: products after which the sum goes to a second float32; 0 for never.
-        floor: smallest alignment exponent, −300 to 127; None: none.
-        emin: smallest exponents of the formats of a and b, −149 to 127 each, one for both, or None: a subnormal
-            operand, or sum, has the exponent of its value.
+        bits: N, number of bits kept below the largest exponent, 4 to 40.
+        block: products per block, 1 to 2^10.
+        promoted: number of products after which the sum is added to a second float32; 0: never.
+        floor: smallest alignment exponent, −300 to 127; None: no limit.
+        emin: smallest exponents of the formats of a and b, −149 to 127 each, or one for both; None: a subnormal operand
+            or sum has the exponent of its value.
 
     Raises:
-        ArgumentError: sizes that are no integers, or out of range.
+        ArgumentError: a size is not an integer, or out of range.
     """
 
     bits: int = 13
@@ -261,7 +261,7 @@ class Truncated:
 
     @property
     def name(self) -> str:
-        """``truncated:N:B`` or ``truncated:N:B:P``, then the options."""
+        """Name of the model, ``truncated:N:B`` or ``truncated:N:B:P``, then the options."""
         options = [f":{self.promoted}"] if self.promoted else []
         if self.floor is not None:
             options.append(f":floor={self.floor}")
@@ -271,12 +271,12 @@ class Truncated:
 
     @property
     def significant(self) -> int:
-        """Bits of a sum."""
+        """Number of significant bits of a sum."""
         return min(self.bits + 1, 24)
 
     @np.errstate(all="ignore")
     def matmul(self, a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> Float32:
-        """Sums in float32; in float64 every step is exact but the cutting.
+        """Compute sums in float32; in float64 every step except truncation is exact.
 
         A start value is aligned with the first block; with promotion the second float32 starts from it.
         """
@@ -290,7 +290,7 @@ class Truncated:
         return total
 
     def _sum(self, x: Float64, y: Float64, start: Float32) -> Float32:
-        """Without promotion."""
+        """Sums without promotion."""
         rows, columns = _by_product(x, y)
         left, right = self.emin if isinstance(self.emin, tuple) else (None, None)
         row_exponents, column_exponents = _exponents(rows, left), _exponents(columns, right)
@@ -313,7 +313,7 @@ class Truncated:
         return total.astype(np.float32)
 
     def relative(self, inner: int) -> float:
-        """The cuts of all blocks, and the roundings of parts."""
+        """Return the bound of the truncations of all blocks and the roundings of promoted sums."""
         part = min(inner, self.promoted or inner)
         terms = min(part, self.block) + 1
         cuts = math.ceil(part / self.block) * (terms * 2.0**-self.bits + 2.0 ** (1 - self.significant))
@@ -346,17 +346,17 @@ def _exponents(x: Float64, least: int | None = None) -> NDArray[np.int32]:
 
 
 def _cut(x: Float64, bits: int) -> Float64:
-    """To bits of significand, toward zero, as far as float32 has them; beyond its largest value, infinity."""
+    """Truncate to a number of significant bits, at most those of float32; beyond its largest value, to infinity."""
     grain = np.ldexp(1.0, np.maximum(np.frexp(x)[1] - bits, -149))
     cut = np.trunc(x / grain) * grain
     return np.asarray(np.where(np.abs(cut) >= 2.0**128, np.copysign(np.inf, cut), cut))
 
 
 def get_accumulator(name: str | Accumulator) -> Accumulator:
-    """The model of that name, see the table above; a model is returned as it is.
+    """Return the model of a name in the table of this module; a model is returned unchanged.
 
     Raises:
-        ArgumentError: no such name, or sizes out of range.
+        ArgumentError: the name is unknown, or a size is out of range.
     """
     if isinstance(name, Accumulator):
         return name
@@ -411,10 +411,10 @@ def _options(words: list[str]) -> dict[str, Any]:
 
 
 def gamma(n: int) -> float:
-    """γ_n = n·u/(1 − n·u), u = 2^-24.
+    """Compute γ_n = n·u/(1 − n·u), u = 2^-24.
 
     Raises:
-        ArgumentError: n·u ≥ ½, for which no bound is useful.
+        ArgumentError: n·u ≥ ½, too many terms for a useful bound.
     """
     if n * _U >= 0.5:
         raise ArgumentError(f"accumulators: a float32 sum of {n} terms has no useful bound, expected fewer than 2^23")

@@ -1,6 +1,6 @@
-"""Arrays that compute exactly: an op written for NumPy runs by fixed rules when it is handed these.
+"""Arrays with defined arithmetic: an op written for NumPy computes the same bits on every machine with them.
 
-NumPy lets an array type say what a function does to it (NEP 13, NEP 18).  ``ExactArray`` is float64, and says:
+NumPy lets an array type define what functions do with it (NEP 13, NEP 18). ``ExactArray`` is float64, and defines:
 
 ====================================  ===============================================================================
 + − × ÷ √, comparisons, moves         those of IEEE 754 in float64, each rounded to nearest
@@ -8,12 +8,12 @@ sums (``sum``, ``add.reduce``)        the real sum of the float64 terms, rounded
 ``einsum`` of two factors             products in float64, then such a sum
 exp, log, log1p, tanh                 from basic operations, to about an ulp of float64: ``special.elementary``
 ``@``                                 a ``Product``: the real number, not rounded yet
-anything else                         an error: a function without a rule could depend on the machine
+other functions                       an error, because their results could depend on the machine
 ====================================  ===============================================================================
 
-A ``Product`` remembers its operands.  Numbers it is multiplied by become part of its factor, moves (reshape, transpose)
-are noted; ``rounded(x, cast)`` then evaluates it, so that product and factor are rounded once, to the format where they
-are stored.  An op that goes on computing with it gets it rounded to float64.
+A ``Product`` stores its operands. Multiplication by a number changes its factor, and moves (reshape, transpose) are
+recorded. ``rounded(x, cast)`` evaluates it, so that product and factor are rounded once, to the format in which they
+are stored. Other functions of a ``Product`` use its value rounded to float64.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ Move = Callable[[Any], Any]
 
 
 class ExactArray(np.ndarray[Any, np.dtype[Any]]):
-    """A float64 array that computes by the rules above; booleans and integers made from it are plain arrays.
+    """A float64 array that computes by the rules of this module; booleans and integers made from it are plain arrays.
 
     Attributes:
-        accumulate: how products are summed: "exact", or a model of ``accumulators``.
+        accumulate: accumulator of products, "exact" or a name in ``accumulators``.
     """
 
     elementary: ClassVar[Elementary] = BASIC
@@ -61,7 +61,7 @@ class ExactArray(np.ndarray[Any, np.dtype[Any]]):
 
 
 def as_exact(x: Any, accumulate: str = "exact") -> Any:
-    """Floats, bfloat16 too, as an ``ExactArray``, float64; anything else as it is."""
+    """Convert floats, including bfloat16, to an ``ExactArray``; other values are returned unchanged."""
     if not isinstance(x, np.ndarray | np.generic) or not (x.dtype.kind == "f" or x.dtype == ml_dtypes.bfloat16):
         return x
     with np.errstate(invalid="ignore"):  # a signaling NaN is one
@@ -71,7 +71,7 @@ def as_exact(x: Any, accumulate: str = "exact") -> Any:
 
 
 def rounded(x: Array | Product, cast: Cast, random_bits: NDArray[np.uint32] | None = None) -> NDArray[np.float32]:
-    """An array, or a product, rounded once; rounded stochastically, a product is rounded to float64 before."""
+    """Round an array or a product once; for stochastic rounding a product is first rounded to float64."""
     if isinstance(x, Product):
         if x.accumulate == "exact" and cast.rounding != "stochastic":
             return np.asarray(x.moved(product.matmul(x.a, x.b, cast, x.factor)))
@@ -80,13 +80,13 @@ def rounded(x: Array | Product, cast: Cast, random_bits: NDArray[np.uint32] | No
 
 
 class Product:
-    """factor · a @ b, a real number each, not rounded yet.
+    """A matrix product with a factor, factor · a @ b, whose elements are real numbers, not rounded yet.
 
     Attributes:
         a, b: operands, (…, M, K) and (…, K, N).
-        factor: what it was multiplied by; the product of several numbers is rounded to float64.
-        accumulate: "exact", or the accumulator whose float32 sums stand in for the real ones.
-        moves: applied, in order, once it is rounded.
+        factor: the factor; the product of several factors is rounded to float64.
+        accumulate: "exact", or the accumulator whose float32 sums replace the real ones.
+        moves: moves of elements, applied in order after rounding.
     """
 
     __slots__ = ("a", "accumulate", "b", "factor", "moves")
@@ -103,17 +103,17 @@ class Product:
 
     @property
     def ndim(self) -> int:
-        """Number of its dimensions."""
+        """Number of axes."""
         return len(self.shape)
 
     @property
     def T(self) -> Product:  # noqa: N802
-        """Transposed."""
+        """The transposed product."""
         return self._then(lambda y: y.T)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """That of ``array()``."""
+        """Dtype of ``array()``, float64."""
         return np.dtype(np.float64)
 
     @property
@@ -122,7 +122,7 @@ class Product:
         return math.prod(self._shape())
 
     def array(self) -> ExactArray:
-        """The result in float64, rounded to nearest, to compute with."""
+        """Return the result rounded to nearest float64, for further computation."""
         y = product.matmul_float64(self.a, self.b, self.factor) if self.accumulate == "exact" else self._accumulated()
         result: ExactArray = as_exact(self.moved(y), self.accumulate)
         return result
@@ -133,27 +133,27 @@ class Product:
             return np.asarray(model.matmul(self.a, self.b) * np.float64(self.factor))
 
     def reshape(self, *shape: Any) -> Product:
-        """As of an array."""
+        """Return the product with a recorded move, as the method of an array does."""
         return self._then(lambda y: y.reshape(*shape))
 
     def transpose(self, *axes: Any) -> Product:
-        """As of an array."""
+        """Return the product with a recorded move, as the method of an array does."""
         return self._then(lambda y: y.transpose(*axes))
 
     def swapaxes(self, first: int, second: int) -> Product:
-        """As of an array."""
+        """Return the product with a recorded move, as the method of an array does."""
         return self._then(lambda y: y.swapaxes(first, second))
 
     def astype(self, dtype: Any, **_: Any) -> Product:
-        """Itself: it has no dtype until it is rounded."""
+        """Return the product itself, which has no dtype before it is rounded."""
         return self
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> Any:
-        """A sum of products that are rounded to float64 first."""
+        """Compute the sum of the elements, which are rounded to float64 first."""
         return self.array().sum(axis, keepdims=keepdims)
 
     def __mul__(self, other: Any) -> Any:
-        """Times a number: part of the factor.  Times an array: rounded to float64 first."""
+        """Times a number: part of the factor. Times an array: rounded to float64 first."""
         if np.ndim(other) == 0 and not isinstance(other, Product):
             return Product(self.a, self.b, self.accumulate, self.factor * float(other), self.moves)
         return self.array() * other
@@ -182,7 +182,7 @@ class Product:
         return self * -1.0
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else an array can do, it does once rounded to float64."""
+        """Other attributes and methods of an array are those of the product rounded to float64."""
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.array(), name)
@@ -204,7 +204,7 @@ class Product:
         return (*batch, self.a.shape[-2], self.b.shape[-1])
 
     def moved(self, y: Any) -> Any:
-        """An array of its elements, with the moves applied."""
+        """Apply the moves of the product to an array of its elements."""
         for move in self.moves:
             y = move(y)
         return y
@@ -214,7 +214,7 @@ class Product:
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a text, as a set of names."""
+    """Split a text into words, and return them as a set of names."""
     return frozenset(text.split())
 
 
@@ -257,7 +257,7 @@ def _call_ufunc(ufunc: np.ufunc, method: str, inputs: Sequence[Any], options: di
 
 
 def _rule(ufunc: np.ufunc, method: str) -> Callable[..., Any]:
-    """What computes a ufunc, or a method of it, exactly."""
+    """The function that computes a ufunc, or a method of it, exactly."""
     name = "divide" if ufunc is np.true_divide else ufunc.__name__
     if method == "__call__":
         if ufunc in _FUNCTIONS:
@@ -278,7 +278,7 @@ def _rule(ufunc: np.ufunc, method: str) -> Callable[..., Any]:
 
 def _power(x: Array, exponent: Any) -> Array:
     if np.ndim(exponent) or exponent != 2:
-        raise ArgumentError(f"exact arithmetic has no rule for powers but squares, got exponent {exponent!r}")
+        raise ArgumentError(f"exact arithmetic has no rule for powers except squares, got exponent {exponent!r}")
     return np.square(x)
 
 
@@ -316,14 +316,14 @@ def _einsum(subscripts: str, a: Array, b: Array) -> Array:
 
 
 def _plain(x: Any) -> Any:
-    """Without the rules: a view of the same memory, a product rounded to float64."""
+    """A plain array: a view of the same memory, or a product rounded to float64."""
     if isinstance(x, Product):
         x = x.array()
     return x.view(np.ndarray) if isinstance(x, ExactArray) else x
 
 
 def map_nested(f: Callable[[Any], Any], x: Any) -> Any:
-    """f of every leaf of nested tuples, lists and dictionaries, in their structure."""
+    """Apply f to every leaf of nested tuples, lists and dictionaries, keeping the structure."""
     if isinstance(x, tuple | list):
         return type(x)(map_nested(f, y) for y in x)
     if isinstance(x, dict):
@@ -332,7 +332,7 @@ def map_nested(f: Callable[[Any], Any], x: Any) -> Any:
 
 
 def leaves(x: Any) -> list[Any]:
-    """The leaves of nested tuples, lists and dictionaries."""
+    """Return the leaves of nested tuples, lists and dictionaries."""
     found: list[Any] = []
     map_nested(found.append, x)
     return found

@@ -1,8 +1,8 @@
-"""Arrays that carry a bound on their rounding errors: an op written for NumPy derives its own error bound from them.
+"""Arrays with bounds of their rounding errors, with which an op written for NumPy derives its own error bound.
 
-A ``Bounded`` array holds real numbers x (in float64) and, for each, a bound e on the error of its float32 evaluation:
-running error analysis (Wilkinson 1986; Higham 2002, section 3.3).  Each function propagates the bounds of its operands
-and adds the error of its own rounding, with u = 2^-24 and the ulp 2u = 2^-23:
+A ``Bounded`` array consists of real numbers x (in float64) and, for each, a bound e of the error of its float32
+evaluation: running error analysis (Wilkinson 1986; Higham 2002, section 3.3). Each function propagates the bounds of
+its operands and adds the error of its own rounding, with u = 2^-24 and the ulp 2u = 2^-23:
 
 ========================  ==========================================================================================
 x ± y                     e_x + e_y,                              and 2u·|result|
@@ -16,11 +16,11 @@ max, min, where, moves    the bounds move with their elements
 comparisons               of the values; the result is a plain array
 ========================  ==========================================================================================
 
-A rounding errs by u.  2u leaves room for one more rounding beside each operation, so that the bound also covers an
-evaluation that folds a factor into an operand, adds in another order, or multiplies by a reciprocal.  Each result also
-has a multiple of the smallest subnormal, 2^-149, for underflow.  The bound does not cover intermediate overflow.
+The relative error of one rounding is u. With 2u the bound allows for one more rounding per operation, and so covers
+evaluations that multiply a factor into an operand, add in another order, or multiply by a reciprocal. A multiple of the
+smallest subnormal, 2^-149, is added to each bound for underflow. The bound does not cover intermediate overflow.
 
-The value is float64's, whose own error (2^-29 of these bounds) is neglected.
+Values are computed in float64, whose error (2^-29 of these bounds) is neglected.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class ErrorModel:
-    """The errors of the arithmetic that a bound is derived for; by default those of float32.
+    """The errors of the arithmetic for which a bound is derived; by default those of float32.
 
     Attributes:
-        ulp: relative error allowed to each operation: twice the unit roundoff.
-        smallest: absolute error allowed to each operation: the smallest subnormal.
+        ulp: relative error of an operation: twice the unit roundoff.
+        smallest: absolute error of an operation: the smallest subnormal.
         functions: error of exp, log, tanh and the functions of ``special``, in ulp.
-        accumulator: of sums of products, whose bound (``intervals``) replaces n·ulp·|x|@|y|; None: float32.
+        accumulator: accumulator of products, whose bound (``intervals``) replaces n·ulp·|x|@|y|; None: float32.
     """
 
     ulp: float = 2.0**-23
@@ -58,17 +58,17 @@ class ErrorModel:
 
     @classmethod
     def of(cls, accumulator: str, functions: float = 8.0) -> ErrorModel:
-        """The errors of float32, but for sums of products by a named accumulator.
+        """Make the error model of float32 with sums of products by a named accumulator.
 
-        Where its exponents have least values for each operand, both get the larger one, because gradients multiply the
-        operands in another order.
+        If the accumulator has different ``emin`` for the two operands, both get the larger one, because gradients
+        multiply the operands in another order.
 
         Args:
-            accumulator: as ``get_accumulator`` reads it.
-            functions: as of the class.
+            accumulator: a name of ``get_accumulator``.
+            functions: error of exp, log, tanh and the functions of ``special``, in ulp.
 
         Raises:
-            ArgumentError: no such accumulator.
+            ArgumentError: the accumulator is unknown.
         """
         model = get_accumulator(accumulator)
         if isinstance(model, Truncated) and isinstance(model.emin, tuple):
@@ -80,11 +80,11 @@ FLOAT32 = ErrorModel()
 
 
 class Bounded(np.ndarray[Any, np.dtype[np.float64]]):
-    """Real numbers in float64, each with a bound on the error of its evaluation; see the module.
+    """Real numbers in float64, each with a bound of the error of its evaluation; see this module.
 
     Attributes:
         error: bounds ≥ 0, of the same shape.
-        model: the arithmetic that they are derived for.
+        model: the arithmetic for which they are derived.
     """
 
     _error: Array | None = None
@@ -95,7 +95,7 @@ class Bounded(np.ndarray[Any, np.dtype[np.float64]]):
 
     @property
     def error(self) -> Array:
-        """Bounds, of the shape of the values."""
+        """Error bounds, of the shape of the values."""
         if self._error is None:
             raise ArgumentError("bounded arithmetic has no rule for the method of ndarray that made this array")
         return self._error
@@ -142,19 +142,19 @@ class Bounded(np.ndarray[Any, np.dtype[np.float64]]):
 
     @property
     def T(self) -> Any:  # noqa: N802
-        """Transposed."""
+        """The transposed array."""
         return self.transpose()
 
     def argmax(self, *args: Any, **options: Any) -> Any:
-        """Of the values."""
+        """Return the result for the values, without bounds."""
         return _value(self).argmax(*args, **options)
 
     def argmin(self, *args: Any, **options: Any) -> Any:
-        """Of the values."""
+        """Return the result for the values, without bounds."""
         return _value(self).argmin(*args, **options)
 
     def astype(self, dtype: Any, *_: Any, copy: Any = True, **__: Any) -> Any:
-        """Floats stay as they are: the value is a real number.  Anything else: of the value."""
+        """Return the array itself for floating-point dtypes, as values are real numbers; else convert the values."""
         if np.dtype(dtype).kind != "f":
             return _value(self).astype(dtype)
         return self.copy() if copy else self
@@ -174,7 +174,7 @@ for _name in ("reshape", "transpose", "swapaxes", "ravel", "squeeze", "copy", "t
 
 
 def as_bounded(x: Any, model: ErrorModel = FLOAT32) -> Any:
-    """Floats as exact operands, with bounds 0; integers, booleans and bounded arrays as they are."""
+    """Convert floats to exact operands with bounds 0; integers, booleans and bounded arrays are returned unchanged."""
     if isinstance(x, Bounded):
         return x
     array = np.asarray(x)
@@ -185,7 +185,7 @@ def as_bounded(x: Any, model: ErrorModel = FLOAT32) -> Any:
 
 
 def bounded(value: Any, error: Any, model: ErrorModel = FLOAT32) -> Bounded:
-    """Values and their bounds as one array."""
+    """Combine values and error bounds into one array."""
     value, error = np.asarray(value, np.float64), np.asarray(error, np.float64)
     y: Bounded = value.view(Bounded)
     y._error, y.model = error, model
@@ -363,7 +363,7 @@ def _function(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 
 def _error_like(x: Any) -> Any:
-    """In the place of an argument: its bounds; 0 for a plain array of numbers; indices and options as they are."""
+    """The bounds of an argument: 0 for a plain array of numbers; indices and options are returned unchanged."""
     if isinstance(x, Bounded):
         return x.error
     return np.zeros_like(x) if isinstance(x, np.ndarray | np.floating) and x.dtype.kind == "f" else x

@@ -1,10 +1,10 @@
-"""The functions of ``functions`` to 800 digits, for the few numbers that float64 leaves in doubt.
+"""The functions of ``functions`` to 800 digits, for the few arguments whose rounding float64 cannot decide.
 
     f(x) = v·(1 + ε),    |ε| < 10^-400
 
-Plain formulas in the decimal arithmetic of the standard library, whose exp, ln and square root are correctly rounded.
-They may cancel: nothing that is asked for is below 10^-330, so that half of the digits remain.  No number of these
-functions is known to come nearer to a tie than 10^-35; the digits are plenty, and cost a millisecond.
+The formulas are evaluated in the decimal arithmetic of the standard library, whose exp, ln and square root are
+correctly rounded. Terms may cancel, but results are not below 10^-330, so that half of the digits remain. No value of
+these functions is known within 10^-35 of a tie: the number of digits suffices. One evaluation takes a millisecond.
 
 Source: π from Machin's formula; the normal distribution from its series (Abramowitz and Stegun, 26.2.11).
 """
@@ -20,9 +20,9 @@ _DIGITS = 800
 
 
 def odd(function: Callable[[Decimal], Decimal], x: float) -> float:
-    """f(x) rounded to odd: of the two neighbors in float64 the one with an odd last bit, unless it is one of them.
+    """Compute f(x) rounded to odd: if f(x) is not a float64, the neighbor with an odd last bit.
 
-    Rounded once more, to 51 bits or fewer and in any mode, that gives what the real number gives (see ``errorfree``).
+    Rounded again to at most 51 bits, in any mode, it gives the same as the real number (see ``errorfree``).
     """
     context = Context(prec=_DIGITS, rounding=ROUND_HALF_EVEN, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
     with localcontext(context):
@@ -35,7 +35,7 @@ def odd(function: Callable[[Decimal], Decimal], x: float) -> float:
 
 @cache
 def _pi() -> Decimal:
-    """16·arctan(1/5) − 4·arctan(1/239), in integers."""
+    """Compute 16·arctan(1/5) − 4·arctan(1/239), in integers."""
     places = _DIGITS + 20
 
     def arctan_of_inverse(n: int) -> int:
@@ -50,12 +50,12 @@ def _pi() -> Decimal:
 
 
 def _density(x: Decimal) -> Decimal:
-    """φ(x) = exp(−x²/2)/√(2π)."""
+    """Compute φ(x) = exp(−x²/2)/√(2π)."""
     return (-x * x / 2).exp() / (2 * _pi()).sqrt()
 
 
 def _mass(x: Decimal) -> Decimal:
-    """Φ(x) − ½ = φ(x)·(x + x³/3 + x⁵/(3·5) + …); all terms have one sign."""
+    """Compute Φ(x) − ½ = φ(x)·(x + x³/3 + x⁵/(3·5) + …); all terms have one sign."""
     term = total = x
     n = 1
     while abs(term) > abs(total).scaleb(-_DIGITS - 10):
@@ -66,114 +66,114 @@ def _mass(x: Decimal) -> Decimal:
 
 
 def exp(x: Decimal) -> Decimal:
-    """exp(x)."""
+    """Compute exp(x)."""
     return x.exp()
 
 
 def log(x: Decimal) -> Decimal:
-    """log(x)."""
+    """Compute log(x)."""
     return x.ln()
 
 
 def tanh(x: Decimal) -> Decimal:
-    """(1 − e)/(1 + e), e = exp(−2x)."""
+    """Compute (1 − e)/(1 + e), e = exp(−2x)."""
     e = (-2 * x).exp()
     return (1 - e) / (1 + e)
 
 
 def tanh_slope(x: Decimal) -> Decimal:
-    """4·σ′(2x)."""
+    """Compute 4·σ′(2x)."""
     return 4 * sigmoid_slope(2 * x)
 
 
 def sigmoid(x: Decimal) -> Decimal:
-    """1/(1 + exp(−x))."""
+    """Compute 1/(1 + exp(−x))."""
     return 1 / (1 + (-x).exp())
 
 
 def sigmoid_slope(x: Decimal) -> Decimal:
-    """e/(1 + e)², e = exp(x)."""
+    """Compute e/(1 + e)², e = exp(x)."""
     e = x.exp()
     return e / (1 + e) ** 2
 
 
 def erf(x: Decimal) -> Decimal:
-    """2·Φ(x√2) − 1."""
+    """Compute 2·Φ(x√2) − 1."""
     return 2 * _mass(x * Decimal(2).sqrt())
 
 
 def erf_slope(x: Decimal) -> Decimal:
-    """2/√π·exp(−x²)."""
+    """Compute 2/√π·exp(−x²)."""
     return 2 * (-x * x).exp() / _pi().sqrt()
 
 
 def gelu(x: Decimal) -> Decimal:
-    """x·Φ(x)."""
+    """Compute x·Φ(x)."""
     return x * (Decimal("0.5") + _mass(x))
 
 
 def gelu_slope(x: Decimal) -> Decimal:
-    """Φ(x) + x·φ(x)."""
+    """Compute Φ(x) + x·φ(x)."""
     return Decimal("0.5") + _mass(x) + x * _density(x)
 
 
 def gelu_tanh(x: Decimal) -> Decimal:
-    """x·σ(2u), 2u = 2√(2/π)·(x + 0.044715·x³)."""
+    """Compute x·σ(2u), 2u = 2√(2/π)·(x + 0.044715·x³)."""
     return x * sigmoid(_twice_u(x)[0])
 
 
 def gelu_tanh_slope(x: Decimal) -> Decimal:
-    """σ(2u) + x·(2u)′·σ′(2u)."""
+    """Compute σ(2u) + x·(2u)′·σ′(2u)."""
     twice_u, slope = _twice_u(x)
     return sigmoid(twice_u) + x * slope * sigmoid_slope(twice_u)
 
 
 def _twice_u(x: Decimal) -> tuple[Decimal, Decimal]:
-    """2u and (2u)′."""
+    """Compute 2u and (2u)′."""
     linear, cubic = 2 * (2 / _pi()).sqrt(), Decimal("0.044715")
     return linear * (x + cubic * x**3), linear * (1 + 3 * cubic * x**2)
 
 
 def silu(x: Decimal) -> Decimal:
-    """x·σ(x)."""
+    """Compute x·σ(x)."""
     return x * sigmoid(x)
 
 
 def silu_slope(x: Decimal) -> Decimal:
-    """σ(x) + x·σ′(x)."""
+    """Compute σ(x) + x·σ′(x)."""
     return sigmoid(x) + x * sigmoid_slope(x)
 
 
 def softplus(x: Decimal) -> Decimal:
-    """log(1 + exp(x))."""
+    """Compute log(1 + exp(x))."""
     return (1 + x.exp()).ln()
 
 
 def sqrt(x: Decimal) -> Decimal:
-    """√x."""
+    """Compute √x."""
     return x.sqrt()
 
 
 def sqrt_slope(x: Decimal) -> Decimal:
-    """1/(2√x)."""
+    """Compute 1/(2√x)."""
     return 1 / (2 * x.sqrt())
 
 
 def rsqrt(x: Decimal) -> Decimal:
-    """1/√x."""
+    """Compute 1/√x."""
     return 1 / x.sqrt()
 
 
 def rsqrt_slope(x: Decimal) -> Decimal:
-    """−1/(2x√x)."""
+    """Compute −1/(2x√x)."""
     return -1 / (2 * x * x.sqrt())
 
 
 def reciprocal(x: Decimal) -> Decimal:
-    """1/x."""
+    """Compute 1/x."""
     return 1 / x
 
 
 def reciprocal_slope(x: Decimal) -> Decimal:
-    """−1/x²."""
+    """Compute −1/x²."""
     return -1 / (x * x)

@@ -1,15 +1,15 @@
-"""Sums and products without error: a real number as several float64, until it is rounded.
+"""Sums and products without error: real numbers as sums of several float64.
 
     a + b = s + e,    a · b = p + e,    Σ x_k = t_1 + t_2 + …        with equality, not approximately
 
-A list of arrays stands for their elementwise sum, a real number each.  ``distill`` makes its members smaller and
-smaller without changing that sum, ``nearest`` and ``odd`` round it.  Everything is made of + − × on float64, rounded to
-nearest, so that no result depends on the machine.
+A list of arrays represents their elementwise sum, whose elements are real numbers. ``distill`` makes the later arrays
+small without changing the sum; ``nearest`` and ``odd`` round it. The only operations are + − × on float64, rounded to
+nearest, so that results do not depend on the machine.
 
-Round to odd: of the two float64 around a real number take the one whose last bit is 1, unless it is a float64 itself.
-Rounded once more, to any format of at most 51 bits and in any mode, that gives what the real number gives: it lies on
-the same side of every tie and of every value of the format, and is one only if the number is.  Source: Boldo and
-Melquiond 2008, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd".
+Round to odd: if a real number is not a float64, choose the neighbor whose last bit is 1. Rounded again to a format of
+at most 51 bits, in any mode, it gives the same as the real number, because it is on the same side of every tie and of
+every value of the format, and equals one only if the real number does. Source: Boldo and Melquiond 2008, "Emulation of
+FMA and correctly rounded sums: proved algorithms using rounding to odd".
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 Float64 = NDArray[np.float64]
 
 _SPLIT = 2.0**27 + 1
-"""Splits 53 bits into 26 and 26, the sign of the second being the 53rd.  Source: Veltkamp 1968; Dekker 1971."""
+"""Splits 53 bits into 26 and 26, the sign of the second being the 53rd. Source: Veltkamp 1968; Dekker 1971."""
 
 
 def two_sum(a: Float64, b: Float64) -> tuple[Float64, Float64]:
-    """(s, e) with s = fl(a + b) and s + e = a + b.  Source: Knuth, TAOCP volume 2, 4.2.2."""
+    """Compute (s, e) with s = fl(a + b) and s + e = a + b. Source: Knuth, TAOCP volume 2, 4.2.2."""
     s = a + b
     t = s - a
     e = s - t
@@ -35,7 +35,10 @@ def two_sum(a: Float64, b: Float64) -> tuple[Float64, Float64]:
 
 
 def two_product(a: Float64, b: Float64 | float) -> tuple[Float64, Float64]:
-    """(p, e) with p = fl(a·b) and p + e = a·b, |a|, |b| < 2^970, |a·b| 0 or > 2^-960.  Source: Dekker 1971."""
+    """Compute (p, e) with p = fl(a·b) and p + e = a·b, for |a|, |b| < 2^970, |a·b| 0 or > 2^-960.
+
+    Source: Dekker 1971.
+    """
     p = a * b
     a_high, a_low = _split(a)
     b_high, b_low = _split(np.asarray(b, np.float64))
@@ -50,10 +53,10 @@ def _split(a: Float64) -> tuple[Float64, Float64]:
 
 
 def sum_rows(terms: Float64) -> list[Float64]:
-    """Sums along the last axis as a list of arrays; the terms are overwritten.
+    """Compute sums along the last axis as a list of arrays; the terms are overwritten.
 
-    Each level takes from every term its upper part, a multiple of 2^-52·σ where σ ≥ (K + 2)·max|x| is a power of two:
-    K such multiples add up without rounding, in whatever order.  It ends when nothing remains.
+    Each step splits off the upper part of every term, a multiple of 2^-52·σ with a power of two σ ≥ (K + 2)·max|x|: K
+    such multiples add up without rounding, in any order. The steps end when all remainders are 0.
 
     Args:
         terms: (…, K), finite, of magnitude below 2^960/K.
@@ -78,13 +81,13 @@ def sum_rows(terms: Float64) -> list[Float64]:
 
 
 def power_above(x: Float64) -> Float64:
-    """The least power of two ≥ x, for normal x > 0; 2^-1022 for 0."""
+    """Return the least power of two ≥ x, for normal x > 0; 2^-1022 for 0."""
     bits = np.maximum(x, 2.0**-1022).view(np.int64)
     return np.asarray(((bits + ((1 << 52) - 1)) & (0x7FF << 52)).view(np.float64))
 
 
 def distill(parts: list[Float64]) -> list[Float64]:
-    """The same sum in parts of which each is at most half an ulp of the one before; trailing zeros are dropped."""
+    """Return parts of the same sum, each at most half an ulp of the previous one, without trailing zeros."""
     parts = list(parts)
     changed = len(parts) > 1
     while changed:
@@ -99,7 +102,7 @@ def distill(parts: list[Float64]) -> list[Float64]:
 
 
 def nearest(parts: list[Float64]) -> Float64:
-    """The float64 nearest to a sum, ties to even."""
+    """Round a sum to the nearest float64, ties to even."""
     parts = distill(parts)
     first = parts[0]
     if len(parts) == 1:
@@ -113,7 +116,7 @@ def nearest(parts: list[Float64]) -> Float64:
 
 
 def odd(parts: list[Float64]) -> Float64:
-    """A sum rounded to odd, see above."""
+    """Round a sum to odd float64; the module defines this rounding."""
     parts = distill(parts)
     first = parts[0]
     if len(parts) == 1:

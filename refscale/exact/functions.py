@@ -1,18 +1,18 @@
-"""Functions of one number, correctly rounded.
+"""Correctly rounded functions of one number.
 
     y = round(f(x)),    y = round(f′(x)),    the real number, rounded once
 
-A float64 evaluation from basic operations decides nearly everything.  It errs by a few ulp, so the real number lies in
-an interval, and where both ends of that are rounded to the same bits these are the result.  Two kinds of x need more:
+A float64 evaluation from basic operations suffices for nearly all x. Its error is a few ulp, which gives an interval
+around the real number; if both ends are rounded to the same bits, these are the result. Two cases need more:
 
-1. f(x) = x·(1 ∓ ε) with ε below 2^-53, as of gelu for large x: float64 says x, which may be a tie or, in a directed
-   rounding, a value of the format.  But it is known on which side of x the real number lies: f(x) < x.  Such strict
-   bounds (tanh between 0 and 1, softplus above x, …) cut the interval: what lands on one is moved by one ulp.
-2. An interval across a tie, by chance: 1 in 10^6 for float32 results, never met for narrower ones.  That element is
-   evaluated to 800 digits, in decimal arithmetic, which is integer arithmetic and the same on every machine.
+1. f(x) = x·(1 ∓ ε) with ε below 2^-53, as gelu for large x. The float64 result is x, which may be a tie or, in a
+   directed rounding, a value of the format. But the side of the real number is known: f(x) < x. Such strict bounds
+   (tanh between 0 and 1, softplus above x, …) limit the interval: a result equal to a bound is moved by one ulp.
+2. An interval that contains a tie: 1 in 10^6 for float32 results, never observed for narrower ones. Such an element is
+   evaluated to 800 digits, in decimal arithmetic, which is the same on every machine.
 
-So every rounding but the stochastic one is right, for any format and input, not only for those that were tested.
-Tested are all float16 inputs and all 24 functions, in every format, against 240-bit arithmetic.
+Every deterministic rounding is therefore correct, for any format and input. The tests compare all 24 functions at all
+float16 inputs, in every format, with 240-bit arithmetic.
 
 Source: Ziv 1991, "Fast evaluation of elementary mathematical functions with correctly rounded last bit".
 """
@@ -58,16 +58,16 @@ def _relative(x: Float64, y: Float64) -> Float64:
 
 @dataclass(frozen=True)
 class Curve:
-    """A function from float64 to float64, and what is known of the real one.
+    """A float64 evaluation of a function, with bounds of its real values.
 
-    Called with a float64 array it gives f(x) to a few ulp, on the right side of every bound.
+    Calling it with a float64 array returns f(x) to a few ulp, on the correct side of every bound.
 
     Attributes:
-        near: the evaluation, from basic operations.
-        digits: the same to 800 digits.
-        bounds: (low, high) with low < f(x) < high, strictly, where f(x) is finite and not ``exact``.
-        exact: where ``near`` is the real number, or a pole.
-        error: at most how far ``near`` is from the real number, given x and y.
+        near: float64 evaluation from basic operations.
+        digits: evaluation to 800 digits.
+        bounds: (low, high) with low < f(x) < high, strictly, if f(x) is finite and not ``exact``.
+        exact: function of x: True where ``near`` is the real number, or at a pole.
+        error: bound of |near(x) − f(x)| as a function of x and y = near(x).
     """
 
     near: Evaluation
@@ -81,11 +81,11 @@ class Curve:
         return self._enclose(x)[0]
 
     def interval(self, x: Float64) -> tuple[Float64, Float64]:
-        """(low, high) around the real f(x), both ends included; both are f(x) where that is known."""
+        """Return the closed interval (low, high) around the real f(x); both ends are f(x) where it is exact."""
         y, low, high = self._enclose(x)
         with np.errstate(all="ignore"):
             error = self.error(x, y) + _NOTHING
-            return np.fmax(low, y - error), np.fmin(high, y + error)  # y = ±inf is known: inf − inf says nothing
+            return np.fmax(low, y - error), np.fmin(high, y + error)  # y = ±inf is exact, while inf − inf is NaN
 
     def _enclose(self, x: Float64) -> tuple[Float64, Float64, Float64]:
         """f(x) and its bounds, no longer strict."""
@@ -104,9 +104,9 @@ class Function:
     """A function of one number.
 
     Attributes:
-        name: as ``evaluate`` knows it.
+        name: name of the function, an argument of ``evaluate``.
         value, derivative: f and f′, float64 → float64.
-        domain: where it is defined, and what it gives at the edges.
+        domain: its domain, and its values at the edges of the domain.
     """
 
     name: str
@@ -189,7 +189,7 @@ def _at_powers_of(base: int) -> Callable[[Float64], NDArray[np.bool_]]:
 
 
 def _at_squares(x: Float64) -> NDArray[np.bool_]:
-    """Zero, and squares of numbers of at most 26 bits: then r² = x is no rounded equality."""
+    """Zero, and squares of numbers of at most 26 bits, for which r² = x holds exactly."""
     r = np.sqrt(x)
     return np.asarray((r * r == x) & (r.view(np.int64) & ((1 << 27) - 1) == 0))
 
@@ -267,7 +267,7 @@ def _silu_slope_bounds(x: Float64) -> tuple[Float64, Float64]:
 
 
 def _slope_error(x: Float64, y: Float64) -> Float64:
-    """Where a derivative passes through 0, its terms are below ¼, and err by ulps of that."""
+    """Error bound of a derivative that passes through 0: there its terms are below ¼, with errors in ulps of ¼."""
     return _ERROR * _ULP * np.maximum(np.abs(y), np.where((x > -4) & (x < 0), 0.25, 0.0))
 
 
@@ -352,29 +352,29 @@ _ALL = (
 )
 
 FUNCTIONS: Mapping[str, Function] = MappingProxyType({f.name: f for f in _ALL})
-"""Every function by its name; "gelu" is the erf form, "gelu_tanh" its approximation."""
+"""Functions by name; "gelu" is the erf form, "gelu_tanh" its approximation."""
 
 
 @np.errstate(all="ignore")  # infinities and NaN, signaling ones too, have their rules
 def evaluate(name: str, x: ArrayLike, cast: Cast, derivative: bool = False) -> NDArray[np.float32]:
-    """f(x) or f′(x), the real number rounded once.
+    """Compute f(x) or f′(x), the real number rounded once.
 
         y_i = cast(f(x_i))
 
     Args:
-        name: one of ``FUNCTIONS``, whose ``domain`` says what is at its edges.
-        x: float16, bfloat16, float32 or float64, any shape and value.  NaN gives NaN, positive where it has a sign.
-        cast: to any format, in any deterministic rounding and with either overflow rule.  A real number beyond the
-            largest value is finite, so that a directed rounding may stay there; f(x) = ±inf, at ±inf and poles, is not.
-        derivative: f′ instead of f.
+        name: a name in ``FUNCTIONS``; its ``domain`` defines the values at the edges.
+        x: float16, bfloat16, float32 or float64, any shape and value. NaN gives NaN, positive if NaN has a sign.
+        cast: a deterministic cast to any format, with either overflow rule. A real number beyond the largest value is
+            finite, so that a directed rounding may give the largest value; f(x) = ±inf, at ±inf and poles, is infinite.
+        derivative: compute f′ instead of f.
 
     Returns:
-        float32 of x's shape.
+        float32 of the shape of x.
 
     Raises:
-        ArgumentError: unknown function, or a stochastic cast.
-        CarrierError: no such floats.
-        FormatError: NaN, rounded to a format without it.
+        ArgumentError: the function is unknown, or the cast is stochastic.
+        CarrierError: x is not an array of such floats.
+        FormatError: a result is NaN, and the format has none.
 
     Source: IEEE 754-2019, section 9.2, for inputs at the edges; for the method, see the module.
 

@@ -1,16 +1,16 @@
-"""Matrix units by name, such as ``h100:bf16``: the parameters of their sums, and the range they were compared in.
+"""Matrix units by name, such as ``h100:bf16``: the parameters of their sums, and the range of the comparison.
 
 Each entry agrees in every bit with the sums that north-numerical-computing/MATLAB-tensor-core publishes in
-``model_validation``: one MMA instruction d = a·b + c each, in FP8 on H100 and H200 with c = 0.  A test compares the
+``model_validation``: one MMA instruction d = a·b + c each, in FP8 on H100 and H200 with c = 0. A test compares the
 first 1500 cases of each GPU and format (REFSCALE_TENSOR_CORE_SUMS), whose operands, products and c lie between the
 powers of two of ``COMPARED``; of all 160,000 cases, 5000 each, one differs: e5m2 on B200, number 3936, is 0.81 ulp from
-the real sum, where the other 9999 FP8 sums of B200 are within half an ulp.  Beyond these cases:
+the real sum, where the other 9999 FP8 sums of B200 are within half an ulp. Beyond these cases:
 
 * More products than one instruction: sums of 16 to 256 terms on an H200, FP8 (e5m2 · e4m3fn too), FP16 and BF16
-  (tests/exact/test_hardware.py).  On every other GPU the block size is that of one instruction.
+  (tests/exact/test_hardware.py). On every other GPU the block size is that of one instruction.
 * ``floor``: measured on BF16 sums near 2^-149 (the repository's issues 2 and 7); its models have −133 on H100, H200
   and B200, −132 on A100, A2, Ada and L40S, and none on V100.
-* ``emin``: the exponent of a subnormal operand, and of a subnormal sum, is the one its encoding has.  Both
+* ``emin``: the exponent of a subnormal operand, and of a subnormal sum, is the one its encoding has. Both
   MATLAB-tensor-core and MMA-Sim (arXiv 2511.10909) model it so; no published sum depends on it.
 * TF32: four products only, so that 25:8 on H100, H200 and B200, and 24:4 on the others, are one choice of several.
 * FP8 on B200: 32 products only, each sum the real number rounded once to nearest; of longer sums nothing is known.
@@ -34,10 +34,10 @@ class Hardware:
     """The sums of one matrix unit.
 
     Attributes:
-        name: ``GPU:FORMAT``, as ``get_accumulator`` reads it.
-        model: the parameters, a name of ``get_accumulator``.
-        inner: products of each published sum.
-        start: whether the published sums start from values other than 0.
+        name: ``GPU:FORMAT``, an argument of ``get_accumulator``.
+        model: the accumulator with these sums, such as ``truncated:13:32``.
+        inner: number of products of each published sum.
+        start: True if the published sums start from values other than 0.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Hardware:
 
     @property
     def gpu(self) -> str:
-        """The GPU, in lower case."""
+        """Name of the GPU, in lower case."""
         return self.name.partition(":")[0]
 
     @property
@@ -100,7 +100,7 @@ def _entries() -> dict[str, Hardware]:
 
 
 HARDWARE: Mapping[str, Hardware] = MappingProxyType(_entries())
-"""By ``GPU:FORMAT``, the format by its full name."""
+"""Matrix units by ``GPU:FORMAT``, with the full name of the format."""
 
 
 GPUS = tuple(dict.fromkeys(h.gpu for h in HARDWARE.values()))
@@ -108,7 +108,7 @@ GPUS = tuple(dict.fromkeys(h.gpu for h in HARDWARE.values()))
 
 
 def model_of(gpu: str, left: str, right: str) -> str | None:
-    """The parameters by which a GPU multiplies two formats, by their full names; None if the table has none.
+    """Return the model of a GPU's products of two formats, given by their full names; None if the table has none.
 
     Instructions multiply two different formats only in FP8, where each operand has its own ``emin``; e5m2 · e4m3fn was
     compared on an H200.
@@ -122,10 +122,10 @@ def model_of(gpu: str, left: str, right: str) -> str | None:
 
 
 def find_hardware(name: str) -> Hardware | None:
-    """The entry of a name such as ``h100:bf16``, its format by any alias; None if the first part is not a GPU's.
+    """Return the entry of a name such as ``h100:bf16``, its format by any alias; None if the name has no known GPU.
 
     Raises:
-        ArgumentError: a GPU of the table with a format that it lacks.
+        ArgumentError: the table has the GPU, but not with this format.
     """
     gpu, _, format = name.partition(":")
     known = [h for h in HARDWARE.values() if h.gpu == gpu]

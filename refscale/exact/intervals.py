@@ -1,17 +1,17 @@
-"""How far the sums of an accumulator may be from the exact ones, and which results that allows.
+"""Error bounds of accumulators, and the intervals of results that they allow.
 
-A bound is derived, not measured, and holds for every element: |s − Σ a_k b_k| ≤ bound.  With u = 2^-24,
+A bound is derived, not measured, and is valid for every element: |s − Σ a_k b_k| ≤ bound. With u = 2^-24,
 γ_n = n·u/(1 − n·u) and T = Σ |a_k·b_k|:
 
-* Where no term passes more than n roundings, of relative error u each, their sum errs by at most γ_n·T.  In the order
-  of the index it passes K additions and the rounding of its product, n = K + 1; in blocks at most B + ⌈K/B⌉ + 1; in any
-  order K + 1; with blocks that are added exactly ⌈K/B⌉.  A product below float32's normal range loses up to 2^-150
-  more; a sum there is exact.
-* Cutting toward zero never lengthens a term, so every partial sum, and with it 2^e_max, is at most T.  A block cuts at
-  most B + 1 terms by less than 2^-N·T each, and its sum of S significant bits by less than 2^(1 − S)·T:
-  c = ⌈K/B⌉·((B + 1)·2^-N + 2^(1 − S)), or, below the normal range, 2^-149 each in place of the last.  With promotion c
-  is that of P products; the n = ⌈K/P⌉ sums err by c times their own T each, and are added with n roundings:
-  c + γ_n·(1 + c).  With ``floor`` 2^floor is added to T once per promoted part; with ``emin`` T is made of
+* If a term has at most n roundings, of relative error u each, the error of the sum is at most γ_n·T. In the order of
+  the index a term has K additions and the rounding of its product, n = K + 1; in blocks at most B + ⌈K/B⌉ + 1; in any
+  order K + 1; with blocks that are added exactly ⌈K/B⌉. The error of a product below float32's normal range is up to
+  2^-150 larger; a sum there is exact.
+* Truncation toward zero does not increase a magnitude, so every partial sum, and 2^e_max, is at most T. A block
+  truncates at most B + 1 terms by less than 2^-N·T each, and its sum of S significant bits by less than 2^(1 − S)·T:
+  c = ⌈K/B⌉·((B + 1)·2^-N + 2^(1 − S)), or, below the normal range, 2^-149 each in place of the last. With promotion c
+  is that of P products; the errors of the n = ⌈K/P⌉ sums are c times their own T, and they are added with n roundings:
+  c + γ_n·(1 + c). With ``floor`` 2^floor is added to T once per promoted part; with ``emin`` T is made of
   max(|a_k|, 2^emin)·max(|b_k|, 2^emin) where a product is not 0, and 2^-126 is added likewise.
 * A start value c is one more term: K + 1 in place of K, and |c| in T.
 
@@ -36,7 +36,7 @@ Float32 = NDArray[np.float32]
 
 @np.errstate(all="ignore")
 def bound(a: ArrayLike, b: ArrayLike, accumulator: str | Accumulator, c: ArrayLike | None = None) -> Float64:
-    """How far the accumulator's sums may be from the exact ones: float64 (…, M, N), inf or NaN where operands are.
+    """Compute error bounds of an accumulator's sums: float64 (…, M, N), inf or NaN where operands are.
 
     bound = relative(K)·T + K·2^-149,    T = Σ_k |a_ik·b_kj|
     """
@@ -45,7 +45,7 @@ def bound(a: ArrayLike, b: ArrayLike, accumulator: str | Accumulator, c: ArrayLi
 
 
 def sum_errors(x: Float64, y: Float64, model: Accumulator, c: ArrayLike | None = None) -> Float64:
-    """``bound`` of float64 arrays (…, M, K) and (…, K, N), whatever their significant bits."""
+    """Compute ``bound`` for float64 arrays (…, M, K) and (…, K, N) of any number of significant bits."""
     inner = x.shape[-1]
     total = _largest(x, y, model)
     if c is not None:
@@ -80,26 +80,26 @@ def interval(
     factor: float = 1.0,
     c: ArrayLike | None = None,
 ) -> tuple[Float32, Float32]:
-    """The least and the greatest value that a right implementation with this accumulator may return.
+    """Compute the smallest and the largest correct result of an implementation with a given accumulator.
 
         low = cast(factor·(s − bound)),    high = cast(factor·(s + bound)),    s the exact sum
 
-    Rounding is monotonic, so what lies between the ends before it lies between them after it.  An implementation may
-    round its float32 sum times the factor once more to float32; the bound includes that.
+    Rounding is monotonic, so a sum within the bounds gives a result in the interval. An implementation may round its
+    float32 sum times the factor once more to float32; the bound includes this.
 
     Args:
         a, b: operands, (…, M, K) and (…, K, N).
         accumulator: the model, or its name.
-        cast: to the format of the output, nearest.
-        factor: multiplies the sum; 2^-300 ≤ |factor| ≤ 2^300.
+        cast: cast to the format of the output, to nearest.
+        factor: factor of the sum, 2^-300 ≤ |factor| ≤ 2^300.
         c: start values of the sums, float16, bfloat16 or float32 (…, M, N); None: 0.
 
     Returns:
-        (low, high), float32 (…, M, N); the same for "exact".  An end that overflowed to NaN stands for "anything
-        beyond", (inf, −inf) for "NaN": see ``inside``.
+        (low, high), float32 (…, M, N), equal for "exact". An end that overflowed to NaN means that the interval is
+        unlimited on this side; (inf, −inf) means NaN only: see ``inside``.
 
     Raises:
-        ArgumentError: no such accumulator, a stochastic cast, or a factor out of range.
+        ArgumentError: the accumulator is unknown, the cast is stochastic, or the factor is out of range.
     """
     accumulator = get_accumulator(accumulator)
     check_deterministic("intervals.interval", cast)
@@ -121,9 +121,9 @@ def interval(
 
 @np.errstate(all="ignore")
 def ends(y: NDArray[Any], error: NDArray[Any], cast: Cast) -> tuple[Float32, Float32]:
-    """(low, high): y − error and y + error after a cast, which is monotonic.
+    """Compute (low, high): y − error and y + error after a cast, which is monotonic.
 
-    An infinite y has the error 0.  Where y is NaN, (∞, −∞): only NaN is ``inside``.
+    The error of an infinite y is 0. For a NaN the result is (∞, −∞): only NaN is ``inside``.
     """
     error = np.where(np.isinf(y), 0.0, error)
     none = np.isnan(y)
@@ -131,10 +131,10 @@ def ends(y: NDArray[Any], error: NDArray[Any], cast: Cast) -> tuple[Float32, Flo
 
 
 def inside(y: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether low ≤ y ≤ high.
+    """Return whether low ≤ y ≤ high, elementwise.
 
-    Where an end is NaN, a cast overflowed to NaN: everything beyond the other end is inside, and NaN.  Where low > high
-    only NaN is.
+    If an end is NaN, its cast overflowed to NaN: the interval is then unlimited on this side, and contains NaN. If
+    low > high, it contains NaN only.
     """
     above = (y >= low) | np.isnan(low)
     below = (y <= high) | np.isnan(high)

@@ -1,17 +1,17 @@
-"""Matrix products, correctly rounded: the real number, times a factor, rounded once.
+"""Correctly rounded matrix products: the real number, times a factor, rounded once.
 
     y_ij = round(factor · Σ_k a_ik · b_kj)
 
 A start value c_ij is one more product, c_ij · 1.
 
-One float64 product c decides nearly everything.  Either it is exact, because every partial sum is an integer below 2^53
-in units of the smallest product.  Or it errs, in whatever order BLAS has summed, by at most
+One float64 product c suffices for nearly all elements. Either it is exact, because every partial sum is an integer
+below 2^53 in units of the smallest product; or its error, in any order of summation, is at most
 
     |c_ij − Σ_k a_ik b_kj|  ≤  (K + 4) · 2^-53 · ‖a_i‖ · ‖b_j‖
 
-and an element farther than that from every value where the rounding changes is right.  The few others are summed
-without error, from their products; where they are many (cancellation), all are: the operands are cut into slices so
-short that products of slices are exact.  Which way an element went cannot be seen in the result.
+and an element whose distance from all ties and values of the format is larger is rounded correctly. The few others are
+summed without error, from their products. If they are many (cancellation), all elements are: the operands are divided
+into slices so short that products of slices are exact. The result does not depend on the method.
 
 Sources: Higham, *Accuracy and Stability of Numerical Algorithms*, section 3.1 (the bound); Ozaki, Ogita, Oishi and Rump
 2012, "Error-free transformations of matrix multiplication by using fast routines" (the slices).
@@ -43,26 +43,26 @@ _LEAST_FACTOR = 2.0**-300  # and of every product times the factor; the product 
 
 @np.errstate(all="ignore")  # infinities and NaN, signaling ones too, have their rules
 def matmul(a: ArrayLike, b: ArrayLike, cast: Cast, factor: float = 1.0, c: ArrayLike | None = None) -> Float32:
-    """Matrix product, each output the real number rounded once.
+    """Compute a matrix product, each output the real number rounded once.
 
         y_ij = cast(factor · (c_ij + Σ_k a_ik · b_kj))
 
     Args:
         a: (…, M, K), float16, bfloat16, float32 or float64, finite or not; float64 of magnitude 0 or 2^-200 to 2^200.
         b: (…, K, N); leading axes broadcast.
-        cast: to any format, in any deterministic rounding and with either overflow rule.
-        factor: multiplies the sum before it is rounded; 2^-300 ≤ |factor| ≤ 2^300.
+        cast: a deterministic cast to any format, with either overflow rule.
+        factor: factor of the sum, applied before rounding, 2^-300 ≤ |factor| ≤ 2^300.
         c: start values of the sums, float16, bfloat16 or float32 (…, M, N); None: 0.
 
     Returns:
-        float32 (…, M, N).  A sum that is exactly zero, or has no terms, is +0.  Infinities and NaN follow IEEE 754
+        float32 (…, M, N). A sum that is exactly zero, or has no terms, is +0. Infinities and NaN follow IEEE 754
         product by product: inf · 0 and inf − inf are NaN.
 
     Raises:
-        ShapeError: shapes that do not multiply.
-        CarrierError: no such floats.
-        ArgumentError: a stochastic cast, or values or factors beyond the ranges above.
-        FormatError: NaN, rounded to a format without it.
+        ShapeError: the shapes do not fit.
+        CarrierError: an operand is not an array of such floats.
+        ArgumentError: the cast is stochastic, or a value or factor is outside its range.
+        FormatError: a result is NaN, and the format has none.
     """
     check_deterministic("exact.matmul", cast)
     a64, b64 = as_operands("exact.matmul", a, b)
@@ -80,7 +80,7 @@ def matmul(a: ArrayLike, b: ArrayLike, cast: Cast, factor: float = 1.0, c: Array
 
 @np.errstate(all="ignore")
 def matmul_float64(a: ArrayLike, b: ArrayLike, factor: float = 1.0) -> Float64:
-    """As ``matmul``, rounded to float64, to nearest; for products that are computed with before they are stored."""
+    """Compute a matrix product rounded once to nearest float64, for further computation; see ``matmul``."""
     a64, b64 = as_operands("exact.matmul_float64", a, b)
     factor = check_factor("exact.matmul_float64", factor)
     y = np.empty(_shape(a64, b64))
@@ -98,7 +98,7 @@ def matmul_float64(a: ArrayLike, b: ArrayLike, factor: float = 1.0) -> Float64:
 
 
 def as_operands(call: str, a: ArrayLike, b: ArrayLike) -> tuple[Float64, Float64]:
-    """Two operands as float64, checked; ``call`` is what an error names."""
+    """Check two operands, and return them as float64; errors name ``call``."""
     a, b = plain(call, "a", a), plain(call, "b", b)
     for name, x in (("a", a), ("b", b)):
         if x.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
@@ -121,11 +121,11 @@ def as_operands(call: str, a: ArrayLike, b: ArrayLike) -> tuple[Float64, Float64
 
 
 def start_values(call: str, c: ArrayLike, shape: tuple[int, ...]) -> Float32:
-    """Start values of sums, in the shape of the sums; ``call`` is what an error names.
+    """Check start values of sums, and broadcast them to the shape of the sums; errors name ``call``.
 
     Raises:
-        CarrierError: not float16, bfloat16 or float32.
-        ShapeError: a shape that does not broadcast to that of the sums.
+        CarrierError: the dtype is not float16, bfloat16 or float32.
+        ShapeError: the shape does not broadcast to that of the sums.
     """
     start = plain(call, "c", c)
     if start.dtype.name not in ("float16", "bfloat16", "float32"):
@@ -137,7 +137,7 @@ def start_values(call: str, c: ArrayLike, shape: tuple[int, ...]) -> Float32:
 
 
 def check_factor(call: str, factor: float) -> float:
-    """The factor as a float, if every product times it is within float64's range."""
+    """Check a factor, 2^-300 ≤ |factor| ≤ 2^300, and return it as a float."""
     factor = number(call, "factor", factor)
     if not _LEAST_FACTOR <= abs(factor) <= 1 / _LEAST_FACTOR:
         raise ArgumentError(f"{call}: factor is {factor}, expected a magnitude of 2^-300 to 2^300")
@@ -145,7 +145,7 @@ def check_factor(call: str, factor: float) -> float:
 
 
 def check_deterministic(call: str, cast: Cast) -> None:
-    """Raise unless the cast is one, and rounds the same number the same way each time."""
+    """Raise an error unless ``cast`` is a deterministic Cast."""
     if not isinstance(cast, Cast):
         raise ArgumentError(f"{call}: cast is {cast!r}, expected a Cast")
     if cast.rounding == "stochastic":
@@ -183,7 +183,7 @@ def _multiply_from(c: Float32, a: Float64, b: Float64, cast: Cast, factor: float
         _multiply(row, columns, cast, factor, y[i, None])
 
 
-# --- what the float64 product decides --------------------------------------------------------------------------------
+# --- elements that the float64 product decides -----------------------------------------------------------------------
 
 
 def _errors(a: Float64, b: Float64, factor: float) -> tuple[Float64, Float64] | None:
@@ -198,7 +198,7 @@ def _errors(a: Float64, b: Float64, factor: float) -> tuple[Float64, Float64] | 
 
 
 def _is_exact(a: Float64, b: Float64) -> bool:
-    """Whether every partial sum, in every order, is a float64: K·max|a|·max|b| ≤ 2^53·grain(a)·grain(b)."""
+    """Return whether every partial sum, in every order, is a float64: K·max|a|·max|b| ≤ 2^53·grain(a)·grain(b)."""
     smaller, larger = sorted((a, b), key=lambda x: x.size)
     room = 2.0**53 / max(1, a.shape[1])
     return _steps(larger, room / _steps(smaller, room)) < math.inf
@@ -228,7 +228,7 @@ def _round_if_certain(
 ) -> NDArray[np.intp]:
     """Round factor·c into y; the flat positions of outputs that c's error leaves in doubt.
 
-    What is certain has both ends of its interval rounded to the same bits.
+    An element is decided if both ends of its interval are rounded to the same bits.
     """
     relative = 0.0 if _is_power_of_two(factor) else 2.0**-52
     # A narrow format can be decided in float32, nearly always, at half the cost.
@@ -262,7 +262,7 @@ def _round_if_certain(
 
 
 def _is_moderate(x: Float64) -> bool:
-    """Whether float32 can hold every element, and products of two."""
+    """Return whether float32 can hold every element, and products of two."""
     return bool(((x == 0) | ((x > 2.0**-60) & (x < 2.0**60))).all())
 
 
@@ -348,7 +348,7 @@ def _without_specials(a: Float64, b: Float64, factor: float) -> tuple[Float64, F
     finite_a, finite_b = np.where(np.isfinite(a), a, 0.0), np.where(np.isfinite(b), b, 0.0)
 
     def pairs(left: NDArray[np.bool_], right: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Whether any k has left_ik and right_kj; a product of counts, which is exact."""
+        """Return whether any k has left_ik and right_kj; a product of counts, which is exact."""
         return np.asarray(left.astype(np.float64) @ right.astype(np.float64) > 0)
 
     positive = negative = np.zeros((len(a), b.shape[1]), np.bool_)

@@ -1,4 +1,4 @@
-"""Sums, rounded once: the real sum of float64 terms, whatever their order and however they cancel."""
+"""Sums rounded once: the real sum of float64 terms, for any order and any cancellation."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from refscale.exact.errorfree import Float64
 
 @np.errstate(all="ignore")  # infinities and NaN, signaling ones too, have their rules
 def sum(x: ArrayLike, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Float64:
-    """Sum along axes.
+    """Compute the sum along axes, rounded once.
 
         y = round(Σ x_k), to float64, to nearest
 
     Args:
         x: float16, bfloat16, float32 or float64, any shape, any value.
-        axis: one, several, or None for all.
-        keepdims: leave summed axes in, with length 1.
+        axis: an axis, several axes, or None for all.
+        keepdims: keep the summed axes, with length 1.
 
     Returns:
-        float64.  A sum that is exactly zero, or has no terms, is +0; inf − inf is NaN; beyond float64 is ±inf.
+        float64. A sum that is exactly zero, or has no terms, is +0; inf − inf is NaN; overflow gives ±inf.
 
     Raises:
-        CarrierError: no such floats.
-        ShapeError: axes that x does not have.
+        CarrierError: x is not an array of such floats.
+        ShapeError: x lacks an axis.
 
-    Source: ``errorfree.sum_rows``.  The result is that of ``math.fsum``, which is the oracle of the tests.
+    Source: ``errorfree.sum_rows``. The result is that of ``math.fsum``, which is the oracle of the tests.
     """
     array = plain("exact.sum", "x", x)
     if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
@@ -52,7 +52,7 @@ def sum(x: ArrayLike, axis: int | tuple[int, ...] | None = None, keepdims: bool 
 
 def _sum_rows(terms: Float64) -> Float64:
     largest = np.abs(terms).max(-1, initial=0.0)
-    # NaN fails the comparison, too.  Below, neither a sum of K terms nor σ leaves float64's range.
+    # NaN fails the comparison, too. Below, neither a sum of K terms nor σ leaves float64's range.
     usual = largest < 2.0**960 / (terms.shape[1] + 2)
     y = np.empty(len(terms))
     y[usual] = errorfree.nearest(errorfree.sum_rows(terms[usual]))

@@ -1,16 +1,16 @@
-"""What FP16 and FP8 can say: formats, rounding to them, and their bits.
+"""Floating-point formats such as FP16 and FP8: their values, rounding to them, and their codes.
 
 In reading order:
 
-1. ``table``: a ``Format`` is five integers and a few facts; everything else about it is computed. ``FORMATS`` holds
-   those of IEEE 754, OCP, Microscaling and Noune et al., ``get_format`` finds one by name.
-2. ``rounding``: ``round_exact`` says in exact arithmetic what it is to round one number: the specification.
-3. ``cast``: ``quantize`` does the same to arrays, fast; a ``Cast`` is a format and two modes in a record.
-4. ``codes``: ``encode`` and ``decode`` go between values and bits, ``values`` lists all values of a format.
-5. ``conventions``: ``encode_by`` rounds by the conventions of other libraries where no standard decides.
+1. ``table``: a ``Format`` is five integers and a few flags, from which its properties are computed. ``FORMATS`` lists
+   those of IEEE 754, OCP, Microscaling and Noune et al.; ``get_format`` finds one by name.
+2. ``rounding``: ``round_exact`` rounds one number in exact arithmetic: the specification.
+3. ``cast``: ``quantize`` rounds arrays, fast; a ``Cast`` is a record of a format, a rounding mode and an overflow rule.
+4. ``codes``: ``encode`` and ``decode`` convert between values and codes; ``values`` lists all values of a format.
+5. ``conventions``: ``encode_by`` rounds by the conventions of other libraries, for cases that no standard defines.
 
-A quantized array stays wide: it is float32, and holds only values of the format. Codes appear where data leave the
-program. No rounding is implicit: format, rounding mode and overflow rule are named at every cast.
+A quantized array stays wide: it is float32, and its elements are values of the format. Codes are for data that leave
+the program. No rounding is implicit: every cast names format, rounding mode and overflow rule.
 
     >>> from refscale.formats import encode, quantize
     >>> y = quantize([0.3, 500.0], "e4m3fn", rounding="nearest_even", overflow="saturate")

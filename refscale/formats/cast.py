@@ -1,4 +1,4 @@
-"""Arrays, rounded: the fast form of ``rounding``, equal to it on every input.
+"""Rounding of arrays: the fast form of ``rounding``, equal to it on every input.
 
 The idea, for x in a carrier (float32, or float64 where the format's spacing needs it):
 
@@ -6,10 +6,10 @@ The idea, for x in a carrier (float32, or float64 where the format's spacing nee
     S = max(E, emin) - mantissa_bits           integers again: the bits of the spacing at x
     q = rint(x / S) · S                        two exact steps around the only rounding
 
-S is a power of two, so the quotient and the product are exact and ``rint`` rounds; the clipping at emin makes the
-spacing of subnormals. Work goes in blocks that stay in cache. The largest E of a block tells whether anything in it is
-near the largest value, infinite or NaN; only then does the block take the longer way, where such elements are set by
-rule. bfloat16, whose subnormals are float32's, is rounded as an integer: see ``integers.nearest_even_bits``.
+S is a power of two, so the quotient and the product are exact, and only ``rint`` rounds; the clipping at emin gives the
+spacing of subnormals. Arrays are processed in blocks that stay in cache. The largest E of a block shows whether it may
+have elements near the largest value, infinities or NaN; only then a slower path sets such elements by rule. bfloat16,
+whose subnormals are float32's, is rounded as an integer: see ``integers.nearest_even_bits``.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ _IN_FLOAT32 = {f.dtype for f in FORMATS.values() if f.dtype is not None} | {
 
 @dataclass(frozen=True, init=False, repr=False)
 class Cast:
-    """A rounding to a format, as a record: format, rounding mode, overflow rule.
+    """A record of a cast: format, rounding mode, overflow rule.
 
         Cast(format, rounding, overflow)(x) = quantize(x, format, rounding=rounding, overflow=overflow)
 
     Args:
-        format: a name, an alias, a dtype or a Format; the field holds the Format.
+        format: a name, an alias, a dtype or a Format; the attribute is the Format.
         rounding: "nearest_even", "toward_zero", "up", "down", "nearest_away" or "stochastic".
         overflow: "saturate" or "nonsaturate".
 
     Raises:
-        FormatError: for an unknown or ambiguous name.
+        FormatError: a name is unknown or ambiguous.
 
     Example:
         >>> print(Cast("e4m3fn", "nearest_even", "saturate"))
@@ -84,7 +84,7 @@ class Cast:
         return f"{self.format}/{self.rounding}/{self.overflow}"
 
     def __repr__(self) -> str:
-        """As it is written."""
+        """``Cast('float8_e4m3fn', 'nearest_even', 'saturate')``."""
         return f"Cast({self.format.name!r}, {self.rounding!r}, {self.overflow!r})"
 
 
@@ -97,34 +97,35 @@ def quantize(
     random_bits: Random | None = None,
     out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """Every element rounded once to a format: narrow values in a wide array.
+    """Round every element once to a format; the result has values of the format in a float32 array.
 
         quantize(x)_i = round_exact(x_i)
 
     Args:
-        x: float64, float32, integers, or a dtype of ml_dtypes; any shape. Each element is rounded once: float64 never
-            through float32, integers of 64 bits never through float64 (those beyond 2^53 are rounded one by one, by
-            ``round_exact``). Lists are converted by ``np.asarray`` first. Booleans are refused.
+        x: float64, float32, integers, or a dtype of ml_dtypes; any shape. Each element is rounded once: float64 is not
+            first converted to float32, nor integers of 64 bits to float64 (those beyond 2^53 are rounded one by one, by
+            ``round_exact``). Lists are converted by ``np.asarray``. Booleans raise an error.
         format: a name, an alias, a dtype of NumPy or ml_dtypes, or a Format.
         rounding: "nearest_even", "toward_zero", "up", "down", "nearest_away" or "stochastic".
-        overflow: "saturate" (beyond the largest value, ±inf included, is ±max) or "nonsaturate" (±inf; NaN in a
-            format without inf; ±max in one without NaN, too). Directed roundings of finite x follow IEEE 754, 7.4.
-        random_bits: for "stochastic" and only there: independent uniform uint32, of x's shape. An element is rounded
-            outward (away from zero) if ⌊2^32 · rest⌋ + random_bits ≥ 2^32, rest being the part of |x| that
-            rounding drops, in units of the spacing S. All k = 32 bits count. Within ±max, the expected result is x
-            exactly if 2^32 · rest is an integer: for float32 wherever |x| ≥ 2^-9 S, for float16 and bfloat16 2^-22 S
-            and 2^-25 S. Otherwise it is nearer to zero than x, by less than 2^-32 S.
-        out: float32, of x's shape, contiguous, its axes in any order: where to put the result. It may be x itself.
+        overflow: result beyond the largest value and for ±inf: "saturate" gives ±max; "nonsaturate" gives ±inf, NaN in
+            a format without inf, ±max in a format without inf and NaN. Directed roundings of finite x follow IEEE 754,
+            7.4.
+        random_bits: independent uniform uint32 of the shape of x, for "stochastic" only. An element is rounded
+            away from zero if ⌊2^32 · rest⌋ + random_bits ≥ 2^32, with ``rest`` the part of |x| that rounding drops, in
+            units of the spacing S. Within ±max, the expected result is exactly x if 2^32 · rest is an integer: for
+            float32 if |x| ≥ 2^-9 S, for float16 and bfloat16 if |x| ≥ 2^-22 S and 2^-25 S. Otherwise it is nearer to
+            zero than x, by less than 2^-32 S.
+        out: contiguous float32 array of the shape of x, axes in any order, for the result; may be x itself.
 
     Returns:
-        float32 of x's shape. NaN is the canonical quiet one; it and -0 keep their signs where the format has such
-        (``round_exact`` says what is done in formats that have not).
+        float32 of the shape of x. NaN is the canonical quiet NaN. NaN and -0 keep their signs if the format has signed
+        NaN and signed zero; see ``round_exact`` for other formats.
 
     Raises:
-        CarrierError: x, random_bits or out of another dtype.
-        ShapeError: random_bits or out of another shape.
-        ArgumentError: random_bits missing or superfluous, or an out that cannot be written in place.
-        FormatError: an unknown name, or a NaN to a format without one (what was written to ``out`` is then undefined).
+        CarrierError: ``x``, ``random_bits`` or ``out`` has another dtype.
+        ShapeError: ``random_bits`` or ``out`` has another shape.
+        ArgumentError: ``random_bits`` is missing or superfluous, or ``out`` is not contiguous or not writable.
+        FormatError: a name is unknown, or x has a NaN and the format has none (``out`` is then undefined).
 
     Source: IEEE 754-2019, sections 4.3 and 7.4; OCP OFP8 1.0 (its two conversion modes).
 
@@ -187,7 +188,7 @@ def _as_float(x: Array, format: Format) -> Array:
 
 
 def _beyond_float64(x: Array) -> NDArray[np.bool_] | None:
-    """Where integers are beyond ±2^53, between which float64 holds all of them; None if nowhere."""
+    """A mask of integers beyond ±2^53, which float64 may not represent; None if there are none."""
     if x.dtype.kind not in "iu" or x.dtype.itemsize < 8:
         return None
     beyond = (x > 2**53) | (x < -(2**53)) if x.dtype.kind == "i" else x > 2**53
@@ -224,7 +225,7 @@ def _in_memory_order(x: Array, out: Array) -> tuple[Array, Array]:
 
 
 def _no_nan(format: Format, position: int, out: Array) -> FormatError:
-    """What to raise for the NaN at a position in memory order."""
+    """The error for the NaN at a position in memory order."""
     axes = list(range(out.ndim)) if out.flags.c_contiguous else _axes(out)
     found = np.unravel_index(position, [out.shape[axis] for axis in axes])
     index = tuple(int(found[axes.index(axis)]) for axis in range(out.ndim))
@@ -232,7 +233,7 @@ def _no_nan(format: Format, position: int, out: Array) -> FormatError:
 
 
 def check_random(call: str, random_bits: Random | None, shape: tuple[int, ...], rounding: Rounding) -> None:
-    """Raise unless random bits are there where, and only where, a rounding needs them: uint32, of x's shape."""
+    """Raise an error unless random bits are given for stochastic rounding only, as uint32 of the shape of x."""
     if random_bits is not None:
         plain(call, "random_bits", random_bits)
     if rounding != "stochastic":
@@ -268,7 +269,7 @@ def _is_same(x: Array, out: Array) -> bool:
 
 
 class _Plan(NamedTuple):
-    """What a cast does to a block, worked out once for a format, its modes and a carrier."""
+    """The constants of a cast of a block, computed once for a format, its modes and a carrier."""
 
     format: Format
     carrier: np.dtype[Any]
@@ -280,13 +281,13 @@ class _Plan(NamedTuple):
     watch: int  # blocks whose largest exponent field is smaller hold nothing special
     bounds: tuple[float, float]  # finite x is clipped to these before rounding
     beyond: float | None  # what replaces a magnitude larger than max; None if nothing can be
-    vanishes: bool  # whether an unsigned format makes NaN of what is too small for it
+    vanishes: bool  # whether numbers below the smallest value of an unsigned format become NaN
     to_integer: Callable[[Array, Array, Random | None], Any]
     as_bits: bool
     as_powers: bool
 
     def buffers(self, length: int, source: np.dtype[Any]) -> list[Array]:
-        """For the spacing; for the quotient, unless the float32 result serves; for x widened, if it has to be."""
+        """Buffers of the spacing, of the quotient unless it is in the float32 result, and of x if it is widened."""
         return [np.empty(length, self.carrier) for _ in range(1 + (self.carrier == _F64) + (source != self.carrier))]
 
     def widened(self, x: Array, scratch: list[Array]) -> Array:
@@ -297,7 +298,7 @@ class _Plan(NamedTuple):
         return scratch[-1]
 
     def run(self, x: Array, out: Array, scratch: list[Array], random: Random | None) -> int | None:
-        """Round x into out; the position of a NaN that the format cannot hold, or None."""
+        """Round x into out; return the position of a NaN if the format has none, else None."""
         if self.as_powers and nearest_power(x, out, scratch[0], self.beyond):
             return None
         x = self.widened(x, scratch)
@@ -364,7 +365,7 @@ def _filled(value: int, dtype: np.dtype[Any]) -> Array:
 def _plan(format: Format, rounding: Rounding, overflow: Overflow, is_float64: bool) -> _Plan:
     """The plan for a cast, from float64 or from one of the narrower inputs."""
     # Arithmetic in float32 needs every spacing to be a normal float32, quotients that do not underflow, and room in
-    # the significand for doubled integers. What is left over: float32's own exponent range, as bits or in float64.
+    # the significand for doubled integers. Formats with float32's exponent range are rounded as bits or in float64.
     smallest = format.emin - format.mantissa_bits
     as_bits = not is_float64 and rounding == "nearest_even" and _has_exponents_of_float32(format)
     narrow = not is_float64 and (as_bits or (-126 <= smallest <= 0 and format.mantissa_bits <= 20))

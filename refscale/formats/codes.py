@@ -1,10 +1,10 @@
-"""Values as bits: encode, decode, and the table of all values.
+"""Codes of values: encode, decode, and the table of all values.
 
-The value of a code is a formula over its fields. Read backward, with S the spacing at x and e its exponent, it is
+The value of a code is a formula over its fields. Its inverse, with S the spacing at x and e the exponent of x, is
 
-    code = (max(e, emin) - emin) · 2^mantissa_bits + |x|/S,     the sign bit aside
+    code = (max(e, emin) - emin) · 2^mantissa_bits + |x|/S,     without the sign bit
 
-which needs no case for subnormals: in a binade above the lowest, |x|/S starts at 2^mantissa_bits.
+for normal values and subnormals alike: in a binade above the lowest, |x|/S starts at 2^mantissa_bits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BLOCK = 1 << 15
 
 
 def decode(codes: ArrayLike, format: FormatLike) -> NDArray[np.float32]:
-    """The values of codes, as float32.
+    """Convert codes to their values, as float32.
 
         value = (-1)^s · 2^(max(E, 1) - bias) · ([E > 0] + M/2^mantissa_bits)
 
@@ -36,12 +36,12 @@ def decode(codes: ArrayLike, format: FormatLike) -> NDArray[np.float32]:
         format: a name, an alias or a Format.
 
     Returns:
-        float32 of the codes' shape, exact. NaN is the canonical quiet one, with the sign bit of its code; an fnuz
+        float32 of the shape of the codes, exact. NaN is the canonical quiet NaN, with the sign bit of its code; an fnuz
         NaN, whose code is the sign bit, is negative.
 
     Raises:
-        CarrierError: codes of another dtype.
-        FormatError: a code out of range.
+        CarrierError: the codes have another dtype.
+        FormatError: a code is out of range.
 
     Source: the format's own, see ``Format.source``.
     """
@@ -61,7 +61,7 @@ def decode(codes: ArrayLike, format: FormatLike) -> NDArray[np.float32]:
 
 
 def values(format: FormatLike) -> NDArray[np.float32]:
-    """All values of a format of at most 16 bits, in the order of their codes.
+    """Return all values of a format of at most 16 bits, in the order of their codes.
 
         values(format)[c] = decode(c, format)
 
@@ -69,10 +69,10 @@ def values(format: FormatLike) -> NDArray[np.float32]:
         format: a name, an alias or a Format.
 
     Returns:
-        float32, one element per code; read-only, as it is shared.
+        A read-only float32 array, one element per code.
 
     Raises:
-        FormatError: for a format of more than 16 bits.
+        FormatError: the format has more than 16 bits.
     """
     format = get_format(format)
     if format.bits > 16:
@@ -117,21 +117,21 @@ def _decode(codes: Codes, format: Format) -> NDArray[np.float32]:
 
 
 def encode(x: ArrayLike, format: FormatLike) -> Codes:
-    """The codes of values that the format can hold; nothing is rounded.
+    """Convert values of a format to their codes, without rounding.
 
         decode(encode(x, format), format) = x, the same bits
 
     Args:
         x: float16, bfloat16, float32 or float64, any shape, every element a value of the format. Any NaN is encoded
-            as the canonical one, with its sign where the format has signed NaN.
+            as the canonical NaN, with its sign if the format has signed NaN.
         format: a name, an alias or a Format.
 
     Returns:
-        Unsigned integers of the format's ``code_dtype`` and x's shape. Codes of 6 and 4 bits take a byte each.
+        Unsigned integers of the format's ``code_dtype`` and the shape of x. Codes of 6 and 4 bits take a byte each.
 
     Raises:
-        CarrierError: x of another dtype.
-        FormatError: for an element that the format cannot hold, naming the first; -0 in a format without it is one.
+        CarrierError: x has another dtype.
+        FormatError: an element is not representable, such as -0 in a format without it; the message names the first.
 
     Source: the format's own, see ``Format.source``.
     """

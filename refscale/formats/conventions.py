@@ -1,17 +1,17 @@
-"""Casts where no standard decides: the conventions of libraries and hardware, by name.
+"""Casts in cases that no standard defines: the conventions of libraries and hardware, by name.
 
-``quantize`` follows one convention in each case, the first of each row; ``encode_by`` follows the named ones.
+``quantize`` follows the first convention of each row; ``encode_by`` follows the named conventions.
 
 ======================  ==========================================================================================
 topic                   names
 ======================  ==========================================================================================
 ``e8m0_zero``           +0 to an unsigned format of powers of two: ``nan``; ``smallest``, the smallest value;
-                        ``saturating``, the smallest value where the cast saturates, else NaN
-``e8m0_negative``       negative numbers and -0, likewise: ``nan``; ``magnitude``, the code of |x|, of -0 the smallest
-                        value; ``smallest``, the smallest value
-``e8m0_small``          positive numbers below the smallest value, where the cast does not saturate: ``nan_inward``, NaN
+                        ``saturating``, the smallest value if the cast saturates, else NaN
+``e8m0_negative``       negative numbers and -0 to such a format: ``nan``; ``magnitude``, the code of |x|, and the
+                        smallest value for -0; ``smallest``, the smallest value
+``e8m0_small``          positive numbers below the smallest value, if the cast does not saturate: ``nan_inward``, NaN if
                         rounded down or toward zero, else the smallest value; ``smallest``; ``nan``
-``nan_code``            the code of a NaN, where the format has several: ``canonical``, quiet, the first payload, with
+``nan_code``            the code of a NaN, if the format has several: ``canonical``, quiet, the first payload, with
                         the sign of x; ``positive``, the same without sign; ``ones``, all mantissa bits set, with the
                         sign of x; ``positive_ones``, the same without sign; ``payload``, the upper bits of x's payload,
                         quiet, with the sign of x
@@ -20,7 +20,7 @@ topic                   names
 ``float32_subnormals``  subnormal numbers of a float32 or bfloat16 array: ``kept``; ``flushed``, zero with their sign
 ======================  ==========================================================================================
 
-Who follows which is a table of ``golden.conventions``.
+``golden.conventions`` lists the conventions of each library.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ CONVENTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def encode_by(x: ArrayLike, cast: Cast, conventions: Mapping[str, str], random_bits: Random | None = None) -> Array:
-    """The codes of numbers rounded to a format, by named conventions.
+    """Round numbers to a format by named conventions, and return their codes.
 
         encode_by(x, cast, {}) = encode(cast(x), cast.format)
 
@@ -63,14 +63,14 @@ def encode_by(x: ArrayLike, cast: Cast, conventions: Mapping[str, str], random_b
         x: float16, bfloat16, float32 or float64, any shape.
         cast: format, rounding mode and overflow rule.
         conventions: names by topic, see the table of the module.
-        random_bits: as of ``quantize``.
+        random_bits: uint32 of the shape of x, for stochastic rounding only; see ``quantize``.
 
     Returns:
-        Unsigned integers of the format's ``code_dtype`` and x's shape.
+        Unsigned integers of the format's ``code_dtype`` and the shape of x.
 
     Raises:
-        FormatError: an unknown topic or name; a NaN to a format without one, where ``nan_without`` is "error".
-        CarrierError, ShapeError, ArgumentError: as of ``quantize``.
+        FormatError: a topic or name is unknown; or x has a NaN, the format has none, and ``nan_without`` is "error".
+        CarrierError, ShapeError, ArgumentError: the dtype of x or the random bits are not valid; see ``quantize``.
     """
     names = {topic: known[0] for topic, known in CONVENTIONS.items()}
     for topic, name in conventions.items():
@@ -94,7 +94,7 @@ def encode_by(x: ArrayLike, cast: Cast, conventions: Mapping[str, str], random_b
 
 
 def without_subnormals(x: Array) -> Array:
-    """A float32 or bfloat16 array with zeros of their sign in place of subnormal numbers; another array as it is."""
+    """Flush subnormal numbers of a float32 or bfloat16 array to zeros of their sign; other arrays do not change."""
     if x.dtype not in (np.float32, ml_dtypes.bfloat16):
         return x
     return np.where(np.abs(x) < 2.0**-126, np.copysign(x.dtype.type(0), x), x)
@@ -131,7 +131,7 @@ def _of_powers(x: Array, codes: Array, cast: Cast, names: Mapping[str, str], ran
 
 
 def _nan_codes(x: Array, format: Format, name: str) -> Array:
-    """The code of a NaN at each element; elements that are no NaN have any."""
+    """The code of a NaN for each element; that of other elements is undefined."""
     canonical, ones = format.nan_code or 0, (1 << format.mantissa_bits) - 1
     sign = np.where(np.signbit(x), format.sign_code, 0)
     match name:

@@ -1,6 +1,6 @@
-"""Rounding to an integer in every mode, and two roundings to a format that need no more than a code's bits.
+"""Rounding to an integer in every mode, and two roundings to a format by integer arithmetic on float32's bits.
 
-The inner loops of ``cast``: each goes over a block once or more, and writes into arrays that it is given.
+These are the inner loops of ``cast``: each reads a block one or more times, and writes into given arrays.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ TO_INTEGER: dict[Rounding, Callable[[Array, Array, Random | None], Any]] = {
     "nearest_away": _nearest_away,
     "stochastic": _stochastic,
 }
-"""By mode: called as ``(t, out, random)``, writes t rounded into out, which may be t."""
+"""Functions ``(t, out, random)`` by rounding mode, which write t rounded to integers into ``out``; it may be t."""
 
 
 def nearest_even_bits(x: Array, out: Array, scratch: Array, drop: int) -> None:
     """Drop the low bits of float32, to nearest even: add just under half, or half if the last kept bit is odd.
 
-    Codes of one sign are in the order of their values, so a carry out of the mantissa goes to the next binade, out of
-    the subnormals to the smallest normal, and out of the largest value to infinity, as it should.
+    Codes of one sign are in the order of their values. A carry out of the mantissa thus correctly gives the next
+    binade, out of the subnormals the smallest normal, and out of the largest value infinity.
     """
     if drop == 0:
         np.copyto(out, x)
@@ -67,10 +67,11 @@ def nearest_even_bits(x: Array, out: Array, scratch: Array, drop: int) -> None:
 
 
 def nearest_power(x: Array, out: Array, scratch: Array, beyond: float | None) -> bool:
-    """float32 to the nearest power of two from 2^-127 to 2^127, ties outward: add half a binade, drop the mantissa.
+    """Round float32 to the nearest power of two from 2^-127 to 2^127, ties outward.
 
-    Of what is no positive number it makes NaN, of what rounds beyond 2^127 that, or ``beyond``.  Subnormals, whose
-    binades are not spaced so, it leaves to the longer way, and says so: False, nothing done.
+    Adds half a binade and drops the mantissa. Negative numbers, zero and NaN become NaN; numbers that round beyond
+    2^127 become 2^127, or ``beyond``. Subnormals need another computation: the function then returns False, and leaves
+    ``out`` unchanged.
     """
     if x.dtype != np.float32:
         return False

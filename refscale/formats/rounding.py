@@ -1,15 +1,15 @@
-"""What a cast is, one number at a time, in exact arithmetic: the specification.
+"""The specification of a cast: rounding of one number in exact arithmetic.
 
     x  →  m · S  →  the format
 
-S is the spacing of the format at x, a power of two; x/S lies between two integers; the rounding mode takes one of
-them, m. The exponent is unbounded while it does so. If |m · S| is then beyond the largest value, the overflow rule
-says what becomes of it. Everything is an integer or a ratio of two, nothing is approximate, and nothing is fast:
-``cast`` has the array form, which the tests hold equal to this one.
+S is the spacing of the format at x, a power of two; x/S lies between two integers; the rounding mode chooses one of
+them, m, with an unbounded exponent. If |m · S| is beyond the largest value, the overflow rule defines the result. All
+numbers are integers or ratios of integers, without approximation. ``cast`` is the fast form for arrays; tests check
+that both agree.
 
-Two sentences of IEEE 754-2019 decide the corner cases. Section 4.3.1: at a tie take the even significand, and where
-there is none (a format without mantissa bits) the larger magnitude. Section 7.4: rounding to nearest carries overflow
-to infinity; toward zero, to the largest value; up, to +inf or to the most negative value; down, the mirror image.
+Two rules of IEEE 754-2019 define the corner cases. Section 4.3.1: a tie is rounded to the even significand, and, if
+there is none (a format without mantissa bits), to the larger magnitude. Section 7.4: on overflow, rounding to nearest
+gives infinity; toward zero, the largest value; up, +inf or the most negative value; down, the mirror image.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 OVERFLOWS: tuple[Overflow, ...] = get_args(Overflow)
 
 RANDOM_BITS = 32
-"""How many random bits decide one stochastic rounding."""
+"""Number of random bits of one stochastic rounding."""
 
 
 def check_modes(rounding: str, overflow: str, call: str) -> None:
-    """Raise FormatError unless both names are known."""
+    """Raise FormatError unless the rounding mode and the overflow rule are known names."""
     if rounding not in ROUNDINGS:
         raise FormatError(f"{call}: unknown rounding {rounding!r}; known: {', '.join(ROUNDINGS)}")
     if overflow not in OVERFLOWS:
@@ -53,31 +53,32 @@ def round_exact(
     overflow: Overflow,
     random_bits: int | None = None,
 ) -> float:
-    """One number, rounded once to a format.
+    """Round one number once to a format.
 
         round_exact(x) = ± m · S,    S = 2^(max(⌊log2 |x|⌋, emin) - mantissa_bits),    m = ⌊|x|/S⌋ or ⌊|x|/S⌋ + 1
 
     Args:
-        x: a float (so any value of float16, bfloat16, float32 or float64), an integer, each of Python or of NumPy, or
-            any rational number as a Fraction.
+        x: a float or an integer, of Python or NumPy (any value of float16, bfloat16, float32 or float64), or a
+            Fraction.
         format: a name or a Format.
-        rounding: which of the two neighbors. "nearest_even", "nearest_away": the nearer, ties to even or away from
-            zero; "toward_zero", "up" (toward +inf), "down" (toward -inf): that side; "stochastic": the outer one with
-            probability ⌊2^32 · rest⌋/2^32, where rest = |x|/S - ⌊|x|/S⌋.
-        overflow: beyond the largest value, and for ±inf. "saturate": ±max. "nonsaturate": ±inf, in a format without
-            inf NaN, in one without either ±max; finite x in directed roundings as IEEE 754 section 7.4 says.
-        random_bits: for "stochastic" and only there, an integer in [0, 2^32).
+        rounding: the choice of one of the two neighbors. "nearest_even", "nearest_away": the nearer one, ties to even
+            or away from zero; "toward_zero", "up" (toward +inf), "down" (toward -inf): the one on that side;
+            "stochastic": the one of larger magnitude with probability ⌊2^32 · rest⌋/2^32, rest = |x|/S - ⌊|x|/S⌋.
+        overflow: the result beyond the largest value and for ±inf. "saturate": ±max. "nonsaturate": ±inf, NaN in a
+            format without inf, ±max in a format without inf and NaN; directed roundings of finite x follow IEEE 754
+            section 7.4.
+        random_bits: an integer in [0, 2^32), for "stochastic" only.
 
     Returns:
-        A float that the format holds. NaN and -0 keep their signs where the format has such; a NaN of an fnuz format
-        is returned with the sign bit, that of float8_e8m0fnu without, as ml_dtypes does. In an unsigned format
-        zero and negative numbers are NaN under either rule; positive ones below the smallest become the smallest,
-        but NaN where rounded "down" or "toward_zero" and not saturating.
+        A value of the format, as a float. NaN and -0 keep their signs if the format has signed NaN and signed zero; a
+        NaN of an fnuz format is returned with the sign bit, a NaN of float8_e8m0fnu without, as in ml_dtypes. In an
+        unsigned format zero and negative numbers become NaN under both overflow rules; positive numbers below the
+        smallest value become the smallest value, or NaN if rounded "down" or "toward_zero" and not saturating.
 
     Raises:
-        FormatError: NaN to a format without one; an unknown name.
-        ArgumentError: random_bits missing, superfluous, out of range or no integer.
-        CarrierError: x of another type.
+        FormatError: a name is unknown, or x is NaN and the format has none.
+        ArgumentError: ``random_bits`` is missing, superfluous, out of range or not an integer.
+        CarrierError: x has another type.
 
     Source: IEEE 754-2019, sections 4.3 and 7.4; OCP OFP8 1.0 (its two conversion modes).
     """
@@ -97,7 +98,7 @@ def round_exact(
     negative = math.copysign(1.0, x) < 0 if isinstance(x, float) else x < 0
     if isinstance(x, float) and math.isnan(x):
         if not format.has_nan:
-            raise FormatError(f"round_exact: NaN, which {format} cannot hold")
+            raise FormatError(f"round_exact: x is NaN, not representable in {format}")
         return _nan(format, negative)
     if not format.has_zero and x <= 0:
         return _nan(format, negative)
@@ -123,7 +124,7 @@ def round_exact(
 
 
 def floor_log2(x: float | Fraction) -> int:
-    """The exponent of the binade of x ≥ 0: ⌊log2 x⌋, in exact arithmetic; very small for zero."""
+    """Return the exponent of the binade of x ≥ 0, ⌊log2 x⌋, in exact arithmetic; a large negative number for zero."""
     numerator, denominator = x.as_integer_ratio()
     if numerator == 0:
         return -(2**30)
@@ -133,7 +134,7 @@ def floor_log2(x: float | Fraction) -> int:
 
 
 def _outward(integer: int, rest: int, whole: int, negative: bool, rounding: Rounding, random_bits: int | None) -> bool:
-    """Whether the neighbor farther from zero is taken, given |x|/S = integer + rest/whole."""
+    """Return whether the neighbor farther from zero is taken, given |x|/S = integer + rest/whole."""
     match rounding:
         case "nearest_even":
             return 2 * rest > whole or (2 * rest == whole and integer % 2 == 1)
@@ -152,7 +153,7 @@ def _outward(integer: int, rest: int, whole: int, negative: bool, rounding: Roun
 
 
 def _beyond(format: Format, overflow: Overflow) -> float:
-    """What stands for a number beyond the largest: its magnitude, or NaN."""
+    """The magnitude that replaces a number beyond the largest value, or NaN."""
     if overflow == "saturate" or not format.has_nan:
         return format.max
     return math.inf if format.has_inf else math.nan

@@ -1,4 +1,4 @@
-"""The formats, as data: a few integers each, from which everything else is computed.
+"""The formats as data: a few integers each, from which their properties are computed.
 
 A code of a format is, from the top, an optional sign bit s, an exponent field E and a mantissa field M of
 ``mantissa_bits`` = m bits. It stands for
@@ -6,7 +6,7 @@ A code of a format is, from the top, an optional sign bit s, an exponent field E
     (-1)^s · 2^(E - bias) · (1 + M/2^m)        E > 0: a normal value
     (-1)^s · 2^(1 - bias) · (0 + M/2^m)        E = 0: zero, or a subnormal value
 
-except for the few codes given to infinity and NaN. There the formats part, in four ways (``nan``):
+except for the codes of infinity and NaN, which are of one of four kinds (``nan``):
 
 =================  ===============================  ==================================================
 ``top_exponent``   E all ones: M = 0 inf, else NaN  IEEE 754: float16, bfloat16, e5m2, e4m3, e3m4
@@ -15,11 +15,11 @@ except for the few codes given to infinity and NaN. There the formats part, in f
 ``none``           no NaN, no inf                   OCP MX elements of 6 and 4 bits
 =================  ===============================  ==================================================
 
-int8_q6, the integer element of OCP MX, fits in as a format of one exponent bit, where subnormals and normals are
-spaced alike: 1/64 up to 127/64. Its codes are two's complement (``nan="twos_complement"``: no NaN, no inf, no -0). The
-one of -2, which no positive number has, is decoded but never rounded to, as MX 1.0 recommends.
+int8_q6, the integer element of OCP MX, is a format with one exponent bit, whose subnormals and normals have the same
+spacing: 1/64 up to 127/64. Its codes are two's complement (``nan="twos_complement"``: no NaN, no inf, no -0). The code
+of -2, without positive counterpart, is decoded, but no number is rounded to it, as MX 1.0 recommends.
 
-float8_e8m0fnu holds powers of two only: no sign, no mantissa, and E = 0 is a normal value, so that it has no zero.
+float8_e8m0fnu represents powers of two only: no sign, no mantissa, and E = 0 is a normal value, so that it has no zero.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ NanEncoding = Literal["top_exponent", "all_ones", "negative_zero", "none", "twos
 
 @dataclass(frozen=True)
 class Format:
-    """A binary floating-point format of at most 32 bits, every value of which float32 can hold.
+    """A binary floating-point format of at most 32 bits whose values are representable in float32.
 
         value = (-1)^s · 2^(max(E, 1) - bias) · ([E > 0] + M/2^mantissa_bits)
 
     Args:
-        name: its name in ml_dtypes, where it has one.
+        name: name of the format, as in ml_dtypes if it exists there.
         exponent_bits: width of the exponent field, 1 to 8.
         mantissa_bits: width of the mantissa field without the implicit bit, 0 to 23.
-        bias: subtracted from the exponent field.
-        nan: which codes are NaN, see the table above.
-        signed: whether there is a sign bit.
-        has_zero: whether E = 0 holds zero and the subnormals; if not, it is an exponent like others.
-        source: where the format is defined; for the reader, no part of equality.
+        bias: number subtracted from the exponent field.
+        nan: the kind of NaN codes, see the table of this module.
+        signed: True if codes have a sign bit.
+        has_zero: True if E = 0 means zero and subnormals; False: E = 0 is an exponent like others.
+        source: the definition of the format, for readers; ignored in comparisons.
 
     Raises:
-        FormatError: for fields of another width, or a format with values that float32 cannot hold.
-        ArgumentError: for a field of another type.
+        FormatError: a width is out of range, or a value is not representable in float32.
+        ArgumentError: a field has another type.
     """
 
     name: str
@@ -109,26 +109,26 @@ class Format:
         """Its name."""
         return self.name
 
-    # --- what it can say -------------------------------------------------------------------------------------------
+    # --- special values --------------------------------------------------------------------------------------------
 
     @property
     def has_inf(self) -> bool:
-        """Whether it has infinities."""
+        """Return whether the format has infinities."""
         return self.nan == "top_exponent"
 
     @property
     def has_nan(self) -> bool:
-        """Whether it has a NaN."""
+        """Return whether the format has NaN."""
         return self.nan not in ("none", "twos_complement")
 
     @property
     def has_signed_zero(self) -> bool:
-        """Whether -0 differs from +0."""
+        """Return whether -0 differs from +0."""
         return self.signed and self.nan not in ("negative_zero", "twos_complement")
 
     @property
     def has_signed_nan(self) -> bool:
-        """Whether a NaN has a sign."""
+        """Return whether NaN has a sign."""
         return self.signed and self.nan in ("top_exponent", "all_ones")
 
     # --- how far it reaches ----------------------------------------------------------------------------------------
@@ -163,17 +163,17 @@ class Format:
 
     @property
     def min_subnormal(self) -> float:
-        """Smallest positive value; min_normal where there are no subnormals, as in ml_dtypes.finfo."""
+        """Smallest positive value; ``min_normal`` if the format lacks subnormals, as in ml_dtypes.finfo."""
         return 2.0 ** (self.emin - self.mantissa_bits) if self.has_zero else self.min_normal
 
     @property
     def eps(self) -> float:
-        """Distance from 1 to the next value of that binade, 2^-mantissa_bits."""
+        """Distance from 1 to the next larger value, 2^-mantissa_bits."""
         return 2.0**-self.mantissa_bits
 
     @np.errstate(invalid="ignore")  # a signaling NaN is one
     def spacing(self, x: ArrayLike) -> Any:
-        """Distance between neighbors in the binade of x: one ulp.
+        """Compute the distance between neighboring values in the binade of x: one ulp.
 
             2^(clip(⌊log2 |x|⌋, emin, emax) - mantissa_bits)
 
@@ -182,7 +182,7 @@ class Format:
                 beyond max that of the largest.
 
         Returns:
-            float64 of x's shape; NaN where x is NaN.
+            float64 of the shape of x; NaN where x is NaN.
         """
         x = plain("spacing", "x", x).astype(np.float64, copy=False)
         exponent = np.where(np.isinf(x), self.emax, np.where(x == 0, self.emin, np.frexp(x)[1] - 1))
@@ -193,12 +193,12 @@ class Format:
 
     @cached_property
     def bits(self) -> int:
-        """Width of a code."""
+        """Width of a code, in bits."""
         return self.signed + self.exponent_bits + self.mantissa_bits
 
     @property
     def code_count(self) -> int:
-        """How many codes there are, 2^bits."""
+        """Number of codes, 2^bits."""
         return 1 << self.bits
 
     @property
@@ -213,7 +213,7 @@ class Format:
 
     @property
     def nan_code(self) -> int | None:
-        """Code of the canonical NaN (positive where it has a sign; quiet where there is a choice), or None."""
+        """Code of the canonical NaN (positive if NaN has a sign, quiet if the format has both kinds), or None."""
         ones = (1 << (self.exponent_bits + self.mantissa_bits)) - 1
         match self.nan:
             case "top_exponent":
@@ -227,17 +227,17 @@ class Format:
 
     @property
     def itemsize(self) -> int:
-        """Bytes that hold one code: 1, 2 or 4. Codes of 6 and 4 bits take a byte each."""
+        """Number of bytes of one code: 1, 2 or 4. Codes of 6 and 4 bits take a byte each."""
         return 1 if self.bits <= 8 else 2 if self.bits <= 16 else 4
 
     @cached_property
     def code_dtype(self) -> np.dtype[Any]:
-        """The unsigned integer dtype of its codes."""
+        """Unsigned integer dtype of the codes."""
         return np.dtype(f"uint{8 * self.itemsize}")
 
     @cached_property
     def dtype(self) -> np.dtype[Any] | None:
-        """The dtype of NumPy or ml_dtypes of that name, or None (tf32, and formats of your own)."""
+        """Dtype of NumPy or ml_dtypes with the name of the format, or None (tf32, user-defined formats)."""
         found = getattr(ml_dtypes, self.name, None) or getattr(np, self.name, None)
         return np.dtype(found) if found is not None and FORMATS.get(self.name) == self else None
 
@@ -267,7 +267,7 @@ _ALL = (
 )
 
 FORMATS: Mapping[str, Format] = MappingProxyType({f.name: f for f in _ALL})
-"""Every format by its full name: floating point, widest first, then fixed point."""
+"""Formats by full name: floating point, widest first, then fixed point."""
 
 _ALIASES = {
     "fp32": "float32",
@@ -304,21 +304,21 @@ _AMBIGUOUS |= {"fp8": _AMBIGUOUS["float8"], "fp6": _AMBIGUOUS["float6"]}
 
 
 FormatLike = str | Format | np.dtype[Any] | type[np.generic]
-"""What names a format: its name, an alias, a Format, or a dtype or scalar type of NumPy or ml_dtypes."""
+"""A format: its name, an alias, a Format, or a dtype or scalar type of NumPy or ml_dtypes."""
 
 
 def get_format(format: FormatLike) -> Format:
-    """The format of that name or dtype.
+    """Return the format of a name or dtype.
 
         get_format("e4m3fn") is get_format(ml_dtypes.float8_e4m3fn) is FORMATS["float8_e4m3fn"]
 
     Args:
         format: a full name ("float8_e5m2"), an alias in either case ("fp16", "half", "bf16", "e5m2", "E2M1"), a dtype
-            or scalar type of NumPy or ml_dtypes, or a Format, which is returned as it is.
+            or scalar type of NumPy or ml_dtypes, or a Format, which is returned unchanged.
 
     Raises:
-        FormatError: for an unknown name or dtype, and for a name that means several formats. "e4m3" is such a name: it
-            is never guessed, because the guess is wrong by a factor of almost two in range.
+        FormatError: the name or dtype is unknown, or the name is ambiguous, such as "e4m3": formats of this name differ
+            in range by a factor of almost two.
     """
     if isinstance(format, Format):
         return format
@@ -334,5 +334,5 @@ def get_format(format: FormatLike) -> Format:
     if found is not None:
         return found
     if name in _AMBIGUOUS:
-        raise FormatError(f"format {format!r} {_AMBIGUOUS[name]}; say which by its full name")
+        raise FormatError(f"format {format!r} {_AMBIGUOUS[name]}; use a full name")
     raise FormatError(f"unknown format {format!r}; known: {', '.join(FORMATS)}; aliases: {', '.join(sorted(_ALIASES))}")

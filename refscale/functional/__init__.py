@@ -1,11 +1,11 @@
 """Functions of tensors: linear layers, activations, norms, attention, residual branches, embeddings, losses.
 
 Every function takes tensors of one tape, and the tape's scheme defines the factors: the same call builds a regular or a
-unit-scaled model.  Names are those of ``torch.nn.functional``, where it has the function.
+unit-scaled model. Functions that ``torch.nn.functional`` also has have its names. In formulas α is the forward factor,
+1 under the regular scheme, and β the factor of a gradient.
 
-Constraints follow the paper's recipe: ops inside a residual branch are constrained by the geometric mean unless the
-caller names another, a constraint or its name; ``constraint="none"`` is for cut-edges, and for branches that start with
-``fork``.
+Constraints follow the paper's recipe: the default is the geometric mean, which is legal inside a residual branch.
+``constraint="none"`` is for cut-edges, and for branches that start with ``fork``.
 """
 
 from refscale.functional.activations import (

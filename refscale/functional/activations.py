@@ -35,60 +35,60 @@ def _tied(op: Op, x: Tensor, constraint: str | Constraint) -> Tensor:
 
 
 def relu(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
-    """α·max(x, 0); see ``ops.Relu``.
+    """Compute α·max(x, 0); see ``ops.Relu``.
 
     Args:
-        x: any shape.
-        constraint: ties α and β.
+        x: tensor of any shape.
+        constraint: constraint of α and β, or its name; default geometric.
     """
     return _tied(ops.Relu(), x, constraint)
 
 
 def leaky_relu(x: Tensor, slope: float = 0.01, *, constraint: str | Constraint = geometric) -> Tensor:
-    """α·x where x > 0, else α·slope·x; see ``ops.LeakyRelu``.
+    """Compute α·x where x > 0, else α·slope·x; see ``ops.LeakyRelu``.
 
     Args:
-        x: any shape.
-        slope: 0 < slope < 1.
-        constraint: ties α and β.
+        x: tensor of any shape.
+        slope: slope for x ≤ 0, 0 < slope < 1.
+        constraint: constraint of α and β, or its name; default geometric.
     """
     return _tied(ops.LeakyRelu(slope), x, constraint)
 
 
 def gelu(x: Tensor, form: Literal["erf", "tanh"] = "erf", *, constraint: str | Constraint = geometric) -> Tensor:
-    """α·x·Φ(x), or its tanh approximation; see ``ops.Gelu``.
+    """Compute α·x·Φ(x), or its tanh approximation; see ``ops.Gelu``.
 
     Args:
-        x: any shape.
-        form: "erf", or "tanh" for the approximation.
-        constraint: ties α and β.
+        x: tensor of any shape.
+        form: "erf" (exact) or "tanh" (approximation).
+        constraint: constraint of α and β, or its name; default geometric.
     """
     return _tied(ops.Gelu(form), x, constraint)
 
 
 def silu(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
-    """α·x·sigmoid(x); see ``ops.Silu``.
+    """Compute α·x·sigmoid(x); see ``ops.Silu``.
 
     Args:
-        x: any shape.
-        constraint: ties α and β.
+        x: tensor of any shape.
+        constraint: constraint of α and β, or its name; default geometric.
     """
     return _tied(ops.Silu(), x, constraint)
 
 
 def silu_glu(x: Tensor, gate: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
-    """α·x·silu(gate), the gated linear unit of SwiGLU; see ``ops.SiluGlu``.
+    """Compute α·x·silu(gate), the gated linear unit of SwiGLU; see ``ops.SiluGlu``.
 
-    Under a scheme with the multiplier m ≠ 1 of activations it is c·x·gate·sigmoid(m·gate) = (c/m)·x·silu(m·gate), with
-    the factor c of ``scales.gated_unit_factor`` forward and backward.
+    Under a scheme with an activation multiplier m ≠ 1 it is c·x·gate·sigmoid(m·gate) = (c/m)·x·silu(m·gate), with the
+    factor c of ``scales.gated_unit_factor`` forward and backward.
 
     Args:
-        x: any shape.
-        gate: x's shape.
-        constraint: ties α and both β.
+        x: tensor of any shape.
+        gate: tensor of the shape of x.
+        constraint: constraint of α and both β, or its name; default geometric.
 
     Returns:
-        x's shape.  Source: arXiv 2002.05202.
+        A tensor of the shape of x. Source: arXiv 2002.05202.
     """
     m = tape_of("silu_glu", x, gate).scheme.multipliers.activation
     if m == 1:
@@ -105,17 +105,17 @@ def glu(
     *,
     constraint: str | Constraint = geometric,
 ) -> Tensor:
-    """α·x·f(gate), a gated linear unit with any activation; see ``ops.Glu``.
+    """Compute α·x·f(gate), a gated linear unit with any activation; see ``ops.Glu``.
 
     Args:
-        x: any shape.  (torch's ``glu`` has x and gate in one tensor: ``split`` it.)
-        gate: x's shape.
-        activation: f, a name of ``ops.ACTIVATIONS``, or an element-wise op; "sigmoid" in torch; "silu": as
+        x: tensor of any shape. (torch's ``glu`` takes x and gate as one tensor: ``split`` it.)
+        gate: tensor of the shape of x.
+        activation: f, a name in ``ops.ACTIVATIONS`` or an elementwise op; "sigmoid" (default) as in torch; "silu" as in
             ``silu_glu``.
-        constraint: ties α and both β.
+        constraint: constraint of α and both β, or its name; default geometric.
 
     Returns:
-        x's shape.  Source: arXiv 2002.05202.
+        A tensor of the shape of x. Source: arXiv 2002.05202.
     """
     if activation == "silu":  # with a fused form, and a multiplier
         return silu_glu(x, gate, constraint=constraint)
@@ -124,32 +124,32 @@ def glu(
 
 
 def tanh(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
-    """α·tanh(x); see ``ops.Tanh``.
+    """Compute α·tanh(x); see ``ops.Tanh``.
 
     Args:
-        x: any shape.
-        constraint: ties α and β.
+        x: tensor of any shape.
+        constraint: constraint of α and β, or its name; default geometric.
     """
     return _tied(ops.Tanh(), x, constraint)
 
 
 def softcap(x: Tensor, cap: float, *, constraint: str | Constraint = geometric) -> Tensor:
-    """α·cap·tanh(x/cap): x where it is small, never beyond ±α·cap; see ``ops.SoftCap``.
+    """Compute α·cap·tanh(x/cap): about α·x for small |x|, bounded by ±α·cap; see ``ops.SoftCap``.
 
     Args:
-        x: any shape.
-        cap: ≥ 1/16.
-        constraint: ties α and β.
+        x: tensor of any shape.
+        cap: the bound, ≥ 1/16.
+        constraint: constraint of α and β, or its name; default geometric.
     """
     return _tied(ops.SoftCap(cap), x, constraint)
 
 
 def sigmoid(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
-    """α/(1 + e^−x); see ``ops.Sigmoid``.
+    """Compute α/(1 + e^−x); see ``ops.Sigmoid``.
 
     Args:
-        x: any shape.
-        constraint: ties α and β.
+        x: tensor of any shape.
+        constraint: constraint of α and β, or its name; default geometric.
     """
     return _tied(ops.Sigmoid(), x, constraint)
 
@@ -157,13 +157,13 @@ def sigmoid(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
 def softplus(
     x: Tensor, beta: float = 1.0, threshold: float | None = None, *, constraint: str | Constraint = geometric
 ) -> Tensor:
-    """α·log(1 + e^(beta·x))/beta; see ``ops.Softplus`` and ``ops.ThresholdedSoftplus``.
+    """Compute α·log(1 + e^(beta·x))/beta; see ``ops.Softplus`` and ``ops.ThresholdedSoftplus``.
 
     Args:
-        x: any shape.
-        beta: 0 < beta ≤ 32.
-        threshold: ≥ 0, from which on beta·x is large and f(x) = x; None: never (20 in torch).
-        constraint: ties α and β.
+        x: tensor of any shape.
+        beta: steepness, 0 < beta ≤ 32.
+        threshold: ≥ 0; where beta·x exceeds it, f(x) = x. None: no threshold (torch's default is 20).
+        constraint: constraint of α and β, or its name; default geometric.
     """
     if beta == 1 and threshold is None:
         return _tied(ops.Softplus(), x, constraint)
@@ -172,21 +172,21 @@ def softplus(
 
 
 def hardsigmoid(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
-    """α·min(max(x + 3, 0), 6)/6; see ``ops.HardSigmoid``.
+    """Compute α·min(max(x + 3, 0), 6)/6; see ``ops.HardSigmoid``.
 
     Args:
-        x: any shape.
-        constraint: ties α and β.
+        x: tensor of any shape.
+        constraint: constraint of α and β, or its name; default geometric.
     """
     return _tied(ops.HardSigmoid(), x, constraint)
 
 
 def hardswish(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
-    """α·x·min(max(x + 3, 0), 6)/6; see ``ops.HardSwish``.
+    """Compute α·x·min(max(x + 3, 0), 6)/6; see ``ops.HardSwish``.
 
     Args:
-        x: any shape.
-        constraint: ties α and β.
+        x: tensor of any shape.
+        constraint: constraint of α and β, or its name; default geometric.
     """
     return _tied(ops.HardSwish(), x, constraint)
 
@@ -194,33 +194,33 @@ def hardswish(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
 def hardtanh(
     x: Tensor, min_val: float = -1.0, max_val: float = 1.0, *, constraint: str | Constraint = geometric
 ) -> Tensor:
-    """α·min(max(x, min_val), max_val); see ``ops.Clip``.
+    """Compute α·min(max(x, min_val), max_val); see ``ops.Clip``.
 
     Args:
-        x: any shape.
-        min_val, max_val: finite, min_val < max_val.
-        constraint: ties α and β.
+        x: tensor of any shape.
+        min_val, max_val: bounds, finite, min_val < max_val.
+        constraint: constraint of α and β, or its name; default geometric.
     """
     return _tied(ops.Clip(min_val, max_val), x, constraint)
 
 
 def clip(x: Tensor, min: float, max: float, *, constraint: str | Constraint = geometric) -> Tensor:
-    """α·min(max(x, min), max); see ``ops.Clip``.
+    """Compute α·min(max(x, min), max); see ``ops.Clip``.
 
     Args:
-        x: any shape.
-        min, max: finite, min < max.
-        constraint: ties α and β.
+        x: tensor of any shape.
+        min, max: bounds, finite, min < max.
+        constraint: constraint of α and β, or its name; default geometric.
     """
     return _tied(ops.Clip(min, max), x, constraint)
 
 
 def relu6(x: Tensor, *, constraint: str | Constraint = geometric) -> Tensor:
-    """α·min(max(x, 0), 6); see ``ops.Clip``.
+    """Compute α·min(max(x, 0), 6); see ``ops.Clip``.
 
     Args:
-        x: any shape.
-        constraint: ties α and β.
+        x: tensor of any shape.
+        constraint: constraint of α and β, or its name; default geometric.
     """
     return hardtanh(x, 0.0, 6.0, constraint=constraint)
 
@@ -233,19 +233,19 @@ def elementwise(
     *,
     constraint: str | Constraint = geometric,
 ) -> Tensor:
-    """α·f(x) for any function of one number, given with its derivative; see ``ops.CustomElementwise``.
+    """Compute α·f(x) for any function of one number, given with its derivative; see ``ops.CustomElementwise``.
 
     Args:
-        x: any shape.
-        f: of an array, element by element, in NumPy functions.
-        derivative: f′, likewise.
-        kinks: places where f or f′ jumps.
-        constraint: ties α and β.
+        x: tensor of any shape.
+        f: function of an array, elementwise, in NumPy functions.
+        derivative: its derivative f′, likewise.
+        kinks: points where f or f′ is discontinuous.
+        constraint: constraint of α and β, or its name; default geometric.
 
     Returns:
-        x's shape.  The same functions give the same op: pass functions that are defined once.
+        A tensor of the shape of x. Equal functions give equal ops: define f and its derivative once, not at every call.
 
     Raises:
-        ArgumentError: under schemes with factors, if a moment of f(X) or f′(X), X ~ N(0, 1), diverges or is 0.
+        ArgumentError: the scheme has factors, and a moment of f(X) or f′(X), X ~ N(0, 1), diverges or is 0.
     """
     return _tied(ops.CustomElementwise(f, derivative, tuple(float(k) for k in kinks)), x, constraint)

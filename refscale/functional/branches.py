@@ -1,4 +1,4 @@
-"""Several uses of one tensor: parts, forks, residual branches."""
+"""Functions for several uses of one tensor: split, fork, residual branches."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["fork", "residual", "split"]
 
 
 def split(x: Tensor, parts: int | Sequence[int], axis: int = -1) -> list[Tensor]:
-    """x in equal ``parts`` along an axis, or in parts of the given sizes; all of them are to be used.
+    """Split x along an axis into equal parts, or into parts of given sizes; use all of them.
 
     Args:
-        x: any shape.
-        parts: how many, or their sizes, which add up to the side.
-        axis: which.
+        x: tensor of any shape.
+        parts: number of equal parts, or their sizes, which add up to the length of the axis.
+        axis: the axis, default last.
 
     Returns:
-        The parts; factors 1, for their gradients together fill x.
+        The parts, with factors 1, because their gradients together fill the gradient of x.
     """
     axis = axis_of("split", axis, len(x.shape))
     points = ops.split_points(x.shape[axis], parts)
@@ -29,14 +29,16 @@ def split(x: Tensor, parts: int | Sequence[int], axis: int = -1) -> list[Tensor]
 
 
 def fork(x: Tensor, ways: int) -> list[Tensor]:
-    """x for ``ways`` separate uses whose gradients may carry different factors; ``backward`` settles them.
+    """Make ``ways`` copies of x for separate uses, whose gradients may have different constants c.
+
+    ``backward`` chooses β of each copy so that the constants agree; see ``ops.Fork``.
 
     Args:
-        x: any shape.
-        ways: how many uses there will be.
+        x: tensor of any shape.
+        ways: number of uses, ≥ 1.
 
     Returns:
-        That many identities of x.
+        ``ways`` tensors equal to x, one for each use.
     """
     return [apply(ops.Fork(ways**-0.5), x) for _ in range(ways)]
 
@@ -48,28 +50,28 @@ def residual(
     layer: int = 1,
     depth: int | None = None,
 ) -> Tensor:
-    """a·x + b·fn(x), with unit variance of activations *and* gradients inside the branch.
+    """Compute a·x + b·fn(x), with unit variance of activations *and* gradients inside the branch.
 
-    The gradient meets the branch's weight b at the branch's start instead of at its end:
-    y = a·x + scaled(fn(scaled(x, 1, b)), b, 1), for a² + b² = 1.  If α = β on every edge inside the branch, the
-    gradient of x is right.  If not, the start is a ``Fork``, whose β ``backward`` chooses so that it is.
+    The weight b multiplies the gradient at the start of the branch, not at its end:
+    y = a·x + scaled(fn(scaled(x, 1, b)), b, 1), for a² + b² = 1. If α = β on every edge inside the branch, the
+    gradient of x is correct. Otherwise the branch starts with a ``Fork``, whose β ``backward`` chooses accordingly.
 
     Args:
-        fn: the branch, (…) → (…) of the same shape.
-        x: the stream.
-        tau: ``scales.default``, ``fixed(τ)``, ``running_mean``, ``ratio(τ)``, a name of ``scales.get_residual``, or any
-            rule from layer to (a, b).
-        layer: number of this addition, from 1, since the stream was last normalized.
-        depth: how many additions there will be, ``layer`` if None; some schemes ask.
+        fn: the residual branch, a function that keeps the shape.
+        x: the residual stream, a tensor of any shape.
+        tau: the residual rule: ``scales.default``, ``fixed(τ)``, ``running_mean``, ``ratio(τ)``, a name of
+            ``scales.get_residual``, or any function from layer to (a, b).
+        layer: number of this addition since the last norm of the stream, ≥ 1.
+        depth: total number of additions, which some schemes use; None: ``layer``.
 
     Returns:
-        The stream after the branch.  Source: paper, weighted addition and the reference FFN.
+        The stream after the branch. Source: paper, weighted addition and the reference FFN.
     """
     scheme = tape_of("residual", x).scheme
     skip, branch = scheme.residual_weights(get_residual(tau), layer, layer if depth is None else depth)
     if skip == 0:
         return fn(x)
-    # WeightedAdd has α = (a² + b²)^-1/2, β_x = α by the constraint, β_f = 1/b: the branch's incoming gradient lacks the
+    # WeightedAdd has α = (a² + b²)^-½, β_x = α by the constraint, β_f = 1/b: the branch's incoming gradient lacks the
     # factor b·α; the ``Fork`` at its start applies it.
     start = apply(ops.Fork(branch * (skip**2 + branch**2) ** -0.5), x)
     return apply(ops.WeightedAdd((skip, branch)), x, fn(start), constraint=to_output_scale, constrained=(0,))

@@ -1,4 +1,4 @@
-"""One of two: the larger, the smaller, or by a mask."""
+"""Elementwise choice of one of two tensors: maximum, minimum, or by a mask."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ __all__ = ["maximum", "minimum", "where"]
 def where(
     condition: Mask, x: Tensor | ArrayLike, y: Tensor | ArrayLike, *, constraint: str | Constraint = geometric
 ) -> Tensor:
-    """x where the condition is True, else y; see ``ops.Where``.
+    """Choose x where the condition is True, else y; see ``ops.Where``.
 
     Args:
-        condition: boolean, broadcast with x and y.
-        x, y: shapes that broadcast; one of them may be constant.
-        constraint: ties α and both β.
+        condition: boolean array, broadcast with x and y.
+        x, y: tensors or arrays whose shapes broadcast, at least one of them a tensor.
+        constraint: constraint of α and both β, or its name; default geometric.
 
     Returns:
-        The common shape.
+        A tensor of the common shape.
     """
     return apply(ops.Where(), condition, x, y, constraint=constraint, constrained=(1, 2))
 
 
 def maximum(x: Tensor | ArrayLike, y: Tensor | ArrayLike, *, constraint: str | Constraint = geometric) -> Tensor:
-    """α·max(x, y), broadcast; see ``ops.Maximum``.
+    """Compute α·max(x, y), broadcast; see ``ops.Maximum``.
 
     Args:
-        x, y: shapes that broadcast; one of them may be constant.
-        constraint: ties α and both β.
+        x, y: tensors or arrays whose shapes broadcast, at least one of them a tensor.
+        constraint: constraint of α and both β, or its name; default geometric.
 
     Returns:
-        The common shape.
+        A tensor of the common shape.
     """
     return apply(ops.Maximum(), x, y, constraint=constraint, constrained=(0, 1))
 
 
 def minimum(x: Tensor | ArrayLike, y: Tensor | ArrayLike, *, constraint: str | Constraint = geometric) -> Tensor:
-    """α·min(x, y), broadcast; see ``ops.Minimum``.
+    """Compute α·min(x, y), broadcast; see ``ops.Minimum``.
 
     Args:
-        x, y: shapes that broadcast; one of them may be constant.
-        constraint: ties α and both β.
+        x, y: tensors or arrays whose shapes broadcast, at least one of them a tensor.
+        constraint: constraint of α and both β, or its name; default geometric.
 
     Returns:
-        The common shape.
+        A tensor of the common shape.
     """
     return apply(ops.Minimum(), x, y, constraint=constraint, constrained=(0, 1))

@@ -1,4 +1,4 @@
-"""Rows of tables, and sums of them."""
+"""Embeddings: rows of tables by ids, and weighted sums of several."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["embedding", "embedding_sum"]
 
 
 def embedding(table: Tensor, ids: NDArray[np.integer[Any]]) -> Tensor:
-    """Rows of a table: table[ids]; see ``ops.Embedding``.
+    """Look up rows of a table by ids: table[ids]; see ``ops.Embedding``.
 
     Args:
         table: (v, d).
@@ -27,14 +27,14 @@ def embedding(table: Tensor, ids: NDArray[np.integer[Any]]) -> Tensor:
 
 
 def embedding_sum(*parts: tuple[Tensor, NDArray[np.integer[Any]]], weights: tuple[float, ...] | None = None) -> Tensor:
-    """Σ weight_i·table_i[ids_i], broadcast, at unit variance.
+    """Compute Σ weight_i·table_i[ids_i], broadcast, with unit variance.
 
     Args:
         parts: pairs of a table (v_i, d) and ids, e.g. words (batch, seq), positions (seq,), segments (batch, seq).
-        weights: of the parts; equal ones if None.
+        weights: weights of the parts, > 0; None: equal weights.
 
     Returns:
-        (batch, seq, d).  Source: paper, BERT (a weighted add with equal weights).
+        (batch, seq, d). Source: paper, BERT (a weighted add with equal weights).
     """
     rows = [embedding(table, ids) for table, ids in parts]
     return apply(ops.WeightedAdd(weights or (1.0,) * len(rows)), *rows)

@@ -1,4 +1,4 @@
-"""Losses, and their sum."""
+"""Losses, and sums of losses."""
 
 from __future__ import annotations
 
@@ -32,26 +32,27 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     reduction: ops.Reduction = "mean",
 ) -> Tensor:
-    """−log softmax(logits)[target] of the rows whose target is not ``ignore_index``; or of probabilities of classes.
+    """Compute the cross-entropy −log softmax(logits)[target], or that of probabilities as targets.
 
-    With targets q (one-hot rows of integer targets), smoothing ε and class weights w, a row's loss is
-    −Σ_j w_j·q_j·(1 − ε)·log p_j − ε/s·Σ_j w_j·log p_j, p = softmax(logits).  A mean divides the sum of integer targets
-    by the weights of the targets that count (by their number, without weights), that of probabilities by the rows.
-    Under u-μP, p = softmax(m·logits) with the scheme's multiplier m of the loss, which does not multiply the gradient.
+    With targets q (integer targets as one-hot rows), smoothing ε and class weights w, the loss of a row is
+    −Σ_j w_j·q_j·(1 − ε)·log p_j − ε/s·Σ_j w_j·log p_j, p = softmax(logits). A row with the target ``ignore_index`` does
+    not count. With integer targets the mean is the sum over the total weight of the targets that count (without
+    weights, over their number); with probabilities, over the number of rows.
+    Under u-μP, p = softmax(m·logits) with the scheme's loss multiplier m, which does not multiply the gradient.
 
     Args:
         logits: (…, s).
         targets: integers (…), 0 … s−1 or ``ignore_index``; or probabilities (…, s).
-        ignore_index: marks rows that do not count, of integer targets.
-        weight: of the classes, (s,), ≥ 0; None: equal.
-        label_smoothing: ε, 0 ≤ ε ≤ 1: the share of every target that is spread over all classes.
+        ignore_index: integer target of rows that do not count.
+        weight: class weights (s,), ≥ 0; None: 1.
+        label_smoothing: ε, 0 ≤ ε ≤ 1, the fraction of every target that is spread over all classes.
         reduction: "mean", "sum", or "none" for the loss of every row.
 
     Returns:
-        A scalar, or (…) of reduction "none"; the mean and the factor β count only the rows that count.
+        A scalar, or (…) for reduction "none". Only rows that count enter the mean and β.
 
     Raises:
-        ArgumentError: no row counts, or a target, weight, or share is out of range.
+        ArgumentError: no row counts, or a target, a weight or ε is out of range.
 
     Source: the formula of torch.nn.functional.cross_entropy; classes are the last axis here.
     """
@@ -118,17 +119,17 @@ def binary_cross_entropy_with_logits(
     reduction: ops.Reduction = "mean",
     pos_weight: ArrayLike | None = None,
 ) -> Tensor:
-    """−w·(p·t·log σ(x) + (1 − t)·log σ(−x)) of logits x, σ the sigmoid; see ``ops.BinaryCrossEntropy``.
+    """Compute −w·(p·t·log σ(x) + (1 − t)·log σ(−x)) of logits x, σ the sigmoid; see ``ops.BinaryCrossEntropy``.
 
     Args:
         logits: any shape.
-        target: t, logits' shape, 0 ≤ t ≤ 1.
-        weight: w ≥ 0, broadcast to the logits; None: 1.
+        target: targets t of the shape of the logits, 0 ≤ t ≤ 1.
+        weight: weights w ≥ 0 of elements, broadcast to the logits; None: 1.
         reduction: "mean" over all elements, "sum", or "none".
-        pos_weight: p ≥ 0, of the positive class, broadcast to the logits; None: 1.
+        pos_weight: weight p ≥ 0 of the positive class, broadcast to the logits; None: 1.
 
     Returns:
-        A scalar, or the logits' shape of reduction "none".
+        A scalar, or the shape of the logits for reduction "none".
 
     Raises:
         ArgumentError: a target is out of range, or a weight is negative or not finite.
@@ -157,11 +158,11 @@ def binary_cross_entropy_with_logits(
 
 
 def mse_loss(x: Tensor, target: Tensor | ArrayLike) -> Tensor:
-    """Mean of (x − target)² over all elements; see ``ops.MseLoss``.
+    """Compute the mean of (x − target)² over all elements; see ``ops.MseLoss``.
 
     Args:
-        x: any shape.
-        target: x's shape.
+        x: tensor of any shape.
+        target: tensor or array of the shape of x.
 
     Returns:
         A scalar.
@@ -172,16 +173,16 @@ def mse_loss(x: Tensor, target: Tensor | ArrayLike) -> Tensor:
 def huber_loss(
     x: Tensor, target: Tensor | ArrayLike, *, reduction: ops.Reduction = "mean", delta: float = 1.0
 ) -> Tensor:
-    """½d² where |d| ≤ delta, else delta·(|d| − delta/2), of d = x − target; see ``ops.HuberLoss``.
+    """Compute ½d² where |d| ≤ delta, else delta·(|d| − delta/2), of d = x − target; see ``ops.HuberLoss``.
 
     Args:
-        x: any shape.
-        target: x's shape.
+        x: tensor of any shape.
+        target: tensor or array of the shape of x.
         reduction: "mean" over all elements, "sum", or "none".
-        delta: where the square ends, ≥ 2^-10.
+        delta: largest |d| of the quadratic part, ≥ 2^-10.
 
     Returns:
-        A scalar, or x's shape of reduction "none".
+        A scalar, or the shape of x for reduction "none".
     """
     return apply(ops.HuberLoss(delta, reduction), x, target)
 
@@ -189,24 +190,24 @@ def huber_loss(
 def smooth_l1_loss(
     x: Tensor, target: Tensor | ArrayLike, *, reduction: ops.Reduction = "mean", beta: float = 1.0
 ) -> Tensor:
-    """½d²/beta where |d| ≤ beta, else |d| − beta/2, of d = x − target; see ``ops.SmoothL1Loss``.
+    """Compute ½d²/beta where |d| ≤ beta, else |d| − beta/2, of d = x − target; see ``ops.SmoothL1Loss``.
 
     Args:
-        x: any shape.
-        target: x's shape.
+        x: tensor of any shape.
+        target: tensor or array of the shape of x.
         reduction: "mean" over all elements, "sum", or "none".
-        beta: where the square ends, ≥ 2^-10, or 0 for |d|.
+        beta: largest |d| of the quadratic part, ≥ 2^-10; or 0: the loss is |d|.
 
     Returns:
-        A scalar, or x's shape of reduction "none".
+        A scalar, or the shape of x for reduction "none".
     """
     return apply(ops.SmoothL1Loss(beta, reduction), x, target)
 
 
 def total_loss(*losses: Tensor) -> Tensor:
-    """Σ losses, unscaled: the sum is the objective.
+    """Add losses without factors: the sum is the objective.
 
     Args:
-        losses: scalars; heads that share a trunk take it through ``fork``.
+        losses: scalars; if they share a trunk, each head gets its own ``fork`` of it.
     """
     return apply(ops.LossSum(), *losses)

@@ -41,39 +41,40 @@ def attention(
     dropout: float = 0.0,
     rng: np.random.Generator | None = None,
 ) -> Tensor:
-    """Multi-head attention: softmax(q·kᵀ·damping)·v for each head, heads side by side.
+    """Compute multi-head attention: softmax(q·kᵀ·damping)·v for each head, heads side by side.
 
     Args:
         query: (batch, s, heads·d).
         key: (batch, t, kv_heads·d).
-        value: (batch, t, kv_heads·e); e = d is the usual width.
-        heads: number of heads, which divides the width.
-        kv_heads: of keys and values, if fewer: heads/kv_heads queries after another share one (grouped queries, Ainslie
-            et al. 2023).
-        mask: boolean (batch, t), True at keys that may be seen (False: padding); None if all may.
-        attn_mask: (s, t), (batch, s, t) or (batch, heads, s, t), with 1 in place of a side that it does not depend on:
-            boolean, True where a query may see a key, or numbers that are added to the damped scores, −∞ to hide a key.
-        causal: query i sees keys j ≤ i + t − s only.
-        window: query i sees keys |i + t − s − j| < window only: with ``causal`` so many keys, itself included.
-        rotary: cos and sin (s, d/2) by which queries and keys are rotated, see ``rotary_angles``; s = t.
-        interleaved: the rotation is that of pairs (2i, 2i + 1), not (i, i + d/2).
-        distances: (s, heads·d), a vector for each distance 0, 1, … that a query can look back; their product with the
-            query is added to its score (Dai et al. 2019, without their bias); s = t.
-        scores: damping of the scores by name, "1/sqrt(d)" (Vaswani et al. 2017) or "1/d" (u-μP), or a number, which
-            takes the place of 1/√d; None: the scheme's.
-        softcap: damped scores become softcap·tanh(score/softcap), before ``attn_mask`` is added (Gemma 2).
-        values: how alike the values of a sequence are taken to be, see ``ops.AttentionMix``.
-        constraint: ties α and both β of each product, and α and β of the softmax; inside a residual branch no edge here
-            is a cut-edge.  The mixture of correlated values takes its α, so that it stays the weighted mean.
-        scores_constraint: of the scores, if another.
-        dropout: probability that a query does not see a key, if there is a generator.
-        rng: for dropout; None in evaluation.
+        value: (batch, t, kv_heads·e); usually e = d.
+        heads: number of heads of queries, a divisor of the width.
+        kv_heads: number of heads of keys and values, a divisor of ``heads``; heads/kv_heads consecutive heads of
+            queries share one (grouped queries, Ainslie et al. 2023). None: ``heads``.
+        mask: boolean (batch, t), True for visible keys, False for padding; None: all are visible.
+        attn_mask: (s, t), (batch, s, t) or (batch, heads, s, t), any axis may have length 1: boolean, True where the
+            query sees the key; or numbers that are added to the damped scores, −∞ to hide a key.
+        causal: hide keys j > i + t − s from query i.
+        window: hide keys |i + t − s − j| ≥ window from query i: with ``causal`` it sees at most ``window`` keys.
+        rotary: cos and sin (s, d/2) of the rotation of queries and keys, see ``rotary_angles``; needs s = t.
+        interleaved: rotate pairs (2i, 2i + 1), instead of (i, i + d/2).
+        distances: (s, heads·d), a vector for each distance 0, 1, … back from a query; its product with the query is
+            added to the score (Dai et al. 2019, without their bias); needs s = t.
+        scores: damping of the scores, "1/sqrt(d)" (Vaswani et al. 2017), "1/d" (u-μP), or a number; None: the damping
+            of the scheme.
+        softcap: replace damped scores by softcap·tanh(score/softcap), before ``attn_mask`` is added (Gemma 2).
+        values: assumed correlation of the values of a sequence, see ``ops.AttentionMix``.
+        constraint: constraint of α and both β of each product, and of α and β of the softmax, as inside a residual
+            branch all edges here are non-cut edges. For correlated values the mixture's β equal its α, so that it stays
+            a weighted mean.
+        scores_constraint: constraint of the scores; None: ``constraint``.
+        dropout: probability of hiding a key from a query, if ``rng`` is given.
+        rng: generator for dropout; None in evaluation.
 
     Returns:
-        (batch, s, heads·e).  A query that may see no key gets 0; s = t = 1 is no special case.
+        (batch, s, heads·e). The result of a query without visible keys is 0.
 
     Raises:
-        ShapeError: the width is no multiple of ``heads``, ``heads`` none of ``kv_heads``, or a mask does not fit.
+        ShapeError: ``heads`` does not divide the width, ``kv_heads`` does not divide ``heads``, or a mask does not fit.
         ArgumentError: ``attn_mask`` is neither boolean nor of floats, or has an element that is NaN or +∞.
     """
     tape, constraint = tape_of("attention", query, key, value), get_constraint(constraint)
@@ -128,27 +129,28 @@ def scaled_dot_product_attention(
     constraint: str | Constraint = geometric,
     rng: np.random.Generator | None = None,
 ) -> Tensor:
-    """softmax(q·kᵀ·scale + attn_mask)·v, with the arguments of ``torch.nn.functional.scaled_dot_product_attention``.
+    """Compute softmax(q·kᵀ·scale + attn_mask)·v, with the arguments of torch's ``scaled_dot_product_attention``.
 
     Args:
         query: (…, s, d).
         key: (…, t, d).
         value: (…, t, e).
-        attn_mask: broadcast to (…, s, t): boolean, True where a query may see a key, or numbers to add to the scores.
-        dropout_p: probability that a query does not see a key, if there is a generator.
-        is_causal: query i sees keys j ≤ i only, for s ≠ t, too (where ``attention`` aligns the ends: j ≤ i + t − s).
-        scale: in place of 1/√d, positive.
-        enable_gqa: query (…, heads, s, d) may have more heads than key and value, a multiple.
-        values: how alike the values of a sequence are taken to be, see ``ops.AttentionMix``.
-        constraint: as for ``attention``.
-        rng: for dropout; None in evaluation.
+        attn_mask: broadcast to (…, s, t): boolean, True where the query sees the key; or numbers added to the scores.
+        dropout_p: probability of hiding a key from a query, if ``rng`` is given.
+        is_causal: hide keys j > i from query i, also for s ≠ t (``attention`` hides j > i + t − s).
+        scale: damping of the scores, > 0; None: 1/√d.
+        enable_gqa: allow more heads of the query (…, heads, s, d) than of key and value, a multiple.
+        values: assumed correlation of the values of a sequence, see ``ops.AttentionMix``.
+        constraint: constraint of the products and the softmax, see ``attention``.
+        rng: generator for dropout; None in evaluation.
 
     Returns:
-        (…, s, e).  A query that may see no key gets 0, as PyTorch from 2.5 on has it.
+        (…, s, e). The result of a query without visible keys is 0, as in PyTorch since 2.5.
 
     Raises:
-        ShapeError: shapes that do not fit.
-        ArgumentError: ``is_causal`` with a mask, or a mask as for ``attention``.
+        ShapeError: the shapes do not fit.
+        ArgumentError: ``is_causal`` is given together with a mask; or the mask is neither boolean nor of floats, or has
+            an element that is NaN or +∞.
     """
     name = "scaled_dot_product_attention"
     tape, constraint = tape_of(name, query, key, value), get_constraint(constraint)
@@ -213,7 +215,7 @@ def _together(shape: tuple[int, ...], of: tuple[int, ...]) -> tuple[int, ...]:
 def _parts_of_mask(
     name: str, mask: ArrayLike | None, shape: tuple[int, ...], per_batch: bool = False
 ) -> tuple[Mask | None, NDArray[Any] | None]:
-    """What a mask shows, boolean, and what it adds to the scores of a shape; None where it does neither.
+    """A mask as visible keys (boolean) and numbers to add to the scores; None for a part that has no effect.
 
     −∞ is kept out of the sums: a row of it would be NaN, and few formats represent it.
     """
@@ -240,7 +242,7 @@ def _reshaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _scores_by_place(op: ops.AttentionScores, q: Tensor, distances: Tensor, constraint: Constraint) -> Tensor:
-    """Of queries (batch, heads, s, d) and vectors (s, heads·d) for the distances: (batch, heads, s, s)."""
+    """Scores (batch, heads, s, s) of queries (batch, heads, s, d) and vectors (s, heads·d) for the distances."""
     heads, s, d = q.shape[1:]
     if distances.shape != (s, heads * d):
         raise ShapeError(f"attention: distances {distances}, expected {(s, heads * d)}")

@@ -12,12 +12,12 @@ __all__ = ["dropout"]
 
 
 def dropout(x: Tensor, p: float, rng: np.random.Generator | None) -> Tensor:
-    """x·keep/(1−p) with keep drawn from ``rng``; x itself if p = 0 or ``rng`` is None (evaluation).
+    """Apply dropout: x·keep/(1−p) with ``keep`` drawn from ``rng``; x itself if p = 0 or ``rng`` is None (evaluation).
 
     Args:
-        x: any shape.
-        p: probability of dropping, 0 ≤ p < 1.
-        rng: source of the mask.
+        x: tensor of any shape.
+        p: probability of dropping an element, 0 ≤ p < 1.
+        rng: generator that draws the mask.
     """
     if p == 0 or rng is None:
         return x

@@ -1,4 +1,4 @@
-"""Norms: of a row, of a channel, of a group of channels."""
+"""Norms: layer norm, RMS norm, batch norm, group norm."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ __all__ = ["batch_norm", "group_norm", "layer_norm", "rms_norm"]
 
 
 def layer_norm(x: Tensor, gain: Tensor, bias: Tensor, eps: float = 1e-12) -> Tensor:
-    """Layer norm over the last axis; α and β_x tied (both are 1 in Table A.2 already).
+    """Apply layer norm over the last axis; α and β_x are constrained (both are 1, as in Table A.2).
 
     Args:
         x: (…, n).
         gain: (n,), starts at 1.
         bias: (n,), starts at 0.
-        eps: added to the variance.
+        eps: number added to the variance.
     """
     return apply(ops.LayerNorm(eps), x, gain, bias, constraint=geometric, constrained=(0,))
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float = 1e-6) -> Tensor:
-    """RMS norm over the last axis; α and β_x tied, both are 1.
+    """Apply RMS norm over the last axis; α and β_x are constrained, both are 1.
 
     Args:
         x: (…, n).
         gain: (n,), starts at 1.
-        eps: added to the mean square.
+        eps: number added to the mean square.
     """
     return apply(ops.RmsNorm(eps), x, gain, constraint=geometric, constrained=(0,))
 
@@ -43,14 +43,14 @@ def batch_norm(
     running: tuple[NDArray[Any], NDArray[Any]] | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Norm of each channel over all rows; α and β_x tied, both are 1.
+    """Apply batch norm: normalize each channel over all rows; α and β_x are constrained, both are 1.
 
     Args:
         x: (…, n), channels last.
         gain: (n,), starts at 1.
         bias: (n,), starts at 0.
-        running: constant mean and variance (n,) each, in evaluation; None: those of x, in training.
-        eps: added to the variance.
+        running: constant mean and variance of each channel, (n,) each (evaluation); None: those of x (training).
+        eps: number added to the variance.
     """
     if running is None:
         return apply(ops.BatchNorm(eps), x, gain, bias, constraint=geometric, constrained=(0,))
@@ -58,13 +58,13 @@ def batch_norm(
 
 
 def group_norm(x: Tensor, groups: int, gain: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """Norm over the places and channels of each group of a sample; α and β_x tied, both are 1.
+    """Apply group norm: normalize each group of channels of a sample; α and β_x are constrained, both are 1.
 
     Args:
         x: (batch, …, n), channels last.
-        groups: parts of the channels; divides n.
+        groups: number of groups of channels; divides n.
         gain: (n,), starts at 1.
         bias: (n,), starts at 0.
-        eps: added to the variance.
+        eps: number added to the variance.
     """
     return apply(ops.GroupNorm(groups, eps), x, gain, bias, constraint=geometric, constrained=(0,))

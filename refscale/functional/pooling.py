@@ -1,4 +1,4 @@
-"""Pooling of windows, and of a sequence into one vector."""
+"""Pooling over windows, and mean pooling of a sequence."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["avg_pool", "max_pool", "mean_pooled"]
 
 
 def mean_pooled(h: Tensor, mask: Mask) -> Tensor:
-    """The mean of the tokens that are no padding.
+    """Compute the mean of the tokens of each sequence, without padding.
 
     Args:
         h: encoder output (batch, seq, d).
-        mask: (batch, seq), True at real tokens, at least one in each sequence.
+        mask: (batch, seq), False for padding; at least one True in each sequence.
 
     Returns:
-        (batch, d): the mean, times √seq under unit scaling, as is right for independent tokens.
+        (batch, d): the mean, times √seq under unit scaling, the factor for independent tokens.
 
     Raises:
         ShapeError: the mask does not fit, or a sequence has no token.
@@ -44,15 +44,16 @@ def max_pool(
     *,
     constraint: str | Constraint = geometric,
 ) -> Tensor:
-    """α·(the largest element of each window) along one, two or three axes, channels last; see ``ops.MaxPool``.
+    """Compute α·(largest element of each window) along one, two or three axes, channels last; see ``ops.MaxPool``.
 
     Args:
         x: (batch, *space, channels).
-        kernel_size: of the window, one number or one for each axis.
+        kernel_size: size of the window, one number or one for each axis.
         stride: distance of neighboring windows; None: the kernel.
-        padding: places on all sides that are never the largest; or, for each axis, on both, or (before, after).
-        dilation: distance of the elements of a window, ≥ 1.
-        constraint: ties α and β.
+        padding: number of positions added on all sides, which are never the largest element; or, for each axis, a
+            number for both sides or (before, after).
+        dilation: distance of neighboring elements of a window, ≥ 1.
+        constraint: constraint of α and β, or its name; default geometric.
 
     Returns:
         (batch, *windows, channels).
@@ -70,15 +71,15 @@ def avg_pool(
     *,
     constraint: str | Constraint = geometric,
 ) -> Tensor:
-    """α·(the mean of each window) along one, two or three axes, channels last; see ``ops.AvgPool``.
+    """Compute α·(mean of each window) along one, two or three axes, channels last; see ``ops.AvgPool``.
 
     Args:
         x: (batch, *space, channels).
-        kernel_size: of the window, one number or one for each axis.
+        kernel_size: size of the window, one number or one for each axis.
         stride: distance of neighboring windows; None: the kernel.
-        padding: zeros on all sides; or, for each axis, on both, or (before, after).
-        count_include_pad: whether the zeros count in a mean.
-        constraint: ties α and β.
+        padding: number of zeros on all sides; or, for each axis, a number for both sides or (before, after).
+        count_include_pad: count the padding as elements of the mean.
+        constraint: constraint of α and β, or its name; default geometric.
 
     Returns:
         (batch, *windows, channels).

@@ -13,18 +13,18 @@ __all__ = ["rotary_angles", "sinusoids"]
 
 
 def sinusoids(length: int, frequencies: int, period: int = 1024) -> NDArray[np.float64]:
-    """√2·sin(ω_k·t + φ_k): places as vectors of unit RMS, sines and cosines of falling frequencies.
+    """Compute √2·sin(ω_k·t + φ_k): positions as vectors of unit RMS, sines and cosines of decreasing frequencies.
 
     Args:
-        length: places t = 0, 1, …
-        frequencies: numbers to each, even, at least 4; ω_k = π·(2/period)^(⌊k/2⌋/(frequencies/2 − 1)), φ_k = 0, π/2, …
-        period: of the lowest frequency, in places.
+        length: number of positions t = 0, 1, …
+        frequencies: numbers per position, even, ≥ 4; ω_k = π·(2/period)^(⌊k/2⌋/(frequencies/2 − 1)), φ_k = 0, π/2, …
+        period: period of the lowest frequency, in positions, > 0.
 
     Returns:
         (length, frequencies).
 
     Raises:
-        ArgumentError: an odd number of frequencies, or less than 4, whose ω would be 0/0; or a period ≤ 0.
+        ArgumentError: ``frequencies`` is odd or < 4, or ``period`` ≤ 0.
 
     Source: paper, character models; Vaswani et al. 2017, section 3.5.
     """
@@ -38,7 +38,7 @@ def sinusoids(length: int, frequencies: int, period: int = 1024) -> NDArray[np.f
 
 
 def rotary_angles(length: int, d: int, base: float = 10000.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """cos and sin of t·base^(−2i/d), (length, d/2) each: by what ``ops.Rotary`` turns pair i at place t.
+    """Compute cos and sin of t·base^(−2i/d), (length, d/2) each: the angle of pair i at position t in ``ops.Rotary``.
 
     Source: Su et al. 2021 (arXiv 2104.09864), equation 15; pairs (i, i + d/2) as in published decoders.
     """

@@ -12,7 +12,7 @@ from refscale.scales import Constraint, geometric
 __all__ = ["Mask", "log_softmax", "softmax"]
 
 Mask = NDArray[np.bool_]
-"""True at the elements that count."""
+"""A boolean array, True for visible elements."""
 
 
 def softmax(
@@ -23,17 +23,17 @@ def softmax(
     window: int | None = None,
     constraint: str | Constraint = geometric,
 ) -> Tensor:
-    """α·e^x_i / Σ e^x_j over the last axis; see ``ops.Softmax`` and ``ops.MaskedSoftmax``.
+    """Compute α·e^x_i / Σ e^x_j over the last axis; see ``ops.Softmax`` and ``ops.MaskedSoftmax``.
 
     Args:
         x: (…, t), or (…, s, t) with a mask, causal or a window.
-        mask: boolean, broadcast to x, True at the elements that count; None: all do.
-        causal: row i counts elements j ≤ i + t − s only.
-        window: row i counts elements |i + t − s − j| < window only.
-        constraint: ties α and β.
+        mask: boolean, broadcast to x, True for visible elements; None: all are visible.
+        causal: hide elements j > i + t − s of row i.
+        window: hide elements |i + t − s − j| ≥ window of row i.
+        constraint: constraint of α and β, or its name; default geometric.
 
     Returns:
-        x's shape; 0 at elements that do not count.
+        A tensor of the shape of x; 0 at hidden elements.
     """
     if mask is None and not causal and window is None:
         return apply(ops.Softmax(), x, constraint=constraint, constrained=(0,))
@@ -43,16 +43,16 @@ def softmax(
 def log_softmax(
     x: Tensor, mask: Mask | None = None, *, causal: bool = False, constraint: str | Constraint = geometric
 ) -> Tensor:
-    """α·(x_i − log Σ e^x_j) over the last axis; see ``ops.LogSoftmax`` and ``ops.MaskedLogSoftmax``.
+    """Compute α·(x_i − log Σ e^x_j) over the last axis; see ``ops.LogSoftmax`` and ``ops.MaskedLogSoftmax``.
 
     Args:
         x: (…, t), or (…, s, t) with a mask or causal.
-        mask: boolean, broadcast to x, True at the elements that count; None: all do.
-        causal: row i counts elements j ≤ i + t − s only.
-        constraint: ties α and β.
+        mask: boolean, broadcast to x, True for visible elements; None: all are visible.
+        causal: hide elements j > i + t − s of row i.
+        constraint: constraint of α and β, or its name; default geometric.
 
     Returns:
-        x's shape; 0 at elements that do not count.
+        A tensor of the shape of x; 0 at hidden elements.
     """
     if mask is None and not causal:
         return apply(ops.LogSoftmax(), x, constraint=constraint, constrained=(0,))

@@ -1,4 +1,4 @@
-"""Products with weights: linear layers, the readout, convolutions."""
+"""Products with weights: linear layers, readout, convolutions."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ __all__ = ["conv1d", "conv2d", "conv3d", "conv_transpose", "linear", "matmul", "
 
 
 def matmul(x: Tensor | ArrayLike, weight: Tensor | ArrayLike, *, constraint: str | Constraint = geometric) -> Tensor:
-    """α·(x @ weight).
+    """Compute α·(x @ weight).
 
     Args:
         x: (…, m).
-        weight: (m, n), of standard deviation 1 under unit scaling.
-        constraint: ties α and β_x; β_weight is unconstrained, as a weight used once is on a cut-edge.
+        weight: (m, n), with standard deviation 1 under unit scaling.
+        constraint: constraint of α and β_x, or its name; default geometric. β_weight is unconstrained: a weight used
+            once is on a cut-edge.
 
     Returns:
-        (…, n).  Source: paper, Table A.2.
+        (…, n). Source: paper, Table A.2.
     """
     return apply(ops.Matmul(), x, weight, constraint=constraint, constrained=(0,))
 
@@ -28,34 +29,34 @@ def matmul(x: Tensor | ArrayLike, weight: Tensor | ArrayLike, *, constraint: str
 def linear(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, constraint: str | Constraint = geometric
 ) -> Tensor:
-    """α·(x @ weight) + bias.
+    """Compute α·(x @ weight) + bias.
 
-    The bias is outside the forward factor: it is added after α, starts at zero, and its gradient takes β = rows^-1/2.
+    The bias is added after α, starts at zero, and its gradient has β = rows^-½.
 
     Args:
         x: (…, m).
-        weight: (m, n), of standard deviation 1 under unit scaling.
+        weight: (m, n), with standard deviation 1 under unit scaling.
         bias: (n,) or None.
-        constraint: ties α and β_x, as in ``matmul``.
+        constraint: constraint of α and β_x, or its name; default geometric.
 
     Returns:
-        (…, n).  Source: paper, Table A.2.
+        (…, n). Source: paper, Table A.2.
     """
     y = matmul(x, weight, constraint=constraint)
     return y if bias is None else apply(ops.Bias(), y, bias)
 
 
 def readout(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, constraint: str | Constraint = none) -> Tensor:
-    """α·(x @ weight) + bias for an output layer; α is m^-1/2, or 1/m under schemes that damp it.
+    """Compute α·(x @ weight) + bias for an output layer; α is m^-½, or 1/m under some schemes.
 
     Args:
         x: (…, m).
         weight: (m, n).
         bias: (n,) or None.
-        constraint: ties α and β_x.
+        constraint: constraint of α and β_x, or its name; default none.
 
     Returns:
-        (…, n).  α and β_x = n^-1/2 differ: legal on a cut-edge or in a branch that starts with ``fork``.
+        (…, n). α and β_x = n^-½ differ, which is legal on a cut-edge or in a branch that starts with ``fork``.
         Source: paper, Table A.2; 1/m: u-μP (arXiv 2407.17465).
     """
     rule = tape_of("readout", x, weight).scheme.readout
@@ -74,20 +75,20 @@ def conv1d(
     groups: int = 1,
     constraint: str | Constraint = geometric,
 ) -> Tensor:
-    """α·(x ∗ weight) + bias along one axis, channels last; see ``ops.Conv1d``.
+    """Compute α·(x ∗ weight) + bias, ∗ a convolution along one axis, channels last; see ``ops.Conv1d``.
 
     Args:
         x: (batch, length, channels_in).
         weight: (kernel, channels_in/groups, channels_out).
         bias: (channels_out,) or None.
         stride: distance of neighboring windows, ≥ 1.
-        padding: zeros before and after; (kernel − 1, 0) makes the convolution causal.
-        dilation: distance of the elements of a window, ≥ 1.
-        groups: parts of the channels that are convolved separately.
-        constraint: ties α and β_x.
+        padding: number of zeros before and after; (kernel − 1, 0) makes the convolution causal.
+        dilation: distance of neighboring elements of a window, ≥ 1.
+        groups: number of parts of the channels that are convolved separately.
+        constraint: constraint of α and β_x, or its name; default geometric.
 
     Returns:
-        (batch, positions, channels_out).  Source: paper, Table A.2 (matmul), terms counted by window.
+        (batch, positions, channels_out). Source: paper, Table A.2 (matmul), terms counted by window.
     """
     op = ops.Conv1d(stride=stride, padding=padding, dilation=dilation, groups=groups)
     return _convolution(op, x, weight, bias, constraint)
@@ -104,20 +105,20 @@ def conv2d(
     groups: int = 1,
     constraint: str | Constraint = geometric,
 ) -> Tensor:
-    """α·(x ∗ weight) + bias along two axes, channels last; see ``ops.Conv2d``.
+    """Compute α·(x ∗ weight) + bias, ∗ a convolution along two axes, channels last; see ``ops.Conv2d``.
 
     Args:
         x: (batch, height, width, channels_in).
         weight: (kernel, kernel, channels_in/groups, channels_out).
         bias: (channels_out,) or None.
         stride: distance of neighboring windows, ≥ 1, one number or one for each axis.
-        padding: zeros on all sides; or, for each axis, on both, or (before, after).
-        dilation: distance of the elements of a window, ≥ 1, one number or one for each axis.
-        groups: parts of the channels that are convolved separately.
-        constraint: ties α and β_x.
+        padding: number of zeros on all sides; or, for each axis, a number for both sides or (before, after).
+        dilation: distance of neighboring elements of a window, ≥ 1, one number or one for each axis.
+        groups: number of parts of the channels that are convolved separately.
+        constraint: constraint of α and β_x, or its name; default geometric.
 
     Returns:
-        (batch, positions, positions, channels_out).  Source: paper, Table A.2 (matmul), terms counted by window.
+        (batch, positions, positions, channels_out). Source: paper, Table A.2 (matmul), terms counted by window.
     """
     return _convolution(ops.Conv2d(stride, padding, dilation, groups), x, weight, bias, constraint)
 
@@ -133,14 +134,14 @@ def conv3d(
     groups: int = 1,
     constraint: str | Constraint = geometric,
 ) -> Tensor:
-    """α·(x ∗ weight) + bias along three axes, channels last; see ``ops.Conv3d``.
+    """Compute α·(x ∗ weight) + bias, ∗ a convolution along three axes, channels last; see ``ops.Conv3d``.
 
     Args:
         x: (batch, depth, height, width, channels_in).
         weight: (kernel, kernel, kernel, channels_in/groups, channels_out).
         bias: (channels_out,) or None.
-        stride, padding, dilation, groups: as of ``conv2d``.
-        constraint: ties α and β_x.
+        stride, padding, dilation, groups: see ``conv2d``.
+        constraint: constraint of α and β_x, or its name; default geometric.
 
     Returns:
         (batch, positions, positions, positions, channels_out).
@@ -160,21 +161,21 @@ def conv_transpose(
     dilation: ops.PerAxis = 1,
     constraint: str | Constraint = geometric,
 ) -> Tensor:
-    """α·(transposed convolution) + bias along one, two or three axes, channels last; see ``ops.ConvTranspose``.
+    """Compute α·(transposed convolution) + bias along one, two or three axes, channels last; see ``ops.ConvTranspose``.
 
     Args:
         x: (batch, *space, channels_in).
         weight: (*kernel, channels_in/groups, channels_out).
         bias: (channels_out,) or None.
-        stride: distance of the places of neighboring elements of x, ≥ 1, one number or one for each axis.
-        padding: places left out on all sides; or, for each axis, on both, or (before, after).
-        output_padding: places added at the end, one number or one for each axis.
-        groups: parts of the channels that are convolved separately.
-        dilation: distance of the places that an element goes to, ≥ 1, one number or one for each axis.
-        constraint: ties α and β_x.
+        stride: distance in the output of neighboring elements of x, ≥ 1, one number or one for each axis.
+        padding: number of positions cut on all sides; or, for each axis, a number for both sides or (before, after).
+        output_padding: number of positions added at the end, one number or one for each axis.
+        groups: number of parts of the channels that are convolved separately.
+        dilation: distance in the output of neighboring taps of the kernel, ≥ 1, one number or one for each axis.
+        constraint: constraint of α and β_x, or its name; default geometric.
 
     Returns:
-        (batch, *places, channels_out), (n − 1)·stride + (kernel − 1)·dilation + 1 − padding + output_padding places.
+        (batch, *positions, channels_out), (n − 1)·stride + (kernel − 1)·dilation + 1 − padding + output_padding each.
     """
     op = ops.ConvTranspose(stride, padding, dilation, output_padding, groups)
     return _convolution(op, x, weight, bias, constraint)

@@ -1,4 +1,4 @@
-"""Recurrent networks: cells of LSTM and GRU, and whole sequences of them."""
+"""Recurrent networks: cells of LSTM and GRU, and their application to sequences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from refscale.scales import Constraint, geometric, get_constraint, none, to_outp
 __all__ = ["gru", "gru_cell", "lstm", "lstm_cell"]
 
 Weights = Sequence[Tensor | None]
-"""weight_ih (m, k·d), weight_hh (d, k·d), and bias_ih and bias_hh (k·d,), which may be None or left out."""
+"""weight_ih (m, k·d), weight_hh (d, k·d), and, optionally, bias_ih and bias_hh (k·d,) or None."""
 
 _SUM = ops.WeightedAdd((1.0, 1.0))
 
@@ -33,7 +33,7 @@ def lstm_cell(
     *,
     constraint: str | Constraint = geometric,
 ) -> tuple[Tensor, Tensor]:
-    """One step of an LSTM: (h, c) → (h′, c′), see ``ops.LstmState`` and ``ops.LstmOutput``.
+    """Compute one step of an LSTM: (h, c) → (h′, c′), see ``ops.LstmState`` and ``ops.LstmOutput``.
 
     Args:
         x: (…, m).
@@ -42,14 +42,15 @@ def lstm_cell(
         weight_hh: (d, 4·d), likewise.
         bias_ih: (4·d,) or None.
         bias_hh: (4·d,) or None.
-        constraint: ties α and β of everything, as the steps of a sequence are a loop; ``none``: as ``geometric``.
+        constraint: constraint of α and β, or its name. It applies to all ops, because the steps of a sequence form a
+            loop; ``none`` is treated as ``geometric``.
 
     Returns:
-        h′ and c′, (…, d) each.  Under unit scaling h′ is α·σ(o)·tanh(c′), and the two sums of the gates are divided by
+        h′ and c′, (…, d) each. Under unit scaling h′ is α·σ(o)·tanh(c′), and the two sums of the gates are divided by
         √2.
 
     Raises:
-        ShapeError: shapes that do not fit.
+        ShapeError: the shapes do not fit.
     """
     tied = _tied(constraint)
     _check("lstm_cell", 4, x.shape[-1], (weight_ih, weight_hh, bias_ih, bias_hh))
@@ -67,7 +68,7 @@ def gru_cell(
     *,
     constraint: str | Constraint = geometric,
 ) -> Tensor:
-    """One step of a GRU: h → h′, see ``ops.GruState``.
+    """Compute one step of a GRU: h → h′, see ``ops.GruState``.
 
     Args:
         x: (…, m).
@@ -76,13 +77,13 @@ def gru_cell(
         weight_hh: (d, 3·d), likewise.
         bias_ih: (3·d,) or None.
         bias_hh: (3·d,) or None.
-        constraint: as for ``lstm_cell``.
+        constraint: constraint of α and β of all ops, see ``lstm_cell``.
 
     Returns:
         h′ (…, d).
 
     Raises:
-        ShapeError: shapes that do not fit.
+        ShapeError: the shapes do not fit.
     """
     tied = _tied(constraint)
     _check("gru_cell", 3, x.shape[-1], (weight_ih, weight_hh, bias_ih, bias_hh))
@@ -99,26 +100,26 @@ def lstm(
     bidirectional: bool = False,
     constraint: str | Constraint = geometric,
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """An LSTM over sequences, as ``torch.nn.LSTM(batch_first=True)`` without dropout.
+    """Run an LSTM over sequences, as ``torch.nn.LSTM(batch_first=True)`` without dropout.
 
-    The products with x are computed for all steps at once.  A weight_hh is used by all steps: its gradient sums seq
-    times as many terms as that of one step, and starts with a factor of seq^-½.
+    The products with x are computed for all steps at once. Each weight_hh is used by all steps: its gradient sums seq
+    times as many terms as the gradient of one step, and has an additional factor of seq^-½.
 
     Args:
         x: (batch, seq, m), seq ≥ 1.
         layers: weight_ih (m, 4·d), weight_hh (d, 4·d) and, optionally, bias_ih and bias_hh (4·d,) of each layer, gates
-            i, f, g, o: PyTorch's, transposed; of a bidirectional layer the forward ones, then the reverse ones, as two
-            entries.  A layer above a bidirectional one has m = 2·d.
-        state: (h, c), (batch, d) each, of each entry, to start with; None: zeros.
-        bidirectional: entries come in pairs; outputs of the two directions are side by side.
-        constraint: as for ``lstm_cell``.
+            i, f, g, o: PyTorch's, transposed. A bidirectional layer has two entries, forward and reverse. A layer above
+            a bidirectional one has m = 2·d.
+        state: initial (h, c) of each entry, (batch, d) each; None: zeros.
+        bidirectional: use two entries per layer; the outputs of the two directions are side by side.
+        constraint: constraint of α and β of all ops, see ``lstm_cell``.
 
     Returns:
         h of all steps of the last layer, (batch, seq, d or 2·d); and for each entry (h, c), (batch, d), after its last
         step.
 
     Raises:
-        ShapeError: shapes that do not fit, or a number of layers or states that does not.
+        ShapeError: the shapes, or the numbers of layers or states, do not fit.
     """
     tied = _tied(constraint)
 
@@ -147,20 +148,20 @@ def gru(
     bidirectional: bool = False,
     constraint: str | Constraint = geometric,
 ) -> tuple[Tensor, list[Tensor]]:
-    """A GRU over sequences, as ``torch.nn.GRU(batch_first=True)`` without dropout.
+    """Run a GRU over sequences, as ``torch.nn.GRU(batch_first=True)`` without dropout.
 
     Args:
         x: (batch, seq, m), seq ≥ 1.
-        layers: as for ``lstm``, with 3·d in place of 4·d: the gates r and z and the candidate n.
-        state: h (batch, d) of each entry, to start with; None: zeros.
-        bidirectional: as for ``lstm``.
-        constraint: as for ``lstm_cell``.
+        layers: see ``lstm``, with 3·d in place of 4·d: the gates r and z and the candidate n.
+        state: initial h (batch, d) of each entry; None: zeros.
+        bidirectional: use two entries per layer; the outputs of the two directions are side by side.
+        constraint: constraint of α and β of all ops, see ``lstm_cell``.
 
     Returns:
         h of all steps of the last layer, (batch, seq, d or 2·d); and h after the last step, (batch, d), of each entry.
 
     Raises:
-        ShapeError: shapes that do not fit, or a number of layers or states that does not.
+        ShapeError: the shapes, or the numbers of layers or states, do not fit.
     """
     tied = _tied(constraint)
 
@@ -227,7 +228,7 @@ def _check(name: str, parts: int, m: int, weights: Weights) -> tuple[Tensor, Ten
 
 
 Run = Callable[[Tensor, Weights, Sequence[Tensor | ArrayLike], bool], tuple[Tensor, list[Tensor]]]
-"""Of x (seq, batch, m), weights, the states to start with, and whether from the end: outputs, and the last states."""
+"""A function of x (seq, batch, m), weights, initial states and reverse order; returns outputs and last states."""
 
 
 def _sequence(

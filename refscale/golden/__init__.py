@@ -1,10 +1,10 @@
-"""Golden vectors, every bit of them right and the same on any machine, and the kit that holds a backend to them.
+"""Golden vectors, bit-exact and identical on every machine, and the kit that checks a backend with them.
 
-In reading order: ``schema`` (what a vector is), ``inputs``, ``records``, ``conventions`` (what no standard decides),
-one module per family (``cast``, ``unary``, ``products``, ``blocks``, ``dequantize``, ``block_products``, ``choices``,
-``replay`` and ``ops``, ``models``), ``families`` (all of them), ``sizes`` (generated vectors), ``store`` (the set on
-disk); then ``call_bounds`` (bounds on the results of a call), ``kit`` (verdicts on a backend), ``trace`` (verdicts on a
-recorded step), ``backends`` (those that are shipped), ``conformance`` (the kit as pytest).
+In reading order: ``schema`` (the class of a vector), ``inputs``, ``records``, ``conventions`` (cases that no standard
+defines), one module per family (``cast``, ``unary``, ``products``, ``blocks``, ``dequantize``, ``block_products``,
+``choices``, ``replay`` and ``ops``, ``models``), ``families`` (all of them), ``sizes`` (generated vectors), ``store``
+(the set on disk); then ``call_bounds`` (bounds on the results of a call), ``kit`` (verdicts on a backend), ``trace``
+(verdicts on a recorded step), ``backends`` (shipped backends), ``conformance`` (the kit as pytest).
 """
 
 from refscale.golden.families import FAMILIES, Family, complete, generate, get_family

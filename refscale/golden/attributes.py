@@ -1,4 +1,4 @@
-"""Attributes and inputs of every op of a vector, and the check of a set that was not made here."""
+"""Attributes and inputs of every op of a vector, and the check of a set from another source."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ ATTRIBUTES: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
     }
 )
-"""By op: the attributes that every vector has, with their kind."""
+"""Attributes of every vector of an op, with their kinds, by op."""
 
 INPUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -96,22 +96,22 @@ INPUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "adamw": ("parameter", "gradient", "m", "v"),
     }
 )
-"""By op: the inputs that every vector has."""
+"""Inputs of every vector of an op, by op."""
 
 
 LONGEST_ID = 300
-"""Characters of an id."""
+"""Largest number of characters of an id."""
 
 
 def check_vector(where: str, entry: Mapping[str, Any]) -> None:
     """Check the fields of a vector in a manifest.
 
     Args:
-        where: the set, for errors.
-        entry: of the manifest.
+        where: name of the set, for messages.
+        entry: entry of the manifest.
 
     Raises:
-        GoldenError: a field of another type, or an attribute or input that the op needs and the vector lacks.
+        GoldenError: a field has another type, or the vector lacks an attribute or input that its op requires.
     """
     types: dict[str, type] = {
         "id": str,
@@ -128,7 +128,7 @@ def check_vector(where: str, entry: Mapping[str, Any]) -> None:
             raise GoldenError(f"{where}: {_name(entry)} has {key} {found}, expected a {type_.__name__}")
     op = entry["op"]
     if not entry["id"].isprintable() or len(entry["id"]) > LONGEST_ID:
-        raise GoldenError(f"{where}: {_name(entry)} is no id of at most {LONGEST_ID} printable characters")
+        raise GoldenError(f"{where}: {_name(entry)} is not an id of at most {LONGEST_ID} printable characters")
     if op not in ATTRIBUTES:
         raise GoldenError(f"{where}: {_name(entry)} has op {_value(op)}, expected one of {', '.join(ATTRIBUTES)}")
     for key, kind in ATTRIBUTES[op].items():
@@ -142,7 +142,7 @@ def check_vector(where: str, entry: Mapping[str, Any]) -> None:
         if key not in entry["inputs"]:
             raise GoldenError(f"{where}: {_name(entry)} has no input {key}")
     if not entry["outputs"] or not all(isinstance(flag, str) for flag in entry["flags"]):
-        raise GoldenError(f"{where}: {_name(entry)} has no outputs, or flags that are no strings")
+        raise GoldenError(f"{where}: {_name(entry)} has no outputs, or flags that are not strings")
     if not "".join([entry["comment"], *entry["flags"]]).isprintable():
         raise GoldenError(f"{where}: {_name(entry)} has a comment or flags with control characters")
 

@@ -1,21 +1,21 @@
-"""Bounds through a conversion to a block-scaled format: operands that are converted where they are multiplied.
+"""Bounds through a conversion to a block-scaled format, for operands that are converted before a product.
 
 A converted element is T·s·e(|x|/(s·T)), with the sign of x, where s is the scale of the block and e the cast of the
-elements.  An operand that is known has one conversion.  One that is known within a bound, because it was computed, may
-lie on either side of where an element, a scale or the scale of the tensor is rounded otherwise.  Its conversion is then
-between the smallest and the largest that is possible:
+elements. An exact operand has one conversion. An operand with a bound, because it was computed, may be on either side
+of a point at which an element, a scale or the scale of the tensor rounds differently. Its conversion is then between
+the smallest and the largest possible one:
 
 * |x| between x₁ = max(|x| − error, 0) and x₂ = |x| + error, for each element;
 * s between s₁, of the largest x₁ of the block, and s₂, of the largest x₂: every rule is monotone;
-* T likewise, between T₁ and T₂, of the whole tensor; s₁ is that of T₂, and s₂ that of T₁.
+* T likewise, between T₁ and T₂, of the whole tensor; s₁ uses T₂, and s₂ uses T₁.
 
-For one s the conversion is monotone in x, so it is between T₁·s·e(x₁/(s·T₂)) and T₂·s·e(x₂/(s·T₁)).  If no value of the
+For one s the conversion is monotone in x, so it is between T₁·s·e(x₁/(s·T₂)) and T₂·s·e(x₂/(s·T₁)). If no value of the
 scale format lies between s₁ and s₂, the interval is the hull of these two; else it is from T₁·s₁·e(x₁/(s₂·T₂)) to
-T₂·s₂·e(x₂/(s₁·T₁)).  Where x may have either sign, the interval is symmetric.  Rounded stochastically, e is rounded
+T₂·s₂·e(x₂/(s₁·T₁)). Where x may have either sign, the interval is symmetric. Rounded stochastically, e is rounded
 down for the lower end and up for the upper one.
 
-Scales by amax are no powers of two; their arithmetic is float32, in an order that the format names.  Operands that are
-not known exactly are widened by 2^-21, which covers every order, and each product T·s·e by an ulp of float32.
+Scales by amax are not powers of two; their arithmetic is float32, in an order that the format defines. Operands with a
+bound are widened by 2^-21, which covers every order, and each product T·s·e by an ulp of float32.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from refscale.formats import Cast
 Array = NDArray[Any]
 
 _ROOM = 2.0**-21
-"""Relative error of the quotients that make scales and elements: at most five float32 roundings."""
+"""Relative error of the quotients that compute scales and elements: at most five float32 roundings."""
 
 
 _SMALLEST = 2.0**-149
@@ -46,8 +46,8 @@ class BlockOperand(Bounded):
     """A bounded array whose products are block-scaled: ``blocks.Operand`` with bounds.
 
     Attributes:
-        recipe: how its products are converted.
-        role: what it is.
+        recipe: conversions of its products.
+        role: role of the operand.
     """
 
     recipe: Recipe
@@ -55,7 +55,7 @@ class BlockOperand(Bounded):
 
     @classmethod
     def of(cls, x: Bounded, recipe: Recipe, role: Role) -> BlockOperand:
-        """View a bounded array as an operand."""
+        """Return a view of a bounded array as an operand."""
         y = x.view(cls)
         y._error, y.recipe, y.role = x.error, recipe, role
         return y
@@ -66,7 +66,7 @@ class BlockOperand(Bounded):
             self.recipe, self.role = parent.recipe, parent.role
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        """Products are converted; whatever else is computed of an operand is one of the same kind."""
+        """Convert the operands of a product; other results stay operands of the same kind."""
         if ufunc is np.matmul and method == "__call__":
             left, right = inputs
             if not (isinstance(left, BlockOperand) and isinstance(right, BlockOperand)):
@@ -75,7 +75,7 @@ class BlockOperand(Bounded):
         return self._kept(super().__array_ufunc__(ufunc, method, *inputs, **options))
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """As of ``Bounded``, which has no rule for other ways to contract."""
+        """Dispatch as ``Bounded``, which has no rule for other contractions."""
         return self._kept(super().__array_function__(func, types, args, kwargs))
 
     def __getitem__(self, index: Any) -> Any:
@@ -100,7 +100,7 @@ for _name in ("reshape", "transpose", "swapaxes", "ravel", "squeeze", "copy", "t
 
 
 def _converted(left: BlockOperand, right: BlockOperand) -> tuple[Bounded, Bounded]:
-    """Both sides, in blocks along the axis that is summed over; ``blocks.operand`` has the same for arrays."""
+    """Return both operands in blocks along the contracted axis; ``blocks.operand`` does the same for arrays."""
     x, w = (bounded(side.view(np.ndarray), side.error, side.model) for side in (left, right))
     if (n := left.recipe.hadamard) and {left.role, right.role} == {"activation", "gradient"}:
         return (
@@ -111,11 +111,11 @@ def _converted(left: BlockOperand, right: BlockOperand) -> tuple[Bounded, Bounde
 
 
 def converted(x: Bounded, cast: BlockCast) -> Bounded:
-    """A bounded array in a block-scaled format, with the bound of the module.
+    """Convert a bounded array to a block-scaled format, with the bound of the module's docstring.
 
     Args:
-        x: numbers with bounds; what is not finite has the bound 0.
-        cast: the format.
+        x: numbers with bounds; non-finite numbers have the bound 0.
+        cast: block-scaled format.
     """
     wide, error = x.view(np.ndarray), x.error
     stochastic = cast.rounding == "stochastic"
@@ -136,7 +136,7 @@ def converted(x: Bounded, cast: BlockCast) -> Bounded:
 
 
 def _hull(size: Array, error: Array, cast: BlockCast) -> tuple[Array, Array]:
-    """Smallest and largest magnitudes after the conversion."""
+    """Return the smallest and largest magnitudes after the conversion."""
     room = _ROOM if cast.rule == "amax" else 0.0
     x1, x2 = np.maximum(size - error, 0) * (1 - room), (size + error) * (1 + room)
     (t1, t2), (s1, s2) = _scales(x1, x2, cast)
@@ -144,7 +144,7 @@ def _hull(size: Array, error: Array, cast: BlockCast) -> tuple[Array, Array]:
     down, up = _element_casts(cast)
 
     def at(s: Array, x: Array, t: float, e: Cast) -> Array:
-        """e(x/(s·T)): of a scale 0 the block is zero."""
+        """Return e(x/(s·T)); with a scale of 0 the block is zero."""
         q = np.where(s > 0, x / (s * t), 0.0)
         return np.where(finite, e(q).astype(np.float64), 0.0)
 
@@ -155,7 +155,7 @@ def _hull(size: Array, error: Array, cast: BlockCast) -> tuple[Array, Array]:
 
 
 def _scales(x1: Array, x2: Array, cast: BlockCast) -> tuple[tuple[float, float], tuple[Array, Array]]:
-    """(T₁, T₂), and (s₁, s₂), one to each element."""
+    """Return (T₁, T₂), and (s₁, s₂), one for each element."""
     if cast.rule != "amax":
         plain = replace(cast, rounding="nearest_even")
         low, high = (split_blocks(x, plain).scale_of_each(np.float64) for x in (x1, x2))
@@ -172,7 +172,7 @@ def _scales(x1: Array, x2: Array, cast: BlockCast) -> tuple[tuple[float, float],
 
 
 def _of_blocks(x: Array, cast: BlockCast) -> Array:
-    """The largest of each block, one to each element; what is not finite counts as 0."""
+    """Return the largest of each block, one for each element; non-finite numbers count as 0."""
     found = np.where(np.isfinite(x), x, 0.0)
     for axis, n in zip(block_axes(cast, x.shape), cast.block, strict=True):
         if found.size:
@@ -181,14 +181,14 @@ def _of_blocks(x: Array, cast: BlockCast) -> Array:
 
 
 def _successor(s: Array, cast: BlockCast) -> Array:
-    """The value of the scale format after each s; of float32, s itself, so that no two scales count as adjacent."""
+    """Return the next value of the scale format after each s; for float32, s itself, so no scales are adjacent."""
     if not cast.scale.has_zero:
         return 2 * s
     return s + cast.scale.spacing(np.where(s > 0, s, cast.scale.min_subnormal)) if cast.scale.bits < 32 else s
 
 
 def _element_casts(cast: BlockCast) -> tuple[Cast, Cast]:
-    """Of the lower and of the upper end of a magnitude."""
+    """Return the casts of the lower and of the upper end of a magnitude."""
     if cast.rounding == "stochastic":
         down, up = (Cast(cast.element, rounding, cast.overflow) for rounding in ("down", "up"))
         return down, up

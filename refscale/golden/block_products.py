@@ -28,11 +28,11 @@ PAIRS = (
     ("fp8_1x128", "fp8_1x128"),
     ("fp8_1x128", "fp8_128x128"),
 )
-"""Block formats that hardware multiplies: of a, of b."""
+"""Block formats of a and of b that hardware multiplies."""
 
 
 def generate() -> Iterator[Vector]:
-    """Products of the pairs of formats that hardware multiplies, to float32 and bfloat16."""
+    """Yield products of the pairs of formats that hardware multiplies, to float32 and bfloat16."""
     for i, (left, right) in enumerate(PAIRS):
         words, where = Words(10000 + i), f"block-matmul/{left}.{right}"
         first, second = BLOCK_FORMATS[left], BLOCK_FORMATS[right]
@@ -56,7 +56,7 @@ def generate() -> Iterator[Vector]:
                 cancelling,
                 against,
                 ("cancellation", "accumulator"),
-                "what remains is in the last blocks",
+                "the remainder is in the last blocks",
             ),
         }
         for what, (x, w, flags, comment) in cases.items():
@@ -70,7 +70,7 @@ def generate() -> Iterator[Vector]:
 
 
 def _contents(words: Words, left: str, right: str) -> Iterator[Vector]:
-    """Codes that no conversion makes side by side, narrow outputs, sizes beside tiles, leading axes."""
+    """Yield codes that no conversion produces together, narrow outputs, sizes beside tiles, leading axes."""
     where = f"block-matmul/{left}.{right}"
     first, second = BLOCK_FORMATS[left], BLOCK_FORMATS[right]
     second = second if len(second.block) == 2 else get_block_cast(second, axis=-2)
@@ -83,7 +83,7 @@ def _contents(words: Words, left: str, right: str) -> Iterator[Vector]:
 
     a, b = pair(5, 3 * n, 4)
     for side, end in (("low", 0), ("high", 1)):
-        # The other scales bring the products back into the range of float32, where E8M0 and float32 leave it.
+        # The other scales bring the products back into the range of float32, which E8M0 and float32 exceed.
         lift = np.float32(2.0 ** (0 if first.tensor_scale else 64 if side == "low" else -64))
         lifted = with_scales(b, np.array([lift, 2 * lift, 4 * lift], np.float32)), with_scales(a, np.array([lift]))
         flags: tuple[str, ...] = ("scale-ends",)
@@ -121,7 +121,7 @@ def _contents(words: Words, left: str, right: str) -> Iterator[Vector]:
 
 
 def _of_size(x: Blocks, factor: float) -> Blocks:
-    """An array times about a factor: by the scale of its tensor, or by powers of two on the scales of its blocks."""
+    """Return an array times about a factor: by the scale of its tensor, or by powers of two on its block scales."""
     power = 2.0 ** np.floor(np.log2(factor))
     if x.cast.tensor_scale:
         return Blocks(x.cast, x.elements, x.scales, float(np.float32(power * 1.3)))
@@ -153,7 +153,7 @@ def product_of(
     comment: str,
     conventions: Mapping[str, str] | None = None,
 ) -> Vector:
-    """The vector of a product of two arrays that are there, its expected result made here."""
+    """Return the vector of a product of two given arrays, with its expected result."""
     unsigned = conventions == {"scale_sign": "ignored"}
     left, right = (x.without_scale_signs() if unsigned else x for x in (a, b))
     output = cast.format.name

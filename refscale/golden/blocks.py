@@ -1,7 +1,7 @@
-"""Families ``block-scale`` and ``block-cast``: which scale, which code.
+"""Families ``block-scale`` and ``block-cast``: scales and codes of conversions.
 
-Scales are asked for at every place where one of the rules changes, in every element format; all rules see the same
-inputs, so that a backend with another rule fails where the two part.
+Scales are tested at every point where one of the rules changes, in every element format. All rules have the same
+inputs, so a backend with another rule fails where the two differ.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MX = ("mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e3m2", "mxfp6_e2m3", "mxfp4", "mxint8"
 
 
 def generate_scales() -> Iterator[Vector]:
-    """Every rule at every boundary of every rule, in blocks of 32."""
+    """Yield every rule at every boundary of every rule, in blocks of 32."""
     for name in _MX:
         element = BLOCK_FORMATS[name].element
         groups = {
@@ -71,7 +71,7 @@ def _powers() -> Float32:
 
 
 def _thresholds(top: float, emax: int, mantissa_bits: int) -> Float32:
-    """Where a rule changes, in a few binades: floor and ceil; rceil; even; nearest."""
+    """Return points where a rule changes, in a few binades: floor and ceil; rceil; even; nearest."""
     fraction = top / 2.0**emax
     root = math.sqrt(2) * fraction
     marks = [1.0, fraction, 2 - 2.0 ** -(mantissa_bits + 1), root if root < 2 else root / 2]
@@ -90,7 +90,7 @@ def _edges() -> Float32:
 
 
 def _rows(amax: Float32) -> Float32:
-    """Blocks of 32 with that amax, each at another place and of another sign, and smaller numbers beside it."""
+    """Return blocks of 32 with that amax, each at another place and of another sign, beside smaller numbers."""
     words = Words(9000 + len(amax))
     with np.errstate(under="ignore"):
         x = (amax[:, None] * (words.normal(len(amax), 32) / 8).astype(np.float32)).astype(np.float32)
@@ -111,7 +111,7 @@ def _nonfinite_rows() -> Float32:
 
 
 def generate_casts() -> Iterator[Vector]:
-    """Every named format on usual and unusual numbers, along both axes, with short blocks; then what decides bits."""
+    """Yield every named format on usual and unusual numbers, along both axes, with short blocks; then edge cases."""
     for i, (name, cast) in enumerate(BLOCK_FORMATS.items()):
         words = Words(9600 + i)
         n = cast.block[-1]
@@ -152,7 +152,7 @@ def generate_casts() -> Iterator[Vector]:
 
 
 def _sources() -> Iterator[Vector]:
-    """Conversions from float16 and bfloat16, of odd lengths and leading axes; arrays apart in memory."""
+    """Yield conversions from float16 and bfloat16, of odd lengths and leading axes, and of strided arrays."""
     for i, (name, cast) in enumerate(BLOCK_FORMATS.items()):
         words, n = Words(9950 + i), cast.block[-1]
         square = len(cast.block) == 2
@@ -185,7 +185,7 @@ def _float32(x: Array) -> Codes:
 
 
 def _tensor_scales() -> Iterator[Vector]:
-    """Tensors of other sizes than 1, whose blocks differ: T is of the tensor, s of the block."""
+    """Yield tensors of sizes other than 1, whose blocks differ: T belongs to the tensor, s to the block."""
     x = Words(9700).normal(6, 48) * np.ldexp(1.0, np.arange(6) * 3 - 9)[:, None]
     zero = np.zeros((2, 32))
     zero[0, 5] = 2.0**-20
@@ -200,7 +200,7 @@ def _tensor_scales() -> Iterator[Vector]:
 
 
 def _arithmetics() -> Iterator[Vector]:
-    """Blocks, found by search, for which the order of float32 operations decides an element or a scale."""
+    """Yield blocks, found by search, for which the order of float32 operations decides an element or a scale."""
     for name, rows in (("fp8_1x128", 16384), ("nvfp4", 16384)):
         casts = {a: get_block_cast(name, arithmetic=a) for a in ARITHMETICS}
         n = casts["exact"].block[0]
@@ -236,7 +236,7 @@ def _layout(name: str, layout: str, codes: Array, y: Array, flag: str, comment: 
 def quantized(
     where: str, x: Codes, cast: BlockCast, flags: tuple[str, ...], comment: str, bits: Codes | None = None
 ) -> Vector:
-    """The vector of one conversion, its expected parts made here."""
+    """Return the vector of one conversion, with its expected parts."""
     y = encode_blocks(x.values, cast, None if bits is None else bits.codes)
     outputs = {"elements": Codes(cast.element.name, y.codes), "scales": Codes(cast.scale.name, y.scales)}
     if cast.tensor_scale:
@@ -249,7 +249,7 @@ def quantized(
 
 
 def in_nan_blocks(vector: Vector) -> NDArray[np.bool_]:
-    """Which elements of a ``block_quantize`` say nothing, because the scale of their block is NaN."""
+    """Return the elements of a ``block_quantize`` that are arbitrary, because the scale of their block is NaN."""
     elements, scales = vector.outputs["elements"], vector.outputs["scales"]
     parts = Blocks(cast_of(**vector.attributes), elements.values, scales.values, 1.0)
     return np.isnan(parts.scale_of_each())

@@ -1,8 +1,8 @@
 """Bounds on the results of a call: of one op, or of the steps of a fused kernel.
 
 The steps run on bounded arrays (``exact.bounded``): inputs have the bound 0, results that of the op, and inner results
-of a fused kernel carry theirs into the next step.  Casts are monotone: a result between y − e and y + e is rounded to
-between the two.  Conversions to block-scaled formats have bounds of their own (``block_bounds``).
+of a fused kernel pass theirs to the next step. Casts are monotone: a result between y − e and y + e rounds to a value
+between the two rounded ends. Conversions to block-scaled formats have bounds of their own (``block_bounds``).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class CallStep:
     """One op of a call.
 
     Attributes:
-        op: with its attributes.
+        op: the op with its attributes.
         scales: its factors.
         inputs: names of its inputs: inputs of the call, or outputs of earlier steps.
         output: name of its output.
@@ -58,8 +58,8 @@ class CallResults:
     """The real results of a call with their bounds, each with the cast that stores it.
 
     Attributes:
-        values: of inputs and of the output of every step, by name; before the last cast.
-        gradients: of inputs, by name; empty without a backward pass.
+        values: values of inputs and of the output of every step, by name; before the last cast.
+        gradients: gradients of inputs, by name; empty without a backward pass.
         store: format of values and gradients.
         losses: names of values that are stored in float32, because they are losses.
     """
@@ -70,11 +70,11 @@ class CallResults:
     losses: frozenset[str]
 
     def cast_of(self, name: str) -> Cast:
-        """The cast that stores a value."""
+        """Return the cast that stores a value."""
         return cast_for("float32") if name in self.losses else self.store
 
 
-@np.errstate(all="ignore")  # what is not finite has no bound, and is compared as it is
+@np.errstate(all="ignore")  # non-finite numbers have no bound and are compared as they are
 def call_results(
     steps: Sequence[CallStep],
     inputs: Mapping[str, Array],
@@ -85,15 +85,15 @@ def call_results(
     """Run the steps of a call, forward and backward.
 
     Args:
-        steps: in order.
+        steps: steps in order.
         inputs: arrays by name, as stored: before operands are cast.
-        gradient: of outputs, as stored, by name; empty: forward only.
-        precision: casts; its accumulator is not asked.
+        gradient: gradients of outputs, as stored, by name; empty: forward only.
+        precision: policy of the casts; its accumulator is not used.
         model: errors of the arithmetic.
 
     Raises:
-        GoldenError: ``precision`` transforms operands without blocks, or multiplies them by a factor, which has no
-            bound yet, or differs by place; or a gradient has another shape than its output.
+        GoldenError: ``precision`` transforms operands without blocks, or multiplies them by a factor, for which no
+            bound exists, or differs by place; or a gradient has another shape than its output.
     """
     rounder = Rounder(replace(precision, accumulate=None), np.dtype(np.float32))
     for step in steps:
@@ -130,7 +130,7 @@ def call_results(
 
 
 def _operand(rounder: Rounder, op: Op, x: Any, index: int | None = None) -> Any:
-    """Input ``index`` of an op, or the gradient of its output, as an operand in blocks if the policy converts it."""
+    """Return input ``index`` of an op, or the gradient of its output, as a block operand if the policy converts it."""
     recipe = rounder.recipe(op)
     if not isinstance(recipe, Recipe) or not isinstance(x, Bounded):
         return x
@@ -139,12 +139,12 @@ def _operand(rounder: Rounder, op: Op, x: Any, index: int | None = None) -> Any:
 
 
 def _cast(x: Any, cast: Cast | None) -> Any:
-    """A bounded array after a cast; indices and masks as they are."""
+    """Return a bounded array after a cast; indices and masks are unchanged."""
     return x if cast is None or not isinstance(x, Bounded) else rounded(x, cast)
 
 
 def rounded(x: Bounded, cast: Cast) -> Bounded:
-    """A bounded array after a cast: its value rounded, and the distance to where the ends of its interval go."""
+    """Return a bounded array after a cast: its rounded value, and the distance to the rounded ends of its interval."""
     value = x.view(np.ndarray)
     y = cast(value).astype(np.float64)
     low, high = (cast(end).astype(np.float64) for end in (value - x.error, value + x.error))
@@ -154,7 +154,7 @@ def rounded(x: Bounded, cast: Cast) -> Bounded:
 
 
 def summed(pieces: Sequence[Bounded], store: Cast) -> Bounded:
-    """The sum of stored gradients of one tensor, added in any order; each partial sum is stored, too."""
+    """Return the sum of stored gradients of one tensor, added in any order; each partial sum is stored, too."""
     value, size = (np.sum([f(p.view(np.ndarray)) for p in pieces], 0) for f in (np.asarray, np.abs))
     error = np.sum([p.error for p in pieces], 0)
     each = store.format.eps * (size + error) + float(store.format.spacing(0.0))
@@ -162,7 +162,7 @@ def summed(pieces: Sequence[Bounded], store: Cast) -> Bounded:
 
 
 def interval_of(y: Bounded, cast: Cast) -> Interval:
-    """The smallest and the largest stored result that a bound allows."""
+    """Return the smallest and the largest stored result that a bound allows."""
     return ends(y.view(np.ndarray), y.error, cast)
 
 
@@ -174,18 +174,18 @@ def one_call(
     precision: Precision,
     model: ErrorModel = FLOAT32,
 ) -> CallResults:
-    """The real results of a call of one op with their bounds; its inputs by ``input_names``, its output ``OUTPUT``.
+    """Compute the exact results of a call of one op with their bounds; inputs by ``input_names``, output ``OUTPUT``.
 
     Args:
-        op: what is computed.
-        arrays: inputs, before operands are cast; floats are rounded to what the policy stores, as ``replay`` does.
-        gradient: of the output, as stored; None: forward only.
-        scales: factors.
-        precision: casts; its accumulator is not asked.
+        op: the op.
+        arrays: inputs, before operands are cast; floats are rounded to the store format, as in ``replay``.
+        gradient: gradient of the output, as stored; None: forward only.
+        scales: factors of the op.
+        precision: policy of the casts; its accumulator is not used.
         model: errors of the arithmetic.
 
     Raises:
-        GoldenError: as ``call_results``.
+        GoldenError: as in ``call_results``.
     """
     names = input_names(op, len(arrays))
     store = precision.store or cast_for("float32")
@@ -203,12 +203,12 @@ def intervals(
     precision: Precision,
     model: ErrorModel = FLOAT32,
 ) -> dict[str, Interval]:
-    """What the op's bound allows each result of a call of one op, in the format where it is stored.
+    """Return the interval that the op's bound allows for each result of a call, in the format where it is stored.
 
-    Arguments as of ``one_call``.
+    The arguments are those of ``one_call``.
 
     Returns:
-        By name, as ``Replayed.outputs``.
+        Intervals by name, with the names of ``Replayed.outputs``.
     """
     found = one_call(op, arrays, gradient, scales, precision, model)
     bounds = {"y": interval_of(found.values[OUTPUT], found.cast_of(OUTPUT))}

@@ -1,7 +1,7 @@
-"""Families ``cast`` and ``decode``: every way to round into a format, and every code of it.
+"""Families ``cast`` and ``decode``: every rounding into a format, and every code of a format.
 
-Each group of inputs is made for one kind of bug, so that a backend with that bug fails there and, as far as that can
-be, nowhere else.  To nearest even, each group is a vector of its own; for the other roundings groups are joined.
+Each group of inputs targets one kind of bug, so that a backend with that bug fails this group and, if possible, no
+other. To nearest even, each group is a separate vector; for the other roundings groups are joined.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SOURCES = ("float32", "float64")
 
 
 def generate_cast() -> Iterator[Vector]:
-    """Casts from float32 and float64 in groups, and from every float16 and bfloat16."""
+    """Yield casts from float32 and float64 in groups, and from every float16 and bfloat16."""
     for format in FORMATS.values():
         for source in SOURCES:
             groups = _groups(format, source)
@@ -51,7 +51,7 @@ def generate_cast() -> Iterator[Vector]:
 
 
 def _short_sources() -> Iterator[Vector]:
-    """Casts from float16 and bfloat16, by the same groups as from float32."""
+    """Yield casts from float16 and bfloat16, by the same groups as from float32."""
     for format in FORMATS.values():
         for source in ("float16", "bfloat16"):
             if source == format.name:
@@ -65,7 +65,7 @@ def _short_sources() -> Iterator[Vector]:
 
 
 def _short_groups(groups: Groups, format: Format, source: str) -> Groups:
-    """The inputs that a source of 16 bits holds, and its neighbors of ties."""
+    """Return the inputs that a source of 16 bits represents, and its neighbors of ties."""
     found: Groups = {}
     for name, (flags, comment, x) in groups.items():
         if name == "nan":
@@ -81,7 +81,7 @@ def _short_groups(groups: Groups, format: Format, source: str) -> Groups:
 
 
 def _lengths() -> Iterator[Vector]:
-    """Arrays of odd lengths, of leading axes, and apart in memory: every element is of its own value."""
+    """Yield arrays of odd lengths, of leading axes, and strided; every element has its own value."""
     shapes = {
         **{f"length-{n}": (n,) for n in (1, 2, 3, 5, 7, 9, 15, 17, 31, 33, 63, 65, 127, 129, 255, 257)},
         "rows": (3, 5, 7),
@@ -101,7 +101,7 @@ def _lengths() -> Iterator[Vector]:
 
 
 def generate_decode() -> Iterator[Vector]:
-    """Every code of every format of at most 16 bits, and some of float32 and tf32."""
+    """Yield every code of every format of at most 16 bits, and some of float32 and tf32."""
     for format in FORMATS.values():
         if format.bits <= 16:
             codes = all_codes(format.name).codes
@@ -142,7 +142,7 @@ _APPLIES: Mapping[str, Callable[[Format], bool]] = {
     "subnormal-flush": lambda f: f.has_zero,
     "decode-subnormal": lambda f: f.has_zero,
 }
-"""Flags of bugs that some formats cannot have."""
+"""Flags of bugs that are impossible in some formats."""
 
 
 def _applicable(format: Format, flags: tuple[str, ...]) -> tuple[str, ...]:
@@ -158,7 +158,7 @@ def rounded(
     words: Codes | None = None,
     bulk: bool = False,
 ) -> Vector:
-    """The vector of one cast, its expected result made here."""
+    """Return the vector of one cast, with its expected result."""
     with np.errstate(all="ignore"):
         y = Codes.of(cast(x.native, None if words is None else words.codes), cast.format.name)
     attributes = {"format": cast.format.name, "rounding": cast.rounding, "overflow": cast.overflow}
@@ -168,7 +168,7 @@ def rounded(
 
 
 def _groups(format: Format, source: str) -> Groups:
-    """Inputs by the bug they are there for."""
+    """Return groups of inputs by the bug that they target."""
     low = positive_values(format)
     ties = (np.concatenate([[0.0], low]) + successor(np.concatenate([[0.0], low]), format)) / 2
     ties = ties[_fits(ties, source)]
@@ -179,7 +179,7 @@ def _groups(format: Format, source: str) -> Groups:
     above = np.array([threshold, threshold * (1 + 2.0**-20), 2 * top, 1.5 * 2.0**120])
     tiny = np.array([half, 2.0**-100, 2.0**-140])
     raw: dict[str, tuple[tuple[str, ...], str, Float64]] = {
-        "values": (("bias", "sign", "fn-fnuz", "ieee-fn"), "values of the format, which stay what they are", low),
+        "values": (("bias", "sign", "fn-fnuz", "ieee-fn"), "values of the format, which do not change", low),
         "ties": (("tie-even", "tie-zero"), "midpoints of neighbors", inner[inner > first]),
         "below-ties": (("double-rounding", "truncation"), "one ulp below midpoints", _step(source, inner, first, 0.0)),
         "above-ties": (
@@ -200,7 +200,7 @@ def _groups(format: Format, source: str) -> Groups:
         ),
         "top": (
             ("top-binade",),
-            "the largest value, and what rounds to it",
+            "the largest value, and inputs that round to it",
             np.array([top, top + (threshold - top) / 2, next_in(source, np.array([threshold]), 0.0)[0]]),
         ),
         "overflow": (("overflow", "ieee-fn"), "the overflow threshold and beyond", above),
@@ -221,7 +221,7 @@ def _step(source: str, ties: Float64, first: float, direction: float) -> Float64
 
 
 def _fits(x: Float64, source: str) -> NDArray[np.bool_]:
-    """Whether the source can hold it."""
+    """Return whether the source represents each number."""
     if source == "float64":
         return np.ones(x.shape, np.bool_)
     with np.errstate(over="ignore"):
@@ -244,7 +244,7 @@ def _nans(source: str) -> Codes:
 
 
 def _joined(groups: Groups, source: str) -> Groups:
-    """Two vectors in place of many, for the roundings other than to nearest even."""
+    """Return two vectors instead of many, for the roundings other than to nearest even."""
     edges = ("overflow", "infinity", "zero", "nan", "top")
     inside = [x.codes for name, (_, _, x) in groups.items() if name not in edges]
     outside = [x.codes for name, (_, _, x) in groups.items() if name in edges]
@@ -263,7 +263,7 @@ def _joined(groups: Groups, source: str) -> Groups:
 
 
 def _words_for(x: Codes, cast: Cast) -> Codes:
-    """Random words about the threshold of each element: 2^32 − ⌊2^32·rest⌋ rounds outward, one less does not."""
+    """Return random words about the threshold of each element: 2^32 − ⌊2^32·rest⌋ rounds outward, one less inward."""
     value = np.abs(x.values.astype(np.float64))
     with np.errstate(all="ignore"):
         rest = np.where(np.isfinite(value), value / cast.format.spacing(np.where(np.isfinite(value), value, 1.0)), 0.0)

@@ -1,7 +1,7 @@
-"""Family ``convention``: cases that no standard decides, once for each name of ``conventions.TOPICS``.
+"""Family ``convention``: cases that no standard defines, once for each convention in ``conventions.TOPICS``.
 
-The vectors of one topic have the same inputs, and another expected result for each name, so that a backend that claims
-one name and follows another fails.
+The vectors of one topic have the same inputs, and a different expected result for each convention, so that a backend
+that claims one convention and follows another fails.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _FLAGS = ("convention",)
 
 
 def generate() -> Iterator[Vector]:
-    """Casts, then conversions, products and values of block-scaled formats."""
+    """Yield casts, then conversions, products and values of block-scaled formats."""
     yield from _powers()
     yield from _nan_codes()
     yield from _flushed()
@@ -57,7 +57,7 @@ def generate() -> Iterator[Vector]:
 
 
 def _cast(topic: str, name: str, x: Codes, cast: Cast, comment: str) -> Vector:
-    """One cast by one convention; other topics, which its elements do not concern, play no part."""
+    """Return one cast by one convention; its elements do not depend on other topics."""
     with np.errstate(all="ignore"):
         y = Codes(cast.format.name, np.asarray(encode_by(x.native, cast, {topic: name})))
     attributes = {"format": cast.format.name, "rounding": cast.rounding, "overflow": cast.overflow}
@@ -66,7 +66,7 @@ def _cast(topic: str, name: str, x: Codes, cast: Cast, comment: str) -> Vector:
 
 
 def _powers() -> Iterator[Vector]:
-    """Zero, negative and tiny numbers to powers of two."""
+    """Yield casts of zero, negative and tiny numbers to powers of two."""
     tiny = np.array([2.0**-149, 2.0**-133, 2.0**-130, 2.0**-128, 1.5 * 2.0**-128])
     negative = np.array([-1.0, -1.5, -3.0, -(2.0**100), -0.0, -(2.0**-126)])
     groups = {
@@ -85,13 +85,13 @@ def _powers() -> Iterator[Vector]:
 
 
 def _held(x: NDArray[np.float64], source: str) -> Float32:
-    """The numbers that a source holds."""
+    """Return the numbers that a source represents."""
     near = Cast(source, "nearest_even", "saturate")(x)
     return np.asarray(near[near == x])
 
 
 def _nan_codes() -> Iterator[Vector]:
-    """NaN of both signs and several payloads."""
+    """Yield casts of NaN of both signs and several payloads."""
     for format in FORMATS.values():
         topic = "nan_code" if format.has_signed_nan else "nan_without"
         if topic == "nan_without" and format.has_nan:
@@ -112,7 +112,7 @@ def _nans(source: str) -> Codes:
 
 
 def _flushed() -> Iterator[Vector]:
-    """Subnormal numbers of float32 and bfloat16 that are read as zero."""
+    """Yield casts that read subnormal numbers of float32 and bfloat16 as zero."""
     x = np.array([2.0**-149, 2.0**-133, 2.0**-130, 3 * 2.0**-133, 2.0**-127])
     x = np.stack([x, -x], -1).reshape(-1)
     for format in FORMATS.values():
@@ -149,7 +149,7 @@ def _zero_blocks() -> Iterator[Vector]:
 
 
 def _flushed_blocks() -> Iterator[Vector]:
-    """Blocks whose amax is a normal number of float32, and most of whose elements are not."""
+    """Yield blocks whose amax is a normal number of float32, and most of whose elements are not."""
     sizes = np.array([1.25 * 2.0**-126, 2.0**-127, -(2.0**-127), 1.5 * 2.0**-127, -(2.0**-128), 2.0**-133, 0.0])
     for name, cast in BLOCK_FORMATS.items():
         x = np.resize(sizes, (2, 2 * cast.block[-1]))
@@ -166,7 +166,7 @@ def _flushed_blocks() -> Iterator[Vector]:
 
 
 def _nonfinite_blocks() -> Iterator[Vector]:
-    """An infinity, or a NaN, or both, in blocks of every format, of float32 and of bfloat16."""
+    """Yield an infinity, or a NaN, or both, in blocks of every format, of float32 and of bfloat16."""
     for i, (name, cast) in enumerate(BLOCK_FORMATS.items()):
         n = cast.block[-1]
         usual = Words(13000 + i).normal(4, 2 * n)
@@ -184,7 +184,7 @@ def _nonfinite_blocks() -> Iterator[Vector]:
 
 
 def _nvfp4() -> Iterator[Vector]:
-    """Every arithmetic of scales with every one of elements, on blocks where any two of them differ."""
+    """Yield every arithmetic of scales with every one of elements, on blocks where any two of them differ."""
     names = [f"{s}+{e}" for s in SCALE_ARITHMETICS for e in ELEMENT_ARITHMETICS]
     ties = Codes.of(_separating(Words(13100).normal(16384, 16).astype(np.float32)), "float32")
     witness = np.zeros((2, 16), np.float32)
@@ -206,7 +206,7 @@ def _nvfp4() -> Iterator[Vector]:
 
 
 def _separating(x: Float32) -> Float32:
-    """Rows, found by search, on which any two arithmetics of scales, and any two of elements, differ.
+    """Return rows, found by search, on which any two arithmetics of scales, and any two of elements, differ.
 
     With 8.75 = 7·1.25 the largest of the tensor, blocks whose scale is exactly a tie of E4M3 have a float32 amax.
     """
@@ -226,7 +226,7 @@ def _separating(x: Float32) -> Float32:
 
 
 def _near_ties(scales: NDArray[np.float64], t: np.float32) -> Float32:
-    """A row for each scale s: the largest, 6·s·T, then ties of E2M1 times s·T and their neighbors in float32."""
+    """Return a row for each scale s: the largest, 6·s·T, then ties of E2M1 times s·T and their float32 neighbors."""
     ties = np.array([0.25, 0.75, 1.25, 1.75, 2.5])
     unit = (scales[:, None] * np.float64(t))[:, :, None]
     middle = (unit * ties[:, None]).astype(np.float32)
@@ -243,7 +243,7 @@ def _differing(arrays: Sequence[NDArray[np.float32]]) -> list[int]:
 
 
 def _signed_scales() -> Iterator[Vector]:
-    """Scales of E4M3 whose sign bit is set."""
+    """Yield products and values with E4M3 scales whose sign bit is set."""
     first, second = BLOCK_FORMATS["nvfp4"], get_block_cast("nvfp4", axis=-2)
     words = Words(13200)
     a, b = random_blocks(words, first, (3, 40), 0.25), random_blocks(words, second, (40, 2), 0.5)
@@ -255,7 +255,7 @@ def _signed_scales() -> Iterator[Vector]:
 
 
 def _dequantized() -> Iterator[Vector]:
-    """Blocks, found by search, of which the order of two multiplications decides a value."""
+    """Yield blocks, found by search, in which the order of two multiplications decides a value."""
     for i, (name, output) in enumerate((("nvfp4", "float32"), ("fp8_1x128", "bfloat16"))):
         cast = cast_for(output)
         words, n = Words(13300 + i), BLOCK_FORMATS[name].block[0]

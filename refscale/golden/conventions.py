@@ -1,16 +1,16 @@
-"""What no standard decides: topics, the names of their conventions, and which elements of a vector each concerns.
+"""Cases that no standard defines: topics, the names of their conventions, and the elements of a vector they concern.
 
-A vector records the convention that its expected bits follow, by topic (``Vector.conventions``).  A backend claims
-names (``kit.Claims.conventions``).  An element that a topic concerns is judged where the recorded name is the claimed
-one; all other elements are mandated, and are judged whatever is claimed.  A topic is of one of three kinds:
+A vector records the convention of its expected bits, by topic (``Vector.conventions``). A backend claims conventions by
+name (``kit.Claims.conventions``). An element that a topic concerns is checked if the recorded name is the claimed one;
+all other elements are mandated by a standard, and are always checked. There are three kinds of topics:
 
-* asked: attributes of the call name the convention (``nonfinite``, ``arithmetic``); without a claim a backend is
-  judged by every name that it is asked for, with a claim by that name alone.
-* with a default: a standard recommends one name; without a claim a backend is judged by it.
-* neither: without a claim these elements are not judged, and the report counts them.
+* requested: attributes of the call name the convention (``nonfinite``, ``arithmetic``). Without a claim a backend is
+  checked with every name that a call requests, with a claim with that name alone.
+* with a default: a standard recommends one name; without a claim a backend is checked with it.
+* without a default: without a claim these elements are not checked, and the report counts them.
 
-The code of a NaN is a special case: that it is a NaN is mandated (IEEE 754-2019, 6.2), and always judged; which NaN is
-judged by the claimed name.
+The code of a NaN is a special case. A standard mandates that the result is a NaN (IEEE 754-2019, 6.2), which is always
+checked; the claimed name defines its code, which is checked under that claim.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Topic:
-    """A case that no standard decides.
+    """A case that no standard defines.
 
     Attributes:
-        names: of the conventions; the first is that of ``formats`` and ``blocks`` by default.
-        clause: the sentence of a standard that leaves it open, or recommends ``default``.
+        names: names of its conventions; the first is the default of ``formats`` and ``blocks``.
+        clause: sentence of a standard that leaves the case open, or recommends ``default``.
         asked: whether the attributes of a vector name the convention.
-        default: the name by which a backend without a claim is judged; "" for none.
+        default: name with which a backend without a claim is checked; "" for none.
     """
 
     names: tuple[str, ...]
@@ -105,7 +105,7 @@ TOPICS: Mapping[str, Topic] = MappingProxyType(
         ),
     }
 )
-"""By name."""
+"""Topics by name."""
 
 SETS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
@@ -150,15 +150,15 @@ SETS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "cublas": {"scale_sign": "ignored"},
     }
 )
-"""Names by topic, or by "topic/format", of libraries that agree with one."""
+"""Conventions of known libraries, by topic or by "topic/format"."""
 
 
 def claimed(conventions: str | Mapping[str, str]) -> dict[str, str]:
-    """What a backend claims, as names by topic.
+    """Return the claims of a backend as names by topic.
 
     Args:
-        conventions: a mapping from "topic" or "topic/format" to a name; or text, parts joined by commas, each the name
-            of a set or "topic:name": "cuda,nan_code:payload".  Later parts override earlier ones.
+        conventions: mapping from "topic" or "topic/format" to a name; or text, parts joined by commas, each the name of
+            a set or "topic:name": "cuda,nan_code:payload". Later parts override earlier ones.
 
     Raises:
         GoldenError: an unknown set, topic, format or name.
@@ -184,7 +184,7 @@ def claimed(conventions: str | Mapping[str, str]) -> dict[str, str]:
 
 
 def is_claimed(vector: Vector, topic: str, claims: Mapping[str, str]) -> bool:
-    """Whether the convention that a vector records for a topic is the one by which a backend is judged."""
+    """Return whether the convention that a vector records for a topic is the one that the backend is checked with."""
     name = claims.get(f"{topic}/{vector.attributes.get('format')}", claims.get(topic, ""))
     if not name and TOPICS[topic].asked:
         return True
@@ -192,12 +192,12 @@ def is_claimed(vector: Vector, topic: str, claims: Mapping[str, str]) -> bool:
 
 
 def unclaimed(vector: Vector, claims: Mapping[str, str]) -> tuple[str, ...]:
-    """The topics of a vector by whose recorded convention a backend is not judged."""
+    """Return the topics of a vector whose recorded convention is not the one that the backend is checked with."""
     return tuple(topic for topic in vector.conventions if not is_claimed(vector, topic, claims))
 
 
 def concerned(vector: Vector, topics: tuple[str, ...]) -> dict[str, Mask]:
-    """The elements of each output that some topics concern; those of ``nan_code`` only in the family ``convention``."""
+    """Return the elements of each output that some topics concern; for ``nan_code``, only in family ``convention``."""
     masks = {name: np.zeros(y.shape, np.bool_) for name, y in vector.outputs.items()}
     for topic in topics:
         if topic != "nan_code" or vector.family == "convention":
@@ -210,14 +210,14 @@ def concerned(vector: Vector, topics: tuple[str, ...]) -> dict[str, Mask]:
 
 
 def of_cast(x: Codes, format: str, overflow: str) -> dict[str, str]:
-    """The conventions of ``formats`` that the result of a cast follows."""
+    """Return the conventions of ``formats`` that the result of a cast follows."""
     wide = x.values
     topics = [t for t in CONVENTIONS if _of_numbers(wide, x.format, format, overflow, t).any()]
     return {topic: CONVENTIONS[topic][0] for topic in topics}
 
 
 def of_blocks(x: Codes, cast: BlockCast) -> dict[str, str]:
-    """The conventions of ``blocks`` that the result of a conversion follows."""
+    """Return the conventions of ``blocks`` that the result of a conversion follows."""
     found = {}
     if cast.rule == "amax":
         kind = "nvfp4" if cast.tensor_scale else "tile"
@@ -235,12 +235,12 @@ def of_blocks(x: Codes, cast: BlockCast) -> dict[str, str]:
 
 
 def of_dequantize(attributes: Mapping[str, Any], blocks: Blocks) -> dict[str, str]:
-    """The conventions of ``blocks`` that the values of an array follow."""
+    """Return the conventions of ``blocks`` that the values of an array follow."""
     return {"dequantize": "exact"} if _by_order(attributes, blocks).any() else {}
 
 
 def _by_order(attributes: Mapping[str, Any], blocks: Blocks) -> Mask:
-    """Where the order of multiplications decides a value."""
+    """Return the elements whose value depends on the order of multiplications."""
     cast = Cast(attributes["format"], attributes["rounding"], attributes["overflow"])
     exact, *others = (dequantize_blocks(blocks, cast, a).view(np.uint32) for a in DEQUANTIZE_ARITHMETICS)
     return np.asarray(np.logical_or.reduce([exact != y for y in others]))
@@ -252,7 +252,7 @@ def _subnormal(wide: Array, source: str) -> Mask:
 
 
 def _of_numbers(wide: Array, source: str, format: str, overflow: str, topic: str) -> Mask:
-    """Which numbers of a cast, from a source format to another, a topic concerns."""
+    """Return the numbers of a cast, from a source format to another, that a topic concerns."""
     f = get_format(format)
     nan, negative = np.isnan(wide), np.signbit(wide)
     match topic:
@@ -275,7 +275,7 @@ def _of_cast(vector: Vector, topic: str) -> dict[str, Mask]:
 
 
 def _of_blocks(vector: Vector, topic: str) -> dict[str, Mask]:
-    """Blocks as a whole; all of a tensor where its own scale depends on the topic."""
+    """Return whole blocks; the whole tensor if its own scale depends on the topic."""
     x, cast = vector.inputs["x"], cast_of(**vector.attributes)
     wide = x.values
     chosen = {
@@ -288,13 +288,13 @@ def _of_blocks(vector: Vector, topic: str) -> dict[str, Mask]:
         return {name: np.ones(y.shape, np.bool_) for name, y in vector.outputs.items()}
     blocks = _any_of_blocks(chosen[topic], cast)
     if topic == "block_zero":
-        return {"scales": ~blocks}  # whatever it is, the elements are zero
+        return {"scales": ~blocks}  # with any scale, the elements are zero
     each = Blocks(cast, wide, blocks.astype(np.float32), 1.0).scale_of_each() != 0
     return {"elements": each, "scales": blocks}
 
 
 def _any_of_blocks(mask: Mask, cast: BlockCast) -> Mask:
-    """Whether any element of each block is set."""
+    """Return whether any element of each block is set."""
     for axis, n in zip(block_axes(cast, mask.shape), cast.block, strict=True):
         if mask.size:
             mask = np.logical_or.reduceat(mask, np.arange(0, mask.shape[axis], n), axis)

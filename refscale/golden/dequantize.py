@@ -1,7 +1,7 @@
 """Family ``block-dequantize``: the values of block-scaled codes, rounded to a format.
 
-Elements and scales are codes that no conversion would make side by side: every element code, and scales at both ends
-of their format, so that a backend that reads one of them wrongly fails there.
+Elements and scales are codes that no conversion produces together: every element code, and scales at both ends of their
+format, so that a backend that reads one of them wrongly fails there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OUTPUTS = ("float32", "bfloat16", "float16")
 
 
 def generate() -> Iterator[Vector]:
-    """Every named format: usual scales, scales at both ends, NaN; another axis, leading axes, odd lengths."""
+    """Yield every named format: usual scales, scales at both ends, NaN; another axis, leading axes, odd lengths."""
     for i, (name, cast) in enumerate(BLOCK_FORMATS.items()):
         words, where = Words(12000 + i), f"block-dequantize/{name}"
         n = cast.block[-1]
@@ -48,12 +48,12 @@ def generate() -> Iterator[Vector]:
         if cast.tensor_scale:
             scaled = random_blocks(words, cast, (6, 2 * n), 1.3e-3)
             for output in ("float32", "float16"):
-                flags, comment = ("block-tensor-scale",), "the tensor's scale is no power of two"
+                flags, comment = ("block-tensor-scale",), "the tensor's scale is not a power of two"
                 yield dequantized(f"{where}/{output}/tensor-scale", scaled, cast_for(output), flags, comment)
 
 
 def random_blocks(words: Words, cast: BlockCast, shape: tuple[int, ...], tensor_scale: float) -> Blocks:
-    """Finite non-zero elements of every code, and finite scales within a few binades of 1."""
+    """Return finite non-zero elements of every code, and finite scales within a few binades of 1."""
     element, scale = cast.element, cast.scale
     codes = decode(np.arange(element.code_count, dtype=element.code_dtype), element)
     codes = codes[np.isfinite(codes) & (codes != 0)]
@@ -65,7 +65,7 @@ def random_blocks(words: Words, cast: BlockCast, shape: tuple[int, ...], tensor_
 
 
 def end_scales(cast: BlockCast) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The scales at the lower end of their format, subnormals among them, and at the upper end."""
+    """Return the scales at the lower end of their format, subnormals among them, and at the upper end."""
     f = get_format(cast.scale)
     low = [0, 1, 2, (1 << f.mantissa_bits) - 1, 1 << f.mantissa_bits] if f.has_zero else [0, 1, 2]
     top = (f.inf_code or f.nan_code or f.code_count) - 1
@@ -74,13 +74,13 @@ def end_scales(cast: BlockCast) -> tuple[NDArray[np.float32], NDArray[np.float32
 
 
 def with_scales(x: Blocks, scales: NDArray[np.float32]) -> Blocks:
-    """The same elements, with these scales in turn."""
+    """Return the same elements, with these scales in turn."""
     size = x.scales.size
     return Blocks(x.cast, x.elements, np.resize(scales, size).reshape(x.scales.shape), x.tensor_scale)
 
 
 def with_specials(x: Blocks) -> Blocks:
-    """NaN in the second scale, over elements that are no zeros; then subnormal, infinite and NaN elements."""
+    """Return blocks with NaN in the second scale over non-zero elements, then subnormal, infinite and NaN elements."""
     scales, elements, f = x.scales.copy(), x.elements.copy(), x.cast.element
     scales.reshape(-1)[1] = np.nan
     flat = elements.reshape(-1)
@@ -100,15 +100,15 @@ def dequantized(
     comment: str,
     conventions: Mapping[str, str] | None = None,
 ) -> Vector:
-    """The vector of one array, its expected values made here.
+    """Return the vector of one array, with its expected values.
 
     Args:
         where: id of the vector.
-        x: the array by its parts.
-        cast: to the format of the result.
-        flags: of the vector.
-        comment: of the vector.
-        conventions: that the values follow; None: those of ``blocks``.
+        x: array by its parts.
+        cast: cast to the format of the result.
+        flags: flags of the vector.
+        comment: comment of the vector.
+        conventions: conventions that the values follow; None: those of ``blocks``.
     """
     attributes = {
         "element_format": x.cast.element.name,

@@ -14,12 +14,12 @@ from refscale.golden.schema import Vector
 
 @dataclass(frozen=True)
 class Family:
-    """Vectors of one kind.
+    """A family: golden vectors of one kind.
 
     Attributes:
         name: first part of their ids.
-        title: one line.
-        generate: makes them, always the same, in the same order.
+        title: description in one line.
+        generate: function that yields the vectors, always the same, in the same order.
     """
 
     name: str
@@ -34,25 +34,25 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             Family("cast", "rounding to every format, in every mode", cast.generate_cast),
             Family("decode", "every code of every format", cast.generate_decode),
             Family("unary", "functions of one number and their derivatives", unary.generate),
-            Family("matmul", "matrix products of every pair of formats, scaled ones among them", products.generate),
+            Family("matmul", "matrix products of every pair of formats, also scaled ones", products.generate),
             Family("block-scale", "scales of blocks by every rule, where rules change", blocks.generate_scales),
             Family("block-cast", "block-scaled formats: scales, codes, layouts", blocks.generate_casts),
             Family("block-matmul", "products of block-scaled matrices", block_products.generate),
             Family("block-dequantize", "values of block-scaled codes", dequantize.generate),
-            Family("convention", "where no standard decides: each convention by its name", choices.generate),
+            Family("convention", "cases that no standard defines: each convention by its name", choices.generate),
             Family("ops", "each row of the op table, forward and backward, with its factors", ops.generate),
             Family("model", "training steps: feed-forward, attention, BERT, AdamW", models.generate),
         )
     }
 )
-"""By name, from the smallest thing to the largest: a backend that fails an early family need not look at later ones."""
+"""Families by name, from the simplest to the most complex: after a failure in one, later ones are not informative."""
 
 
 def get_family(name: str) -> Family:
-    """The family of that name.
+    """Return the family of that name.
 
     Raises:
-        GoldenError: no such family.
+        GoldenError: there is no such family.
     """
     if name not in FAMILIES:
         raise GoldenError(f"golden family {name!r}: expected one of {', '.join(FAMILIES)}")
@@ -60,16 +60,16 @@ def get_family(name: str) -> Family:
 
 
 def generate(names: Iterable[str] | None = None) -> Iterator[Vector]:
-    """The vectors of some families, or of all."""
+    """Yield the vectors of some families; default: of all."""
     for name in FAMILIES if names is None else names:
         yield from get_family(name).generate()
 
 
 def complete(vector: Vector) -> Vector:
-    """A bulk vector with its arrays, made anew; any other as it is.
+    """Return a bulk vector with its arrays, generated again; any other vector unchanged.
 
     Raises:
-        GoldenError: a bulk vector that this version of the package does not make.
+        GoldenError: this version of the package does not generate a bulk vector of that id.
     """
     if not vector.bulk:
         return vector

@@ -1,6 +1,6 @@
-"""What a reader of a set needs beside the vectors: format tables, schemas and the meaning of every op, as files.
+"""Documentation of a set as files: format tables, schemas and the meaning of every op.
 
-``golden write`` puts them beside the top manifest, so that a directory can be read without this package.
+``golden write`` writes them beside the top manifest, so that a directory can be read without this package.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GUIDE = (*SCHEMAS, "formats.json", "README.md")
 
 
 def guide_files(conventions: Mapping[str, Any]) -> dict[str, bytes]:
-    """Name → content of every file of the guide.
+    """Return every file of the guide, content by name.
 
     Args:
         conventions: topics with their names, as in the top manifest.
@@ -41,7 +41,7 @@ def guide_files(conventions: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def format_entry(f: Format) -> dict[str, Any]:
-    """A format as numbers and codes; ``README.md`` explains the fields."""
+    """Return a format as numbers and codes; ``README.md`` explains the fields."""
     return {
         "name": f.name,
         "bits": f.bits,
@@ -65,27 +65,27 @@ def format_entry(f: Format) -> dict[str, Any]:
 
 _HEAD = """# Golden vectors
 
-Inputs made for one bug each, and the expected bits.  `manifest.json` has the version of the set, what every op computes
-(`ops`), what every flag means (`flags`), the topics that no standard decides (`conventions`), and the SHA-256 of every
-file of vectors.  `FAMILY/manifest.json` lists the arrays and vectors of a family.  `set.schema.json`,
+Inputs that each target one bug, and the expected bits. `manifest.json` has the version of the set, the definition of
+every op (`ops`), the meaning of every flag (`flags`), the topics that no standard defines (`conventions`), and the
+SHA-256 of every file of vectors. `FAMILY/manifest.json` lists the arrays and vectors of a family. `set.schema.json`,
 `manifest.schema.json` and `report.schema.json` are the JSON Schemas of these two and of `refscale conform --json`;
-`trace.schema.json` is that of the index of a recorded step, which `refscale conform --trace` judges, and
+`trace.schema.json` is that of the index of a recorded step, which `refscale conform --trace` checks, and
 `trace_result.schema.json` that of its verdict.
-`formats.json` is the table of formats.  The sections below come from the package that made the vectors.
+`formats.json` is the table of formats. The sections below come from the package that generated the vectors.
 
 ## Arrays
 
 An array is `{"format", "shape", "sha256", "file", "offset"}`: its elements are those of `FAMILY/file`, a NumPy `.npy`
-file of version 1.0, from element `offset` on, in row-major order (the last index varies fastest).  Elements are
-*codes*: unsigned integers of 8, 16, 32 or 64 bits, little-endian, the smallest that holds the format.  A code of 6 or 4
-bits is in the low bits of a byte of its own; only `block_layout` packs two into a byte.  `float64` is its bits as
-uint64; `int64`, `uint32`, `uint8` and `bool` are themselves.  `sha256` is of these bytes, without padding.  An array
-of a vector with `"bulk": true` may have no `file` but a `sample`: every `step`-th element from the first, `count` of
-them.
+file of version 1.0, from element `offset` on, in row-major order (the last index varies fastest). Elements are
+*codes*: unsigned integers of 8, 16, 32 or 64 bits, little-endian, the smallest that holds the format. A code of 6 or 4
+bits is in the low bits of a byte of its own; only `block_layout` packs two into a byte. `float64` is stored as its bits
+in uint64; `int64`, `uint32`, `uint8` and `bool` are stored unchanged. `sha256` is of these bytes, without padding. An
+array of a vector with `"bulk": true` may have no `file` but a `sample`: every `step`-th element from the first, `count`
+of them.
 
-A vector names its arrays by their position in `arrays`.  It means: apply `op` with `attributes` to `inputs`; the result
-is `outputs`, every bit of them.  `flags` name the bugs that it catches.  An output `y` is the only one of its vector,
-or the forward result beside the gradients `grad_NAME`.
+A vector names its arrays by their position in `arrays`. It defines: `op` with `attributes`, applied to `inputs`,
+returns exactly the bits of `outputs`. `flags` name the bugs that it catches. An output `y` is the only one of its
+vector, or the forward result beside the gradients `grad_NAME`.
 
 ## Formats
 
@@ -102,23 +102,23 @@ A code is, from the top, a sign bit s (if `signed`), `exponent_bits` bits E and 
 * `none`: neither.
 * `twos_complement`: the code is a two's complement integer times 2^-m; neither.
 
-`nan_code` is the code that a NaN result has; of a format with `signed_nan` its sign is that of the input.  Two NaN of a
-format count as the same unless a backend claims the code (convention `nan_code`).  A value is rounded to a format as
+`nan_code` is the code of a NaN result; in a format with `signed_nan` its sign is that of the input. Two NaN of a format
+are equal unless a backend claims the code (convention `nan_code`). Rounding of a value to a format is defined as
 follows.
 
 """
 
 _TOLERANCES = """## Comparison and tolerances
 
-The expected result of every vector is the real number, rounded once.  The verdict is by bits.  It is by an interval
-where a backend claims less: another accumulator, or functions within a number of ulp.  A product that is summed in
-float32 in any order, K terms, u = 2^-24, T = Σ|a·b| of exact products, is right if
+The expected result of every vector is the exact result, rounded once. The verdict compares bits. It compares with an
+interval if a backend claims less: another accumulator, or functions within a number of ulp. A product that is summed in
+float32 in any order, K terms, u = 2^-24, T = Σ|a·b| of exact products, is correct if
 
     |s − Σ a·b| ≤ T·γ,    γ = (K + 1)·u / (1 − (K + 1)·u)
 
-before it is multiplied by the factor (one more rounding, 2·u·|factor·s|), and rounding that interval's two ends to the
-output format bounds the output: rounding is monotonic.  An output outside `[round(low), round(high)]` is wrong.  A NaN
-end is unbounded.  The other accumulators, their error bounds and the bounds of other ops:
+before it is multiplied by the factor (one more rounding, 2·u·|factor·s|). Rounding the two ends of that interval to the
+output format bounds the output, as rounding is monotonic. An output outside `[round(low), round(high)]` is wrong. A NaN
+end means no bound. The other accumulators, their error bounds and the bounds of other ops:
 
 """
 
@@ -154,9 +154,9 @@ Without these attributes, rounding is `nearest_even`, and formats of at most 8 b
 
 _RANDOM = """## Random words
 
-A cast with `rounding` = "stochastic" has an input `random_bits`: a uint32 for each element, at the same index.  With S
+A cast with `rounding` = "stochastic" has an input `random_bits`: a uint32 for each element, at the same index. With S
 the spacing of the format at x and rest = |x|/S − ⌊|x|/S⌋, the element is rounded outward (away from zero) if
-⌊2^32·rest⌋ + word ≥ 2^32, else inward.  In a `block_quantize` the words decide elements, not scales.
+⌊2^32·rest⌋ + word ≥ 2^32, else inward. In a `block_quantize` the words decide elements, not scales.
 
 """
 
@@ -172,7 +172,7 @@ def _readme(conventions: Mapping[str, Any]) -> str:
     parts += [_section(title, module, "###") for title, module in _BOUNDS]
     parts.append("## Ops\n\n")
     for name, op in OPS.items():
-        parts.append(f"* `{name}`: {op['computes']}.  Accumulates: {op['accumulate']}.  Factor: {op['factor']}.\n")
+        parts.append(f"* `{name}`: {op['computes']}. Accumulates: {op['accumulate']}. Factor: {op['factor']}.\n")
         parts.append(f"  Attributes: {', '.join(f'{k} ({kind})' for k, kind in ATTRIBUTES[name].items())}.\n")
     parts.append("\n## Flags\n\n")
     parts += [f"* `{flag}`: {text}\n" for flag, text in FLAGS.items()]
@@ -185,6 +185,6 @@ def _section(title: str, module: str, level: str = "##") -> str:
 
 
 def _indented(text: str) -> str:
-    """A docstring as it is: tables and formulas keep their columns."""
+    """Return a docstring with the columns of its tables and formulas unchanged."""
     lines = ["```text", *text.split("\n"), "```", ""]
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
-"""The kit as a plugin of pytest: a test per vector, a backend per process, coverage at the end.
+"""The kit as a pytest plugin: a test per vector, a backend per process, coverage at the end.
 
-``refscale.testing.plugin`` loads it where a backend is given.  Under pytest-xdist each worker starts its own backend
-and judges the vectors that it receives.  A verdict travels with the report of its test, so the process that prints the
+``refscale.testing.plugin`` loads it if a backend is given. Under pytest-xdist each worker starts its own backend and
+checks the vectors that it receives. A verdict travels with the report of its test, so the process that prints the
 summary also writes the JSON and checks the coverage.
 """
 
@@ -28,7 +28,7 @@ from refscale.golden.schema import Vector
 from refscale.golden.store import load
 
 _KEY = "refscale"
-"""Attribute of a test's report that has the verdict; name of a worker's backend in its output."""
+"""Attribute of a test's report with the verdict; name of a worker's backend in its output."""
 
 
 def pytest_configure(config: Any) -> None:
@@ -40,10 +40,10 @@ class Conformance:
     """The plugin of one run.
 
     Args:
-        config: of pytest.
+        config: pytest's configuration.
 
     Raises:
-        pytest.UsageError: a backend, set, waivers file, pattern or flag that does not exist.
+        pytest.UsageError: a backend, set, waivers file, pattern or flag does not exist.
     """
 
     def __init__(self, config: Any) -> None:
@@ -80,13 +80,13 @@ class Conformance:
         return PipeBackend(self.args.pipe, self.args.timeout) if self.args.pipe else find(self.args.backend)
 
     def pytest_pycollect_makeitem(self, collector: Any, name: str, obj: object) -> list[Any] | None:
-        """Put a test for each vector in the place of ``conformance.test_vector``."""
+        """Replace ``conformance.test_vector`` by a test for each vector."""
         if obj is not conformance.test_vector:
             return None
         return [VectorItem.made(collector, v, self) for v in self.vectors]
 
     def judge(self, item: VectorItem) -> Result:
-        """The verdict on one vector, noted in the report of its test."""
+        """Return the verdict on one vector, and store it in the report of its test."""
         assert self.session is not None
         try:
             result = self.session.judge(item.vector)
@@ -101,27 +101,27 @@ class Conformance:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: Any, call: Any) -> Generator[None, Any, Any]:
-        """Add the verdict to the report."""
+        """Add the verdict to the report of the test."""
         report = yield
         if call.when == "call" and isinstance(item, VectorItem):
             setattr(report, _KEY, item.noted)
         return report
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Take the verdict from the report."""
+        """Read the verdict from the report of a test."""
         noted = getattr(report, _KEY, None)
         if self._reports and noted:
             self._entries[noted["id"]] = noted
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
-        """Take what a worker of pytest-xdist says of its backend."""
+        """Read the backend of a pytest-xdist worker from its output."""
         about, lost = getattr(node, "workeroutput", {}).get(_KEY, ({}, ""))
         self._about, self._lost = about or self._about, lost or self._lost
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: Any) -> None:
-        """Write the JSON and check the coverage; a worker sends what it knows of the backend."""
+        """Write the JSON and check the coverage; a worker sends the entry of its backend."""
         if not self._reports:
             session.config.workeroutput[_KEY] = (self._about, self._lost)
             return
@@ -148,7 +148,7 @@ class Conformance:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _results(self) -> list[Result]:
-        """The verdicts of all processes, as far as coverage needs them."""
+        """Return the verdicts of all processes, reduced to the fields that coverage needs."""
         made = [
             replace(whole_result(self._by_id[e["id"]], e["verdict"], e.get("reason", "")), unanswered=e["unanswered"])
             for e in self._entries.values()
@@ -156,7 +156,7 @@ class Conformance:
         return covered(made)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Print the problems and the totals."""
+        """Print the problems and the totals at the end of the run."""
         if self._entries:
             terminalreporter.section("refscale")
             for problem in self._problems:
@@ -165,7 +165,7 @@ class Conformance:
             terminalreporter.line(totals_in_words(results))
 
     def pytest_unconfigure(self) -> None:
-        """End the program."""
+        """Close the program of the backend."""
         if self.session is not None and isinstance(self.session.backend, PipeBackend):
             self.session.backend.close()
 
@@ -173,17 +173,17 @@ class Conformance:
 class VectorItem(pytest.Item):
     """The test of one vector.
 
-    Its node is ``refscale/FAMILY/…::REST``: dashboards group by what stands before "::".
+    Its node is ``refscale/FAMILY/…::REST``: dashboards group by the part before "::".
     """
 
     vector: Vector
     plugin: Conformance
     noted: dict[str, Any] | None = None
-    """The entry of the verdict in the report, once there is one."""
+    """Entry of the verdict in the report, after the test has run."""
 
     @classmethod
     def made(cls, collector: Any, vector: Vector, plugin: Conformance) -> VectorItem:
-        """The test of a vector."""
+        """Create the test of a vector."""
         group, _, rest = vector.id.partition("/")
         if rest.count("/") > 1:
             second, _, rest = rest.partition("/")
@@ -193,7 +193,7 @@ class VectorItem(pytest.Item):
         return item
 
     def runtest(self) -> None:
-        """Judge it."""
+        """Check the vector; fail or skip by its verdict."""
         result = self.plugin.judge(self)
         match result.verdict:
             case "not implemented":
@@ -206,5 +206,5 @@ class VectorItem(pytest.Item):
                 pytest.fail("\n".join(describe(result)), pytrace=False)
 
     def reportinfo(self) -> tuple[str, None, str]:
-        """Where it is: the id."""
+        """Return the id of the vector as the test's location."""
         return "refscale", None, self.vector.id

@@ -1,4 +1,4 @@
-"""Inputs of golden vectors, from integers alone: the same bits on every machine, and in every version of NumPy."""
+"""Inputs of golden vectors, from integers alone: the same bits on every machine and in every version of NumPy."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Float64 = NDArray[np.float64]
 
 
 class Words:
-    """Random words: the raw output of PCG64, which no release changes.
+    """Random words: the raw output of PCG64, which is the same in every release.
 
     Args:
-        seed: of the stream.
+        seed: seed of the stream.
     """
 
     def __init__(self, seed: int) -> None:
@@ -26,47 +26,47 @@ class Words:
 
     @classmethod
     def named(cls, name: str) -> Words:
-        """The stream of a name: the first eight bytes of its SHA-256 are the seed."""
+        """Return the stream of a name: the first eight bytes of its SHA-256 are the seed."""
         return cls(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
 
     def skip(self, count: int) -> None:
-        """Pass over so many words."""
+        """Skip a number of words."""
         self._source.advance(count)
 
     def words(self, *shape: int) -> NDArray[np.uint32]:
-        """uint32, uniform: the upper halves of raw words."""
+        """Return uniform uint32: the upper halves of raw words."""
         raw = self._source.random_raw(max(1, math.prod(shape)))
         return (np.asarray(raw, np.uint64) >> 32).astype(np.uint32)[: math.prod(shape)].reshape(shape)
 
     def below(self, n: int, *shape: int) -> NDArray[np.int64]:
-        """Integers 0 … n − 1, uniform to 2^-32·n."""
+        """Return integers 0 … n − 1, uniform to 2^-32·n."""
         return ((self.words(*shape).astype(np.uint64) * np.uint64(n)) >> 32).astype(np.int64)
 
     def normal(self, *shape: int) -> Float64:
-        """Nearly N(0, 1): the sum of twelve uniform 16-bit numbers, less its mean.  Exact, within ±6."""
+        """Return nearly N(0, 1) numbers: the sum of twelve uniform 16-bit numbers, less its mean; exact, within ±6."""
         total = (self.words(*shape, 12) >> 16).astype(np.int64).sum(-1)
         return np.asarray((2 * total - 12 * 65535) / 131072.0)
 
 
 def cast_for(format: str | Format) -> Cast:
-    """The usual cast of inputs: to nearest, formats of at most 8 bits saturating."""
+    """Return the usual cast of inputs: to nearest, formats of at most 8 bits saturating."""
     format = get_format(format)
     return Cast(format, "nearest_even", "saturate" if format.bits <= 8 else "nonsaturate")
 
 
 def normal_codes(words: Words, format: str, *shape: int) -> Codes:
-    """Codes of nearly normal numbers."""
+    """Return codes of nearly normal numbers."""
     return Codes.of(cast_for(format)(words.normal(*shape)), format)
 
 
 def all_codes(format: str) -> Codes:
-    """Every code of a format, in order."""
+    """Return every code of a format, in order."""
     f = get_format(format)
     return Codes(f.name, np.arange(f.code_count, dtype=f.code_dtype))
 
 
 def positive_values(format: Format) -> Float64:
-    """Positive finite values in ascending order: all of them up to 8 bits; else the ends of every binade."""
+    """Return positive finite values in ascending order: all of them up to 8 bits; else the ends of every binade."""
     if format.bits <= 8:
         found = values(format)
         return np.unique(found[np.isfinite(found) & (found > 0)].astype(np.float64))
@@ -78,17 +78,17 @@ def positive_values(format: Format) -> Float64:
 
 
 def successor(x: Float64, format: Format) -> Float64:
-    """The value after each x ≥ 0; beyond the largest, what would come if the exponent went on."""
+    """Return the next value after each x ≥ 0; after the largest, the value with the next exponent."""
     return np.asarray(x + format.spacing(np.where(x == 0, format.min_subnormal, x)))
 
 
 def both_signs(x: Float64) -> Float64:
-    """x and −x, in turn."""
+    """Return x and −x, alternating."""
     return np.stack([x, -x], -1).reshape(-1)
 
 
 def next_in(source: str, x: Float64, direction: float) -> Float64:
-    """The neighbor of x in float32 or float64, toward ±inf."""
+    """Return the neighbor of x in float32 or float64, toward ±inf."""
     dtype = np.float32 if source == "float32" else np.float64
     with np.errstate(over="ignore"):
         return np.asarray(np.nextafter(x.astype(dtype), dtype(direction)), np.float64)

@@ -1,4 +1,4 @@
-"""Where the bugs behind some flags were seen: libraries with versions, as lesson 9 reports them, and public issues."""
+"""Occurrences of the bugs behind some flags: libraries with versions, as lesson 9 reports them, and public issues."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ SEEN: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
-"""By flag.  A flag without an entry has no case that is known here."""
+"""Occurrences by flag. For a flag without an entry none is known here."""
 
 
 def explain(flag: str, meaning: str) -> str:
-    """A flag in a paragraph: its meaning, and where the bug was seen."""
+    """Return the meaning of a flag and the occurrences of its bug."""
     lines = [f"{flag}: {meaning}"]
     lines += [f"  seen: {case}" for case in SEEN.get(flag, ())]
     return "\n".join(lines)

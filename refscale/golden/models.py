@@ -1,13 +1,13 @@
 """Family ``model``: whole training steps, op by op, and as a whole.
 
-A model is run once on a tape that computes exactly.  From what passed over it two kinds of vectors are made:
+A model runs once on a tape with exact arithmetic. The recorded values give two kinds of vectors:
 
-* ``model/NAME/SCHEME/PRECISION/NNN.op``: an ``op`` vector for every call, with the inputs and the gradient that the
-  reference had there.  A backend is fed these, not its own results, so that the first op that deviates has a name.
-* ``model/NAME/SCHEME/PRECISION/whole``: parameters and batch in; every activation and its gradient, losses and the
-  gradient of every parameter out.  ``bert-tiny`` by hash, the small models in full.
+* ``model/NAME/SCHEME/PRECISION/NNN.op``: an ``op`` vector for every call, with the inputs and the gradient of the
+  reference at that call. A backend receives these, not its own results, so that the first deviating op is identified.
+* ``model/NAME/SCHEME/PRECISION/whole``: inputs are parameters and batch; outputs every activation and its gradient,
+  losses and the gradient of every parameter. ``bert-tiny`` by hash, the small models in full.
 
-``model/bert-micro/…/step-T`` are three steps of AdamW from those gradients on, each from the parameters of the last.
+``model/bert-micro/…/step-T`` are three steps of AdamW from those gradients, each from the parameters of the last step.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ LANGUAGE: dict[str, language.LanguageConfig] = {
     for name in ("charlm-attention", "charlm-rnn", "decoder-mini")
 }
 CALLS = ("ffn", "attention", "bert-micro")
-"""Models of which every call is a vector of the set; of the others they are made on demand."""
+"""Models whose calls are all vectors of the set; the calls of other models are generated on demand."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class Model:
     """A model with its inputs.
 
     Attributes:
-        name: in ids.
-        specs: of its parameters.
-        arrays: what it reads beside parameters, by name.
-        run: (parameters on the tape, arrays) → the output that is differentiated.
-        seed: of the parameters.
+        name: name in ids.
+        specs: specs of its parameters.
+        arrays: inputs beside the parameters, by name.
+        run: function (parameters on the tape, arrays) → output to be differentiated.
+        seed: random seed of the parameters.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Model:
 
 
 def models() -> list[Model]:
-    """FFN, attention, BERT in two sizes, and the language models in one."""
+    """Return FFN, attention, BERT in two sizes, and the language models in one size."""
     words = Words(30_000)
     ffn = Model("ffn", feed_forward_specs("ffn", 16, 64), {"x": words.normal(8, 16)}, _run_ffn, 1)
     mask = np.array([[True] * 6, [True] * 4 + [False] * 2])
@@ -109,7 +109,7 @@ def _run_language(config: language.LanguageConfig) -> Callable[[dict[str, Tensor
 
 
 def _batch(words: Words, config: bert.BertConfig, size: int, seq: int, predictions: int) -> dict[str, Array]:
-    """Random tokens in two segments; the last sequence is padded, and one of its predictions does not count."""
+    """Return random tokens in two segments; the last sequence is padded, and one of its predictions is not counted."""
     ids = words.below(config.vocabulary - 5, size, seq) + 5
     mask = np.ones((size, seq), np.bool_)
     mask[-1, seq - seq // 4 :] = False
@@ -130,7 +130,7 @@ def _batch(words: Words, config: bert.BertConfig, size: int, seq: int, predictio
 
 
 def parameters(model: Model, scheme: Scheme) -> Parameters:
-    """Initial parameters: nearly normal, in float32; biases and gains a little off 0 and 1, so that mistakes show."""
+    """Return initial parameters: nearly normal, in float32; biases and gains differ from 0 and 1 to reveal errors."""
     words, found = Words(model.seed), {}
     for name, spec in model.specs.items():
         x = words.normal(*spec.shape)
@@ -143,12 +143,12 @@ def parameters(model: Model, scheme: Scheme) -> Parameters:
 
 
 class _NotingTape(Tape):
-    """A tape that remembers the value of every leaf, constants included."""
+    """A tape that stores the value of every leaf, constants included."""
 
     leaves: dict[Variable, Array]
 
     def tensor(self, value: Any, name: str = "leaf", *, requires_grad: bool = True) -> Tensor:
-        """As of any tape."""
+        """Create a leaf as ``Tape.tensor`` does, and store its value."""
         found = super().tensor(value, name, requires_grad=requires_grad)
         self.leaves = {**getattr(self, "leaves", {}), found.variable: found.value}
         return found
@@ -156,7 +156,7 @@ class _NotingTape(Tape):
 
 @dataclass(frozen=True)
 class Recorded:
-    """What passed over a tape: the output, and values and complete gradients by variable."""
+    """The record of a run: the output, and values and complete gradients by variable."""
 
     tape: Tape
     output: Tensor
@@ -166,7 +166,7 @@ class Recorded:
 
 
 def run(model: Model, scheme: Scheme, precision: Precision, values: Parameters) -> Recorded:
-    """One forward and backward pass, exact."""
+    """Run one forward and backward pass with exact arithmetic."""
     forward: dict[Variable, Array] = {}
     gradients: dict[Variable, Array] = {}
 
@@ -186,7 +186,7 @@ def run(model: Model, scheme: Scheme, precision: Precision, values: Parameters) 
 
 
 def generate() -> Iterator[Vector]:
-    """Every model under both schemes in each precision."""
+    """Yield every model under both schemes in each precision."""
     for model in models():
         for scheme_name, scheme in SCHEMES.items():
             values = parameters(model, scheme)
@@ -202,7 +202,7 @@ def generate() -> Iterator[Vector]:
 
 
 def calls(where: str) -> list[Vector]:
-    """The op vectors of one model, in the order of its forward pass; also of those that the set holds whole.
+    """Return the op vectors of one model, in the order of its forward pass, also if the set has only the whole step.
 
     Args:
         where: "model/NAME/SCHEME/PRECISION".
@@ -225,7 +225,7 @@ def calls(where: str) -> list[Vector]:
 
 
 def _calls(where: str, recorded: Recorded, precision: Precision) -> Iterator[Vector]:
-    """An op vector for every call but sums of losses, whose inputs and output are reports."""
+    """Yield an op vector for every call except sums of losses, whose inputs and output are reports."""
     for node in recorded.tape.nodes:
         if node.op.name == "loss_sum":
             continue
@@ -245,7 +245,7 @@ def _calls(where: str, recorded: Recorded, precision: Precision) -> Iterator[Vec
 
 
 def _whole(where: str, model: Model, scheme: str, precision: str, values: Parameters, recorded: Recorded) -> Vector:
-    """Parameters, inputs, constants and the gradient of the output; every activation and gradient."""
+    """Return the vector of a whole step: parameters, inputs, constants, gradient of the output; every result."""
     casts = get_precision(precision)
     format = casts.store.format.name if casts.store else "float32"
     inputs = {name: Codes.of(x, "float32") for name, x in values.items()}
@@ -272,7 +272,7 @@ def _whole(where: str, model: Model, scheme: str, precision: str, values: Parame
 
 
 def _graph(model: Model, recorded: Recorded) -> tuple[list[dict[str, Any]], dict[str, Codes]]:
-    """The calls of a step, as ``golden.steps`` reads them, and the constants among their inputs."""
+    """Return the calls of a step, as ``golden.steps`` reads them, and the constants among their inputs."""
     names = {leaf.variable: name for name, leaf in recorded.parameters.items()}
     calls: list[dict[str, Any]] = []
     constants: dict[str, Codes] = {}
@@ -301,7 +301,7 @@ def _graph(model: Model, recorded: Recorded) -> tuple[list[dict[str, Any]], dict
 
 
 def _is_input(x: Array, given: Array, variable: str, name: str) -> bool:
-    """Whether a leaf is an input of the model: the very array, or the one float input, which the tape has rounded."""
+    """Return whether a leaf is an input of the model: the same array, or the one float input, rounded by the tape."""
     if given.dtype.kind == "f":
         return variable == name
     return given.shape == x.shape and bool(np.array_equal(given, x))
@@ -311,7 +311,7 @@ _WHAT = ("value", "gradient")
 
 
 def _outputs(recorded: Recorded) -> dict[str, Array]:
-    """Every activation with its gradient, then the gradient of every parameter."""
+    """Return every activation with its gradient, then the gradient of every parameter."""
     found: dict[str, Array] = {}
     for node in recorded.tape.nodes:
         name = f"{node.index:03d}.{node.output.name}"
@@ -324,7 +324,7 @@ def _outputs(recorded: Recorded) -> dict[str, Array]:
 
 
 def _steps(where: str, model: Model, scheme: Scheme, precision: Precision, values: Parameters) -> Iterator[Vector]:
-    """Three steps of AdamW, each from the parameters, moments and gradients that the reference has then."""
+    """Yield three steps of AdamW, each from the reference's parameters, moments and gradients at that step."""
     hyper = {"b1": 0.9, "b2": 0.999, "eps": 2.0**-20, "weight_decay": 2.0**-7}
     optimizer = adamw(hyper["b1"], hyper["b2"], hyper["eps"], hyper["weight_decay"])
     state = optimizer.init(values)

@@ -1,15 +1,15 @@
 """Family ``ops``: each row of the op table, forward and vector-Jacobian products, with its factors.
 
-An ``op`` vector fixes everything: inputs and incoming gradient as stored, the casts of operands, α and each β (rounded
-to float32, as a backend holds them), and the storage format to which the output and every gradient are rounded, once:
+An ``op`` vector specifies the whole call: inputs and incoming gradient as stored, the casts of operands, α and each β
+(rounded to float32, as backends store them), and the storage format of the output and every gradient, rounded once:
 
     y = store(α·f(…)),    grad_i = store(β_i·vjp_i)
 
 f and vjp are evaluated exactly: products as real numbers, the rest by the rules of ``exact.array``.
 
-The vectors of ``NUMBERED`` are those of sets up to 1.3: their ids and seeds hold the position in that list, to which
-nothing is added.  An op that is not in it has vectors of the examples that its class declares, named by op and
-attributes, such as ``ops/loss_sum/unit/fp16``; their seeds are derived from the names.
+The vectors of ``NUMBERED`` are those of sets up to 1.3: their ids and seeds contain the position in that list, which
+does not grow. Any other op has vectors of the examples that its class declares, named by op and attributes, such as
+``ops/loss_sum/unit/fp16``; their seeds are derived from the names.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ Array = NDArray[Any]
 
 PRECISIONS = ("fp32", "fp16", "fp8")
 AT = Sizes(b=3, m=16, n=5, s=9)
-"""The sizes at which examples of the classes are taken; frozen, as the vectors depend on them."""
+"""Sizes of the examples of the classes; frozen, as the vectors depend on them."""
 
 
 def float32_factors(scales: Scales) -> Scales:
-    """Factors as a backend holds them."""
+    """Return factors rounded to float32, as backends store them."""
     return Scales(float(np.float32(scales.alpha)), tuple(b if b is None else float(np.float32(b)) for b in scales.beta))
 
 
 @dataclass(frozen=True)
 class UnitInFloat32(Unit):
-    """Unit scaling with factors rounded to float32, so that their last bits do not depend on a machine's powers."""
+    """Unit scaling with factors rounded to float32, so that their last bits do not depend on the machine's powers."""
 
     def scales(self, call: Call) -> Scales:
-        """Factors of one call, constrained, rounded."""
+        """Return the factors of one call, constrained, rounded."""
         return float32_factors(super().scales(call))
 
 
@@ -55,7 +55,7 @@ SCHEMES: dict[str, Scheme] = {"regular": regular, "unit": UnitInFloat32()}
 
 @dataclass(frozen=True)
 class Numbered:
-    """An op and its inputs: shapes for nearly normal numbers, or arrays; flags; which inputs are constrained."""
+    """An op and its inputs: shapes for nearly normal numbers, or arrays; flags; the constrained inputs."""
 
     op: Op
     inputs: tuple[tuple[int, ...] | Array, ...]
@@ -135,7 +135,7 @@ NUMBERED: tuple[Numbered, ...] = (
 
 
 def generate() -> Iterator[Vector]:
-    """Every example under both schemes, in each precision that changes something."""
+    """Yield every example under both schemes, in each precision that changes the result."""
     for number, example in enumerate(NUMBERED):
         words = Words(20_000 + number)
         arrays = [x if isinstance(x, np.ndarray) else words.normal(*x) for x in example.inputs]
@@ -146,7 +146,7 @@ def generate() -> Iterator[Vector]:
 
 
 def of_example(example: engine.Example) -> Iterator[Vector]:
-    """The vectors of an op with no numbered ones: ids by its attributes, seeds by ids."""
+    """Yield the vectors of an op without numbered ones: ids by its attributes, seeds by ids."""
     attributes = ",".join(f"{k}={v}".replace(" ", "") for k, v in example.op.attributes().items())
     name = f"ops/{example.op.name}" + (f"({attributes})" if attributes else "")
     words = Words.named(name)
@@ -157,7 +157,7 @@ def of_example(example: engine.Example) -> Iterator[Vector]:
 
 
 def _drawn(x: engine.Input, words: Words) -> Array:
-    """An input, from integers alone: positive numbers are 1/8 to 8, an eighth of a mask is False."""
+    """Return an input from integers alone: positive numbers are 1/8 to 8, an eighth of a mask is False."""
     match x.kind:
         case "mask":
             return words.below(8, *x.shape) > 0
@@ -169,7 +169,7 @@ def _drawn(x: engine.Input, words: Words) -> Array:
 
 
 def _vectors(name: str, example: Numbered, arrays: Sequence[Array], words: Words | None = None) -> Iterator[Vector]:
-    """Under both schemes, in each precision that changes something; gradients from ``words``, or from the id's own."""
+    """Yield vectors under both schemes and the relevant precisions; gradients from ``words``, or from the id's own."""
     for scheme_name, scheme in SCHEMES.items():
         shapes = tuple(a.shape for a in arrays)
         scales = scheme.scales(Call(example.op, shapes, geometric, example.constrained))
@@ -196,18 +196,18 @@ def op_vector(
     needed: Sequence[bool] | None = None,
     comment: str = "",
 ) -> Vector:
-    """One call of an op, run exactly on a tape of its own.
+    """Return the vector of one call of an op, run exactly on a tape of its own.
 
     Args:
         where: id of the vector.
-        op: what to compute.
-        arrays: inputs; floats are rounded to what the policy stores.
-        gradient: of the output.
-        scales: factors.
-        precision: casts; products are exact whatever it says.
-        flags: of the vector.
-        needed: which inputs get a gradient; None: all that can.
-        comment: of the vector.
+        op: the op.
+        arrays: inputs; floats are rounded to the store format of the policy.
+        gradient: gradient of the output.
+        scales: factors of the op.
+        precision: policy of the casts; products are exact under every policy.
+        flags: flags of the vector.
+        needed: whether each input has a gradient; None: all that can.
+        comment: comment of the vector.
     """
     exact = get_precision(precision.name, accumulate="exact")
     done = replay(op, arrays, gradient, float32_factors(scales), exact, needed)

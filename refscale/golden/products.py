@@ -1,7 +1,7 @@
 """Family ``matmul``: matrix products of every pair of formats, and their two gradients.
 
-All pairs get nearly normal operands; the pairs that are used for training also get the operands that betray a narrow
-accumulator, a lost term, a factor in the wrong place, or a scale with the wrong index.
+All pairs have nearly normal operands. The pairs used for training also have operands that reveal a narrow accumulator,
+a lost term, a factor in the wrong place, or a scale with the wrong index.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NUMBERED = (
     "float4_e2m1fn",
     "int8_q6",
 )
-"""Formats of sets up to 1.3, whose positions here seed the vectors of their pairs; frozen.  Other pairs go by name."""
+"""Formats of sets up to 1.3, whose positions here seed the vectors of their pairs; frozen. Other pairs use names."""
 PRINCIPAL = (
     ("float8_e4m3fn", "float8_e4m3fn"),
     ("float8_e4m3fn", "float8_e5m2"),
@@ -53,12 +53,12 @@ PRINCIPAL = (
 _HITS: Mapping[tuple[str, str, str], Iterable[int]] = {
     ("float8_e4m3fn", "float8_e4m3fn", "float32"): (487, 546, 805, 1929, 2174, 2522, 3514, 4476)
 }
-"""What a long search found, so that it need not be made again: the draws of ``_factor_before_rounding`` that hold
-operands.  Float32 holds nearly every sum of such products, and a sum that it holds is rounded but once."""
+"""Result of a long search, so that it need not run again: the draws of ``_factor_before_rounding`` with suitable
+operands. Float32 represents nearly every sum of such products, and a represented sum is rounded only once."""
 
 
 def generate() -> Iterator[Vector]:
-    """Every pair of operand formats, then the hard cases of the principal ones."""
+    """Yield every pair of operand formats, then the hard cases of the principal ones."""
     for left, right in itertools.product(OPERANDS, OPERANDS):
         yield from _pair(_words(left, right), left, right)
     for i, (left, right) in enumerate(PRINCIPAL):
@@ -80,7 +80,7 @@ def _words(left: str, right: str) -> Words:
 
 
 def _pair(words: Words, left: str, right: str) -> Iterator[Vector]:
-    """Forward and both gradients, non-square: x (5, 7), w (7, 3), g (5, 3), where g has the format of w."""
+    """Yield forward and both gradients, non-square: x (5, 7), w (7, 3), g (5, 3), where g has the format of w."""
     output = "float32" if "32" in left + right else "bfloat16" if "bfloat16" in (left, right) else "float16"
     x, w, g = normal_codes(words, left, 5, 7), normal_codes(words, right, 7, 3), normal_codes(words, right, 5, 3)
     where = f"matmul/{left}.{right}/{output}"
@@ -101,15 +101,15 @@ def product(
     comment: str,
     c: Codes | None = None,
 ) -> Vector:
-    """The vector of one product, its expected result made here.
+    """Return the vector of one product, with its expected result.
 
     Args:
         where: id of the vector.
         a, b: (…, M, K) and (…, K, N).
         output: format of the result, by its usual cast, or a cast.
-        factor: on the sum.
-        flags: of the vector.
-        comment: of the vector.
+        factor: factor on the sum.
+        flags: flags of the vector.
+        comment: comment of the vector.
         c: start values of the sums, float32 (…, M, N); None: 0.
     """
     cast = output if isinstance(output, Cast) else cast_for(output)
@@ -164,7 +164,7 @@ def _hard(words: Words, left: str, right: str, output: str) -> Iterator[Vector]:
         within = abs(float((large @ signs)[0, 0])) <= 65504 if output == "float16" else True
         flags = ("inner-overflow",) if within else ("overflow",)
         yield make("inner-overflow", large, signs, flags, "partial sums beyond 65504")
-    yield make("factor", a, b, ("factor", "factor-before-rounding"), "times 64^-½·0.9, no power of two", 0.1125)
+    yield make("factor", a, b, ("factor", "factor-before-rounding"), "times 64^-½·0.9, not a power of two", 0.1125)
     yield _factor_before_rounding(words, where, left, right, output)
     specials = words.normal(6, 5)
     others = words.normal(5, 4)
@@ -181,7 +181,7 @@ def _hard(words: Words, left: str, right: str, output: str) -> Iterator[Vector]:
 
 
 def _factor_before_rounding(words: Words, where: str, left: str, right: str, output: str) -> Vector:
-    """Operands, found by search, for which a rounded sum times the factor is rounded to another value."""
+    """Return operands, found by search, for which a rounded sum times the factor rounds to another value."""
     cast, factor = cast_for(output), 0.7
     found: list[tuple[Array, Array]] = []
     rows, columns = [], []
@@ -206,7 +206,7 @@ def _factor_before_rounding(words: Words, where: str, left: str, right: str, out
 
 
 def _narrow(words: Words, left: str, right: str) -> Iterator[Vector]:
-    """Outputs of 8 and 16 bits, under both overflow rules: a factor before the only rounding, and results too large."""
+    """Yield outputs of 8 and 16 bits, under both overflow rules: a factor before the rounding, and overflows."""
     f, g = get_format(left), get_format(right)
     a, b = normal_codes(words, left, 17, 24), normal_codes(words, right, 24, 9)
     large_a = Codes.of(cast_for(left)(np.full((2, 8), min(f.max, 2.0**15))), left)
@@ -216,7 +216,7 @@ def _narrow(words: Words, left: str, right: str) -> Iterator[Vector]:
         for overflow in OVERFLOWS:
             cast, where = Cast(output, "nearest_even", overflow), f"matmul/{left}.{right}/{output}/{overflow}"
             flags: tuple[str, ...] = ("factor", "factor-before-rounding")
-            comment = "times 0.7, no power of two, before the only rounding"
+            comment = "times 0.7, not a power of two, before the only rounding"
             yield product(f"{where}/factor", a, b, cast, 0.7, flags, comment)
             flags = ("output-saturate",)
             yield product(f"{where}/overflow", large_a, large_b, cast, 1.0, flags, "results beyond the largest value")
@@ -235,7 +235,7 @@ def _narrow(words: Words, left: str, right: str) -> Iterator[Vector]:
 
 
 def _sizes(words: Words, left: str, right: str) -> Iterator[Vector]:
-    """Sizes beside the edges of tiles; leading axes; operands apart in memory."""
+    """Yield sizes beside the edges of tiles; leading axes; strided operands."""
     where = f"matmul/{left}.{right}/float32"
     cases: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...], str]] = {
         "17x65x33": ((17, 65), (65, 33), ("tile-edge", "k-tail"), "one more than a tile in every dimension"),
@@ -251,7 +251,7 @@ def _sizes(words: Words, left: str, right: str) -> Iterator[Vector]:
 
 
 def _started(words: Words, left: str, right: str) -> Iterator[Vector]:
-    """Sums that start from c, as a matrix instruction's D = C + A·B: c beside the products, far above, opposite."""
+    """Yield sums that start from c, as in the matrix instruction D = C + A·B: c like the products, larger, opposite."""
     a, b = normal_codes(words, left, 3, 33), normal_codes(words, right, 33, 4)
     usual = Codes.of(words.normal(3, 4).astype(np.float32), "float32")
     large = np.ldexp(1.5, np.array([[12, -12, 0, 24], [9, 15, 18, 21], [10, 14, 16, 20]]))
@@ -275,7 +275,7 @@ def _started(words: Words, left: str, right: str) -> Iterator[Vector]:
 
 
 def _scaled(words: Words, left: str, right: str) -> Iterator[Vector]:
-    """Power-of-two scales, all different: of rows and columns, and of blocks of the inner dimension."""
+    """Yield power-of-two scales, all different: of rows and columns, and of blocks of the inner dimension."""
     output = "float32"
     a, b = normal_codes(words, left, 6, 64), normal_codes(words, right, 64, 5)
 
@@ -297,7 +297,7 @@ def _scaled(words: Words, left: str, right: str) -> Iterator[Vector]:
 
 
 def _scaled_contents(words: Words, left: str, right: str) -> Iterator[Vector]:
-    """Scaled products to 8 and 16 bits, from subnormal results to some that are too large; sizes beside tiles."""
+    """Yield scaled products to 8 and 16 bits, from subnormal results to some that are too large; sizes beside tiles."""
     a, b = normal_codes(words, left, 5, 40), normal_codes(words, right, 40, 6)
     rows, columns = np.ldexp(np.float32(1), [-13, -7, 0, 4, 12]), np.ldexp(np.float32(1), [-2, -1, 0, 1, 2, 4])
     flags: tuple[str, ...] = ("scale-row", "scale-column", "output-saturate", "factor-before-rounding")
@@ -323,15 +323,15 @@ def scaled_product(
     flags: tuple[str, ...],
     comment: str,
 ) -> Vector:
-    """The vector of one scaled product, its expected result made here.
+    """Return the vector of one scaled product, with its expected result.
 
     Args:
         where: id of the vector.
         a, b: (M, K) and (K, N), each with its scales, as ``scaled_operands`` takes them.
-        block: how many of the inner dimension share a scale; None: scales of rows of a and of columns of b.
-        cast: to the format of the result.
-        flags: of the vector.
-        comment: of the vector.
+        block: length along the inner dimension that shares a scale; None: scales of rows of a and of columns of b.
+        cast: cast to the format of the result.
+        flags: flags of the vector.
+        comment: comment of the vector.
     """
     scaled_a, scaled_b = scaled_operands(a[0].values, b[0].values, a[1], b[1], block)
     output = cast.format.name
@@ -349,12 +349,12 @@ def scaled_product(
 
 
 def scaled_operands(a: Array, b: Array, a_scale: Array, b_scale: Array, block: int | None) -> tuple[Array, Array]:
-    """Operands times their scales, in float64, where powers of two multiply exactly.
+    """Return operands times their scales, in float64, where powers of two multiply exactly.
 
     Args:
         a, b: (M, K) and (K, N).
         a_scale, b_scale: (M,) and (N,) without ``block``; (M, K/block) and (K/block, N) with it.
-        block: how many of the inner dimension share a scale; the last may be shorter.
+        block: length along the inner dimension that shares a scale; the last may be shorter.
     """
     left, right = a_scale.astype(np.float64), b_scale.astype(np.float64)
     if block is None:

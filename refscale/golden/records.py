@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 
 def attributes_of(cast: BlockCast) -> dict[str, Any]:
-    """A record as the attributes of a vector."""
+    """Return a record as the attributes of a vector."""
     return {
         "format": cast.element.name,
         "block": list(cast.block),
@@ -31,14 +31,14 @@ def attributes_of(cast: BlockCast) -> dict[str, Any]:
 
 
 def cast_of(format: str, block: list[int], scale_format: str, rule: Any, **rest: Any) -> BlockCast:
-    """The record that the attributes of a vector say."""
+    """Return the record that the attributes of a vector define."""
     return BlockCast(format, tuple(block), scale_format, rule, **rest)
 
 
 def block_operands(
     attributes: Mapping[str, Any], elements: Sequence[Array], scales: Sequence[Array], tensor_scales: Sequence[float]
 ) -> tuple[Blocks, Blocks]:
-    """The two sides of a ``block_matmul`` from what a backend is given."""
+    """Return both operands of a ``block_matmul`` from the arguments of a backend."""
     sides = []
     for name, axis, e, s, t in zip("ab", (-1, -2), elements, scales, tensor_scales, strict=True):
         format, block, scale = (attributes[f"{name}_{what}"] for what in ("format", "block", "scale_format"))
@@ -50,7 +50,7 @@ def block_operands(
 
 
 def dequantize_operand(attributes: Mapping[str, Any], elements: Array, scales: Array, tensor_scale: float) -> Blocks:
-    """The array of a ``block_dequantize`` from what a backend is given."""
+    """Return the array of a ``block_dequantize`` from the arguments of a backend."""
     scale, block = attributes["scale_format"], tuple(attributes["block"])
     rule: Any = "amax" if get_format(scale).has_zero else "floor"
     cast = BlockCast(

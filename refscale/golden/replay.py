@@ -21,24 +21,24 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class _Given(Regular):
-    """Factors that are given."""
+    """A scheme with given factors."""
 
     factors: Scales = field(default_factory=lambda: Scales(1.0, ()))
 
     def scales(self, call: Call) -> Scales:
-        """Those."""
+        """Return the given factors."""
         return self.factors
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """What a call had and gave, by name, as stored.
+    """Arguments and results of a call, by name, as stored.
 
     Attributes:
-        inputs: arrays, rounded to what the policy stores.
-        gradient: of the output, as stored; None if nothing needs one.
+        inputs: arrays, rounded to the store format of the policy.
+        gradient: gradient of the output, as stored; None if no input needs one.
         outputs: "y", and "grad_NAME" of each input that has a gradient.
-        scales: factors.
+        scales: factors of the op.
     """
 
     inputs: dict[str, Array]
@@ -48,10 +48,10 @@ class Replayed:
 
 
 def make_op(name: str, attributes: Mapping[str, Any]) -> Op:
-    """The op of that name, such as "layer_norm"; lists, as JSON has them, are its tuples.
+    """Return the op of that name, such as "layer_norm"; lists in JSON become its tuples.
 
     Raises:
-        GoldenError: no such op.
+        GoldenError: there is no such op.
     """
     if name not in ops.OPS:
         raise GoldenError(f"golden op {name!r}: no such op")
@@ -59,7 +59,7 @@ def make_op(name: str, attributes: Mapping[str, Any]) -> Op:
 
 
 def input_names(op: Op, count: int) -> tuple[str, ...]:
-    """Names of its inputs; those of a list are numbered."""
+    """Return the names of an op's inputs; those of a list are numbered."""
     if op.inputs[0].startswith("*"):
         return tuple(f"{op.inputs[0][1:]}{i}" for i in range(count))
     return op.inputs
@@ -68,7 +68,7 @@ def input_names(op: Op, count: int) -> tuple[str, ...]:
 def policy(
     op: Op, store: str, operand: str | None, operand_gradient: str | None, accumulate: str | None = "exact"
 ) -> Precision:
-    """The casts of a vector's attributes."""
+    """Return the policy that the attributes of a vector define."""
     return Precision(
         "vector",
         None if store == "float32" else cast_for(store),
@@ -92,14 +92,14 @@ def replay(
     """Run one call on a tape of its own.
 
     Args:
-        op: what to compute.
-        arrays: inputs; floats are rounded to what the policy stores.
-        gradient: of the output; None: forward only.
-        scales: factors.
+        op: the op.
+        arrays: inputs; floats are rounded to the store format of the policy.
+        gradient: gradient of the output; None: forward only.
+        scales: factors of the op.
         precision: casts and accumulator.
-        needed: which inputs get a gradient; None: all that can.
-        dtype: carrier.
-        fast: run the op's fast form, where it has one.
+        needed: whether each input has a gradient; None: all that can.
+        dtype: float dtype of the computation.
+        fast: whether to run the op's fast form, if it has one.
         rng: source of random bits, needed only if a cast rounds stochastically.
     """
     tape = Tape(_Given(factors=scales), precision, dtype=dtype, fast=fast, rng=rng)

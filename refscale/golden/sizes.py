@@ -1,9 +1,9 @@
-"""Generated vectors at the sizes where kernels break: beside the edges of tiles, with odd lengths and leading axes.
+"""Generated vectors at the sizes where kernels fail: beside the edges of tiles, with odd lengths and leading axes.
 
-The set on disk holds small vectors; these are made when they are needed, from a seed, with exact expected results.  In
-one round each of ``EDGES`` is once a number of rows, once a number of columns and once the length of the axis that is
-summed over, as is each of ``LONG``; formats, sources, outputs, ops and leading axes change from size to size.  A run
-also has ``tiny_sums``, near the smallest exponent to which matrix units align.
+The set on disk has small vectors. These are generated on demand, from a seed, with exact expected results. In one round
+each of ``EDGES`` is once a number of rows, once a number of columns and once the length of the contracted axis; so is
+each of ``LONG``. Formats, sources, outputs, ops and leading axes change from size to size. A run also has
+``tiny_sums``, near the smallest exponent to which matrix units align.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ Shape = tuple[int, int, int]
 Make = Callable[[], Vector]
 
 EDGES = (1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
-"""One, and one less than, exactly and one more than the sizes of tiles."""
+"""Sizes: 1, and one less than, exactly and one more than the sizes of tiles."""
 
 LONG = (511, 513, 1023, 1025, 2049, 4097)
-"""More lengths of the axis that is summed over."""
+"""Additional lengths of the contracted axis."""
 
 _SHORT = (1, 15, 16, 17, 31, 33)
 
 FULL_ROUNDS = 4
-"""Rounds of a full run; a usual run has one."""
+"""Number of rounds of a full run; a usual run has one."""
 
 SHAPE_ROUNDS = 15
-"""Rounds in which a single size meets every pair of formats, every op and every function."""
+"""Number of rounds in which a single size covers every pair of formats, every op and every function."""
 
 _OPERANDS = (
     ("bfloat16", "bfloat16"),
@@ -87,7 +87,7 @@ _OPS: tuple[tuple[Op, tuple[str, ...]], ...] = (
 
 
 def shapes_of(seed: int, round: int) -> list[Shape]:
-    """The sizes (M, N, K) of one round, in an order that the seed decides; those of a long K are short otherwise."""
+    """Return the sizes (M, N, K) of one round, in an order from the seed; M and N are short if K is long."""
     words = Words(_stream(seed, round, 0))
     orders = (np.argsort(words.words(len(EDGES)), kind="stable") for _ in range(3))
     found = [(EDGES[m], EDGES[n], EDGES[k]) for m, n, k in zip(*orders, strict=True)]
@@ -102,17 +102,17 @@ def generate(
     only: Callable[[str], bool] | None = None,
     first: int = 0,
 ) -> Iterator[Vector]:
-    """Generated vectors, always the same for the same arguments.
+    """Yield generated vectors, always the same for the same arguments.
 
     Args:
-        seed: of sizes, formats and values, 0 to 2^32 − 1.
-        rounds: how many times each size is taken, each time with other formats and values.
-        shapes: sizes (M, N, K) to take in place of the edges of tiles.
-        only: which ids are wanted; None: all.
+        seed: random seed of sizes, formats and values, 0 to 2^32 − 1.
+        rounds: number of uses of each size, each with other formats and values.
+        shapes: sizes (M, N, K) to use instead of the edges of tiles.
+        only: predicate on ids; None: all.
         first: number of the first round.
 
     Raises:
-        ArgumentError: a seed or a size out of range.
+        ArgumentError: a seed or a size is out of range.
     """
     if not 0 <= seed < 2**32:
         raise ArgumentError(f"sizes: seed is {seed}, expected 0 to 2^32 - 1")
@@ -129,16 +129,16 @@ def generate(
 def sample(
     seed: int = 0, full: bool = False, repeat: int = 1, only: Callable[[str], bool] | None = None
 ) -> list[Vector]:
-    """The generated vectors of a usual run, or of a full one.
+    """Return the generated vectors of a usual run, or of a full one.
 
     Args:
-        seed: the first.
-        full: whether each size is taken ``FULL_ROUNDS`` times.
-        repeat: how many seeds, one after the other, 1 or more.
-        only: which ids are wanted; None: all.
+        seed: first random seed.
+        full: whether each size is used ``FULL_ROUNDS`` times.
+        repeat: number of consecutive seeds, 1 or more.
+        only: predicate on ids; None: all.
 
     Raises:
-        ArgumentError: no seed, or one out of range.
+        ArgumentError: the number of seeds or a seed is out of range.
     """
     if repeat < 1:
         raise ArgumentError(f"--repeat {repeat}: expected at least 1")
@@ -148,9 +148,9 @@ def sample(
 
 
 def tiny_sums() -> Iterator[Vector]:
-    """Sums m·2^-149 − 2^-e, e = 150 … 166, on which accumulators with different alignment floors differ.
+    """Yield sums m·2^-149 − 2^-e, e = 150 … 166, on which accumulators with different alignment floors differ.
 
-    Without a floor a sum just below m·2^-149 is cut to (m − 1)·2^-149.  With a floor E, and N bits below it, a product
+    Without a floor a sum just below m·2^-149 is cut to (m − 1)·2^-149. With a floor E, and N bits below it, a product
     below 2^(E − N) is cut first, and m·2^-149 remains: for N = 25 from e = 159 on with E = −133, from 158 on with −132.
     A zero between the two products moves them into other blocks.
     """
@@ -165,14 +165,14 @@ def tiny_sums() -> Iterator[Vector]:
 
 
 def until(seconds: float, seed: int, shapes: Sequence[Shape] | None, only: Callable[[str], bool]) -> Iterator[Vector]:
-    """Generated vectors of one round after another, until so many seconds have passed.
+    """Yield generated vectors, round after round, until a number of seconds has passed.
 
     Args:
-        seconds: from the first vector on.
-        seed, shapes, only: as of ``generate``.
+        seconds: time from the first vector on.
+        seed, shapes, only: as in ``generate``.
     """
     end, round, some = time.monotonic() + seconds, 0, True
-    while some:  # a round without a vector would be followed by others
+    while some:  # after a round without a vector, no later round has one
         some = False
         for vector in generate(seed, 1, shapes, only, first=round):
             if time.monotonic() > end:
@@ -187,7 +187,7 @@ def _stream(seed: int, round: int, place: int) -> int:
 
 
 def _vectors(seed: int, round: int, i: int, shape: Shape) -> Iterator[tuple[str, Make]]:
-    """The ids of one size, and how to make each vector."""
+    """Yield the ids of one size, and the function that generates each vector."""
     m, n, k = shape
     for kind, make in enumerate(_KINDS):
         turn = i + 11 * round + kind
@@ -197,7 +197,7 @@ def _vectors(seed: int, round: int, i: int, shape: Shape) -> Iterator[tuple[str,
 
 
 def _leading(turn: int, size: int) -> tuple[int, ...]:
-    """Leading axes, unless the arrays are large already."""
+    """Return leading axes, unless the arrays are already large."""
     return _LEADING[turn % len(_LEADING)] if size <= 1 << 18 else ()
 
 
@@ -286,7 +286,7 @@ def _scaled_product(where: str, words: Words, shape: Shape, turn: int) -> Vector
 
 
 def _block_cancellation(where: str, words: Words, shape: Shape, turn: int) -> Vector:
-    """The first half of the axis and its opposite, then what remains: the sum is that of the last block or less."""
+    """Return a product whose first half of the axis cancels: the remaining sum is that of the last block or less."""
     m, n, k = shape
     left, right = PAIRS[turn % len(PAIRS)]
     first, second = BLOCK_FORMATS[left], BLOCK_FORMATS[right]
@@ -303,7 +303,7 @@ def _block_cancellation(where: str, words: Words, shape: Shape, turn: int) -> Ve
 
 def _op(where: str, words: Words, shape: Shape, turn: int) -> Vector:
     op, names = _OPS[turn % len(_OPS)]
-    sizes = dict(zip("mnk", sorted(shape), strict=True))  # the longest is the axis that is summed over
+    sizes = dict(zip("mnk", sorted(shape), strict=True))  # the longest is the contracted axis
     arrays: list[NDArray[Any]] = [words.normal(*(sizes[axis] for axis in name)) for name in names]
     if isinstance(op, ops.SoftmaxCrossEntropy):
         arrays[1] = words.below(sizes["k"], sizes["m"])
@@ -336,7 +336,7 @@ _KINDS = (
     *(_product, _block_product, _cast, _conversion, _values),
     *(_started_product, _scaled_product, _block_cancellation, _op, _function),
 )
-"""What is made of each size."""
+"""Kinds of vectors generated for each size."""
 
 _FIRST = 5
-"""Kinds that share a numbering of their streams, frozen; each later kind has its own."""
+"""Number of kinds that share a numbering of their streams, frozen; each later kind has its own."""

@@ -1,14 +1,14 @@
-"""The meaning of a ``model`` vector: its calls, one after the other, from its inputs alone.
+"""The meaning of a ``model`` vector: its calls, one after the other, computed from its inputs alone.
 
 ``attributes["calls"]`` lists the calls of a training step in the order of the forward pass, each an object:
 
-* ``op``, ``attributes``: as of an ``op`` vector.
-* ``alpha``, ``beta``: factors; null where an input receives no gradient.
+* ``op``, ``attributes``: as in an ``op`` vector.
+* ``alpha``, ``beta``: factors; null for an input without a gradient.
 * ``inputs``: names of inputs of the vector, and of outputs of earlier calls.
-* ``output``: its own name.
+* ``output``: name of its output.
 
-A call is computed as an ``op`` vector is, with the casts ``store``, ``operand`` and ``operand_gradient`` of the step.
-Losses stay float32, and so do calls on losses.  The gradient of the last output is the input ``gradient``.  The
+A call computes the same as an ``op`` vector, with the casts ``store``, ``operand`` and ``operand_gradient`` of the
+step. Losses stay float32, and so do calls on losses. The gradient of the last output is the input ``gradient``. The
 backward pass visits the calls in reverse; the gradients of a tensor with several uses are added one by one, and each
 sum is rounded to ``store``.
 """
@@ -40,11 +40,11 @@ def training_step(
     operand_gradient: str | None,
     **_: object,
 ) -> dict[str, Array]:
-    """The outputs of a ``model`` vector.
+    """Compute the outputs of a ``model`` vector.
 
     Args:
         arrays: inputs by name, ``gradient`` among them.
-        calls: see the module.
+        calls: calls, as in the module's docstring.
         store, operand, operand_gradient: names of formats.
 
     Returns:
@@ -79,7 +79,7 @@ def training_step(
 
 
 def _stored(call: Mapping[str, Any], losses: set[str], store: str) -> str:
-    """The format in which a call keeps its inputs and results."""
+    """Return the format in which a call stores its inputs and results."""
     return "float32" if losses & set(call["inputs"]) else store
 
 
@@ -94,15 +94,15 @@ def step_intervals(
     operand_gradient: str | None,
     **_: object,
 ) -> dict[str, Interval]:
-    """The bounds on a backend's training step: each call on the backend's own results of the others.
+    """Return the bounds on a backend's training step: each call on the backend's own results of the others.
 
     If every output is within its interval, every call is within the bound of its op, and so the step equals the
-    specification.  A gradient with several uses is their sum, rounded to ``store`` after each addition, in any order.
+    specification. A gradient with several uses is their sum, rounded to ``store`` after each addition, in any order.
 
     Args:
         arrays: inputs of the vector by name.
-        answers: every output of the vector by name, of the backend.
-        model_of: errors of the arithmetic of an op; None: the same bits as this package computes from the same arrays.
+        answers: every output of the backend by name.
+        model_of: function from an op to the errors of its arithmetic; None: the bits that this package computes.
         calls, store, operand, operand_gradient: attributes of the vector.
 
     Returns:

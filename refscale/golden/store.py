@@ -1,15 +1,15 @@
-"""A set of golden vectors on disk: ``.npy`` arrays and JSON manifests, written whole, and checked byte by byte.
+"""A set of golden vectors on disk: ``.npy`` arrays and JSON manifests, written atomically and checked byte by byte.
 
 ::
 
-    manifest.json               schema and set version; SHA-256 of every file of vectors; its form: ``set.schema.json``
+    manifest.json               schema and set version; SHA-256 of every file of vectors; schema: ``set.schema.json``
     README.md, formats.json     semantics and the table of formats, written by ``write`` (``guide``)
-    FAMILY/manifest.json        arrays and vectors of one family; its form: ``manifest.schema.json``
+    FAMILY/manifest.json        arrays and vectors of one family; schema: ``manifest.schema.json``
     FAMILY/uint8.npy, …         the elements of all its arrays, one after the other, by the dtype of their codes
 
 An array is ``{"format", "shape", "sha256", "file", "offset"}``: its elements are those of ``file`` from ``offset`` on,
-in row-major order.  Arrays that are the same are there once.  A bulk array has no ``file`` but a ``sample``:
-every ``step``-th element from the first.  A vector names its arrays by their position in the table.
+in row-major order. Equal arrays are stored once. A bulk array has no ``file`` but a ``sample``: every ``step``-th
+element from the first. A vector names its arrays by their position in the table.
 
     >>> from refscale.golden import load
     >>> vectors = load()
@@ -49,22 +49,23 @@ Array = NDArray[Any]
 Files = dict[str, bytes]
 
 SCHEMA = 1
-"""Version of the form; a reader of another one refuses."""
+"""Version of the structure; a reader refuses other versions."""
 
-SET = "1.5.0"
-"""Version of the content: the first number changes when an expected bit does, the second when vectors are added."""
+SET = "1.5.1"
+"""Version of the content. The first number changes with an expected bit, the second with added vectors, the third with
+texts alone."""
 
 DATA: Traversable = resources.files("refscale.golden") / "data"
-"""The set that is shipped; of a zipped package, inside the zip."""
+"""The shipped set; for a zipped package, inside the zip."""
 
-_SAMPLE = 64  # elements of a bulk array that are kept
+_SAMPLE = 64  # stored elements of a bulk array
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
 class _Pack:
-    """The arrays of one family, each kept once."""
+    """The arrays of one family, each stored once."""
 
     def __init__(self, full: bool) -> None:
         self.full = full
@@ -75,7 +76,7 @@ class _Pack:
         self._lengths: dict[str, int] = {}
 
     def add(self, array: Codes, bulk: bool) -> int:
-        """The position of an array in the table."""
+        """Store an array and return its position in the table."""
         digest = array.sha256
         key = (array.format, array.shape, digest, bulk and not self.full)
         if key not in self._known:
@@ -103,7 +104,7 @@ class _Pack:
         return {"file": name, "offset": self._places[key]}
 
     def files(self) -> Files:
-        """Name → content of every .npy file."""
+        """Return every .npy file, content by name."""
         return {name: _npy(np.concatenate(parts)) for name, parts in sorted(self._parts.items())}
 
 
@@ -114,10 +115,10 @@ def _npy(x: Array) -> bytes:
 
 
 def render(full: bool = False) -> Files:
-    """Every file of the set, by its path; the same bytes on every machine.
+    """Return every file of the set by its path; the same bytes on every machine.
 
     Args:
-        full: keep bulk arrays whole, too.
+        full: whether to store bulk arrays whole.
     """
     files: Files = {}
     summary = {}
@@ -163,7 +164,7 @@ def _entry(v: Vector, pack: _Pack) -> dict[str, Any]:
 
 
 def _family_manifest(name: str, title: str, arrays: list[Any], vectors: list[Any]) -> bytes:
-    """JSON with one array or vector to a line, for people and for differences between versions."""
+    """Return JSON with one array or vector on each line, for people and for differences between versions."""
     head = {"schema": SCHEMA, "set": SET, "family": name, "title": title}
     lines = [f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}," for k, v in head.items()]
     for key, entries in (("arrays", arrays), ("vectors", vectors)):
@@ -173,21 +174,21 @@ def _family_manifest(name: str, title: str, arrays: list[Any], vectors: list[Any
 
 
 def write(directory: str | Path, full: bool = False) -> int:
-    """Generate the whole set and its guide into a directory; the number of bytes written.
+    """Generate the whole set and its guide into a directory, and return the number of bytes written.
 
     Args:
-        directory: made if it is not there; replaced, whole, if it is empty or holds a set.
-        full: keep bulk arrays whole, too: hundreds of megabytes.
+        directory: target, created if absent; an empty directory or a set is replaced as a whole.
+        full: whether to store bulk arrays whole: hundreds of megabytes.
 
     Raises:
-        GoldenError: the directory holds something else, which is left alone.
-        OSError: it cannot be written.
+        GoldenError: the directory has other contents, which are not changed.
+        OSError: the directory cannot be written.
     """
     target = Path(directory).resolve()
     if target.exists() and not _replaceable(target):
         raise GoldenError(f"golden write {directory}: not an empty directory, and no set of golden vectors")
     files = render(full)
-    if target != Path(str(DATA)).resolve():  # the guide of the shipped set is this package
+    if target != Path(str(DATA)).resolve():  # the package is the guide of the shipped set
         files |= guide_files(_topics())
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -226,10 +227,10 @@ class GoldenSet(Mapping[str, Vector]):
     """Vectors by id, in the order of their families.
 
     Attributes:
-        version: of the content.
-        full: whether bulk arrays are there whole; else they are a ``Digest`` each.
-        vectors: all of them.
-        sha256: of the top manifest, which holds the hash of every other file.
+        version: version of the content.
+        full: whether bulk arrays are stored whole; otherwise each is a ``Digest``.
+        vectors: all vectors.
+        sha256: hash of the top manifest, which has the hash of every other file.
     """
 
     version: str
@@ -250,20 +251,20 @@ class GoldenSet(Mapping[str, Vector]):
 
 
 def load(directory: str | Path | None = None) -> GoldenSet:
-    """Read a set; every file and every array against its hash.
+    """Read a set, and check every file and every array against its hash.
 
     Args:
-        directory: of the set; None: the one that is shipped.
+        directory: directory of the set; None: the shipped set.
 
     Raises:
-        GoldenError: a file is missing, damaged or edited; or the set is of another schema version.
+        GoldenError: a file is missing, damaged or edited; or the set has another schema version.
     """
     return _shipped() if directory is None else _load(Path(directory))
 
 
 @cache
 def _shipped() -> GoldenSet:
-    """The installed set, which does not change while a process runs."""
+    """Return the installed set, which does not change while a process runs."""
     return _load(DATA)
 
 
@@ -282,13 +283,13 @@ def _load(root: Traversable) -> GoldenSet:
 
 
 def check(directory: str | Path | None = None) -> int:
-    """Load a set, generate it anew, and compare every byte; the number of vectors.
+    """Load a set, generate it again, and compare every byte; return the number of vectors.
 
     Args:
-        directory: as of ``load``.
+        directory: directory as in ``load``.
 
     Raises:
-        GoldenError: as ``load``; or the set is not what this version of the package generates.
+        GoldenError: as in ``load``; or the set differs from the one that this version of the package generates.
     """
     root = DATA if directory is None else Path(directory)
     count = len(_load(root))
@@ -305,12 +306,12 @@ def check(directory: str | Path | None = None) -> int:
 
 
 def _files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
-    """Every regular file below a folder, by its path from there; a manifest's name is looked up, never opened."""
+    """Yield every regular file below a folder, by its path; a manifest's name is looked up, never opened."""
     for entry in folder.iterdir():
         name = prefix + entry.name
         if entry.is_dir():
             yield from _files(entry, f"{name}/")
-        elif entry.is_file():  # a pipe would be waited for
+        elif entry.is_file():  # opening a pipe would block
             yield name, entry
 
 
@@ -339,9 +340,7 @@ def _checked_bytes(root: Traversable, there: Mapping[str, Traversable], name: st
     data = there[name].read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != digest:
-        raise GoldenError(
-            f"golden set {root}: {name} has SHA-256 {found[:16]}…, manifest.json says {str(digest)[:16]}…"
-        )
+        raise GoldenError(f"golden set {root}: {name} has SHA-256 {found[:16]}…, expected {str(digest)[:16]}…")
     return data
 
 
@@ -361,9 +360,9 @@ def _read_family(root: Traversable, family: str, contents: Files) -> Iterator[Ve
             inputs = {name: arrays[i] for name, i in v["inputs"].items()}
             outputs = {name: arrays[i] for name, i in v["outputs"].items()}
             bulk = v.get("bulk", False)
-            # Of a bulk vector ``families.complete`` makes the arrays that are digests here.
+            # ``families.complete`` generates the arrays of a bulk vector that are digests here.
             if not bulk and any(isinstance(x, Digest) for x in (*inputs.values(), *outputs.values())):
-                raise GoldenError(f"golden set {root}: {v['id']} has arrays without a file, and is no bulk vector")
+                raise GoldenError(f"golden set {root}: {v['id']} has arrays without a file, expected a bulk vector")
             flags, conventions = tuple(v["flags"]), v.get("conventions", {})
             if unknown := set(conventions) - set(TOPICS):
                 raise GoldenError(f"golden set {root}: {v['id']} has unknown conventions {', '.join(sorted(unknown))}")
@@ -375,7 +374,7 @@ def _read_family(root: Traversable, family: str, contents: Files) -> Iterator[Ve
 
 
 def _read_array(entry: Mapping[str, Any], family: str, contents: Files, files: dict[str, Array]) -> Codes | Digest:
-    """An array of the table; ``files`` keeps the elements of every file that one was read from."""
+    """Return an array of the table; ``files`` caches the elements of every file read so far."""
     shape = tuple(entry["shape"])
     if "file" not in entry:
         return Digest(entry["format"], shape, entry["sha256"])
@@ -390,7 +389,7 @@ def _read_array(entry: Mapping[str, Any], family: str, contents: Files, files: d
         raise GoldenError(f"golden family {family}: {name} ends before element {start + size}")
     codes = Codes(entry["format"], flat[start : start + size].astype(code_dtype(entry["format"])).reshape(shape))
     if codes.sha256 != entry["sha256"]:
-        raise GoldenError(f"golden family {family}: the array at {start} of {name} has another SHA-256 than it says")
+        raise GoldenError(f"golden family {family}: the array at {start} of {name} has another SHA-256 than its entry")
     return codes
 
 

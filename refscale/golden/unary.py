@@ -26,7 +26,7 @@ _X = decode(all_codes("float16").codes, "float16").astype(np.float64)
 
 
 def generate() -> Iterator[Vector]:
-    """Every function, value and derivative, to each output format: all float16 by hash, and samples for each flag."""
+    """Yield every function, value and derivative, to each output format: all float16 by hash, samples for each flag."""
     codes = all_codes("float16").codes
     for name, function in FUNCTIONS.items():
         for derivative in (False, True):
@@ -67,7 +67,7 @@ def _vector(
 def _groups(
     name: str, derivative: bool, format: str, near: NDArray[np.float64], right: NDArray[np.float32]
 ) -> dict[str, tuple[tuple[str, ...], str, NDArray[Any]]]:
-    """Some float16 inputs of each kind, by code, given the results at all of them: in float64, and as expected."""
+    """Return some float16 inputs of each kind, by code, given all results in float64 and as expected."""
     codes = all_codes("float16").codes
     x, y = _X, np.abs(near)
     finite = np.isfinite(x) & np.isfinite(y)
@@ -75,18 +75,18 @@ def _groups(
     other = {"gelu": "gelu_tanh", "gelu_tanh": "gelu"}.get(name)
     groups = {
         "usual": ((), "every 97th float16", codes[finite][::97]),
-        "tail": (("function-tail",), "results that are small", codes[finite & (y < 2.0**-6) & (y > 2.0**-24)][::53]),
+        "tail": (("function-tail",), "small results", codes[finite & (y < 2.0**-6) & (y > 2.0**-24)][::53]),
         "ends": (
             ("function-overflow",),
             "zeros, infinities, NaN, the largest and the smallest float16",
             np.array([0, 0x8000, 0x7C00, 0xFC00, 0x7E00, 0x7BFF, 0xFBFF, 1, 0x8001], np.uint16),
         ),
     }
-    # Where f(x) = x·(1 ∓ ε), float64 says x, which may be rounded to the wrong side of a tie.
+    # If f(x) = x·(1 ∓ ε), float64 returns x, which may round to the wrong side of a tie.
     with np.errstate(invalid="ignore"):
         beside = finite & (x > 0) & (np.abs(near - x) <= x * 2.0**-40) & (cast(x) != right)
     groups["ties"] = (("function-tie",), "the exact result lies just beside a tie", codes[beside][:64])
     if other:
         form = finite & (evaluate(other, x, cast, derivative) != right)
-        groups["form"] = (("function-form",), f"where {other} is rounded to another value", codes[form][:64])
+        groups["form"] = (("function-form",), f"where {other} rounds to another value", codes[form][:64])
     return groups

@@ -1,7 +1,7 @@
-"""Parameters as data, and the blocks that models are made of.
+"""Parameters as data, and the layers of models.
 
-Parameters are a flat mapping from path name to array; a ``Spec`` says what each is.  A block comes in two halves: a
-function that lists its specs, and one that takes the parameters as tensors and computes.  Nothing holds state.
+Parameters are a flat mapping from path name to array; a ``Spec`` describes each. A layer consists of two functions:
+one returns its specs, the other takes the parameters as tensors and computes. Neither has state.
 
 In reading order: ``parameters``, ``blocks``, ``recurrent``.
 """

@@ -1,4 +1,4 @@
-"""The blocks that models are made of, each in two halves: a function that lists its specs, and one that computes."""
+"""The layers of transformers; each consists of a function that returns its specs, and one that computes."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ Mixer = Literal["attention", "convolution", "recurrence"]
 def linear_specs(
     name: str, fan_in: int, fan_out: int, depth: int = 1, role: Role = "weight", bias: bool = True
 ) -> Specs:
-    """Of ``linear``; with the role "readout", of ``functional.readout``."""
+    """Return the specs of ``linear``, or, with the role "readout", of ``functional.readout``."""
     specs: Specs = {f"{name}.weight": Spec(role, (fan_in, fan_out), depth)}
     return specs | {f"{name}.bias": Spec("bias", (fan_out,), depth)} if bias else specs
 
 
 def linear(p: Tensors, name: str, x: Tensor, constraint: str | Constraint = geometric) -> Tensor:
-    """``functional.linear`` with the parameters ``name.weight`` and, if there is one, ``name.bias``."""
+    """Apply ``functional.linear`` with the parameters ``name.weight`` and, if it exists, ``name.bias``."""
     weight, bias = p[f"{name}.weight"], p.get(f"{name}.bias")
     tape = tape_of(f"linear({name!r})", x, weight)
     with tape.scope(name.rpartition(".")[2]):
@@ -51,13 +51,16 @@ def linear(p: Tensors, name: str, x: Tensor, constraint: str | Constraint = geom
 
 
 def norm_specs(name: str, d: int, depth: int = 1, bias: bool = True) -> Specs:
-    """Of ``norm``; without a bias, the RMS norm."""
+    """Return the specs of ``norm``: of a layer norm, or, without bias, of an RMS norm."""
     specs: Specs = {f"{name}.gain": Spec("gain", (d,), depth)}
     return specs | {f"{name}.bias": Spec("bias", (d,), depth)} if bias else specs
 
 
 def norm(p: Tensors, name: str, x: Tensor, eps: float) -> Tensor:
-    """Layer norm with the parameters ``name.gain`` and ``name.bias``; RMS norm with a gain only; eps in units of x."""
+    """Apply layer norm with the parameters ``name.gain`` and ``name.bias``, or RMS norm if there is only a gain.
+
+    ``eps`` is in units of x.
+    """
     gain, bias = p[f"{name}.gain"], p.get(f"{name}.bias")
     eps *= tape_of(f"norm({name!r})", x, gain).scheme.trained.get(name, 1.0)
     return F.rms_norm(x, gain, eps) if bias is None else F.layer_norm(x, gain, bias, eps)
@@ -66,7 +69,7 @@ def norm(p: Tensors, name: str, x: Tensor, eps: float) -> Tensor:
 def feed_forward_specs(
     name: str, d: int, hidden: int, depth: int = 1, *, bias: bool = True, gated: bool = False
 ) -> Specs:
-    """Of ``feed_forward``."""
+    """Return the specs of ``feed_forward``."""
     specs = linear_specs(f"{name}.up", d, hidden, depth, bias=bias)
     if gated:
         specs |= linear_specs(f"{name}.gate", d, hidden, depth, bias=bias)
@@ -91,16 +94,16 @@ def self_attention_specs(
     frequencies: int = 0,
     rotary: bool = False,
 ) -> Specs:
-    """Of ``self_attention``.
+    """Return the specs of ``self_attention``.
 
     Args:
-        name: path.
+        name: path of the parameters.
         d: width.
-        depth: of the stack.
-        shared: queries that share a key and a value.
-        biased: linear layers with a bias.
-        frequencies: of the sinusoids that distances are made of; 0: scores do not know distances.
-        rotary: whether positions rotate queries and keys.
+        depth: number of residual additions in the stack.
+        shared: number of heads of queries that share a key and a value.
+        biased: names of the linear layers with a bias.
+        frequencies: number of sinusoids that represent distances; 0: scores do not depend on distances.
+        rotary: rotate queries and keys by their positions.
     """
     specs: Specs = {}
     for part in _LINEAR:
@@ -112,13 +115,13 @@ def self_attention_specs(
 
 
 def convolution_specs(name: str, d: int, kernel: int, groups: int, depth: int = 1) -> Specs:
-    """Of ``convolution``."""
+    """Return the specs of ``convolution``."""
     weight = Spec("weight", (kernel, d // groups, d), depth)
     return {f"{name}.weight": weight, f"{name}.bias": Spec("bias", (d,), depth)}
 
 
 def recurrence_specs(name: str, d: int, depth: int = 1) -> Specs:
-    """Of ``recurrence``."""
+    """Return the specs of ``recurrence``."""
     return {
         **linear_specs(f"{name}.input", d, 2 * d, depth),
         **linear_specs(f"{name}.state", d, 2 * d, depth, bias=False),
@@ -128,25 +131,25 @@ def recurrence_specs(name: str, d: int, depth: int = 1) -> Specs:
 
 @dataclass(frozen=True)
 class Block:
-    """What the residual blocks of a transformer have in common.
+    """The common settings of the residual blocks of a transformer.
 
     Attributes:
-        heads: attention heads.
-        depth: residual additions in the stack.
+        heads: number of attention heads.
+        depth: number of residual additions in the stack.
         norm: "post": norm(x + f(x)), as the original transformer; "pre": x + f(norm(x)); "branch": x + norm(f(x));
             "none": x + f(x).
         tau: residual rule.
-        activation: of the feed-forward layer.
-        eps: of the norms.
-        dropout, attention_dropout: probabilities for a branch's output and for attention weights, used where a
+        activation: activation of the feed-forward layer.
+        eps: eps of the norms.
+        dropout, attention_dropout: probabilities of dropout of a branch's output and of attention weights, used if a
             generator is given.
-        scores: damping of the attention scores, "1/sqrt(d)" or "1/d"; None: the scheme's.
-        values: how alike those of a sequence are taken to be, see ``ops.AttentionMix``.
-        constraint: ties factors inside residual branches; with ``none``, forks settle the difference.
-        mixer: what mixes the tokens of a sequence: "attention", "convolution" or "recurrence".
-        causal: no token sees later ones.
-        amplitude: of the sinusoids that distances are made of.
-        kv_heads: of keys and values; None: as many as ``heads``.
+        scores: damping of the attention scores, "1/sqrt(d)" or "1/d"; None: that of the scheme.
+        values: assumed correlation of the values of a sequence, see ``ops.AttentionMix``.
+        constraint: constraint of factors inside residual branches; with ``none``, forks correct the difference.
+        mixer: the op that mixes the tokens of a sequence: "attention", "convolution" or "recurrence".
+        causal: hide later tokens.
+        amplitude: amplitude of the sinusoids that represent distances.
+        kv_heads: number of heads of keys and values; None: ``heads``.
         rotary: base of rotary positions; None: queries and keys are not rotated.
 
     ``tau`` and ``constraint`` may be given by name.
@@ -177,9 +180,9 @@ class Block:
 def self_attention(
     p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block, rng: np.random.Generator | None = None
 ) -> Tensor:
-    """output(attention(query(x), key(x), value(x))): (batch, seq, d) → the same.
+    """Compute output(attention(query(x), key(x), value(x))) of x (batch, seq, d), in the same shape.
 
-    Constrained, the three uses of x agree on c; unconstrained, each starts with a fork.
+    With a constraint the three uses of x have the same gradient factor c; without one, each use starts with a fork.
     """
     tape = tape_of(f"self_attention({name!r})", x)
     uses = F.fork(x, 3) if block.constraint is none else [x] * 3
@@ -223,7 +226,10 @@ def _joined(tape: Tape, constraint: Constraint, rows: float = 1.0, columns: floa
 def convolution(
     p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block, rng: np.random.Generator | None = None
 ) -> Tensor:
-    """activation(conv(x)), causal, in groups: (batch, seq, d) → the same.  Source: paper, character models (conv)."""
+    """Compute activation(conv(x)) of x (batch, seq, d), causal, in groups, in the same shape.
+
+    Source: paper, character models (conv).
+    """
     weight, tied = p[f"{name}.weight"], block.constraint
     padding, groups = (weight.shape[0] - 1, 0), x.shape[2] // weight.shape[1]
     y = F.conv1d(x, weight, p[f"{name}.bias"], padding=padding, groups=groups, constraint=tied)
@@ -231,19 +237,20 @@ def convolution(
 
 
 GATE_BIAS = -1.0
-"""Of the gates of ``recurrence``: states persist at first.  Source: the authors' code, run_sweep.py (rebias)."""
+"""Bias of the gates of ``recurrence``, for persistent states at first. Source: authors' code, run_sweep.py (rebias)."""
 
 
 def recurrence(
     p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block, rng: np.random.Generator | None = None
 ) -> Tensor:
-    """Recurrent highway network of depth 1: (batch, seq, d) → its states, of the same shape.
+    """Compute the states of a recurrent highway network of depth 1 for x (batch, seq, d), in the same shape.
 
     h_t = h_{t−1} + sigmoid(u_t − 1)·(tanh(c_t) − h_{t−1}),    (c_t, u_t) = input(x_t) + state(h_{t−1})
 
-    Everything inside the loop is constrained, whatever the model's constraint: a state is used by the next one, and
-    a weight by all of them, so that a factor of α/β ≠ 1 would grow along the sequence.  The gradient of the state's
-    weight sums seq times as many terms as one step: it starts with a factor of seq^-½, seq^-1 if they are alike.
+    All ops inside the loop are constrained, for any constraint of the model: each state depends on the previous one,
+    and all steps use the same weights, so that a factor α/β ≠ 1 would grow along the sequence. The gradient of the
+    state's weight sums seq times as many terms as one step, and has an additional factor of seq^-½ (seq^-1 for equal
+    terms).
 
     Source: Zilly et al. 2017 (arXiv 1607.03474), depth 1, as in the paper's character models.
     """
@@ -275,11 +282,11 @@ MIXERS: dict[Mixer, Callable[..., Tensor]] = {
     "convolution": convolution,
     "recurrence": recurrence,
 }
-"""By name, called as ``self_attention`` is."""
+"""Layers that mix tokens, by name, with the arguments of ``self_attention``."""
 
 
 def feed_forward(p: Tensors, name: str, x: Tensor, block: Block) -> Tensor:
-    """down(activation(up(x))), or down(up(x)·silu(gate(x))) with a gate: (…, d) → (…, hidden) → (…, d)."""
+    """Compute down(activation(up(x))), or down(up(x)·silu(gate(x))) with a gate: (…, d) → (…, hidden) → (…, d)."""
     if f"{name}.gate.weight" in p:
         up, gate = F.fork(x, 2) if block.constraint is none else (x, x)
         parts = linear(p, f"{name}.up", up, block.constraint), linear(p, f"{name}.gate", gate, block.constraint)
@@ -299,17 +306,19 @@ def residual_block(
     number: int,
     rng: np.random.Generator | None,
 ) -> Tensor:
-    """norm(x + fn(x)), x + fn(norm(x)), x + norm(fn(x)) or x + fn(x), with the parameters ``name.norm`` and dropout.
+    """Compute norm(x + fn(x)), x + fn(norm(x)), x + norm(fn(x)) or x + fn(x), with dropout.
+
+    The norm has the parameters ``name.norm``.
 
     Args:
         p: parameters as tensors.
         name: path of the branch's parameters.
-        fn: the branch.
-        x: the stream.
-        block: says which of them (the scheme may say another), and how to add.
-        number: of this addition in the model, from 1; post-norm, the norm starts the stream anew and each is the first,
-            unless the rule counts on.
-        rng: for dropout; None in evaluation.
+        fn: the residual branch.
+        x: the residual stream.
+        block: settings that choose the placement of the norm, which the scheme may change, and the residual rule.
+        number: number of this addition in the model, ≥ 1; with post-norm each addition is the first after a norm,
+            except for rules that count through the whole model.
+        rng: generator for dropout; None in evaluation.
     """
 
     def normalized(h: Tensor) -> Tensor:
@@ -328,7 +337,7 @@ def residual_block(
 
 
 def transformer_layer_specs(name: str, d: int, hidden: int, depth: int = 1) -> Specs:
-    """Of ``transformer_layer``, in a stack of ``depth`` residual additions."""
+    """Return the specs of ``transformer_layer`` in a stack of ``depth`` residual additions."""
     return {
         **self_attention_specs(f"{name}.attention", d, depth),
         **norm_specs(f"{name}.attention.norm", d, depth),
@@ -340,19 +349,19 @@ def transformer_layer_specs(name: str, d: int, hidden: int, depth: int = 1) -> S
 def transformer_layer(
     p: Tensors, name: str, x: Tensor, mask: F.Mask | None, block: Block, number: int, rng: np.random.Generator | None
 ) -> Tensor:
-    """One layer: a branch that mixes tokens and a feed-forward branch, on the residual stream.
+    """Compute one layer of a transformer: a branch that mixes tokens, and a feed-forward branch.
 
     Args:
         p: parameters as tensors.
         name: path of this layer's parameters.
-        x: (batch, seq, d).
-        mask: (batch, seq), True at real tokens.
-        block: what all layers share.
-        number: of this layer, from 0.
-        rng: for dropout; None in evaluation.
+        x: the residual stream (batch, seq, d).
+        mask: (batch, seq), False for padding.
+        block: common settings of all layers.
+        number: number of this layer, ≥ 0.
+        rng: generator for dropout; None in evaluation.
 
     Returns:
-        (batch, seq, d).  Post-norm: unit variance; pre-norm: the stream, to be normalized at the end.
+        The residual stream (batch, seq, d); with post-norm of unit variance, with pre-norm not yet normalized.
     """
     mixer, ffn = f"{name}.{block.mixer}", f"{name}.ffn"
 

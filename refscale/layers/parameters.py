@@ -1,4 +1,4 @@
-"""Parameters as data: a flat mapping from path name to array; a ``Spec`` says what each is."""
+"""Parameters as data: a flat mapping from path name to array; a ``Spec`` describes each parameter."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Spec:
-    """What one parameter is.
+    """The description of one parameter: role, shape, depth, initial σ.
 
     Attributes:
-        role: weight, embedding, readout, bias or gain.
+        role: "weight", "embedding", "readout", "bias" or "gain".
         shape: (fan_in, fan_out) of a weight or readout, (rows, d) of an embedding, (n,) of a bias or gain.
-        depth: number of additions of the residual stack that it belongs to; 1 outside.
-        std: initial σ under the regular scheme; None: what the model's family or the program has for such a parameter.
-        zero_gradient: why its gradient is zero, so that its computed gradient holds rounding errors; empty: it is not.
-        unused: why a batch may give it a gradient of zero; empty: each gives it one.
-        zero_products: why products with it are zero as long as it is; empty: they are not meant to be.
+        depth: number of additions of the residual stack that contains the parameter; 1 outside of stacks.
+        std: initial σ under the regular scheme; None: the default of the model family or program.
+        zero_gradient: why the true gradient is zero (the computed one consists of rounding errors); empty: it is not.
+        unused: why a batch may give the parameter a zero gradient; empty: no batch should.
+        zero_products: why products with the parameter are zero while it is zero; empty: they should not be.
 
-    The three reasons are shown in reports, which do not judge the scale of such tensors.
+    Reports show the three reasons, and do not check the scale of such tensors.
 
     Raises:
-        ArgumentError: another role, or σ is not a positive number.
+        ArgumentError: ``role`` is unknown, or ``std`` is not a positive number.
     """
 
     role: Role
@@ -57,7 +57,7 @@ Specs = dict[str, Spec]
 
 
 def glorot(spec: Spec) -> float:
-    """√(2/(fan_in + fan_out)) for a weight or readout, 1 for an embedding.  Source: Glorot and Bengio 2010."""
+    """Return √(2/(fan_in + fan_out)) for a weight or readout, 1 for an embedding. Source: Glorot and Bengio 2010."""
     *kernel, fan_in, fan_out = spec.shape
     return 1.0 if spec.role == "embedding" else float((2 / ((fan_in + fan_out) * math.prod(kernel))) ** 0.5)
 
@@ -70,17 +70,17 @@ def initialize(
     *,
     uniform: bool = False,
 ) -> dict[str, NDArray[Any]]:
-    """Initial parameters: weights, embeddings and readouts N(0, σ²) with the scheme's σ, biases 0, gains 1.
+    """Draw initial parameters: weights, embeddings and readouts N(0, σ²) with the scheme's σ, biases 0, gains 1.
 
     Args:
-        specs: what to make, in order; the order and ``rng`` fix the values.
-        scheme: decides σ (regular: ``std(spec)``; unit: 1); a scheme or its name.
-        rng: source of randomness.
-        std: customary σ of each under the regular scheme.
-        uniform: draw from −√3·σ … √3·σ instead.
+        specs: specs of the parameters, in the order in which they are drawn.
+        scheme: the scheme that defines σ (regular: ``std(spec)``; unit: 1), or its name.
+        rng: random generator.
+        std: function from a spec to σ under the regular scheme; default: 0.02.
+        uniform: draw from a uniform distribution on −√3·σ … √3·σ.
 
     Returns:
-        float32 arrays by name, read-only.  Source: paper, recipe, step 1.
+        float32 arrays by name, read-only. Source: paper, recipe, step 1.
     """
     scheme = get_scheme(scheme)
     values: dict[str, NDArray[Any]] = {}
@@ -98,10 +98,10 @@ def initialize(
 
 
 def on_tape(tape: Tape, parameters: Parameters, specs: Specs) -> dict[str, Tensor]:
-    """Parameters as leaves of a tape.
+    """Make leaves of a tape from parameters.
 
     Raises:
-        ShapeError: a name is missing or unknown, or a shape is not that of its spec.
+        ShapeError: a name is missing or unknown, or a shape differs from the spec.
     """
     if parameters.keys() != specs.keys():
         wrong = sorted(parameters.keys() ^ specs.keys())
@@ -113,5 +113,5 @@ def on_tape(tape: Tape, parameters: Parameters, specs: Specs) -> dict[str, Tenso
 
 
 def count(specs: Specs) -> int:
-    """Number of scalar parameters."""
+    """Count scalar parameters."""
     return sum(math.prod(spec.shape) for spec in specs.values())

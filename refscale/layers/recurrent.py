@@ -1,4 +1,4 @@
-"""Layers of LSTM and GRU, by the names that their parameters have in PyTorch."""
+"""LSTM and GRU layers, with PyTorch's parameter names."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __all__ = ["gru", "gru_specs", "lstm", "lstm_specs"]
 def lstm_specs(
     name: str, m: int, d: int, *, layers: int = 1, bidirectional: bool = False, bias: bool = True, depth: int = 1
 ) -> Specs:
-    """Of ``lstm``: ``name.weight_ih_l0``, ``name.weight_hh_l0``, ``name.bias_ih_l0``, ``name.bias_hh_l0``, …
+    """Return the specs of ``lstm``: ``name.weight_ih_l0``, ``weight_hh_l0``, ``bias_ih_l0``, ``bias_hh_l0``, …
 
     Args:
-        name: path.
+        name: path of the parameters.
         m: width of the input.
         d: width of the state.
-        layers: how many.
-        bidirectional: also ``name.weight_ih_l0_reverse``, …, and layers above get 2·d.
-        bias: whether there are biases.
-        depth: of the stack.
+        layers: number of layers.
+        bidirectional: add ``name.weight_ih_l0_reverse``, …; the input width of later layers is then 2·d.
+        bias: add biases.
+        depth: number of residual additions in the stack.
 
     Returns:
-        Weights (fan-in, 4·d): those of PyTorch, transposed; gates i, f, g, o.
+        Specs; weights are (fan-in, 4·d), PyTorch's transposed, with gates i, f, g, o.
     """
     return _specs(4, name, m, d, layers, bidirectional, bias, depth)
 
@@ -33,18 +33,18 @@ def lstm_specs(
 def gru_specs(
     name: str, m: int, d: int, *, layers: int = 1, bidirectional: bool = False, bias: bool = True, depth: int = 1
 ) -> Specs:
-    """Of ``gru``: as ``lstm_specs``, with weights (fan-in, 3·d); gates r and z, candidate n."""
+    """Return the specs of ``gru``; see ``lstm_specs``. Weights are (fan-in, 3·d): gates r and z, candidate n."""
     return _specs(3, name, m, d, layers, bidirectional, bias, depth)
 
 
 def lstm(p: Tensors, name: str, x: Tensor, constraint: str | Constraint = geometric) -> Tensor:
-    """``functional.lstm`` from zero, with the parameters of ``lstm_specs``: (batch, seq, m) → (…, d or 2·d)."""
+    """Run ``functional.lstm`` from zero states with the parameters of ``lstm_specs``: (…, seq, m) → (…, d or 2·d)."""
     layers, bidirectional = _layers(p, name)
     return F.lstm(x, layers, bidirectional=bidirectional, constraint=constraint)[0]
 
 
 def gru(p: Tensors, name: str, x: Tensor, constraint: str | Constraint = geometric) -> Tensor:
-    """``functional.gru`` from zero, with the parameters of ``gru_specs``: (batch, seq, m) → (…, d or 2·d)."""
+    """Run ``functional.gru`` from zero states with the parameters of ``gru_specs``: (…, seq, m) → (…, d or 2·d)."""
     layers, bidirectional = _layers(p, name)
     return F.gru(x, layers, bidirectional=bidirectional, constraint=constraint)[0]
 

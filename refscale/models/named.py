@@ -1,4 +1,4 @@
-"""All families through one door: configurations by name, parameters by configuration."""
+"""Common functions of all model families: configurations by name, parameters by configuration."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ FAMILIES: dict[type[Config], Any] = {BertConfig: bert, LanguageConfig: language}
 """The package of each family; all have ``CONFIGS``, ``specs`` and ``initial_std``."""
 
 NAMES: dict[str, Config] = {name: config for f in FAMILIES.values() for name, config in f.CONFIGS.items()}
-"""Every named configuration."""
+"""Configurations by name."""
 
 _RULES = {"tau": get_residual, "constraint": get_constraint}
 _KINDS: dict[str, Any] = {"int": read_whole, "float": read_number}
 
 
 def family(config: Config) -> Any:
-    """The package that a configuration belongs to."""
+    """Return the package that defines the family of a configuration."""
     return FAMILIES[type(config)]
 
 
 def get_config(text: str, **changes: Any) -> Config:
-    """A configuration by name: ``bert-tiny``; or with fields replaced: ``charlm-conv:norm=none,tau=fixed(0.5)``.
+    """Return a configuration by name, ``bert-tiny``, or with options, ``charlm-conv:norm=none,tau=fixed(0.5)``.
 
     Args:
-        text: a name of ``NAMES``, and after a colon fields, separated by commas; what is true or false is written so.
-        changes: fields by name; those in the text go before.
+        text: a name in ``NAMES``, and, after a colon, fields with their values, separated by commas; booleans are
+            ``true`` and ``false``.
+        changes: values of fields by name; fields in ``text`` take precedence.
 
     Raises:
-        ArgumentError: the name or a field is unknown, or a value is not one of its field.
+        ArgumentError: the name or a field is unknown, or a value is not valid for its field.
     """
     name, rest = split_name(text)
     if name not in NAMES:
@@ -61,19 +62,19 @@ def get_config(text: str, **changes: Any) -> Config:
 
 
 def initial_parameters(config: Config, scheme: str | Scheme, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
-    """Initial parameters by name; see ``layers.initialize``."""
+    """Return initial parameters by name; see ``layers.initialize``."""
     members = family(config)
     uniform = isinstance(config, LanguageConfig) and config.initial == "authors"
     return initialize(members.specs(config), scheme, rng, partial(members.initial_std, config), uniform=uniform)
 
 
 def parameters_on(tape: Tape, parameters: Parameters, config: Config) -> dict[str, Tensor]:
-    """Parameters as leaves of a tape; see ``layers.on_tape``."""
+    """Make leaves of a tape from parameters; see ``layers.on_tape``."""
     return on_tape(tape, parameters, family(config).specs(config))
 
 
 def with_rules(config: Config, *, dropout: float, constraint: str | Constraint) -> Config:
-    """A configuration with the two rules that a run has options for; the constraint by name or not."""
+    """Return a configuration with other values of ``dropout`` and ``constraint`` (a constraint or its name)."""
     constraint = get_constraint(constraint)
     if isinstance(config, BertConfig):
         return replace(config, dropout=dropout, attention_dropout=dropout, constraint=constraint)

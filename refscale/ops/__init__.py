@@ -1,7 +1,7 @@
-"""The op table: every op with its forward, backward and factors, a page per family.
+"""The op table: every op with its forward pass, backward pass and factors, one module per family.
 
 ========================  ==============================================================================================
-page                      ops
+module                    ops
 ========================  ==============================================================================================
 ``arithmetic``            add, subtract, weighted_add, bias, multiply, maximum, minimum
 ``scalars``               scalar_multiply, scalar_divide
@@ -19,15 +19,15 @@ page                      ops
 ``recurrent``             lstm_state, lstm_output, gru_state
 ``reduction``             sum, mean
 ``movement``              reshape, transpose, slice, concat, expand, where, gather, embedding
-``resampling``            pad, nearest_resize
-``custom``                any element-wise function, given with its derivative (not in ``OPS``)
+``resampling``            pad, nearest_resize, linear_resize
+``custom``                custom_elementwise: a function given with its derivative (not in ``OPS``)
 ``losses``                softmax_cross_entropy, soft_target_cross_entropy, binary_cross_entropy, loss_sum
 ``regression``            mse_loss, huber_loss, smooth_l1_loss
 ========================  ==============================================================================================
 
-``apply(op, *tensors)`` runs one; ``refscale ops`` prints their factors.  ``OPS`` has every class by name: tables,
-golden vectors, claims and checks enumerate it.  ``x + y``, ``x - y``, ``x * y`` and ``x @ y`` run ``Add``,
-``Subtract``, ``Multiply`` and ``Matmul``; ``-x``, ``c * x`` and ``x / c``, for a number c, ``ScalarMultiply(-1)``,
+``apply(op, *tensors)`` runs an op; ``refscale ops`` prints the factors. ``OPS`` maps names to classes: tables, golden
+vectors, claims and checks enumerate it. ``x + y``, ``x - y``, ``x * y`` and ``x @ y`` run ``Add``, ``Subtract``,
+``Multiply`` and ``Matmul``; ``-x``, ``c * x`` and ``x / c``, for a number c, run ``ScalarMultiply(-1)``,
 ``ScalarMultiply(c)`` and ``ScalarDivide(c)``.
 """
 
@@ -94,7 +94,7 @@ from refscale.ops.positions import RelativeShift, Rotary
 from refscale.ops.recurrent import GruState, LstmOutput, LstmState
 from refscale.ops.reduction import Mean, Sum
 from refscale.ops.regression import HuberLoss, MseLoss, SmoothL1Loss
-from refscale.ops.resampling import NearestResize, Pad, PadMode
+from refscale.ops.resampling import LinearResize, NearestResize, Pad, PadMode
 from refscale.ops.scalars import ScalarDivide, ScalarMultiply
 from refscale.ops.softmax import LogSoftmax, MaskedLogSoftmax, MaskedSoftmax, Softmax
 from refscale.ops.windows import PaddingPerAxis, PerAxis
@@ -129,11 +129,11 @@ OPS: Mapping[str, type[Op]] = MappingProxyType(
         if hasattr(kind, "forward") and not name.startswith("_")
     }
 )
-"""Every op class by its name, in the order of the pages."""
+"""Op classes by op name, in the order of the modules."""
 
 
 def examples(at: Sizes) -> list[Example]:
-    """The examples that the classes declare, at these sizes, in the order of ``OPS``."""
+    """Return the examples of all ops at these sizes, in the order of ``OPS``."""
     return [example for kind in OPS.values() for example in kind.examples(at)]
 
 
@@ -191,6 +191,7 @@ __all__ = [
     "HuberLoss",
     "LayerNorm",
     "LeakyRelu",
+    "LinearResize",
     "Log",
     "LogSoftmax",
     "LossSum",

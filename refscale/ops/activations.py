@@ -23,29 +23,29 @@ Kept = tuple[Any, ...]
 
 
 def tanh_derivative(x: Array) -> Array:
-    """1 − tanh² as 4e/(1+e)² with e = exp(−2|x|), which neither cancels nor overflows."""
+    """Compute 1 − tanh² as 4e/(1+e)² with e = exp(−2|x|), without cancellation or overflow."""
     e = np.exp(-2 * np.abs(x))
     return np.asanyarray(4 * e / (1 + e) ** 2)
 
 
 def sigmoid_derivative(x: Array) -> Array:
-    """σ(x)·σ(−x)."""
+    """Compute the derivative of the sigmoid, σ(x)·σ(−x)."""
     return special.sigmoid(x) * special.sigmoid(-x)
 
 
 @cache
 def gate_moments(bias: float) -> Moments:
-    """Of 1/(1+e^-(x+bias)) = 1 − 1/(1+e^(x+bias))."""
+    """Compute the moments of a gate 1/(1+e^-(x+bias)) = 1 − 1/(1+e^(x+bias)), x ~ N(0, 1)."""
     return gaussian_moments(lambda x: special.sigmoid(x + bias), lambda x: sigmoid_derivative(x + bias))
 
 
 class Elementwise(Op):
-    """y_i = f(x_i), a function of one number: what activations share.
+    """Base class of elementwise functions y_i = f(x_i), such as activations.
 
-    A subclass defines ``forward``, which keeps f′(x), or keeps something else and defines ``backward``, too.
+    A subclass defines ``forward``, which keeps f′(x); if it keeps other arrays, it also defines ``backward``.
 
-    α = 1/σ(f(X)), β = 1/RMS(G·f′(X)) for independent X, G ~ N(0, 1), by quadrature of forward and backward; a function
-    with kinks names them, or overrides ``moments`` with its closed form.
+    α = 1/σ(f(X)), β = 1/RMS(G·f′(X)) for independent X, G ~ N(0, 1), by quadrature of forward and backward. A function
+    with kinks lists them in ``kinks``, or overrides ``moments`` with a closed form.
     """
 
     inputs = ("x",)
@@ -57,11 +57,11 @@ class Elementwise(Op):
         return (g * derivative,)
 
     def kinks(self) -> tuple[float, ...]:
-        """Places where f or f′ jumps: the breakpoints of the quadrature."""
+        """Points where f or f′ is discontinuous: the breakpoints of the quadrature."""
         return ()
 
     def moments(self) -> Moments:
-        """Standard deviation and RMS of f(X), RMS of G·f′(X)."""
+        """Standard deviation and RMS of f(X), and RMS of G·f′(X), for independent X, G ~ N(0, 1)."""
         return _moments_by_quadrature(self)
 
     def scale(self, x: Shape, statistic: Statistic = "std") -> Scales:
@@ -78,17 +78,17 @@ class Elementwise(Op):
         return (SecondMoments(g.shape, g.k * through(x, self.derivative).k),)
 
     def function(self, x: Array) -> Array:
-        """f(x)."""
+        """Compute f(x)."""
         return np.asarray(self.forward(x)[0])
 
     def derivative(self, x: Array) -> Array:
-        """f′(x)."""
+        """Compute f′(x)."""
         return np.asarray(self.backward(np.ones_like(x), *self.forward(x)[1])[0])
 
 
 @cache
 def _moments_of_ramp(slope: float) -> Moments:
-    """Of x where x > 0, else slope·x: in closed form, as it has a kink."""
+    """The moments of x where x > 0, else slope·x, in closed form."""
     mean, square = (1 - slope) / math.sqrt(2 * math.pi), (1 + slope**2) / 2
     return Moments(math.sqrt(square - mean**2), math.sqrt(square), math.sqrt(square))
 
@@ -99,7 +99,7 @@ def _moments_by_quadrature(op: Elementwise) -> Moments:
 
 
 class Relu(Elementwise):
-    """max(x, 0); derivative 0 at 0.  α = √(2/(1−1/π)), β = √2."""
+    """max(x, 0); derivative 0 at 0. α = √(2/(1−1/π)), β = √2."""
 
     source = "Table A.2; closed form"
     homogeneity = (1,)
@@ -118,7 +118,7 @@ class Relu(Elementwise):
 
 @dataclass(frozen=True)
 class LeakyRelu(Elementwise):
-    """x where x > 0, else slope·x; derivative ``slope`` at 0.  E f = (1−a)/√(2π), E f² = (1+a²)/2 = E f'².
+    """x where x > 0, else slope·x; derivative ``slope`` at 0. E f = (1−a)/√(2π), E f² = (1+a²)/2 = E f'².
 
     Attributes:
         slope: 0 < slope < 1; ``Relu`` is slope 0.
@@ -146,7 +146,7 @@ class LeakyRelu(Elementwise):
 
 @dataclass(frozen=True)
 class Gelu(Elementwise):
-    """x·Φ(x) (form "erf"), or its tanh approximation (form "tanh").  α = 1.701, β = 1.481; constrained 1.587."""
+    """x·Φ(x) (form "erf"), or its tanh approximation (form "tanh"). α = 1.701, β = 1.481; constrained 1.587."""
 
     form: Literal["erf", "tanh"] = "erf"
     source = "Table A.2; quadrature"
@@ -168,7 +168,7 @@ class Gelu(Elementwise):
     def bound(
         self, scales: Scales, gradient: Array | None, *arrays: Array, model: ErrorModel | None = None
     ) -> tuple[Bounded, tuple[Bounded | None, ...]]:
-        """Beside the error of the readable form an ulp of |x|: Φ as ½(1 + erf) errs by that where it is near 0."""
+        """Bound of the readable form plus an ulp of |x|: the error of Φ = ½(1 + erf) where Φ is near 0."""
         from refscale.exact import bounded
 
         y, gradients = super().bound(scales, gradient, *arrays, model=model)
@@ -189,10 +189,10 @@ class Silu(Elementwise):
 
 @dataclass(frozen=True)
 class Swish(Elementwise):
-    """x·sigmoid(βx) = silu(βx)/β.  β = 1.702: an approximation of gelu.
+    """x·sigmoid(βx) = silu(βx)/β. β = 1.702: an approximation of gelu.
 
     Attributes:
-        beta: 0 < β ≤ 32; the factors of steeper functions would err by more than 1e-14.
+        beta: β, 0 < β ≤ 32; for larger β the error of the factors exceeds 1e-14.
     """
 
     beta: float = 1.0
@@ -213,7 +213,7 @@ class Swish(Elementwise):
 
 
 class Tanh(Elementwise):
-    """tanh(x), odd, so its mean is 0.  α = 1.593, β = 1.467."""
+    """tanh(x), odd, so its mean is 0. α = 1.593, β = 1.467."""
 
     source = "Table A.2; quadrature"
     has_mean = False
@@ -226,10 +226,10 @@ class Tanh(Elementwise):
 
 @dataclass(frozen=True)
 class SoftCap(Elementwise):
-    """cap·tanh(x/cap): x where |x| is small, and never beyond ±cap.
+    """cap·tanh(x/cap): about x for small |x|, bounded by ±cap.
 
     Attributes:
-        cap: ≥ 1/16, finite; the factors of steeper functions would err by more than 1e-14.
+        cap: the bound, ≥ 1/16, finite; for a smaller cap the error of the factors exceeds 1e-14.
     """
 
     cap: float = 50.0
@@ -251,7 +251,7 @@ class SoftCap(Elementwise):
 
 
 class Sigmoid(Elementwise):
-    """1/(1+e^-x).  α = 4.801, β = 4.723; by RMS α = 1.846."""
+    """1/(1+e^-x). α = 4.801, β = 4.723; by RMS α = 1.846."""
 
     source = "Table A.2; quadrature"
     fast_forward, fast_backward = elements.sigmoid, elements.activation_backward
@@ -277,11 +277,11 @@ class Softplus(Elementwise):
 
 @dataclass(frozen=True)
 class ThresholdedSoftplus(Elementwise):
-    """log(1+e^(βx))/β, and x where βx is above a threshold, as torch.softplus has it.
+    """log(1+e^(βx))/β, and x where βx is above a threshold, as in torch.softplus.
 
     Attributes:
-        beta: 0 < β ≤ 32, as of ``Swish``.
-        threshold: ≥ 0: from there on f(x) = x and f′(x) = 1.
+        beta: β, 0 < β ≤ 32, see ``Swish``.
+        threshold: ≥ 0; where βx exceeds it, f(x) = x and f′(x) = 1.
     """
 
     beta: float = 1.0
@@ -304,7 +304,7 @@ class ThresholdedSoftplus(Elementwise):
         return value, (np.where(linear, one, special.sigmoid(steep)),)
 
     def kinks(self) -> tuple[float, ...]:
-        """The threshold, and places around 0, where a steep function needs shorter pieces."""
+        """The threshold, and points around 0, as quadrature of a steep function needs shorter intervals there."""
         return self.threshold / self.beta, *(k / self.beta for k in range(-4, 5))
 
     @classmethod
@@ -313,7 +313,7 @@ class ThresholdedSoftplus(Elementwise):
 
 
 class Abs(Elementwise):
-    """|x|; derivative 0 at 0.  E|X| = √(2/π), E X² = 1: α = (1 − 2/π)^-½ = 1.659, by RMS 1; β = 1."""
+    """|x|; derivative 0 at 0. E|X| = √(2/π), E X² = 1: α = (1 − 2/π)^-½ = 1.659, by RMS 1; β = 1."""
 
     source = "closed form"
     homogeneity = (1,)
@@ -326,7 +326,7 @@ class Abs(Elementwise):
 
 
 class Square(Elementwise):
-    """x².  E X² = 1, E X⁴ = 3, E (2X)² = 4: α = 1/√2, by RMS 1/√3; β = ½."""
+    """x². E X² = 1, E X⁴ = 3, E (2X)² = 4: α = 1/√2, by RMS 1/√3; β = ½."""
 
     source = "closed form"
     homogeneity = (2,)
@@ -340,12 +340,12 @@ class Square(Elementwise):
 
 @dataclass(frozen=True)
 class Clip(Elementwise):
-    """min(max(x, low), high); derivative 1 where low ≤ x ≤ high, else 0, as torch.clamp has it.
+    """min(max(x, low), high); derivative 1 where low ≤ x ≤ high, else 0, as in torch.clamp.
 
-    E f′² = P(low ≤ X ≤ high).  relu6 is clip(0, 6), hardtanh clip(−1, 1).
+    E f′² = P(low ≤ X ≤ high). relu6 is clip(0, 6), hardtanh clip(−1, 1).
 
     Attributes:
-        low, high: finite, low < high; P(low ≤ X ≤ high) ≥ 2^-20, as β is one over its root.
+        low, high: bounds, finite, low < high, with P(low ≤ X ≤ high) ≥ 2^-20, as β = P^-½.
     """
 
     low: float = -1.0
@@ -406,7 +406,7 @@ class HardSwish(Elementwise):
 
 
 class Exp(Op):
-    """e^x.  For X ~ N(0, 1): σ² = e(e−1), RMS = e, and the gradient's RMS is e too."""
+    """e^x. For X ~ N(0, 1): σ² = e(e−1), RMS = e, and the gradient's RMS is e too."""
 
     inputs = ("x",)
     homogeneity = ("own",)
@@ -429,7 +429,7 @@ class Exp(Op):
 
 
 class Log(Op):
-    """log x, x > 0.  A Gaussian has no logarithm; the rule takes X = e^Z, Z ~ N(0, 1): α = 1, β = 1/RMS(1/X) = 1/e."""
+    """log x, x > 0. The factors assume X = e^Z > 0, Z ~ N(0, 1), in place of N(0, 1): α = 1, β = 1/RMS(1/X) = 1/e."""
 
     inputs = ("x",)
     homogeneity = ("own",)
@@ -452,7 +452,7 @@ class Log(Op):
 
 
 class Sqrt(Op):
-    """√x, x > 0.  Under the rule of ``log``, √X = e^(Z/2): σ² = e^¼(e^¼−1), E[X] = e^½, RMS(½X^-½) = ½e^¼."""
+    """√x, x > 0. With X = e^Z as for ``log``, √X = e^(Z/2): σ² = e^¼(e^¼−1), E[X] = e^½, RMS(½X^-½) = ½e^¼."""
 
     inputs = ("x",)
     homogeneity = (0.5,)
@@ -485,4 +485,4 @@ ACTIVATIONS: dict[str, Elementwise] = {
     "tanh": Tanh(),
     "sigmoid": Sigmoid(),
 }
-"""Activations by the names of models' configurations."""
+"""Activations by name, as in the configurations of models."""

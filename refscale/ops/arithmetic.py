@@ -1,4 +1,4 @@
-"""Elementwise arithmetic of several tensors: sums, products, the larger and the smaller of two."""
+"""Elementwise arithmetic of several tensors: sums, products, maximum and minimum."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _gradients_of_sum(
 class Add(Op):
     """x + y, broadcast.
 
-    Two independent N(0, 1) add to variance 2: α = 2^-1/2.  β = r^-1/2 for an input that broadcasting repeats r times.
+    The sum of two independent N(0, 1) has variance 2: α = 2^-½. β = r^-½ for an input that is repeated r times.
     """
 
     inputs = ("x", "y")
@@ -74,12 +74,12 @@ class Add(Op):
         return _gradients_of_sum(g, xs, self.weights)
 
     def broadcast(self, x: Shape, y: Shape) -> Shape:
-        """The common shape, or a ShapeError."""
+        """Return the common shape, or raise ShapeError."""
         return broadcast(self.name, x, y)
 
 
 class Subtract(Op):
-    """x − y, broadcast.  Factors as for x + y: the sign does not change a variance."""
+    """x − y, broadcast. Factors as for x + y: the sign does not change a variance."""
 
     inputs = ("x", "y")
     homogeneity = ("together", "together")
@@ -115,7 +115,7 @@ class Subtract(Op):
         return _gradients_of_sum(g, xs, self.weights)
 
     def broadcast(self, x: Shape, y: Shape) -> Shape:
-        """The common shape, or a ShapeError."""
+        """Return the common shape, or raise ShapeError."""
         return broadcast(self.name, x, y)
 
 
@@ -123,7 +123,7 @@ class Subtract(Op):
 class WeightedAdd(Op):
     """Σ γ_i x_i, broadcast, with weights that are part of the function.
 
-    α = (Σ γ_i²)^-1/2.  The gradient of x_i is γ_i·g, so β_i = 1/γ_i (times r^-1/2 if x_i is repeated r times).
+    α = (Σ γ_i²)^-½. The gradient of x_i is γ_i·g, so β_i = 1/γ_i (times r^-½ if x_i is repeated r times).
 
     Attributes:
         weights: γ_i > 0, one per input.
@@ -161,7 +161,7 @@ class WeightedAdd(Op):
         return tuple(repeats(s, out) for s in shapes)
 
     def at_scales(self, *scales: float) -> tuple[Op, float]:
-        """With weights γ_i·s_i/h, h = √Σ (γ_i·s_i)²: h times its result."""
+        """Return the op with weights γ_i·s_i/h and the factor h = √Σ (γ_i·s_i)²."""
         weights = [w * s for w, s in zip(self.weights, scales, strict=True)]
         factor = math.hypot(*weights)
         return WeightedAdd(tuple(w / factor for w in weights)), factor
@@ -177,16 +177,16 @@ class WeightedAdd(Op):
         return _gradients_of_sum(g, xs, self.weights)
 
     def broadcast(self, *shapes: Shape) -> Shape:
-        """The common shape, or a ShapeError."""
+        """Return the common shape, or raise ShapeError."""
         if len(shapes) != len(self.weights):
             raise ShapeError(f"weighted_add: {len(self.weights)} weights for {len(shapes)} inputs")
         return broadcast(self.name, *shapes)
 
 
 class Bias(Op):
-    """x + bias, bias broadcast over the b leading elements of x.
+    """x + bias, bias broadcast over the b rows of x (the product of its leading axes).
 
-    Biases start at 0 and so add no variance: α = β_x = 1; the bias gradient sums b rows: β_bias = b^-1/2.
+    Biases start at 0 and add no variance: α = β_x = 1; the bias gradient sums b rows: β_bias = b^-½.
     """
 
     inputs = ("x", "bias")
@@ -219,7 +219,7 @@ class Bias(Op):
         return _gradients_of_sum(g, xs, (1.0, 1.0))
 
     def check(self, x: Shape, bias: Shape) -> None:
-        """A ShapeError, unless they fit."""
+        """Raise ShapeError unless the shapes fit."""
         if broadcast(self.name, x, bias) != x:
             raise ShapeError(f"bias: shape {bias} does not fit x of shape {x}")
 
@@ -227,7 +227,8 @@ class Bias(Op):
 class Multiply(Op):
     """x·y, broadcast.
 
-    The product of independent unit-RMS variables has RMS 1, and so has each gradient: α = 1, β = r^-1/2.
+    The product of independent unit-RMS variables has RMS 1, and so has each gradient: α = 1, and β = r^-½ for an input
+    that broadcasting repeats r times.
     """
 
     inputs = ("x", "y")
@@ -308,8 +309,8 @@ class _Extreme(Op):
 class Maximum(_Extreme):
     """max(x, y), broadcast; the gradient goes to the larger element, half to each of two equal ones (as in torch).
 
-    Of two independent N(0, 1): mean π^-½, mean square 1: α = (1 − 1/π)^-½ = 1.211, by RMS 1.  Half of the elements of g
-    go to each input: β = √2·r^-½ for an input that broadcasting repeats r times.
+    The maximum of two independent N(0, 1) has mean π^-½ and mean square 1: α = (1 − 1/π)^-½ = 1.211, by RMS 1. Half of
+    the elements of g go to each input: β = √2·r^-½ for an input that broadcasting repeats r times.
     """
 
     sign = 1

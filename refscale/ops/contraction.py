@@ -25,7 +25,7 @@ def _check_keys(op: Op, keys: int | None) -> None:
 
 
 def _share(keys: int | None, t: int) -> float:
-    """Of t keys, the share that a query sees."""
+    """The fraction of t keys that a query sees."""
     return 1.0 if keys is None else min(1.0, keys / max(1, t))
 
 
@@ -42,8 +42,8 @@ def _product_shape(name: str, x: Shape, w: Shape) -> Shape:
 class Matmul(Op):
     """Matrix product of x (…, b, m) and w (…, m, n); leading axes broadcast.
 
-    Each output sums m products: α = m^-1/2.  The gradient of x sums n products, that of w sums b; an operand that
-    broadcasting repeats r times sums r times as many: β_x = (n·r_x)^-1/2, β_w = (b·r_w)^-1/2.  For a weight w (m, n)
+    Each output sums m products: α = m^-½. The gradient of x sums n products, that of w sums b; an operand that
+    broadcasting repeats r times sums r times as many: β_x = (n·r_x)^-½, β_w = (b·r_w)^-½. For a weight w (m, n)
     shared by all leading axes of x, b·r_w is the number of rows of x.
     """
 
@@ -74,7 +74,7 @@ class Matmul(Op):
         return Scales(m**-0.5, ((n * repeats_x) ** -0.5, (b * repeats_w) ** -0.5))
 
     def rows(self, x: Shape, w: Shape) -> tuple[Shape, Shape]:
-        """The rows of x, for a w of two axes, or one that broadcasting repeats; another w is data, as x is."""
+        """Return the rows of x if w is a matrix or repeated by broadcasting; () for any other w, which is data."""
         repeated = repeats(w[:-2], self.check(x, w)[:-2])
         return (), (*repeated, x[-2], 1) if len(w) == 2 or size(repeated) > 1 else ()
 
@@ -92,23 +92,23 @@ class Matmul(Op):
         return contracted(g, w.swapped()).unbroadcast(x.shape), contracted(x.swapped(), g).unbroadcast(w.shape)
 
     def check(self, x: Shape, w: Shape) -> Shape:
-        """Shape of the result, or a ShapeError."""
+        """Return the shape of the result, or raise ShapeError."""
         return _product_shape(self.name, x, w)
 
 
 @dataclass(frozen=True)
 class AttentionScores(Op):
-    """q·kᵀ·damping for queries q (…, s, d) and keys k (…, t, d); the damping is d^-1/2, 1/d, or a number.
+    """q·kᵀ·damping for queries q (…, s, d) and keys k (…, t, d); the damping is d^-½, 1/d, or a number.
 
-    The damping is part of the function, under every scheme, for it sets the temperature of the softmax that follows:
-    d^-1/2 gives logits of variance 1 (Vaswani et al. 2017), 1/d damps them on purpose (u-μP, arXiv 2407.17465).  So
-    α = 1; the gradient of q sums t damped products, that of k sums s: β_q = t^-1/2/damping, β_k = s^-1/2/damping; what
-    leading axes repeat, as for matmul.  Where a query sees only some of the keys, the other scores have no gradient:
-    a share keys/t of the terms is left in both sums.
+    The damping is part of the function under every scheme, because it sets the temperature of the softmax that follows:
+    d^-½ gives logits of variance 1 (Vaswani et al. 2017), 1/d gives smaller ones (u-μP, arXiv 2407.17465). Hence
+    α = 1. The gradient of q sums t damped products, that of k sums s: β_q = t^-½/damping, β_k = s^-½/damping; repeated
+    leading axes count as for matmul. If a query sees only some of the keys, the other scores have no gradient, and a
+    fraction keys/t of the terms remains in both sums.
 
     Attributes:
         rule: "1/sqrt(d)", "1/d", or the damping, a positive number.
-        keys: how many keys a query sees at most (sliding windows), ≥ 1; None: all.
+        keys: maximum number of keys that a query sees (sliding windows), ≥ 1; None: all.
     """
 
     rule: ScoresRule | float = "1/sqrt(d)"
@@ -159,14 +159,14 @@ class AttentionScores(Op):
         return contracted(g, k).unbroadcast(q.shape), contracted(g.swapped(), q).unbroadcast(k.shape)
 
     def damping(self, q: Shape) -> float:
-        """What the scores of queries of that shape are multiplied by."""
+        """Return the damping of the scores of queries of a given shape."""
         d = max(1, q[-1])
         if isinstance(self.rule, str):
             return d**-0.5 if self.rule == "1/sqrt(d)" else 1 / d
         return self.rule
 
     def check(self, q: Shape, k: Shape) -> Shape:
-        """Shape of the result, or a ShapeError."""
+        """Return the shape of the result, or raise ShapeError."""
         if len(q) < 2 or len(k) < 2 or q[-1] != k[-1]:
             raise ShapeError(f"attention_scores: q {q} and k {k}, expected (…, s, d) and (…, t, d)")
         return (*broadcast(self.name, q[:-2], k[:-2]), q[-2], k[-2])
@@ -174,21 +174,20 @@ class AttentionScores(Op):
 
 @dataclass(frozen=True)
 class AttentionMix(Op):
-    """weights·v: each query's mixture of the values v (…, t, d), by weights (…, s, t) that were scaled to mean 1.
+    """weights·v: for each query, a mixture of the values v (…, t, d) by weights (…, s, t) that are scaled to mean 1.
 
-    A mixture of t independent values has σ = √t, so α = t^-1/2, the matmul rule ("independent").  The values of one
-    sequence are not independent: what they share (the mean that gelu leaves, to begin with) adds up t-fold, drowns the
-    rest, and after a few layers all tokens are alike.  α = 1/t ("correlated") makes the mixture the weighted mean that
-    attention is, whatever the values share.  Under a causal mask query i mixes i values, by weights of mean t/i: of
-    independent values σ² = t·H_t in the mean over queries, H_t = 1 + ½ + … + 1/t, so α = (t·H_t)^-1/2 ("causal").
-    β as for matmul.
+    A mixture of t independent values has σ = √t, so α = t^-½, the matmul rule ("independent"). The values of one
+    sequence are correlated, for example by the mean of gelu's output: their common part grows by t, their differences
+    by √t only, and after a few layers all tokens are alike. α = 1/t ("correlated") makes the mixture a weighted mean,
+    for any correlation. Under a causal mask query i mixes i values by weights of mean t/i. For independent values
+    σ² = t·H_t, averaged over queries, H_t = 1 + ½ + … + 1/t, so α = (t·H_t)^-½ ("causal"). β as for matmul.
 
-    Where a query sees n < t keys, the weights of these have mean 1, and n takes the place of t: α = 1/n, n^-1/2, or
-    ((n²·H_n + (t − n)·n)/t)^-1/2, as the first n queries see 1 … n keys; the gradient of v sums s·n/t terms.
+    If a query sees n < t keys, their weights have mean 1, and n replaces t: α = 1/n, n^-½, or
+    ((n²·H_n + (t − n)·n)/t)^-½, because the first n queries see 1 … n keys; the gradient of v sums s·n/t terms.
 
     Attributes:
-        values: "correlated", "independent", or "causal".
-        keys: n, how many keys a query sees at most (sliding windows), ≥ 1; None: all.
+        values: assumed correlation of the values: "correlated", "independent", or "causal".
+        keys: n, the maximum number of keys that a query sees (sliding windows), ≥ 1; None: all.
     """
 
     values: ValuesRule = "correlated"
@@ -242,7 +241,7 @@ class AttentionMix(Op):
         return Matmul().predict_gradients(g, weights, v)
 
     def check(self, weights: Shape, v: Shape) -> Shape:
-        """Shape of the result, or a ShapeError."""
+        """Return the shape of the result, or raise ShapeError."""
         return _product_shape(self.name, weights, v)
 
 
@@ -250,12 +249,12 @@ class AttentionMix(Op):
 class Readout(Op):
     """Matrix product of x (…, m) and w (m, n) for an output layer; on a cut-edge it needs no constraint.
 
-    As for matmul, α = m^-1/2 and logits start at σ = 1.  With α = 1/m they start near 0, however wide the model, and
-    grow with the correlations that training makes; w then has to learn √m times as fast, or the model learns late.
+    As for matmul, α = m^-½ and the initial logits have σ = 1. With α = 1/m they start near 0 for any width, and grow as
+    w and x become correlated in training; w then needs a learning rate √m times as large, or the loss falls later.
     β as for matmul.
 
     Attributes:
-        rule: "1/sqrt(m)" or "1/m", which is α.
+        rule: α as a function of m, "1/sqrt(m)" or "1/m".
     """
 
     rule: ReadoutRule = "1/sqrt(m)"
@@ -300,7 +299,7 @@ class Readout(Op):
         return Matmul().predict_gradients(g, x, w)
 
     def check(self, x: Shape, w: Shape) -> Shape:
-        """Shape of the result, or a ShapeError."""
+        """Return the shape of the result, or raise ShapeError."""
         if len(w) != 2:
             raise ShapeError(f"readout: w {w}, expected (m, n)")
         return _product_shape(self.name, x, w)

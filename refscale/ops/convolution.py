@@ -1,7 +1,7 @@
 """Convolutions along one, two or three axes, and their transpose.
 
-Channels come last, as in every other op: x (batch, length, channels) or (batch, height, width, channels).  The windows
-of x are laid out as rows of a matrix, so that a convolution is a matrix product and its rule that of a matmul.
+Channels are the last axis, as in all ops: x (batch, length, channels) or (batch, height, width, channels). The windows
+of x become rows of a matrix, so that a convolution is a matrix product with the factors of matmul.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class _Convolution(Op, ABC):
         return (), (x[0], *outputs, 1)
 
     def predict(self, out: Shape, x: SecondMoments, weight: SecondMoments) -> SecondMoments:
-        """What two places share, they share tap by tap; weights are independent."""
+        """Predict the output: the correlation of two positions adds up over the taps; weights are independent."""
         k = np.zeros((2,) * len(out))
         terms = math.prod(self._seen(x.shape, weight.shape)) / math.prod(out[1:-1]) * weight.shape[-2]
         k[..., 1] = x.k[..., 1] * (terms * weight.square)
@@ -112,7 +112,7 @@ class _Convolution(Op, ABC):
         return [int(np.count_nonzero(seen)) for seen in windows.seen(x[1:-1])]
 
     def _windows(self, x: Shape, weight: Shape) -> tuple[WindowGrid, Shape]:
-        """Where the windows lie, and how many on each axis; or a ShapeError."""
+        """Return the positions of the windows, and their number on each axis; or raise ShapeError."""
         space, kernel, axes = x[1:-1], weight[:-2], len(self._layout)
         if (
             not len(x) == len(weight) == axes + 2
@@ -134,16 +134,17 @@ class Conv1d(_Convolution):
     """Convolution of x (batch, length, channels_in) with weight (kernel, channels_in/groups, channels_out).
 
     y[b, o, j] = Σ x[b, o·stride + k·dilation − before, i]·weight[k, i, j] over k and the channels i of j's group (no
-    flip of the kernel).  Each output sums kernel·channels_in/groups products: α = (kernel·channels_in/groups)^-1/2.
-    An element of x is seen by kernel/stride windows, each with channels_out/groups outputs:
-    β_x = (kernel/stride·channels_out/groups)^-1/2.  The gradient of the weight sums over all windows:
-    β_w = (batch·output positions)^-1/2.  At the ends, where windows reach into the padding, there are fewer terms.
+    flip of the kernel). Each output sums kernel·channels_in/groups products: α = (kernel·channels_in/groups)^-½.
+    An element of x is in kernel/stride windows, each with channels_out/groups outputs:
+    β_x = (kernel/stride·channels_out/groups)^-½. The gradient of the weight sums over all windows:
+    β_w = (batch·output positions)^-½. At the ends, where windows overlap the padding, there are fewer terms.
 
     Attributes:
         stride: distance of neighboring windows, ≥ 1.
-        padding: zeros before and after, one number or (before, after); (kernel − 1, 0) makes the convolution causal.
-        dilation: distance of the elements of a window, ≥ 1.
-        groups: parts of the channels that are convolved separately; divides channels_in and channels_out.
+        padding: number of zeros before and after, one number or (before, after); (kernel − 1, 0) makes the convolution
+            causal.
+        dilation: distance of neighboring elements of a window, ≥ 1.
+        groups: number of parts of the channels that are convolved separately; divides channels_in and channels_out.
     """
 
     stride: int = 1
@@ -198,7 +199,7 @@ class Conv2d(_ConvolutionOfAxes):
     Attributes:
         stride, dilation: ≥ 1, one number for both axes or a pair (height, width).
         padding: one number for all sides, or a pair (height, width), each a number or (before, after).
-        groups: parts of the channels that are convolved separately.
+        groups: number of parts of the channels that are convolved separately.
     """
 
     stride: PerAxis = (1, 1)
@@ -221,7 +222,7 @@ class Conv3d(_ConvolutionOfAxes):
     Attributes:
         stride, dilation: ≥ 1, one number for all axes or three (depth, height, width).
         padding: one number for all sides, or three, each a number or (before, after).
-        groups: parts of the channels that are convolved separately.
+        groups: number of parts of the channels that are convolved separately.
     """
 
     stride: PerAxis = (1, 1, 1)
@@ -239,20 +240,20 @@ class Conv3d(_ConvolutionOfAxes):
 class ConvTranspose(Op):
     """Transposed convolution of x (batch, *space, channels_in) with weight (*kernel, channels_in/groups, channels_out).
 
-    Over one, two or three spatial axes, and on one axis y[b, i·stride + k·dilation − before, j] = Σ x[b, i, c]·
-    weight[k, c, j] over i, k and the channels c of j's group: the gradient of a convolution by its input.  The result
-    has (n − 1)·stride + (kernel − 1)·dilation + 1 − before − after + output_padding places.
+    One, two or three spatial axes. On one axis y[b, i·stride + k·dilation − before, j] = Σ x[b, i, c]·weight[k, c, j]
+    over i, k and the channels c of j's group: the gradient of a convolution with respect to its input. The result has
+    (n − 1)·stride + (kernel − 1)·dilation + 1 − before − after + output_padding positions.
 
-    Each of them sums kernel/stride·channels_in/groups products: α = (kernel/stride·channels_in/groups)^-½, in the mean
-    over places that sum different numbers of them.  An element of x is in kernel·channels_out/groups products:
-    β_x = (kernel·channels_out/groups)^-½.  The gradient of the weight sums over the elements of x:
+    A position sums kernel/stride·channels_in/groups products on average: α = (kernel/stride·channels_in/groups)^-½.
+    An element of x is in kernel·channels_out/groups products:
+    β_x = (kernel·channels_out/groups)^-½. The gradient of the weight sums over the elements of x:
     β_w = (batch·input positions)^-½.
 
     Attributes:
         stride, dilation: ≥ 1, one number for every spatial axis of x or a tuple with one for each.
-        padding: places left out before and after, one number for all sides or, for each axis, a number or a pair.
-        output_padding: places added at the end, less than stride or dilation; one number or one for each axis.
-        groups: parts of the channels that are convolved separately.
+        padding: positions cut before and after, one number for all sides or, for each axis, a number or a pair.
+        output_padding: positions added at the end, less than stride or dilation; one number or one for each axis.
+        groups: number of parts of the channels that are convolved separately.
     """
 
     stride: PerAxis = 1
@@ -298,7 +299,7 @@ class ConvTranspose(Op):
         )
 
     def products(self, x: Shape, weight: Shape) -> int:
-        """Each element of x goes to a window of the output."""
+        """Return the number of multiplications: each element of x is multiplied into a window of the output."""
         return math.prod((*x, *weight[:-2], weight[-1])) // self.groups
 
     def rows(self, x: Shape, weight: Shape) -> tuple[Shape, Shape]:
@@ -310,7 +311,7 @@ class ConvTranspose(Op):
         return (example(cls(stride=2, padding=1), (at.b, at.s, at.m), (4, at.m, at.n)),)
 
     def predict(self, out: Shape, x: SecondMoments, weight: SecondMoments) -> SecondMoments:
-        """What two places share, they share tap by tap; weights are independent."""
+        """Predict the output: the correlation of two positions adds up over the taps; weights are independent."""
         terms = math.prod(self._seen(x.shape, weight.shape)) / math.prod(out[1:-1]) * weight.shape[-2]
         k = np.zeros((2,) * len(out))
         k[..., 1] = x.k[..., 1] * (terms * weight.square)
@@ -322,7 +323,7 @@ class ConvTranspose(Op):
     def predict_gradients(
         self, g: SecondMoments, x: SecondMoments, weight: SecondMoments
     ) -> tuple[SecondMoments, SecondMoments]:
-        """A convolution, and sums over the elements of x."""
+        """Predict the gradients: of x, a convolution of g; of the weight, sums over the elements of x."""
         seen = self._seen(x.shape, weight.shape)
         dx = np.zeros((2,) * len(x.shape))
         share = math.prod(seen) / math.prod(x.shape[1:-1]) * (weight.shape[-1] / self.groups)

@@ -1,4 +1,4 @@
-"""An element-wise function of the caller's, with factors by quadrature."""
+"""An elementwise function defined by the caller, with factors by quadrature."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from refscale.scales import Moments, piecewise_gaussian_mean
 class CustomElementwise(Elementwise):
     """y_i = f(x_i) for a function that is given with its derivative.
 
-    α = 1/σ(f(X)), β = 1/RMS(f′(X)) for X ~ N(0, 1), by quadrature with breakpoints at the kinks.  Each moment is
-    computed by two quadratures, of other pieces and another interval.  Where they differ by more than 1e-8, the moment
-    diverges (1/x, e^(x²)), or f has a kink that is not named; ``scale`` then raises an ArgumentError.  Schemes without
-    factors accept the op.
+    α = 1/σ(f(X)), β = 1/RMS(f′(X)) for X ~ N(0, 1), by quadrature with breakpoints at the kinks. Each moment is
+    computed by two quadratures with different subintervals and limits. If they differ by more than 1e-8, the moment
+    diverges (1/x, e^(x²)), or a kink of f is missing in ``places``; ``scale`` then raises an ArgumentError. Schemes
+    without factors accept the op.
 
-    The op is not in ``OPS``: it has no row of the table and no golden vectors, as its bits are those of its function.
+    The op is not in ``OPS``: it has no row in the table and no golden vectors, because its bits depend on f.
 
     Attributes:
-        f: of an array, element by element, in NumPy functions.
-        slope: f′, likewise.
-        places: of the kinks of f.
+        f: the function of an array, elementwise, in NumPy functions.
+        slope: its derivative f′, likewise.
+        places: the kinks of f.
     """
 
     f: Callable[[Any], Any]

@@ -1,4 +1,4 @@
-"""Gated units: products with, and mixtures by, a function of a gate."""
+"""Gated units: products and mixtures of inputs with a function of a gate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Kept = tuple[Any, ...]
 
 
 class _Gated(Op):
-    """x·f(gate) for an element-wise f; x and gate of one shape."""
+    """x·f(gate) for an elementwise f; x and gate of one shape."""
 
     inputs = ("x", "gate")
     homogeneity = (1, "own")
@@ -51,7 +51,7 @@ class _Gated(Op):
         return SecondMoments(g.shape, g.k * value.k), SecondMoments(g.shape, g.k * x.k * slope.k)
 
     def check(self, x: Shape, gate: Shape) -> None:
-        """A ShapeError, unless they have one shape."""
+        """Raise ShapeError unless all have the same shape."""
         if x != gate:
             raise ShapeError(f"{self.name}: x {x} and gate {gate} must have one shape")
 
@@ -59,14 +59,14 @@ class _Gated(Op):
 class SiluGlu(_Gated):
     """x·silu(gate), the gated linear unit of SwiGLU: ``glu`` with silu, and a fused form.
 
-    A product of independents sees the RMS, not the standard deviation: α = β_x = 1/RMS(silu(X)),
-    β_gate = 1/RMS(silu'(X)).
+    The scale of a product of independent variables depends on their RMS, not their σ: α = β_x = 1/RMS(silu(X)),
+    β_gate = 1/RMS(silu′(X)).
     """
 
     fast_forward, fast_backward = elements.silu_glu, elements.silu_glu_backward
 
     def gate_function(self) -> Elementwise:
-        """Silu."""
+        """Return the op silu."""
         return Silu()
 
     @classmethod
@@ -78,10 +78,11 @@ class SiluGlu(_Gated):
 class Glu(_Gated):
     """x·f(gate), a gated linear unit with any activation f: sigmoid (the original), gelu (GEGLU), relu (ReGLU), ….
 
-    A product of independents sees the RMS, not the standard deviation: α = β_x = 1/RMS(f(X)), β_gate = 1/RMS(f'(X)).
+    The scale of a product of independent variables depends on their RMS, not their σ: α = β_x = 1/RMS(f(X)),
+    β_gate = 1/RMS(f′(X)).
 
     Attributes:
-        activation: f, by a name of ``ACTIVATIONS``, or an element-wise op.
+        activation: f, as a name in ``ACTIVATIONS`` or an elementwise op.
     """
 
     activation: str | Elementwise = "sigmoid"
@@ -91,11 +92,11 @@ class Glu(_Gated):
         known = isinstance(self.activation, str) and self.activation in ACTIVATIONS
         if not known and not isinstance(self.activation, Elementwise):
             raise ArgumentError(
-                f"Glu(activation={self.activation!r}): expected one of {', '.join(ACTIVATIONS)}, or an element-wise op"
+                f"Glu(activation={self.activation!r}): expected one of {', '.join(ACTIVATIONS)}, or an elementwise op"
             )
 
     def gate_function(self) -> Elementwise:
-        """The activation."""
+        """Return the op of the activation."""
         return ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
 
     @classmethod
@@ -107,12 +108,12 @@ class Glu(_Gated):
 class Highway(Op):
     """(1 − s)·h + s·c with the gate s = sigmoid(update + bias): the cell of a recurrent highway network.
 
-    The state h after a step is a mean of what it was and of the candidate c, whatever the gate: α = 1 keeps it one.  (A
-    factor that suits independent h and c would multiply the state at every step, and grow over a sequence without
-    bound where the gate is shut.)  β_h = 1/RMS(1 − s), β_c = 1/RMS(s), β_update = 1/(√2·RMS(s′)), for N(0, 1) in all.
+    The new state is a weighted mean of the old state h and the candidate c, for any gate; α = 1 preserves this. (The
+    factor for independent h and c would multiply the state at every step, and let it grow without bound over a sequence
+    while the gate is closed.) β_h = 1/RMS(1 − s), β_c = 1/RMS(s), β_update = 1/(√2·RMS(s′)), for inputs N(0, 1).
 
     Attributes:
-        bias: of the gate; −1 lets the state persist.
+        bias: bias of the gate; −1 makes the state persist.
     """
 
     bias: float = 0.0
@@ -161,6 +162,6 @@ class Highway(Op):
         return through(update, carry), through(update, gate)
 
     def check(self, h: Shape, candidate: Shape, update: Shape) -> None:
-        """A ShapeError, unless they have one shape."""
+        """Raise ShapeError unless all have the same shape."""
         if not h == candidate == update:
             raise ShapeError(f"highway: h {h}, candidate {candidate} and update {update} must have one shape")

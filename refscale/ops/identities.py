@@ -37,7 +37,7 @@ class _Identity(Op):
 
 @dataclass(frozen=True)
 class Scaled(_Identity):
-    """Identity with chosen factors: α·x forward, β·g backward.  Under the regular scheme, the identity.
+    """Identity with chosen factors: α·x forward, β·g backward. Under the regular scheme, the identity.
 
     Attributes:
         alpha, beta: positive factors.
@@ -62,13 +62,13 @@ class Scaled(_Identity):
 
 @dataclass(frozen=True)
 class Fork(_Identity):
-    """Identity at the start of one of several uses of a tensor: the place where gradients of different c are put right.
+    """Identity at the start of one of several uses of a tensor: its β equalizes the constants c of their gradients.
 
-    x forward, β·g backward.  Where the uses of a tensor send back different multiples of the true gradient, their sum
-    would be wrong; ``backward`` then replaces the β of forks so that all agree.
+    x forward, β·g backward. If the gradients from the uses of a tensor are different multiples of the true ones, their
+    sum is wrong; ``backward`` then replaces the β of forks so that all agree.
 
     Attributes:
-        beta: what to use where they agree already; ways^-½ keeps a sum of that many gradients at unit variance.
+        beta: the factor used if all uses agree already; n^-½ gives a sum of n gradients unit variance.
     """
 
     beta: float = 1.0

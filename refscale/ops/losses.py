@@ -1,4 +1,4 @@
-"""Losses of classifiers, and sums of losses: not rounded; their gradients start the backward pass at unit variance."""
+"""Losses of classifiers, and sums of losses; losses are not rounded, and their gradients have unit variance."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from refscale.special import sigmoid, softplus
 
 Kept = tuple[Any, ...]
 Reduction = Literal["mean", "sum", "none"]
-"""Of the losses of rows or elements: their mean, their sum, or each of them."""
+"""Reduction of the losses of rows or elements: mean, sum, or none (all losses)."""
 
 
 def check_reduction(op: Op, reduction: str) -> None:
-    """Raise an ArgumentError unless it is one."""
+    """Raise an ArgumentError unless ``reduction`` is "mean", "sum" or "none"."""
     if reduction not in ("mean", "sum", "none"):
         raise ArgumentError(f"{type(op).__name__}(reduction={reduction!r}): expected 'mean', 'sum' or 'none'")
 
 
 def _of_rows(out: Shape, logits: SecondMoments) -> SecondMoments:
-    """Of −log softmax at a target: log s + σ²/2 in the mean for many logits, and −x of the target about it."""
+    """The moments of −log softmax at a target: mean log s + σ²/2 for many logits, plus −x of the target."""
     variance = max(float(contrast(logits).ravel()[-1]), 0.0)
     return constant(out, math.log(logits.shape[-1]) + variance / 2).plus(independent(out, math.sqrt(variance)))
 
@@ -42,17 +42,17 @@ def check_positive(op: Op, attribute: str, value: float) -> None:
 
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy(Op):
-    """−log softmax(logits)[target], of every row, or summed or averaged over the rows that count.
+    """−log softmax(logits)[target]: the loss of every row, or the sum or mean over the rows that count.
 
-    logits (…, s), integer targets (…); a row whose target is ``ignore_index`` counts for nothing.  At uniform logits
-    the gradient of a counted row has RMS √(s−1)/s exactly.  With ``kept`` of b rows counted, the whole array has
-    √(kept/b) of that, and a mean divides it by ``kept``: β = s/√(s−1) · √(b/kept) for the sum, and for single
-    rows, times ``kept`` for the mean.  α = 1: the value is the loss.  With one class there is no gradient; β = 1.
+    logits (…, s), integer targets (…); a row with the target ``ignore_index`` does not count. At uniform logits the
+    gradient of a row that counts has RMS √(s−1)/s exactly. If ``kept`` of b rows count, the RMS of the whole array is
+    √(kept/b) times that, and a mean divides it by ``kept``: β = s/√(s−1) · √(b/kept) for the sum and for the losses of
+    rows, times ``kept`` for the mean. α = 1: the value is the loss. With one class the gradient is 0, and β = 1.
 
     Attributes:
-        reduction: "mean" or "sum" over counted rows; "none": the loss of every row (…), 0 where it does not count.
+        reduction: "mean" or "sum" over the rows that count; "none": the loss of every row (…), 0 if it does not count.
         ignore_index: target of rows that do not count, or None.
-        kept: number of rows that count; None if all do.  (A factor must not read the targets: the caller counts.)
+        kept: number of rows that count; None: all. The caller counts, because factors must not depend on the targets.
     """
 
     reduction: Reduction = "mean"
@@ -114,7 +114,7 @@ class SoftmaxCrossEntropy(Op):
         return cross_entropy_gradient(logits, kept).times(share * g.rms), None
 
     def check(self, logits: Shape, targets: Array) -> tuple[Array, Array, int]:
-        """Which rows count, the target of each (0 where it does not), and how many count; or an error."""
+        """Check the inputs; return whether each row counts, its target (0 if it does not), and how many rows count."""
         rows, kept = self._rows_and_kept(logits, targets.shape)
         if targets.dtype.kind not in "iu":
             raise ArgumentError(f"softmax_cross_entropy: targets are {targets.dtype}, expected integers")
@@ -140,18 +140,19 @@ class SoftmaxCrossEntropy(Op):
 
 @dataclass(frozen=True)
 class SoftTargetCrossEntropy(Op):
-    """−Σ_j t_j·log softmax(logits)_j of rows of any weights t_j ≥ 0, of every row, summed, or averaged.
+    """−Σ_j t_j·log softmax(logits)_j for weights t_j ≥ 0: the loss of every row, or their sum or mean.
 
-    logits (…, s), targets (…, s): probabilities of classes, or one-hot rows that are smoothed, or weighted by class; a
-    row of zeros counts for nothing.  The gradient T·softmax(logits) − t, T = Σ t_j, is T/s − t_j at uniform logits: of
-    one-hot rows it has RMS √(s−1)/s, as in ``SoftmaxCrossEntropy``, and of others ``gradient_rms`` times that:
-    β = s/√(s−1) / gradient_rms · √(b/kept), times ``divisor`` for the mean.  With one class, β = 1.  α = 1.
+    logits (…, s), targets (…, s): probabilities of classes, or one-hot rows, smoothed or weighted by class; a row of
+    zeros does not count. The gradient T·softmax(logits) − t, T = Σ t_j, is T/s − t_j at uniform logits. For one-hot
+    rows its RMS is √(s−1)/s, as in ``SoftmaxCrossEntropy``, and for others ``gradient_rms`` times that:
+    β = s/√(s−1) / gradient_rms · √(b/kept), times ``divisor`` for the mean. With one class, β = 1. α = 1.
 
     Attributes:
         reduction: "mean": the sum over rows, divided by ``divisor``; "sum"; "none": the loss of every row (…).
-        divisor: of the mean, > 0; None: the number b of rows.  With class weights, the sum of those of the targets.
-        kept: number of rows that are not zero; None: all.  (The caller counts: a factor must not read the targets.)
-        gradient_rms: > 0, RMS of T/s − t over that of one-hot rows: 1 − ε for labels smoothed by ε.
+        divisor: divisor of the mean, > 0; None: the number b of rows. With class weights, the sum of the targets'
+            weights.
+        kept: number of nonzero rows; None: all. The caller counts, because factors must not depend on the targets.
+        gradient_rms: RMS of T/s − t over that of one-hot rows, > 0; 1 − ε for labels smoothed by ε.
     """
 
     reduction: Reduction = "mean"
@@ -206,7 +207,7 @@ class SoftTargetCrossEntropy(Op):
     def predict_gradients(
         self, g: SecondMoments, logits: SecondMoments, targets: SecondMoments
     ) -> tuple[SecondMoments, None]:
-        """As of hard targets, times ``gradient_rms``: exact at uniform logits."""
+        """Predict the gradient: that of hard targets times ``gradient_rms``, which is exact at uniform logits."""
         rows, kept = self._rows_and_kept(logits.shape, targets.shape)
         share = self.gradient_rms / self._divisor(rows)
         return cross_entropy_gradient(logits, kept).times(share * g.rms), None
@@ -226,15 +227,16 @@ class SoftTargetCrossEntropy(Op):
 
 @dataclass(frozen=True)
 class BinaryCrossEntropy(Op):
-    """−positive·log σ(x) − negative·log σ(−x) of logits x, of every element, summed, or averaged; σ is the sigmoid.
+    """−positive·log σ(x) − negative·log σ(−x), σ the sigmoid: the loss of every logit x, or their sum or mean.
 
-    The three have one shape.  positive = t and negative = 1 − t for targets t; class weights and the weight of positive
-    targets are factors of them.  The gradient negative·σ(x) − positive·σ(−x) of hard targets has RMS ½ at x = 0, and
-    with weights ``gradient_rms`` times that: β = 2/gradient_rms, times the number N of elements for the mean.  α = 1.
+    The three inputs have the same shape. positive = t and negative = 1 − t for targets t; class weights and the weight
+    of positive targets are factors of them. The gradient negative·σ(x) − positive·σ(−x) of hard targets has RMS ½ at
+    x = 0, and with weights ``gradient_rms`` times that: β = 2/gradient_rms, times the number N of elements for the
+    mean. α = 1.
 
     Attributes:
         reduction: "mean" over all N elements, "sum", or "none".
-        gradient_rms: > 0, RMS of negative − positive, both classes taken as equally likely.
+        gradient_rms: RMS of negative − positive, > 0, for equally likely classes.
     """
 
     reduction: Reduction = "mean"
@@ -270,7 +272,7 @@ class BinaryCrossEntropy(Op):
     def predict(
         self, out: Shape, logits: SecondMoments, positive: SecondMoments, negative: SecondMoments
     ) -> SecondMoments:
-        """log(1 + e^∓x) is even, less ±x/2, by targets that are independent."""
+        """Predict the loss from log(1 + e^∓x) = f(x) ∓ x/2, with an even function f, and independent targets."""
         if self.reduction != "none":
             return constant(out, 0.0)
         even = through(logits, lambda z: softplus(z) - z / 2)
@@ -279,7 +281,7 @@ class BinaryCrossEntropy(Op):
     def predict_gradients(
         self, g: SecondMoments, logits: SecondMoments, positive: SecondMoments, negative: SecondMoments
     ) -> tuple[SecondMoments, None, None]:
-        """σ(x) − ½ of the logits, and ±½ of targets that are independent."""
+        """Predict the gradient of the logits: σ(x) − ½, plus ±½ for independent targets."""
         share = self.gradient_rms / self._divisor(logits.shape, positive.shape, negative.shape)
         of_targets = independent(logits.shape, 0.5)
         gradient = through(logits, lambda z: sigmoid(z) - 0.5).plus(of_targets).times(share)
@@ -295,12 +297,12 @@ class BinaryCrossEntropy(Op):
 
 
 def times_gradient(g: SecondMoments, gradient: SecondMoments) -> SecondMoments:
-    """Of the incoming gradient, of the loss or of the loss of every element, times that of the loss."""
+    """Predict the product of the incoming gradient, one number or one per element, and the gradient of the loss."""
     return SecondMoments(gradient.shape, gradient.k * g.repeated(gradient.shape).k)
 
 
 class LossSum(Op):
-    """Σ losses.  α = β = 1: the value is the objective, and each loss starts its own backward pass."""
+    """Σ losses. α = β = 1: the value is the objective, and the gradient of each loss is g."""
 
     inputs = ("*losses",)
     homogeneity = ("own",)

@@ -1,7 +1,7 @@
-"""Mean and mean square of rows, right for rows that are nearly constant, huge or tiny.
+"""Mean and mean square of rows, accurate for nearly constant, very large and very small rows.
 
-A mean is off by its rounding, and a square may leave the carrier's range: an x of 1000.1 throughout, normalized with
-eps = 1e-12, would become the sign of the rounding error, and one of 1e30 would become 0.
+A plain formula is not: a mean has a rounding error, and a square may overflow. A row of 1000.1 throughout, normalized
+with eps = 1e-12, would become the sign of the rounding error, and a row of 1e30 would become 0.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from refscale.ops.sums import total
 
 
 def mean(x: Array) -> Array:
-    """Of each row."""
+    """Compute the mean of each row."""
     return total(x, -1, keepdims=True, over=x.shape[-1])
 
 
 def centered(x: Array) -> Array:
-    """x − mean of each row: exactly 0 if all its elements are equal.
+    """Compute x − mean of each row: exactly 0 if all its elements are equal.
 
-    The mean is that of the distances from the first element x_0, and the rounding of a distance is relative to it.  So
-    c = x − mean errs by at most u·(|x_i − x_0| + 2·mean|x − x_0| + |c_i|), to first order and with u half an ulp of 1:
-    in terms of the spread of the row, however far from 0 it is.
+    The mean is computed from the differences from the first element x_0, whose rounding errors are relative to the
+    differences. The error of c = x − mean is at most u·(|x_i − x_0| + 2·mean|x − x_0| + |c_i|), to first order, with u
+    half an ulp of 1: it depends on the spread of the row, not on its distance from 0.
     """
     x = x - x[..., :1]
     return np.asanyarray(x - mean(x))
 
 
 def normalized(x: Array, eps: float, with_mean: bool) -> tuple[Array, Array]:
-    """(x − mean)/√(var + eps) of each row, or x/√(mean x² + eps); and the inverse of the root, (…, 1).
+    """Compute (x − mean)/√(var + eps) of each row, or x/√(mean x² + eps); and the inverse of the root, (…, 1).
 
-    Rows are divided by a power of two in which nothing overflows, and nothing that counts underflows.
+    Rows are first divided by a power of two, so that squares do not overflow, and underflow only if negligible.
     """
     if with_mean:
         x = x - x[..., :1]

@@ -1,4 +1,4 @@
-"""Ops that move values and compute none: reshape, transpose, slice, concatenate, expand, where, gather, embedding."""
+"""Ops that only move values: reshape, transpose, slice, concatenate, expand, where, gather, embedding."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Kept = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Reshape(Op):
-    """The same elements in another shape; one side may be −1."""
+    """The elements of x in another shape; one side may be −1."""
 
     shape: Shape
     inputs = ("x",)
@@ -81,7 +81,7 @@ class Transpose(Op):
 
     def forward(self, x: Array) -> tuple[Array, Kept]:
         if sorted(self.axes) != list(range(x.ndim)):
-            raise ShapeError(f"transpose: axes {self.axes} are no permutation of the {x.ndim} axes of x {x.shape}")
+            raise ShapeError(f"transpose: axes {self.axes}, expected a permutation of the {x.ndim} axes of x {x.shape}")
         return x.transpose(self.axes), ()
 
     def backward(self, g: Array) -> tuple[Array]:
@@ -123,8 +123,8 @@ def _cut_backward(op: Any, betas: Sequence[float | None], g: Array, shape: Shape
 class Slice(Op):
     """Elements start ≤ i < stop along one axis.
 
-    The gradient of a lone slice is zero elsewhere: β = √(n/kept).  Where all slices of a split are used their gradients
-    fill the whole; ``functional.split`` then constrains β = α = 1.
+    The gradient of a single slice is zero outside of it: β = √(n/kept). If all slices of a split are used, their
+    gradients fill the array; ``functional.split`` then constrains β = α = 1.
     """
 
     axis: int
@@ -170,7 +170,7 @@ class Slice(Op):
 
 @dataclass(frozen=True)
 class Concat(Op):
-    """Several arrays, one after the other along one axis."""
+    """Concatenation of several arrays along one axis."""
 
     axis: int
     inputs = ("*x",)
@@ -185,7 +185,7 @@ class Concat(Op):
         axis = axis_of(self.name, self.axis, xs[0].ndim)
         sides = {x.shape[:axis] + x.shape[axis + 1 :] for x in xs}
         if len(sides) != 1 or len({x.ndim for x in xs}) != 1:
-            raise ShapeError(f"concat: shapes {', '.join(str(x.shape) for x in xs)} differ beside axis {axis}")
+            raise ShapeError(f"concat: shapes {', '.join(str(x.shape) for x in xs)} differ in axes other than {axis}")
         return np.concatenate(xs, axis), (axis, tuple(x.shape[axis] for x in xs))
 
     def backward(self, g: Array, axis: int, sides: tuple[int, ...]) -> tuple[Array, ...]:
@@ -207,10 +207,10 @@ class Concat(Op):
 
 @dataclass(frozen=True)
 class Expand(Op):
-    """x broadcast to a shape.  Copies keep σ: α = 1; the gradient sums r repeats: β = r^-½.
+    """x broadcast to a shape. Copies keep σ: α = 1; the gradient sums r repeats: β = r^-½.
 
     Attributes:
-        shape: of the result.
+        shape: shape of the result.
     """
 
     shape: Shape
@@ -254,8 +254,8 @@ class Expand(Op):
 class Where(Op):
     """x where the mask is True, else y; all broadcast.
 
-    α = 1: each element is one of N(0, 1).  β = r^-½ for an input that broadcasting repeats r times.  The share p of
-    True is data, which no factor depends on: the gradients of x and y have RMS √p and √(1 − p).
+    α = 1: each element is N(0, 1). β = r^-½ for an input that broadcasting repeats r times. The fraction p of True is
+    data, and factors do not depend on data: the gradients of x and y have RMS √p and √(1 − p).
     """
 
     inputs = ("mask", "x", "y")
@@ -289,7 +289,7 @@ class Where(Op):
 class Gather(Op):
     """Rows of each sequence: x (…, n, d) and positions (…, k) give (…, k, d), row ``positions[…, j]`` of x[…].
 
-    With k of n rows used, all else has gradient zero: β = √(n/k).
+    If k of n rows are used, the other rows have gradient zero: β = √(n/k).
     """
 
     inputs = ("x", "positions")
@@ -320,7 +320,7 @@ class Gather(Op):
         return (example(cls(), (at.b, at.s, at.m), positions),)
 
     def predict(self, out: Shape, x: SecondMoments, positions: SecondMoments) -> SecondMoments:
-        """Different rows of one sequence; of two sequences, the same place by chance."""
+        """Predict the output: positions of one sequence differ; those of two sequences agree with probability 1/n."""
         n, k = x.shape[-2], x.k.copy()
         for bits in np.ndindex(*(2,) * (k.ndim - 2)):
             if not all(bits):
@@ -352,7 +352,7 @@ def _embed(op: Any, alpha: float, table: Array, ids: Array) -> tuple[Array, Kept
 
 
 def _embed_backward(op: Op, betas: Sequence[float | None], g: Array, shape: Shape, ids: Array) -> tuple[Any, None]:
-    """As ``Rows``: only those that were used are summed, and added to what else the table receives."""
+    """The gradient of a table as ``Rows``: only rows that were used are summed and added to other gradients."""
     if betas[0] is None:
         return None, None
     indices, sums = total_by_index(g.reshape(ids.size, shape[1]), ids.ravel())
@@ -369,9 +369,9 @@ def _agreement(ids: SecondMoments) -> float:
 class Embedding(Op):
     """Rows of a table (v, d) by ids (…): the result is (…, d).
 
-    b ids drawn uniformly from v rows: a row's gradient sums b/v terms in the mean: β = √(v/b) if they are independent
-    ("sqrt(v/b)").  The authors' code has v/b, for terms that are alike ("v/b"); where tokens are fewer than rows, it
-    multiplies the gradient by more than either.
+    If b ids are uniform over v rows, the gradient of a row sums b/v terms on average: β = √(v/b) if they are
+    independent ("sqrt(v/b)"). The authors' code uses v/b, for equal terms ("v/b"), which is larger than √(v/b) if
+    tokens are fewer than rows.
     """
 
     inputs = ("table", "ids")
@@ -398,7 +398,7 @@ class Embedding(Op):
         return (*ids, 1), ()
 
     def rows_beside(self, table: Shape, ids: Shape) -> tuple[float, float]:  # type: ignore[override]
-        """Of uniform ids, each meets 1/v of the others in its row of the table."""
+        """Return the mean number of other terms in a sum of the table's gradient: (b − 1)/v for uniform ids."""
         return (size(ids) - 1) / max(1, table[0]), 0.0
 
     @classmethod
@@ -406,7 +406,7 @@ class Embedding(Op):
         return (example(cls(), (at.s, at.m), Input((at.b,), "index", at.s)),)
 
     def predict(self, out: Shape, table: SecondMoments, ids: SecondMoments) -> SecondMoments:
-        """Rows of the table by ids that agree by chance."""
+        """Predict the output: two tokens have the same id, and so the same row, with some probability."""
         lead, agreement = len(out) - 1, _agreement(ids)
         k = np.empty((2,) * len(out))
         k[...] = table.k[1] * agreement + table.k[0] * (1 - agreement)
@@ -416,7 +416,7 @@ class Embedding(Op):
     def predict_gradients(
         self, g: SecondMoments, table: SecondMoments, ids: SecondMoments
     ) -> tuple[SecondMoments, None]:
-        """A row of the table sums the gradients of the tokens that are it."""
+        """Predict the table's gradient: a row sums the gradients of the tokens with its id."""
         v, tokens, agreement = table.shape[0], math.prod(g.shape[:-1]), _agreement(ids)
         same, total = g.k[(1,) * (g.k.ndim - 1)], g
         for axis in range(len(g.shape) - 1):
@@ -449,7 +449,7 @@ def _sum_rows(rows: Array, indices: Array, n: int) -> Array:
 
 
 def split_points(n: int, parts: int | Sequence[int]) -> list[tuple[int, int]]:
-    """(start, stop) of equal ``parts``, or of parts of the given sizes, that together make n."""
+    """Return (start, stop) of a number of equal parts, or of parts of given sizes, that add up to n."""
     count = whole_number(parts)
     sizes = whole_numbers(parts, 1) if count is None else (n // max(1, count),) * count
     if not sizes or sum(sizes) != n or not all(sizes):

@@ -1,4 +1,4 @@
-"""Noise drawn by the caller: dropout."""
+"""Dropout, with noise drawn by the caller."""
 
 from __future__ import annotations
 
@@ -66,6 +66,6 @@ class Dropout(Op):
         return SecondMoments(x.shape, k)
 
     def check(self, x: Array, keep: Array) -> None:
-        """A ShapeError, unless there is one boolean for every element."""
+        """Raise ShapeError unless ``keep`` has one boolean for every element of x."""
         if keep.dtype != np.bool_ or keep.shape != x.shape:
             raise ShapeError(f"dropout: keep is {keep.dtype}{keep.shape}, expected bool{x.shape}")

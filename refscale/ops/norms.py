@@ -31,12 +31,12 @@ def _to_row(g: Array) -> Array:
 
 
 def _at_scale(norm: Any, scales: tuple[float, ...]) -> tuple[Op, float]:
-    """For x over s: eps over s², as it is added to a mean square; for a gain and bias over t: t times the result."""
+    """The op for x/s has eps/s², as eps is added to a mean square; gain and bias over t give the result over t."""
     return replace(norm, eps=norm.eps / scales[0] ** 2), scales[1]
 
 
 def _lost(n: int, square: float) -> float:
-    """Of the square of a gradient (g − mean g − y·mean(g·y))/s, over that of g, by the mean square of x.
+    """The mean square of a gradient (g − mean g − y·mean(g·y))/s over that of g, from the mean square of x.
 
     Two directions of n are lost, and E 1/s² is (n − 1)/(n − 3) of 1/E s².
     """
@@ -48,15 +48,15 @@ def _lost(n: int, square: float) -> float:
 class LayerNorm(Op):
     """gain·(x − mean)/√(var + eps) + bias over the n elements of the last axis; b rows.
 
-    The output has unit variance whatever x is: α = 1; for x of unit variance β_x = 1 (exactly √((n−3)/(n−2)) for
-    Gaussian x, 1 in the paper); the parameters' gradients sum b rows: β_gain = β_bias = b^-1/2.
+    The output has unit variance for any x: α = 1; for x of unit variance β_x = 1 (exactly √((n−3)/(n−2)) for
+    Gaussian x, 1 in the paper); the parameters' gradients sum b rows: β_gain = β_bias = b^-½.
 
-    The readable form's z = (x − mean)/√(var + eps) errs by at most u·(3|z_0| + 2 + |z_i|·(3|z_0| + 11)), to first order
-    and with u half an ulp of 1, whatever the mean and the magnitude of a row whose differences are finite; a row of
-    equal elements gives 0, for eps > 0.
+    The error of the readable form's z = (x − mean)/√(var + eps) is at most u·(3|z_0| + 2 + |z_i|·(3|z_0| + 11)), to
+    first order, with u half an ulp of 1, for any mean and magnitude of a row with finite differences; a row of equal
+    elements gives 0, for eps > 0.
 
     Attributes:
-        eps: added to the variance.
+        eps: number added to the variance.
     """
 
     eps: float = 1e-12
@@ -111,18 +111,18 @@ class LayerNorm(Op):
         return v, float(v[(1,) * v.ndim]) + self.eps
 
     def check(self, x: Shape, gain: Shape, bias: Shape) -> int:
-        """Number of rows, or a ShapeError."""
+        """Return the number of rows, or raise ShapeError."""
         return _rows(self.name, x, gain, bias)
 
 
 @dataclass(frozen=True)
 class RmsNorm(Op):
-    """gain·x/√(mean x² + eps) over the n elements of the last axis.  Factors as for the layer norm.
+    """gain·x/√(mean x² + eps) over the n elements of the last axis. Factors as for the layer norm.
 
-    The readable form's z = x/√(mean x² + eps) errs by at most 5u·|z_i|, u as there: nothing cancels.
+    The error of the readable form's z = x/√(mean x² + eps) is at most 5u·|z_i|, with u half an ulp of 1.
 
     Attributes:
-        eps: added to the mean square.
+        eps: number added to the mean square.
     """
 
     eps: float = 1e-6
@@ -169,16 +169,16 @@ class RmsNorm(Op):
         return for_x, for_gain.unbroadcast(x.shape[-1:])
 
     def check(self, x: Shape, gain: Shape) -> int:
-        """Number of rows, or a ShapeError."""
+        """Return the number of rows, or raise ShapeError."""
         return _rows(self.name, x, gain)
 
 
 @dataclass(frozen=True)
 class BatchNorm(Op):
-    """gain·(x − mean)/√(var + eps) + bias, with mean and variance of each channel over all R rows: in training.
+    """gain·(x − mean)/√(var + eps) + bias, with mean and variance of each channel over all R rows (training).
 
-    x (…, n), channels last.  The output has unit variance whatever x is: α = 1, and β_x = 1 as for the layer norm; the
-    parameters' gradients sum R rows: β_gain = β_bias = R^-½.  The mean of squares is over R, not R − 1.
+    x (…, n), channels last. The output has unit variance for any x: α = 1, and β_x = 1 as for the layer norm; the
+    parameters' gradients sum R rows: β_gain = β_bias = R^-½. The variance divides by R, not R − 1.
 
     Attributes:
         eps: added to the variance.
@@ -231,9 +231,9 @@ class BatchNorm(Op):
 
 @dataclass(frozen=True)
 class FrozenBatchNorm(Op):
-    """gain·(x − mean)/√(variance + eps) + bias with constant statistics of each channel: in evaluation.
+    """gain·(x − mean)/√(variance + eps) + bias with constant statistics of each channel (evaluation).
 
-    x (…, n), R rows; the other inputs (n,).  The statistics are taken to be those of x, so that the output has unit
+    x (…, n), R rows; the other inputs (n,). The statistics are assumed to be those of x, so that the output has unit
     variance; for x of unit variance β_x = 1; the parameters' gradients sum R rows: α = β_x = 1, β_gain = β_bias = R^-½.
 
     Attributes:
@@ -276,13 +276,13 @@ class FrozenBatchNorm(Op):
 
 @dataclass(frozen=True)
 class GroupNorm(Op):
-    """gain·(x − mean)/√(var + eps) + bias, mean and variance over the places and channels of each group of a sample.
+    """gain·(x − mean)/√(var + eps) + bias, mean and variance over positions and channels of each group of a sample.
 
-    x (batch, *space, n), channels last, R = x.size/n rows.  α = β_x = 1 as for the layer norm; the parameters'
-    gradients sum R rows: β_gain = β_bias = R^-½.  groups = n is the instance norm.
+    x (batch, *space, n), channels last, R = x.size/n rows. α = β_x = 1 as for the layer norm; the parameters'
+    gradients sum R rows: β_gain = β_bias = R^-½. groups = n is the instance norm.
 
     Attributes:
-        groups: parts of the channels; divides n.
+        groups: number of groups of channels; divides n.
         eps: added to the variance.
     """
 

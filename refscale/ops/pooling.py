@@ -32,7 +32,7 @@ Kept = tuple[Any, ...]
 
 @cache
 def maximum_moments(k: int) -> tuple[float, float]:
-    """(std, RMS) of the largest of k independent N(0, 1), whose density is k·φ(x)·Φ(x)^(k−1).  By quadrature."""
+    """Compute (std, RMS) of the largest of k independent N(0, 1), with density k·φ(x)·Φ(x)^(k−1), by quadrature."""
 
     def density_ratio(x: Array) -> Array:
         below = np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x])
@@ -83,16 +83,16 @@ class _Pool(Op):
 class MaxPool(_Pool):
     """The largest element of each window of x (batch, *space, channels), over one, two or three spatial axes.
 
-    α = 1/σ of the largest of k N(0, 1), k the size of the window (k = 4: 1.426).  Each output's gradient goes to the
-    one element it came from (the first, if several are equal), so of the input's mean square there remains
-    outputs/inputs, whether windows overlap or not: β = √(inputs/outputs).
+    α = 1/σ of the largest of k N(0, 1), k the size of the window (k = 4: 1.426). The gradient of each output goes to
+    its largest element (the first, if several are equal). The mean square of the input's gradient is outputs/inputs,
+    with or without overlap of windows: β = √(inputs/outputs).
 
     Attributes:
         kernel: side of the window, one number for every spatial axis of x or a tuple with one for each.
         stride: distance of neighboring windows, likewise; None: the kernel.
-        padding: positions before and after an axis, less than the kernel, likewise; never the largest, and never taken
-            for an element of x.  None: none.
-        dilation: distance of the elements of a window, ≥ 1, likewise.
+        padding: positions before and after an axis, less than the kernel, likewise; they are never the largest element.
+            None: none.
+        dilation: distance of neighboring elements of a window, ≥ 1, likewise.
     """
 
     source = "quadrature of order statistics"
@@ -126,16 +126,16 @@ class MaxPool(_Pool):
 class AvgPool(_Pool):
     """The mean of each window of x (batch, *space, channels), over one, two or three spatial axes.
 
-    A mean of k independent elements has σ = k^-½: α = √k, k the size of the window.  An element of x is seen by
-    k/stride windows, each of which sends it g/k: β = √(k·stride).  At the ends, where windows reach into the padding,
-    there are fewer terms.  (After an activation with a mean, values of a window are alike, and α = 1 is nearer.)
+    A mean of k independent elements has σ = k^-½: α = √k, k the size of the window. An element of x is in k/stride
+    windows, and receives g/k from each: β = √(k·stride). At the ends, where windows overlap the padding, there are
+    fewer terms. (After an activation with nonzero mean the values of a window are correlated, and α = 1 is closer.)
 
     Attributes:
         kernel: side of the window, one number for every spatial axis of x or a tuple with one for each.
         stride: distance of neighboring windows, likewise; None: the kernel.
-        padding: zeros before and after an axis, less than the kernel, likewise.  None: none.
-        dilation: distance of the elements of a window, ≥ 1, likewise.
-        count_include_pad: whether padding counts as elements of which the mean is taken (torch's name).
+        padding: number of zeros before and after an axis, less than the kernel, likewise. None: none.
+        dilation: distance of neighboring elements of a window, ≥ 1, likewise.
+        count_include_pad: count padding as elements of the mean (torch's name).
     """
 
     count_include_pad: bool = True
@@ -176,7 +176,7 @@ class AvgPool(_Pool):
         return np.asarray(math.prod(np.ix_(*by_axis)))[..., None]
 
     def _matrices(self, x: Shape) -> list[Array]:
-        """Of each spatial axis: the weight of every element in every output."""
+        """For each spatial axis, the weight of every element in every output."""
         windows, _ = self._windows(x)
         weights = []
         for seen, kernel in zip(windows.seen(x[1:-1]), windows.kernel, strict=True):

@@ -1,4 +1,4 @@
-"""Where a token stands, for attention: rotary embedding, and scores by distance."""
+"""Positions of tokens in attention: rotary embedding, and scores by relative position."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ Kept = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Rotary(Op):
-    """Each pair (x_i, x_{i+d/2}) of x (…, s, d), rotated by an angle of which cos and sin (s, d/2) are given.
+    """Rotation of each pair (x_i, x_{i+d/2}) of x (…, s, d) by an angle with given cos and sin (s, d/2).
 
-    A rotation keeps lengths, and its gradient is the rotation back: α = β = 1.
+    A rotation keeps lengths, and its gradient is the inverse rotation: α = β = 1.
 
     Attributes:
-        interleaved: rotate the pairs (x_2i, x_{2i+1}) instead, as the paper does; the other form is that of most
-            published decoders.
+        interleaved: rotate the pairs (x_2i, x_{2i+1}), as in the paper; default False, as in most published decoders.
     """
 
     interleaved: bool = False
@@ -66,17 +65,17 @@ class Rotary(Op):
         return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
 
     def check(self, x: Shape, cos: Shape, sin: Shape) -> None:
-        """A ShapeError, unless they fit."""
+        """Raise ShapeError unless the shapes fit."""
         if len(x) < 2 or x[-1] % 2 or not cos == sin == (x[-2], x[-1] // 2):
             raise ShapeError(f"rotary: x {x}, cos {cos}, sin {sin}, expected (…, s, d) with d even and twice (s, d/2)")
 
 
 class RelativeShift(Op):
-    """Scores by distance to scores by place: y[…, i, j] = x[…, i, i − j] for j ≤ i, and 0 for j > i; x is (…, s, s).
+    """Scores by distance, ordered by position: y[…, i, j] = x[…, i, i − j] for j ≤ i, and 0 for j > i; x is (…, s, s).
 
-    Query i looks back by 0 … i: of its row, i + 1 scores are used, and have a gradient.  Values keep their variance:
-    α = 1 (what is 0 is hidden by the causal mask that follows); of a gradient without that mask, a share of
-    (s + 1)/(2s) would remain: β = √(2s/(s + 1)).  The map is its own transpose.
+    Query i has distances 0 … i: i + 1 scores of its row are used, and have a gradient. Values keep their variance:
+    α = 1 (the causal mask that follows hides the zeros). A fraction (s + 1)/(2s) of the elements has a gradient:
+    β = √(2s/(s + 1)) for a g without that mask. The map is its own transpose.
     """
 
     inputs = ("x",)
@@ -106,7 +105,7 @@ class RelativeShift(Op):
 
     def _shifted(self, x: Array) -> Array:
         s = self._side(x.shape)
-        # Row i of ``wide`` is x_{i, s−1} … x_{i, 0} and s zeros; y_ij is in its column s − 1 − i + j.  In rows that are
+        # Row i of ``wide`` is x_{i, s−1} … x_{i, 0} and s zeros; y_ij is in its column s − 1 − i + j. In rows that are
         # shorter by one, these columns are 0 … s − 1.
         wide = np.zeros_like(x, shape=(*x.shape[:-1], 2 * s), order="C")
         wide[..., :s] = x[..., ::-1]

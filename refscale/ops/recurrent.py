@@ -1,9 +1,9 @@
 """Cells of recurrent networks: the states of an LSTM and of a GRU, made of gates.
 
-A state after a step is made of what it was and of something new, in shares that gates decide.  α = 1 keeps a state that
-is carried on what it was: a factor would multiply it at every step, and grow over a sequence without bound.  Gates and
-candidates get gradients of unit RMS, if states, pre-activations and incoming gradients are independent N(0, 1).
-A product of independents sees the RMS of a gate, not its standard deviation.
+A new state is a sum of the old state and a candidate, weighted by gates. α = 1 leaves a state unchanged while it
+persists: another factor would multiply it at every step, and the state would grow without bound over a sequence. Gates
+and candidates get gradients of unit RMS if states, pre-activations and incoming gradients are independent N(0, 1).
+The scale of a product of independent variables depends on the RMS of the gate, not on its standard deviation.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ def _parts(x: Array, count: int) -> list[Array]:
 
 
 def _part(x: SecondMoments, count: int) -> SecondMoments:
-    """Of one of several equal parts of the last axis: of each, the same."""
+    """The moments of one of several equal parts of the last axis, which are the same for each part."""
     return SecondMoments((*x.shape[:-1], x.shape[-1] // count), x.k)
 
 
 def _joined(count: int, *parts: SecondMoments) -> SecondMoments:
-    """Of uncorrelated parts side by side, the rest of the ``count`` parts 0."""
+    """The moments of uncorrelated parts side by side; the rest of the ``count`` parts is 0."""
     *lead, d = parts[0].shape
     found = [part.filling(-1, (*lead, count * d)).k for part in parts]
     return SecondMoments((*lead, count * d), np.sum(found, axis=0))
 
 
 def _times(*parts: SecondMoments) -> SecondMoments:
-    """Of a product of independent tensors of one shape."""
+    """The moments of a product of independent tensors of one shape."""
     return SecondMoments(parts[0].shape, np.prod([part.k for part in parts], axis=0))
 
 
@@ -58,7 +58,7 @@ def _check_gates(name: str, state: Shape, gates: Shape, count: int, what: str) -
 class LstmState(Op):
     """c′ = σ(f)·c + σ(i)·tanh(g), the state of an LSTM's cell; gates (…, 4·d) are i, f, g and o, side by side.
 
-    α = 1: a state is kept as it is where f is open and i is shut.  β_c = 1/RMS(σ).  The gradient of the gates has the
+    α = 1: the state persists unchanged if f is open and i is closed. β_c = 1/RMS(σ). The gradient of the gates has the
     parts g·tanh·σ′ (i), g·c·σ′ (f), g·σ·tanh′ (g), 0 (o): β_gates is 2 over the root of the sum of their mean squares.
     """
 
@@ -104,15 +104,15 @@ class LstmState(Op):
         return _times(g, gate), into
 
     def check(self, c: Shape, gates: Shape) -> None:
-        """A ShapeError, unless they fit."""
+        """Raise ShapeError unless the shapes fit."""
         _check_gates(self.name, c, gates, 4, "c")
 
 
 class LstmOutput(Op):
-    """h = σ(o)·tanh(c), what an LSTM's cell shows of its state; gates (…, 4·d) are i, f, g and o, side by side.
+    """h = σ(o)·tanh(c), the output of an LSTM's cell; gates (…, 4·d) are i, f, g and o, side by side.
 
-    α = 1/(RMS(σ)·RMS(tanh)): h is not carried on.  β_c = 1/(RMS(σ)·RMS(tanh′)); the gradient of o is g·tanh·σ′, a
-    quarter of that of the gates, the rest of which is 0: β_gates = 2/(RMS(tanh)·RMS(σ′)).
+    α = 1/(RMS(σ)·RMS(tanh)): h does not persist. β_c = 1/(RMS(σ)·RMS(tanh′)). The gradient of o is g·tanh·σ′, a quarter
+    of the gradient of the gates, and the rest is 0: β_gates = 2/(RMS(tanh)·RMS(σ′)).
     """
 
     inputs = ("c", "gates")
@@ -147,13 +147,13 @@ class LstmOutput(Op):
         return _times(g, through(part, sigmoid), through(c, tanh_derivative)), _joined(4, for_o)
 
     def check(self, c: Shape, gates: Shape) -> None:
-        """A ShapeError, unless they fit."""
+        """Raise ShapeError unless the shapes fit."""
         _check_gates(self.name, c, gates, 4, "c")
 
 
 @cache
 def _candidate_moments() -> tuple[float, float, float, float]:
-    """Of u = x + σ(r)·a, for independent N(0, 1): E tanh², E tanh′², E (σ(r)·tanh′)², E (a·σ′(r)·tanh′)².
+    """Moments of u = x + σ(r)·a, for independent N(0, 1): E tanh², E tanh′², E (σ(r)·tanh′)², E (a·σ′(r)·tanh′)².
 
     Given r, with s = σ(r), u is N(0, 1 + s²), and E(a²|u) = 1/(1 + s²) + (s·u/(1 + s²))²: two sums, by the trapezoidal
     rule with spacing 1/16 on [−12, 12], whose error for these functions is below e^-100.
@@ -173,9 +173,9 @@ def _candidate_moments() -> tuple[float, float, float, float]:
 class GruState(Op):
     """h′ = n + σ(z)·(h − n) with n = tanh(candidate + σ(r)·recurrent): the state of a GRU; gates (…, 2·d) are r and z.
 
-    α = 1: a state is kept as it is where z is open.  β_h = 1/RMS(σ); for the others, the root mean square of
-    g·(1 − σ(z))·tanh′ (the candidate), times σ(r) (recurrent), times recurrent·σ′(r) (the gate r), and of
-    g·(h − n)·σ′(z) (the gate z), with n as it is for independent N(0, 1).
+    α = 1: the state persists unchanged if z is open. β_h = 1/RMS(σ). The others are 1/RMS of the gradients
+    g·(1 − σ(z))·tanh′ (candidate), this times σ(r) (recurrent), this times recurrent·σ′(r) (gate r), and
+    g·(h − n)·σ′(z) (gate z), with n for independent N(0, 1).
     """
 
     inputs = ("h", "gates", "candidate", "recurrent")
@@ -232,11 +232,11 @@ class GruState(Op):
         return _times(g, gate), for_gates, for_u, _times(for_u, gate)
 
     def _argument(self, gate: SecondMoments, candidate: SecondMoments, recurrent: SecondMoments) -> SecondMoments:
-        """Of the argument of tanh, taken to be normal."""
+        """The moments of the argument of tanh, which is assumed to be normal."""
         return candidate.plus(_times(gate, recurrent))
 
     def check(self, h: Shape, gates: Shape, candidate: Shape, recurrent: Shape) -> None:
-        """A ShapeError, unless they fit."""
+        """Raise ShapeError unless the shapes fit."""
         _check_gates(self.name, h, gates, 2, "h")
         if not h == candidate == recurrent:
             raise ShapeError(f"{self.name}: h {h}, candidate {candidate} and recurrent {recurrent} must have one shape")

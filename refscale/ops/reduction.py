@@ -26,19 +26,19 @@ def _summed(x: SecondMoments, axes: tuple[int, ...]) -> SecondMoments:
 
 
 def _repeated(g: SecondMoments, shape: Shape, axes: tuple[int, ...]) -> SecondMoments:
-    """Of a gradient that is copied along these axes."""
+    """The moments of a gradient that is copied along these axes."""
     return g.reshaped(tuple(1 if a in axes else n for a, n in enumerate(shape))).repeated(shape)
 
 
 @dataclass(frozen=True)
 class Sum(Op):
-    """Sum over ``axes`` (None: all) of n elements in all.  α = n^-1/2; the gradient is copied: β = 1.
+    """Sum over ``axes`` (None: all) of n elements. α = n^-½; the gradient is copied: β = 1.
 
     The sum of no elements is 0.
 
     Attributes:
-        axes: one, several, or None.
-        keepdims: leave summed axes in, with length 1.
+        axes: an axis, several axes, or None (all).
+        keepdims: keep the summed axes, with length 1.
     """
 
     axes: Axes = None
@@ -76,17 +76,17 @@ class Sum(Op):
 
 @dataclass(frozen=True)
 class Mean(Op):
-    """Mean over ``axes`` (None: all) of n elements in all.
+    """Mean over ``axes`` (None: all) of n elements.
 
-    σ of the mean of independent elements is n^-1/2: α = √n ("independent").  Elements that share something, such as the
-    mean that an activation leaves, or what attention has made of all tokens, do not average out: α = 1 ("correlated")
-    keeps the mean of equal ones.  The gradient is copied and divided by n: β = n.  The mean of no elements has no value
-    and is refused, as is a loss of no elements.
+    σ of the mean of independent elements is n^-½: α = √n ("independent"). Correlated elements, for example after an
+    activation with nonzero mean or after attention, do not average out: α = 1 ("correlated") keeps the mean of equal
+    elements. The gradient is copied and divided by n: β = n. The mean or loss of no elements is undefined, and raises
+    an error.
 
     Attributes:
-        axes: one, several, or None.
-        keepdims: leave averaged axes in, with length 1.
-        values: "independent" or "correlated".
+        axes: an axis, several axes, or None (all).
+        keepdims: keep the averaged axes, with length 1.
+        values: assumed correlation of the elements, "independent" or "correlated".
     """
 
     axes: Axes = None

@@ -1,4 +1,4 @@
-"""Losses of differences: squared, and squared near 0 only; not rounded, gradients of unit variance."""
+"""Losses of differences: squared error, Huber and smooth L1; not rounded, with gradients of unit variance."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def _check(name: str, x: Shape, target: Shape) -> None:
 
 
 class MseLoss(Op):
-    """Σ (x − target)² / N over all N elements; x and target of one shape.
+    """Σ (x − target)² / N over all N elements; x and target of the same shape.
 
-    x − target of two independent N(0, 1) has σ = √2, so the gradient 2(x − target)/N has 2√2/N: β = N/(2√2) for both.
+    x − target of two independent N(0, 1) has σ = √2, the gradient 2(x − target)/N has 2√2/N: β = N/(2√2) for both.
     α = 1: the value is the loss.
     """
 
@@ -121,13 +121,13 @@ class _Clipped(Op):
 
 @dataclass(frozen=True)
 class HuberLoss(_Clipped):
-    """½d² where |d| ≤ δ, else δ·(|d| − δ/2), of d = x − target; of every element, summed, or averaged.
+    """½d² where |d| ≤ δ, else δ·(|d| − δ/2), d = x − target: the loss of every element, or their sum or mean.
 
     The gradient is d, clipped to ±δ; d of two independent N(0, 1) has variance 2:
-    β = (E min(d², δ²))^-½, times the number of elements for the mean.  α = 1: the value is the loss.
+    β = (E min(d², δ²))^-½, times the number of elements for the mean. α = 1: the value is the loss.
 
     Attributes:
-        delta: δ, 2^-10 ≤ δ < ∞.
+        delta: the threshold δ, 2^-10 ≤ δ < ∞.
         reduction: "mean" over all elements, "sum", or "none".
     """
 
@@ -155,10 +155,10 @@ class HuberLoss(_Clipped):
 class SmoothL1Loss(_Clipped):
     """½d²/δ where |d| ≤ δ, else |d| − δ/2, of d = x − target: the loss of ``huber_loss``, divided by δ.
 
-    β = δ·(E min(d², δ²))^-½, times the number of elements for the mean; 1 for δ = 0, where the loss is |d|.  α = 1.
+    β = δ·(E min(d², δ²))^-½, times the number of elements for the mean; 1 for δ = 0, where the loss is |d|. α = 1.
 
     Attributes:
-        beta: δ (torch's name), 0, or 2^-10 ≤ δ < ∞.
+        beta: the threshold δ (torch's name), 0 or 2^-10 ≤ δ < ∞.
         reduction: "mean" over all elements, "sum", or "none".
     """
 

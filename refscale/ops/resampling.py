@@ -1,12 +1,13 @@
-"""Larger arrays from the elements of one: padding, and nearest resize."""
+"""Padding, nearest-neighbor and linear resizing."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refscale.engine import Array, Degree, Example, Op, Sizes, example
 from refscale.errors import ArgumentError, ShapeError
@@ -18,21 +19,21 @@ from refscale.scales.second_moments import SecondMoments, constant
 
 Kept = tuple[Any, ...]
 PadMode = Literal["constant", "reflect", "replicate"]
-"""What padding holds: one number; elements mirrored at the first and the last; copies of the first and the last."""
+"""Content of the padding: a constant; elements mirrored at the first and the last; copies of the first and the last."""
 
 
 @dataclass(frozen=True)
 class Pad(Op):
-    """x with elements before and after each axis: a number, or elements of x, mirrored or copied.
+    """x padded along each axis by a number, or by mirrored or repeated elements of x.
 
-    α = 1: elements of x stay as they are, and a convolution of x padded with zeros is the convolution with padding.
-    The gradient drops a number's place: β = 1.  Elements of x that are repeated receive the sum of their repeats, N in
-    all of n: β = √(n/N).
+    α = 1: the elements of x do not change, and a convolution of x padded with zeros equals the convolution with
+    padding. For mode "constant" β = 1: the padding has no gradient. In the other modes an element of x receives the sum
+    of the gradients of its copies, N for n elements: β = √(n/N).
 
     Attributes:
-        widths: (before, after) of each axis of x, ≥ 0; of mode "reflect" less than its side.
+        widths: (before, after) of each axis of x, ≥ 0; less than the side for mode "reflect".
         mode: "constant", "reflect" (1 2 3 → 3 2 | 1 2 3 | 2 1) or "replicate" (1 1 | 1 2 3 | 3 3): torch's names.
-        value: finite, of mode "constant".
+        value: the padding of mode "constant", finite.
     """
 
     widths: tuple[tuple[int, int], ...]
@@ -98,7 +99,7 @@ class Pad(Op):
         return (g.mapped_by_axis([matrix.T for matrix in self._matrices(x.shape)], 0),)
 
     def _out(self, x: Shape) -> Shape:
-        """Shape of the result, or a ShapeError."""
+        """Return the shape of the result, or raise ShapeError."""
         if len(x) != len(self.widths):
             raise ShapeError(f"pad: {len(self.widths)} widths of x {x}, expected one for each axis")
         for n, pair in zip(x, self.widths, strict=True):
@@ -107,12 +108,12 @@ class Pad(Op):
         return tuple(n + sum(pair) for n, pair in zip(x, self.widths, strict=True))
 
     def _places(self, x: Shape) -> list[list[int]]:
-        """Of each axis, the index in x of every place of the result; clipped to x where a number stands."""
+        """For each axis, the index in x of every position of the result; clipped to x for constant padding."""
         mode: Literal["reflect", "edge"] = "reflect" if self.mode == "reflect" else "edge"
         return [np.pad(np.arange(n), pair, mode).tolist() if n else [] for n, pair in zip(x, self.widths, strict=True)]
 
     def _matrices(self, x: Shape) -> list[Array]:
-        """Of each axis, the weight of every element in every place of the result."""
+        """For each axis, the weight of every element in every position of the result."""
         found = [np.eye(n)[places] for n, places in zip(x, self._places(x), strict=True)]
         if self.mode == "constant":
             for matrix, (before, after) in zip(found, self.widths, strict=True):
@@ -131,7 +132,7 @@ class NearestResize(Op):
     Copies keep σ: α = 1; the gradient of an element sums its r repeats: β = r^-½, r the product of the factors.
 
     Attributes:
-        factor: ≥ 1, one number for every spatial axis of x or a tuple with one for each.
+        factor: number of copies, ≥ 1, one for every spatial axis of x or a tuple with one for each.
     """
 
     factor: PerAxis
@@ -177,5 +178,104 @@ class NearestResize(Op):
         return per_axis(self, "factor", self.factor, axes)
 
     def _matrices(self, x: Shape) -> list[Array]:
-        """Of each spatial axis, the element of every place of the result."""
+        """For each spatial axis, the element at every position of the result."""
         return [np.repeat(np.eye(n), f, 0) for n, f in zip(x[1:-1], self._factors(x), strict=True)]
+
+
+@dataclass(frozen=True)
+class LinearResize(Op):
+    """x (batch, *space, channels) at other sizes, by linear interpolation along every spatial axis.
+
+    Along an axis of n elements, y_o = (1 − t)·x_i + t·x_{i+1} at place p = i + t, 0 ≤ t < 1, of N places:
+    p = (o + ½)·n/N − ½, clipped to 0 … n − 1; with aligned corners p = o·(n − 1)/(N − 1).
+
+    For independent elements, the mean square of a result is the mean square weight m of each axis: α = Π m^-½. The
+    gradient of an element sums its weights: β = Π (m·N/n)^-½.
+
+    Attributes:
+        size: size of the result, ≥ 1; one number for every spatial axis of x or a tuple with one for each.
+        align_corners: whether the first and last places are the first and last elements; torch's name.
+    """
+
+    size: PerAxis
+    align_corners: bool = False
+    inputs = ("x",)
+    homogeneity = (1,)
+    source = "Table A.2 (sum), weighted; torch.nn.functional.interpolate(mode='linear')"
+
+    def __post_init__(self) -> None:
+        window_attributes(self, "size")
+
+    def forward(self, x: Array) -> tuple[Array, Kept]:
+        shape = x.shape
+        for axis, places in enumerate(self._places(shape), 1):
+            first, second, share = places.along(axis, x)
+            x = np.take(x, first, axis) * (1 - share) + np.take(x, second, axis) * share
+        return x, (shape,)
+
+    def backward(self, g: Array, shape: Shape) -> tuple[Array]:
+        for axis, places in enumerate(self._places(shape), 1):
+            whole, g = g, np.zeros_like(g, shape=(*g.shape[:axis], shape[axis], *g.shape[axis + 1 :]), order="C")
+            first, second, share = places.along(axis, whole)
+            for i, piece in ((first, whole * (1 - share)), (second, whole * share)):
+                for o, element in enumerate(i):
+                    g[_along(axis, element, element + 1)] += piece[_along(axis, o, o + 1)]
+        return (g,)
+
+    def scale(self, x: Shape) -> Scales:
+        matrices = self._matrices(x)
+        squares = math.prod(float(np.sum(matrix**2)) for matrix in matrices)
+        places, elements = (math.prod(matrix.shape[i] for matrix in matrices) for i in (0, 1))
+        return Scales(math.sqrt(places / squares), (math.sqrt(elements / squares),))
+
+    @classmethod
+    def examples(cls, at: Sizes) -> tuple[Example, ...]:
+        return (
+            example(cls(2 * at.s - 1), (at.b, at.s, at.m)),
+            example(cls((at.n, 3), True), (at.b, 3, 4, at.m)),
+        )
+
+    def predict(self, out: Shape, x: SecondMoments) -> SecondMoments:
+        return x.mapped_by_axis(self._matrices(x.shape), 1)
+
+    def predict_gradients(self, g: SecondMoments, x: SecondMoments) -> tuple[SecondMoments]:
+        return (g.mapped_by_axis([matrix.T for matrix in self._matrices(x.shape)], 1),)
+
+    def _places(self, x: Shape) -> list[_Places]:
+        """Return the two elements and the weight of the second at every position, for each spatial axis."""
+        axes = len(x) - 2
+        expected = (len(self.size),) if isinstance(self.size, tuple) else tuple(LAYOUTS)
+        if axes not in expected or min(x[1:-1]) < 1:
+            raise ShapeError(f"{self.name}(size={self.size}): x {x}, expected {layouts(expected)} with elements")
+        return [
+            _places(n, size, self.align_corners)
+            for n, size in zip(x[1:-1], per_axis(self, "size", self.size, axes), strict=True)
+        ]
+
+    def _matrices(self, x: Shape) -> list[Array]:
+        """Return the weight of every element at every position of the result, for each spatial axis."""
+        found = []
+        for n, places in zip(x[1:-1], self._places(x), strict=True):
+            share = places.share[:, None]
+            found.append(np.eye(n)[places.first] * (1 - share) + np.eye(n)[places.second] * share)
+        return found
+
+
+class _Places(NamedTuple):
+    """Positions of a result on an axis: between two elements, with the weight of the second."""
+
+    first: NDArray[np.intp]
+    second: NDArray[np.intp]
+    share: NDArray[np.float64]
+
+    def along(self, axis: int, x: Array) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
+        """Return the elements, and the weights in x's dtype along that axis."""
+        return self.first, self.second, self.share.astype(x.dtype).reshape(-1, *(1,) * (x.ndim - 1 - axis))
+
+
+def _places(n: int, size: int, align_corners: bool) -> _Places:
+    """Return the positions of ``size`` results on an axis of n elements."""
+    o = np.arange(size, dtype=np.float64)
+    at = o * ((n - 1) / max(size - 1, 1)) if align_corners else np.clip((o + 0.5) * (n / size) - 0.5, 0, n - 1)
+    first = np.minimum(at.astype(np.intp), n - 1)
+    return _Places(first, np.minimum(first + 1, n - 1), at - first)

@@ -1,4 +1,4 @@
-"""Products with, and quotients by, a number that is part of the function."""
+"""Multiplication and division by a number that is part of the function."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class _Scalar(Elementwise):
 class ScalarMultiply(_Scalar):
     """c·x for a number c that is part of the function; c = −1 is the negation.
 
-    σ(c·X) = |c|, and the gradient is c·g: α = β = 1/|c|.  So under unit scaling y is ±x, and the sign alone is left of
-    c.  (``Multiply`` by a constant has α = 1.)
+    σ(c·X) = |c|, and the gradient is c·g: α = β = 1/|c|. Under unit scaling y = ±x: only the sign of c has an effect.
+    (``Multiply`` by a constant has α = 1.)
 
     Attributes:
-        factor: c, 2^-126 ≤ |c| ≤ 2^126.
+        factor: the number c, 2^-126 ≤ |c| ≤ 2^126.
     """
 
     factor: float
@@ -72,12 +72,12 @@ class ScalarMultiply(_Scalar):
 
 @dataclass(frozen=True)
 class ScalarDivide(_Scalar):
-    """x/c for a number c that is part of the function: one rounding, where x·(1/c) has two.
+    """x/c for a number c that is part of the function; rounded once, while x·(1/c) is rounded twice.
 
     σ(X/c) = 1/|c|, and the gradient is g/c: α = β = |c|.
 
     Attributes:
-        divisor: c, 2^-126 ≤ |c| ≤ 2^126.
+        divisor: the number c, 2^-126 ≤ |c| ≤ 2^126.
     """
 
     divisor: float

@@ -1,4 +1,4 @@
-"""Shapes, axes and counts: the arithmetic and the checks that several pages of the op table share."""
+"""Arithmetic and checks of shapes, axes and counts for several modules of ops."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from refscale.errors import ArgumentError, ShapeError
 from refscale.scales import Shape
 
 Axes = int | tuple[int, ...] | None
-"""One axis, several, or None for all; a negative axis counts from the end."""
+"""An axis, several axes, or None for all; a negative axis counts from the end."""
 
 
 def size(shape: Shape) -> int:
-    """Number of elements, at least 1 so that a factor of an empty tensor stays finite."""
+    """Return the number of elements, at least 1, so that the factors of an empty tensor are finite."""
     return max(1, math.prod(shape))
 
 
 def broadcast(name: str, *shapes: Shape) -> Shape:
-    """The common shape, or a ShapeError that names op and shapes."""
+    """Return the common shape, or raise a ShapeError that names op and shapes."""
     first = shapes[0]
     if all(shape in (first, ()) for shape in shapes):  # most often; NumPy takes two microseconds
         return first
@@ -32,7 +32,7 @@ def broadcast(name: str, *shapes: Shape) -> Shape:
 
 
 def broadcast_factor(shape: Shape, to: Shape) -> float:
-    """β of an input that broadcasting repeats r times: the gradient sums r terms, so r^-1/2.
+    """Compute β of an input that broadcasting repeats r times: its gradient sums r terms, so β = r^-½.
 
     Source: paper, Table A.2 (broadcast bias).
     """
@@ -40,13 +40,13 @@ def broadcast_factor(shape: Shape, to: Shape) -> float:
 
 
 def repeats(shape: Shape, to: Shape) -> Shape:
-    """How often broadcasting repeats an input along each axis of the result, 1 where it does not: ``Op.rows``."""
+    """Return the number of repeats of a broadcast input along each axis of the result, ≥ 1: its ``Op.rows``."""
     sides = (*(1,) * (len(to) - len(shape)), *shape)
     return tuple(n // max(1, m) if n != m else 1 for m, n in zip(sides, to, strict=True))
 
 
 def leading(shape: Shape) -> Shape:
-    """The leading axes, and 1 for the last: ``Op.rows`` of an input whose gradient sums over all of them."""
+    """Return the leading axes, and 1 for the last: ``Op.rows`` of an input whose gradient sums over leading axes."""
     return (*shape[:-1], 1)
 
 
@@ -54,7 +54,7 @@ def leading(shape: Shape) -> Shape:
 
 
 def whole_numbers(values: object, least: float = -math.inf) -> tuple[int, ...] | None:
-    """Several integers ≥ ``least`` as a tuple of Python's, None if they are anything else."""
+    """Return several integers ≥ ``least`` as a tuple of Python ints; None for any other value."""
     if not isinstance(values, Iterable):
         return None
     numbers = [whole_number(v, least) for v in values]
@@ -63,7 +63,7 @@ def whole_numbers(values: object, least: float = -math.inf) -> tuple[int, ...] |
 
 
 def integer_attributes(op: object, *attributes: str, least: float = -math.inf) -> None:
-    """Make attributes of an op Python integers, or raise an ArgumentError."""
+    """Convert attributes of an op to Python ints, or raise an ArgumentError."""
     for attribute in attributes:
         value = getattr(op, attribute)
         number = whole_number(value, least)
@@ -74,7 +74,7 @@ def integer_attributes(op: object, *attributes: str, least: float = -math.inf) -
 
 
 def tuple_attribute(op: object, attribute: str) -> None:
-    """Make an attribute of an op, an integer or several, a tuple of Python integers, or raise an ArgumentError."""
+    """Convert an attribute of an op, an integer or several, to a tuple of Python ints, or raise an ArgumentError."""
     value = getattr(op, attribute)
     number = whole_number(value)
     numbers = whole_numbers(value) if number is None else (number,)
@@ -87,7 +87,7 @@ def tuple_attribute(op: object, attribute: str) -> None:
 
 
 def axis_of(name: str, axis: int, ndim: int) -> int:
-    """``axis`` counted from 0, a Python integer; or an ArgumentError or ShapeError."""
+    """Return ``axis``, counted from 0, as a Python int; or raise ArgumentError or ShapeError."""
     number = whole_number(axis)
     if number is None:
         raise ArgumentError(f"{name}: axis {axis}, expected an integer")
@@ -97,7 +97,7 @@ def axis_of(name: str, axis: int, ndim: int) -> int:
 
 
 def axes_of(name: str, axes: Axes, shape: Shape) -> tuple[int, ...]:
-    """``axes`` counted from 0, or a ShapeError; each may be named once."""
+    """Return ``axes``, counted from 0; raise ShapeError if one is out of range or occurs twice."""
     if axes is None:
         return tuple(range(len(shape)))
     counted = tuple(axis_of(name, a, len(shape)) for a in ((axes,) if isinstance(axes, int) else axes))

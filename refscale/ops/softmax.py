@@ -1,4 +1,4 @@
-"""Softmax along the last axis, and its logarithm; plain, and masked."""
+"""Softmax and its logarithm along the last axis, plain and masked."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def _log_scales(s: int, statistic: Statistic) -> tuple[float, float]:
 def _softmax_scales(s: int, statistic: Statistic) -> tuple[float, float]:
     """(α, β) of a softmax over s logits N(0, 1).
 
-    "std" is the paper's rule, s both ways: it makes the mean 1.  By RMS, as s grows, RMS(y) → √e/s and so does that of
+    "std" is the paper's rule, s both ways: it makes the mean 1. By RMS, as s grows, RMS(y) → √e/s and so does that of
     the gradient.
     """
     return (s, s) if statistic == "std" else (s / math.sqrt(math.e), s / math.sqrt(math.e))
 
 
 class Softmax(Op):
-    """e^x_i / Σ e^x_j over the s elements of the last axis.  α = β = s."""
+    """e^x_i / Σ e^x_j over the s elements of the last axis. α = β = s."""
 
     inputs = ("x",)
     homogeneity = ("own",)
@@ -108,24 +108,24 @@ class Softmax(Op):
         return (softmax_gradient(g, x),)
 
     def check(self, x: Shape) -> int:
-        """Width of the rows, or a ShapeError."""
+        """Return the length of the rows, or raise ShapeError."""
         return _width(self.name, x)
 
 
 @dataclass(frozen=True)
 class MaskedSoftmax(Op):
-    """Softmax over the keys that a query may see; 0 for the others.
+    """Softmax over the visible keys of each query; 0 for the others.
 
-    x (…, s, t) are logits of s queries and t keys, mask is boolean, broadcast to x, True where a key may be seen.
-    Query i stands at the place of key p = i + t − s: with ``causal`` it sees only keys j ≤ p, with a window only keys
-    |p − j| < window.  A query that may see no key gets zeros.
+    x (…, s, t) are logits of s queries and t keys; mask is boolean, broadcast to x, True for visible keys. Query i has
+    the position of key p = i + t − s: with ``causal`` it sees only keys j ≤ p, with a window only those with
+    |p − j| < window. A query without visible keys gets zeros.
 
-    α = β = t, the rule of softmax, or the number of keys in a window, where that is less: the elements in the window
-    then have mean 1.  How many keys a mask leaves is data, which a factor must not depend on.
+    α = β = t, the rule of softmax, or the number of keys in a window if that is smaller: the elements in the window
+    then have mean 1. The number of keys that a mask shows is data, on which a factor must not depend.
 
     Attributes:
         causal: also hide later keys.
-        window: also hide keys at this distance and beyond, ≥ 1; None: no window.
+        window: also hide keys at this distance or farther, an integer ≥ 1; None: no window.
     """
 
     causal: bool = False
@@ -171,32 +171,32 @@ class MaskedSoftmax(Op):
 
     @property
     def hides_by_place(self) -> bool:
-        """Whether some keys are hidden by their place."""
+        """Return whether some keys are hidden by their position."""
         return self.causal or self.window is not None
 
     def places(self, s: int, t: int) -> Array:
-        """(s, t), True where a query may see a key by its place."""
+        """Return a boolean array (s, t): True where ``causal`` and ``window`` show the key to the query."""
         ahead = 0 if self.causal else t if self.window is None else self.window - 1
         seen = np.tri(s, t, t - s + ahead, dtype=np.bool_)
         return seen if self.window is None else seen & ~np.tri(s, t, t - s - self.window, dtype=np.bool_)
 
     def most_keys(self, t: int) -> int:
-        """How many of t keys a query sees at most, by their places."""
+        """Return the largest number of t keys that ``causal`` and ``window`` show to a query."""
         if self.window is None:
             return t
         return min(t, self.window if self.causal else 2 * self.window - 1)
 
     def check(self, x: Array, mask: Array) -> None:
-        """A ShapeError or ArgumentError, unless the mask is one of x."""
+        """Raise ShapeError or ArgumentError unless the mask fits x."""
         _check_mask(self.name, x, mask)
 
 
 class LogSoftmax(Op):
     """x_i − log Σ e^x_j over the s elements of the last axis.
 
-    Shifting by a nearly constant term, log s + ½ for logits N(0, 1), leaves the variance: α = 1; by RMS,
-    α = (1 + (log s + ½)²)^-1/2.  At uniform logits the gradient is g minus its mean:
-    β = (1 − 1/s)^-1/2, and 1 for s = 1, where the gradient is 0.
+    A shift by a nearly constant term, log s + ½ for logits N(0, 1), preserves the variance: α = 1; by RMS,
+    α = (1 + (log s + ½)²)^-½. At uniform logits the gradient is g minus its mean:
+    β = (1 − 1/s)^-½, and 1 for s = 1, where the gradient is 0.
     """
 
     inputs = ("x",)
@@ -224,10 +224,10 @@ class LogSoftmax(Op):
 
 @dataclass(frozen=True)
 class MaskedLogSoftmax(Op):
-    """Logarithm of softmax over the elements that count, as in ``masked_softmax``; 0, not −∞, for the others.
+    """Logarithm of softmax over the visible elements, as in ``masked_softmax``; 0, not −∞, for the others.
 
-    So sums over a row leave the others out, and an element that counts has its log-probability.  Factors as of
-    ``log_softmax`` over all t elements: how many a mask leaves is data.
+    Sums over a row thus exclude the hidden elements. Factors are those of ``log_softmax`` over all t elements: the
+    number of visible elements is data.
 
     Attributes:
         causal: also hide later keys.

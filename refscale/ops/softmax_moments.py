@@ -1,4 +1,4 @@
-"""Second moments of a softmax over n normal logits, of its gradient, and of that of a cross-entropy."""
+"""Second moments of a softmax over n normal logits, of its gradient, and of the gradient of a cross-entropy."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 from refscale.scales.second_moments import Array, SecondMoments, contrast, without_mean
 
 ELEMENTS = 1 << 17
-"""Of the sample: at σ = 1, means are then good to half a percent."""
+"""Number of elements of the sample: at σ = 1 the error of means is half a percent."""
 LENGTHS = 16
-"""How many lengths of causal rows stand for all of them."""
+"""Maximum number of lengths of causal rows in a sample."""
 
 
 @dataclass(frozen=True)
 class SoftmaxMoments:
-    """Per element of rows of n: E p², and E p²·(1 − 2p + Σ p²), the gradient's for an incoming N(0, 1)."""
+    """Mean squares of a softmax p, E p², and of its gradient, E p²·(1 − 2p + Σ p²), for incoming gradients N(0, 1)."""
 
     square: float
     gradient: float
 
 
 def seen_keys(rows: int, n: int, causal: bool, window: int | None = None) -> tuple[int, ...]:
-    """How many of n keys the rows of a masked softmax see by their places, of rows that see any.
+    """Return the numbers of keys, of n, that ``causal`` and ``window`` show to the rows of a masked softmax.
 
     Args:
         rows: number of queries.
@@ -33,7 +33,7 @@ def seen_keys(rows: int, n: int, causal: bool, window: int | None = None) -> tup
         causal, window: see ``MaskedSoftmax``.
 
     Returns:
-        Up to ``LENGTHS`` counts, which stand for equally many rows; empty if every row sees all keys.
+        Up to ``LENGTHS`` counts ≥ 1, each for the same number of rows; empty if every row sees all keys.
     """
     if not causal and window is None:
         return ()
@@ -49,15 +49,15 @@ def seen_keys(rows: int, n: int, causal: bool, window: int | None = None) -> tup
 
 @cache
 def softmax_moments(n: int, sigma: float, seen: tuple[int, ...] = ()) -> SoftmaxMoments:
-    """Of rows of n logits N(0, σ²), by a fixed sample.
+    """Compute the moments of rows of n logits N(0, σ²), from a fixed sample.
 
     Args:
         n: length of a row.
-        sigma: of the logits.
-        seen: how many of them rows see, each count as often as another; none: all.
+        sigma: σ of the logits.
+        seen: numbers of visible logits, each for the same number of rows; (): all are visible.
 
     Returns:
-        The moments.  Derivation: the gradient is p·(g − Σ p·g), whose square has the expectation
+        The moments. Derivation: the gradient is p·(g − Σ p·g), whose square has the expectation
         p²·(1 − 2p + Σ p²) over an independent g ~ N(0, 1).
     """
     if seen:
@@ -73,13 +73,13 @@ def softmax_moments(n: int, sigma: float, seen: tuple[int, ...] = ()) -> Softmax
 
 @cache
 def alike(n: int, sigma: float, rho: float) -> float:
-    """How alike two rows are whose logits have the correlation ρ: Cov(p, p')/Var(p), 0 to 1 (or below, for ρ < 0)."""
+    """Compute the correlation Cov(p, p′)/Var(p) of two rows whose logits have the correlation ρ: 0 … 1 for ρ ≥ 0."""
     if n == 1 or sigma == 0 or rho >= 1:
         return 1.0
     x, other = _normal(n)
     p, square, unrelated = _two_samples(n, sigma)
     q = _rows(sigma * (rho * x + math.sqrt(1 - rho**2) * other)) - 1 / n
-    # What a sample of unrelated rows shows by chance is taken off.
+    # Subtract the sample covariance of independent rows, which is not exactly 0.
     return (_mean_product(p, q) - (1 - rho) * unrelated) / square
 
 
@@ -118,7 +118,7 @@ def _moments(x: SecondMoments, seen: tuple[int, ...] = ()) -> tuple[SoftmaxMomen
 
 
 def softmax_of(x: SecondMoments, causal: bool = False, window: int | None = None) -> SecondMoments:
-    """Weights that sum to 1: squares as those of the rows, products of two rows by how alike they are."""
+    """Predict a softmax: weights that sum to 1, their mean squares, and products of two rows by their correlation."""
     n = x.shape[-1]
     found, likeness = _moments(x, _seen(x, causal, window))
     same = 1 / n**2 + likeness * (found.square - 1 / n**2)
@@ -133,7 +133,7 @@ def _seen(x: SecondMoments, causal: bool, window: int | None) -> tuple[int, ...]
 def softmax_gradient(
     g: SecondMoments, x: SecondMoments, causal: bool = False, window: int | None = None
 ) -> SecondMoments:
-    """p·(g − Σ p·g): the mean of g over the row does not matter, and the result sums to 0."""
+    """Predict the gradient p·(g − Σ p·g) of a softmax: the mean of g over a row has no effect, and a row sums to 0."""
     found, likeness = _moments(x, _seen(x, causal, window))
     n = x.shape[-1]
     weights = (1 / n**2 + likeness * (found.square - 1 / n**2)) * found.gradient / found.square
@@ -141,7 +141,7 @@ def softmax_gradient(
 
 
 def cross_entropy_gradient(x: SecondMoments, kept: int) -> SecondMoments:
-    """p − onehot in ``kept`` of the rows, 0 in the others: labels are uniform, and differ from row to row."""
+    """Predict the gradient p − onehot of ``kept`` rows, 0 in the others; labels are uniform and independent."""
     n, rows = x.shape[-1], math.prod(x.shape[:-1])
     found, likeness = _moments(x)
     same_row = found.square - 2 / n**2 + 1 / n

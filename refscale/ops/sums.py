@@ -1,7 +1,7 @@
-"""Sums that err by less than an ulp, along any axes and by index; readable forms and kernels use the same.
+"""Sums with an error of less than an ulp, along any axes and by index; for readable forms and kernels.
 
 NumPy adds float32 pairwise along the last axis only; over a leading axis it adds row to row, so that the mean of 2^25
-ones is ½.  Here float32 is added up in float64 and rounded once.
+ones is ½. Here float32 is accumulated in float64 and rounded once.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ def total(x: Array, axes: int | tuple[int, ...] | None = None, keepdims: bool = 
 
         y = round(Σ x_k / over)
 
-    Of n float32 numbers it errs by less than one ulp of Σ|x_k| / over, for n ≤ 2^27, in whatever order they are added:
-    n − 1 additions in float64 err by at most n·2^-53·Σ|x_k| (Higham 2002, section 4.2), which is a quarter of an ulp,
-    as an ulp of a float32 S is more than 2^-24·S; the rounding of the quotient to float32 errs by half an ulp.
-    No partial sum overflows.  float64 numbers are added in float64, as by NumPy.
+    For n ≤ 2^27 float32 numbers the error is less than one ulp of Σ|x_k| / over, in any order of summation: that of
+    n − 1 additions in float64 is at most n·2^-53·Σ|x_k| (Higham 2002, section 4.2), a quarter of an ulp, because an ulp
+    of a float32 S is more than 2^-24·S; that of rounding the quotient to float32 is half an ulp. No partial sum
+    overflows. float64 numbers are added in float64, as by NumPy.
 
     Args:
         x: float32 or float64, any shape; or an array of ``exact``, whose sums are rounded once.
-        axes: one, several, or None for all.
-        keepdims: leave summed axes in, with length 1.
-        over: the divisor; the number of terms gives their mean.
+        axes: an axis, several axes, or None for all.
+        keepdims: keep the summed axes, with length 1.
+        over: the divisor, ≥ 1; the number of terms gives their mean.
 
     Returns:
         An array of the dtype of x.
@@ -39,16 +39,16 @@ def total(x: Array, axes: int | tuple[int, ...] | None = None, keepdims: bool = 
 
 
 def total_by_index(rows: Array, indices: NDArray[Any]) -> tuple[NDArray[np.intp], Array]:
-    """Sums of the rows of equal index, within the bound of ``total``, in order of j.
+    """Sum the rows of equal index, in order of j, with the error bound of ``total``.
 
         y_i = Σ rows[j] over all j with indices[j] = i
 
     Args:
-        rows: (k, d).
+        rows: array of shape (k, d).
         indices: k integers ≥ 0.
 
     Returns:
-        The indices i that occur, ascending, and their y (len(i), d).
+        The indices i that occur, ascending, and their sums y (len(i), d).
     """
     order = np.argsort(indices, kind="stable")
     ranked = indices[order].astype(np.intp, copy=False)
@@ -70,7 +70,7 @@ def total_by_index(rows: Array, indices: NDArray[Any]) -> tuple[NDArray[np.intp]
 
 
 def unbroadcast(g: Array, shape: Shape) -> Array:
-    """Sum of a gradient over the axes along which an input of ``shape`` was repeated."""
+    """Sum a gradient over the axes along which an input of ``shape`` was repeated."""
     if g.shape == shape:
         return g
     lead = g.ndim - len(shape)

@@ -1,4 +1,4 @@
-"""Where sliding windows lie: on one, two or three axes, with stride, dilation and padding; attributes that say so."""
+"""Positions of sliding windows on one, two or three axes, with stride, dilation and padding; checks of attributes."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ LAYOUTS = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width
 
 
 class WindowGrid(NamedTuple):
-    """Where the windows lie on the spatial axes of x (batch, *space, channels); one entry per axis.
+    """Positions of windows on the spatial axes of x (batch, *space, channels); one entry per axis.
 
-    Output o sees the elements o·stride + k·dilation − before, for k < kernel.
+    Window o has the elements o·stride + k·dilation − before, for k < kernel.
     """
 
     kernel: tuple[int, ...]
@@ -37,7 +37,7 @@ class WindowGrid(NamedTuple):
     padding: tuple[tuple[int, int], ...]
 
     def outputs(self, name: str, space: Shape) -> Shape:
-        """Number of windows on each axis, or a ShapeError if not even one fits."""
+        """Return the number of windows on each axis, or raise ShapeError if there are none."""
         spans = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
         padded = [n + sum(p) for n, p in zip(space, self.padding, strict=True)]
         if any(n < 1 for n in space) or any(n < span for n, span in zip(padded, spans, strict=True)):
@@ -45,7 +45,7 @@ class WindowGrid(NamedTuple):
         return tuple((n - span) // s + 1 for n, span, s in zip(padded, spans, self.stride, strict=True))
 
     def seen(self, space: Shape) -> list[NDArray[np.bool_]]:
-        """Of each axis: which element each tap of each window is, (windows, kernel, side); padding is none."""
+        """Return a boolean array (windows, kernel, side) for each axis: True where a tap of a window is an element."""
         axes = zip(self.outputs("windows", space), *self, space, strict=True)
         return [
             (np.arange(n)[:, None, None] * s + np.arange(k)[:, None] * d - before) == np.arange(side)
@@ -53,7 +53,7 @@ class WindowGrid(NamedTuple):
         ]
 
     def of(self, x: Array, fill: float) -> Array:
-        """A view (batch, *outputs, channels, *kernel) of x padded with ``fill``."""
+        """Return a view (batch, *outputs, channels, *kernel) of x padded with ``fill``."""
         padded = np.pad(x, [(0, 0), *self.padding, (0, 0)], constant_values=fill) if any(map(any, self.padding)) else x
         axes = tuple(range(1, x.ndim - 1))
         spans = tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
@@ -63,14 +63,14 @@ class WindowGrid(NamedTuple):
         return view[(slice(None), *starts, slice(None), *taps)]
 
     def rows(self, x: Array, fill: float) -> Array:
-        """As ``of``, with the elements of a window along one axis: (batch, *outputs, channels, size of the kernel)."""
+        """Return the windows with their elements along one axis: (batch, *outputs, channels, size of the kernel)."""
         view = self.of(x, fill)
         return view.reshape(*view.shape[: x.ndim], size(self.kernel))
 
     def add_up(self, pieces: Array, shape: Shape) -> Array:
-        """The transpose of ``of``: each element of x sums its ``pieces`` (batch, *outputs, channels, *kernel).
+        """Apply the transpose of ``of``: each element of x sums its ``pieces`` (batch, *outputs, channels, *kernel).
 
-        Summed one position of the kernel after the other, in an order that no machine changes.
+        The positions of the kernel are added one after the other, in the same order on every machine.
         """
         space = tuple(zip(shape[1:-1], self.padding, strict=True))
         padded = np.zeros_like(pieces, shape=(shape[0], *(n + sum(p) for n, p in space), shape[-1]), order="C")
@@ -87,12 +87,12 @@ class WindowGrid(NamedTuple):
 
 
 def both_sides(padding: Padding) -> tuple[int, int]:
-    """(before, after)."""
+    """Return padding as (before, after)."""
     return (padding, padding) if isinstance(padding, int) else padding
 
 
 def layouts(axes: tuple[int, ...]) -> str:
-    """The shapes of x with any of these numbers of spatial axes, as text."""
+    """Return the shapes of x with given numbers of spatial axes as text, for messages."""
     return " or ".join(f"(batch, {', '.join(LAYOUTS[n])}, channels)" for n in axes)
 
 
@@ -100,10 +100,10 @@ def layouts(axes: tuple[int, ...]) -> str:
 
 
 def window_attributes(op: Op, *attributes: str) -> None:
-    """Make attributes integers, or, if one of them has a number for each axis, tuples with one for each.
+    """Convert attributes to integers, or, if one of them has a number for each axis, to tuples of integers.
 
     Raises:
-        ArgumentError: an attribute is neither, or their axes differ in number.
+        ArgumentError: an attribute is neither an integer nor a tuple of integers, or tuples have different lengths.
     """
     given = {name: getattr(op, name) for name in attributes}
     several = {name: len(value) for name, value in given.items() if isinstance(value, tuple | list)}
@@ -124,7 +124,7 @@ def window_attributes(op: Op, *attributes: str) -> None:
 
 
 def per_axis(op: Op, attribute: str, value: PerAxis, axes: int, least: int = 1) -> tuple[int, ...]:
-    """A number ≥ ``least`` for every axis, or one for each, as a tuple with one for each; or an ArgumentError."""
+    """Return one number ≥ ``least`` for all axes, or one for each, as a tuple; or raise ArgumentError."""
     number = whole_number(value, least)
     numbers = whole_numbers(value, least) if number is None else (number,) * axes
     if numbers is None or len(numbers) != axes:
@@ -134,7 +134,7 @@ def per_axis(op: Op, attribute: str, value: PerAxis, axes: int, least: int = 1) 
 
 
 def padding_per_axis(op: Op, value: PaddingPerAxis, axes: int) -> tuple[Padding, ...]:
-    """Likewise of padding: a number for all sides, or for each axis a number or (before, after)."""
+    """Return padding, a number for all sides or for each axis a number or (before, after), as a tuple for each axis."""
     number = whole_number(value, 0)
     values = (number,) * axes if number is not None else value if isinstance(value, tuple | list) else ()
     found = tuple(p for p in map(padding_of, values) if p is not None)
@@ -145,7 +145,7 @@ def padding_per_axis(op: Op, value: PaddingPerAxis, axes: int) -> tuple[Padding,
 
 
 def padding_of(value: object) -> Padding | None:
-    """Padding of one axis in Python integers; None if it is no number ≥ 0 or pair of such."""
+    """Return the padding of one axis in Python ints; None unless it is a number ≥ 0 or a pair of such numbers."""
     number = whole_number(value, 0)
     if number is not None:
         return number

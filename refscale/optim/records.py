@@ -1,4 +1,4 @@
-"""What an optimizer is: a pair of pure functions, and the few records that pass between them and the training loop."""
+"""The interface of optimizers: a pair of pure functions, and the records of their arguments."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ State = dict[str, NDArray[Any]]
 """``{"step": int64 scalar, "m/<parameter>": array, …}``: flat, so that a checkpoint is an npz file."""
 
 DECAYED = ("weight", "embedding", "readout")
-"""Roles whose parameters are decayed: all but biases and gains, as BERT's optimizer has it."""
+"""Roles whose parameters are decayed: all except biases and gains, as in BERT's optimizer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What is particular to one parameter.
+    """The settings of an optimizer for one parameter.
 
     Attributes:
-        lr_scale: multiplies its learning rate; finite, at least 0.
-        decayed: whether weight decay applies to it (and, in LAMB, the trust ratio).
-        weight_decay: λ in place of the optimizer's; None: the optimizer's.
-        decay_scale: multiplies λ where it is multiplied by the learning rate; finite, at least 0.
+        lr_scale: factor of the learning rate, finite, ≥ 0.
+        decayed: True if weight decay (and, in LAMB, the trust ratio) applies to the parameter.
+        weight_decay: λ of the parameter; None: that of the optimizer.
+        decay_scale: factor of a λ that is multiplied by the learning rate, finite, ≥ 0.
 
     Raises:
         ArgumentError: ``lr_scale``, ``weight_decay`` or ``decay_scale`` is negative or not finite.
@@ -51,7 +51,7 @@ class Group:
             object.__setattr__(self, name, float(value))  # a NumPy scalar would widen float32 arrays to float64
 
     def decay(self, weight_decay: float) -> float:
-        """λ of this parameter, given the optimizer's."""
+        """Return λ of this parameter, given that of the optimizer."""
         own = weight_decay if self.weight_decay is None else self.weight_decay
         return own if self.decayed else 0.0
 
@@ -61,11 +61,12 @@ class Rate:
     """The learning rate of one step: ``peak · multiplier``, and ``· lr_scale`` for each parameter.
 
     Attributes:
-        peak: learning rate at the schedule's highest point; finite, at least 0.
-        multiplier: s(t) of the schedule, in [0, 1].  Apart from ``peak``, because independent decay follows it alone.
+        peak: peak learning rate of the schedule, finite, ≥ 0.
+        multiplier: s(t) of the schedule, in [0, 1]; separate from ``peak``, because independent decay is multiplied by
+            it only.
 
     Raises:
-        ArgumentError: a value is outside its range.
+        ArgumentError: a value is out of range.
     """
 
     peak: float
@@ -80,29 +81,29 @@ class Rate:
         object.__setattr__(self, "multiplier", float(self.multiplier))
 
     def of(self, group: Group) -> float:
-        """Learning rate of a parameter: peak · multiplier · lr_scale."""
+        """Return the learning rate of a parameter: peak · multiplier · lr_scale."""
         return self.peak * self.multiplier * group.lr_scale
 
 
 class Update(Protocol):
-    """``update(gradients, state, parameters, rate, groups)`` → (new parameters, new state).
+    """Signature of one step: ``update(gradients, state, parameters, rate, groups)`` → (new parameters, new state).
 
     Args:
-        gradients: one for each parameter, of its shape and dtype.  One that is not finite makes its parameter so, or
-            raises.
-        state: what ``init`` or the update before returned, or a checkpoint holds.
+        gradients: one for each parameter, of its shape and dtype. A gradient that is not finite gives a parameter that
+            is not finite, or an error.
+        state: the result of ``init`` or of the previous update, or the state in a checkpoint.
         parameters: float32 or float64 arrays by name.
         rate: learning rate of this step.
         groups: one for each parameter; None: ``Group()`` for all.
 
     Returns:
-        Fresh arrays, read-only; nothing passed in is written to.
+        New read-only arrays; the arguments are not changed.
 
     Raises:
         ShapeError: names or shapes of gradients, state, parameters and groups do not agree.
-        CarrierError: a dtype is not that of the parameter, or not float32 or float64.
+        CarrierError: a dtype differs from that of the parameter, or is not float32 or float64.
         ArgumentError: eps, rounded to a parameter's dtype, is 0 or infinite.
-        DivergedError: a moment or a step overflows, as the square of a gradient of 1e20 in float32, or is invalid.
+        DivergedError: a moment or a step overflows (such as the square of a gradient of 1e20 in float32) or is NaN.
     """
 
     def __call__(
@@ -119,12 +120,12 @@ class Update(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Optimizer:
-    """A pair of pure functions.
+    """An optimizer: a pair of pure functions, ``init`` and ``update``.
 
     Attributes:
-        name: as in ``OPTIMIZERS``.
-        init: parameters → state before the first step: step 0, moments 0; read-only arrays.
-        update: one step, see ``Update``.
+        name: a name in ``OPTIMIZERS``.
+        init: function from parameters to the state before the first step: step 0, moments 0; read-only arrays.
+        update: function that computes one step, see ``Update``.
     """
 
     name: str
@@ -133,20 +134,20 @@ class Optimizer:
 
 
 def groups(specs: Specs, scheme: str | Scheme, decay: str = "") -> dict[str, Group]:
-    """What a scheme, a parameter's role and rules of decay make of its learning rate and decay.
+    """Make the settings of each parameter from the scheme, its role, and rules of decay.
 
     Args:
-        specs: of the model.
-        scheme: asked for ``lr_scale(role, shape, depth)``; a scheme or its name.
-        decay: λ by role or by pattern of names, such as ``embedding=0,bias=0.01,*.norm.gain=0.001``; of the rules that
-            fit a parameter, the last one holds.  Patterns are those of ``fnmatch``: ``*``, ``?``, ``[…]``.
+        specs: specs of the model.
+        scheme: the scheme that defines ``lr_scale(role, shape, depth)``, or its name.
+        decay: λ by role or by pattern of names, such as ``embedding=0,bias=0.01,*.norm.gain=0.001``; the last rule that
+            matches a parameter applies. Patterns are those of ``fnmatch``: ``*``, ``?``, ``[…]``.
 
     Returns:
-        One group for each spec.  Without a rule, weights, embeddings and readouts have the optimizer's λ, biases and
+        One group for each spec. Without a rule, weights, embeddings and readouts have the optimizer's λ; biases and
         gains are not decayed.
 
     Raises:
-        ArgumentError: a rule that is none, or fits no parameter.
+        ArgumentError: a rule is malformed, or does not match any parameter.
     """
     scheme, rules = get_scheme(scheme), read_decay(decay)
     for pattern in rules:
@@ -166,10 +167,10 @@ def _fits(pattern: str, name: str, spec: Spec) -> bool:
 
 
 def read_decay(text: str) -> dict[str, float]:
-    """Rules of decay, as ``groups`` takes them: λ by role or pattern, in order.
+    """Read rules of decay, the argument ``decay`` of ``groups``: λ by role or pattern, in order.
 
     Raises:
-        ArgumentError: no PATTERN=NUMBER, a pattern that occurs twice, or λ below 0.
+        ArgumentError: a rule is not PATTERN=NUMBER, a pattern occurs twice, or λ < 0.
     """
     call, expected = f"read_decay({text!r})", "PATTERN=NUMBER, λ ≥ 0 of a role or of names, such as embedding=0"
     found = {}
@@ -187,24 +188,24 @@ def read_decay(text: str) -> dict[str, float]:
 def at_regular_rates(
     found: Mapping[str, Group], divisors: Mapping[str, float], optimizer: str, factors: Mapping[str, float]
 ) -> dict[str, Group]:
-    """Groups with which an adapted model's step is the step of the regular model that it computes.
+    """Make groups with which a step of an adapted model is that of the regular model.
 
-    A regular parameter p is σ·p' with the divisor σ, and the computed gradient of p' is c·σ·∂L/∂p.  So p moves by the
-    step of the regular model if the rate of p' is multiplied by
+    A regular parameter p is σ·p′ with the divisor σ, and the computed gradient of p′ is c·σ·∂L/∂p. The step of p is
+    that of the regular model if the learning rate of p′ is multiplied by
 
         1/(σ²·c)  for SGD, whose step is proportional to the gradient;
-        1/σ       for AdamW, whose step is not, but for eps.
+        1/σ       for AdamW, whose step does not depend on the gradient's scale, except through eps.
 
-    The decay is multiplied by the inverse: the part of p that a step removes stays the same.
+    The decay is multiplied by the inverse, so that a step removes the same fraction of p.
 
     Args:
-        found: groups by name, whose ``lr_scale`` and ``decay_scale`` are replaced.
-        divisors: σ by name, see ``published.Adapted``.
+        found: groups by name; the result has other values of ``lr_scale`` and ``decay_scale``.
+        divisors: σ by name, see ``adapt.Adapted``.
         optimizer: "sgd" or "adamw".
-        factors: c by name, of the gradients over the true ones; for SGD only.  They depend on the shapes of a batch.
+        factors: c by name, computed over true gradient, for SGD only; c depends on the shapes of a batch.
 
     Raises:
-        ArgumentError: another optimizer.
+        ArgumentError: ``optimizer`` has another value.
 
     Source: paper, Proposition 5.1: factors move into initialization and learning rate.
     """

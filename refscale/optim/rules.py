@@ -1,7 +1,7 @@
 """SGD, Adam, AdamW and LAMB: each a formula on blocks of (g, p, *moments), with g the gradient and p the parameter.
 
 Throughout, t = 1, 2, … counts updates, lr = peak · multiplier · lr_scale is the parameter's learning rate, λ the weight
-decay (0 where its group is not decayed), and a prime marks a new value.  Hyperparameters are Python floats, so float32
+decay (0 where its group is not decayed), and a prime marks a new value. Hyperparameters are Python floats, so float32
 stays float32.
 """
 
@@ -23,17 +23,17 @@ Blocks = tuple[Array, ...]
 
 
 def sgd(momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> Optimizer:
-    """Stochastic gradient descent, with momentum on request.
+    """Make SGD (stochastic gradient descent), with optional momentum.
 
     d = g + λ·p;  m' = μ·m + d;  p' = p − lr·m', or with ``nesterov`` p − lr·(d + μ·m').
 
     Args:
-        momentum: μ in [0, 1); 0 keeps no moment.  New gradients enter m undampened.
-        nesterov: look ahead; needs a momentum.
-        weight_decay: λ, at least 0; coupled: added to the gradient.
+        momentum: μ in [0, 1); 0: no moment is stored. There is no dampening.
+        nesterov: use Nesterov momentum; needs μ > 0.
+        weight_decay: λ ≥ 0; coupled: added to the gradient.
 
     Raises:
-        ArgumentError: a value is outside its range.
+        ArgumentError: a value is out of range.
 
     Source: Sutskever et al., ICML 2013; in the form of torch.optim.SGD.
     """
@@ -60,18 +60,18 @@ def sgd(momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
 
 
 def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0) -> Optimizer:
-    """Adam; its weight decay is coupled, that is, added to the gradient.
+    """Make Adam; its weight decay is coupled, that is, added to the gradient.
 
     d = g + λ·p;  (m', v', u) = ``_moments`` of d;  p' = p − lr·u.
 
     Args:
         b1: decay of the first moment, in [0, 1).
         b2: decay of the second moment, in [0, 1).
-        eps: added to √v̂; positive and finite, also in the dtype of the parameters, which ``init`` and ``update`` check.
+        eps: number added to √v̂, positive and finite, also in the dtype of the parameters.
         weight_decay: λ, at least 0.
 
     Raises:
-        ArgumentError: a value is outside its range.
+        ArgumentError: a value is out of range.
 
     Source: Kingma & Ba, arXiv 1412.6980, Algorithm 1; the decay as in torch.optim.Adam.
     """
@@ -98,27 +98,27 @@ def adamw(
     independent: bool = False,
     eps_hat: bool = False,
 ) -> Optimizer:
-    """Adam with decoupled weight decay.
+    """Make AdamW: Adam with decoupled weight decay.
 
     (m', v', u) = ``_moments`` of g;  p' = p·(1 − δ) − lr·u, with δ = lr·λ, or with ``independent`` δ = multiplier·λ.
 
-    It is computed as p − (lr·u + δ·p): in float32, 1 − δ has a grain of 2^-24, which would put a δ of 1e-6 off by up to
-    3%, and lose one below 3e-8.
+    It is computed as p − (lr·u + δ·p): in float32 the spacing of 1 − δ is 2^-24, so that rounding it would change a δ
+    of 1e-6 by up to 3%, and a δ below 3e-8 to 0.
 
     Args:
         b1: decay of the first moment, in [0, 1).
         b2: decay of the second moment, in [0, 1).
-        eps: added to √v̂; positive and finite, also in the dtype of the parameters, which ``init`` and ``update`` check.
+        eps: number added to √v̂, positive and finite, also in the dtype of the parameters.
         weight_decay: λ, at least 0.
-        independent: the decay follows the schedule, but neither the peak rate nor ``lr_scale``; λ is then a fraction
-            lost per step, customarily about 1e-4.
+        independent: multiply the decay by the schedule only, not by the peak rate and ``lr_scale``; λ is then the
+            fraction removed per step, typically about 1e-4.
         eps_hat: add eps to √v', before the bias of v' is corrected: u = m̂ / (√v̂ + eps/√(1 − b2^t)).
 
     Raises:
-        ArgumentError: a value is outside its range.
+        ArgumentError: a value is out of range.
 
-    Source: Loshchilov & Hutter, arXiv 1711.05101, Algorithm 2, which is the independent form; the other is that of
-    torch.optim.AdamW.  Wortsman et al., arXiv 2309.14322, and u-μP, arXiv 2407.17465, recommend the independent one.
+    Source: Loshchilov & Hutter, arXiv 1711.05101, Algorithm 2, is the independent form; torch.optim.AdamW the default
+    one. Wortsman et al., arXiv 2309.14322, and u-μP, arXiv 2407.17465, recommend the independent form.
     ``eps_hat``: Kingma & Ba, section 2 (ε̂), and the authors' code, scmm/layers.py.
     """
     b1, b2, eps, weight_decay = _hyper("adamw", b1, b2, eps, weight_decay)
@@ -141,24 +141,23 @@ def adamw(
 
 
 def lamb(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6, weight_decay: float = 0.01) -> Optimizer:
-    """LAMB: the step of AdamW, its length made that of the parameter.
+    """Make LAMB: the step of AdamW, scaled to the norm of the parameter.
 
     (m', v', r) = ``_moments`` of g;  u = r + λ·p;  p' = p − lr·(‖p‖/‖u‖)·u.
 
-    The trust ratio ‖p‖/‖u‖ is taken over a whole parameter; it is 1 where either norm is 0, and where the group is not
-    decayed.
+    The trust ratio ‖p‖/‖u‖ is that of a whole parameter; it is 1 if either norm is 0, or the group is not decayed.
 
     Args:
         b1: decay of the first moment, in [0, 1).
         b2: decay of the second moment, in [0, 1).
-        eps: added to √v̂; positive and finite, also in the dtype of the parameters, which ``init`` and ``update`` check.
+        eps: number added to √v̂, positive and finite, also in the dtype of the parameters.
         weight_decay: λ, at least 0.
 
     Raises:
-        ArgumentError: a value is outside its range.
+        ArgumentError: a value is out of range.
 
-    Source: You et al., arXiv 1904.00962, Algorithm 2, with φ the identity; groups without decay go without the ratio
-    as in the authors' optimizer for BERT.
+    Source: You et al., arXiv 1904.00962, Algorithm 2, with φ the identity; the ratio of groups without decay is 1, as
+    in the authors' optimizer for BERT.
     """
     b1, b2, eps, weight_decay = _hyper("lamb", b1, b2, eps, weight_decay)
 
@@ -182,7 +181,7 @@ def lamb(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6, weight_decay: fl
     return optimizer("lamb", ("m", "v"), rule, eps)
 
 
-# --- What they share --------------------------------------------------------------------------------------------------
+# --- Common parts -----------------------------------------------------------------------------------------------------
 
 
 def _moments(g: Array, m: Array, v: Array, b1: float, b2: float, eps: float, t: int) -> Blocks:
@@ -199,7 +198,7 @@ def _moments(g: Array, m: Array, v: Array, b1: float, b2: float, eps: float, t: 
         eps: outside the root.
         t: number of this update, from 1.
 
-    g² overflows above the root of the dtype's largest value (float32: 1.8e19), which raises.  v' underflows below
+    g² overflows above the root of the dtype's largest value (float32: 1.8e19), which raises. v' underflows below
     |g| = 8e-22 in float32; u is then m̂/eps, which is right to 1e-13 at an eps of 1e-8.
     """
     m = b1 * m
@@ -217,10 +216,10 @@ def _moments(g: Array, m: Array, v: Array, b1: float, b2: float, eps: float, t: 
 
 
 def norm(x: Array) -> float:
-    """√Σx² in float64: NumPy's pairwise sums of 16384 elements, added up exactly, whatever the blocks and threads.
+    """Compute √Σx² in float64: NumPy's pairwise sums of 16384 elements, added exactly, for any blocks and threads.
 
-    The squares of float32 values fit in float64.  float64 values are first multiplied by a power of two that brings
-    the largest below 1, exactly.
+    The squares of float32 values are exact in float64. float64 values are first multiplied by a power of two, exactly,
+    so that the largest is below 1.
     """
     flat, unit = x.reshape(-1), 1.0
     if flat.dtype == np.float64:
@@ -231,7 +230,7 @@ def norm(x: Array) -> float:
 
 
 def trust_ratio(p: Array, u: Array) -> float:
-    """‖p‖/‖u‖, or 1 where either is 0."""
+    """Compute ‖p‖/‖u‖, or 1 if either norm is 0."""
     length, step = norm(p), norm(u)
     return length / step if length > 0 and step > 0 else 1.0
 
@@ -264,17 +263,17 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adam": adam, "ad
 
 
 def get_optimizer(text: str | Optimizer, **hyper: Any) -> Optimizer:
-    """An optimizer by name: ``adamw``; or with hyperparameters: ``adamw:b2=0.95,independent``, ``sgd:momentum=0.9``.
+    """Return an optimizer by name, ``adamw``, or with options, ``adamw:b2=0.95,independent``, ``sgd:momentum=0.9``.
 
-    An optimizer is returned as it is.
+    An optimizer is returned unchanged.
 
     Args:
-        text: a key of ``OPTIMIZERS``, and after a colon hyperparameters, separated by commas; what is true or false is
-            true if it is named.
-        hyper: hyperparameters by name; those in the text go before.
+        text: a name in ``OPTIMIZERS``, and, after a colon, hyperparameters, separated by commas; the name of a boolean
+            sets it to True.
+        hyper: hyperparameters by name; those in ``text`` take precedence.
 
     Raises:
-        ArgumentError: the name or a hyperparameter is unknown, no number, or outside its range.
+        ArgumentError: the name or a hyperparameter is unknown, or a value is not a number or out of range.
     """
     if isinstance(text, Optimizer) and not hyper:
         return text

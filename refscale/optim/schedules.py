@@ -1,7 +1,7 @@
-"""Learning-rate schedules: the step, 0, 1, 2, …, to the multiplier s(step) in [0, 1] of the peak rate.
+"""Learning-rate schedules: functions from the step, 0, 1, 2, …, to the multiplier s(step) in [0, 1] of the peak rate.
 
-All begin with a warmup: s(step) = (step + 1)/warmup for step < warmup, so that no step is lost at rate 0 and the last
-of the warmup is at the peak.
+All begin with a warmup: s(step) = (step + 1)/warmup for step < warmup, so that the first rate is not 0, and the last
+step of the warmup has the peak rate.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Schedule = Callable[[int], float]
 
 
 def constant(warmup: int = 0, steps: int | None = None) -> Schedule:
-    """Stay at the peak: s(step) = 1 after the warmup.
+    """Make the constant schedule: s(step) = 1 after the warmup.
 
     Args:
         warmup: number of steps, at least 0.
-        steps: length of the run; makes no difference, and is here so that it can be given to any schedule of a run.
+        steps: length of the run; ignored, accepted so that all schedules have this argument.
 
     Raises:
-        ArgumentError: a value is outside its range.
+        ArgumentError: a value is out of range.
     """
     if steps is not None:
         _check_run("constant", steps, warmup)
@@ -34,14 +34,14 @@ def constant(warmup: int = 0, steps: int | None = None) -> Schedule:
 
 
 def linear(steps: int, warmup: int = 0) -> Schedule:
-    """Fall to 0 in a line: s(step) = (steps − step)/(steps − warmup) after the warmup, and 0 from ``steps`` on.
+    """Make a linear decay to 0: s(step) = (steps − step)/(steps − warmup) after the warmup, and 0 from ``steps`` on.
 
     Args:
         steps: length of the run, at least 1.
         warmup: number of steps, from 0 to ``steps``.
 
     Raises:
-        ArgumentError: a value is outside its range.
+        ArgumentError: a value is out of range.
 
     Source: Devlin et al., arXiv 1810.04805, appendix A.2.
     """
@@ -50,7 +50,7 @@ def linear(steps: int, warmup: int = 0) -> Schedule:
 
 
 def cosine(steps: int, warmup: int = 0, final: float = 0.0) -> Schedule:
-    """Fall to ``final`` in half a cosine.
+    """Make a cosine decay to ``final``.
 
     s(step) = final + (1 − final)·(1 + cos(π·x))/2 with x = (step − warmup)/(steps − warmup) after the warmup, and
     ``final`` from ``steps`` on.
@@ -58,10 +58,10 @@ def cosine(steps: int, warmup: int = 0, final: float = 0.0) -> Schedule:
     Args:
         steps: length of the run, at least 1.
         warmup: number of steps, from 0 to ``steps``.
-        final: in [0, 1].
+        final: the last multiplier, in [0, 1].
 
     Raises:
-        ArgumentError: a value is outside its range.
+        ArgumentError: a value is out of range.
 
     Source: Loshchilov & Hutter, arXiv 1608.03983, equation 5.
     """
@@ -79,14 +79,14 @@ def cosine(steps: int, warmup: int = 0, final: float = 0.0) -> Schedule:
 
 
 def exponential(every: int, warmup: int = 0) -> Schedule:
-    """Decay exponentially: s(step) = 2^(−step/every), multiplied by (step + 1)/warmup during the warmup.
+    """Make an exponential decay: s(step) = 2^(−step/every), multiplied by (step + 1)/warmup during the warmup.
 
     Args:
-        every: steps in which the rate halves, at least 1; counted from step 0.
+        every: number of steps in which the rate halves, at least 1; counted from step 0.
         warmup: number of steps, at least 0.
 
     Raises:
-        ArgumentError: a value is outside its range.
+        ArgumentError: a value is out of range.
 
     Source: the authors' code for the character models, ``AdamW`` in scmm/layers.py: 2^(−step·2^-16), no warmup.
     """
@@ -94,14 +94,14 @@ def exponential(every: int, warmup: int = 0) -> Schedule:
 
 
 def halving(every: int, warmup: int = 0) -> Schedule:
-    """Halve at intervals: s(step) = 2^−⌊step/every⌋, multiplied by (step + 1)/warmup during the warmup.
+    """Make a step decay: s(step) = 2^−⌊step/every⌋, multiplied by (step + 1)/warmup during the warmup.
 
     Args:
-        every: steps between halvings, at least 1; counted from step 0.
+        every: number of steps between halvings, at least 1; counted from step 0.
         warmup: number of steps, at least 0.
 
     Raises:
-        ArgumentError: a value is outside its range.
+        ArgumentError: a value is out of range.
 
     Source: a choice, step decay with the factor ½; the continuous form is ``exponential``.
     """
@@ -147,14 +147,14 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 
 
 def get_schedule(name: str | Schedule, **options: Any) -> Schedule:
-    """The schedule of that name; a schedule is returned as it is.
+    """Return the schedule of a name; a schedule is returned unchanged.
 
     Args:
-        name: a key of ``SCHEDULES``.
-        options: its arguments, by name.
+        name: a name in ``SCHEDULES``.
+        options: arguments of the schedule, by name.
 
     Raises:
-        ArgumentError: the name or an option is unknown or missing, or a value is outside its range.
+        ArgumentError: the name or an option is unknown or missing, or a value is out of range.
     """
     if callable(name) and not options:
         return name

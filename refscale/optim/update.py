@@ -1,4 +1,4 @@
-"""From the rule of one parameter to an optimizer: checks, the count of steps, and arrays walked in blocks."""
+"""Construction of an optimizer from the rule of one parameter: checks, step count, processing of arrays in blocks."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ Rule = Callable[[int, Rate, Group], Step]
 """``rule(t, rate, group)`` → the step of one parameter; t = 1, 2, …"""
 
 BLOCK = 1 << 14
-"""Elements per pass: what AdamW touches then takes 0.6 MiB in float32, and stays in the cache."""
+"""Elements per pass: AdamW's arrays then take 0.6 MiB in float32, and stay in cache."""
 
 
 def walk(kernel: Callable[..., tuple[Array, ...]], results: int, *arrays: Array) -> list[Array]:
-    """An elementwise kernel over arrays of one shape, block by block, so that its temporaries stay in the cache.
+    """Apply an elementwise kernel to arrays of one shape, block by block, so that temporaries stay in cache.
 
     Args:
-        kernel: flat blocks of ``arrays`` → as many flat blocks as there are results.
-        results: how many.
-        arrays: of one shape and dtype; read only.
+        kernel: function from flat blocks of ``arrays`` to a flat block of each result.
+        results: number of results.
+        arrays: arrays of one shape and dtype, which are not changed.
 
     Returns:
-        Fresh arrays of that shape and dtype, read-only; their bits do not depend on the size of a block.
+        New read-only arrays of that shape and dtype; their bits do not depend on the size of a block.
     """
     shape, dtype, size = arrays[0].shape, arrays[0].dtype, arrays[0].size
     flat = [array.reshape(-1) for array in arrays]
@@ -49,18 +49,18 @@ def walk(kernel: Callable[..., tuple[Array, ...]], results: int, *arrays: Array)
 
 
 def elementwise(kernel: Step) -> Step:
-    """The step that walks a kernel over (gradient, parameter, *moments) in blocks."""
+    """Make a step that applies a kernel to (gradient, parameter, *moments) in blocks."""
     return lambda *arrays: tuple(walk(kernel, len(arrays) - 1, *arrays))
 
 
 def optimizer(name: str, moments: tuple[str, ...], rule: Rule, eps: float = 1.0) -> Optimizer:
-    """The optimizer that applies ``rule`` to each parameter.
+    """Make the optimizer that applies ``rule`` to each parameter.
 
     Args:
-        name: of the optimizer, for messages too.
-        moments: names of the arrays kept for each parameter; they start at 0.
-        rule: gives the step of a parameter.
-        eps: what the rule adds to a divisor; checked to be positive and finite in the dtype of every parameter.
+        name: name of the optimizer, also for messages.
+        moments: names of the arrays stored for each parameter, initially 0.
+        rule: function that returns the step of a parameter.
+        eps: number that the rule adds to a divisor; must be positive and finite in the dtype of every parameter.
     """
 
     def init(parameters: Parameters) -> State:

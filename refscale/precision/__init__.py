@@ -1,4 +1,4 @@
-"""Where rounding happens: a ``Precision`` says which arrays are rounded, and to what; ``POLICIES`` are the named ones.
+"""Precision policies: a ``Precision`` defines which arrays are rounded, and to which formats; ``POLICIES`` lists names.
 
 >>> from refscale.precision import get_precision
 >>> print(get_precision("bf16"))

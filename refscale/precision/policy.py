@@ -1,52 +1,51 @@
-"""Precision policies: which arrays are rounded, and to what.
+"""Precision policies: the arrays that are rounded, and their formats.
 
-A policy is a record of up to five casts, consulted by the engine (the first three) and after an optimizer's update:
+A policy is a record of up to five casts. The engine applies the first three, the optimizer's caller the others:
 
 ==================  ==============================================================  =======================
 cast                applied to                                                      when
 ==================  ==============================================================  =======================
 store               every leaf entering the tape (parameters, inputs)               ``Tape.tensor``
-store               every op's output, after the factor α; but no loss              forward
+store               every op's output, after the factor α, except losses            forward
 operand             every input of a contraction (matmul, scores, convolution)      forward, before the op
 operand_gradient    the gradient that a contraction receives                        backward, before the vjp
-store               every gradient an op passes on, after the factor β; but none    backward
-                    of a loss
-store               every sum of gradients, where a tensor has several consumers    backward
+store               every gradient of an op's input, after the factor β, except     backward
+                    that of a loss
+store               every sum of gradients, if a tensor has several consumers       backward
 weights             every parameter, after the optimizer has changed it             ``store_weights``
 first_moment        momentum or first moment of the optimizer, after its update     ``store_moments``
 ==================  ==============================================================  =======================
 
-So a contraction's backward pass sees the narrow operands that its forward pass saw, and the rounding itself is
-passed by gradients unchanged (straight through).  Three things are not stored narrow.  The value of a loss is a report
-and no operand.  Its gradient, with which backward is seeded, is a loss scale, and one of 2^16 is beyond FP16; the first
-gradient that is rounded is that of what the loss was computed from.  And whatever an op keeps for its own backward.
+The backward pass of a contraction thus uses the same narrow operands as its forward pass, and gradients pass through a
+cast unchanged (straight through). Three kinds of arrays are not stored narrow. The value of a loss is a report, not an
+operand. The gradient of a loss is the loss scale, and 2^16 overflows in FP16; the first rounded gradient is that of the
+loss's inputs. The arrays that an op keeps for its backward pass are not rounded.
 
 A policy with ``rules`` has another policy at some places: ``fp8;head.*=bf16;*.router.*=fp32`` is fp8, but bf16 for
-every parameter and call whose name begins with "head.", and fp32 for those of routers.  A call's name is that of its
+every parameter and call whose name begins with "head.", and fp32 for those of routers. A call's name is that of its
 output, scopes and op, such as "encoder.0.ffn.up.matmul"; a call also has the names of the parameters that it uses
-directly.  The first rule with a pattern that one of the names matches (as file names match ``*``, ``?`` and ``[…]``)
-decides how operands and the incoming gradient are cast.  A value and its gradient are stored by the policy of the call
-that made it, a leaf by that of its own name.
+directly. The first rule whose pattern matches one of these names (with ``*``, ``?`` and ``[…]`` as in file names)
+defines the casts of operands and of the incoming gradient. A value and its gradient are stored by the policy of the
+call that made it, a leaf by that of its own name.
 
-A policy with ``blocks`` casts operands where they are multiplied, instead, in blocks along the axis that is summed
-over: each operand in forward, and once more in backward along its other axis (``refscale.blocks.operand``).  So does
-one with ``hadamard``, without blocks: the operands of a weight's gradient are transformed before they are cast.
+A policy with ``blocks`` casts operands when they are multiplied, in blocks along the axis that is summed over: each
+operand in forward, and again in backward along its other axis (``refscale.blocks.operand``). A policy with ``hadamard``
+and without blocks does so, too: the operands of a weight's gradient are transformed before they are cast.
 
-Inside an op arithmetic is that of the carrier: a matmul accumulates in float32, in whatever order BLAS takes.  With
-``accumulate`` it is that of ``refscale.exact``, the same bits on every machine: products are real numbers, or the sums
-of a named accumulator; a product and its factors, or any other result and its factor, are rounded once, to what is
-stored.
+Arithmetic inside an op is that of the carrier: a matmul accumulates in float32, in the order that BLAS chooses. With
+``accumulate`` it is that of ``refscale.exact``, the same bits on every machine: products are exact, or the sums of a
+named accumulator, and each result is rounded once, after its factor, to the ``store`` format.
 
-``fp16`` and ``fp8`` keep FP32 master weights, as mixed-precision training does (Micikevicius et al. 2017, arXiv
-1710.03740); the paper's runs did not.  Theirs kept weights in FP16, rounded stochastically, as ``fp16-sr`` and
-``fp8-sr`` do.  In their character models the first moment of AdamW (and the momentum of SGD) was stored in FP16 as
-well, the second moment in FP32, and stochastic rounding was on for all that is stored in FP16.  That policy is the mix
-``store=fp16/stochastic,weights=fp16/stochastic,first_moment=fp16/stochastic``; with ``/nearest_even`` in one place or
-all, the same without stochastic rounding there.  Under any policy norms, losses and the optimizer's update compute in
-the carrier, from the stored values; the update uses the first moment before it is rounded.
+``fp16`` and ``fp8`` have FP32 master weights, as in mixed-precision training (Micikevicius et al. 2017, arXiv
+1710.03740). The paper's runs did not: they stored weights in FP16, rounded stochastically, as ``fp16-sr`` and
+``fp8-sr`` do. Their character models also stored the first moment of AdamW (and the momentum of SGD) in FP16, the
+second moment in FP32, and rounded all FP16 arrays stochastically. That policy is the mix
+``store=fp16/stochastic,weights=fp16/stochastic,first_moment=fp16/stochastic``, with ``/nearest_even`` for casts without
+stochastic rounding. Under any policy norms, losses and the optimizer's update compute in the carrier, from the stored
+values; the update uses the first moment before it is rounded.
 
-Sources: paper, Table A.1 and Table 2; the authors' code, scmm/layers.py (what is stored; ``AdamW._update``,
-``SgdM._update``) and run_sweep.py (``stochastic_rounding``).  Noune et al. 2022 (arXiv 2206.02915) for the fnuz
+Sources: paper, Table A.1 and Table 2; the authors' code, scmm/layers.py (stored arrays; ``AdamW._update``,
+``SgdM._update``) and run_sweep.py (``stochastic_rounding``). Noune et al. 2022 (arXiv 2206.02915) for the fnuz
 formats, those of the paper's FP8 runs; Micikevicius et al. 2022 (arXiv 2209.05433) for e4m3fn and e5m2; µnit Scaling
 (arXiv 2502.05967) for FP8 in hidden layers alone.
 """
@@ -76,11 +75,11 @@ _NUMBERS: dict[str, Callable[[str], float]] = {"operand_factor": read_number, "h
 
 @dataclass(frozen=True)
 class Rule:
-    """A policy for some places.
+    """A policy for the calls and parameters whose names match a pattern.
 
     Attributes:
-        pattern: of the names of calls and parameters, with ``*``, ``?`` and ``[…]``; case counts.
-        policy: there.
+        pattern: pattern of names, with ``*``, ``?`` and ``[…]``; case-sensitive.
+        policy: the policy of matching calls and parameters.
     """
 
     pattern: str
@@ -89,29 +88,29 @@ class Rule:
 
 @dataclass(frozen=True)
 class Precision:
-    """A precision policy.  A cast that is None: not rounded, the carrier's own precision.
+    """A precision policy: casts by place; None means not rounded, the precision of the carrier.
 
     Args:
-        name: shown in reports.
-        store: of leaves, outputs and gradients.
-        operand: of a contraction's inputs.
-        operand_gradient: of the gradient a contraction receives.
-        weights: of parameters between steps; None: FP32 master weights.
-        first_moment: of the optimizer's m between steps, its momentum or first moment.
+        name: name shown in reports.
+        store: cast of leaves, outputs and gradients.
+        operand: cast of a contraction's inputs.
+        operand_gradient: cast of the gradient that a contraction receives.
+        weights: cast of parameters between steps; None: FP32 master weights.
+        first_moment: cast of the optimizer's m (momentum or first moment) between steps.
         contractions: names (``Op.name``) of the contractions whose operands are cast; None: all.
         operand_factor: c in cast(c·x)/c, the cast of every operand and of the gradient a contraction receives; a
             constant power of two from 2^-64 to 2^64.
-        hadamard: length of the random Hadamard transform that both operands of a weight's gradient go through before
-            they are cast, as in ``blocks.Recipe``; 0: none.
-        blocks: how operands of contractions are converted to block-scaled formats, in place of ``operand`` and
+        hadamard: length of the random Hadamard transform of both operands of a weight's gradient before they are cast,
+            as in ``blocks.Recipe``; 0: none.
+        blocks: recipe that converts operands of contractions to block-scaled formats, in place of ``operand`` and
             ``operand_gradient``.
-        accumulate: how products are summed, a name of ``exact.get_accumulator`` with sums of its own ("exact",
-            "float32", "float32:128", "truncated:13:32"); all else is then evaluated by the rules of ``exact.array``.
-            None: NumPy's arithmetic in the carrier, fast.
-        rules: other policies at some places; the first that matches decides.
+        accumulate: accumulator of products, a name of ``exact.get_accumulator`` that defines the sums ("exact",
+            "float32", "float32:128", "truncated:13:32"); other functions are then evaluated by ``exact.array``. None:
+            NumPy's arithmetic in the carrier, which is faster.
+        rules: other policies at some places; the first matching rule applies.
 
     Raises:
-        ArgumentError: fields of another type, or that do not go together.
+        ArgumentError: a field has another type, or fields contradict each other.
     """
 
     name: str
@@ -146,7 +145,9 @@ class Precision:
                     "expected one without rules and of the same accumulate"
                 )
         if self.blocks and (self.operand or self.operand_gradient or self.accumulate):
-            raise ArgumentError(f"Precision({self.name!r}): blocks beside operand, operand_gradient or accumulate")
+            raise ArgumentError(
+                f"Precision({self.name!r}): blocks together with operand, operand_gradient or accumulate"
+            )
         factor = number("Precision", "operand_factor", self.operand_factor)
         if not 2.0**-64 <= factor <= 2.0**64 or math.frexp(factor)[0] != 0.5:
             raise ArgumentError(
@@ -156,14 +157,14 @@ class Precision:
         object.__setattr__(self, "hadamard", hadamard_length("Precision", self.hadamard))
         if (self.hadamard and (self.blocks or self.accumulate)) or (factor != 1 and self.blocks):
             raise ArgumentError(
-                f"Precision({self.name!r}): hadamard beside blocks or accumulate, or operand_factor beside blocks"
+                f"Precision({self.name!r}): hadamard together with blocks or accumulate, or operand_factor with blocks"
             )
         if self.accumulate is None:
             return
-        from refscale.exact import get_accumulator  # late: only who computes exactly pays for it
+        from refscale.exact import get_accumulator  # imported lazily: only exact mode needs it
 
         if get_accumulator(self.accumulate).name == "any-order":
-            raise ArgumentError(f"Precision({self.name!r}): accumulate='any-order' does not say what a sum is")
+            raise ArgumentError(f"Precision({self.name!r}): accumulate='any-order' does not define a sum")
 
     def __str__(self) -> str:
         parts = [f"{k}={getattr(self, k) or 'carrier'}" for k in _CASTS[: 1 if self.blocks else 3]]
@@ -182,9 +183,9 @@ class Precision:
         return f"{self.name} ({', '.join(parts)})"
 
     def at(self, *names: str) -> tuple[str, Precision]:
-        """The pattern of the rule that holds for a call or parameter of one of these names, and its policy.
+        """Return the pattern and the policy of the first rule that matches one of the names of a call or parameter.
 
-        The pattern is empty, and the policy this one, if no rule does.
+        If no rule matches, the pattern is empty, and the policy is this one.
         """
         for rule in self.rules:
             if any(fnmatchcase(name, rule.pattern) for name in names):
@@ -192,19 +193,19 @@ class Precision:
         return "", self
 
     def narrows(self, contraction: str) -> bool:
-        """Whether the operands of the contraction of that name are cast."""
+        """Return whether the operands of the contraction of that name are cast."""
         return self.contractions is None or contraction in self.contractions
 
     def store_weights(
         self, parameters: Mapping[str, NDArray[Any]], rng: np.random.Generator | None = None
     ) -> dict[str, NDArray[Any]]:
-        """Parameters as they are kept between steps: each rounded once by ``weights``.
+        """Round parameters by ``weights``, once each, for storage between steps.
 
-        Rounded to nearest, an update of less than half an ulp is lost, every time.  Rounded stochastically, it is
-        made with the probability that makes the expected weight the exact one.
+        With rounding to nearest an update of less than half an ulp is lost at every step. With stochastic rounding the
+        expected weight is the exact one.
 
         Args:
-            parameters: after the optimizer's update, float32 or float64.
+            parameters: parameters after the optimizer's update, float32 or float64.
             rng: source of random bits, drawn parameter by parameter in the mapping's order; needed only if
                 ``weights`` rounds stochastically.
 
@@ -212,7 +213,7 @@ class Precision:
             New read-only arrays of the same dtypes; the arrays given, if ``weights`` is None.
 
         Raises:
-            ArgumentError: random bits are needed, and there is no rng.
+            ArgumentError: ``weights`` rounds stochastically, and ``rng`` is missing.
 
         Source: the authors' code, scmm/layers.py: an update in FP32, stored in the dtype of the weight; run_sweep.py:
         with stochastic rounding.
@@ -222,19 +223,19 @@ class Precision:
     def store_moments(
         self, state: Mapping[str, NDArray[Any]], rng: np.random.Generator | None = None
     ) -> dict[str, NDArray[Any]]:
-        """An optimizer's state as it is kept between steps: each m rounded once by ``first_moment``.
+        """Round each m of an optimizer's state by ``first_moment``, for storage between steps.
 
-        The update that made it was computed from m before this rounding.
+        The update of the parameters uses m before this rounding.
 
         Args:
-            state: after the update, see ``optim.State``; its other arrays are kept as they are.
-            rng: as of ``store_weights``.
+            state: the state after the update, see ``optim.State``; its other arrays do not change.
+            rng: source of random bits, needed only if ``first_moment`` rounds stochastically.
 
         Returns:
             The state, in the same order; m as new read-only arrays.
 
         Raises:
-            ArgumentError: random bits are needed, and there is no rng.
+            ArgumentError: ``first_moment`` rounds stochastically, and ``rng`` is missing.
 
         Source: the authors' code, scmm/layers.py: ``m_prev.assign(cast(m_next, m_prev.dtype))``, v in FP32.
         """
@@ -254,10 +255,10 @@ def _stored(cast: Cast | None, x: NDArray[Any], rng: np.random.Generator | None,
 def random_bits(
     cast: Cast | BlockCast, shape: tuple[int, ...], rng: np.random.Generator | None, call: str
 ) -> NDArray[np.uint32] | None:
-    """The random bits that a cast of an array of that shape needs: None if it needs none.
+    """Draw the random bits for a cast of an array of a given shape; None unless the cast rounds stochastically.
 
     Raises:
-        ArgumentError: it needs some, and ``rng`` is no generator; ``call`` is what the message names.
+        ArgumentError: the cast rounds stochastically, and ``rng`` is not a generator; the message names ``call``.
     """
     if cast.rounding != "stochastic":
         return None
@@ -292,20 +293,21 @@ POLICIES |= {name: Precision(name, bf16.store, blocks=recipe) for name, recipe i
 
 
 def get_precision(policy: str | Precision, *, accumulate: str | None = None) -> Precision:
-    """A policy by name, or a mix: ``store=bf16,operand=e4m3fn,operand_gradient=e5m2,weights=bf16``.
+    """Return the policy of a name, or make a mix: ``store=bf16,operand=e4m3fn,operand_gradient=e5m2,weights=bf16``.
 
     Rules for places follow after semicolons, each a pattern and a policy: ``fp8;head.*=bf16;*.router.*=fp32``.
 
-    ``,accumulate=exact`` after either, or the argument, says how products are summed: see ``Precision``.
+    ``,accumulate=exact`` after a name or mix, or the argument, chooses the accumulator of products: see ``Precision``.
 
-    In a mix, formats of 8 bits or fewer saturate and wider ones do not; weights are rounded stochastically, all else to
-    nearest, as in the named policies.  Another rounding follows the format: ``operand_gradient=e2m1fn/stochastic``.
-    ``operand_factor=2`` and ``hadamard=16`` are the fields of that name.  For any other casts, or for some contractions
-    alone, make a ``Precision`` of your own.  A ``Precision`` is returned as it is, but for the argument ``accumulate``.
+    In a mix, formats of at most 8 bits saturate and wider ones do not; weights are rounded stochastically, other arrays
+    to nearest, as in the named policies. Another rounding mode follows the format:
+    ``operand_gradient=e2m1fn/stochastic``. ``operand_factor=2`` and ``hadamard=16`` set the fields of these names. For
+    other casts, or for some contractions only, make a ``Precision``. A ``Precision`` is returned unchanged, except for
+    the argument ``accumulate``.
 
     Raises:
-        ArgumentError: unknown policy or field, or a field named twice.
-        FormatError: unknown format.
+        ArgumentError: a policy or field is unknown, or a field occurs twice.
+        FormatError: a format is unknown.
     """
     if isinstance(policy, str) and ";" in policy:
         return _with_rules(policy, accumulate)

@@ -1,4 +1,4 @@
-"""How a policy is carried out: a ``Rounder`` casts each array at the places that the policy names, and records it.
+"""Application of a policy: a ``Rounder`` casts arrays at the places that the policy defines, and records each cast.
 
 The engine calls it at six places, in this order:
 
@@ -11,7 +11,7 @@ The engine calls it at six places, in this order:
 ``wide``        an array, before a factor multiplies it
 ==============  ============================================================================================
 
-A rounder sees ops by their flags and tensors by their labels; it knows neither tapes nor gradients.
+A rounder uses the flags of ops and the labels of tensors only; it has no access to tapes or gradients.
 """
 
 from __future__ import annotations
@@ -40,31 +40,31 @@ _FLOAT32 = Cast("float32", "nearest_even", "nonsaturate")
 
 
 class Label(Protocol):
-    """What a rounder sees of a tensor."""
+    """The properties of a tensor that a rounder uses."""
 
     @property
     def name(self) -> str:
-        """Of the tensor: scopes, and the op that made it; or that of a leaf."""
+        """Name of the tensor: scopes, and the op that made it or the name of the leaf."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
+        """Shape of the tensor."""
 
     @property
     def reports(self) -> bool:
-        """Whether it is the value of a loss, which is not rounded."""
+        """Return whether the tensor is the value of a loss, which is not rounded."""
 
 
 class OpFlags(Protocol):
-    """What a rounder sees of an op; see ``engine.Op``."""
+    """The properties of an op that a rounder uses; see ``engine.Op``."""
 
     @property
     def name(self) -> str:
-        """Such as "matmul"."""
+        """Name of the op, such as "matmul"."""
 
     @property
     def contraction(self) -> bool:
-        """Whether its operands are cast."""
+        """Return whether the op is a contraction, whose operands are cast."""
 
     @property
     def weight_inputs(self) -> tuple[int, ...]:
@@ -72,36 +72,36 @@ class OpFlags(Protocol):
 
     @property
     def moves(self) -> bool:
-        """Whether it computes nothing."""
+        """Return whether the op only moves elements."""
 
     @property
     def reports(self) -> bool:
-        """Whether its result is the value of a loss."""
+        """Return whether the result of the op is the value of a loss."""
 
 
 class OperandScaling(Protocol):
     """Powers of two around the casts of operands, see ``refscale.rivals``."""
 
     def scale(self, key: str, x: Array, format: Format) -> float:
-        """The factor of the operand at a place of the program."""
+        """Return the factor of the operand ``key``, a place in the program, for a cast to ``format``."""
 
 
 class Placed(NamedTuple):
-    """The policy of a call or tensor, and the pattern of the rule that gave it; empty without one."""
+    """The policy of a call or tensor, and the pattern of its rule, which is empty if no rule matches."""
 
     rule: str
     policy: Precision
 
 
 class CastRecord(NamedTuple):
-    """One rounding: of which tensor, at which place, by which cast, and (if casts are counted) what it lost.
+    """The record of one cast: its tensor, place and cast, and the counts of clipped and flushed elements.
 
-    ``variable`` is the label of the tensor, an ``engine.Variable``.  ``place`` is "leaf", "output", "operand",
-    "operand_gradient" or "gradient".  ``clipped`` counts finite elements that the format cannot represent (beyond its
-    largest value; in an unsigned format, negative), ``flushed`` non-zero elements that became zero; None if not
-    counted.  ``scale`` is the factor around the cast, 1 without; ``blocks`` the number of block scales.  An operand
-    that several products use is rounded once, and recorded for each; in blocks it is converted for each.  ``rule`` is
-    the pattern of the rule that took effect, empty without one.
+    ``variable`` is the label of the tensor, an ``engine.Variable``. ``place`` is "leaf", "output", "operand",
+    "operand_gradient" or "gradient". ``clipped`` is the number of finite elements outside the range of the format
+    (beyond its largest value; in an unsigned format, negative), ``flushed`` the number of nonzero elements that became
+    zero; None if not counted. ``scale`` is the factor around the cast, default 1; ``blocks`` the number of block
+    scales. An operand that several products use is rounded once, and recorded for each; in blocks it is converted for
+    each. ``rule`` is the pattern of the rule that applied, empty if none did.
     """
 
     variable: Any
@@ -116,20 +116,20 @@ class CastRecord(NamedTuple):
 
 
 class Rounder:
-    """The casts of one recording.
+    """Applies the casts of a policy to the arrays of one tape, and records them.
 
     Args:
         precision: the policy.
         dtype: the carrier, float32 or float64.
         rng: source of random bits, needed only if a cast rounds stochastically.
-        count_casts: also count what each cast clipped and flushed.
-        operand_scales: powers of two around the casts of operands; used once.
+        count_casts: count the elements that each cast clips and flushes to zero.
+        operand_scales: powers of two around the casts of operands, for one tape only.
 
     Attributes:
         casts: a record of each cast, in order.
-        exact: whether arithmetic is that of ``refscale.exact``.
-        rounds: whether outputs and gradients are rounded.
-        calls_by_rule: how many calls each rule of the policy holds for, by pattern.
+        exact: True if arithmetic is that of ``refscale.exact``.
+        rounds: True if outputs and gradients are rounded.
+        calls_by_rule: number of calls to which each rule of the policy applies, by pattern.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Rounder:
         operand_scales: OperandScaling | None = None,
     ) -> None:
         if operand_scales and any(policy.hadamard for policy in (precision, *(r.policy for r in precision.rules))):
-            raise ArgumentError(f"Tape(precision={precision.name!r}): hadamard beside scales of operands")
+            raise ArgumentError(f"Tape(precision={precision.name!r}): hadamard together with scales of operands")
         self.precision, self.dtype, self.rng = precision, dtype, rng
         self.count_casts, self.operand_scales = count_casts, operand_scales
         self.casts: list[CastRecord] = []
@@ -169,20 +169,20 @@ class Rounder:
             self.calls_by_rule[placed.rule] += 1
 
     def of(self, label: Label) -> Placed:
-        """The policy by which a tensor is stored."""
+        """Return the policy by which a tensor is stored."""
         return self._labels.get(label, self._base)
 
     def of_call(self, call: int | None) -> Placed:
-        """The policy by which a call casts its operands; None: that of calls without a rule."""
+        """Return the policy by which a call casts its operands; for None, the policy of calls without a rule."""
         return self._base if call is None else self._calls.get(call, self._base)
 
     # --- The places -------------------------------------------------------------------------------------------------
 
     def enter(self, call: str, x: Array, label: Label, place: str) -> Array:
-        """An array from outside, rounded once to the ``store`` format; read-only, copied if somebody can write to it.
+        """Round an array from outside once to the ``store`` format; the result is read-only, and a copy if x is not.
 
         Raises:
-            CarrierError: its dtype is not a real float, integer or boolean type; ``call`` is named.
+            CarrierError: the dtype is not a real float, integer or boolean type; the message names ``call``.
         """
         if not np.can_cast(x.dtype, np.float64):  # complex, text, objects, records, long doubles
             raise CarrierError(f"{call}: got {x.dtype}, expected a float, integer or boolean array")
@@ -196,7 +196,7 @@ class Rounder:
         return kept(x) if stored is x else freeze(stored)
 
     def operand(self, op: OpFlags, x: Array, label: Label, call: int, index: int) -> Any:
-        """Input ``index`` of the op of call number ``call``, as the op computes with it."""
+        """Return input ``index`` of the op of call number ``call``, cast or converted as the policy defines."""
         placed = self.of_call(call)
         if label.reports and not op.reports:  # a loss is rounded when an op computes with it
             x = self.cast(placed.policy.store, x, label, "operand", placed=placed)
@@ -208,9 +208,9 @@ class Rounder:
         return self._arithmetic(op, x, label, role, call)
 
     def store(self, x: Any, label: Label, place: str, out: Array | None = None) -> Array:
-        """A value or gradient in the ``store`` format; the value of a loss and its gradient in the carrier.
+        """Round a value or gradient to the ``store`` format; a loss and its gradient stay in the carrier.
 
-        ``out`` may be x, if nobody else holds it: the result may then take its place.
+        ``out`` may be x if the caller owns it: the result may then be written over x.
         """
         placed = self.of(label)
         if placed.policy.store is not None and not label.reports:
@@ -222,7 +222,7 @@ class Rounder:
         return np.asarray(x)
 
     def incoming(self, op: OpFlags, g: Array, label: Label, call: int) -> Any:
-        """The gradient of an op's output, as its backward pass computes with it."""
+        """Return the gradient of an op's output, cast or converted for its backward pass."""
         if self.narrows(op, call) and not self._transforms(op, call):
             placed = self.of_call(call)
             key = f"{call}.{op.name}.gradient"
@@ -230,29 +230,29 @@ class Rounder:
         return g if self._plain else self._arithmetic(op, g, label, "gradient", call)
 
     def sum(self, a: Array, b: Array, label: Label) -> Array:
-        """a + b, two gradients of one tensor, stored."""
+        """Add two gradients of one tensor, and round the sum to the ``store`` format."""
         return self.store(np.asarray(self.wide(a) + b), label, "gradient")
 
     def wide(self, x: Any) -> Any:
-        """An array as a factor multiplies it: in exact arithmetic float64, else as it is."""
+        """Return the array that a factor multiplies: float64 in exact arithmetic, else x."""
         return _exact().as_exact(x, self.precision.accumulate) if self.exact else x
 
     def carrier(self, x: Any) -> Array:
-        """An array whose elements are rounded already, in the carrier."""
+        """Return an array whose elements are already rounded in the dtype of the carrier."""
         return np.asarray(x, self.dtype)
 
     def narrow(self, x: Array, label: Label, key: str, placed: Placed) -> Array:
-        """An operand of a contraction, in the ``operand`` format of its policy."""
+        """Cast an operand of a contraction to the ``operand`` format of its policy."""
         return self.cast(placed.policy.operand, x, label, "operand", key, placed=placed)
 
-    # --- What they share --------------------------------------------------------------------------------------------
+    # --- Common parts -----------------------------------------------------------------------------------------------
 
     def narrows(self, op: OpFlags, call: int | None = None) -> bool:
-        """Return whether the operands of an op are cast, in a call of that number."""
+        """Return whether the operands of an op are cast in call number ``call``."""
         return op.contraction and self.of_call(call).policy.narrows(op.name)
 
     def has_arithmetic(self, op: OpFlags, call: int | None = None) -> bool:
-        """Return whether the arrays of an op compute by rules of their own: exactly, or converted to blocks."""
+        """Return whether an op computes in exact arithmetic or with operands converted to blocks."""
         return not self._plain and (self.exact or self.recipe(op, call) is not None)
 
     def _arithmetic(self, op: OpFlags, x: Array, label: Label, role: Role, call: int) -> Any:
@@ -274,7 +274,7 @@ class Rounder:
         out: Array | None = None,
         placed: Placed | None = None,
     ) -> Array:
-        """cast(x·s)/s, recorded; s is the power of two of the operand ``key``, else 1."""
+        """Compute and record cast(x·s)/s; s is the power of two of the operand ``key``, default 1."""
         if cast is None:
             return np.asarray(x)
         rule, policy = placed or self._base
@@ -303,7 +303,7 @@ class Rounder:
         return bool(self.of_call(call).policy.hadamard and op.weight_inputs)
 
     def recipe(self, op: OpFlags, call: int | None = None) -> Recipe | TransformedCasts | None:
-        """How an op's operands are converted where they are multiplied; None if they are not."""
+        """Return the conversion of an op's operands when they are multiplied; None if they are not converted."""
         policy = self.of_call(call).policy
         if policy.hadamard:
             transformed = TransformedCasts(policy.operand, policy.operand_gradient, policy.hadamard)
@@ -330,14 +330,14 @@ class Rounder:
 
 
 class Remembering(Rounder):
-    """A rounder that casts an operand for the first product that uses it, and records it for each."""
+    """A rounder that casts an operand for the first product that uses it, and records a cast for each product."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._known: dict[int, tuple[weakref.ref[Array], weakref.ref[Array], CastRecord]] = {}
 
     def narrow(self, x: Array, label: Label, key: str, placed: Placed) -> Array:
-        """An operand in the ``operand`` format; the copy lives as long as a product holds it."""
+        """Return an operand in the ``operand`` format; the copy is reused as long as a product references it."""
         cast = placed.policy.operand
         if cast is None or self.operand_scales or cast.rounding == "stochastic":
             return super().narrow(x, label, key, placed)

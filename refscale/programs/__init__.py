@@ -1,9 +1,9 @@
-"""Your own model: parameters with their specs, a loss and batches, as every instrument takes them.
+"""User-defined models as programs: parameter specs, a loss and batches, the input of every instrument.
 
 In reading order:
 
-1. ``program``: what a program defines, most of it optional; how instruments call one, and what they check.
-2. ``load``: a program by its place, ``mine.py:model``, and its identity.
+1. ``program``: the interface of a program, mostly optional; the calls and checks of instruments.
+2. ``load``: loading of a program by location, ``mine.py:model``, and its digest.
 """
 
 from refscale.programs.load import digest, is_place, load_program

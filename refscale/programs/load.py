@@ -1,4 +1,4 @@
-"""A program by its place, ``mine.py:model``, and its identity."""
+"""Loading of a program by location, ``mine.py:model``, and its digest."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from refscale.programs.program import Program, check_program
 
 
 def is_place(text: str) -> bool:
-    """Return whether a text is the place of a program, ``path/to/file.py:NAME`` or ``module:NAME``."""
+    """Return whether a text is the location of a program, ``path/to/file.py:NAME`` or ``module:NAME``."""
     place, colon, name = text.rpartition(":")
     return bool(colon and place and name.isidentifier() and place not in NAMES)
 
 
 def load_program(where: str) -> Program:
-    """The program of that name in a Python file or an importable module.
+    """Load a program by name from a Python file or an importable module.
 
     Args:
-        where: "path/to/file.py:NAME" or "module:NAME"; NAME is a ``Program``, or a class of one that takes no argument.
+        where: "path/to/file.py:NAME" or "module:NAME"; NAME is a ``Program``, or a subclass without arguments.
 
     Returns:
-        The program; its digest is that of the bytes of the file, and of the file that defines its class, unless it
-        has one; its name is ``where``, unless it has one.
+        The program. If it has no digest, its digest is that of the file and of the file that defines its class; if it
+        has no name, its name is ``where``.
 
     Raises:
-        ProgramError: it cannot be imported, or is no program.
+        ProgramError: the location cannot be imported, or the object is not a program.
     """
     program, file = load_object(where, "program", ProgramError, "model")
     if isinstance(program, type) and issubclass(program, Program):
@@ -56,9 +56,9 @@ def _files(program: Program, file: Path | None) -> list[Path]:
 
 
 def digest(program: Program) -> str:
-    """SHA-256, in hexadecimal, of what a program is: its own digest, or that of the file that defines its class.
+    """Return the SHA-256 of a program in hexadecimal: its own digest, or that of the file that defines its class.
 
-    A class without a file, typed into a console, has the digest of its specs.
+    For a class without a file, as in a console, it is the digest of the specs.
     """
     if program.digest:
         return program.digest

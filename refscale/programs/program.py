@@ -1,4 +1,4 @@
-"""What a program defines: specs, a loss and batches; buffers, initial σ, validation and score where it has them."""
+"""The interface of a program: specs, a loss and batches; optionally buffers, initial σ, validation and score."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Scores = dict[str, float]
 
 
 class Loss(Protocol):
-    """A loss of several parts."""
+    """A loss with several parts."""
 
     @property
     def total(self) -> Tensor:
@@ -29,11 +29,11 @@ class Loss(Protocol):
 
     @property
     def parts(self) -> Mapping[str, Tensor]:
-        """The losses that it is the sum of, by name."""
+        """The losses whose sum is ``total``, by name."""
 
 
 class Program(ABC):
-    """A model with its data: all that report, predict, plan, flops and train need.
+    """A model with its data, the input of report, predict, plan, flops and train.
 
     >>> import numpy as np
     >>> from refscale import functional as F
@@ -53,13 +53,14 @@ class Program(ABC):
 
     Attributes:
         specs: role, shape and initial σ of every parameter, by name.
-        name: shown in reports; default: the name of the class, or the place that it was loaded from.
-        buffers: constant arrays by name, passed to ``loss`` among the parameters; not trained, not in checkpoints.
-        scheme: the only scheme that the program runs under, such as a ``graph.Plan``, or one with the constants of a
-            trained model; None: any.
-        digest: SHA-256 of everything that was read, in hexadecimal; empty: that of the file that defines the program.
-        memoryless: whether a batch depends on nothing but the state of ``rng`` when it is drawn.  If not, a resumed
-            run draws all earlier batches again.
+        name: name shown in reports; default: the name of the class, or the location it was loaded from.
+        buffers: constant arrays by name, passed to ``loss`` with the parameters; not trained, not in checkpoints.
+        scheme: the only scheme that the program runs under, such as a ``graph.Plan``, or a scheme with the constants of
+            a trained model; None: any scheme.
+        digest: SHA-256 of all files that the program depends on, in hexadecimal; empty: that of the file that defines
+            it.
+        memoryless: True if a batch depends only on the state of ``rng`` when it is drawn. If False, a resumed run draws
+            all earlier batches again.
     """
 
     name: str = ""
@@ -70,22 +71,22 @@ class Program(ABC):
 
         @property
         def specs(self) -> Specs:
-            """See above."""
+            """Role, shape and initial σ of every parameter, by name."""
 
         @property
         def scheme(self) -> Scheme | None:
-            """See above."""
+            """The only scheme that the program runs under; None: any scheme."""
     else:
         scheme = None
 
     @abstractmethod
     def loss(self, p: Tensors, batch: Any, rng: np.random.Generator | None = None) -> Any:
-        """The loss of a batch.
+        """Compute the loss of a batch.
 
         Args:
             p: parameters and buffers as tensors of one tape, by name.
-            batch: from ``batches`` or ``validation``.
-            rng: of dropout and other noise; None in a validation.
+            batch: an element of ``batches`` or ``validation``.
+            rng: generator for dropout and other noise; None in validation.
 
         Returns:
             A scalar tensor, or a ``Loss``.
@@ -93,46 +94,46 @@ class Program(ABC):
 
     @abstractmethod
     def batches(self, rng: np.random.Generator) -> Iterator[Any]:
-        """Training batches without end, of any type.
+        """Yield training batches of any type, without end.
 
         Args:
-            rng: the source of all randomness; it has a new state for each batch.
+            rng: generator for all random numbers; it has a new state for each batch.
         """
 
     def initial_std(self, spec: Spec) -> float:
-        """Initial σ of a matrix under the regular scheme: that of its spec, or Glorot's."""
+        """Return the initial σ of a matrix under the regular scheme: that of its spec, or Glorot's."""
         return glorot(spec) if spec.std is None else spec.std
 
     def initial_parameters(self, scheme: Scheme, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
-        """Parameters before the first step, float32: see ``layers.initialize``."""
+        """Return the parameters before the first step, float32; see ``layers.initialize``."""
         return initialize(self.specs, scheme, rng, self.initial_std)
 
     def validation(self, rng: np.random.Generator) -> Sequence[Any]:
-        """The batches of every validation; default: none."""
+        """Return the validation batches, the same for every validation; default: none."""
         return ()
 
     def observe(self, batch: Any, loss: Any) -> Any:
-        """What the score needs of a validation batch; default: the value of its loss.
+        """Return the observation of a validation batch that ``score`` uses; default: the value of its loss.
 
         Args:
             batch: the batch.
-            loss: a ``Loss``: as ``loss`` returned it, or with a returned tensor as ``total``.
+            loss: the returned ``Loss``, or a ``Loss`` with the returned tensor as ``total``.
         """
         return float(loss.total.value)
 
     def score(self, observed: Sequence[Any]) -> Scores:
-        """The scores of a validation, from the observations of its batches; default: their mean, as "loss"."""
+        """Compute the scores of a validation from the observations of its batches; default: their mean, as "loss"."""
         return {"loss": float(np.mean(observed))}
 
     def line(self, scores: Scores) -> str:
-        """Scores in a line."""
+        """Format scores as one line of text."""
         return ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
 
     def as_function(self, seed: int = 0) -> tuple[Callable[[Tensors], Tensor], dict[str, NDArray[Any]]]:
-        """The objective of the first batch as a function of parameters, and initial parameters, for ``graph.plan``.
+        """Return the loss of the first batch as a function of parameters, and initial parameters, for ``graph.plan``.
 
         Args:
-            seed: of the batch and of the parameters.
+            seed: seed of the batch and of the parameters.
         """
         batch = next_batch(self, self.batches(np.random.default_rng(seed)))
 
@@ -154,10 +155,10 @@ class _One:
 
 
 def check_program(program: object, call: str) -> Program:
-    """The program itself, if it is one.
+    """Check that an object is a program, and return it.
 
     Raises:
-        ProgramError: no instance of ``Program``, without specs, or a buffer with the name of a parameter.
+        ProgramError: it is not an instance of ``Program``, has no specs, or a buffer has the name of a parameter.
     """
     if isinstance(program, type) and issubclass(program, Program):
         raise ProgramError(f"{call}: got the class {program.__name__}, expected an instance, {program.__name__}()")
@@ -178,7 +179,7 @@ def check_program(program: object, call: str) -> Program:
 
 
 def name_of(program: Program) -> str:
-    """The name shown in reports."""
+    """Return the name of a program in reports."""
     return program.name or type(program).__name__
 
 
@@ -190,10 +191,10 @@ class _Named(dict[str, Tensor]):
 
 
 def leaves(tape: Tape, program: Program, parameters: Parameters) -> Tensors:
-    """Parameters and buffers as leaves of a tape, by name; buffers are constants.
+    """Make leaves of a tape from parameters and buffers, by name; buffers are constants.
 
     Raises:
-        ShapeError: names or shapes are not those of the specs, see ``layers.on_tape``.
+        ShapeError: names or shapes differ from the specs, see ``layers.on_tape``.
     """
     return _with_buffers(program, on_tape(tape, parameters, program.specs), tape)
 
@@ -204,15 +205,15 @@ def _with_buffers(program: Program, p: Tensors, tape: Tape) -> Tensors:
 
 
 def next_batch(program: Program, batches: Iterator[Any], number: int = 0) -> Any:
-    """The next batch of an iterator that ``program.batches`` returned.
+    """Return the next batch of the iterator that ``program.batches`` returned.
 
     Args:
         program: the program.
         batches: the iterator.
-        number: of batches drawn before, for the message.
+        number: number of batches drawn before, for messages.
 
     Raises:
-        ProgramError: there is none.
+        ProgramError: the iterator has ended, or the object is not an iterator.
     """
     try:
         return next(batches)
@@ -230,10 +231,10 @@ def next_batch(program: Program, batches: Iterator[Any], number: int = 0) -> Any
 
 
 def checked_loss(program: Program, p: Tensors, batch: Any, rng: np.random.Generator | None = None) -> Loss:
-    """The loss of a batch.
+    """Compute the loss of a batch, and check its type and shape.
 
     Raises:
-        ProgramError: ``program.loss`` returned neither a scalar tensor nor a ``Loss`` with one.
+        ProgramError: ``program.loss`` returned neither a scalar tensor nor a ``Loss`` with a scalar total.
     """
     found = program.loss(p, batch, rng)
     loss: Loss = _One(found, {}) if isinstance(found, Tensor) else found
@@ -248,12 +249,12 @@ def checked_loss(program: Program, p: Tensors, batch: Any, rng: np.random.Genera
 
 
 def first_loss(program: Program, tape: Tape, seed: int = 0) -> Loss:
-    """The loss of the first batch at initialization, recorded on a tape.
+    """Record the loss of the first batch at initialization on a tape.
 
     Args:
         program: the program.
-        tape: where to; its scheme decides the initial σ.
-        seed: of the batch and of the parameters.
+        tape: the tape, whose scheme defines the initial σ.
+        seed: seed of the batch and of the parameters.
     """
     batch = next_batch(program, program.batches(np.random.default_rng(seed)))
     parameters = program.initial_parameters(tape.scheme, np.random.default_rng(seed))

@@ -1,13 +1,13 @@
-"""Published models: files as other libraries write them, and a trained model adapted to unit scale.
+"""Published models: model files of other libraries, and adaptation of a trained model to unit scale.
 
 In reading order:
 
 1. ``fields``: ``config.json``.
-2. ``storage``: ``model.safetensors`` or shards, which hold arrays and nothing that could be executed.
-3. ``tensors``: their names and layouts, and ours.
+2. ``storage``: ``model.safetensors`` or shards, which contain arrays only, no executable code.
+3. ``tensors``: conversion between published and refscale names and layouts of tensors.
 4. ``subwords``: ``tokenizer.json`` or ``vocab.txt``.
-5. ``pretrained``: a BERT from a directory of these, and into one.
-6. ``adapt``: a trained regular BERT as a unit-scaled one that computes the same function.
+5. ``pretrained``: loading of a BERT from a directory of these files, and saving.
+6. ``adapt``: adaptation of a trained regular BERT: a unit-scaled BERT of the same function.
 
 Files need the optional extra: ``pip install 'refscale[pretrained]'`` (safetensors and tokenizers).
 """

@@ -1,15 +1,15 @@
-"""A trained regular BERT as a unit-scaled one that computes the same function.
+"""Adaptation of a trained regular BERT: a unit-scaled BERT that computes the same function.
 
-The scale of every tensor is that of ``refscale.adapt``, of one short sequence through encoder and heads.  What the
-adapted model differs in from any unit-scaled BERT is then a few constants by place, which ``Scheme.trained`` holds:
+``refscale.adapt`` computes the scale of every tensor, for one short sequence through encoder and heads. The adapted
+model differs from a unit-scaled BERT in a few constants by place, which ``Scheme.trained`` stores:
 
 * the factor of a linear layer whose output must have the regular model's scale, and of attention scores: the trained
-  temperature, whatever the lengths;
+  temperature, for any lengths;
 * the weight of a residual branch over that of the stream, and the weights of the sum of embeddings;
-* what the eps of a norm is multiplied by.
+* the factor of the eps of a norm.
 
-Nothing here is estimated from data: a scale is a property of weights and shapes.  So activations are near unit scale as
-far as trained weights act like random ones; ``refscale report --pretrained`` shows where they do not.
+Scales are computed from weights and shapes, not estimated from data. Activations are thus near unit scale if trained
+weights act like random ones; ``refscale report --pretrained`` shows where they do not.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from refscale.scales import Unit, unit
 
 
 def adapt(config: BertConfig, regular: Parameters) -> Adapted:
-    """The unit-scaled model that computes what a regular one computes.
+    """Adapt a trained regular BERT: the unit-scaled model of the same function.
 
     Args:
-        config: of the model.
-        regular: its parameters, under the scheme ``regular``.
+        config: configuration of the model.
+        regular: parameters of the model, under the scheme ``regular``.
 
     Returns:
-        Scheme and divisors.  On a tape of that scheme, with ``adapted.unit(regular)``, encoder output, logits and
-        losses are those of the regular model, rounding aside; gradients are a constant times the true ones, as
-        ``graph.gradient_factors`` certifies.  (The mean-pooled output is √seq times its own, and dropout, which keeps
-        the variance under unit scaling and the mean under the regular scheme, is another one.)
+        Scheme and divisors. On a tape of that scheme, with ``adapted.unit(regular)``, encoder output, logits and
+        losses are those of the regular model, except for rounding; gradients are a constant times the true ones, see
+        ``graph.gradient_factors``. (Two differences: the mean-pooled output is larger by √seq; dropout keeps the
+        variance under unit scaling, the mean under the regular scheme.)
 
     Raises:
-        ArgumentError: values="independent", where the scale of a mixture depends on how many values there are; or a
-            matrix that is not finite.
+        ArgumentError: values="independent", for which the scale of a mixture depends on the number of values; or a
+            matrix is not finite.
 
     Source: paper, Proposition 5.1 (every scaled op has an unscaled equivalent), read backwards.
     """

@@ -1,4 +1,4 @@
-"""``config.json``: their fields and ours, what is supported, and what changes nothing.
+"""``config.json``: published and refscale fields, the supported values, and the ignored fields.
 
 Source: Hugging Face transformers, ``BertConfig``.
 """
@@ -26,7 +26,7 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "std": ("initializer_range", 0.02),
     "tied": ("tie_word_embeddings", True),
 }
-"""Ours, theirs, and what theirs is where the file does not say; None: it must."""
+"""Names of a field here and in the file, and its default in the file; None: the file must have it."""
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -40,7 +40,7 @@ ACTIVATIONS = {
     "tanh": "tanh",
     "sigmoid": "sigmoid",
 }
-"""Theirs and ours; the first of those that mean one of ours is written."""
+"""Published and refscale names; of several published names of one activation the first is written."""
 
 _EXACT = 1 << 53
 """Integers up to here are floats, too."""
@@ -63,19 +63,19 @@ _WITHOUT_EFFECT = re.compile(
     r"|language|name|num_labels|output_(attentions|hidden_states|past)|pad_token_id|pooler_.*|problem_type|return_dict"
     r"|sep_token_id|tokenizer_class|torch_dtype|torchscript|transformers(\.js_config|_version)|use_cache"
 )
-"""Fields that change nothing of what is computed here."""
+"""Fields that have no effect on the computation."""
 
 
 def from_fields(content: Mapping[str, Any], call: str, ignore: Sequence[str] = ()) -> dict[str, Any]:
-    """What the content of a ``config.json`` says, under our names.
+    """Convert the content of a ``config.json`` to values of refscale's fields.
 
     Args:
-        content: theirs.
-        call: named in errors.
-        ignore: fields that are not known here, and change nothing.
+        content: published fields.
+        call: the function called, for messages.
+        ignore: unknown fields to ignore.
 
     Raises:
-        DataError: naming ``call`` and the field that is missing, unknown or not supported.
+        DataError: a field is missing, unknown or not supported; the message names ``call`` and the field.
     """
     for name, allowed in _ONLY.items():
         if name in content and content[name] not in allowed:
@@ -105,7 +105,7 @@ def from_fields(content: Mapping[str, Any], call: str, ignore: Sequence[str] = (
 
 
 def to_fields(values: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-    """The content of a ``config.json`` from values under our names, for a model with these outputs."""
+    """Convert values of refscale's fields to the content of a ``config.json``, for a model with these outputs."""
     content = {theirs: values[ours] for ours, (theirs, _) in FIELDS.items()}
     content["hidden_act"] = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == values["activation"])
     heads = {"span": "QuestionAnswering", "nsp": "PreTraining", "mlm": "MaskedLM"}

@@ -1,4 +1,4 @@
-"""A published BERT from a directory, and into one."""
+"""Loading of a published BERT from a directory, and saving."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from refscale.published.tensors import parameters as named_as_here
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A trained BERT: a published one, or one that was trained here.
+    """A trained BERT: a published one, or one trained by refscale.
 
     Attributes:
-        config: sizes, rules, and in ``outputs`` the heads that are there.
-        parameters: float32.
-        tokenizer: None if the directory has none.
-        digest: SHA-256 of what the model is, in hexadecimal: of its files, or ``train.Checkpoint.digest``.
-        scheme: under which they were trained; "regular" for published ones.
+        config: sizes and rules; ``outputs`` lists the existing heads.
+        parameters: float32 arrays by name.
+        tokenizer: the tokenizer; None if the directory has none.
+        digest: SHA-256 of the model in hexadecimal: of its files, or ``train.Checkpoint.digest``.
+        scheme: name of the scheme of training; "regular" for published models.
     """
 
     config: BertConfig
@@ -45,19 +45,20 @@ class Pretrained:
 
 
 def load_pretrained(directory: str | Path, *, ignore: Sequence[str] = ()) -> Pretrained:
-    """A published BERT from its directory.
+    """Load a published BERT from its directory.
 
     Args:
-        directory: with ``config.json``, and ``model.safetensors`` or its shards and their index.
-        ignore: fields of ``config.json`` that are not known here and that you know to change nothing.
+        directory: directory with ``config.json``, and ``model.safetensors`` or its shards and their index.
+        ignore: unknown fields of ``config.json`` to ignore, if they have no effect on the model.
 
     Returns:
-        Configuration, parameters and tokenizer.  float16 and bfloat16 parameters become float32, exactly.
+        Configuration, parameters and tokenizer. float16 and bfloat16 parameters become float32, exactly.
 
     Raises:
         ArgumentError: the optional extra is not installed.
-        DataError: ``config.json`` says something that is not supported, which is named.
-        CheckpointError: a file is missing or damaged, or tensors are missing, additional or misshapen; they are named.
+        DataError: a field of ``config.json`` is not supported; the message names it.
+        CheckpointError: a file is missing or damaged, or a tensor is missing, additional or has another shape; the
+            message names it.
 
     Source: Devlin et al. 2018; field and tensor names are those of Hugging Face transformers, ``BertConfig`` and
     ``BertModel``.
@@ -90,14 +91,14 @@ def from_published(
     ignore: Sequence[str] = (),
     dtype: type[np.floating[Any]] = np.float32,
 ) -> Pretrained:
-    """A model without tokenizer from the content of a ``config.json`` and tensors under their published names.
+    """Make a model without tokenizer from the content of a ``config.json`` and tensors by published name.
 
     Args:
-        content: sizes and rules.
-        tensors: with or without the prefix "bert.".
-        call: named in errors.
-        ignore: see ``load_pretrained``.
-        dtype: of the parameters.
+        content: fields of ``config.json``.
+        tensors: arrays by published name, with or without the prefix "bert.".
+        call: the function called, for messages.
+        ignore: unknown fields to ignore, see ``load_pretrained``.
+        dtype: dtype of the parameters.
 
     Raises:
         DataError, CheckpointError: see ``load_pretrained``.
@@ -117,18 +118,18 @@ def from_published(
 def save_pretrained(
     directory: str | Path, config: BertConfig, parameters: Parameters, tokenizer: SubWords | None = None
 ) -> None:
-    """Write what ``load_pretrained`` and other libraries load.
+    """Save a BERT in the files that ``load_pretrained`` and other libraries load.
 
     Args:
-        directory: made if it does not exist; files of the same names are replaced.
-        config: of the model.
-        parameters: of the scheme ``regular``; see ``Adapted.regular`` for those of an adapted model.
-        tokenizer: also written, if there is one.
+        directory: the directory, created if it does not exist; files of the same names are replaced.
+        config: configuration of the model.
+        parameters: parameters under the scheme ``regular``; ``Adapted.regular`` returns those of an adapted model.
+        tokenizer: tokenizer to save; None: no tokenizer.
 
     Raises:
-        ArgumentError: the configuration has no published form (norms elsewhere, other residual rules), or the optional
-            extra is not installed.
-        CheckpointError: parameters are missing, additional or misshapen.
+        ArgumentError: the configuration has no published form (other placement of norms, other residual rules), or the
+            optional extra is not installed.
+        CheckpointError: a parameter is missing, additional or has another shape.
         OSError: the directory cannot be written to.
     """
     call = f"save_pretrained({str(directory)!r})"

@@ -1,6 +1,6 @@
 """``model.safetensors``, or the shards that ``model.safetensors.index.json`` lists.
 
-Source: Hugging Face transformers, which prefers the one file where both are there; safetensors, the format.
+Source: Hugging Face transformers, which prefers the single file if both exist; safetensors, the format.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def read_tensors(directory: Path, call: str) -> tuple[Arrays, list[Path]]:
-    """The tensors of a published model, 16-bit floats as float32, and the files that hold them.
+    """Read the tensors of a published model, 16-bit floats as float32; return them and the paths of their files.
 
     Args:
-        directory: of the model.
-        call: named in errors.
+        directory: directory of the model.
+        call: the function called, for messages.
 
     Raises:
         ArgumentError: the library is not installed.
-        CheckpointError: a file is missing or damaged, or a shard does not hold the tensors that the index lists.
+        CheckpointError: a file is missing or damaged, or a shard does not contain the tensors that the index lists.
         OSError: a file cannot be read.
     """
     if (directory / WHOLE).is_file():
@@ -70,7 +70,7 @@ def _instead(directory: Path) -> str:
     """Reason why the existing files cannot be used, if there are any."""
     for pattern, problem in (
         ("*-of-*.safetensors", f"cannot be put together without {INDEX}"),
-        ("*.bin", "is not read, for it can hold code: save it as safetensors"),
+        ("*.bin", "is not read, because it can contain code: save it as safetensors"),
     ):
         found = ", ".join(path.name for path in sorted(directory.glob(pattern)))
         if found:
@@ -88,7 +88,7 @@ def _read(path: Path, call: str) -> Arrays:
 
 
 def to_safetensors(tensors: Mapping[str, NDArray[Any]], call: str) -> bytes:
-    """The content of a file with these tensors.  Raises ArgumentError if the library is not installed."""
+    """Return the content of a file with these tensors; raise ArgumentError if the library is not installed."""
     content: bytes = _safetensors(call).numpy.save(dict(tensors), metadata={"format": "pt"})  # as transformers expects
     return content
 

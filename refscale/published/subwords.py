@@ -16,10 +16,10 @@ EXTRA = "pip install 'refscale[pretrained]'"
 
 
 class SubWords:
-    """The tokenizer of a published model, as ``data.Tokenizer``: what the library ``tokenizers`` makes of its files.
+    """The tokenizer of a published model, a ``data.Tokenizer`` that uses the library ``tokenizers``.
 
     Args:
-        tokenizer: a ``tokenizers.Tokenizer``; its truncation and padding are switched off.
+        tokenizer: a ``tokenizers.Tokenizer``; its truncation and padding are disabled.
 
     Attributes:
         specials: ids of [PAD], [UNK], [CLS], [SEP], [MASK].
@@ -43,14 +43,14 @@ class SubWords:
 
     @classmethod
     def load(cls, directory: str | Path) -> SubWords | None:
-        """The tokenizer of a directory; None if it has neither ``tokenizer.json`` nor ``vocab.txt``.
+        """Load the tokenizer of a directory; None if it has neither ``tokenizer.json`` nor ``vocab.txt``.
 
-        Each line of ``vocab.txt`` is a token; its number, from 0, is the token's id.  Of a token on two lines the last
-        one counts, as in Hugging Face transformers.
+        Each line of ``vocab.txt`` is a token; its line number, from 0, is the token's id. If a token occurs twice, the
+        last line counts, as in Hugging Face transformers.
 
         Raises:
             ArgumentError: the library is not installed.
-            DataError: a file is damaged, or an option of ``tokenizer_config.json`` has a value of another type.
+            DataError: a file is damaged, or an option of ``tokenizer_config.json`` has another type.
         """
         directory = Path(directory)
         whole, words = directory / "tokenizer.json", directory / "vocab.txt"
@@ -82,16 +82,16 @@ class SubWords:
         return self._size
 
     def encode(self, text: str) -> Ids:
-        """(tokens,) int32: the ids of a text, none added at its ends."""
+        """Return the ids of a text, int32 (tokens,), without special tokens at its ends."""
         return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
     def spans(self, text: str) -> tuple[Ids, NDArray[np.int64]]:
-        """The ids, and (tokens, 2): where each token starts and stops, in characters of the text."""
+        """Return the ids, and start and end of each token in characters of the text, (tokens, 2)."""
         found = self._tokenizer.encode(text, add_special_tokens=False)
         return np.array(found.ids, np.int32), np.array(found.offsets, np.int64).reshape(-1, 2)
 
     def to_json(self) -> str:
-        """The text of a ``tokenizer.json``."""
+        """Return the text of a ``tokenizer.json``."""
         return str(self._tokenizer.to_str())
 
 
@@ -100,7 +100,7 @@ _OPTIONS: dict[str, tuple[bool | None, ...]] = {
     "strip_accents": (None, True, False),
     "tokenize_chinese_chars": (True, False),
 }
-"""Options of ``tokenizer_config.json`` and their values, the default first.  None: as ``do_lower_case``."""
+"""Options of ``tokenizer_config.json`` and their values, the default first. None: as ``do_lower_case``."""
 
 
 def _options(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tensors: their names and layouts, and ours.
+"""Conversion of names and layouts of tensors between published BERTs and refscale.
 
 Source: Hugging Face transformers, ``BertModel`` and its heads.
 """
@@ -48,11 +48,11 @@ _COPIES = {
     "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
     _DECODER_BIAS: "cls.predictions.bias",
 }
-"""Tensors that some files hold twice."""
+"""Tensors that some files contain twice."""
 
 
 def their_name(name: str, prefixed: bool = False) -> str:
-    """Their name of one of our parameters; with heads, what is not of a head stands under "bert."."""
+    """Return the published name of a parameter; with heads, the others have the prefix "bert."."""
     owner, _, part = name.rpartition(".")
     if name in _OUTSIDE:
         theirs = _OUTSIDE[name]
@@ -65,9 +65,9 @@ def their_name(name: str, prefixed: bool = False) -> str:
 
 
 def turned(x: NDArray[Any], role: str, name: str) -> NDArray[Any]:
-    """Ours as theirs, or theirs as ours: a matrix (fan_in, fan_out) is theirs (fan_out, fan_in).
+    """Convert a tensor between the layouts, in either direction: (fan_in, fan_out) here, (fan_out, fan_in) published.
 
-    Of the next-sentence head, class 0 is theirs for "follows", class 1 ours.
+    In the next-sentence head "follows" is class 1 here, class 0 in published models.
     """
     x = x.T if role in ("weight", "readout") else x
     if name == "nsp.classifier.weight":
@@ -76,10 +76,10 @@ def turned(x: NDArray[Any], role: str, name: str) -> NDArray[Any]:
 
 
 def renamed(found: Mapping[str, NDArray[Any]], call: str) -> Arrays:
-    """Tensors without what older files and other heads call otherwise, and without buffers.
+    """Replace names of older files and other heads by current ones, and remove buffers.
 
     Raises:
-        CheckpointError: naming ``call`` and a tensor that is there under two names.
+        CheckpointError: a tensor has two names; the message names ``call`` and the tensor.
     """
     kept: Arrays = {}
     for name, x in found.items():
@@ -93,7 +93,7 @@ def renamed(found: Mapping[str, NDArray[Any]], call: str) -> Arrays:
 
 
 def heads(published: Arrays) -> tuple[str, ...]:
-    """The heads that are there."""
+    """Return the names of the existing heads."""
     signs = (("mlm", "cls.predictions."), ("nsp", "cls.seq_relationship."))
     found = [output for output, sign in signs if any(name.startswith(sign) for name in published)]
     if "nsp" not in found and any(name.startswith("pooler.") for name in published):
@@ -104,17 +104,17 @@ def heads(published: Arrays) -> tuple[str, ...]:
 def parameters(
     published: Arrays, expected: Specs, tied: bool, call: str, dtype: type[np.floating[Any]] = np.float32
 ) -> Arrays:
-    """Tensors under our names, as our matrices.
+    """Convert published tensors to parameters by refscale's names and layouts.
 
     Args:
-        published: from ``renamed``.
-        expected: of our parameters.
-        tied: whether the decoder is the word embedding.
-        call: named in errors.
-        dtype: of the result, whose arrays are read-only.
+        published: result of ``renamed``.
+        expected: specs of the parameters.
+        tied: True if the decoder is the word embedding.
+        call: the function called, for messages.
+        dtype: dtype of the result, whose arrays are read-only.
 
     Raises:
-        CheckpointError: tensors are missing, additional or misshapen, copies differ, or numbers are no floats.
+        CheckpointError: a tensor is missing, additional, of another shape or not of floats, or copies differ.
     """
     names = {their_name(name): name for name in expected}
     if not tied and _DECODER_BIAS in published:  # the one that counts, where the two are not tied
@@ -142,7 +142,7 @@ def parameters(
 
 
 def check_shapes(call: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise CheckpointError, naming what is missing, additional or misshapen."""
+    """Raise a CheckpointError that names the tensors which are missing, additional or of another shape, if any."""
     missing = sorted(expected.keys() - found.keys())
     additional = sorted(found.keys() - expected.keys())
     misshapen = [
@@ -160,11 +160,11 @@ def check_shapes(call: str, found: Mapping[str, tuple[int, ...]], expected: Mapp
 
 
 def to_bytes(parameters: Parameters, specs: Specs, call: str) -> bytes:
-    """The content of a file with our parameters under their names; what is not of a head stands under "bert.".
+    """Return the content of a file with parameters by published name; those of no head have the prefix "bert.".
 
     Raises:
         ArgumentError: the library is not installed.
-        CheckpointError: parameters are missing, additional or misshapen.
+        CheckpointError: a parameter is missing, additional or has another shape.
     """
     check_shapes(call, {n: x.shape for n, x in parameters.items()}, {n: s.shape for n, s in specs.items()})
     prefixed = any(name.startswith(("mlm.", "nsp.classifier", "span.")) for name in specs)

@@ -1,10 +1,10 @@
-"""What unit scaling replaces: loss scaling and per-tensor scaling, as records.
+"""The techniques that unit scaling replaces: loss scaling and per-tensor scaling, as records.
 
 In reading order:
 
-1. ``operands``: the powers of two that per-tensor scaling puts around the cast of an operand.
-2. ``technique``: what a technique is, what a step of it took, and a table of them.
-3. ``techniques``: no, static and automatic loss scaling and per-tensor scaling; ``get_scaling`` by name.
+1. ``operands``: the powers of two that per-tensor scaling applies around the cast of an operand.
+2. ``technique``: the interface of a technique, the costs of a step, and a table of the techniques.
+3. ``techniques``: no, static and automatic loss scaling, and per-tensor scaling; ``get_scaling`` by name.
 
     >>> from refscale.rivals import get_scaling
     >>> get_scaling("static:2^15")

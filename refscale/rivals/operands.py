@@ -1,10 +1,11 @@
-"""A scale factor for every operand of a contraction: the powers of two that per-tensor scaling puts before a cast.
+"""Scale factors of operands of contractions: the powers of two that per-tensor scaling applies before a cast.
 
     operand  →  cast(x · s) / s,        s = 2^(⌊log2(max/amax)⌋ − margin)
 
-max is the largest value of the format, amax the largest magnitude of the tensor: of this one ("current" scaling), or
-of what stood at this place in earlier steps ("delayed").  s is a power of two, so the product and the quotient are
-exact and the cast is the only rounding.  The tape multiplies, rounds and divides; here stands what s is.
+max is the largest value of the format. amax is the largest magnitude of the tensor ("current" scaling), or of the
+tensors at the same place of the program in earlier steps ("delayed" scaling). s is a power of two, so the product and
+the quotient are exact, and the cast is the only rounding. The tape multiplies, rounds and divides; this module computes
+s.
 
 Source: Micikevicius et al. 2022 (arXiv 2209.05433), section 3; NVIDIA Transformer Engine, recipes
 ``Float8CurrentScaling`` and ``DelayedScaling``, whose factors are powers of two here.
@@ -23,17 +24,17 @@ from refscale.formats import Format, FormatLike, get_format
 
 
 def largest_magnitude(x: NDArray[Any]) -> float:
-    """max |x_i|; 0 of an empty array, NaN if there is one."""
+    """Compute max |x_i|; 0 for an empty array, NaN if x has a NaN."""
     return max(float(x.max()), -float(x.min())) if x.size else 0.0
 
 
 def operand_scale(format: FormatLike, amax: float, margin: int = 0) -> float:
-    """The largest power of two that keeps amax within the format, halved ``margin`` times.
+    """Compute the largest power of two that keeps amax within the format, halved ``margin`` times.
 
         s = 2^(⌊log2(max/amax)⌋ − margin), the exponent clipped to [emax − 127, 126 + emin − mantissa_bits]
 
-    Within these bounds no value of the format, divided by s, leaves float32's normal range.  (A format with the
-    exponents of float32, such as bfloat16, is therefore never scaled.)  1 where amax says nothing: 0, inf or NaN.
+    Within these bounds every value of the format divided by s is in float32's normal range. (A format with the
+    exponents of float32, such as bfloat16, is therefore never scaled.) For amax = 0, inf or NaN, s = 1.
     """
     format = get_format(format)
     if not 0 < amax < math.inf:
@@ -45,7 +46,7 @@ def operand_scale(format: FormatLike, amax: float, margin: int = 0) -> float:
 
 
 class Measured(NamedTuple):
-    """What one operand was in one step: the format it was cast to, its largest magnitude, its size, its factor."""
+    """The measurements of one operand in one step: format of the cast, largest magnitude, size, factor."""
 
     format: Format
     amax: float
@@ -54,14 +55,14 @@ class Measured(NamedTuple):
 
 
 class OperandScales:
-    """The scale factors of one step, made fresh for it: ``Tape(operand_scales=...)`` asks, and what it shows is noted.
+    """The scale factors of one step, for one ``Tape(operand_scales=...)``, which records each operand's amax.
 
     Args:
-        margin: binades left free below the format's largest value.
-        former: the largest magnitude that each operand had in earlier steps; None: that of the operand itself.
+        margin: number of unused binades below the format's largest value.
+        former: amax of each operand in earlier steps, by key; None: use the amax of the operand itself.
 
     Attributes:
-        measured: by key, in the order asked.
+        measured: measurements of the operands, by key, in the order of the casts.
     """
 
     def __init__(self, margin: int = 0, former: Mapping[str, float] | None = None) -> None:
@@ -69,19 +70,19 @@ class OperandScales:
         self.measured: dict[str, Measured] = {}
 
     def scale(self, key: str, x: NDArray[Any], format: Format) -> float:
-        """The factor s of an operand that is about to be cast.
+        """Return the factor s of an operand before its cast, and record its amax.
 
         Args:
-            key: its place in the program, the same in every step: "12.matmul.0", "12.matmul.gradient".
-            x: the operand; its largest magnitude is measured.
-            format: what it will be cast to.
+            key: place of the operand in the program, the same in every step: "12.matmul.0", "12.matmul.gradient".
+            x: the operand.
+            format: format of the cast.
 
         Raises:
-            ArgumentError: asked before for the same place, by another tape or in another step.
+            ArgumentError: the factor of this place was already requested, by another tape or in another step.
         """
         if key in self.measured:
             raise ArgumentError(
-                f"OperandScales.scale({key!r}): asked twice, expected once; each tape needs operand_scales(state) anew"
+                f"OperandScales.scale({key!r}): called twice, expected once; each tape needs operand_scales(state) anew"
             )
         amax = largest_magnitude(x)
         s = operand_scale(format, amax if self.former is None else self.former.get(key, 0.0), self.margin)

@@ -1,10 +1,10 @@
-"""What unit scaling replaces: loss scaling, automatic loss scaling and per-tensor scaling, as records.
+"""The techniques that unit scaling replaces: loss scaling, automatic loss scaling and per-tensor scaling, as records.
 
 ==================  ==============================  ==============================  ===========================
-technique           what it scales                  when                            state
+technique           scaled tensors                  place and rule of the scale     state
 ==================  ==============================  ==============================  ===========================
-``none``            nothing
-``static:512``      the loss, so every gradient     backward's seed; divided out    none; the scale was chosen
+``none``            none
+``static:512``      the loss, so every gradient     backward's seed; divided out    none; the scale is given
                                                     before the update
 ``automatic``       the loss                        as static; halved, and the      the scale, and the good
                                                     step skipped, if a gradient     steps since it changed
@@ -17,11 +17,11 @@ technique           what it scales                  when                        
                                                     steps                           16 steps
 ==================  ==============================  ==============================  ===========================
 
-Against unit scaling (paper, Table 1): loss scaling is one number for all tensors and has to be tuned; automatic loss
-scaling is one number, found while training at the price of skipped steps; per-tensor scaling is as fine as unit
-scaling and adapts, at the price of statistics at run time.  ``Outcome`` counts those prices.
+Compared with unit scaling (paper, Table 1): loss scaling is one number for all tensors, and must be tuned; automatic
+loss scaling is one number, found during training, at the price of skipped steps; per-tensor scaling has a scale per
+tensor, as unit scaling, and adapts, at the price of statistics at run time. ``Outcome`` counts these costs.
 
-A step of training, whatever the technique:
+A step of training with any technique:
 
     scales = scaling.operand_scales(state)
     tape = Tape(scheme, precision, operand_scales=scales)
@@ -31,7 +31,7 @@ A step of training, whatever the technique:
     if not outcome.skipped:
         ...
 
-A state is a flat mapping of arrays, never written to: a checkpoint is an npz file, and nothing else is remembered.
+A state is a flat mapping of read-only arrays, which a checkpoint stores as an npz file; techniques have no other state.
 
 Sources: Micikevicius et al. 2017 (arXiv 1710.03740), section 3.2: loss scaling, static and automatic;
 ``torch.amp.GradScaler``, whose defaults are those here; Micikevicius et al. 2022 (arXiv 2209.05433) and NVIDIA
@@ -55,17 +55,17 @@ State = dict[str, Array]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one step took.
+    """The costs of one step.
 
     Attributes:
-        skipped: the update is not to be made.
-        statistics: reductions over a tensor that were made at run time.
-        extra_passes: tensors that had to be read once more than without the technique.  A factor or a statistic that
-            fits into a pass over the tensor made anyway (its cast, its update) is no extra one.
-        elements: in those tensors, together.
-        scales: scale factors in force.
-        changes: those kept between steps that are other ones in the next.
-        state: numbers kept between steps.
+        skipped: True: skip the update.
+        statistics: number of reductions over a tensor at run time.
+        extra_passes: number of tensors that were read once more than without the technique. A factor or a statistic
+            that fits into another pass over the tensor (its cast, its update) is not counted.
+        elements: total number of elements of these tensors.
+        scales: number of scale factors used.
+        changes: number of stored scale factors that change for the next step.
+        state: number of values stored between steps.
     """
 
     skipped: bool = False
@@ -81,35 +81,35 @@ Finished = tuple[State, dict[str, Array], Outcome]
 
 
 class Scaling(Protocol):
-    """A technique: pure functions of a state."""
+    """The interface of a technique: pure functions of a state."""
 
     @property
     def name(self) -> str:
-        """What ``get_scaling`` reads."""
+        """Name of the technique with its options, an argument of ``get_scaling``."""
 
     @property
     def tuned(self) -> tuple[str, ...]:
-        """Names of the hyper-parameters that someone has to choose, as no value serves every model."""
+        """Names of the hyperparameters that must be chosen for each model."""
 
     def init(self) -> State:
-        """The state before the first step."""
+        """Return the state before the first step."""
 
     def loss_scale(self, state: State) -> float:
-        """dL/d(loss), which backward is seeded with."""
+        """Return dL/d(loss), the gradient at which ``backward`` starts."""
 
     def operand_scales(self, state: State) -> OperandScales | None:
-        """The factors of one step's operands, for ``Tape(operand_scales=...)``; made anew for each tape."""
+        """Return new factors of one step's operands, for one ``Tape(operand_scales=...)``."""
 
     def finish(self, state: State, gradients: Mapping[str, Array], scales: OperandScales | None = None) -> Finished:
-        """After backward: (next state, gradients without the loss scale, what the step took).
+        """Finish a step after ``backward``: return (next state, gradients without the loss scale, costs of the step).
 
         Args:
-            state: that of this step.
-            gradients: of the parameters, as backward left them.
-            scales: what ``operand_scales`` gave and the tape has used.
+            state: state of this step.
+            gradients: gradients of the parameters, from ``backward``.
+            scales: the result of ``operand_scales`` that the tape has used.
         """
 
 
 def all_finite(arrays: Iterable[Array]) -> bool:
-    """Whether no element of any array is infinite or NaN."""
+    """Return whether all elements of all arrays are finite."""
     return all(bool(np.isfinite(x).all()) for x in arrays)

@@ -19,7 +19,7 @@ _SMALLEST, _LARGEST = 2.0**-126, 2.0**127
 
 
 class _NoOperandScales:
-    """What loss scaling does to operands: nothing."""
+    """Loss scaling has no scales of operands."""
 
     def operand_scales(self, state: State) -> OperandScales | None:
         """None."""
@@ -28,39 +28,39 @@ class _NoOperandScales:
 
 @dataclass(frozen=True)
 class NoScaling(_NoOperandScales):
-    """Nothing is scaled: all that unit scaling needs, and what regular FP16 fails with."""
+    """No scaling: sufficient for unit scaling, not for regular FP16."""
 
     tuned: ClassVar[tuple[str, ...]] = ()
 
     @property
     def name(self) -> str:
-        """``none``."""
+        """Name of the technique, ``none``."""
         return "none"
 
     def init(self) -> State:
-        """Empty."""
+        """Return an empty state."""
         return {}
 
     def loss_scale(self, state: State) -> float:
-        """1."""
+        """Return 1."""
         return 1.0
 
     def finish(self, state: State, gradients: Mapping[str, Array], scales: OperandScales | None = None) -> Finished:
-        """The same gradients."""
+        """Return the gradients unchanged."""
         return state, dict(gradients), Outcome()
 
 
 @dataclass(frozen=True)
 class StaticLossScale(_NoOperandScales):
-    """The loss times a chosen number, the gradients divided by it: exactly, if it is a power of two.
+    """Static loss scaling: the loss is multiplied by a constant, and the gradients are divided by it.
 
-    An overflow is left to the user: gradients come back that are not finite.
+    Both are exact for a power of two. On overflow the returned gradients are not finite.
 
     Args:
-        scale: from 2^-126 to 2^127.
+        scale: the loss scale, 2^-126 to 2^127.
 
     Raises:
-        ArgumentError: another scale.
+        ArgumentError: ``scale`` is out of range.
     """
 
     scale: float
@@ -72,38 +72,38 @@ class StaticLossScale(_NoOperandScales):
 
     @property
     def name(self) -> str:
-        """``static:512``."""
+        """Name of the technique, such as ``static:512``."""
         return _name("static", self)
 
     def init(self) -> State:
-        """Empty."""
+        """Return an empty state."""
         return {}
 
     def loss_scale(self, state: State) -> float:
-        """``scale``."""
+        """Return ``scale``."""
         return self.scale
 
     def finish(self, state: State, gradients: Mapping[str, Array], scales: OperandScales | None = None) -> Finished:
-        """The gradients divided by ``scale``."""
+        """Divide the gradients by ``scale``."""
         return state, _divided(gradients, self.scale), Outcome(scales=1)
 
 
 @dataclass(frozen=True)
 class AutomaticLossScale(_NoOperandScales):
-    """A loss scale that grows until gradients overflow, and backs off when they do.
+    """Automatic loss scaling: the scale grows until gradients overflow, and is then reduced.
 
         all gradients finite:  scale · growth after ``interval`` such steps in a row
         else:                  scale · backoff, and the step is skipped
 
     Args:
         initial: the first scale.
-        growth: > 1.  A scale that would exceed 2^127, float32's last binade, stays.
-        backoff: between 0 and 1.
-        interval: good steps before the scale grows.
-        smallest: below this the scale does not go.
+        growth: factor of growth, > 1; a scale that would exceed 2^127, float32's last binade, does not grow.
+        backoff: factor after an overflow, between 0 and 1.
+        interval: number of consecutive finite steps before the scale grows.
+        smallest: lower limit of the scale.
 
     Raises:
-        ArgumentError: numbers outside these ranges.
+        ArgumentError: a value is out of range.
     """
 
     initial: float = 2.0**16
@@ -122,19 +122,19 @@ class AutomaticLossScale(_NoOperandScales):
 
     @property
     def name(self) -> str:
-        """``automatic``, and what differs from its defaults."""
+        """Name of the technique, ``automatic``, with the options that differ from their defaults."""
         return _name("automatic", self)
 
     def init(self) -> State:
-        """``initial``, and no good steps yet."""
+        """Return the state with scale ``initial`` and 0 finite steps."""
         return {"scale": np.array(self.initial), "good": np.array(0)}
 
     def loss_scale(self, state: State) -> float:
-        """The scale now."""
+        """Return the current scale."""
         return float(state["scale"])
 
     def finish(self, state: State, gradients: Mapping[str, Array], scales: OperandScales | None = None) -> Finished:
-        """The gradients divided by the scale; skipped if any is then not finite."""
+        """Divide the gradients by the scale; the step is skipped if the result is not finite."""
         scale, good = float(state["scale"]), int(state["good"])
         unscaled = _divided(gradients, scale)
         finite = all_finite(unscaled.values())
@@ -160,19 +160,19 @@ class AutomaticLossScale(_NoOperandScales):
 
 @dataclass(frozen=True)
 class TensorScaling:
-    """A power of two around the cast of every operand of a contraction; see ``operands`` for the formula.
+    """Per-tensor scaling: a power of two around the cast of every operand of a contraction; see ``operands``.
 
-    "current": by the operand's own largest magnitude, for which it must be read before it is cast.  "delayed": by the
-    largest it had in the last ``history`` steps in which it occurred, noted while it was cast; larger ones saturate.
-    Until there is a history s is 1; a tensor that is zero or not finite adds nothing to it.
+    "current": computed from the operand's own amax, which needs a pass over it before the cast. "delayed": computed
+    from its largest amax in the last ``history`` steps in which it occurred, recorded during the casts; larger elements
+    saturate. Without a history s = 1; a tensor that is zero or not finite is not recorded.
 
     Args:
         kind: "current" or "delayed".
-        margin: binades left free below the format's largest value.
-        history: steps that are remembered; for "delayed" only.
+        margin: number of unused binades below the format's largest value.
+        history: number of steps in the history, ≥ 1; for "delayed" only.
 
     Raises:
-        ArgumentError: another kind, a negative margin, or a history shorter than 1.
+        ArgumentError: ``kind`` is unknown, ``margin`` is negative, or ``history`` < 1.
     """
 
     kind: Literal["current", "delayed"]
@@ -185,35 +185,35 @@ class TensorScaling:
 
     @property
     def name(self) -> str:
-        """``current`` or ``delayed``, and what differs from its defaults."""
+        """Name of the technique, ``current`` or ``delayed``, with the options that differ from their defaults."""
         return _name(self.kind, self, skip=("kind",) if self.kind == "delayed" else ("kind", "history"))
 
     @property
     def tuned(self) -> tuple[str, ...]:
-        """How long to look back is a choice between overflow and lost digits."""
+        """The length of the history, a compromise between overflow and precision; empty for "current"."""
         return ("history",) if self.kind == "delayed" else ()
 
     def init(self) -> State:
-        """``keys``: of operands; ``amax`` (operands, history): their largest magnitudes, newest first; none yet."""
+        """Return empty histories: ``keys`` of operands, and their ``amax`` (operands, history), newest first."""
         if self.kind == "current":
             return {}
         return {"keys": np.zeros(0, "U1"), "amax": np.zeros((0, self.history))}
 
     def loss_scale(self, state: State) -> float:
-        """1."""
+        """Return 1."""
         return 1.0
 
     def operand_scales(self, state: State) -> OperandScales:
-        """Fresh ones, which know the largest of each operand's history."""
+        """Return new factors, from the largest amax of each operand's history."""
         if self.kind == "current":
             return OperandScales(self.margin)
         return OperandScales(self.margin, {key: float(row.max()) for key, row in self._rows(state).items()})
 
     def finish(self, state: State, gradients: Mapping[str, Array], scales: OperandScales | None = None) -> Finished:
-        """The same gradients; what the tape measured enters the histories.
+        """Return the gradients unchanged, and add the measured amax of each operand to its history.
 
         Raises:
-            ArgumentError: no scales given, or the state is that of another history.
+            ArgumentError: ``scales`` is missing, or the state has another length of history.
         """
         if scales is None:
             raise ArgumentError(f"{self.name}.finish(scales=None): expected the OperandScales that the tape has used")
@@ -249,7 +249,7 @@ def _divided(gradients: Mapping[str, Array], scale: float) -> dict[str, Array]:
 
 
 SCALINGS = "none, static:512, automatic, current, delayed; with options as in automatic:2^10,interval=100"
-"""What ``get_scaling`` reads, in words."""
+"""The names that ``get_scaling`` accepts, for messages."""
 
 _Rival = NoScaling | StaticLossScale | AutomaticLossScale | TensorScaling
 _NAMED: dict[str, tuple[type[_Rival], dict[str, Any]]] = {
@@ -262,16 +262,16 @@ _NAMED: dict[str, tuple[type[_Rival], dict[str, Any]]] = {
 
 
 def get_scaling(text: str | Scaling) -> Scaling:
-    """A technique by name: ``none``, ``static:2^15``, ``automatic``, ``current``, ``delayed``.
+    """Return a technique by name: ``none``, ``static:2^15``, ``automatic``, ``current``, ``delayed``.
 
-    A technique is returned as it is.
+    A technique is returned unchanged.
 
-    After a colon come the record's fields, separated by commas: ``automatic:initial=2^10,interval=100``,
-    ``delayed:history=4,margin=1``.  The first number of a loss scale needs no name: ``static:512``,
-    ``automatic:2^10,interval=100``.  A number is decimal or a power such as ``2^-3``.  ``get_scaling(s.name) == s``.
+    Fields follow after a colon, separated by commas: ``automatic:initial=2^10,interval=100``,
+    ``delayed:history=4,margin=1``. The name of a loss scale's first field may be omitted: ``static:512``,
+    ``automatic:2^10,interval=100``. A number is decimal or a power such as ``2^-3``. ``get_scaling(s.name) == s``.
 
     Raises:
-        ArgumentError: an unknown name or field, no number, or a number that the record refuses.
+        ArgumentError: a name or field is unknown, or a value is not a number or out of range.
     """
     if not isinstance(text, str | type) and hasattr(text, "operand_scales"):
         return text
@@ -308,7 +308,7 @@ def _shown(value: float) -> str:
 
 
 def _name(kind: str, record: Any, skip: tuple[str, ...] = ()) -> str:
-    """What ``get_scaling`` would read to make the record: its kind, and the fields that are not at their defaults."""
+    """The argument of ``get_scaling`` that gives the record: its kind, and the fields that differ from defaults."""
     parts = []
     for f in fields(record):
         value = getattr(record, f.name)

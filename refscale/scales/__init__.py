@@ -1,13 +1,13 @@
-"""Scale factors: what α and β are, how a constraint ties them, and what a scheme decides.
+"""Scale factors α and β, constraints between them, and schemes, which choose them.
 
 A scaled op computes ``α·f(x)`` forward and ``β_i·(vjp of f)_i`` backward, with positive constants that depend on
-shapes and attributes, never on data (paper, definition of a scaled op).  An op states the factors that give unit
-variance; a *constraint* ties those that must be equal for the gradient to stay right; a *scheme* decides whether they
-are used.
+shapes and attributes, never on data (paper, definition of a scaled op). An op defines the factors that give unit
+variance. A *constraint* replaces factors by one common value where the gradient is correct only if they are equal. A
+*scheme* chooses the factors of every call: for example all 1, or those of unit scaling.
 
-In reading order: ``factors``, ``moments`` (where the factors of activations come from), ``residuals``,
-``multipliers`` (of u-μP), ``schemes``, ``named`` (schemes by name), ``trained`` (constants of trained weights),
-``second_moments`` (operands of the ops' rules of prediction).
+In reading order: ``factors``, ``moments`` (factors of activations by quadrature), ``residuals``, ``multipliers`` (of
+u-μP), ``schemes``, ``named`` (schemes by name), ``trained`` (constants of trained weights), ``second_moments`` (the
+quantities that the ops' rules predict).
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What a factor is, and the constraints that tie those which must be equal."""
+"""The factors of an op, and constraints, which replace several factors by one common value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Statistic = Literal["std", "rms"]
 class Scales:
     """The factors of one scaled op: ``alpha`` forward, ``beta[i]`` for the gradient of input i.
 
-    ``beta[i]`` is None where input i has no gradient (token ids, masks).  Source: paper, definition of a scaled op.
+    ``beta[i]`` is None if input i has no gradient (token ids, masks). Source: paper, definition of a scaled op.
     """
 
     alpha: float
@@ -41,7 +41,7 @@ class Scales:
 
 
 TOLERANCE = 1e-9
-"""Relative, of two factors; a product of a few thousand correctly rounded factors errs by less than 1e-12."""
+"""Relative tolerance of two factors; the error of a product of some thousand rounded factors is below 1e-12."""
 
 
 def close(a: float, b: float) -> bool:
@@ -52,26 +52,26 @@ def close(a: float, b: float) -> bool:
 # --- Constraints: one value for α and the constrained β ---------------------------------------------------------------
 
 Constraint = Callable[[float, tuple[float, ...]], float | None]
-"""``constraint(α, (β_i of the constrained inputs))`` → the one value they all take, or None to leave them."""
+"""``constraint(α, (β_i of the constrained inputs))`` returns their common value, or None: no constraint."""
 
 
 def geometric(alpha: float, betas: tuple[float, ...]) -> float:
-    """Geometric mean: the paper's choice (recipe; Table A.2)."""
+    """Return the geometric mean of α and the constrained β: the paper's choice (recipe; Table A.2)."""
     return math.exp(sum(map(math.log, betas), math.log(alpha)) / (1 + len(betas)))
 
 
 def arithmetic(alpha: float, betas: tuple[float, ...]) -> float:
-    """Arithmetic mean: leans to the larger factor."""
+    """Return the arithmetic mean of α and the constrained β, ≥ the geometric mean."""
     return (alpha + sum(betas)) / (1 + len(betas))
 
 
 def harmonic(alpha: float, betas: tuple[float, ...]) -> float:
-    """Harmonic mean: leans to the smaller factor."""
+    """Return the harmonic mean of α and the constrained β, ≤ the geometric mean."""
     return (1 + len(betas)) / (1 / alpha + sum(1 / b for b in betas))
 
 
 def to_output_scale(alpha: float, betas: tuple[float, ...]) -> float:
-    """α for all: unit activations, gradients take what comes (the default of u-μP)."""
+    """Return α for all constrained factors: the output has unit variance, the gradients have not (u-μP's default)."""
     return alpha
 
 
@@ -82,27 +82,27 @@ def _beta(name: str, position: int, betas: tuple[float, ...], expected: int) -> 
 
 
 def to_grad_input_scale(alpha: float, betas: tuple[float, ...]) -> float:
-    """β of the one constrained input for all: unit gradients."""
+    """Return β of the single constrained input for all: its gradient has unit variance, the output has not."""
     return _beta("to_grad_input_scale", 0, betas, 1)
 
 
 def to_left_grad_scale(alpha: float, betas: tuple[float, ...]) -> float:
-    """β of the left of two constrained inputs for all."""
+    """Return β of the first of two constrained inputs for all factors: only its gradient has unit variance."""
     return _beta("to_left_grad_scale", 0, betas, 2)
 
 
 def to_right_grad_scale(alpha: float, betas: tuple[float, ...]) -> float:
-    """β of the right of two constrained inputs for all."""
+    """Return β of the second of two constrained inputs for all factors: only its gradient has unit variance."""
     return _beta("to_right_grad_scale", 1, betas, 2)
 
 
 def joint(constraint: str | Constraint, rows: float = 1.0, columns: float = 1.0) -> Constraint:
-    """The constraint of a product that is a part of a larger one, by the fan-in and fan-out of the larger.
+    """Make the constraint of a product that is a part of a larger one, from the larger one's fan-in and fan-out.
 
     Args:
-        constraint: of the larger product; a constraint or its name.
-        rows: its fan-in over that of the part.
-        columns: its fan-out over that of the part.
+        constraint: the constraint of the larger product, or its name.
+        rows: fan-in of the larger product over that of the part.
+        columns: fan-out of the larger product over that of the part.
 
     Returns:
         The constraint of α·rows^-½ and β·columns^-½; ``none`` stays ``none``.
@@ -114,7 +114,7 @@ def joint(constraint: str | Constraint, rows: float = 1.0, columns: float = 1.0)
 
 
 def none(alpha: float, betas: tuple[float, ...]) -> None:
-    """No constraint: every factor keeps its own value.  Legal on cut-edges only."""
+    """Return None: no constraint, every factor keeps its own value; legal on cut-edges only."""
     return
 
 
@@ -134,7 +134,11 @@ CONSTRAINTS: dict[str, Constraint] = {
 
 
 def get_constraint(constraint: str | Constraint) -> Constraint:
-    """The constraint of that name; a constraint is returned as it is.  Raises ArgumentError for anything else."""
+    """Return the constraint of a name; a function is returned unchanged.
+
+    Raises:
+        ArgumentError: the name is unknown.
+    """
     if isinstance(constraint, str) and constraint in CONSTRAINTS:
         return CONSTRAINTS[constraint]
     if callable(constraint):
@@ -143,15 +147,15 @@ def get_constraint(constraint: str | Constraint) -> Constraint:
 
 
 def constrain(scales: Scales, inputs: Sequence[int], constraint: str | Constraint) -> Scales:
-    """Give α and the β of ``inputs`` one common value.
+    """Replace α and the β of ``inputs`` by one common value.
 
     Args:
-        scales: an op's unconstrained factors.
-        inputs: positions of the inputs whose edges are not cut-edges; those without gradient are passed over.
-        constraint: one of the functions above or its name, or any of the same form.
+        scales: unconstrained factors of an op.
+        inputs: positions of the inputs with non-cut edges; inputs without gradient are ignored.
+        constraint: the name of a constraint of this module, or a function of α and the constrained β.
 
     Returns:
-        ``scales`` itself if nothing is constrained, else new ones.  Source: paper, Theorem 5.2.
+        ``scales`` itself if nothing is constrained, else new factors. Source: paper, Theorem 5.2.
     """
     if not inputs:
         return scales

@@ -1,4 +1,4 @@
-"""Gaussian moments: where the factors of activations come from."""
+"""Gaussian moments by quadrature, from which the factors of activations are computed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _WEIGHTS = np.exp(-0.5 * _NODES**2) / math.sqrt(2 * math.pi) / 64
 
 
 def gaussian_mean(f: Callable[[np.ndarray[Any, np.dtype[np.float64]]], np.ndarray[Any, Any]]) -> float:
-    """E f(X) for X ~ N(0, 1), by the trapezoidal rule with spacing 1/64 on [−20, 20].
+    """Compute E f(X) for X ~ N(0, 1), by the trapezoidal rule with spacing 1/64 on [−20, 20].
 
-    For functions analytic in a strip |Im x| < a the error is about exp(−2π·64·a): none is left in float64 for the
-    smooth activations.  Kinks (relu) need their closed form.
+    For functions analytic in a strip |Im x| < a the error is about exp(−2π·64·a), for the smooth activations less than
+    float64 resolves. Functions with kinks (relu) need a closed form.
     """
     return float(np.sum(_WEIGHTS * f(_NODES)))
 
@@ -35,16 +35,16 @@ def piecewise_gaussian_mean(
     per_unit: int = 1,
     reach: int = 20,
 ) -> float:
-    """E f(X) for X ~ N(0, 1) and a function that is smooth between its kinks.
+    """Compute E f(X) for X ~ N(0, 1) and a function that is smooth between its kinks.
 
-    Gauss-Legendre quadrature with 32 nodes on each piece of [−reach, reach], which is cut at the kinks and at multiples
-    of 1/per_unit.  For polynomial pieces of low degree the error is a few roundings.
+    Gauss-Legendre quadrature with 32 nodes on each piece of [−reach, reach], which is divided at the kinks and at
+    multiples of 1/per_unit. For polynomial pieces of low degree the error is a few roundings.
 
     Args:
-        f: of an array of numbers.
-        kinks: where f or its derivative jumps.
-        per_unit: cuts to each unit.
-        reach: of the interval; what lies beyond 20 weighs less than e^-200.
+        f: function of an array of numbers.
+        kinks: points where f or its derivative is discontinuous.
+        per_unit: number of pieces per unit.
+        reach: half the length of the interval; the density beyond 20 is less than e^-200.
     """
     cuts = np.unique([*(np.arange(-reach * per_unit, reach * per_unit + 1) / per_unit), *kinks])
     cuts = cuts[np.abs(cuts) <= reach]
@@ -56,9 +56,9 @@ def piecewise_gaussian_mean(
 
 
 class Moments(NamedTuple):
-    """What N(0, 1) inputs and gradients look like after an activation f.
+    """Moments of an activation f for N(0, 1) inputs and gradients.
 
-    ``std`` and ``rms`` of f(X), and ``gradient_rms`` of G·f'(X), with X, G ~ N(0, 1) independent.
+    ``std`` and ``rms`` of f(X), and ``gradient_rms``, the RMS of G·f′(X), with X, G ~ N(0, 1) independent.
     """
 
     std: float
@@ -66,12 +66,15 @@ class Moments(NamedTuple):
     gradient_rms: float
 
     def scales(self, statistic: Statistic) -> Scales:
-        """α = 1/σ(f(X)), or 1/RMS(f(X)) by name; β = 1/RMS(G·f'(X)), whose mean is zero."""
+        """Return α = 1/σ(f(X)), or 1/RMS(f(X)) for the statistic "rms", and β = 1/RMS(G·f′(X))."""
         return Scales(1 / (self.std if statistic == "std" else self.rms), (1 / self.gradient_rms,))
 
 
 def gaussian_moments(f: Callable[[Any], Any], derivative: Callable[[Any], Any], kinks: Sequence[float] = ()) -> Moments:
-    """Moments of an activation, by quadrature: smooth, or smooth between its kinks.  Source: paper, Table A.2."""
+    """Compute the moments of an activation that is smooth, or smooth between its kinks, by quadrature.
+
+    Source: paper, Table A.2.
+    """
     expected = partial(piecewise_gaussian_mean, kinks=kinks) if kinks else gaussian_mean
     mean = expected(f)
     return Moments(

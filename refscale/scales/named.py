@@ -16,16 +16,16 @@ _ROWS = {"independent": 0.0, "alike": 1.0}
 
 
 def get_scheme(scheme: str | Scheme) -> Scheme:
-    """The scheme of that name; a scheme is returned as it is.
+    """Return the scheme of a name; a scheme is returned unchanged.
 
     Args:
-        scheme: a name, for schemes with factors of their own followed by options: ``unit:rows=alike,embeddings=v/b`` is
-            the rule of the authors' code.  ``rows`` is "independent", "alike" or a likeness from 0 to 1; ``embeddings``
-            "sqrt(v/b)" or "v/b", ``rates`` "unit" or "regular"; see ``Unit``.  The options of ``u-mup`` are those of
+        scheme: a name, with options if the scheme has any: ``unit:rows=alike,embeddings=v/b`` is the rule of the
+            authors' code. ``rows`` is "independent", "alike" or a correlation from 0 to 1; ``embeddings`` "sqrt(v/b)"
+            or "v/b"; ``rates`` "unit" or "regular"; see ``Unit``. The options of ``u-mup`` are those of
             ``Multipliers``: ``u-mup:residual=2,attention_ratio=0.5``.
 
     Raises:
-        ArgumentError: anything else.
+        ArgumentError: the name, an option or its value is unknown.
     """
     if isinstance(scheme, str) and scheme in SCHEMES:
         return SCHEMES[scheme]
@@ -76,5 +76,5 @@ def _with_options(text: str, scheme: Scheme, rest: str) -> Scheme:
 
 
 def base_name(scheme: str) -> str:
-    """The name of a scheme without its options: ``unit`` of ``unit:rows=alike``."""
+    """Return the name of a scheme without its options: ``unit`` for ``unit:rows=alike``."""
     return split_name(scheme)[0]

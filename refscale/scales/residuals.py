@@ -1,4 +1,4 @@
-"""Residual rules: how much of a branch is added to the stream."""
+"""Residual rules: the weights of the skip connection and the branch in a residual addition."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from functools import cache
 from refscale.errors import ArgumentError
 
 ResidualRule = Callable[[int], tuple[float, float]]
-"""``rule(l)`` for the l-th residual addition since the stream was last normalized gives the weights (skip, branch)."""
+"""``rule(l)`` returns the weights (skip, branch) of the l-th residual addition since the stream's last norm."""
 
 
 def running_mean(layer: int) -> tuple[float, float]:
-    """√(l/(l+1))·x + √(1/(l+1))·f(x), l = 1, 2, …: the stream's start and every branch in equal parts.
+    """Return the weights of √(l/(l+1))·x + √(1/(l+1))·f(x), l = 1, 2, …: equal parts of the input and every branch.
 
-    Source: paper, residual rules (running mean).  The authors' code (scmm/models.py) counts l from 0, so that the first
-    branch replaces the stream, and goes on counting where a post-norm has normalized it.
+    Source: paper, residual rules (running mean). The authors' code (scmm/models.py) counts l from 0, so that the first
+    branch replaces the stream, and does not restart the count at a post-norm.
     """
     if layer < 1:
         raise ArgumentError(f"running_mean(layer={layer}): expected layer ≥ 1")
@@ -26,10 +26,10 @@ def running_mean(layer: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class CountedOn:
-    """A rule whose count goes on through the whole model: a norm on the stream does not start it anew.
+    """A rule that counts additions through the whole model: a norm on the stream does not restart the count.
 
     Attributes:
-        rule: of the count, from 1.
+        rule: weights as a function of the count, ≥ 1.
     """
 
     rule: ResidualRule
@@ -46,7 +46,7 @@ def _mean_of_branches(layer: int) -> tuple[float, float]:
 
 
 mean_of_branches = CountedOn(_mean_of_branches)
-"""√((l−1)/l)·x + √(1/l)·f(x), l = 1, 2, … through the whole model: every branch in equal parts; the first replaces x.
+"""√((l−1)/l)·x + √(1/l)·f(x), l = 1, 2, … through the whole model: equal parts of all branches; the first replaces x.
 
 Source: the authors' code, scmm/models.py (alpha = 1/(1 + index), index = 0, 1, …, also in post-norm).
 """
@@ -54,18 +54,18 @@ Source: the authors' code, scmm/models.py (alpha = 1/(1 + index), index = 0, 1, 
 
 @dataclass(frozen=True)
 class PlainAdd:
-    """x + f(x), whose variance grows with depth; under unit scaling, ``normalized`` stands in for it.
+    """The plain addition x + f(x), whose variance grows with depth; unit scaling uses ``normalized`` in its place.
 
     Attributes:
-        normalized: with the running mean, the same function up to a divisor that the next norm removes:
-            x₀ + f₁ + … + f_l over √(l+1).  That presumes branches as strong as the stream; ``fixed(τ)`` says how much
-            weaker they are in the regular model.
+        normalized: the rule under unit scaling. The running mean, (x₀ + f₁ + … + f_l)/√(l+1), is the same function up
+            to a divisor that the next norm removes, if branches have the scale of the stream; with ``fixed(τ)``, τ is
+            the weaker part of the branches in the regular model.
     """
 
     normalized: ResidualRule = running_mean
 
     def __call__(self, layer: int) -> tuple[float, float]:
-        """Weights 1 and 1.  Source: paper, residual rules (default)."""
+        """Weights 1 and 1. Source: paper, residual rules (default)."""
         return 1.0, 1.0
 
 
@@ -73,13 +73,13 @@ default = PlainAdd()
 
 
 def branch_only(layer: int) -> tuple[float, float]:
-    """f(x): no residual connection.  Source: paper, character models (residual none)."""
+    """Return the weights of f(x), without skip connection. Source: paper, character models (residual none)."""
     return 0.0, 1.0
 
 
 @cache
 def fixed(tau: float) -> ResidualRule:
-    """√(1−τ)·x + √τ·f(x), 0 < τ < 1: unit variance, every branch alike.  Source: paper, residual rules."""
+    """Make the rule √(1−τ)·x + √τ·f(x), 0 < τ < 1: the same weights for every branch. Source: paper, residual rules."""
     if not 0 < tau < 1:
         raise ArgumentError(f"fixed(tau={tau}): expected 0 < tau < 1")
 
@@ -92,7 +92,7 @@ def fixed(tau: float) -> ResidualRule:
 
 @cache
 def ratio(tau: float) -> ResidualRule:
-    """(x + τ·f(x))/√(1+τ²), τ > 0.  Source: u-μP (arXiv 2407.17465), section on residuals."""
+    """Make the rule (x + τ·f(x))/√(1+τ²), τ > 0. Source: u-μP (arXiv 2407.17465), section on residuals."""
     if not tau > 0:
         raise ArgumentError(f"ratio(tau={tau}): expected tau > 0")
 
@@ -115,14 +115,12 @@ _WITH_TAU = {"fixed": fixed, "ratio": ratio}
 
 
 def get_residual(rule: str | ResidualRule) -> ResidualRule:
-    """A residual rule by name.
+    """Return the residual rule of a name; a rule is returned unchanged.
 
-    ``default``, ``running-mean``, ``mean-of-branches``, ``none``; ``fixed(0.5)``, ``ratio(0.5)``.
-
-    A rule is returned as it is.
+    Names: ``default``, ``running-mean``, ``mean-of-branches``, ``none``; ``fixed(0.5)``, ``ratio(0.5)``.
 
     Raises:
-        ArgumentError: anything else, or τ out of range.
+        ArgumentError: the name is unknown, or τ is out of range.
     """
     if callable(rule):
         return rule
@@ -138,21 +136,21 @@ def get_residual(rule: str | ResidualRule) -> ResidualRule:
 
 
 def equal_parts(layer: int, depth: int, multiplier: float = 1.0, attention_ratio: float = 1.0) -> float:
-    """τ = a_l·(depth/2 + Σ_{k<l} a_k²)^-½ for ``ratio``, a_k the strength of the k-th branch.
+    """Compute τ = a_l·(depth/2 + Σ_{k<l} a_k²)^-½ for ``ratio``, with a_k the scale of the k-th branch.
 
-    The stream after l additions is x₀·√(depth/2) + a₁·f₁ + … + a_l·f_l, normalized.  Attention and feed-forward take
-    turns, attention first; with m the multiplier and ρ the ratio, a is m·ρ·√(2/(1 + ρ²)) of attention and
-    m·√(2/(1 + ρ²)) of feed-forward.  With both 1, attention, feed-forward and embeddings have equal parts.
+    The stream after l additions is x₀·√(depth/2) + a₁·f₁ + … + a_l·f_l, normalized. Attention and feed-forward branches
+    alternate, attention first. With the multiplier m and the ratio ρ, a is m·ρ·√(2/(1 + ρ²)) for attention and
+    m·√(2/(1 + ρ²)) for feed-forward. With m = ρ = 1 attention, feed-forward and embeddings have equal parts.
 
     Args:
-        layer: number of the addition, from 1.
-        depth: how many there are.
-        multiplier: strength of the branches over the embeddings.
-        attention_ratio: strength of attention over feed-forward.
+        layer: number l of the addition, ≥ 1.
+        depth: total number of additions.
+        multiplier: m, scale of the branches over that of the embeddings.
+        attention_ratio: ρ, scale of attention over that of feed-forward.
 
     Returns:
-        The branch's weight over the skip connection's.  Source: u-μP (arXiv 2407.17465), Appendix G; the library
-        ``unit-scaling``, core/functional.py (transformer_residual_scaling_rule).
+        The weight of the branch over that of the skip connection. Source: u-μP (arXiv 2407.17465), Appendix G; the
+        library ``unit-scaling``, core/functional.py (transformer_residual_scaling_rule).
     """
     if not 1 <= layer <= depth:
         raise ArgumentError(f"equal_parts(layer={layer}, depth={depth}): expected 1 ≤ layer ≤ depth")

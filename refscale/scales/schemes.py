@@ -1,4 +1,4 @@
-"""Schemes: regular, unit, and the later ones, u-μP and µnit Scaling.  All that depends on the scheme is asked here."""
+"""Schemes: regular, unit, and the later ones, u-μP and µnit Scaling; every choice that depends on the scheme."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from refscale.scales.multipliers import Multipliers, attention_factor
 from refscale.scales.residuals import PlainAdd, ResidualRule, equal_parts, fixed, ratio, running_mean
 
 Role = Literal["weight", "embedding", "readout", "bias", "gain"]
-"""Of a parameter; a readout is a weight of an output layer."""
+"""Role of a parameter; a readout is a weight of an output layer."""
 
 ScoresRule = Literal["1/sqrt(d)", "1/d"]
 """Damping of attention scores between vectors of length d."""
 
 ReadoutRule = Literal["1/sqrt(m)", "1/m"]
-"""Forward factor of an output layer with fan-in m, where the scheme scales."""
+"""Forward factor of an output layer with fan-in m, for schemes with factors."""
 
 EmbeddingRule = Literal["sqrt(v/b)", "v/b"]
-"""β of a table of v rows for b ids: terms of a row's gradient independent, or alike."""
+"""β of a table of v rows for b ids, for independent or equal terms of a row's gradient."""
 
 NormPlacement = Literal["post", "pre", "branch", "none"]
-"""norm(x + f(x)), x + f(norm(x)), x + norm(f(x)), or x + f(x)."""
+"""Placement of the norm: norm(x + f(x)), x + f(norm(x)), x + norm(f(x)), or x + f(x)."""
 
 
 RatesRule = Literal["unit", "regular"]
@@ -35,11 +35,11 @@ RatesRule = Literal["unit", "regular"]
 
 
 class ScaledOp(Protocol):
-    """An op as a scheme sees it; every op of the engine is one."""
+    """The interface of an op that schemes use; every op of the engine has it."""
 
     @property
     def name(self) -> str:
-        """Such as "matmul"."""
+        """Name of the op, such as "matmul"."""
 
     has_mean: ClassVar[bool]
     has_ids: ClassVar[bool]
@@ -48,17 +48,17 @@ class ScaledOp(Protocol):
     rows: ClassVar[Callable[..., tuple[Shape, ...]]]
 
     def rows_beside(self, *shapes: Shape) -> tuple[float, ...]:
-        """For each input, how many terms each term of its gradient is added to, in the mean."""
+        """Return, for each input, the mean number of other terms that each term of its gradient is added to."""
 
 
 @dataclass(slots=True)  # not frozen: one is made at every call, and that would take twice as long
 class Call:
-    """One use of an op, as a scheme sees it: shapes and position, no data.
+    """One use of an op: its shapes and position, without data; the argument of a scheme.
 
     Attributes:
         op: the op with its attributes.
         shapes: the shape of every input.
-        constraint: how α and the β of the constrained inputs are tied.
+        constraint: the constraint of α and the β of the constrained inputs.
         constrained: positions of the constrained inputs.
         index: number of the call on its tape, from 0.
     """
@@ -71,7 +71,7 @@ class Call:
 
 
 class Scheme(Protocol):
-    """All that depends on the scheme; engine, blocks and optimizers ask, models never do."""
+    """The interface of schemes, which engine, layers and optimizers call; models do not depend on the scheme."""
 
     @property
     def name(self) -> str:
@@ -79,50 +79,50 @@ class Scheme(Protocol):
 
     @property
     def attention_scores(self) -> ScoresRule:
-        """How attention scores are damped, unless the model says so itself."""
+        """Damping of attention scores, unless the model sets it."""
 
     @property
     def readout(self) -> ReadoutRule:
-        """How output layers are scaled."""
+        """α of output layers as a function of the fan-in m, "1/sqrt(m)" or "1/m"."""
 
     @property
     def rows(self) -> float:
-        """The likeness of the terms that gradients sum over, 0 … 1; see ``Unit``."""
+        """Assumed correlation of the terms that gradients sum over, 0 … 1; see ``Unit``."""
 
     @property
     def joins(self) -> bool:
-        """Whether products with one input (queries, keys, values) or one sum (gates) are scaled as one product."""
+        """Return whether products with a common input (queries, keys, values) or sum (gates) are scaled as one."""
 
     @property
     def multipliers(self) -> Multipliers:
-        """Multipliers inside non-linearities; all 1 but under u-μP."""
+        """Multipliers inside non-linearities; all 1 except under u-μP."""
 
     @property
     def trained(self) -> Mapping[str, float]:
-        """Constants of a trained model, by place, see ``scales.trained``; none where weights start at random."""
+        """Constants of a trained model, by place, see ``scales.trained``; empty for random initial weights."""
 
     def op(self, call: Call) -> ScaledOp:
-        """The op that the engine runs in a call: that of the call, except under an adapted scheme, see ``adapt``."""
+        """Return the op that the engine runs: the op of the call, except under an adapted scheme, see ``adapt``."""
 
     def scales(self, call: Call) -> Scales:
-        """Factors of one call."""
+        """Return the factors of one call."""
 
     def initial_std(self, regular: float) -> float:
-        """Standard deviation of an initial weight whose customary one is ``regular`` (BERT: 0.02)."""
+        """Return the initial standard deviation of a weight; ``regular`` is that of a regular model (BERT: 0.02)."""
 
     def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
-        """(skip, branch) weights of the ``layer``-th of ``depth`` additions since the stream was last normalized."""
+        """Return the weights (skip, branch) of the ``layer``-th of ``depth`` additions since the stream's last norm."""
 
     def norm_placement(self, placement: NormPlacement) -> NormPlacement:
-        """Where residual blocks have their norm, given where the model has it."""
+        """Return the placement of norms in residual blocks, given the placement in the model's configuration."""
 
     def lr_scale(self, role: Role, shape: Shape, depth: int) -> float:
-        """What a parameter's learning rate is multiplied by; ``depth``: residual additions of its stack, 1 outside."""
+        """Return the factor of a parameter's learning rate; ``depth``: residual additions of its stack, 1 outside."""
 
 
 @dataclass(frozen=True)
 class Regular:
-    """No scaling: every factor is 1, weights start small.  The paper's base line."""
+    """No scaling: every factor is 1, and initial weights are small; the paper's baseline."""
 
     name: str = "regular"
     rows: ClassVar[float] = 0.0
@@ -137,23 +137,23 @@ class Regular:
         return call.op
 
     def scales(self, call: Call) -> Scales:
-        """Factors of one call: all 1."""
+        """Return factors of 1 for any call."""
         return _plain(call, 1.0)
 
     def initial_std(self, regular: float) -> float:
-        """The customary one."""
+        """Return ``regular``."""
         return regular
 
     def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
-        """What the rule says."""
+        """Return the weights of the rule."""
         return rule(layer)
 
     def norm_placement(self, placement: NormPlacement) -> NormPlacement:
-        """The model's."""
+        """Return the placement of the model."""
         return placement
 
     def lr_scale(self, role: Role, shape: Shape, depth: int) -> float:
-        """1."""
+        """Return 1."""
         return 1.0
 
 
@@ -169,23 +169,24 @@ def _equal(factor: float, inputs: int, constants: tuple[int, ...]) -> Scales:
 
 @dataclass(frozen=True)
 class Unit:
-    """Unit scaling: each op's own factors, tied by the call's constraint; weights start at standard deviation 1.
+    """Unit scaling: each op's own factors, with the constraint of the call; initial weights have standard deviation 1.
 
-    The gradient of a weight, bias, gain or table sums b terms, one for each row.  If they are independent, its σ is √b,
-    and β has b^-½.  If any two have the correlation ρ, the likeness, σ is √(b·(1 + (b − 1)·ρ)): b if all are alike.
+    The gradient of a weight, bias, gain or table sums b terms, one for each row. If they are independent, its σ is √b,
+    and β = b^-½. If any two have the correlation ρ, σ is √(b·(1 + (b − 1)·ρ)): b for equal terms.
 
     Attributes:
-        statistic: "std" (the paper: mean removed) or "rms", for ops whose output has a mean (relu, gelu, sigmoid, …).
-        rows: the likeness of the terms, 0 … 1: 0 for independent rows (the paper's table), 1 for rows that are alike
+        statistic: "std" (the paper) or "rms": the statistic of the output that α sets to 1, for ops whose output has a
+            mean (relu, gelu, sigmoid, …).
+        rows: assumed correlation ρ of the terms, 0 … 1: 0 for independent terms (the paper's table), 1 for equal terms
             (the authors' code: b^-1).
         embeddings: β of a table by ids: "sqrt(v/b)", to which ``rows`` applies, or "v/b" (the authors' code).
-        rates: "unit", or for a model that is adapted from a regular one "regular": each learning rate is scaled by the
-            parameter's divisor σ, so that a step moves the regular parameter as it would be moved without adapting;
-            see ``optim.at_regular_rates``.
-        trained: constants of a trained model, by place, see ``scales.trained``; empty where weights start at random.
+        rates: "unit", or "regular" for a model adapted from a regular one: each learning rate is scaled by the
+            parameter's divisor σ, so that a step changes the regular parameter as without adapting; see
+            ``optim.at_regular_rates``.
+        trained: constants of a trained model, by place, see ``scales.trained``; empty for random initial weights.
 
     Raises:
-        ArgumentError: ``rows``, ``embeddings`` or ``rates`` is anything else.
+        ArgumentError: ``rows``, ``embeddings`` or ``rates`` has another value.
     """
 
     name: str = "unit"
@@ -201,7 +202,7 @@ class Unit:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rows <= 1:
-            raise ArgumentError(f"Unit(rows={self.rows}): expected a likeness, 0 … 1")
+            raise ArgumentError(f"Unit(rows={self.rows}): expected a correlation, 0 … 1")
         if self.embeddings not in get_args(EmbeddingRule):
             raise ArgumentError(f"Unit(embeddings={self.embeddings!r}): expected one of {get_args(EmbeddingRule)}")
         if self.rates not in get_args(RatesRule):
@@ -212,12 +213,12 @@ class Unit:
         return call.op
 
     def scales(self, call: Call) -> Scales:
-        """Factors of one call, constrained."""
+        """Return the factors of one call, constrained."""
         scales = self.unconstrained(call)
         return constrain(scales, call.constrained, call.constraint)
 
     def unconstrained(self, call: Call) -> Scales:
-        """Factors of one call as if every edge were a cut-edge.
+        """Return the factors of one call without its constraint.
 
         Source: paper, scaling for unit variance; its authors' code, scmm/uscale (b^-1, v/b).
         """
@@ -228,19 +229,22 @@ class Unit:
         return of_likeness(scales, op.rows_beside(*call.shapes), self.rows) if self.rows else scales
 
     def initial_std(self, regular: float) -> float:
-        """Always 1.  Source: paper, recipe, step 1."""
+        """Return 1. Source: paper, recipe, step 1."""
         return 1.0
 
     def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
-        """What the rule says; for a plain add, what stands in for it."""
+        """Return the weights of the rule; for a plain addition, those of ``PlainAdd.normalized``."""
         return rule.normalized(layer) if isinstance(rule, PlainAdd) else rule(layer)
 
     def norm_placement(self, placement: NormPlacement) -> NormPlacement:
-        """The model's."""
+        """Return the placement of the model."""
         return placement
 
     def lr_scale(self, role: Role, shape: Shape, depth: int) -> float:
-        """n^-½ for a bias or gain of size n, 1 for matrices.  Source: paper, settings of the character models."""
+        """Return n^-½ for a bias or gain of size n, 1 for matrices.
+
+        Source: paper, settings of the character models.
+        """
         return max(1, math.prod(shape)) ** -0.5 if len(shape) == 1 else 1.0
 
 
@@ -252,11 +256,11 @@ _SCALED = ("matmul", "readout", "conv1d", "bias", "layer_norm", "embedding", "fo
 class Authors(Unit):
     """Unit scaling as in the authors' character models, which scale fewer ops.
 
-    Scaled are products with weights, convolutions, biases, gains, tables and the loss; activations, gates, the softmax,
-    scores, mixtures and plain sums have the factor 1.  Gradients sum over rows that are alike: b^-1, and v/b for a
-    table by ids.  Queries, keys and values are one product, and so are the gates of input and state: ``joins``.  The
-    loss's β counts all rows, also those that the mean leaves out.  A plain residual addition, which their layer
-    refuses, has the stand-in that it has under unit scaling.
+    Products with weights, convolutions, biases, gains, tables and the loss are scaled. Activations, gates, the softmax,
+    scores, mixtures and plain sums have factors of 1. Gradients are assumed to sum equal terms: b^-1, and v/b for a
+    table by ids. Queries, keys and values are scaled as one product, and so are the gates of input and state:
+    ``joins``. β of the loss counts all rows, also ignored ones. A plain residual addition, which the authors' layer
+    does not accept, is replaced as under ``Unit``.
 
     Source: the authors' code, scmm/uscale/ops.py and scmm/uscale/layers.py.
     """
@@ -267,7 +271,7 @@ class Authors(Unit):
     joins: ClassVar[bool] = True
 
     def scales(self, call: Call) -> Scales:
-        """Factors of one call: unit scaling's where the authors scale, else 1."""
+        """Return the factors of one call: those of unit scaling for the ops that the authors scale, else 1."""
         op: Any = call.op
         if op.name == "softmax_cross_entropy" and op.reduction == "mean" and op.kept is not None:
             scales, rows = super().scales(call), math.prod(call.shapes[0][:-1])  # β = √(rows·kept)·s/√(s−1)
@@ -277,15 +281,15 @@ class Authors(Unit):
 
 
 def of_likeness(scales: Scales, beside: Sequence[float], likeness: float | Sequence[float]) -> Scales:
-    """Factors for rows of which any two have a given correlation: β_i·(1 + n_i·ρ_i)^-½.
+    """Compute factors for rows with a given correlation of any two: β_i·(1 + n_i·ρ_i)^-½.
 
     Args:
         scales: factors for independent rows.
-        beside: n, for each input how many terms each term of its gradient is added to, see ``Op.rows_beside``.
-        likeness: ρ, 0 … 1, of all inputs or of each.
+        beside: n_i, the mean number of other terms that each term of a gradient is added to, see ``Op.rows_beside``.
+        likeness: correlation ρ, 0 … 1, one for all inputs or one for each.
 
     Returns:
-        α, and the new β.  Source: the variance of a sum of n + 1 terms, (n + 1)·(1 + n·ρ).
+        α unchanged, and the new β. Source: the variance of a sum of n + 1 terms, (n + 1)·(1 + n·ρ).
     """
     rho = (likeness,) * len(beside) if isinstance(likeness, int | float) else likeness
     betas = zip(scales.beta, beside, rho, strict=True)
@@ -294,22 +298,22 @@ def of_likeness(scales: Scales, beside: Sequence[float], likeness: float | Seque
 
 @dataclass(frozen=True)
 class UMup(Unit):
-    """u-μP: unit scaling whose learning rate is the same for every width and depth.
+    """u-μP: unit scaling with one learning rate for every width and depth.
 
-    Beside unit scaling: where anything is constrained, α is taken; readouts start near 0, by 1/fan-in; attention scores
-    are damped by 1/d; a plain add becomes (x + τ·f(x))/√(1+τ²) with the depth rule ``equal_parts``; and learning rates
-    (of Adam) are scaled by role, shape and depth.  Its multipliers, 1 by default, are those of gated units, attention,
-    the loss and residual branches, see ``Multipliers``; other activations have none.
+    Differences from unit scaling: constrained factors are α; readouts have α = 1/fan-in, so that logits start near 0;
+    attention scores are damped by 1/d; a plain addition becomes (x + τ·f(x))/√(1+τ²) with the depth rule
+    ``equal_parts``; and learning rates (of Adam) are scaled by role, shape and depth. Gated units, attention, the loss
+    and residual branches have multipliers, default 1, see ``Multipliers``; other activations have none.
 
-    Three things that u-μP does not know are taken from unit scaling.  Its linear layers have no biases, its norms no
-    gains (the library's rule for them, η·depth^-½, would move them by a sizable part of 1 at every step, for η is about
-    1): theirs is n^-½·depth^-½.  For a post-norm stack it has no depth rule: the model's own stands (BERT:
-    ``fixed(0.1)``).  And a tied embedding is trained at the rate of an embedding.
+    u-μP does not define three cases. Its linear layers have no biases, its norms no gains: their learning rates have
+    the factor n^-½·depth^-½ here. (With the library's rule for them, η·depth^-½ and η of about 1, each step would
+    change them by a sizable part of 1.) It has no depth rule for post-norm stacks: the rule of the model applies (BERT:
+    ``fixed(0.1)``). A tied embedding has the learning rate of an embedding.
 
-    Two things differ from the library.  Depth is counted in residual additions; it counts layers, so that its rates in
-    a stack are √2 times these.  And attention mixes values as the model says: the library's factor on the mixture is
-    that of independent values, "independent" or "causal" here, to within t^(1/(8d)); with a multiplier of
-    attention, it is the library's.
+    Two rules differ from the library. Depth counts residual additions; the library counts layers, and its learning
+    rates in a stack are √2 times as large. The model chooses the rule of attention's mixture; the library uses that of
+    independent values, "independent" or "causal" here, up to a factor of t^(1/(8d)). With an attention multiplier the
+    factor is the library's.
 
     Source: arXiv 2407.17465, Tables 1 and 2, Appendix G; the library ``unit-scaling``.
     """
@@ -319,7 +323,7 @@ class UMup(Unit):
     readout: ClassVar[ReadoutRule] = "1/m"
 
     def scales(self, call: Call) -> Scales:
-        """Factors of one call; those that are constrained take α, unless the call says that nothing is."""
+        """Return the factors of one call; all constrained factors are α, for any constraint but ``none``."""
         op: Any = call.op
         m = self.multipliers.attention
         if m != 1 and op.name == "attention_mix" and op.values != "correlated":
@@ -331,16 +335,16 @@ class UMup(Unit):
         return constrain(self.unconstrained(call), call.constrained, constraint)
 
     def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
-        """What the rule says; for a plain add, the depth rule in place of the running mean."""
+        """Return the weights of the rule; for a plain addition, the depth rule in place of the running mean."""
         if isinstance(rule, PlainAdd) and rule.normalized is running_mean:
             m = self.multipliers
             return ratio(equal_parts(layer, depth, m.residual, m.attention_ratio))(layer)
         return super().residual_weights(rule, layer, depth)
 
     def lr_scale(self, role: Role, shape: Shape, depth: int) -> float:
-        """fan_in^-½ for a weight, d^-½ for an embedding (rows, d), 1 for a readout; all times depth^-½ in a stack.
+        """Return fan_in^-½ for a weight, d^-½ for an embedding (rows, d), 1 for a readout, n^-½ for a bias or gain.
 
-        n^-½, times the same, for biases and gains.
+        In a stack each is multiplied by depth^-½.
         """
         width = {"weight": math.prod(shape[:-1]), "readout": 1}.get(role, shape[-1])
         return float((max(1, width) * depth) ** -0.5)
@@ -352,19 +356,19 @@ _WITH_WEIGHT = ("matmul", "readout", "conv1d", "conv2d", "conv3d", "conv_transpo
 
 @dataclass(frozen=True)
 class Munit(Regular):
-    """µnit Scaling: one static factor for every linear layer, forward and backward alike.
+    """µnit Scaling: one static factor for every linear layer, the same forward and backward.
 
-    Weights start at σ = 1; a linear layer multiplies output and gradients by fan_in^-½, a readout by 1/fan_in; all else
-    is plain, so that every gradient is the true one.  Activations stay in range by other means: residual additions
-    √(1−τ)·x + √τ·norm(f(x)), with the norm on the branch's output.  Gradients are as small as the loss makes them.
-    Its FP8 is in the hidden linear layers only: ``precision.fp8_hidden``.
+    Initial weights have σ = 1. A linear layer multiplies output and gradients by fan_in^-½, a readout by 1/fan_in;
+    other ops have no factors, so that every gradient is the true one. Activations stay in range by residual additions
+    √(1−τ)·x + √τ·norm(f(x)), with the norm on the branch's output. Gradients have the scale that the loss gives them.
+    Only hidden linear layers run in FP8: ``precision.fp8_hidden``.
 
-    Attention is plain: the square root of its weights would keep the variance of independent values, but those of real
-    text are alike, and σ would grow along the sequence instead (section 2.1).  The norm on the branch settles both.
-    A norm at the end of the stack stays as the model has it.
+    Attention has no factor. The square root of its weights would keep the variance of independent values, but those of
+    real text are correlated, and σ would grow along the sequence instead (section 2.1). The norm on the branch removes
+    either change of scale. A norm at the end of the stack stays where the model has it.
 
     Attributes:
-        tau: of the residual additions, if the model adds plainly; the deeper the model, the smaller (0.4 for 4 layers:
+        tau: τ of the residual additions, if the model adds plainly; smaller for deeper models (0.4 for 4 layers:
             section 3.1 and Appendix A.3).
 
     Source: arXiv 2502.05967, Table 2 (factors, initial variance, learning rates), equation 11 (residual additions).
@@ -375,23 +379,23 @@ class Munit(Regular):
     readout: ClassVar[ReadoutRule] = "1/m"
 
     def scales(self, call: Call) -> Scales:
-        """α of a linear layer for its output and both gradients; 1 for any other op."""
+        """Return α of a linear layer for its output and both gradients; 1 for any other op."""
         return _plain(call, call.op.scale(*call.shapes).alpha if call.op.name in _WITH_WEIGHT else 1.0)
 
     def initial_std(self, regular: float) -> float:
-        """Always 1."""
+        """Return 1."""
         return 1.0
 
     def residual_weights(self, rule: ResidualRule, layer: int, depth: int) -> tuple[float, float]:
-        """What the rule says; √(1−τ) and √τ for a plain add."""
+        """Return the weights of the rule; √(1−τ) and √τ for a plain addition."""
         return (fixed(self.tau) if isinstance(rule, PlainAdd) else rule)(layer)
 
     def norm_placement(self, placement: NormPlacement) -> NormPlacement:
-        """On the branch's output, wherever the model has it."""
+        """Return the placement on the branch's output, for any placement in the model's configuration."""
         return placement if placement == "none" else "branch"
 
     def lr_scale(self, role: Role, shape: Shape, depth: int) -> float:
-        """fan_in^-½ for a weight, 1 for the rest."""
+        """Return fan_in^-½ for a weight, 1 for other parameters."""
         return float(max(1, math.prod(shape[:-1])) ** -0.5) if role == "weight" else 1.0
 
 

@@ -1,16 +1,16 @@
-"""Second moments of a tensor, as few numbers as there are ways for two of its elements to agree.
+"""Second moments of a tensor: expected products of two elements, by the axes on which their indices agree.
 
-An element of a tensor has an index on every axis.  Take two elements, and note on which axes their indices agree.
-Where weights are drawn at random and nothing distinguishes one index from another, the expected product of the two
-depends on that alone.  So the second moments of a tensor of k axes are an array of shape (2, …, 2), k times: at
-(1, …, 1) the mean square, at (0, …, 0) the product of elements that have nothing in common (the square of the mean),
-at (1, 0) of a (batch, features) tensor what two features of one row share, and so on.  Sums over an axis of length L
-meet an index L times with itself and L·(L − 1) times with another, which is all there is to a matrix product.
+An element of a tensor has an index on every axis. If weights are drawn at random, and all indices of an axis are
+equivalent, the expected product of two elements depends only on the axes on which their indices agree. The second
+moments of a tensor of k axes are therefore an array of shape (2, …, 2), k times. Entry (1, …, 1) is the mean square;
+(0, …, 0) is the expected product of elements without a common index (the square of the mean); (1, 0) of a (batch,
+features) tensor is the expected product of two features of one row; and so on. A sum over an axis of length L has L
+pairs of equal indices and L·(L − 1) pairs of different ones, which determines the moments of a matrix product.
 
-``Op.predict`` and ``Op.predict_gradients`` are written in them; ``analysis.predict`` walks a graph with them.
+``Op.predict`` and ``Op.predict_gradients`` use them; ``analysis.predict`` applies these rules to a graph.
 
-Source: the covariance kernels of infinitely wide networks (Neal 1996; Lee et al. 2018, arXiv 1711.00165), with an axis
-for everything that rows can share.
+Source: the covariance kernels of infinitely wide networks (Neal 1996; Lee et al. 2018, arXiv 1711.00165), with one axis
+for each axis of the tensor.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class SecondMoments:
     """The second moments of a tensor.
 
     Attributes:
-        shape: of the tensor.
-        k: shape (2, …, 2), an axis for each of the tensor's: E x·x' by where x and x' agree (1) and where not (0).  On
-            an axis of length 1 both entries are the same.
+        shape: shape of the tensor.
+        k: array of shape (2, …, 2), one axis for each axis of the tensor: E x·x′ for indices that agree (1) or differ
+            (0) on the axis. On an axis of length 1 both entries are equal.
     """
 
     shape: Shape
@@ -61,39 +61,39 @@ class SecondMoments:
 
     @property
     def std(self) -> float:
-        """√(E x² − E mean²): what a standard deviation over all elements measures."""
+        """√(E x² − E mean²): the standard deviation over all elements."""
         return math.sqrt(max(self.square - self.mean_square, 0.0))
 
     def times(self, factor: float) -> SecondMoments:
-        """Of factor·x."""
+        """Return the moments of factor·x."""
         return SecondMoments(self.shape, self.k * factor**2)
 
     def plus(self, other: SecondMoments) -> SecondMoments:
-        """Of the sum with an independent tensor of the same shape."""
+        """Return the moments of the sum with an independent tensor of the same shape."""
         return SecondMoments(self.shape, self.k + other.k)
 
     def with_axes(self, ndim: int) -> SecondMoments:
-        """With axes of length 1 before the others."""
+        """Return the moments with axes of length 1 added in front, ``ndim`` axes in all."""
         new = ndim - len(self.shape)
         k = np.broadcast_to(self.k, (2,) * new + self.k.shape)
         return SecondMoments((1,) * new + self.shape, np.array(k))
 
     def repeated(self, shape: Shape) -> SecondMoments:
-        """Broadcast to a shape: copies are the same whether their indices agree or not."""
+        """Return the moments of the tensor broadcast to a shape; all copies of an element are equal."""
         return SecondMoments(shape, self.with_axes(len(shape)).k)
 
     def summed(self, axis: int) -> SecondMoments:
-        """Summed over an axis, which is kept with length 1."""
+        """Return the moments of the sum over an axis, which is kept with length 1."""
         n = self.shape[axis]
         one = np.take(self.k, [1], axis) * n + np.take(self.k, [0], axis) * n * (n - 1)
         return SecondMoments((*self.shape[:axis], 1, *self.shape[axis + 1 :]), np.repeat(one, 2, axis))
 
     def dropped(self, axis: int) -> SecondMoments:
-        """Without an axis of length 1."""
+        """Return the moments without an axis of length 1."""
         return SecondMoments(self.shape[:axis] + self.shape[axis + 1 :], np.take(self.k, 1, axis))
 
     def unbroadcast(self, shape: Shape) -> SecondMoments:
-        """Summed over the axes along which a tensor of that shape was repeated."""
+        """Return the moments of the sum over the axes along which a tensor of that shape was repeated."""
         found = self
         while len(found.shape) > len(shape):
             found = found.summed(0).dropped(0)
@@ -103,23 +103,23 @@ class SecondMoments:
         return found
 
     def transposed(self, axes: Sequence[int]) -> SecondMoments:
-        """With axes in another order."""
+        """Return the moments of the transposed tensor."""
         return SecondMoments(tuple(self.shape[a] for a in axes), self.k.transpose(axes))
 
     def swapped(self) -> SecondMoments:
-        """With the last two axes exchanged."""
+        """Return the moments with the last two axes exchanged."""
         ndim = len(self.shape)
         return self.transposed((*range(ndim - 2), ndim - 1, ndim - 2))
 
     def filling(self, axis: int, shape: Shape) -> SecondMoments:
-        """As a part of an axis, the rest 0: k of n elements, k·(k − 1) of n·(n − 1) pairs."""
+        """Return the moments of the tensor as k of n elements of an axis, the rest 0; n is the length in ``shape``."""
         n, k = shape[axis], self.shape[axis]
         shares = np.array([k * (k - 1) / max(1, n * (n - 1)), k / n])
         sides = [2 if a == axis % len(shape) else 1 for a in range(len(shape))]
         return SecondMoments(shape, self.k * shares.reshape(sides))
 
     def mapped(self, axis: int, matrix: Array) -> SecondMoments:
-        """Of matrix @ x along an axis, averaged over the places of the result; matrix (places, side)."""
+        """Return the moments of matrix @ x along an axis, averaged over positions; matrix (positions, side)."""
         places = len(matrix)
         agreeing, all_pairs = matrix @ matrix.T, np.outer(matrix.sum(1), matrix.sum(1))
         other, same = np.take(self.k, 0, axis), np.take(self.k, 1, axis)
@@ -138,16 +138,17 @@ class SecondMoments:
         return SecondMoments(shape, np.stack([entry(of_two), entry(of_one)], axis))
 
     def mapped_by_axis(self, matrices: Sequence[Array], first: int) -> SecondMoments:
-        """As ``mapped``, by one matrix for each axis from ``first`` on."""
+        """Return the moments of the product with one matrix along each axis from ``first`` on; see ``mapped``."""
         x = self
         for axis, matrix in enumerate(matrices, first):
             x = x.mapped(axis, matrix)
         return x
 
     def reshaped(self, shape: Shape) -> SecondMoments:
-        """In another shape: an axis that is split agrees where all its parts do; merged axes, where all of them do.
+        """Return the moments of the reshaped tensor.
 
-        Exact but for what merged axes agree on in part, which is averaged.
+        Indices of a split axis agree if those of all its parts do, those of a merged axis if all merged ones do. Exact,
+        except that partial agreement of merged axes is averaged.
         """
         found = self
         place = 0
@@ -186,7 +187,7 @@ class SecondMoments:
 
 
 def of_axes(shape: Shape, k: Array) -> SecondMoments:
-    """Second moments whose entries for two indices of an axis of length 1 mean nothing yet: there is one."""
+    """Make second moments from k, after setting both entries of each axis of length 1 to the same value."""
     for axis, n in enumerate(shape):
         if n == 1:
             k = np.repeat(np.take(k, [1], axis), 2, axis)
@@ -194,30 +195,30 @@ def of_axes(shape: Shape, k: Array) -> SecondMoments:
 
 
 def independent(shape: Shape, sigma: float) -> SecondMoments:
-    """Independent elements of mean 0."""
+    """Return the moments of independent elements of mean 0 and standard deviation ``sigma``."""
     k = np.zeros((2,) * len(shape))
     k[(1,) * len(shape)] = sigma**2
     return of_axes(shape, k)
 
 
 def constant(shape: Shape, value: float) -> SecondMoments:
-    """All elements the same."""
+    """Return the moments of a tensor of equal elements."""
     return SecondMoments(shape, np.full((2,) * len(shape), value**2))
 
 
 def contrast(x: SecondMoments) -> Array:
-    """What is left of the last axis without the mean over it: by where the rows agree."""
+    """Return the moments of x minus its mean over the last axis, times n/(n − 1), by agreement of the other axes."""
     return np.asarray(x.k[..., 1] - x.k[..., 0])
 
 
 def without_mean(squares: Array, shape: Shape) -> SecondMoments:
-    """Rows of so many elements that sum to 0, by their squares."""
+    """Return the moments of rows that sum to 0, given their mean squares by agreement of the other axes."""
     n = shape[-1]
     return SecondMoments(shape, np.stack([-squares / max(1, n - 1), squares], axis=-1))
 
 
 def contracted(x: SecondMoments, w: SecondMoments) -> SecondMoments:
-    """Of x (…, b, m) times w (…, m, n), independent of each other."""
+    """Return the moments of x @ w for independent x (…, b, m) and w (…, m, n)."""
     ndim = max(len(x.shape), len(w.shape))
     x, w = x.with_axes(ndim), w.with_axes(ndim)
     m = x.shape[-1]
@@ -232,7 +233,7 @@ _W = np.exp(-0.5 * _Z**2) / np.exp(-0.5 * _Z**2).sum()
 
 
 def through(x: SecondMoments, f: Callable[[Array], Array]) -> SecondMoments:
-    """Of f(x), element by element, for x jointly normal: E f(u)·f(v) for every covariance, on a grid."""
+    """Return the moments of f(x), elementwise, for jointly normal x: E f(u)·f(v) for every covariance, on a grid."""
     square = x.square
     if square <= 0:
         return constant(x.shape, float(f(np.zeros(1))[0]))

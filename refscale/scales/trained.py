@@ -1,23 +1,23 @@
-"""The constants of a trained model: what unit scaling cannot know of weights that were not drawn at random.
+"""The constants of a trained model, whose weights unit scaling cannot assume to be random.
 
-A regular model with weights W = σ·W′ computes the same function with W′, of RMS 1, if σ is multiplied somewhere else.
-Most of a network does not ask where: what is linear passes a scale on, and a norm takes it away.  A scale matters at
-few places, and each gets one constant:
+A regular model with weights W = σ·W′ computes the same function with W′, of RMS 1, if σ is multiplied elsewhere. The
+place usually does not matter: linear ops pass a scale on, and norms remove it. A scale matters at a few places, and
+each of them has one constant:
 
 =====================  ===============================================================================================
-place                  its constant
+place                  constant
 =====================  ===============================================================================================
-a linear layer whose   the factor of its product, forward and to its input: its output has the scale of the regular
-output is not linear   model, for gelu, tanh and a loss do not pass a scale on
-scores of attention    the same, for the softmax: the temperature that was trained
+a linear layer before  the factor of its product, forward and to its input: its output has the scale of the regular
+a non-linear op        model, because gelu, tanh and losses do not pass a scale on
+scores of attention    the factor of their product: the trained temperature of the softmax
 a residual branch      its weight over that of the stream, each in its own unit
-a norm                 what its eps is multiplied by: its input is a multiple of the regular one
+a norm                 the factor of its eps: its input is a multiple of the regular one
 a part of a sum of     its weight
 embeddings
 =====================  ===============================================================================================
 
-Everything else keeps the factors of unit scaling.  ``published.adapt`` finds the constants;
-``Scheme.trained`` holds them.
+All other factors are those of unit scaling. ``published.adapt`` computes the constants; ``Scheme.trained`` stores
+them.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from refscale.scales.schemes import Scheme
 
 
 def exactly(value: float) -> Constraint:
-    """The constraint by which α and the constrained β are this value, whatever the op's own factors.
+    """Make the constraint that sets α and the constrained β to a given value, for any factors of the op.
 
     Raises:
-        ArgumentError: it is not positive.
+        ArgumentError: the value is not positive.
     """
     if not value > 0:
         raise ArgumentError(f"exactly({value}): expected a positive factor")
@@ -41,12 +41,12 @@ def exactly(value: float) -> Constraint:
 
 
 def constraint_at(scheme: str | Scheme, place: str, constraint: str | Constraint) -> Constraint:
-    """How factors are tied at a place: by the model's constraint, unless the scheme has a trained constant for it."""
+    """Return the constraint at a place: the scheme's trained constant if it has one, else the model's constraint."""
     value = get_scheme(scheme).trained.get(place)
     return get_constraint(constraint) if value is None else exactly(value)
 
 
 def residual_at(scheme: str | Scheme, place: str, rule: str | ResidualRule) -> ResidualRule:
-    """How a branch is added: by the model's rule, unless the scheme has its trained weight over the stream's."""
+    """Return the residual rule at a place: the scheme's trained weight if it has one, else the model's rule."""
     value = get_scheme(scheme).trained.get(place)
     return get_residual(rule) if value is None else ratio(value)

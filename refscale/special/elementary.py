@@ -1,15 +1,16 @@
 """exp, expm1, log, log1p and tanh from basic operations: the same bits on every machine.
 
-NumPy takes its exponentials and logarithms from the SIMD level that it finds at run time, and their last bits differ
-from level to level.  Those of + − × ÷ √ and rint do not, nor do comparisons and integer operations on the bits; so
-these functions are made of nothing else.  Everything is computed in float64.  The coefficients are those of the series,
+NumPy chooses its exponentials and logarithms by the SIMD level at run time, and their last bits differ between levels.
+The results of + − × ÷ √, rint, comparisons and integer operations do not; these functions use only such operations, in
+float64. The coefficients are those of the series,
 
     exp(r) = Σ rⁿ/n!,    log((1 + s)/(1 − s)) = 2·atanh(s) = 2·Σ s^(2k+1)/(2k + 1),
 
-each rational number rounded once, and the arguments are so short (|r| ≤ ½·ln 2, |s| ≤ 0.172) that a dozen terms do.
+each rational number rounded once; the arguments are so small (|r| ≤ ½·ln 2, |s| ≤ 0.172) that a dozen terms suffice.
 
-The errors in the docstrings are in ulp of float64 of the exact result, the largest met over 40 000 values of every
-magnitude; the tests hold them.  NaN gives that NaN, no input warns, and float32 is the float64 result, rounded.
+The errors in the docstrings are in ulp of float64 of the exact result, the largest over 40 000 values of every
+magnitude; tests check them. A NaN gives the same NaN, no input gives a warning, and a float32 result is the float64
+result, rounded.
 
 Source: the reductions and the compensated sums are those of fdlibm (Ng, 1993, ``e_exp.c``, ``e_log.c``, ``s_log1p.c``).
 """
@@ -75,7 +76,7 @@ def _scaled(a: Float64 | float, k: Int64, r: Float64, rest: Float64) -> Float64:
     """2^k·(a + r + rest), rounded to a subnormal or to infinity where that is due."""
     s = a + r
     b = s - a
-    rest = rest + ((a - (s - b)) + (r - b))  # what the sum s has lost
+    rest = rest + ((a - (s - b)) + (r - b))  # the rounding error of the sum s
     half = k >> 1
     return (s + rest) * _power(half) * _power(k - half)
 
@@ -113,7 +114,7 @@ def _binade(x: Float64) -> tuple[Int64, Float64]:
 
 
 def _log_edges(argument: Float64, y: Float64) -> Float64:
-    """A logarithm where its argument is no positive finite number."""
+    """A logarithm of an argument that is not positive and finite."""
     y = np.where(argument > 0, y, np.where(argument == 0, -np.inf, np.nan))
     return np.where(argument == np.inf, np.inf, y)
 
@@ -165,14 +166,14 @@ def exp(x: ArrayLike, out: Array | None = None) -> Array:
 
     Args:
         x: float32 or float64, any shape, any value.
-        out: where to put the result; it may be x itself.
+        out: array for the result; may be x itself.
 
     Returns:
-        Array of the same shape and dtype, ≥ 0; inf above 709.78.  Error at most 0.6 ulp; where the result is
+        Array of the same shape and dtype, ≥ 0; inf above 709.78. Error at most 0.6 ulp; where the result is
         subnormal, one spacing.
 
     Raises:
-        CarrierError: for another dtype.
+        CarrierError: the dtype is not float32 or float64.
 
     Source:
         Series; see the module.
@@ -181,19 +182,19 @@ def exp(x: ArrayLike, out: Array | None = None) -> Array:
 
 
 def expm1(x: ArrayLike, out: Array | None = None) -> Array:
-    """exp(x) − 1 without cancellation.
+    """Compute exp(x) − 1 without cancellation.
 
         expm1(x) = 2^k·((1 − 2^-k) + r + r²/2! + …),    k and r as in ``exp``
 
     Args:
         x: float32 or float64, any shape, any value.
-        out: where to put the result; it may be x itself.
+        out: array for the result; may be x itself.
 
     Returns:
-        Array of the same shape and dtype, ≥ −1; ±0 gives ±0.  Error at most 0.9 ulp.
+        Array of the same shape and dtype, ≥ −1; ±0 gives ±0. Error at most 0.9 ulp.
 
     Raises:
-        CarrierError: for another dtype.
+        CarrierError: the dtype is not float32 or float64.
 
     Source:
         Series; see the module.
@@ -208,13 +209,13 @@ def log(x: ArrayLike, out: Array | None = None) -> Array:
 
     Args:
         x: float32 or float64, any shape, any value.
-        out: where to put the result; it may be x itself.
+        out: array for the result; may be x itself.
 
     Returns:
-        Array of the same shape and dtype; ±0 gives −inf, x < 0 NaN.  Error at most 0.9 ulp.
+        Array of the same shape and dtype; ±0 gives −inf, x < 0 NaN. Error at most 0.9 ulp.
 
     Raises:
-        CarrierError: for another dtype.
+        CarrierError: the dtype is not float32 or float64.
 
     Source:
         Series; see the module.
@@ -223,19 +224,19 @@ def log(x: ArrayLike, out: Array | None = None) -> Array:
 
 
 def log1p(x: ArrayLike, out: Array | None = None) -> Array:
-    """log(1 + x) without the rounding of 1 + x.
+    """Compute log(1 + x) without the rounding of 1 + x.
 
         log1p(x) = log(u) + (1 + x − u)/u,    u = fl(1 + x)
 
     Args:
         x: float32 or float64, any shape, any value.
-        out: where to put the result; it may be x itself.
+        out: array for the result; may be x itself.
 
     Returns:
-        Array of the same shape and dtype; ±0 gives ±0, −1 gives −inf, x < −1 NaN.  Error at most 0.9 ulp.
+        Array of the same shape and dtype; ±0 gives ±0, −1 gives −inf, x < −1 NaN. Error at most 0.9 ulp.
 
     Raises:
-        CarrierError: for another dtype.
+        CarrierError: the dtype is not float32 or float64.
 
     Source:
         Series; see the module.
@@ -250,13 +251,13 @@ def tanh(x: ArrayLike, out: Array | None = None) -> Array:
 
     Args:
         x: float32 or float64, any shape, any value.
-        out: where to put the result; it may be x itself.
+        out: array for the result; may be x itself.
 
     Returns:
-        Array of the same shape and dtype, in [−1, 1]; ±0 gives ±0.  Error at most 1.6 ulp.
+        Array of the same shape and dtype, in [−1, 1]; ±0 gives ±0. Error at most 1.6 ulp.
 
     Raises:
-        CarrierError: for another dtype.
+        CarrierError: the dtype is not float32 or float64.
 
     Source:
         Definition.
@@ -265,7 +266,7 @@ def tanh(x: ArrayLike, out: Array | None = None) -> Array:
 
 
 class Elementary(NamedTuple):
-    """The elementary functions that ``refscale.special`` is made of, each called as f(x, out=None).
+    """The elementary functions that ``refscale.special`` uses, each called as f(x, out=None).
 
     Attributes:
         exp: exponential.
@@ -277,7 +278,7 @@ class Elementary(NamedTuple):
 
 
 NUMPY = Elementary(np.exp, np.log1p)
-"""NumPy's: fast, and in the last bit different from one SIMD level to another."""
+"""NumPy's functions: fast, but the last bits depend on the SIMD level."""
 
 BASIC = Elementary(exp, log1p)
-"""Those of this module: the same bits everywhere."""
+"""The functions of this module: the same bits on every machine."""

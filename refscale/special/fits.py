@@ -1,4 +1,4 @@
-"""Coefficients of the Gaussian functions: facts, refitted by tests/fit_special.py."""
+"""Coefficients of the fits of the Gaussian functions; tests/fit_special.py computes them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 
 class Rational(NamedTuple):
-    """P(z)/Q(z), coefficients ascending."""
+    """A rational function P(z)/Q(z), with coefficients in ascending order."""
 
     numerator: tuple[float, ...]
     denominator: tuple[float, ...]
 
 
 def _rational(numerator: str, denominator: str) -> Rational:
-    """From hexadecimal floats, which say the bits that are meant."""
+    """A rational function from coefficients as hexadecimal floats, which define their bits."""
     p, q = (tuple(map(float.fromhex, text.split())) for text in (numerator, denominator))
     return Rational(p, q)
 

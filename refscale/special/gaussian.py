@@ -1,4 +1,4 @@
-"""erf, the Gaussian tail, and gelu made of it."""
+"""erf, the Gaussian tail, and gelu."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from refscale.special.fits import TAIL32_NEAR
 def _bell(carrier: Carrier, a: Array, out: Array, head: Array, rest: Array) -> None:
     """exp(−a²/2), relatively accurate.
 
-    Rounding a² by ½ ulp moves the result by up to a²/2 ulp.  So its rounding error, a² − fl(a²), is found by splitting
+    Rounding a² by ½ ulp moves the result by up to a²/2 ulp. So its rounding error, a² − fl(a²), is found by splitting
     a = h + l with h² exact, and put back to first order (it is at most 2⁻¹⁷, its square far below a rounding):
 
         a² − fl(a²) = (h² − fl(a²)) + l·(a + h)
@@ -61,14 +61,14 @@ def erf(x: ArrayLike) -> Array:
         x: float32 or float64, any shape, any value.
 
     Returns:
-        Array of the same shape and dtype, in [−1, 1]; erf(±0) = ±0, erf(±∞) = ±1.  Error at most 6.7 ulp in float32
+        Array of the same shape and dtype, in [−1, 1]; erf(±0) = ±0, erf(±∞) = ±1. Error at most 6.7 ulp in float32
         and 8.2 in float64.
 
     Raises:
-        CarrierError: for another dtype.
+        CarrierError: the dtype is not float32 or float64.
 
     Source:
-        Definition: NIST Handbook of Mathematical Functions, 7.2.1.  Fits: ``tests/fit_special.py``.
+        Definition: NIST Handbook of Mathematical Functions, 7.2.1. Fits: ``tests/fit_special.py``.
     """
     return blocked("erf", _erf, x, 1, 3)[0]
 
@@ -82,7 +82,7 @@ def _gaussian_tail(carrier: Carrier, x: Array, results: tuple[Array, ...], buffe
 
 
 def gaussian_tail(a: ArrayLike) -> Array:
-    """Chance that a standard normal variable exceeds ``a``, relatively accurate far into the tail.
+    """Compute the probability that a standard normal variable exceeds ``a``, relatively accurate in the tail.
 
         1 − Φ(a) = ½·erfc(a/√2) = exp(−a²/2)·R(a),    1 − Φ(−a) = 1 − (1 − Φ(a))
 
@@ -90,14 +90,14 @@ def gaussian_tail(a: ArrayLike) -> Array:
         a: float32 or float64, any shape; also negative.
 
     Returns:
-        Array of the same shape and dtype, in [0, 1]; ½ at 0, 0 at ∞, 1 at −∞.  Error at most 7.8 ulp in float32 and
-        6.6 in float64, down to the smallest normal number, and beyond it one spacing of the subnormals.
+        Array of the same shape and dtype, in [0, 1]; ½ at 0, 0 at ∞, 1 at −∞. Error at most 7.8 ulp in float32 and
+        6.6 in float64 for normal results, and one spacing for subnormal ones.
 
     Raises:
-        CarrierError: for another dtype.
+        CarrierError: the dtype is not float32 or float64.
 
     Source:
-        Abramowitz and Stegun, 26.2.3 and 26.2.12 (R is Mills' ratio over √(2π)).  Fits: ``tests/fit_special.py``.
+        Abramowitz and Stegun, 26.2.3 and 26.2.12 (R is Mills' ratio over √(2π)). Fits: ``tests/fit_special.py``.
     """
     return blocked("gaussian_tail", _gaussian_tail, a, 1, 5)[0]
 
@@ -120,11 +120,11 @@ def _gelu_erf(carrier: Carrier, x: Array, results: tuple[Array, ...], buffers: t
 
 
 _NEAR = -math.sqrt(8)
-"""From here on the rounding of x² moves exp(−x²/2) by an ulp or two: a² < 8 errs by at most 2^-22."""
+"""For larger x the rounding of x² changes exp(−x²/2) by at most two ulp: the error of a² < 8 is at most 2^-22."""
 
 
 def _gelu_erf_near(carrier: Carrier, x: Array, results: tuple[Array, ...], buffers: tuple[Array, ...]) -> None:
-    """In float32 and for x ≥ ``_NEAR``, Φ(x) = |step − tail| and then x·Φ(x) and Φ(x) + x·φ(x)."""
+    """x·Φ(x) and Φ(x) + x·φ(x) with Φ(x) = |step − tail|, in float32 and for x ≥ ``_NEAR``."""
     (value, derivative), (clipped, bell, phi, step) = results, buffers
     np.clip(x, _NEAR, carrier.tail_end, out=clipped)
     np.multiply(clipped, clipped, out=bell)
@@ -156,18 +156,18 @@ def gelu_erf(x: ArrayLike, factor: float = 1.0) -> tuple[Array, Array]:
 
     Args:
         x: float32 or float64, any shape, any value.
-        factor: multiplies the value, in cache.
+        factor: factor of the value, default 1.
 
     Returns:
-        (value, derivative), arrays of the same shape and dtype; gelu(−0) = −0, and gelu(−∞) = −0.  Error of the value
-        at most 8.1 ulp in float32 and 7.1 in float64, the negative tail included; of the derivative 7.9 and 7.6, but
-        between −1.5 and −0.4, where it passes through 0, 6.4 ulp of ⅛.
+        (value, derivative), arrays of the same shape and dtype; gelu(−0) = −0, and gelu(−∞) = −0. Error of the value
+        at most 8.1 ulp in float32 and 7.1 in float64, including the negative tail; of the derivative 7.9 and 7.6,
+        except 6.4 ulp of ⅛ between −1.5 and −0.4, where it passes through 0.
 
     Raises:
-        CarrierError: for another dtype.
+        CarrierError: the dtype is not float32 or float64.
 
     Source:
-        Hendrycks and Gimpel 2016 (arXiv 1606.08415), section 2.  Fits: ``tests/fit_special.py``.
+        Hendrycks and Gimpel 2016 (arXiv 1606.08415), section 2. Fits: ``tests/fit_special.py``.
     """
     flat = plain("gelu_erf", "argument", x).reshape(-1)
     if flat.dtype != np.float32 or hasattr(x, "elementary"):

@@ -1,4 +1,4 @@
-"""sigmoid, softplus, silu, and gelu in its tanh form: made of exp(−|x|) ≤ 1, which cannot overflow."""
+"""sigmoid, softplus, silu, and gelu in its tanh form, from exp(−|x|) ≤ 1, which does not overflow."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def _sigmoid(carrier: Carrier, x: Array, results: tuple[Array, ...], buffers: tu
 
 
 def sigmoid(x: ArrayLike, factor: float = 1.0) -> Array:
-    """Logistic function, stable at both ends.
+    """Compute the logistic function, without overflow for any x.
 
         σ(x) = 1/(1 + exp(−x)) = exp(x)/(1 + exp(x))
 
     Args:
         x: float32 or float64, any shape, any value.
-        factor: multiplies the value, in cache.
+        factor: factor of the value, default 1.
 
     Returns:
-        Array of the same shape and dtype, in [0, 1]; σ(−∞) = 0, σ(∞) = 1.  Error at most 3.7 ulp in float32 and
+        Array of the same shape and dtype, in [0, 1]; σ(−∞) = 0, σ(∞) = 1. Error at most 3.7 ulp in float32 and
         1.8 in float64.
 
     Raises:
-        CarrierError: for another dtype.
+        CarrierError: the dtype is not float32 or float64.
 
     Source:
         Definition; the second form for x < 0, so that the exponential never exceeds 1.
@@ -59,19 +59,19 @@ def _softplus(carrier: Carrier, x: Array, results: tuple[Array, ...], buffers: t
 
 
 def softplus(x: ArrayLike, factor: float = 1.0) -> Array:
-    """Smooth ramp, stable at both ends; its derivative is ``sigmoid``.
+    """Compute log(1 + exp(x)), without overflow for any x; its derivative is ``sigmoid``.
 
         softplus(x) = log(1 + exp(x)) = max(x, 0) + log1p(exp(−|x|))
 
     Args:
         x: float32 or float64, any shape, any value.
-        factor: multiplies the value, in cache.
+        factor: factor of the value, default 1.
 
     Returns:
-        Array of the same shape and dtype, ≥ 0; 0 at −∞.  Error at most 3.4 ulp in float32 and 1.3 in float64.
+        Array of the same shape and dtype, ≥ 0; 0 at −∞. Error at most 3.4 ulp in float32 and 1.3 in float64.
 
     Raises:
-        CarrierError: for another dtype.
+        CarrierError: the dtype is not float32 or float64.
 
     Source:
         Dugas et al. 2001, "Incorporating second-order functional knowledge for better option pricing".
@@ -99,15 +99,16 @@ def silu(x: ArrayLike, factor: float = 1.0) -> tuple[Array, Array]:
 
     Args:
         x: float32 or float64, any shape, any value.
-        factor: multiplies the value, in cache.
+        factor: factor of the value, default 1.
 
     Returns:
-        (value, derivative), arrays of the same shape and dtype; silu(−0) = −0, and silu(−∞) = −0.  Error of the value
-        at most 4.6 ulp in float32 and 2.5 in float64; below −87 (−708), where exp(x) is subnormal, |x|/2 spacings of
-        the subnormals.  Of the derivative 7.5 and 4.1, but 5 ulp of ⅛ between −3 and −0.4, where it passes through 0.
+        (value, derivative), arrays of the same shape and dtype; silu(−0) = −0, and silu(−∞) = −0. Error of the value
+        at most 4.6 ulp in float32 and 2.5 in float64; where exp(x) is subnormal (below −87 in float32, −708 in
+        float64), |x|/2 spacings of the subnormals. Error of the derivative 7.5 ulp in float32 and 4.1 in float64,
+        except 5 ulp of ⅛ between −3 and −0.4, where it passes through 0.
 
     Raises:
-        CarrierError: for another dtype.
+        CarrierError: the dtype is not float32 or float64.
 
     Source:
         Hendrycks and Gimpel 2016 (arXiv 1606.08415), section 2.
@@ -147,15 +148,15 @@ def gelu_tanh(x: ArrayLike, factor: float = 1.0) -> tuple[Array, Array]:
 
     Args:
         x: float32 or float64, any shape, any value.
-        factor: multiplies the value, in cache.
+        factor: factor of the value, default 1.
 
     Returns:
-        (value, derivative), arrays of the same shape and dtype; −0 and −∞ give −0.  Error of the value at most 3.8 ulp
-        in float32 and 2.6 in float64 for x ≥ −1; below, the rounding of the exponent shows: up to 3·|2u| ulp.  Of the
-        derivative 5.9 ulp of max(|gelu′|, ⅛).
+        (value, derivative), arrays of the same shape and dtype; −0 and −∞ give −0. Error of the value at most 3.8 ulp
+        in float32 and 2.6 in float64 for x ≥ −1; for smaller x up to 3·|2u| ulp, from the rounding of the exponent.
+        Error of the derivative 5.9 ulp of max(|gelu′|, ⅛).
 
     Raises:
-        CarrierError: for another dtype.
+        CarrierError: the dtype is not float32 or float64.
 
     Source:
         Hendrycks and Gimpel 2016 (arXiv 1606.08415), section 2; ½(1 + tanh u) = σ(2u) does not cancel for u < 0.
@@ -173,7 +174,7 @@ def _sigmoid_pair(carrier: Carrier, x: Array, results: tuple[Array, ...], buffer
 
 
 def sigmoid_pair(x: ArrayLike, factor: float = 1.0) -> tuple[Array, Array]:
-    """``sigmoid`` and its derivative σ(x)·σ(−x), in one pass: the same bits as one after the other."""
+    """Compute ``sigmoid`` and its derivative σ(x)·σ(−x) in one pass, with the same bits as separately."""
     value, derivative = blocked("sigmoid", _sigmoid_pair, x, 2, 2, factor)
     return value, derivative
 
@@ -191,6 +192,6 @@ def _tanh_pair(carrier: Carrier, x: Array, results: tuple[Array, ...], buffers: 
 
 
 def tanh_pair(x: ArrayLike, factor: float = 1.0) -> tuple[Array, Array]:
-    """tanh and its derivative 4e/(1 + e)² with e = exp(−2|x|), in one pass."""
+    """Compute tanh and its derivative 4e/(1 + e)² with e = exp(−2|x|), in one pass."""
     value, derivative = blocked("tanh", _tanh_pair, x, 2, 1, factor)
     return value, derivative

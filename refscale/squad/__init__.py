@@ -2,9 +2,9 @@
 
 In reading order:
 
-1. ``questions``: what a question is, files of them; a small set made by rule from the text that comes with Python.
+1. ``questions``: questions, files of questions, and a small set made by rule from the text that comes with Python.
 2. ``windows``: questions with their contexts as sequences of tokens, long contexts in several.
-3. ``answers``: logits to answers, answers to exact match and F1 by the official rules.
+3. ``answers``: answers from logits; exact match and F1 from answers, by the official rules.
 """
 
 from refscale.squad.answers import (

@@ -1,4 +1,4 @@
-"""From logits to answers, and from answers to exact match and F1, by the official rules of SQuAD 1.1 and 2.0."""
+"""Answers from logits, and exact match and F1 from answers, by the official rules of SQuAD 1.1 and 2.0."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from refscale.squad.questions import Question, has_unanswerable
 from refscale.squad.windows import Windows
 
 LONGEST_ANSWER = 30
-"""Tokens; Devlin et al. 2018, run_squad."""
+"""Largest number of tokens of an answer; Devlin et al. 2018, run_squad."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """The best answer to a question, and the score of leaving it unanswered.
+    """The best answer to a question, and the log-odds of no answer.
 
     Attributes:
-        text: the best run of the context; empty only if a caller has decided for no answer.
+        text: best run of the context; empty only if a caller has decided for no answer.
         null_odds: log-odds of no answer: the smallest over the question's windows of the [CLS] token's start plus end
-            logit, minus the score of the best run.  No answer is predicted above a threshold, customarily 0.
+            logit, minus the score of the best run. Above a threshold, usually 0, the prediction is "".
     """
 
     text: str
@@ -43,19 +43,19 @@ def predict(
     *,
     longest: int = LONGEST_ANSWER,
 ) -> dict[str, Candidate]:
-    """The best answer to each question: the run of a context whose first start and last end logit add up to most.
+    """Return the best answer to each question: the run of a context with the largest sum of start and end logit.
 
     Args:
-        questions: those that the windows are of.
-        windows: n of them.
+        questions: questions of the windows.
+        windows: n windows.
         start, end: logits (n, seq); NaN counts as the lowest.
-        longest: tokens of an answer.
+        longest: largest number of tokens of an answer.
 
     Returns:
-        Candidates by id.  Of equal runs the first window's, the earliest, the shortest.
+        Candidates by id. Among equal runs, the one of the first window, the earliest, the shortest.
 
     Raises:
-        ShapeError: logits of another shape.
+        ShapeError: the logits have another shape.
         ArgumentError: longest < 1.
 
     Source: Devlin et al. 2018, section 4.3 and run_squad (``score_null``, ``null_odds.json``).
@@ -67,7 +67,7 @@ def predict(
     inside = windows.offsets[:, :, 0] >= 0
     first, last = (np.where(inside & ~np.isnan(x), x, -np.inf).astype(np.float64) for x in (start, end))
     best = np.full(len(windows), -np.inf)
-    runs = np.repeat(inside.argmax(-1)[:, None], 2, 1)  # a run of one token is there, whatever its logits
+    runs = np.repeat(inside.argmax(-1)[:, None], 2, 1)  # a run of one token exists for any logits
     for more in range(min(longest, first.shape[1])):
         totals = first[:, : first.shape[1] - more] + last[:, more:]
         at = totals.argmax(-1)
@@ -90,9 +90,9 @@ def predict(
 
 
 def decide(candidates: Mapping[str, Candidate], threshold: float = 0.0) -> dict[str, str]:
-    """The text of each candidate, by id; empty where ``null_odds`` exceeds the threshold (SQuAD 2.0).
+    """Return the text of each candidate, by id; empty if ``null_odds`` exceeds the threshold (SQuAD 2.0).
 
-    A threshold of infinity leaves no question unanswered (SQuAD 1.1).
+    With a threshold of infinity every question has an answer (SQuAD 1.1).
     """
     return {key: "" if c.null_odds > threshold else c.text for key, c in candidates.items()}
 
@@ -103,18 +103,18 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normalize(text: str) -> str:
-    """Lower case, without punctuation, articles and surplus white space.  Source: SQuAD 1.1, evaluation script."""
+    """Return a text in lower case, without punctuation, articles and extra spaces (SQuAD 1.1, official script)."""
     kept = "".join(c for c in text.lower() if c not in string.punctuation)
     return " ".join(_ARTICLES.sub(" ", kept).split())
 
 
 def exact_match(prediction: str, truths: Sequence[str]) -> bool:
-    """Whether the prediction is one of the truths, normalized.  Source: SQuAD 1.1, evaluation script."""
+    """Return whether the normalized prediction equals one of the truths (SQuAD 1.1, official script)."""
     return any(normalize(prediction) == normalize(truth) for truth in truths)
 
 
 def f1(prediction: str, truths: Sequence[str]) -> float:
-    """The best F1 of the prediction's words over the truths, normalized, as bags; 0 if they share none.
+    """Return the best F1 of the prediction's words over the truths, normalized, as bags; 0 if they share none.
 
     Source: SQuAD 1.1, evaluation script.
     """
@@ -132,7 +132,7 @@ class Scores:
 
     Attributes:
         exact_match, f1: means over the questions, in percent.
-        questions: their number.
+        questions: number of questions.
     """
 
     exact_match: float
@@ -141,7 +141,7 @@ class Scores:
 
 
 def score(questions: Sequence[Question], predictions: Mapping[str, str]) -> Scores:
-    """Exact match and F1 of SQuAD 1.1.  Raises ArgumentError if a question has no prediction, or no answer."""
+    """Return exact match and F1 of SQuAD 1.1; raise ArgumentError if a question lacks a prediction or an answer."""
     _check_complete("score", questions, predictions)
     if has_unanswerable(questions):
         raise ArgumentError("score: a question has no answer, expected score_unanswerable for SQuAD 2.0")
@@ -163,10 +163,10 @@ class UnanswerableScores:
     """Exact match and F1 by the rules of SQuAD 2.0.
 
     Attributes:
-        overall: over all questions, at the given threshold.
-        answerable, unanswerable: over the questions with and without answers; None if there are none.
-        best_exact_match, best_f1: the highest that a threshold of ``null_odds`` gives, in percent.
-        exact_match_threshold, f1_threshold: ``null_odds`` of the last question answered then; 0 if none is.
+        overall: scores over all questions, at the given threshold.
+        answerable, unanswerable: scores over the questions with and without answers; None if there are none.
+        best_exact_match, best_f1: highest score over thresholds of ``null_odds``, in percent.
+        exact_match_threshold, f1_threshold: ``null_odds`` of the last question answered at that score; 0 if none is.
     """
 
     overall: Scores
@@ -181,23 +181,23 @@ class UnanswerableScores:
 def score_unanswerable(
     questions: Sequence[Question], candidates: Mapping[str, Candidate], *, threshold: float = 0.0
 ) -> UnanswerableScores:
-    """Exact match and F1 where questions may be unanswerable.
+    """Return exact match and F1 for questions that may be unanswerable.
 
-    An unanswerable question has the one true answer "".  True answers that are empty when normalized do not count.
+    An unanswerable question has the one true answer "". True answers that are empty when normalized do not count.
     F1 of an empty prediction or truth is 1 if both are empty, else 0.
 
-    The best thresholds are found as the official script does: the score is that of no answers at first, and changes
+    The search for the best thresholds is that of the official script. The score starts with no answers, and changes
     question by question in the order of ``null_odds`` (equal ones in the order of ``candidates``): an answerable
-    question adds its own score, an unanswerable one with a prediction subtracts 1.  The highest value after any number
-    of questions counts.  So a best value may lie between questions of equal ``null_odds``, which no threshold tells
-    apart.
+    question adds its own score, an unanswerable one with a prediction subtracts 1. The result is the highest value
+    after any number of questions. So a best value may lie between questions of equal ``null_odds``, which no threshold
+    separates.
 
     Args:
-        questions: at least one.
-        candidates: one for each question, by id.  ``predict`` returns no empty texts; then the search is that of
-            Devlin et al., over all thresholds.  With empty texts, those of a first threshold, it is the script's on a
-            file of final answers.
-        threshold: of ``overall``, ``answerable`` and ``unanswerable``.
+        questions: questions, at least one.
+        candidates: one for each question, by id. ``predict`` returns no empty texts; then the search is that of
+            Devlin et al., over all thresholds. With empty texts from a first threshold, the search is that of the
+            script on a file of final answers.
+        threshold: threshold of ``overall``, ``answerable`` and ``unanswerable``.
 
     Returns:
         The scores of the official script with ``--na-prob-file`` and ``--na-prob-thresh``.
@@ -222,7 +222,7 @@ def score_unanswerable(
 
 
 def _in_order(questions: Sequence[Question], candidates: Mapping[str, Candidate]) -> list[Question]:
-    """The questions in the order of the candidates."""
+    """Return the questions in the order of the candidates."""
     of = {q.id: q for q in questions}
     return [of[key] for key in candidates if key in of]
 
@@ -230,7 +230,7 @@ def _in_order(questions: Sequence[Question], candidates: Mapping[str, Candidate]
 def _best(
     ranked: Sequence[Question], candidates: Mapping[str, Candidate], scores: Mapping[str, float]
 ) -> tuple[float, float]:
-    """The highest score in percent, with its threshold."""
+    """Return the highest score in percent, with its threshold."""
     now = float(sum(not q.answers for q in ranked))
     best, threshold = now, 0.0
     for q in ranked:
@@ -241,14 +241,14 @@ def _best(
 
 
 def _mean(pairs: Sequence[tuple[float, float]]) -> Scores:
-    """Means in percent of (exact match, F1)."""
+    """Return means in percent of (exact match, F1)."""
     exact, words = (100 * mean(pair[k] for pair in pairs) for k in (0, 1))
     return Scores(exact, words, len(pairs))
 
 
 def _raw(q: Question, prediction: str) -> tuple[float, float]:
-    """Exact match and F1 of one prediction."""
+    """Return exact match and F1 of one prediction."""
     truths = [a.text for a in q.answers if normalize(a.text)] or [""]
-    if exact_match(prediction, truths):  # also if both are empty, where the words of neither are shared
+    if exact_match(prediction, truths):  # also if both are empty and share no words
         return 1.0, 1.0
     return 0.0, f1(prediction, truths)

@@ -1,4 +1,4 @@
-"""Questions whose answers are runs of their contexts, or that have none: read from files, or made by rule."""
+"""Questions whose answers are runs of their contexts, or that have no answer: read from files, or made by rule."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Answer:
 
     Attributes:
         text: the answer.
-        start: where it starts, in characters.
+        start: position of its start in the context, in characters.
     """
 
     text: str
@@ -31,10 +31,10 @@ class Question:
     """A question with its context.
 
     Attributes:
-        id: unique in its set.
+        id: identifier, unique in its set.
         question: the question.
-        context: the text that holds the answer.
-        answers: the first is trained on, all of them count as right; empty: unanswerable (SQuAD 2.0).
+        context: text that contains the answer.
+        answers: true answers, the first for training; empty: unanswerable (SQuAD 2.0).
     """
 
     id: str
@@ -49,15 +49,15 @@ def has_unanswerable(questions: Sequence[Question]) -> bool:
 
 
 def read_squad(path: str | Path) -> tuple[Question, ...]:
-    """The questions of a file in the format of SQuAD 1.1 or 2.0, in order.
+    """Read the questions of a file in the format of SQuAD 1.1 or 2.0, in order.
 
-    Unanswerable questions are read from a file whose ``version`` is "v2.0" or "2.0".  Their ``plausible_answers`` are
-    ignored, as the official script does.
+    Unanswerable questions are read from a file whose ``version`` is "v2.0" or "2.0". Their ``plausible_answers`` are
+    ignored, as in the official script.
 
     Raises:
-        DataError: no such file, not valid JSON (see ``files``), another structure; or a question, which is named,
-            with an answer that is not at the given position of the context, with the id of another, without answer in
-            a file of another version, or with an ``is_impossible`` that contradicts its answers.
+        DataError: the file does not exist, is not valid JSON (see ``files``), or has another structure. Or a question,
+            which is named, has an answer that is not at the given position of the context, the id of another question,
+            no answer in a file of another version, or an ``is_impossible`` that contradicts its answers.
 
     Source: Rajpurkar et al. 2016 (1.1); Rajpurkar et al. 2018, arXiv 1806.03822 (2.0).
     """
@@ -125,7 +125,7 @@ def _whole(value: Any) -> int:
 
 
 def to_squad(questions: Sequence[Question]) -> dict[str, Any]:
-    """Questions in the format of SQuAD 1.1, or 2.0 if one is unanswerable, as plain values for JSON."""
+    """Return questions in the format of SQuAD 1.1, or 2.0 if one is unanswerable, as plain values for JSON."""
     unanswerable = has_unanswerable(questions)
     paragraphs = [
         {
@@ -147,37 +147,37 @@ def to_squad(questions: Sequence[Question]) -> dict[str, Any]:
 # --- A made set -------------------------------------------------------------------------------------------------------
 
 HELD_OUT = 0.1
-"""The last part of the text's sentences, for validation only."""
+"""Share of the text's sentences, at its end, for validation only."""
 
 SENTENCES, LEAST, MOST = 3, 6, 30
-"""Sentences of a context; words of a sentence that is asked about."""
+"""Number of sentences of a context; smallest and largest number of words of a sentence with a question."""
 
 _WORD = re.compile(r"[^\W\d_]+")
 _ANSWER = re.compile(
     r"\b(is|are|returns?|raises?|called|of|by|to|in|with) ((?:an? |the )?[*\"]?\w(?:[\w.]*\w)?[*\"]?(?:\(\))?)"
 )
-"""What stands after one of these words: at most an article and a word, with the marks around it."""
+"""Pattern of an answer: the text after one of these words, at most an article and a word, with the marks around it."""
 
 
 def made_questions(text: str | None = None) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
-    """Questions made by fixed rules: a sentence of which one word is asked for, among its neighbours.
+    """Make questions by fixed rules: each replaces one word of a sentence among its neighbors.
 
-    A context is a run of three sentences.  In each of them that has 6 to 30 words, what stands after the last of
-    "is", "are", "returns", "raises", "called", "of", "by", "to", "in", "with" is the answer, and the sentence with
-    "what" in its place the question: "Comparisons yield what values?"  To answer is to find the sentence and to see
-    what is missing.  Natural questions are harder; this is to try things out without a download.
+    A context is a run of three sentences. In each sentence of 6 to 30 words, the answer is the text after the last of
+    "is", "are", "returns", "raises", "called", "of", "by", "to", "in", "with", and the question is the sentence with
+    "what" in its place: "Comparisons yield what values?" Answering requires finding the sentence and the replaced word.
+    Natural questions are harder; this set is for trying things out without a download.
 
     Args:
-        text: the text; None: the one that comes along with Python.
+        text: the text; None: the one that comes with Python.
 
     Returns:
-        To train on, from the first nine tenths of the sentences, and to validate on, from the rest.
+        Training questions, from the first nine tenths of the sentences, and validation questions, from the rest.
 
     Raises:
-        DataError: the text yields none for one of the two.
+        DataError: the text yields no question for one of the two.
     """
     found = sentences(load_text() if text is None else text)
-    prose = [s for s in dict.fromkeys(found) if _is_prose(s)]  # some paragraphs stand under several topics
+    prose = [s for s in dict.fromkeys(found) if _is_prose(s)]  # some paragraphs occur under several topics
     held = round(HELD_OUT * len(prose))
     training, held_out = (tuple(_asked(part)) for part in (prose[: len(prose) - held], prose[len(prose) - held :]))
     if not training or not held_out:
@@ -188,7 +188,7 @@ def made_questions(text: str | None = None) -> tuple[tuple[Question, ...], tuple
 
 
 def _is_prose(sentence: str) -> bool:
-    """Whether a sentence is made of words: code and tables, which the text has many of, are left out."""
+    """Return whether a sentence consists of words: the text has much code and many tables, which are left out."""
     words = _WORD.findall(sentence)
     if "|" in sentence or sentence.startswith("*"):
         return False

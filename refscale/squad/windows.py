@@ -1,4 +1,4 @@
-"""Questions with their contexts as sequences of tokens; a context that is too long, in several windows."""
+"""Questions with their contexts as sequences of tokens; a long context is split into several windows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Windows:
     """All windows of a set of questions, in the order of the questions.
 
     Attributes:
-        ids, segments, mask, starts, ends: as those of a ``SpanBatch``, for n windows.
+        ids, segments, mask, starts, ends: fields as in a ``SpanBatch``, for n windows.
         question: (n,), index of the question.
-        offsets: (n, seq, 2): where each token of the context starts and stops, in characters; −1 at all others.
+        offsets: (n, seq, 2): start and stop of each token of the context, in characters; −1 at all others.
     """
 
     ids: Ids
@@ -35,7 +35,7 @@ class Windows:
         return len(self.ids)
 
     def batch(self, index: NDArray[np.integer]) -> SpanBatch:
-        """The windows with these numbers, cut to the longest of them."""
+        """Return the windows at the given indices, cut to the longest one."""
         seq = int(self.mask[index].sum(-1).max())
         return SpanBatch(
             self.ids[index, :seq],
@@ -46,7 +46,7 @@ class Windows:
         )
 
     def draw(self, rng: np.random.Generator, size: int) -> SpanBatch:
-        """So many windows at random, none twice unless there are too few."""
+        """Return random windows, all different unless there are too few."""
         return self.batch(rng.choice(len(self), size, replace=size > len(self)))
 
 
@@ -58,23 +58,23 @@ def windows(
     stride: int | None = None,
     longest_question: int = 64,
 ) -> Windows:
-    """``[CLS] question [SEP] part of the context [SEP] [PAD] …`` for every part of every context.
+    """Return ``[CLS] question [SEP] part of the context [SEP] [PAD] …`` for every part of every context.
 
     Args:
-        questions: at least one.
-        tokenizer: of the model.
+        questions: questions, at least one.
+        tokenizer: tokenizer of the model.
         seq: tokens of a window.
-        stride: tokens from the start of one window's part to that of the next, at most what a part has room for;
-            None: half of that.  The last window ends with the context.
-        longest_question: tokens; what is longer is cut.
+        stride: tokens between the starts of consecutive parts, at most the length of a part; None: half of that length.
+            The last window ends with the context.
+        longest_question: largest number of tokens of a question; longer ones are cut.
 
     Returns:
-        Windows.  One that holds all of the first answer is labelled with the tokens that the answer overlaps; any other
-        with 0, the [CLS], as are all windows of an unanswerable question.
+        Windows. A window that contains all of the first answer has as labels the tokens that the answer overlaps; any
+        other has 0, the [CLS], as do all windows of an unanswerable question.
 
     Raises:
-        ArgumentError: no room for a context, or a stride that would skip tokens.
-        DataError: no question, or one whose context has no token.
+        ArgumentError: a window leaves no space for a context, or the stride would skip tokens.
+        DataError: there is no question, or the context of one has no token.
 
     Source: Devlin et al. 2018, SQuAD v1.1; its program's ``doc_stride``.
     """
@@ -122,12 +122,12 @@ def windows(
 
 
 def _firsts(tokens: int, room: int, step: int) -> list[int]:
-    """Where windows start: every ``step`` tokens, until one reaches the end."""
+    """Return the starts of windows: every ``step`` tokens, until one reaches the end."""
     return [0, *range(step, tokens - room + step, step)]
 
 
 def _label(q: Question, spans: NDArray[np.int64], first: int, last: int, at: int) -> tuple[int, int]:
-    """Positions of the first and last token that the answer overlaps; 0, 0 without answer, or if one is outside."""
+    """Return positions of the first and last token that the answer overlaps; 0, 0 if it is absent or not all inside."""
     if not q.answers:
         return 0, 0
     start, stop = q.answers[0].start, q.answers[0].start + len(q.answers[0].text)

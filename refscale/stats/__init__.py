@@ -1,13 +1,13 @@
-"""The tensors of a forward and backward pass in figures: what training records and what reports are made of.
+"""Statistics of the tensors of a forward and backward pass, as training records them and reports show them.
 
 In reading order:
 
-1. ``measurement``: an array in figures: σ, exponents, the elements that a cast to a narrow format would change.
-2. ``causes``: why a tensor leaves unit scale, and the remedy.
-3. ``report``: the figures of one pass, and how many tensors are far from unit scale.
-4. ``trace``: a probe for a tape that measures each tensor as it is computed.
+1. ``measurement``: statistics of an array: σ, exponents, the elements that a cast to a narrow format would change.
+2. ``causes``: the cause of a tensor's deviation from unit scale, and the remedy.
+3. ``report``: the statistics of one pass, and the number of tensors far from unit scale.
+4. ``trace``: a probe for a tape that measures each tensor when it is computed.
 
-``refscale.train`` records them while it trains; ``refscale.analysis`` predicts, prints and plots them.
+``refscale.train`` records them during training; ``refscale.analysis`` predicts, prints and plots them.
 """
 
 from refscale.stats.causes import CAUSES, Cause, causes

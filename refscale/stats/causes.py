@@ -1,14 +1,15 @@
-"""Why a tensor leaves unit scale: what each call on its way contributes, and the remedy for the largest contribution.
+"""The cause of a tensor's deviation from unit scale: the largest contribution of the calls on its path, and the remedy.
 
-The prediction of a graph (``refscale.prediction``) is taken apart.  The scale of a call's output is the product of
+The prediction of a graph (``refscale.prediction``) is split into factors. The scale of a call's output is the product
+of
 
-* what it inherits: the scales of its inputs;
-* *alike*: its inputs as they are, over independent N(0, 1), all at RMS 1.  Terms that share something add up in
+* the scales of its inputs;
+* *alike*: the scale for its actual inputs over that for independent N(0, 1), all at RMS 1. Correlated terms add up in
   proportion to their number, not to its root; terms that cancel do the reverse;
 * *factor*: α times the scale for independent N(0, 1), which is 1 by the op's own rule.
 
-The scale of a gradient is taken apart in the same way, with β, from the gradient of the output on; and a tensor with
-several uses sums their gradients.  A tensor's contributions are followed back to the leaves, or on to the loss.
+The scale of a gradient is split in the same way, with β, starting from the gradient of the output; a tensor with
+several uses sums their gradients. A tensor's contributions are followed back to the leaves, or forward to the loss.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ CAUSES = {
 
 ================  ====================================================================================================
 no factor         the scheme has no factors
-initial scale     a parameter starts at it
-constraint        α or β is tied to others, and so is not that of the op's rule
-mean              the op's rule is that of σ, and its output has a mean, which a product or a sum sees
+initial scale     the initial scale of a parameter
+constraint        a constraint makes α or β differ from the op's rule
+mean              the op's rule is that of σ, but its output has a mean, which a product or a sum includes
 alike values      terms of a sum are correlated
 alike rows        terms of the sum over rows that is a parameter's gradient are correlated
 cancellation      terms of a sum cancel
@@ -54,18 +55,18 @@ data              the predicted scale is within [1/4, 4], the measured one is no
 """
 
 _SMALL = 0.05
-"""Contributions to log2 of a scale that are left out: 3.5 %."""
+"""Contributions to log2 of a scale that are ignored: 3.5 %."""
 _LEAST = 2.0**-1000
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one call contributes to a scale.
+    """The contribution of one call to a scale.
 
     Attributes:
         cause: a key of ``CAUSES``.
         node: the call.
-        log2: of the factor by which it multiplies the scale.
+        log2: log2 of its factor on the scale.
     """
 
     cause: str
@@ -75,15 +76,15 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Cause:
-    """Why one tensor is not of unit scale.
+    """The cause of one tensor's deviation from unit scale.
 
     Attributes:
-        tensor, kind: which one, as in ``TensorStats``.
-        cause: a key of ``CAUSES``; "not predicted" where an op on the way has no rule.
-        log2: of the product of all contributions of this cause.
-        calls: how many there are.
-        at: the call with the largest: scope, op and number.
-        remedy: what to do about it; empty where the cause is not known.
+        tensor, kind: name and kind of the tensor, as in ``TensorStats``.
+        cause: a key of ``CAUSES``; "not predicted" if an op on the path has no rule.
+        log2: log2 of the product of all contributions of this cause.
+        calls: number of these contributions.
+        at: call with the largest contribution: scope, op and number.
+        remedy: remedy of the cause; empty if the cause is unknown.
     """
 
     tensor: str
@@ -96,11 +97,11 @@ class Cause:
 
 
 def causes(output: Tensor, prediction: Prediction, outside: Sequence[tuple[str, Kind, Variable]]) -> tuple[Cause, ...]:
-    """The cause of each scale, in the order given.
+    """Return the cause of each scale, in the given order.
 
     Args:
-        output: where the recorded graph ends.
-        prediction: of the graph.
+        output: end of the recorded graph.
+        prediction: prediction of the graph.
         outside: tensors by name, kind and variable.
     """
     anatomy = _Anatomy(output, prediction)
@@ -118,7 +119,7 @@ class _Anatomy:
     """The contributions in a graph.
 
     Args:
-        output, prediction: as for ``causes``.
+        output, prediction: as in ``causes``.
     """
 
     def __init__(self, output: Tensor, prediction: Prediction) -> None:
@@ -134,7 +135,7 @@ class _Anatomy:
                     self.uses.setdefault(variable, []).append((node, i))
 
     def cause(self, variable: Variable, gradient: bool) -> tuple[str, list[Contribution]]:
-        """The cause with the largest product of contributions in the direction of the scale, and these."""
+        """Return the cause with the largest product of contributions in the direction of the scale, and these."""
         known = self.gradients if gradient else self.values
         if variable not in known:
             return "not predicted", []
@@ -149,7 +150,7 @@ class _Anatomy:
         return max(groups.items(), key=lambda group: sign * sum(one.log2 for one in group[1]))
 
     def of_value(self, variable: Variable) -> Iterator[Contribution]:
-        """Contributions to a value, back along the inputs with the largest scales."""
+        """Yield contributions to a value, back along the inputs with the largest scales."""
         while (node := variable.node) is not None and variable in self.values:
             if node not in self._forward:
                 self._forward[node] = list(self._of_output(node))
@@ -157,7 +158,7 @@ class _Anatomy:
             variable = max(node.inputs, key=self._deviation)
 
     def of_gradient(self, variable: Variable) -> Iterator[Contribution]:
-        """Contributions to a gradient, on along its largest pieces, and then along an input that they multiply by."""
+        """Yield contributions to a gradient, along its largest pieces, and then along an input that they multiply."""
         while variable in self.gradients:
             uses = [use for use in self.uses.get(variable, ()) if self._is_known(use[0])]
             if not uses:
@@ -186,7 +187,7 @@ class _Anatomy:
             yield from self._split(node, node.scales.alpha, self._free(node).alpha, plain, same, rows=False)
 
     def _of_piece(self, node: Node, i: int) -> tuple[float, list[Contribution]]:
-        """RMS of the gradient that input i receives from a call, and the call's contributions to it."""
+        """Return the RMS of the gradient that input i receives from a call, and the call's contributions to it."""
         g, inputs = self.gradients[node.output], [self.values[v] for v in node.inputs]
         beta, free = node.scales.beta[i] or 1.0, self._free(node).beta[i] or 1.0
 
@@ -201,7 +202,7 @@ class _Anatomy:
         return beta * rms(g, inputs), list(self._split(node, beta, free, plain, same, rows))
 
     def _deviation(self, variable: Variable) -> float:
-        """|log2| of a value's scale; 0 for zeros, such as biases, which contribute nothing to a sum."""
+        """Return |log2| of a value's scale; 0 for zeros, such as biases, which contribute nothing to a sum."""
         rms = self.values[variable].rms
         return abs(_log2(rms)) if rms > 0 else 0.0
 
@@ -210,16 +211,16 @@ class _Anatomy:
         return inputs and node.output in self.gradients and node.op.predict_gradients is not None
 
     def _free(self, node: Node) -> Scales:
-        """Factors of the op's own rule."""
+        """Return the factors of the op's own rule."""
         base = self.scheme if isinstance(self.scheme, Unit) else unit
         return base.unconstrained(Call(node.op, tuple(v.shape for v in node.inputs)))
 
     def _split(
         self, node: Node, factor: float, free: float, plain: float, same: float, rows: bool
     ) -> Iterator[Contribution]:
-        """Contributions of one call: its factor, and inputs that are not independent.
+        """Yield the contributions of one call: its factor, and inputs that are not independent.
 
-        Where they are opposite, as for a factor that is made for alike values, the larger one has the difference.
+        If they are opposite, as for a factor made for correlated values, the larger one gets the difference.
         """
         if plain <= 0:
             return
@@ -241,12 +242,12 @@ class _Anatomy:
 
 
 def _plain(node: Node, inputs: Sequence[SecondMoments]) -> list[SecondMoments]:
-    """Independent N(0, 1) in place of all but leaves and constants."""
+    """Replace all inputs but leaves and constants by independent N(0, 1)."""
     return [x if _is_given(node, i) else independent(x.shape, 1.0) for i, x in enumerate(inputs)]
 
 
 def _unit(node: Node, inputs: Sequence[SecondMoments]) -> list[SecondMoments]:
-    """All but leaves and constants at RMS 1."""
+    """Scale all inputs but leaves and constants to RMS 1."""
     return [x if _is_given(node, i) else _normalized(x) for i, x in enumerate(inputs)]
 
 

@@ -1,6 +1,6 @@
 """Statistics of an array for narrow formats: moments, exponents, overflow and underflow of a cast.
 
-Everything is gathered in one pass over blocks that fit in cache, so that an array of any size needs no second copy.
+One pass over blocks that fit in cache computes everything, so an array of any size needs no second copy.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ Kind = Literal["weight", "activation", "activation gradient", "weight gradient"]
 KINDS: tuple[Kind, ...] = ("weight", "activation", "activation gradient", "weight gradient")
 
 REPORT_FORMATS = ("float16", "float8_e4m3fn", "float8_e5m2")
-"""What reports judge by, unless told otherwise."""
+"""Default formats of reports."""
 
 LOW, HIGH = 0.25, 4.0
-"""A tensor whose scale is within [LOW, HIGH] counts as of unit scale.
+"""Interval of scales that count as unit scale.
 
-Two binades either way, out of the 30 that FP16 and E5M2 have and the 15 of E4M3; the paper asks for about 1.
+Two binades either way, of the 30 that FP16 and E5M2 have and the 15 of E4M3; the paper aims at about 1.
 """
 
 BLOCK = 1 << 16
-"""Elements per block: 512 KiB of float64."""
+"""Number of elements of a block: 512 KiB of float64."""
 
 
 @dataclass(frozen=True)
 class Lost:
-    """How many elements a cast to one format, to nearest even, would change beyond rounding.
+    """Numbers of elements that a cast to one format, to nearest even, would change beyond rounding.
 
     Attributes:
-        underflow: not zero, but cast to zero.
-        subnormal: cast to a subnormal value, with fewer significant bits.
-        overflow: rounded beyond the largest value, infinities included.
+        underflow: number of non-zero elements cast to zero.
+        subnormal: number of elements cast to a subnormal value, with fewer significant bits.
+        overflow: number of elements rounded beyond the largest value, infinities included.
     """
 
     underflow: int
@@ -51,15 +51,15 @@ class Lost:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One array in figures.  Moments are those of its finite elements, in float64.
+    """Statistics of one array. Moments are those of its finite elements, in float64.
 
     Attributes:
-        elements: of the array.
+        elements: number of elements.
         mean, std, rms, amax: mean, standard deviation σ, √(mean of squares), largest magnitude; 0 if none is finite.
-        zeros: elements that are ±0.
-        infinite, nan: elements that are not finite.
-        exponents: how many finite non-zero elements have ⌊log2 |x|⌋ = e, for every e that occurs, ascending.
-        lost: what a cast to each format would lose, by full name.
+        zeros: number of elements ±0.
+        infinite, nan: numbers of non-finite elements.
+        exponents: number of finite non-zero elements with ⌊log2 |x|⌋ = e, for every e that occurs, ascending.
+        lost: elements that a cast to each format would change, by full name.
     """
 
     elements: int
@@ -75,11 +75,11 @@ class Measurement:
 
     @property
     def nonzero(self) -> int:
-        """Elements that are neither zero nor NaN: what shares refer to."""
+        """Number of elements that are neither zero nor NaN, the denominator of shares."""
         return self.elements - self.zeros - self.nan
 
     def share(self, count: int) -> float:
-        """``count`` as a share of the non-zero elements; 0 if there are none."""
+        """Return ``count`` as a share of the non-zero elements; 0 if there are none."""
         return count / self.nonzero if self.nonzero else 0.0
 
 
@@ -89,8 +89,8 @@ class TensorUse:
 
     Attributes:
         op: name of the op.
-        output: name of its output, as the row of that value or, for a gradient, of that gradient has it.
-        beta: factor of the gradient that this use sends back to the tensor; None if it sends none.
+        output: name of its output, as in the row of that value or, for a gradient, of that gradient.
+        beta: factor of the gradient of this use; None if it has none.
     """
 
     op: str
@@ -100,21 +100,21 @@ class TensorUse:
 
 @dataclass(frozen=True)
 class TensorStats(Measurement):
-    """One tensor of a model: what it is, and what it looks like.
+    """One tensor of a model, with its statistics.
 
     Attributes:
         name: path in the model; ``#2`` for the second of the same name.
         kind: weight, activation, activation gradient or weight gradient.
         layer: "embeddings", "encoder.0", …, "mlm", "nsp".
-        role: of a parameter (weight, embedding, bias, gain), else the op that made it.
-        shape: of the array.
-        c: of a gradient, the constant by which it differs from the true one (``graph.gradient_factors``); else None.
-        zero_because: why the tensor is zero whatever its scale; empty if it is not.
-        damped: whether it is made small on purpose (the output of a readout with α = 1/fan-in).
-        statistic: what it is judged by, "std" or "rms".
-        predicted: σ by ``predict``, from factors and shapes alone; None if weights are not initial ones.
-        alpha: factor of the op that computed the value; None of a parameter.
-        uses: the ops that take the value, in order; the gradient is the sum of what they send back.
+        role: role of a parameter (weight, embedding, bias, gain), else the op that computed the tensor.
+        shape: shape of the array.
+        c: for a gradient, its ratio to the true one (``graph.gradient_factors``); else None.
+        zero_because: reason why the tensor is zero at any scale; empty if it is not.
+        damped: whether it is small by design (the output of a readout with α = 1/fan-in).
+        statistic: statistic by which it is judged, "std" or "rms".
+        predicted: σ by ``predict``, from factors and shapes alone; None unless weights are initial ones.
+        alpha: factor of the op that computed the value; None for a parameter.
+        uses: ops that read the value, in order; the gradient is the sum of their gradients.
     """
 
     name: str
@@ -132,15 +132,15 @@ class TensorStats(Measurement):
 
     @property
     def over_predicted(self) -> float | None:
-        """σ over the predicted one; None where there is none, or it is 0 or next to it."""
+        """σ over the predicted one; None without a prediction, or if it is 0 or tiny."""
         small = self.predicted is None or self.predicted < 1e-6 * self.rms or self.zero_because
         return None if small or not self.predicted else self.std / self.predicted
 
     @property
     def scale(self) -> float:
-        """What the tensor is judged by: σ, or RMS if so asked, if all elements are the same, or if it is a gain.
+        """Statistic by which the tensor is judged: σ; RMS if requested, if all elements are equal, or for a gain.
 
-        Gains start at 1, all alike, and move little: their σ would say nothing.
+        Gains start at 1, all equal, and change little, so their σ is not informative.
         """
         return self.rms if self.judged_by_rms else self.std
 
@@ -151,15 +151,15 @@ class TensorStats(Measurement):
 
     @property
     def is_judged(self) -> bool:
-        """Whether the tensor is one that unit scaling means to have unit scale."""
+        """Whether the tensor should have unit scale under unit scaling."""
         return not self.zero_because and not self.damped
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Where a cast to a format, to nearest even, changes what becomes of a magnitude.
+    """Magnitudes at which the result of a cast to a format, to nearest even, changes.
 
-    |x| ≤ ``zero`` becomes zero; less than ``normal``, subnormal; ``overflow`` or more, too large.
+    |x| ≤ ``zero`` becomes zero; below ``normal``, subnormal; ``overflow`` or more, too large.
     """
 
     zero: float
@@ -168,10 +168,10 @@ class Limits:
 
     @classmethod
     def of(cls, format: FormatLike) -> Limits:
-        """Those of a format.
+        """Return the limits of a format.
 
         A tie goes to the even significand: half the smallest subnormal to zero, the tie below the smallest normal to
-        that, the tie above the largest value to whichever of the two is even.
+        the smallest normal, the tie above the largest value to the even one of its neighbors.
 
         Raises:
             ArgumentError: the format has no zero.
@@ -189,7 +189,7 @@ class Limits:
         )
 
     def counts(self, magnitudes: NDArray[np.float64], zeros: int, amax: float) -> tuple[int, int, int]:
-        """(underflow, subnormal, overflow) in a block of magnitudes, of which ``zeros`` are zero; NaN is none."""
+        """Count (underflow, subnormal, overflow) in a block of magnitudes with ``zeros`` zeros; NaN does not count."""
         to_zero = int(np.count_nonzero(magnitudes <= self.zero))
         below = int(np.count_nonzero(magnitudes < self.normal))
         beyond = 0 if amax < self.overflow else int(np.count_nonzero(magnitudes >= self.overflow))
@@ -200,8 +200,8 @@ class _Sums:
     """Running totals of one array.
 
     Moments are taken about the array's own first finite element s: with d = x − s, the variance is
-    mean(d²) − mean(d)².  As s belongs to the array, mean(d)² ≤ n·variance, so that the difference loses at most a
-    factor n of float64's 2^-53, whatever the mean; and constant arrays give exactly zero.
+    mean(d²) − mean(d)². As s belongs to the array, mean(d)² ≤ n·variance, so that the difference loses at most a
+    factor n of float64's 2^-53 for any mean; and constant arrays give exactly zero.
     """
 
     def __init__(self, formats: Sequence[str]) -> None:
@@ -231,14 +231,14 @@ class _Sums:
             self.shift = float(block[0])
         self.amax = max(self.amax, amax)
         self.finite += block.size
-        # The sign is gone: what is left above the 52 bits of the mantissa is the exponent field.
+        # The sign is removed: above the 52 bits of the mantissa only the exponent field remains.
         self.exponents += np.bincount(magnitudes.view(np.int64) >> 52, minlength=2048)
         difference = np.subtract(block, self.shift, out=magnitudes)
         self.d += float(difference.sum())
         self.d2 += float(np.square(difference, out=difference).sum())
 
     def moments(self) -> tuple[float, float, float]:
-        """Mean, standard deviation, RMS."""
+        """Return mean, standard deviation and RMS."""
         if self.shift is None:
             return 0.0, 0.0, 0.0
         d = self.d / self.finite
@@ -248,20 +248,20 @@ class _Sums:
 
 
 def measure(x: NDArray[Any], formats: Sequence[str] = REPORT_FORMATS) -> Measurement:
-    """An array in figures.
+    """Measure an array: moments, exponents, and elements that casts would change.
 
     Args:
         x: float16, bfloat16, float32, or float64 within float32's range; any shape, strides and size.
-        formats: full names; what a cast to each would lose is counted.
+        formats: full names of formats whose casts are evaluated.
 
     Returns:
-        Moments in float64, exponents and counts; see ``Measurement``.  Casting to nearest even and counting says
-        the same, at ten times the cost.
+        Moments in float64, exponents and counts; see ``Measurement``. They equal the counts after actual casts to
+        nearest even, which take ten times as long.
 
     Raises:
-        CarrierError: no real floating-point array.
-        ArgumentError: a format without zero.
-        FormatError: an unknown format.
+        CarrierError: x is not a real floating-point array.
+        ArgumentError: a format has no zero.
+        FormatError: a format is unknown.
     """
     x = plain("measure", "x", x)
     if x.dtype.kind not in "fV" or x.dtype.itemsize > 8:
@@ -271,7 +271,7 @@ def measure(x: NDArray[Any], formats: Sequence[str] = REPORT_FORMATS) -> Measure
     for block in _blocks(x):
         sums.add(block)
     mean, std, rms = sums.moments()
-    # Field 0 holds zero, and no float32 else: the smallest is 2^-149.
+    # Field 0 belongs to zero only: the smallest float32 is 2^-149.
     exponents = {int(e) - 1023: int(sums.exponents[e]) for e in np.flatnonzero(sums.exponents) if e}
     lost = {name: Lost(*map(int, row)) for name, row in zip(names, sums.lost, strict=True)}
     return Measurement(
@@ -289,10 +289,10 @@ def measure(x: NDArray[Any], formats: Sequence[str] = REPORT_FORMATS) -> Measure
 
 
 def _blocks(x: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
-    """The elements as float64, in the order of memory, a block at a time; each is valid until the next."""
+    """Yield the elements as float64, in the order of memory, a block at a time; each is valid until the next."""
     if not x.size:
         return
-    if x.dtype.kind == "V":  # bfloat16: NumPy's iterator does not know it
+    if x.dtype.kind == "V":  # bfloat16: NumPy's iterator does not support it
         x = x.astype(np.float32)
     yield from np.nditer(
         x,

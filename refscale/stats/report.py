@@ -1,4 +1,4 @@
-"""A report: every tensor of one training step in figures, and what they come to."""
+"""A report: statistics of every tensor of one training step, and a summary."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class CastSummary:
 
     Attributes:
         place: "leaf", "output", "operand", "operand_gradient" or "gradient"; see ``engine.CastRecord``.
-        format: full name.
-        casts: how many arrays were cast.
-        elements: in them.
-        clipped: finite elements beyond the largest value.
-        flushed: non-zero elements that became zero.
-        worst: name of the array that lost the largest share of its elements; empty if none lost any.
+        format: full name of the format.
+        casts: number of cast arrays.
+        elements: number of their elements.
+        clipped: number of finite elements beyond the largest value.
+        flushed: number of non-zero elements that became zero.
+        worst: name of the array with the largest share of such elements; empty if there is none.
         rule: pattern of the precision's rule for these places; empty without one.
     """
 
@@ -38,15 +38,15 @@ class CastSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a report comes to.
+    """The summary of a report.
 
     Attributes:
-        judged: tensors judged, by kind; those zero by construction or damped on purpose are not.
-        outside: those whose scale is not within [1/4, 4], by kind.
-        worst: the judged tensor whose scale is farthest from 1, on a log scale; one that is all zero or not finite is
-            farther than any other.
-        zero: tensors zero by construction: names by reason.
-        damped: names of tensors made small on purpose.
+        judged: number of judged tensors, by kind; without tensors zero by construction or damped by design.
+        outside: number of judged tensors with a scale outside [1/4, 4], by kind.
+        worst: judged tensor whose scale is farthest from 1, on a log scale; a tensor that is all zero or not finite
+            is farther than any other.
+        zero: names of tensors zero by construction, by reason.
+        damped: names of tensors small by design.
     """
 
     judged: Mapping[Kind, int]
@@ -57,24 +57,24 @@ class Summary:
 
     @property
     def judged_count(self) -> int:
-        """Tensors judged, of all kinds."""
+        """Number of judged tensors, of all kinds."""
         return sum(self.judged.values())
 
     @property
     def outside_count(self) -> int:
-        """Tensors outside [1/4, 4], of all kinds."""
+        """Number of tensors outside [1/4, 4], of all kinds."""
         return sum(self.outside.values())
 
 
 def distance(tensor: TensorStats) -> float:
-    """|log2 scale|: how many binades a tensor is from unit scale; infinite if it is all zero, or not finite."""
+    """Return |log2 scale|: binades between a tensor and unit scale; infinite if it is all zero, or not finite."""
     if tensor.infinite or tensor.nan or tensor.scale == 0:
         return math.inf
     return abs(math.log2(tensor.scale))
 
 
 def is_outside(tensor: TensorStats) -> bool:
-    """Whether a tensor's scale is not within [LOW, HIGH]."""
+    """Return whether a tensor's scale is not within [LOW, HIGH]."""
     return distance(tensor) > 0 and (tensor.infinite + tensor.nan > 0 or not LOW <= tensor.scale <= HIGH)
 
 
@@ -82,13 +82,13 @@ def summarize(tensors: Sequence[TensorStats]) -> Summary:
     """Count the tensors that are far from unit scale, and find the farthest.
 
     Args:
-        tensors: of any kinds.
+        tensors: tensors of any kinds.
 
     Returns:
         Counts by kind; see ``Summary``.
 
     Raises:
-        ArgumentError: no tensor is left to judge.
+        ArgumentError: there is no tensor to judge.
     """
     judged = [t for t in tensors if t.is_judged]
     if not judged:
@@ -108,19 +108,19 @@ def summarize(tensors: Sequence[TensorStats]) -> Summary:
 
 @dataclass(frozen=True)
 class Report:
-    """One forward and backward pass, in figures.
+    """One forward and backward pass, with statistics.
 
     Attributes:
-        model, scheme, precision, constraint: their names; no constraint of a program, which has its own.
-        batch, seq: sequences, tokens in each; None for a program.
-        seed: of all random numbers.
-        text: where the text came from; empty for a program.
-        formats: those that losses are counted for, full names.
+        model, scheme, precision, constraint: names; constraint is empty for a program, which has its own.
+        batch, seq: sequences, and tokens in each; None for a program.
+        seed: random seed.
+        text: source of the text; empty for a program.
+        formats: full names of the formats whose clipped and flushed elements are counted.
         losses: scalars by name.
-        tensors: kind by kind, each in the order of the forward pass.
-        casts: what rounding lost; none in fp32.
-        rules: how many calls each rule of the precision holds for, by pattern.
-        causes: why a tensor is outside [1/4, 4], for those of the summary's count; none where weights are not initial.
+        tensors: tensors by kind, each in the order of the forward pass.
+        casts: clipped and flushed elements by cast; empty in fp32.
+        rules: number of calls to which each rule of the precision applies, by pattern.
+        causes: cause of each tensor outside [1/4, 4]; empty unless weights are initial.
     """
 
     model: str
@@ -139,16 +139,16 @@ class Report:
     causes: tuple[Cause, ...] = ()
 
     def of_kind(self, kind: Kind) -> tuple[TensorStats, ...]:
-        """The tensors of one kind, in the order of the forward pass."""
+        """Return the tensors of one kind, in the order of the forward pass."""
         return tuple(t for t in self.tensors if t.kind == kind)
 
     def summary(self) -> Summary:
-        """What the report comes to."""
+        """Return the summary of the report."""
         return summarize(self.tensors)
 
 
 def by_layer(tensors: Sequence[TensorStats]) -> Iterator[tuple[str, list[TensorStats]]]:
-    """Layers in order of first appearance, with their tensors."""
+    """Yield layers in order of first appearance, with their tensors."""
     layers: dict[str, list[TensorStats]] = {}
     for t in tensors:
         layers.setdefault(t.layer, []).append(t)

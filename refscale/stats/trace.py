@@ -1,4 +1,4 @@
-"""A probe for a tape: measures each value and gradient as it is computed, and keeps the figures only."""
+"""A probe for a tape: it measures each value and gradient when it is computed, and stores the statistics only."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from refscale.stats.measurement import KINDS, Kind, Measurement, TensorStats, Te
 from refscale.stats.report import CastSummary, is_outside
 
 SAME_VALUES = (Reshape, Transpose, Bias)
-"""Ops whose output is left out: it holds the values of its input, and its gradient is that of its input.
+"""Ops whose output is left out: it has the values of its input, and its gradient is that of its input.
 
-A bias is zero at initialization, so what it is added to stands for both.
+A bias is zero at initialization, so the sum with it has the values of its input.
 """
 
 ZERO_BIAS = "biases at the start"
@@ -37,12 +37,12 @@ class PredictedScales:
 
 
 class TensorProbe:
-    """What a tape's probe saw in one forward and backward pass.
+    """A tape's probe that measures one forward and backward pass.
 
     Args:
-        specs: of the model's parameters; other leaves are not measured.
-        formats: full names of narrow formats; for each, overflow and underflow of every tensor are counted.
-        progress: advanced by the parameters' elements in millions, forward and backward.
+        specs: specs of the model's parameters; other leaves are not measured.
+        formats: full names of narrow formats in which overflow and underflow of every tensor are counted.
+        progress: progress bar, advanced by the parameters' elements in millions, forward and backward.
     """
 
     def __init__(self, specs: Specs, formats: Sequence[str] = (), progress: Progress | None = None) -> None:
@@ -52,7 +52,7 @@ class TensorProbe:
         self.variables: dict[tuple[Kind, str], Variable] = {}
 
     def __call__(self, direction: str, variable: Variable, array: Array) -> None:
-        """Measure one array; this is what makes it a ``Probe``."""
+        """Measure one array, as a ``Probe`` does."""
         if array.ndim == 0:
             if direction == "forward":
                 self.losses[variable.name] = float(array)
@@ -64,7 +64,7 @@ class TensorProbe:
             self.progress.advance(array.size / 1e6 if variable.node is None else 0, f"{direction} {variable.name}")
 
     def _kind(self, is_gradient: bool, variable: Variable) -> Kind | None:
-        """What the tensor is, or None if it has no row of its own."""
+        """Return the kind of a tensor, or None if it has no row of its own."""
         node = variable.node
         if node is None:
             if variable.name not in self.specs:
@@ -81,12 +81,12 @@ class TensorProbe:
     def tensors(
         self, output: Tensor, scheme: Scheme, predicted: PredictedScales | None = None
     ) -> tuple[TensorStats, ...]:
-        """Every tensor in figures, kind by kind in the order of the forward pass, after ``backward(output)``.
+        """Return the statistics of every tensor, by kind in the order of the forward pass, after ``backward(output)``.
 
         Args:
-            output: where backward started.
-            scheme: of the run.
-            predicted: of the same graph, at initialization.
+            output: tensor at which the backward pass started.
+            scheme: scheme of the run.
+            predicted: prediction of the same graph, at initialization.
         """
         factors = gradient_factors(output)
         statistic: Statistic = scheme.statistic if isinstance(scheme, Unit) else "std"
@@ -101,7 +101,7 @@ class TensorProbe:
             return len(position), variable.node.index
 
         of_kinds, names = {}, {}
-        shown: dict[bool, dict[Variable, str]] = {False: {}, True: {}}  # of values, of gradients
+        shown: dict[bool, dict[Variable, str]] = {False: {}, True: {}}  # values, gradients
         for kind in KINDS:
             of_kinds[kind] = sorted(((v, m) for k, v, m in self.found if k == kind), key=lambda row: order(row[0]))
             names[kind] = _unique([v.name for v, _ in of_kinds[kind]])
@@ -159,7 +159,7 @@ class TensorProbe:
         )
 
     def _zero_because(self, kind: Kind, variable: Variable, m: Measurement) -> str:
-        """Why a tensor is zero whatever its scale, by the specs of parameters; empty if it is not."""
+        """Return why a tensor is zero at any scale, by the specs of parameters; empty if it is not."""
         is_zero, spec = m.zeros == m.elements, self.specs.get(variable.name) if variable.node is None else None
         if spec and kind == "weight":
             return ZERO_BIAS if is_zero and spec.role == "bias" else ""
@@ -171,12 +171,12 @@ class TensorProbe:
         return ""
 
     def outside(self, tensors: Sequence[TensorStats]) -> list[tuple[str, Kind, Variable]]:
-        """Those outside [1/4, 4] among the judged of the tensors that ``tensors`` returned, with their variables."""
+        """Return the judged tensors of ``tensors`` outside [1/4, 4], with their variables."""
         return [(t.name, t.kind, self.variables[t.kind, t.name]) for t in tensors if t.is_judged and is_outside(t)]
 
 
 def _with_the_values_of(variable: Variable) -> Iterator[Variable]:
-    """The leaves whose values a tensor holds, perhaps moved or added to zeros."""
+    """Yield the leaves whose values a tensor has, perhaps moved or added to zeros."""
     if variable.node is None:
         yield variable
     elif isinstance(variable.node.op, SAME_VALUES):
@@ -193,9 +193,9 @@ _Uses = Callable[[Variable, Mapping[Variable, str]], Iterator[TensorUse]]
 
 
 def _uses(output: Tensor) -> _Uses:
-    """A function that yields the uses of a tensor, given the names of the rows.
+    """Return a function that yields the uses of a tensor, given the names of the rows.
 
-    A tensor with the same values, which has no row of its own, is passed over: its uses take its place.
+    A tensor with the same values, which has no row of its own, is replaced by its uses.
     """
     consumers: dict[Variable, list[tuple[Node, int]]] = defaultdict(list)
     for node in output.tape.nodes:
@@ -214,13 +214,13 @@ def _uses(output: Tensor) -> _Uses:
 
 
 def layer_of(name: str) -> str:
-    """``encoder.0.ffn.up.weight`` → ``encoder.0``; ``mlm.norm.gain`` → ``mlm``."""
+    """Return the layer of a name: ``encoder.0`` of ``encoder.0.ffn.up.weight``; ``mlm`` of ``mlm.norm.gain``."""
     first, *rest = name.split(".")
     return f"{first}.{rest[0]}" if rest and rest[0].isdigit() else first
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Names that occur more than once are numbered: ``fork#1``, ``fork#2``."""
+    """Number names that occur more than once: ``fork#1``, ``fork#2``."""
     total, seen = Counter(names), Counter[str]()
     unique = []
     for name in names:
@@ -230,7 +230,7 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 
 def summarize_casts(records: Sequence[CastRecord]) -> tuple[CastSummary, ...]:
-    """What the casts of a tape lost, by place, format and rule; the tape must have counted."""
+    """Summarize the casts of a tape by place, format and rule; the tape must have counted clipped elements."""
     groups: dict[tuple[str, str, str], list[CastRecord]] = defaultdict(list)
     for r in records:
         groups[r.place, r.cast.format.name, r.rule].append(r)

@@ -2,10 +2,10 @@
 
 In reading order:
 
-1. ``spec``: what a sweep is, as data; read from TOML.
-2. ``search``: which learning rates are tried, given what came of those before.
-3. ``rows``: what came of each run: a line of JSON.
-4. ``engine``: runs what is missing, on any ``concurrent.futures.Executor``; ``executors`` has those that come along.
+1. ``spec``: the definition of a sweep as data; read from TOML.
+2. ``search``: rules that choose the next learning rates from the results so far.
+3. ``rows``: the result of each run: a line of JSON.
+4. ``engine``: runs the missing runs, on any ``concurrent.futures.Executor``; ``executors`` has built-in ones.
 5. ``summary``, ``markdown``, ``figures``: the rows as tables and figures: each setting at its best rate, each variant
    beside the first.
 6. ``comparison``, ``comparison_tables``: ``refscale compare``, a sweep whose variants are precisions and techniques.
@@ -28,7 +28,7 @@ from refscale.sweep.comparison import (
 from refscale.sweep.comparison_tables import tables
 from refscale.sweep.engine import sweep
 from refscale.sweep.executors import open_executor
-from refscale.sweep.figures import draw
+from refscale.sweep.figures import draw, draw_values
 from refscale.sweep.rows import Row, read_rows
 from refscale.sweep.search import Bracket, Grid, Search, Walk
 from refscale.sweep.spec import SHIPPED, Cell, SweepSpec, load_spec
@@ -53,6 +53,7 @@ __all__ = [
     "Walk",
     "compare",
     "draw",
+    "draw_values",
     "load_comparison",
     "load_spec",
     "open_executor",

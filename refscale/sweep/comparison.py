@@ -1,9 +1,10 @@
 """The comparison: every precision and every scaling technique, on the same text, from the same seeds.
 
-What the paper's Table 1 says in words and its Table 2 (in full: tutorials/06-bert.md) on SQuAD, at a size that a laptop
-can check: the validation loss of a masked language model.  A learning rate is chosen for each scheme in FP32, on a
-grid of powers of two; nothing else is tuned.  Runs stand in directories of their own, and a comparison that was
-interrupted continues where it stopped.
+It checks the statements of the paper's Table 1 and of its Table 2 on SQuAD (in full: tutorials/06-bert.md) at a size
+that a laptop can run: the validation loss of a masked language model. A learning rate is chosen for each scheme in
+FP32, on
+a grid of powers of two; nothing else is tuned. Each run has its own directory, and the same call continues an
+interrupted comparison.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Variant:
 
     Attributes:
         scheme, precision, scaling: names.
-        seeds: how many of the comparison's seeds it is run with; None for all.
+        seeds: number of the comparison's seeds that it uses; None: all.
     """
 
     scheme: str
@@ -45,12 +46,12 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """``regular fp8 automatic``."""
+        """Name, such as ``regular fp8 automatic``."""
         return " ".join((self.scheme, self.precision, *([self.scaling] if self.scaling != "none" else [])))
 
 
 STATIC = "static:2^15"
-"""A loss scale for FP16 and FP8.  The paper's BERTs had 512 (base), 32768 and 128 (large, its two phases)."""
+"""A loss scale for FP16 and FP8. The paper's BERTs had 512 (base), 32768 and 128 (large, its two phases)."""
 
 _PRETRAINING = (
     Variant("regular", "fp32"),
@@ -109,30 +110,30 @@ BLOCKS = (
     Variant("unit", "fp4"),
     Variant("unit", "fp4", "current"),
 )
-"""Block-scaled formats, and the same elements with one scale to a tensor, or none."""
+"""Block-scaled formats, and the same elements with one scale for each tensor, or none."""
 
 VARIANTS = {"masked-lm": _PRETRAINING, "next-token": _PRETRAINING, "squad": _FINE_TUNING, "program": _PROGRAM}
-"""The rows that are compared if nothing is said, by task."""
+"""Default rows of the comparison, by task."""
 
 SWEEP = tuple(Variant("regular", "fp16", f"static:2^{e}", seeds=1) for e in (-10, -5, 20, 25))
-"""What a static loss scale costs in tuning: the same run at other scales, one seed each.
+"""The tuning cost of a static loss scale: the same run at other scales, one seed each.
 
-A scale below 1 stands for a larger batch: the gradients of a mean over 2^10 times as many words are as small.
+A scale below 1 represents a larger batch: the gradients of a mean over 2^10 times as many words are smaller by 2^-10.
 """
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What one run of a comparison came to.
+    """The result of one run of a comparison.
 
     Attributes:
-        variant, seed, log2_lr: which run.
-        loss, accuracy: the task's two scores: of masked words, on the held-out text; or of questions, with F1 in place
-            of the accuracy.  None if it diverged; the accuracy of a program.
-        diverged: the message, or empty.
-        seconds: it took, on one thread.
-        flushed: share of the elements of gradients that casts of one place took to zero in the first step, of the
-            place where it is largest; None if nothing was recorded.
+        variant, seed, log2_lr: settings of the run.
+        loss, accuracy: the task's two scores: for masked words, on the held-out text; for questions, with F1 as the
+            accuracy. None if the run diverged; the accuracy of a program is None.
+        diverged: message of a diverged run, else empty.
+        seconds: duration on one thread.
+        flushed: share of the gradients' elements that casts flushed to zero in the first step, for the place of casts
+            with the largest share; None without records.
         dead: share of the gradients that were all zero in the last recorded step.
         overhead: totals of ``rivals.Outcome``.
     """
@@ -154,12 +155,12 @@ class Comparison:
     """All runs of a comparison.
 
     Attributes:
-        base: what the runs have in common.
-        seeds: that every variant was run with.
-        grid: validation loss of the FP32 runs by scheme and log2 of the learning rate; None where it diverged.
-        log2_lr: chosen, by scheme.
-        factors: how many constants other than 1 a step multiplies by, by scheme.
-        runs: of the variants, in their order.
+        base: common settings of the runs.
+        seeds: seeds of every variant.
+        grid: validation loss of the FP32 runs by scheme and log2 of the learning rate; None for a diverged run.
+        log2_lr: chosen log2 of the learning rate, by scheme.
+        factors: number of constants other than 1 in a step, by scheme.
+        runs: runs of the variants, in their order.
     """
 
     base: TrainConfig
@@ -170,11 +171,11 @@ class Comparison:
     runs: tuple[RunResult, ...]
 
     def of(self, variant: Variant) -> list[RunResult]:
-        """The runs of one variant, by seed."""
+        """Return the runs of one variant, by seed."""
         return [r for r in self.runs if r.variant == variant]
 
     def losses(self) -> dict[str, list[float | None]]:
-        """The losses of every variant by its name, for ``analysis.plot_losses``; None where a run diverged."""
+        """Return the losses of every variant by name, for ``analysis.plot_losses``; None for a diverged run."""
         return {v.name: [r.loss for r in self.of(v)] for v in dict.fromkeys(r.variant for r in self.runs)}
 
 
@@ -192,19 +193,19 @@ def compare(
 
     Args:
         base: model, steps, batch and so on; scheme, precision, scaling, learning rate and seed are replaced.
-        out: directory, made if it does not exist; runs that are there already are not repeated.
-        seeds: how many, at least one.
+        out: directory, created if absent; existing runs are not repeated.
+        seeds: number of seeds, at least one.
         variants: rows; None: ``VARIANTS`` of the task, and the ``SWEEP`` of pre-training.
-        jobs: see ``sweep``.
-        data: see ``train``.
-        progress: advanced by one per run.
+        jobs: number of parallel processes, as in ``sweep``.
+        data: data, as in ``train``.
+        progress: progress bar, advanced by one per run.
 
     Returns:
         All results.
 
     Raises:
-        ArgumentError: no seed, no variant, or jobs < 1; or ``out`` holds other runs, or is in use.
-        DataError: the data cannot be used, or a run could not be run.
+        ArgumentError: there is no seed or variant, jobs < 1, or ``out`` contains other runs or is in use.
+        DataError: the data are not usable, or a run failed.
     """
     if variants is None:
         variants = VARIANTS[base.task] + (SWEEP if base.task == "masked-lm" else ())
@@ -234,7 +235,7 @@ def compare(
 
 
 def to_spec(base: TrainConfig, seeds: int, variants: Sequence[Variant]) -> SweepSpec:
-    """A comparison as a sweep: rates are found in FP32 with seed 0, and shared by all variants of a scheme."""
+    """Return a comparison as a sweep: rates are found in FP32 with seed 0, and shared by all variants of a scheme."""
     varied = ("scheme", "precision", "scaling")
     plain = {k: v for k, v in asdict(base).items() if k not in (*varied, "lr", "seed", "scales_every")}
     return SweepSpec(
@@ -247,7 +248,7 @@ def to_spec(base: TrainConfig, seeds: int, variants: Sequence[Variant]) -> Sweep
 
 
 def _rates(rows: Mapping[str, Row], scheme: str) -> dict[float, float | None]:
-    """Losses of the FP32 runs of seed 0 by exponent."""
+    """Return the losses of the FP32 runs of seed 0 by exponent."""
     plain = {"scheme": scheme, "precision": "fp32", "scaling": "none"}
     return dict(sorted((r.log2_lr, r.loss) for r in rows.values() if r.settings == plain and r.seed == 0))
 
@@ -268,7 +269,7 @@ def _result(variant: Variant, row: Row) -> RunResult:
 
 
 def _count_factors(config: TrainConfig, data: Data) -> int:
-    """How many constants other than 1 a training step multiplies by: α of every call, β of every gradient."""
+    """Count the constants other than 1 in a training step: α of every call, β of every gradient."""
     run = Run.of(config, data)
     tape = Tape(run.scheme)
     settle(checked_loss(run.task, leaves(tape, run.task, run.initial_state().parameters), next(run.batches(0))).total)
@@ -283,7 +284,7 @@ def _count_factors(config: TrainConfig, data: Data) -> int:
 
 
 def to_content(comparison: Comparison) -> dict[str, Any]:
-    """As plain values for JSON."""
+    """Return a comparison as plain values for JSON."""
     content = {
         "base": asdict(comparison.base),
         "seeds": list(comparison.seeds),
@@ -299,8 +300,8 @@ def load_comparison(path: str | Path) -> Comparison:
     """Read ``comparison.json``.
 
     Raises:
-        DataError: it is no such file.
-        OSError: it cannot be read.
+        DataError: the file is not a comparison.
+        OSError: the file cannot be read.
     """
     call = f"load_comparison({str(path)!r})"
     with reading(call, "compare"):

@@ -1,4 +1,4 @@
-"""A comparison as tables in Markdown: what ``refscale compare`` prints, and what stands in the docs."""
+"""A comparison as Markdown tables, as ``refscale compare`` prints them and the docs show them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from refscale.sweep.comparison import Comparison, RunResult, Variant
 from refscale.sweep.markdown import Table, render
 
 REFERENCE = Variant("regular", "fp32")
-"""What every other row is held against."""
+"""Variant that every other row is compared with."""
 
 
 def tables(comparison: Comparison) -> str:
-    """All tables: learning rates, losses, what the techniques take.
+    """Return all tables: learning rates, losses, costs of the techniques.
 
     Args:
-        comparison: with at least one run.
+        comparison: a comparison with at least one run.
 
     Returns:
-        Markdown, which reads well enough in a terminal.
+        Markdown that is readable in a terminal.
     """
     base = comparison.base
     of = "" if base.task == "program" else f" of {base.batch} × {base.seq} tokens"
@@ -41,7 +41,7 @@ def tables(comparison: Comparison) -> str:
 
 
 def _grid(c: Comparison) -> Table:
-    """Validation losses of the FP32 runs, by scheme and learning rate."""
+    """Yield validation losses of the FP32 runs, by scheme and learning rate."""
     exponents = sorted({e for losses in c.grid.values() for e in losses})
     yield ("loss by learning rate, FP32", *(f"2^{e:g}" for e in exponents))
     for scheme, losses in c.grid.items():
@@ -53,12 +53,12 @@ def _grid(c: Comparison) -> Table:
 
 
 def _losses(c: Comparison) -> Table:
-    """One row a variant.
+    """Yield one row for each variant.
 
-    Flushed at first: the share of gradients' elements that the casts of one kind took to zero in the first step, of the
-    kind where it is largest.  Zero at last: gradients that were zero altogether in the last step.
+    Flushed at first: share of the gradients' elements that casts flushed to zero in the first step, for the place of
+    casts with the largest share. Zero at last: share of the gradients that were all zero in the last step.
     """
-    share = c.base.kind.share.rpartition("_")[2]  # none of a program
+    share = c.base.kind.share.rpartition("_")[2]  # a program has none
     head = (
         "run",
         "validation loss",
@@ -80,13 +80,13 @@ def _losses(c: Comparison) -> Table:
             shown = [_loss(mean(losses)), _spread(losses), _difference(runs, reference)]
             known = [r.accuracy for r in runs if r.accuracy is not None]
             shown += [f"{mean(known):.1%}"] if share else []
-        seconds = min(r.seconds for r in runs)  # of the run that was disturbed least
+        seconds = min(r.seconds for r in runs)  # of the least disturbed run
         lost = (_share(runs, [r.flushed for r in runs]), _share(runs, [r.dead for r in runs]))
         yield (variant.name, *shown, *lost, f"{seconds:.0f}")
 
 
 def _techniques(c: Comparison) -> Table:
-    """The columns of the paper's Table 1, counted: per training step, mean over the runs."""
+    """Yield the columns of the paper's Table 1 as numbers: per training step, mean over the runs."""
     yield (
         "technique",
         "scale factors",
@@ -135,7 +135,7 @@ def _spread(losses: Sequence[float]) -> str:
 
 
 def _difference(runs: Sequence[RunResult], reference: dict[int, float | None]) -> str:
-    """Mean and standard error of the loss minus the reference's of the same seed: text and weights are the same."""
+    """Return mean and standard error of the loss minus the reference's of the same seed, text and weights."""
     pairs = [(r.loss, reference.get(r.seed)) for r in runs]
     differences = [a - b for a, b in pairs if a is not None and b is not None]
     if len(differences) < len(pairs) or runs[0].variant == REFERENCE:

@@ -1,11 +1,11 @@
-"""Runs what is missing: searches first, then every cell at its best rate; killed at any moment, it goes on.
+"""Execution of a sweep: searches first, then every cell at its best rate; the same call continues an interrupted sweep.
 
-A sweep's directory holds
+A sweep's directory contains
 
 ==================  ==================================================================================================
 ``sweep.json``      title and base settings
-``results.jsonl``   a line for every run that ended, whatever came of it
-``runs/ID``         what ``train`` writes, without its checkpoints
+``results.jsonl``   a line for every ended run, with any result
+``runs/ID``         the files of ``train``, without its checkpoints
 ==================  ==================================================================================================
 """
 
@@ -33,20 +33,20 @@ from refscale.tasks import Data, get_kind
 from refscale.train import TrainConfig, train
 
 DEATHS = 3
-"""How often the process of a run may die before the run counts as failed."""
+"""Number of deaths of its process after which a run counts as failed."""
 
 POLL = 0.2
-"""Seconds between two looks at a directory that another process holds."""
+"""Seconds between checks of a directory that another process uses."""
 
 
 def run_one(config: TrainConfig, out: str, data: Data, keep: bool) -> dict[str, Any]:
-    """One run, in a process of its own: continued if it was interrupted, read if it is done.
+    """Run one configuration in a process of its own: continue an interrupted run, read the result of a completed one.
 
     Returns:
-        The run's ``summary.json``, also of a run that diverged; or {"failed": message}.
+        The run's ``summary.json``, also for a diverged run; or {"failed": message}.
 
     Raises:
-        ArgumentError: the directory holds another run.
+        ArgumentError: the directory contains another run.
     """
     directory = Path(out)
     path = directory / "summary.json"
@@ -54,10 +54,10 @@ def run_one(config: TrainConfig, out: str, data: Data, keep: bool) -> dict[str, 
         while not path.exists():
             try:
                 train(config, out, data=data, resume=True, report=lambda _: None)
-            except InUseError:  # by a worker that was given up for lost: what it does is not
+            except InUseError:  # by a worker that was given up as lost but still runs
                 time.sleep(POLL)
     except DivergedError:
-        pass  # summary.json says so
+        pass  # summary.json has the message
     except ArgumentError as error:
         if "holds another run" in str(error):
             raise
@@ -74,7 +74,7 @@ def run_one(config: TrainConfig, out: str, data: Data, keep: bool) -> dict[str, 
 
 
 def lost(path: Path) -> tuple[float | None, float | None]:
-    """(flushed, dead) of a ``comparison.RunResult``, from a run's ``scales.jsonl``."""
+    """Return (flushed, dead) of a ``comparison.RunResult``, from a run's ``scales.jsonl``."""
     if not path.exists():
         return None, None
     first, *_, last = list(read_json_lines(path, f"sweep: {str(path)!r}")) * 2
@@ -85,7 +85,7 @@ def lost(path: Path) -> tuple[float | None, float | None]:
 
 
 def to_row(id: str, settings: Settings, log2_lr: float, seed: int, summary: Mapping[str, Any]) -> Row:
-    """What ``run_one`` returned, as a row; a program's validation needs a score "loss" to compare runs by."""
+    """Return the result of ``run_one`` as a row; to compare runs, a program's validation needs a score "loss"."""
     failed = summary.get("failed", "")
     if not failed and not summary["diverged"]:
         score = get_kind(summary["config"]["task"]).loss
@@ -133,30 +133,30 @@ def sweep(
     keep: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Row]:
-    """Run what a directory does not hold yet.
+    """Run the missing runs of a sweep.
 
     Args:
-        spec: what to run.
-        out: directory, made if it does not exist; runs that stand there are not repeated.
-        executor: any ``concurrent.futures.Executor`` whose workers see ``out``; None: processes of this machine.
-        jobs: so many, each with one BLAS thread.
-        data: see ``train``.
-        traced: record the scales of every tensor in runs of seed 0.
-        keep: keep the checkpoints of runs.
-        progress: advanced by one per run.
+        spec: definition of the sweep.
+        out: directory, created if absent; existing runs are not repeated.
+        executor: any ``concurrent.futures.Executor`` whose workers can access ``out``; None: processes of this machine.
+        jobs: number of processes, each with one BLAS thread.
+        data: data, as in ``train``.
+        traced: whether to record the scales of every tensor in runs of seed 0.
+        keep: whether to keep the checkpoints of runs.
+        progress: progress bar, advanced by one per run.
 
     Returns:
-        Rows by id.  A run that diverged or could not be run is a row; one whose process died is tried again, and so is
-        one that could not be run, when the sweep is started again.
+        Rows by id. A diverged or failed run has a row. A run whose process died is tried again, and a failed run is
+        tried again when the sweep is started again.
 
     Raises:
-        ArgumentError: ``out`` holds another sweep, is in use by another process, or a setting is none.
-        DataError: what stands in ``out`` cannot be read.
+        ArgumentError: ``out`` contains another sweep or is in use by another process, or a setting is invalid.
+        DataError: a file in ``out`` is invalid.
     """
     out = Path(out)
     if executor is None and jobs < 1:
         raise ArgumentError(f"sweep(jobs={jobs}): expected at least 1")
-    for cell in spec.cells():  # every mistake in a spec is found before the first run
+    for cell in spec.cells():  # reports every error in a spec before the first run
         spec.config(cell.settings, 0.0, 0)
         spec.search_of(spec.rate_settings(cell.settings))
     out.mkdir(parents=True, exist_ok=True)
@@ -176,7 +176,7 @@ def sweep(
 
 
 def _claim(out: Path, spec: SweepSpec) -> None:
-    """Raise ArgumentError if the directory is one of another base."""
+    """Raise ArgumentError if the directory belongs to another base."""
     path, content = out / "sweep.json", {"title": spec.title, "base": spec.base}
     if path.exists():
         known = read_json(path, f"sweep: {str(path)!r}")
@@ -188,12 +188,12 @@ def _claim(out: Path, spec: SweepSpec) -> None:
 
 
 _Run = tuple[str, Settings, float, int]
-"""id, settings, log2 of the learning rate, seed."""
+"""Id, settings, log2 of the learning rate, seed."""
 
 
 @dataclass(eq=False)
 class _Rate:
-    """The settings with which a learning rate is looked for, and the cells that wait for it."""
+    """The settings of a learning-rate search, and the cells that wait for its result."""
 
     settings: Settings
     cells: list[Cell] = field(default_factory=list)
@@ -228,7 +228,7 @@ class _Sweep:
                 self.finish(future)
 
     def advance(self, rate: _Rate) -> None:
-        """Submit what a search wants next; when it is at its end, the cells."""
+        """Submit the next runs of a search; after its end, those of the cells."""
         tried, wanted = tried_rates(self.spec, rate.settings, self.rows)
         for e in wanted:
             for seed in range(self.spec.rate_seeds):
@@ -239,7 +239,7 @@ class _Sweep:
                     self.want(cell.settings, best(tried), seed)
 
     def want(self, settings: Settings, log2_lr: float, seed: int, rate: _Rate | None = None) -> None:
-        """Submit a run, unless it stands or is under way."""
+        """Submit a run, unless it is done or in progress."""
         id = run_id(settings, log2_lr, seed)
         if rate is not None and id not in self.rows and rate not in self.waiting[id]:
             self.waiting[id].append(rate)
@@ -264,8 +264,8 @@ class _Sweep:
             found = future.result()
         except ArgumentError:
             raise
-        except Exception as error:  # whatever an executor says of a process that died
-            # A pool that breaks takes along what only waits in it: a run that has not begun has no directory.
+        except Exception as error:  # the executor's report of a process that died
+            # A broken pool also fails the runs that wait in it: a run that has not begun has no directory.
             self.deaths[id] += not isinstance(error, BrokenProcessPool) or (self.out / "runs" / id).exists()
             if self.deaths[id] < DEATHS:
                 self.submit(run)

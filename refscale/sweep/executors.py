@@ -1,4 +1,4 @@
-"""Where runs are run: processes of this machine, or the workers of a Dask cluster; each with one BLAS thread."""
+"""Executors of runs: processes of this machine, or the workers of a Dask cluster; each with one BLAS thread."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from refscale.errors import ArgumentError
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 Make = Callable[[], Executor]
-"""Makes the executor; asked again if its processes die."""
+"""Function that makes the executor; it is called again if the processes die."""
 
 
 def _begin() -> None:
-    """What a process does first: it keeps freed memory, and ends with the one that started it, however that ends."""
+    """Initialize a process: it keeps freed memory, and ends with its parent in every case."""
     memory.keep()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -33,7 +33,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def local(jobs: int) -> Iterator[Make]:
-    """So many processes of this machine; see ``_begin``."""
+    """Provide worker processes of this machine, each initialized by ``_begin``."""
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, "1"))  # read by the BLAS of each new process
     made: list[Executor] = []
@@ -52,15 +52,15 @@ def local(jobs: int) -> Iterator[Make]:
 
 
 def blas_threads() -> str:
-    """What the environment of this process says."""
+    """Return the number of BLAS threads in the environment of this process."""
     return os.environ.get(THREADS[0], "")
 
 
 @contextmanager
 def open_executor(text: str) -> Iterator[Executor]:
-    """``dask:ADDRESS``: the workers of a cluster's scheduler, through dask.distributed (the extra ``dask``).
+    """Open ``dask:ADDRESS``: the workers of a cluster's scheduler, through dask.distributed (the extra ``dask``).
 
-    The directory of a sweep must be one that all workers see.
+    All workers must have access to the directory of the sweep.
 
     Raises:
         ArgumentError: another text, no dask.distributed, no scheduler, no workers, or workers with several BLAS

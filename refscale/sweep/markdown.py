@@ -1,15 +1,15 @@
-"""Tables in Markdown that read well enough in a terminal."""
+"""Markdown tables that are readable in a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 Table = Iterator[tuple[str, ...]]
-"""Rows of cells, the head first."""
+"""Rows of cells; the first row is the head."""
 
 
 def render(rows: Table) -> str:
-    """A table, its columns as wide as their widest cell."""
+    """Return a table; its columns are as wide as their widest cells."""
     table = list(rows)
     widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
 

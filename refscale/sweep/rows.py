@@ -1,4 +1,4 @@
-"""What came of each run: a line of JSON in ``results.jsonl``."""
+"""The result of each run: a line of JSON in ``results.jsonl``."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ RESULTS = "results.jsonl"
 
 @dataclass(frozen=True)
 class Row:
-    """One run.
+    """The result of one run.
 
     Attributes:
-        id: see ``spec.run_id``.
-        settings: that differ between runs.
-        log2_lr, seed: of the run.
-        status: "done", "diverged" or "failed" (it could not be run; the message says why).
-        loss, share: the task's two scores at the end; None if it is not done.
-        message: of what went wrong, or empty.
-        seconds: of training.
+        id: name of the run, see ``spec.run_id``.
+        settings: settings that differ between runs.
+        log2_lr, seed: log2 of the learning rate, and random seed.
+        status: "done", "diverged" or "failed" (the run could not be executed; the message has the reason).
+        loss, share: the task's two scores at the end; None unless the run is done.
+        message: message of the error, or empty.
+        seconds: seconds of training.
         overhead: totals of ``rivals.Outcome``.
-        flushed, dead: see ``comparison.RunResult``; None if scales were not recorded.
+        flushed, dead: as in ``comparison.RunResult``; None without records of scales.
     """
 
     id: str
@@ -45,15 +45,15 @@ class Row:
 
 
 def loss_of(row: Row, most: float = math.inf) -> float:
-    """Its loss; infinite if it diverged, failed, or ended above ``most``."""
+    """Return the loss of a run; infinite if it diverged, failed, or ended above ``most``."""
     return math.inf if row.loss is None or row.loss > most else row.loss
 
 
 def read_rows(out: str | Path) -> dict[str, Row]:
-    """The rows of a sweep's directory by id; a last line that was cut off does not count.
+    """Return the rows of a sweep's directory by id; an incomplete last line is ignored.
 
     Raises:
-        DataError: a line is none that a sweep writes.
+        DataError: a line does not have the form of a row.
     """
     path = Path(out) / RESULTS
     rows: dict[str, Row] = {}
@@ -72,12 +72,12 @@ def read_rows(out: str | Path) -> dict[str, Row]:
 
 
 def append_row(out: Path, row: Row) -> None:
-    """Add a row; it is on the disk when this returns, and a line that was cut off before it is gone."""
+    """Append a row durably: it is on the disk when this returns; an incomplete line before it is removed."""
     append_line(out / RESULTS, json_text(asdict(row)), durable=True)
 
 
 def drop_cut_line(out: Path) -> None:
-    """Remove what stands after the last whole line."""
+    """Remove the text after the last whole line."""
     path = out / RESULTS
     if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
         with path.open("r+b") as file:

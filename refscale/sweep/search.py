@@ -1,4 +1,4 @@
-"""Which learning rates are tried: rules that see the losses so far, and name the next exponents of two, or none."""
+"""Rules that choose learning rates: given the losses so far, each returns the next exponents of two, or none."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ from dataclasses import dataclass
 from typing import Protocol
 
 Losses = Mapping[float, float | None]
-"""By log2 of the learning rate, the median over repetitions; None where that diverged."""
+"""Losses by log2 of the learning rate, the median over repetitions; None for a diverged rate."""
 
 
 class Search(Protocol):
-    """A rule."""
+    """A rule that chooses learning rates."""
 
     def next(self, losses: Losses) -> list[float]:
-        """The exponents to try next, given those that were tried; empty at the end."""
+        """Return the exponents to try next, given those tried so far; empty at the end."""
 
 
 def best(losses: Losses) -> float:
-    """The exponent with the lowest loss, of equal ones the smallest; the smallest if all diverged."""
+    """Return the exponent with the lowest loss, of equal losses the smallest; the smallest if all diverged."""
     return min(losses, key=lambda e: (math.inf if losses[e] is None else losses[e], e))
 
 
 def replay(search: Search, loss: Callable[[float], float | None]) -> tuple[dict[float, float | None], list[float]]:
-    """A search as far as losses are known.
+    """Replay a search with the known losses.
 
     Args:
         search: the rule.
-        loss: at an exponent; infinite where it diverged, None where it is not known yet.
+        loss: function from an exponent to its loss; infinite if it diverged, None if it is unknown.
 
     Returns:
-        What was tried, None where it diverged; and the exponents that the rule waits for, empty at its end.
+        The tried exponents with losses, None for diverged ones; and the exponents that the rule waits for, empty at its
+        end.
     """
     tried: dict[float, float | None] = {}
     while wanted := search.next(tried):
@@ -44,16 +45,16 @@ def replay(search: Search, loss: Callable[[float], float | None]) -> tuple[dict[
 
 @dataclass(frozen=True)
 class Walk:
-    """Upward from a start, until the loss is worse than the best by more than a threshold.
+    """Increase the rate from a start until the loss exceeds the best one by a threshold.
 
     Attributes:
-        start: the first exponent.
-        step: from one to the next.
-        threshold: in units of the loss.
-        most: maximum number of rates; the rule has no such limit, and a search needs an end.
+        start: first exponent.
+        step: difference between exponents.
+        threshold: threshold in units of the loss.
+        most: largest number of rates; the original rule has no limit.
 
     Source: the authors' code, ``find_learning_rate`` in scmm/experiments.py: factors of 2, a threshold of 0.1 nats
-    (0.144 bits) in run_sweep.py.  The default threshold, 0.05, is a choice: finer, for the smaller sweeps here.
+    (0.144 bits) in run_sweep.py. The default threshold, 0.05, is a choice: finer, for the smaller sweeps here.
     """
 
     start: float
@@ -62,7 +63,7 @@ class Walk:
     most: int = 16
 
     def next(self, losses: Losses) -> list[float]:
-        """One above the last, unless that was too high."""
+        """Return the exponent above the last one, unless that was too high."""
         if not losses:
             return [self.start]
         last, least = losses[max(losses)], losses[best(losses)]
@@ -73,16 +74,16 @@ class Walk:
 
 @dataclass(frozen=True)
 class Bracket:
-    """Three around a center, then beyond an edge for as long as that is the best.
+    """Try three exponents around a center; the range is extended while its best point is on its edge.
 
     Attributes:
-        center: an exponent.
+        center: exponent at the center.
     """
 
     center: float
 
     def next(self, losses: Losses) -> list[float]:
-        """Three at first, then one beyond the edge that is best."""
+        """Return three exponents at first, then one beyond the edge with the best loss."""
         if not losses:
             return [self.center + k for k in (-1, 0, 1)]
         edge = best(losses)
@@ -93,14 +94,14 @@ class Bracket:
 
 @dataclass(frozen=True)
 class Grid:
-    """All of a list.
+    """Try all exponents of a list.
 
     Attributes:
-        exponents: at least one.
+        exponents: exponents, at least one.
     """
 
     exponents: tuple[float, ...]
 
     def next(self, losses: Losses) -> list[float]:
-        """All, once."""
+        """Return all exponents at the first call, none afterwards."""
         return [e for e in self.exponents if e not in losses]

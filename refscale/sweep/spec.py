@@ -1,4 +1,4 @@
-"""What a sweep is, as data.
+"""The definition of a sweep, as data.
 
 A spec in TOML:
 
@@ -14,11 +14,11 @@ A spec in TOML:
     "model.norm" = ["pre", "post"]               # fields of the model
     optimizer = ["adamw", "sgd:momentum=0.9"]
 
-    [[skip]]                                     # but not those that fit one of these
+    [[skip]]                                     # except combinations that match one of these
     model = "charlm-conv"
     "model.norm" = "post"
 
-    [[variants]]                                 # each of them in these ways; the others are held against the first
+    [[variants]]                                 # ways to run each of them; the others are compared with the first
     name = "regular FP32"
     scheme = "regular"
 
@@ -31,10 +31,10 @@ A spec in TOML:
     search = "walk"                              # or "bracket", "grid"
     step = 1
     threshold = 0.05
-    seeds = 1                                    # repetitions of which the median counts while a rate is looked for
-    of = {precision = "fp32", scaling = "none"}  # cells that differ only here share the rate that is found with these
+    seeds = 1                                    # repetitions of a search; their median counts
+    of = {precision = "fp32", scaling = "none"}  # cells that differ only here share the rate found with these
 
-    [[rate.start]]                               # the first that fits a cell; "exponents" for the search "grid"
+    [[rate.start]]                               # the first that matches a cell; "exponents" for the search "grid"
     scheme = "regular"
     at = -11
 """
@@ -64,7 +64,7 @@ Settings = dict[str, Any]
 SHIPPED: Mapping[str, Traversable] = {
     file.name.removesuffix(".toml"): file for file in (resources.files("refscale.sweep") / "specs").iterdir()
 }
-"""The specs that come along, by name."""
+"""Built-in specs, by name."""
 
 _SEARCHES = ("walk", "bracket", "grid")
 _LONGEST = 120
@@ -75,10 +75,10 @@ class Cell:
     """One setting in one variant.
 
     Attributes:
-        point: what the grid says.
-        variant: its name.
-        settings: of both.
-        seeds: how many runs it gets at its best rate.
+        point: values of the grid.
+        variant: name of the variant.
+        settings: settings of point and variant.
+        seeds: number of runs at its best rate.
     """
 
     point: Settings
@@ -89,19 +89,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """A sweep; see the head of this module for what its parts mean.
+    """A sweep; the module's docstring explains its parts.
 
     Attributes:
-        title: in a line.
-        base: fields of all runs.
+        title: title on one line.
+        base: common fields of all runs.
         grid: values by name; every combination is a point.
-        variants: settings by name; "seeds" among them in place of the spec's.
-        skip: points that fit all of one of these are left out.
-        seeds: runs of a cell at its best rate.
-        search, start: a name, and where it starts by what fits; ``step``, ``threshold``: of a walk.
-        rate_seeds: repetitions while a rate is looked for.
-        rate_of: settings with which a rate is looked for.
-        diverged_above: what ends with a higher loss counts as diverged, though every number was finite.
+        variants: settings by name; a variant's "seeds" replace those of the spec.
+        skip: conditions; a point that matches all settings of one is left out.
+        seeds: number of runs of a cell at its best rate.
+        search, start: name of the search, and its starts by condition; ``step``, ``threshold``: parameters of a walk.
+        rate_seeds: number of repetitions in a search.
+        rate_of: settings of a search.
+        diverged_above: loss above which an ended run counts as diverged, even if every number was finite.
         plot: "scatter" (each variant against the first) or "rates" (loss by learning rate).
     """
 
@@ -125,7 +125,7 @@ class SweepSpec:
         named = [*self.base, *self.grid, *self.rate_of, *(k for v in self.variants.values() for k in v if k != "seeds")]
         for name in named:
             if name not in known and not name.startswith("model."):
-                raise self._error(f"{name!r} is no setting", f"one of {', '.join(sorted(known))}, or model.FIELD")
+                raise self._error(f"{name!r} is not a setting", f"one of {', '.join(sorted(known))}, or model.FIELD")
         if not self.variants or not all(self.grid.values()):
             raise self._error("nothing to run", "at least one variant, and a value for each name of the grid")
         if self.search not in _SEARCHES:
@@ -141,7 +141,7 @@ class SweepSpec:
         return ArgumentError(f"sweep {self.title!r}: {what}, expected {expected}")
 
     def cells(self) -> Iterator[Cell]:
-        """Point by point, in each variant."""
+        """Yield the cells, point by point, in each variant."""
         for values in itertools.product(*self.grid.values()):
             point = dict(zip(self.grid, values, strict=True))
             if any(_fits(point, skipped) for skipped in self.skip):
@@ -151,13 +151,13 @@ class SweepSpec:
                 yield Cell(point, name, settings, min(self.seeds, variant.get("seeds", self.seeds)))
 
     def _complete(self, settings: Settings) -> Settings:
-        """Settings with a value for every name that the spec varies, so that equal runs have equal settings."""
+        """Return settings with a value for every name that the spec varies, so that equal runs have equal settings."""
         names = dict.fromkeys([*self.grid, *(k for v in self.variants.values() for k in v), *self.rate_of])
         others = vars(TrainConfig()) | self.base
         return {k: settings.get(k, others.get(k)) for k in names if k in settings or k in others}
 
     def config(self, settings: Settings, log2_lr: float, seed: int, traced: bool = False) -> TrainConfig:
-        """The run of some settings; if ``traced``, with a record of every tensor's scale at ten steps."""
+        """Return the run of some settings; if ``traced``, with a record of every tensor's scale at ten steps."""
         merged = self.base | settings
         parts = [f"{k.removeprefix('model.')}={_text(v)}" for k, v in merged.items() if k.startswith("model.")]
         plain = {k: v for k, v in merged.items() if not k.startswith("model.")}
@@ -173,11 +173,11 @@ class SweepSpec:
         return TrainConfig(**vars(config) | {"scales_every": max(1, config.steps // 10)})
 
     def rate_settings(self, settings: Settings) -> Settings:
-        """The settings with which the rate of some settings is found."""
+        """Return the settings under which the learning rate of a cell is searched."""
         return self._complete(settings | self.rate_of)
 
     def search_of(self, settings: Settings) -> Search:
-        """The rule for some settings.  Raises ArgumentError if no start fits."""
+        """Return the search rule for some settings; raise ArgumentError if no start matches."""
         start = next((s for s in self.start if _fits(settings, _conditions(s))), None)
         if self.search == "bracket" and start is None:
             scheme = base_name(settings.get("scheme", TrainConfig().scheme))
@@ -206,7 +206,7 @@ def _text(value: Any) -> str:
 
 
 def run_id(settings: Settings, log2_lr: float, seed: int) -> str:
-    """What a run is called, and its directory: the values, the rate, the seed."""
+    """Return the name of a run and of its directory, from its values, rate and seed."""
     values = "_".join(map(_text, settings.values()))
     name = re.sub(r"[^A-Za-z0-9.=+-]+", "_", values.replace("^", "").replace(":", "-")).strip("_")
     if len(name) > _LONGEST:
@@ -218,11 +218,11 @@ def load_spec(path: str | Path) -> SweepSpec:
     """Read a spec.
 
     Args:
-        path: of a TOML file, or the name of one that comes along ("charlm", without .toml).
+        path: path of a TOML file, or the name of a built-in spec ("charlm", without .toml).
 
     Raises:
-        DataError: there is none, it is not TOML, or has parts that are not known.
-        ArgumentError: settings that are none.
+        DataError: the file does not exist, is not TOML, or has unknown parts.
+        ArgumentError: a setting is invalid.
     """
     call = f"load_spec({str(path)!r})"
     try:

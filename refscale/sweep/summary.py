@@ -1,4 +1,4 @@
-"""The rows of a sweep as tables: every setting at its best rate, and how often a variant matches the first."""
+"""The rows of a sweep as tables: every setting at its best rate, and a comparison of each variant with the first."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from refscale.sweep.spec import Cell, Settings, SweepSpec, run_id
 
 @dataclass(frozen=True)
 class CellResult:
-    """A cell at its best rate.
+    """The result of a cell at its best learning rate.
 
     Attributes:
-        cell: which.
-        log2_lr: its rate; None while it is looked for.
-        losses: of its seeds, in their order; infinite where a run diverged or failed.
-        rates: median loss by log2 of the learning rate, of all that was tried with the cell's own settings.
+        cell: the cell.
+        log2_lr: log2 of its rate; None during the search.
+        losses: losses of its seeds, in their order; infinite for a diverged or failed run.
+        rates: median loss by log2 of the learning rate, for all rates tried with the cell's own settings.
     """
 
     cell: Cell
@@ -32,12 +32,12 @@ class CellResult:
 
     @property
     def loss(self) -> float:
-        """The median."""
+        """Median loss over the seeds."""
         return median(self.losses) if self.losses else math.inf
 
 
 def outcomes(spec: SweepSpec, rows: Mapping[str, Row]) -> list[CellResult]:
-    """What came of every cell, as far as the rows go."""
+    """Return the result of every cell, as far as the rows are complete."""
     own: dict[str, dict[float, list[float]]] = {}
     most = spec.diverged_above
     for row in rows.values():
@@ -56,7 +56,7 @@ def outcomes(spec: SweepSpec, rows: Mapping[str, Row]) -> list[CellResult]:
 def tried_rates(
     spec: SweepSpec, settings: Settings, rows: Mapping[str, Row]
 ) -> tuple[dict[float, float | None], list[float]]:
-    """The search for the rate of some settings, as far as the rows go; see ``search.replay``."""
+    """Replay the search for the rate of some settings with the existing rows; see ``search.replay``."""
 
     def loss(e: float) -> float | None:
         ids = [run_id(settings, e, seed) for seed in range(spec.rate_seeds)]
@@ -67,11 +67,11 @@ def tried_rates(
 
 
 def seed_interval(found: Sequence[CellResult]) -> float:
-    """±: half of the 95 % interval of a difference of two medians of so many seeds, at the cells' typical variance.
+    """Return half of the 95 % interval of a difference of two medians over the seeds, at the cells' typical variance.
 
-    That is the median of their variances, over the median of χ²/ν (Wilson and Hilferty 1931), so that a few cells near
-    the edge of stability do not widen the interval of all.  Medians of few normal numbers vary by at most √(π/2) of
-    what means do.  0 with one seed.
+    The typical variance is the median of the cells' variances, over the median of χ²/ν (Wilson and Hilferty 1931), so
+    that a few cells near the edge of stability do not widen all intervals. Medians of few normal numbers vary by at
+    most √(π/2) times the variation of means. With one seed: 0.
     """
     spread = []
     for o in found:
@@ -83,7 +83,7 @@ def seed_interval(found: Sequence[CellResult]) -> float:
 
 
 def summary(spec: SweepSpec, rows: Mapping[str, Row]) -> str:
-    """Both tables in Markdown, and what was run."""
+    """Return both tables in Markdown, with the number of runs."""
     found = outcomes(spec, rows)
     interval = seed_interval(found)
     seconds = sum(row.seconds for row in rows.values())
@@ -102,7 +102,7 @@ def summary(spec: SweepSpec, rows: Mapping[str, Row]) -> str:
 
 
 def _points(spec: SweepSpec, found: Sequence[CellResult]) -> Table:
-    """A row for every point, a column for every variant: median loss, and log2 of the rate."""
+    """Yield a row for every point, a column for every variant: median loss, and log2 of the rate."""
     axes = [name for name, values in spec.grid.items() if len(values) > 1]
     yield (*(a.removeprefix("model.") for a in axes), *spec.variants)
     for point in _unique(found):
@@ -125,7 +125,7 @@ def _unique(found: Sequence[CellResult]) -> list[dict[str, object]]:
 
 
 def _shares(spec: SweepSpec, found: Sequence[CellResult], interval: float) -> Table:
-    """How every variant compares with the first, over the points."""
+    """Yield a comparison of every variant with the first, over the points."""
     first = next(iter(spec.variants))
     reference = {tuple(sorted(o.cell.point.items())): o.loss for o in found if o.cell.variant == first and o.losses}
     yield ("variant", "points", f"as good as {first}, or better", "better", "worse", "median difference", "diverged")

@@ -1,11 +1,11 @@
-"""What can be learned: a model with its data, its loss and what counts.
+"""Training tasks: a model with its data, its loss and its scores.
 
 In reading order:
 
-1. ``setup``: the sizes and rules that a task is set up with; each task is a ``programs.Program``.
+1. ``setup``: sizes and rules of a task; each task is a ``programs.Program``.
 2. ``masked_lm``: BERT's masked words and next sentences; ``spans``: answers to questions; ``next_token``: characters.
-3. ``batches``: how batches are drawn from a text.
-4. ``kinds``: the three by name, with what is customary for each; and "program", for a program of your own.
+3. ``batches``: random batches of a text.
+4. ``kinds``: the three by name, with their customary settings; and "program", for a program of your own.
 """
 
 from typing import TYPE_CHECKING

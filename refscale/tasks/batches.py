@@ -1,6 +1,6 @@
 """Batches of a text: sequences with BERT's two tasks, masked words and next sentence; pieces with the next token.
 
-All randomness comes from the generator that is passed in.
+All randomness comes from the passed generator.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from refscale.errors import ArgumentError, DataError, counted
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """Where pairs of runs of sentences can be cut from a text.
+    """Places where pairs of runs of sentences can be cut from a text.
 
     Attributes:
         tokens: the text, (words,).
-        starts: where each of n sentences begins, and where the last one ends: (n + 1,).
-        half: number of tokens wanted of A.
+        starts: start of each of n sentences, and end of the last one: (n + 1,).
+        half: intended number of tokens of A.
         first, after: for each possible A, the index of its first sentence and of the one after its last.
     """
 
@@ -35,7 +35,7 @@ class _Pairs:
 
     @classmethod
     def cut(cls, encoded: list[Ids], half: int) -> _Pairs:
-        """A takes whole sentences until it has ``half`` tokens, and leaves one to follow and one elsewhere."""
+        """Return the pairs: A takes whole sentences up to ``half`` tokens, leaving one after it and one elsewhere."""
         n = len(encoded)
         starts = np.cumsum([0, *(len(ids) for ids in encoded)])
         first = np.arange(max(n - 1, 0))
@@ -45,7 +45,7 @@ class _Pairs:
         return cls(tokens, starts, half, first[fits], after[fits])
 
     def draw(self, rng: np.random.Generator, room: int) -> tuple[Ids, Ids, bool]:
-        """A, B and whether B follows A; together at most ``room`` tokens."""
+        """Return A, B and whether B follows A; together at most ``room`` tokens."""
         choice = rng.integers(len(self.first))
         first, after = self.first[choice], self.after[choice]
         follows = bool(rng.random() < 0.5)
@@ -54,7 +54,7 @@ class _Pairs:
             taken = after - first + 1  # neither in A nor right after it
             b = rng.integers(len(self.starts) - 1 - taken)
             b += taken if b >= first else 0
-        # A loses its beginning, B its end: what meets stays.  A random B from before A stops where A starts.
+        # A loses its beginning, B its end, so their contact is kept. A random B from before A stops where A starts.
         end = self.starts[after]
         part_a = self.tokens[max(self.starts[first], end - self.half) : end]
         stop = self.starts[first] if b < first else len(self.tokens)
@@ -100,27 +100,27 @@ def masked_lm_batches(
     rng: np.random.Generator,
     mask_share: float = 0.15,
 ) -> Iterator[Batch]:
-    """Batches for BERT's two tasks, without end: ``next(batches)`` is the next one.
+    """Return an endless iterator of batches for BERT's two tasks.
 
-    A is a run of sentences from a random place, about half of the sequence.  B is what follows it, or as often a run
-    from another place.  Of the words of both, p = max(1, round(mask_share·seq)) are to be predicted (all, if there are
-    fewer): 80 % are replaced by [MASK], 10 % by a random word, 10 % are left.  Specials, [UNK] among them, are never
-    chosen.
+    A is a run of sentences from a random place, about half of the sequence. B is the text after it or, with probability
+    ½, a run from another place. Among the words of both, p = max(1, round(mask_share·seq)) are to be predicted (all, if
+    there are fewer): 80 % are replaced by [MASK], 10 % by a random word, 10 % are unchanged. Special tokens, [UNK]
+    among them, are never chosen.
 
     Args:
         text: a text, its sentences, or their ids.
-        vocabulary: the words.
+        vocabulary: vocabulary of the words.
         batch: sequences per batch, ≥ 1.
         seq: tokens per sequence, ≥ 8.
-        rng: the source of all choices: equal states give equal batches.
+        rng: source of all choices; equal states give equal batches.
         mask_share: p as a share of seq, in (0, 1].
 
     Returns:
         An iterator that never ends.
 
     Raises:
-        ArgumentError: batch, seq or mask_share out of range.
-        DataError: the text has too few sentences for A, what follows it and another place; or none of its words is in
+        ArgumentError: batch, seq or mask_share is out of range.
+        DataError: the text has too few sentences for A, its continuation and another place; or none of its words is in
             the vocabulary.
 
     Source:
@@ -158,7 +158,7 @@ def masked_lm_batches(
 
 
 def _pieces(tokens: Ids, starts: Sequence[int], seq: int, overlap: int) -> TextBatch:
-    """Pieces of which the tokens from each start on are to be predicted, ``overlap`` tokens of context before."""
+    """Return pieces whose tokens are to be predicted from each start on, after ``overlap`` tokens of context."""
     ids = np.zeros((len(starts), seq), np.int32)
     labels = np.full((len(starts), seq), IGNORE, np.int32)
     for row, start in enumerate(starts):
@@ -179,18 +179,18 @@ def _check_pieces(call: str, tokens: Ids, batch: int, seq: int, overlap: int) ->
 
 
 def text_batches(tokens: Ids, *, batch: int, seq: int, overlap: int, rng: np.random.Generator) -> Iterator[TextBatch]:
-    """Batches of pieces from random places of a text, without end.
+    """Return an endless iterator of batches of pieces from random places of a text.
 
     Args:
         tokens: the text, (tokens,).
-        batch: pieces in each.
-        seq: tokens of a piece: ``overlap`` of context, for the rest to be predicted from.
-        overlap: 1 … seq − 1.
-        rng: the source of all places.
+        batch: number of pieces in each batch.
+        seq: tokens of a piece: ``overlap`` of context, then tokens to be predicted.
+        overlap: tokens of context, 1 … seq − 1.
+        rng: source of all places.
 
     Raises:
-        ArgumentError: a number out of range.
-        DataError: a text shorter than a piece.
+        ArgumentError: a number is out of range.
+        DataError: the text is shorter than a piece.
 
     Source: paper, character models (8 pieces of 256, 32 of them context).
     """
@@ -204,9 +204,9 @@ def text_batches(tokens: Ids, *, batch: int, seq: int, overlap: int, rng: np.ran
 
 
 def text_windows(tokens: Ids, *, batch: int, seq: int, overlap: int, most: int | None = None) -> list[TextBatch]:
-    """A text once through, in overlapping pieces: every token is predicted once.  The last batch may be smaller.
+    """Return a whole text in overlapping pieces: every token is predicted once; the last batch may be smaller.
 
-    Arguments and errors as for ``text_batches``; of all batches the first ``most``, if that is given.
+    Arguments and errors are those of ``text_batches``; ``most``: only the first batches, default: all.
     """
     _check_pieces("text_windows", tokens, batch, seq, overlap)
     starts = range(0, len(tokens), seq - overlap)

@@ -1,4 +1,4 @@
-"""The tasks by name, with what is customary for each."""
+"""The tasks by name, with their customary settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from refscale.tasks.setup import Setup
 from refscale.tasks.spans import SpanData, SpanExtraction
 
 Data = str | Path | SpanData | Program | None
-"""What a task reads: a text file, or None for the text that comes along; a ``SpanData`` for the task "squad", the
+"""Data of a task: a text file, or None for the text that comes with Python; a ``SpanData`` for the task "squad", the
 program itself for the task "program"."""
 
 
@@ -27,13 +27,13 @@ class Kind:
     """A task, before it has a model or data.
 
     Attributes:
-        name: of the task.
-        make: sets it up.
-        loss, share: the two scores by which runs are compared: a loss, and a share of what is right.
-        unit: of the loss.
+        name: name of the task.
+        make: function that sets it up.
+        loss, share: names of the two scores by which runs are compared: a loss, and a share of correct predictions.
+        unit: unit of the loss.
         log2_lr: customary peak learning rate of AdamW by scheme, as ``refscale compare`` and ``sweep`` find them.
-        settings: fields of a run in which it differs from others.
-        longest: tokens of the longest sequence that a model takes; None: any.
+        settings: fields of a run with other defaults than for other tasks.
+        longest: function from a model to its longest sequence in tokens; None: no limit.
     """
 
     name: str
@@ -81,7 +81,7 @@ KINDS: dict[str, Kind] = {
                 "authors": -6,
                 "u-mup": -1,
                 "munit": -6,
-            },  # as next-token
+            },  # same as next-token
         ),
     )
 }
@@ -90,29 +90,29 @@ _OF_MODELS: dict[type[Config], str] = {BertConfig: "masked-lm", LanguageConfig: 
 
 
 def get_kind(name: str) -> Kind:
-    """The task of that name.  Raises ArgumentError for any other."""
+    """Return the task of that name; raise ArgumentError for any other name."""
     if name not in KINDS:
         raise ArgumentError(f"get_kind({name!r}): expected one of {', '.join(KINDS)}")
     return KINDS[name]
 
 
 def kind_of(model: Config) -> Kind:
-    """The task that a model is made for."""
+    """Return the task of a model."""
     return KINDS[_OF_MODELS[type(model)]]
 
 
 def get_task(name: str, setup: Setup, data: Data) -> Program:
-    """A task, set up.
+    """Set up a task.
 
     Args:
-        name: of the task.
+        name: name of the task.
         setup: model, scheme and sizes.
-        data: what it reads; for the task "squad", with the trained model itself, not its directory; for the task
-            "program", the program, which is returned as it is.
+        data: data of the task; for "squad" with the trained model itself, not its directory; for "program" the program,
+            which is returned unchanged.
 
     Raises:
-        ArgumentError: unknown, or data of another task.
-        DataError: the data cannot be used.
+        ArgumentError: the name is unknown, or the data belong to another task.
+        DataError: the data are not usable.
     """
     if isinstance(data, SpanData) != (name == "squad") or isinstance(data, Program) != (name == "program"):
         raise ArgumentError(f"get_task({name!r}): got {data!r}, expected the data of that task")

@@ -23,7 +23,7 @@ from refscale.tasks.setup import Setup
 
 @lru_cache(maxsize=1)  # many runs have one text
 def _read(content: str, share: float, words: int) -> tuple[Vocabulary, tuple[str, ...], tuple[str, ...], str]:
-    """Vocabulary, sentences to train on, those held out, and digest."""
+    """Return vocabulary, training sentences, held-out sentences, and digest."""
     parts = sentences(content)
     if len(parts) < 2 and share:
         raise DataError(
@@ -46,10 +46,10 @@ class MaskedLM(Program):
 
     Attributes:
         setup: sizes and rules.
-        model: with as many words as the vocabulary has.
-        vocabulary: of the part of the text that is trained on.
+        model: configuration with as many words as the vocabulary has.
+        vocabulary: vocabulary of the training part of the text.
         training, held_out: sentences.
-        digest: of the text.
+        digest: hash of the text.
     """
 
     setup: Setup
@@ -61,11 +61,11 @@ class MaskedLM(Program):
 
     @classmethod
     def of(cls, setup: Setup, text: str | Path | None = None) -> MaskedLM:
-        """Read the text.  None: the text that comes along.
+        """Read the text at a path; None: the text that comes with Python.
 
         Raises:
-            ArgumentError: no BERT.
-            DataError: the text cannot be used.
+            ArgumentError: the model is not a BERT.
+            DataError: the text is not usable.
         """
         if not isinstance(setup.model, bert.BertConfig):
             raise ArgumentError(f"masked-lm: got {setup.model!r}, expected a BERT")
@@ -77,24 +77,24 @@ class MaskedLM(Program):
 
     @cached_property
     def specs(self) -> Specs:
-        """Of the model's parameters."""
+        """Specs of the model's parameters."""
         return bert.specs(self.model)
 
     @cached_property
     def scheme(self) -> Scheme:
-        """As set up."""
+        """Scheme of the setup."""
         return self.setup.scheme
 
     def initial_std(self, spec: Spec) -> float:
-        """The family's."""
+        """Return the initial σ of a parameter in the model family."""
         return bert.initial_std(self.model, spec)
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """Of the training text."""
+        """Return batches of the training text."""
         return self._draw(self.training, rng)
 
     def validation(self, rng: np.random.Generator) -> tuple[Batch, ...]:
-        """Of the held-out text."""
+        """Return batches of the held-out text."""
         drawn = self._draw(self.held_out, rng)
         return tuple(next(drawn) for _ in range(self.setup.evaluation_batches))
 
@@ -103,11 +103,11 @@ class MaskedLM(Program):
         return masked_lm_batches(ids, self.vocabulary, batch=self.setup.batch, seq=self.setup.seq, rng=rng)
 
     def loss(self, p: Tensors, batch: Batch, rng: np.random.Generator | None = None) -> bert.Losses:
-        """Masked LM plus next sentence."""
+        """Compute the sum of masked-LM and next-sentence loss."""
         return bert.pretraining_loss(p, batch, self.model, rng)
 
     def observe(self, batch: Batch, loss: bert.Losses) -> NDArray[np.float64]:
-        """Sums over words and sequences: losses, how many are right, how many there are."""
+        """Return sums of losses, of correct predictions and of counts, over words and over sequences."""
         assert loss.next_sentence is not None  # the model has both heads
         assert loss.next_sentence_logits is not None
         right = (loss.masked_lm_logits.value.argmax(-1) == batch.labels)[batch.labels != IGNORE]
@@ -117,7 +117,7 @@ class MaskedLM(Program):
         return np.array([*losses, right.sum(), follows.sum(), n, s], np.float64)
 
     def score(self, observed: Sequence[NDArray[np.float64]]) -> Scores:
-        """Means over words (masked LM) and sequences (next sentence): losses in nats, shares predicted right."""
+        """Return means over words (masked LM) and sequences (next sentence): losses in nats, shares of correct ones."""
         masked_lm, next_sentence, right, follows, words, sequences = np.sum(observed, 0).tolist()
         return {
             "masked_lm": masked_lm / words,
@@ -127,7 +127,7 @@ class MaskedLM(Program):
         }
 
     def line(self, scores: Scores) -> str:
-        """Losses of masked words (MLM) and next sentences (NSP), and the shares predicted right."""
+        """Format losses of masked words (MLM) and next sentences (NSP), and the shares of correct predictions."""
         return (
             f"MLM {scores['masked_lm']:.4f} ({scores['masked_lm_accuracy']:.1%}), "
             f"NSP {scores['next_sentence']:.4f} ({scores['next_sentence_accuracy']:.1%})"

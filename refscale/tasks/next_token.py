@@ -22,7 +22,7 @@ from refscale.tasks.batches import text_batches, text_windows
 from refscale.tasks.setup import Setup
 
 CONTEXT = 8
-"""One token of a sequence in so many is context only.  Source: paper, character models (32 of 256)."""
+"""One of this many tokens of a sequence is context only. Source: paper, character models (32 of 256)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +31,10 @@ class NextToken(Program):
 
     Attributes:
         setup: sizes and rules.
-        model: with as many tokens as the text has characters, if the named model has room for them.
-        vocabulary: the characters of the part of the text that is trained on.
+        model: configuration with as many tokens as the text has characters, up to the model's own number.
+        vocabulary: characters of the training part of the text.
         training, held_out: tokens.
-        digest: of the text.
+        digest: hash of the text.
     """
 
     setup: Setup
@@ -46,11 +46,11 @@ class NextToken(Program):
 
     @classmethod
     def of(cls, setup: Setup, text: str | Path | None = None) -> NextToken:
-        """Read the text.  None: the text that comes along.
+        """Read the text at a path; None: the text that comes with Python.
 
         Raises:
-            ArgumentError: no language model.
-            DataError: the text cannot be used.
+            ArgumentError: the model is not a language model.
+            DataError: the text is not usable.
         """
         if not isinstance(setup.model, language.LanguageConfig):
             raise ArgumentError(f"next-token: got {setup.model!r}, expected a language model")
@@ -70,41 +70,41 @@ class NextToken(Program):
 
     @cached_property
     def specs(self) -> Specs:
-        """Of the model's parameters."""
+        """Specs of the model's parameters."""
         return language.specs(self.model)
 
     @cached_property
     def scheme(self) -> Scheme:
-        """As set up."""
+        """Scheme of the setup."""
         return self.setup.scheme
 
     def initial_std(self, spec: Spec) -> float:
-        """The family's."""
+        """Return the initial σ of a parameter in the model family."""
         return language.initial_std(self.model, spec)
 
     def batches(self, rng: np.random.Generator) -> Iterator[TextBatch]:
-        """Of the training text."""
+        """Return batches of the training text."""
         return text_batches(self.training, rng=rng, **self._sizes)
 
     def validation(self, rng: np.random.Generator) -> list[TextBatch]:
-        """The held-out text from its beginning; all of it with ``evaluation_batches`` = 0."""
+        """Return the held-out text from its beginning; all of it with ``evaluation_batches`` = 0."""
         return text_windows(self.held_out, most=self.setup.evaluation_batches or None, **self._sizes)
 
     def loss(self, p: Tensors, batch: TextBatch, rng: np.random.Generator | None = None) -> language.NextTokenLoss:
-        """Cross-entropy of the next token."""
+        """Compute the cross-entropy of the next token."""
         return language.next_token_loss(p, batch, self.model, rng)
 
     def observe(self, batch: TextBatch, loss: language.NextTokenLoss) -> NDArray[np.float64]:
-        """Sum of the losses, how many are right, how many there are."""
+        """Return the sum of the losses, the number of correct predictions, and the number of tokens."""
         counted = loss.labels != IGNORE
         right = (loss.logits.value.argmax(-1) == loss.labels)[counted]
         return np.array([float(loss.total.value) * right.size, right.sum(), right.size], np.float64)
 
     def score(self, observed: Sequence[NDArray[np.float64]]) -> Scores:
-        """Bits per character, and the share of characters predicted right."""
+        """Return bits per character, and the share of correctly predicted characters."""
         nats, right, tokens = np.sum(observed, 0).tolist()
         return {"bits": nats / tokens / math.log(2), "accuracy": right / tokens}
 
     def line(self, scores: Scores) -> str:
-        """Bits and accuracy."""
+        """Format bits and accuracy."""
         return f"{scores['bits']:.4f} bits per character ({scores['accuracy']:.1%} right)"

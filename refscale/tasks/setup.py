@@ -1,4 +1,4 @@
-"""The sizes and rules that a built-in task is set up with."""
+"""The sizes and rules of a built-in task."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from refscale.scales import Constraint, Scheme, geometric, get_constraint, get_s
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a task is set up with.
+    """The settings of a task.
 
     Attributes:
-        model: None where the data say which.
-        scheme: how tensors are scaled.
-        batch, seq: sequences in a batch, tokens in each.
-        dropout, constraint: of a model that the data bring.
-        evaluation_batches: batches of a validation, 0 for all there are.
-        stride: tokens from one window of a long context to the next, see ``squad.windows``.
-        seed: of what is drawn when it is set up.
+        model: configuration of the model; None if the data contain the model.
+        scheme: scheme of the tensors.
+        batch, seq: sequences in a batch, and tokens in each.
+        dropout, constraint: settings of a model that comes with the data.
+        evaluation_batches: batches in each validation, 0 for all.
+        stride: tokens between the starts of windows of a long context, see ``squad.windows``.
+        seed: random seed of the setup.
         held_out: share of a text, its last part, that is for validation only.
-        fit: give the model as many tokens as the text has, up to its own number; if not, it keeps that.
+        fit: whether the model's number of tokens is reduced to that of the text.
     """
 
     model: Config | None

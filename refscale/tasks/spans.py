@@ -23,17 +23,17 @@ from refscale.scales import Scheme, Unit, get_scheme, regular, unit
 from refscale.tasks.setup import Setup
 
 LONGEST_QUESTION = 64
-"""Tokens, or half of a window; Devlin et al. 2018, run_squad."""
+"""Largest number of tokens of a question, or half of a window if that is less; Devlin et al. 2018, run_squad."""
 
 
 @dataclass(frozen=True)
 class SpanData:
-    """What is read to fine-tune.
+    """The data of fine-tuning.
 
     Attributes:
-        pretrained: the trained model; or its directory, which ``train`` reads by ``train.load_trained``.
-        train, dev: files in the format of SQuAD 1.1 or 2.0; None, both: ``squad.made_questions``.
-        text: the text that the model was trained on, if its directory is a run of ``train`` on a text of its own.
+        pretrained: trained model; or its directory, which ``train`` reads by ``train.load_trained``.
+        train, dev: files in the format of SQuAD 1.1 or 2.0; both None: ``squad.made_questions``.
+        text: training text of the model, if its directory is a run of ``train`` on a text of its own.
     """
 
     pretrained: published.Pretrained | str | Path
@@ -42,7 +42,7 @@ class SpanData:
     text: str | Path | None = None
 
     def questions(self) -> tuple[tuple[squad.Question, ...], tuple[squad.Question, ...]]:
-        """Those to train on, those to validate on.  Raises ArgumentError, DataError."""
+        """Return training and validation questions; raise ArgumentError or DataError for unusable data."""
         if (self.train is None) != (self.dev is None):
             raise ArgumentError(f"SpanData(train={self.train!r}, dev={self.dev!r}): expected both files or neither")
         if self.train is None or self.dev is None:
@@ -54,20 +54,20 @@ class SpanData:
 class SpanExtraction(Program):
     """The task "squad"; see ``programs.Program``.
 
-    Under the regular scheme the model's parameters are taken as they are; under unit scaling, those of a regular model
-    are adapted (``published.adapt``), head and all, so that both start from the same function.
+    Under the regular scheme the model's parameters are used unchanged. Under unit scaling, those of a regular model are
+    adapted (``published.adapt``), including the head, so that both start from the same function.
 
     Attributes:
         setup: sizes and rules.
-        model: the encoder with a span head in place of the heads it had.
-        scheme: as configured, with the constants of an adapted model.
-        adapted: how it was adapted, if it was.
+        model: the encoder with a span head instead of its former heads.
+        scheme: configured scheme, with the constants of an adapted model.
+        adapted: result of the adaptation, if there was one.
         start: parameters before the first step.
-        questions, held_out: to train on, to validate on.
-        unanswerable: whether one of them has no answer: answers may then be empty, and scores are those of SQuAD 2.0.
-        training, windows: windows of the two; of the latter, as many as ``evaluation_batches`` asks for.
-        tokenizer: of the model.
-        digest: of model and questions.
+        questions, held_out: training and validation questions.
+        unanswerable: whether a question has no answer: then answers may be empty, and scores are those of SQuAD 2.0.
+        training, windows: windows of the two; for validation, at most the number in ``evaluation_batches``.
+        tokenizer: tokenizer of the model.
+        digest: hash of model and questions.
     """
 
     setup: Setup
@@ -88,9 +88,9 @@ class SpanExtraction(Program):
         """Read model and questions.
 
         Raises:
-            ArgumentError: a directory in place of the model; a scheme that does not fit the model's; or windows too
-                short or too long.
-            CheckpointError, DataError: model or questions cannot be used.
+            ArgumentError: a directory is given instead of the model, the scheme does not fit the model's, or windows
+                are too short or too long.
+            CheckpointError, DataError: model or questions are not usable.
         """
         pretrained = data.pretrained
         if not isinstance(pretrained, published.Pretrained):
@@ -113,7 +113,7 @@ class SpanExtraction(Program):
         )
         scheme, adapted, start = _start(setup, model, pretrained)
         questions, held_out = data.questions()
-        unanswerable = squad.has_unanswerable((*questions, *held_out))  # before a part of them is left out
+        unanswerable = squad.has_unanswerable((*questions, *held_out))  # before some of them are left out
 
         def windows(of: Sequence[squad.Question]) -> squad.Windows:
             return squad.windows(
@@ -151,18 +151,18 @@ class SpanExtraction(Program):
 
     @cached_property
     def specs(self) -> Specs:
-        """Of the model's parameters."""
+        """Specs of the model's parameters."""
         return bert.specs(self.model)
 
     def initial_parameters(self, scheme: Scheme, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
-        """Those of the trained model; the head's are drawn once, by the run's seed."""
+        """Return the parameters of the trained model; those of the head are drawn once, by the run's seed."""
         return dict(self.start)
 
     def regular(self, parameters: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Parameters as those of a regular model, which can be saved as a published one.
+        """Return parameters as those of a regular model, which can be saved as a published one.
 
         Raises:
-            ArgumentError: they were trained under unit scaling from the start.
+            ArgumentError: the model was trained under unit scaling from the start.
         """
         if self.adapted is None and self.scheme.name != regular.name:
             raise ArgumentError(
@@ -171,20 +171,20 @@ class SpanExtraction(Program):
         return self.adapted.regular(parameters) if self.adapted else parameters
 
     def batches(self, rng: np.random.Generator) -> Iterator[SpanBatch]:
-        """Windows at random."""
+        """Yield random windows."""
         while True:
             yield self.training.draw(rng, self.setup.batch)
 
     def validation(self, rng: np.random.Generator) -> Sequence[SpanBatch]:
-        """All windows of the questions held out, in order."""
+        """Return all windows of the validation questions, in order."""
         return _Batches(self.windows, self.setup.batch)
 
     def loss(self, p: Tensors, batch: SpanBatch, rng: np.random.Generator | None = None) -> bert.SpanLosses:
-        """Start plus end."""
+        """Compute the sum of start and end loss."""
         return bert.span_loss(p, batch, self.model, rng)
 
     def observe(self, batch: SpanBatch, loss: bert.SpanLosses) -> tuple[float, int, NDArray[Any], NDArray[Any]]:
-        """Sum of the losses over windows, their number, and their logits."""
+        """Return the sum of the losses over windows, their number, and their logits."""
         n, seq = batch.ids.shape
         wide = [np.full((n, self.setup.seq), -np.inf, np.float32) for _ in range(2)]  # a batch is cut to its longest
         for x, logits in zip(wide, (loss.start_logits, loss.end_logits), strict=True):
@@ -192,18 +192,18 @@ class SpanExtraction(Program):
         return float(loss.total.value) * n, n, wide[0], wide[1]
 
     def answers(self, observed: Sequence[tuple[float, int, NDArray[Any], NDArray[Any]]]) -> dict[str, str]:
-        """The answer to each question held out, by its id; "" for no answer."""
+        """Return the answer to each validation question, by its id; "" for no answer."""
         return squad.decide(self.candidates(observed), 0.0 if self.unanswerable else math.inf)
 
     def candidates(
         self, observed: Sequence[tuple[float, int, NDArray[Any], NDArray[Any]]]
     ) -> dict[str, squad.Candidate]:
-        """The best run for each question held out, with the log-odds of no answer, by its id."""
+        """Return the best run for each validation question, with the log-odds of no answer, by its id."""
         start, end = (np.concatenate([part[k] for part in observed]) for k in (2, 3))
         return squad.predict(self.held_out, self.windows, start, end)
 
     def score(self, observed: Sequence[tuple[float, int, NDArray[Any], NDArray[Any]]]) -> Scores:
-        """Mean loss over windows in nats; exact match and F1 over questions, as shares.
+        """Return the mean loss over windows in nats; exact match and F1 over questions, as shares.
 
         With unanswerable questions also the best of both over all thresholds, see ``squad.score_unanswerable``.
         """
@@ -218,7 +218,7 @@ class SpanExtraction(Program):
         return {"loss": loss / count, "exact_match": found.exact_match / 100, "f1": found.f1 / 100} | best
 
     def line(self, scores: Scores) -> str:
-        """Loss, exact match, F1, and the best of both over thresholds."""
+        """Format loss, exact match, F1, and the best of both over thresholds."""
         line = f"loss {scores['loss']:.4f}, exact match {scores['exact_match']:.1%}, F1 {scores['f1']:.1%}"
         if "best_f1" not in scores:
             return line
@@ -228,7 +228,7 @@ class SpanExtraction(Program):
 def _start(
     setup: Setup, model: bert.BertConfig, pretrained: published.Pretrained
 ) -> tuple[Scheme, published.Adapted | None, dict[str, NDArray[Any]]]:
-    """Scheme, adaptation and first parameters: the encoder's, and a new head."""
+    """Return scheme, adaptation and first parameters: the encoder's, and a new head."""
     specs, trained = bert.specs(model), get_scheme(pretrained.scheme)
     head = {name: spec for name, spec in specs.items() if name.startswith("span.")}
     rng = np.random.default_rng([setup.seed, 0])
@@ -253,7 +253,7 @@ def _start(
 
 @dataclass(frozen=True)
 class _Batches(Sequence[SpanBatch]):
-    """Windows in order, so many at a time; the last batch may have fewer."""
+    """Windows in order, in batches of a fixed size; the last batch may have fewer."""
 
     windows: squad.Windows
     size: int

@@ -1,8 +1,8 @@
-"""How to state a claim about numbers as a test: assertions, constructions and, for Hypothesis, strategies.
+"""Tools to test a claim about numbers: assertions, constructions and Hypothesis strategies.
 
-Start from what you know about the answer. If you know its bits, compare bits. If you know how often it was rounded,
-count ulp. If you know only its distribution, say how rarely correct code may fail. Say, the claim is Unit Scaling's
-rule for the matrix product: with the factor m^-1/2, unit-variance inputs give a unit-variance output.
+The known property of the result decides the test. If its bits are known, compare bits. If the number of roundings is
+known, count ulp. If only its distribution is known, state a false-alarm rate. The example below tests Unit Scaling's
+rule for the matrix product: with the factor m^-½, unit-variance inputs give a unit-variance output.
 
     >>> import numpy as np
     >>> from refscale.testing import *
@@ -10,7 +10,7 @@ rule for the matrix product: with the factor m^-1/2, unit-variance inputs give a
     >>> def product(x, w):
     ...     return (x @ w) * x.shape[-1] ** -0.5
 
-By construction, without chance: columns of a Hadamard matrix times signs have an RMS of exactly sqrt m.
+By construction, without sampling: columns of a Hadamard matrix times signs have an RMS of exactly √m.
 
     >>> x, w = hadamard(64)[:, :40], signs((40, 24), rng)
     >>> assert_exact_rms(product(x, w))
@@ -20,8 +20,8 @@ By construction, without chance: columns of a Hadamard matrix times signs have a
     AssertionError: the RMS is 1.001, expected 1.0: relative error 0.001,
     where 2 roundings to float64 explain 4.17e-15
 
-By sampling, where no construction reaches. Elements of a product share rows and columns, so they are worth fewer
-samples than there are elements, and a check that could not see an error of 3 % is refused:
+By sampling, if no construction exists. Elements of a product share rows and columns, so they count as fewer samples
+than there are elements, and a check without the power to find an error of 3 % is refused:
 
     >>> b, m, n = 250, 250, 250
     >>> y = product(rng.standard_normal((b, m)), rng.standard_normal((m, n)))
@@ -33,7 +33,7 @@ samples than there are elements, and a check that could not see an error of 3 % 
     >>> y = product(signs((b, m), rng), signs((m, n), rng))  # signs: the sharing costs nothing
     >>> assert_unit_variance(y, n_eff=effective_samples_matmul(b, m, n, x_kurtosis=1, w_kurtosis=1))
 
-And its backward pass, by inner products in float64:
+The backward pass, by inner products in float64:
 
     >>> inputs = rng.standard_normal((5, 4)), rng.standard_normal((4, 3))
     >>> def backward(g):
@@ -42,16 +42,16 @@ And its backward pass, by inner products in float64:
     >>> assert_vjp(product, backward, inputs, rng=rng) < 1e-9
     True
 
-The verbs, and what each asks of the caller:
+The assertions, and the information that each needs:
 
-| verb | equality | the caller owes |
+| assertion | equality | needed from the caller |
 |---|---|---|
 | `assert_same_bits` | dtype, shape and every bit | nothing |
-| `assert_within_ulp` | distance on the ordered-integer line | the bound, derived |
+| `assert_within_ulp` | distance on the ordered-integer line | a derived bound |
 | `assert_within_standard_errors`, `assert_unit_variance` | distance in standard errors | a false-alarm rate, a power |
-| `assert_exact_rms` | a known RMS, up to counted roundings | the construction, proved |
+| `assert_exact_rms` | a known RMS, up to counted roundings | a proved construction |
 | `assert_vjp` | inner products, against differences in float64 | a point without kinks |
-| `assert_gradient_factor` | each gradient a constant times the true one | a program to record twice |
+| `assert_gradient_factor` | each gradient a constant times the true one | a program that can run twice |
 
 The same claim over all shapes is a property: `refscale.testing.strategies` draws formats, shapes, arrays and graphs.
 That module needs Hypothesis (`pip install refscale[test]`) and is not imported here.
@@ -83,8 +83,8 @@ if TYPE_CHECKING:
     )
     from refscale.testing.vjp import assert_vjp
 else:
-    # pytest loads ``plugin``, here, at every start; that must not import NumPy, or it would be too late to set threads
-    # or processor features for NumPy in a ``conftest.py``.
+    # pytest loads ``plugin`` from this package at every start; importing NumPy then would be too early for a
+    # ``conftest.py`` that sets threads or processor features for NumPy.
     from refscale.names import lazily
 
     __getattr__, __dir__ = lazily(

@@ -1,9 +1,8 @@
-"""Inputs for which the answer is known: claims about scale without statistics, and one input that breaks them.
+"""Inputs with a known result, for exact tests of scale, and one input that violates the assumption of independence.
 
-A unit-variance rule says "if the inputs have unit scale, so has the output". Random inputs test it to a few percent at
-the price of a false-alarm rate. The inputs here test it to the last bits (`hadamard`, `signs`) or to 1e-5
-(`quantile_grid`) and never flake; `correlated_rows` shows what happens where the independence that the rule assumes is
-missing.
+A unit-variance rule states: if the inputs have unit scale, so has the output. Random inputs test it to a few percent
+with a false-alarm rate. The inputs here test it to the last bits (`hadamard`, `signs`) or to 1e-5 (`quantile_grid`),
+without false alarms; `correlated_rows` shows the result without the independence that the rule assumes.
 """
 
 import math
@@ -20,27 +19,27 @@ Float64Array = npt.NDArray[np.float64]
 
 
 def hadamard(n: int) -> Float64Array:
-    """Sylvester's Hadamard matrix: entries +-1, orthogonal rows, orthogonal columns.
+    """Return Sylvester's Hadamard matrix: entries ±1, orthogonal rows, orthogonal columns.
 
         H_1 = [1],    H_2k = [[H_k, H_k], [H_k, -H_k]],    H H^T = H^T H = n I
 
-    **A matrix product of known scale.** Let x (b, m) and w (m, n) have entries +-1. If x is m columns of `hadamard(b)`
-    (m <= b), or w is m rows of `hadamard(n)` (m <= n), then y = x w has an RMS of exactly sqrt m, whatever the other
-    matrix is. *Proof.* In the first case x^T x = b I, so the sum of squares of y is tr(w^T x^T x w) = b tr(w^T w) =
+    **A matrix product of known scale.** Let x (b, m) and w (m, n) have entries ±1. If x is m columns of `hadamard(b)`
+    (m <= b), or w is m rows of `hadamard(n)` (m <= n), then y = x w has an RMS of exactly √m for any other matrix.
+    *Proof.* In the first case x^T x = b I, so the sum of squares of y is tr(w^T x^T x w) = b tr(w^T w) =
     b m n, over b n elements. The second case is the transpose of the first. Every partial sum is an integer of at most
-    m, so no float format with integers up to m rounds anything, in any order of summation. Hence the factor m^-1/2 must
+    m, so no float format with integers up to m rounds anything, in any order of summation. Hence the factor m^-½ must
     make the RMS exactly 1, up to the rounding of that factor and product (`assert_exact_rms`). The
     gradients g w^T and x^T g are such products, too: a square Hadamard w makes the first exact, x the second, g both.
     *Not* so for rows of H in x, as then x^T x is not a multiple of I.
 
     Args:
-        n: the side, a power of two.
+        n: side length, a power of two.
 
     Returns:
-        float64 array of shape (n, n), +-1.
+        float64 array of shape (n, n), ±1.
 
     Raises:
-        ArgumentError: if n is not a power of two.
+        ArgumentError: n is not a power of two.
 
     Source:
         Sylvester (1867), Philosophical Magazine 34, 461-475.
@@ -56,31 +55,31 @@ def hadamard(n: int) -> Float64Array:
 
 
 def signs(shape: int | tuple[int, ...], rng: np.random.Generator) -> Float64Array:
-    """Independent entries +1 and -1, each with probability 1/2.
+    """Return independent entries +1 and -1, each with probability 1/2.
 
         mean 0,  variance 1,  kurtosis 1
 
-    Unit variance holds exactly in every sample, not in expectation only, and in a matrix product the lengths of the
-    rows do not vary: see `effective_samples_matmul`.
+    Every sample has exactly unit variance, not only in expectation, and in a matrix product the lengths of the rows are
+    equal: see `effective_samples_matmul`.
 
     Args:
-        shape: of the result.
+        shape: shape of the result.
         rng: source of the signs.
 
     Returns:
-        float64 array of the shape, +-1.
+        float64 array of the shape, ±1.
     """
     return np.where(rng.integers(0, 2, shape) == 1, 1.0, -1.0)
 
 
 def quantile_grid(n: int) -> Float64Array:
-    """The normal distribution without chance: n points at its evenly spaced quantiles.
+    """Return n points at evenly spaced quantiles of the normal distribution.
 
-        x_i = Phi^-1((i + 1/2) / n),    i = 0 ... n - 1
+        x_i = Φ^-1((i + 1/2) / n),    i = 0 ... n - 1
 
     The mean of f over the grid is the midpoint rule for E f(X), X ~ N(0, 1), over equal probabilities. With n = 65 536
-    the standard deviations of the usual activations come out within 2e-5 of their integrals, and the RMS of their
-    bounded derivatives within 2e-7: what is lost is the tail beyond the last point, |x| > 4.3.
+    the standard deviations of the usual activations are within 2e-5 of their integrals, and the RMS of their bounded
+    derivatives within 2e-7. The error is the tail beyond the last point, |x| > 4.3.
 
     Args:
         n: number of points, >= 1.
@@ -89,11 +88,11 @@ def quantile_grid(n: int) -> Float64Array:
         float64 array of shape (n,), ascending, odd-symmetric to the last bit: x_i = -x_(n-1-i).
 
     Raises:
-        ArgumentError: if n is not positive.
+        ArgumentError: n is not positive.
 
     Source:
-        Wichura's algorithm AS 241 in `statistics.NormalDist`, for the lower half, where it keeps its precision; the
-        upper half is mirrored.
+        Wichura's algorithm AS 241 in `statistics.NormalDist`, for the lower half, where it is precise; the upper half
+        is mirrored.
 
     Example:
         >>> relu = np.maximum(quantile_grid(65_536), 0)
@@ -109,28 +108,28 @@ def quantile_grid(n: int) -> Float64Array:
 
 
 def correlated_rows(rng: np.random.Generator, b: int, n: int, share: float) -> Float64Array:
-    """Rows of unit variance with a common component: independence fails, and with it the factor b^-1/2.
+    """Return rows of unit variance with a common component, for which the factor b^-½ is wrong.
 
-        x_i = sqrt(share) c + sqrt(1 - share) e_i,    c, e_i ~ N(0, I_n),    i = 1 ... b
+        x_i = √(share) c + √(1 - share) e_i,    c, e_i ~ N(0, I_n),    i = 1 ... b
 
-    Every element is N(0, 1). But a sum over the rows times b^-1/2, as in the gradient of a bias, has RMS
-    sqrt(1 + (b - 1) share) instead of 1; and x^T g b^-1/2, the gradient of a weight, where x and g each have such a
-    component, sqrt(1 + (b - 1) share^2). At share = 0.1 and b = 1024 these are 10.2 and 3.4.
+    Every element is N(0, 1). But a sum over the rows times b^-½, as in the gradient of a bias, has RMS
+    √(1 + (b - 1) share) instead of 1. If x and g each have such a component, x^T g b^-½, the gradient of a weight,
+    has RMS √(1 + (b - 1) share^2). At share = 0.1 and b = 1024 these are 10.2 and 3.4.
 
     Args:
         rng: source of the components.
         b: number of rows, >= 1.
         n: length of a row, >= 1.
-        share: the part of the variance that is common, in [0, 1]; also the correlation of two rows.
+        share: common part of the variance, in [0, 1]; also the correlation of two rows.
 
     Returns:
         float64 array of shape (b, n).
 
     Raises:
-        ArgumentError: outside these ranges.
+        ArgumentError: an argument is outside its range.
 
     Derivation:
-        sum_i x_i = b sqrt(share) c + sqrt(1 - share) sum_i e_i has variance b^2 share + b (1 - share). For the product,
+        sum_i x_i = b √(share) c + √(1 - share) sum_i e_i has variance b^2 share + b (1 - share). For the product,
         E (x_ik g_ij x_lk g_lj) is 1 if i = l and share^2 otherwise, so the variance is (b + b (b - 1) share^2) / b.
     """
     if b < 1 or n < 1:
@@ -142,9 +141,9 @@ def correlated_rows(rng: np.random.Generator, b: int, n: int, share: float) -> F
 
 
 def rms(x: npt.ArrayLike) -> float:
-    """The root of the mean square, in float64.
+    """Return the root of the mean square, in float64.
 
-        rms(x) = sqrt(mean x^2)
+        rms(x) = √(mean x^2)
 
     Args:
         x: any shape with at least one element, any real dtype; |x| below 1e154, so that no square overflows.
@@ -154,17 +153,17 @@ def rms(x: npt.ArrayLike) -> float:
         integer; otherwise the relative error is at most that of a pairwise sum, (24 + log2 size) 2^-53.
 
     Raises:
-        ArgumentError: if x is empty.
-        CarrierError: if x is complex.
+        ArgumentError: x is empty.
+        CarrierError: x is complex.
     """
     wide = _wide("rms", x)
     return math.sqrt(float(np.mean(wide * wide)))
 
 
 def std(x: npt.ArrayLike) -> float:
-    """The standard deviation about the mean, in float64.
+    """Return the standard deviation about the mean, in float64.
 
-        std(x) = sqrt(mean (x - mean x)^2)
+        std(x) = √(mean (x - mean x)^2)
 
     Args:
         x: any shape with at least one element, any real dtype; |x| below 1e154.
@@ -173,8 +172,8 @@ def std(x: npt.ArrayLike) -> float:
         The population standard deviation over all elements (divided by the count; no correction).
 
     Raises:
-        ArgumentError: if x is empty.
-        CarrierError: if x is complex.
+        ArgumentError: x is empty.
+        CarrierError: x is complex.
     """
     wide = _wide("std", x)
     return rms(wide - np.mean(wide))
@@ -188,15 +187,15 @@ def assert_exact_rms(x: npt.ArrayLike, expected: float = 1.0, *, roundings: int 
     For products whose unrounded RMS is known exactly, such as those of `hadamard`.
 
     Args:
-        x: any shape, float16, bfloat16, float32 or float64; its nonzero elements normal numbers.
-        expected: the RMS, finite, > 0.
-        roundings: how often each element was rounded after it was last exact, >= 0. The default covers a factor that
-            is itself rounded and the product with it.
+        x: any shape, float16, bfloat16, float32 or float64; its nonzero elements are normal numbers.
+        expected: known RMS, finite, > 0.
+        roundings: number of roundings of each element after it was last exact, >= 0. The default counts a rounded
+            factor and the product with it.
 
     Raises:
-        AssertionError: with the RMS, its relative error and the bound.
-        ArgumentError: if x is empty, `expected` not positive or `roundings` negative.
-        CarrierError: if x is not one of these dtypes.
+        AssertionError: the RMS is outside the bound; the message has the RMS, its relative error and the bound.
+        ArgumentError: x is empty, `expected` is not positive or `roundings` is negative.
+        CarrierError: x has another dtype.
 
     Derivation:
         If each element is exact times (1 + d) with |d| <= (1 + u)^k - 1, then so is the RMS, a norm. Measuring it in
@@ -221,7 +220,7 @@ def assert_exact_rms(x: npt.ArrayLike, expected: float = 1.0, *, roundings: int 
         raise ArgumentError(
             f"assert_exact_rms: {roundings} roundings to {array.dtype} allow {bound:.3g}: nothing exact"
         )
-    if not abs(error) <= bound:  # NaN deviates
+    if not abs(error) <= bound:  # also true for NaN
         raise AssertionError(
             f"the RMS is {measured!r}, expected {expected!r}: relative error {error:.3g}, where {roundings} roundings "
             f"to {array.dtype} explain {bound:.3g}"

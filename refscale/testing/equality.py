@@ -1,9 +1,8 @@
-"""Two of the three equalities: the same bits, and within so many ulp.
+"""Two of the three kinds of equality: the same bits, and a distance of at most a number of ulp.
 
-Both look at an array as codes. The codes of a binary floating-point format, read as sign and magnitude, number its
-values in order: the *ordered-integer line*. Neighbors on the line are neighbors among the representable values, across
-every binade and across zero, so the distance in ulp of two values is the difference of two integers, and no tolerance
-has to be chosen by magnitude.
+Both compare codes. The codes of a binary floating-point format, read as sign and magnitude, number its values in order:
+the *ordered-integer line*. Neighbors on the line are neighboring representable values, across every binade and across
+zero. So the distance of two values in ulp is the difference of two integers, and no tolerance depends on magnitude.
 """
 
 import operator
@@ -27,16 +26,17 @@ def assert_same_bits(actual: npt.ArrayLike, expected: npt.ArrayLike) -> None:
 
         codes(actual) = codes(expected)
 
-    The sign of zero counts, and so do the sign and the payload of every NaN: this is the equality of golden vectors,
-    of "in any order" and of "at any thread count".
+    The sign of zero counts, and so do the sign and the payload of every NaN. Golden vectors use this equality, and so
+    do claims of "in any order" and "at any thread count".
 
     Args:
-        actual: the array under test, any shape; elements of 1, 2, 4 or 8 bytes (ml_dtypes' formats included).
-        expected: the array it must equal. Nothing is broadcast and nothing is promoted.
+        actual: array under test, any shape; elements of 1, 2, 4 or 8 bytes (ml_dtypes' formats included).
+        expected: expected array. Nothing is broadcast or promoted.
 
     Raises:
-        AssertionError: naming the first element that deviates (index, values, codes, distance) and counting them all.
-        CarrierError: for elements of another size, or Python objects.
+        AssertionError: an element differs; the message has the first one (index, values, codes, distance) and the
+            count.
+        CarrierError: elements have another size, or are Python objects.
 
     Example:
         >>> assert_same_bits(np.float32([0.0, 1.0]) + np.float32(0.0), np.float32([0.0, 1.0]))
@@ -64,30 +64,30 @@ def assert_same_bits(actual: npt.ArrayLike, expected: npt.ArrayLike) -> None:
 def assert_within_ulp(
     actual: npt.ArrayLike, expected: npt.ArrayLike, ulps: SupportsIndex, *, format: FormatLike | None = None
 ) -> None:
-    """Assert that every element lies within a number of ulp of the one expected.
+    """Assert that every element is within a number of ulp of the expected one.
 
         |line(actual) - line(expected)| <= ulps,    line(x) = (-1)^sign * magnitude bits of x, an integer
 
-    The bound is a claim and has to be **derived**, next to the call: count the roundings between the inputs and the
-    result (one operation that is correctly rounded: 0; against the exact value rounded, one that is faithful: 1; a sum
-    of n terms of one sign: n - 1), or measure it over the whole domain and say so. A bound that was raised until the
-    test passed says nothing. Infinities and NaN must coincide (NaN with NaN of any sign and payload, infinity with
-    infinity of the same sign; the largest finite value is *not* one ulp from infinity), and -0 is 0 ulp from +0: where
-    these matter, use `assert_same_bits`.
+    The bound is a claim. **Derive** it next to the call by counting the roundings between the inputs and the result
+    (one correctly rounded operation: 0; a faithful one against the exact value rounded: 1; a sum of n terms of one
+    sign: n - 1), or measure it over the whole domain and state that. Raising a bound until the test passes proves
+    nothing. Infinities and NaN must coincide: NaN with NaN of any sign and payload, infinity with infinity of the same
+    sign. The largest finite value is *not* one ulp from infinity, and -0 is 0 ulp from +0; `assert_same_bits`
+    distinguishes these.
 
     Args:
-        actual: the array under test, any shape: float16, float32, float64, bfloat16 or another ml_dtypes float.
-        expected: the array it must approximate, of the same shape and dtype.
-        ulps: the largest distance allowed, an integer >= 0.
-        format: count in ulp of this format instead of the dtype's, for wide arrays that carry narrow values; the
-            dtypes may then differ, and both arrays must hold values of the format.
+        actual: array under test, any shape: float16, float32, float64, bfloat16 or another ml_dtypes float.
+        expected: expected array, of the same shape and dtype.
+        ulps: largest allowed distance, an integer >= 0.
+        format: format whose ulp are counted, for wide arrays that carry narrow values; the dtypes may then differ, and
+            both arrays must contain values of the format. Default: the format of the dtype.
 
     Raises:
-        AssertionError: naming the first element that deviates (index, values, codes, distance) and the farthest one,
-            and counting them all; also when an actual value cannot be said in `format`.
-        ArgumentError: for `ulps` that is not an integer >= 0.
-        FormatError: if an expected value cannot be said in `format`, or there is no such format.
-        CarrierError: for a dtype that has no line of its own.
+        AssertionError: an element is too far; the message has the first one (index, values, codes, distance), the
+            farthest one and the count. Also if `format` cannot represent an actual value.
+        ArgumentError: `ulps` is not an integer >= 0.
+        FormatError: `format` cannot represent an expected value, or is unknown.
+        CarrierError: the dtype has no ordered-integer line.
 
     Source:
         The order of the codes: IEEE 754-2019, section 3.4, where the exponent stands above the significand so that
@@ -124,8 +124,8 @@ def assert_within_ulp(
             raise AssertionError(f"actual does not hold values of {format}: {error}") from error
     _require_same("shape", actual.shape, expected.shape)
     distance = _distance(actual_codes, expected_codes, line)
-    # A value that is not finite has no distance: it coincides or it deviates.
-    with np.errstate(invalid="ignore"):  # a signaling NaN signals when looked at
+    # A non-finite value has no distance: it coincides or it deviates.
+    with np.errstate(invalid="ignore"):  # a signaling NaN raises the flag
         finite = (np.isfinite(actual) & np.isfinite(expected)).reshape(-1)
         same = ((actual == expected) | (np.isnan(actual) & np.isnan(expected))).reshape(-1)
     wrong = np.flatnonzero(np.where(finite, distance > np.uint64(limit), ~same))
@@ -148,14 +148,14 @@ def assert_within_ulp(
 
 
 class _Line(NamedTuple):
-    """How codes number values: as sign and magnitude, or without a sign as they are."""
+    """The order of a format's codes: sign and magnitude, or unsigned integers."""
 
     name: str
     bits: int
     signed: bool
 
     def integers(self, codes: Codes) -> npt.NDArray[np.int64]:
-        """The integer of each code: its magnitude bits, negative where the sign bit is set; both zeros are 0."""
+        """Return the integer of each code: its magnitude bits, negative if the sign bit is set; both zeros are 0."""
         wide = codes.astype(np.uint64)
         if not self.signed:
             return wide.astype(np.int64)
@@ -164,7 +164,7 @@ class _Line(NamedTuple):
 
 
 def _line_of(dtype: np.dtype[Any]) -> _Line | None:
-    """The line of a dtype, or None where codes are not ordered so, or wider than 8 bytes."""
+    """Return the line of a dtype, or None if its codes are not ordered so, or are wider than 8 bytes."""
     if dtype.kind not in "fV" or dtype.itemsize > 8:
         return None
     try:
@@ -175,7 +175,7 @@ def _line_of(dtype: np.dtype[Any]) -> _Line | None:
 
 
 def _codes(x: Array) -> Codes:
-    """The bits of x as unsigned integers, flat, in C order."""
+    """Return the bits of x as unsigned integers, flat, in C order."""
     size = x.dtype.itemsize
     if x.dtype.hasobject or size not in (1, 2, 4, 8):
         raise CarrierError(f"cannot compare the bits of {x.dtype}: expected elements of 1, 2, 4 or 8 bytes")
@@ -185,7 +185,7 @@ def _codes(x: Array) -> Codes:
 
 
 def _distance(actual: Codes, expected: Codes, line: _Line) -> npt.NDArray[np.uint64]:
-    """|line(actual) - line(expected)|: up to 2^64 - 2^54 in float64, so the difference is taken in uint64."""
+    """Return |line(actual) - line(expected)|: up to 2^64 - 2^54 in float64, so the difference is taken in uint64."""
     a, b = line.integers(actual), line.integers(expected)
     return np.maximum(a, b).view(np.uint64) - np.minimum(a, b).view(np.uint64)
 
@@ -207,7 +207,7 @@ class _Pair:
         return _index(where, self.actual.shape)
 
     def describe(self, where: int) -> list[str]:
-        """The two values, aligned, their codes in hexadecimal, and how far apart they are."""
+        """Return lines with the two aligned values, their codes in hexadecimal, and their distance."""
         digits = (self.line.bits if self.line else 8 * self.actual.dtype.itemsize) + 3 >> 2
         values = [str(x.reshape(-1)[where]) for x in (self.actual, self.expected)]
         values = [v if v.startswith("-") else f" {v}" for v in values]

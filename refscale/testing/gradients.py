@@ -1,4 +1,4 @@
-"""The gradient that a scaled graph computes, held to the true one times a constant."""
+"""Comparison of the gradient of a scaled graph with a constant times the true gradient."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Program = Callable[..., Tensor]
 Inputs = ArrayLike | Mapping[str, ArrayLike]
 
 RELATIVE = 1e-10
-"""Two float64 passes over the same terms, each off by some 1e-15, and room for cancellation in their sums."""
+"""Relative tolerance: two float64 passes over the same terms, each off by 1e-15, and cancellation in their sums."""
 NEGLIGIBLE = 1e-13
-"""What rounding leaves of a gradient that is 0, of a bias that a softmax ignores, say: a part of the largest."""
+"""Rounding error of a gradient that is 0, such as that of a bias before a softmax: a part of the largest gradient."""
 
 
 @dataclass(frozen=True)
 class TrueGradients:
-    """A scheme that replays the factors α of a recorded run with β = α: plain backpropagation of what it computes.
+    """A scheme that repeats the factors α of a recorded run with β = α: plain backpropagation of the same function.
 
     Attributes:
-        base: scheme of that run; all but the factors is asked of it.
-        tape: the run.
+        base: scheme of that run; defines everything except the factors.
+        tape: tape of that run.
     """
 
     base: Scheme
@@ -40,12 +40,12 @@ class TrueGradients:
         return getattr(self.base, name)
 
     def scales(self, call: Call) -> Scales:
-        """α of the recorded call, for its output and every gradient."""
+        """Return α of the recorded call, for its output and every gradient."""
         return plain(self.tape.nodes[call.index].scales)
 
 
 def plain(scales: Scales) -> Scales:
-    """α, for the output and every gradient: the vjp of α·f."""
+    """Return α for the output and every gradient: the factors of the vjp of α·f."""
     return Scales(scales.alpha, tuple(None if b is None else scales.alpha for b in scales.beta))
 
 
@@ -55,19 +55,19 @@ def computed_and_true(
     """Run a program twice in float64, under a scheme and as plain backpropagation of the same function.
 
     Args:
-        program: takes a Tensor for each array, a dict of Tensors for each mapping; returns the output.  The same at
-            every call.
+        program: function of a Tensor for each array and a dict of Tensors for each mapping; returns the output. Its
+            result must be the same at every call.
         inputs: arrays, or mappings from name to array.
-        scheme: of the first run; a scheme or its name.
-        rng: source of the output's gradient, if it is no scalar.
+        scheme: scheme of the first run, or its name.
+        rng: source of the output's gradient, needed unless the output is a scalar.
 
     Returns:
-        Of every input with a gradient: the computed one, its constant c by ``graph.gradient_factors``, the true one.
-        Inputs are named ``0``, ``1``, …, and those of a mapping by their names.
+        For every input with a gradient: the computed gradient, its constant c by ``graph.gradient_factors``, the true
+        gradient. Inputs are named ``0``, ``1``, …, and those of a mapping by their names.
 
     Raises:
-        FactorError: two consumers of a tensor demand different constants.
-        ArgumentError: the output is no scalar, and there is no rng.
+        FactorError: two consumers of a tensor require different constants.
+        ArgumentError: the output is not a scalar, and there is no rng.
     """
 
     def run(chosen: str | Scheme) -> tuple[Tensor, dict[str, Tensor]]:
@@ -114,24 +114,24 @@ def assert_gradient_factor(
 
         ‖computed_i − c_i·true_i‖ <= relative·‖c_i·true_i‖, or rounding: 1e-13 of the largest gradient
 
-    The true gradient is that of the function that the forward pass computes, by plain backpropagation; the constants
+    The true gradient is that of the function that the forward pass computes, by plain backpropagation. The constants
     are those that ``graph.gradient_factors`` predicts from the factors alone.
 
     Args:
-        program: takes a Tensor for each array, a dict of Tensors for each mapping; returns the output.
+        program: function of a Tensor for each array and a dict of Tensors for each mapping; returns the output.
         inputs: arrays, or mappings from name to array; run in float64.
-        expected: constants that are known, by name of the input ("0", "1", … or the mapping's); to 1e-9.
-        scheme: whose factors are meant; a scheme or its name.
-        rng: source of the output's gradient, if it is no scalar.
-        relative: distance allowed.
+        expected: known constants by name of the input ("0", "1", … or the mapping's); compared to 1e-9.
+        scheme: scheme that defines the factors, or its name.
+        rng: source of the output's gradient, needed unless the output is a scalar.
+        relative: allowed relative distance.
 
     Returns:
         The constant of every input with a gradient.
 
     Raises:
-        FactorError: two consumers of a tensor demand different constants: no gradient of it is right.
+        FactorError: two consumers of a tensor require different constants, so its gradient is wrong.
         AssertionError: a gradient is not its constant times the true one, or a constant is not the expected one.
-        ArgumentError: the output is no scalar and there is no rng, or ``expected`` names no input.
+        ArgumentError: the output is not a scalar and there is no rng, or ``expected`` contains an unknown name.
 
     Source:
         Paper, Theorem 5.2; the sharper criterion of ``refscale.graph``.
@@ -162,11 +162,11 @@ def assert_multiples(found: Mapping[str, tuple[Array, float, Array]], relative: 
     """Assert that each computed gradient is its constant times the true one.
 
     Args:
-        found: from ``computed_and_true``.
-        relative: distance allowed; that of a gradient near 0 is what rounding leaves of the largest.
+        found: result of ``computed_and_true``.
+        relative: allowed relative distance; for a gradient near 0, the rounding error of the largest gradient.
 
     Raises:
-        AssertionError: naming the first that is not.
+        AssertionError: a gradient is not; the message names the first.
     """
     largest = max((float(np.linalg.norm(c * true)) for _, c, true in found.values()), default=0.0)
     for name, (computed, c, true) in found.items():

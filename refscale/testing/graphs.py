@@ -1,4 +1,4 @@
-"""Graphs as data: what a random graph test needs to know, and nothing about the ops."""
+"""Graphs as data: the structure that a random graph test needs, independent of the ops."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,18 @@ from refscale.errors import ArgumentError
 
 @dataclass(frozen=True)
 class Dag:
-    """A directed acyclic graph of ops, in an order in which it can be run.
+    """A directed acyclic graph of ops, in an order in which it can run.
 
-    Nodes are numbered: the leaves 0 ... n_leaves - 1 first, then one node per op, in order. Every op names earlier
-    nodes, so the graph is acyclic by construction; an op may name a node twice (x * x), which is a multi-edge. The last
-    op is the output. Not every node need lead to it.
+    Nodes are numbered: first the leaves 0 ... n_leaves - 1, then one node per op, in order. Every op reads earlier
+    nodes, so the graph is acyclic by construction; an op may read a node twice (x * x), which is a multi-edge. The last
+    op is the output. Some nodes may not lead to it.
 
     Args:
         n_leaves: number of leaves, >= 1.
         ops: one pair (kind, inputs) per op, at least one; inputs are the numbers of earlier nodes, at least one.
 
     Raises:
-        ArgumentError: if there is no leaf or no op, or an op has no input or names a node that is not before it.
+        ArgumentError: there is no leaf or no op, or an op has no input or reads a node that is not before it.
 
     Example:
         >>> square_plus_leaf = Dag(2, (("multiply", (0, 0)), ("add", (2, 1))))
@@ -39,17 +39,17 @@ class Dag:
 
     @property
     def n_nodes(self) -> int:
-        """Leaves and ops together."""
+        """Number of leaves and ops together."""
         return self.n_leaves + len(self.ops)
 
     @property
     def output(self) -> int:
-        """The number of the output node: that of the last op."""
+        """Number of the output node: that of the last op."""
         return self.n_nodes - 1
 
 
 def undirected_edges(dag: Dag) -> tuple[tuple[int, int], ...]:
-    """The edges of a graph without their direction, as a sorted multiset.
+    """Return the edges of a graph without their direction, as a sorted multiset.
 
         {(u, v) : u is an input of op v}, once per mention; u < v
 
@@ -57,8 +57,8 @@ def undirected_edges(dag: Dag) -> tuple[tuple[int, int], ...]:
         dag: the graph.
 
     Returns:
-        Pairs (smaller node, larger node), sorted; a node that an op names twice gives its pair twice. A multi-edge is
-        never a cut-edge, so losing the second pair would change what the graph module must conclude.
+        Pairs (smaller node, larger node), sorted; a node that an op reads twice gives its pair twice. A multi-edge is
+        never a cut-edge, so both pairs are needed to find the cut-edges.
     """
     pairs = ((u, v) for v, (_, inputs) in enumerate(dag.ops, start=dag.n_leaves) for u in inputs)
     return tuple(sorted(pairs))

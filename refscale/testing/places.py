@@ -1,4 +1,4 @@
-"""Where a claim is tested: sizes and a seed."""
+"""Sizes and a seed at which a claim is tested."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 from refscale.errors import ArgumentError
 
 LARGEST = 4096
-"""Of every size: a Hadamard matrix of that side takes 128 MiB."""
+"""Largest value of every size: a Hadamard matrix of that side takes 128 MiB."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Sizes and a seed; a claim about shapes must hold at any.
+    """Sizes and a seed; a claim about shapes must be true for all of them.
 
     Attributes:
-        b: rows of a batch; of a whole model, tokens.
-        m: width: the length that a product sums over.
-        n: another width: columns of a weight, the hidden layer, channels out.
-        s: length of a sequence, of a softmax, number of classes.
-        seed: of everything random.
+        b: rows of a batch; for a whole model, tokens. Default: 64.
+        m: width, the inner dimension of a product. Default: 48.
+        n: another width: columns of a weight, the hidden layer, output channels. Default: 80.
+        s: length of a sequence or of a softmax, number of classes. Default: 32.
+        seed: random seed of all inputs. Default: 0.
 
     Raises:
         ArgumentError: a size is not in 1 ... ``LARGEST``, or the seed is negative.
@@ -42,18 +42,18 @@ class Place:
             raise ArgumentError(f"Place: seed is {self.seed!r}, expected an integer >= 0")
 
     def __str__(self) -> str:
-        """As ``refscale verify --shape`` reads it; the seed is a matter of its own."""
+        """Return the sizes as ``refscale verify --shape`` reads them; the seed is separate."""
         return ",".join(f"{name}={size}" for name, size in self.sizes.items())
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """The sizes by name."""
+        """Sizes by name."""
         return {name: value for name, value in asdict(self).items() if name != "seed"}
 
     def rng(self) -> np.random.Generator:
-        """A generator, the same at every call."""
+        """Return a generator, in the same state at every call."""
         return np.random.default_rng(self.seed)
 
     def at_most(self, **limits: int) -> Place:
-        """The same, with sizes cut: ``at_most(m=8)``."""
+        """Return a place with sizes cut to given limits: ``at_most(m=8)``."""
         return replace(self, **{name: min(getattr(self, name), limit) for name, limit in limits.items()})

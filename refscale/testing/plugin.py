@@ -1,11 +1,11 @@
-"""Adds the options of the conformance kit to pytest, which finds this module by its entry point.
+"""The pytest options of the conformance kit; pytest finds this module by its entry point.
 
 ::
 
     pytest --pyargs refscale.golden.conformance --refscale-backend module:Class --refscale-waivers FILE
     pytest --pyargs refscale.golden.conformance --refscale-trace DIR
 
-It is loaded in every run of pytest where refscale is installed.  So each option has the package's name before its own,
+pytest loads this module in every run where refscale is installed. So each option has the prefix ``--refscale-``,
 nothing else is registered unless one of them is given, and nothing is imported.
 """
 
@@ -18,24 +18,36 @@ def pytest_addoption(parser: Any) -> None:
     """Register the options: those of ``refscale conform`` with a prefix."""
     group = parser.getgroup("refscale", "refscale conformance kit")
     add = group.addoption
-    add("--refscale-backend", metavar="BACKEND", help="module:Class, or the name of a shipped one")
-    add("--refscale-pipe", metavar="PROGRAM", help="a program that reads requests and writes replies as text")
-    add("--refscale-trace", metavar="DIR", help="a recorded step, a test per call, in place of vectors")
-    add("--refscale-set", metavar="DIR", help="another set of golden vectors (default: the installed one)")
-    add("--refscale-only", action="append", default=[], metavar="PATTERN", help="ids of vectors, such as 'cast/*e4m3*'")
-    add("--refscale-flag", action="append", default=[], metavar="FLAG", help="vectors that catch this bug")
-    add("--refscale-seed", type=int, default=0, metavar="S", help="of generated vectors (default: 0)")
-    add("--refscale-repeat", type=int, default=1, metavar="N", help="generated vectors of N seeds (default: 1)")
-    add("--refscale-full", action="store_true", help="large vectors, too")
-    add("--refscale-require", action="append", default=[], metavar="PATTERN", help="ids that must be implemented")
-    add("--refscale-waivers", metavar="FILE", help="accepted failures, as TOML")
-    add("--refscale-timeout", type=float, default=60.0, metavar="S", help="for one vector (default: 60)")
-    add("--refscale-restarts", type=int, default=3, metavar="N", help="after a crash or a timeout (default: 3)")
-    add("--refscale-json", metavar="FILE", help="also write the verdict on every vector as JSON")
+    add("--refscale-backend", metavar="BACKEND", help="module:Class, or the name of a shipped backend")
+    add("--refscale-pipe", metavar="PROGRAM", help="program that reads requests and writes replies as text")
+    add("--refscale-trace", metavar="DIR", help="recorded step: a test for each call instead of each vector")
+    add("--refscale-set", metavar="DIR", help="directory of another set (default: the installed one)")
+    add(
+        "--refscale-only",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="run only these ids, such as 'cast/*e4m3*'",
+    )
+    add("--refscale-flag", action="append", default=[], metavar="FLAG", help="run only vectors that catch this bug")
+    add("--refscale-seed", type=int, default=0, metavar="S", help="random seed of generated vectors (default: 0)")
+    add("--refscale-repeat", type=int, default=1, metavar="N", help="number of seeds of generated vectors (default: 1)")
+    add("--refscale-full", action="store_true", help="also run large vectors")
+    add(
+        "--refscale-require",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="require that these ids are implemented",
+    )
+    add("--refscale-waivers", metavar="FILE", help="TOML file of accepted failures")
+    add("--refscale-timeout", type=float, default=60.0, metavar="S", help="seconds for one vector (default: 60)")
+    add("--refscale-restarts", type=int, default=3, metavar="N", help="restarts after a crash or timeout (default: 3)")
+    add("--refscale-json", metavar="FILE", help="also write the verdict on every vector to FILE as JSON")
 
 
 def pytest_configure(config: Any) -> None:
-    """Load ``refscale.golden.trace.plugin`` if a trace is given, ``refscale.golden.harness`` if a backend is."""
+    """Load ``refscale.golden.trace.plugin`` if a trace is given, ``refscale.golden.harness`` if a backend is given."""
     if config.getoption("--refscale-trace"):
         config.pluginmanager.import_plugin("refscale.golden.trace.plugin")
     elif config.getoption("--refscale-backend") or config.getoption("--refscale-pipe"):

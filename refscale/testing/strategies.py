@@ -1,7 +1,7 @@
 """Hypothesis strategies: formats, casts, arrays, shapes, generators and graphs.
 
-The only module of the package that imports Hypothesis (`pip install refscale[test]`). Everything shrinks toward what is
-easiest to read: the first format, round to nearest, zeros and ones, short shapes, chains.
+The only module of the package that imports Hypothesis (`pip install refscale[test]`). Examples shrink toward the most
+readable ones: the first format, round to nearest, zeros and ones, short shapes, chains.
 
     >>> from hypothesis import given
     >>> from refscale.testing import assert_same_bits
@@ -77,25 +77,25 @@ Shape = tuple[int, ...]
 Shapes = int | Shape | st.SearchStrategy[Shape]
 
 DEFAULT_KINDS: Mapping[str, int] = MappingProxyType({"tanh": 1, "add": 2, "multiply": 2, "scaled": 1})
-"""Kinds of ops and their arity, as `dags` draws them if nothing else is said; the first is what it shrinks to."""
+"""Kinds of ops with their arity, the default of `dags`; examples shrink to the first."""
 
 
 # Formats and casts.
 
 
 def formats(*, min_bits: int = 4, max_bits: int = 32, scales: bool = False) -> st.SearchStrategy[Format]:
-    """Formats of the table, narrowest first.
+    """Return a strategy of formats of the table, narrowest first.
 
     Args:
-        min_bits: narrowest code.
-        max_bits: widest code.
-        scales: whether to include formats without zero and sign (float8_e8m0fnu), which hold scales, not elements.
+        min_bits: smallest width of a code in bits.
+        max_bits: largest width of a code in bits.
+        scales: whether to include formats without zero and sign (float8_e8m0fnu), which represent scales, not elements.
 
     Returns:
-        A strategy of `Format`; shrinks toward the narrowest, whose values fit on a line.
+        A strategy of `Format`; shrinks toward the narrowest.
 
     Raises:
-        ArgumentError: if no format is left.
+        ArgumentError: no format remains.
     """
     chosen = [f for f in FORMATS.values() if min_bits <= f.bits <= max_bits and (scales or f.has_zero)]
     if not chosen:
@@ -104,25 +104,25 @@ def formats(*, min_bits: int = 4, max_bits: int = 32, scales: bool = False) -> s
 
 
 def roundings(*, stochastic: bool = False) -> st.SearchStrategy[Rounding]:
-    """Names of rounding modes, nearest even first.
+    """Return a strategy of names of rounding modes, nearest even first.
 
     Args:
-        stochastic: whether to include stochastic rounding, which needs random bits at the call.
+        stochastic: whether to include stochastic rounding, whose calls need random bits.
     """
     return st.sampled_from([r for r in ROUNDINGS if stochastic or r != "stochastic"])
 
 
 def overflows() -> st.SearchStrategy[Overflow]:
-    """Names of overflow rules, saturating first."""
+    """Return a strategy of names of overflow rules, saturating first."""
     return st.sampled_from(OVERFLOWS)
 
 
 def casts(into: st.SearchStrategy[Format] | None = None, *, stochastic: bool = False) -> st.SearchStrategy[Cast]:
-    """Casts: a format, a rounding and an overflow rule.
+    """Return a strategy of casts: a format, a rounding and an overflow rule.
 
     Args:
-        into: a strategy of formats; `formats()` if left out.
-        stochastic: whether to include stochastic rounding, which needs random bits at the call.
+        into: strategy of formats; default: `formats()`.
+        stochastic: whether to include stochastic rounding, whose calls need random bits.
 
     Returns:
         A strategy of `Cast`; shrinks toward the narrowest format, nearest even, saturating.
@@ -133,16 +133,16 @@ def casts(into: st.SearchStrategy[Format] | None = None, *, stochastic: bool = F
 def block_casts(
     into: st.SearchStrategy[BlockCast] | None = None, *, dims: int = 2, max_block: int = 5
 ) -> st.SearchStrategy[BlockCast]:
-    """Block-scaled formats, with every rule and way of rounding that goes with them, in small blocks along any axis.
+    """Return a strategy of block-scaled formats, with every rule and rounding they allow, in small blocks on any axis.
 
     Args:
-        into: a strategy of block formats, whose blocks and axes are replaced; those of the table if left out.
-        dims: dimensions of the arrays that they are for, at least 2.
-        max_block: longest side of a block.
+        into: strategy of block formats, whose blocks and axes are replaced; default: those of the table.
+        dims: dimensions of the arrays that they convert, at least 2.
+        max_block: largest side length of a block.
 
     Returns:
         A strategy of `BlockCast`, without stochastic rounding; shrinks toward MXFP8 by the rule of MX, blocks of 1.
-        With `nonfinite="ignore"`, elements of a format without NaN refuse a NaN.
+        With `nonfinite="ignore"`, formats without NaN refuse a NaN element.
     """
 
     def varied(cast: BlockCast) -> st.SearchStrategy[BlockCast]:
@@ -176,24 +176,24 @@ def arrays_in(
     allow_infinity: bool = False,
     dtype: npt.DTypeLike = np.float32,
 ) -> st.SearchStrategy[Array]:
-    """Wide arrays that carry values of a format: what an op sees.
+    """Return a strategy of wide arrays that carry values of a format, as an op receives them.
 
-    Drawn over codes, so that every binade is as likely as any, and the edges often: both zeros, one and its neighbors,
-    the smallest normal, the smallest and the largest subnormal, the largest value.
+    Drawn over codes, so that all binades have the same probability, and the edges a high one: both zeros, one and its
+    neighbors, the smallest normal, the smallest and the largest subnormal, the largest value.
 
     Args:
-        format: a name or a Format.
-        shape: the shape, or a strategy of shapes; `shapes()` if left out.
-        allow_nan: whether to draw NaN, where the format has it.
-        allow_infinity: whether to draw infinities, where the format has them.
+        format: a format or its name.
+        shape: the shape, or a strategy of shapes; default: `shapes()`.
+        allow_nan: whether to draw NaN, if the format has it.
+        allow_infinity: whether to draw infinities, if the format has them.
         dtype: float32 or float64.
 
     Returns:
         A strategy of arrays; shrinks toward zeros and ones.
 
     Raises:
-        CarrierError: for another dtype.
-        FormatError: for an unknown format.
+        CarrierError: another dtype.
+        FormatError: an unknown format.
     """
     format, dtype = get_format(format), np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
@@ -217,7 +217,7 @@ def arrays_in(
 
 
 def _edges(format: Format) -> list[int]:
-    """Codes of the magnitudes at which something changes, the simplest first."""
+    """Return the codes of magnitudes at which something changes, the simplest first."""
     unit = 1 << format.mantissa_bits  # codes per binade
     one, largest = (int(encode(np.float32(x), format)) for x in (1.0, format.max))
     edges = [one, one + unit, one - 1, one + 1, 0, largest, largest - 1]
@@ -233,14 +233,14 @@ def float_arrays(
     allow_nan: bool = True,
     allow_infinity: bool = True,
 ) -> st.SearchStrategy[Array]:
-    """Arrays over all bit patterns of a float dtype, with the edges drawn often.
+    """Return a strategy of arrays over all bit patterns of a float dtype; edges are drawn often.
 
-    Not uniform over values: over codes, so that every binade, subnormals and both zeros are as likely as any. NaN come
-    quiet and signaling, of both signs and any payload.
+    Uniform over codes, not over values, so that all binades, subnormals and both zeros have the same probability. NaN
+    are quiet and signaling, of both signs and any payload.
 
     Args:
         dtype: float16, float32, float64 or bfloat16.
-        shape: the shape, or a strategy of shapes; `shapes()` if left out.
+        shape: the shape, or a strategy of shapes; default: `shapes()`.
         allow_nan: whether to draw NaN.
         allow_infinity: whether to draw infinities.
 
@@ -248,7 +248,7 @@ def float_arrays(
         A strategy of arrays; shrinks toward zeros and ones.
 
     Raises:
-        CarrierError: for another dtype.
+        CarrierError: another dtype.
     """
     dtype = np.dtype(dtype)
     if dtype.name not in ("float16", "float32", "float64", "bfloat16"):
@@ -277,7 +277,7 @@ def float_arrays(
 def _drawn(
     shape: Shapes | None, edges: list[int], largest: int, specials: list[int], more: range = range(0)
 ) -> st.SearchStrategy[Array]:
-    """Arrays of 2 m + s, for codes with magnitude m and sign s: small integers for simple values.
+    """Return arrays of 2 m + s, for codes with magnitude m and sign s: small integers for simple values.
 
     A third each of edges (and specials), of all codes up to the largest finite, and of all codes in `more`.
     """
@@ -292,13 +292,13 @@ def _drawn(
 
 
 def shapes(min_dims: int = 0, max_dims: int = 3, max_side: int = 6, *, min_side: int = 1) -> st.SearchStrategy[Shape]:
-    """Shapes of arrays.
+    """Return a strategy of shapes of arrays.
 
     Args:
-        min_dims: fewest dimensions, >= 0; () is the shape of a scalar.
-        max_dims: most dimensions.
-        max_side: longest side.
-        min_side: shortest side; 0 for arrays that may be empty.
+        min_dims: smallest number of dimensions, >= 0; () is the shape of a scalar.
+        max_dims: largest number of dimensions.
+        max_side: largest side length.
+        min_side: smallest side length; 0 allows empty arrays.
 
     Returns:
         A strategy of tuples; shrinks toward few and short dimensions.
@@ -309,12 +309,12 @@ def shapes(min_dims: int = 0, max_dims: int = 3, max_side: int = 6, *, min_side:
 def matmul_shapes(
     *, max_side: int = 6, max_batch_dims: int = 2, min_side: int = 1
 ) -> st.SearchStrategy[tuple[Shape, Shape]]:
-    """Pairs of shapes that `x @ w` accepts: (..., b, m) and (..., m, n), batch dimensions broadcast.
+    """Return a strategy of pairs of shapes for `x @ w`: (..., b, m) and (..., m, n), batch dimensions broadcast.
 
     Args:
-        max_side: longest side.
-        max_batch_dims: most batch dimensions, each side separately; 0 for plain matrices.
-        min_side: shortest side.
+        max_side: largest side length.
+        max_batch_dims: largest number of batch dimensions, each operand separately; 0 for plain matrices.
+        min_side: smallest side length.
 
     Returns:
         A strategy of pairs of shapes.
@@ -327,14 +327,14 @@ def matmul_shapes(
 def broadcastable_shapes(
     count: int = 2, *, min_dims: int = 0, max_dims: int = 3, max_side: int = 6, min_side: int = 1
 ) -> st.SearchStrategy[tuple[Shape, ...]]:
-    """Shapes that broadcast against each other.
+    """Return a strategy of shapes that broadcast against each other.
 
     Args:
-        count: how many shapes, >= 1.
-        min_dims: fewest dimensions of each.
-        max_dims: most dimensions of each.
-        max_side: longest side.
-        min_side: shortest side.
+        count: number of shapes, >= 1.
+        min_dims: smallest number of dimensions of each.
+        max_dims: largest number of dimensions of each.
+        max_side: largest side length.
+        min_side: smallest side length.
 
     Returns:
         A strategy of tuples of `count` shapes.
@@ -348,12 +348,12 @@ def broadcastable_shapes(
 
 
 def seeds() -> st.SearchStrategy[int]:
-    """Seeds of generators: integers in [0, 2^32), shrinking toward 0."""
+    """Return a strategy of seeds of generators: integers in [0, 2^32), shrinking toward 0."""
     return st.integers(0, 2**32 - 1)
 
 
 def generators() -> st.SearchStrategy[np.random.Generator]:
-    """Fresh `numpy.random.Generator`s; a failing example prints as `default_rng(seed)`."""
+    """Return a strategy of fresh `numpy.random.Generator`s; a failing example prints as `default_rng(seed)`."""
     return seeds().map(np.random.default_rng)
 
 
@@ -361,11 +361,11 @@ def generators() -> st.SearchStrategy[np.random.Generator]:
 
 
 def op_examples(kind: type[Op], *, max_size: int = 6) -> st.SearchStrategy[Example]:
-    """Uses of an op: the examples that its class declares, at drawn sizes; of element-wise ops, at any shape.
+    """Return a strategy of uses of an op: the examples of its class at drawn sizes; for element-wise ops, any shape.
 
     Args:
-        kind: the class.
-        max_size: the largest of the sizes b, m, n and s.
+        kind: class of the op.
+        max_size: largest of the sizes b, m, n and s.
 
     Returns:
         A strategy of `Example`; `example.arrays(rng)` draws its inputs. Shrinks toward sizes of 1.
@@ -386,17 +386,17 @@ def op_examples(kind: type[Op], *, max_size: int = 6) -> st.SearchStrategy[Examp
 
 
 def places(sizes: str = "bmns", *, max_size: int = 96) -> st.SearchStrategy[Place]:
-    """Where a claim is tested: sizes and a seed.
+    """Return a strategy of places: sizes and a seed at which a claim is tested.
 
     Args:
-        sizes: the letters of the sizes to draw, of b, m, n and s; the others keep their defaults.
-        max_size: the largest.
+        sizes: letters of the sizes to draw, of b, m, n and s; the others have their defaults.
+        max_size: largest size.
 
     Returns:
         A strategy of `Place`; shrinks toward sizes of 1 and the seed 0.
 
     Raises:
-        ArgumentError: for another letter.
+        ArgumentError: another letter.
     """
     if unknown := set(sizes) - set("bmns"):
         raise ArgumentError(f"places: sizes are {sizes!r}, expected letters of 'bmns', not {sorted(unknown)}")
@@ -413,19 +413,19 @@ def dags(
     max_leaves: int = 4,
     max_ops: int = 8,
 ) -> st.SearchStrategy[Dag]:
-    """Random graphs of ops: chains, trees, shared nodes, multi-edges, dead ends.
+    """Return a strategy of random graphs of ops: chains, trees, shared nodes, multi-edges, dead ends.
 
     Args:
         kinds: name and arity of each kind of op, arity >= 1.
-        max_leaves: most leaves, >= 1.
-        max_ops: most ops, >= 1.
+        max_leaves: largest number of leaves, >= 1.
+        max_ops: largest number of ops, >= 1.
 
     Returns:
         A strategy of `Dag`; shrinks toward one leaf and a chain of the first kind. Inputs are drawn as distances back,
-        not as numbers of nodes, so that an op can be deleted while shrinking and the rest keeps its form.
+        not as node numbers, so that shrinking can delete an op without changing the rest.
 
     Raises:
-        ArgumentError: for no kinds, an arity below 1, or a limit below 1.
+        ArgumentError: there are no kinds, an arity is below 1, or a limit is below 1.
     """
     if not kinds or min(kinds.values()) < 1:
         raise ArgumentError(f"dags: kinds are {dict(kinds)}, expected names with arities >= 1")
@@ -438,10 +438,10 @@ def dags(
 
 
 def _chained(n_leaves: int, ops: list[tuple[str, tuple[int, ...]]]) -> Dag:
-    """A graph of ops whose inputs are distances back.
+    """Return a graph of ops whose inputs are distances back.
 
     Input k of the simplest op is the k-th node back, so two inputs differ unless the draw, or a lack of nodes, makes
-    them one.
+    them equal.
     """
     return Dag(
         n_leaves,

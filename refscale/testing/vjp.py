@@ -1,10 +1,10 @@
-"""A gradient is checked by random inner products: one forward difference per input, not one per element.
+"""Check of a backward pass by random inner products: one forward difference per input, not one per element.
 
-A vector-Jacobian product claims to compute J^T g without forming J. For every v it must satisfy
+A vector-Jacobian product must return J^T g without forming J. For every v it must satisfy
 
     <J^T g, v> = <g, J v>
 
-where the right side is the derivative of the scalar phi(t) = <g, forward(x + t v)> at t = 0, and needs no knowledge of
+where the right side is the derivative of the scalar phi(t) = <g, forward(x + t v)> at t = 0, and is computed without
 the gradient. With random g and v a gradient that is wrong in a single element fails almost surely.
 """
 
@@ -25,7 +25,7 @@ Forward = Callable[..., npt.ArrayLike]
 Backward = Callable[[Array], Sequence[npt.ArrayLike | None]]
 
 _UNIT = 2.0**-53  # unit roundoff of float64
-_FORWARD_ULPS = 8  # how well `forward` is assumed to be computed; see assert_vjp
+_FORWARD_ULPS = 8  # assumed accuracy of `forward`; see assert_vjp
 _STEPS = tuple(2.0**-k for k in (8, 11, 14, 17, 20, 23))
 _GOOD_ENOUGH = 2.0**-24
 _ZERO = 2.0**-40
@@ -47,39 +47,39 @@ def assert_vjp(
     for every input i that has a gradient, separately, and for several random g and v.
 
     Args:
-        forward: `forward(*inputs) -> y`, pure and deterministic; y a float64 array of any shape. It sees read-only
+        forward: `forward(*inputs) -> y`, pure and deterministic; y a float64 array of any shape. It receives read-only
             float64 copies of the floating inputs, others unchanged.
         backward: `backward(g) -> (grad or None, ...)`, one per input, at the given inputs; None for inputs that are not
-            differentiated (indices, masks). It is called straight after a `forward` at the unperturbed inputs, so a
-            forward that remembers them will do.
-        inputs: the point. It must not sit on a kink or a jump (ReLU at exactly 0), where no derivative exists.
+            differentiated (indices, masks). It is called directly after a `forward` at the unperturbed inputs, so a
+            forward that stores them is allowed.
+        inputs: the point. It must not be on a kink or a jump (ReLU at exactly 0), where no derivative exists.
         rng: source of g and v.
-        directions: how many pairs (g, v) to try, >= 1. One finds nearly every error; more guard against bad luck.
-        resolution: how large the bound may be, relative to the gradient, in (0, 1); the check fails where differences
-            cannot tell. It is a floor: a smooth function is checked to 1e-8 or so whatever the resolution. A gradient
-            below 2^-40 of <|g|, |y|> + sum <|grad|, |x|> counts as zero and is held to the bound alone.
+        directions: number of pairs (g, v), >= 1. One finds nearly every error; more guard against bad luck.
+        resolution: largest allowed bound relative to the gradient, in (0, 1); the check fails if differences cannot
+            reach it. A smooth function is checked to about 1e-8 at any resolution. A gradient below 2^-40 of
+            <|g|, |y|> + sum <|grad|, |x|> counts as zero and is compared within the bound alone.
 
     Returns:
-        The largest relative error found, |difference| / max(|grad_i|, |slope|), Euclidean norm; usually below 1e-9.
+        The largest relative error, |difference| / max(|grad_i|, |slope|), Euclidean norm; usually below 1e-9.
 
     Raises:
-        AssertionError: if an inner product deviates (the message gives the ratio: -1 is a wrong sign), a gradient has
+        AssertionError: an inner product deviates (the message has the ratio: -1 is a wrong sign), a gradient has
             another shape than its input or is not finite, or the slope cannot be resolved (a kink or jump nearby, or
             saturation).
-        ArgumentError: for counts or ranges that do not fit, or if `forward` gives two answers to one question.
-        CarrierError: if `forward` does not return float64.
+        ArgumentError: a count or range is invalid, or `forward` returns two results for the same inputs.
+        CarrierError: `forward` does not return float64.
 
     Derivation:
         D(h) = (phi(h) - phi(-h)) / 2h has an error in even powers of h. The Richardson step
-        R(h) = (4 D(h/2) - D(h)) / 3 cancels h^2 and leaves c h^4 + ..., and R(h/4) is what is compared. *Truncation* is
+        R(h) = (4 D(h/2) - D(h)) / 3 cancels h^2 and leaves c h^4 + ...; the check compares R(h/4). *Truncation* is
         four times the larger of |R(h) - R(h/2)| and |R(h/2) - R(h/4)|: far more than the error c (h/4)^4 where phi is
         smooth, and still more than the error where it is not, unless two differences vanish by chance. For *rounding*,
-        `forward` is taken to be stable: its outputs, moved by 8 ulp at most, are the exact ones of inputs moved by 8
+        `forward` is assumed to be stable: its outputs, moved by 8 ulp at most, are the exact ones of inputs moved by 8
         ulp at most. Then phi is known within d = 8 u (<|g|, |y|> + sum <|grad|, |x|>), u = 2^-53; D(h) within d / h;
         R(h/4) within (4 * 8 + 4) / 3 * d / h = 12 d / h. The step starts at 2^-8 of the input's RMS and shrinks
-        eightfold, as far as 2^-23, until the bound is below 2^-24 of the gradient; failing that, the step with the
-        smallest bound counts, widened to where smaller steps reach. Small steps are for kinks: a step that crosses one
-        shows it as truncation. Where the input is small, as a bias near 0, steps relative to 1 are tried as well.
+        eightfold, as far as 2^-23, until the bound is below 2^-24 of the gradient; otherwise the step with the smallest
+        bound counts, widened to the results of smaller steps. Small steps are for kinks: a step that crosses one shows
+        it as truncation. If the input is small, as a bias near 0, steps relative to 1 are tried as well.
 
     Source:
         The inner-product check: Griewank and Walther, Evaluating Derivatives (2008), section 3.1; as practiced in
@@ -116,7 +116,7 @@ def assert_vjp(
             if gradient is None or gradient.size == 0:
                 continue
             v = _frozen(rng.standard_normal(gradient.shape))
-            unit = rms(point[i]) or 1.0  # steps are relative to the input's own scale
+            unit = rms(point[i]) or 1.0  # steps are relative to the scale of the input
             claimed = unit * float(np.sum(gradient * v))
             norm = unit * float(np.linalg.norm(gradient))
             slope, bound = _slope(_line(forward, point, i, g, unit * v), unit, magnitude, norm)
@@ -143,7 +143,7 @@ def assert_vjp(
 
 
 def _slope(phi: Callable[[float], float], unit: float, magnitude: float, norm: float) -> tuple[float, float]:
-    """The derivative of phi at 0 and a bound on its error, at the step that gives the smallest bound."""
+    """Return the derivative of phi at 0 and a bound on its error, at the step with the smallest bound."""
     tried: dict[float, tuple[float, float]] = {}
     for h in (*_STEPS, *(h / unit for h in _STEPS if h / unit > _STEPS[0])):
         d = [(phi(s) - phi(-s)) / (2 * s) for s in (h, h / 2, h / 4, h / 8)]
@@ -155,7 +155,7 @@ def _slope(phi: Callable[[float], float], unit: float, magnitude: float, norm: f
         tried[h] = (r[2], bound)
         if bound <= _GOOD_ENOUGH * norm:
             return r[2], bound
-    # No step was good enough. One may look better than it is; the smaller ones after it are its witnesses.
+    # No step is accurate enough. One may look better than it is; the smaller steps after it check it.
     best = (math.nan, math.inf)
     for h, (slope, bound) in tried.items():
         honest = max([bound, *(abs(slope - other) - slack for k, (other, slack) in tried.items() if k < h)])
@@ -165,7 +165,7 @@ def _slope(phi: Callable[[float], float], unit: float, magnitude: float, norm: f
 
 
 def _line(forward: Forward, point: list[Array], i: int, g: Array, v: Array) -> Callable[[float], float]:
-    """phi(t) = <g, forward(..., x_i + t v, ...)>; NaN and infinity are answers here, not warnings."""
+    """Return phi(t) = <g, forward(..., x_i + t v, ...)>; NaN and infinity are results here, without warnings."""
 
     def phi(t: float) -> float:
         moved = [*point[:i], _frozen(point[i] + t * v), *point[i + 1 :]]
@@ -183,7 +183,7 @@ def _evaluate(forward: Forward, point: list[Array]) -> Array:
 
 
 def _gradients(gradients: Sequence[npt.ArrayLike | None], point: list[Array]) -> list[Array | None]:
-    """The gradients as arrays, each of its input's shape."""
+    """Return the gradients as arrays, each of its input's shape."""
     if not isinstance(gradients, tuple | list) or len(gradients) != len(point):
         what = f"{len(gradients)} gradients" if isinstance(gradients, tuple | list) else type(gradients).__name__
         raise ArgumentError(f"assert_vjp: backward returned {what}, expected a tuple of {len(point)}, one per input")
@@ -206,7 +206,7 @@ def _gradients(gradients: Sequence[npt.ArrayLike | None], point: list[Array]) ->
 
 
 def _magnitude(y: Array, g: Array, point: list[Array], gradients: list[Array | None]) -> float:
-    """<|g|, |y|> + sum <|grad|, |x|>: how far phi moves, at most, per relative change of outputs and inputs."""
+    """Return <|g|, |y|> + sum <|grad|, |x|>: the largest change of phi per relative change of outputs and inputs."""
     inputs = (
         float(np.sum(np.abs(gradient * x)))
         for x, gradient in zip(point, gradients, strict=True)
@@ -216,7 +216,7 @@ def _magnitude(y: Array, g: Array, point: list[Array], gradients: list[Array | N
 
 
 def _frozen(x: npt.ArrayLike) -> Array:
-    """A read-only copy, floating dtypes as float64: a forward or backward that writes to its inputs raises."""
+    """Return a read-only copy, floating dtypes as float64: a forward or backward that writes to its inputs raises."""
     array = plain("assert_vjp", "an input", x).copy()
     if array.dtype.kind in "fV":  # ml_dtypes' floats are of kind V
         array = array.astype(np.float64)

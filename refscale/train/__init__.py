@@ -1,16 +1,16 @@
-"""Training out of the box: a configuration in, metrics and checkpoints out.
+"""Training: a configuration in, metrics and checkpoints out.
 
 In reading order:
 
-1. ``config``: what a run is: plain values.
-2. ``state``: what changes from step to step; ``checkpoint``: a state in a file, and back; ``trained``: a trained model
-   from a directory.
-3. ``run``: what stays the same: task (``refscale.tasks``), optimizer, the randomness of every step.
+1. ``config``: the settings of a run, as plain values.
+2. ``state``: the variable state of a run; ``checkpoint``: a state in a file; ``trained``: a trained model from a
+   directory.
+3. ``run``: the constant parts of a run: task (``refscale.tasks``), optimizer, the randomness of every step.
 4. ``step``: one training step and one evaluation, pure functions.
-5. ``loop``: steps, metrics, validation, checkpoints; continues to the same bits after any interruption.
+5. ``loop``: steps, metrics, validation, checkpoints; an interrupted run continues to the same bits.
 6. ``report``: a checkpoint as a report.
 
-Many of them: ``refscale.sweep``.
+``refscale.sweep`` trains many runs.
 """
 
 from typing import TYPE_CHECKING

@@ -1,8 +1,8 @@
-"""Checkpoints: one npz file a checkpoint, written whole or not at all, checked when read.
+"""Checkpoints: one npz file each, written atomically and checked when read.
 
-The file holds ``meta`` (JSON text as bytes: schema, configuration, digest of the data, step, seconds) and the arrays of
-a ``TrainState`` under ``parameter/``, ``optimizer/`` and ``scaling/``.  A zip's directory stands at its end and every
-member has a checksum, so a file that lost its end or a bit is found out.  Nothing is ever unpickled.
+The file contains ``meta`` (JSON text as bytes: schema, configuration, digest of the data, step, seconds) and the arrays
+of a ``TrainState`` under ``parameter/``, ``optimizer/`` and ``scaling/``. A zip has its directory at the end and a
+checksum for every member, so truncation and damage are detected. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from refscale.train.config import TrainConfig
 from refscale.train.state import TrainState
 
 SCHEMA = "refscale.checkpoint/2"
-"""Raised by one whenever a reader of the former could go wrong."""
+"""Schema of a checkpoint; its number increases if a reader of the old schema could misread the new one."""
 
 KEPT = 2
-"""How many checkpoints of a run stay: the last, and one to fall back on."""
+"""Number of checkpoints that a run keeps: the last, and one more in case it is damaged."""
 
 _PARTS = ("parameter", "optimizer", "scaling")
 
@@ -38,10 +38,10 @@ class Checkpoint:
     """The content of a checkpoint file.
 
     Attributes:
-        config: of the run.
-        data_digest: SHA-256 of the data that the run read, in hexadecimal.
-        seconds: of training so far, in all sittings.
-        state: after the run's last step so far.
+        config: configuration of the run.
+        data_digest: SHA-256 of the run's data, in hexadecimal.
+        seconds: seconds of training so far, over all sessions.
+        state: state after the last completed step.
     """
 
     config: TrainConfig
@@ -51,9 +51,9 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of what determines the trained model's numbers: rules, data and parameters.
+        """SHA-256, in hexadecimal, of rules, data and parameters, which determine the trained model's numbers.
 
-        Not of the file, which also holds the run's seconds: the same run, repeated, has the same digest.
+        It is not the hash of the file, which also has the run's seconds: a repeated run has the same digest.
         """
         rules = [self.config.model, self.config.scheme, self.config.constraint, self.data_digest]
         digest = hashlib.sha256(json_text(rules).encode())
@@ -67,8 +67,8 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, atomically.
 
     Args:
-        path: of the file.
-        checkpoint: from ``Run.checkpoint``.
+        path: path of the file.
+        checkpoint: result of ``Run.checkpoint``.
 
     Raises:
         CarrierError: an array of the state is masked or a matrix.
@@ -92,8 +92,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        CheckpointError: the file is truncated or damaged, or is no checkpoint of this schema.
-        OSError: it cannot be read.
+        CheckpointError: the file is truncated or damaged, or is not a checkpoint of this schema.
+        OSError: the file cannot be read.
     """
     call = f"load_checkpoint({str(path)!r})"
     try:
@@ -120,7 +120,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an npz file.  They are stored, not compressed, and so take no more memory than the file is long."""
+    """Read the arrays of an npz file; they are uncompressed, so they need no more memory than the file's size."""
     with zipfile.ZipFile(path) as file:
         members = file.infolist()
         if any(m.compress_type != zipfile.ZIP_STORED for m in members):
@@ -136,12 +136,12 @@ def _under(part: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[A
 
 
 def checkpoint_path(out: Path, step: int) -> Path:
-    """Where the checkpoint after ``step`` steps stands in a run's directory."""
+    """Return the path of the checkpoint after ``step`` steps in a run's directory."""
     return out / f"checkpoint-{step:08}.npz"
 
 
 def checkpoints(out: Path) -> list[Path]:
-    """The checkpoint files of a run's directory, newest first."""
+    """Return the checkpoint files of a run's directory, newest first."""
     return sorted(out.glob("checkpoint-*.npz"), reverse=True)
 
 
@@ -152,10 +152,10 @@ def drop_old(out: Path) -> None:
 
 
 def newest(out: str | Path) -> Checkpoint:
-    """The newest good checkpoint in the directory of a run.
+    """Load the newest valid checkpoint in the directory of a run.
 
     Raises:
-        CheckpointError: there is none; says why each was refused.
+        CheckpointError: there is none; the message has the reason for each refused file.
         OSError: a file cannot be read.
     """
     refused = []

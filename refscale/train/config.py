@@ -1,4 +1,4 @@
-"""What a training run is: one record of plain values, which is also what its directory stores."""
+"""The settings of a training run: one record of plain values, which its directory stores."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from refscale.tasks import KINDS, Kind, Setup, get_kind, kind_of
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run.  Together with its data it fixes every bit of the result, on one machine.
+    """The settings of a training run. With its data they determine every bit of the result, on one machine.
 
     Attributes:
-        model: as ``models.get_config`` reads it; the place of a program, see ``programs.load_program``; for a trained
+        model: name for ``models.get_config``; for a program its place, see ``programs.load_program``; for a trained
             model or a program that is passed as data, its name.
         scheme, precision, scaling, constraint: names, see ``get_scheme``, ``get_precision``, ``get_scaling``,
             ``get_constraint``.
-        steps: optimizer steps.
-        batch, seq: sequences in a batch, tokens in each.
-        lr: peak learning rate; None, for Adam and AdamW only, takes what is customary for task and scheme.
+        steps: number of optimizer steps.
+        batch, seq: sequences in a batch, and tokens in each.
+        lr: peak learning rate; None, for Adam and AdamW only: the customary rate of task and scheme.
         optimizer: "sgd", "adam", "adamw" or "lamb", with hyperparameters as in "sgd:momentum=0.9"; see
             ``get_optimizer``.
-        weight_decay: of the optimizer.
-        decay: λ by role or pattern of names in place of ``weight_decay``: ``embedding=0,bias=0.01``, see
-            ``optim.groups``.
-        accumulate: batches whose gradients are averaged for each step.
-        clip: the largest norm of all gradients together, to which they are scaled down; None: any.  It is that of the
-            true gradients, without loss scale and factors, see ``train.clip_by_norm``.
+        weight_decay: weight decay λ of the optimizer.
+        decay: λ by role or name pattern, instead of ``weight_decay``: ``embedding=0,bias=0.01``, see ``optim.groups``.
+        accumulate: number of batches in a step; their gradients are averaged.
+        clip: largest norm of all true gradients together, without loss scale and factors; larger ones are scaled down,
+            see ``train.clip_by_norm``. None: no limit.
         schedule: "constant", "linear", "cosine", "exponential" or "halving".
-        warmup: steps of warm-up; None takes a tenth of ``steps``.
-        halve_every: steps in which the rate halves, for "exponential" and "halving".
-        dropout: probability.  BERT's own is 0.1; a short run on a small text does better without.
-        seed: of initial parameters, text, dropout and stochastic rounding.
+        warmup: steps of warm-up; None: a tenth of ``steps``.
+        halve_every: half-life of the learning rate in steps, for "exponential" and "halving".
+        dropout: dropout probability. BERT's own is 0.1.
+        seed: random seed of initial parameters, text, dropout and stochastic rounding.
         evaluate_every: steps between validations; there is always one at the end.
-        evaluation_batches: batches of a validation; of questions, as many windows, and 0 for all there are.
-        scales_every: steps between records of every tensor's scale; 0 for none.
+        evaluation_batches: batches in each validation; for questions, a number of windows, and 0 for all.
+        scales_every: steps between records of every tensor's scale; 0: no records.
         checkpoint_every: steps between checkpoints; there is always one at the end.
-        stride: tokens from one window of a long context to the next; None: half of what has room.  For questions only.
+        stride: tokens between the starts of windows of a long context, for questions only; None: half of the context
+            part of a window.
         task: "masked-lm" or "next-token", training on a text; "squad", fine-tuning a trained model to extract answers;
-            "program", a program of your own, which defines its batches, dropout and constraints itself;
-            empty for the one that the model is made for.
+            "program", a program of your own, which defines its batches, dropout and constraints itself; empty: the
+            task of the model.
     """
 
     model: str = "bert-mini"
@@ -105,7 +105,7 @@ class TrainConfig:
         if self.stride is not None and self.stride < 1:
             raise self._error("stride", "at least 1")
         if self.lr is None and not self.optimizer.startswith("adam"):
-            raise self._error("lr", f"a learning rate, for there is no default with {self.optimizer}")
+            raise self._error("lr", f"a learning rate, as there is no default with {self.optimizer}")
         if self.lr is not None and not (0 < self.lr < math.inf):
             raise self._error("lr", "a positive number")
         if self.warmup is not None and not 0 <= self.warmup <= self.steps:
@@ -118,10 +118,10 @@ class TrainConfig:
         if self.clip is not None and not 0 < self.clip < math.inf:
             raise self._error("clip", "a positive number")
         if self.accumulate > 1 and isinstance(get_scaling(self.scaling), TensorScaling):
-            raise self._error("accumulate", f"1, for {self.scaling} scales the tensors of one pass")
+            raise self._error("accumulate", f"1, as {self.scaling} scales the tensors of one pass")
 
     def _check_model(self) -> None:
-        """Raise ArgumentError unless the model fits the task, which it names if nothing else does."""
+        """Raise ArgumentError unless the model fits the task; set the task of the model if none is given."""
         model = get_config(self.model)
         given = [field for field in ("dropout", "constraint") if f"{field}=" in self.model]
         if given:
@@ -139,19 +139,19 @@ class TrainConfig:
         """Raise ArgumentError if a field is set that a program defines itself."""
         for field in fields(self):
             if field.name in OF_A_TEXT and getattr(self, field.name) != field.default:
-                raise self._error(field.name, f"{field.default!r}, the default, for a program defines it itself")
+                raise self._error(field.name, f"{field.default!r}, the default, as a program defines it itself")
 
     def _error(self, field: str, expected: str) -> ArgumentError:
         return ArgumentError(f"TrainConfig({field}={getattr(self, field)!r}): expected {expected}")
 
     @property
     def kind(self) -> Kind:
-        """The task, with what is customary for it."""
+        """The task, with its customary settings."""
         return get_kind(self.task)
 
     @property
     def setup(self) -> Setup:
-        """What the task is set up with."""
+        """Settings of the task."""
         constraint = get_constraint(self.constraint)
         model = None if self.task in ("squad", "program") else get_config(self.model)
         return Setup(
@@ -168,17 +168,17 @@ class TrainConfig:
 
     @property
     def peak_lr(self) -> float:
-        """The peak learning rate, also where ``lr`` is None."""
+        """Peak learning rate: ``lr``, or the customary one if it is None."""
         return self.lr if self.lr is not None else 2.0 ** self.kind.log2_lr[base_name(self.scheme)]
 
     @property
     def warmup_steps(self) -> int:
-        """Steps of warm-up, also where ``warmup`` is None."""
+        """Steps of warm-up: ``warmup``, or a tenth of ``steps`` if it is None."""
         return self.steps // 10 if self.warmup is None else self.warmup
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any], call: str) -> TrainConfig:
-        """From what ``asdict`` made.  Raises DataError, naming ``call``, if fields are missing or unknown."""
+        """Return the configuration that ``asdict`` stored; raise DataError for missing or unknown fields."""
         names = {f.name for f in fields(cls)}
         if not isinstance(content, Mapping) or not names - ADDED <= content.keys() <= names:
             wrong = sorted((names ^ set(content)) - ADDED) if isinstance(content, Mapping) else [repr(content)]
@@ -186,13 +186,13 @@ class TrainConfig:
         return cls(**content)
 
     def differences(self, other: TrainConfig) -> list[str]:
-        """Fields in which the two differ, as ``steps=500, not 1000``: ours, not theirs."""
+        """Return the fields in which two configurations differ, as ``steps=500, not 1000``: first this one's value."""
         pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         return [f"{name}={ours!r}, not {theirs!r}" for name, ours, theirs in pairs if ours != theirs]
 
 
 def default_config(model: str) -> TrainConfig:
-    """A run of a model with what is customary for its task.  Raises ArgumentError for a model that is not known."""
+    """Return a run of a model with the customary settings of its task; raise ArgumentError for an unknown model."""
     if is_place(model):
         return TrainConfig(model=model, task="program")
     return TrainConfig(model=model, **kind_of(get_config(model)).settings)
@@ -202,7 +202,7 @@ OF_A_TEXT = ("batch", "seq", "dropout", "constraint", "stride", "evaluation_batc
 """Fields of a run that a program defines itself."""
 
 ADDED = {"decay", "accumulate", "clip"}
-"""Fields that runs of version 0.1 do not have; theirs are the defaults."""
+"""Fields that runs of version 0.1 lack; they get the defaults."""
 
 _LEAST: dict[str, int] = {
     "steps": 1,
@@ -227,4 +227,4 @@ FINE_TUNING = TrainConfig(
     checkpoint_every=50,
     task="squad",
 )
-"""Where ``refscale finetune`` starts from; on all of SQuAD, two epochs of 32 × 384 are about 5500 steps."""
+"""Default configuration of ``refscale finetune``; on all of SQuAD, two epochs of 32 × 384 are about 5500 steps."""

@@ -1,18 +1,18 @@
-"""The loop: steps, metrics, validation, checkpoints; killed at any moment, it continues to the same bits.
+"""The training loop: steps, metrics, validation, checkpoints; an interrupted run continues to the same bits.
 
-A run's directory holds
+A run's directory contains
 
 ======================  ==============================================================================================
-``config.json``         the ``TrainConfig``, and the digest of what was read
-``metrics.jsonl``       a line for every step: losses, learning rate, what the scaling technique took, the norm of the
-                        gradients if they are clipped; ``validation``
-``scales.jsonl``        a line every ``scales_every`` steps: the scale of every tensor, and what casts lost
+``config.json``         the ``TrainConfig``, and the digest of the data
+``metrics.jsonl``       a line for every step: losses, learning rate, the outcome of the scaling technique, the norm of
+                        the gradients if they are clipped; ``validation``
+``scales.jsonl``        a line every ``scales_every`` steps: the scale of every tensor, and clipped and flushed elements
 ``checkpoint-*.npz``    the last two checkpoints
-``summary.json``        what the run came to, written at its end
-``.lock``               held by the process that trains
+``summary.json``        the result of the run, written at its end
+``.lock``               locked by the training process
 ======================  ==============================================================================================
 
-Everything but the seconds in ``summary.json`` is the same, bit for bit, however often the run was interrupted.
+All bits except the seconds in ``summary.json`` are independent of the number of interruptions.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TrainSummary:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
-        config: of the run.
-        steps: how many were done; fewer than ``config.steps`` if a step diverged.
-        validation: scores of the last one, not finite if that diverged; None if the run diverged before any.
-        diverged: the message; empty if it did not.
-        seconds: of all sittings together.
-        overhead: totals of what the scaling technique took, see ``rivals.Outcome``.
+        config: configuration of the run.
+        steps: number of completed steps; fewer than ``config.steps`` if a step diverged.
+        validation: scores of the last validation, not finite if it diverged; None if the run diverged before any.
+        diverged: message of a diverged run, else empty.
+        seconds: seconds over all sessions.
+        overhead: totals of the scaling technique's outcomes, see ``rivals.Outcome``.
     """
 
     config: TrainConfig
@@ -72,27 +72,27 @@ def train(
     report: Report = print,
     progress: Progress | None = None,
 ) -> TrainSummary:
-    """Train, or continue to train.
+    """Train a run, or resume it.
 
     Args:
-        config: the run.
-        out: its directory; made if it does not exist.
-        data: path of a UTF-8 text file, or None for the text that comes along; ``SpanData`` for the task "squad"; a
-            ``Program`` for the task "program", or None for the one at the place ``config.model``.
-        resume: continue from the last good checkpoint in ``out``, if there is one; the result has the same bits as if
-            the run had never stopped.
-        report: called with a line for every validation, and for every checkpoint refused.
-        progress: advanced by one per step.
+        config: configuration of the run.
+        out: directory of the run, created if absent.
+        data: path of a UTF-8 text file, or None for the text that comes with Python; ``SpanData`` for the task "squad";
+            for the task "program" a ``Program``, or None for the one at the place ``config.model``.
+        resume: whether to continue from the last valid checkpoint in ``out``, if there is one; the result has the same
+            bits as without the interruption.
+        report: function called with a line for every validation, and for every refused checkpoint.
+        progress: progress bar, advanced by one per step.
 
     Returns:
-        What the run came to.
+        The result of the run.
 
     Raises:
-        ArgumentError: ``out`` holds a run already and ``resume`` is False, or holds another run, or another process
-            is in it.
-        DataError: the data cannot be used.
+        ArgumentError: ``out`` contains a run and ``resume`` is False, or contains another run, or another process uses
+            it.
+        DataError: the data are not usable.
         ProgramError: the program cannot be loaded, or its batches end.
-        DivergedError: loss, gradients or a validation's scores are no longer finite; ``summary.json`` has the message.
+        DivergedError: loss, gradients or validation scores are no longer finite; ``summary.json`` has the message.
         OSError: files cannot be read or written.
     """
     out = Path(out)
@@ -104,7 +104,7 @@ def train(
 
 
 def _train(run: Run, out: Path, resume: bool, report: Report, progress: Progress | None) -> TrainSummary:
-    """Train in a directory that is held."""
+    """Train in a locked directory."""
     config = run.config
     _claim(out, config, run.digest, resume)
     state, before = _latest(out, run, report) if resume else (run.initial_state(), 0.0)
@@ -144,7 +144,7 @@ def _train(run: Run, out: Path, resume: bool, report: Report, progress: Progress
 
 
 def _steps(run: Run, state: TrainState) -> Iterator[tuple[TrainState, StepResult, Scores | None]]:
-    """The steps that are left: the state after each, what it came to, and a validation where one is due."""
+    """Yield the remaining steps: the state after each, its result, and a validation at its interval."""
     every = run.config.scales_every
     for batch in run.batches(state.step):
         step = state.step + 1
@@ -154,7 +154,7 @@ def _steps(run: Run, state: TrainState) -> Iterator[tuple[TrainState, StepResult
 
 
 def _check_scores(step: int, scores: Scores) -> None:
-    """Raise DivergedError if a score of a validation is not finite, as for the losses of steps."""
+    """Raise DivergedError if a validation score is not finite, as for the losses of steps."""
     for name, score in scores.items():
         if not math.isfinite(score):
             raise DivergedError(f"train: diverged at step {step}: {name} of the validation is {score}")
@@ -168,7 +168,7 @@ def _is_due(step: int, every: int, config: TrainConfig) -> bool:
 
 
 def _claim(out: Path, config: TrainConfig, data_digest: str, resume: bool) -> None:
-    """Make the directory one of this run, or say why it cannot be."""
+    """Make the directory one of this run, or raise ArgumentError with the reason against it."""
     path = out / "config.json"
     if path.exists():
         if not resume:
@@ -187,10 +187,10 @@ def _claim(out: Path, config: TrainConfig, data_digest: str, resume: bool) -> No
 
 
 def read_config(out: str | Path) -> tuple[TrainConfig, str]:
-    """Configuration and digest of the data of the run in a directory.
+    """Read the configuration of the run in a directory, and the digest of its data.
 
     Raises:
-        DataError: there is no run, or its config.json cannot be understood.
+        DataError: there is no run, or its config.json is invalid.
     """
     path = Path(out) / "config.json"
     call = f"read_config({str(out)!r})"
@@ -202,7 +202,7 @@ def read_config(out: str | Path) -> tuple[TrainConfig, str]:
 
 
 def _latest(out: Path, run: Run, report: Report) -> tuple[TrainState, float]:
-    """The newest checkpoint that can be trusted, or the beginning."""
+    """Return the state of the newest valid checkpoint, or the initial state."""
     lines = sum(1 for _ in _whole_lines(out / METRICS))
     for path in checkpoints(out):
         try:
@@ -222,7 +222,7 @@ def _latest(out: Path, run: Run, report: Report) -> tuple[TrainState, float]:
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a JSON-lines file up to the first that was cut off."""
+    """Yield the lines of a JSON-lines file up to the first incomplete one."""
     if not path.exists():
         return
     try:
@@ -232,14 +232,14 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _cut(path: Path, step: int) -> None:
-    """Drop the lines after ``step``."""
+    """Remove the lines after ``step``."""
     if path.exists():
         kept = [json_text(line) + "\n" for line in _whole_lines(path) if line["step"] <= step]
         write_text(path, "".join(kept))
 
 
 def _replay(metrics: Path, step: int) -> tuple[Scores | None, dict[str, int]]:
-    """Last validation and totals of overhead up to ``step``."""
+    """Return the last validation and the totals of overhead up to ``step``."""
     validation = None
     overhead = {f.name: 0 for f in fields(Outcome)}
     for line in _whole_lines(metrics):
@@ -254,7 +254,7 @@ def _replay(metrics: Path, step: int) -> tuple[Scores | None, dict[str, int]]:
 
 
 _PER_STEP = ("scales", "state")
-"""Fields of an outcome that are levels, not amounts: their largest value is kept, not their sum."""
+"""Fields of an outcome that are levels, not amounts: the largest value is recorded, not the sum."""
 
 
 def _add(overhead: dict[str, int], outcome: Outcome) -> None:

@@ -1,4 +1,4 @@
-"""A checkpoint as a report: every tensor of its next step in figures, as at the start."""
+"""A checkpoint as a report: statistics of every tensor of its next step."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from refscale.train.step import forward_backward
 def checkpoint_report(
     checkpoint: Checkpoint, *, text: str | Path | None = None, progress: Progress | None = None
 ) -> Report:
-    """One forward and backward pass from a checkpoint, on the first validation batch of its run.
+    """Measure one forward and backward pass from a checkpoint, on the first validation batch of its run.
 
-    A program without a validation: on its first batch.
+    A program without a validation runs its first batch.
 
     Args:
-        checkpoint: from ``load_checkpoint``, or ``newest``.
-        text: what the run was trained on, if not on the text that comes along.
-        progress: advanced by the parameters' elements in millions, forward and backward.
+        checkpoint: result of ``load_checkpoint`` or ``newest``.
+        text: text of the run, if not the one that comes with Python.
+        progress: progress bar, advanced by the parameters' elements in millions, forward and backward.
 
     Returns:
         The report.
 
     Raises:
-        CheckpointError: the text is another one, or the run is not on a text.
-        DataError: the text cannot be used.
+        CheckpointError: the text differs from the run's, or the run is not on a text.
+        DataError: the text is not usable.
     """
     config, state = checkpoint.config, checkpoint.state
     is_program = config.task == "program"

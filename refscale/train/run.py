@@ -30,7 +30,7 @@ _STREAMS: dict[Purpose, int] = {p: i for i, p in enumerate(get_args(Purpose))}
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What stays the same from step to step, made from a ``TrainConfig`` and its data by ``Run.of``."""
+    """The constant parts of a run, made from a ``TrainConfig`` and its data by ``Run.of``."""
 
     config: TrainConfig
     task: Program
@@ -41,13 +41,13 @@ class Run:
 
     @classmethod
     def of(cls, config: TrainConfig, data: Data = None) -> Run:
-        """Read the data, set up everything.
+        """Read the data and set up a run.
 
         A program that is not passed as data is loaded from the place that ``config.model`` names.
 
         Raises:
-            ArgumentError: data of another task.
-            CheckpointError, DataError: the trained model or the data cannot be used.
+            ArgumentError: the data belong to another task.
+            CheckpointError, DataError: the trained model or the data are not usable.
             ProgramError: the program cannot be loaded.
         """
         if config.task == "program" and data is None:
@@ -65,17 +65,17 @@ class Run:
 
     @property
     def specs(self) -> Specs:
-        """Of the model's parameters."""
+        """Specs of the model's parameters."""
         return self.task.specs
 
     @property
     def scheme(self) -> Scheme:
-        """How tensors are scaled; of an adapted model, with its constants."""
+        """Scheme of the tensors; for an adapted model, with its constants."""
         return self.task.scheme or get_scheme(self.config.scheme)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what was read, in hexadecimal: of data, or of a program's file."""
+        """SHA-256, in hexadecimal, of the data, or of a program's file."""
         return digest(self.task)
 
     @cached_property
@@ -83,7 +83,7 @@ class Run:
         """Learning-rate scale and decay of every parameter.
 
         Raises:
-            ArgumentError: the scheme has the rates of a regular model, and the model is not adapted from one.
+            ArgumentError: the scheme has the rates of a regular model, but the model is not adapted from one.
         """
         found = groups(self.specs, self.scheme, self.config.decay)
         if not isinstance(self.scheme, Unit) or self.scheme.rates == "unit":
@@ -94,35 +94,35 @@ class Run:
         return at_regular_rates(found, self.task.adapted.divisors, self.optimizer.name, factors)
 
     def _gradient_factors(self) -> dict[str, float]:
-        """c of the gradient of every parameter, in the first batch."""
+        """Return c of the gradient of every parameter, in the first batch."""
         p = leaves(Tape(self.scheme), self.task, self.task.initial_parameters(self.scheme, self.rng("weights")))
         found = settle(checked_loss(self.task, p, next(self.batches(0))).total)
         return {name: found.get(t.variable, 1.0) for name, t in p.items()}
 
     def rate(self, step: int) -> Rate:
-        """Learning rate of a step, from 0."""
+        """Return the learning rate of a step, numbered from 0."""
         return Rate(self.config.peak_lr, self.schedule(step))
 
     def rng(self, purpose: Purpose, step: int = 0, part: int = 0) -> np.random.Generator:
-        """The randomness of one purpose in one step, for each of its accumulated batches.
+        """Return the generator of one purpose in one step, for one of its accumulated batches.
 
-        It is a function of seed, purpose and step, so that nothing random need be stored to continue a run, and two
-        runs that differ in precision or scheme see the same text.
+        It depends on seed, purpose and step only, so that a run can continue without stored randomness, and runs that
+        differ in precision or scheme read the same text.
         """
         return np.random.default_rng([self.config.seed, _STREAMS[purpose], step, *([part] if part else [])])
 
     def initial_state(self) -> TrainState:
-        """The state before the first step."""
+        """Return the state before the first step."""
         parameters = self.task.initial_parameters(self.scheme, self.rng("weights"))
         parameters = self.precision.store_weights(parameters, self.rng("update"))
         return TrainState(0, parameters, self.optimizer.init(parameters), self.scaling.init())
 
     def checkpoint(self, state: TrainState, seconds: float = 0.0) -> Checkpoint:
-        """A checkpoint of this run.
+        """Return a checkpoint of this run.
 
         Args:
-            state: after a step.
-            seconds: of training so far.
+            state: state after a step.
+            seconds: seconds of training so far.
         """
         return Checkpoint(self.config, self.digest, seconds, state)
 
@@ -140,9 +140,9 @@ class Run:
             raise CheckpointError(f"{call}: a checkpoint of another run: {'; '.join(differences[:3])}")
 
     def batches(self, start: int) -> Iterator[Any]:
-        """Training batches of the steps from ``start``, the same ones as in a run that was never interrupted.
+        """Yield the training batches of the steps from ``start``, as in an uninterrupted run.
 
-        Of several that are accumulated, a tuple.
+        A step with several accumulated batches has a tuple.
         """
         rng = np.random.default_rng()
         drawn = self.task.batches(rng)
@@ -155,6 +155,6 @@ class Run:
 
     @cached_property
     def validation(self) -> Sequence[Any]:
-        """Validation batches, the same at every evaluation, and in every run of the same seed."""
+        """Return the validation batches, the same at every evaluation and in every run of the same seed."""
         found = self.task.validation(self.rng("validation"))
         return found if isinstance(found, Sequence) else tuple(found)

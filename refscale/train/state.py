@@ -1,4 +1,4 @@
-"""What changes from step to step of a training run, and what a checkpoint holds."""
+"""The variable state of a training run, which checkpoints store."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class TrainState:
     Attributes:
         step: number of completed steps.
         parameters: float32 by name; FP32 masters, or values of the format in which ``Precision.weights`` stores them.
-        optimizer: of the optimizer.
-        scaling: of the scaling technique.
+        optimizer: state of the optimizer.
+        scaling: state of the scaling technique.
 
-    Read-only parameters, as initialization, optimizers and checkpoints return them, are not copied by a step.
+    A step does not copy read-only parameters, as initialization, optimizers and checkpoints return them.
     """
 
     step: int

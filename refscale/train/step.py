@@ -25,16 +25,16 @@ from refscale.train.state import TrainState
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step came to.
+    """The result of one step.
 
     Attributes:
-        loss, parts: the objective and what it is the sum of, in nats, before the update.
-        lr: the learning rate, before parameters' own scales.
-        loss_scale: what the gradient was seeded with.
-        norm: of the true gradients, before they are clipped; None if the run does not clip.
-        outcome: what the scaling technique took; see ``rivals.Outcome``.
-        tensors: every tensor in figures, if asked for.
-        casts: what rounding lost, if asked for.
+        loss, parts: objective and its terms, in nats, before the update.
+        lr: learning rate, before the parameters' own scales.
+        loss_scale: initial gradient of the backward pass.
+        norm: norm of the true gradients before clipping; None if the run does not clip.
+        outcome: outcome of the scaling technique, see ``rivals.Outcome``.
+        tensors: statistics of every tensor, if requested.
+        casts: counts of clipped and flushed elements, if requested.
     """
 
     loss: float
@@ -51,18 +51,18 @@ def training_step(run: Run, state: TrainState, batch: Any, *, trace: bool = Fals
     """Forward, backward, unscale, clip, update.
 
     Args:
-        run: what stays the same.
-        state: before the step.
-        batch: of this step, from ``run.batches``; of several that are accumulated, a tuple.
-        trace: also measure every tensor, and count what casts lose; of accumulated batches, in the first.
+        run: constant parts of the run.
+        state: state before the step.
+        batch: batch of this step, from ``run.batches``; a tuple of accumulated batches.
+        trace: whether to measure every tensor and count clipped and flushed elements, in the first accumulated batch.
 
     Returns:
-        The state after the step, and what it came to.  A step that the scaling technique skips leaves parameters and
-        optimizer as they were.
+        The state after the step, and its result. A step that the scaling technique skips does not change parameters and
+        optimizer.
 
     Raises:
-        DivergedError: the loss is not finite, or a gradient that the scaling technique does not skip; the message
-            names the step and the first tensor that left its format's range.  Or the update overflows.
+        DivergedError: the loss is not finite, or a gradient is not and the scaling technique does not skip it (the
+            message names the step and the first tensor outside its format's range); or the update overflows.
     """
     tracer = TensorProbe(run.specs) if trace else None
     batches = batch if run.config.accumulate > 1 else (batch,)
@@ -116,7 +116,7 @@ def _parts(result: Pass) -> dict[str, float]:
 
 
 def add_gradients(gradients: Mapping[str, Array], factors: Mapping[str, float], other: Pass) -> dict[str, Array]:
-    """Gradients and those of another pass, whose factors differ where its batch has another size."""
+    """Add gradients of two passes; the factors of the second differ if its batch has another size."""
     found = {}
     for name, g in gradients.items():
         more, ratio = other.gradients[name], factors[name] / other.factors[name]
@@ -127,19 +127,19 @@ def add_gradients(gradients: Mapping[str, Array], factors: Mapping[str, float], 
 def clip_by_norm(
     gradients: Mapping[str, Array], factors: Mapping[str, float], largest: float
 ) -> tuple[dict[str, Array], float]:
-    """Scale gradients down to a norm that all of them together have at most: min(1, largest/norm)·g.
+    """Scale all gradients down by one factor to a largest norm: min(1, largest/norm)·g.
 
     norm = √(Σ (g/c)²) over all elements of all gradients, in float64: that of the true gradients, which does not depend
-    on a scheme's factors.  Computed gradients of unit scale have a norm of about the root of the number of parameters,
-    whatever the true ones are; to clip these would clip at every step, or never.
+    on a scheme's factors. Computed gradients of unit scale have a norm of about the root of the number of parameters
+    for any true gradients, so clipping by that norm would act at every step, or never.
 
     Args:
-        gradients: by name, without loss scale.
-        factors: the constant c of each, by which it differs from the true one, see ``graph.gradient_factors``.
-        largest: the norm, positive.
+        gradients: gradients by name, without loss scale.
+        factors: constant c of each gradient relative to the true one, see ``graph.gradient_factors``.
+        largest: largest allowed norm, positive.
 
     Returns:
-        The gradients, each times the same number, and the norm before.
+        The gradients, all times the same number, and the norm before.
 
     Source: Pascanu et al. 2013 (arXiv 1211.5063), Algorithm 1.
     """
@@ -151,10 +151,10 @@ def clip_by_norm(
 
 
 def _with_blocks(outcome: Outcome, casts: Sequence[CastRecord]) -> Outcome:
-    """What block-scaled operands took besides: a statistic and a scale to each block, and to each scaled tensor.
+    """Add the costs of block-scaled operands: a statistic and a scale for each block, and for each scaled tensor.
 
-    The first conversion of an operand reads what any cast reads, and a block's statistic with it; one along another
-    axis, or a scale of the whole tensor, needs another pass.
+    The first conversion of an operand reads the same elements as a cast, and a block's statistic with them; a
+    conversion along another axis, or a scale of the whole tensor, needs another pass.
     """
     converted = [c for c in casts if c.blocks]
     if not converted:
@@ -187,21 +187,21 @@ class Pass:
 
     @property
     def loss(self) -> float:
-        """The objective."""
+        """Value of the objective."""
         return float(self.losses.total.value)
 
 
 def forward_backward(
     run: Run, state: TrainState, batch: Any, *, probe: Probe | None = None, count_casts: bool = False, part: int = 0
 ) -> Pass:
-    """One forward and backward pass from a state.  What overflows is for the caller to find.
+    """Run one forward and backward pass from a state; the caller must check for overflow.
 
     Args:
-        run: what stays the same.
+        run: constant parts of the run.
         state: parameters, and the state of the scaling technique.
-        batch: from ``run.batches`` or ``run.validation``.
-        probe, count_casts: see ``engine.Tape``.
-        part: number of the batch among those that are accumulated.
+        batch: batch from ``run.batches`` or ``run.validation``.
+        probe, count_casts: arguments of ``engine.Tape``.
+        part: number of the batch among the accumulated ones.
     """
     scales = run.scaling.operand_scales(state.scaling)
     tape = Tape(
@@ -222,7 +222,7 @@ def forward_backward(
 
 
 def _first(run: Run, state: TrainState, batches: Sequence[Any]) -> str:
-    """The first tensor of the step that is not finite, found by running the step again."""
+    """Describe the first non-finite tensor of the step, found by running the step again."""
     found: list[str] = []
 
     def probe(direction: str, variable: Variable, array: Array) -> None:
@@ -243,22 +243,22 @@ def _first(run: Run, state: TrainState, batches: Sequence[Any]) -> str:
 
 
 def evaluate(run: Run, state: TrainState, batches: Sequence[Any] | None = None) -> Scores:
-    """The task's scores without dropout, in the run's own scheme, precision and scaling.
+    """Return the task's scores without dropout, in the run's own scheme, precision and scaling.
 
     Args:
         run: the run.
-        state: whose parameters are to be evaluated.
-        batches: those of ``run.validation`` if None.
+        state: state with the parameters to evaluate.
+        batches: batches; None: those of ``run.validation``.
 
     Returns:
-        Scores by name; none where the program has no validation.
+        Scores by name; empty if the program has no validation.
     """
     batches = run.validation if batches is None else batches
     return run.task.score(observe(run, state, batches)) if len(batches) else {}
 
 
 def observe(run: Run, state: TrainState, batches: Sequence[Any]) -> list[Any]:
-    """What the task keeps of each batch, from a forward pass without dropout."""
+    """Return the task's observations of each batch, from a forward pass without dropout."""
     observed = []
     for i, batch in enumerate(batches):
         scales = run.scaling.operand_scales(state.scaling)

@@ -1,4 +1,4 @@
-"""A trained model from a directory: a published one, or the run of ``train`` that made it."""
+"""Loading a trained model from a directory: a published model, or a run of ``train``."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from refscale.train.checkpoint import checkpoints, newest
 
 
 def load_trained(directory: str | Path, text: str | Path | None = None) -> published.Pretrained:
-    """A trained model.
+    """Load a trained model.
 
     Args:
-        directory: of a published BERT, see ``published.load_pretrained``; or of a run of ``train``, whose newest
-            checkpoint is taken.
-        text: what that run was trained on, for its vocabulary; None: the text that comes along.
+        directory: directory of a published BERT, see ``published.load_pretrained``; or of a run of ``train``, whose
+            newest checkpoint is used.
+        text: text of that run, for its vocabulary; None: the text that comes with Python.
 
     Returns:
-        The model; ``scheme`` says under which its parameters were trained.
+        The model; ``scheme`` is the name of the scheme of its training.
 
     Raises:
-        ArgumentError, CheckpointError, DataError: it cannot be read, see ``published.load_pretrained``; or it is a
-            run of another task, or on another text.
+        ArgumentError, CheckpointError, DataError: the model cannot be read, see ``published.load_pretrained``; or the
+            run is of another task, or on another text.
     """
     if not checkpoints(Path(directory)):
         return published.load_pretrained(directory)
@@ -36,17 +36,17 @@ def load_trained(directory: str | Path, text: str | Path | None = None) -> publi
     task = get_task(config.task, config.setup, text)
     assert isinstance(task, MaskedLM)
     if task.digest != checkpoint.data_digest:
-        raise CheckpointError(f"{call}: trained on another text, whose words its embedding stands for")
+        raise CheckpointError(f"{call}: trained on another text, with another vocabulary")
     return published.Pretrained(
         task.model, checkpoint.state.parameters, task.vocabulary, checkpoint.digest, checkpoint.config.scheme
     )
 
 
 def with_weights(data: Data) -> Data:
-    """The data of a task, with the trained model itself where they name its directory.
+    """Return the data of a task, with the trained model itself instead of its directory.
 
     Raises:
-        ArgumentError, CheckpointError, DataError: see ``load_trained``.
+        ArgumentError, CheckpointError, DataError: as in ``load_trained``.
     """
     if isinstance(data, SpanData) and not isinstance(data.pretrained, published.Pretrained):
         return replace(data, pretrained=load_trained(data.pretrained, data.text))

@@ -32,7 +32,7 @@ def rms(x):
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_programs_of_every_kind(name):
-    """``adapt`` itself compares, to 1e-12; here, that matrices have unit RMS and what is left is as it was."""
+    """``adapt`` itself compares, to 1e-12; here, that matrices have unit RMS and other parameters are unchanged."""
     program = PROGRAMS[name]
     parameters = start(program)
     adapted = adapt(program, parameters)

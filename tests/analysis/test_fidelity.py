@@ -147,7 +147,7 @@ def test_elements_are_those_of_the_operands(report):
 def test_what_passes_over_a_tape_by_hand():
     """(x·w)·w, of which the first row is taken: w is one operand of two products; moved values are stored already.
 
-    x = (1, 2^-11; 0, 4), w = diag(1, 2): products (1, 2^-10; 0, 8) and (1, 2^-9; 0, 16).  With gradients of
+    x = (1, 2^-11; 0, 4), w = diag(1, 2): products (1, 2^-10; 0, 8) and (1, 2^-9; 0, 16). With gradients of
     s = 2^-26, that of w is (2s, 3s; 3·2^-11 s, 2^-9 s): FP16 rounds only 3s to another number than 0.
     """
     watch = Watch({"w": Spec("weight", (2, 2))}, fp8)
@@ -269,7 +269,7 @@ def test_operands_and_their_bound(report):
 
 
 def test_tiny_weights_are_lost_unless_unit_scaled(text):
-    """Regular matrices of 2^-20 are all zero in E4M3; their unit-scaled form is what it was."""
+    """Regular matrices of 2^-20 are all zero in E4M3; their unit-scaled form is unchanged."""
     found = analysis.fidelity(model_of(text, factor=2.0**-20), policies=("fp8",), text=text, **SIZE)
     weights = {s: [t.snr for t in found.of_scheme(s) if t.kind == "weight"] for s in found.schemes}
     assert max(weights["regular"]) == 0

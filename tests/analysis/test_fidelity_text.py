@@ -1,4 +1,4 @@
-"""What is said of a trained network in narrow formats, from reports made by hand."""
+"""Text about a trained network in narrow formats, from reports made by hand."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_which_op_costs_most():
     policies = [errors(s, p, 0.1, 0.1) for p in ("fp32", "fp8") for s in ("regular", "unit")]
     text = " ".join(line.strip() for line in conclusions(report(policies, classes, schemes=("unit", "regular"))))
     assert (
-        "Of one op's casts alone, those that cost the output most: under unit matmul (0.2, readout 0.05, "
+        "Of one op's casts alone, the largest errors of the output: under unit matmul (0.2, readout 0.05, "
         "attention_mix 0.02); under regular attention_mix (0.3, matmul 0.1)." in text
     )
 
@@ -114,7 +114,7 @@ def test_operands_below_their_bound():
 
 
 def test_the_lowest_are_counted_from_their_bound():
-    """24.4 dB in E5M2 is nearer to its bound than 30.4 dB in E4M3; each with what it is in the other scheme."""
+    """24.4 dB in E5M2 is nearer to its bound than 30.4 dB in E4M3; each beside its value in the other scheme."""
     found = report(operands=[*OPERANDS, *UNIT])
     rows = [line.split() for line in lowest_table(found, "regular")][2:]
     assert [row[0] for row in rows] == ["w4", "w2", "w0", "∂", "w1", "w5"]
@@ -135,7 +135,7 @@ def test_storage_by_hand():
     schemes = ("regular", "unit", "u-mup")
     found = report(beyond=beyond, schemes=schemes, stored=dict(zip(schemes, (40, 30, 5), strict=True)))
     assert list(storage_lines(found)) == [
-        "STORAGE in FP16: tensors of which something is flushed or clipped",
+        "STORAGE in FP16: tensors with flushed or clipped elements",
         "regular: 3 of 40, 2 of them by more than 1 %",
         "  2 weights, 1 activation gradients",
         "  most: activation gradient c, 25 % flushed, 50 % clipped",
@@ -147,7 +147,7 @@ def test_storage_by_hand():
 
 
 def test_the_table_of_errors():
-    """A loss scale changes nothing before the backward pass: what is before it stands once."""
+    """A loss scale changes nothing before the backward pass: these figures occur once."""
     forward, backward = CastLosses(100, 1_234, 999_499), CastLosses(50, 7, 2_500_000_000)
     rows = [
         errors("regular", "fp8", 0.125, 0.5, forward=forward, backward=backward),

@@ -147,7 +147,7 @@ class TestArguments:
         assert flushed["operand_gradient"] > 0.1
         u = report("bert-tiny", "unit", "fp8", **SMALL)
         assert all(c.flushed / c.elements < 0.02 and c.clipped == 0 for c in u.casts)
-        # What is stored in FP16 has nothing left to lose there.
+        # Values stored in FP16 lose nothing more there.
         assert all(t.lost["float16"].underflow == t.lost["float16"].overflow == 0 for t in r.tensors)
 
     def test_fp32_has_no_casts(self, regular):

@@ -95,7 +95,7 @@ def test_factors_as_the_engine_multiplies(scheme, constraint, monkeypatch):
 
     monkeypatch.setattr(fast, "_times", watched)
     monkeypatch.setattr(fast, "forward", forward)
-    # In a fast form a factor is no pass of its own, and what is paid ahead of a fork is less.
+    # In a fast form a factor has no pass of its own, and applying it early, before a fork, costs less.
     for kind in map(vars(ops).get, ops.__all__):
         if getattr(kind, "fast_forward", None):
             monkeypatch.setattr(kind, "fast_forward", None)

@@ -1,4 +1,4 @@
-"""The HTML report: one valid page that fetches nothing, holds what the JSON report holds, and reads no name as HTML."""
+"""The HTML report: one valid page that loads nothing, with the content of the JSON report, and no name read as HTML."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class TestPage:
         assert rows == [("FP16", -24, -14, 15), ("E4M3", -9, -6, 8), ("E5M2", -16, -14, 15)]
 
     def test_size(self, page, regular):
-        """bert-base has 804 tensors, twice; its rows are no longer than the longest here with 20 exponents more.
+        """bert-base has 804 tensors, twice; its rows are at most as long as the longest here with 20 exponents more.
 
         (Its largest tensors have 2^8 times as many elements, which fall into fewer than 20 more binades.)
         """
@@ -290,7 +290,7 @@ class TestCommand:
         ("option", "said"),
         [
             (["--flops"], "report: --flops with --html, expected one of the two"),
-            (["--pretrained", "x"], "with --html, which it does not take"),
+            (["--pretrained", "x"], "with --html, which do not apply to it"),
         ],
     )
     def test_where_it_cannot(self, option, said, tmp_path, capsys):

@@ -130,7 +130,7 @@ FAILURES = {
         * F.elementwise(1e30 * x, np.exp, np.exp, constraint="none")
     ),
     "measure(<lambda>): the output is constant everywhere": lambda x: 0.5 + F.relu(x * 0.25 - 1000),
-    "measure(masked_softmax): mask is no N(0, 1) array; measure a function that passes it": ops.MaskedSoftmax(),
+    "measure(masked_softmax): mask cannot be a N(0, 1) array; measure a function that passes it": ops.MaskedSoftmax(),
 }
 
 

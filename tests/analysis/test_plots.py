@@ -35,6 +35,32 @@ class TestWithMatplotlib:
         assert pixels.shape[1] == 1800
         assert (pixels[..., :3].sum(axis=-1) < 0.3).mean() > 0.002
 
+    @pytest.mark.parametrize(
+        ("kinds", "low"),
+        [
+            (KINDS, -50.5),  # ten binades left of 2^-40
+            (KINDS[2:3], -34.5),  # of 2^-24, the smallest FP16
+            ((KINDS[3], KINDS[0]), -50.5),
+        ],
+    )
+    def test_chosen_kinds_are_the_rows_and_span_the_exponents(self, kinds, low, tmp_path, monkeypatch):
+        from matplotlib.figure import Figure
+
+        drawn = []
+        monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.extend(self.axes[:-1]))  # the last: colors
+        tensors = [tensor(spread(1.0), kind=k) for k in KINDS[:3]] + [tensor(spread(2.0**-40), kind=KINDS[3])]
+        plot(tmp_path / "f.svg", [report(tensors), report(tensors, scheme="unit")], kinds)
+        titles = [f"{scheme}: {kind}s" for kind in kinds for scheme in ("regular", "unit")]
+        assert [ax.get_title("left") for ax in drawn] == titles
+        assert {ax.get_xlim()[0] for ax in drawn} == {low}
+
+    @pytest.mark.parametrize("kinds", [(), ("weights",), ("weight", "loss")])
+    def test_other_kinds_are_refused(self, kinds, tmp_path):
+        with pytest.raises(
+            ArgumentError, match=r"^plot\(kinds=.*\): expected at least one of 'weight', 'activation', "
+        ):
+            plot(tmp_path / "f.svg", [report([tensor(spread(1.0))])], kinds)
+
     def test_what_is_zero_by_construction_has_neither_rows_nor_columns(self, tmp_path):
         """Only rounding errors are left of it, others on every machine: the figure is the same without it."""
         found = [tensor(spread(1.0), kind=k) for k in KINDS]
@@ -141,3 +167,9 @@ def test_unknown_kind_of_file():
         ArgumentError, match=r"plot: cannot write 'f\.bmp', expected a name ending in \.svg, \.png, \.pdf"
     ):
         check_plot("f.bmp")
+
+
+def test_a_missing_folder(tmp_path):
+    check_plot(tmp_path / "f.svg")
+    with pytest.raises(ArgumentError, match=r"^plot: cannot write '.*': the folder '.*none' does not exist$"):
+        check_plot(tmp_path / "none/f.svg")

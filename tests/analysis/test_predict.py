@@ -1,4 +1,4 @@
-"""Predicted scales: the algebra of second moments, closed forms, every rule against a sample, and what it refuses."""
+"""Predicted scales: the algebra of second moments, closed forms, every rule against a sample, and refusals."""
 
 from __future__ import annotations
 
@@ -359,7 +359,7 @@ def test_an_op_without_a_rule_leaves_out_what_depends_on_it():
 
 
 def test_a_report_counts_what_is_not_predicted(monkeypatch):
-    """Without the rule of gelu: the first tensor after it is named, and everything that depends on it says none."""
+    """Without the rule of gelu: the first tensor after it is named, and everything that depends on it has none."""
     monkeypatch.setattr(ops.Gelu, "predict", None)
     report = rs.report("bert-tiny", "unit", formats=(), seq=8, batch=2)
     unknown = [t for t in report.tensors if t.is_judged and t.predicted is None]
@@ -395,7 +395,7 @@ def test_a_part_that_is_not_predicted_makes_the_sum_so(parts):
 
 
 def test_a_chain_of_projections_in_closed_form():
-    """Constrained: (m/n)^¼ forward, and what it owes backward; a sum over alike rows is seen as such."""
+    """Constrained: (m/n)^¼ forward, and its inverse backward; a sum over correlated rows is seen as such."""
     tape = Tape(unit)
     x = tape.tensor(np.zeros((5, 16)), "x")
     y = F.linear(x, tape.tensor(np.zeros((16, 256)), "w"))
@@ -517,7 +517,7 @@ def test_what_elements_share(name):
         backward(y, rng.standard_normal(y.shape))
         values.append(y.value)
     prediction = predict(y)
-    # Of 3000 runs: √(2/3000) = 2.6 % for one product, less for means of several.  Four of them, and the rule's own.
+    # Of 3000 runs: √(2/3000) = 2.6 % for one product, less for means of several. Four of them, and the rule's own.
     assert_close(prediction.values[y.variable], empirical(np.array(values)), 0.12)
     assert_close(prediction.gradients[x.variable], empirical(np.array(gradients)), 0.12)
 
@@ -612,7 +612,7 @@ def test_closed_forms(name):
 
 
 def test_closed_forms_of_equal_logits():
-    """Softmax over 32: 1/32, its gradient √(31/32)/32.  Cross-entropy, mean of 60 rows: √31/32/60.  Tables: √(6/4)."""
+    """Softmax over 32: 1/32, its gradient √(31/32)/32. Cross-entropy, mean of 60 rows: √31/32/60. Tables: √(6/4)."""
     tape = Tape(regular, dtype=np.float64)
     x = tape.tensor(np.zeros(N), "x")
     y = apply(ops.Softmax(), x)

@@ -113,7 +113,7 @@ def test_table():
 
 
 def test_far_outside_all_ranges():
-    """Where all becomes zero the noise is the signal; where all saturates, nearly so.  Squares would leave float64."""
+    """Where all becomes zero the noise is the signal; where all saturates, nearly so. Squares would leave float64."""
     assert snr("float16", [1e-170, 1e-300, 1e160, 1e300]) == pytest.approx([0, 0, 0, 0], abs=1e-9)
 
 

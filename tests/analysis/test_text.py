@@ -26,7 +26,7 @@ class TestTable:
         assert all(line[39].isdigit() and line[40] == " " and line[48] != " " for line in rows)  # shape, σ end here
         heads = [line for line in text.split("\n") if line.startswith(("WEIGHT", "ACTIVATION"))]
         assert len(heads) == 8
-        assert len({line.index("log2") for line in heads}) == 2  # gradients have the shapes of what is above
+        assert len({line.index("log2") for line in heads}) == 2  # gradients have the shapes of the rows above
 
     def test_figures_of_a_row(self):
         x = spread(2.0**-24)  # to zero in FP8, subnormal in FP16
@@ -128,7 +128,7 @@ class TestSummary:
 
 class TestPredictions:
     def test_how_near_the_scales_are(self):
-        """σ over predicted 0.5, 0.84, 0.86, 1.14, 1.16: two are within 15 %; what is not judged does not count."""
+        """σ over predicted 0.5, 0.84, 0.86, 1.14, 1.16: two are within 15 %; unjudged tensors do not count."""
         tensors = [
             tensor(spread(1.0), name=f"w{i}", predicted=1 / ratio)
             for i, ratio in enumerate((0.5, 1.16, 0.86, 1.14, 0.84))

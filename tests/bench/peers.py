@@ -1,6 +1,6 @@
 """The reference work in other libraries: PyTorch, JAX, HIPS autograd, and PyTorch with the library unit-scaling.
 
-The network is written once, over a record of functions that each library fills in with its own.  Libraries are
+The network is written once, over a record of functions that each library fills in with its own. Libraries are
 imported late; a maker raises ImportError where its library is missing.
 """
 
@@ -18,7 +18,7 @@ from tests.bench.work import Array, Data, Result, Size, Step, data, interleaved,
 
 @dataclass(frozen=True)
 class Functions:
-    """What a library computes with."""
+    """The settings of a library's computation."""
 
     embedding: Callable[[Any, Any], Any]  # table, ids
     add: Callable[[Any, Any], Any]
@@ -126,7 +126,7 @@ def torch_step(size: Size, attention: str) -> Step:
 
 
 def faster_torch_step(size: Size) -> Step:
-    """PyTorch with the attention that is faster here; says which."""
+    """PyTorch with the attention that is faster here; prints which."""
     steps = {attention: torch_step(size, attention) for attention in _torch_functions(size)}
     times = {attention: median(t) for attention, t in interleaved(steps, 5).items()}
     best = min(times, key=lambda attention: times[attention])
@@ -166,7 +166,7 @@ def _array_functions(
     softmax: Callable[[Any], Any],
     log_sum_exp: Callable[[Any], Any],
 ) -> Functions:
-    """Of a library with NumPy's functions.  Constants are Python's floats, which leave float32 as it is."""
+    """Of a library with NumPy's functions. Constants are Python's floats, which leave float32 as it is."""
 
     def norm(x: Any, gain: Any, bias: Any) -> Any:
         x = x - xp.sum(x, -1, keepdims=True) * (1 / size.width)

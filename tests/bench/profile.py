@@ -4,7 +4,7 @@
     python tests/bench/profile.py --precision fp8 --steps 20 --json profile.json
     python tests/bench/profile.py --engine                    # microseconds of the engine for each op
 
-Not a test.  Forward and backward of every op, its kernel and every cast are wrapped while the step runs.  Each moment
+Not a test. Forward and backward of every op, its kernel and every cast are wrapped while the step runs. Each moment
 counts once, for what runs innermost; an op that calls another stays one op.
 """
 
@@ -34,7 +34,7 @@ from tests.bench.work import SIZES
 
 
 class Part(NamedTuple):
-    """What a moment counts for."""
+    """The part that a moment counts for."""
 
     kind: str  # one of KINDS
     name: str = ""
@@ -217,7 +217,7 @@ class Fast(Double):
 
 
 def chains() -> dict[str, tuple[str, Op]]:
-    """What to chain, by what it shows: a scheme, and an op."""
+    """The chained calls, by what they show: a scheme, and an op."""
     return {
         "one input, factors 1": ("regular", Double()),
         "one input, factors ½": ("unit", Double()),
@@ -247,7 +247,7 @@ def overhead(scheme: str, op: Op, length: int, rounds: int) -> dict[str, float]:
         for _ in range(length):
             op.backward(x) if op.fast_backward is None else op.fast_backward(list(factors.beta), x)
 
-    # Doubling 200 times leaves float32; what that costs, and says, is not the engine's.
+    # Doubling 200 times leaves float32; the cost and the warning of that are not the engine's.
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for _ in range(rounds + 2):
             leaf = Tape(scales).tensor(x)
@@ -263,7 +263,7 @@ def overhead(scheme: str, op: Op, length: int, rounds: int) -> dict[str, float]:
 
 
 def engine_alone(length: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Print what the engine adds to each op, and return it."""
+    """Print the engine's cost for each op, and return it."""
     print(f"\nmicroseconds an op, arrays of one element, chains of {length}, medians of {rounds} rounds")
     columns = ("apply", "own forward", "engine", "backward", "own backward", "engine")
     print(f"{'':30}" + "".join(f"{column:>14}" for column in columns))

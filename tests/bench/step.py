@@ -6,8 +6,8 @@
     python tests/bench/step.py --sweep width                  # time against size, beside the count of multiplications
     python tests/bench/step.py --figure scaling.svg           # all four sweeps, drawn
 
-Not a test.  All contestants take turns within a round, so that a busy machine slows all of them; ratios are medians of
-those of the rounds, with quartiles.  Before anything is timed, losses and gradients are compared.
+Not a test. All contestants take turns within a round, so that a busy machine slows all of them; ratios are medians of
+those of the rounds, with quartiles. Before anything is timed, losses and gradients are compared.
 """
 
 import argparse
@@ -69,7 +69,7 @@ SWEEPS: dict[str, list[tuple[int, Size]]] = {
 
 
 def make(name: str, size: Size) -> Step:
-    """A contestant's step.  Raises ImportError where its library is missing."""
+    """A contestant's step. Raises ImportError where its library is missing."""
     if name in REFSCALE:
         return work.step(size, *REFSCALE[name])
     return (PEERS | WAYS)[name](size)
@@ -132,7 +132,7 @@ def ratio(times: dict[str, list[float]], name: str, base: str) -> list[float] | 
 
 
 def compare(size: Size, names: Sequence[str], rounds: int, pause: float) -> dict[str, dict[str, Any]]:
-    """Print what each takes, and return it."""
+    """Print the cost of each, and return it."""
     steps = contestants(names, size)
     check(steps, size)
     others = work.Others()
@@ -191,7 +191,7 @@ def multiplications(size: Size) -> int:
 
 
 def sweep(of: str, names: Sequence[str], rounds: int, pause: float) -> list[dict[str, Any]]:
-    """Print what each takes against one of the sizes, and return it."""
+    """Print the cost of each against one of the sizes, and return it."""
     print(f"\n{of}; else {BASE}; medians of {rounds} rounds")
     found: list[dict[str, Any]] = []
     others = work.Others()

@@ -1,11 +1,11 @@
-"""What a sweep costs: core-seconds of one training step of every cell of a spec, multiplied; and what an executor adds.
+"""The cost of a sweep: core-seconds of one training step of every cell of a spec, multiplied; and an executor's cost.
 
     python -m tests.bench.sweep cost charlm-full [--steps 3] [--rates 6]
     python -m tests.bench.sweep executors [--runs 12]
 
 ``cost`` takes processor time, which a busy machine changes little, of steps in each kind of cell that differs in model,
 depth, scheme or precision; runs are counted as ``--rates`` of a search, times its repetitions, and the seeds
-of every cell.  ``executors`` runs the same short runs in a pool of one process and on a Dask cluster of one worker, and
+of every cell. ``executors`` runs the same short runs in a pool of one process and on a Dask cluster of one worker, and
 prints seconds per run.
 """
 
@@ -98,7 +98,7 @@ def executors(runs: int) -> None:
 
 
 def timed(way: str, run, runs: int):
-    """Prints, and returns what it came to."""
+    """Print the result, and return it."""
     started = time.perf_counter()
     rows = run()
     print(f"{way:10} {(time.perf_counter() - started) / runs:.3f} s per run", flush=True)

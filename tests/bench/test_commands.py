@@ -1,4 +1,4 @@
-"""Every benchmark still runs, in its smallest form; what it measures is nobody's business here."""
+"""Every benchmark still runs, in its smallest form; the measurements are not checked here."""
 
 import importlib.util
 import subprocess

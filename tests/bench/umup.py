@@ -6,8 +6,8 @@
 ``library``: the same decoder, weights, batches and learning rates in both.
 
 The library's factor on an attention's mixture is that of independent values, here ``values="causal"``; ours by default
-is that of correlated ones.  Prints how alike the first gradients are with the former (cosine, and ratio of norms, of
-every weight), and the validation loss (bits per character) with both.  Needs torch, einops and unit-scaling.
+is that of correlated ones. Prints how alike the first gradients are with the former (cosine, and ratio of norms, of
+every weight), and the validation loss (bits per character) with both. Needs torch, einops and unit-scaling.
 
 ``parts``: unit scaling with one part of u-μP at a time, on the decoder of the spec "transfer".
 """

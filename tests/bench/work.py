@@ -1,7 +1,7 @@
 """The reference work of the benchmarks: one training step of a BERT, forward and backward, in float32.
 
 Post-norm, gelu by erf, no dropout, no mask; a masked-LM head over the whole vocabulary at every position, its decoder
-tied to the word embedding.  The model is written once here for every scheme and precision of refscale, and once in
+tied to the word embedding. The model is written once here for every scheme and precision of refscale, and once in
 ``peers`` for the other libraries.
 """
 
@@ -79,7 +79,7 @@ class Data(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a step found: the loss, and a function that gives the gradients by refscale's names and layouts."""
+    """The result of a step: the loss, and a function that returns the gradients by refscale's names and layouts."""
 
     loss: float
     gradients: Callable[[], dict[str, Array]]
@@ -105,7 +105,7 @@ def parameters(size: Size, scheme: str) -> dict[str, Array]:
 
 
 def loss(p: Tensors, batch: Data, config: bert.BertConfig) -> Tensor:
-    """The mean cross-entropy, every factor settled.  Nothing but the tape keeps the logits."""
+    """The mean cross-entropy, every factor settled. Nothing but the tape keeps the logits."""
     tape = p["embeddings.word"].tape
     with tape.scope("embeddings.word"):
         word, table = F.fork(p["embeddings.word"], 2)
@@ -186,7 +186,7 @@ def resident(field: str) -> int:
 
 def peak(run: Callable[[], object], steps: int = 2) -> int:
     """Bytes that some steps need beyond what stood before them, at most."""
-    ctypes.CDLL(None).malloc_trim(0)  # or a step may use, unseen, what was freed before it
+    ctypes.CDLL(None).malloc_trim(0)  # or a step may use, unseen, memory freed before it
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
     before = resident("VmRSS")
     for _ in range(steps):
@@ -195,7 +195,7 @@ def peak(run: Callable[[], object], steps: int = 2) -> int:
 
 
 def facts() -> dict[str, str]:
-    """What the figures depend on, besides the code."""
+    """The conditions of the figures, besides the code."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     found = {
         "python": platform.python_version(),
@@ -245,7 +245,7 @@ class Others:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Wall time of a call; what it returns is freed within it."""
+    """Wall time of a call; its result is freed within it."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start

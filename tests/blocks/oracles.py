@@ -1,4 +1,4 @@
-"""What the tests of ``blocks`` compare with: definitions turned into search, and loops over blocks."""
+"""The references of the tests of ``blocks``: definitions as searches, and loops over blocks."""
 
 from fractions import Fraction
 from itertools import product
@@ -14,7 +14,7 @@ POWER_RULES = ("floor", "ceil", "rceil", "even", "nearest")
 
 
 def exponent_by_search(rule: str, amax: float, element: Format) -> int:
-    """k by what it is for: the largest or smallest power of two with a property, found by trying them."""
+    """k by its definition: the largest or smallest power of two with a property, found by trying them."""
     a, top, m = Fraction(amax), Fraction(element.max), element.mantissa_bits
     ks = range(-160, 160)
 
@@ -24,7 +24,7 @@ def exponent_by_search(rule: str, amax: float, element: Format) -> int:
     match rule:
         case "floor":  # amax/s in the element's top binade
             return next(k for k in ks if power(k + element.emax) <= a < power(k + element.emax + 1))
-        case "ceil":  # the smallest s for which amax/s is no more than the last power of two of the format
+        case "ceil":  # the smallest s for which amax/s is at most the last power of two of the format
             return next(k for k in ks if a <= power(k + element.emax))
         case "rceil":  # the smallest s that does not saturate
             return next(k for k in ks if a <= power(k) * top)

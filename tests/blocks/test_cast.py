@@ -1,4 +1,4 @@
-"""Arrays equal the specification on every input; blocks along any axis; what is wrong is refused by name."""
+"""Arrays equal the specification on every input; blocks along any axis; invalid input is refused by name."""
 
 import math
 from itertools import permutations
@@ -106,7 +106,7 @@ def test_blocks_of_many_axes_in_any_order_in_memory(order):
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
 def test_an_underflow_keeps_its_sign(arithmetic):
-    """The largest float32 beside its smallest: the quotient is no float32 any more."""
+    """The largest float32 beside its smallest: the quotient is beyond float32."""
     cast = get_block_cast("fp8_1x128", arithmetic=arithmetic, block=2)
     x = np.float32([[-np.finfo(np.float32).max, 2.0**-149], [2.0**127, -(2.0**-149)]])
     assert same(split_blocks(x, cast).elements, [[-448.0, 0.0], [448.0, -0.0]])
@@ -143,7 +143,7 @@ def test_shapes(name, shape):
 
 
 def test_many_parts_at_a_time_are_one_array():
-    """Longer than what is taken at a time, along both axes and in squares."""
+    """Longer than the internal batch, along both axes and in squares."""
     x = near(2, (700, 600))
     for cast in (get_block_cast("mxfp8_e5m2", axis=0), get_block_cast("mxfp4"), BLOCK_FORMATS["fp8_128x128"]):
         whole = quantize_blocks(x, cast)
@@ -225,7 +225,7 @@ def test_errors_name_what_is_wrong():
         ({"rule": "round"}, "unknown rule 'round'; known: floor"),
         ({"arithmetic": "divide"}, "powers of two are exact"),
         ({"tensor_scale": True}, "powers of two are exact"),
-        ({"rule": "amax"}, "that format holds powers of two only"),
+        ({"rule": "amax"}, "that format represents powers of two only"),
         ({"rule": "amax", "scale": "float32", "tensor_scale": True}, "expected at most 16 bits"),
         ({"rule": "amax", "scale": "bfloat16", "tensor_scale": True}, "products with elements within float32"),
         ({"nonfinite": "zero"}, "unknown nonfinite 'zero'"),
@@ -318,7 +318,7 @@ def test_an_infinity_beside_nothing_finite():
 
 @pytest.mark.parametrize(("dtype", "tiny"), [(np.float32, 2.0**-149), (np.float64, 5e-324)])
 def test_a_quotient_below_the_carrier_is_rounded_up(dtype, tiny):
-    """amax 2^18: s = 2^10.  tiny/2^10 is no number of the carrier, but above 0: up from there is e4m3fn's 2^-9."""
+    """amax 2^18: s = 2^10. tiny/2^10 is not a carrier number, but above 0: up from there is e4m3fn's 2^-9."""
     for rounding, expected in (("up", [2.0**18, 2.0, -0.0]), ("down", [2.0**18, 0.0, -2.0])):
         cast = get_block_cast("mxfp8_e4m3", rounding=rounding)
         assert same(quantize_blocks(np.array([[2.0**18, tiny, -tiny]], dtype), cast), [expected])

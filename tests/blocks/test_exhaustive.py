@@ -2,7 +2,7 @@
 
     python -m pytest -m slow tests/blocks/test_exhaustive.py
 
-A rule is a staircase.  The specification finds each step by bisection; between two steps the fast form must say one
+A rule is a staircase. The specification finds each step by bisection; between two steps the fast form must say one
 number, for every magnitude there is.
 """
 

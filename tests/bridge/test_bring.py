@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from refscale.bridge.bring import example_inputs, gradient_error, load_module  # noqa: E402
-from refscale.bridge.importing import from_torch  # noqa: E402
+from refscale.adapt import adapt  # noqa: E402
+from refscale.bridge import from_torch, to_torch  # noqa: E402
+from refscale.bridge.bring import errors_by_op, gradient_error  # noqa: E402
+from refscale.bridge.sources import example_inputs, load_exported, load_module  # noqa: E402
 from refscale.cli import main  # noqa: E402
 from refscale.errors import ProgramError  # noqa: E402
+from refscale.graph import plan  # noqa: E402
 from tests.bridge.modules import Gpt, ids  # noqa: E402
 
 FILE = """
@@ -28,7 +33,18 @@ def wrong():
     return 3
 
 def raising():
-    raise OSError("no weights")
+    raise OSError("no\\nweights")
+
+def with_a_list():
+    class Sum(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.linspace(1, 2, 8))
+
+        def forward(self, xs):
+            return self.gain * (xs[0] + xs[1])
+
+    return Sum(), ([torch.ones(2, 8), torch.ones(2, 8)],)
 
 def refused():
     return torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.CELU())
@@ -67,17 +83,168 @@ def test_inputs_may_come_with_the_module_and_the_plan_is_printed(file, capsys):
         (["make", "--input", "2;8"], "input '2;8': expected a shape such as 2,8,32, or 2,12<100 for integers"),
         (["make", "--input", "2,0"], "input '2,0': expected a shape"),
         (["wrong", "--input", "2,8"], "returned int, expected torch.nn.Module"),
-        (["raising", "--input", "2,8"], "raised OSError: no weights"),
+        (["raising", "--input", "2,8"], "raised OSError: no\\nweights"),
         (["missing", "--input", "2,8"], "has no missing"),
+        (["with_inputs", "--module", "scaled.txt"], "--module 'scaled.txt': expected a Python file such as scaled.py"),
+        (["with_inputs", "--module", "a-b.py"], "--module 'a-b.py': expected a Python file such as scaled.py"),
+        (["with_a_list", "--module", "scaled.py"], "--module 'scaled.py': an input is not a tensor, expected tensors"),
+        (["with_inputs", "--html", "none/a.html"], "cannot write 'none/a.html': there is no directory 'none'"),
         (["refused", "--input", "2,8"], "1 step without a rule: aten.celu.default 'celu' in 1"),
     ],
 )
-def test_what_cannot_be_imported_is_one_line(file, arguments, message, capsys):
+def test_what_cannot_be_imported_is_one_line(file, arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert main(["bring", f"{file}:{arguments[0]}", *arguments[1:]]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert not captured.out
+    assert [path.name for path in tmp_path.iterdir()] == [file.name] or "missing" in arguments
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """A decoder with tied embeddings as an exported program; and it."""
+    module, inputs = Gpt(words=20, width=16, heads=2, layers=1), (ids(2, 6, below=20),)
+    path = tmp_path / "gpt.pt2"
+    torch.export.save(torch.export.export(module, inputs), path)
+    return path, module
+
+
+def made(path, precision="fp32"):
+    """The module of a written file."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.make(precision)
+
+
+@pytest.mark.parametrize("weights", ["fresh", "own"])
+def test_the_module_is_written_and_rebuilt(file, tmp_path, weights):
+    path = tmp_path / "scaled.py"
+    assert (
+        main(["bring", f"{file}:with_inputs", "--weights", weights, "--eval", "--seed", "3", "--module", str(path)])
+        == 0
+    )
+    module, inputs = load_module(f"{file}:with_inputs")
+    program = from_torch(module.eval(), inputs)
+    expected = to_torch(program, plan(program) if weights == "fresh" else adapt(program), seed=3)
+    found = made(path)
+    assert not found.training
+    assert expected.state_dict().keys() == found.state_dict().keys()
+    assert all(torch.equal(x, found.state_dict()[name]) for name, x in expected.state_dict().items())
+    assert torch.equal(expected(*inputs), found(*inputs))
+    assert not torch.equal(expected(*inputs), made(path, "fp8")(*inputs))
+
+
+def test_a_changed_factory_is_refused(file, tmp_path):
+    path = tmp_path / "scaled.py"
+    assert main(["bring", f"{file}:with_inputs", "--module", str(path)]) == 0
+    file.write_text(file.read_text().replace("GELU()", "SiLU()"))
+    with pytest.raises(ProgramError, match=r"rebuild\(.*: digest [0-9a-f]{64}, expected [0-9a-f]{64}: the source or"):
+        made(path)
+    file.write_text(file.read_text().replace("16", "17"))
+    with pytest.raises(ProgramError, match=r"rebuild\(.*size mismatch"):
+        made(path)
+
+
+def test_the_values_of_a_rebuilt_module_are_those_of_the_file(file, tmp_path):
+    """A factory that draws other values at each call gives the same adapted module."""
+    path = tmp_path / "scaled.py"
+    file.write_text(file.read_text().replace("torch.manual_seed(0)", "torch.seed()"))
+    assert main(["bring", f"{file}:with_inputs", "--weights", "own", "--module", str(path)]) == 0
+    one, other = (made(path).state_dict() for _ in range(2))
+    assert all(torch.equal(x, other[name]) for name, x in one.items())
+
+
+def test_an_exported_program_is_imported_with_its_inputs_and_ties(exported, tmp_path, capsys):
+    path, module = exported
+    assert main(["bring", str(path), "--loss", "cross_entropy", "--module", str(tmp_path / "scaled.py")]) == 0
+    out = capsys.readouterr().out
+    assert "GraphModule: 16 parameter tensors" in out
+    assert "equal to torch in float64: 22 values" in out
+    found, inputs = load_exported(path)
+    program = from_torch(found, inputs)
+    assert set(program.specs) == {name for name, _ in module.named_parameters()}
+    assert program.specs["words.weight"].role == "embedding"
+    assert torch.equal(inputs[0], ids(2, 6, below=20))
+    assert made(tmp_path / "scaled.py")(*inputs).shape == (2, 6, 20)
+
+
+def test_an_exported_program_that_cannot_be_loaded_is_one_line(exported, tmp_path, capsys):
+    path, _ = exported
+    wrong = tmp_path / "wrong.pt2"
+    wrong.write_bytes(b"not a file of torch")
+    for arguments, message in (
+        ([str(path), "--eval"], "an exported program has the mode in which it was exported, expected no eval mode"),
+        ([str(wrong)], "torch.export.load: "),
+        ([str(tmp_path / "none.pt2")], "no such file"),
+    ):
+        assert main(["bring", *arguments]) == 2
+        captured = capsys.readouterr()
+        assert message in captured.err
+        assert captured.err.count("\n") == 1
+
+
+def test_the_module_s_own_values_are_adapted(file, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    arguments = ["bring", f"{file}:with_inputs", "--weights", "own", "--plan", "--html", str(page)]
+    assert main([*arguments, "--json", str(tmp_path / "found.json")]) == 0
+    out = capsys.readouterr().out
+    assert "adapted: its own function, loss and gradients in float64 within " in out
+    assert "certificate: 1" in out
+    assert "under the adaptation, each a known multiple" in out
+    assert "\n0 0.transpose" in out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["adapted"] <= 1e-12
+    assert set(found["outside"]) == {"regular", "adapted"}
+    assert "Scales of Sequential" in page.read_text()
+
+
+def test_the_casts_of_one_class_of_ops_are_a_part_of_the_error():
+    program = from_torch(Gpt(), (ids(2, 12),))
+    found = errors_by_op(program, "regular", "fp8")
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert set(found) == {"matmul", "attention_scores", "attention_mix", "stored"}
+    whole = gradient_error(program, "regular", "fp8")
+    # independent errors add by their squares; 1.5: they are not quite independent
+    assert whole / 1.5 < np.sqrt(sum(e**2 for e in found.values())) < 1.5 * whole
+    assert set(errors_by_op(program, "regular", "fp8-hidden")) == {"matmul", "stored"}
+    assert set(errors_by_op(program, "regular", "fp16")) == {"stored"}
+    assert errors_by_op(program, "regular", "fp32") == {}
+    at_the_head = errors_by_op(program, "regular", "fp32;head.*=fp8")
+    assert at_the_head["attention_mix"] == 0 < at_the_head["matmul"] < found["matmul"]
+
+
+def test_what_the_module_does_not_determine_is_listed(tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        """
+import torch
+
+class Tokens(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.token, self.layer = torch.nn.Parameter(torch.zeros(1, 1, 8)), torch.nn.Linear(8, 8)
+        self.register_buffer("shift", torch.ones(8))
+
+    def forward(self, x):
+        h = torch.nn.functional.dropout(self.layer(x + self.token) + self.shift, 0.1)
+        return h, h.mean()
+
+def make():
+    return Tokens()
+"""
+    )
+    assert main(["bring", f"{path}:make", "--input", "2,3,8"]) == 0
+    guesses = [line for line in capsys.readouterr().out.splitlines() if line.startswith("guess: ")]
+    assert guesses == [
+        "guess: role of 'token' (1, 1, 8): bias, by its shape and values",
+        "guess: loss: mean of output·r for r ~ N(0, 1)",
+        "guess: output: the first of 2 tensors, 'dropout'",
+        "guess: 1 buffer or constants of the module: not trained",
+        "guess: dropout (1 step): off in all figures",
+    ]
 
 
 def test_example_inputs_by_shape_and_kind():

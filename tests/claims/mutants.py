@@ -1,7 +1,7 @@
 """Rules changed on purpose, one at a time, and the claims that must notice: ``python -m tests.claims.mutants``.
 
-A mutant is a patch of the package and the sections of claims that are asked about it.  It is killed if one of them
-fails, or breaks off, at the default place.  Every list here is read off the package, so that a new op, format, policy
+A mutant is a patch of the package and the sections of claims that are asked about it. It is killed if one of them
+fails, or breaks off, at the default place. Every list here is read off the package, so that a new op, format, policy
 or constraint brings its mutants along.
 """
 
@@ -51,7 +51,7 @@ class Mutant:
 
     Attributes:
         kind: of rule.
-        name: what is changed, and how.
+        name: the changed part, and the change.
         sections: whose claims are asked.
         patched: the change, as a context.
     """
@@ -62,7 +62,7 @@ class Mutant:
     patched: Patch
 
     def claims(self) -> list[Claim]:
-        """Those asked, the ones named like what is changed first, those that take seconds last."""
+        """The requested claims, those named like the changed part first, those that take seconds last."""
         asked = [c for s in self.sections for c in CLAIMS.values() if c.section == s and not c.slow]
         return sorted(asked, key=lambda c: (c.id in {*AT, *LONG}, c.name not in self.name))
 
@@ -200,7 +200,7 @@ def _multiplied(piece: object, factor: float) -> object:
 
 
 def _sites(module: ModuleType) -> Iterator[tuple[str, range]]:
-    """Every call in a module's source that names constrained inputs: what it applies, and its lines."""
+    """Every call in a module's source that names constrained inputs: the applied op, and its lines."""
     tree = ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8"))
     for function in ast.walk(tree):
         if not isinstance(function, ast.FunctionDef):
@@ -217,6 +217,7 @@ ABSORBED = (
     "avg_pool: op",
     "pad: ops.Pad",
     "interpolate: ops.NearestResize",
+    "interpolate: ops.LinearResize",
     "where: ops.Where",
     "glu: op",
     "maximum: ops.Maximum",
@@ -231,7 +232,7 @@ ABSORBED = (
     "convolution: block.activation",
 )
 """Constraints of calls whose edges no loop of the claims' models needs: each is the only path of a residual branch,
-whose fork ``backward`` settles to the same c, or of no model at all.  Dropping them breaks no claim."""
+whose fork ``backward`` settles to the same c, or of no model at all. Dropping them breaks no claim."""
 
 
 def _pages(package: ModuleType) -> list[Any]:
@@ -341,7 +342,7 @@ def limits() -> Iterator[Mutant]:
 
 
 def _recipes(name, policy) -> Iterator[Mutant]:
-    """A block-scaled policy: each role converted as another is, or by another rule; what is stored."""
+    """A block-scaled policy: each role converted as another is, or by another rule; the stored format."""
     recipe = policy.blocks
     for role in ("activation", "weight", "gradient"):
         cast = getattr(recipe, role)
@@ -408,7 +409,7 @@ def _not_a_report(self: Variable, *args: Any) -> None:
 
 
 def rules() -> Iterator[Mutant]:
-    """Residual rules, initialization, learning rates, and what the engine and the graph do with factors."""
+    """Residual rules, initialization, learning rates, and the use of factors in the engine and the graph."""
     for kind, rule in (("running_mean", residuals.running_mean), ("equal_parts", residuals.equal_parts)):
 
         def off(*args, rule=rule):
@@ -464,7 +465,7 @@ PAGE = (
     (run.walk, "rounder.sum(gradients[variable], piece, variable)", "piece"),
     (run.walk, "rounder.sum(gradients[variable], piece, variable)", "gradients[variable] + piece"),
 )
-"""Lines of the page, and what they are changed to."""
+"""Lines of the page, and their replacements."""
 
 FAST = (
     (fast.forward, "_array(alpha * rounder.wide(y)), True", "_array(y), False"),

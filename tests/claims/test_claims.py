@@ -1,7 +1,7 @@
 """Every claim is a test named by its id: ``test_3_09_matmul``; ``python -m pytest tests/claims -k test_3_09``.
 
 Shapes, attributes and seeds are drawn by Hypothesis; whole models are run at the default place, where they have many
-shapes already.  Slow claims, and the models that take longest, are run when asked for (``-m slow``); the default suite
+shapes already. Slow claims, and the models that take longest, are run when asked for (``-m slow``); the default suite
 has the latter on short sequences, at one depth, at one size.
 """
 

@@ -40,7 +40,7 @@ def test_the_page_has_every_claim():
 def test_claims_that_hold(capsys):
     assert main(["verify", "--only", "3.9", "--only", "relu"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("id    claim                    figures  the nearest to failing ")
+    assert lines[0].startswith("id    claim                    figures  figure nearest to failing ")
     assert lines[0].endswith("   expected   measured verdict")
     assert lines[1].split()[:3] == ["3.9", "matmul", "24"]
     assert lines[1].endswith("  1          1 holds")
@@ -82,7 +82,7 @@ def test_five_figures_of_a_failure_are_shown(count, last):
 def test_long_names_are_cut_to_their_column(length, shown):
     result = ClaimResult(CLAIMS["3.9"], Place(), (same("x" * length, 1, 1),), "", 0.0)
     head, line = report.table([result])
-    start = head.index("the nearest to failing")
+    start = head.index("figure nearest to failing")
     assert line[start : start + 30] == f"{shown:30}"
     assert line.endswith("  1          1 holds")
 

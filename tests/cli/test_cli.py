@@ -11,6 +11,8 @@ import pytest
 import refscale
 from refscale import analysis
 from refscale.cli import main
+from refscale.cli.arguments import PANELS
+from refscale.stats import KINDS
 
 SMALL = ["--batch", "2", "--seq", "32"]
 
@@ -44,7 +46,7 @@ class TestReport:
         assert "regular" not in out
 
     def test_unconstrained(self, capsys):
-        """Forks repay what the factors leave: no gradient of an activation is outside [1/4, 4].
+        """Forks compensate the factors: no gradient of an activation is outside [1/4, 4].
 
         One activation may be: the logits of next sentence, two numbers that are nearly the same for all sequences.
         """
@@ -63,6 +65,18 @@ class TestReport:
         assert (reports[0].batch, reports[0].seq, reports[0].seed) == (2, 32, 5)
         assert outside(out, "unit") == (reports[1].summary().outside_count, reports[1].summary().judged_count)
         assert sorted(p.name for p in tmp_path.iterdir()) == ["r.json", "r.svg"]
+
+    @pytest.mark.parametrize(("name", "kind"), PANELS.items())
+    def test_panels(self, name, kind, capsys, tmp_path, monkeypatch):
+        pytest.importorskip("matplotlib")
+        drawn = []
+        monkeypatch.setattr(analysis, "report", lambda *_, **__: None)
+        monkeypatch.setattr(analysis, "render", lambda *_, **__: "")
+        monkeypatch.setattr(analysis, "plot", lambda _, __, kinds: drawn.append(list(kinds)))
+        plot = ["--plot", str(tmp_path / "r.svg")]
+        assert run(capsys, "report", *plot)[0] == run(capsys, "report", *plot, "--panels", name)[0] == 0
+        assert drawn == [list(KINDS), [kind]]
+        assert kind.replace(" ", "-") + "s" == name
 
     def test_precision_mix(self, capsys, tmp_path):
         mix = "store=bf16,operand=e4m3fn"
@@ -100,8 +114,10 @@ class TestErrors:
             (["report", "bert-tiny", "--model", "bert-base"], "two models, 'bert-tiny' and --model 'bert-base'"),
             (["report", "--json", "/no/dir/x.json"], "cannot write '/no/dir/x.json': there is no directory '/no/dir'"),
             (["report", "--plot", "x.bmp"], "plot: cannot write 'x.bmp', expected a name ending in .svg, .png, .pdf"),
+            (["report", "--panels", "weights"], "report: --panels weights without --plot FILE, expected both"),
+            (["report", "--pretrained", "x", "--plot", "x.svg", "--panels", "weights"], "'x' with --panels, which it"),
             (["snr", "--formats", "float17"], "unknown format 'float17'"),
-            (["snr", "--blocks", "--formats", "fp16"], "--blocks is a table of its own, without --formats"),
+            (["snr", "--blocks", "--formats", "fp16"], "--blocks with --formats, expected one of the two"),
             (["snr", "--pretrained", "x"], "--pretrained is for --blocks"),
             (["ops", "--shape", "q=3"], "unknown size 'q'"),
         ],

@@ -1,4 +1,4 @@
-"""What every command prints: at most 100 columns, and text alone, whatever the terminal."""
+"""The output of every command: at most 100 columns, and text alone, on every terminal."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_training_fits(capsys, tmp_path):
 
 
 def test_limits_of_programs_are_those_of_the_backend():
-    """What ``--help`` says, what the parser has, and what ``PipeBackend`` takes by itself."""
+    """The options in ``--help``, those of the parser, and the defaults of ``PipeBackend``."""
     limits = inspect.signature(PipeBackend).parameters
     args = parser().parse_args(["conform", "--pipe", "x"])
     assert (args.timeout, args.longest_line) == (limits["timeout"].default, limits["longest_line"].default)

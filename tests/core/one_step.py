@@ -19,7 +19,7 @@ TARGET = np.array([0, 1, 2, 0, 1, 2])
 
 @dataclass(frozen=True)
 class Shrink(Op):
-    """Identity whose gradient is ``times`` what it should be, as after many layers."""
+    """Identity whose gradient is ``times`` the correct one, as after many layers."""
 
     times: float
     inputs = ("x",)

@@ -1,4 +1,4 @@
-"""Arrays at the border: what is refused by name, and that a later write changes nothing.  From outside only."""
+"""Arrays at the border: refusals by name, and later writes without effect. From outside only."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class TestLeavesAndConstants:
 
 
 class TestResults:
-    """What is handed out is read-only, so that nobody can write to what is kept."""
+    """Returned arrays are read-only, so that callers cannot write to the recorded ones."""
 
     def results(self, policy, fast):
         seen = []
@@ -169,7 +169,7 @@ class TestResults:
         before = [v.copy() for v in values]
         backward(loss)
         for value, copy in zip(values, before, strict=True):
-            np.testing.assert_array_equal(value, copy)  # no kernel has written to what was handed out
+            np.testing.assert_array_equal(value, copy)  # no kernel has written to a returned array
         return [*values, x.grad, w.grad, *seen]
 
     @executors
@@ -256,7 +256,7 @@ def test_freeze_reaches_the_base():
     assert not base.flags.writeable
 
 
-# --- What is refused by name ------------------------------------------------------------------------------------------
+# --- Refusals by name -------------------------------------------------------------------------------------------------
 
 FP16 = Cast("float16", "nearest_even", "saturate")
 MX = get_block_cast("mxfp8_e4m3", block=2)

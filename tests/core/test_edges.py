@@ -1,4 +1,4 @@
-"""What a careless caller or a hard input meets: rounding at the seams, non-finite values, saturation, empty arrays."""
+"""Careless callers and hard inputs: rounding at the boundaries, non-finite values, saturation, empty arrays."""
 
 from __future__ import annotations
 

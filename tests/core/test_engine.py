@@ -37,7 +37,7 @@ def leaf(tape: Tape, *values: float, name: str = "x") -> Tensor:
 
 @dataclass(frozen=True)
 class Probe(Op):
-    """Identity that logs what it sees."""
+    """Identity that logs its arguments."""
 
     log: tuple = ()
     inputs = ("x",)
@@ -210,7 +210,7 @@ class TestOrder:
         )
 
     def test_the_gradient_of_a_loss_is_not_rounded(self):
-        """A loss scale of 2^16 is beyond FP16, but what it makes of the gradient of the logits is not."""
+        """A loss scale of 2^16 is beyond FP16, but the resulting gradient of the logits is not."""
         logits, target = np.array([[0.1, 3.7, -0.3]]), np.array([1])
         tape = Tape(regular, fp16)
         x = tape.tensor(logits, "x")
@@ -440,9 +440,9 @@ class TestRefusals:
 
     def test_output_without_leaves(self):
         tape = Tape()
-        with pytest.raises(TapeError, match="depends on no leaf that requires a gradient"):
+        with pytest.raises(TapeError, match="does not depend on a leaf that requires a gradient"):
             backward(tape.tensor(np.ones(1)))
-        with pytest.raises(TapeError, match="depends on no leaf that requires a gradient"):
+        with pytest.raises(TapeError, match="does not depend on a leaf that requires a gradient"):
             backward(apply(ops.Tanh(), tape.tensor(np.ones(1), requires_grad=False)))
 
     def test_two_tapes(self):
@@ -477,7 +477,7 @@ class TestRefusals:
 
     def test_half_a_constraint(self):
         x = leaf(Tape(unit), 1.0)
-        message = r"apply\(tanh\): a constraint without constrained, the positions of inputs that it ties"
+        message = r"apply\(tanh\): a constraint without constrained, the positions of constrained inputs"
         for constraint in (geometric, to_output_scale, "geometric"):
             with pytest.raises(ArgumentError, match=message):
                 apply(ops.Tanh(), x, constraint=constraint)

@@ -3,7 +3,7 @@
 Call by call, on the page's own arrays, both return results within the bound of the op (``Op.bound``), under every
 policy; the same bits where arithmetic has rules of its own, and for ops declared ``bitwise``.
 
-Whole steps have no common bits: where forms differ in the last place, casts flip.  So in FP32 the two are compared in
+Whole steps have no common bits: where forms differ in the last place, casts flip. So in FP32 the two are compared in
 float64, where a difference of forms is a few 1e-16 and a wrong factor is percents; in exact arithmetic, where both run
 the readable forms, to the bit; and under every policy by their casts and probes, in number and order.
 """

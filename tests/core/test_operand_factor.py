@@ -179,10 +179,10 @@ def test_what_does_not_go_together():
         {"blocks": blocks, "operand_factor": 2},
     ):
         with pytest.raises(
-            ArgumentError, match="hadamard beside blocks or accumulate, or operand_factor beside blocks"
+            ArgumentError, match="hadamard together with blocks or accumulate, or operand_factor with blocks"
         ):
             Precision("mine", **fields)
-    with pytest.raises(ArgumentError, match="hadamard beside scales of operands"):
+    with pytest.raises(ArgumentError, match="hadamard together with scales of operands"):
         step(TensorScaling("current"), TensorScaling("current").init(), get_precision(f"{MIX},hadamard=2"))
 
 

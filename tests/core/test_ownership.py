@@ -1,4 +1,4 @@
-"""Who owns an array, what is done once, and where a factor is paid: the engine's rules, and the contract of kernels."""
+"""Ownership of arrays, work done once, and the place of factors: the engine's rules, and the contract of kernels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def frozen(arrays):
 
 
 class TestContractOfKernels:
-    """What a kernel returns is the engine's to overwrite: this is why it need not ask whether memory overlaps."""
+    """The engine may overwrite a kernel's results: so it need not check whether memory overlaps."""
 
     @pytest.mark.parametrize("alpha", [1.0, 0.75])
     @pytest.mark.parametrize("case", FAST, ids=str)
@@ -252,14 +252,14 @@ class TestPaidAhead:
         np.testing.assert_allclose(0.3 * seen[start.variable], grad, rtol=1e-15)
 
     def test_a_gradient_stored_narrow_is_rounded_before_the_factor(self):
-        """1.5·(1 + 2^-10) is a tie, rounded to 1.5 + 2^-9; times 1.5 another, to 2.25 + 2^-8.  Rounded once: − 2^-9."""
+        """1.5·(1 + 2^-10) is a tie, rounded to 1.5 + 2^-9; times 1.5 another, to 2.25 + 2^-8. Rounded once: − 2^-9."""
         tape = Tape(unit, fp16)
         x, w = tape.tensor([[1.0]]), np.array([[1.5]])
         backward(apply(ops.Matmul(), apply(ops.Scaled(beta=1.5), x), w, constraint=none), np.array([[1 + 2.0**-10]]))
         assert x.grad == 2.25 + 2**-8
 
     def test_not_through_a_rounding(self):
-        """What is stored narrow is stored before the factor and after it."""
+        """A narrow result is stored before the factor and after it."""
         seen = {}
         self.run(lambda way, v, a: seen.update({v.name: a} if way == "backward" else {}), fp16, np.float32)
         assert_same_bits(seen["x"], fp16.store(np.float32(0.3) * seen["scaled"]))

@@ -89,7 +89,7 @@ def test_unknown(text):
         ({"contractions": "matmul"}, "contractions is 'matmul', expected a tuple of names"),
         ({"contractions": (1,)}, r"contractions is \(1,\), expected a tuple of names"),
         *(
-            ({"blocks": RECIPES["mxfp8"], field: value}, "blocks beside operand, operand_gradient or accumulate")
+            ({"blocks": RECIPES["mxfp8"], field: value}, "blocks together with operand, operand_gradient or accumulate")
             for field, value in (("operand", fp16.store), ("operand_gradient", fp16.store), ("accumulate", "exact"))
         ),
         ({"accumulate": 13}, r"get_accumulator\(13\): expected exact"),

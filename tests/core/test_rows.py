@@ -47,7 +47,7 @@ SIX_ROWS = [  # op, input, shapes of six rows (of the Conv2d, eight), β for ind
 
 @pytest.mark.parametrize(("op", "i", "shapes", "independent"), SIX_ROWS, ids=lambda x: str(x)[:40])
 def test_six_rows(op, i, shapes, independent):
-    """Alike: σ grows from √6 to 6.  Of likeness 0.2: 6·(1 + 5·0.2) = 12, so √2 more."""
+    """Alike: σ grows from √6 to 6. Of likeness 0.2: 6·(1 + 5·0.2) = 12, so √2 more."""
     n = 8 if isinstance(op, ops.Conv2d) else 6
     assert beta("unit", op, i, *shapes) == pytest.approx(independent, rel=1e-14)
     assert beta("unit:rows=alike", op, i, *shapes) == pytest.approx(independent * n**-0.5, rel=1e-14)
@@ -188,7 +188,7 @@ def test_other_spellings_are_refused(text, message):
 
 @pytest.mark.parametrize("rows", [-1e-9, 1 + 1e-9, math.nan])
 def test_a_likeness_out_of_range_is_refused(rows):
-    with pytest.raises(ArgumentError, match=r"Unit\(rows=.*\): expected a likeness, 0 … 1"):
+    with pytest.raises(ArgumentError, match=r"Unit\(rows=.*\): expected a correlation, 0 … 1"):
         Unit(rows=rows)
     assert Unit(rows=0.0).rows == 0
     assert Unit(rows=1.0).rows == 1

@@ -176,7 +176,7 @@ class TestAutomatic:
             scaler.update()
             found.append((before, bool((p.detach() == value).all())))
             p.data.zero_()
-        # A good step moves p by 1/scale, which is no less than 2^-127.
+        # A good step moves p by 1/scale, which is at least 2^-127.
         assert scales_of(technique, finite) == (found, scaler.get_scale())
 
     def test_it_finds_a_scale_at_which_fp16_trains(self):

@@ -66,6 +66,8 @@ OPTIONAL = {
     "hypothesis": "testing",
     "pytest": "golden",
     "torch": "golden bridge cli",
+    "onnx": "bridge",
+    "onnxruntime": "bridge",
     "jax": "golden",
     "gfloat": "golden",
     "unit_scaling": "golden",
@@ -125,7 +127,7 @@ def violations(source: str, path: Path) -> list[str]:
             if part(path) not in OPTIONAL[top].split() or (top == "matplotlib" and eager):
                 wrong.append(f"{path.name} imports {name}")
         elif top not in ALLOWED and top not in sys.stdlib_module_names:
-            wrong.append(f"{path.name} imports {name}, which is no run-time dependency")
+            wrong.append(f"{path.name} imports {name}, which is not a run-time dependency")
     return wrong
 
 

@@ -288,7 +288,7 @@ class TestDelayed:
         scales = technique.operand_scales(technique.init())
         step_tape = [Tape(regular, fp8, operand_scales=scales) for _ in range(2)]
         apply(ops.Matmul(), step_tape[0].tensor(X), W)
-        with pytest.raises(ArgumentError, match=r"OperandScales.scale\('0.matmul.0'\): asked twice, expected once"):
+        with pytest.raises(ArgumentError, match=r"OperandScales.scale\('0.matmul.0'\): called twice, expected once"):
             apply(ops.Matmul(), step_tape[1].tensor(X), W)
         for wrong in ({"kind": "late"}, {"kind": "delayed", "margin": -1}, {"kind": "delayed", "history": 0}):
             with pytest.raises(ArgumentError, match=r"TensorScaling\(.*expected kind 'current' or 'delayed'"):

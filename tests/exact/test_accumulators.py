@@ -210,7 +210,7 @@ def test_sums_are_within_their_bounds(name, inner, seed, spread):
 
 
 def test_bounds_are_attained_to_a_tenth():
-    """Positive terms that are all cut by nearly a unit: the bound is no wild overestimate."""
+    """Positive terms that are all cut by nearly a unit: the bound is close."""
     model = Truncated(10, 32)
     a = np.concatenate([np.full((1, 1), 1.0), np.full((1, 31), 2.0**-11)], 1)
     b = np.ones((32, 1))

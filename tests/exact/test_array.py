@@ -132,7 +132,7 @@ def test_a_float64_carrier_stays_float64(accumulate):
 
 
 def test_factors_are_part_of_the_product():
-    """Not rounded before them: the paper's α is no power of two."""
+    """Not rounded before them: the paper's α is not a power of two."""
     rng = np.random.default_rng(2)
     x, w = rng.standard_normal((40, 50)), rng.standard_normal((50, 30))
     tape = Tape(unit, get_precision("fp16", accumulate="exact"))

@@ -1,7 +1,7 @@
 """Every float16 input of every function and derivative, in every format, against mpmath; and the hard cases.
 
 ``expected_functions.json`` holds SHA-256 of the expected codes, made from mpmath alone, so that the default tests need
-none.  It is written by
+none. It is written by
 
     PYTHONPATH=. python tests/exact/test_functions.py write
 """
@@ -127,7 +127,7 @@ def odd(mp, a, b):
     return -y if sign else y
 
 
-EDGES = {  # at 0; None where nothing is special.  The derivative at a pole is that from the right.
+EDGES = {  # at 0; None where nothing is special. The derivative at a pole is that from the right.
     ("log", False): -math.inf,
     ("log", True): math.inf,
     ("sqrt", True): math.inf,
@@ -175,7 +175,7 @@ def casts(format, modes):
 
 
 def hashes_of(curve):
-    """What is stored of a curve: format → hash in nearest_even/nonsaturate, hash in all other modes."""
+    """Stored values of a curve: format → hash in nearest_even/nonsaturate, hash in all other modes."""
     name, derivative = curve
     y = dict(zip(FINITE.view(np.uint16).tolist(), expected(name, derivative, FINITE).tolist(), strict=True))
     found = {}
@@ -250,7 +250,7 @@ def test_the_stored_hashes_are_those_of_mpmath():
 
 
 def float64_rounded(name, x, cast, derivative):
-    """What float64 says, rounded: on the wrong side of a tie where f(x) = x(1 - 2^-60)."""
+    """The float64 result, rounded: on the wrong side of a tie where f(x) = x(1 - 2^-60)."""
     with np.errstate(all="ignore"):
         curve = FUNCTIONS[name].derivative if derivative else FUNCTIONS[name].value
         return cast(curve.near(x.astype(np.float64)))

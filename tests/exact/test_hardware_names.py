@@ -154,7 +154,7 @@ def test_names_are_parameters():
         assert str(entry.inner) in entry.compared
     with pytest.raises(ArgumentError, match=r"expected one of v100:float16$"):
         get_accumulator("v100:bf16")
-    with pytest.raises(ArgumentError, match="say which by its full name"):
+    with pytest.raises(ArgumentError, match="use a full name"):
         get_accumulator("h100:e4m3")
 
 

@@ -1,4 +1,4 @@
-"""What the tests of ``formats`` compare with, and the inputs that they compare on.
+"""The references of the tests of ``formats``, and their inputs.
 
 Three oracles, by kind of evidence:
 
@@ -198,7 +198,7 @@ def check_edges(quantize: Quantizer, format: Format, source: str, rounding: str,
 
 
 def check_all(quantize: Quantizer, format: Format) -> None:
-    """Both checks, nearest even, both rules, every source: what a quantizer must pass."""
+    """Both checks, nearest even, both rules, every source: the requirements of a quantizer."""
     for overflow in OVERFLOWS:
         for source in ("float16", "bfloat16"):
             check_patterns(quantize, format, source, overflow)

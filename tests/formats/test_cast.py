@@ -100,7 +100,7 @@ def test_float64_is_rounded_once(format: str, x: float, expected: float) -> None
     assert oracles.same(float(result), expected)
 
 
-# What each format makes of these where it does not saturate.
+# Results of each format for these without saturation.
 SPECIALS = np.float32([np.nan, -np.nan, np.inf, -np.inf, 1e38, -1e38, 0.0, -0.0, 1e-45, -1e-45])
 INF, NAN = np.inf, np.nan
 
@@ -167,7 +167,7 @@ def test_stochastic_equals_the_specification(format: Format, source: str) -> Non
 
 @pytest.mark.parametrize("format", ["e4m3fn", "e4m3fnuz", "e5m2", "e2m1", "e3m4"])
 def test_the_expectation_of_stochastic_rounding_is_exact(format: str) -> None:
-    """bfloat16 values from 2^-4 spacings to max: what is dropped has at most 12 bits, and all 2^12 are enumerated."""
+    """bfloat16 values from 2^-4 spacings to max: the dropped part has at most 12 bits, and all 2^12 are enumerated."""
     f = get_format(format)
     x = oracles.all_patterns("bfloat16").astype(np.float32, copy=True)[: 1 << 15]
     with np.errstate(invalid="ignore"):
@@ -253,7 +253,7 @@ def test_the_input_is_left_alone_and_nothing_warns() -> None:
     assert np.array_equal(x.view(np.uint32), before)
 
 
-# --- Cast, and what is refused ----------------------------------------------------------------------------------------
+# --- Cast, and its refusals -------------------------------------------------------------------------------------------
 
 
 def test_a_cast_is_a_record() -> None:

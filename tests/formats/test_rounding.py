@@ -125,7 +125,7 @@ def test_floor_log2(x: Fraction) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"x": math.nan, "format": "e2m1"}, FormatError, "round_exact: NaN, which float4_e2m1fn cannot hold"),
+        ({"x": math.nan, "format": "e2m1"}, FormatError, "round_exact: x is NaN, not representable in float4_e2m1fn"),
         ({"rounding": "even"}, FormatError, "round_exact: unknown rounding 'even'; known: nearest_even, toward_zero, "),
         ({"overflow": "wrap"}, FormatError, "round_exact: unknown overflow 'wrap'; known: saturate, nonsaturate"),
         ({"rounding": "stochastic"}, ArgumentError, "round_exact: random_bits is None with rounding 'stochastic'"),

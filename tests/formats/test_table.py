@@ -80,7 +80,7 @@ def test_e4m3_is_never_guessed(name: str) -> None:
         f"format {name!r} is three different formats: "
         "'float8_e4m3fn' (max 448, no inf: OCP, what NVIDIA hardware calls E4M3), "
         "'float8_e4m3' (max 240, has inf: IEEE-like) "
-        "or 'float8_e4m3fnuz' (max 240, no inf, no -0: Graphcore, AMD MI300); say which by its full name"
+        "or 'float8_e4m3fnuz' (max 240, no inf, no -0: Graphcore, AMD MI300); use a full name"
     )
 
 
@@ -88,7 +88,7 @@ def test_e4m3_is_never_guessed(name: str) -> None:
     ("name", "text"),
     [
         ("fp8", "format 'fp8' is several formats: float8_e5m2, float8_e4m3fn, "),
-        ("fp6", "format 'fp6' is two formats: float6_e2m3fn, float6_e3m2fn; say which by its full name"),
+        ("fp6", "format 'fp6' is two formats: float6_e2m3fn, float6_e3m2fn; use a full name"),
         ("fp64", "unknown format 'fp64'; known: float32, tf32, bfloat16, float16, float8_e5m2, "),
         (8, "get_format: expected a name, a dtype or a Format, got 8"),
     ],

@@ -182,7 +182,7 @@ def test_without_constraint_every_factor_is_its_own():
 
 
 def test_equal_values_pass_through():
-    """The mixture of equal values is that value, whatever the weights: the correlated rule is exact there."""
+    """The mixture of equal values is that value for any weights: the correlated rule is exact there."""
     q, k, _ = inputs(np.random.default_rng(0), 1, 4, 8, 2)
     y = F.attention(*on(Tape(unit, dtype=np.float64), (q, k, np.ones(k.shape))), heads=1)
     assert_near(y.value, np.ones(q.shape), operations(8, 2))

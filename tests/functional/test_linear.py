@@ -22,7 +22,7 @@ def integers(rng, *shape):
 
 
 def assert_product(actual, factor, a, b, bias=0.0):
-    """factor · a @ b + bias: each of K terms rounded, their sum, and what is added, of their magnitudes."""
+    """factor · a @ b + bias: rounding of each of K terms, their sum and the bias, relative to their magnitudes."""
     assert actual.dtype == np.float64
     magnitude = factor * (np.abs(a) @ np.abs(b)) + np.abs(bias)
     assert np.all(np.abs(actual - (factor * (a @ b) + bias)) <= (a.shape[-1] + 2) * 2.0**-53 * magnitude)

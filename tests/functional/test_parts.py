@@ -222,7 +222,7 @@ def test_dropout_errors(p):
 
 @given(generators(), st.booleans(), st.booleans())
 def test_cross_entropy(rng, ignoring, scaled):
-    """The mean of −log softmax over the rows that count, whatever the scheme: a loss is a report."""
+    """The mean of −log softmax over the counted rows, under any scheme: a loss is a report."""
     logits, targets = rng.standard_normal((3, 4, 5)), rng.integers(0, 5, (3, 4))
     if ignoring:
         targets[rng.random((3, 4)) < 0.5] = -100
@@ -306,7 +306,7 @@ def test_signs_reach_every_part_of_a_split_gradient():
 
 
 class TestArraysAmongTensors:
-    """The tape is that of any tensor; where there is none, the error says so."""
+    """The tape is that of any tensor; without a tensor the error explains it."""
 
     X, W = np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]])
 

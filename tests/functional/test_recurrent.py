@@ -119,7 +119,7 @@ def test_a_sequence_is_its_steps_from_zero(kind):
 @pytest.mark.parametrize("kind", RUNS)
 @pytest.mark.parametrize("constraint", ["geometric", "to_output_scale", "none"])
 def test_under_unit_every_loop_is_tied(kind, constraint):
-    """c = 1 but for what is on cut-edges: the weights, whose gradients are those of rows and of steps."""
+    """c = 1 except on cut-edges: the weights, whose gradients are those of rows and of steps."""
     rng, tape = np.random.default_rng(0), Tape(unit)
     weights = [[tape.tensor(w) for w in layer] for layer in arrays(rng, kind, 3, 4, 2, True, True)]
     x = tape.tensor(rng.standard_normal((2, 5, 3)), "x")

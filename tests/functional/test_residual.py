@@ -1,4 +1,4 @@
-"""Residual branches: what they compute under every rule, and the gradient inside them."""
+"""Residual branches: their values under every rule, and the gradient inside them."""
 
 import math
 

@@ -45,6 +45,18 @@ CALLS = {
         ops.NearestResize((1, 3)),
     ),
     "interpolate to a size": (lambda x, y, w, b: F.interpolate(x, (4, 18)), ops.NearestResize((1, 3))),
+    "interpolate linearly": (
+        lambda x, y, w, b: F.interpolate(x, (3, 7), mode="bilinear", align_corners=True),
+        ops.LinearResize((3, 7), True),
+    ),
+    "interpolate linearly by factors": (
+        lambda x, y, w, b: F.interpolate(x, scale_factor=(2, 3), mode="bilinear"),
+        ops.LinearResize((8, 18)),
+    ),
+    "interpolate linearly by a factor": (
+        lambda x, y, w, b: F.interpolate(x, scale_factor=2, mode="bilinear"),
+        ops.LinearResize((8, 12)),
+    ),
     "where": (lambda x, y, w, b: F.where(MASK, x, y), ops.Where()),
     "where not constant": (lambda x, y, w, b: F.where(MASK, x, 0.5), ops.Where()),
     "maximum": (lambda x, y, w, b: F.maximum(x, y), ops.Maximum()),
@@ -90,7 +102,13 @@ def test_transposed_is_the_gradient_of_the_convolution():
 REFUSED = {
     "pad\\(pad=\\(1,\\)\\): expected pairs": lambda x: F.pad(x, (1,)),
     "at most one for each axis": lambda x: F.pad(x, (0,) * 10),
-    "expected mode 'nearest'": lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
+    "expected mode 'nearest' or 'bilinear'": lambda x: F.interpolate(x, scale_factor=2, mode="linear"),
+    "scale_factor=\\(2,\\), .*expected one of size and scale_factor, one number or 2": lambda x: F.interpolate(
+        x, scale_factor=(2,), mode="bilinear"
+    ),
+    "scale_factor=1.5, .*expected one of size and scale_factor, one number or 2": lambda x: F.interpolate(
+        x, scale_factor=1.5, mode="bilinear"
+    ),
     "size=None, scale_factor=None, mode='nearest'\\): expected one of": lambda x: F.interpolate(x),
     "expected one of size and scale_factor": lambda x: F.interpolate(x, 8, 2),
     "expected a multiple of \\(4, 6\\) on each axis": lambda x: F.interpolate(x, (8, 15)),

@@ -45,7 +45,7 @@ def test_a_conversion_by_hand(x, e, value, error):
 
 
 def test_stochastic_elements_have_both_neighbors():
-    """1.2 is 1 or 1½, of 4 there is no doubt; the value is the nearest."""
+    """1.2 is 1 or 1½, 4 is unambiguous; the value is the nearest."""
     assert parts([4.0, 1.2], [0.0, 0.0], replace(PAIRS, rounding="stochastic")) == ([4.0, 1.0], [0.0, 0.5])
 
 

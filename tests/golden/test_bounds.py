@@ -1,7 +1,7 @@
 """Each bound, tried: the farthest answer that it allows passes, one value farther fails.
 
-The distances are derived by hand.  u = 2^-24 is the unit roundoff of float32, whose values are 2u apart from 1 to 2
-and u apart from ½ to 1.  A sum of n products in float32, in any order, errs by at most γ(n + 1)·Σ|terms|, where γ(k)
+The distances are derived by hand. u = 2^-24 is the unit roundoff of float32, whose values are 2u apart from 1 to 2
+and u apart from ½ to 1. A sum of n products in float32, in any order, errs by at most γ(n + 1)·Σ|terms|, where γ(k)
 is k·u and a little more; what is rounded to float32 on the way adds 8u of it, in an ``op`` 2u (bounded arithmetic) and
 2u more for a factor.
 """
@@ -25,7 +25,7 @@ ANY_ORDER = Claims(accumulate="any-order")
 
 
 def by_hand(op: str, attributes: Mapping[str, Any], inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Vector:
-    """A vector of values; where one is no float32, it is a pair with its format."""
+    """A vector of values; a non-float32 value is a pair with its format."""
 
     def codes(x: Any) -> Codes:
         values, format = x if isinstance(x, tuple) else (x, "float32")
@@ -161,7 +161,7 @@ ULPS = Claims(accumulate="any-order", function_ulps=3, op_ulps=2)
         (op("add", {"x": [0], "y": [0]}, {"y": [0]}), ULPS, "y", 0, 1, None),
         # exp(0) = 1 within 2 ulp, and not within 8.
         (op("exp", {"x": [0]}, {"y": [1]}, beta=(1.0,)), ULPS, "y", 0, 2, 4),
-        # A loss is not rounded to what is stored.
+        # A loss is not rounded to the store format.
         (
             op("mse_loss", {"x": ([2], "float16"), "target": ([0], "float16")}, {"y": 4.0}, store="float16"),
             ULPS,

@@ -1,6 +1,6 @@
 """A claimed accumulator is judged bit by bit: right backends pass, each with one defect fails where it shows.
 
-The first half is hand-made: sums whose result under each accumulator is known.  The second runs backends on the golden
+The first half is hand-made: sums whose result under each accumulator is known. The second runs backends on the golden
 vectors of ``matmul``, whose own outputs are those of the exact sum.
 """
 

@@ -1,4 +1,4 @@
-"""Conventions: a claimed name is judged by its own vectors, a wrong claim fails, and what is mandated always counts."""
+"""Conventions: a claimed name is checked with its own vectors, a wrong claim fails, mandated elements always count."""
 
 from collections import defaultdict
 from dataclasses import replace
@@ -179,7 +179,7 @@ def test_blocks_are_judged_apart():
     assert masks["elements"].sum() == 32 * np.isinf(x).any(-1).sum()
     assert judge(Follows("cuda"), vector).verdict == "same bits"
     asked = judge(Follows({}, {"block_infinity": "largest"}), vector)
-    assert asked.verdict == "fail", "without a claim what the call asks for is due"
+    assert asked.verdict == "fail", "without a claim the requested convention is required"
 
 
 @pytest.mark.parametrize("topic", ["e8m0_zero", "e8m0_negative", "e8m0_small"])
@@ -263,7 +263,9 @@ def test_subnormals_by_hand():
     assert encode_by(x, up, {}).tolist() == [1, 0x80, 1]
     assert encode_by(x, up, {"float32_subnormals": "flushed"}).tolist() == [0, 0x80, 1]
     wide = x.astype(np.float64)
-    assert encode_by(wide, up, {"float32_subnormals": "flushed"}).tolist() == [1, 0x80, 1], "float64 is no such source"
+    assert encode_by(wide, up, {"float32_subnormals": "flushed"}).tolist() == [1, 0x80, 1], (
+        "float64 is not such a source"
+    )
 
 
 def test_a_flush_is_a_claim():

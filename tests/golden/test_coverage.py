@@ -1,4 +1,4 @@
-"""What a run covers is part of its verdict: planted backends that answer too little, and waivers that hide too much."""
+"""Coverage is part of a verdict: planted backends that answer too little, and waivers that hide too much."""
 
 import json
 import re
@@ -194,7 +194,7 @@ def test_requirements_by_hand():
 
 
 def test_a_program_claims_what_it_answers_once():
-    """Of a backend with ``answer`` no method tells what it implements."""
+    """A backend with ``answer`` has no methods that show which ops it implements."""
 
     class Program:
         name, version, claims = "program", "1", Claims()

@@ -62,7 +62,7 @@ class AlignedToNearest(Sums):
         return total.astype(np.float32)
 
 
-# --- what is named ---------------------------------------------------------------------------------------------------
+# --- identified accumulators -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_models_that_the_probes_do_not_separate_are_listed():
     assert "not told apart by these probes: truncated:28:16:emin=-14" in identified_in_words(found)
 
 
-# --- what is not -----------------------------------------------------------------------------------------------------
+# --- unidentified accumulators ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ RIGHT = Reference()
 
 
 class Mine(Reference):
-    """The reference, but for what a test changes."""
+    """The reference, except for the parts that a test changes."""
 
     name, version = "mine", "3"
 
@@ -453,7 +453,7 @@ def test_the_bound_stands_beside_the_verdict(pattern, bound):
 def test_reports():
     results = run(TiesAway(), only("cast/float8_e4m3fn/nearest_even/*", "decode/float8_e4m3fn/*"))
     text = summary(TiesAway(), results, 1)
-    assert "tie-even: a tie goes to the neighbor with even significand" in text
+    assert "tie-even: a tie rounds to the neighbor with even significand" in text
     assert f"FAIL {TIES}".replace("/saturate", "/nonsaturate") in text or f"FAIL {TIES}" in text
     assert text.count("\nFAIL ") == 1
     document = json.loads(json.dumps(to_json(TiesAway(), results, VECTORS)))
@@ -485,7 +485,7 @@ MADE = [
 
 
 def test_the_table_by_hand():
-    """What is waived or fixed counts as that; a format that fails has a row; what is never implemented has none."""
+    """Waived and fixed vectors count as such; a failing format has a row; unimplemented formats have none."""
     lines = summary(Mine(), MADE, failures=0).splitlines()
     assert [line.split() for line in lines[2:5]] == [
         ["op", "direction", "format", "same", "bound", "FAIL", "waived", "FIXED", "n/i"],

@@ -175,7 +175,7 @@ GRANDCHILD = "import os\nif not os.fork():\n    os.setsid()\n    time.sleep(20)\
         ("next(sys.stdin)\nprint('errors', flush=True)", "expected 'ok"),
         ("next(sys.stdin)\nprint('\\x1b[31m' * 999, flush=True)", r"got '\\x1b[31m"),
         ("next(sys.stdin)\nwhile True: sys.stdout.write('y' * 4096)", "a line of more than 10000 bytes"),
-        ("next(sys.stdin)\nwhile True: print('ok | y 00')", "a line that nobody asked for, 'ok | y 00'"),
+        ("next(sys.stdin)\nwhile True: print('ok | y 00')", "an unrequested line, 'ok | y 00'"),
     ],
 )
 def test_a_program_that_is_lost_ends_the_run_in_one_line(tmp_path, capsys, body, words):
@@ -306,7 +306,7 @@ def test_a_program_that_never_greets_is_given_up(tmp_path, body):
 
 
 def test_a_program_that_does_not_read_is_given_up(tmp_path):
-    """The request is longer than what a pipe holds: the write waits, and the limit counts that, too."""
+    """The request is longer than a pipe's buffer: the write waits, and the limit includes that wait."""
     script = tmp_path / "p.py"
     script.write_text(GREETING + "time.sleep(60)\n", encoding="utf-8")
     with PipeBackend(f"{sys.executable} {script}", timeout=0.5) as backend:

@@ -224,8 +224,8 @@ def test_a_trace_is_a_test_per_call(tmp_path, workers):
 
 def test_a_trace_and_options_of_vectors_exclude_each_other(tmp_path):
     for options, words in (
-        (["--refscale-trace", "step", "--refscale-only", "cast/*"], "--refscale-only is of vectors"),
-        (["--refscale-trace", "step", "--refscale-backend", "reference"], "--refscale-backend is of vectors"),
+        (["--refscale-trace", "step", "--refscale-only", "cast/*"], "--refscale-only applies to vectors"),
+        (["--refscale-trace", "step", "--refscale-backend", "reference"], "--refscale-backend applies to vectors"),
         (["--refscale-trace", "step"], "no trace.json, expected a directory that Recorder writes"),
     ):
         result = pytest_in(tmp_path, *SUITE, *options)

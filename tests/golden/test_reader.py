@@ -1,4 +1,4 @@
-"""A directory stands alone: a reader in C++, the guide, and training steps, from what is written and nothing else."""
+"""A directory is sufficient alone: a reader in C++, the guide, and training steps, from the written files only."""
 
 import json
 import os
@@ -26,7 +26,7 @@ VECTORS = load()
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """What ``golden write`` makes; the shipped set is what it generates (``test_store``)."""
+    """The output of ``golden write``, which equals the shipped set (``test_store``)."""
     path = tmp_path_factory.mktemp("golden") / "set"
     shutil.copytree(str(store.DATA), path)
     for name, data in guide_files(json.loads((path / "manifest.json").read_text())["conventions"]).items():

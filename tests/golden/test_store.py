@@ -126,7 +126,7 @@ def test_attributes_are_what_json_can_hold():
     assert found == json.loads(json.dumps(given)) == {"axes": [0, [1]], "factor": 0.5, "more": {"a": None, "b": True}}
     assert type(found["factor"]) is float
     for wrong in (float("nan"), float("inf"), {1: 2}, np.int64(1), b"x"):
-        with pytest.raises(ArgumentError, match=r"^golden vector 'a': an attribute is .*, expected what JSON"):
+        with pytest.raises(ArgumentError, match=r"^golden vector 'a': an attribute is .*, expected a value that JSON"):
             Vector("a", "op", {"x": [wrong]}, {}, {})
 
 
@@ -269,7 +269,7 @@ def test_a_damaged_set_is_named(copy, damage, capsys):
 
 
 def rehash(root):
-    """Make a set consistent with what was edited."""
+    """Make a set consistent with an edit."""
     import hashlib
 
     def change(m):
@@ -281,7 +281,7 @@ def rehash(root):
 def test_an_array_that_is_edited_with_its_file_hash_is_found(copy):
     flip(copy / "cast/uint8.npy", 5000)
     rehash(copy)
-    with pytest.raises(GoldenError, match="another SHA-256 than it says"):
+    with pytest.raises(GoldenError, match="another SHA-256 than its entry"):
         load(copy)
 
 
@@ -339,7 +339,7 @@ CRAFTED = {
     "a shape of text": (array(lambda a: a.update(shape="9")), "is not of schema 1"),
     "a negative offset": (array(lambda a: a.update(offset=-8)), "ends before element"),
     "no number": (array(lambda a: a.update(offset=float("nan"))), "arrays[0].offset is nan"),
-    "an array without a file": (array(lambda a: a.pop("file")), "has arrays without a file, and is no bulk vector"),
+    "an array without a file": (array(lambda a: a.pop("file")), "has arrays without a file, expected a bulk vector"),
     "an op that is none": (vector(lambda v: v.update(op="launch")), "has op 'launch', expected one of cast"),
     "an attribute that is no number": (vector(lambda v: v["attributes"].update(x=float("nan"))), "attributes.x is nan"),
     "inputs of a list": (vector(lambda v: v.update(inputs=[0])), "has inputs [0], expected a dict"),
@@ -362,10 +362,13 @@ CRAFTED = {
         "has block [0], expected a list of lengths",
     ),
     "an input that is missing": (vector(lambda v: v.update(inputs={})), "has no input x"),
-    "no outputs": (vector(lambda v: v.update(outputs={})), "has no outputs, or flags that are no strings"),
+    "no outputs": (vector(lambda v: v.update(outputs={})), "has no outputs, or flags that are not strings"),
     "an escape code in a comment": (vector(lambda v: v.update(comment="\x1b[2J")), "with control characters"),
-    "a flag that is a number": (vector(lambda v: v.update(flags=[3])), "has no outputs, or flags that are no strings"),
-    "an escape code in an id": (vector(lambda v: v.update(id="\x1b[2J", op="x")), "\\x1b[2J is no id of at most 300"),
+    "a flag that is a number": (vector(lambda v: v.update(flags=[3])), "has no outputs, or flags that are not strings"),
+    "an escape code in an id": (
+        vector(lambda v: v.update(id="\x1b[2J", op="x")),
+        "\\x1b[2J is not an id of at most 300",
+    ),
     "an array of no table": (vector(lambda v: v.update(inputs={"x": 10**9})), "is not of schema 1"),
     "no vectors": (
         ("cast/manifest.json", lambda m: m.update(vectors={})),

@@ -1,4 +1,4 @@
-"""Traces: what is recorded, what a verdict is made of, and that wrong programs get one."""
+"""Traces: their records, their verdicts, and the rejection of wrong programs."""
 
 import json
 
@@ -336,7 +336,7 @@ def test_a_lost_gradient_is_seen(tmp_path, wrong):
 
 
 def test_an_input_that_equals_a_later_output_is_not_taken_for_it(tmp_path):
-    """A table that is looked up row by row, in order, equals what was looked up: nothing is said of that gradient."""
+    """A table read row by row, in order, equals the rows read: the gradient has no verdict."""
     table, g = normal(3, 2), normal(3, 2, seed=1)
     with Recorder(tmp_path, complete=True) as recorder:
         with recorder.call("positions", ops.Embedding()) as call:
@@ -371,7 +371,7 @@ def test_the_command_and_its_exit_status(tmp_path, capsys):
 @pytest.mark.parametrize("option", [["--only", "*"], ["--require", "*"], ["--full"], ["--set", "x"], ["--budget", "1"]])
 def test_options_of_vectors_are_refused(tmp_path, capsys, option):
     assert main(["conform", "--trace", str(tmp_path), *option]) == 2
-    assert f"{option[0]} is of vectors, expected no option but --json" in capsys.readouterr().err
+    assert f"{option[0]} applies to vectors, expected no option but --json" in capsys.readouterr().err
 
 
 def test_names_are_printed_on_one_line(tmp_path):
@@ -425,7 +425,7 @@ def test_a_sum_just_inside_and_just_outside(tmp_path, steps, passed):
     assert result.passed is passed
 
 
-# --- What is refused --------------------------------------------------------------------------------------------------
+# --- Refusals ---------------------------------------------------------------------------------------------------------
 
 
 def index(**changed):

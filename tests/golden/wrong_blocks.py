@@ -72,7 +72,7 @@ def floor_for_all(self, x, *, rule, **v):
 
 @wrong("block_quantize", "scale-rule")
 def ceil_for_rceil(self, x, *, rule, **v):
-    """torchao before RCEIL: the next power of two above amax, whatever the largest value."""
+    """torchao before RCEIL: the next power of two above amax, for any largest value."""
     return changed(x, v, rule="ceil" if rule == "rceil" else rule)
 
 
@@ -174,7 +174,7 @@ def random_bits_turned_round(self, x, random_bits=None, **v):
     return changed(x, v, None if random_bits is None else ~random_bits)
 
 
-# --- scales that are no powers of two ---------------------------------------------------------------------------------
+# --- scales other than powers of two ----------------------------------------------------------------------------------
 
 
 @wrong("block_quantize", "block-tensor-scale")

@@ -12,7 +12,7 @@ BATCHED = ("cast", "matmul", "block_quantize", "block_matmul", "block_dequantize
 
 
 def without_strides(x):
-    """The elements that lie first in memory, whatever the strides."""
+    """The elements that are first in memory, for any strides."""
     return x if x.base is None or x.base.size == x.size else x.base.reshape(-1)[: x.size].reshape(x.shape)
 
 
@@ -212,7 +212,7 @@ def converts_what_lies_first(self, x, random_bits=None, **v):
 
 @wrong("block_quantize", "block-nan", "scale-nonfinite")
 def maximum_that_ignores_nan(self, x, **v):
-    """fmax: a NaN does not reach amax, and its element is whatever the cast makes of it."""
+    """fmax: a NaN does not affect amax, and its element is the cast of NaN."""
     cast = cast_of(**v)
     if not np.isnan(np.float32(x)).any():
         return answer(encode_blocks(x, cast))
@@ -363,7 +363,7 @@ def dequantizes_without_the_tensor_scale(self, elements, scales, tensor_scale=1.
 
 @wrong("cast", "convention")
 def casts_follow_another_convention(self, x, *, format, rounding, overflow, random_bits=None):
-    """Zero for numbers that are none, and the smallest value for what is not positive."""
+    """Zero for NaN, and the smallest value for numbers ≤ 0."""
     known = get_format(format)
     y = np.array(Cast(format, rounding, overflow)(np.where(np.isnan(np.float32(x)), x.dtype.type(1), x), random_bits))
     return np.where(np.isnan(y), np.float32(known.min_normal), y)

@@ -22,7 +22,7 @@ Array = NDArray[Any]
 
 SIDE = 3
 KINDS = {"tanh": 1, "add": 2, "multiply": 2, "matmul": 2, "weighted_add": 3, "scaled": 1, "masked": 1}
-"""Kinds of ops for ``strategies.dags``; ``masked`` has a second, constant input that is no edge."""
+"""Kinds of ops for ``strategies.dags``; ``masked`` has a second, constant input without an edge."""
 
 OPS: dict[str, Op] = {
     "tanh": ops.Tanh(),
@@ -93,7 +93,7 @@ def run(dag: Dag, scheme: Scheme, arrays: list[Array], seed: Array, *, forked: b
     tensors = record(dag, Tape(scheme, dtype=np.float64, probe=probe), arrays, forked=forked)
     if settle is not None:
         settle(tensors[-1])
-    backward(tensors[-1], seed, check=False)  # whether the factors are legal is what the tests ask
+    backward(tensors[-1], seed, check=False)  # the tests check whether the factors are legal
     return Run(tensors, [seen.get(t.variable) for t in tensors])
 
 

@@ -19,7 +19,7 @@ CutEdges = Callable[[Tensor], set[Edge]]
 
 
 def bridges_by_removal(dag: Dag, constant: frozenset[int]) -> set[tuple[int, int]]:
-    """(op, input position) of every edge whose removal disconnects the graph of what the output depends on.
+    """Return (op, input position) of every edge whose removal disconnects the graph of the output's ancestors.
 
     Works on the ``Dag`` alone, and knows nothing of tapes.
     """

@@ -129,7 +129,7 @@ def test_a_violation_is_caught(dag, rng):
 @settings(max_examples=50)
 @given(dags({"tanh": 1, "add": 2, "multiply": 2, "matmul": 2, "weighted_add": 3}, max_ops=4), generators())
 def test_with_beta_equal_to_alpha_the_gradient_is_the_true_one(dag, rng):
-    """What the other tests call the true gradient, checked by differences."""
+    """The true gradient of the other tests, checked by differences."""
     tape = Tape(regular, dtype=np.float64)
     recorded = record(dag, tape, arrays := leaves(dag, rng))[-1]
     factors = Chosen(factors=true_factors(constrained_factors(recorded, rng, set())))
@@ -149,7 +149,7 @@ def test_with_beta_equal_to_alpha_the_gradient_is_the_true_one(dag, rng):
 @settings(max_examples=200)
 @given(dags(KINDS, max_leaves=4, max_ops=8), generators())
 def test_any_assignment_is_certified_only_if_it_is_legal(dag, rng):
-    """Unconstrained factors: either all consumers agree and the gradients are multiples, or an error says no."""
+    """Unconstrained factors: either all consumers agree and the gradients are multiples, or an error is raised."""
     arrays, seed = leaves(dag, rng), rng.standard_normal((SIDE, SIDE))
     recorded = record(dag, Tape(regular, dtype=np.float64), arrays)[-1]
     cut = cut_edges(recorded)
@@ -174,7 +174,7 @@ def test_balanced_forks_make_any_factors_legal(dag, rng):
     """Every tensor with several uses is forked: then no factor needs a constraint."""
     arrays, seed = leaves(dag, rng), rng.standard_normal((SIDE, SIDE))
     recorded = record(dag, Tape(regular, dtype=np.float64), arrays, forked=True)[-1]
-    # Forks start anywhere too: balance has to mend what it finds.
+    # Forks may start with any factor: balance must correct it.
     factors = tuple(
         Scales(
             1.0 if isinstance(node.op, ops.Fork) else random_factor(rng),
@@ -255,7 +255,7 @@ def test_balance_mends_what_the_certificate_would_refuse_and_no_less():
 
 
 def test_a_factor_of_the_output_alone_is_balanced_too():
-    """α = 2 with β = 1 halves c, which the fork repays, though no β differs from 1."""
+    """α = 2 with β = 1 halves c, which the fork compensates, though no β differs from 1."""
     tape = Tape(Chosen(factors=(Scales(1, (1,)), Scales(2, (1,)), Scales(1, (1, 1)))), dtype=np.float64)
     x = tape.tensor(0.0, "x")
     (way,) = fork(x, 1)
@@ -289,7 +289,7 @@ def test_balance_keeps_the_variance_of_a_sum():
 
 
 def test_forks_follow_the_uses_without_one():
-    """A residual branch that starts with a fork repays what its factors left, whatever the skip demands."""
+    """A fork at the start of a residual branch compensates the branch's factors, for any demand of the skip."""
     tape = Tape(Chosen(factors=(Scales(1, (1,)), Scales(1, (2,)), Scales(1, (1, 5)))))
     x = tape.tensor(0.0, "x")
     (way,) = fork(x, 1)
@@ -347,5 +347,5 @@ def test_wrong_implementations_are_rejected():
     with pytest.raises(FactorError):
         check_theorem(gradient_factors, every_edge, RESIDUAL, rng())
     with pytest.raises(AssertionError, match=r"gradient of node \d is not"):
-        # The first two errors together: nobody objects, and the gradient is no multiple of the true one.
+        # The first two errors together: no error is raised, and the gradient is not a multiple of the true one.
         check_theorem(first_consumer_wins, every_edge, RESIDUAL, rng())

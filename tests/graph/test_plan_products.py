@@ -1,4 +1,4 @@
-"""Plans in which an output that is only multiplied has RMS 1: which outputs these are, and what it does to a stack."""
+"""Plans in which outputs that are only multiplied have RMS 1: these outputs, and the effect on a stack."""
 
 import math
 
@@ -74,7 +74,7 @@ def shaped(x, p):
 
 
 def gate(x, p):
-    """The gate of a gated unit is no factor: its function is."""
+    """The gate of a gated unit is not a factor of the product: its function is."""
     return F.glu(apply(ops.Relu(), apply(ops.Matmul(), x, p["w"])), x, constraint="none")
 
 

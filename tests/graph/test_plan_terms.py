@@ -45,7 +45,7 @@ def betas(scheme, b, s):
 
 @pytest.mark.parametrize(("b", "s"), [(B, S), (1, S), (7, S), (B, 1), (3, 20)])
 def test_rows_that_share_a_gradient(of_pooled, b, s):
-    """Of unit gradients, the bias sums s equal terms for each of b sequences: √b·s.  The terms of the weight are inputs
+    """Of unit gradients, the bias sums s equal terms for each of b sequences: √b·s. The terms of the weight are inputs
     times gradients: relu's output has the mean square ½·α², of which 1/π is the square of the mean, common to all rows.
     """
     alpha = (2 / (1 - 1 / math.pi)) ** 0.5
@@ -203,7 +203,7 @@ def test_another_batch(plans, b):
 
 
 def test_only_the_constant_of_a_gradient_changes(plans):
-    """Each gradient is c times the true one, whatever its parameter's β is: the two plans differ by c alone."""
+    """Each gradient is c times the true one for any β of its parameter: the two plans differ by c alone."""
     _, one = gradients_of(plans["rule"], 6)
     _, two = gradients_of(plans["predicted"], 6)
     for name in one:

@@ -14,7 +14,7 @@ WORDS += [f"w{i}" for i in range(50 - len(WORDS))]
 
 
 def write(directory: Path, content=None, found=None, vocabulary=True) -> Path:
-    """A directory with these files; what is not given, as in the claims."""
+    """A directory with these files; missing ones are those of the claims."""
     from safetensors.numpy import save_file
 
     directory.mkdir(exist_ok=True)

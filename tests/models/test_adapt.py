@@ -1,4 +1,4 @@
-"""A trained BERT under unit scaling: the same function, the same gradients but for constants; and what is not."""
+"""A trained BERT under unit scaling: the same function, the same gradients up to constants; and its limits."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def divided(total, p):
 
 
 def worst(config, parameters, adapted, batch=None):
-    """Largest differences, over the RMS of what is expected: of outputs, of gradients."""
+    """Largest differences, over the expected RMS: of outputs, of gradients."""
     batch = batch or batch_of(config)
     expected, true = outputs(regular, parameters, config, batch)
     found, computed = outputs(adapted.scheme, adapted.unit(parameters), config, batch)
@@ -163,7 +163,7 @@ def test_norms_stay_and_zero_matrices_too():
 
 def test_each_addition_of_a_post_norm_stack_is_the_first():
     """By hand: the first addition of a running mean weights stream and branch alike; after a norm the stream's scale
-    is 1.  So the weight of each branch is the scale of its output.
+    is 1. So the weight of each branch is the scale of its output.
     """
     config = replace(SMALL, tau=running_mean)
     parameters = trained(config)
@@ -315,7 +315,7 @@ def test_weights_of_an_embedding_sum():
 
 
 def test_attention_dropout():
-    """None without a generator; else the mean over draws is what it is without."""
+    """None without a generator; with one, the mean over draws is the value without one."""
     rng = np.random.default_rng(0)
     q, k, v = rng.standard_normal((3, 1, 4, 8))
 

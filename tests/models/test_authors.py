@@ -114,7 +114,7 @@ def test_another_count_of_branches_is_seen():
 
 
 def test_factors_by_hand():
-    """Scaled: products, parameters, residual additions.  All else has the factor 1."""
+    """Scaled: products, parameters, residual additions. All else has the factor 1."""
     x, w = (4, 6), (6, 10)
     call = Call(ops.Matmul(), (x, w), joint(geometric, columns=3), (0,))
     assert authors.scales(call).alpha == pytest.approx((3 * 6 * 10) ** -0.25, rel=1e-15)
@@ -155,7 +155,7 @@ def test_the_mean_of_branches():
 
 
 def test_initial_weights():
-    """Uniform; σ of the fan-in where the authors' is not Glorot's; 1 under unit scaling, whatever it is."""
+    """Uniform; σ of the fan-in where the authors' is not Glorot's; 1 under unit scaling in each case."""
     c = config("charlm-attention:layers=1,width=64,head_size=32,frequencies=32")
     expected = {
         "embedding": 1,

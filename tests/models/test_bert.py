@@ -129,7 +129,7 @@ def test_the_untrained_model_knows_nothing():
     """The masked-LM loss starts near that of a uniform guess, log(words).
 
     Logits of σ = 1 add their half variance, E log Σ exp(z) − log(words) → ½; damped by u-μP to σ = 1/√128 they add
-    nothing.  A loss is a mean over some 20 words, each off by σ.
+    nothing. A loss is a mean over some 20 words, each off by σ.
     """
     config, batch = bert.get_config("bert-tiny", vocabulary=WORDS), text_batch(WORDS)
     words = np.count_nonzero(batch.labels != IGNORE)
@@ -264,7 +264,7 @@ MICRO = bert.BertConfig(layers=1, width=8, heads=2, hidden=16, vocabulary=20, po
 
 @POST
 def test_the_true_one_is_the_derivative(norm):
-    """What is called true above, against differences: the whole model, every parameter."""
+    """The true gradients above, against differences: the whole model, every parameter."""
     config = replace(MICRO, norm=norm)
     rng = np.random.default_rng(0)
     batch = random_batch(config, rng, 2, 12, 3)
@@ -429,7 +429,7 @@ def test_dropout(norm):
 
 @pytest.mark.parametrize("norm", ["post", "pre", "branch"])
 def test_attention_weights_are_dropped_with_a_probability_of_their_own(norm):
-    """And a branch after its norm: what is dropped is what would have been added."""
+    """And a branch after its norm: the dropped part is the addend."""
     config = replace(MICRO, layers=2, norm=norm, dropout=0.25, attention_dropout=0.5)
     rng = np.random.default_rng(0)
     losses, _ = run(config, random_batch(config, rng, 2, 12, 3), rng=rng)
@@ -486,5 +486,5 @@ def test_configurations_that_do_not_exist():
     assert str(error.value) == "get_config('bert-huge'): expected one of bert-tiny, bert-mini, bert-base, bert-large"
     with pytest.raises(ArgumentError, match=r"^BertConfig\(layers=0, .*: sizes must be at least 1$"):
         bert.get_config("bert-tiny", layers=0)
-    with pytest.raises(ArgumentError, match=r"^BertConfig\(.*: width 128 is no multiple of heads 3$"):
+    with pytest.raises(ArgumentError, match=r"^BertConfig\(.*: width 128 is not a multiple of heads 3$"):
         bert.get_config("bert-tiny", heads=3)

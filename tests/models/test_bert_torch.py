@@ -65,7 +65,7 @@ def assert_match(actual: Result, expected: Result, bound: float) -> None:
     """‖a − b‖ ≤ bound · ‖b‖, per tensor; for queries and keys, bound · the largest norm in their attention.
 
     Both sides round the same formula in another order, so a gradient is off by some units of last place of what it
-    was summed from: 1e-6 of its norm in float32, 3e-15 in float64.  Queries and keys are summed from what is far
+    was summed from: 1e-6 of its norm in float32, 3e-15 in float64. Queries and keys are summed from what is far
     larger than the sum: their gradients vanish with the spread of the weights (1e-6 of the value's in a large model
     at initialization), and that of the key's bias is zero, for it shifts all scores of a query alike.
     """

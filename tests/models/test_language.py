@@ -1,4 +1,4 @@
-"""Language models: what they may see, that every gradient is a multiple of the true one, where they start."""
+"""Language models: their masks, gradients as multiples of the true ones, initial values."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_the_automatic_recipe_takes_them(model):
 def test_everything_starts_at_unit_scale(model):
     """On random tokens: activations in [¼, 4], gradients of weights in [1/8, 8].
 
-    The state of a recurrence starts at 0, and its first steps are small.  In attention gradients shrink, see test_bert,
+    The state of a recurrence starts at 0, and its first steps are small. In attention gradients shrink, see test_bert,
     and with a tied embedding what the readout sends back is alike in all tokens.
     """
     config = get_config(model)
@@ -292,7 +292,7 @@ def test_rates_of_u_mup_know_the_depth(model, rates):
 
 @pytest.mark.parametrize("norm", ["pre", "post", "branch", "none"])
 def test_dropout(norm):
-    """On the embeddings and on what each branch adds, so after a norm there; attention weights have none."""
+    """On the embeddings and on the result of each branch, so after a norm there; attention weights have none."""
     config = get_config(f"charlm-attention:layers=2,width=16,head_size=8,vocabulary=9,dropout=0.25,norm={norm}")
     rng = np.random.default_rng(0)
     p = models.parameters_on(Tape(unit), models.initial_parameters(config, unit, rng), config)
@@ -387,7 +387,7 @@ class TestConfigurations:
         assert not any(name.endswith(".bias") for name in lm.specs(decoder))
 
     def test_what_configurations_share(self):
-        """Rules and sizes that no name says: of the paper's models, then of the decoders, then of all."""
+        """Rules and sizes without a name: of the paper's models, then of the decoders, then of all."""
         for name, config in lm.CONFIGS.items():
             paper = name.startswith("charlm")
             assert (config.eps, config.tau) == ((1e-3, running_mean) if paper else (1e-6, default)), name

@@ -48,7 +48,7 @@ def test_outputs_and_gradients(model, dtype, bound):
     assert float(found.total.value) == pytest.approx(loss, rel=bound)
     assert gradients.keys() == p.keys()
     for name, g in gradients.items():
-        # A gradient is summed from what is larger where it cancels: of a query, by what its attention sums.
+        # A gradient that cancels is summed from larger terms: that of a query, by the sums of its attention.
         beside = [h for other, h in gradients.items() if other.split(".")[:3] == name.split(".")[:3]]
         largest = max(map(np.linalg.norm, beside))
         assert np.linalg.norm(p[name].grad - g) <= bound * largest, name

@@ -1,4 +1,4 @@
-"""Published checkpoints: what is read, what is refused and how, what is written.
+"""Published checkpoints: reading, refusals, writing.
 
 Needs ``pip install 'refscale[pretrained]'``; without, skipped.
 """
@@ -146,7 +146,7 @@ def test_activations(name):
         ({"hidden_size": "24"}, "hidden_size = '24', expected a value of type int"),
         ({"hidden_size": None}, "hidden_size = None, expected a value of type int"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings = 1, expected a value of type bool"),
-        ({"num_attention_heads": 5}, "width 24 is no multiple of heads 5"),
+        ({"num_attention_heads": 5}, "width 24 is not a multiple of heads 5"),
     ],
 )
 def test_refused_by_name(change, message):
@@ -334,7 +334,7 @@ def test_nothing_is_unpickled(tmp_path):
     directory = write(tmp_path / "model")
     (directory / "model.safetensors").unlink()
     (directory / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(tmp_path / "trapped")))
-    with pytest.raises(CheckpointError, match=r"pytorch_model.bin is not read, for it can hold code"):
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin is not read, because it can contain code"):
         published.load_pretrained(directory)
     assert not (tmp_path / "trapped").exists()
     with pytest.raises(CheckpointError, match=r"no file config.json"):
@@ -456,7 +456,7 @@ def test_there_and_back(tmp_path, outputs, tied):
     ],
 )
 def test_names_that_are_written(tmp_path, outputs, architecture, prefix, of_heads):
-    """As transformers writes them: with heads, what is not of a head stands under "bert."."""
+    """As transformers writes them: with heads, all tensors outside a head are under "bert."."""
     config = bert.BertConfig(1, 8, 2, 12, 20, 6, outputs=outputs)
     published.save_pretrained(
         tmp_path, config, models.initial_parameters(config, regular, np.random.default_rng(0)), None

@@ -65,7 +65,7 @@ def test_factor_of_attention(t, d):
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("values", ["correlated", "independent"])
 def test_gradients_are_multiples_without_constraints(norm, tied, values):
-    """Where nothing is constrained forks repay every difference, under u-μP as under unit scaling."""
+    """Without constraints forks compensate every difference, under u-μP as under unit scaling."""
     config = bert.get_config("bert-tiny", vocabulary=WORDS, norm=norm, tied=tied, values=values, constraint=none)
     losses, p = run(config, text_batch(WORDS), u_mup)
     factors = gradient_factors(losses.total)

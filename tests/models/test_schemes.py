@@ -1,4 +1,4 @@
-"""Schemes: what each says when asked, and that the model written once is right under all of them."""
+"""Schemes: their values, and that the same model is correct under all of them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TIED = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 
 
 class TestLearningRates:
-    """Rows: what the sources say; 1-D parameters under u-μP, which has none, as under unit scaling.
+    """Rows: values of the sources; 1-D parameters under u-μP, which has none, as under unit scaling.
 
     A weight is (fan_in, fan_out), a kernel (sizes, fan_in, fan_out), an embedding (rows, d); a stack of 16 additions.
     """
@@ -180,7 +180,7 @@ def test_wrong_schemes_are_rejected():
 
 class TestUMup:
     def test_factors(self):
-        """To output scale: α for all that is constrained, whatever mean the model asks for; weights keep theirs."""
+        """To output scale: α for all constrained factors, for any mean of the model; weights keep theirs."""
         for constraint in (geometric, None):
             changes = {} if constraint is None else {"constraint": constraint}
             config = bert.get_config("bert-tiny", vocabulary=WORDS, **changes)

@@ -39,7 +39,7 @@ class ExplicitAttention(nn.Module):
 
 
 class Layer(nn.Module):
-    """One encoder layer; attention is ``nn.MultiheadAttention`` where that can say it (exponent ½)."""
+    """One encoder layer; attention is ``nn.MultiheadAttention`` if that can represent it (exponent ½)."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()

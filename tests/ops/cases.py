@@ -1,8 +1,8 @@
 """Every op with examples and strategies, in one place.
 
-``EXAMPLES`` and ``STRATEGIES`` map each op class to fixed cases and to a Hypothesis strategy of cases.  An op has those
+``EXAMPLES`` and ``STRATEGIES`` map each op class to fixed cases and to a Hypothesis strategy of cases. An op has those
 that its class declares (``Op.examples``, ``testing.strategies.op_examples``), unless ``MORE`` and ``WIDER`` have other
-shapes and attributes for it.  All general properties are tested of the fixed cases and of ``drawn``.
+shapes and attributes for it. All general properties are tested of the fixed cases and of ``drawn``.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from refscale.engine import Example, Input, Sizes, Tape, apply, backward, exampl
 from refscale.scales import regular
 from refscale.testing.strategies import broadcastable_shapes, matmul_shapes, op_examples, seeds, shapes
 
-# A busy machine is no reason to fail.
+# A busy machine must not cause a failure.
 PROPERTY = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 ALL_OPS = list(ops.OPS.values())
@@ -64,7 +64,7 @@ def run(op, arrays, gradient=None, *, scheme=regular, dtype=np.float64):
 
 
 def cross_entropy(rows, classes, reduction="mean", ignored=None):
-    """A cross-entropy case; ``ignored`` of the rows carry the index to be ignored, None if there is no such index."""
+    """A cross-entropy case; ``ignored`` of the rows have the ignored index, None without one."""
     count = int(np.prod(rows))
     op = (
         ops.SoftmaxCrossEntropy(reduction)
@@ -144,6 +144,11 @@ MORE = {
         case(ops.Pad(((3, 0), (0, 0), (1, 2)), "replicate"), (2, 3, 2)),
     ],
     ops.NearestResize: [case(ops.NearestResize(2), (2, 3, 2)), case(ops.NearestResize((3, 1)), (2, 2, 3, 2))],
+    ops.LinearResize: [
+        case(ops.LinearResize(4), (2, 3, 2)),
+        case(ops.LinearResize((5, 2), True), (2, 2, 3, 2)),
+        case(ops.LinearResize((1, 3, 2)), (1, 2, 3, 2, 1)),
+    ],
     ops.Expand: [case(ops.Expand((2, 3, 4)), (3, 1)), case(ops.Expand((2, 3)), (2, 3))],
     ops.Where: [case(ops.Where(), Input((3, 1), "mask"), (2, 3, 4), (4,))],
     ops.LeakyRelu: [case(ops.LeakyRelu(), (3, 4)), case(ops.LeakyRelu(0.3), (3, 4))],
@@ -319,6 +324,13 @@ def _resize(draw):
 
 
 @st.composite
+def _linear_resize(draw):
+    axes = draw(st.integers(1, 3))
+    size = draw(st.integers(1, 5) | st.tuples(*[st.integers(1, 5)] * axes))
+    return case(ops.LinearResize(size, draw(st.booleans())), draw(st.tuples(*[st.integers(1, 4)] * (axes + 2))))
+
+
+@st.composite
 def _pool(draw, kind):
     axes = draw(st.integers(1, 2))
     kernel = draw(st.tuples(*[st.integers(1, 3)] * axes))
@@ -486,6 +498,7 @@ WIDER = {
     ops.ConvTranspose: _conv_transpose(),
     ops.Pad: _pad(),
     ops.NearestResize: _resize(),
+    ops.LinearResize: _linear_resize(),
     ops.MaxPool: _pool(ops.MaxPool),
     ops.AvgPool: _pool(ops.AvgPool),
     ops.LeakyRelu: _of_one_shape(st.builds(ops.LeakyRelu, st.floats(0.125, 0.875))),

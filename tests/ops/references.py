@@ -1,9 +1,9 @@
 """Every op as a plain NumPy expression, written without looking at the op, with a bound on the rounding of both.
 
 ``REFERENCES[type](op, *arrays)`` gives (value, bound): the op must lie within ``bound`` of ``value``, element by
-element, in float64.  0 means the same number.  Bounds are first order: u per operation, times how far it moves the
+element, in float64. 0 means the same number. Bounds are first order: u per operation, times how far it moves the
 result; a sum of n terms errs by n·u·Σ|terms| in any order (Higham 2002, section 4.2), an elementary function by 4u (2
-ulp).  They count the op's roundings and the reference's, which are about as many.
+ulp). They count the op's roundings and the reference's, which are about as many.
 """
 
 import itertools
@@ -214,6 +214,20 @@ def pad(op, x):
 def nearest_resize(op, x):
     factors = _each(op.factor, x.ndim - 2)
     return exact(np.kron(x, np.ones((1, *factors, 1))))
+
+
+def linear_resize(op, x):
+    """Each place is Σ over elements of max(0, 1 − distance): 4 roundings a place and axis, and those of the place."""
+    axes, magnitude = x.ndim - 2, np.abs(x)
+    for axis, (n, size) in enumerate(zip(x.shape[1:-1], _each(op.size, axes), strict=True), 1):
+        if op.align_corners:
+            at = np.linspace(0, n - 1, size)
+        else:
+            at = np.clip([(2 * o + 1) * n / (2 * size) - 0.5 for o in range(size)], 0, n - 1)
+        weights = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(n)))
+        x, magnitude = (np.moveaxis(np.moveaxis(v, axis, -1) @ weights.T, -1, axis) for v in (x, magnitude))
+    farthest = max(x.shape[1:-1], default=1) * 2**axes
+    return x, (4 * axes * U + farthest * 2.0**-52) * np.max(magnitude, initial=0)
 
 
 def gelu(op, x):
@@ -477,6 +491,7 @@ REFERENCES = {
     ops.Gather: gather,
     ops.Pad: pad,
     ops.NearestResize: nearest_resize,
+    ops.LinearResize: linear_resize,
     ops.Embedding: embedding,
     ops.SoftmaxCrossEntropy: cross_entropy,
     ops.SoftTargetCrossEntropy: soft_target_cross_entropy,
@@ -489,7 +504,7 @@ REFERENCES = {
 
 
 def assert_close_to_reference(op, arrays, y):
-    """Assert that y is what the plain expression says, within its bound."""
+    """Assert that y equals the plain expression, within its bound."""
     value, bound = REFERENCES[type(op)](op, *arrays)
     assert y.shape == np.shape(value), f"{op}: shape {y.shape}, expected {np.shape(value)}"
     error = np.abs(y - value)

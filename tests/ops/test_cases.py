@@ -26,7 +26,7 @@ from tests.sources import parsed
 
 PAGES = [page for page in vars(ops).values() if inspect.ismodule(page) and page.__name__.startswith("refscale.ops.")]
 HELPERS = {"custom", "kernels", "moments", "shapes", "softmax_moments", "sums", "windows"}
-"""Modules of ``ops`` that are no pages."""
+"""Modules of ``ops`` that do not define ops."""
 by_name = {"ids": lambda op: op.__name__}
 
 
@@ -128,7 +128,7 @@ def test_a_missing_declaration_is_named():
 
 
 def test_an_op_that_declares_nothing_crashes_nobody(monkeypatch):
-    """It has no row, no vector and no check; what is missing is a matter of the tests above."""
+    """It has no row, no vector and no check; the tests above report the missing parts."""
     before = ops_table.rows(), ops.examples(golden_ops.AT), len(vjp.examples(Place()))
     monkeypatch.setattr(ops, "OPS", {**ops.OPS, "bare": Bare})
     assert before == (ops_table.rows(), ops.examples(golden_ops.AT), len(vjp.examples(Place())))

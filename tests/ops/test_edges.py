@@ -214,7 +214,7 @@ def test_empty_batches(scheme):
 
 @pytest.mark.parametrize("op", [ops.Relu(), ops.Tanh(), ops.Multiply(), ops.Subtract(), ops.MseLoss()], ids=str)
 def test_rank_zero(op):
-    """NumPy gives scalars where the inputs have no dimensions; the engine still owes arrays."""
+    """NumPy returns scalars for inputs without dimensions; the engine must still return arrays."""
     arrays = [RNG.standard_normal(()) for _ in op.inputs]
     y, gradients = run(op, arrays, np.ones(()))
     assert_close_to_reference(op, arrays, y)
@@ -355,6 +355,16 @@ def test_padding_and_resize_by_hand():
         assert (y.tolist(), dx.tolist()) == ([value], [gradient])
     y, (dx,) = run(ops.NearestResize(2), [x[..., None]], g[..., None])
     assert (y.ravel().tolist(), dx.ravel().tolist()) == ([1, 1, 2, 2, 3, 3], [3, 12, 48])
+    y, (dx,) = run(ops.LinearResize(4), [x[:, :2, None]], np.array([1.0, 2.0, 4.0, 8.0])[None, :, None])
+    assert y.ravel().tolist() == [1, 1.25, 1.75, 2]
+    assert dx.ravel().tolist() == [1 + 1.5 + 1, 0.5 + 3 + 8]
+    y, (dx,) = run(ops.LinearResize(5, True), [x[..., None]], np.ones((1, 5, 1)))
+    assert y.ravel().tolist() == [1, 1.5, 2, 2.5, 3]
+    assert dx.ravel().tolist() == [1.5, 2, 1.5]
+    y, _ = run(ops.LinearResize(2), [np.array([1.0, 3, 5, 7])[None, :, None]], np.ones((1, 2, 1)))
+    assert y.ravel().tolist() == [2, 6]
+    y, (dx,) = run(ops.LinearResize(1, True), [x[..., None]], np.ones((1, 1, 1)))  # the first element
+    assert (y.ravel().tolist(), dx.ravel().tolist()) == ([1], [1, 0, 0])
 
 
 def test_a_mean_of_elements_alone_by_hand():

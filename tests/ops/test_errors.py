@@ -116,6 +116,7 @@ ATTRIBUTES = {
     ),
     "ConvTranspose(groups=0): expected an integer ≥ 1": lambda: ops.ConvTranspose(groups=0),
     "NearestResize(factor=0): expected an integer ≥ 1, or one for each of 1 axis": lambda: ops.NearestResize(0),
+    "LinearResize(size=0): expected an integer ≥ 1, or one for each of 1 axis": lambda: ops.LinearResize(0),
     "Pad(widths=((1, -1),)): expected (before, after) of each axis, integers ≥ 0": lambda: ops.Pad(((1, -1),)),
     "Pad(widths=2): expected (before, after) of each axis, integers ≥ 0": lambda: ops.Pad(2),
     "Pad(mode='edge'): expected 'constant', 'reflect' or 'replicate'": lambda: ops.Pad(((1, 1),), "edge"),
@@ -123,7 +124,7 @@ ATTRIBUTES = {
         ((1, 1),), value=float("inf")
     ),
     "Pad(value=1.0): expected a finite number, 0 unless mode is 'constant'": lambda: ops.Pad(((1, 1),), "reflect", 1.0),
-    "Glu(activation='swish'): expected one of gelu, gelu-tanh, relu, silu, tanh, sigmoid, or an element-wise op": (
+    "Glu(activation='swish'): expected one of gelu, gelu-tanh, relu, silu, tanh, sigmoid, or an elementwise op": (
         lambda: ops.Glu("swish")
     ),
     "Expand(shape='2'): expected an integer or a tuple of integers": lambda: ops.Expand("2"),
@@ -289,6 +290,17 @@ SHAPES = [
         [(2, 3)],
         "pad(mode='reflect'): widths (0, 3) of a side of 3, expected a longer side",
     ),
+    (
+        ops.LinearResize((2,)),
+        [(2, 3)],
+        "linear_resize(size=(2,)): x (2, 3), expected (batch, length, channels) with elements",
+    ),
+    (
+        ops.LinearResize(2),
+        [(2, 0, 3)],
+        "linear_resize(size=2): x (2, 0, 3), expected (batch, length, channels) or (batch, height, width, channels) or "
+        "(batch, depth, height, width, channels) with elements",
+    ),
     (ops.NearestResize((2,)), [(2, 3)], "nearest_resize(factor=(2,)): x (2, 3), expected (batch, length, channels)"),
     (
         ops.BinaryCrossEntropy(),
@@ -327,11 +339,11 @@ SHAPES = [
     ),
     (ops.Reshape((4, 2)), [(2, 3)], "reshape: (2, 3) (6 elements) into (4, 2)"),
     (ops.Reshape((-1, 4)), [(2, 3)], "reshape: (2, 3) (6 elements) into (-1, 4)"),
-    (ops.Transpose((0, 0)), [(2, 3)], "transpose: axes (0, 0) are no permutation of the 2 axes of x (2, 3)"),
+    (ops.Transpose((0, 0)), [(2, 3)], "transpose: axes (0, 0), expected a permutation of the 2 axes of x (2, 3)"),
     (ops.Slice(1, 2, 5), [(2, 3)], "slice: 2:5 of axis 1 of (2, 3)"),
     (ops.Slice(1, 2, 2), [(2, 3)], "slice: 2:2 of axis 1 of (2, 3)"),
     (ops.Slice(2, 0, 1), [(2, 3)], "slice: axis 2 of an array with 2 dimensions"),
-    (ops.Concat(0), [(2, 3), (2, 4)], "concat: shapes (2, 3), (2, 4) differ beside axis 0"),
+    (ops.Concat(0), [(2, 3), (2, 4)], "concat: shapes (2, 3), (2, 4) differ in axes other than 0"),
     (ops.MseLoss(), [(2, 3), (3,)], "mse_loss: x (2, 3) and target (3,), expected one shape with at least one element"),
     (ops.LossSum(), [(), (1,)], "loss_sum: shapes (), (1,), expected scalars"),
 ]

@@ -1,4 +1,4 @@
-"""The values of factors.  What they make exactly 1 is section 3 of the claims, and that 3 % is noticed, its mutants."""
+"""The values of factors. What they make exactly 1 is section 3 of the claims, and that 3 % is noticed, its mutants."""
 
 import math
 
@@ -130,6 +130,13 @@ def test_padding_and_resize():
         assert ops.Pad(((0, 1), (0, 1)), mode).scale((3, 4)) == Scales(1.0, (beta,))
     assert ops.NearestResize((2, 3)).scale((5, 2, 2, 4)) == Scales(1.0, (6**-0.5,))
     assert ops.NearestResize(2).scale((5, 2, 2, 4)) == Scales(1.0, (0.5,))
+    # Of 2 elements at 3 places: weights (1, 0), (½, ½), (0, 1): m = 2.5/3, each element has 1.25.
+    aligned = ops.LinearResize(3, align_corners=True).scale((5, 2, 4))
+    assert aligned.alpha == pytest.approx((3 / 2.5) ** 0.5, rel=1e-15)
+    assert aligned.beta == (pytest.approx(1.25**-0.5, rel=1e-15),)
+    # At 4 places: (1, 0), (¾, ¼), (¼, ¾), (0, 1): 3.25 in all; on two axes the squares.
+    assert ops.LinearResize(4).scale((5, 2, 2, 4)).alpha == pytest.approx(4 / 3.25, rel=1e-15)
+    assert ops.LinearResize(4).scale((5, 2, 2, 4)).beta == (pytest.approx(2 / 3.25, rel=1e-15),)
 
 
 def test_norms_over_rows_and_groups():

@@ -159,6 +159,21 @@ ORACLES = {
         [normal(2, 3, 4, 5)],
     ),
     "nearest_resize": (ops.NearestResize((2, 3)), pool(F.interpolate, scale_factor=(2, 3)), [normal(2, 3, 4, 5)]),
+    "linear_resize": (
+        ops.LinearResize((7, 3)),
+        pool(F.interpolate, size=(7, 3), mode="bilinear"),
+        [normal(2, 3, 4, 5)],
+    ),
+    "linear_resize, aligned": (
+        ops.LinearResize(7, True),
+        pool(F.interpolate, size=7, mode="linear", align_corners=True),
+        [normal(2, 3, 5)],
+    ),
+    "linear_resize of volumes": (
+        ops.LinearResize((2, 4, 6)),
+        pool(F.interpolate, size=(2, 4, 6), mode="trilinear"),
+        [normal(2, 3, 4, 2, 3)],
+    ),
     "sum, keepdims": (ops.Sum((0, -1), True), lambda x: torch.sum(x, (0, -1), keepdim=True), [normal(2, 3, 4)]),
     "mean, keepdims": (ops.Mean((1,), True), lambda x: torch.mean(x, 1, keepdim=True), [normal(2, 3, 4)]),
     "batch_norm": (

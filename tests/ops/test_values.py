@@ -91,10 +91,10 @@ def test_unit_is_regular_times_the_factors(op, scheme):
 
 
 def near_the_product(op, arrays):
-    """A check of ``assert_scaled`` for factors that are no powers of two.
+    """A check of ``assert_scaled`` for factors other than powers of two.
 
     A factor rounded into each of K terms, K roundings of their sum in another order, one of the result: K + 2 halves of
-    2^-52, of the sum of magnitudes.  Of element-wise functions, one rounding in place of another.
+    2^-52, of the sum of magnitudes. Of element-wise functions, one rounding in place of another.
     """
     terms = max((a.size for a in arrays), default=0) + 2
     of_sums = magnitudes(op, arrays) if isinstance(op, SUMS) else None

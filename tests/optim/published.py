@@ -14,7 +14,7 @@ STEPS = 20
 
 @dataclass(frozen=True)
 class Problem:
-    """What an optimizer is run on; gradients do not depend on parameters, so errors do not feed on themselves."""
+    """Inputs of an optimizer; gradients do not depend on parameters, so errors do not accumulate."""
 
     parameters: dict
     gradients: list

@@ -1,4 +1,4 @@
-"""Each optimizer against the published algorithm; and what the comparison rejects."""
+"""Each optimizer against the published algorithm, and wrong ones that the comparison rejects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BOUND32 = 2.0**-24 * published.STEPS * 1.5
 """One rounding of p in each of 20 steps, and as much as half of that from the 16 of an update of 1/50 of p."""
 
 LOOSE64 = 1e-12
-"""With any hyperparameters, m/√v may exceed 1 by far; and what is off by a formula is off by much more than this."""
+"""With any hyperparameters, m/√v may exceed 1 by far; an error in a formula causes a much larger difference."""
 
 HYPER = [
     ("sgd", {}),

@@ -138,7 +138,7 @@ def test_squares_that_underflow_are_no_error(name):
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "lamb"])
 class TestTheDomainOfAdam:
-    """Both ends in float32: what is divided by, and what is squared."""
+    """Extreme values in float32 of the divisor and of the squared number."""
 
     P = {"w": np.ones(2, np.float32)}  # noqa: RUF012
 
@@ -377,7 +377,7 @@ class TestNames:
 
 
 def test_the_scale_of_a_decay_by_hand():
-    """λ·decay_scale where the decay has the learning rate; the independent one has none.  p = 1, g = 0."""
+    """λ·decay_scale where the decay has the learning rate; the independent one has none. p = 1, g = 0."""
     p, zero = {"w": np.ones(1, np.float32)}, {"w": np.zeros(1, np.float32)}
     group = {"w": Group(4.0, True, None, 0.25)}
     for spelling, left in (

@@ -182,7 +182,7 @@ def best_rate(loss: Callable[[int], float], start: int) -> int:
 
 
 def rows(path: Path = RESULTS) -> list[Row]:
-    """The stored results; none if there is no file."""
+    """Return the stored results; empty without a file."""
     return list(read_json_lines(path, "evidence")) if path.exists() else []
 
 
@@ -203,8 +203,8 @@ def losses(found: Sequence[Row], name: str, scheme: str, precision: str) -> list
 def scales_table(found: Sequence[Row]) -> str:
     """Tensors outside [1/4, 4], in Markdown."""
     lines = [
-        "| program | parameters | tensors | outside, regular | unit | plan | plan, gradients predicted | which then "
-        "| adapted, to 1e-12 |",
+        "| program | parameters | tensors | outside, regular | outside, unit | outside, plan "
+        "| outside, predicted plan | names outside, predicted plan | adapted, equal to 1e-12 |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, make in PROGRAMS.items():
@@ -228,7 +228,7 @@ def scales_row(found: Sequence[Row], name: str) -> Row:
 def losses_table(found: Sequence[Row]) -> str:
     """Losses after training, in Markdown: mean and half of the range over the seeds."""
     lines = [
-        "| program | regular FP32 | regular FP8 | scaled FP32 | scaled FP8 | scaled FP8 over scaled FP32 |",
+        "| program | regular FP32 | regular FP8 | scaled FP32 | scaled FP8 | scaled FP8 − scaled FP32 |",
         "|---|---|---|---|---|---|",
     ]
     for name in PROGRAMS:
@@ -262,7 +262,7 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def main() -> None:
-    """Compute what is missing, print the tables."""
+    """Compute missing results, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE", help=f"default: {RESULTS.name}")
     parser.add_argument("--only", choices=PROGRAMS, action="append", help="this program; may be repeated")

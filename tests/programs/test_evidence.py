@@ -72,7 +72,7 @@ EXCEPTIONS = {"convnext": "2.2 % ± 1.3 %, less than two standard errors"}
 
 
 def check(found):
-    """What the docs claim of the training runs."""
+    """The claims of the docs about the training runs."""
     for name in PROGRAMS:
         runs = [losses(found, name, scheme, fmt) for scheme in evidence.FIRST for fmt in evidence.PRECISIONS]
         assert [len(r) for r in runs] == [len(SEEDS)] * 4

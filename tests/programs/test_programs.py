@@ -146,7 +146,7 @@ class TestInstruments:
     def test_flops(self, name):
         """Products by hand: forward, ∂w and, but for the first layer, ∂x.
 
-        MLP: 32 rows, layers 3 × 16, 16 × 16, 16 × 1.  Convolutions: 8 images, 4 × 4 places of 9·1 terms for 4 channels,
+        MLP: 32 rows, layers 3 × 16, 16 × 16, 16 × 1. Convolutions: 8 images, 4 × 4 places of 9·1 terms for 4 channels,
         2 × 2 places of 9·4 terms for 8, and 32 × 2.
         """
         found = analysis.count_flops(PROGRAMS[name](), "unit")
@@ -442,7 +442,7 @@ class TestCommands:
 
 @pytest.mark.slow
 def test_a_comparison_of_a_program(tmp_path):
-    """Rates are found and variants are run as for a built-in model; there is no share of what is right."""
+    """Rates are found and variants run as for a built-in model, without a share of correct predictions."""
     validation = "def validation(self, rng):\n        return [(np.ones((2, 3)), np.ones((2, 1)))]\n\n    def batches"
     where = line_of(tmp_path, ("def batches", validation))
     base = replace(default_config(where), steps=2, evaluate_every=2, checkpoint_every=1, weight_decay=0.0)
@@ -453,7 +453,7 @@ def test_a_comparison_of_a_program(tmp_path):
 
 
 def test_tables_of_a_comparison_of_a_program():
-    """No tokens, and no share of what is right."""
+    """Neither tokens nor a share of correct predictions."""
     base = replace(default_config("mine.py:model"), steps=2)
     overhead = dict.fromkeys(("scales", "statistics", "extra_passes", "changes", "skipped", "state"), 0)
     run = RunResult(Variant("regular", "fp32"), 0, -9.0, 1.5, None, "", 1.0, None, None, overhead)

@@ -69,7 +69,7 @@ def test_scores():
 
 
 def texts(*args, **options):
-    """The text of each candidate, whatever its log-odds of no answer."""
+    """The text of each candidate, for any log-odds of no answer."""
     return squad.decide(squad.predict(*args, **options), math.inf)
 
 
@@ -114,7 +114,7 @@ def test_no_run_backwards_nor_across_windows():
     start, end = np.zeros(found.ids.shape), np.zeros(found.ids.shape)
     start[0, 6], end[0, 4], end[1, 5] = 3, 3, 2.5
     assert texts(questions, found, start, end) == {"q0": "wa"}  # 3 + 0 = 0 + 3: the earlier run
-    start[0, 0] = end[0, 0] = 9  # the [CLS] is no answer
+    start[0, 0] = end[0, 0] = 9  # the [CLS] stands for no answer
     assert texts(questions, found, start, end) == {"q0": "wa"}
 
 
@@ -199,8 +199,8 @@ def test_scores_of_squad_2_by_hand():
     At the threshold 0: a (odds −4) "Ada": 1, 1; b (−2) "x": 0, 0, for it is unanswerable; c (−1) "Ada King": 0, 2/3;
     d (1) and e (3) are not answered: d has an answer, 0, 0; e has none, 1, 1.
 
-    In the order of the odds the sum starts at 2, the unanswerable ones.  Exact match: 3, 2, 2, 3, 2: the best is 3,
-    reached first at −4.  F1: 3, 2, 2 2/3, 3 2/3, 2 2/3: the best is 3 2/3, at 1.
+    In the order of the odds the sum starts at 2, the unanswerable ones. Exact match: 3, 2, 2, 3, 2: the best is 3,
+    reached first at −4. F1: 3, 2, 2 2/3, 3 2/3, 2 2/3: the best is 3 2/3, at 1.
     """
     questions = [asked("a", "Ada"), asked("b"), asked("c", "Ada"), asked("d", "Babbage", "B."), asked("e")]
     candidates = {
@@ -243,7 +243,7 @@ def test_empty_answers_of_squad_2(truths, text, odds, exact, f1):
 
 
 def test_the_best_may_be_to_answer_nothing():
-    """The script's threshold is then 0, whatever that gives; an empty text of an unanswerable question adds 0."""
+    """The script's threshold is then 0 in each case; an empty text of an unanswerable question adds 0."""
     found = squad.score_unanswerable([asked("a"), asked("b")], {"a": Candidate("x", -9.0), "b": Candidate("", -8.0)})
     assert (found.best_exact_match, found.exact_match_threshold) == (100, 0)
     assert (found.best_f1, found.f1_threshold) == (100, 0)

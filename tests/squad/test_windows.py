@@ -1,4 +1,4 @@
-"""Windows: where they are, what they are labelled with; nothing is skipped."""
+"""Windows: their places and labels; nothing is skipped."""
 
 from __future__ import annotations
 

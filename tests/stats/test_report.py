@@ -28,7 +28,7 @@ class TestJudgement:
         assert is_outside(tensor(x, statistic="rms"))
 
     def test_gains_are_judged_by_rms(self):
-        """They start at 1, all alike; after a step their σ is small, and says nothing."""
+        """They start at 1, all equal; after a step their σ is small, and not informative."""
         x = np.linspace(0.99, 1.01, 100)
         assert tensor(x, role="gain").scale == pytest.approx(1, abs=1e-3)
         assert is_outside(tensor(x))

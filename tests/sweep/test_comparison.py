@@ -128,7 +128,7 @@ def test_from_rows_by_hand(monkeypatch, tmp_path):
         (UNIT, 0, -6.0, 3.125),
         (UNIT, 1, -6.0, 2.0),
     ]
-    # Under unit scaling: α of the product, β of w, β of the loss.  The product's β of x is not applied: x is constant.
+    # Under unit scaling: α of the product, β of w, β of the loss. The product's β of x is not applied: x is constant.
     assert found.factors == {"regular": 0, "unit": 3}
     assert found.seeds == (0, 1)
 

@@ -1,4 +1,4 @@
-"""Sweeps: every run once, whatever is killed; a run that fails is a row; one process in a directory."""
+"""Sweeps: every run once, whichever process is killed; a failed run is a row; one process in a directory."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_run_whose_validation_is_not_finite_has_diverged(tmp_path, text):
 
 
 def test_a_process_that_dies_is_tried_again(tmp_path, text):
-    """An executor that says of the first two tries that the worker is gone."""
+    """An executor whose worker is lost at the first two tries."""
 
     class Dying(Inline):
         def submit(self, fn, /, *args, **kwargs):
@@ -203,7 +203,7 @@ def test_another_sweep_in_the_directory(tmp_path, text):
 
 def test_a_report_of_nothing(capsys, tmp_path):
     assert main(["sweep", "quick", "--report", "--out", str(tmp_path)]) == 2
-    assert "holds no sweep, expected a directory with results.jsonl" in capsys.readouterr().err
+    assert "contains no sweep, expected a directory with results.jsonl" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("rows")
@@ -275,7 +275,7 @@ def test_killed_and_started_again(tmp_path, text, capsys):
 
 
 def test_only_the_sweep_itself_is_killed(tmp_path, text):
-    """What it had started ends with it; started again, the sweep goes on from the checkpoints."""
+    """Its child processes end with it; started again, the sweep continues from the checkpoints."""
     (tmp_path / "spec.toml").write_text(TOML.replace("steps = 24", "steps = 40").replace('"pre", "none"', '"pre"'))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command(tmp_path, text, "--jobs", "1"), start_new_session=True, **pipes)

@@ -1,7 +1,9 @@
-"""What the docs claim of sweeps, held against stored rows, and (slow) against ones made anew.
+"""The claims of the docs about sweeps, checked with stored rows, and (slow) with new ones.
 
     refscale sweep transfer --jobs 2 --out transfer          # an hour on two cores
+    refscale sweep transfer-tuned --jobs 2 --out transfer-tuned
     refscale sweep charlm --jobs 2 --out charlm              # an hour on two cores
+    refscale sweep underflow --jobs 2 --out underflow        # two minutes on two cores
     REFSCALE_SWEEPS=. python -m pytest -m slow tests/sweep/test_evidence.py
 
 Without ``REFSCALE_SWEEPS`` the slow tests run the sweeps, in a temporary directory; stopped, they start again.
@@ -18,6 +20,7 @@ from statistics import median
 import pytest
 
 from refscale.sweep import Row, load_spec, outcomes, read_rows, sweep
+from refscale.sweep.spec import run_id
 from refscale.sweep.summary import seed_interval
 
 RESULTS = Path(__file__).parents[2] / "tutorials" / "results"
@@ -47,6 +50,22 @@ def check_transfer(rows: dict[str, Row]) -> None:
     for width in (64, 128, 256, 512):
         assert found["unit", width].loss < found["regular", width].loss + seed_interval(list(found.values()))
     assert found["u-μP", 512].loss > found["unit", 512].loss + 0.25
+
+
+def check_tuned(rows: dict[str, Row], others: dict[str, Row]) -> None:
+    """With tuned multipliers and the rate of width 64 u-μP has the lowest loss; others have it with their own rates."""
+    assert all(row.status == "done" for row in rows.values())
+    tuned = {o.cell.point["model.width"]: o for o in outcomes(load_spec("transfer-tuned"), rows)}
+    found = {(o.cell.variant, o.cell.point["model.width"]): o for o in outcomes(load_spec("transfer"), others)}
+    assert [len(tuned[width].losses) for width in (64, 256)] == [3, 3]
+    assert len({o.log2_lr for o in tuned.values()}) == 1
+    assert min(tuned[64].rates) < tuned[64].log2_lr < max(tuned[64].rates)
+    interval = seed_interval(list(found.values()))
+    for width, o in tuned.items():
+        for variant in ("regular", "unit", "u-μP"):
+            assert o.loss < found[variant, width].rates[found[variant, 64].log2_lr] - (interval if width > 256 else 0)
+        assert o.loss < found["u-μP", width].loss - interval
+        assert width == 64 or o.loss > max(found[variant, width].loss for variant in ("regular", "unit")) + interval
 
 
 def check_charlm(rows: dict[str, Row]) -> None:
@@ -100,6 +119,56 @@ def test_a_new_character_study(tmp_path):
     check_charlm(anew("charlm", tmp_path))
 
 
+def check_underflow(rows: dict[str, Row]) -> None:
+    """Regular FP16 keeps FP32's loss down to 2^-8 and fails at 2^-10; unit FP16 keeps it at 2^-12, flushing nothing."""
+    spec = load_spec("underflow")
+    found = {(o.cell.point["scaling"], o.cell.variant): o for o in outcomes(spec, rows)}
+    assert len(found) == 16
+    reference, limit = found["static:2^0", "regular FP32"].loss, {"static:2^0": 0.01, "static:2^-8": 0.05}
+    flushed = {v: [] for v in ("regular FP16", "regular FP16, stochastic rounding", "unit FP16")}
+    for (scaling, variant), o in found.items():
+        if variant in flushed:
+            flushed[variant].append(rows[run_id(o.cell.settings, o.log2_lr, 0)].flushed)
+        if variant == "regular FP16":
+            assert (o.loss < reference + limit[scaling]) if scaling in limit else (o.loss > reference + 1)
+        if variant == "regular FP16, stochastic rounding":  # fails later
+            assert (o.loss > reference + 0.5) if scaling == "static:2^-12" else (o.loss < reference + 0.1)
+        if variant == "unit FP16":
+            assert o.loss < reference
+    assert all(shares == sorted(shares) for shares in flushed.values())
+    assert flushed["regular FP16"][-1] > 0.2
+    assert max(flushed["unit FP16"]) < 0.001
+
+
+def test_the_stored_study_of_smaller_gradients():
+    check_underflow(stored("underflow"))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "rounding", "scaling", "change"),
+    [
+        ("regular", "nearest_even", "static:2^-8", {"loss": 3.2}),
+        ("regular", "nearest_even", "static:2^-10", {"loss": 3.2}),
+        ("regular", "stochastic", "static:2^-10", {"loss": 3.2}),
+        ("regular", "stochastic", "static:2^-12", {"loss": 3.2}),
+        ("regular", "nearest_even", "static:2^0", {"flushed": 0.2}),
+        ("unit", "nearest_even", "static:2^-12", {"loss": 3.2}),
+        ("unit", "nearest_even", "static:2^-12", {"flushed": 0.01}),
+        ("unit", "nearest_even", "static:2^-12", None),
+    ],
+)
+def test_the_check_of_smaller_gradients_can_fail(scheme, rounding, scaling, change):
+    rows = stored("underflow")
+    (mine,) = (
+        id
+        for id, r in rows.items()
+        if (r.settings["scheme"], r.settings["scaling"]) == (scheme, scaling) and rounding in r.settings["precision"]
+    )
+    rows[mine] = replace(rows[mine], **({"loss": None, "status": "diverged"} if change is None else change))
+    with pytest.raises(AssertionError):
+        check_underflow(rows)
+
+
 def test_the_stored_transfer():
     check_transfer(stored("transfer"))
 
@@ -117,6 +186,63 @@ def test_that_check_can_fail():
             check_transfer(changed(loss))
 
 
+def test_the_stored_multipliers():
+    """Each multiplier's best value is the one that is combined; the runs without any are those of ``transfer``."""
+    rows = stored("multipliers")
+    assert {id: row.loss for id, row in rows.items() if row.settings["scheme"] == "u-mup"}.items() <= {
+        id: row.loss for id, row in stored("transfer").items()
+    }.items()
+    losses = {o.cell.settings["scheme"]: o.loss for o in outcomes(load_spec("multipliers"), rows)}
+    assert len(losses) == 21
+    best = {}
+    for name in ("attention", "loss", "residual", "attention_ratio", "activation"):
+        own = [scheme for scheme in losses if scheme.startswith(f"u-mup:{name}=")]
+        best[name] = min([*own, "u-mup"], key=losses.__getitem__).partition(":")[2]
+    (scheme,) = {o.cell.settings["scheme"] for o in outcomes(load_spec("transfer-tuned"), {})}
+    assert scheme == "u-mup:" + ",".join(filter(None, best.values()))
+
+
+def test_the_stored_tuned_transfer():
+    check_tuned(stored("transfer-tuned"), stored("transfer"))
+
+
+@pytest.mark.parametrize(
+    ("width", "change"),
+    [
+        (64, 0.05),  # behind unit scaling
+        (64, -0.4),  # at the edge of its rates
+        (256, 0.05),
+        (256, -0.1),  # ahead of regular with its own rate
+        (512, 0.2),
+        (512, -0.1),
+        (512, None),
+    ],
+)
+def test_the_check_of_tuned_multipliers_can_fail(width, change):
+    rows = stored("transfer-tuned")
+    mine = {
+        id for id, r in rows.items() if r.settings["model.width"] == width and r.log2_lr == (0 if change != -0.4 else 2)
+    }
+    changed = {
+        id: replace(r, loss=None if change is None else r.loss + change, status="done" if change else "diverged")
+        if id in mine
+        else r
+        for id, r in rows.items()
+    }
+    with pytest.raises(AssertionError):
+        check_tuned(changed, stored("transfer"))
+
+
+@pytest.mark.slow
+def test_a_new_study_of_smaller_gradients(tmp_path):
+    check_underflow(anew("underflow", tmp_path))
+
+
 @pytest.mark.slow
 def test_a_new_transfer(tmp_path):
     check_transfer(anew("transfer", tmp_path))
+
+
+@pytest.mark.slow
+def test_a_new_tuned_transfer(tmp_path):
+    check_tuned(anew("transfer-tuned", tmp_path / "tuned"), anew("transfer", tmp_path / "transfer"))

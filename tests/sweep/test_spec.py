@@ -1,4 +1,4 @@
-"""Specs: what they say, what they refuse; searches: which rates are next."""
+"""Specs: accepted and refused contents; searches: the next rates."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ def test_the_sweep_of_the_paper_has_the_settings_of_the_authors_code():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("steps = 3", "stepz = 3", "'stepz' is no setting, expected one of accumulate, "),
-        ("steps = 3", "lr = 3", "'lr' is no setting"),
+        ("steps = 3", "stepz = 3", "'stepz' is not a setting, expected one of accumulate, "),
+        ("steps = 3", "lr = 3", "'lr' is not a setting"),
         ("[[variants]]\nname", "[[variant]]\nname", "'variants'"),
         ("seeds = 2", "seeds = 0", "seeds 0 and 1, expected at least 1"),
         ('search = "walk"', 'search = "random"', "search 'random', expected one of walk, bracket, grid"),

@@ -27,7 +27,7 @@ def test_the_vocabulary_is_of_the_training_text_alone(tmp_path):
 
 
 def test_a_task_reads_the_text_that_it_is_given(tmp_path):
-    """In one process, one after the other: what is kept of a text belongs to that text, share and vocabulary."""
+    """In one process, one after the other: the cached values of a text belong to that text, share and vocabulary."""
     texts = {name: made_text(seed=seed) for name, seed in (("a", 1), ("b", 2))}
     for name, text in texts.items():
         (tmp_path / name).write_text(text, encoding="utf-8")

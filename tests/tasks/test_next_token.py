@@ -126,7 +126,7 @@ class TestPieces:
 
 class TestTask:
     def test_bits_are_those_of_the_probabilities(self, text):
-        """A model that knows nothing: log2 of the vocabulary, whatever the batch sizes of a validation."""
+        """An untrained model: log2 of the vocabulary, for any batch sizes of a validation."""
         setup = Setup(model=get_config(TINY), scheme=get_scheme("regular"), batch=3, seq=16, evaluation_batches=0)
         task = get_task("next-token", setup, text)
         assert len(task.training) + len(task.held_out) == len(TEXT)

@@ -1,4 +1,4 @@
-"""Fine-tuning as a task: where it starts, what it validates on, what it counts; by hand, on a model made here."""
+"""Fine-tuning as a task: its start, its validation, its counts; by hand, on a model made here."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_regular_model_is_adapted_head_and_all_and_one_of_the_same_scheme_is_n
 
 
 def test_dropout_and_constraint_are_those_of_the_setup(task):
-    """Whatever the model was trained with: without dropout a generator changes no number."""
+    """For any training of the model: without dropout a generator changes no number."""
     model = task(constraint=none).model
     assert (model.dropout, model.attention_dropout, model.constraint, model.outputs) == (0.0, 0.0, none, ("span",))
     model = task(dropout=0.25).model
@@ -166,7 +166,7 @@ def test_scores_by_hand(task):
 def test_scores_with_unanswerable_questions_by_hand(task):
     """Log-odds of no answer by question: (−1 − 1) − 2 = −4, (1 + 1) − (−2) = 4, −4; the last two have no answer.
 
-    At 0 the first and the second are right.  The sum by log-odds is 3 after the first: all are right there.
+    At 0 the first and the second are right. The sum by log-odds is 3 after the first: all are right there.
     """
     nothing = [replace(question("wa wb", "wa", number=k), answers=()) for k in (1, 2)]
     made = task(dev=[question("wa wb", "wb", number=0), *nothing])

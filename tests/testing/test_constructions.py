@@ -1,4 +1,4 @@
-"""Constructions are what they say, to the last bit where they say so."""
+"""Constructions have the documented values, to the last bit where stated."""
 
 import math
 

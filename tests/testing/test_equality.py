@@ -1,4 +1,4 @@
-"""The bitwise and ulp assertions accept what is equal and reject what is one bit, or one ulp, off."""
+"""The bitwise and ulp assertions accept equal arrays and reject arrays that differ by one bit, or one ulp."""
 
 import ml_dtypes
 import numpy as np

@@ -1,4 +1,4 @@
-"""assert_gradient_factor: what it accepts, and gradients that are wrong in each way that it rejects."""
+"""assert_gradient_factor: accepted gradients, and gradients that are wrong in each way that it rejects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def block(x, w):
 
 
 def test_constants():
-    """Of the stream 1; of the weight β_w over what the branch owes and α: 8^-½ / (√0.4 · 4^-½)."""
+    """1 for the stream; for the weight β_w over the branch's factor and α: 8^-½ / (√0.4 · 4^-½)."""
     c = assert_gradient_factor(block, X, W, rng=np.random.default_rng(1))
     assert c == pytest.approx({"0": 1.0, "1": 8**-0.5 / (0.4**0.5 * 0.5)}, rel=1e-12)
     assert_gradient_factor(block, X, W, rng=np.random.default_rng(1), expected=c)
@@ -91,7 +91,7 @@ class TestRejects:
 
     @pytest.mark.parametrize("sign", [1, -1])
     def test_a_gradient_just_over_the_bound(self, sign):
-        """1e-10 of c times the true one, or what the caller says: 1e-9 where c is 2 and the norm of the true one 5."""
+        """1e-10 of c times the true one, or the caller's value: 1e-9 where c is 2 and the norm of the true one 5."""
         true = np.array([3.0, 4.0])
 
         def found(error):
@@ -160,7 +160,7 @@ class TestRejects:
 
 
 def test_a_wrong_backward_is_the_business_of_assert_vjp():
-    """Both runs use the same backward passes: what is held here is the factors."""
+    """Both runs use the same backward passes: the test is about the factors."""
     c = assert_gradient_factor(
         lambda x: apply(Crooked(), x, constraint=geometric, constrained=(0,)), X, rng=np.random.default_rng(2)
     )

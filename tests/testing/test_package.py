@@ -31,7 +31,7 @@ def test_hypothesis_is_optional():
 
 
 def test_the_plugin_of_pytest_does_not_load_numpy():
-    """Else it would do so before any ``conftest.py`` can say with how many threads."""
+    """Otherwise NumPy would start before any ``conftest.py`` can set its threads."""
     code = "import sys, refscale.testing.plugin; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

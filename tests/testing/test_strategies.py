@@ -1,6 +1,6 @@
-"""The strategies draw what they promise, reach every edge, and put first what is easy to read.
+"""The strategies draw the documented values, reach every edge, and put the most readable first.
 
-Hypothesis decides what is drawn when, and how far an example shrinks; both change from release to release.  So a test
+Hypothesis decides what is drawn when, and how far an example shrinks; both change from release to release. So a test
 draws until it has seen what it waits for, and looks at the order of what is drawn, not at what shrinking makes of it.
 """
 
@@ -21,7 +21,7 @@ from refscale.testing import assert_same_bits, assert_within_ulp
 from refscale.testing import strategies as draw
 from refscale.testing.strategies import Dag, undirected_edges
 
-# What is waited for comes once in a hundred draws at least.
+# The expected values occur at least once in a hundred draws.
 PATIENT = settings(max_examples=3000, database=None, derandomize=True, deadline=None, phases=[Phase.generate])
 VALUE_FORMATS = [f for f in FORMATS.values() if f.has_zero]
 
@@ -195,7 +195,7 @@ def test_float_arrays_keep_to_their_flags(data, dtype, nan, infinity):
 
 @given(st.data(), st.sampled_from(FLOATS))
 def test_every_bit_pattern_equals_itself_in_both_equalities(data, dtype):
-    """Signaling NaN included: no assertion warns, and none changes what it looks at."""
+    """Signaling NaN included: no assertion warns, and none changes its arguments."""
     x = data.draw(draw.float_arrays(dtype))
     assert isinstance(x, np.ndarray)
     assert x.dtype == dtype

@@ -1,4 +1,4 @@
-"""What the docs claim of training, held against the stored comparison, and (slow) against one made anew.
+"""The claims of the docs about training, checked with the stored comparison, and (slow) with a new one.
 
     refscale compare bert-mini --jobs 2 --out evidence              # about two hours on two cores
     REFSCALE_EVIDENCE=evidence python -m pytest -m slow tests/train/test_evidence.py
@@ -36,7 +36,7 @@ def differences(c: Comparison, name: str, reference: str) -> list[float]:
 
 
 def check(c: Comparison) -> None:
-    """The claims.  Noise is the standard deviation over seeds of the run that is compared with."""
+    """The claims. Noise is the standard deviation over seeds of the run that is compared with."""
     assert len(c.seeds) >= 3
     assert {r.variant for r in c.runs} >= set(VARIANTS["masked-lm"])
     noise = stdev(losses(c, "unit fp32"))

@@ -1,22 +1,24 @@
-"""What the docs claim of fine-tuning, held against the stored comparisons, and (slow) against one made anew.
+"""The claims of the docs about fine-tuning, checked with the stored comparisons, and (slow) with a new one.
 
     refscale train bert-mini --scheme regular --seq 128 --batch 8 --steps 1000 --out trained
     refscale compare --pretrained trained --jobs 2 --out evidence
     REFSCALE_FINE_TUNING=evidence python -m pytest -m slow tests/train/test_finetune_evidence.py
 
-The same with a published checkpoint in place of ``trained``.  Without ``REFSCALE_FINE_TUNING`` the slow test does all
+The same with a published checkpoint in place of ``trained``. Without ``REFSCALE_FINE_TUNING`` the slow test does all
 of this itself, in a temporary directory.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
 
-from refscale.sweep import Comparison, compare, load_comparison, tables
+from refscale.sweep import Comparison, Row, compare, load_comparison, read_rows, tables
 from refscale.sweep.comparison import VARIANTS
 from refscale.tasks import SpanData
 from refscale.train import FINE_TUNING, TrainConfig, train
@@ -53,6 +55,25 @@ def test_the_lesson_shows_it(name):
     lines = DOCS.read_text(encoding="utf-8").splitlines()
     shown = tables(load_comparison(RESULTS / name)).splitlines()
     assert [line for line in shown if line.startswith("| ") and line not in lines] == []
+
+
+def check_rates(rows: Iterable[Row], c: Comparison) -> None:
+    """Unit FP32 at the regular model's rates ends at the loss of regular FP32 of the seed; at one rate it does not."""
+    losses = {(r.variant.name, r.seed): r.loss for r in c.runs}
+    rows = list(rows)
+    assert rows
+    for row in rows:
+        assert (row.settings, row.log2_lr) == ({"scheme": "unit:rates=regular"}, c.log2_lr["regular"])
+        regular, unit = losses["regular fp32", row.seed], losses["unit fp32", row.seed]
+        assert abs(row.loss - regular) < 0.02 < unit - regular
+
+
+def test_regular_rates_close_the_gap():
+    rows, c = read_rows(RESULTS / "finetune-minilm-rates").values(), load_comparison(RESULTS / "finetune-minilm.json")
+    check_rates(rows, c)
+    for wrong in ([], [replace(r, loss=r.loss + 0.03) for r in rows], [replace(r, log2_lr=-8.0) for r in rows]):
+        with pytest.raises(AssertionError):
+            check_rates(wrong, c)
 
 
 @pytest.mark.slow

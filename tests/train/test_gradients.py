@@ -1,4 +1,4 @@
-"""What a run does to gradients between backward and update: batches that are accumulated, clipping, decay by group."""
+"""Gradients of a run between backward and update: accumulated batches, clipping, decay by group."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def step_of(config, *parts, state=None):
 
 
 def moved(config, *parts):
-    """What the first step of plain SGD moves each parameter by: lr times its gradient, times its own scale."""
+    """The change of each parameter in the first step of plain SGD: lr times its gradient, times its own scale."""
     start, after, _ = step_of(config, *parts)
     scales = Run.of(config, Mlp()).groups
     return {
@@ -292,7 +292,7 @@ def test_a_group_has_a_decay_of_at_least_0(bad):
         ({"clip": math.inf}, "TrainConfig(clip=inf): expected a positive number"),
         (
             {"accumulate": 2, "scaling": "delayed"},
-            "TrainConfig(accumulate=2): expected 1, for delayed scales the tensors of one pass",
+            "TrainConfig(accumulate=2): expected 1, as delayed scales the tensors of one pass",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a run writes: a line for each step, validations and checkpoints where they are due, how it ended."""
+"""The files of a run: a line for each step, validations and checkpoints at their intervals, the end of the run."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_scales_are_recorded_at_the_first_step_and_at_each_interval(run):
 
 
 def test_what_the_loss_scale_takes(run, text):
-    """The scale of a line is the one of its step.  Amounts add up over the steps; levels, scales and state, do not."""
+    """The scale of a line is the one of its step. Amounts add up over the steps; levels, scales and state, do not."""
     config, summary, out = run
     assert [line["loss_scale"] for line in lines_of(out)] == [16, 16, 32, 32, 64, 64, 128]
     specs = Run.of(config, text).specs

@@ -161,7 +161,7 @@ class TestRefusals:
         assert said[1] == "resumed from checkpoint-00000004.npz"
 
     def test_every_flipped_byte_is_noticed_or_harmless(self, run):
-        """A byte of an array changed: the checksum says so.  (Padding of the zip itself may be anything.)"""
+        """A byte of an array changed: the checksum differs. (Padding of the zip itself may be anything.)"""
         path = checkpoint_path(run[1] / "parts", 6)
         good, before = path.read_bytes(), arrays(path)
         rng = np.random.default_rng(0)
@@ -238,7 +238,7 @@ class TestRefusals:
         path = checkpoint_path(run[1] / "parts", 6)
         with path.open("wb") as file:
             np.savez(file, meta=np.array([{"a": 1}], object), allow_pickle=True)
-        assert "ValueError its header says object" in self.resumed(run)[0]
+        assert "ValueError its header states object" in self.resumed(run)[0]
 
     def test_zip_bombs_take_no_memory(self, run):
         """Zeros that deflate to nothing, a member listed a thousand times, and a header that promises a terabyte."""

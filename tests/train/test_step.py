@@ -1,4 +1,4 @@
-"""One step, one evaluation; what a run fixes; what stops it."""
+"""One step, one evaluation; the constant parts of a run; its errors."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_step_without_master_weights(text, precision, optimizer):
     """The second step against the authors' formulas: weights and m in FP16, v and the update in FP32.
 
     m and the weight are rounded once each, from the FP32 results of the update; bits are drawn for all weights, then
-    for all m.  ε-hat: their step size holds √(1 − β2^t), so that eps is added to √v, here to √v/√(1 − β2^t).
+    for all m. ε-hat: their step size holds √(1 − β2^t), so that eps is added to √v, here to √v/√(1 − β2^t).
     """
     run = Run.of(small(precision=precision, optimizer=optimizer, lr=2.0**-6, weight_decay=0.0), text)
     one, _ = training_step(run, run.initial_state(), next(run.batches(0)))
@@ -219,7 +219,7 @@ def test_weights_in_fp16_with_stochastic_rounding(text):
 
 @pytest.mark.parametrize("scheme", ["regular", "unit", "u-mup"])
 def test_the_loss_falls(text, scheme):
-    """Twenty steps on one batch: enough to see that gradients point downhill, whatever the scheme."""
+    """Twenty steps on one batch: enough to see that gradients point downhill, under every scheme."""
     run = Run.of(small(scheme=scheme, steps=20, schedule="constant", warmup=0), text)
     state, batch = run.initial_state(), next(run.batches(0))
     losses = []
@@ -398,7 +398,7 @@ class TestConfig:
             ({"steps": 0}, "TrainConfig(steps=0): expected at least 1"),
             ({"seq": 7}, "TrainConfig(seq=7): expected at least 8"),
             ({"seq": 513}, "TrainConfig(seq=513): expected at most 512, the positions of bert-tiny"),
-            ({"optimizer": "sgd"}, "TrainConfig(lr=None): expected a learning rate, for there is no default with sgd"),
+            ({"optimizer": "sgd"}, "TrainConfig(lr=None): expected a learning rate, as there is no default with sgd"),
             ({"lr": 0.0}, "TrainConfig(lr=0.0): expected a positive number"),
             ({"lr": math.nan}, "TrainConfig(lr=nan): expected a positive number"),
             ({"warmup": 9}, "TrainConfig(warmup=9): expected 0 … 8, the steps"),

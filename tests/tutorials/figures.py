@@ -1,4 +1,4 @@
-"""What a figure shows, in numbers, kept inside the SVG file: the drawn lines depend on matplotlib, the data do not.
+"""The data of a figure in numbers, stored in the SVG file: the drawn lines depend on matplotlib, the data do not.
 
 And whether its words can be read, on a telephone too.
 """

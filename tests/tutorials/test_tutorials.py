@@ -1,4 +1,4 @@
-"""Every lesson runs from top to bottom, and prints what it says; its figures are drawn by its own code.
+"""Every lesson runs from top to bottom, and prints the shown output; its figures are drawn by its own code.
 
 A lesson is Markdown.  Its ``python`` blocks are doctests that share one namespace; those marked ``python c`` follow
 them where there is a C compiler, those marked ``python torch`` where torch is installed; one marked ``python pytest``
@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 
 from refscale.cli import main
+from tests.prose import lesson_pages
 from tests.tutorials.figures import assert_same_data, fingerprinted, read_fingerprint
 
 LESSONS = Path(__file__).parents[2] / "tutorials"
@@ -51,7 +52,7 @@ def run(text: str, name: str, namespace: dict, info: str = "python") -> doctest.
     return runner.run(test, clear_globs=False)
 
 
-@pytest.mark.parametrize("path", sorted(LESSONS.glob("[0-9][0-9]-*.md")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", lesson_pages(), ids=lambda p: p.stem)
 def test_lesson(path, tmp_path, monkeypatch):
     text = path.read_text(encoding="utf-8")
     namespace: dict = {"__name__": "lesson"}
@@ -83,7 +84,7 @@ def test_lesson(path, tmp_path, monkeypatch):
 
 
 def draw(text: str, name: str, namespace: dict, linked: set[str]) -> None:
-    """Run the figure blocks in the current directory; they must write what the lesson links, as it stands there."""
+    """Run the figure blocks in the current directory; they must write the files that the lesson links, unchanged."""
     with fingerprinted():
         exec(compile(blocks(text, "python figure"), name, "exec"), namespace)
     assert {p.name for p in Path("figures").iterdir()} == linked
@@ -100,10 +101,11 @@ def keep_or_compare(drawn: Path) -> None:
 
 
 def test_the_figure_of_the_readme(tmp_path):
-    """``refscale report bert-tiny --plot tutorials/figures/bert-tiny.svg``, which takes the seed 0."""
+    """``refscale report bert-tiny --panels activation-gradients --plot …``, with the seed 0."""
     pytest.importorskip("matplotlib")
     with fingerprinted():
-        assert main(["report", "bert-tiny", "--plot", str(tmp_path / "bert-tiny.svg")]) == 0
+        figure = ["--plot", str(tmp_path / "bert-tiny.svg"), "--panels", "activation-gradients"]
+        assert main(["report", "bert-tiny", *figure]) == 0
     keep_or_compare(tmp_path / "bert-tiny.svg")
 
 
@@ -167,8 +169,16 @@ def test_words_that_cannot_be_read_are_noticed(draw_more, wrong, tmp_path):
         drawn(draw_more)
 
 
-PATHS = sorted(LESSONS.glob("[0-9][0-9]-*.md"))
+PATHS = lesson_pages()
 HEAD = re.compile(r"# (\d+) · .+\n\n\*Reading (\d+) minutes, running (\d+) s; needs (.+)\.\*\n\n")
+
+
+def test_the_old_name_of_a_lesson_links_its_new_one():
+    moved = sorted(set(LESSONS.glob("[0-9][0-9]-*.md")) - set(PATHS))
+    assert len(moved) > 0
+    for path in moved:
+        (name,) = re.findall(r"^# Moved: \[.+\]\(([\w-]+\.md)\)\n$", path.read_text(encoding="utf-8"))
+        assert LESSONS / name in PATHS
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)

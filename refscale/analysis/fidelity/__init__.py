@@ -4,9 +4,9 @@ In reading order:
 
 1. ``report``: the errors of a model in several policies, and their JSON.
 2. ``watch``: statistics of every operand and stored tensor of one pass.
-3. ``subjects``: what is compared: a published BERT, or a program.
+3. ``subjects``: the compared models: a published BERT, or a program.
 4. ``run``: a model in float64 and in each policy, compared.
-5. ``text``, ``plots``: a report for a terminal, as a figure.
+5. ``text``, ``plots``: a report as text, as a figure.
 """
 
 from refscale.analysis.fidelity.plots import plot_fidelity

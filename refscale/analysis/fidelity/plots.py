@@ -1,4 +1,4 @@
-"""The figure of a fidelity report: errors by policy and op, and how well each operand is cast."""
+"""The figure of a fidelity report: errors by policy and op, and the SNR of each operand's cast."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ MARKS = {"weight": "s", "activation": "o", "activation gradient": "^"}
 
 
 def plot_fidelity(path: str | Path, report: FidelityReport) -> None:
-    """What narrow formats do to a trained network.
+    """Plot the errors of a trained network in narrow formats.
 
-    Above, the errors of output and gradients, by policy and by op; below, the SNR of each operand's cast over its RMS,
+    Above, the errors of output and gradients, by policy and by op; below, the SNR of each operand's cast by RMS,
     with that of Gaussian numbers as a line, and the bound, 1 dB below its best, as a thin one.
 
     Args:
-        path: .svg, .png or .pdf.
-        report: from ``fidelity``.
+        path: name of the figure, ending in .svg, .png or .pdf.
+        report: result of ``fidelity``.
 
     Raises:
-        ArgumentError: see ``check_plot``.
+        ArgumentError: as in ``check_plot``.
         OSError: the file cannot be written.
     """
     names = list(dict.fromkeys(e.policy for e in (*report.policies, *report.classes)))
@@ -46,7 +46,7 @@ def plot_fidelity(path: str | Path, report: FidelityReport) -> None:
 
 
 def _plot_errors(ax: Axes, report: FidelityReport, what: Literal["output", "gradient"]) -> None:
-    """A row for each pass, a dot for each scheme; a ring for the regular one with a loss scale."""
+    """Draw a row for each pass, a dot for each scheme; a ring for the regular one with a loss scale."""
     rows = [*(e.policy for e in report.policies), *(e.policy for e in report.classes)]
     names = list(dict.fromkeys(rows))
     split = len({e.policy for e in report.policies})
@@ -76,7 +76,7 @@ def _plot_errors(ax: Axes, report: FidelityReport, what: Literal["output", "grad
 
 
 def _plot_operands(ax: Axes, report: FidelityReport) -> None:
-    """A mark for each operand; the curve of each format that they are cast to."""
+    """Draw a mark for each operand, and the curve of each operand format."""
     drawn = [t for t in report.operands if t.rms and np.isfinite(t.snr)]
     logs = [float(np.log2(t.rms)) for t in drawn] or [0.0]
     low, high = min(*logs, -8.0) - 2, max(*logs, 4.0) + 2

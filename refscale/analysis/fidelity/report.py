@@ -1,4 +1,4 @@
-"""What a report on a trained network in narrow formats is, and how it is written to a file."""
+"""The report on a trained network in narrow formats, and its JSON form."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from refscale.records import check_schema, dataclass_of, reading, record_text
 from refscale.stats.measurement import Kind
 
 SCHEMA = "refscale.fidelity/1"
-"""Raised by one whenever a reader of the former could go wrong."""
+"""Schema of the JSON; its number increases if a reader of the old schema could misread the new one."""
 
 MARGIN = 1.0
-"""dB: how far below the best SNR of Gaussian numbers an operand may fall."""
+"""dB: allowed distance of an operand's SNR below the best SNR of Gaussian numbers."""
 
 
 @dataclass(frozen=True)
 class CastLosses:
-    """What the casts of a pass lost.
+    """Counts of elements that the casts of a pass clipped and flushed to zero.
 
     Attributes:
-        elements: numbers that were cast; an operand of several products counts once.
-        clipped: finite ones beyond the format's largest value.
-        flushed: those that were not zero and became zero.
+        elements: number of cast elements; an operand of several products counts once.
+        clipped: number of finite elements beyond the format's largest value.
+        flushed: number of non-zero elements that became zero.
     """
 
     elements: int
@@ -35,19 +35,19 @@ class CastLosses:
 
 @dataclass(frozen=True)
 class Errors:
-    """One forward and backward pass against that in float64.
+    """Errors of one forward and backward pass, compared with float64.
 
     Attributes:
-        scheme: its name.
-        policy: name of the policy, or what alone is cast.
-        loss_scale: what the loss was multiplied by before the backward pass, and gradients divided by after it; None
-            without.
-        output: ‖h − h0‖/‖h0‖ of the encoder's output, padding left out; infinite if not all of h is finite.
-        output_cosine: mean over the tokens of the cosine of h and h0; 0 for one that is zero or not finite.
-        gradient, gradient_cosine: the same of all parameters' gradients as one vector, in units of the model's own
-            parameters: divided by c and by what each was divided by.
-        loss: the objective's value.
-        forward, backward: what casts lost.
+        scheme: name of the scheme.
+        policy: name of the policy, or of the single class of casts.
+        loss_scale: factor on the loss before the backward pass, divided out of the gradients after it; None: no loss
+            scale.
+        output: ‖h − h0‖/‖h0‖ of the encoder's output without padding; infinite if not all of h is finite.
+        output_cosine: mean over the tokens of the cosine of h and h0; 0 for a token that is zero or not finite.
+        gradient, gradient_cosine: the same for all parameters' gradients as one vector, in units of the model's own
+            parameters: divided by c and by each parameter's divisor.
+        loss: value of the objective.
+        forward, backward: counts of clipped and flushed elements.
     """
 
     scheme: str
@@ -67,17 +67,17 @@ class OperandStats:
     """One operand of a product, and its cast to the policy's format; shares are of its non-zero elements.
 
     Attributes:
-        scheme: its name.
-        name: of the parameter; of an activation, the first product that takes it and as what
-            (``encoder.0.attention.attention_scores.q``); of a gradient, the product that receives it.
+        scheme: name of the scheme.
+        name: name of the parameter; for an activation, its first product and its role there
+            (``encoder.0.attention.attention_scores.q``); for a gradient, the product that receives it.
         kind: weight, activation or activation gradient.
-        format: full name.
-        elements: of the tensor, padding included.
+        format: full name of the format.
+        elements: number of elements, padding included.
         std, rms, amax: standard deviation, root of the mean square, largest magnitude.
         flushed, subnormal, clipped: shares cast to zero, to a subnormal value, from beyond the largest value.
-        snr: of the cast, in dB.
-        scaled_snr: what it would be if a power of two first brought amax next to the format's largest value: as far as
-            this falls below a Gaussian's, too, no scale is to blame.
+        snr: SNR of the cast in dB.
+        scaled_snr: SNR if a power of two first scales amax to just below the format's largest value. The part of the
+            deficit that remains here does not depend on a scale.
     """
 
     scheme: str
@@ -96,7 +96,7 @@ class OperandStats:
 
     @property
     def outlier(self) -> float:
-        """amax/RMS; a million Gaussian numbers have 5."""
+        """amax/RMS; about 5 for a million Gaussian numbers."""
         return self.amax / self.rms if self.rms else 0.0
 
 
@@ -114,26 +114,26 @@ class StorageStats:
 
 @dataclass(frozen=True)
 class FidelityReport:
-    """What narrow formats do to a trained network.
+    """Errors of a trained network in narrow formats.
 
     Attributes:
-        model: what it is, in words.
-        digest: SHA-256 of what it was read from.
-        objective: what gradients are of: "masked LM", "masked LM + next sentence", "mean projection" or "loss of the
+        model: description of the model.
+        digest: SHA-256 of its source.
+        objective: differentiated objective: "masked LM", "masked LM + next sentence", "mean projection" or "loss of the
             program".
-        batch, seq: sequences, tokens in each; None of a program.
-        seed, text: what random numbers started from, where the text came from.
-        padding: share of the batch.
-        schemes: compared, in order.
-        loss: of the objective, in float64.
-        policies: errors policy by policy, scheme by scheme, the regular one also with a loss scale; float32 first.
-        focus: the first policy that casts operands; the first that stores narrow if none does; else empty.
-        classes: errors of casts of the focus, one class at a time; none if it casts no operands.
-        operands: what it casts, scheme by scheme, forward and then backward, as they come.
+        batch, seq: sequences, and tokens in each; None for a program.
+        seed, text: random seed, and source of the text.
+        padding: share of padding in the batch.
+        schemes: compared schemes, in order.
+        loss: value of the objective in float64.
+        policies: errors by policy and scheme, the regular scheme also with a loss scale; float32 first.
+        focus: first policy that casts operands; if none does, the first with a narrow storage format; else empty.
+        classes: errors of the focus's casts, one class at a time; empty if it casts no operands.
+        operands: operands that the focus casts, by scheme, forward and then backward, in the order of the pass.
         best: highest SNR of Gaussian numbers in each of its operand formats, dB.
-        store: its format of storage, or empty.
-        stored: tensors stored, by scheme.
-        beyond: those of which something is flushed or clipped.
+        store: its storage format, or empty.
+        stored: number of stored tensors, by scheme.
+        beyond: stored tensors with flushed or clipped elements.
     """
 
     model: str
@@ -156,15 +156,15 @@ class FidelityReport:
     beyond: tuple[StorageStats, ...]
 
     def of_scheme(self, scheme: str) -> tuple[OperandStats, ...]:
-        """The operands under a scheme."""
+        """Return the operands under a scheme."""
         return tuple(t for t in self.operands if t.scheme == scheme)
 
     def bound(self, format: str) -> float:
-        """The SNR, in dB, that an operand in this format should not fall below: a Gaussian's best, less 1 dB."""
+        """Return the lowest acceptable SNR of an operand in this format, in dB: a Gaussian's best, less 1 dB."""
         return self.best[format] - MARGIN
 
     def is_below(self, operand: OperandStats) -> bool:
-        """Whether an operand's SNR is below the bound of its format."""
+        """Return whether an operand's SNR is below the bound of its format."""
         return operand.snr < self.bound(operand.format)
 
 
@@ -172,18 +172,18 @@ class FidelityReport:
 
 
 def fidelity_to_json(report: FidelityReport) -> str:
-    """A report as JSON text: ``schema``, ``version`` and its fields.
+    """Return a report as JSON text: ``schema``, ``version`` and its fields.
 
-    No time stamp: the same run gives the same text.
+    The text has no time stamp, so the same run returns the same text.
     """
     return record_text(SCHEMA, asdict(report))
 
 
 def fidelity_from_json(text: str) -> FidelityReport:
-    """A report from the text that ``fidelity_to_json`` makes.
+    """Return a report from the text of ``fidelity_to_json``.
 
     Raises:
-        DataError: no JSON, another schema, or fields that are missing.
+        DataError: invalid JSON, another schema, or missing fields.
     """
     return _fidelity_from(parse_json(text, "fidelity_from_json"), "fidelity_from_json")
 
@@ -202,13 +202,13 @@ def _fidelity_from(content: dict[str, Any], call: str) -> FidelityReport:
 
 
 def save_fidelity(path: str | Path, report: FidelityReport) -> None:
-    """Write ``fidelity_to_json`` to a file, atomically.  Raises OSError."""
+    """Write ``fidelity_to_json`` to a file, atomically; raise OSError on failure."""
     text = fidelity_to_json(report)
     write_text(path, text)
 
 
 def load_fidelity(path: str | Path) -> FidelityReport:
-    """Read what ``save_fidelity`` wrote.  Raises DataError, OSError."""
+    """Read the report in a file of ``save_fidelity``; raise DataError or OSError on failure."""
     call = f"load_fidelity({str(path)!r})"
     return _fidelity_from(read_json(path, call, most=DATA), call)
 

@@ -1,8 +1,8 @@
 """The error of narrow formats in a trained model: of its output and gradients, and of each class of casts.
 
-One batch is run in float64, and then in each policy, under the scheme that the model was trained with and, adapted to
-the same function, under unit scaling.  One float32 pass of each scheme is watched: every operand that FP8 would cast,
-every tensor that would be stored, in figures.
+One batch runs in float64, and then in each policy, under the scheme of the model's training and, adapted to the same
+function, under unit scaling. A float32 pass of each scheme measures every operand that FP8 would cast and every tensor
+that would be stored.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from refscale.rivals import operand_scale
 from refscale.scales import regular
 
 POLICIES = ("fp16", "bf16", "fp8", "fp8-fnuz")
-"""What is compared, unless told otherwise."""
+"""Default policies of the comparison."""
 
 FORWARD = ("leaf", "output", "operand")
 """Places of casts in the forward pass; the others are in the backward pass."""
@@ -61,42 +61,42 @@ def fidelity(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> FidelityReport:
-    """Errors of a trained model in narrow formats: a published BERT on real text, or a program on its own batch.
+    """Return the errors of a trained model in narrow formats: a published BERT on real text, or a program.
 
-    Of a program, gradients are those of its loss, and its output is what its losses are computed from.
+    For a program, gradients are those of its loss, and its output is the input of its losses.
 
-    Of a BERT, gradients are those of the loss that it was pre-trained with, if it has a masked-LM head.  If it has
-    none, they are those of ``MeanProjection``, the mean over all elements of the encoder's output times fixed N(0, 1)
-    numbers (0 at padding).  That stands for a loss that is a mean, as in training: it starts the regular scheme's
-    backward pass with one part in the number of elements, and unit scaling's with numbers of unit scale.
+    For a BERT with a masked-LM head, gradients are those of its pre-training loss. Without one, they are those of
+    ``MeanProjection``, the mean over all elements of the encoder's output times fixed N(0, 1) numbers (0 at padding).
+    It represents a loss that is a mean, as in training: the regular scheme's backward pass starts with one over the
+    number of elements, and unit scaling's with numbers of unit scale.
 
-    What the regular scheme loses below a format's range, a loss scale would save, so its gradients are also shown with
-    the power of two that brings the largest of them just below half of the largest value: about the best that a loss
-    scale can do.
+    A loss scale can prevent underflow under the regular scheme. So its gradients are also computed with the power of
+    two that brings the largest gradient just below half of the largest value, which is about the best possible loss
+    scale.
 
     Args:
         model: a BERT with a tokenizer; a program, or its place, such as "mine.py:model".
-        policies: compared with float64, beside float32; names, mixes (see ``get_precision``) or policies.
-        schemes: "regular", and "unit" of a BERT or "adapted" of a program; None: both, for a regular model.  A model
-            that was trained under another scheme has that alone.
-        parameters: trained ones of a program; None: those that it starts with.
-        text: path of a UTF-8 text file; None for the text that comes along.
+        policies: policies to compare with float64, beside float32; names, mixes (see ``get_precision``) or policies.
+        schemes: "regular", and "unit" of a BERT or "adapted" of a program; None: both, for a regular model. A model
+            trained under another scheme has that one only.
+        parameters: trained parameters of a program; None: its initial ones.
+        text: path of a UTF-8 text file; None: the text that comes with Python.
         batch: sequences; default: 8.
         seq: tokens in each; default: 128.
-        seed: of the choice of text, masked words and random numbers; of a program's batch.
-        progress: advanced by one for each pass; ``passes`` is the total.
+        seed: random seed of the choice of text, of masked words and of random numbers; of a program's batch.
+        progress: progress bar, advanced by one for each pass; ``passes`` is the total.
 
     Returns:
         The report.
 
     Raises:
-        ArgumentError: sizes out of range, an unknown policy, a scheme that does not compute the model, text, batch or
-            seq for a program, or parameters for a BERT.
-        DataError: the model has no tokenizer, or the text cannot be used.
+        ArgumentError: a size is out of range, a policy is unknown, a scheme does not compute the model, text, batch or
+            seq is given for a program, or parameters for a BERT.
+        DataError: the model has no tokenizer, or the text is not usable.
         ProgramError: the program cannot be loaded or adapted.
         ShapeError: seq is longer than the model's positions.
 
-    Source: paper, Proposition 5.1 and Figure 2, of weights that were trained.
+    Source: paper, Proposition 5.1 and Figure 2, for trained weights.
     """
     if seed < 0:
         raise ArgumentError(f"fidelity(seed={seed}): expected seed ≥ 0")
@@ -121,7 +121,7 @@ def fidelity(
     reference = _run(subject, subject.own(), fp32, np.float64, seed)
     count_one("float64")
     found: dict[str, list[Errors]] = {"policies": [], "classes": []}
-    known: dict[tuple[str, bool, Precision], Errors] = {}  # storage alone may be one of the policies
+    known: dict[tuple[str, bool, Precision], Errors] = {}  # storage alone may equal one of the policies
     watches = {name: Watch(subject.specs, focus) for name in sides}
     for group, label, policy in plan:
         for name, is_scaled in _ways(sides, policy):
@@ -161,7 +161,7 @@ def passes(
     policies: Sequence[str | Precision] = POLICIES,
     schemes: Sequence[str] | None = None,
 ) -> int:
-    """How often ``fidelity`` runs the model, without its parameters.  Raises ArgumentError, ProgramError as it does."""
+    """Return the number of runs of the model in ``fidelity``; raise its ArgumentError and ProgramError."""
     if isinstance(model, published.Pretrained):
         contractions = bert_contractions(model.config)
         names = scheme_names(model.scheme, BertSubject.adapted_name, schemes)
@@ -177,7 +177,7 @@ def _program(model: Program | str) -> Program:
 
 
 def compare(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[float, float]:
-    """Two vectors, in parts: ‖x − x0‖/‖x0‖, and their cosine; (inf, 0) if x is not finite.  0/0 is 0 in the former."""
+    """Return ‖x − x0‖/‖x0‖ and the cosine of two vectors, in parts; (inf, 0) if x is not finite; 0/0 counts as 0."""
     error = own = true = dot = 0.0
     for x, x0 in pairs:
         a = x.astype(np.float64, copy=False).reshape(-1)
@@ -200,7 +200,7 @@ def compare(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[float, 
 def _plan(
     contractions: Sequence[str], policies: Sequence[str | Precision]
 ) -> tuple[list[tuple[str, str, Precision]], Precision | None]:
-    """(group, label, policy) of every pass of a scheme, and the policy whose casts are looked at one by one."""
+    """Return (group, label, policy) of every pass of a scheme, and the policy whose casts are measured one by one."""
     named = [get_precision(p) for p in policies]
     plan = [("policies", p.name, p) for p in (fp32, *(p for p in named if p.name != fp32.name))]
     focus = next((p for p in named if p.operand or p.operand_gradient), None)
@@ -219,7 +219,7 @@ def _plan(
 
 
 def _ways(schemes: Iterable[str], policy: Precision) -> list[tuple[str, bool]]:
-    """Each scheme, and whether with a loss scale; regular both ways, if the policy's gradients lack exponents."""
+    """Return each scheme, without and with a loss scale; the latter for regular gradients in narrow-range formats."""
     found = []
     for name in schemes:
         found.append((name, False))
@@ -229,9 +229,9 @@ def _ways(schemes: Iterable[str], policy: Precision) -> list[tuple[str, bool]]:
 
 
 def _loss_scale(policy: Precision, largest: float) -> float:
-    """The power of two that brings the largest gradient just below half of the largest value of a policy's formats.
+    """Return the power of two that brings the largest gradient just below half of a policy's largest value.
 
-    A format with the exponents of float32 needs no loss scale, and limits that of another format in no way.
+    A format with the exponents of float32 needs no loss scale, and does not limit that of another format.
     """
     formats = [c.format for c in (policy.store, policy.operand_gradient) if c]
     return min((operand_scale(f, largest, margin=1) for f in formats if f.exponent_bits < 8), default=1.0)
@@ -247,7 +247,7 @@ class _Pass:
     casts: Sequence[CastRecord]
 
     def gradient(self, name: str) -> NDArray[np.float64]:
-        """In units of the model's own parameters."""
+        """Return a gradient in units of the model's own parameters."""
         computed, factor = self.gradients[name]
         return np.divide(computed, factor, dtype=np.float64)
 
@@ -263,7 +263,7 @@ def _run(
 ) -> _Pass:
     rng = np.random.default_rng(seed)  # for a policy that rounds stochastically
     tape = Tape(side.scheme, precision, dtype, probe=probe, rng=rng, count_casts=True)
-    with np.errstate(all="ignore"):  # what overflows is the finding
+    with np.errstate(all="ignore"):  # overflow is part of the result
         p, loss, outputs = subject.forward(tape, side.parameters)
         backward(loss, loss_scale)
     factors = gradient_factors(loss)

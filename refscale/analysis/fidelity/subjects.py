@@ -1,4 +1,4 @@
-"""What fidelity compares: a published BERT on text, or a program of a user's."""
+"""The models that ``fidelity`` compares: a published BERT on text, or a user's program."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from refscale.tasks import masked_lm_batches
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """A scheme, and the model's parameters in it; each is the model's own over its divisor."""
+    """A scheme, the model's parameters under it, and their divisors: own parameter / divisor = parameter under it."""
 
     name: str
     scheme: Scheme
@@ -40,11 +40,11 @@ class Subject(ABC):
     """A trained model with one batch.
 
     Attributes:
-        specs, parameters: of the model, under its own scheme.
+        specs, parameters: specs and parameters of the model, under its own scheme.
         model, digest, objective: as in a ``FidelityReport``.
-        scheme: the name of the scheme that it was trained under.
-        adapted_name: that of the scheme beside ``regular``.
-        padding: share of the batch.
+        scheme: name of the scheme of its training.
+        adapted_name: name of the scheme beside ``regular``.
+        padding: share of padding in the batch.
         contractions: names of the ops whose operands a policy may cast, each once, in the order of their calls.
     """
 
@@ -60,22 +60,22 @@ class Subject(ABC):
 
     @abstractmethod
     def adapted(self) -> Adapted:
-        """The model at unit scale."""
+        """Return the model at unit scale."""
 
     @abstractmethod
     def own_scheme(self) -> Scheme:
-        """The scheme that it was trained under."""
+        """Scheme of the model's training."""
 
     @abstractmethod
     def forward(self, tape: Tape, parameters: Parameters) -> tuple[Tensors, Tensor, list[NDArray[Any]]]:
-        """Parameters on the tape, the loss, and the outputs as rows."""
+        """Return parameters on the tape, the loss, and the outputs as rows."""
 
     def own(self) -> Side:
-        """The model as it was trained."""
+        """Return the model as it was trained."""
         return Side(self.scheme, self.own_scheme(), self.parameters, dict.fromkeys(self.parameters, 1.0))
 
     def side(self, name: str) -> Side:
-        """The model under its own scheme, or at unit scale."""
+        """Return the model under its own scheme, or at unit scale."""
         if name == self.scheme:
             return self.own()
         adapted = self.adapted()
@@ -83,15 +83,15 @@ class Subject(ABC):
 
 
 def scheme_names(trained: str, adapted: str, schemes: Sequence[str] | None) -> tuple[str, ...]:
-    """The schemes that are compared.
+    """Return the names of the schemes to compare.
 
     Args:
-        trained: the name of the scheme that the model was trained under.
-        adapted: that of the scheme beside ``regular``.
-        schemes: those asked for; None: all.
+        trained: name of the scheme of the model's training.
+        adapted: name of the scheme beside ``regular``.
+        schemes: requested schemes; None: all.
 
     Raises:
-        ArgumentError: a scheme that does not compute the model.
+        ArgumentError: a scheme does not compute the model.
     """
     possible = (regular.name, adapted) if trained == regular.name else (trained,)
     names = tuple(dict.fromkeys(possible if schemes is None else schemes))
@@ -105,12 +105,12 @@ def scheme_names(trained: str, adapted: str, schemes: Sequence[str] | None) -> t
 
 
 class ProgramSubject(Subject):
-    """A program of a user's, on its first batch; its output is what its losses are computed from.
+    """A user's program on its first batch; its output is the input of its losses.
 
     Args:
-        program: with trained parameters of its own, or given.
-        parameters: the trained ones; None: those that the program starts with.
-        seed: of batch and parameters.
+        program: program with trained parameters of its own, or of the argument ``parameters``.
+        parameters: trained parameters; None: the program's initial ones.
+        seed: random seed of batch and parameters.
     """
 
     adapted_name = "adapted"
@@ -129,15 +129,15 @@ class ProgramSubject(Subject):
         self.contractions = tuple(dict.fromkeys(node.op.name for node in tape.nodes if node.op.contraction))
 
     def own_scheme(self) -> Scheme:
-        """The scheme of the program; regular without one."""
+        """Scheme of the program; regular if it has none."""
         return self.program.scheme or regular
 
     def adapted(self) -> Adapted:
-        """See ``refscale.adapt``."""
+        """Return the program at unit scale, see ``refscale.adapt``."""
         return adapt(self.program, self.parameters, seed=self.seed)
 
     def forward(self, tape: Tape, parameters: Parameters) -> tuple[Tensors, Tensor, list[NDArray[Any]]]:
-        """The first batch."""
+        """Run the first batch; return parameters on the tape, the loss, and the outputs as rows."""
         outputs = _BeforeLosses(tape.probe)
         tape.probe = outputs
         p = leaves(tape, self.program, parameters)
@@ -146,7 +146,7 @@ class ProgramSubject(Subject):
 
 
 class _BeforeLosses:
-    """A probe that keeps what losses are computed from, and calls another one."""
+    """A probe that stores the inputs of losses, and calls another probe."""
 
     def __init__(self, inner: Probe | None) -> None:
         self.inner = inner
@@ -154,7 +154,7 @@ class _BeforeLosses:
         self._values: dict[Variable, weakref.ref[Array]] = {}
 
     def __call__(self, direction: str, variable: Variable, array: Array) -> None:
-        """Note a value; this is what makes it a ``Probe``."""
+        """Record a value, as a ``Probe`` does."""
         if self.inner:
             self.inner(direction, variable, array)
         if direction != "forward":
@@ -175,7 +175,7 @@ def _size(specs: Specs) -> str:
 
 
 def bert_contractions(config: bert.BertConfig) -> tuple[str, ...]:
-    """The contractions of encoder and heads; without a loss no readout is run."""
+    """Return the contractions of encoder and heads; a model without a masked-LM head runs no readout."""
     kinds = (ops.Matmul, ops.AttentionScores, ops.AttentionMix, *((ops.Readout,) if "mlm" in config.outputs else ()))
     return tuple(kind.name for kind in kinds)
 
@@ -184,14 +184,14 @@ class BertSubject(Subject):
     """A published BERT on real text; its output is that of the encoder, without padding.
 
     Args:
-        model: with a tokenizer.
-        text: path of a UTF-8 text file; None for the text that comes along.
+        model: model with a tokenizer.
+        text: path of a UTF-8 text file; None: the text that comes with Python.
         batch: sequences.
         seq: tokens in each.
-        seed: of the choice of text, masked words and random numbers.
+        seed: random seed of the choice of text, of masked words and of random numbers.
 
     Raises:
-        DataError: the model has no tokenizer, or the text cannot be used.
+        DataError: the model has no tokenizer, or the text is not usable.
         ShapeError: seq is longer than the model's positions.
     """
 
@@ -216,15 +216,15 @@ class BertSubject(Subject):
         self.numbers = None if has_loss else _numbers(self.data.mask, model.config.width, rng)
 
     def own_scheme(self) -> Scheme:
-        """By the name that the checkpoint has."""
+        """Scheme named in the checkpoint."""
         return get_scheme(self.scheme)
 
     def adapted(self) -> Adapted:
-        """See ``published.adapt``."""
+        """Return the model at unit scale, see ``published.adapt``."""
         return published.adapt(self.config, self.parameters)
 
     def forward(self, tape: Tape, parameters: Parameters) -> tuple[Tensors, Tensor, list[NDArray[Any]]]:
-        """The loss that it was pre-trained with; ``MeanProjection`` if it has no head."""
+        """Return parameters, the pre-training loss (without a head ``MeanProjection``), and the outputs as rows."""
         p = models.parameters_on(tape, parameters, self.config)
         if self.numbers is None:
             losses = bert.pretraining_loss(p, self.data, self.config)
@@ -236,9 +236,9 @@ class BertSubject(Subject):
 
 
 class MeanProjection(Op):
-    """Σ x·r / N over all N elements, for fixed numbers r of RMS 1 in place of a loss.
+    """Σ x·r / N over all N elements, for fixed numbers r of RMS 1, as a substitute for a loss.
 
-    The gradient is r/N: β = N.  α = 1: the value is the loss.
+    The gradient is r/N: β = N. α = 1: the value is the loss.
     """
 
     inputs = ("x", "r")
@@ -248,19 +248,19 @@ class MeanProjection(Op):
     reports = True
 
     def forward(self, x: Array, r: Array) -> tuple[Array, tuple[Array]]:
-        """The mean."""
+        """Return the mean of x·r."""
         return np.asarray(np.vdot(x, r) / x.size).astype(x.dtype, copy=False), (r,)
 
     def backward(self, g: Array, r: Array) -> tuple[Array, None]:
-        """The numbers, over their number."""
+        """Return g·r over the number of elements."""
         return g / r.size * r, None
 
     def scale(self, x: Shape, r: Shape) -> Scales:
-        """Of the gradient alone."""
+        """Return the factors: β = N, α = 1."""
         return Scales(1.0, (float(math.prod(x)), None))
 
 
 def _numbers(mask: NDArray[np.bool_], width: int, rng: np.random.Generator) -> Array:
-    """(batch, seq, width) of N(0, 1), 0 at padding, rounded to bfloat16 here so that no policy rounds them again."""
+    """Return N(0, 1) numbers (batch, seq, width), 0 at padding, rounded to bfloat16 so that no policy rounds them."""
     numbers = rng.standard_normal((*mask.shape, width)) * mask[:, :, None]
     return quantize(numbers, "bfloat16", rounding="nearest_even", overflow="saturate")

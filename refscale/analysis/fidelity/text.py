@@ -1,4 +1,4 @@
-"""A report on a trained network in narrow formats as text, no wider than 100 columns."""
+"""A fidelity report as text of at most 100 columns."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from refscale.scales import regular
 from refscale.stats.measurement import KINDS
 
 LOWEST = 8
-"""Operands of each scheme that are listed."""
+"""Number of operands listed for each scheme."""
 
 SAME = 0.05
-"""Errors that differ by less than this share count as equal."""
+"""Relative difference below which errors count as equal."""
 
 LEGEND = """\
-error: ‖x − x0‖/‖x0‖, x0 in float64: of the output (of an encoder, without padding; of a program,
-what its losses are computed from), and of all parameters' gradients as one vector. cosine: of x
-and x0; of the output, the mean over rows. clip, flush: how many numbers cast were beyond the
-largest value, how many became zero. fp32: no cast, arithmetic in float32. ×2^k: with that loss
-scale, which changes nothing before the backward pass."""
+error: ‖x − x0‖/‖x0‖, x0 in float64, for the output (of an encoder without padding; of a program,
+the input of its losses) and for all parameters' gradients as one vector. cosine: of x and x0; for
+the output, the mean over rows. clip, flush: number of elements cast from beyond the largest value,
+and cast to zero. fp32: no cast, arithmetic in float32. ×2^k: with that loss scale, which changes
+only the backward pass."""
 
 OPERANDS_LEGEND = """\
-bound: 1 dB below the best SNR of Gaussian numbers in the format. any: SNR if a power of two had
-brought the largest number next to the format's largest value; what this lacks, no scale can give.
-log2: of the RMS. amax: over the RMS. zero, sub, ovr: percent of the numbers cast to zero, to a
+bound: 1 dB below the best SNR of Gaussian numbers in the format. any: SNR if a power of two scales
+the largest number to just below the format's largest value; no scale gives more. log2: log2 of the
+RMS. amax: largest magnitude over the RMS. zero, sub, ovr: percent of the numbers cast to zero, to a
 subnormal value, from beyond the largest value. ∂: a gradient."""
 
 
 def render_fidelity(report: FidelityReport) -> str:
-    """A report as text: errors by policy and by op, operands, storage, and what the figures come to.
+    """Return a report as text: errors by policy and by op, operands, storage, and conclusions.
 
     Args:
-        report: from ``fidelity``, of at most two schemes.
+        report: result of ``fidelity``, with at most two schemes.
 
     Returns:
         Lines of at most 100 columns; longer names are cut.
@@ -56,7 +56,7 @@ def render_fidelity(report: FidelityReport) -> str:
 
 
 def heading(report: FidelityReport) -> list[str]:
-    """Two or three lines: what was run on what, and the loss."""
+    """Return two or three lines: model and data, and the loss."""
     padding = f", {100 * report.padding:.0f} % padding" if report.padding else ""
     text = "" if report.text == "built-in" else f", text {report.text}"
     sizes = "" if report.batch is None else f"batch {report.batch} × {report.seq}{padding}, "
@@ -71,7 +71,7 @@ def heading(report: FidelityReport) -> list[str]:
 
 
 def error_table(title: str, rows: Sequence[Errors]) -> list[str]:
-    """One line for each pass."""
+    """Return a table of errors with a line for each pass."""
     lines = [
         f"{'':<33}{'output':>18}{'gradients':>19}{'forward':>14}{'backward':>15}",
         f"{title:<33}{'error':>9}{'cosine':>9}{'error':>10}{'cosine':>9}" + f"{'clip':>8}{'flush':>7}" * 2,
@@ -95,7 +95,7 @@ def _label(e: Errors) -> str:
 
 
 def operand_table(report: FidelityReport) -> Iterator[str]:
-    """For each kind of operand, how many are below the bound, and the median and lowest SNR."""
+    """Yield for each kind of operand the number below the bound, and the median and lowest SNR."""
     title = f"OPERANDS OF {_fitted(report.focus, 18)}, SNR in dB"
     yield f"{title:<44}" + "".join(f"{scheme:>25}" for scheme in report.schemes)
     head = f"{'below':>9}{'median':>8}{'lowest':>8}"
@@ -115,7 +115,7 @@ def operand_table(report: FidelityReport) -> Iterator[str]:
 
 
 def lowest_table(report: FidelityReport, scheme: str) -> Iterator[str]:
-    """The operands whose SNR is lowest in a scheme, counted from the bound, with what they are in the others."""
+    """Yield the operands of a scheme whose SNR is lowest relative to the bound, with their SNR in other schemes."""
     operands = sorted(report.of_scheme(scheme), key=lambda t: t.snr - report.bound(t.format))[:LOWEST]
     by_name = {s: {(t.name, t.kind): t for t in report.of_scheme(s)} for s in report.schemes}
     heads = "".join(f"{s[:7]:>8}" for s in report.schemes)
@@ -134,9 +134,9 @@ def _shown(operand: OperandStats) -> str:
 
 
 def storage_lines(report: FidelityReport) -> Iterator[str]:
-    """For each scheme, how many tensors leave the range of the format of storage, and which most."""
+    """Yield for each scheme the number of tensors beyond the storage format's range, and the worst tensor."""
     label = format_label(report.store)
-    yield f"STORAGE in {label}: tensors of which something is flushed or clipped"
+    yield f"STORAGE in {label}: tensors with flushed or clipped elements"
     for scheme in report.schemes:
         beyond = [t for t in report.beyond if t.scheme == scheme]
         much = sum(t.flushed + t.clipped > 0.01 for t in beyond)
@@ -149,11 +149,11 @@ def storage_lines(report: FidelityReport) -> Iterator[str]:
             yield f"  most: {most.kind} {most.name}, {shares}"
 
 
-# --- what it comes to -------------------------------------------------------------------------------------------------
+# --- conclusions ------------------------------------------------------------------------------------------------------
 
 
 def conclusions(report: FidelityReport) -> list[str]:
-    """A few sentences, computed from the figures."""
+    """Return a few sentences, computed from the report."""
     lines = [*_errors_of_focus(report)]
     if len(report.schemes) == 2 and report.schemes[0] == regular.name:
         lines += _where_not(report)
@@ -173,7 +173,7 @@ def _errors_of_focus(report: FidelityReport) -> Iterator[str]:
 
 
 def _where_not(report: FidelityReport) -> Iterator[str]:
-    """Where unit scaling is no better than the regular scheme, without a loss scale and with one."""
+    """Yield the figures in which unit scaling is not better than the regular scheme, without and with a loss scale."""
     yield _verdict("Beside regular", _pairs(report, scaled=False))
     with_scale = _pairs(report, scaled=True)
     if with_scale:
@@ -181,8 +181,8 @@ def _where_not(report: FidelityReport) -> Iterator[str]:
 
 
 def _pairs(report: FidelityReport, scaled: bool) -> list[tuple[str, float, float]]:
-    """(what, regular error, unit error) of everything that a cast has changed."""
-    rows = [*report.policies, *(e for e in report.classes if e.policy != "storage")]  # which is one of the policies
+    """Return (what, regular error, unit error) of every figure that a cast has changed."""
+    rows = [*report.policies, *(e for e in report.classes if e.policy != "storage")]  # storage equals a policy
     noise = 10 * max(max(e.output, e.gradient) for e in rows if e.policy == "fp32")
     units = {e.policy: e for e in rows if e.scheme == report.schemes[1]}
     found = []
@@ -212,7 +212,7 @@ def _verdict(beside: str, pairs: Sequence[tuple[str, float, float]]) -> str:
 
 
 def _dearest(report: FidelityReport) -> Iterator[str]:
-    """Which op's cast costs the output most."""
+    """Yield the op whose cast causes the largest error of the output."""
     ops = [e for e in report.classes if e.policy not in PARTS]
     if not ops:
         return
@@ -221,11 +221,11 @@ def _dearest(report: FidelityReport) -> Iterator[str]:
         rows = sorted((e for e in ops if e.scheme == scheme and e.loss_scale is None), key=lambda e: -e.output)
         rest = "".join(f", {e.policy} {figure(e.output)}" for e in rows[1:])
         parts.append(f"under {scheme} {rows[0].policy} ({figure(rows[0].output)}{rest})")
-    yield f"Of one op's casts alone, those that cost the output most: {'; '.join(parts)}."
+    yield f"Of one op's casts alone, the largest errors of the output: {'; '.join(parts)}."
 
 
 def _below(report: FidelityReport, scheme: str) -> str:
-    """How many operands are below the bound, and whether a scale would help."""
+    """Return the number of operands below the bound, and whether a scale would help."""
     operands = report.of_scheme(scheme)
     below = [t for t in operands if report.is_below(t)]
     line = f"{len(below)} of {len(operands)} operands are below the bound under {scheme}"
@@ -241,12 +241,12 @@ def _below(report: FidelityReport, scheme: str) -> str:
 
 
 def decibels(x: float) -> str:
-    """One decimal; ∞ where nothing is lost."""
+    """Format with one decimal; ∞ without an error."""
     return f"{x:.1f}" if math.isfinite(x) else "∞" if x > 0 else "-∞"
 
 
 def quantity(n: int) -> str:
-    """A count in at most six columns; ``·`` is none."""
+    """Format a count in at most six columns; ``·`` for 0."""
     if n == 0:
         return "·"
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -256,10 +256,10 @@ def quantity(n: int) -> str:
 
 
 def _fitted(name: str, width: int) -> str:
-    """A name in at most so many columns."""
+    """Cut a name to a number of columns."""
     return name if len(name) <= width else name[: width - 1] + "…"
 
 
 def _wrapped(sentence: str, width: int = 100) -> list[str]:
-    """Lines of at most so many columns, the second and later ones indented."""
+    """Wrap a sentence to a number of columns, with later lines indented."""
     return textwrap.wrap(sentence, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

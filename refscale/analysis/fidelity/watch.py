@@ -1,4 +1,4 @@
-"""What narrow formats would do to each tensor of a pass in float32: operands that are cast, tensors that are stored."""
+"""Measured effect of narrow formats on each tensor of a float32 pass: on cast operands and on stored tensors."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from refscale.stats.measurement import Kind, measure
 
 
 class Watch:
-    """A probe: measures what a policy would cast, as it comes by in float32.
+    """A probe that measures, during a float32 pass, the tensors that a policy would cast.
 
-    An operand is known as such when the product that takes it has been made, and is still there then.
+    An operand is identified when its product has been computed; its array still exists then.
 
     Args:
-        specs: of the model's parameters; other leaves are not measured.
-        policy: whose casts; None: of none.
+        specs: specs of the model's parameters; other leaves are not measured.
+        policy: policy of the casts; None: no casts.
 
     Attributes:
-        operands, beyond: as in the report, ``scheme`` left empty.
-        stored: how many tensors the policy would store.
+        operands, beyond: as in the report, with ``scheme`` empty.
+        stored: number of tensors that the policy would store.
         largest_gradient: largest magnitude in any gradient.
     """
 
@@ -41,7 +41,7 @@ class Watch:
         self._seen: set[Variable] = set()
 
     def __call__(self, direction: str, variable: Variable, x: Array) -> None:
-        """Measure one array; this is what makes it a ``Probe``."""
+        """Measure one array, as a ``Probe`` does."""
         node = variable.node
         is_gradient = direction == "backward"
         self.store(variable, x, is_gradient)
@@ -63,7 +63,7 @@ class Watch:
                 self.measure(name, "weight" if source else "activation", value, self.policy.operand)
 
     def measure(self, name: str, kind: Kind, x: Array, cast: Cast | None) -> None:
-        """Add the figures of an operand."""
+        """Add the statistics of an operand."""
         if cast is None:
             return
         format = cast.format.name
@@ -89,7 +89,7 @@ class Watch:
         )
 
     def store(self, variable: Variable, x: Array, is_gradient: bool) -> None:
-        """Note whether a tensor that is stored leaves the format's range; what was only moved is stored already."""
+        """Record a stored tensor and its clipped or flushed elements; skip tensors that are only moved."""
         cast, node = self.policy.store, variable.node
         if cast is None or x.ndim == 0:
             return
@@ -114,7 +114,7 @@ class Watch:
 
 
 def _parameter(variable: Variable) -> Variable | None:
-    """The parameter that a tensor is, perhaps moved; None if it was computed."""
+    """Return the parameter of a tensor, possibly moved; None if the tensor was computed."""
     while variable.node is not None and variable.node.op.moves and len(variable.node.inputs) == 1:
         variable = variable.node.inputs[0]
     return variable if variable.node is None else None

@@ -1,9 +1,9 @@
-"""Reports: one training step at initialization, every tensor in figures; as text, as plots, as JSON.
+"""Reports: one training step at initialization, with statistics of every tensor; as text, as plots, as JSON.
 
 In reading order:
 
 1. ``first_step``: one training step of a model at initialization as a ``Report``.
-2. ``text``, ``histogram``: reports for a terminal.
+2. ``text``, ``histogram``: reports as text.
 3. ``plots``: heat-maps of exponents.
 4. ``files``: reports as JSON.
 5. ``html``, with the folder ``page``: reports as one HTML page.

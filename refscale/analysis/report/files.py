@@ -1,4 +1,4 @@
-"""Reports in files: JSON with a schema version, written whole or not at all."""
+"""Reports in files: JSON with a schema version, written atomically."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ SCHEMA = "refscale.report/1"
 
 
 def to_json(reports: Sequence[Report]) -> str:
-    """Reports as JSON text: ``schema``, ``version``, and ``reports``, each with its ``summary``.
+    """Return reports as JSON text: ``schema``, ``version``, and ``reports``, each with its ``summary``.
 
     Args:
-        reports: any number.
+        reports: reports, any number.
 
     Returns:
-        Text that ``from_json`` reads back to the same reports.  No time stamp: the same run gives the same text.
+        Text that ``from_json`` reads back to the same reports. It has no time stamp: the same run returns the same
+        text.
     """
     return record_text(SCHEMA, {"reports": [_report_to(r) for r in reports]})
 
 
 def from_json(text: str) -> list[Report]:
-    """Reports from the text that ``to_json`` makes.
+    """Return the reports in the text of ``to_json``.
 
     Raises:
-        DataError: no JSON, another schema, or fields that are missing.
+        DataError: invalid JSON, another schema, or missing fields.
     """
     return _reports_from(parse_json(text, "from_json"), "from_json")
 
@@ -44,13 +45,13 @@ def _reports_from(content: dict[str, Any], call: str) -> list[Report]:
 
 
 def save(path: str | Path, reports: Sequence[Report]) -> None:
-    """Write ``to_json`` to a file, atomically.  Raises OSError."""
+    """Write ``to_json`` to a file, atomically; raise OSError on failure."""
     text = to_json(reports)
     write_text(path, text)
 
 
 def load(path: str | Path) -> list[Report]:
-    """Read what ``save`` wrote.  Raises DataError, OSError."""
+    """Read the reports in a file of ``save``; raise DataError or OSError on failure."""
     call = f"load({str(path)!r})"
     return _reports_from(read_json(path, call, most=DATA), call)
 

@@ -1,4 +1,4 @@
-"""One training step of a model or program at initialization, every tensor in figures."""
+"""One training step of a model or program at initialization, with statistics of every tensor."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from refscale.stats.trace import PredictedScales, TensorProbe, summarize_casts
 from refscale.tasks import Setup, get_task, kind_of
 
 ADAPTED = "adapted"
-"""In place of a scheme: that of ``refscale.adapt``."""
+"""Name, in place of a scheme, of the adaptation by ``refscale.adapt``."""
 
 
 def report(
@@ -46,28 +46,30 @@ def report(
     formats: Sequence[str] = REPORT_FORMATS,
     progress: Progress | None = None,
 ) -> Report:
-    """One training step's tensors at initialization, on real data.
+    """Measure the tensors of one training step at initialization, on real data.
 
     Args:
-        model: as ``models.get_config`` reads it, or a configuration; a program, or its place, such as "mine.py:model".
-        scheme: a name, or a scheme; "adapted": the first parameters as trained ones, see ``refscale.adapt``.
-        precision: a name, a mix (see ``get_precision``), or a policy; all but fp32 also count what casts lost.
-        constraint: one of ``scales.CONSTRAINTS`` or its name, in place of the configuration's.
+        model: a name for ``models.get_config``, or a configuration; a program, or its place, such as "mine.py:model".
+        scheme: a scheme or its name; "adapted": the first parameters as trained ones, see ``refscale.adapt``.
+        precision: a name, a mix (see ``get_precision``), or a policy; all but fp32 also count clipped and flushed
+            elements of casts.
+        constraint: one of ``scales.CONSTRAINTS`` or its name, instead of the configuration's.
         batch: sequences; default: 8.
         seq: tokens in each; default: 128.
-        seed: of initial weights and of the choice of data (and of masked words).
-        text: path of a UTF-8 text file; None for the text that comes along.
-        formats: narrow formats; for each, overflow and underflow of every tensor are counted.
-        progress: advanced by the parameters' elements in millions, forward and backward; ``work`` is the total.
+        seed: random seed of initial weights, of the choice of data and of masked words.
+        text: path of a UTF-8 text file; None: the text that comes with Python.
+        formats: narrow formats in which overflow and underflow of every tensor are counted.
+        progress: progress bar, advanced by the parameters' elements in millions, forward and backward; ``work`` is the
+            total.
 
     Returns:
         The report.
 
     Raises:
-        ArgumentError: an unknown name, sizes below 1, or constraint, batch, seq or text for a program.
+        ArgumentError: a name is unknown, a size is below 1, or constraint, batch, seq or text is given for a program.
         ShapeError: seq is longer than the model's positions.
-        DataError: the text cannot be used.
-        ProgramError: the program cannot be loaded, or returns something other than a scalar loss.
+        DataError: the text is not usable.
+        ProgramError: the program cannot be loaded, or does not return a scalar loss.
         OSError: the file cannot be read.
     """
     precision = get_precision(precision)
@@ -103,7 +105,7 @@ def report(
 
 
 def _scales_of(prediction: Prediction) -> PredictedScales:
-    """σ of every tensor of a predicted graph."""
+    """Return σ of every tensor of a predicted graph."""
     return PredictedScales(
         values={variable: kernel.std for variable, kernel in prediction.values.items()},
         gradients={variable: kernel.std for variable, kernel in prediction.gradients.items()},
@@ -111,7 +113,7 @@ def _scales_of(prediction: Prediction) -> PredictedScales:
 
 
 def work(model: str | Program) -> float:
-    """What ``report`` adds up to in its ``progress``.  Raises ArgumentError, ProgramError for an unknown name."""
+    """Return the total of ``progress`` in ``report``; raise ArgumentError or ProgramError for an unknown name."""
     if isinstance(model, str) and not is_place(model):
         config = get_config(model)
         return 2 * count(family(config).specs(config)) / 1e6
@@ -121,13 +123,13 @@ def work(model: str | Program) -> float:
 
 @dataclass(frozen=True, eq=False)
 class FirstStep:
-    """A program to be run once at initialization, with the figures that a report shows of it.
+    """A program to run once at initialization, with the fields that a report needs.
 
     Attributes:
-        program: a built-in model with its text, or a user's.
+        program: a built-in model with its text, or a user's program.
         scheme: the scheme, or the program's own.
-        name: of the model.
-        constraint, batch, seq, text: of a built-in model; empty or None for a user's program.
+        name: name of the model.
+        constraint, batch, seq, text: those of a built-in model; empty or None for a user's program.
     """
 
     program: Program
@@ -140,7 +142,7 @@ class FirstStep:
 
 
 def _sizes(batch: int | None, seq: int | None) -> tuple[int, int]:
-    """Sequences, and tokens in each, with the defaults of a built-in model."""
+    """Return sequences, and tokens in each, with the defaults of a built-in model."""
     return 8 if batch is None else batch, 128 if seq is None else seq
 
 
@@ -155,7 +157,7 @@ def first_step(
     text: str | Path | None = None,
     seed: int = 0,
 ) -> FirstStep:
-    """A model at initialization, set up; arguments and errors as for ``report``."""
+    """Set up a model at initialization; arguments and errors are those of ``report``."""
     if scheme == ADAPTED:
         first = first_step(call, model, regular, constraint=constraint, batch=batch, seq=seq, text=text)
         adapted = adapted_program(first.program, seed)
@@ -176,5 +178,5 @@ def first_step(
     program = check_program(model, call)
     given = {"constraint": constraint, "batch": batch, "seq": seq, "text": text}
     if names := [name for name, value in given.items() if value is not None]:
-        raise ArgumentError(f"{call}({names[0]}={given[names[0]]!r}): expected None, for a program defines it itself")
+        raise ArgumentError(f"{call}({names[0]}={given[names[0]]!r}): expected None, as a program defines it itself")
     return FirstStep(program, program.scheme or scheme, name_of(program))

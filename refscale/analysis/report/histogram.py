@@ -1,4 +1,4 @@
-"""Histograms of exponents for a terminal: one row per kind of tensor, one column per report."""
+"""Histograms of exponents as text: one row for each kind of tensor, one column for each report."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ TOP = 16
 
 EIGHTHS = " ▁▂▃▄▅▆▇█"
 VISIBLE = 0.002
-"""Smallest share of a bin that shows."""
+"""Smallest share of a bin that is visible."""
 
 Shares = dict[int, float]
 
 
 def shares(tensors: Sequence[TensorStats]) -> Shares:
-    """For each exponent e the share of non-zero elements with ⌊log2 |x|⌋ = e, every tensor counting alike."""
+    """Return for each exponent e the share of non-zero elements with ⌊log2 |x|⌋ = e; all tensors count equally."""
     total: Shares = {}
     counted = [t for t in tensors if t.exponents]
     for t in counted:
@@ -34,10 +34,10 @@ def shares(tensors: Sequence[TensorStats]) -> Shares:
 
 
 def histograms(reports: Sequence[Report]) -> list[str]:
-    """The four kinds below one another, reports side by side, and the formats' ranges below all.
+    """Return histograms of the four kinds, reports side by side, with the formats' ranges at the bottom.
 
     Args:
-        reports: one or two.
+        reports: one or two reports.
 
     Returns:
         Lines of at most 100 columns.
@@ -46,7 +46,7 @@ def histograms(reports: Sequence[Report]) -> list[str]:
     occupied = [e for of_kind in found for s in of_kind.values() for e, share in s.items() if share >= VISIBLE]
     last = max([TOP, *occupied])
     exponents = range(last - WIDTH + 1, last + 1)
-    lines = ["EXPONENTS of non-zero elements: ⌊log2 |x|⌋, every tensor counting alike"]
+    lines = ["EXPONENTS of non-zero elements: ⌊log2 |x|⌋, all tensors counted equally"]
     lines.append(_side_by_side("", [f"{r.scheme.upper():^{WIDTH}}" for r in reports]))
     for kind in KINDS:
         lines.append(f"{kind}s")
@@ -81,13 +81,13 @@ def _captions(tensors: Sequence[TensorStats], formats: Sequence[str]) -> tuple[s
 
 
 def _lost(tensors: Sequence[TensorStats], name: str) -> float:
-    """Mean share that a format would take to zero or beyond its largest value; each tensor counts alike."""
+    """Return the mean share that a format flushes to zero or clips; all tensors count equally."""
     of_each = [t.share(t.lost[name].underflow + t.lost[name].overflow) for t in tensors]
     return sum(of_each) / len(of_each)
 
 
 def _bars(found: Shares, exponents: range, highest: float) -> list[str]:
-    """Vertical bars, HEIGHT lines; what lies below the first column is added to it, and marked ‹."""
+    """Return vertical bars, HEIGHT lines; smaller exponents are added to the first column, marked ‹."""
     heights = []
     for e in exponents:
         share = found.get(e, 0.0)

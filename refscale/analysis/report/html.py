@@ -1,8 +1,8 @@
 """Reports as one HTML page: a table to sort and to filter, whose rows open to histogram, factors and consumers.
 
-The page fetches nothing.  Style, script and data stand in it; a content security policy forbids every request.  Names
+The page loads nothing: it contains style, script and data, and a content security policy forbids every request. Names
 enter the page as text: the script sets ``textContent`` only, and the data are JSON without the characters that HTML
-reads.
+interprets.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _PAGE = resources.files("refscale.analysis.report") / "page"
 
 
 def to_html(reports: Sequence[Report]) -> str:
-    """Reports as the text of an HTML page.
+    """Return reports as the text of an HTML page.
 
     Args:
         reports: at least one, of the same model and formats.
 
     Returns:
-        The page.  Its element "data" holds what ``to_json`` returns, on one line; "derived" what each row shows of it:
+        The page. Its element "data" contains the result of ``to_json``, on one line; "derived" the values in each row:
         scale, mark, σ over the predicted one; "formats" the ranges of the formats.
 
     Raises:
-        ArgumentError: no report, or reports of different formats.
+        ArgumentError: there is no report, or the reports have different formats.
     """
     if not reports or len({r.formats for r in reports}) > 1:
         raise ArgumentError(f"to_html: got {len(reports)} reports, expected at least one, all of the same formats")
@@ -58,7 +58,7 @@ def to_html(reports: Sequence[Report]) -> str:
 
 
 def save_html(path: str | Path, reports: Sequence[Report]) -> None:
-    """Write ``to_html`` to a file, atomically.  Raises ArgumentError, OSError."""
+    """Write ``to_html`` to a file, atomically; raise ArgumentError or OSError on failure."""
     write_text(path, to_html(reports))
 
 
@@ -67,7 +67,7 @@ def _file(name: str) -> str:
 
 
 def _embedded(content: object) -> str:
-    """JSON that stays inside a script element: the characters that HTML reads are escaped, as JSON allows."""
+    """Return JSON for a script element: the characters that HTML interprets are escaped, as JSON allows."""
     text = json_text(content)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -83,7 +83,7 @@ def _summary(report: Report) -> str:
 
 
 def _range(name: str) -> dict[str, object]:
-    """The exponents that a format covers: ⌊log2⌋ of its smallest value, its smallest normal and its largest value."""
+    """Return the exponents of a format: ⌊log2⌋ of its smallest value, its smallest normal and its largest value."""
     f = get_format(name)
     return {
         "name": name,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from refscale.analysis.figures import LABEL, LEADER, LIMIT, STRIP, UNIT, mark_ranges, open_figure
+from refscale.errors import ArgumentError
 from refscale.formats import get_format
 from refscale.stats.measurement import KINDS, Kind, TensorStats
 from refscale.stats.report import Report, by_layer
@@ -21,38 +22,42 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 FULL = 0.25
-"""Share of a tensor's elements in one binade that has the darkest color; N(0, σ²) has about that in its fullest."""
+"""Share of a tensor's elements in one binade with the darkest color; about the largest share for N(0, σ²)."""
 
 
-def plot(path: str | Path, reports: Sequence[Report]) -> None:
-    """Heat-maps of exponents: a row for each kind of tensor, a column for each report.
+def plot(path: str | Path, reports: Sequence[Report], kinds: Sequence[Kind] = KINDS) -> None:
+    """Plot heat-maps of exponents: a row for each kind of tensor, a column for each report.
 
-    Across, the exponent ⌊log2 |x|⌋; down, tensors in the order of the forward pass, a line between layers; dark, many
-    of a tensor's elements.  Above each panel are the ranges of the formats: see ``mark_ranges``.
+    The horizontal axis is the exponent ⌊log2 |x|⌋. Each row of a map is a tensor, in the order of the forward pass,
+    with lines between layers; darker means more of its elements. Above each panel are the ranges of the formats, see
+    ``mark_ranges``.
 
     Args:
-        path: .svg, .png or .pdf.
+        path: name of the figure, ending in .svg, .png or .pdf.
         reports: one or two, of the same model.
+        kinds: the kinds of tensors to draw, from top to bottom; default: all four.
 
     Raises:
-        ArgumentError: see ``check_plot``.
+        ArgumentError: ``kinds`` is empty or has an unknown kind; see also ``check_plot``.
         OSError: the file cannot be written.
     """
-    exponents = _span(reports)
-    rows = max(len(reports[0].of_kind(kind)) for kind in KINDS)
-    layers = max(len(list(by_layer(_drawn(r, kind)))) for r in reports for kind in KINDS)
+    if not kinds or set(kinds) - set(KINDS):
+        raise ArgumentError(f"plot(kinds={kinds!r}): expected at least one of {', '.join(map(repr, KINDS))}")
+    exponents = _span(reports, kinds)
+    rows = max(len(reports[0].of_kind(kind)) for kind in kinds)
+    layers = max(len(list(by_layer(_drawn(r, kind)))) for r in reports for kind in kinds)
     named = 1.05 * LABEL * layers + STRIP * (len(reports[0].formats) + 0.3)  # room for all names, and the formats
     panel = min(4.0, max(1.4, 0.035 * rows, named))  # inches
-    with open_figure(path, 1.5 + len(KINDS) * (panel + 0.4)) as figure:
-        grid = figure.subplots(len(KINDS), len(reports), squeeze=False, sharex=True)
+    with open_figure(path, 1.5 + len(kinds) * (panel + 0.4)) as figure:
+        grid = figure.subplots(len(kinds), len(reports), squeeze=False, sharex=True)
         images = []
-        for axes_row, kind in zip(grid, KINDS, strict=True):
+        for axes_row, kind in zip(grid, kinds, strict=True):
             last: list[str] = []
             for ax, report in zip(axes_row, reports, strict=True):
                 tensors = _drawn(report, kind)
                 strips = STRIP / panel * (len(report.formats) + 0.3)
                 images.append(_heat_map(ax, tensors, exponents))
-                if last != (names := [t.layer for t in tensors]):  # once for a row, where its panels have the same
+                if last != (names := [t.layer for t in tensors]):  # once in a row of panels with the same names
                     _name_layers(ax, tensors, LABEL / panel * (1 + strips))
                     last = names
                 ax.set_ylim(max(1, len(tensors)), -strips * max(1, len(tensors)))
@@ -68,13 +73,13 @@ def plot(path: str | Path, reports: Sequence[Report]) -> None:
 
 
 def _drawn(report: Report, kind: Kind) -> list[TensorStats]:
-    """The tensors of a kind that have a row; of those that are zero by construction, only rounding errors are left."""
+    """Return the tensors of a kind with a row; tensors that are zero by construction have rounding errors only."""
     return [t for t in report.of_kind(kind) if t.exponents and not t.zero_because]
 
 
-def _span(reports: Sequence[Report]) -> range:
-    """All exponents that matter: those of nearly all elements, and the ranges of the formats with room for a name."""
-    drawn = [t for r in reports for kind in KINDS for t in _drawn(r, kind)]
+def _span(reports: Sequence[Report], kinds: Sequence[Kind]) -> range:
+    """Return the shown exponents: those of nearly all elements, and the ranges of the formats with their names."""
+    drawn = [t for r in reports for kind in kinds for t in _drawn(r, kind)]
     found = [e for t in drawn for e, n in t.exponents.items() if t.share(n) > 0.01]
     formats = [get_format(name) for name in reports[0].formats]
     low = min([*found, *(f.emin - f.mantissa_bits for f in formats)])
@@ -82,7 +87,7 @@ def _span(reports: Sequence[Report]) -> range:
 
 
 def _heat_map(ax: Axes, tensors: Sequence[TensorStats], exponents: range) -> AxesImage:
-    """The map, with a line between layers."""
+    """Draw the map, with a line between layers."""
     from matplotlib.colors import PowerNorm
 
     shares = [[t.share(t.exponents.get(e, 0)) for e in exponents] for t in tensors]
@@ -103,12 +108,12 @@ def _heat_map(ax: Axes, tensors: Sequence[TensorStats], exponents: range) -> Axe
 
 
 def _starts(tensors: Sequence[TensorStats]) -> list[int]:
-    """The first row of each layer."""
+    """Return the first row of each layer."""
     return [0, *itertools.accumulate(len(found) for _, found in by_layer(tensors))][:-1]
 
 
 def _name_layers(ax: Axes, tensors: Sequence[TensorStats], apart: float) -> None:
-    """Names at the left, at least a share ``apart`` of the map apart, each with a line to the middle of its layer."""
+    """Draw names at the left, at least a share ``apart`` of the map apart, each with a line to its layer."""
     layers = zip(_starts(tensors), by_layer(tensors), strict=True)
     names = [(start + len(found) / 2, name) for start, (name, found) in layers]
     if len(names) * apart > 1:  # a deep model: every few layers
@@ -125,7 +130,7 @@ def _name_layers(ax: Axes, tensors: Sequence[TensorStats], apart: float) -> None
 
 
 def _spread(places: Sequence[float], apart: float, end: float) -> list[float]:
-    """Places in order, moved as little as it takes to be ``apart``, the last one half of that before the end."""
+    """Move sorted places as little as possible to be ``apart``, the last one half of that before the end."""
     moved: list[float] = []
     for place in places:
         moved.append(max(place, moved[-1] + apart) if moved else place)
@@ -137,7 +142,7 @@ def _spread(places: Sequence[float], apart: float, end: float) -> list[float]:
 
 
 def _explain_ranges(figure: Figure) -> None:
-    """What the lines of ``mark_ranges`` are, below all panels."""
+    """Draw a legend of the lines of ``mark_ranges`` below all panels."""
     from matplotlib.lines import Line2D
 
     lines = {

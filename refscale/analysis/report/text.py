@@ -1,4 +1,4 @@
-"""Reports as text, no wider than 100 columns: tables, and what they come to in a few lines."""
+"""Reports as text of at most 100 columns: tables, and a summary of a few lines."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from refscale.stats.measurement import KINDS, Kind, TensorStats
 from refscale.stats.report import CastSummary, Report, Summary, by_layer, distance, is_outside
 
 DETAILED = 6
-"""Models with more layers than this (embeddings and heads count) get one line per layer and kind."""
+"""Number of layers, embeddings and heads included, above which tables have one line per layer and kind."""
 
 LEGEND = """\
-scale: standard deviation σ (root of the mean square, where all elements are equal and under unit-
-rms); !: outside [1/4, 4]; ∞: some elements are not finite. zero, sub, ovr: percent of the non-zero
-elements that a cast to the format, to nearest even, would take to zero, to a subnormal value,
-beyond the largest value; · is none. c: the computed gradient is c times the true one. /pred: σ over
-what factors and shapes alone predict, none where an op has no rule for that. Left out: reshapes,
-and the sum with a bias, which starts at zero and so changes nothing."""
+scale: standard deviation σ (root of the mean square if all elements are equal and under unit-rms);
+!: outside [1/4, 4]; ∞: some elements are not finite. zero, sub, ovr: percent of the non-zero
+elements that a cast to the format, to nearest even, takes to zero, to a subnormal value, beyond the
+largest value; ·: none. c: the computed gradient is c times the true one. /pred: σ over its
+prediction from factors and shapes, empty without a prediction. Left out: reshapes, and the sum with
+a bias, which is zero at initialization."""
 
 
 def render(reports: Sequence[Report], *, everything: bool = False) -> str:
-    """Reports as text: a table for each, histograms of all side by side, a summary for each.
+    """Return reports as text: a table for each, histograms of all side by side, a summary for each.
 
     Args:
         reports: at least one, of the same model.
-        everything: a line for every tensor, however large the model.
+        everything: whether large models have a line for every tensor, too.
 
     Returns:
         Lines of at most 100 columns for three formats and two reports.
@@ -48,7 +48,7 @@ def render(reports: Sequence[Report], *, everything: bool = False) -> str:
 
 
 def heading(report: Report) -> list[str]:
-    """Two lines: what was run, and the losses."""
+    """Return two lines: the settings of the run, and the losses."""
     losses = ", ".join(f"{_short_loss(name)} {value:.4f}" for name, value in report.losses.items())
     sizes = "" if report.batch is None else f"batch {report.batch} × {report.seq}, "
     what = f"{report.model}, {sizes}{report.precision}, seed {report.seed}"
@@ -60,7 +60,7 @@ def heading(report: Report) -> list[str]:
 
 
 def _short_loss(name: str) -> str:
-    """``mlm.softmax_cross_entropy`` → ``mlm``; the sum of several is the total."""
+    """Return ``mlm`` for ``mlm.softmax_cross_entropy``; the sum of several losses is the total."""
     scope, _, op = name.rpartition(".")
     return "total" if op == LossSum.name else scope or op
 
@@ -69,7 +69,7 @@ def _short_loss(name: str) -> str:
 
 
 def table(report: Report, everything: bool = False) -> Iterator[str]:
-    """The lines of a report's table: four sections, by layer; one line per tensor, or per layer if there are many."""
+    """Yield the lines of a report's table: four sections, by layer; one line per tensor, or per layer if many."""
     detailed = everything or len(list(by_layer(report.tensors))) <= DETAILED
     for kind in KINDS:
         tensors = report.of_kind(kind)
@@ -109,7 +109,7 @@ def _line(t: TensorStats, layer: str, formats: Sequence[str], over_predicted: st
 
 
 def _ratio(x: float | None) -> str:
-    """Two decimals, in at most five columns."""
+    """Format with two decimals, in at most five columns."""
     if x is None:
         return ""
     return f"{x:.2f}" if x < 10 else f"{x:.0f}" if x < 1e4 else ">1e4"
@@ -138,7 +138,7 @@ def _loss_heads(formats: Sequence[str]) -> str:
 
 
 def _shares(tensors: Sequence[TensorStats], formats: Sequence[str]) -> str:
-    """Three columns for each format: shares of all elements of the tensors together."""
+    """Return three columns for each format: shares of all elements of the tensors together."""
     nonzero = sum(t.nonzero for t in tensors)
     cells = []
     for name in formats:
@@ -149,7 +149,7 @@ def _shares(tensors: Sequence[TensorStats], formats: Sequence[str]) -> str:
 
 
 def mark(t: TensorStats) -> str:
-    """``!`` outside [1/4, 4], if the tensor is judged; ``∞`` with elements that are not finite; else a space."""
+    """Return ``!`` outside [1/4, 4] if the tensor is judged, ``∞`` with non-finite elements, else a space."""
     if t.infinite or t.nan:
         return "∞"
     return "!" if is_outside(t) and t.is_judged else " "
@@ -182,7 +182,7 @@ def _rule_lines(report: Report) -> Iterator[str]:
 
 
 def summary_lines(report: Report) -> list[str]:
-    """Few lines: how many tensors are far from unit scale, which is the farthest, which are not judged, and why."""
+    """Return a few lines: tensors far from unit scale, the farthest one, tensors that are not judged, and causes."""
     s = report.summary()
     shares = ", ".join(f"{plural(k)} {s.outside[k]}/{s.judged[k]}" for k in KINDS)
     zero = "; ".join(f"{len(names)} {reason}" for reason, names in s.zero.items())
@@ -205,7 +205,7 @@ def _wrapped(line: str) -> list[str]:
 
 
 def _predicted_line(tensors: Sequence[TensorStats]) -> Iterator[str]:
-    """How near the scales are to those predicted from factors and shapes, and how many are not predicted."""
+    """Yield the agreement of the scales with their predictions, and the number of unpredicted tensors."""
     ratios = sorted(r for t in tensors if t.is_judged and (r := t.over_predicted) is not None)
     unknown = [t for t in tensors if t.is_judged and t.predicted is None]
     if ratios:
@@ -217,7 +217,7 @@ def _predicted_line(tensors: Sequence[TensorStats]) -> Iterator[str]:
 
 
 def _cause_lines(causes: Sequence[Cause]) -> Iterator[str]:
-    """Why tensors are outside, cause by cause, those of most tensors first: how many, where most, the remedy."""
+    """Yield the causes of tensors outside, the most frequent first: number, worst tensor, remedy."""
     groups: dict[str, list[Cause]] = {}
     for one in causes:
         groups.setdefault(one.cause, []).append(one)
@@ -243,22 +243,22 @@ def _farthest(s: Summary) -> str:
 
 
 def plural(kind: Kind) -> str:
-    """``weights``, ``activations``, …"""
+    """Return ``weights``, ``activations``, …"""
     return f"{kind}s"
 
 
 def figure(x: float) -> str:
-    """Three significant digits in at most eight columns."""
+    """Format with three significant digits in at most eight columns."""
     return f"{x:.3g}"
 
 
 def exponent(x: float) -> float:
-    """log2 x to one decimal, without a minus sign on zero."""
+    """Return log2 x to one decimal, without a minus sign on zero."""
     return round(math.log2(x), 1) + 0.0
 
 
 def percent(share: float) -> str:
-    """A share of 0 to 1 as percent, in three columns; ``·`` is exactly none, 100 exactly all."""
+    """Format a share of 0 to 1 as percent, in three columns; ``·`` is exactly none, 100 exactly all."""
     if share == 0:
         return "·"
     if share == 1:

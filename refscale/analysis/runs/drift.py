@@ -1,4 +1,4 @@
-"""How the scales of tensors move while a model trains: read from a run's ``scales.jsonl``, as a table, as a figure."""
+"""The change of tensors' scales during training: read from a run's ``scales.jsonl``, as a table, as a figure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMA = "refscale.drift/1"
 
 @dataclass(frozen=True)
 class Series:
-    """The scale of one tensor at each recorded step: σ, or what else it is judged by; 0 if it is all zero."""
+    """The scale of one tensor at each recorded step: σ, or the RMS if judged by it; 0 if it is all zero."""
 
     name: str
     kind: Kind
@@ -31,9 +31,9 @@ class Drift:
     """The scales of a run.
 
     Attributes:
-        label: of the run, such as "unit fp32".
-        steps: that were recorded; step 1 is measured before the first update.
-        tensors: those that are judged at every recorded step, in the order of the forward pass; so no biases, which
+        label: label of the run, such as "unit fp32".
+        steps: recorded steps; step 1 is measured before the first update.
+        tensors: tensors that are judged at every recorded step, in the order of the forward pass; without biases, which
             start at zero.
     """
 
@@ -42,15 +42,15 @@ class Drift:
     tensors: tuple[Series, ...]
 
     def of_kind(self, kind: Kind) -> list[Series]:
-        """The tensors of one kind."""
+        """Return the tensors of one kind."""
         return [t for t in self.tensors if t.kind == kind]
 
 
 def read_drift(out: str | Path) -> Drift:
-    """The scales of the run in a directory, up to its last whole line.
+    """Read the scales of the run in a directory, up to its last whole line.
 
     Raises:
-        DataError: nothing was recorded there (``--scales-every`` asks for it), or the lines cannot be understood.
+        DataError: the run has no records (option ``--scales-every``), or its lines are invalid.
     """
     call = f"read_drift({str(out)!r})"
     path = Path(out) / "scales.jsonl"
@@ -76,7 +76,7 @@ def read_drift(out: str | Path) -> Drift:
 
 
 def render_drift(drifts: Sequence[Drift]) -> list[str]:
-    """For each run, kind and recorded step: median, smallest and largest scale, and how many are outside [1/4, 4]."""
+    """Return for each run, kind and recorded step: median, smallest and largest scale, number outside [1/4, 4]."""
     lines = ["log2 of scales: median [smallest, largest], and how many of the tensors are outside [1/4, 4]"]
     for drift in drifts:
         columns = [["step", *map(str, drift.steps)]]
@@ -100,12 +100,12 @@ def _cell(series: Sequence[Series], i: int) -> str:
 
 
 def save_drifts(path: str | Path, drifts: Sequence[Drift]) -> None:
-    """Write drifts as JSON, atomically.  Raises OSError."""
+    """Write drifts as JSON, atomically; raise OSError on failure."""
     write_text(path, record_text(SCHEMA, {"runs": [_content(d) for d in drifts]}, indent=None))
 
 
 def load_drifts(path: str | Path) -> list[Drift]:
-    """Read what ``save_drifts`` wrote.  Raises DataError, OSError."""
+    """Read the drifts in a file of ``save_drifts``; raise DataError or OSError on failure."""
     call = f"load_drifts({str(path)!r})"
     with reading(call, "save_drifts"):
         content = read_json(path, call, most=DATA)

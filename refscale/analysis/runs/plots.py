@@ -17,14 +17,14 @@ _FP16 = get_format("float16")
 
 
 def plot_drift(path: str | Path, drifts: Sequence[Drift]) -> None:
-    """The scale of every tensor over the steps of training: a row for each kind, a column for each run.
+    """Plot the scale of every tensor over the steps of training: a row for each kind, a column for each run.
 
     Args:
-        path: .svg, .png or .pdf.
+        path: name of the figure, ending in .svg, .png or .pdf.
         drifts: at least one, from ``drift.read_drift``.
 
     Raises:
-        ArgumentError: see ``check_plot``.
+        ArgumentError: as in ``check_plot``.
         OSError: the file cannot be written.
     """
     with open_figure(path, 0.4 + 1.7 * len(KINDS)) as figure:
@@ -49,15 +49,15 @@ def plot_drift(path: str | Path, drifts: Sequence[Drift]) -> None:
 def plot_losses(
     path: str | Path, rows: Mapping[str, Sequence[float | None]], levels: Mapping[str, float] | None = None
 ) -> None:
-    """The final loss of every run: a row for each variant, a dot for each seed; × in a strip for one that diverged.
+    """Plot the final loss of every run: a row for each variant, a dot for each seed; × in a strip for divergence.
 
     Args:
-        path: .svg, .png or .pdf.
-        rows: losses of the seeds by name of the variant; None if it diverged.
-        levels: losses to compare with, by name: dashed lines.
+        path: name of the figure, ending in .svg, .png or .pdf.
+        rows: losses of the seeds by name of the variant; None for a diverged run.
+        levels: losses for comparison, by name: dashed lines.
 
     Raises:
-        ArgumentError: see ``check_plot``.
+        ArgumentError: as in ``check_plot``.
         OSError: the file cannot be written.
     """
     known = {name: [x for x in losses if x is not None] for name, losses in rows.items()}

@@ -1,4 +1,4 @@
-"""Figures of sweeps: a variant against another, point by point (paper, Figure 4); loss by learning rate and width."""
+"""Figures of sweeps: one variant against another, point by point (paper, Figure 4); loss by learning rate and width."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLORS = ("#1f78b4", "#e07a2f", "#8a5fbf", "#0f9aa8", "#b07d2b", "#6b6b6b")
-"""Of groups and values; none is the color of a scheme."""
+"""Colors of groups and values, distinct from those of schemes."""
 
 
 def plot_against(
@@ -26,15 +26,16 @@ def plot_against(
     unit: str,
     within: float = 0.0,
 ) -> None:
-    """A panel for each variant: its loss over that of the reference, a mark for each point, a band of no difference.
+    """Plot a panel for each variant: its loss over that of the reference, a mark for each point, a band of no
+    difference.
 
     Args:
-        path: .svg, .png or .pdf.
+        path: name of the figure, ending in .svg, .png or .pdf.
         reference: name of the variant on the horizontal axes.
-        groups: names, each with a color of its own.
-        points: by variant, (group, loss of the reference, loss of the variant); infinite ones at the top.
-        unit: of the losses.
-        within: half the width of the band, in that unit: what seeds alone make losses differ by.
+        groups: names of groups, each with its own color.
+        points: (group, loss of the reference, loss of the variant) by variant; infinite losses are at the top.
+        unit: unit of the losses.
+        within: half the width of the band, in that unit: the expected difference of losses between seeds.
 
     Raises:
         ArgumentError: matplotlib is not installed, or the name does not end in .svg, .png or .pdf.
@@ -67,16 +68,16 @@ def plot_against(
 def plot_rates(
     path: str | Path, curves: Mapping[str, Mapping[str, Mapping[float, float]]], axis: str, unit: str
 ) -> None:
-    """A panel for each variant: loss by log2 of the learning rate, a line for each value of one axis.
+    """Plot a panel for each variant: loss by log2 of the learning rate, a line for each value of one axis.
 
     Args:
-        path: .svg, .png or .pdf.
+        path: name of the figure, ending in .svg, .png or .pdf.
         curves: loss by exponent, by value of the axis, by variant.
-        axis: what the lines differ in.
-        unit: of the losses.
+        axis: setting in which the lines differ.
+        unit: unit of the losses.
 
     Raises:
-        ArgumentError: as ``plot_against``.
+        ArgumentError: as in ``plot_against``.
 
     Source: u-μP (arXiv 2407.17465), Figure 1.
     """
@@ -103,7 +104,7 @@ def plot_rates(
 
 
 def _key(panels: Sequence[Axes], used: int, title: str = "") -> None:
-    """The legend of the first panel, in the first that is not used, or else in the last."""
+    """Draw the legend of the first panel in the first unused panel, or else in the last one."""
     for ax in panels[used:]:
         ax.axis("off")
     handles, labels = panels[0].get_legend_handles_labels()

@@ -2,9 +2,9 @@
 
 In reading order:
 
-1. ``curves``: of N(0, σ²) in each format, by integration; of an array.
-2. ``blocks``: in block-scaled formats, of samples.
-3. ``plots``: over σ, as a figure.
+1. ``curves``: the ratio of N(0, σ²) in each format, by integration; the ratio of an array.
+2. ``blocks``: the ratio in block-scaled formats, on samples.
+3. ``plots``: the ratio over σ, as a figure.
 """
 
 from refscale.analysis.snr.blocks import block_curves, curves_over_scale, render_block_snr

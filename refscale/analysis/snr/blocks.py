@@ -1,8 +1,8 @@
-"""How well block-scaled formats carry numbers: of any scale, with heavy tails, with outliers, of trained matrices.
+"""Signal-to-noise ratio of block-scaled formats: at any scale, with heavy tails, with outliers, on trained matrices.
 
-A block's scale follows its numbers, so the ratio hardly depends on their σ; that is what blocks buy.  Which numbers
-share a block then matters as much: one large among many small ones takes their digits.  Unlike Figure 2's integral, the
-ratio is measured on fixed samples, the same on every run.
+The scale of a block follows its numbers, so the ratio hardly depends on σ; this is the advantage of blocks. But it
+depends on the numbers that share a block: one large number among many small ones takes their digits. Unlike Figure 2's
+integral, the ratio is measured on fixed samples, the same on every run.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from refscale.formats import Cast
 Float32 = NDArray[np.float32]
 
 SIDE = 1024
-"""Samples are matrices of that side."""
+"""Side length of the sample matrices."""
 
 ELEMENTS = ("float8_e4m3fn", "float8_e5m2", "float6_e3m2fn", "float4_e2m1fn")
-"""Formats without blocks, for comparison: what unit scaling uses."""
+"""Formats without blocks, for comparison, as unit scaling uses them."""
 
 PLOTTED = ("float8_e4m3fn", "float4_e2m1fn", "mxfp8_e4m3", "mxfp6_e2m3", "mxfp4", "nvfp4")
-"""Two formats alone, and four in blocks: the curves of a figure."""
+"""Formats of the figure: two alone, and four in blocks."""
 
 
 def samples() -> dict[str, Float32]:
-    """Matrices to convert, by name: normal of three scales; Student's t of 3 degrees of freedom; normal with one number
-    in 1000 that is 32 times as large; normal with rows of scales from 2^-8 to 2^8."""
+    """Return matrices to convert, by name: normal of three scales; Student's t of 3 degrees of freedom; normal with one
+    number in 1000 that is 32 times as large; normal with rows of scales from 2^-8 to 2^8."""
     rng = np.random.default_rng(20230311)
     shape = (SIDE, SIDE)
     x = rng.standard_normal(shape)
@@ -43,7 +43,7 @@ def samples() -> dict[str, Float32]:
 
 
 def conversions() -> dict[str, Cast | BlockCast]:
-    """What is compared, by name: elements alone, saturating; block formats, MX by two rules."""
+    """Return the compared conversions by name: elements alone, saturating; block formats, MX by two rules."""
     alone = {name: Cast(name, "nearest_even", "saturate") for name in ELEMENTS}
     blocks: dict[str, BlockCast] = dict(BLOCK_FORMATS)
     for name in ("mxfp8_e4m3", "mxfp4"):
@@ -52,7 +52,7 @@ def conversions() -> dict[str, Cast | BlockCast]:
 
 
 def block_curves(trained: Sequence[Float32] = ()) -> dict[str, dict[str, float]]:
-    """dB by conversion and sample; "trained" is the median over matrices that are given."""
+    """Return dB by conversion and sample; "trained" is the median over the given matrices."""
     known = samples()
     found = {}
     for name, cast in conversions().items():
@@ -63,7 +63,7 @@ def block_curves(trained: Sequence[Float32] = ()) -> dict[str, dict[str, float]]
 
 
 def curves_over_scale(formats: Sequence[str] = PLOTTED) -> dict[str, NDArray[np.float64]]:
-    """SNR of N(0, σ²) at σ = 2^-30 … 2^30, as ``snr.curves`` has it, of elements alone and of block formats."""
+    """Return the SNR of N(0, σ²) at σ = 2^-30 … 2^30, as ``snr.curves`` does, for elements alone and block formats."""
     x = np.random.default_rng(20230311).standard_normal((256, 256)).astype(np.float32)
     found = {}
     for name in formats:
@@ -74,7 +74,7 @@ def curves_over_scale(formats: Sequence[str] = PLOTTED) -> dict[str, NDArray[np.
 
 
 def render_block_snr(found: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
-    """A table, one line to a conversion."""
+    """Yield a table with a line for each conversion."""
     columns = list(next(iter(found.values())))
     yield f"SNR in dB of {SIDE} × {SIDE} numbers, to nearest even, saturating; blocks along the rows, or squares"
     yield f"{'':<18}" + "".join(f"{c:>10}" for c in columns)

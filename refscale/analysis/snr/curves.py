@@ -1,4 +1,4 @@
-"""How well a format carries Gaussian numbers, as a function of their scale (paper, Figure 2)."""
+"""Signal-to-noise ratio of Gaussian numbers in a format, as a function of their scale (paper, Figure 2)."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from refscale.errors import ArgumentError
 from refscale.formats import Cast, FormatLike, get_format, quantize
 
 SNR_FORMATS = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
-"""The paper's FP8 formats are the fnuz ones."""
+"""Formats of the default curves; the paper's FP8 formats are the fnuz ones."""
 
 EXPONENTS = range(-30, 31)
 SIGMAS: tuple[float, ...] = tuple(2.0**k for k in EXPONENTS)
 
 REACH = 3 * math.pi
-"""Integrate to 9.42 σ: beyond lies less than 1e-20 of the distribution, and of its power less than 1e-18."""
+"""Limit of integration, 9.42 σ: beyond it are less than 1e-20 of the distribution and 1e-18 of its power."""
 
 POINTS = 1 << 17
 
 
 @cache
 def _grid() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points z in (0, REACH) and their weights, which sum to 1.
+    """Return points z in (0, REACH) and their weights, which sum to 1.
 
-    The midpoint rule for N(0, 1), one side.  The rounding error is a sawtooth; the spacing of the points is no
-    rational multiple of any format's, so that they meet every tooth at ever other places.
+    The midpoint rule for N(0, 1), one side. The rounding error is a sawtooth; the ratio of the points' spacing to any
+    format's is not rational, so that the points sample different places of each tooth.
     """
     z = (np.arange(POINTS, dtype=np.float64) + 0.5) * (REACH / POINTS)
     weights = np.exp(-0.5 * z * z)
@@ -40,18 +40,18 @@ def _grid() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def snr(format: FormatLike, sigmas: Sequence[float] = SIGMAS) -> NDArray[np.float64]:
-    """Signal-to-noise ratio of N(0, σ²) rounded to a format.
+    """Compute the signal-to-noise ratio of N(0, σ²) rounded to a format.
 
         10·log10( E x² / E (x − quantize(x))² ),    x ~ N(0, σ²)
 
-    By integration, not by sampling: the same on every run.  Cast to nearest even, saturating.
+    Computed by integration, not by sampling, so it is the same on every run. The cast is to nearest even, saturating.
 
     Args:
-        format: a name or a format, with a sign.
+        format: a format with a sign, or its name.
         sigmas: standard deviations, positive.
 
     Returns:
-        dB, one for each σ.  0 where all becomes zero; flat between the smallest normal and the largest value.
+        dB, one for each σ: 0 if all becomes zero; flat between the smallest normal and the largest value.
 
     Raises:
         ArgumentError: an unsigned format, or a σ that is not positive and finite.
@@ -75,23 +75,23 @@ def snr(format: FormatLike, sigmas: Sequence[float] = SIGMAS) -> NDArray[np.floa
             raise ArgumentError(f"snr(sigmas): got {sigma}, expected positive finite standard deviations")
         x = z * sigma
         noise = x - quantize(x, f, rounding="nearest_even", overflow="saturate")
-        power = float(weights @ np.square(noise / sigma))  # relative, so that no square leaves float64's range
+        power = float(weights @ np.square(noise / sigma))  # relative, so that squares stay in float64's range
         result.append(10 * math.log10(float(weights @ np.square(z)) / power) if power else math.inf)
     return np.array(result)
 
 
 def cast_snr(x: ArrayLike, cast: Cast | BlockCast | str, scale: float = 1.0) -> float:
-    """Signal-to-noise ratio of a cast, of these numbers.
+    """Compute the signal-to-noise ratio of a cast of given numbers.
 
         10·log10( Σ x² / Σ (x − q)² ),    q = cast(x·scale)/scale
 
     Args:
-        x: any shape; of a block-scaled format one that has its axes, in float32.
-        cast: to a format, or to a block format, which may be given by its name.
-        scale: a power of two.
+        x: array of any shape; for a block-scaled format in float32, with the format's axes.
+        cast: cast to a format, or a block format or its name.
+        scale: scale, a power of two; default: 1.
 
     Returns:
-        dB; infinite if nothing is lost, 0 if all becomes zero, minus infinity if x or q is not finite.
+        dB; infinite without an error, 0 if all becomes zero, minus infinity if x or q is not finite.
     """
     exact = plain("cast_snr", "x", x).astype(np.float64) * scale
     q = cast(exact) if isinstance(cast, Cast) else quantize_blocks(exact.astype(np.float32), cast)
@@ -105,22 +105,22 @@ def cast_snr(x: ArrayLike, cast: Cast | BlockCast | str, scale: float = 1.0) -> 
 
 
 def curves(formats: Sequence[str] = SNR_FORMATS) -> dict[str, NDArray[np.float64]]:
-    """``snr`` for each format, at σ = 2^-30 … 2^30; by full name."""
+    """Return ``snr`` for each format by its full name, at σ = 2^-30 … 2^30."""
     return {get_format(name).name: snr(name) for name in formats}
 
 
 def plateau(values: NDArray[np.float64], within: float = 1.0) -> tuple[int, int]:
-    """The first and last exponent k of EXPONENTS where the SNR at σ = 2^k is within so many dB of its best."""
+    """Return the first and last exponent k of EXPONENTS at which the SNR at σ = 2^k is within some dB of its best."""
     good = np.flatnonzero(values >= values.max() - within)
     return EXPONENTS[int(good[0])], EXPONENTS[int(good[-1])]
 
 
 def render_snr(found: Mapping[str, NDArray[np.float64]], step: int = 2) -> Iterator[str]:
-    """A table of SNR in dB over σ, every ``step`` binades, and each format's plateau.
+    """Yield a table of SNR in dB over σ, every ``step`` binades, and each format's plateau.
 
     Args:
-        found: from ``curves``.
-        step: binades from one line to the next.
+        found: result of ``curves``.
+        step: binades between lines.
 
     Returns:
         Lines of at most 120 columns for up to ten formats.

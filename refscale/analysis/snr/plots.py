@@ -15,14 +15,14 @@ from refscale.formats import FORMATS
 
 
 def plot_snr(path: str | Path, found: Mapping[str, NDArray[np.float64]]) -> None:
-    """SNR in dB over σ = 2^-30 … 2^30, a curve for each format.
+    """Plot SNR in dB over σ = 2^-30 … 2^30, a curve for each format.
 
     Args:
-        path: .svg, .png or .pdf.
-        found: from ``snr.curves.curves``, or from ``snr.blocks.curves_over_scale``.
+        path: name of the figure, ending in .svg, .png or .pdf.
+        found: result of ``snr.curves.curves``, or of ``snr.blocks.curves_over_scale``.
 
     Raises:
-        ArgumentError: see ``check_plot``.
+        ArgumentError: as in ``check_plot``.
         OSError: the file cannot be written.
     """
     with open_figure(path, 3.6) as figure:

@@ -10,10 +10,10 @@ _COLUMNS = ("name", "bits", "E", "M", "bias", "max", "normal", "subnormal", "inf
 
 
 def format_table() -> Iterator[str]:
-    """One line for each of ``FORMATS``: widths, bias, range, the codes of infinity and NaN, how many codes there are.
+    """Yield one line for each of ``FORMATS``: widths, bias, range, codes of infinity and NaN, number of codes.
 
     Returns:
-        Lines of at most 100 columns.  Source: each format's own, see ``Format.source``; paper, Table A.1.
+        Lines of at most 100 columns. Source: that of each format, see ``Format.source``; paper, Table A.1.
     """
     rows = [_COLUMNS, *map(_row, FORMATS.values())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
@@ -23,8 +23,8 @@ def format_table() -> Iterator[str]:
         )
         yield "  ".join([name, *rest])
     yield ""
-    yield "E, M: exponent and mantissa bits.  normal, subnormal: the smallest.  inf, NaN: code of the positive,"
-    yield "canonical one; - where there is none."
+    yield "E, M: number of exponent and mantissa bits. normal, subnormal: the smallest positive one. inf, NaN:"
+    yield "code of the positive, canonical one; -: the format has none."
 
 
 def _row(f: Format) -> tuple[str, ...]:
@@ -48,11 +48,11 @@ def _code(code: int | None, f: Format) -> str:
 
 
 def format_label(name: str) -> str:
-    """Short name for the head of a column: ``FP16``, ``E4M3``, ``E5M2``, ``E4M3FNUZ``; no two formats share one."""
+    """Return a short name for the head of a column: ``FP16``, ``E4M3``, ``E5M2``, ``E4M3FNUZ``; all are distinct."""
     short = {
         "float16": "FP16",
         "bfloat16": "BF16",
-        "float8_e4m3fn": "E4M3",  # what hardware calls so
+        "float8_e4m3fn": "E4M3",  # name in hardware
         "float8_e4m3": "E4M3IEEE",
         "float8_e4m3b11fnuz": "E4M3B11",
         "int8_q6": "INT8",

@@ -1,4 +1,4 @@
-"""Factors of any function, measured: 1/σ of its output and of its gradients for N(0, 1) inputs, with an interval."""
+"""Measured factors of any function: 1/σ of its output and of its gradients for N(0, 1) inputs, with an interval."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ ERRORS = 2.0
 
 @dataclass(frozen=True)
 class MeasuredFactor:
-    """One factor of a function: measured, and by the rule of an op, where the function is one op.
+    """One measured factor of a function, beside the rule of an op if the function is one op.
 
     Attributes:
         of: "output", or "gradient of" an input.
-        statistic: "std" or "rms": what becomes 1.
+        statistic: "std" or "rms": the statistic that becomes 1.
         factor: one over the statistic, pooled over all repeats.
-        error: its standard error.
-        rule: the op's factor; None without a rule.
+        error: standard error of the factor.
+        rule: factor of the op; None without a rule.
     """
 
     of: str
@@ -47,25 +47,25 @@ class MeasuredFactor:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Two standard errors to either side.  Of right rules it misses about one in twenty."""
+        """Interval of two standard errors to either side; a correct rule is outside in about one of twenty cases."""
         return self.factor - ERRORS * self.error, self.factor + ERRORS * self.error
 
     @property
     def agrees(self) -> bool | None:
-        """Whether the rule is in the interval, roundings allowed; None without a rule."""
+        """Whether the rule is in the interval, up to rounding; None without a rule."""
         if self.rule is None:
             return None
         return abs(self.rule - self.factor) <= ERRORS * self.error + 1e-9 * self.factor
 
 
 def parse_shapes(text: str) -> tuple[Shape, ...]:
-    """Shapes of inputs from text: ``"256x64,64x32"`` → ((256, 64), (64, 32)).
+    """Parse shapes of inputs: ``"256x64,64x32"`` → ((256, 64), (64, 32)).
 
     Args:
         text: sides ≥ 1 joined by "x", shapes separated by commas.
 
     Raises:
-        ArgumentError: anything else.
+        ArgumentError: any other text.
     """
     parts = [part.strip() for part in text.split(",")]
     sides = [part.split("x") for part in parts]
@@ -75,13 +75,13 @@ def parse_shapes(text: str) -> tuple[Shape, ...]:
 
 
 def load_function(where: str) -> Function:
-    """The function of that name in a Python file or an importable module, or the op, or the class of one.
+    """Load a function, an op or the class of an op by name, from a Python file or an importable module.
 
     Args:
         where: "path/to/file.py:NAME" or "module:NAME", such as "refscale.ops:Gelu".
 
     Raises:
-        ArgumentError: it cannot be imported, or called.
+        ArgumentError: the object cannot be imported or called.
     """
     found, _ = load_object(where, "function", ArgumentError, "f")
     if isinstance(found, type) and issubclass(found, Op):
@@ -95,27 +95,27 @@ def load_function(where: str) -> Function:
 
 
 def measure(f: Function, shapes: Sequence[Shape], *, repeat: int = 32, seed: int = 0) -> list[MeasuredFactor]:
-    """Factors of a function, from repeated runs on independent N(0, 1) inputs and incoming gradients.
+    """Measure the factors of a function in repeated runs on independent N(0, 1) inputs and incoming gradients.
 
         factor = 1/√(mean over all repeats and elements of y²), or about the mean of all
 
-    Runs are unscaled, in float64.  Statistics are pooled over the repeats before the root is taken: a mean of 1/σ would
-    be too large for small shapes.  The standard error is that of the jackknife over repeats (Efron 1982), which counts
-    that the elements of one run depend on each other.
+    Runs are unscaled, in float64. Statistics are pooled over the repeats before the root is taken, as a mean of 1/σ
+    would be too large for small shapes. The standard error is that of the jackknife over repeats (Efron 1982), which
+    accounts for the dependence of the elements of one run.
 
     Args:
-        f: takes a tensor for each shape, and returns one; or an op.
-        shapes: of the inputs.
-        repeat: runs, ≥ 2.
-        seed: of inputs and gradients.
+        f: function that takes a tensor for each shape and returns one; or an op.
+        shapes: shapes of the inputs.
+        repeat: number of runs, ≥ 2.
+        seed: random seed of inputs and gradients.
 
     Returns:
-        Of the output, by standard deviation and by RMS; then of each input's gradient, by RMS, as its mean is 0 with
-        that of the incoming one.  A rule stands beside a factor where f records one op, of its inputs in order.
+        Factors of the output, by standard deviation and by RMS; then of each input's gradient, by RMS, as its mean is
+        0. A rule is given if f records a single op, with its inputs in order.
 
     Raises:
-        ArgumentError: fewer than two repeats, f raises or returns anything but a tensor that depends on every input, or
-            a value that is not finite, or 0 or constant everywhere.
+        ArgumentError: there are fewer than two repeats; f raises, or does not return a tensor that depends on every
+            input; or a result is not finite, or 0 or constant everywhere.
     """
     name = f.name if isinstance(f, Op) else getattr(f, "__name__", type(f).__name__)
     runs = whole_number(repeat, 2)
@@ -123,7 +123,9 @@ def measure(f: Function, shapes: Sequence[Shape], *, repeat: int = 32, seed: int
         raise ArgumentError(f"measure({name}, repeat={repeat!r}): expected an integer ≥ 2")
     if isinstance(f, Op) and f.constants:
         constants = " and ".join(f.inputs[i] for i in f.constants)
-        raise ArgumentError(f"measure({name}): {constants} is no N(0, 1) array; measure a function that passes it")
+        raise ArgumentError(
+            f"measure({name}): {constants} cannot be a N(0, 1) array; measure a function that passes it"
+        )
     rng, sums = np.random.default_rng(seed), []
     for _ in range(runs):
         tape = Tape(regular, dtype=np.float64)
@@ -160,7 +162,7 @@ def _called(name: str, f: Function, leaves: list[Tensor]) -> Tensor:
 
 
 def _names(f: Function, count: int) -> list[str]:
-    """Names of the inputs: those of the op, or of the function's parameters, where each has one."""
+    """Return the names of the inputs: those of the op, or of the function's parameters if each has one."""
     if isinstance(f, Op):
         names = list(f.inputs)
     else:
@@ -170,7 +172,7 @@ def _names(f: Function, count: int) -> list[str]:
 
 
 def _moments(name: str, x: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean and mean square."""
+    """Return mean and mean square."""
     mean, square = float(np.mean(x)), float(np.mean(np.square(x)))
     if not math.isfinite(square):
         raise ArgumentError(f"measure({name}): a value or gradient is not finite")
@@ -178,7 +180,7 @@ def _moments(name: str, x: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _rule(tape: Tape, leaves: list[Tensor], statistic: Statistic) -> Scales | None:
-    """The factors of the one op that was recorded, if its inputs are the leaves."""
+    """Return the factors of the only recorded op, if its inputs are the leaves."""
     nodes = [node for node in tape.nodes if not node.op.carries_factors]
     if len(nodes) != 1 or nodes[0].inputs != tuple(leaf.variable for leaf in leaves):
         return None
@@ -189,7 +191,7 @@ def _rule(tape: Tape, leaves: list[Tensor], statistic: Statistic) -> Scales | No
 def _measured(
     name: str, of: str, statistic: Statistic, moments: NDArray[np.float64], rule: float | None
 ) -> MeasuredFactor:
-    """The factor of (repeats, mean and mean square), and its standard error by the jackknife."""
+    """Return the factor of (repeats, mean and mean square), and its standard error by the jackknife."""
 
     def factors(m: NDArray[np.float64]) -> NDArray[np.float64]:
         square = m[..., 1] - m[..., 0] ** 2 if statistic == "std" else m[..., 1]
@@ -204,7 +206,7 @@ def _measured(
 
 
 def render_measured(measured: Iterable[MeasuredFactor]) -> str:
-    """The factors as aligned text: measured with two standard errors, and the rule with its verdict."""
+    """Return the factors as aligned text: measured with two standard errors, and the rule with its verdict."""
     cells = [("of", "statistic", "measured", "± 2 s.e.", "rule", "")]
     for m in measured:
         rule = "-" if m.rule is None else f"{m.rule:.6g}"
@@ -216,6 +218,6 @@ def render_measured(measured: Iterable[MeasuredFactor]) -> str:
 
 
 def save_measured(path: str | Path, where: str, shapes: Sequence[Shape], measured: Iterable[MeasuredFactor]) -> None:
-    """Write the factors as JSON, atomically.  Raises OSError."""
+    """Write the factors as JSON, atomically; raise OSError on failure."""
     rows = [asdict(m) | {"interval": list(m.interval), "agrees": m.agrees} for m in measured]
     write_json(path, {"function": where, "shapes": [list(shape) for shape in shapes], "factors": rows})

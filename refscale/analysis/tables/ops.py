@@ -1,7 +1,7 @@
 """The op table in numbers: the factors of every op at given sizes (paper, Table A.2).
 
-``b`` is the batch, ``m`` the width, ``n`` another width (hidden layer, channels out), ``s`` the length of a sequence,
-of a softmax or of a vocabulary.
+``b`` is the batch, ``m`` the width, ``n`` another width (hidden layer, output channels), ``s`` the length of a
+sequence, of a softmax or of a vocabulary.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class OpRow:
     """One op at one set of shapes.
 
     Attributes:
-        op: the name, as in reports.
-        attributes: those that differ from their defaults, as written in code.
-        shapes: of the inputs.
-        statistic: "std" or "rms" where they differ, else "".
-        alpha: the factor of the output.
-        beta: that of each input's gradient, None where there is none.
-        constrained: what α and the β of the first input become by the recipe: their geometric mean, of additions α;
-            None for losses, whose value is not rescaled, and for identities that only carry factors.
-        source: where the factors come from.
+        op: name of the op, as in reports.
+        attributes: attributes that differ from their defaults, as written in code.
+        shapes: shapes of the inputs.
+        statistic: statistic that α normalizes, "std" or "rms"; "" if both have the same factors.
+        alpha: factor of the output.
+        beta: factor of each input's gradient, None without one.
+        constrained: common value of α and the β of the first input by the recipe: their geometric mean, for additions
+            α; None for losses, whose value is not rescaled, and for identities that only apply factors.
+        source: source of the factors.
     """
 
     op: str
@@ -49,16 +49,16 @@ class OpRow:
 
 
 def parse_shape(text: str) -> dict[str, int]:
-    """Sizes from text: ``"b=1024,m=768"`` → {"b": 1024, "m": 768}.
+    """Parse sizes: ``"b=1024,m=768"`` → {"b": 1024, "m": 768}.
 
     Args:
         text: ``name=number`` separated by commas; names as in ``DEFAULTS``; "" for none.
 
     Returns:
-        The sizes given, for ``rows``.
+        The given sizes, for ``rows``.
 
     Raises:
-        ArgumentError: anything else.
+        ArgumentError: any other text.
     """
     sizes: dict[str, int] = {}
     call, expected = f"parse_shape({text!r})", "sizes such as 'b=1024,m=768'"
@@ -72,33 +72,33 @@ def parse_shape(text: str) -> dict[str, int]:
 
 
 def rows(shape: Mapping[str, int] = DEFAULTS) -> list[OpRow]:
-    """The op table at given sizes.
+    """Return the op table at given sizes.
 
     Args:
-        shape: sizes by name, b, m, n and s, each ≥ 1; those left out are as in ``DEFAULTS``.
+        shape: sizes by name, b, m, n and s, each ≥ 1; missing ones are those of ``DEFAULTS``.
 
     Returns:
-        At least one row for every op, in the order of the pages; two where standard deviation and RMS differ.
+        At least one row for every op, in the order of the pages; two if standard deviation and RMS differ.
 
     Raises:
-        ArgumentError: an unknown name, or a size that is no positive integer.
+        ArgumentError: an unknown name, or a size that is not a positive integer.
     """
     return [row for e in examples(shape) for row in _rows_of(e.op, e.shapes)]
 
 
 def examples(shape: Mapping[str, int] = DEFAULTS) -> list[Example]:
-    """The examples that the op classes declare, at given sizes; ``rows`` lists them.
+    """Return the examples that the op classes declare, at given sizes; ``rows`` lists them.
 
     Raises:
-        ArgumentError: as ``rows``.
+        ArgumentError: as in ``rows``.
     """
     return ops.examples(Sizes(**_checked("rows", shape)))
 
 
 def render(rows: Iterable[OpRow]) -> str:
-    """The rows as aligned text, under a line of headings: two lines each, the factors, then attributes, shapes, source.
+    """Return the rows as aligned text with headings: two lines each, the factors, then attributes, shapes, source.
 
-    "-" stands for a factor that does not exist.  Lines have at most 100 columns.
+    "-" marks a missing factor. Lines have at most 100 columns.
     """
     head = ("op", "statistic", "α", "β", "constrained")
     rows = list(rows)

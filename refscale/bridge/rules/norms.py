@@ -57,10 +57,8 @@ def _batch_norm(
     **unused: object,
 ) -> Any:
     gain, shift = _affine(run, input, weight, bias, input.shape[1])
-    if training:
-        return run.first(run.apply(ops.BatchNorm(eps), run.last(input), gain, shift))
-    op = ops.FrozenBatchNorm(eps)
-    return run.first(run.apply(op, run.last(input), gain, shift, running_mean, running_var))
+    statistics = None if running_mean is None else (running_mean, running_var)
+    return run.first(run.batch_norm(run.last(input), gain, shift, statistics, training, momentum, eps))
 
 
 @rule_of("group_norm.default")

@@ -103,6 +103,22 @@ def _upsample_nearest(
     return run.first(run.apply(ops.NearestResize(factor), run.last(input)))
 
 
+@rule_of("upsample_linear1d.vec", "upsample_bilinear2d.vec", "upsample_trilinear3d.vec")
+def _upsample_linear(
+    run: Evaluation,
+    input: Any,
+    output_size: Sequence[int] | None,
+    align_corners: bool,
+    scale_factors: Sequence[float] | None,
+) -> Any:
+    space = input.shape[2:]
+    goal = list(output_size or [s * f for s, f in zip(space, scale_factors or (), strict=True)])
+    if any(g != int(g) for g in goal):
+        raise ProgramError(f"upsample of {tuple(space)} by {scale_factors}: expected whole numbers of places")
+    op = ops.LinearResize(tuple(int(g) for g in goal), bool(align_corners))
+    return run.first(run.apply(op, run.last(input)))
+
+
 # --- Attention, tables, dropout ---------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ __all__ = ["RULES", "Rule", "for_each_axis", "is_one", "number_of", "reshaped", 
 Rule = Callable[..., Any]
 
 RULES: dict[str, Rule] = {}
-"""By ATen name, such as "aten.linear.default"."""
+"""By target of a step, such as "aten.linear.default" or "onnx.Gemm"."""
 
 
 def rule_of(*names: str) -> Callable[[Rule], Rule]:
@@ -42,7 +42,8 @@ def number_of(x: object) -> float | None:
     """The value of a number or of a constant of one element; None for all else."""
     if isinstance(x, bool | int | float):
         return float(x)
-    return None if isinstance(x, Tensor) or getattr(x, "shape", None) != () else float(x)  # type: ignore[arg-type]
+    constant = not isinstance(x, Tensor) and getattr(x, "shape", None) == () and hasattr(x, "__float__")
+    return float(x) if constant else None  # type: ignore[arg-type]
 
 
 def shape_of(sizes: Sequence[int], elements: int) -> tuple[int, ...]:

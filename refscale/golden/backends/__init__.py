@@ -1,4 +1,4 @@
-"""Backends that come with the kit; each imports its library only when it is made."""
+"""Backends that come with the kit; each imports its library when it is created."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Shipped:
     """A backend that comes with the kit.
 
     Attributes:
-        name: what the command line calls it.
+        name: name on the command line.
         where: "module:Class".
         needs: modules that it imports.
-        about: one line.
+        about: description in one line.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Shipped:
 
     @property
     def installed(self) -> bool:
-        """Whether what it needs can be imported; says nothing of a GPU."""
+        """Whether its modules can be imported; a GPU is not checked."""
         return all(importlib.util.find_spec(m) is not None for m in self.needs)
 
 
@@ -53,14 +53,14 @@ SHIPPED: Mapping[str, Shipped] = MappingProxyType(
         )
     }
 )
-"""By the names of the command line."""
+"""Shipped backends by their names on the command line."""
 
 
 def find(where: str) -> Backend:
-    """A shipped backend by its name, or "module:Class".
+    """Return a shipped backend by its name, or an instance of "module:Class".
 
     Raises:
-        GoldenError: it cannot be had.
+        GoldenError: the backend cannot be imported or created.
     """
     if where in SHIPPED:
         shipped = SHIPPED[where]

@@ -1,4 +1,4 @@
-"""Libraries that cast: ml_dtypes and gfloat."""
+"""Backends of libraries that cast: ml_dtypes and gfloat."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ DTYPES: dict[str, Any] = {
     "float32": np.float32,
     **{name: getattr(ml_dtypes, name) for name in FORMATS if hasattr(ml_dtypes, name)},
 }
-"""Formats that are dtypes."""
+"""Formats that are dtypes of ml_dtypes or NumPy."""
 
 
 class MlDtypes:
-    """``x.astype(dtype)`` and back."""
+    """Backend of ml_dtypes: ``x.astype(dtype)`` and back."""
 
     name = "ml_dtypes"
     version = ml_dtypes.__version__
     claims = Claims(tuple(DTYPES), ("nearest_even",), conventions="ml_dtypes")
 
     def cast(self, x: Array, *, format: str, overflow: str, **_: Any) -> Array:
-        """To the dtype; what has neither infinity nor NaN saturates, everything else does not."""
+        """Cast to the dtype; formats with neither infinity nor NaN saturate, all others do not."""
         kind = FORMATS[format]
         if overflow == "saturate" and (kind.has_inf or kind.has_nan):
             raise NotImplementedError("astype does not saturate")
         return np.asarray(x.astype(DTYPES[format]))
 
     def decode(self, codes: Array, *, format: str) -> Array:
-        """From the dtype to float32."""
+        """Convert codes to float32."""
         return np.asarray(codes.view(DTYPES[format]).astype(np.float32))
 
 
 class Gfloat:
-    """``gfloat.round_ndarray`` and ``decode_ndarray``."""
+    """Backend of gfloat: ``round_ndarray`` and ``decode_ndarray``."""
 
     name = "gfloat"
 
@@ -81,7 +81,7 @@ class Gfloat:
         self.claims = Claims(formats, tuple(self._modes), scale_rules=("floor",))
 
     def cast(self, x: Array, *, format: str, rounding: str, overflow: str, **_: Any) -> Array:
-        """Rounded in float64."""
+        """Round in float64."""
         info = self._info(format)
         if overflow == "nonsaturate" and not (FORMATS[format].has_inf or FORMATS[format].has_nan):
             raise NotImplementedError("no infinity and no NaN: the library saturates or raises")
@@ -91,7 +91,7 @@ class Gfloat:
     def block_quantize(
         self, x: Array, *, format: str, block: list[int], scale_format: str, axis: int, rounding: str, **_: Any
     ) -> dict[str, Array]:
-        """Block by block, in float64."""
+        """Convert block by block, in float64."""
         if scale_format != "float8_e8m0fnu" or block != [32] or axis != -1 or x.shape[-1] % 32:
             raise NotImplementedError("whole blocks of 32 along the last axis only")
         if not np.isfinite(x).all():
@@ -109,7 +109,7 @@ class Gfloat:
         }
 
     def decode(self, codes: Array, *, format: str) -> Array:
-        """Values of codes."""
+        """Return the values of codes."""
         return np.asarray(self._gfloat.decode_ndarray(self._info(format), codes)).astype(np.float32)
 
     def _info(self, format: str) -> Any:

@@ -1,4 +1,4 @@
-"""JAX: casts, products and functions."""
+"""Backend of JAX: casts, products and functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 
 class Jax:
-    """The default device, at highest precision.  Products and functions are computed in float32."""
+    """Backend of JAX on the default device, at highest precision. Products and functions are computed in float32."""
 
     name = "jax"
 
@@ -30,7 +30,7 @@ class Jax:
         )
 
     def cast(self, x: Array, *, format: str, overflow: str, **_: Any) -> Array:
-        """``x.astype(dtype)``, which does not saturate."""
+        """Cast by ``x.astype(dtype)``, which does not saturate."""
         if overflow == "saturate":
             raise NotImplementedError("astype does not saturate")
         if x.dtype == np.float64:
@@ -38,11 +38,11 @@ class Jax:
         return np.asarray(self.jax.numpy.asarray(x).astype(DTYPES[format]))
 
     def decode(self, codes: Array, *, format: str) -> Array:
-        """To float32."""
+        """Convert codes to float32."""
         return np.asarray(self.jax.numpy.asarray(codes.view(DTYPES[format])).astype(np.float32))
 
     def unary(self, x: Array, *, function: str, derivative: bool, format: str, overflow: str, **_: Any) -> Array:
-        """In float32, then rounded; derivatives by ``jax.grad``."""
+        """Compute in float32, then round; derivatives by ``jax.grad``."""
         if overflow == "saturate":
             raise NotImplementedError("astype does not saturate")
         jax, np_, nn = self.jax, self.jax.numpy, self.jax.nn
@@ -65,7 +65,7 @@ class Jax:
         return np.asarray(y.astype(DTYPES[format]))
 
     def matmul(self, a: Array, b: Array, *, format: str, overflow: str, factor: float, **_: Any) -> Array:
-        """In float32, then rounded."""
+        """Compute in float32, then round."""
         if overflow == "saturate":
             raise NotImplementedError("astype does not saturate")
         if factor != 1:

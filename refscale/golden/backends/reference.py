@@ -1,4 +1,4 @@
-"""The reference itself, called as any backend is: attributes in, arrays out, nothing from the generators."""
+"""The reference as a backend: it receives attributes and arrays only, and shares no state with the generators."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ Array = NDArray[Any]
 
 
 class Reference:
-    """refscale's own arithmetic."""
+    """Backend of refscale's own arithmetic."""
 
     name = "reference"
     version = __version__
     claims = Claims(nan="same", conventions="refscale", start=True)
 
     def cast(self, x: Array, *, format: str, rounding: str, overflow: str, random_bits: Array | None = None) -> Array:
-        """Rounded to the format."""
+        """Round to the format."""
         return Cast(format, rounding, overflow)(x, random_bits)  # type: ignore[arg-type]
 
     def decode(self, codes: Array, *, format: str) -> Array:
-        """Values of codes."""
+        """Return the values of codes."""
         return decode(codes, format)
 
     def unary(self, x: Array, *, function: str, derivative: bool, format: str, rounding: str, overflow: str) -> Array:
-        """A function of one number."""
+        """Compute a function of one number."""
         return exact.evaluate(function, x, Cast(format, rounding, overflow), derivative)  # type: ignore[arg-type]
 
     def matmul(
@@ -51,7 +51,7 @@ class Reference:
         factor: float,
         **_: Any,
     ) -> Array:
-        """A product, correctly rounded."""
+        """Compute a product, correctly rounded."""
         return exact.matmul(a, b, Cast(format, rounding, overflow), factor, c)  # type: ignore[arg-type]
 
     def scaled_matmul(
@@ -67,12 +67,12 @@ class Reference:
         overflow: str,
         **_: Any,
     ) -> Array:
-        """A product of scaled operands."""
+        """Compute a product of scaled operands."""
         left, right = scaled_operands(a, b, a_scale, b_scale, block)
         return exact.matmul(left, right, Cast(format, rounding, overflow))  # type: ignore[arg-type]
 
     def block_quantize(self, x: Array, random_bits: Array | None = None, **attributes: Any) -> dict[str, Array]:
-        """A conversion to a block-scaled format."""
+        """Convert to a block-scaled format."""
         y = encode_blocks(x, cast_of(**attributes), random_bits)
         return {"elements": y.codes, "scales": y.scales, "tensor_scale": np.asarray(y.tensor_scale, np.float32)}
 
@@ -90,18 +90,18 @@ class Reference:
         b_tensor_scale: Array | float = 1.0,
         **v: Any,
     ) -> Array:
-        """A product of block-scaled matrices."""
+        """Compute a product of block-scaled matrices."""
         scales = (a_scales, b_scales), (float(a_tensor_scale), float(b_tensor_scale))
         left, right = block_operands(v, (a, b), *scales)
         return block_matmul(left, right, Cast(format, rounding, overflow))  # type: ignore[arg-type]
 
     def block_dequantize(self, elements: Array, scales: Array, tensor_scale: Array | float = 1.0, **v: Any) -> Array:
-        """The values of block-scaled codes."""
+        """Return the values of block-scaled codes."""
         blocks = dequantize_operand(v, elements, scales, float(tensor_scale))
         return dequantize_blocks(blocks, Cast(v["format"], v["rounding"], v["overflow"]))
 
     def block_layout(self, codes: Array, *, layout: str) -> Array:
-        """Codes, moved."""
+        """Return codes in another memory layout."""
         return pack_nibbles(codes) if layout == "nibbles" else tile_scales(codes)
 
     def op(
@@ -117,7 +117,7 @@ class Reference:
         gradient: Array | None = None,
         **arrays: Array,
     ) -> dict[str, Array]:
-        """An op, forward and backward."""
+        """Compute an op, forward and backward."""
         op = replay.make_op(name, attributes)
         given = [arrays[n] for n in replay.input_names(op, len(arrays))]
         policy = replay.policy(op, store, operand, operand_gradient)
@@ -135,7 +135,7 @@ class Reference:
         calls: list[dict[str, Any]],
         **arrays: Array,
     ) -> dict[str, Array]:
-        """A training step."""
+        """Compute a training step."""
         casts = {"store": store, "operand": operand, "operand_gradient": operand_gradient}
         return steps.training_step(arrays, calls=calls, **casts)  # type: ignore[arg-type]
 
@@ -153,7 +153,7 @@ class Reference:
         eps: float,
         weight_decay: float,
     ) -> dict[str, Array]:
-        """One step of AdamW."""
+        """Compute one step of AdamW."""
         rule = adamw(b1, b2, eps, weight_decay)
         state = {"step": np.asarray(t - 1), "m/p": m, "v/p": v}
         new, after = rule.update({"p": gradient}, state, {"p": parameter}, Rate(lr), {"p": Group(1.0)})

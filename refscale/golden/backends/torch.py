@@ -1,4 +1,4 @@
-"""PyTorch: casts between its dtypes, products, functions, and ops with autograd."""
+"""Backends of PyTorch: casts between its dtypes, products, functions, and ops with autograd."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NARROW = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
 
 
 class Torch:
-    """The CPU.  Products and ops compute in float32, in an order that is not said."""
+    """Backend of PyTorch on the CPU. Products and ops compute in float32, in an unspecified order."""
 
     name = "torch"
     device = "cpu"
@@ -38,19 +38,19 @@ class Torch:
         )
 
     def cast(self, x: Array, *, format: str, overflow: str, **_: Any) -> Array:
-        """``x.to(dtype)``, which does not saturate."""
+        """Cast by ``x.to(dtype)``, which does not saturate."""
         if overflow == "saturate":
             raise NotImplementedError("Tensor.to does not saturate")
         return self.codes(self.tensor(x).to(self.dtypes[format]))
 
     def decode(self, codes: Array, *, format: str) -> Array:
-        """To float32."""
+        """Convert codes to float32."""
         signed = codes.view(np.dtype(f"i{codes.dtype.itemsize}"))
         tensor = self.torch.from_numpy(signed).to(self.device).view(self.dtypes[format])
         return self.codes(tensor.float())
 
     def unary(self, x: Array, *, function: str, derivative: bool, format: str, overflow: str, **_: Any) -> Array:
-        """In float32, then rounded; derivatives by autograd."""
+        """Compute in float32, then round; derivatives by autograd."""
         if overflow == "saturate":
             raise NotImplementedError("Tensor.to does not saturate")
         t = self.tensor(x.astype(np.float32)).requires_grad_(derivative)
@@ -72,7 +72,7 @@ class Torch:
         factor: float,
         **_: Any,
     ) -> Array:
-        """In the dtype of operands and output if that is one, else in float32."""
+        """Compute in the dtype of operands and output if they share one, else in float32."""
         if factor != 1:
             raise NotImplementedError("no product with a factor")
         if overflow == "saturate":
@@ -94,7 +94,7 @@ class Torch:
         gradient: Array | None = None,
         **arrays: Array,
     ) -> dict[str, Array]:
-        """In float32 with autograd, then rounded to what is stored."""
+        """Compute in float32 with autograd, then round to the stored formats."""
         if operand or operand_gradient or any(b not in (None, alpha) for b in beta):
             raise NotImplementedError("autograd has neither casts of operands nor factors of its own")
         function = self._ops(attributes).get(name)
@@ -114,13 +114,13 @@ class Torch:
         return outputs
 
     def tensor(self, x: Array) -> Tensor:
-        """On the device, bits kept."""
+        """Return an array as a tensor on the device, with the same bits."""
         if x.dtype == ml_dtypes.bfloat16:
             return self.torch.from_numpy(x.view(np.int16)).view(self.torch.bfloat16).to(self.device)
         return self.torch.from_numpy(np.ascontiguousarray(x)).reshape(x.shape).to(self.device)
 
     def codes(self, t: Tensor) -> Array:
-        """Bits of a tensor, as unsigned integers."""
+        """Return the bits of a tensor as unsigned integers."""
         size = t.element_size()
         signed = t.detach().contiguous().view(getattr(self.torch, f"int{8 * size}")).cpu().numpy()
         return np.asarray(signed.view(np.dtype(f"u{size}")).reshape(tuple(t.shape)))
@@ -143,7 +143,7 @@ class Torch:
         }
 
     def _ops(self, v: dict[str, Any]) -> dict[str, Callable[..., Tensor]]:
-        """Ops of the table that PyTorch has, by name; ``v`` are attributes."""
+        """Return the ops of the table that PyTorch has, by name; ``v`` are attributes."""
         torch, f = self.torch, self.torch.nn.functional
         form = v.get("form") or v.get("approximate") or "erf"
         unary = {k: g for k, g in self._functions().items() if k not in ("gelu", "gelu_tanh")}
@@ -164,7 +164,7 @@ class Torch:
 
 
 class TorchCuda(Torch):
-    """A GPU."""
+    """Backend of PyTorch on a GPU."""
 
     name = "torch-cuda"
     device = "cuda"

@@ -1,4 +1,4 @@
-"""torchao on the CPU: conversions to MX and NVFP4, and how it lays codes out."""
+"""Backend of torchao on the CPU: conversions to MX and NVFP4, and memory layouts of codes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 
 class TorchAo:
-    """``to_mx``, ``nvfp4_quantize``, ``to_blocked`` and ``pack_uint4`` of its prototypes."""
+    """Backend of torchao's ``to_mx``, ``nvfp4_quantize``, ``to_blocked`` and ``pack_uint4``."""
 
     name = "torchao"
 
@@ -54,7 +54,7 @@ class TorchAo:
         nonfinite: str,
         **v: Any,
     ) -> dict[str, Array]:
-        """Along the last axis, in whole blocks; infinities count as large numbers."""
+        """Convert along the last axis, in whole blocks; infinities count as large numbers."""
         if len(block) != 1 or axis != -1 or x.shape[-1] % block[0]:
             raise NotImplementedError("whole blocks along the last axis only")
         if nonfinite == "nan" and not np.isfinite(x).all():
@@ -74,7 +74,7 @@ class TorchAo:
         return {"elements": codes.reshape(x.shape), "scales": self._codes(s)}
 
     def block_layout(self, codes: Array, *, layout: str) -> Array:
-        """Two codes in a byte; scales in tiles."""
+        """Pack two codes in a byte, or scales in tiles."""
         t = self.torch.from_numpy(codes)
         moved = self._mx.pack_uint4(t) if layout == "nibbles" else self._utils.to_blocked(t).flatten()
         return self._codes(moved)

@@ -1,4 +1,4 @@
-"""The ``unit-scaling`` package: ops that bring factors of their own, beside those of the paper."""
+"""Backend of the ``unit-scaling`` package: its ops with their own factors, which may differ from the paper's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 
 class UnitScaling:
-    """``unit_scaling.functional`` without constraints, on vectors whose factors are unit-scaled."""
+    """Backend of ``unit_scaling.functional`` without constraints, on vectors with the factors of unit scaling."""
 
     name = "unit-scaling"
 
@@ -39,7 +39,7 @@ class UnitScaling:
         operand_gradient: str | None,
         **arrays: Array,
     ) -> dict[str, Array]:
-        """Its factors, not those of the vector."""
+        """Compute an op with the package's own factors, not those of the vector."""
         function = self._scaled(attributes).get(name)
         if function is None or gradient is None or (alpha == 1 and all(b in (None, 1.0) for b in beta)):
             raise NotImplementedError(f"no unit-scaled {name}")

@@ -2,8 +2,8 @@
  *
  *     cc -O2 -ffp-contract=off -o backend backend.c -lm && refscale conform --pipe ./backend
  *
- * It reads one request per line and answers each with one; see refscale/golden/kit/pipe.py for both.  What it does not
- * have it answers with "unsupported".
+ * It reads one request per line and answers each with one line; refscale/golden/kit/pipe.py defines both. It answers
+ * other requests with "unsupported".
  */
 #include <math.h>
 #include <stdint.h>
@@ -15,7 +15,7 @@ struct format {
     const char *name;
     int bits, mantissa, bias;
     double max;
-    uint32_t infinity, nan; /* codes without sign; infinity 0: the format has none */
+    uint32_t infinity, nan; /* codes without sign; 0: the format has no infinity */
 };
 
 static const struct format FORMATS[] = {
@@ -43,7 +43,7 @@ static double decode(const struct format *f, uint32_t code) {
     return sign ? -value : value;
 }
 
-/* To nearest, ties to even.  A double holds every product and sum that is asked for here, so it is rounded once. */
+/* To nearest, ties to even. A double represents every product and sum here exactly, so there is one rounding. */
 static uint32_t encode(const struct format *f, double x, int saturate) {
     uint32_t sign = signbit(x) ? 1u << (f->bits - 1) : 0, top, code;
     double size = fabs(x), grain;
@@ -85,7 +85,7 @@ static const char *attribute(char *head, const char *key) {
     return NULL;
 }
 
-/* "name format 2,3 code code ..."; 0 if the format is none of ours. */
+/* "name format 2,3 code code ..."; 0 for an unsupported format. */
 static int read_array(char *text, struct array *x) {
     char *word = strtok(text, " ");
     word = word ? strtok(NULL, " ") : NULL;
@@ -136,7 +136,7 @@ static void answer_decode(const struct format *from, char *arrays[]) {
     free(x.codes);
 }
 
-/* In float32, k = 0, 1, …, from c or 0: it claims accumulate=float32 start=1, and is judged by the bits of that sum. */
+/* In float32, k = 0, 1, …, from c or 0, as claimed by accumulate=float32 start=1: the bits of that sum are required. */
 static void answer_matmul(char *head, char *arrays[], const struct format *to) {
     int saturate = !strcmp(attribute(head, "overflow"), "saturate");
     float factor = strtof(attribute(head, "factor"), NULL);

@@ -11,7 +11,7 @@ const FORMATS = {
 
 const view = new DataView(new ArrayBuffer(8));
 
-// A number from its code. Only sources that JavaScript reads by itself.
+// A number from its code, for sources that JavaScript reads itself.
 const READ = {
   float32: (code) => (view.setUint32(0, parseInt(code, 16)), view.getFloat32(0)),
   float64: (code) => (view.setBigUint64(0, BigInt("0x" + code)), view.getFloat64(0)),

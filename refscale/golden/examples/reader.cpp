@@ -2,7 +2,7 @@
 //
 //     c++ -std=c++17 -O1 -ffp-contract=off -o reader reader.cpp && ./reader DIR
 //
-// Everything comes from the directory: manifests, arrays, and formats.json.  The backend here converts formats of the
+// It reads the directory only: manifests, arrays, and formats.json. The backend here converts formats of the
 // table to nearest even, decodes codes, and multiplies matrices with float32 sums, within the bound of README.md.
 #include <cmath>
 #include <cstdint>
@@ -144,7 +144,7 @@ struct Format {
         return s * std::ldexp(double(fraction + (uint64_t(1) << mantissa)), exponent - bias - mantissa);
     }
 
-    // To nearest, ties to even.  A negative result stands for "no code".
+    // To nearest, ties to even. A negative result means "no code".
     int64_t encode(double x, bool saturate) const {
         const uint64_t s = std::signbit(x) && !twos_complement ? sign() : 0;
         if (std::isnan(x)) return has_nan ? int64_t(nan | (signed_nan ? s : 0)) : -1;
@@ -190,7 +190,7 @@ struct Set {
         for (const Json &f : table["formats"].items) formats.emplace(f["name"].string, Format(f));
     }
 
-    // A .npy file of version 1.0: a header of which only the length of an element matters here.
+    // A .npy file of version 1.0; of its header only the length of an element matters here.
     Array array(const std::string &family, const Json &entry) {
         Array x{entry["format"].string, {}, {}};
         size_t size = 1;

@@ -1,4 +1,4 @@
-"""The conformance kit: a backend is run on golden vectors, and each result gets a verdict.
+"""The conformance kit: it runs a backend on golden vectors and returns a verdict on each result.
 
 In reading order: ``backend`` (methods and claims), ``verdicts`` (comparison of a result), ``claimed`` (the bits of a
 claimed accumulator), ``bounds`` (the allowed deviation), ``runner`` (all vectors; restarts, waivers, requirements,

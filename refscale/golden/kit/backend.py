@@ -1,4 +1,4 @@
-"""What a backend is: a class with a name, what it claims, and a method for each op it has."""
+"""The interface of a backend: a class with a name, claims, and a method for each op that it implements."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from refscale.golden.schema import OPS, Vector
 from refscale.modules import load_object
 
 METHODS = tuple(OPS)
-"""Names a backend may define, each called with the arrays and attributes of a vector as keyword arguments."""
+"""Methods that a backend may define; each is called with the arrays and attributes of a vector as keyword arguments."""
 
 MOST_ULPS = 1 << 16
-"""Of float32, in one of bfloat16, the coarsest format that functions are evaluated in: a wider bound bounds nothing."""
+"""Largest bound in ulp of float32: one ulp of bfloat16, the coarsest output format of functions."""
 
 _FORMAT_ATTRIBUTES = (
     *("format", "a_format", "b_format", "element_format", "store", "operand", "operand_gradient"),
@@ -31,37 +31,38 @@ _FORMAT_ATTRIBUTES = (
 
 
 _KINDS = {"op": "name", "unary": "function", "model": "name", "block_layout": "layout"}
-"""Attribute that names the kind of an op, for claims such as "op:gelu"."""
+"""Attribute with the kind of an op, for claims such as "op:gelu"."""
 
 _KIND = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 @dataclass(frozen=True)
 class Claims:
-    """What a backend claims; vectors beyond that are "not implemented".
+    """The claims of a backend; vectors outside them are "not implemented".
 
     Attributes:
-        formats: names of formats; None: all.
-        roundings: modes it rounds in; None: all.
-        overflows: what it does beyond the largest value; None: either, as asked.
+        formats: names of supported formats; None: all.
+        roundings: supported rounding modes; None: all.
+        overflows: supported overflow rules; None: both, as requested.
         nan: "any": a NaN matches every NaN of its format, since IEEE 754 leaves sign and payload open; "same": bits.
-        accumulate: how it sums products, a name of ``exact.get_accumulator``, or "blocks:NAME": the blocks of a
-            block-scaled product one by one (``blocks.block_matmul``). It is judged by the bits of that accumulator;
-            "any-order", float32 in an unspecified order, by a bound. A GPU alone, such as "h100", is its accumulator
-            for the formats of each product; products that ``exact.HARDWARE`` does not have are then not claimed.
-        function_ulps: how far its elementary functions may be off before they are rounded, in ulp of float32; 0 asks
-            for the same bits; at most ``MOST_ULPS``.
+        accumulate: accumulator of its products, a name of ``exact.get_accumulator``, or "blocks:NAME": each block of a
+            block-scaled product separately (``blocks.block_matmul``). The verdict compares with the bits of that
+            accumulator; "any-order", float32 in an unspecified order, has a bound instead. A GPU alone, such as "h100",
+            is its accumulator for the formats of each product; products missing in ``exact.HARDWARE`` are not claimed.
+        function_ulps: error of its elementary functions before rounding, in ulp of float32; 0: the same bits; at most
+            ``MOST_ULPS``.
         op_ulps: error of the functions inside other ops (exp, log, tanh, …), in ulp of float32; the other roundings of
-            an op, and of ``adamw``, have the bound that its formulas derive (``Op.bound``). 0 asks for the same bits;
-            at most ``MOST_ULPS``.
-        scale_rules: how it derives the scales of blocks; None: by any rule, as asked.
-        conventions: which convention it follows where no standard decides: names by topic, or text, "cuda" or
-            "e8m0_zero:smallest,nan_code:payload"; see ``golden.conventions``.  A mapping afterwards.
-        ops: names of ``METHODS``, or of one kind: "op:gelu", "unary:exp", "model:ffn", "block_layout:nibbles". Every
-            vector of these must be answered. None: the methods that exist, each of which must answer one vector;
-            of a program, each op that it answers once.
+            an op, and of ``adamw``, have the bound that its formulas derive (``Op.bound``). 0: the same bits; at most
+            ``MOST_ULPS``.
+        scale_rules: supported rules for the scales of blocks; None: any rule, as requested.
+        conventions: its conventions where no standard defines the result: names by topic, or text, "cuda" or
+            "e8m0_zero:smallest,nan_code:payload"; see ``golden.conventions``. Stored as a mapping.
+        ops: names of ``METHODS``, or of one kind: "op:gelu", "unary:exp", "model:ffn", "block_layout:nibbles". The
+            backend must answer every vector of these. None: the existing methods, each of which must answer one vector;
+            for a program, each op that it answers once.
         sources: formats of the array that ``cast``, ``unary`` and ``block_quantize`` read; None: all.
-        start: whether the sums of ``matmul`` start from a third array, ``c``; every such vector must be answered.
+        start: whether the sums of ``matmul`` start from a third array, ``c``; if so, every such vector must be
+            answered.
     """
 
     formats: tuple[str, ...] | None = None
@@ -112,7 +113,7 @@ class Claims:
             raise GoldenError(f"Claims: {error}") from None
 
     def missing(self, vector: Vector) -> str:
-        """The part of a vector that is not claimed, in words; "" if all is claimed."""
+        """Return the part of a vector that is not claimed, in words; "" if all is claimed."""
         kind = f"{vector.op}:{vector.attributes.get(_KINDS.get(vector.op, ''), '')}"
         if self.ops is not None and vector.op not in self.ops and kind not in self.ops:
             return f"op {kind if vector.op in _KINDS else vector.op}"
@@ -138,17 +139,17 @@ class Claims:
         return ""
 
     def unclaimed(self, vector: Vector) -> tuple[str, ...]:
-        """The topics of a vector by whose recorded convention the backend is not judged."""
+        """Return the topics of a vector whose recorded convention the backend is not checked with."""
         return unclaimed(vector, claimed(self.conventions))
 
     def of(self, vector: Vector) -> Claims:
-        """The claims on one vector: in place of a GPU, its accumulator for the formats of the product."""
+        """Return the claims on one vector; a GPU is replaced by its accumulator for the formats of the product."""
         accumulate = _on_gpu(vector, self.accumulate) if self.accumulate in GPUS else None
         return replace(self, accumulate=accumulate) if accumulate else self
 
 
 def _on_gpu(vector: Vector, gpu: str) -> str | None:
-    """The accumulator of a product on a GPU; None if it is not known; of other ops "exact", which they do not use."""
+    """Return the accumulator of a product on a GPU, None if unknown; for other ops "exact", which they do not use."""
     v = vector.attributes
     if vector.op in ("matmul", "scaled_matmul"):
         return model_of(gpu, v["a_format"], v["b_format"])
@@ -159,15 +160,15 @@ def _on_gpu(vector: Vector, gpu: str) -> str | None:
 
 
 class Backend(Protocol):
-    """The least a backend has; ``METHODS`` says what else.
+    """The minimal interface of a backend; the methods in ``METHODS`` are optional.
 
-    A method gets NumPy arrays: float16, bfloat16, float32 and float64 by their own dtype; narrower formats, and tf32,
-    as float32 values; codes, indices, masks and random words as integers and booleans.  It returns an array, or, where
-    a vector has several outputs, a dict of arrays by name.  An array holds either codes (unsigned integers of the
-    format's width), or the very dtype of the format (float16, or one of ml_dtypes), or float32 or float64 values, which
-    the format must be able to hold.  What it does not have, a method says by NotImplementedError.
+    A method receives NumPy arrays: float16, bfloat16, float32 and float64 by their own dtype; narrower formats, and
+    tf32, as float32 values; codes, indices, masks and random words as integers and booleans. It returns an array or, if
+    a vector has several outputs, a dict of arrays by name. An array contains codes (unsigned integers of the format's
+    width), or has the dtype of the format (float16, or one of ml_dtypes), or contains float32 or float64 values that
+    the format represents. For an unsupported call a method raises NotImplementedError.
 
-    Instead of methods it may have one, ``answer(vector)``, which gets the ``Vector`` and returns the dict.
+    Instead of methods a backend may have one, ``answer(vector)``, which receives the ``Vector`` and returns the dict.
     """
 
     name: str
@@ -176,10 +177,10 @@ class Backend(Protocol):
 
 
 def load_backend(where: str) -> Backend:
-    """An instance of "module:Class", or of "path/to/file.py:Class".
+    """Return an instance of "module:Class", or of "path/to/file.py:Class".
 
     Raises:
-        GoldenError: no such module or class, an error in making one, or an object that is no backend.
+        GoldenError: there is no such module or class, its creation fails, or the object is not a backend.
     """
     made, _ = load_object(where, "backend", GoldenError, "Class")
     try:
@@ -191,10 +192,10 @@ def load_backend(where: str) -> Backend:
 
 
 def check_backend(backend: Any, where: str) -> Backend:
-    """The backend itself, if it is one.
+    """Return the backend after checking its interface.
 
     Raises:
-        GoldenError: it lacks name, version or claims, or every method; or a name that a terminal cannot show.
+        GoldenError: it lacks a name, version, claims or every method, or its name is not printable.
     """
     for attribute, kind in (("name", str), ("version", str), ("claims", Claims)):
         if not isinstance(getattr(backend, attribute, None), kind):
@@ -208,14 +209,14 @@ def check_backend(backend: Any, where: str) -> Backend:
 
 
 LONGEST_NAME = 200
-"""Characters of a backend's name or version."""
+"""Largest number of characters of a backend's name or version."""
 
 
 def check_name(text: str, what: str) -> str:
-    """A name or version of a backend, if a terminal can show it.
+    """Return a name or version of a backend after checking that it is printable.
 
     Raises:
-        GoldenError: it is empty, too long, or has control characters.
+        GoldenError: the text is empty, too long, or has control characters.
     """
     if not text or len(text) > LONGEST_NAME or not text.isprintable():
         raise GoldenError(f"{what} {shown(text, 40)!r}: expected 1 to {LONGEST_NAME} printable characters")
@@ -223,5 +224,5 @@ def check_name(text: str, what: str) -> str:
 
 
 def matches(id: str, patterns: tuple[str, ...] | list[str]) -> bool:
-    """Whether a vector's id matches one of the patterns, where * is anything."""
+    """Return whether a vector's id matches one of the patterns; * matches any text."""
     return any(fnmatch.fnmatchcase(id, p) for p in patterns)

@@ -1,14 +1,14 @@
-"""How far a backend may be from the golden result, given what it claims; derived, element by element.
+"""The allowed deviation of a backend from the golden result, derived from its claims, element by element.
 
-* products, where the accumulator that it claims determines the sum (``claimed``): from the least to the greatest of
-  ``claimed.variants``, which are the same bits for a factor that is a power of two.
-* ``matmul``, ``scaled_matmul``, where it does not (``any-order``): ``exact.interval``.
-* ``block_matmul``: likewise, with the roundings of the scales.
+* products whose bits the claimed accumulator determines (``claimed``): from the least to the greatest of
+  ``claimed.variants``, which have the same bits for a power-of-two factor;
+* other ``matmul`` and ``scaled_matmul`` (``any-order``): ``exact.interval``;
+* other ``block_matmul``: likewise, with the roundings of the scales;
 * ``op``: the bound that the op derives from its own formulas (``Op.bound``), as for traces and for refscale's own
-  kernels; sums of products have the bound of the accumulator, functions an error of ``op_ulps`` ulp.
-* ``model``: likewise, each call on the backend's own results of the other calls (``steps.step_intervals``), where it
-  returns all of them.
-* ``unary``: the real number, give or take ``function_ulps`` ulp of float32, rounded.
+  kernels; sums of products have the bound of the accumulator, functions an error of ``op_ulps`` ulp;
+* ``model``: likewise, each call on the backend's own results of the other calls (``steps.step_intervals``), if it
+  returns all of them;
+* ``unary``: the exact result ± ``function_ulps`` ulp of float32, rounded;
 * ``adamw``: likewise, from its formulas (``golden.schema.OPS``), with p·(1 − lr·weight_decay) − lr·u for the parameter.
 """
 
@@ -42,12 +42,12 @@ _SMALLEST = 2.0**-149
 
 
 def intervals(vector: Vector, claims: Claims, answers: Mapping[str, Array]) -> Mapping[str, Interval]:
-    """(low, high) of each output that has a bound; an output without one must have the same bits.
+    """Return (low, high) of each output that has a bound; an output without one must have the same bits.
 
     Args:
-        vector: as ``claimed.as_claimed`` returns it.
-        claims: of the backend.
-        answers: its outputs by name, as far as it returns them.
+        vector: vector as ``claimed.as_claimed`` returns it.
+        claims: claims of the backend.
+        answers: its outputs by name, possibly incomplete.
     """
     with np.errstate(all="ignore"):
         if determines(vector, claims):
@@ -76,7 +76,7 @@ def _between(found: Sequence[Mapping[str, Array]]) -> Mapping[str, Interval]:
 
 
 def bound_in_words(vector: Vector, claims: Claims) -> str:
-    """What ``intervals`` allows a vector, by the claim that it follows from."""
+    """Describe the deviation that ``intervals`` allows a vector, by the claim that it follows from."""
     if determines(vector, claims):
         return f"accumulate {claims.accumulate}, the factor in float32"
     if vector.op == "unary":
@@ -106,7 +106,7 @@ def _product(vector: Vector, claims: Claims) -> Interval:
 
 
 def _block_product(vector: Vector, claims: Claims) -> Interval:
-    """As a product of scaled elements, each term rounded thrice more: with fl(s_a·s_b), and with fl(T_a·T_b)."""
+    """Return the interval of a product of scaled elements; each term has three more roundings (s_a·s_b, T_a·T_b)."""
     v, x = vector.attributes, {name: c.values for name, c in vector.inputs.items()}
     tensor = [float(x.get(f"{name}_tensor_scale", 1.0)) for name in "ab"]
     left, right = block_operands(v, (x["a"], x["b"]), (x["a_scales"], x["b_scales"]), tensor)
@@ -149,7 +149,7 @@ def _step(vector: Vector, claims: Claims, answers: Mapping[str, Array]) -> Mappi
 
 
 def _error_model(op: Op, claims: Claims) -> ErrorModel | None:
-    """The errors that are claimed of an op; None for the same bits."""
+    """Return the claimed errors of an op; None for the same bits."""
     if claims.accumulate == "exact" if op.contraction else not claims.op_ulps:
         return None
     return ErrorModel.of(claims.accumulate.removeprefix("blocks:"), claims.op_ulps)

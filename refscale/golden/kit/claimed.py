@@ -1,8 +1,8 @@
-"""The outputs of a vector under the accumulator that a backend claims, where the claim determines every bit.
+"""The outputs of a vector under the accumulator that a backend claims, if the claim determines every bit.
 
-A golden result is the real sum, rounded once.  A backend that claims ``float32``, ``truncated:13:32`` or ``h100:bf16``
-computes another number, which is known as well, and it is judged by these bits.  A bound (``bounds``) replaces them
-where the order of the terms is not defined:
+A golden result is the exact sum, rounded once. A backend that claims ``float32``, ``truncated:13:32`` or ``h100:bf16``
+computes a different, also defined number, and is checked with those bits. A bound (``bounds``) replaces them if the
+order of the terms is not defined:
 
 * under the claim ``any-order``;
 * in convolutions, and in products that broadcast an operand and so sum its gradient over leading axes;
@@ -18,9 +18,9 @@ op                              the sum
                                 of a weight over the rows of the batch, in order
 ==============================  ======================================================================================
 
-The float32 sum times the factor is rounded to the output format as a real number.  A kernel may round the factor to
+The float32 sum times the factor is rounded to the output format as a real number. A kernel may round the factor to
 float32, and the product too, before it rounds to the format: ``variants`` are the results of these choices, which
-differ only where the factor is not a power of two.
+differ only if the factor is not a power of two.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ _FLOAT32 = Cast("float32", "nearest_even", "nonsaturate")
 
 
 _ORDERED = ("matmul", "readout", "attention_mix")
-"""Contractions among ``op`` whose definition orders their terms."""
+"""Contractions of ``op`` that define the order of their terms."""
 
 
 def determines(vector: Vector, claims: Claims) -> bool:
-    """Whether the claimed accumulator determines the bits of a vector in place of the golden ones."""
+    """Return whether the claimed accumulator determines the bits of a vector, in place of the golden ones."""
     name = claims.accumulate.removeprefix("blocks:")
     by_block = vector.op == "block_matmul" or vector.attributes.get("block") is not None
     if name == "any-order" or (name == "exact" and not (by_block and claims.accumulate == "blocks:exact")):
@@ -66,7 +66,7 @@ def determines(vector: Vector, claims: Claims) -> bool:
 
 
 def as_claimed(vector: Vector, claims: Claims) -> Vector:
-    """The vector with the outputs that the claimed accumulator determines; the vector itself where it does not."""
+    """Return the vector with the outputs that the claimed accumulator determines; else the vector itself."""
     if not determines(vector, claims):
         return vector
     with np.errstate(all="ignore"):
@@ -76,13 +76,13 @@ def as_claimed(vector: Vector, claims: Claims) -> Vector:
 
 
 def variants(vector: Vector, claims: Claims) -> list[Mapping[str, Array]]:
-    """The outputs of the claimed accumulator, by each choice of what is rounded to float32 beside the sum."""
+    """Return the outputs of the claimed accumulator, for each choice of roundings to float32 beside the sum."""
     with np.errstate(all="ignore"):
         return [_outputs(vector, claims.accumulate, *which) for which in product((False, True), repeat=2)]
 
 
 def _outputs(vector: Vector, accumulate: str, twice: bool = False, narrow: bool = False) -> dict[str, Array]:
-    """``twice``: sum times factor rounded to float32 first; ``narrow``: the factor rounded to float32."""
+    """Return outputs; ``twice``: sum times factor is first rounded to float32; ``narrow``: so is the factor."""
     if vector.op == "op":
         return _op(vector, accumulate.removeprefix("blocks:"), twice, narrow)
     v = vector.attributes
@@ -96,7 +96,7 @@ def _outputs(vector: Vector, accumulate: str, twice: bool = False, narrow: bool 
 
 
 def _product(vector: Vector, accumulate: str) -> Array:
-    """Sums of ``matmul`` and ``scaled_matmul``, before the factor."""
+    """Return the sums of ``matmul`` and ``scaled_matmul``, before the factor."""
     x = {name: c.values for name, c in vector.inputs.items()}
     model = get_accumulator(accumulate.removeprefix("blocks:"))
     if vector.op == "matmul":

@@ -1,8 +1,8 @@
-"""Which accumulator a backend has: its sums of the ``probes`` beside those of every model.
+"""Identification of a backend's accumulator: its sums of the ``probes``, compared with those of every model.
 
-The candidates, in order of simplicity: the real sum; float32 in order, whole and in blocks; exact blocks; truncated
-sums of 8 to 28 bits and blocks of 2 to 128; of those that agree with the basic probes, promotion after 64, 128 or 256,
-floors of −120 to −139; and the names of ``exact.HARDWARE`` for the format.
+The candidates, in order of simplicity: the exact sum; float32 in order, whole and in blocks; exact blocks; truncated
+sums of 8 to 28 bits and blocks of 2 to 128. Candidates that match the basic probes are refined by promotion after 64,
+128 or 256 and by floors of −120 to −139; last come the names of ``exact.HARDWARE`` for the format.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from refscale.golden.schema import Codes, Vector
 Float32 = NDArray[np.float32]
 
 FORMATS = ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "float32")
-"""Formats that are tried, in this order, where none is named."""
+"""Formats to try, in this order, if none is named."""
 
 _FLOORS = sorted(range(-139, -119), key=lambda e: abs(e + 133))
-"""Alignment floors that are tried: first that of Hopper, then its neighbors."""
+"""Alignment floors to try: first that of Hopper, then its neighbors."""
 
 _EXACT = Rounded(INNER)
-"""A block that holds every probe: the real sum, rounded once."""
+"""A block that contains every probe: the exact sum, rounded once."""
 
 
 @dataclass(frozen=True)
 class ProbeAnswer:
-    """A probe with the sum of the backend.
+    """A probe with the sum that the backend returned.
 
     Attributes:
-        probe: what was asked.
-        sum: a float32.
-        expected: of the nearest model.
+        probe: the probe.
+        sum: sum of the backend, a float32.
+        expected: sum of the nearest model.
     """
 
     probe: Probe
@@ -54,20 +54,20 @@ class ProbeAnswer:
 
 @dataclass(frozen=True)
 class Identified:
-    """What the probes found.
+    """The result of the probes.
 
     Attributes:
         backend: name and version.
-        format: of both operands.
-        answers: every probe that was answered.
-        starts: whether the backend takes a start value.
-        model: the simplest model that gives all answers, a name of ``get_accumulator``; "" if none does.
-        names: GPUs of ``exact.HARDWARE`` whose model gives all answers.
-        others: further models that do, which the probes do not tell apart.
+        format: format of both operands.
+        answers: every answered probe.
+        starts: whether the backend accepts a start value.
+        model: simplest model that matches all answers, a name of ``get_accumulator``; "" if none does.
+        names: GPUs of ``exact.HARDWARE`` whose model matches all answers.
+        others: further matching models, which the probes do not distinguish.
         tried: number of models.
-        nearest: the model that gives the most answers before its first wrong one; ``model`` itself if there is one.
-        unexplained: the first answer that no model gives together with all before it; None if a model fits.
-        within: how many answers are within the bound of ``any-order``.
+        nearest: model that matches the most answers before its first wrong one; equal to ``model`` if there is one.
+        unexplained: first answer that no model matches together with all before it; None if a model matches.
+        within: number of answers within the bound of ``any-order``.
     """
 
     backend: str
@@ -84,15 +84,15 @@ class Identified:
 
 
 def identify(backend: Backend, format: str | None = None) -> Identified:
-    """Ask a backend the probes and compare every model.
+    """Run a backend on the probes and compare every model.
 
     Args:
-        backend: with a method ``matmul``, or ``answer``; one that takes a start value takes it as a third array, c.
-        format: of both operands; None: the first of ``FORMATS`` that the backend multiplies.
+        backend: backend with a method ``matmul``, or ``answer``; a start value is a third array, c.
+        format: format of both operands; None: the first of ``FORMATS`` that the backend multiplies.
 
     Raises:
-        GoldenError: it computes no such product to float32, or raises.
-        BackendLostError: a program that ends or does not answer.
+        GoldenError: the backend does not compute such a product to float32, or raises an error.
+        BackendLostError: a program ends or does not answer.
     """
     known, sums = _first_format(backend, format)
     asked = probes(known)
@@ -144,7 +144,7 @@ def _first_format(backend: Backend, format: str | None) -> tuple[Format, Float32
 
 
 def _sums_from_start(backend: Backend, format: Format, asked: Sequence[Probe]) -> Float32 | None:
-    """None for a backend that takes no start value: it refuses the array, or returns the product without it."""
+    """Return None for a backend without start values: it refuses the array, or returns the product without it."""
     if not asked:
         return None
     try:
@@ -170,14 +170,14 @@ def _backend_sums(backend: Backend, format: Format, asked: Sequence[Probe]) -> F
         raise
     except RefscaleError as error:
         raise GoldenError(f"accumulator: {backend.name}, {format.name} products: {error}") from None
-    except Exception as error:  # a backend may raise anything
+    except Exception as error:  # a backend may raise any exception
         where = f"accumulator: {backend.name}, {format.name} products"
         raise GoldenError(f"{where} raised {type(error).__name__}: {error}") from None
     return np.diagonal(codes.view(np.float32))[: len(asked)].copy()
 
 
 def _vector(format: Format, asked: Sequence[Probe]) -> Vector:
-    """One product that holds the probes, in as many rows and columns as there may be probes."""
+    """Return one product that contains the probes, with a row and a column for each possible probe."""
     a, b = np.zeros((MOST, INNER), np.float32), np.zeros((INNER, MOST), np.float32)
     inputs = {"a": a, "b": b}
     if any(p.c for p in asked):
@@ -198,7 +198,7 @@ def _vector(format: Format, asked: Sequence[Probe]) -> Vector:
 
 
 def _candidates(format: Format) -> Iterator[tuple[str, Accumulator]]:
-    """Every model without promotion and floor."""
+    """Yield every model without promotion and floor."""
     yield "exact", _EXACT
     sizes = product((None, format.emin), range(8, 29), (2, 4, 8, 16, 32, 64, 128))
     plain: tuple[Accumulator, ...] = (
@@ -212,7 +212,7 @@ def _candidates(format: Format) -> Iterator[tuple[str, Accumulator]]:
 def _refined(
     models: Mapping[str, Accumulator], depth: Mapping[str, int], asked: Sequence[Probe]
 ) -> Iterator[Truncated]:
-    """Truncated sums that give the basic answers, with promotions and, where the format shows them, floors."""
+    """Yield truncated sums that match the basic answers, with promotions and, if the format shows them, floors."""
     basic = sum(p.basic for p in asked)
     floors = (None, *_FLOORS) if any(p.name.startswith("floor") for p in asked) else (None,)
     agreeing = [m for name, m in models.items() if depth[name] >= basic and isinstance(m, Truncated)]
@@ -222,14 +222,14 @@ def _refined(
 
 
 def _agreeing_last(model: Accumulator, asked: Sequence[Probe], sums: Float32) -> int:
-    """As ``_agreeing``, for a model that most often fails after the basic probes."""
+    """Count as ``_agreeing`` does, for a model that usually fails after the basic probes."""
     basic = sum(p.basic for p in asked)
     rest = _agreeing(model, asked[basic:], sums[basic:])
     return basic + rest if basic + rest < len(asked) else _agreeing(model, asked, sums)
 
 
 def _agreeing(model: Accumulator, asked: Sequence[Probe], sums: Float32) -> int:
-    """How many answers a model gives before its first wrong one; a question at a time, as most models fail early."""
+    """Count the answers that a model matches before its first wrong one; by question, as most models fail early."""
     start = 0
     for _, group in groupby(asked, key=lambda p: (p.purpose, p.basic)):
         some = list(group)
@@ -248,7 +248,7 @@ def _model_sums(model: Accumulator, asked: Sequence[Probe]) -> Float32:
 
 
 def _within(asked: Sequence[Probe], sums: Float32) -> int:
-    """Answers that float32 in some order could give; the start value is one more product."""
+    """Count the answers that float32 in some order could return; the start value counts as one more product."""
     a, b = (np.stack([getattr(p, name) for p in asked]) for name in "ab")
     c = np.array([p.c for p in asked])[:, None]
     left = np.concatenate([a, c], 1)[:, None, :].astype(np.float64)
@@ -261,7 +261,7 @@ def _within(asked: Sequence[Probe], sums: Float32) -> int:
 
 
 def identified_in_words(found: Identified) -> str:
-    """The model that fits, with its names, or the first probe that none explains."""
+    """Return a report: the matching model with its names, or the first probe that no model explains."""
     started = sum(bool(a.probe.c) for a in found.answers)
     start = f", {started} of them from a start value c" if found.starts else "; it takes no start value c"
     lines = [
@@ -285,7 +285,7 @@ def identified_in_words(found: Identified) -> str:
 
 
 def _fits(found: Identified) -> list[str]:
-    """The lines on a model that fits."""
+    """Return the lines on a matching model."""
     lines = [f"model: {found.model or found.names[0]}"]
     for compared in dict.fromkeys(HARDWARE[name].compared for name in found.names):
         names = [name for name in found.names if HARDWARE[name].compared == compared]
@@ -302,7 +302,7 @@ def _number(x: float) -> str:
 
 
 def identified_to_json(found: Identified) -> dict[str, Any]:
-    """Everything, as JSON values; a model that is missing, and a probe, are null."""
+    """Return the whole result as JSON values; a missing model or probe is null."""
 
     def answer(a: ProbeAnswer) -> dict[str, Any]:
         return {

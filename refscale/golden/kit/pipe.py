@@ -1,6 +1,6 @@
 """A backend that is a program: one line of text per request, one line per reply.
 
-The program reads requests from its standard input and answers each on its standard output, flushed.  The first is ::
+The program reads requests from its standard input and answers each on its standard output, flushed. The first is ::
 
     hello 3
 
@@ -15,30 +15,30 @@ Every other request is an op of ``golden.OPS`` with its attributes, then its arr
     cast format=float8_e4m3fn rounding=nearest_even overflow=saturate | x float32 3 3f800000 c0000000 7fc00000
     matmul a_format=float16 b_format=float16 … factor=1.0 | a float16 1,2 3c00 4000 | b float16 2,1 3c00 3c00
 
-An array is a name, a format, its shape (lengths joined by commas; "-" for none), and its codes in hexadecimal in
-row-major order: the last index varies fastest.  A space in a name is written "_".  An attribute that is a list or an
-object is JSON without spaces; null, true and false are those of JSON, and numbers are decimal.  The reply is one of ::
+An array is a name, a format, its shape (lengths joined by commas; "-" for a scalar), and its codes in hexadecimal in
+row-major order: the last index varies fastest. A space in a name is written "_". A list or an object as an attribute is
+JSON without spaces; null, true and false are those of JSON, and numbers are decimal. The reply is one of ::
 
     ok | y 38 c0 7f                 the codes of each output, in its expected format, by its expected name
     ok | y 38 | grad_x unsupported  one output is not implemented
     unsupported                     the verdict is "not implemented"; of an op in ops= it is "fail"
     error any text                  the verdict is "fail", with that text
 
-A reply without an expected output is a failure.  Each vector of an op in ``ops`` whose formats, sources, roundings and
-other claims fit must be answered: "unsupported" is then a failure.  Without ``ops`` the program claims each op that it
-answers at least once.
+A reply without an expected output is a failure. The program must answer each vector of an op in ``ops`` whose formats,
+sources, roundings and other properties it claims: "unsupported" is then a failure. Without ``ops`` the program claims
+each op that it answers at least once.
 
 With ``start=1`` the sums of ``matmul`` start from a third array, ``c``, float32 in the shape of the result; without it
-no request but those of ``refscale accumulator`` has one.
+only the requests of ``refscale accumulator`` have one.
 
 Version 2 added block-scaled formats: the ops ``block_quantize``, ``block_matmul`` and ``block_layout``, arrays of
-``uint8``, and ``scale_rules``.  Version 3 added ``ops``, ``sources``, ``start`` and outputs that are ``unsupported``.
-A program of an older version greets with its own number.
+``uint8``, and ``scale_rules``. Version 3 added ``ops``, ``sources``, ``start`` and outputs that are ``unsupported``.
+A program of an older version answers with its own number.
 
 Any other reply, no reply within the time limit, a line beyond the length limit, and an additional line fail the vector;
-the program is then killed and started again, a limited number of times.  When its input ends, the program ends.
-``formats.quantize`` defines the values of ``rounding`` and ``overflow``.  Standard error is passed on, up to a limit.
-``examples`` beside this folder has a program in C and one in JavaScript.
+the program is then killed and started again, up to a limited number of times. When its input ends, the program ends.
+``formats.quantize`` defines the values of ``rounding`` and ``overflow``. Standard error is forwarded, up to a limit.
+The folder ``examples`` beside this one has a program in C and one in JavaScript.
 """
 
 from __future__ import annotations
@@ -62,23 +62,23 @@ VERSION = 3
 _KNOWN = ("1", "2", "3")
 
 _WORD = re.compile(r"\S+", re.ASCII)
-"""What stands between ASCII white space; a no-break space, say, is part of a name."""
+"""A word between ASCII white space; other white space, such as a no-break space, is part of a name."""
 
 _CODE = re.compile(r"[0-9a-fA-F]{1,16}")
-"""A code; ``int`` alone also reads 0x10, 1_0 and digits of other scripts."""
+"""Pattern of a code; ``int`` alone would also read 0x10, 1_0 and digits of other scripts."""
 
 
 class PipeBackend:
-    """Runs a program, and closes it with ``close`` or at the end of a ``with`` block.
+    """A backend that runs a program; ``close`` or the end of a ``with`` block ends it.
 
     Args:
         command: program and arguments, as in a shell.
-        timeout: seconds for one request and its reply; then the program is killed.
-        longest_line: of a reply, in bytes; the longest to a shipped vector has 0.6 million.
+        timeout: seconds for one request and its reply, after which the program is killed.
+        longest_line: longest line of a reply in bytes; the longest reply to a shipped vector has 0.6 million.
 
     Raises:
-        GoldenError: the program cannot be started, or its greeting is not of the protocol.
-        ArgumentError: a limit that is not positive.
+        GoldenError: the program cannot be started, or its greeting does not follow the protocol.
+        ArgumentError: a limit is not positive.
     """
 
     def __init__(self, command: str, timeout: float = 60.0, longest_line: int = 1 << 24) -> None:
@@ -97,14 +97,14 @@ class PipeBackend:
         self.close()
 
     def close(self) -> None:
-        """End the program."""
+        """Close the program's input and end it."""
         self._program.close()
 
     def restart(self) -> None:
         """End the program and start it again.
 
         Raises:
-            GoldenError: it cannot be started, or greets otherwise than before.
+            GoldenError: the program cannot be started, or its greeting differs from the first one.
         """
         self.close()
         self._program = PipeProgram(self._command, self._timeout, self._longest)
@@ -113,10 +113,10 @@ class PipeBackend:
             raise GoldenError(f"--pipe {shown(self._command)!r}: after a restart its greeting is another one")
 
     def ask(self, request: str) -> str:
-        """One line there, one line back.
+        """Send one line and return the line that the program replies.
 
         Raises:
-            BackendLostError: the program has ended, gives no reply in time, or writes more than one line.
+            BackendLostError: the program has ended, does not reply in time, or writes more than one line.
         """
         try:
             return self._program.exchange(request.encode()).decode(errors="replace").rstrip("\r")
@@ -142,12 +142,12 @@ class PipeBackend:
         raise GoldenError(f"--pipe {shown(self._command)!r}: {shown(problem, 400)}")
 
     def answer(self, vector: Vector) -> dict[str, Array | None]:
-        """The program's reply to one vector.
+        """Return the program's reply to one vector.
 
         Raises:
-            NotImplementedError: it says "unsupported".
-            GoldenError: it says "error", or codes that are no codes of the outputs.
-            BackendLostError: it replies otherwise, or not at all.
+            NotImplementedError: the reply is "unsupported".
+            GoldenError: the reply is "error", or its codes do not fit the outputs.
+            BackendLostError: any other reply, or none.
         """
         line = self.ask(request(vector))
         try:
@@ -191,7 +191,7 @@ def _flag(text: str) -> bool:
 
 
 def request(vector: Vector) -> str:
-    """A vector as a line of text."""
+    """Return a vector as a line of text."""
     words = [vector.op]
     for key, value in vector.attributes.items():
         text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
@@ -214,12 +214,12 @@ def _array(name: str, x: Codes) -> str:
 
 
 def read_reply(line: str, vector: Vector) -> dict[str, Array | None]:
-    """The arrays of a reply by name; None for one that is unsupported, or not expected.
+    """Return the arrays of a reply by name; None for an output that is unsupported or not expected.
 
     Raises:
-        NotImplementedError: it says "unsupported".
-        GoldenError: it says "error", or codes that are no codes of the outputs.
-        BackendLostError: it is no reply.
+        NotImplementedError: the reply is "unsupported".
+        GoldenError: the reply is "error", or its codes do not fit the outputs.
+        BackendLostError: the line is not a reply.
     """
     status, *parts = [p.strip() for p in f"{line} ".split(" | ")]
     if status == "unsupported":

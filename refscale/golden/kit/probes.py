@@ -1,12 +1,12 @@
 """Probes of an accumulator: sums on which the models of ``exact.accumulators`` disagree.
 
-A probe is one sum of products, Σ a_k·b_k.  Each function below yields the probes of one question, and its docstring is
-that question; all of them together are at most 64.  They are asked as one product: the terms of probe i are row i of a
-and column i of b, padded with zeros to ``INNER``, and its answer stands on the diagonal.  Those that start from a value
-c are asked in a second product.
+A probe is one sum of products, Σ a_k·b_k. Each function below yields the probes of one question, and its docstring is
+that question; all of them together are at most 64. They run as one product: the terms of probe i are row i of a and
+column i of b, padded with zeros to ``INNER``, and its sum is on the diagonal. Probes that start from a value c run in a
+second product.
 
 "1" in a question is 2^E, the smallest power of two, at least 1, below which 28 places are products of normal numbers of
-the format.  A probe that the format cannot represent is left out.
+the format. A probe that the format cannot represent is left out.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from refscale.formats import Format
 from refscale.golden.inputs import Words, cast_for
 
 MOST = 64
-"""Probes of one format."""
+"""Largest number of probes of one format."""
 INNER = 512
-"""Products of each probe, zeros included."""
+"""Number of products of each probe, zeros included."""
 
 Terms = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One sum.
+    """One sum of products that distinguishes accumulators.
 
     Attributes:
-        name: the question, and its number.
+        name: name of the question, and a number.
         purpose: the question in words.
         a, b: operands, ``INNER`` each, zeros after the last term.
         c: start value.
-        length: of the terms; zeros follow.
+        length: number of terms; zeros follow.
         basic: whether only the size and the precision of a block matter, not promotion, floor or start value.
     """
 
@@ -52,7 +52,7 @@ class Probe:
 
     @property
     def terms(self) -> str:
-        """The products that are not zero, in the order of the index, with their places where zeros lie between."""
+        """Return the non-zero products in the order of the index, with their places if zeros are between them."""
         found: list[str] = []
         for k in np.flatnonzero(self.a * self.b.astype(np.float64)).tolist():
             place = f"[{k}]" if k > len(found) else ""
@@ -67,14 +67,14 @@ def _in_words(x: np.float32) -> str:
 
 
 class _UnrepresentableError(Exception):
-    """A probe that a format cannot hold."""
+    """A probe that a format cannot represent."""
 
 
 def power(format: Format, exponent: int, sign: float = 1.0) -> tuple[float, float]:
-    """Two numbers of a format whose product is ±2^exponent, normal ones where there are some.
+    """Return two numbers of a format whose product is ±2^exponent, normal ones if possible.
 
     Raises:
-        _UnrepresentableError: there are none.
+        _UnrepresentableError: the format has no such numbers.
     """
     least = format.emin - (format.mantissa_bits if format.has_zero else 0)
     first = min(max(exponent // 2, format.emin), format.emax)
@@ -86,7 +86,7 @@ def power(format: Format, exponent: int, sign: float = 1.0) -> tuple[float, floa
 
 
 def one(format: Format) -> int:
-    """E, see above."""
+    """Return E of the module's docstring."""
     return min(max(0, 28 + 2 * format.emin), 2 * format.emax - 1)
 
 
@@ -174,7 +174,7 @@ WITHOUT_START: tuple[Callable[[Format], Iterator[Terms]], ...] = (
 )
 _BASIC = (places_kept, block_size, rounding, fused, random_terms)
 _SHORT = 64
-"""Terms of the longest random probe that no promotion can reach."""
+"""Number of terms of the longest random probe that no promotion can affect."""
 
 
 def _purpose(question: Callable[..., object]) -> str:
@@ -182,7 +182,7 @@ def _purpose(question: Callable[..., object]) -> str:
 
 
 def _representable(terms: Iterable[Terms]) -> Iterator[tuple[int, Terms]]:
-    """The terms with their numbers, up to the first that the format cannot represent."""
+    """Yield the terms with their numbers, up to the first that the format cannot represent."""
     numbered = enumerate(terms, 1)
     while True:
         try:
@@ -192,7 +192,7 @@ def _representable(terms: Iterable[Terms]) -> Iterator[tuple[int, Terms]]:
 
 
 def probes(format: Format) -> list[Probe]:
-    """The probes of a format that start from 0, the basic ones first."""
+    """Return the probes of a format that start from 0, the basic ones first."""
     found = []
     for question in WITHOUT_START:
         for number, terms in _representable(question(format)):
@@ -202,7 +202,7 @@ def probes(format: Format) -> list[Probe]:
 
 
 def start_probes(format: Format) -> list[Probe]:
-    """The probes of a format that start from a value c."""
+    """Return the probes of a format that start from a value c."""
     try:
         return [_probe(start_value, n, terms, c, False) for n, (terms, c) in enumerate(start_value(format), 1)]
     except _UnrepresentableError:

@@ -1,7 +1,7 @@
-"""A child process that answers a line with a line; nothing that it does can hold up, flood or mark the terminal.
+"""A child process that answers a line with a line; it cannot block or flood the caller, or control the terminal.
 
-Its pipes are served by threads, so a read or write of ours always ends at the time limit, also where a process that
-the program has left behind keeps the pipes open.
+Threads serve its pipes, so a read or write of this process always ends at the time limit, even if a process that the
+program has left behind keeps the pipes open.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import IO
 from refscale.errors import BackendLostError, GoldenError, counted, shown
 
 STDERR = 8192
-"""Bytes of the program's standard error that are passed on; the rest is read and dropped."""
+"""Largest number of bytes of the program's standard error that are forwarded; the rest is read and dropped."""
 
 _CHUNK = 1 << 16
 _OUTPUT_ENDED, _INPUT_CLOSED = b"", None
@@ -31,11 +31,11 @@ class PipeProgram:
 
     Args:
         command: program and arguments, as in a shell.
-        timeout: seconds for one request and its reply; then the program is killed.
-        longest_line: of a reply, in bytes.
+        timeout: seconds for one request and its reply, after which the program is killed.
+        longest_line: longest line of a reply in bytes.
 
     Raises:
-        GoldenError: it cannot be started.
+        GoldenError: the program cannot be started.
     """
 
     def __init__(self, command: str, timeout: float, longest_line: int) -> None:
@@ -67,12 +67,12 @@ class PipeProgram:
         """Return the reply to one line, without its end.
 
         Raises:
-            BackendLostError: the program has ended, gives no reply in time, or writes more than one line.
+            BackendLostError: the program has ended, does not reply in time, or writes more than one line.
         """
         if not self._over:
             self._take()
         if not self._over and self._unread and self._asked:
-            self._end(f"a line that nobody asked for, {shown(self._first(), 80)!r}, before the request")
+            self._end(f"an unrequested line, {shown(self._first(), 80)!r}, before the request")
         if self._over:
             raise BackendLostError(self._over)
         self._asked = True
@@ -80,7 +80,7 @@ class PipeProgram:
         line = self._line()
         self._take()
         if self._unread:
-            self._end(f"a line that nobody asked for, {shown(self._first(), 80)!r}, after the reply")
+            self._end(f"an unrequested line, {shown(self._first(), 80)!r}, after the reply")
             raise BackendLostError(self._over)
         return line
 
@@ -117,7 +117,7 @@ class PipeProgram:
         return line
 
     def _take(self) -> None:
-        """Note every event that has come."""
+        """Record every event so far."""
         with contextlib.suppress(queue.Empty):
             while not self._over and len(self._unread) <= self._longest:
                 self._note(self._events.get_nowait())
@@ -150,7 +150,7 @@ class PipeProgram:
             self._process.wait(timeout=2)
 
     def _write(self, stream: IO[bytes]) -> None:
-        """Thread: requests to the program's standard input."""
+        """Write requests to the program's standard input, in a thread."""
         try:
             with stream:
                 while (request := self._requests.get()) is not None:
@@ -161,7 +161,7 @@ class PipeProgram:
             self._events.put(_INPUT_CLOSED)
 
     def _read(self, stream: IO[bytes]) -> None:
-        """Thread: the program's standard output."""
+        """Read the program's standard output, in a thread."""
         with stream, contextlib.suppress(OSError):
             while chunk := stream.read(_CHUNK):
                 self._events.put(chunk)
@@ -169,7 +169,7 @@ class PipeProgram:
 
 
 def _pass_on(stream: IO[bytes]) -> None:
-    """Thread: the start of the program's standard error, with control characters escaped."""
+    """Forward the start of the program's standard error, with control characters escaped, in a thread."""
     left = STDERR
     with stream, contextlib.suppress(OSError, ValueError):
         while chunk := stream.read(_CHUNK):

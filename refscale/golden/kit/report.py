@@ -22,7 +22,7 @@ from refscale.golden.schema import FLAGS, PLAIN, Vector
 from refscale.golden.store import GoldenSet
 
 SCHEMA = 1
-"""Version of the form of ``to_json``; ``report.schema.json``."""
+"""Version of the structure of ``to_json``, described by ``report.schema.json``."""
 
 Row = tuple[str, str, str]
 
@@ -37,7 +37,7 @@ _SHORT: dict[Verdict, str] = {
 
 
 def row_of(vector: Vector, output: str) -> Row:
-    """(op, direction, format) under which one output is counted."""
+    """Return (op, direction, format) under which one output is counted."""
     v = vector.attributes
     match vector.op:
         case "unary":
@@ -69,7 +69,7 @@ def _pair(attributes: Any) -> str:
 
 
 def _tally(results: Sequence[Result]) -> dict[Row, Counter[Verdict]]:
-    """Verdicts of outputs by row; a waived or fixed vector counts as that in every output."""
+    """Count verdicts of outputs by row; every output of a waived or fixed vector counts as such."""
     table: dict[Row, Counter[Verdict]] = {}
     for r in results:
         for output, verdict in r.outputs.items():
@@ -79,7 +79,7 @@ def _tally(results: Sequence[Result]) -> dict[Row, Counter[Verdict]]:
 
 
 def _rows(table: dict[Row, Counter[Verdict]]) -> Iterator[tuple[str, str, str, Counter[Verdict]]]:
-    """Up to four formats that fail have a row each; the others of an op and direction share one."""
+    """Yield a row for each of up to four failing formats, and one for the others of an op and direction."""
     for op, way in dict.fromkeys((op, way) for op, way, _ in table):
         formats = {f: count for (o, w, f), count in table.items() if (o, w) == (op, way)}
         own = {f: c for f, c in formats.items() if c["fail"] or c["unexpectedly fixed"]}
@@ -93,12 +93,12 @@ def _rows(table: dict[Row, Counter[Verdict]]) -> Iterator[tuple[str, str, str, C
 
 
 def failed(results: Sequence[Result]) -> bool:
-    """Whether a vector fails, or a waived one passes."""
+    """Return whether a vector fails, or a waived one passes."""
     return any(r.verdict in ("fail", "unexpectedly fixed") for r in results)
 
 
 def totals_in_words(results: Sequence[Result]) -> str:
-    """The last line of a report: the count of every verdict."""
+    """Return the last line of a report: the count of every verdict."""
     totals = Counter(r.verdict for r in results)
     parts = [f"{totals[v]} {_LAST[v]}" for v in _LAST if totals[v] or v != "unexpectedly fixed"]
     return f"{counted(len(results), 'vector')}: {', '.join(parts)}"
@@ -115,13 +115,13 @@ _LAST: dict[Verdict, str] = {
 
 
 def summary(backend: Backend, results: Sequence[Result], failures: int = 5, notes: Sequence[str] = ()) -> str:
-    """The table, the first failures, notes, and a line of totals, which is the last.
+    """Return the table, the first failures, notes, and as the last line the totals.
 
     Args:
-        backend: that was run.
-        results: of the run.
-        failures: how many are shown in full, each of another flag as long as there are some.
-        notes: lines before the last: unmet requirements, vectors that were not run.
+        backend: backend of the run.
+        results: results of the run.
+        failures: number of failures shown in full, each with a new flag as long as possible.
+        notes: lines before the last: unsatisfied requirements, vectors that were not run.
     """
     table = _tally(results)
     absent = {op: None for op, _, _ in table}
@@ -147,7 +147,7 @@ def summary(backend: Backend, results: Sequence[Result], failures: int = 5, note
     lines += [f"within bound: {n} by the claim {bound!r}" for bound, n in bounds.most_common()]
     if unjudged := Counter(name for r in results for name in r.unjudged):
         names = ", ".join(f"{name} in {counted(n, 'vector')}" for name, n in sorted(unjudged.items()))
-        text = f"elements not judged, for no standard decides them and the convention is not claimed: {names}"
+        text = f"elements not judged, as no standard defines them and the convention is not claimed: {names}"
         lines += textwrap.wrap(text, 100, subsequent_indent="  ")
     if fixed := [r for r in results if r.verdict == "unexpectedly fixed"]:
         lines.append(f"passes, remove the waiver: {fixed[0].vector.id} ({shown(fixed[0].reason)})")
@@ -166,7 +166,7 @@ def _claims(backend: Backend) -> str:
 
 
 def _first(results: Sequence[Result], count: int) -> list[Result]:
-    """Failures to show: those that add a flag first, for a bug is best seen where it is looked for."""
+    """Return the failures to show: first those that add a flag, as each flag is a different bug."""
     failing = [r for r in results if r.verdict == "fail"]
     seen: set[tuple[str, ...]] = set()
     new: list[Result] = []
@@ -181,7 +181,7 @@ _WHOLE: Any = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def describe(result: Result) -> list[str]:
-    """A failure in full: id, comment, the first element of each output that deviates, the meaning of the flags."""
+    """Return a failure in full: id, comment, first deviating element of each output, the meaning of the flags."""
     v = result.vector
     lines = [f"FAIL {v.id}"]
     if v.comment:
@@ -206,19 +206,19 @@ def describe(result: Result) -> list[str]:
 
 
 _OUTPUTS = 3
-"""Outputs of a failure that are shown."""
+"""Number of outputs of a failure that are shown."""
 
 
 def block_amax(vector: Vector, output: str, index: tuple[int, ...]) -> Element | None:
-    """The largest magnitude of the block that an element of a ``block_quantize`` output belongs to, as in the input.
+    """Return the largest magnitude in the input block of an element of a ``block_quantize`` output.
 
     Args:
-        vector: the request.
+        vector: the vector.
         output: "scales", "elements" or "tensor_scale".
-        index: of the element.
+        index: index of the element.
 
     Returns:
-        NaN and infinity count as larger than every number; None for other ops.
+        The element; NaN and infinity count as larger than every number. None for other ops.
     """
     if vector.op != "block_quantize" or output not in ("scales", "elements", "tensor_scale"):
         return None
@@ -234,14 +234,14 @@ def block_amax(vector: Vector, output: str, index: tuple[int, ...]) -> Element |
 
 
 _ELEMENTS = 6
-"""Elements of an array that ``vector_in_words`` shows."""
+"""Number of elements of an array that ``vector_in_words`` shows."""
 
 
 def vector_in_words(vector: Vector) -> list[str]:
-    """One vector in full: op, attributes, the start of every array, the meaning of its flags.
+    """Return one vector in full: op, attributes, the start of every array, the meaning of its flags.
 
     Args:
-        vector: large ones are generated again.
+        vector: the vector; a bulk vector is generated again.
     """
     vector = complete(vector)
     lines = [f"{vector.id}  ({vector.op})"]
@@ -258,7 +258,7 @@ def vector_in_words(vector: Vector) -> list[str]:
 
 
 def matrix(runs: Sequence[tuple[Backend, Sequence[Result]]]) -> str:
-    """A Markdown table: families by backend, each cell "same bits + within bound / run", and what failed.
+    """Return a Markdown table: families by backend, each cell "same bits + within bound / run", and the failed flags.
 
     Args:
         runs: backends with their results.
@@ -283,7 +283,7 @@ def matrix(runs: Sequence[tuple[Backend, Sequence[Result]]]) -> str:
 
 
 def bisection_in_words(found: Bisection) -> str:
-    """The first call that deviates, and how many calls were judged."""
+    """Return the first deviating call, and the number of checked calls."""
     judged = found.calls - sum(found.missing.values())
     coverage = f"{judged} of {counted(found.calls, 'call')} judged"
     if found.missing:
@@ -303,20 +303,20 @@ def to_json(
     problems: Sequence[str] = (),
     lost: str = "",
 ) -> dict[str, Any]:
-    """Everything, as JSON values; counts, codes, values and indices are numbers.
+    """Return the whole report as JSON values; counts, codes, values and indices are numbers.
 
     Args:
-        backend: that was run.
-        results: of the run, which may have ended early.
+        backend: backend of the run.
+        results: results of the run, possibly ended early.
         vectors: the set.
-        problems: unmet requirements.
-        lost: why the run ended early; "" if it did not.
+        problems: unsatisfied requirements.
+        lost: reason of an early end; "" for a complete run.
     """
     return document(backend_entry(backend), [entry(r) for r in results], vectors, problems, lost)
 
 
 def backend_entry(backend: Backend) -> dict[str, Any]:
-    """The backend in ``to_json``."""
+    """Return the entry of the backend in ``to_json``."""
     claims = {k: list(x) if isinstance(x, tuple) else x for k, x in vars(backend.claims).items()}
     return {"name": backend.name, "version": backend.version, "claims": claims}
 
@@ -328,7 +328,7 @@ def document(
     problems: Sequence[str] = (),
     lost: str = "",
 ) -> dict[str, Any]:
-    """``to_json`` of entries."""
+    """Return the content of ``to_json`` from the entries of its vectors."""
     totals = Counter(e["verdict"] for e in entries)
     wrong = totals["fail"] + totals["unexpectedly fixed"]
     return {
@@ -346,7 +346,7 @@ def document(
 
 
 def entry(r: Result) -> dict[str, Any]:
-    """One vector of ``to_json``."""
+    """Return the entry of one vector in ``to_json``."""
     found: dict[str, Any] = {"id": r.vector.id, "verdict": r.verdict, "flags": list(r.vector.flags)}
     if r.reason:
         found["reason"] = shown(r.reason, 1000)

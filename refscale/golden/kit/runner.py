@@ -28,8 +28,8 @@ class Waiver:
 
     Attributes:
         vectors: ``Result.deviation`` by id of the vector.
-        reason: why they are accepted.
-        backend: name of the backend that they are for; "" for any.
+        reason: reason of acceptance.
+        backend: name of the backend that they apply to; "" for any.
     """
 
     vectors: Mapping[str, str]
@@ -50,8 +50,8 @@ def load_waivers(path: str | Path) -> tuple[Waiver, ...]:
     ``waivers_toml`` writes such a table from the failures of a run.
 
     Raises:
-        GoldenError: no TOML, an unknown key, a waiver without vectors or reason, or two waivers of a vector.
-        OSError: no such file.
+        GoldenError: invalid TOML, an unknown key, a waiver without vectors or reason, or two waivers of a vector.
+        OSError: the file does not exist.
     """
     document = read_toml(path, f"waivers {path}", GoldenError)
     entries = document.pop("waiver", [])
@@ -87,7 +87,7 @@ def _waiver(path: str | Path, number: int, entry: Any) -> Waiver:
 
 
 def waivers_toml(backend: Backend, results: Sequence[Result]) -> str:
-    """The failures of a run as a waivers file, whose reasons remain to be written."""
+    """Return the failures of a run as a waivers file; its reasons are empty."""
     lines = ["[[waiver]]", 'reason = ""  # why is this deviation accepted?', f"backend = {_quoted(backend.name)}"]
     lines += ["[waiver.vectors]"]
     lines += [f"{_quoted(r.vector.id)} = {_quoted(r.deviation)}" for r in results if r.verdict == "fail"]
@@ -99,10 +99,10 @@ def _quoted(text: str) -> str:
 
 
 def check_ids(waivers: Sequence[Waiver], known: Collection[str]) -> None:
-    """Check that a set has every vector that is waived.
+    """Check that the set contains every waived vector.
 
     Raises:
-        GoldenError: it lacks one.
+        GoldenError: a waived vector does not exist.
     """
     for waiver in waivers:
         for id in waiver.vectors:
@@ -113,16 +113,16 @@ def check_ids(waivers: Sequence[Waiver], known: Collection[str]) -> None:
 def select(
     vectors: Iterable[Vector], only: Sequence[str] = (), full: bool = False, flags: Sequence[str] = ()
 ) -> list[Vector]:
-    """The vectors to run.
+    """Select the vectors of a run.
 
     Args:
-        vectors: to choose from.
-        only: patterns of ids; none: all.
-        full: bulk vectors, too, which ``judge`` makes anew.
-        flags: names in ``FLAGS``: vectors with at least one of them; none: all.
+        vectors: candidates.
+        only: patterns of ids; empty: all.
+        full: whether to include bulk vectors, which ``judge`` generates again.
+        flags: names in ``FLAGS``: vectors with at least one of them; empty: all.
 
     Raises:
-        GoldenError: a pattern that matches none, or an unknown flag.
+        GoldenError: a pattern without a match, or an unknown flag.
     """
     vectors = list(vectors)
     for pattern in only:
@@ -142,16 +142,16 @@ def run(
     waivers: Sequence[Waiver] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Result]:
-    """The verdict on every vector, in order.
+    """Return the verdict on every vector, in order.
 
     Args:
-        backend: to run.
-        vectors: to run it on.
+        backend: backend to run.
+        vectors: vectors to run.
         waivers: accepted failures.
-        progress: called with (done, total) after each vector.
+        progress: function that is called with (done, total) after each vector.
 
     Raises:
-        BackendLostError: see ``Session``; no restarts.
+        BackendLostError: as in ``Session``; there are no restarts.
     """
     session = Session(backend, waivers, restarts=0)
     results = []
@@ -167,13 +167,13 @@ def run(
 class Session:
     """One backend over many vectors, with a time limit, restarts and waivers.
 
-    A vector at which the backend ends or exceeds the time limit fails, and the backend is started again.
+    A vector during which the backend ends or exceeds the time limit fails, and the backend is started again.
 
     Args:
-        backend: to run; a program limits its own time.
+        backend: backend to run; a program limits its own time.
         waivers: accepted failures.
         timeout: seconds for one vector; None: no limit.
-        restarts: how often the backend may be started again.
+        restarts: largest number of restarts.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class Session:
         self._worker = _Worker(timeout) if timeout is not None and not hasattr(backend, "restart") else None
 
     def judge(self, vector: Vector) -> Result:
-        """The verdict on one vector, after waivers.
+        """Return the verdict on one vector, after waivers.
 
         Raises:
             BackendLostError: the backend was lost at an earlier vector, and no restart is left.
@@ -227,7 +227,7 @@ class Session:
 
 
 class _Worker:
-    """A thread that runs the methods of a backend, so that one that hangs can be left behind."""
+    """A thread that runs the methods of a backend, so that a method that does not return can be abandoned."""
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
@@ -240,10 +240,10 @@ class _Worker:
         self._thread.start()
 
     def call(self, backend: Backend, vector: Vector) -> Result:
-        """``judge`` in the thread.
+        """Run ``judge`` in the thread.
 
         Raises:
-            BackendLostError: it takes longer than the limit.
+            BackendLostError: the method exceeds the time limit.
         """
         self._tasks.put((backend, vector))
         try:
@@ -279,9 +279,9 @@ def _serve(tasks: queue.SimpleQueue[Any], done: queue.SimpleQueue[Any]) -> None:
 
 
 def covered(results: Sequence[Result]) -> list[Result]:
-    """The results of a run, in which a method that answers none of its vectors fails.
+    """Return the results of a run, after failing every method that answers none of its vectors.
 
-    A program without ``ops`` in its greeting claims what it has answered, so nothing changes there.
+    A program without ``ops`` in its greeting claims exactly the ops that it has answered, so nothing changes there.
     """
     answered = {r.vector.op for r in results if r.verdict != "not implemented"}
     silent = {r.vector.op for r in results if r.unanswered} - answered
@@ -300,14 +300,14 @@ def covered(results: Sequence[Result]) -> list[Result]:
 
 
 def unmet(results: Sequence[Result], required: Sequence[str]) -> list[str]:
-    """Each requirement of a run that is not met, in words; [] if all are.
+    """Return each unsatisfied requirement of a run, in words; [] if all are satisfied.
 
     Args:
-        results: of the run.
+        results: results of the run.
         required: patterns of ids that must be implemented.
 
     Raises:
-        GoldenError: a pattern that matches no vector of the run.
+        GoldenError: a pattern matches no vector of the run.
     """
     problems = []
     for pattern in required:
@@ -325,13 +325,13 @@ def unmet(results: Sequence[Result], required: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Culprit:
-    """The first op of a training step that deviates.
+    """The first deviating op of a training step.
 
     Attributes:
-        position: of the output among those that were checked, from 1; in the order in which the step computes them.
-        checked: how many there are.
+        position: number of the output among the checked ones, from 1, in the order in which the step computes them.
+        checked: number of checked outputs.
         output: "y" in the forward pass, "grad_…" in the backward pass.
-        result: of its vector.
+        result: result of its vector.
     """
 
     position: int
@@ -342,13 +342,13 @@ class Culprit:
 
 @dataclass(frozen=True)
 class Bisection:
-    """What a bisection has found.
+    """The result of a bisection.
 
     Attributes:
         where: "model/NAME/SCHEME/PRECISION".
-        culprit: the first call that deviates; None if no judged call does.
-        calls: how many calls the step has.
-        missing: calls by name of the op that were not judged.
+        culprit: first deviating call; None if no checked call deviates.
+        calls: number of calls of the step.
+        missing: number of unchecked calls, by name of the op.
     """
 
     where: str
@@ -358,21 +358,21 @@ class Bisection:
 
     @property
     def passed(self) -> bool:
-        """Whether every call was judged and none deviates."""
+        """Whether every call was checked and none deviates."""
         return self.culprit is None and not self.missing
 
 
 def bisect(backend: Backend, where: str, session: Session | None = None) -> Bisection:
-    """Run a backend on the reference's inputs at every call of a training step, and find the first that deviates.
+    """Run a backend on the reference's inputs at every call of a training step, and find the first deviating call.
 
     Args:
-        backend: with a method ``op``.
+        backend: backend with a method ``op``.
         where: "model/NAME/SCHEME/PRECISION".
-        session: with its limits; None: no time limit, no restarts.
+        session: session with its limits; None: no time limit, no restarts.
 
     Raises:
-        GoldenError: no such model; or the backend implements none of its calls.
-        BackendLostError: see ``Session``.
+        GoldenError: there is no such model, or the backend implements none of its calls.
+        BackendLostError: as in ``Session``.
     """
     session = session or Session(backend, restarts=0)
     results = [session.judge(v) for v in calls(where)]

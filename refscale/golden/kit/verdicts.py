@@ -1,10 +1,10 @@
 """The verdict on a backend's result: the same bits, within its bound, or a failure with the first wrong element.
 
 ==================  ================================================================================================
-``same bits``       every code is the expected one, of the accumulator that is claimed (a NaN matches any NaN, unless
-                    ``Claims.nan`` is "same"; in a block whose scale is NaN elements may be any)
-``within bound``    it claims an accumulator without a defined order, or inexact functions, and every element is within
-                    that bound
+``same bits``       every code is the expected one of the claimed accumulator (a NaN matches any NaN, unless
+                    ``Claims.nan`` is "same"; elements of a block whose scale is NaN may be anything)
+``within bound``    the backend claims an accumulator without a defined order, or inexact functions, and every element
+                    is within that bound
 ``fail``            anything else: another shape, an exception, an output that is missing or has another name, no
                     answer to a vector of an op in ``Claims.ops``
 ``waived``          a failure exactly as a waiver describes it
@@ -54,9 +54,9 @@ class Element:
     """One element of an array.
 
     Attributes:
-        format: as of ``Codes``.
-        code: its code; of ``PLAIN`` arrays the element itself.
-        value: the number that it represents.
+        format: format, as in ``Codes``.
+        code: its code; for ``PLAIN`` arrays the element itself.
+        value: number that it represents.
     """
 
     format: str
@@ -65,12 +65,12 @@ class Element:
 
     @classmethod
     def of(cls, x: Codes, index: tuple[int, ...]) -> Element:
-        """The element at an index."""
+        """Return the element at an index."""
         one = Codes(x.format, x.codes[index])
         return cls(x.format, int(one.codes), one.values.item())
 
     def __str__(self) -> str:
-        """Its code in hexadecimal, and its value."""
+        """Return its code in hexadecimal, and its value."""
         if self.format in PLAIN:
             return str(self.value)
         return f"0x{self.code:0{2 * code_dtype(self.format).itemsize}x} ({self.value:.9g})"
@@ -78,17 +78,17 @@ class Element:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """How one output deviates, by its first element that does.
+    """The deviation of one output, with its first deviating element.
 
     Attributes:
         output: name of the output.
-        index: of the element.
-        wrong, size: how many elements deviate, of how many.
+        index: index of the element.
+        wrong, size: number of deviating elements, and of all elements.
         actual, expected: the element.
-        deviation: place and size of the whole deviation, on one line; waivers name it.
-        source: the input element of an elementwise op; None for other ops.
-        ulps: distance in units of the last place of the format; None where either is not finite.
-        allowed: the interval of a bound; None where the same bits are expected.
+        deviation: place and size of the whole deviation, on one line, as waivers quote it.
+        source: input element of an elementwise op; None for other ops.
+        ulps: distance in units of the last place of the format; None if either is not finite.
+        allowed: interval of the bound; None if the same bits are expected.
     """
 
     output: str
@@ -108,14 +108,14 @@ class Result:
     """The verdict on one vector.
 
     Attributes:
-        vector: the request.
-        verdict: see the module.
+        vector: the vector.
+        verdict: verdict, as in the module's docstring.
         outputs: verdict of each expected output.
-        mismatches: of each output that deviates, scales before elements.
-        reason: why not implemented, why waived, or which error.
-        bound: the claim that allows the deviation, where the verdict is "within bound".
-        unanswered: whether the backend has a method for it, and the method does not implement it.
-        unjudged: conventions, "topic:name", whose elements were not judged, because another one or none is claimed.
+        mismatches: deviation of each deviating output, scales before elements.
+        reason: reason of "not implemented" or "waived", or the error.
+        bound: claim that allows the deviation, if the verdict is "within bound".
+        unanswered: whether the backend has a method for the vector that does not implement it.
+        unjudged: conventions, "topic:name", whose elements were not checked, as another one or none is claimed.
     """
 
     vector: Vector
@@ -129,12 +129,12 @@ class Result:
 
     @property
     def mismatch(self) -> Mismatch | None:
-        """The first of ``mismatches``, if there is one."""
+        """First of ``mismatches``; None without any."""
         return self.mismatches[0] if self.mismatches else None
 
     @property
     def deviation(self) -> str:
-        """Place and size of a failure, on one line: of every output that deviates, or the error; "" if none."""
+        """Place and size of a failure, on one line, for every deviating output, or the error; "" without a failure."""
         if self.verdict != "fail":
             return ""
         parts = [m.deviation for m in self.mismatches]
@@ -142,17 +142,17 @@ class Result:
 
 
 def without_arrays(result: Result) -> Result:
-    """The same without the arrays of its vector, which a long run cannot keep."""
+    """Return the result without the arrays of its vector, to save memory in a long run."""
     return replace(result, vector=replace(result.vector, inputs={}, outputs={}))
 
 
 def judge(backend: Backend, vector: Vector) -> Result:
-    """Run a backend on one vector and compare.
+    """Run a backend on one vector and compare its results.
 
     Raises:
-        BackendLostError: from the backend; it would answer no other vector, either.
+        BackendLostError: the backend was lost; it cannot answer other vectors, either.
     """
-    vector = complete(vector)  # a bulk vector as it is shipped has no arrays
+    vector = complete(vector)  # a shipped bulk vector has no arrays
     if missing := backend.claims.missing(vector):
         return whole_result(vector, "not implemented", f"{missing} is not claimed")
     topics = backend.claims.unclaimed(vector)
@@ -173,20 +173,20 @@ def judge(backend: Backend, vector: Vector) -> Result:
         return replace(whole_result(vector, "not implemented", reason), unanswered=exists)
     except BackendLostError:
         raise
-    except Exception as error:  # whatever a backend does, the run goes on
+    except Exception as error:  # after any exception of a backend, the run continues
         return whole_result(vector, "fail", f"{vector.op} raised {type(error).__name__}: {shown(error)}")
     answers = answer if isinstance(answer, Mapping) else {"y": answer}
     return replace(_compare(backend.claims, vector, answers, chosen), unjudged=unjudged)
 
 
 def ask(backend: Backend, vector: Vector) -> Any:
-    """The answer of a backend, by its method of the op or by ``answer``.
+    """Return the answer of a backend, by its method for the op or by ``answer``.
 
     Raises:
-        NotImplementedError: it has no such method, or says so.
-        Exception: anything that the backend raises.
+        NotImplementedError: the backend has no such method, or its method raises this.
+        Exception: any exception of the backend.
     """
-    if hasattr(backend, "answer"):  # it wants the vector itself, as a pipe does, for the formats of its arrays
+    if hasattr(backend, "answer"):  # it needs the vector itself, as a pipe does, for the formats of its arrays
         return backend.answer(vector)
     method = getattr(backend, vector.op, None)
     if method is None:
@@ -198,7 +198,7 @@ def ask(backend: Backend, vector: Vector) -> Any:
 
 
 def apart(x: Array) -> Array:
-    """The same values with gaps between elements: every second column of an array whose other columns are filled."""
+    """Return the same values with gaps between elements: every second column of a larger array."""
     if x.ndim == 0:
         return x
     wide = np.repeat(x, 2, -1)
@@ -207,13 +207,13 @@ def apart(x: Array) -> Array:
 
 
 def whole_result(vector: Vector, verdict: Verdict, reason: str) -> Result:
-    """The same verdict on every output."""
+    """Return a result with the same verdict on every output."""
     outputs: dict[str, Verdict] = {name: verdict for name in vector.outputs}  # noqa: C420
     return Result(vector, verdict, outputs, (), reason)
 
 
 _SCALES = ("tensor_scale", "scales")
-"""Outputs that others follow from: where both deviate, these are the cause."""
+"""Outputs that determine others: if both deviate, these are the cause."""
 
 
 def _compare(claims: Claims, vector: Vector, answers: Mapping[str, Any], chosen: Mapping[str, Mask]) -> Result:
@@ -252,13 +252,13 @@ def _compare(claims: Claims, vector: Vector, answers: Mapping[str, Any], chosen:
 def _codes_of(
     claims: Claims, vector: Vector, answers: Mapping[str, Any], outputs: dict[str, Verdict]
 ) -> tuple[dict[str, Array], str]:
-    """The codes of each output that is answered, and what is wrong with the first of the others.
+    """Return the codes of each answered output, and the error of the first of the others.
 
     Args:
-        claims: of the backend.
-        vector: the request.
+        claims: claims of the backend.
+        vector: the vector.
         answers: arrays by name.
-        outputs: verdicts by name; outputs that are missing, or no arrays of their format, fail here.
+        outputs: verdicts by name; missing outputs, and those that are not arrays of their format, are set to "fail".
     """
     found: dict[str, Array] = {}
     reason = ""
@@ -280,11 +280,11 @@ def _codes_of(
 
 
 def as_codes(answer: Any, expected: Codes) -> Array:
-    """A backend's array as codes of the expected format.
+    """Return a backend's array as codes of the expected format.
 
     Raises:
         GoldenError: another shape or dtype.
-        FormatError: a value that the format cannot hold.
+        FormatError: a value that the format cannot represent.
     """
     x = plain("answer", "the array", answer)
     if x.shape != expected.shape:
@@ -319,21 +319,21 @@ def _same(codes: Array, expected: Codes, vector: Vector, claims: Claims) -> Mask
 
 
 def _as_pair(low: float, high: float) -> tuple[float, float]:
-    """The ends of an interval; NaN twice where only NaN is inside."""
+    """Return the ends of an interval; NaN twice if it contains only NaN."""
     return (low, high) if not low > high else (np.nan, np.nan)
 
 
 def mismatch(
     vector: Vector, name: str, codes: Array, wrong: NDArray[np.bool_], allowed: tuple[Array, Array] | None = None
 ) -> Mismatch:
-    """How one output deviates.
+    """Return the deviation of one output.
 
     Args:
-        vector: the request.
-        name: of the output.
-        codes: of the backend, in the shape of the output.
-        wrong: which elements deviate; at least one does.
-        allowed: bounds of each element; None where the same bits are expected.
+        vector: the vector.
+        name: name of the output.
+        codes: codes of the backend, in the shape of the output.
+        wrong: mask of the deviating elements, at least one.
+        allowed: bounds of each element; None if the same bits are expected.
     """
     expected = vector.outputs[name]
     actual = Codes(expected.format, codes)
@@ -366,8 +366,7 @@ def mismatch(
 
 
 def _ulps(actual: Array, expected: Array, format: str) -> NDArray[np.int64]:
-    """How many values of the format lie between, one of the two included (−0 and +0 are the same value); −1 where
-    either is not finite."""
+    """Return the distance in values of the format (−0 and +0 are the same value); −1 if either number is not finite."""
     if format in PLAIN:
         return np.full(actual.shape, -1)
     x, y = Codes(format, actual), Codes(format, expected)

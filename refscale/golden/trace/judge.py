@@ -1,10 +1,10 @@
-"""Replay a trace call by call, with bounds, and compare.
+"""Comparison of a trace with bounded results, call by call.
 
-``call_bounds`` replays the steps of a call on its recorded inputs.  A recorded result must be in the interval that its
-bound allows, and representable where it is stored.
+``call_bounds`` replays the steps of a call on its recorded inputs. A recorded result must be in the interval that its
+bound allows, and representable in its storage format.
 
 If the trace is complete, so that every call that reads a recorded array is recorded, gradients are compared between
-calls, too: that of an output is the sum of those of its uses, added in any order, with sums stored or not.
+calls, too: the gradient of an output is the sum of those of its uses, added in any order, with sums stored or not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from refscale.golden.trace.schema import ANY_ORDER, PARTS, Trace, TracedCall, is
 Array = NDArray[Any]
 
 RESULT_SCHEMA = "refscale.trace-result/1"
-"""Version of the form of ``to_content``; ``trace_result.schema.json``."""
+"""Version of the structure of ``to_content``, described by ``trace_result.schema.json``."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,11 @@ class Deviation:
     """The element of one array that is farthest outside its interval.
 
     Attributes:
-        array: "output y", "gradient x".
-        index: its place.
-        actual: the recorded value.
-        low, high: the interval; NaN where only NaN is right.
-        ulps: distance from the interval, in ulp of the format where it is stored; inf where one of the two is not
-            finite.
+        array: name, such as "output y" or "gradient x".
+        index: index of the element.
+        actual: recorded value.
+        low, high: the interval; NaN if only NaN is right.
+        ulps: distance from the interval, in ulp of the storage format; inf if either is not finite.
         outside: number of elements outside, of ``elements``.
         elements: size of the array.
     """
@@ -62,13 +61,13 @@ class CallResult:
     """The verdict on one call.
 
     Attributes:
-        name: of the call.
+        name: name of the call.
         ops: names of its ops.
-        compared: arrays that were compared.
-        missing: gradients that the call has and the trace does not.
+        compared: names of compared arrays.
+        missing: gradients of the call that the trace lacks.
         backward: whether the trace has a backward pass of the call.
-        deviations: of each array outside its interval; empty if the call is within its bound.
-        problem: why the call cannot be judged, or None.
+        deviations: deviation of each array outside its interval; empty if the call is within its bound.
+        problem: reason why the call cannot be checked, or None.
     """
 
     name: str
@@ -81,7 +80,7 @@ class CallResult:
 
     @property
     def passed(self) -> bool:
-        """Return whether everything recorded was compared and is within its bound."""
+        """Whether everything recorded was compared and is within its bound."""
         return self.problem is None and not self.deviations
 
 
@@ -90,19 +89,19 @@ class TraceResult:
     """The verdict on a trace.
 
     Attributes:
-        calls: a verdict for each call, in order.
+        calls: verdict on each call, in order.
     """
 
     calls: tuple[CallResult, ...]
 
     @property
     def passed(self) -> bool:
-        """Return whether every call passed."""
+        """Whether every call passed."""
         return all(c.passed for c in self.calls)
 
     @property
     def first(self) -> CallResult | None:
-        """The first call that did not pass, or None."""
+        """First call that did not pass, or None."""
         return next((c for c in self.calls if not c.passed), None)
 
 
@@ -116,10 +115,10 @@ def judge(trace: Trace) -> TraceResult:
 
 
 class Judge:
-    """Judges the calls of a trace, in any order.
+    """A checker of the calls of a trace, in any order.
 
     Args:
-        trace: of a step.
+        trace: trace of a step.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -127,11 +126,11 @@ class Judge:
         self._model = FLOAT32 if trace.accumulate == ANY_ORDER else ErrorModel.of(trace.accumulate)
 
     def result(self) -> TraceResult:
-        """The verdict on all calls."""
+        """Return the verdict on all calls."""
         return TraceResult(tuple(self.call(i) for i in range(len(self.trace.calls))))
 
     def call(self, index: int) -> CallResult:
-        """The verdict on one call.
+        """Return the verdict on one call.
 
         Raises:
             GoldenError: an array cannot be read.
@@ -185,7 +184,7 @@ def _check_inputs(call: TracedCall, inputs: Mapping[str, Array]) -> None:
 
 @dataclass(frozen=True)
 class _Readers:
-    """Who makes and who reads each array of a trace, by the digest of its content.
+    """Producers and readers of each array of a trace, by the digest of its content.
 
     Attributes:
         made: number of outputs with this content.
@@ -199,7 +198,7 @@ class _Readers:
 
     @classmethod
     def of(cls, trace: Trace) -> _Readers:
-        """Of all calls."""
+        """Return the producers and readers of all arrays of a trace."""
         made = Counter(_digest(trace.array(f)) for call in trace.calls for f in call.outputs.values())
         first: dict[str, int] = {}
         gradients: dict[str, list[str | None]] = {}
@@ -212,10 +211,10 @@ class _Readers:
 
 
 def _with_sums(trace: Trace, readers: _Readers, index: int, result: CallResult) -> CallResult:
-    """Compare the gradient of each output of a call with the sum of those that the calls which read it send back.
+    """Compare the gradient of each output of a call with the sum of the gradients from the calls that read it.
 
-    Outputs and inputs are matched by their content.  An output is left out if another array is equal to it, which is an
-    output too or is read before it is made, or if a call that reads it has no recorded gradient for it.
+    Outputs and inputs are matched by their content. An output is left out if an equal array is also an output or is
+    read before it is computed, or if a call that reads it has no recorded gradient for it.
     """
     call = trace.calls[index]
     found, compared = list(result.deviations), list(result.compared)
@@ -238,7 +237,7 @@ def _digest(x: Array) -> str:
 
 
 def _compare(name: str, x: Array, y: Bounded, store: Cast | None) -> Deviation | None:
-    """Compare an array with its interval; ``store``: the format that it must be representable in, or None."""
+    """Compare an array with its interval; ``store``: format that must represent it, or None."""
     cast = store or cast_for("float32")
     low, high = (end.astype(np.float64) for end in interval_of(y, cast))
     outside = ~inside(x, low, high)
@@ -268,13 +267,13 @@ def _compare(name: str, x: Array, y: Bounded, store: Cast | None) -> Deviation |
 
 
 def in_words(result: TraceResult) -> str:
-    """The verdict: a line for each call that did not pass, and what it follows from at the end."""
+    """Return the verdict as text: a line for each call that did not pass, and the coverage at the end."""
     lines = [line for call in result.calls for line in call_in_words(call)]
     return "\n".join([*lines, total_in_words([call_content(call) for call in result.calls])])
 
 
 def call_in_words(call: CallResult) -> Iterator[str]:
-    """A line for each deviation of a call, and for its problem."""
+    """Yield a line for each deviation of a call, and for its problem."""
     if call.problem is not None:
         yield f"FAIL  {shown(call.name)} ({', '.join(call.ops)}): {shown(call.problem)}"
     for d in call.deviations:
@@ -286,10 +285,10 @@ def call_in_words(call: CallResult) -> Iterator[str]:
 
 
 def total_in_words(calls: Sequence[Mapping[str, Any]]) -> str:
-    """The last line of a verdict: what it covers.
+    """Return the last line of a verdict, with its coverage.
 
     Args:
-        calls: as ``call_content`` returns them, in order.
+        calls: verdicts as ``call_content`` returns them, in order.
     """
     arrays, missing = (sum(len(c[key]) for c in calls) for key in ("compared", "missing"))
     forward = sum(not c["backward"] for c in calls)
@@ -303,18 +302,18 @@ def total_in_words(calls: Sequence[Mapping[str, Any]]) -> str:
 
 
 def to_content(result: TraceResult) -> dict[str, Any]:
-    """The verdict as JSON content, ``trace_result.schema.json``."""
+    """Return the verdict as JSON content, described by ``trace_result.schema.json``."""
     return document([call_content(call) for call in result.calls])
 
 
 def document(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A verdict as JSON content, from that on each call."""
+    """Return a verdict as JSON content, from the verdicts on its calls."""
     first = next((c["name"] for c in calls if not c["passed"]), None)
     return {"schema": RESULT_SCHEMA, "passed": first is None, "first": first, "calls": list(calls)}
 
 
 def call_content(call: CallResult) -> dict[str, Any]:
-    """The verdict on a call as JSON content."""
+    """Return the verdict on a call as JSON content."""
     return {
         "name": call.name,
         "ops": list(call.ops),

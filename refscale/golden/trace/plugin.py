@@ -1,6 +1,6 @@
-"""A trace under pytest: a test per call, in the place of the vectors.
+"""A trace under pytest: a test for each call instead of the vectors.
 
-``refscale.testing.plugin`` loads it where a trace is given.  Under pytest-xdist each worker judges the calls that it
+``refscale.testing.plugin`` loads it if a trace is given. Under pytest-xdist each worker checks the calls that it
 receives; the verdicts travel with the reports of the tests.
 """
 
@@ -19,10 +19,10 @@ from refscale.golden.trace.judge import Judge, call_content, call_in_words, docu
 from refscale.golden.trace.schema import load_trace
 
 _KEY = "refscale_trace"
-"""Attribute of a test's report that has the number and the verdict of its call."""
+"""Attribute of a test's report with the number and the verdict of its call."""
 
 _OTHERS = ("trace", "json")
-"""Options that apply."""
+"""Options that apply to a trace."""
 
 _DEFAULTS = {"seed": 0, "repeat": 1, "timeout": 60.0, "restarts": 3}
 
@@ -36,10 +36,10 @@ class TracePlugin:
     """The plugin of one run.
 
     Args:
-        config: of pytest.
+        config: pytest's configuration.
 
     Raises:
-        pytest.UsageError: a trace that cannot be read, or an option of vectors beside it.
+        pytest.UsageError: the trace cannot be read, or an option of vectors is given beside it.
     """
 
     def __init__(self, config: Any) -> None:
@@ -48,7 +48,7 @@ class TracePlugin:
         for name, value in options.items():
             if name not in _OTHERS and value not in (None, False, [], _DEFAULTS.get(name)):
                 raise pytest.UsageError(
-                    f"refscale: --refscale-{name} is of vectors, expected no option beside --refscale-trace but "
+                    f"refscale: --refscale-{name} applies to vectors, expected no option beside --refscale-trace but "
                     "--refscale-json"
                 )
         self._json = options["json"]
@@ -61,33 +61,33 @@ class TracePlugin:
             raise pytest.UsageError(f"refscale: {error}") from None
 
     def pytest_pycollect_makeitem(self, collector: Any, name: str, obj: object) -> list[Any] | None:
-        """Put a test for each call in the place of ``conformance.test_vector``."""
+        """Replace ``conformance.test_vector`` by a test for each call."""
         if obj is not conformance.test_vector:
             return None
         return [CallItem.made(collector, i, self) for i in range(len(self.judge.trace.calls))]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: Any, call: Any) -> Generator[None, Any, Any]:
-        """Add the verdict to the report."""
+        """Add the verdict to the report of the test."""
         report = yield
         if call.when == "call" and isinstance(item, CallItem) and item.verdict is not None:
             setattr(report, _KEY, [item.index, item.verdict])
         return report
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Take the verdict from the report."""
+        """Read the verdict from the report of a test."""
         found = getattr(report, _KEY, None)
         if self._reports and found:
             self._verdicts[found[0]] = found[1]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: Any) -> None:
-        """Write the JSON."""
+        """Write the JSON at the end of the run."""
         if self._reports and self._json and self._verdicts:
             write_json(self._json, document(self._in_order()))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Print what the verdict covers."""
+        """Print the coverage of the verdict."""
         if self._verdicts:
             terminalreporter.section("refscale")
             terminalreporter.line(total_in_words(self._in_order()))
@@ -102,11 +102,11 @@ class CallItem(pytest.Item):
     index: int
     plugin: TracePlugin
     verdict: dict[str, Any] | None = None
-    """The verdict as JSON content, once there is one."""
+    """Verdict as JSON content, after the test has run."""
 
     @classmethod
     def made(cls, collector: Any, index: int, plugin: TracePlugin) -> CallItem:
-        """The test of a call."""
+        """Create the test of a call."""
         name = f"{index} {shown(plugin.judge.trace.calls[index].name, 80)}"
         node = f"refscale/trace/{plugin.directory.name}::{name.replace('::', ':')}"
         item: CallItem = cls.from_parent(collector, name=name, nodeid=node)
@@ -114,7 +114,7 @@ class CallItem(pytest.Item):
         return item
 
     def runtest(self) -> None:
-        """Judge it."""
+        """Check the call; fail by its verdict."""
         try:
             result = self.plugin.judge.call(self.index)
         except RefscaleError as error:
@@ -124,5 +124,5 @@ class CallItem(pytest.Item):
             pytest.fail("\n".join(call_in_words(result)), pytrace=False)
 
     def reportinfo(self) -> tuple[str, None, str]:
-        """Where it is: the name of the call."""
+        """Return the name of the call as the test's location."""
         return "refscale", None, self.name

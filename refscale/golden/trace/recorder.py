@@ -1,4 +1,4 @@
-"""Write a trace: of NumPy or PyTorch code, call by call, or of a run of refscale.
+"""Recorder of traces: from NumPy or PyTorch code, call by call, or from a run of refscale.
 
     with Recorder("trace", policy="fp8") as recorder:
         ...
@@ -6,9 +6,9 @@
             x_, w_ = call.inputs(x, w)
             y = call.output(my_kernel(x_, w_))
 
-With PyTorch the gradients record themselves during ``y.backward()``: ``inputs`` returns views of the tensors, whose
-gradients are those of this call alone, and ``output`` hooks the result.  With NumPy, pass them:
-``call.gradient(g, [gx, gw])``.  The index is written when the recorder closes, after the backward pass.
+With PyTorch the gradients are recorded during ``y.backward()``: ``inputs`` returns views of the tensors, whose
+gradients are those of this call alone, and ``output`` hooks the result. With NumPy, pass them:
+``call.gradient(g, [gx, gw])``. The index is written when the recorder closes, after the backward pass.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Array = NDArray[Any]
 
 
 def as_array(x: Any) -> Array:
-    """A copy of an array or tensor, in C order; bfloat16, FP8 and the like as float32, which represents them."""
+    """Return a copy of an array or tensor, in C order; bfloat16, FP8 and similar formats as float32."""
     if hasattr(x, "detach"):  # a PyTorch tensor, on any device
         x = x.detach().cpu()
         x = (x.float() if x.dtype.is_floating_point and x.element_size() < 4 else x).numpy()
@@ -45,7 +45,7 @@ def as_array(x: Any) -> Array:
 
 
 class RecordedCall:
-    """One call that is being recorded; see ``Recorder.call``."""
+    """One call during its recording; see ``Recorder.call``."""
 
     def __init__(self, recorder: Recorder, name: str, steps: list[dict[str, Any]], policy: str | None) -> None:
         self.recorder, self.index = recorder, len(recorder.calls)
@@ -62,15 +62,15 @@ class RecordedCall:
         """Record the inputs, before operands are cast.
 
         Args:
-            arrays: in the order of the op's inputs, or of their first use in the steps.
-            named: by name, for a fused kernel.
+            arrays: arrays in the order of the op's inputs, or of their first use in the steps.
+            named: arrays by name, for a fused kernel.
 
         Returns:
-            The arrays; of PyTorch tensors, views of them: compute with these, so that their gradients are known.
-            One alone, several as a tuple.
+            The arrays, a tuple if there are several. PyTorch tensors are returned as views: compute with these, so that
+            their gradients are recorded.
 
         Raises:
-            ArgumentError: other inputs than the steps read.
+            ArgumentError: the inputs are not those that the steps read.
         """
         given = dict(zip(self.reads, arrays, strict=False)) | named
         if set(given) != set(self.reads) or len(arrays) > len(self.reads):
@@ -89,7 +89,7 @@ class RecordedCall:
         return use
 
     def output(self, y: Any, name: str | None = None) -> Any:
-        """Record an output, as stored, and return it; ``name``: of the steps, the last one's by default."""
+        """Record an output, as stored, and return it; ``name``: output of a step, default: the last one."""
         name = name or self.makes
         self._write("outputs", name, y)
         if getattr(y, "requires_grad", False):
@@ -97,7 +97,7 @@ class RecordedCall:
         return y
 
     def gradient(self, gradient: Any, gradients: Sequence[Any], name: str | None = None) -> None:
-        """Record the gradient of an output, and those of the inputs from this call alone (None: not known)."""
+        """Record the gradient of an output, and those of the inputs from this call alone (None: unknown)."""
         self._write("gradient", name or self.makes, gradient)
         for read, g in zip(self.reads, gradients, strict=True):
             if g is not None:
@@ -111,16 +111,16 @@ class RecordedCall:
 
 
 class Recorder:
-    """Records the calls of one training step into a directory.
+    """A recorder of the calls of one training step into a directory.
 
     Args:
-        directory: made if it does not exist; it must not hold a trace already.
+        directory: target, created if absent; it must not contain a trace.
         policy: casts of the calls, a policy or a mix as ``get_precision`` reads it.
-        accumulate: how products are summed.
-        complete: every call that reads a recorded array is recorded, so that sums of gradients can be compared.
+        accumulate: accumulator of the products.
+        complete: whether every call that reads a recorded array is recorded, so that sums of gradients can be compared.
 
     Raises:
-        GoldenError: the directory holds a trace.
+        GoldenError: the directory contains a trace.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Recorder:
         beta: Sequence[float | None] | None = None,
         stored: bool = False,
     ) -> dict[str, Any]:
-        """One step of a fused kernel, see ``trace.schema``; factors are 1 by default."""
+        """Return one step of a fused kernel, see ``trace.schema``; factors are 1 by default."""
         return step_content(op, alpha, _factors(op, beta, len(inputs)), inputs, output, stored)
 
     @contextmanager
@@ -161,9 +161,9 @@ class Recorder:
         """Record one call.
 
         Args:
-            name: any text that finds the call in the program.
-            op: an op of the table, or the steps of a fused kernel, from ``step``.
-            alpha, beta: factors of the op.
+            name: text that identifies the call in the program.
+            op: op of the table, or the steps of a fused kernel, from ``step``.
+            alpha, beta: factors of the op; default: 1.
             count: number of inputs of an op that takes any number.
             policy: casts of this call, if they differ from the recorder's.
         """
@@ -177,11 +177,11 @@ class Recorder:
         yield call
 
     def write(self, file: str, x: Array) -> None:
-        """Write an array of a call."""
+        """Write an array of a call to a file."""
         write_atomically(self.directory / file, lambda stream: np.lib.format.write_array(stream, x, allow_pickle=False))
 
     def close(self) -> None:
-        """Write the index; after the backward pass."""
+        """Write the index, after the backward pass."""
         calls = [call.content for call in self.calls]
         content = {
             "schema": SCHEMA,
@@ -205,12 +205,12 @@ def _factors(op: Op, beta: Sequence[float | None] | None, count: int) -> Sequenc
 
 
 class _RecordingTape(Tape):
-    """A tape that remembers the value of every variable."""
+    """A tape that stores the value of every variable."""
 
     values: dict[Variable, Array]
 
     def tensor(self, value: ArrayLike, name: str = "leaf", *, requires_grad: bool = True) -> Tensor:
-        """As of ``Tape``."""
+        """Create a variable as ``Tape.tensor`` does, and store its value."""
         t = super().tensor(value, name, requires_grad=requires_grad)
         self.values[t.variable] = t.value
         return t
@@ -228,19 +228,20 @@ def record_run(
 ) -> int:
     """Record a run of refscale, forward and backward.
 
-    A gradient is recorded where a tensor is read by one call: where several read it, the probe sees their sum alone.
+    A gradient is recorded for a tensor that one call reads: with several readers, only the sum of their gradients is
+    known.
 
     Args:
-        directory: of the trace.
-        run: computes on the tape and returns the output to differentiate.
-        scheme, policy, fast, rng: of the tape.
+        directory: target directory of the trace.
+        run: function that computes on the tape and returns the output to differentiate.
+        scheme, policy, fast, rng: arguments of the tape.
         gradient: dL/d(output).
 
     Returns:
         Number of calls.
 
     Raises:
-        GoldenError: the directory holds a trace.
+        GoldenError: the directory contains a trace.
     """
     values: dict[Variable, Array] = {}
     gradients: dict[Variable, Array] = {}

@@ -1,24 +1,24 @@
-"""What a trace directory holds.
+"""Contents of a trace directory.
 
 ``trace.json``, whose JSON Schema is ``golden/trace.schema.json``::
 
     {"schema": "refscale.trace/1",
-     "policy": "fp8",                      a policy or a mix, as ``get_precision`` reads it
-     "accumulate": "any-order",   how products are summed, an accumulator of ``exact``; may be left out
-     "complete": true,            every call that reads one of these arrays is recorded; false if left out
+     "policy": "fp8",             a policy or a mix, as ``get_precision`` reads it
+     "accumulate": "any-order",   accumulator of the products, a name of ``exact``; optional
+     "complete": true,            every call that reads one of these arrays is recorded; default: false
      "calls": [
-       {"name": "layer.0.query",           any text that finds the call in your program
+       {"name": "layer.0.query",           text that identifies the call in your program
         "steps": [{"op": "matmul", "attributes": {}, "alpha": 0.0625, "beta": [0.0625, 0.03125],
                    "inputs": ["x", "w"], "output": "out"}],
-        "policy": "fp32",                  of this call, if it differs; may be left out
+        "policy": "fp32",                  policy of this call, if it differs; optional
         "inputs": {"x": "0.x.npy", "w": "0.w.npy"},       before operands are cast
         "outputs": {"out": "0.out.npy"},                   as stored
         "gradient": {"out": "0.gradient.out.npy"},         of the outputs, complete; {} if there was no backward pass
         "gradients": {"x": "0.gradient.x.npy", "w": "0.gradient.w.npy"}}]}    of the inputs, from this call alone
 
-A call of one step is an op.  A call of several is a fused kernel: steps read the inputs of the call and the outputs of
-earlier steps by name.  Results of inner steps are not stored, but where a step has ``"stored": true``: there the kernel
-rounds to the policy's store format.  ``beta`` has null for inputs without gradient.
+A call of one step is an op. A call of several is a fused kernel: steps read the inputs of the call and the outputs of
+earlier steps by name. Results of inner steps are not stored, unless a step has ``"stored": true``: there the kernel
+rounds to the policy's store format. ``beta`` has null for inputs without gradient.
 
 Arrays are ``.npy`` files, version 1, in C order: float16, float32, float64, bool, or integers (bfloat16 and FP8 values
 as float32, which represents them).
@@ -48,7 +48,7 @@ Array = NDArray[Any]
 SCHEMA = "refscale.trace/1"
 INDEX = "trace.json"
 ANY_ORDER = "any-order"
-"""Products are summed in float32, in an order that is not specified; another accumulator of ``exact`` has its bound."""
+"""Accumulator: float32 sums in an unspecified order; every other accumulator of ``exact`` has its own bound."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class TracedCall:
     """One call of the program, with the files of its arrays by name.
 
     Attributes:
-        name: of the call, in the program.
-        steps: one op, or those of a fused kernel, in order.
-        policy: casts.
+        name: name of the call in the program.
+        steps: one op, or the steps of a fused kernel, in order.
+        policy: casts of the call.
         inputs, outputs: files of the arrays.
         gradient: files of the complete gradients of the outputs.
         gradients: files of the gradients of the inputs that come from this call.
@@ -75,12 +75,12 @@ class TracedCall:
 
 @dataclass(frozen=True)
 class Trace:
-    """A trace.
+    """A recorded training step.
 
     Attributes:
-        directory: where the arrays are.
-        accumulate: how products are summed.
-        calls: in the order of the program.
+        directory: directory of the arrays.
+        accumulate: accumulator of the products.
+        calls: calls in the order of the program.
         complete: whether every call that reads a recorded array is recorded.
     """
 
@@ -90,10 +90,10 @@ class Trace:
     complete: bool = False
 
     def array(self, file: str) -> Array:
-        """An array of a call.
+        """Read an array of a call.
 
         Raises:
-            GoldenError: the file is missing, not a ``.npy`` file, or of another dtype than a trace has.
+            GoldenError: the file is missing, not a ``.npy`` file, or of a dtype that traces do not have.
         """
         path = self.directory / file
         try:
@@ -111,8 +111,8 @@ def load_trace(directory: str | Path) -> Trace:
     """Read and check the index of a trace; arrays are read when a call is judged.
 
     Raises:
-        GoldenError: no such directory, another schema, an unknown op or policy, or names that do not fit; the message
-            names the call.
+        GoldenError: the directory, the schema, an op, a policy or a name is unknown or does not fit; the message names
+            the call.
     """
     directory = Path(directory)
     where = f"trace {directory}"
@@ -135,7 +135,7 @@ def load_trace(directory: str | Path) -> Trace:
 
 
 def _told(where: str, make: Any) -> Any:
-    """What ``make`` returns; its error as a GoldenError that begins with the place."""
+    """Return the result of ``make``; its error as a GoldenError that begins with the place."""
     try:
         return make()
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -162,7 +162,7 @@ def _call(where: str, content: Any, policy: Any) -> TracedCall:
 
 
 PARTS = ("inputs", "outputs", "gradient", "gradients")
-"""The arrays of a call."""
+"""Kinds of arrays of a call."""
 
 
 def _files(where: str, part: str, files: Any) -> dict[str, str]:
@@ -216,7 +216,7 @@ def _check_names(where: str, call: TracedCall) -> None:
 def step_content(
     op: Op, alpha: float, beta: Sequence[float | None], inputs: Sequence[str], output: str, stored: bool = False
 ) -> dict[str, Any]:
-    """A step as the index has it."""
+    """Return a step as JSON content of the index."""
     content = {
         "op": op.name,
         "attributes": {k: list(v) if isinstance(v, tuple) else v for k, v in op.attributes().items()},
@@ -229,5 +229,5 @@ def step_content(
 
 
 def is_number(x: Array) -> bool:
-    """Return whether an array holds floats, rather than indices or a mask."""
+    """Return whether an array contains floats, not indices or a mask."""
     return np.asarray(x).dtype.kind == "f"

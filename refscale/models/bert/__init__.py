@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2018): what it is and what it computes.
+"""BERT (Devlin et al. 2018): configurations, parameters, encoder, heads and losses.
 
 In reading order:
 

@@ -1,4 +1,4 @@
-"""What a BERT is: sizes and rules, as data."""
+"""Configurations of BERT: sizes and rules, as data."""
 
 from __future__ import annotations
 
@@ -28,29 +28,30 @@ OUTPUTS: tuple[Output, ...] = get_args(Output)
 
 @dataclass(frozen=True)
 class BertConfig:
-    """Shape and rules of a BERT.  Sizes are the published ones; the rules default to the paper's.
+    """The configuration of a BERT: sizes and rules. Rules default to the paper's.
 
     Attributes:
-        layers, width, heads, hidden: of the encoder; ``hidden`` is the feed-forward width.
+        layers, width, heads, hidden: sizes of the encoder; ``hidden`` is the feed-forward width.
         vocabulary: rows of the word embedding.
-        positions: longest sequence.
+        positions: maximum sequence length.
         segments: rows of the segment embedding.
-        outputs: what stands on the encoder: "mlm" (masked-LM head), "nsp" (next-sentence head, with its pooler),
-            "pooler" (that pooler alone), "span" (logits of where an answer starts and ends).
-        norm: of the residual blocks, see ``layers.Block``: "post" as the original; "pre" and "branch" have another at
-            the end of the encoder.  A scheme that moves the norms of the blocks neither adds nor removes that one.
-        tied: the decoder uses the word embedding (the original) or a weight of its own.
-        tau: residual rule.  Regular BERT computes x + f(x) with branches that add about a tenth of the stream's
-            variance (bert-base at initialization: 0.02 to 0.14, ``refscale report bert-base --all``).  None: that, with
-            ``fixed(0.1)`` as its stand-in under unit scaling if post-norm, the running mean if pre-norm.
-        activation: of the feed-forward layers and the masked-LM head, a name of ``ops.ACTIVATIONS``.
-        eps: of the norms.
-        dropout, attention_dropout: probabilities: for embeddings and branches; for attention weights.
-        scores: damping of the attention scores, "1/sqrt(d)" or "1/d"; None: the scheme's.
-        values: how alike those of a sequence are taken to be, see ``ops.AttentionMix``.
-        constraint: ties factors inside residual branches: ``geometric`` is the paper's; with ``none`` every op keeps
-            its own factors, and forks repay the difference where branches and uses start.
-        std: of initial weights under the regular scheme.
+        outputs: heads on the encoder: "mlm" (masked LM), "nsp" (next sentence, with its pooler), "pooler" (the pooler
+            only), "span" (logits of start and end of an answer).
+        norm: placement of norms in the residual blocks, see ``layers.Block``: "post" as the original; "pre" and
+            "branch" add a norm at the end of the encoder. A scheme that moves the norms of the blocks does not change
+            the last one.
+        tied: True: the decoder uses the word embedding (the original); False: it has its own weight.
+        tau: residual rule. Regular BERT computes x + f(x) with branches that add about a tenth of the stream's
+            variance (bert-base at initialization: 0.02 to 0.14, ``refscale report bert-base --all``). None: x + f(x);
+            under unit scaling it is replaced by ``fixed(0.1)`` for post-norm, by the running mean for pre-norm.
+        activation: activation of the feed-forward layers and the masked-LM head, a name in ``ops.ACTIVATIONS``.
+        eps: eps of the norms.
+        dropout, attention_dropout: probabilities of dropout: of embeddings and branches; of attention weights.
+        scores: damping of the attention scores, "1/sqrt(d)" or "1/d"; None: that of the scheme.
+        values: assumed correlation of the values of a sequence, see ``ops.AttentionMix``.
+        constraint: constraint of factors inside residual branches: ``geometric`` is the paper's; with ``none`` every op
+            keeps its own factors, and forks at the start of branches and uses correct the difference.
+        std: standard deviation of initial weights under the regular scheme.
 
     ``tau`` and ``constraint`` may be given by name.
     """
@@ -82,7 +83,7 @@ class BertConfig:
         if min(sizes) < 1:
             raise ArgumentError(f"{self}: sizes must be at least 1")
         if self.width % self.heads:
-            raise ArgumentError(f"{self}: width {self.width} is no multiple of heads {self.heads}")
+            raise ArgumentError(f"{self}: width {self.width} is not a multiple of heads {self.heads}")
         if self.activation not in ops.ACTIVATIONS:
             raise ArgumentError(
                 f"BertConfig(activation={self.activation!r}): expected one of {', '.join(ops.ACTIVATIONS)}"
@@ -96,12 +97,12 @@ class BertConfig:
 
     @property
     def pools(self) -> bool:
-        """Whether there is a pooler."""
+        """Return whether the model has a pooler."""
         return "nsp" in self.outputs or "pooler" in self.outputs
 
     @property
     def block(self) -> Block:
-        """What all layers share."""
+        """Common settings of all layers."""
         plain = PlainAdd(fixed(0.1)) if self.norm == "post" else default
         return Block(
             heads=self.heads,
@@ -128,7 +129,7 @@ CONFIGS: dict[str, BertConfig] = {
 
 
 def get_config(name: str, **changes: Any) -> BertConfig:
-    """A named configuration, with fields replaced: ``get_config("bert-tiny", norm="pre")``."""
+    """Return a named configuration with some fields replaced: ``get_config("bert-tiny", norm="pre")``."""
     if name not in CONFIGS:
         raise ArgumentError(f"get_config({name!r}): expected one of {', '.join(CONFIGS)}")
     return replace(CONFIGS[name], **changes)

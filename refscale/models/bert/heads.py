@@ -1,4 +1,4 @@
-"""What stands on BERT's encoder: masked words, next sentence, spans; each ends in logits."""
+"""The heads of BERT: masked words, next sentence, spans; each returns logits."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def masked_lm_head(
     eps: float = 1e-12,
     constraints: tuple[str | Constraint, str | Constraint] = (none, none),
 ) -> Tensor:
-    """Masked-LM head at the given positions: gather, dense, activation, norm, readout (Devlin et al. 2018).
+    """Compute the masked-LM head at given positions: gather, dense, activation, norm, readout (Devlin et al. 2018).
 
-    Nothing needs a constraint: the head hangs on a cut-edge, or starts with a fork that repays its factors.
+    By default its ops are unconstrained: the head is on a cut-edge, or starts with a fork, which corrects the gradient.
 
     Args:
         h: encoder output (batch, seq, d).
-        positions: (batch, k), places to predict.
+        positions: positions to predict, (batch, k).
         transform: weight (d, d) and bias (d,) of the dense layer.
-        norm: gain (d,) and bias (d,).
-        decoder: weight (d, words), which may be the word embedding transposed, and bias (words,).
-        activation: gelu, in the original.
-        eps: of the norm.
-        constraints: of the dense layer and of the readout.
+        norm: gain (d,) and bias (d,) of the norm.
+        decoder: weight (d, words), which may be the transposed word embedding, and bias (words,).
+        activation: op of the activation, default gelu as in the original.
+        eps: eps of the norm.
+        constraints: constraints of the dense layer and of the readout.
 
     Returns:
         Logits (batch, k, words).
@@ -51,13 +51,13 @@ def masked_lm_head(
 
 
 def first_pooled(h: Tensor, weight: Tensor, bias: Tensor, *, constraint: str | Constraint = none) -> Tensor:
-    """tanh(dense(the first token)), as BERT pools a sequence (Devlin et al. 2018).
+    """Compute tanh(dense(first token)), BERT's pooling of a sequence (Devlin et al. 2018).
 
     Args:
         h: encoder output (batch, seq, d).
         weight: (d, d).
         bias: (d,).
-        constraint: of the dense layer.
+        constraint: constraint of the dense layer.
 
     Returns:
         (batch, d).
@@ -76,33 +76,33 @@ def next_sentence_head(
     classifier: tuple[Tensor, Tensor],
     constraints: tuple[str | Constraint, str | Constraint] = (none, none),
 ) -> Tensor:
-    """Next-sentence head on the first token: dense, tanh, readout (Devlin et al. 2018).
+    """Compute the next-sentence head on the first token: dense, tanh, readout (Devlin et al. 2018).
 
-    Nothing needs a constraint, as in ``masked_lm_head``.
+    By default its ops are unconstrained; see ``masked_lm_head``.
 
     Args:
         h: encoder output (batch, seq, d).
         pooler: weight (d, d) and bias (d,).
         classifier: weight (d, 2) and bias (2,).
-        constraints: of the dense layer and of the readout.
+        constraints: constraints of the dense layer and of the readout.
 
     Returns:
-        Logits (batch, 2).  Class 1: the second part follows the first.
+        Logits (batch, 2). Class 1: the second part of the input follows the first in the text.
     """
     return F.readout(first_pooled(h, *pooler, constraint=constraints[0]), *classifier, constraint=constraints[1])
 
 
 def span_head(h: Tensor, weight: Tensor, bias: Tensor, *, constraint: str | Constraint = none) -> list[Tensor]:
-    """Logits of where an answer starts and ends, from each token's vector (Devlin et al. 2018, SQuAD).
+    """Compute logits of the start and the end of an answer for each token (Devlin et al. 2018, SQuAD).
 
     Args:
         h: encoder output (batch, seq, d).
         weight: (d, 2).
         bias: (2,).
-        constraint: of the readout.
+        constraint: constraint of the readout.
 
     Returns:
-        Start and end, (batch, seq) each; also of padding, as in the original.
+        Logits of start and end, (batch, seq) each, including padding, as in the original.
     """
     logits = F.readout(h, weight, bias, constraint=constraint)
     return [apply(ops.Reshape(h.shape[:2]), part) for part in F.split(logits, 2)]

@@ -1,11 +1,11 @@
-"""BERT (Devlin et al. 2018), its encoder and its heads, regular or unit-scaled by the tape's scheme.
+"""BERT (Devlin et al. 2018), its encoder and its heads; the tape's scheme makes it regular or unit-scaled.
 
-Where unit scaling shows: residual additions are weighted (``functional.residual``), embeddings are summed by a weighted
-add, and a tensor used by parts whose gradients carry different factors is forked: the encoder's output by the two
-heads, and the word embedding by input and decoder if they are tied.  ``backward`` settles the forks, so that every
-computed gradient is one constant times the true one; ``graph.gradient_factors`` certifies it.
+For unit scaling residual additions are weighted (``functional.residual``), embeddings are added by a weighted add, and
+a tensor is forked if the gradients of its uses have different constants: the encoder's output for the two heads, and
+the word embedding for input and decoder if they are tied. ``backward`` chooses β of the forks so that every computed
+gradient is a constant times the true one; ``graph.gradient_factors`` checks this and returns the constants.
 
-Under the regular scheme all of these are the plain operations of the original.
+Under the regular scheme these are the plain operations of the original.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from refscale.scales import Constraint, constraint_at, none
 
 
 def specs(config: BertConfig) -> Specs:
-    """Every parameter, in order."""
+    """Return the specs of all parameters, in order."""
     d = config.width
     found: Specs = {
         "embeddings.word": Spec("embedding", (config.vocabulary, d)),
@@ -63,7 +63,7 @@ def specs(config: BertConfig) -> Specs:
 
 
 def initial_std(config: BertConfig, spec: Spec) -> float:
-    """Of a weight under the regular scheme: one for all (Devlin et al. 2018)."""
+    """Return the initial σ of a weight under the regular scheme, the same for all (Devlin et al. 2018)."""
     return config.std
 
 
@@ -77,22 +77,22 @@ def encode(
     *,
     word: Tensor | None = None,
 ) -> Tensor:
-    """Encoder: token ids to contextual vectors.
+    """Run the encoder: token ids to contextual vectors.
 
     Args:
         p: parameters as tensors, from ``models.parameters_on``.
         config: the model.
         ids: (batch, seq) integers below ``config.vocabulary``.
-        mask: (batch, seq), True at real tokens, False at padding; None if all are real.
+        mask: (batch, seq), False for padding; None: no padding.
         segments: (batch, seq) integers below ``config.segments``; None: all 0.
-        rng: for dropout; None in evaluation.
-        word: one fork of the word embedding, if it has another use.
+        rng: generator for dropout; None in evaluation.
+        word: a fork of the word embedding, if it has another use.
 
     Returns:
         (batch, seq, width), of unit variance under unit scaling.
 
     Raises:
-        ShapeError: ids, mask and segments do not fit each other, or are longer than ``config.positions``.
+        ShapeError: ids, mask and segments have different shapes, or are longer than ``config.positions``.
     """
     ids = plain("bert", "ids", ids)
     segments = np.zeros_like(ids) if segments is None else segments
@@ -124,9 +124,9 @@ def encode(
 
 
 def pooled(p: Tensors, encoded: Tensor) -> Tensor:
-    """tanh(dense(the first token)): (batch, seq, width) → (batch, width), by a pooler that was trained.
+    """Compute tanh(dense(first token)) by a trained pooler: (batch, seq, width) → (batch, width).
 
-    ``functional.mean_pooled`` is the other usual way to make one vector of a sequence.
+    ``functional.mean_pooled`` is the other usual pooling of a sequence.
     """
     weight, bias = p["nsp.pooler.weight"], p["nsp.pooler.bias"]
     scheme = tape_of("bert", encoded, weight).scheme
@@ -135,14 +135,14 @@ def pooled(p: Tensors, encoded: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Losses:
-    """What a pre-training step computes, on one tape.
+    """The losses and logits of a pre-training step, on one tape.
 
     Attributes:
-        total, masked_lm, next_sentence: scalars.
+        total, masked_lm, next_sentence: losses, scalars.
         encoded: the encoder's output (batch, seq, width).
         masked_lm_logits, next_sentence_logits: (batch, p, words) and (batch, 2).
 
-    A model without a next-sentence head has None for the two.
+    Without a next-sentence head ``next_sentence`` and ``next_sentence_logits`` are None.
     """
 
     total: Tensor
@@ -154,19 +154,19 @@ class Losses:
 
     @property
     def parts(self) -> dict[str, Tensor]:
-        """What the total is the sum of."""
+        """The losses whose sum is ``total``, by name."""
         second = {"next_sentence": self.next_sentence} if self.next_sentence else {}
         return {"masked_lm": self.masked_lm, **second}
 
 
 def pretraining_loss(p: Tensors, batch: Batch, config: BertConfig, rng: np.random.Generator | None = None) -> Losses:
-    """Masked-LM plus next-sentence loss, ready for ``backward(losses.total)``.
+    """Compute masked-LM plus next-sentence loss; continue with ``backward(losses.total)``.
 
     Args:
         p: parameters as tensors, from ``models.parameters_on``.
-        batch: real text.
-        config: the model, with a masked-LM head; without the other one, masked LM is all there is.
-        rng: for dropout; None in evaluation.
+        batch: a batch of masked text.
+        config: the model, with a masked-LM head; without a next-sentence head the total is the masked-LM loss.
+        rng: generator for dropout; None in evaluation.
 
     Returns:
         The losses.
@@ -223,10 +223,10 @@ def pretraining_loss(p: Tensors, batch: Batch, config: BertConfig, rng: np.rando
 
 @dataclass(frozen=True)
 class SpanLosses:
-    """What a step of span extraction computes, on one tape.
+    """The losses and logits of a step of span extraction, on one tape.
 
     Attributes:
-        total, start, end: scalars; the first is the sum of the others.
+        total, start, end: losses, scalars; the total is the sum of the others.
         encoded: the encoder's output (batch, seq, width).
         start_logits, end_logits: (batch, seq).
     """
@@ -240,21 +240,21 @@ class SpanLosses:
 
     @property
     def parts(self) -> dict[str, Tensor]:
-        """What the total is the sum of."""
+        """The losses whose sum is ``total``, by name."""
         return {"start": self.start, "end": self.end}
 
 
 def span_loss(p: Tensors, batch: SpanBatch, config: BertConfig, rng: np.random.Generator | None = None) -> SpanLosses:
-    """Cross-entropy of where the answer starts plus that of where it ends.
+    """Compute the cross-entropy of the answer's start plus that of its end.
 
     Args:
         p: parameters as tensors, from ``models.parameters_on``.
         batch: questions, contexts, answers.
         config: the model, with the output "span".
-        rng: for dropout; None in evaluation.
+        rng: generator for dropout; None in evaluation.
 
     Returns:
-        The losses; the mean of the two that the original takes would be half of their sum.
+        The losses. The total is their sum, twice the mean that the original uses.
 
     Raises:
         ArgumentError: the model has no span head.

@@ -1,8 +1,8 @@
-"""Language models that predict the next token: the paper's character models, and a decoder as they are built today.
+"""Language models that predict the next token: the paper's character models, and a decoder of current design.
 
 In reading order:
 
-1. ``config``: sizes and rules, as data; one model is what all of them are configurations of.
+1. ``config``: sizes and rules, as data; all models are configurations of one.
 2. ``model``: parameters, trunk, prediction, loss; written once for every scheme and precision.
 
     >>> from refscale.models import language

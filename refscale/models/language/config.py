@@ -1,4 +1,4 @@
-"""What a language model is: sizes and rules, as data."""
+"""Configurations of language models: sizes and rules, as data."""
 
 from __future__ import annotations
 
@@ -27,33 +27,35 @@ Initial = Literal["normal", "authors"]
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """Shape and rules of a model that predicts the next token.
+    """The configuration of a model that predicts the next token: sizes and rules.
 
     Attributes:
-        layers, width: of the trunk.
-        head_size: of attention; there are width/head_size heads.
-        shared: queries that share a key and a value; divides the number of heads.
+        layers, width: sizes of the trunk.
+        head_size: width of an attention head; the number of heads is width/head_size.
+        shared: number of heads of queries that share a key and a value; divides the number of heads.
         multiple: feed-forward width over ``width``.
         vocabulary: rows of the embedding.
-        mixer: what mixes the tokens of a sequence, see ``layers.Block``.
-        positions: how attention knows them: "relative" (learned projections of sinusoids of the distance), "rotary".
-        norm: of the residual blocks: "pre", "post", "branch" or "none".
-        rms: RMS norms in place of layer norms.
-        biases: of linear layers and convolutions.
-        gated: the feed-forward layer is x·silu(gate); if not, ``activation`` is between its two.
-        activation: a name of ``ops.ACTIVATIONS``.
-        embedding_norm: a norm on the embeddings.
+        mixer: the op that mixes the tokens of a sequence, see ``layers.Block``.
+        positions: representation of positions in attention: "relative" (learned projections of sinusoids of the
+            distance) or "rotary".
+        norm: placement of norms in the residual blocks: "pre", "post", "branch" or "none".
+        rms: use RMS norms instead of layer norms.
+        biases: use biases in linear layers and convolutions.
+        gated: True: the feed-forward layer is x·silu(gate); False: it has ``activation`` between two linear layers.
+        activation: a name in ``ops.ACTIVATIONS``.
+        embedding_norm: apply a norm to the embeddings.
         tied: the readout uses the embedding.
-        pad: predictions move one place to the right, behind a trained first one, so that the first token is predicted,
-            too (the paper's models); if not, the first is not (as decoders are trained).
-        tau: residual rule; ``default`` is x + f(x), with the running mean as its stand-in under unit scaling.
-        kernel, groups: of convolutions.
-        frequencies, amplitude: of the sinusoids.
-        initial: "normal" weights, of Glorot's σ under the regular scheme; or those of the "authors": uniform, and there
-            with σ = fan_in^-½ for queries, keys, values and distances, and for gates counting input and state.
-        base: of rotary positions.
-        eps: of the norms.
-        dropout: probability, for embeddings and branches; attention weights have none.
+        pad: True: predictions are shifted to the right after a trained first one, so that the first token is also
+            predicted (the paper's models); False: it is not (usual for decoders).
+        tau: residual rule; ``default`` is x + f(x), replaced by the running mean under unit scaling.
+        kernel, groups: kernel size and number of groups of convolutions.
+        frequencies, amplitude: number and amplitude of the sinusoids.
+        initial: distribution of initial weights. "normal": N(0, σ²), with Glorot's σ under the regular scheme.
+            "authors": uniform, with σ = fan_in^-½ under the regular scheme for queries, keys, values and distances, and
+            for gates, whose fan-in is that of input and state together.
+        base: base of rotary positions.
+        eps: eps of the norms.
+        dropout: probability of dropout of embeddings and branches; attention weights have no dropout.
         scores, values, constraint: see ``layers.Block``.
 
     ``tau`` and ``constraint`` may be given by name.
@@ -129,7 +131,7 @@ class LanguageConfig:
 
     @property
     def block(self) -> Block:
-        """What all layers share."""
+        """Common settings of all layers."""
         heads = max(1, self.width // self.head_size)
         return Block(
             heads=heads,

@@ -1,8 +1,8 @@
-"""A model that predicts the next token, regular or unit-scaled by the tape's scheme.
+"""A model that predicts the next token; the tape's scheme makes it regular or unit-scaled.
 
-Embedding, layers on a residual stream, a norm, a readout.  Every edge of the trunk lies in a residual loop and is
-constrained; the readout and what follows hang on cut-edges.  A tied embedding is forked, as BERT's is, and
-``backward`` settles the forks.
+It has an embedding, layers on a residual stream, a norm and a readout. Every edge of the trunk is in a residual loop
+and is constrained; the readout and later ops are on cut-edges. A tied embedding is forked, as in BERT, and ``backward``
+chooses β of the forks.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FIRST = "gradients of the first prediction, where no sequence starts a text"
 
 
 def specs(config: LanguageConfig) -> Specs:
-    """Every parameter, in order."""
+    """Return the specs of all parameters, in order."""
     d, depth = config.width, 2 * config.layers
     has_bias = not config.rms
     found: Specs = {"embedding": Spec("embedding", (config.vocabulary, d))}
@@ -85,7 +85,7 @@ def _mixer_specs(name: str, config: LanguageConfig, depth: int) -> Specs:
 
 
 def _authors(name: str, spec: Spec) -> Spec:
-    """A spec with the authors' σ, where it is not Glorot's.  Source: their code, scmm/layers.py (qkv, gates)."""
+    """A spec with the authors' σ, where it is not Glorot's. Source: their code, scmm/layers.py (qkv, gates)."""
     part = name.split(".")[-2:-1]
     if spec.role == "weight" and part in (["query"], ["key"], ["value"], ["distance"], ["input"], ["state"]):
         both = 2 if part in (["input"], ["state"]) else 1
@@ -94,7 +94,7 @@ def _authors(name: str, spec: Spec) -> Spec:
 
 
 def initial_std(config: LanguageConfig, spec: Spec) -> float:
-    """Of a weight under the regular scheme: Glorot's; a tied embedding has width^-½, as a readout would."""
+    """Return the initial σ of a weight under the regular scheme: Glorot's; width^-½ for a tied embedding."""
     if spec.std is not None:
         return spec.std
     return config.width**-0.5 if config.tied and spec.role == "embedding" else glorot(spec)
@@ -108,17 +108,17 @@ def hidden_states(
     *,
     embedding: Tensor | None = None,
 ) -> Tensor:
-    """The trunk: token ids (batch, seq) to vectors (batch, seq, width), each of its token and those before.
+    """Run the trunk: token ids (batch, seq) to vectors (batch, seq, width) that depend on a token and earlier ones.
 
     Args:
         p: parameters as tensors.
         config: the model.
         ids: integers below ``config.vocabulary``.
-        rng: for dropout; None in evaluation.
-        embedding: one fork of the embedding, if it has another use.
+        rng: generator for dropout; None in evaluation.
+        embedding: a fork of the embedding, if it has another use.
 
     Raises:
-        ShapeError: ids are not (batch, seq).
+        ShapeError: ``ids`` does not have the shape (batch, seq).
     """
     ids = plain("language", "ids", ids)
     if ids.ndim != 2:
@@ -138,9 +138,9 @@ def hidden_states(
 
 
 def logits(p: Tensors, config: LanguageConfig, ids: NDArray[Any], rng: np.random.Generator | None = None) -> Tensor:
-    """Logits (batch, seq, vocabulary): of each token, given those before, with ``pad``; without, of the one after it.
+    """Compute logits (batch, seq, vocabulary) of each token given the earlier ones; without ``pad``, of the next one.
 
-    Arguments as for ``hidden_states``.
+    For the arguments see ``hidden_states``.
     """
     embedding = p["embedding"]
     tape = tape_of("language", embedding)
@@ -162,12 +162,12 @@ def logits(p: Tensors, config: LanguageConfig, ids: NDArray[Any], rng: np.random
 
 @dataclass(frozen=True)
 class NextTokenLoss:
-    """What a step computes, on one tape.
+    """The loss and logits of a step, on one tape.
 
     Attributes:
         total: mean negative log likelihood of the tokens that count, in nats; a scalar.
-        logits: of them and the others, (batch, seq or seq − 1, vocabulary).
-        labels: of the same places; ``IGNORE`` where none counts.
+        logits: logits at all positions, (batch, seq or seq − 1, vocabulary).
+        labels: labels at the same positions; ``IGNORE`` for tokens that do not count.
     """
 
     total: Tensor
@@ -176,24 +176,24 @@ class NextTokenLoss:
 
     @property
     def parts(self) -> Mapping[str, Tensor]:
-        """The total is all there is."""
+        """An empty mapping: the total has no parts."""
         return {}
 
 
 def next_token_loss(
     p: Tensors, batch: TextBatch, config: LanguageConfig, rng: np.random.Generator | None = None
 ) -> NextTokenLoss:
-    """Cross-entropy of every token that counts, given those before it.
+    """Compute the mean cross-entropy of the tokens that count, given the earlier ones.
 
     Args:
         p: parameters as tensors, from ``models.parameters_on``.
-        batch: text.
+        batch: a batch of text.
         config: the model.
-        rng: for dropout; None in evaluation.
+        rng: generator for dropout; None in evaluation.
 
     Raises:
         ArgumentError: no token counts.
-        ShapeError: the batch does not fit.
+        ShapeError: the batch does not fit the configuration.
     """
     y, labels = logits(p, config, batch.ids, rng), batch.labels
     if not config.pad:

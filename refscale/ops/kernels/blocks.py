@@ -1,4 +1,4 @@
-"""What kernels share: rows, and blocks of them that stay in cache."""
+"""Helpers of the fast forms: arrays as rows, and parts of them that stay in cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from refscale.engine import Array
 
 Betas = Sequence[float | None]
-"""The factor of each input's gradient; None: nobody asks for it."""
+"""The factor of each input's gradient; None: the gradient is not wanted."""
 
 Kept = tuple[Any, ...]
 
@@ -18,11 +18,11 @@ BLOCK = 1 << 16
 
 
 def by_row(x: Array) -> Array:
-    """(…, n) → (rows, n)."""
+    """Reshape (…, n) to (rows, n)."""
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def of_rows(rows: int, n: int) -> Iterator[slice]:
-    """All rows of n elements, some at a time; n ≥ 1."""
+    """Yield slices that together cover all rows of n ≥ 1 elements; each part stays in cache."""
     step = max(1, BLOCK // n)
     return (slice(start, start + step) for start in range(0, rows, step))

@@ -1,8 +1,8 @@
 """Kernels of the cells of recurrent networks: one pass of each elementary function over all gates that need it.
 
-A step of a sequence is small, and its calls are many: the readable forms compute the parts of the gates one after the
-other, and in backward again what forward had.  These compute σ and σ′, tanh and tanh′ together, once, and keep what
-backward multiplies.
+The arrays of a step of a sequence are small, so that the number of calls matters. The readable forms compute the gates
+one after the other, and recompute them in backward. The kernels compute σ and σ′, tanh and tanh′ together, once, and
+keep the arrays that backward multiplies.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def lstm_state(op: Any, alpha: float, c: Array, gates: Array) -> tuple[Array, Ke
 def lstm_state_backward(
     op: Op, betas: Betas, g: Array, c: Array, gate: Array, slope: Array, value: Array, value_slope: Array
 ) -> tuple[Array | None, ...]:
-    """β_c·g·σ(f), and β_gates·g times what was kept, in the places of the four gates."""
+    """β_c·g·σ(f), and β_gates·g times the kept arrays, at the positions of the four gates."""
     for_c, for_gates = betas
     d = c.shape[-1]
     parts = None
@@ -63,7 +63,7 @@ def lstm_output(op: Any, alpha: float, c: Array, gates: Array) -> tuple[Array, K
 def lstm_output_backward(
     op: Op, betas: Betas, g: Array, gate: Array, slope: Array, value: Array, value_slope: Array
 ) -> tuple[Array | None, ...]:
-    """β_c·g·σ(o)·tanh′(c), and β_gates·g·tanh(c)·σ′(o) in the place of o."""
+    """β_c·g·σ(o)·tanh′(c), and β_gates·g·tanh(c)·σ′(o) at the position of o."""
     for_c, for_gates = betas
     d, parts = value.shape[-1], None
     if for_gates is not None:
@@ -103,7 +103,7 @@ def gru_state_backward(
     value_slope: Array,
     recurrent: Array,
 ) -> tuple[Array | None, ...]:
-    """β times g·σ(z), the gates' part, that of the candidate, and σ(r) times that."""
+    """β times the gradients of h, g·σ(z), of the gates, of the candidate, and of recurrent, σ(r) times the former."""
     for_h, for_gates, for_candidate, for_recurrent = betas
     d = change.shape[-1]
     value_slope *= renewed

@@ -1,4 +1,4 @@
-"""Kernels of the ops that work element by element: sums, biases, dropout, activations."""
+"""Kernels of elementwise ops: sums, biases, dropout, activations."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def _repeated(g: Array, shape: Shape, factor: float | None) -> Array | None:
 
 
 def add(op: Any, alpha: float, *xs: Array) -> tuple[Array, Kept]:
-    """Of ``Add``, ``Subtract`` and ``WeightedAdd``: α is a factor of their weights."""
+    """Forward of ``Add``, ``Subtract`` and ``WeightedAdd``: α is multiplied into their weights."""
     shapes = tuple([x.shape for x in xs])
     shape = op.broadcast(*shapes)
     return _weighted_sum([alpha * w for w in op.weights], xs, shape), shapes
 
 
 def add_backward(op: Any, betas: Betas, g: Array, *shapes: Shape) -> tuple[Array | None, ...]:
-    """β_i · weight_i is one number; where it is 1, and nothing was repeated, g is handed on."""
+    """β_i·weight_i·g, as one factor; g itself if the factor is 1 and the input was not repeated."""
     factors = [None if b is None else b * w for b, w in zip(betas, op.weights, strict=True)]
     return tuple([_repeated(g, shape, f) for shape, f in zip(shapes, factors, strict=True)])
 
@@ -82,18 +82,18 @@ def add_bias(op: Any, alpha: float, x: Array, bias: Array) -> tuple[Array, Kept]
 
 
 def add_bias_backward(op: Op, betas: Betas, g: Array, shape: Shape) -> tuple[Array | None, ...]:
-    """β_x·g, which is g itself where β_x is 1, and β_bias times its sum over rows."""
+    """β_x·g, which is g itself if β_x = 1, and β_bias times the sum of g over rows."""
     return _repeated(g, g.shape, betas[0]), _repeated(g, shape, betas[1])
 
 
 def drop(op: Any, alpha: float, x: Array, keep: Array) -> tuple[Array, Kept]:
-    """α/(1−p)·x where it is kept."""
+    """α/(1−p)·x where ``keep`` is True, else 0."""
     op.check(x, keep)
     return np.where(keep, x * (alpha / (1 - op.p)), 0).astype(x.dtype, copy=False), (keep,)
 
 
 def drop_backward(op: Any, betas: Betas, g: Array, keep: Array) -> tuple[Array | None, None]:
-    """β/(1−p)·g where x was kept."""
+    """β/(1−p)·g where ``keep`` is True, else 0."""
     if betas[0] is None:
         return None, None
     return np.where(keep, g * (betas[0] / (1 - op.p)), 0).astype(g.dtype, copy=False), None
@@ -103,7 +103,7 @@ def drop_backward(op: Any, betas: Betas, g: Array, keep: Array) -> tuple[Array |
 
 
 def activation(pair: Callable[[Array, float], tuple[Array, Array]]) -> Callable[..., tuple[Array, Kept]]:
-    """Forward of a function that comes with its derivative: α·f(x), keeping f′(x)."""
+    """Make the forward kernel of a function that returns f(x) and f′(x): α·f(x), keeping f′(x)."""
 
     def forward(op: Op, alpha: float, x: Array) -> tuple[Array, Kept]:
         value, derivative = pair(x, alpha)
@@ -122,7 +122,7 @@ def gelu(op: Any, alpha: float, x: Array) -> tuple[Array, Kept]:
 
 
 def activation_backward(op: Op, betas: Betas, g: Array, derivative: Array) -> tuple[Array | None]:
-    """β·g·f′(x), in the place of f′(x)."""
+    """β·g·f′(x), written over f′(x)."""
     (beta,) = betas
     if beta is None:
         return (None,)
@@ -151,7 +151,7 @@ def silu_glu(op: Any, alpha: float, x: Array, gate: Array) -> tuple[Array, Kept]
 
 
 def silu_glu_backward(op: Op, betas: Betas, g: Array, x: Array, value: Array, derivative: Array) -> tuple[Any, ...]:
-    """β_x·g·silu and β_gate·g·x·silu′, in their places."""
+    """β_x·g·silu and β_gate·g·x·silu′, written over the kept arrays."""
     for_x, for_gate = betas
     if for_x is not None:
         _multiply(value, g, for_x)
@@ -162,7 +162,7 @@ def silu_glu_backward(op: Op, betas: Betas, g: Array, x: Array, value: Array, de
 
 
 def highway(op: Any, alpha: float, h: Array, candidate: Array, update: Array) -> tuple[Array, Kept]:
-    """α·(h + gate·(candidate − h)); keeps the difference, and the gate with all that its gradient needs."""
+    """α·(h + gate·(candidate − h)); keeps the difference, the gate s, 1 − s and the derivative of the gate."""
     op.check(h.shape, candidate.shape, update.shape)
     change, shifted = candidate - h, update + op.bias
     gate, slope = sigmoid_pair(shifted)
@@ -176,7 +176,7 @@ def highway(op: Any, alpha: float, h: Array, candidate: Array, update: Array) ->
 def highway_backward(
     op: Op, betas: Betas, g: Array, change: Array, gate: Array, carry: Array, slope: Array
 ) -> tuple[Any, ...]:
-    """β_h·g·(1 − s), β_c·g·s and β_u·g·(c − h)·s′, in their places."""
+    """β_h·g·(1 − s), β_c·g·s and β_u·g·(c − h)·s′, written over the kept arrays."""
     slope *= change
     parts = [(y, beta) for y, beta in zip((carry, gate, slope), betas, strict=True)]
     for y, beta in parts:

@@ -1,9 +1,9 @@
-"""Kernels of the matrix products: the factor goes where there is least to multiply.
+"""Kernels of the matrix products: the factor is applied to the smallest array.
 
-A product is linear in both operands, so α·(a @ b) is also (α·a) @ b and a @ (α·b).  Which array is multiplied, the
-result or an operand, is decided by their sizes alone: the smallest, the result if several are.  For a power of two all
-three are the same bits (within the carrier's range); any other factor is then rounded into each element of an operand,
-which errs by at most half an ulp in every term of the sum, where the product of the result errs by half an ulp of it.
+A product is linear in both operands, so α·(a @ b) = (α·a) @ b = a @ (α·b). The factor is applied to the smallest of
+the three arrays; if several have its size, to the result. For a power of two all three have the same bits (within the
+carrier's range). Another factor is rounded into each element of an operand, with an error of at most half an ulp in
+each term of the sum; applied to the result, its error is half an ulp of the result.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from refscale.ops.sums import unbroadcast
 
 
 def product(a: Array, b: Array, factor: float, like: Array | None = None) -> Array:
-    """factor · a @ b, for a (…, s, m) and b (…, m, n); laid out in memory as ``like``, if that has its shape."""
+    """Compute factor · a @ b for a (…, s, m) and b (…, m, n), in the memory layout of ``like`` if the shapes agree."""
     shape = (*broadcast("product", a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
     out = None
     if like is not None and like.ndim == len(shape) and not like.flags.c_contiguous:
@@ -36,7 +36,7 @@ def product(a: Array, b: Array, factor: float, like: Array | None = None) -> Arr
 
 
 def matmul(op: Any, alpha: float, x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
-    """α · x @ w, where w is a matrix or has leading axes."""
+    """α · x @ w, for a matrix w or a w with leading axes."""
     shape = op.check(x.shape, w.shape)
     if w.ndim == 2:  # one large product instead of a batch of small ones
         return product(by_row(x), w, alpha).reshape(shape), (x, w)
@@ -44,7 +44,7 @@ def matmul(op: Any, alpha: float, x: Array, w: Array) -> tuple[Array, tuple[Arra
 
 
 def matmul_backward(op: Op, betas: Betas, g: Array, x: Array, w: Array) -> tuple[Array | None, Array | None]:
-    """β_x · g @ wᵀ and β_w · xᵀ @ g; the latter laid out as w is."""
+    """β_x · g @ wᵀ, and β_w · xᵀ @ g in the memory layout of w."""
     for_x, for_w = betas
     if w.ndim == 2:
         rows = by_row(g)

@@ -1,11 +1,11 @@
-"""Kernels of the ops that work along rows: the readable forms, in blocks that stay in cache.
+"""Kernels of the ops along rows: the readable forms, computed for some rows at a time, which stay in cache.
 
-A readable form passes over whole arrays, which come from memory and go back to it at every step.  These kernels do the
-same steps to one block after the other, into the arrays that they return or keep; nothing else is of full size.  The
-factors go where a multiplication is due anyway, to a number per row or a row of gains, or cost one in cache.
+A readable form reads whole arrays from memory, and writes them back, at every step. A kernel computes all steps for
+some rows, then for the next ones. It writes into the arrays that it returns or keeps, and makes no other arrays of full
+size. Factors are multiplied into a number per row or a row of gains if possible, else into the rows in cache.
 
-Where a kernel differs from its readable form, it does so by roundings that can be counted: a factor is rounded into
-what it multiplies (none for a power of two), and sums of products along a row are ``vecdot``'s, in its own order.
+The differences from the readable form are a fixed number of roundings: a factor is rounded into the array that it
+multiplies (exactly for a power of two), and sums of products along a row are added in the order of ``vecdot``.
 """
 
 from __future__ import annotations
@@ -86,12 +86,12 @@ def softmax_backward(op: Op, betas: Betas, g: Array, y: Array, alpha: float) -> 
 
 
 def masked_softmax_backward(op: Op, betas: Betas, g: Array, y: Array, alpha: float) -> tuple[Array | None, None]:
-    """As without a mask, which has no gradient."""
+    """Backward of ``masked_softmax``: that of ``softmax``, and None for the mask."""
     return *softmax_backward(op, betas[:1], g, y, alpha), None
 
 
 def masked_softmax(op: Any, alpha: float, x: Array, mask: Array) -> tuple[Array, Kept]:
-    """α·softmax over the keys that may be seen; keeps the result, and α."""
+    """α·softmax over the visible keys; keeps the result, and α."""
     op.check(x, mask)
     y = np.empty(x.shape, x.dtype)
     if not y.size:
@@ -130,7 +130,7 @@ def _visible(mask: Array, x: Shape, op: Any) -> tuple[Array, tuple[int, int, int
 
 
 def _limits(visible: Array, dtype: np.dtype[Any]) -> Array:
-    """What ``fmin`` turns a hidden logit into −∞ with, even if it is NaN, and leaves a visible one alone."""
+    """Operands of ``fmin`` that turn hidden logits, even NaN, into −∞, and leave visible logits unchanged."""
     return np.asarray(np.where(visible, dtype.type(np.nan), dtype.type(-np.inf)))
 
 
@@ -162,7 +162,7 @@ def rms_norm(op: Any, alpha: float, x: Array, gain: Array) -> tuple[Array, Kept]
 
 
 def _norm(x: Array, eps: float, scaled: Array, shift: Array | None, gain: Array) -> tuple[Array, Kept]:
-    """scaled·normal + shift, and what is kept; without a shift, of the RMS norm."""
+    """scaled·normal + shift, and the kept arrays; the RMS norm has no shift."""
     rows, normal, y = by_row(x), np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
     normals, out, inverse = by_row(normal), by_row(y), np.empty(len(rows), x.dtype)
     ones = None if shift is None else np.ones(x.shape[-1], x.dtype)
@@ -180,15 +180,15 @@ def _norm(x: Array, eps: float, scaled: Array, shift: Array | None, gain: Array)
 def _without_copies(n: int) -> None:
     """Until the errstate around this call ends, broadcast the operands of long rows without copying them.
 
-    What is broadcast is first copied into buffers that hold several rows; rows longer than a buffer are not.  In rows
-    of 768 a product with a column takes 0.10 ns per element in place of 0.18, in rows of 128 the copies pay.
+    Broadcast operands are first copied into buffers of several rows, unless a row is longer than a buffer. With rows
+    of 768 a product with a column takes 0.10 ns per element instead of 0.18; with rows of 128 copying is faster, too.
     """
     if n >= 512:
         np.setbufsize(16)
 
 
 _MEAN_SQUARES = {np.dtype(t): (float(np.finfo(t).tiny / np.finfo(t).eps), float(np.finfo(t).max)) for t in "fd"}
-"""By dtype: a mean square in this range has lost nothing to overflow, and to underflow less than its rounding."""
+"""Range, by dtype, of mean squares without overflow, and with less underflow than the rounding error."""
 
 
 def _normalize(x: Array, eps: float, ones: Array | None, z: Array, inverse: Array) -> None:
@@ -225,14 +225,14 @@ def _center(x: Array, ones: Array, out: Array) -> None:
 def layer_norm_backward(
     op: Op, betas: Betas, g: Array, normal: Array, inverse: Array, gain: Array
 ) -> tuple[Array | None, ...]:
-    """β·(d − mean d − normal·mean(d·normal))/σ with d = g·gain, in the place of normal; and the sums over rows."""
+    """β·(d − mean d − normal·mean(d·normal))/σ with d = g·gain, written over normal; and the sums over rows."""
     return _norm_backward(betas, g, normal, inverse, gain, with_mean=True)
 
 
 def rms_norm_backward(
     op: Op, betas: Betas, g: Array, normal: Array, inverse: Array, gain: Array
 ) -> tuple[Array | None, ...]:
-    """β·(d − normal·mean(d·normal))/RMS with d = g·gain, in the place of normal; and the sum over rows."""
+    """β·(d − normal·mean(d·normal))/RMS with d = g·gain, written over normal; and the sum over rows."""
     return _norm_backward(betas, g, normal, inverse, gain, with_mean=False)
 
 
@@ -244,7 +244,7 @@ def _add_rows(x: Array) -> Array:
 def _norm_backward(
     betas: Betas, g: Array, normal: Array, inverse: Array, gain: Array, with_mean: bool
 ) -> tuple[Array | None, ...]:
-    """Of every block: normal is multiplied into the gain's sum first, and then overwritten.  Sums are in float64."""
+    """Backward of every block: the gain's sum uses normal, which is then overwritten. Sums are in float64."""
     for_x = betas[0]
     rows, normals, n = by_row(g), by_row(normal), g.shape[-1]
     sums = [None if beta is None else np.zeros(n) for beta in betas[1:]]
@@ -279,7 +279,7 @@ def _norm_backward(
 
 
 def cross_entropy(op: Any, alpha: float, logits: Array, targets: Array) -> tuple[Array, Kept]:
-    """α·loss; keeps e = exp(logits − largest) (…, s), and of each row its sum, its target, and whether it counts."""
+    """α·loss; keeps e = exp(logits − largest) (…, s), and for each row its sum, its target, and whether it counts."""
     counts, index, kept = op.check(logits.shape, targets)
     flat, e = by_row(logits), np.empty(logits.shape, logits.dtype)
     out, every = by_row(e), np.arange(len(flat))
@@ -303,7 +303,7 @@ def cross_entropy(op: Any, alpha: float, logits: Array, targets: Array) -> tuple
 def cross_entropy_backward(
     op: Op, betas: Betas, g: Array, e: Array, sums: Array, index: Array, counts: Array, weight: float
 ) -> tuple[Array | None, None]:
-    """β·g·weight·(e/sums − 1 at the target), 0 in rows that do not count; in the place of e."""
+    """β·g·weight·(e/sums − 1 at the target), 0 in rows that do not count; written over e."""
     if betas[0] is None:
         return None, None
     flat, every = by_row(e), np.flatnonzero(counts)

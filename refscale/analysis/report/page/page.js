@@ -192,7 +192,7 @@ function list(pairs) {
 }
 
 function uses(w) {
-  if (!w.t.uses.length) return element("p", {}, "No op takes this tensor.");
+  if (!w.t.uses.length) return element("p", {}, "No op reads this tensor.");
   return element("ul", { className: "uses" }, ...w.t.uses.map(use => {
     const other = rows.find(o => o.r === w.r && o.t.name === use.output && isGradient(o.t) === isGradient(w.t)
       && o.t.alpha !== null);
