@@ -251,7 +251,7 @@ class Characters:
 
     @classmethod
     def from_text(cls, text: str, size: int) -> Characters:
-        """Return the size − 1 most frequent characters of a text; of equally frequent ones, the smaller code points.
+        """Return characters of a text: the size − 1 most frequent; of equally frequent ones, the smaller code points.
 
         Raises:
             ArgumentError: size < 2.

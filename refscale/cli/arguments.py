@@ -144,7 +144,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", metavar="FILE", help="also plot the scales: .svg, .png or .pdf (needs refscale[plots])"
     )
-    parser.add_argument("--panels", choices=PANELS, help="plot this kind of tensor alone (default: all four kinds)")
+    parser.add_argument("--panels", choices=PANELS, help="plot only this kind of tensor (default: all four kinds)")
     parser.add_argument(
         "--checkpoint",
         metavar="PATH",

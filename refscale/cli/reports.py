@@ -109,7 +109,7 @@ def _report_pretrained(args: argparse.Namespace) -> None:
     from refscale.train import load_trained
 
     if names := _given(args, _NOT_OF_A_TRAINED_MODEL):
-        raise ArgumentError(f"report: --pretrained {args.pretrained!r} with {names}, which do not apply to it")
+        raise ArgumentError(f"report: --pretrained {args.pretrained!r} with {names}, not applicable to it")
     _check_outputs(args.plot, args.json)
     model = load_trained(args.pretrained, args.text)
     batch = 2 if args.batch is None else args.batch

@@ -243,6 +243,9 @@ class GoldenSet(Mapping[str, Vector]):
             raise GoldenError(f"golden vector {id!r}: no such id in set {self.version}")
         return self.vectors[id]
 
+    def __contains__(self, id: object) -> bool:
+        return id in self.vectors
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.vectors)
 

@@ -55,9 +55,9 @@ def read_squad(path: str | Path) -> tuple[Question, ...]:
     ignored, as in the official script.
 
     Raises:
-        DataError: the file does not exist, is not valid JSON (see ``files``), or has another structure. Or a question,
-            which is named, has an answer that is not at the given position of the context, the id of another question,
-            no answer in a file of another version, or an ``is_impossible`` that contradicts its answers.
+        DataError: the file does not exist, is not valid JSON (see ``files``), or has another structure. Or a question
+            has an answer that is not at its position in the context, the id of another question, no answer in a file of
+            another version, or an ``is_impossible`` that contradicts its answers; the message names the question.
 
     Source: Rajpurkar et al. 2016 (1.1); Rajpurkar et al. 2018, arXiv 1806.03822 (2.0).
     """

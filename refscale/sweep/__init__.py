@@ -31,7 +31,7 @@ from refscale.sweep.executors import open_executor
 from refscale.sweep.figures import draw, draw_values
 from refscale.sweep.rows import Row, read_rows
 from refscale.sweep.search import Bracket, Grid, Search, Walk
-from refscale.sweep.spec import SHIPPED, Cell, SweepSpec, load_spec
+from refscale.sweep.spec import SHIPPED, Cell, SweepSpec, load_spec, run_id
 from refscale.sweep.summary import CellResult, outcomes, summary
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "open_executor",
     "outcomes",
     "read_rows",
+    "run_id",
     "summary",
     "sweep",
     "tables",

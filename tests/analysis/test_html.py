@@ -290,7 +290,7 @@ class TestCommand:
         ("option", "said"),
         [
             (["--flops"], "report: --flops with --html, expected one of the two"),
-            (["--pretrained", "x"], "with --html, which do not apply to it"),
+            (["--pretrained", "x"], "with --html, not applicable to it"),
         ],
     )
     def test_where_it_cannot(self, option, said, tmp_path, capsys):

@@ -123,6 +123,19 @@ def test_every_call_is_within_its_bound(tmp_path, precision):
     assert len(recorder.calls) > 30
 
 
+def test_inputs_and_masks_are_stored_before_a_call_reads_them(tmp_path):
+    """1/3 in the input and 1/0.9 in the mask of dropout are rounded to FP16, as a tape stores its leaves."""
+    x = torch.full((2, 4), 1 / 3)
+    program = from_torch(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.1)).train(), (x,))
+    made = to_torch(program, plan(program), "fp16")
+    with Recorder(tmp_path / "trace", "fp16") as recorder:
+        made.record(recorder)
+        made(x).sum().backward()
+    trace = load_trace(tmp_path / "trace")
+    verdict = judge(trace)
+    assert verdict.passed, verdict.first
+
+
 def test_a_wrong_factor_is_found_at_its_call(tmp_path, monkeypatch):
     module, inputs = GPT
     program = from_torch(module.eval(), inputs)

@@ -115,7 +115,10 @@ class TestErrors:
             (["report", "--json", "/no/dir/x.json"], "cannot write '/no/dir/x.json': there is no directory '/no/dir'"),
             (["report", "--plot", "x.bmp"], "plot: cannot write 'x.bmp', expected a name ending in .svg, .png, .pdf"),
             (["report", "--panels", "weights"], "report: --panels weights without --plot FILE, expected both"),
-            (["report", "--pretrained", "x", "--plot", "x.svg", "--panels", "weights"], "'x' with --panels, which it"),
+            (
+                ["report", "--pretrained", "x", "--plot", "x.svg", "--panels", "weights"],
+                "'x' with --panels, not applicable to it",
+            ),
             (["snr", "--formats", "float17"], "unknown format 'float17'"),
             (["snr", "--blocks", "--formats", "fp16"], "--blocks with --formats, expected one of the two"),
             (["snr", "--pretrained", "x"], "--pretrained is for --blocks"),

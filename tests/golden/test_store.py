@@ -460,6 +460,8 @@ def test_writing_replaces_a_set_and_nothing_else(copy, small, tmp_path, capsys):
 def test_an_unknown_id_is_named():
     with pytest.raises(GoldenError, match="no such id"):
         load()["cast/nothing"]
+    assert "cast/nothing" not in load()
+    assert next(iter(load())) in load()
 
 
 def test_every_op_has_its_attributes_and_inputs():

@@ -1,4 +1,4 @@
-"""The blocks of a ConvNeXt: depthwise 7 × 7 convolution, layer norm, feed-forward. Source: arXiv 2201.03545.
+"""The blocks of a ConvNeXt: depthwise 7 × 7 convolution, layer norm, feed-forward.  Source: arXiv 2201.03545.
 
 Without the layer scale, a gain of 10^-6 on every branch, which leaves the branches out of the first steps.
 """

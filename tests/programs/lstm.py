@@ -1,4 +1,4 @@
-"""An LSTM that repeats symbols. Source: Hochreiter and Schmidhuber 1997; Gers et al. 2000."""
+"""An LSTM that repeats symbols.  Source: Hochreiter and Schmidhuber 1997; Gers et al. 2000."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MLP-Mixer: patches, then layers that mix tokens and layers that mix channels. Source: arXiv 2105.01601."""
+"""MLP-Mixer: patches, then layers that mix tokens and layers that mix channels.  Source: arXiv 2105.01601."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The blocks of a ResNet-18, two in each of four stages, with batch norm. Source: arXiv 1512.03385."""
+"""The blocks of a ResNet-18, two in each of four stages, with batch norm.  Source: arXiv 1512.03385."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""U-Net with batch norm: down, up, and skip connections that are concatenated. Source: arXiv 1505.04597."""
+"""U-Net with batch norm: down, up, and skip connections that are concatenated.  Source: arXiv 1505.04597."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vision transformer with mean pooling. Source: arXiv 2010.11929; pooling by arXiv 2205.01580."""
+"""Vision transformer with mean pooling.  Source: arXiv 2010.11929; pooling by arXiv 2205.01580."""
 
 from __future__ import annotations
 

@@ -119,6 +119,33 @@ def test_a_new_character_study(tmp_path):
     check_charlm(anew("charlm", tmp_path))
 
 
+def check_authors(rows: dict[str, Row]) -> None:
+    """By the authors' choices FP16 loses nothing either way, and unit scaling is not behind regular FP32."""
+    found = {(tuple(o.cell.point.values()), o.cell.variant): o for o in outcomes(load_spec("charlm-authors"), rows)}
+    assert len(found) == 3 * 4
+    for (point, variant), o in found.items():
+        regular, unit = found[point, "regular FP32"], found[point, "unit FP32"]
+        assert min(regular.rates) < regular.log2_lr < max(regular.rates)
+        assert min(unit.rates) < unit.log2_lr < max(unit.rates)
+        assert unit.loss < regular.loss - 0.05
+        if variant.endswith("FP16"):
+            assert abs(o.loss - found[point, variant.replace("FP16", "FP32")].loss) < 0.05
+
+
+def test_the_stored_study_by_the_authors_choices():
+    check_authors(stored("charlm-authors"))
+
+
+@pytest.mark.parametrize(("scheme", "precision", "more"), [("authors", "fp32", 0.3), ("regular", "store=", 0.06)])
+def test_the_check_of_the_authors_choices_can_fail(scheme, precision, more):
+    rows = stored("charlm-authors")
+    for id, r in rows.items():
+        if r.settings["scheme"] == scheme and r.settings["precision"].startswith(precision):
+            rows[id] = replace(r, loss=r.loss + more)
+    with pytest.raises(AssertionError):
+        check_authors(rows)
+
+
 def check_underflow(rows: dict[str, Row]) -> None:
     """Regular FP16 keeps FP32's loss down to 2^-8 and fails at 2^-10; unit FP16 keeps it at 2^-12, flushing nothing."""
     spec = load_spec("underflow")

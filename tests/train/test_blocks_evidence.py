@@ -9,6 +9,7 @@ Without ``REFSCALE_BLOCKS`` the slow test makes the comparison itself, in a temp
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -16,7 +17,7 @@ from statistics import mean, stdev
 import pytest
 
 from refscale.precision import get_precision
-from refscale.sweep import Comparison, Variant, compare, load_comparison, load_spec, read_rows, tables
+from refscale.sweep import Comparison, Row, Variant, compare, load_comparison, load_spec, read_rows, tables
 from refscale.sweep.comparison import BLOCKS
 from tests.train.test_evidence import differences, losses
 
@@ -67,13 +68,38 @@ def test_made_anew(stored, tmp_path):
     check(compare(replace(stored.base), tmp_path, variants=BLOCKS, jobs=2))
 
 
+def check_fp4(rows: Mapping[str, Row], stored: Comparison) -> None:
+    """The stored rows of the sweep ``fp4`` beside the comparison's run of the same model, rate and seed."""
+    spec, losses = load_spec("fp4"), {}
+    names = {variant["precision"]: name for name, variant in spec.variants.items()}
+    (plain,) = (r for r in stored.of(Variant("unit", "fp4")) if r.seed == 0)
+    for row in rows.values():
+        assert (row.log2_lr, row.seed, row.status) == (plain.log2_lr, plain.seed, "done")
+        same = (
+            "model",
+            "scheme",
+            "steps",
+            "batch",
+            "seq",
+            "weight_decay",
+            "optimizer",
+            "schedule",
+            "evaluation_batches",
+        )
+        config = spec.config(row.settings, row.log2_lr, row.seed)
+        assert [getattr(config, f) for f in same] == [getattr(replace(stored.base, scheme="unit"), f) for f in same]
+        losses[names[row.settings["precision"]]] = row.loss
+    assert losses["factor 2"] > plain.loss + 0.2
+    mixed = losses["factor 2, stochastic, Hadamard"]
+    assert 5.48 + 0.2 < mixed < plain.loss - 0.2  # above the entropy of word frequencies: no variant trains
+    assert mixed > max(r.loss for r in stored.of(Variant("unit", "nvfp4"))) + 0.5
+
+
 def test_a_factor_of_2_before_the_cast_does_not_rescue_fp4(stored):
-    """The stored row of the sweep ``fp4`` beside the comparison's run of the same model, rate and seed."""
-    spec, (row,) = load_spec("fp4"), read_rows(RESULTS.parent / "fp4").values()
-    assert row.settings == {"precision": spec.variants["factor 2"]["precision"]}
-    (plain,) = (r for r in stored.of(Variant("unit", "fp4")) if r.seed == row.seed)
-    assert (row.log2_lr, row.status) == (plain.log2_lr, "done")
-    same = ("model", "scheme", "steps", "batch", "seq", "weight_decay", "optimizer", "schedule", "evaluation_batches")
-    config = spec.config(row.settings, row.log2_lr, row.seed)
-    assert [getattr(config, f) for f in same] == [getattr(replace(stored.base, scheme="unit"), f) for f in same]
-    assert row.loss > plain.loss + 0.2
+    rows = read_rows(RESULTS.parent / "fp4")
+    check_fp4(rows, stored)
+    for wrong in (lambda r: r.loss - 0.2, lambda r: r.loss + 0.4):
+        with pytest.raises(AssertionError):
+            check_fp4({id: replace(row, loss=wrong(row)) for id, row in rows.items()}, stored)
+    with pytest.raises(AssertionError):
+        check_fp4({id: replace(row, seed=1) for id, row in rows.items()}, stored)

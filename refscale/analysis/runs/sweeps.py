@@ -62,7 +62,10 @@ def plot_against(
             ax.set_aspect("equal")
         figure.supxlabel(f"{reference}, {unit}", fontsize="medium")
         figure.supylabel(unit, fontsize="medium")
-        _key(panels, len(points))
+        if len(points) < len(panels):
+            _key(panels, len(points))
+        else:  # the diagonal would cross a legend inside a panel
+            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
 
 
 def plot_rates(
