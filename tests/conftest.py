@@ -113,6 +113,21 @@ def is_long(path: Path, test: str = "") -> bool:
     return not names.isdisjoint(LONG) or f"{place.as_posix()}::{test}" in LONG
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run the whole suite in two processes where pytest-xdist is installed; ``-n 0`` is one process.
+
+    A module's tests stay in one process, as they share fixtures and caches.
+    """
+    if (
+        getattr(config.option, "numprocesses", 0) is None  # installed, and no -n
+        and not hasattr(config, "workerinput")
+        and config.args_source is config.ArgsSource.TESTPATHS
+        and not (config.option.usepdb or config.option.collectonly)
+    ):
+        config.option.numprocesses, config.option.dist = 2, "loadfile"
+
+
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark ``unit``: all tests but slow ones and those of ``LONG``."""
