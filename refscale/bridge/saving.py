@@ -6,7 +6,6 @@ pickled.  The values are those of the original module, so the same plan or adapt
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from refscale.bridge.importing import from_torch
 from refscale.bridge.module import to_torch
 from refscale.bridge.sources import EXPORTED, load_source
 from refscale.errors import ProgramError, shown
-from refscale.files import write_npz, write_text
+from refscale.files import json_text, write_npz, write_text
 from refscale.graph import Plan, plan
 from refscale.precision import Precision
 
@@ -115,11 +114,11 @@ def save_module(
         values=values.name,
         stem=path.stem,
         place=_place(source, path),
-        weights=json.dumps(weights),
-        loss=json.dumps(loss),
+        weights=json_text(weights),
+        loss=json_text(loss),
         train=train,
         seed=seed,
-        digest=json.dumps(found.program.digest),
+        digest=json_text(found.program.digest),
     )
     write_text(path, text)
 
@@ -128,14 +127,14 @@ def _place(source: str, path: Path) -> str:
     """The place of a factory or exported program, in Python: relative to the written file, if it is a file."""
     file, colon, name = source.rpartition(":")
     if not file.endswith(".py") and not source.endswith(EXPORTED):
-        return json.dumps(source)
+        return json_text(source)
     file = source if source.endswith(EXPORTED) else file
     try:
         relative = Path(os.path.relpath(file, path.parent)).as_posix()
     except ValueError:  # another drive
-        return json.dumps(source)
+        return json_text(source)
     end = f' + ":{name}"' if colon and not source.endswith(EXPORTED) else ""
-    return f"str(Path(__file__).parent / {json.dumps(relative)}){end}"
+    return f"str(Path(__file__).parent / {json_text(relative)}){end}"
 
 
 def rebuild(
