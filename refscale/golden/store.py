@@ -51,7 +51,7 @@ Files = dict[str, bytes]
 SCHEMA = 1
 """Version of the structure; a reader refuses other versions."""
 
-SET = "1.5.1"
+SET = "1.6.0"
 """Version of the content. The first number changes with an expected bit, the second with added vectors, the third with
 texts alone."""
 
