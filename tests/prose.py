@@ -470,7 +470,11 @@ FIGURES: Mapping[str, Figure] = {
     "bridge.onnx": Figure(ONNX, onnx_models),
     **{f"bridge.{t}": Figure(BRIDGE, partial(bridge, t)) for t in ("models", "training")},
     **{f"programs.{t}": Figure(PROGRAMS, partial(programs, t)) for t in ("scales", "losses")},
-    "underflow.sizes": Figure("refscale report charlm-attention:norm=post --batch 8 --seq 64", sizes, slow=True),
+    "underflow.sizes": Figure(
+        "refscale report charlm-attention:norm=post,layers=2,width=64,vocabulary=104 --batch 8 --seq 64 --all",
+        sizes,
+        slow=True,
+    ),
     "charlm.settings": Figure(CHARLM, lambda: in_sweep("charlm", r"^\| unit FP32 +\| (\d+) ")),
     "charlm.unit-fp32": Figure(CHARLM, lambda: as_good("unit FP32")),
     "charlm.unit-fp16": Figure(CHARLM, lambda: as_good("unit FP16")),
