@@ -121,7 +121,7 @@ def example_inputs(texts: Sequence[str], seed: int = 0) -> tuple[Any, ...]:
 
 
 def example_arrays(texts: Sequence[str], seed: int = 0) -> tuple[NDArray[Any], ...]:
-    """Example inputs as of ``example_inputs``, as arrays."""
+    """Return example inputs by shape and kind as NumPy arrays; arguments and errors are those of ``example_inputs``."""
     rng = np.random.default_rng(seed)
     return tuple(
         rng.integers(below, size=shape) if below else rng.standard_normal(shape, np.float32)

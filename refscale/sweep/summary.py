@@ -37,7 +37,7 @@ class CellResult:
 
 
 def outcomes(spec: SweepSpec, rows: Mapping[str, Row]) -> list[CellResult]:
-    """Return the result of every cell, as far as the rows are complete."""
+    """Return the result of every cell; it lacks the runs that have no row yet."""
     own: dict[str, dict[float, list[float]]] = {}
     most = spec.diverged_above
     for row in rows.values():
