@@ -65,7 +65,8 @@ class SpanExtraction(Program):
         start: parameters before the first step.
         questions, held_out: training and validation questions.
         unanswerable: whether a question has no answer: then answers may be empty, and scores are those of SQuAD 2.0.
-        training, windows: windows of the two; for validation, at most the number in ``evaluation_batches``.
+        training: windows (question and part of its text) of the training questions.
+        windows: windows of the validation questions; ``evaluation_batches``, if not 0, limits their number.
         tokenizer: tokenizer of the model.
         digest: hash of model and questions.
     """
