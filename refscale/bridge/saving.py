@@ -85,7 +85,7 @@ def save_module(
         found: result of ``bring``.
         source: place of the factory or of the exported program.
         module, inputs, loss, train: what ``bring`` received.
-        seed: of the fresh values under a plan.
+        seed: random seed of the fresh weights, which only a module under a plan has.
 
     Raises:
         ProgramError: an input is not a tensor, or the path is not that of a Python file.
