@@ -92,7 +92,7 @@ class Evaluation:
 
     def filled(self, shape: tuple[int, ...], value: float | bool, like: Any) -> Any:
         """A constant array of one value; numbers have the dtype of ``like``."""
-        return np.full(shape, value, np.bool_ if isinstance(value, bool) else like.value.dtype)
+        return np.full(shape, value, np.bool_ if isinstance(value, bool) else like.dtype)
 
     def is_mask(self, x: Any) -> bool:
         """Return whether a constant is boolean."""

@@ -204,7 +204,7 @@ class TorchEvaluation(Evaluation):
         """A constant tensor of one value."""
         import torch
 
-        t = like.tensor
+        t = like.tensor if isinstance(like, _Traced) else like
         return torch.full(shape, value, dtype=torch.bool if isinstance(value, bool) else t.dtype, device=t.device)
 
     def is_mask(self, x: Any) -> bool:
