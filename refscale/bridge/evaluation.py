@@ -34,6 +34,11 @@ class Evaluation:
         """Whether dropout is on."""
         return self.rng is not None
 
+    @property
+    def frozen(self) -> bool:
+        """Whether batch norms of constants that were exported in train mode use their running statistics."""
+        return False
+
     def depends(self, x: object) -> bool:
         """Return whether a value depends on parameters; others are constants."""
         return isinstance(x, Tensor)
