@@ -265,7 +265,7 @@ def test_parts_are_runs_of_the_text_and_is_next_is_true():
 def test_every_pair_that_may_be_drawn():
     """Of five sentences of three tokens, and no other: (start and length of A, start and length of B, B follows A).
 
-    A takes sentences up to six tokens, and leaves one to follow.  B is that one, or neither in A nor that one; it ends
+    A takes sentences up to six tokens, and leaves one to follow. B is that one, or neither in A nor that one; it ends
     where twelve tokens, the text, or A before it do.
     """
     vocabulary = Vocabulary((*SPECIALS, *"abcdefghijklmno"))
