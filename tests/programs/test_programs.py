@@ -257,7 +257,7 @@ class TestIdentity:
         config = TrainConfig(place, steps=2)
         train(config, tmp_path / "run", report=quiet)
         line_of(tmp_path, ("rng=None):", "rng=None):  # changed"))
-        with pytest.raises(ArgumentError, match=re.escape(f"holds another run: the program {place} has changed")):
+        with pytest.raises(ArgumentError, match=re.escape(f"contains another run: the program {place} has changed")):
             train(config, tmp_path / "run", resume=True, report=quiet)
         with pytest.raises(CheckpointError, match=r"a checkpoint of another run: program [0-9a-f]{8}…, not"):
             checkpoint_report(newest(tmp_path / "run"))
