@@ -128,7 +128,7 @@ def _shares(spec: SweepSpec, found: Sequence[CellResult], interval: float) -> Ta
     """Yield a comparison of every variant with the first, over the points."""
     first = next(iter(spec.variants))
     reference = {tuple(sorted(o.cell.point.items())): o.loss for o in found if o.cell.variant == first and o.losses}
-    yield ("variant", "points", f"as good as {first}, or better", "better", "worse", "median difference", "diverged")
+    yield ("variant", "points", f"not worse than {first}", "better", "worse", "median difference", "diverged")
     for name in spec.variants:
         mine = [o for o in found if o.cell.variant == name and o.losses]
         pairs = [(o.loss, reference.get(tuple(sorted(o.cell.point.items())), math.inf)) for o in mine]

@@ -461,6 +461,7 @@ def test_tables_of_a_comparison_of_a_program():
     assert text.startswith("mine.py:model, 2 steps, adamw, linear schedule; seeds 0.\n")
     head, _, row = text.split("\n\n")[2].splitlines()
     assert [cell.strip() for cell in head.split("|")[1:-1]] == [
-        *("run", "validation loss", "± sd", "− regular fp32", "flushed at first", "zero at last", "least s"),
+        *("run", "validation loss", "± sd", "− regular fp32"),
+        *("flushed, first step", "zero, last step", "seconds, least"),
     ]
     assert [cell.strip() for cell in row.split("|")[1:-1]] == ["regular fp32", "1.500", "", "", "", "", "1"]
