@@ -79,7 +79,7 @@ def read_squad(path: str | Path) -> tuple[Question, ...]:
                 )
         found[question.id] = question
     if not found:
-        raise DataError(f"{call}: holds no question")
+        raise DataError(f"{call}: contains no question")
     return tuple(found.values())
 
 
