@@ -216,8 +216,8 @@ def in_sweep(name: str, pattern: str, group: int = 1) -> str:
     return match[group]
 
 
-def as_good(variant: str) -> str:
-    """In how many settings of the character study a variant is as good as regular FP32, or better."""
+def not_worse(variant: str) -> str:
+    """In how many settings of the character study a variant is not worse than regular FP32."""
     return in_sweep("charlm", rf"^\| {re.escape(variant)} +\| \d+ +\| (\d+) ")
 
 
@@ -476,9 +476,9 @@ FIGURES: Mapping[str, Figure] = {
         slow=True,
     ),
     "charlm.settings": Figure(CHARLM, lambda: in_sweep("charlm", r"^\| unit FP32 +\| (\d+) ")),
-    "charlm.unit-fp32": Figure(CHARLM, lambda: as_good("unit FP32")),
-    "charlm.unit-fp16": Figure(CHARLM, lambda: as_good("unit FP16")),
-    "charlm.unit-fp8": Figure(CHARLM, lambda: as_good("unit FP8")),
+    "charlm.unit-fp32": Figure(CHARLM, lambda: not_worse("unit FP32")),
+    "charlm.unit-fp16": Figure(CHARLM, lambda: not_worse("unit FP16")),
+    "charlm.unit-fp8": Figure(CHARLM, lambda: not_worse("unit FP8")),
     "charlm.fp16": Figure(CHARLM, fp16_difference),
     "charlm.one-seed.attention": Figure(CHARLM, lambda: one_seed_interval("attention")),
     "charlm.one-seed.conv": Figure(CHARLM, lambda: one_seed_interval("conv")),

@@ -39,7 +39,7 @@ class CellResult:
 
 
 def outcomes(spec: SweepSpec, rows: Mapping[str, Row]) -> list[CellResult]:
-    """Return the result of every cell, as far as the rows are complete."""
+    """Return the result of every cell; it lacks the runs that have no row yet."""
     own: dict[str, dict[float, list[float]]] = {}
     most = spec.diverged_above
     for row in rows.values():
@@ -131,7 +131,7 @@ def _shares(spec: SweepSpec, found: Sequence[CellResult], interval: float | None
     """Yield a comparison of every variant with the first, over the points; without an interval, no verdicts."""
     first = next(iter(spec.variants))
     reference = {tuple(sorted(o.cell.point.items())): o.loss for o in found if o.cell.variant == first and o.losses}
-    verdicts = () if interval is None else (f"as good as {first}, or better", "better", "worse")
+    verdicts = () if interval is None else (f"not worse than {first}", "better", "worse")
     yield ("variant", "points", *verdicts, "median difference", "diverged")
     for name in spec.variants:
         mine = [o for o in found if o.cell.variant == name and o.losses]
