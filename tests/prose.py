@@ -484,7 +484,7 @@ FIGURES: Mapping[str, Figure] = {
     "charlm.one-seed.conv": Figure(CHARLM, lambda: one_seed_interval("conv")),
     "charlm-authors.differences": Figure(AUTHORS, authors_differences),
     "underflow.losses": Figure(UNDERFLOW, lambda: underflow_losses("static:2^-10")),
-    "fp4.losses": Figure(FP4, fp4_losses),
+    "fp4.losses": Figure(f"{BLOCKS}; {FP4}", fp4_losses),
     "transfer.narrow-rates": Figure(f"{TRANSFER}; {TUNED}", lambda: at_narrow_rates(512)),
     "transfer.regular-512": Figure(TRANSFER, lambda: f"{cell('transfer', 'regular', width=512).loss:.3f}"),
     "transfer.unit-512": Figure(TRANSFER, lambda: f"{cell('transfer', 'unit', width=512).loss:.3f}"),
