@@ -34,6 +34,11 @@ class Evaluation:
         """Whether dropout is on."""
         return self.rng is not None
 
+    @property
+    def frozen(self) -> bool:
+        """Whether batch norms of constants that were exported in train mode use their running statistics."""
+        return False
+
     def depends(self, x: object) -> bool:
         """Return whether a value depends on parameters; others are constants."""
         return isinstance(x, Tensor)
@@ -92,7 +97,7 @@ class Evaluation:
 
     def filled(self, shape: tuple[int, ...], value: float | bool, like: Any) -> Any:
         """A constant array of one value; numbers have the dtype of ``like``."""
-        return np.full(shape, value, np.bool_ if isinstance(value, bool) else like.value.dtype)
+        return np.full(shape, value, np.bool_ if isinstance(value, bool) else like.dtype)
 
     def is_mask(self, x: Any) -> bool:
         """Return whether a constant is boolean."""

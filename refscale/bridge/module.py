@@ -192,6 +192,11 @@ class TorchEvaluation(Evaluation):
         """Whether dropout is on: in train mode."""
         return self.training
 
+    @property
+    def frozen(self) -> bool:
+        """Whether batch norms of constants use their running statistics: in eval mode."""
+        return not self.training
+
     def depends(self, x: object) -> bool:
         """Return whether a value depends on parameters."""
         return isinstance(x, _Traced)
@@ -204,7 +209,7 @@ class TorchEvaluation(Evaluation):
         """A constant tensor of one value."""
         import torch
 
-        t = like.tensor
+        t = like.tensor if isinstance(like, _Traced) else like
         return torch.full(shape, value, dtype=torch.bool if isinstance(value, bool) else t.dtype, device=t.device)
 
     def is_mask(self, x: Any) -> bool:
@@ -242,7 +247,7 @@ class TorchEvaluation(Evaluation):
         s = (eps / cast(ops.BatchNorm, scaled).eps) ** 0.5 if eps else 1.0
         mean, variance = statistics
         if self.training:
-            _update(mean, variance, x.tensor.detach(), momentum, s)
+            _update(mean, variance, self.detached(x), momentum, s)
             return self.apply(op, x, gain, bias)
         return self._apply(op, x, gain, bias, frozen=(mean / s, variance / s**2))
 

@@ -291,7 +291,7 @@ def evaluate(
         if step.name in exported.depends:
             y = computed(step, values, run, array)
         else:
-            y = called(step, values, noisy=run.noisy) if constants is None else constants[step.name]
+            y = called(step, values, noisy=run.noisy, frozen=run.frozen) if constants is None else constants[step.name]
         values[step.name] = y
         if step.in_place:
             values[step.inputs[0]] = y
@@ -313,15 +313,18 @@ def computed(step: AtenCall, values: Mapping[str, Any], run: Evaluation, array: 
         raise ProgramError(f"{step}: {error}") from error
 
 
-def called(step: AtenCall, values: Mapping[str, Any], *, noisy: bool = False) -> Any:
+def called(step: AtenCall, values: Mapping[str, Any], *, noisy: bool = False, frozen: bool = False) -> Any:
     """Torch's own value of a step.
 
     Args:
         step: the step.
         values: of the earlier steps, by name.
         noisy: whether dropout is on.
+        frozen: whether a batch norm uses its running statistics, if it has them.
     """
     arguments = resolve(step.arguments, lambda ref: values[ref.name])
+    if frozen and step.target == "aten.batch_norm.default" and arguments["running_mean"] is not None:
+        arguments["training"] = False
     if step.target == "getitem":
         return step.function(*arguments.values())
     if noisy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def load_module(where: str) -> tuple[Any, tuple[Any, ...] | None]:
 
 
 def load_exported(path: str | Path) -> tuple[Any, tuple[Any, ...] | None]:
-    """An exported program as a module, and the example inputs in its file.
+    """Return the exported program in a file as a module, and the example inputs in the file.
 
     ``torch.export.load`` unpickles parts of some files: load files of trusted sources only, as with a factory, whose
     code is run.
@@ -72,7 +72,7 @@ def load_exported(path: str | Path) -> tuple[Any, tuple[Any, ...] | None]:
         path: a file of ``torch.export.save``.
 
     Raises:
-        ProgramError: torch cannot load it, or its example inputs have keywords.
+        ProgramError: torch cannot load it, or example inputs are passed by keyword.
     """
     import torch
 
@@ -114,24 +114,38 @@ def example_inputs(texts: Sequence[str], seed: int = 0) -> tuple[Any, ...]:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    return tuple(
-        torch.randint(below, shape, generator=generator) if below else torch.randn(shape, generator=generator)
-        for shape, below in map(_kind, texts)
-    )
+
+    def draw(shape: tuple[int, ...], below: int) -> Any:
+        return torch.randint(below, shape, generator=generator) if below else torch.randn(shape, generator=generator)
+
+    return _drawn(texts, draw)
 
 
 def example_arrays(texts: Sequence[str], seed: int = 0) -> tuple[NDArray[Any], ...]:
-    """Example inputs as of ``example_inputs``, as arrays."""
+    """Return example inputs by shape and kind as NumPy arrays; arguments and errors are those of ``example_inputs``."""
     rng = np.random.default_rng(seed)
-    return tuple(
-        rng.integers(below, size=shape) if below else rng.standard_normal(shape, np.float32)
-        for shape, below in map(_kind, texts)
-    )
+
+    def draw(shape: tuple[int, ...], below: int) -> NDArray[Any]:
+        return rng.integers(below, size=shape) if below else rng.standard_normal(shape, np.float32)
+
+    return _drawn(texts, draw)
+
+
+def _drawn(texts: Sequence[str], draw: Callable[[tuple[int, ...], int], Any]) -> tuple[Any, ...]:
+    """Inputs by a function of shape and kind; ProgramError for one that does not fit in memory or in 64 bits."""
+    found = []
+    for text in texts:
+        shape, below = _kind(text)
+        try:
+            found.append(draw(shape, below))
+        except (MemoryError, RuntimeError, TypeError, ValueError) as error:  # torch's and NumPy's
+            raise ProgramError(f"input {text!r}: {shown(error)}") from error
+    return tuple(found)
 
 
 def _kind(text: str) -> tuple[tuple[int, ...], int]:
     """The shape of an input, and the number that its integers are below; 0: it has normal values."""
-    match = re.fullmatch(r"(\d+(?:,\d+)*)(?:<(\d+))?", text)
-    if match is None or not all(map(int, match[1].split(","))) or match[2] == "0":
+    match = re.fullmatch(r"([0-9]+(?:,[0-9]+)*)(?:<([0-9]+))?", text)
+    if match is None or not all(map(int, match[1].split(","))) or (match[2] and not int(match[2])):
         raise ProgramError(f"input {text!r}: expected a shape such as 2,8,32, or 2,12<100 for integers below 100")
     return tuple(int(n) for n in match[1].split(",")), int(match[2] or 0)

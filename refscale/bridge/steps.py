@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from refscale.errors import ProgramError, shown
 
 __all__ = ["AtenCall", "Exported", "Ref", "export", "quiet", "resolve", "shared_names"]
@@ -216,6 +218,8 @@ def _step(node: Any) -> AtenCall:
         [*inspect.signature(node.target).parameters] if python else [a.name for a in node.target._schema.arguments]
     )
     arguments = {**dict(zip(positions, node.args, strict=False)), **node.kwargs}
+    if str(node.target) == "aten.rms_norm.default" and arguments.get("eps") is None:
+        arguments["eps"] = float(np.finfo(np.float32).eps)  # torch's for float32, also in the comparison in float64
     stack = node.meta.get("nn_module_stack") or {}
     scope = next(reversed([path for path, _ in stack.values()]), "")
     return AtenCall(

@@ -97,12 +97,12 @@ class Cause:
 
 
 def causes(output: Tensor, prediction: Prediction, outside: Sequence[tuple[str, Kind, Variable]]) -> tuple[Cause, ...]:
-    """Return the cause of each scale, in the given order.
+    """Return the cause of the scale of each tensor in ``outside``, in the same order.
 
     Args:
         output: end of the recorded graph.
         prediction: prediction of the graph.
-        outside: tensors by name, kind and variable.
+        outside: tensors whose scale is outside [1/4, 4]: name, kind and variable of each.
     """
     anatomy = _Anatomy(output, prediction)
     found = []

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from refscale.adapt import adapt  # noqa: E402
 from refscale.bridge import from_torch, to_torch  # noqa: E402
 from refscale.bridge.bring import errors_by_op, gradient_error  # noqa: E402
-from refscale.bridge.sources import example_inputs, load_exported, load_module  # noqa: E402
+from refscale.bridge.sources import example_arrays, example_inputs, load_exported, load_module  # noqa: E402
 from refscale.cli import main  # noqa: E402
 from refscale.errors import ProgramError  # noqa: E402
 from refscale.graph import plan  # noqa: E402
@@ -89,6 +89,11 @@ def test_inputs_may_come_with_the_module_and_the_plan_is_printed(file, capsys):
         (["with_inputs", "--module", "a-b.py"], "--module 'a-b.py': expected a Python file such as scaled.py"),
         (["with_a_list", "--module", "scaled.py"], "--module 'scaled.py': an input is not a tensor, expected tensors"),
         (["with_inputs", "--html", "none/a.html"], "cannot write 'none/a.html': there is no directory 'none'"),
+        (["with_inputs", "--module", "mine.py"], "cannot write 'mine.py': it is the source or another result"),
+        (["with_inputs", "--json", "a.npz", "--module", "a.py"], "cannot write 'a.npz': it is the source or another"),
+        (["make", "--input", "2,8", "--seed", "-1"], "--seed -1, expected 0 … 2^63 − 1"),
+        (["make", "--input", "99999999999999,99999999"], "input '99999999999999,99999999': "),
+        (["make", "--input", "2,8<99999999999999999999"], "input '2,8<99999999999999999999': "),
         (["refused", "--input", "2,8"], "1 step without a rule: aten.celu.default 'celu' in 1"),
     ],
 )
@@ -245,6 +250,13 @@ def make():
         "guess: 1 buffer or constants of the module: not trained",
         "guess: dropout (1 step): off in all figures",
     ]
+
+
+def test_arrays_that_do_not_fit_are_refused():
+    with pytest.raises(ProgramError, match=r"^input '99999999999999,99999999': "):
+        example_arrays(["99999999999999,99999999"])
+    with pytest.raises(ProgramError, match=r"^input '3<99999999999999999999': "):
+        example_arrays(["3<99999999999999999999"])
 
 
 def test_example_inputs_by_shape_and_kind():

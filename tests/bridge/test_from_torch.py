@@ -86,6 +86,20 @@ def test_a_plan_brings_the_scales_of_a_gpt_to_one():
     assert planned <= 0.02 * count
 
 
+def test_a_constant_in_float32_leaves_the_comparison_in_float32():
+    class Square(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = torch.nn.Linear(6, 4)
+
+        def forward(self, x):
+            return torch.mm(self.one(x), torch.eye(4))
+
+    (parity,) = from_torch(Square(), (normal(3, 6),)).parity
+    assert parity.dtype == "float32"
+    assert parity.value.relative <= 1e-6
+
+
 def test_tied_parameters_are_one():
     program = from_torch(Gpt(), (ids(2, 12),))
     assert "words.weight" in program.specs

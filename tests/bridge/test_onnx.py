@@ -307,6 +307,12 @@ def test_values_that_nothing_computes_are_named():
         from_onnx(model(nodes, {"x": X}, ONES), [X])
 
 
+def test_a_part_without_elements_is_refused():
+    nodes = [*ONE, ("Split", "h", "p q r s y", {"axis": -1, "num_outputs": 5})]  # 2, 2, 2, 2 and 0
+    with pytest.raises(ProgramError, match=r"onnx.Split 'p and others': slice: 8:8 of axis 3"):
+        from_onnx(model(nodes, {"x": X}, ONES), [X])
+
+
 def test_constants_that_the_reference_computes_otherwise_are_refused():
     nodes = [("Softmax", "x", "s", {}), ("Mul", "s w", "y", {})]
     with pytest.raises(ProgramError, match=r"onnx.Softmax-1 's': onnx.reference computes it by another version"):
@@ -352,7 +358,7 @@ def test_other_shapes_are_read_again():
     [
         ({"kind": "Div", "taken": "x h"}, "div by a tensor that depends on parameters: expected a constant divisor"),
         ({"kind": "Cast", "to": 10}, "to type 10: expected float32 or float64"),
-        ({"kind": "Clip", "taken": "h c0", "constants": numbers(0)}, "clamp with min=0.0, max=None"),
+        ({"kind": "Gather", "taken": "h p", "constants": {"p": i()}}, "Gather of indices (0,) along axis 0 of"),
         (
             {"kind": "Slice", "taken": "h a b a c", "constants": {"a": i(0), "b": i(9), "c": i(2)}},
             "slice with step 2: expected 1",
@@ -435,6 +441,29 @@ def test_what_is_no_model_is_refused():
     half = model([("MatMul", "x w", "y", {})], {"x": ROWS}, {"w": W.astype(np.float64)})
     with pytest.raises(ProgramError, match="'w' is float64, expected float32"):
         from_onnx(half, [ROWS])
+
+
+def test_files_with_parts_missing_are_refused_in_one_line(tmp_path):
+    def read(proto):
+        with pytest.raises(ProgramError) as raised:
+            from_onnx(proto, [ROWS])
+        assert "\n" not in str(raised.value)
+        return str(raised.value).removeprefix("from_onnx(graph): ")
+
+    def dense(nodes=()):
+        return model([*nodes, ("MatMul", "x w", "y", {})], {"x": ROWS}, {"w": W})
+
+    (tmp_path / "empty.onnx").touch()
+    assert "a graph without outputs, as of an empty file" in read(tmp_path / "empty.onnx")
+    cut, unknown, untyped = dense(), dense(), dense()
+    cut.graph.initializer[0].raw_data = b"1234"
+    assert read(cut).startswith("the values of 'w' cannot be read: ValueError: ")
+    unknown.graph.initializer[0].data_type = 99
+    assert read(unknown).startswith("the values of 'w' cannot be read: ")
+    untyped.graph.input[0].ClearField("type")
+    assert read(untyped) == "input 'x' has no type of a tensor, expected one"
+    assert read(dense([("Constant", "", "c", {})])) == "Constant 'c': with 0 attributes, expected 1"
+    assert read(dense([("Relu", "x", "", {})])) == "Relu '': without an output, expected one with a name"
 
 
 WRONG = {

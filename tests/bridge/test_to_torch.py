@@ -275,6 +275,17 @@ def test_running_statistics_are_those_of_torch(scheme):
     assert all(torch.equal(v, before[name]) for name, v in made.state_dict().items())  # eval mode writes nothing
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_batch_norm_of_the_input_is_torch_s(affine):
+    module = torch.nn.Sequential(torch.nn.BatchNorm1d(6, affine=affine), torch.nn.Linear(6, 3))
+    x = normal(8, 6) + 3
+    made = to_torch(from_torch(module, (x,)), parameters=module.state_dict())
+    assert torch.allclose(made(x), module(x), rtol=0, atol=1e-5)
+    assert torch.allclose(made.get_buffer("0.running_mean"), module[0].running_mean, rtol=0, atol=1e-6)
+    assert torch.allclose(made.eval()(x), module.eval()(x), rtol=0, atol=1e-5)
+    assert torch.allclose(made.get_buffer("0.running_mean"), module[0].running_mean, rtol=0, atol=1e-6)
+
+
 def test_one_update_of_running_statistics_by_hand():
     """Of 4 rows 0, 0, 4, 4: mean 2, unbiased variance 16/3; momentum 0.1 from 0 and 1."""
     module = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.BatchNorm1d(1)).train()

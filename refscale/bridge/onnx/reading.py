@@ -88,6 +88,8 @@ def _loaded(model: Any) -> tuple[Any, str]:
             raise ProgramError(
                 f"from_onnx({str(model)!r}): onnx.load raised {type(error).__name__}: {error}"
             ) from error
+    if not proto.graph.output:
+        raise ProgramError(f"from_onnx({name}): a graph without outputs, as of an empty file; expected a model")
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     return proto, name
@@ -182,19 +184,25 @@ class _Reader:
     """Reads the nodes of one graph in order."""
 
     def __init__(self, proto: Any, name: str, inputs: Sequence[Any] | Mapping[str, Any]) -> None:
-        import onnx
-
         self.proto, self.name = proto, name
         self.opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
-        self.known: dict[str, Array] = {
-            t.name: onnx.numpy_helper.to_array(t, base_dir="") for t in proto.graph.initializer
-        }
+        self.known: dict[str, Array] = {t.name: self._array(t, repr(t.name)) for t in proto.graph.initializer}
         for node in proto.graph.node:
             self._check(node)
         self.inputs = self._inputs(inputs)
         self.steps: list[AtenCall] = []
         self.made = {*self.known, *self.inputs}
         self.uses: dict[str, set[tuple[str, str]]] = {}
+
+    def _array(self, tensor: Any, what: str) -> Array:
+        """The values of a ``TensorProto``."""
+        import onnx
+
+        try:
+            return onnx.numpy_helper.to_array(tensor, base_dir="")
+        except Exception as error:  # its exceptions have no common class
+            why = f"the values of {what} cannot be read: {type(error).__name__}: {shown(error)}"
+            raise ProgramError(f"from_onnx({self.name}): {why}") from error
 
     def _check(self, node: Any) -> None:
         """Refuse control flow, quantized nodes and other domains than the standard's."""
@@ -205,6 +213,10 @@ class _Reader:
             raise self.refused(node, "control flow, expected a graph without it")
         if "Quantize" in kind or kind.startswith("QLinear") or kind.endswith("Integer"):
             raise self.refused(node, "quantized, expected float32")
+        if not any(node.output):
+            raise self.refused(node, "without an output, expected one with a name")
+        if kind == "Constant" and len(node.attribute) != 1:
+            raise self.refused(node, f"with {counted(len(node.attribute), 'attribute')}, expected 1")
 
     def refused(self, node: Any, why: str) -> ProgramError:
         place = node.name or next(iter(node.output), "")
@@ -212,19 +224,22 @@ class _Reader:
 
     def _inputs(self, given: Sequence[Any] | Mapping[str, Any]) -> dict[str, Array]:
         """The example inputs by name, in the order and with the types of the graph."""
-        from onnx.helper import tensor_dtype_to_np_dtype
+        from onnx.helper import get_all_tensor_dtypes, tensor_dtype_to_np_dtype
 
         wanted = [i for i in self.proto.graph.input if i.name not in self.known]
         names = [i.name for i in wanted]
         if not isinstance(given, Mapping):
             if len(given) != len(names):
-                raise ProgramError(f"from_onnx({self.name}): {len(given)} inputs, expected {names}")
+                raise ProgramError(f"from_onnx({self.name}): {counted(len(given), 'input')}, expected {names}")
             given = dict(zip(names, given, strict=True))
         if set(given) != set(names):
             raise ProgramError(f"from_onnx({self.name}): inputs {list(given)}, expected {names}")
         found = {}
         for i in wanted:
-            dtype = tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type)
+            kind = i.type.tensor_type.elem_type
+            if kind not in get_all_tensor_dtypes():
+                raise ProgramError(f"from_onnx({self.name}): input {i.name!r} has no type of a tensor, expected one")
+            dtype = tensor_dtype_to_np_dtype(kind)
             x = np.asarray(given[i.name])
             if x.dtype.kind != np.dtype(dtype).kind and not (x.dtype.kind in "iu" and np.dtype(dtype).kind in "iu"):
                 raise ProgramError(f"from_onnx({self.name}): input {i.name!r} is {x.dtype}, expected {dtype}")
@@ -236,7 +251,7 @@ class _Reader:
             self._read(node)
 
     def _read(self, node: Any) -> None:
-        from onnx import helper, numpy_helper
+        from onnx import helper
 
         kind = node.op_type
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -245,7 +260,8 @@ class _Reader:
             dtype = {"value_float": np.float32, "value_int": np.int64}.get(key.removesuffix("s"))
             if key != "value" and dtype is None:
                 raise self.refused(node, f"with {key}, expected value, numbers or a list of numbers")
-            self.known[node.output[0]] = numpy_helper.to_array(value) if dtype is None else np.asarray(value, dtype)
+            found = self._array(value, node.output[0]) if dtype is None else np.asarray(value, dtype)
+            self.known[node.output[0]] = found
             self.made.add(node.output[0])
             return
         arguments, names, settings = self._arguments(node, attributes)

@@ -15,6 +15,9 @@ from refscale.errors import ProgramError
 
 __all__: list[str] = []
 
+_LARGEST = float(np.finfo(np.float32).max)
+"""In place of a bound that is missing."""
+
 # --- Sums and products of two -----------------------------------------------------------------------------------------
 
 
@@ -118,11 +121,10 @@ def _hardtanh(run: Evaluation, self: Any, min_val: float = -1.0, max_val: float 
     return run.apply(ops.Clip(float(min_val), float(max_val)), self)
 
 
-@rule_of("clamp.default")
+@rule_of("clamp.default", "clamp_min.default", "clamp_max.default")
 def _clamp(run: Evaluation, self: Any, min: float | None = None, max: float | None = None) -> Any:
-    if min is None or max is None:
-        raise ProgramError(f"clamp with min={min}, max={max}: expected both bounds")
-    return run.apply(ops.Clip(float(min), float(max)), self)
+    low, high = (-_LARGEST if min is None else float(min)), (_LARGEST if max is None else float(max))
+    return self if (low, high) == (-_LARGEST, _LARGEST) else run.apply(ops.Clip(low, high), self)
 
 
 @rule_of("softmax.int", "_softmax.default")

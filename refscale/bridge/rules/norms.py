@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from refscale import ops
 from refscale.bridge.evaluation import Evaluation
 from refscale.bridge.rules.registry import rule_of
@@ -32,15 +30,10 @@ def _layer_norm(
 
 
 @rule_of("rms_norm.default")
-def _rms_norm(
-    run: Evaluation, input: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None
-) -> Any:
+def _rms_norm(run: Evaluation, input: Any, normalized_shape: Sequence[int], eps: float, weight: Any = None) -> Any:
     if len(normalized_shape) != 1:
         raise ProgramError(f"rms_norm over {len(normalized_shape)} axes: expected 1, the last")
-    tiny = float(np.finfo(np.float32).eps)
-    return run.apply(
-        ops.RmsNorm(tiny if eps is None else eps), input, _affine(run, input, weight, None, input.shape[-1])[0]
-    )
+    return run.apply(ops.RmsNorm(eps), input, _affine(run, input, weight, None, input.shape[-1])[0])
 
 
 @rule_of("batch_norm.default")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -187,12 +188,19 @@ def _softmax(run: Evaluation, input: Any, axis: int) -> Any:
 RULES["onnx.LogSoftmax"] = lambda run, input, axis: _aten("log_softmax.int", run, self=input, dim=axis)
 
 
-@_node("Softmax-1")
-def _softmax_of_rows(run: Evaluation, input: Any, axis: int) -> Any:
-    """Before version 13: over all axes from ``axis`` on."""
-    a = axis % input.ndim
-    flat = reshaped(run, input, (math.prod(input.shape[:a]), math.prod(input.shape[a:])))
-    return reshaped(run, run.apply(ops.Softmax(), flat), input.shape)
+def _of_rows(op: Op) -> Rule:
+    """The rule of a function over all axes from ``axis`` on, as before version 13."""
+
+    def rule(run: Evaluation, input: Any, axis: int) -> Any:
+        a = axis % input.ndim
+        flat = reshaped(run, input, (math.prod(input.shape[:a]), math.prod(input.shape[a:])))
+        return reshaped(run, run.apply(op, flat), input.shape)
+
+    return rule
+
+
+RULES["onnx.Softmax-1"] = _of_rows(ops.Softmax())
+RULES["onnx.LogSoftmax-1"] = _of_rows(ops.LogSoftmax())
 
 
 # --- Products ---------------------------------------------------------------------------------------------------------
@@ -520,7 +528,8 @@ def _concat(run: Evaluation, inputs: Sequence[Any], axis: int) -> Any:
 def _split(run: Evaluation, input: Any, num_outputs: int, split: Any = None, axis: int = 0) -> list[Any]:
     side = input.shape[axis]
     each = -(-side // num_outputs)
-    sizes = [min(each, side - i) for i in range(0, side, each)] if split is None else _integers(split)
+    starts = [min(i * each, side) for i in range(num_outputs + 1)]
+    sizes = [b - a for a, b in pairwise(starts)] if split is None else _integers(split)
     parts: list[Any] = _aten("split_with_sizes.default", run, self=input, split_sizes=sizes, dim=axis)
     return parts
 
@@ -545,7 +554,7 @@ def _gather(run: Evaluation, data: Any, indices: Any, axis: int = 0) -> Any:
     if places.ndim == 0:
         return _aten("select.int", run, self=data, dim=axis, index=int(places))
     places = np.where(places < 0, places + data.shape[axis], places)
-    if places.ndim == 1 and np.array_equal(places, np.arange(places[0], places[0] + places.size)):
+    if places.ndim == 1 and places.size and np.array_equal(places, np.arange(places[0], places[0] + places.size)):
         end = int(places[-1]) + 1
         return _aten("slice.Tensor", run, self=data, dim=axis, start=int(places[0]), end=end)
     raise ProgramError(f"Gather of indices {places.shape} along axis {axis} of {data.shape}: expected rows of a table")
