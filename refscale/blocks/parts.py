@@ -118,7 +118,7 @@ def decode_blocks(blocks: BlockCodes, *, dtype: Any = np.float32) -> Array:
 
     Raises:
         ShapeError: the shape of the scales does not fit the blocks of the codes.
-        CarrierError: the codes have another dtype, or ``dtype`` is not float32 or float64.
+        CarrierError: the codes do not have the ``code_dtype`` of their format, or ``dtype`` is not float32 or float64.
         FormatError: a code is out of range.
     """
     return from_codes(blocks).wide(carrier("decode_blocks", dtype))

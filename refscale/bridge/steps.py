@@ -199,7 +199,7 @@ def _noise(seed: int) -> Iterator[None]:
 
 
 def shared_names(module: Any) -> dict[str, str]:
-    """For each name of a parameter, the first name of the same tensor."""
+    """Return, for each name of a parameter, the first name of the same tensor."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(p), name) for name, p in module.named_parameters(remove_duplicate=False)}
 

@@ -22,7 +22,7 @@ class CastSummary:
         elements: number of their elements.
         clipped: number of finite elements beyond the largest value.
         flushed: number of non-zero elements that became zero.
-        worst: name of the array with the largest share of such elements; empty if there is none.
+        worst: name of the array with the largest share of clipped and flushed elements; empty if there is none.
         rule: pattern of the precision's rule for these places; empty without one.
     """
 

@@ -108,7 +108,7 @@ def hidden_states(
     *,
     embedding: Tensor | None = None,
 ) -> Tensor:
-    """Run the trunk: token ids (batch, seq) to vectors (batch, seq, width) that depend on a token and earlier ones.
+    """Run the trunk: token ids (batch, seq) to vectors (batch, seq, width), each from its token and earlier ones.
 
     Args:
         p: parameters as tensors.
