@@ -99,6 +99,20 @@ def test_parts_of_a_split_input_stay_inputs(tmp_path):
     assert run(path, 2 * ROWS) == pytest.approx(2 * ROWS[2:] @ W, rel=1e-4, abs=1e-5)
 
 
+def test_names_of_the_program_are_kept(tmp_path):
+    constants = {"alpha_0": W, "constant_0": W[0], "output": W[1]}
+    graph = [("Relu", "mul_3", "matmul_0", {}), ("MatMul", "matmul_0 alpha_0", "h", {})]
+    graph += [("Mul", "h constant_0", "k", {}), ("Add", "k output", "y", {})]
+    program = from_onnx(model(graph, {"mul_3": ROWS}, constants), [ROWS])
+    path = tmp_path / "out.onnx"
+    to_onnx(program, plan(program), path)
+    written = onnx.load(path).graph
+    assert {"alpha_0", "constant_0", "output"} <= {t.name for t in written.initializer}
+    assert [x.name for x in written.output] == ["output_"]
+    again = from_onnx(path, [ROWS])
+    assert to_onnx(again, "regular", path).value.relative <= 1e-5
+
+
 def test_an_op_without_nodes_is_refused(tmp_path, monkeypatch):
     monkeypatch.delitem(nodes.NODES, ops.Relu)
     program, _ = dense()
