@@ -43,7 +43,7 @@ def from_torch(
     Args:
         module: ``torch.nn.Module``, in train or eval mode; of an exported program ``exported.module()``.
         args, kwargs: example inputs, which the program repeats as its batches.
-        output: which of several results, a position or a key; None: the first tensor.
+        output: the position or key of one of several results; None: the first tensor.
         loss: "projection": mean of output·r for r ~ N(0, 1); "cross_entropy": over the last axis, against random
             targets; or a function of (output, target).
 

@@ -81,11 +81,11 @@ def save_module(
     """Write the module under its plan or adaptation: a Python file with ``make()``, and an ``.npz`` beside it.
 
     Args:
-        path: of the Python file.
-        found: result of ``bring``.
+        path: path of the Python file.
+        found: the result of ``bring``.
         source: place of the factory or of the exported program.
-        module, inputs, loss, train: what ``bring`` received.
-        seed: of the fresh values under a plan.
+        module, inputs, loss, train: the arguments of ``bring`` and the mode of the module.
+        seed: the seed of the fresh values under a plan.
 
     Raises:
         ProgramError: an input is not a tensor, or the path is not that of a Python file.
@@ -154,8 +154,8 @@ def rebuild(
         values: the ``.npz`` file.
         source: place of the factory or of the exported program.
         weights, loss, train, seed: settings of the writing call.
-        digest: of the program; another one is refused; empty: not compared.
-        precision: as of ``to_torch``.
+        digest: digest of the program; another one is refused; empty: not compared.
+        precision: the precision of ``to_torch``.
 
     Returns:
         The module, in the mode of the original.

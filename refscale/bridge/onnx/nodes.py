@@ -28,9 +28,9 @@ class GraphWriter:
     """A graph in the making.
 
     Attributes:
-        nodes: so far.
+        nodes: the nodes so far.
         initializers: constants by name.
-        shapes: of the values by name.
+        shapes: the shapes of the values by name.
         taken: names of the program's own values, which no node or constant gets.
     """
 

@@ -47,7 +47,7 @@ def recognized_nodes(exported: Exported, values: Mapping[str, Any]) -> Exported:
 
     Args:
         exported: the model.
-        values: of all constants and steps on the example inputs, by name.
+        values: the values of all constants and steps on the example inputs, by name.
     """
     shapes = {name: tuple(np.shape(x)) for name, x in values.items() if not isinstance(x, list)}
     constants = {name: x for name, x in values.items() if name not in exported.depends}

@@ -144,15 +144,14 @@ def to_onnx(
 ) -> TorchParity | None:
     """Write the forward pass of a program under a scheme as an ONNX model.
 
-    Every factor α that is not 1 is a ``Mul`` node, named "alpha_" and the number of its call; where the
-    program has a value of such a name, or "output", an underscore follows.  Shapes are those of the
-    example inputs; dropout is off.  Every call is compared with onnxruntime, where that is installed, and the output a
-    second time on other inputs.
+    Every factor α that is not 1 is a ``Mul`` node, named "alpha_" and the number of its call; where the program has a
+    value of such a name, or "output", an underscore follows.  Shapes are those of the example inputs; dropout is off.
+    Every call is compared with onnxruntime, where that is installed, and the output a second time on other inputs.
 
     Args:
-        program: from ``from_torch`` or ``from_onnx``.
-        scheme, parameters, seed: as for ``to_torch``.
-        path: of the file; it is written after the comparison.
+        program: a program from ``from_torch`` or ``from_onnx``.
+        scheme, parameters, seed: the arguments of ``to_torch``.
+        path: path of the file, which is written after the comparison.
 
     Returns:
         The comparison; None: onnxruntime is not installed.
