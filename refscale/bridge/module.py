@@ -236,7 +236,7 @@ class TorchEvaluation(Evaluation):
         momentum: float,
         eps: float,
     ) -> Any:
-        """A batch norm with the batch's statistics in train mode, which update the running ones; else with the running ones.
+        """A batch norm with the batch's statistics in train mode, which update the running ones; else with these.
 
         Running statistics have the scale of the original module, whose x is s times that of an adapted one.
         """
