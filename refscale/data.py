@@ -84,7 +84,7 @@ def load_text(path: str | Path | None = None) -> str:
         raise DataError(f"{call}: cannot be read ({error.strerror}), expected a UTF-8 file") from error
     if not text.strip():
         count = counted(len(text), "character")
-        raise DataError(f"{call}: holds no text ({count}), expected a UTF-8 file with words")
+        raise DataError(f"{call}: contains no text ({count}), expected a UTF-8 file with words")
     return text
 
 

@@ -237,7 +237,7 @@ def parse_json(text: str | bytes | bytearray, where: str, failure: Failure = Dat
     except ValueError as error:
         raise failure(f"{where}: not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise failure(f"{where}: holds a {type(content).__name__}, expected an object")
+        raise failure(f"{where}: contains a {type(content).__name__}, expected an object")
     _check_depth(content, where, failure)
     if odd or _SURROGATE.search(text):  # only then, as the walk takes longer than the parser
         for place, value in _leaves(content):

@@ -21,9 +21,13 @@ from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache, partial
-from math import log2
+from math import log2, pi
 from pathlib import Path
 from statistics import mean, stdev
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from refscale.sweep import CellResult
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -212,9 +216,72 @@ def in_sweep(name: str, pattern: str, group: int = 1) -> str:
     return match[group]
 
 
-def as_good(variant: str) -> str:
-    """In how many settings of the character study a variant is as good as regular FP32, or better."""
+def not_worse(variant: str) -> str:
+    """In how many settings of the character study a variant is not worse than regular FP32."""
     return in_sweep("charlm", rf"^\| {re.escape(variant)} +\| \d+ +\| (\d+) ")
+
+
+@cache
+def outcomes(name: str) -> list[CellResult]:
+    """The results of a stored sweep, cell by cell."""
+    from refscale.sweep import load_spec, outcomes, read_rows
+
+    return outcomes(load_spec(name), read_rows(RESULTS / name))
+
+
+def cell(name: str, variant: str, **point: object) -> CellResult:
+    """The result of a variant at the one point of a stored sweep with these values; dots of axes are left out."""
+
+    def matches(o: CellResult) -> bool:
+        mine = {axis.removeprefix("model."): value for axis, value in o.cell.point.items()}
+        return o.cell.variant == variant and point.items() <= mine.items()
+
+    (o,) = filter(matches, outcomes(name))
+    return o
+
+
+def underflow_losses(scaling: str) -> str:
+    """Of the variants of the study of smaller gradients, with one constant: "3.020; 4.121; 3.028; 2.989"."""
+    variants = ("regular FP32", "regular FP16", "regular FP16, stochastic rounding", "unit FP16")
+    return "; ".join(f"{cell('underflow', v, scaling=scaling).loss:.3f}" for v in variants)
+
+
+def authors_differences() -> str:
+    """Unit FP32 minus regular FP32 by the authors' choices: "−0.227; −0.061; −0.117"."""
+    by = {(*o.cell.point.values(), o.cell.variant): o.loss for o in outcomes("charlm-authors")}
+    found = [by[(*point, "unit FP32")] - x for (*point, variant), x in by.items() if variant == "regular FP32"]
+    return "; ".join(f"{x:+.3f}" for x in found).replace("-", "−")
+
+
+def fp16_difference() -> str:
+    """The largest difference of regular FP16 from regular FP32 in the character study, a median of three seeds."""
+    found = [[o.loss for o in outcomes("charlm") if o.cell.variant == v] for v in ("regular FP32", "regular FP16")]
+    return f"{max(abs(a - b) for a, b in zip(*found, strict=True)):.3f}"
+
+
+def one_seed_interval(model: str) -> str:
+    """The 95 % interval of a difference of two runs, by the spread of a model of the character study under AdamW."""
+    from refscale.sweep.summary import seed_interval
+
+    mine = [
+        o for o in outcomes("charlm") if model in str(o.cell.point["model"]) and o.cell.point["optimizer"] == "adamw"
+    ]
+    of_medians = seed_interval(mine)
+    return f"{of_medians / (2 / 3 * pi / 2) ** 0.5 * 2**0.5:.2f}"
+
+
+def fp4_losses() -> str:
+    """Of unit FP4 without blocks, seed 0: "6.33, 6.61, 5.84"."""
+    others = (cell("fp4", v).loss for v in ("factor 2", "factor 2, stochastic, Hadamard"))
+    return ", ".join(f"{x:.2f}" for x in (losses("blocks", "unit fp4")[0], *others))
+
+
+def at_narrow_rates(width: int) -> str:
+    """Losses of decoders of a width at the best rate of width 64: "3.625, 3.335, 3.385, 3.107"."""
+    sweeps = [("transfer", v) for v in ("regular", "unit", "u-μP")] + [("transfer-tuned", "tuned")]
+    rates = [cell(*s, width=64).log2_lr for s in sweeps]
+    found = [cell(*s, width=width).rates[e] for s, e in zip(sweeps, rates, strict=True) if e is not None]
+    return ", ".join(f"{x:.3f}" for x in found)
 
 
 def last_lines() -> str:
@@ -316,6 +383,11 @@ FINETUNE_RATES = (
     "--out DIR"
 )
 CHARLM = "refscale sweep charlm --jobs 2 --out DIR"
+UNDERFLOW = "refscale sweep underflow --out DIR"
+AUTHORS = "refscale sweep charlm-authors --out DIR"
+FP4 = "refscale sweep fp4 --out DIR"
+TUNED = "refscale sweep transfer-tuned --out DIR"
+TRANSFER = "refscale sweep transfer --jobs 2 --out DIR"
 FLOPS = "refscale report bert-base --flops"
 PROGRAMS = "python -m tests.programs.evidence"
 BRIDGE = "python -m tests.bridge.evidence"
@@ -380,6 +452,7 @@ FIGURES: Mapping[str, Figure] = {
     "loss.unit-over-regular": Figure(
         COMPARISON, lambda: difference("comparison", "regular fp32", "unit fp32", sign="").replace("+", "")
     ),
+    "loss.unit-fp8-over-fp32": Figure(COMPARISON, lambda: difference("comparison", "unit fp8", "unit fp32")),
     "blocks.mxfp8": Figure(BLOCKS, lambda: over_fp32("regular mxfp8")),
     "blocks.fp8-tiles": Figure(BLOCKS, lambda: over_fp32("regular fp8-tiles")),
     "blocks.mxfp4": Figure(BLOCKS, lambda: over_fp32("regular mxfp4")),
@@ -399,9 +472,18 @@ FIGURES: Mapping[str, Figure] = {
     **{f"programs.{t}": Figure(PROGRAMS, partial(programs, t)) for t in ("scales", "losses")},
     "underflow.sizes": Figure("refscale report charlm-attention:norm=post --batch 8 --seq 64", sizes, slow=True),
     "charlm.settings": Figure(CHARLM, lambda: in_sweep("charlm", r"^\| unit FP32 +\| (\d+) ")),
-    "charlm.unit-fp32": Figure(CHARLM, lambda: as_good("unit FP32")),
-    "charlm.unit-fp16": Figure(CHARLM, lambda: as_good("unit FP16")),
-    "charlm.unit-fp8": Figure(CHARLM, lambda: as_good("unit FP8")),
+    "charlm.unit-fp32": Figure(CHARLM, lambda: not_worse("unit FP32")),
+    "charlm.unit-fp16": Figure(CHARLM, lambda: not_worse("unit FP16")),
+    "charlm.unit-fp8": Figure(CHARLM, lambda: not_worse("unit FP8")),
+    "charlm.fp16": Figure(CHARLM, fp16_difference),
+    "charlm.one-seed.attention": Figure(CHARLM, lambda: one_seed_interval("attention")),
+    "charlm.one-seed.conv": Figure(CHARLM, lambda: one_seed_interval("conv")),
+    "charlm-authors.differences": Figure(AUTHORS, authors_differences),
+    "underflow.losses": Figure(UNDERFLOW, lambda: underflow_losses("static:2^-10")),
+    "fp4.losses": Figure(FP4, fp4_losses),
+    "transfer.narrow-rates": Figure(f"{TRANSFER}; {TUNED}", lambda: at_narrow_rates(512)),
+    "transfer.regular-512": Figure(TRANSFER, lambda: f"{cell('transfer', 'regular', width=512).loss:.3f}"),
+    "transfer.unit-512": Figure(TRANSFER, lambda: f"{cell('transfer', 'unit', width=512).loss:.3f}"),
     "charlm.interval": Figure(CHARLM, lambda: f"{float(in_sweep('charlm', r'Within ± ([0-9.]+):')):.3f}"),
 }
 

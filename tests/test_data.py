@@ -63,7 +63,7 @@ def test_files_that_hold_no_text(tmp_path):
     for path, why in ((missing, "No such file or directory"), (tmp_path, "Is a directory")):
         assert message(path) == f"load_text({str(path)!r}): cannot be read ({why}), expected a UTF-8 file"
     for path, count in ((empty, 0), (blank, 4)):
-        expected = f"holds no text ({count} characters), expected a UTF-8 file with words"
+        expected = f"contains no text ({count} characters), expected a UTF-8 file with words"
         assert message(path) == f"load_text({str(path)!r}): {expected}"
     assert message(latin) == f"load_text({str(latin)!r}): byte 0xfc at offset 1 is not UTF-8, expected a UTF-8 file"
 
@@ -265,7 +265,7 @@ def test_parts_are_runs_of_the_text_and_is_next_is_true():
 def test_every_pair_that_may_be_drawn():
     """Of five sentences of three tokens, and no other: (start and length of A, start and length of B, B follows A).
 
-    A takes sentences up to six tokens, and leaves one to follow.  B is that one, or neither in A nor that one; it ends
+    A takes sentences up to six tokens, and leaves one to follow. B is that one, or neither in A nor that one; it ends
     where twelve tokens, the text, or A before it do.
     """
     vocabulary = Vocabulary((*SPECIALS, *"abcdefghijklmno"))

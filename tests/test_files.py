@@ -200,7 +200,7 @@ NINES = "9" * 199
         ("{", "not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
         ('{"a": 1,\n "b" 2}', "not valid JSON: Expecting ':' delimiter: line 2 column 6 (char 14)"),
         ("", "not valid JSON: Expecting value: line 1 column 1 (char 0)"),
-        ("[]", "holds a list, expected an object"),
+        ("[]", "contains a list, expected an object"),
         ('{"a": {"b": [0, NaN]}}', "not valid JSON: a.b[1] is nan, expected a finite number"),
         ('{"a": Infinity}', "not valid JSON: a is inf, expected a finite number"),
         ('{"a": -Infinity}', "not valid JSON: a is -inf, expected a finite number"),
@@ -238,7 +238,7 @@ def test_json_lines(path):
     assert list(read_json_lines(path, "call")) == [{"a": "x\u2028y\x85z"}, {"a": "😀"}]
     for wrong, said in (
         (b'{"a": "\xff"}', "byte 0xff at offset 7 is not UTF-8, expected a UTF-8 file"),
-        (b"[1]", "holds a list, expected an object"),
+        (b"[1]", "contains a list, expected an object"),
         (b"", "not valid JSON: Expecting value: line 1 column 1 (char 0)"),
     ):
         path.write_bytes(b'{"a": 1}\n' + wrong + b'\n{"a": 2}\n')

@@ -1,5 +1,9 @@
 """Counts and figures in prose are current: ``tests/prose.py`` defines the source of each, and updates stale ones."""
 
+import json
+from math import log
+from statistics import median, variance
+
 import pytest
 
 from tests import prose
@@ -30,6 +34,66 @@ def test_figures_are_today_s():
 @pytest.mark.slow
 def test_slow_figures_are_today_s():
     assert stale(name for name, f in prose.FIGURES.items() if f.slow) == [], f"{HOW} --slow"
+
+
+def rows(name, **settings):
+    """The stored losses of the runs of a sweep with these settings, without the code that finds the best rates."""
+    text = (prose.RESULTS / name / "results.jsonl").read_text(encoding="utf-8")
+    found = [json.loads(line) for line in text.splitlines()]
+    return [r["loss"] for r in found if settings.items() <= (r["settings"] | {"log2_lr": r["log2_lr"]}).items()]
+
+
+def fp16(rounding):
+    return ",".join(f"{place}=fp16/{rounding}" for place in ("store", "weights", "first_moment"))
+
+
+def test_figures_of_smaller_gradients_are_stored_losses():
+    settings = [
+        {"scheme": "regular", "precision": "fp32"},
+        *(
+            {"scheme": "regular", "precision": fp16(r), "scaling": "static:2^-10"}
+            for r in ("nearest_even", "stochastic")
+        ),
+        {"scheme": "unit", "precision": fp16("nearest_even"), "scaling": "static:2^-10"},
+    ]
+    losses = [loss for s in settings for loss in rows("underflow", **s)]
+    assert prose.FIGURES["underflow.losses"].value() == "; ".join(f"{x:.3f}" for x in losses)
+
+
+def test_figures_by_the_authors_choices_are_differences_of_the_least_stored_losses():
+    def least(scheme, model, norm):
+        settings = {"model": f"charlm-{model}:layers=2", "model.norm": norm, "precision": "fp32"}
+        return min(rows("charlm-authors", scheme=scheme, **settings))
+
+    settings = (("attention", "pre"), ("attention", "post"), ("conv", "pre"))
+    differences = [f"{least('authors', *s) - least('regular', *s):+.3f}" for s in settings]
+    assert prose.FIGURES["charlm-authors.differences"].value() == "; ".join(differences).replace("-", "−")
+
+
+def test_figures_of_decoders_at_the_rate_of_width_64_are_medians_of_stored_losses():
+    rates = (("transfer", "regular", -7), ("transfer", "unit", -3), ("transfer", "u-mup", 1))
+    losses = [rows(name, scheme=s, log2_lr=e, **{"model.width": 512}) for name, s, e in rates]
+    assert [len(x) for x in losses] == [3, 3, 3]
+    losses.append(rows("transfer-tuned", log2_lr=0, **{"model.width": 512}))
+    assert prose.FIGURES["transfer.narrow-rates"].value() == ", ".join(f"{median(x):.3f}" for x in losses)
+
+
+def test_figures_of_fp4_are_stored_losses():
+    two = rows("fp4")
+    assert prose.FIGURES["fp4.losses"].value().split(", ")[1:] == [f"{x:.2f}" for x in two]
+
+
+def test_the_interval_of_single_runs_is_that_of_their_spread():
+    """Standard deviations of three seeds, within a tenth: their median, as of χ with two degrees of freedom."""
+    for model in ("attention", "conv"):
+        spread = [
+            variance(o.losses)
+            for o in prose.outcomes("charlm")
+            if model in o.cell.point["model"] and "adamw" in o.cell.point["optimizer"]
+        ]
+        assert len(spread) == 36
+        by_hand = 1.96 * (2 * median(spread) / log(2)) ** 0.5  # the median of χ²/2 is log 2
+        assert float(prose.FIGURES[f"charlm.one-seed.{model}"].value()) == pytest.approx(by_hand, rel=0.1)
 
 
 def test_a_stale_figure_is_noticed(tmp_path, monkeypatch):

@@ -33,15 +33,15 @@ def adapt(
         seed: seed of the compared batch, and of initial parameters.
 
     Returns:
-        Scheme and divisors. On a tape of that scheme, with ``adapted.unit(parameters)``, losses and gradients (over c
-        and the divisors) equal those of the regular program, on one batch in float64. The tolerance is 1e-12, or 64
-        times the change by one unit in the last place of the parameters, at most 1e-8.
+        Scheme and divisors. On a tape of that scheme, with ``adapted.unit(parameters)``, losses and gradients
+        (divided by c and the divisors) equal those of the regular program, on one batch in float64. The tolerance is
+        1e-12 or, if larger, 64 times the effect of a change of all parameters by 2^-52 of their values, at most 1e-8.
 
     Raises:
         ProgramError: the program has its own scheme; an op has no rule; two uses of a parameter require different
             scales; a parameter is not finite; or losses or gradients differ (the message names the tensor).
 
-    Source: paper, Proposition 5.1 (every scaled op has an unscaled equivalent), read backwards.
+    Source: paper, Proposition 5.1 (every scaled op has an unscaled equivalent), in the reverse direction.
     """
     check_program(program, "adapt")
     if program.scheme is not None and program.scheme.name != regular.name:

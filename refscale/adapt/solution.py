@@ -67,7 +67,7 @@ class Solution:
     """The scales of a graph.
 
     Attributes:
-        scales: s of every tensor, by variable.
+        scales: s of every tensor, the ratio x/x′, by variable.
         calls: op and factors of each call of the tape, in order.
     """
 

@@ -78,10 +78,10 @@ def bring(
     Args:
         module: ``torch.nn.Module``.
         args: example inputs.
-        precision: the precision of the gradient errors, or its name.
-        loss: the loss, see ``from_torch``.
-        weights: "fresh": a plan for training from the start, measured on draws of unit variance; "own": an adaptation,
-            the same function with the module's values.
+        precision: precision in which the errors of gradients are measured.
+        loss: see ``from_torch``.
+        weights: "fresh": make a plan for training from the start, and measure it with random weights of unit variance;
+            "own": adapt the module, which keeps its values and its function.
 
     Raises:
         ProgramError: the module is refused, see ``from_torch``; or cannot be adapted, see ``adapt``.

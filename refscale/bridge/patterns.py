@@ -42,7 +42,7 @@ _GRID = np.linspace(-6.0, 6.0, 241)
 
 
 def recognized(exported: Exported) -> Exported:
-    """The same module with composed functions as one step each."""
+    """Return the same module, with one step for each function that it composes from simpler steps."""
     return activations(_rms_norms(exported), _ELEMENTWISE, Composed, 1e-12)
 
 

@@ -84,8 +84,8 @@ def save_module(
         path: path of the Python file.
         found: the result of ``bring``.
         source: place of the factory or of the exported program.
-        module, inputs, loss, train: the arguments of ``bring`` and the mode of the module.
-        seed: the seed of the fresh values under a plan.
+        module, inputs, loss, train: what ``bring`` received.
+        seed: random seed of the fresh weights, which only a module under a plan has.
 
     Raises:
         ProgramError: an input is not a tensor, or the path is not that of a Python file.
@@ -148,21 +148,21 @@ def rebuild(
     digest: str = "",
     precision: str | Precision = "fp32",
 ) -> Any:
-    """The module that ``save_module`` wrote.
+    """Make the module that ``save_module`` wrote.
 
     Args:
         values: the ``.npz`` file.
         source: place of the factory or of the exported program.
-        weights, loss, train, seed: settings of the writing call.
-        digest: digest of the program; another one is refused; empty: not compared.
-        precision: the precision of ``to_torch``.
+        weights, loss, train, seed: settings of the call of ``save_module``.
+        digest: expected digest of the program; empty: not compared.
+        precision: see ``to_torch``.
 
     Returns:
         The module, in the mode of the original.
 
     Raises:
-        ProgramError: the source cannot be loaded, does not accept the values, or makes another module than at the time
-            of writing.
+        ProgramError: the source cannot be loaded, does not accept the values, or makes another module than when it was
+            saved.
     """
     import torch
 

@@ -63,7 +63,7 @@ def load_module(where: str) -> tuple[Any, tuple[Any, ...] | None]:
 
 
 def load_exported(path: str | Path) -> tuple[Any, tuple[Any, ...] | None]:
-    """An exported program as a module, and the example inputs in its file.
+    """Return the exported program in a file as a module, and the example inputs in the file.
 
     ``torch.export.load`` unpickles parts of some files: load files of trusted sources only, as with a factory, whose
     code is run.
@@ -72,7 +72,7 @@ def load_exported(path: str | Path) -> tuple[Any, tuple[Any, ...] | None]:
         path: a file of ``torch.export.save``.
 
     Raises:
-        ProgramError: torch cannot load it, or its example inputs have keywords.
+        ProgramError: torch cannot load it, or example inputs are passed by keyword.
     """
     import torch
 
@@ -122,7 +122,7 @@ def example_inputs(texts: Sequence[str], seed: int = 0) -> tuple[Any, ...]:
 
 
 def example_arrays(texts: Sequence[str], seed: int = 0) -> tuple[NDArray[Any], ...]:
-    """The example inputs of ``example_inputs``, as arrays."""
+    """Return example inputs by shape and kind as NumPy arrays; arguments and errors are those of ``example_inputs``."""
     rng = np.random.default_rng(seed)
 
     def draw(shape: tuple[int, ...], below: int) -> NDArray[Any]:

@@ -39,6 +39,8 @@ def bound(a: ArrayLike, b: ArrayLike, accumulator: str | Accumulator, c: ArrayLi
     """Compute error bounds of an accumulator's sums: float64 (…, M, N), inf or NaN where operands are.
 
     bound = relative(K)·T + K·2^-149,    T = Σ_k |a_ik·b_kj|
+
+    ``relative`` is the method of the accumulator; if it returns 0, the bound is 0.
     """
     x, y = as_operands("intervals.bound", a, b)
     return sum_errors(x, y, get_accumulator(accumulator), c)

@@ -114,7 +114,7 @@ def as_operands(call: str, a: ArrayLike, b: ArrayLike) -> tuple[Float64, Float64
             magnitude = np.abs(x[np.isfinite(x) & (x != 0)])
             if magnitude.size and not _LEAST <= magnitude.min() <= magnitude.max() <= 1 / _LEAST:
                 raise ArgumentError(
-                    f"{call}: {name} holds magnitudes from {magnitude.min()} to {magnitude.max()}, expected 0 or "
+                    f"{call}: {name} contains magnitudes from {magnitude.min()} to {magnitude.max()}, expected 0 or "
                     "2^-200 to 2^200"
                 )
     return np.asarray(a, np.float64), np.asarray(b, np.float64)

@@ -113,8 +113,8 @@ def quantize(
         random_bits: independent uniform uint32 of the shape of x, for "stochastic" only. An element is rounded
             away from zero if ⌊2^32 · rest⌋ + random_bits ≥ 2^32, with ``rest`` the part of |x| that rounding drops, in
             units of the spacing S. Within ±max, the expected result is exactly x if 2^32 · rest is an integer: for
-            float32 if |x| ≥ 2^-9 S, for float16 and bfloat16 if |x| ≥ 2^-22 S and 2^-25 S. Otherwise it is nearer to
-            zero than x, by less than 2^-32 S.
+            float32 if |x| ≥ 2^-9 S, for float16 if |x| ≥ 2^-22 S, for bfloat16 if |x| ≥ 2^-25 S. Otherwise it is nearer
+            to zero than x, by less than 2^-32 S.
         out: contiguous float32 array of the shape of x, axes in any order, for the result; may be x itself.
 
     Returns:

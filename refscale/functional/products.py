@@ -167,15 +167,16 @@ def conv_transpose(
         x: (batch, *space, channels_in).
         weight: (*kernel, channels_in/groups, channels_out).
         bias: (channels_out,) or None.
-        stride: distance in the output of neighboring elements of x, ≥ 1, one number or one for each axis.
+        stride: distance of neighboring elements of x, in output positions, ≥ 1, one number or one for each axis.
         padding: number of positions cut on all sides; or, for each axis, a number for both sides or (before, after).
         output_padding: number of positions added at the end, one number or one for each axis.
         groups: number of parts of the channels that are convolved separately.
-        dilation: distance in the output of neighboring taps of the kernel, ≥ 1, one number or one for each axis.
+        dilation: distance of neighboring kernel taps, in output positions, ≥ 1, one number or one for each axis.
         constraint: constraint of α and β_x, or its name; default geometric.
 
     Returns:
-        (batch, *positions, channels_out), (n − 1)·stride + (kernel − 1)·dilation + 1 − padding + output_padding each.
+        (batch, *positions, channels_out). For an axis of n elements of x the number of positions is
+        (n − 1)·stride + (kernel − 1)·dilation + 1 − padding + output_padding.
     """
     op = ops.ConvTranspose(stride, padding, dilation, output_padding, groups)
     return _convolution(op, x, weight, bias, constraint)

@@ -110,7 +110,7 @@ def lstm(
         layers: weight_ih (m, 4·d), weight_hh (d, 4·d) and, optionally, bias_ih and bias_hh (4·d,) of each layer, gates
             i, f, g, o: PyTorch's, transposed. A bidirectional layer has two entries, forward and reverse. A layer above
             a bidirectional one has m = 2·d.
-        state: initial (h, c) of each entry, (batch, d) each; None: zeros.
+        state: initial (h, c) of each entry of ``layers``, (batch, d) each; None: zeros.
         bidirectional: use two entries per layer; the outputs of the two directions are side by side.
         constraint: constraint of α and β of all ops, see ``lstm_cell``.
 
@@ -153,7 +153,7 @@ def gru(
     Args:
         x: (batch, seq, m), seq ≥ 1.
         layers: see ``lstm``, with 3·d in place of 4·d: the gates r and z and the candidate n.
-        state: initial h (batch, d) of each entry; None: zeros.
+        state: initial h (batch, d) of each entry of ``layers``; None: zeros.
         bidirectional: use two entries per layer; the outputs of the two directions are side by side.
         constraint: constraint of α and β of all ops, see ``lstm_cell``.
 

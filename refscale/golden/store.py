@@ -402,5 +402,5 @@ def _elements(name: str, data: bytes) -> Array:
     except ValueError as error:
         raise GoldenError(f"golden set: {name} is no .npy file ({error})") from None
     if flat.ndim != 1 or flat.dtype.kind not in "uib":
-        raise GoldenError(f"golden set: {name} holds {flat.dtype} of shape {flat.shape}, expected integers in a row")
+        raise GoldenError(f"golden set: {name} contains {flat.dtype} of shape {flat.shape}, expected integers in a row")
     return flat

@@ -194,7 +194,7 @@ class _ConvolutionOfAxes(_Convolution):
 class Conv2d(_ConvolutionOfAxes):
     """Convolution of x (batch, height, width, channels) with weight (kernel, kernel, channels/groups, channels_out).
 
-    Formula and factors as for ``conv1d``, with the product over both axes for kernel, stride and output positions.
+    Formula and factors as for ``Conv1d``; kernel, stride and output positions there are products over both axes here.
 
     Attributes:
         stride, dilation: ≥ 1, one number for both axes or a pair (height, width).
@@ -217,7 +217,7 @@ class Conv2d(_ConvolutionOfAxes):
 class Conv3d(_ConvolutionOfAxes):
     """Convolution of x (batch, depth, height, width, channels) with weight (kernel, …, channels/groups, channels_out).
 
-    Formula and factors as for ``conv1d``, with the product over three axes for kernel, stride and output positions.
+    Formula and factors as for ``Conv1d``; kernel, stride and output positions there are products over all axes here.
 
     Attributes:
         stride, dilation: ≥ 1, one number for all axes or three (depth, height, width).

@@ -75,7 +75,7 @@ class RelativeShift(Op):
 
     Query i has distances 0 … i: i + 1 scores of its row are used, and have a gradient. Values keep their variance:
     α = 1 (the causal mask that follows hides the zeros). A fraction (s + 1)/(2s) of the elements has a gradient:
-    β = √(2s/(s + 1)) for a g without that mask. The map is its own transpose.
+    β = √(2s/(s + 1)) for an incoming gradient that is not masked. The map is its own transpose.
     """
 
     inputs = ("x",)

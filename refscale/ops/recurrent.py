@@ -111,8 +111,8 @@ class LstmState(Op):
 class LstmOutput(Op):
     """h = σ(o)·tanh(c), the output of an LSTM's cell; gates (…, 4·d) are i, f, g and o, side by side.
 
-    α = 1/(RMS(σ)·RMS(tanh)): h does not persist. β_c = 1/(RMS(σ)·RMS(tanh′)). The gradient of o is g·tanh·σ′, a quarter
-    of the gradient of the gates, and the rest is 0: β_gates = 2/(RMS(tanh)·RMS(σ′)).
+    α = 1/(RMS(σ)·RMS(tanh)): unlike c, h is not carried unchanged to the next step. β_c = 1/(RMS(σ)·RMS(tanh′)). A
+    quarter of the gradient of the gates, that of o, is g·tanh·σ′; the rest is 0: β_gates = 2/(RMS(tanh)·RMS(σ′)).
     """
 
     inputs = ("c", "gates")

@@ -28,7 +28,8 @@ def _check(name: str, x: Shape, target: Shape) -> None:
 class MseLoss(Op):
     """Σ (x − target)² / N over all N elements; x and target of the same shape.
 
-    x − target of two independent N(0, 1) has σ = √2, the gradient 2(x − target)/N has 2√2/N: β = N/(2√2) for both.
+    For independent N(0, 1), x − target has σ = √2, and the gradient 2(x − target)/N has σ = 2√2/N: β = N/(2√2) for
+    both.
     α = 1: the value is the loss.
     """
 

@@ -223,9 +223,9 @@ class LinearResize(Op):
         return (g,)
 
     def scale(self, x: Shape) -> Scales:
-        matrices = self._matrices(x)
-        squares = math.prod(float(np.sum(matrix**2)) for matrix in matrices)
-        places, elements = (math.prod(matrix.shape[i] for matrix in matrices) for i in (0, 1))
+        axes = self._places(x)
+        squares = math.prod(float(np.sum(axis.share**2 + (1 - axis.share) ** 2)) for axis in axes)
+        places, elements = math.prod(axis.share.size for axis in axes), math.prod(x[1:-1])
         return Scales(math.sqrt(places / squares), (math.sqrt(elements / squares),))
 
     @classmethod

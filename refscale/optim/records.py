@@ -30,7 +30,7 @@ class Group:
         lr_scale: factor of the learning rate, finite, ≥ 0.
         decayed: True if weight decay (and, in LAMB, the trust ratio) applies to the parameter.
         weight_decay: λ of the parameter; None: that of the optimizer.
-        decay_scale: factor of a λ that is multiplied by the learning rate, finite, ≥ 0.
+        decay_scale: further factor of λ if the rule multiplies λ by the learning rate, finite, ≥ 0.
 
     Raises:
         ArgumentError: ``lr_scale``, ``weight_decay`` or ``decay_scale`` is negative or not finite.

@@ -46,7 +46,7 @@ def adapt(config: BertConfig, regular: Parameters) -> Adapted:
         ArgumentError: values="independent", for which the scale of a mixture depends on the number of values; or a
             matrix is not finite.
 
-    Source: paper, Proposition 5.1 (every scaled op has an unscaled equivalent), read backwards.
+    Source: paper, Proposition 5.1 (every scaled op has an unscaled equivalent), in the reverse direction.
     """
     if config.values != "correlated":
         raise ArgumentError(f"adapt(values={config.values!r}): expected a model whose values are 'correlated'")

@@ -43,7 +43,7 @@ def read_tensors(directory: Path, call: str) -> tuple[Arrays, list[Path]]:
         tensors = _read(directory / shard, call)
         wrong = sorted(tensors.keys() ^ listed)
         if wrong:
-            how = "does not hold" if wrong[0] in listed else "also holds"
+            how = "does not contain" if wrong[0] in listed else "also contains"
             raise CheckpointError(f"{call}: {shard} {how} {wrong[0]}, expected the tensors that {INDEX} lists in it")
         found |= tensors
     return found, [directory / name for name in (INDEX, *shards)]

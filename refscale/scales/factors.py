@@ -97,7 +97,9 @@ def to_right_grad_scale(alpha: float, betas: tuple[float, ...]) -> float:
 
 
 def joint(constraint: str | Constraint, rows: float = 1.0, columns: float = 1.0) -> Constraint:
-    """Make the constraint of a product that is a part of a larger one, from the larger one's fan-in and fan-out.
+    """Make the constraint of a product that is a part of a larger product.
+
+    It applies the constraint of the larger product to factors for the fan-in and fan-out of the larger product.
 
     Args:
         constraint: the constraint of the larger product, or its name.
@@ -105,7 +107,7 @@ def joint(constraint: str | Constraint, rows: float = 1.0, columns: float = 1.0)
         columns: fan-out of the larger product over that of the part.
 
     Returns:
-        The constraint of α·rows^-½ and β·columns^-½; ``none`` stays ``none``.
+        The constraint, applied to α·rows^-½ and β·columns^-½. For ``none`` it is ``none``.
     """
     whole = get_constraint(constraint)
     if whole is none:

@@ -35,7 +35,7 @@ RatesRule = Literal["unit", "regular"]
 
 
 class ScaledOp(Protocol):
-    """The interface of an op that schemes use; every op of the engine has it."""
+    """The properties of an op that schemes read; every op of the engine has them."""
 
     @property
     def name(self) -> str:

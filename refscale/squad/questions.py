@@ -79,7 +79,7 @@ def read_squad(path: str | Path) -> tuple[Question, ...]:
                 )
         found[question.id] = question
     if not found:
-        raise DataError(f"{call}: holds no question")
+        raise DataError(f"{call}: contains no question")
     return tuple(found.values())
 
 
@@ -160,12 +160,13 @@ _ANSWER = re.compile(
 
 
 def made_questions(text: str | None = None) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
-    """Make questions by fixed rules: each replaces one word of a sentence among its neighbors.
+    """Make questions by fixed rules: each is a sentence of its context in which "what" replaces the answer.
 
-    A context is a run of three sentences. In each sentence of 6 to 30 words, the answer is the text after the last of
-    "is", "are", "returns", "raises", "called", "of", "by", "to", "in", "with", and the question is the sentence with
-    "what" in its place: "Comparisons yield what values?" Answering requires finding the sentence and the replaced word.
-    Natural questions are harder; this set is for trying things out without a download.
+    A context is a run of three sentences. In each sentence of 6 to 30 words, the answer is the word, with its article,
+    after the last of "is", "are", "returns", "raises", "called", "of", "by", "to", "in", "with". The question is this
+    sentence with "what" in place of the answer: "The result of the call is a list." becomes "The result of the call
+    is what?" Answering requires finding the sentence and the replaced word. Natural questions are harder; this set is
+    for trials without a download.
 
     Args:
         text: the text; None: the one that comes with Python.

@@ -27,16 +27,16 @@ from refscale.stats.measurement import HIGH, LOW, Kind
 __all__ = ["CAUSES", "Cause", "Contribution", "causes"]
 
 CAUSES = {
-    "no factor": "unit scaling: the scheme unit, or graph.plan",
-    "initial scale": "Spec(std=…) of the parameter; the scheme unit starts matrices at σ = 1",
-    "constraint": "functional.fork at the start of the branch, so that its factors need not be tied",
-    "mean": "RMS rules: plan(products='rms'), or the scheme unit-rms",
-    "alike values": "Mean(values='correlated'), AttentionMix('correlated'), or RMS rules: plan(products='rms')",
-    "alike rows": "plan(gradients='predicted'), or the scheme unit:rows=alike",
-    "cancellation": "plan(gradients='predicted') for parameters; none for activations",
-    "several uses": "functional.fork for each use",
-    "another rule": "another op or scheme, whose rule fits the input",
-    "data": "another seed or batch; the scale that is predicted for independent N(0, 1) is within [1/4, 4]",
+    "no factor": "use the scheme unit, or graph.plan",
+    "initial scale": "set Spec(std=…) of the parameter; the scheme unit initializes matrices with σ = 1",
+    "constraint": "insert functional.fork at the start of the branch; its factors are then not tied",
+    "mean": "use RMS rules: plan(products='rms'), or the scheme unit-rms",
+    "alike values": "use Mean(values='correlated'), AttentionMix('correlated'), or RMS rules: plan(products='rms')",
+    "alike rows": "use plan(gradients='predicted'), or the scheme unit:rows=alike",
+    "cancellation": "for a parameter: plan(gradients='predicted'); for an activation: none",
+    "several uses": "insert functional.fork for each use",
+    "another rule": "use an op or a scheme whose rule fits the input",
+    "data": "try another seed or batch; the scale predicted for independent N(0, 1) is within [1/4, 4]",
 }
 """Causes, and the remedy for each.
 
@@ -97,12 +97,12 @@ class Cause:
 
 
 def causes(output: Tensor, prediction: Prediction, outside: Sequence[tuple[str, Kind, Variable]]) -> tuple[Cause, ...]:
-    """Return the cause of each scale, in the given order.
+    """Return the cause of the scale of each tensor in ``outside``, in the same order.
 
     Args:
         output: end of the recorded graph.
         prediction: prediction of the graph.
-        outside: tensors by name, kind and variable.
+        outside: tensors whose scale is outside [1/4, 4]: name, kind and variable of each.
     """
     anatomy = _Anatomy(output, prediction)
     found = []

@@ -55,8 +55,8 @@ def _grid(c: Comparison) -> Table:
 def _losses(c: Comparison) -> Table:
     """Yield one row for each variant.
 
-    Flushed at first: share of the gradients' elements that casts flushed to zero in the first step, for the place of
-    casts with the largest share. Zero at last: share of the gradients that were all zero in the last step.
+    "flushed, first step": share of gradient elements that the casts of one place flush to zero, for the place with the
+    largest share. "zero, last step": share of gradients that are all zero.
     """
     share = c.base.kind.share.rpartition("_")[2]  # a program has none
     head = (
@@ -65,9 +65,9 @@ def _losses(c: Comparison) -> Table:
         "± sd",
         f"− {REFERENCE.name}",
         *([share] if share else []),
-        "flushed at first",
-        "zero at last",
-        "least s",
+        "flushed, first step",
+        "zero, last step",
+        "seconds, least",
     )
     yield head
     reference = {r.seed: r.loss for r in c.of(REFERENCE)}
@@ -92,8 +92,8 @@ def _techniques(c: Comparison) -> Table:
         "scale factors",
         "chosen by hand",
         "changed while training",
-        "statistics a step",
-        "extra passes a step",
+        "statistics per step",
+        "extra passes per step",
         "skipped steps",
         "numbers kept",
     )

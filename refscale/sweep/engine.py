@@ -59,14 +59,14 @@ def run_one(config: TrainConfig, out: str, data: Data, keep: bool) -> dict[str, 
     except DivergedError:
         pass  # summary.json has the message
     except ArgumentError as error:
-        if "holds another run" in str(error):
+        if "contains another run" in str(error):
             raise
         return {"failed": str(error)}
     except (RefscaleError, OSError, MemoryError) as error:
         return {"failed": f"{type(error).__name__}: {error}"}
     summary = read_json(path, f"sweep: {str(path)!r}")
     if summary["config"] != asdict(config):
-        raise ArgumentError(f"sweep: {out!r} holds another run; choose another directory")
+        raise ArgumentError(f"sweep: {out!r} contains another run; choose another directory")
     if not keep:
         for checkpoint in directory.glob("checkpoint-*.npz"):
             checkpoint.unlink(missing_ok=True)
@@ -182,7 +182,7 @@ def _claim(out: Path, spec: SweepSpec) -> None:
         known = read_json(path, f"sweep: {str(path)!r}")
         if known["base"] != spec.base:
             ours = {k: v for k, v in spec.base.items() if known["base"].get(k) != v}
-            raise ArgumentError(f"sweep: {str(out)!r} holds another sweep, whose base differs from {ours}")
+            raise ArgumentError(f"sweep: {str(out)!r} contains another sweep, whose base differs from {ours}")
     else:
         write_json(path, content)
 

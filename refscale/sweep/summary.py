@@ -13,6 +13,8 @@ from refscale.sweep.rows import Row, loss_of
 from refscale.sweep.search import best, replay
 from refscale.sweep.spec import Cell, Settings, SweepSpec, run_id
 
+_NO_INTERVAL = "No interval: no cell has two finished seeds, so no variant counts as better or worse than the first."
+
 
 @dataclass(frozen=True)
 class CellResult:
@@ -37,7 +39,7 @@ class CellResult:
 
 
 def outcomes(spec: SweepSpec, rows: Mapping[str, Row]) -> list[CellResult]:
-    """Return the result of every cell, as far as the rows are complete."""
+    """Return the result of every cell; it lacks the runs that have no row yet."""
     own: dict[str, dict[float, list[float]]] = {}
     most = spec.diverged_above
     for row in rows.values():
@@ -71,7 +73,7 @@ def seed_interval(found: Sequence[CellResult]) -> float:
 
     The typical variance is the median of the cells' variances, over the median of χ²/ν (Wilson and Hilferty 1931), so
     that a few cells near the edge of stability do not widen all intervals. Medians of few normal numbers vary by at
-    most √(π/2) times the variation of means. With one seed: 0.
+    most √(π/2) times the variation of means. Without a cell of two seeds that ended: 0, which is no interval.
     """
     spread = []
     for o in found:
@@ -85,7 +87,6 @@ def seed_interval(found: Sequence[CellResult]) -> float:
 def summary(spec: SweepSpec, rows: Mapping[str, Row]) -> str:
     """Return both tables in Markdown, with the number of runs."""
     found = outcomes(spec, rows)
-    interval = seed_interval(found)
     seconds = sum(row.seconds for row in rows.values())
     failed = sum(row.status == "failed" for row in rows.values())
     lost = sum(not math.isfinite(loss_of(row, spec.diverged_above)) for row in rows.values())
@@ -95,9 +96,11 @@ def summary(spec: SweepSpec, rows: Mapping[str, Row]) -> str:
     )
     tables = [render(_points(spec, found))]
     if len(spec.variants) > 1:
+        spread = any(sum(map(math.isfinite, o.losses)) > 1 for o in found)
+        interval = seed_interval(found) if spread else None
         tables.append(render(_shares(spec, found, interval)))
         about = "the 95 % interval of a difference, from the cells' typical spread over seeds"
-        tables.append(f"Within ± {interval:.4f}: {about}.")
+        tables.append(_NO_INTERVAL if interval is None else f"Within ± {interval:.4f}: {about}.")
     return "\n\n".join([head, *tables]) + "\n"
 
 
@@ -124,21 +127,25 @@ def _unique(found: Sequence[CellResult]) -> list[dict[str, object]]:
     return points
 
 
-def _shares(spec: SweepSpec, found: Sequence[CellResult], interval: float) -> Table:
-    """Yield a comparison of every variant with the first, over the points."""
+def _shares(spec: SweepSpec, found: Sequence[CellResult], interval: float | None) -> Table:
+    """Yield a comparison of every variant with the first, over the points; without an interval, no verdicts."""
     first = next(iter(spec.variants))
     reference = {tuple(sorted(o.cell.point.items())): o.loss for o in found if o.cell.variant == first and o.losses}
-    yield ("variant", "points", f"as good as {first}, or better", "better", "worse", "median difference", "diverged")
+    verdicts = () if interval is None else (f"not worse than {first}", "better", "worse")
+    yield ("variant", "points", *verdicts, "median difference", "diverged")
     for name in spec.variants:
         mine = [o for o in found if o.cell.variant == name and o.losses]
         pairs = [(o.loss, reference.get(tuple(sorted(o.cell.point.items())), math.inf)) for o in mine]
         known = [(a, b) for a, b in pairs if math.isfinite(b)]
         if name == first or not known:
             continue
-        worse = sum(a > b + interval for a, b in known)
-        better = sum(a < b - interval for a, b in known)
+        n = len(known)
+        counts: tuple[str, ...] = ()
+        if interval is not None:
+            worse = sum(a > b + interval for a, b in known)
+            better = sum(a < b - interval for a, b in known)
+            counts = (f"{n - worse} ({(n - worse) / n:.0%})", str(better), str(worse))
         differences = [a - b for a, b in known if math.isfinite(a)]
         shown = f"{median(differences):+.4f}" if differences else ""
         lost = sum(not math.isfinite(a) for a, _ in known)
-        n = len(known)
-        yield (name, str(n), f"{n - worse} ({(n - worse) / n:.0%})", str(better), str(worse), shown, str(lost))
+        yield (name, str(n), *counts, shown, str(lost))

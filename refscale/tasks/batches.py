@@ -206,7 +206,7 @@ def text_batches(tokens: Ids, *, batch: int, seq: int, overlap: int, rng: np.ran
 def text_windows(tokens: Ids, *, batch: int, seq: int, overlap: int, most: int | None = None) -> list[TextBatch]:
     """Return a whole text in overlapping pieces: every token is predicted once; the last batch may be smaller.
 
-    Arguments and errors are those of ``text_batches``; ``most``: only the first batches, default: all.
+    Arguments and errors are those of ``text_batches``. ``most`` is the largest number of batches; None: all.
     """
     _check_pieces("text_windows", tokens, batch, seq, overlap)
     starts = range(0, len(tokens), seq - overlap)

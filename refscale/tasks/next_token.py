@@ -31,8 +31,8 @@ class NextToken(Program):
 
     Attributes:
         setup: sizes and rules.
-        model: configuration with as many tokens as the text has characters, up to the model's own number.
-        vocabulary: characters of the training part of the text.
+        model: configuration; under ``setup.fit`` its vocabulary has the size of ``vocabulary``.
+        vocabulary: characters in the training part of the text, at most the vocabulary size of ``setup.model``.
         training, held_out: tokens.
         digest: hash of the text.
     """

@@ -64,8 +64,9 @@ class SpanExtraction(Program):
         adapted: result of the adaptation, if there was one.
         start: parameters before the first step.
         questions, held_out: training and validation questions.
-        unanswerable: whether a question has no answer: then answers may be empty, and scores are those of SQuAD 2.0.
-        training, windows: windows of the two; for validation, at most the number in ``evaluation_batches``.
+        unanswerable: whether some question has no answer; answers may then be empty, and scores are those of SQuAD 2.0.
+        training, windows: windows of the training and of the validation questions. If ``evaluation_batches`` is set,
+            validation uses only the first questions, those of that many batches.
         tokenizer: tokenizer of the model.
         digest: hash of model and questions.
     """

@@ -164,4 +164,4 @@ def newest(out: str | Path) -> Checkpoint:
             return load_checkpoint(path)
         except CheckpointError as error:
             refused.append(str(error))
-    raise CheckpointError("; ".join(refused) or f"newest({str(out)!r}): holds no checkpoint")
+    raise CheckpointError("; ".join(refused) or f"newest({str(out)!r}): contains no checkpoint")

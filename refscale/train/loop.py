@@ -172,17 +172,17 @@ def _claim(out: Path, config: TrainConfig, data_digest: str, resume: bool) -> No
     path = out / "config.json"
     if path.exists():
         if not resume:
-            raise ArgumentError(f"train: {str(out)!r} holds a run already; --resume continues it")
+            raise ArgumentError(f"train: {str(out)!r} already contains a run; --resume continues it")
         known, digest = read_config(out)
         differences = known.differences(config)
         if digest != data_digest:
             differences.append(f"the program {config.model} has changed" if config.task == "program" else "other data")
         if differences:
-            raise ArgumentError(f"train: {str(out)!r} holds another run: {'; '.join(differences)}")
+            raise ArgumentError(f"train: {str(out)!r} contains another run: {'; '.join(differences)}")
         return
     out.mkdir(parents=True, exist_ok=True)
     if any(out.glob("checkpoint-*.npz")) or (out / METRICS).exists():
-        raise ArgumentError(f"train: {str(out)!r} holds files of a run, but no config.json; choose another directory")
+        raise ArgumentError(f"train: {str(out)!r} contains files of a run but no config.json; choose another directory")
     write_json(path, {"config": asdict(config), "data": data_digest})
 
 
@@ -195,7 +195,7 @@ def read_config(out: str | Path) -> tuple[TrainConfig, str]:
     path = Path(out) / "config.json"
     call = f"read_config({str(out)!r})"
     if not path.exists():
-        raise DataError(f"{call}: holds no run, expected a directory with config.json")
+        raise DataError(f"{call}: contains no run, expected a directory with config.json")
     with reading(f"{call}: config.json", "train"):
         content = read_json(path, f"{call}: config.json")
         return TrainConfig.from_mapping(content["config"], call), str(content["data"])

@@ -201,7 +201,7 @@ def forward_backward(
         state: parameters, and the state of the scaling technique.
         batch: batch from ``run.batches`` or ``run.validation``.
         probe, count_casts: arguments of ``engine.Tape``.
-        part: number of the batch among the accumulated ones.
+        part: index of the batch among those whose gradients are added up in one step.
     """
     scales = run.scaling.operand_scales(state.scaling)
     tape = Tape(

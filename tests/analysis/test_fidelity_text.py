@@ -138,10 +138,10 @@ def test_storage_by_hand():
         "STORAGE in FP16: tensors with flushed or clipped elements",
         "regular: 3 of 40, 2 of them by more than 1 %",
         "  2 weights, 1 activation gradients",
-        "  most: activation gradient c, 25 % flushed, 50 % clipped",
+        "  largest share: activation gradient c, 25 % flushed, 50 % clipped",
         "unit: 1 of 30, 1 of them by more than 1 %",
         "  1 activations",
-        "  most: activation d, 2.0 % clipped",
+        "  largest share: activation d, 2.0 % clipped",
         "u-mup: 0 of 5, 0 of them by more than 1 %",
     ]
 

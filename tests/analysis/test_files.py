@@ -72,7 +72,7 @@ def test_same_run_same_text(unit):
             "schema is 'refscale.report/9', expected 'refscale.report/1'",
         ),
         ("{}", "KeyError 'schema', expected what to_json writes"),
-        ("[1]", "holds a list, expected an object"),
+        ("[1]", "contains a list, expected an object"),
         ("no json", "not valid JSON: Expecting value: line 1 column 1"),
         ('{"schema": "refscale.report/1", "reports": [{}]}', "KeyError 'formats'"),
         ('{"schema": "refscale.report/1", "reports": [3]}', "TypeError"),

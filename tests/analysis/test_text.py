@@ -79,7 +79,7 @@ class TestTable:
             "25",
             "%",
         ]
-        assert "most in encoder.0.ffn.up.matmul" in text
+        assert "largest share in encoder.0.ffn.up.matmul" in text
 
     @pytest.mark.parametrize(
         ("share", "text"),
@@ -236,9 +236,9 @@ class TestCauses:
         ]
         lines = summary_lines(report([tensor(spread(1.0))], causes=tuple(causes)))
         text = " ".join(" ".join(lines).split())
-        rows = "outside because of alike rows: 2 tensors; most for the weight gradient b.weight, × 2^3.0 of 1 call, at "
-        tied = "outside because of constraint: 1 tensor; most for the activation h, × 2^-2.5 of 2 calls, at "
-        assert f"{rows}b: matmul #7; remedy: rows=alike" in text
+        rows = "outside because of alike rows: 2 tensors; strongest for the weight gradient b.weight, × 2^3.0 of 1 call"
+        tied = "outside because of constraint: 1 tensor; strongest for the activation h, × 2^-2.5 of 2 calls, at "
+        assert f"{rows}, at b: matmul #7; remedy: rows=alike" in text
         assert f"{tied}b: matmul #7; remedy: fork" in text
         assert text.index("alike rows:") < text.index("constraint:")
         assert text.endswith("outside because of not predicted: 1 tensor; activation y")

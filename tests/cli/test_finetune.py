@@ -55,7 +55,7 @@ def test_fine_tuned_resumed_and_answered(capsys, given, tmp_path):
     assert (config["task"], config["model"], config["stride"], config["scheme"]) == ("squad", "run", 5, "unit")
     code, _, err = run(capsys, *command)
     assert (code, err.count("\n")) == (2, 1)
-    assert "holds a run already; --resume continues it" in err
+    assert "already contains a run; --resume continues it" in err
     (tmp_path / "out" / "checkpoint-00000004.npz").unlink()
     code, out, _ = run(capsys, *command, "--resume")
     assert code == 0

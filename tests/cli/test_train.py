@@ -74,14 +74,14 @@ class TestTrain:
         code, _, err = run(capsys, *first)
         assert (code, err) == (
             2,
-            f"refscale: train: {str(tmp_path / 'run')!r} holds a run already; --resume continues it\n",
+            f"refscale: train: {str(tmp_path / 'run')!r} already contains a run; --resume continues it\n",
         )
         code, out, _ = run(capsys, "train", "--out", tmp_path / "run", "--text", text, "--resume")
         assert code == 0
         assert "resumed from checkpoint-00000004.npz" in out
         code, _, err = run(capsys, "train", "--seed", 1, "--out", tmp_path / "run", "--text", text, "--resume")
         assert code == 2
-        assert "holds another run: seed=0, not 1" in err
+        assert "contains another run: seed=0, not 1" in err
 
     def test_divergence(self, capsys, tmp_path, text):
         options = ["--scheme", "regular", "--precision", "fp16", "--scaling", "static:2^40"]

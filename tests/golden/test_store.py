@@ -247,7 +247,10 @@ DAMAGES = {
     "a missing file": (lambda r: (r / "unary/uint16.npy").unlink(), "unary/uint16.npy is missing"),
     "no manifest": (lambda r: (r / "manifest.json").unlink(), "manifest.json is missing"),
     "half a manifest": (lambda r: (r / "manifest.json").write_text("{", encoding="utf-8"), "not valid JSON"),
-    "a list": (lambda r: (r / "manifest.json").write_text("[]", encoding="utf-8"), "holds a list, expected an object"),
+    "a list": (
+        lambda r: (r / "manifest.json").write_text("[]", encoding="utf-8"),
+        "contains a list, expected an object",
+    ),
     "a future schema": (lambda r: edit(r / "manifest.json", lambda m: m.update(schema=2)), "schema version 2"),
     "no families": (lambda r: edit(r / "manifest.json", lambda m: m.pop("families")), "no dict 'families'"),
     "a path outside": (

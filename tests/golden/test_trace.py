@@ -477,13 +477,13 @@ def test_no_trace_and_no_arrays(tmp_path):
     with pytest.raises(GoldenError, match=r"x.npy: .*expected a .npy file"):
         judge(trace)
     np.save(tmp_path / "x.npy", np.array([1j]))
-    with pytest.raises(GoldenError, match=r"x.npy holds complex128, expected floats"):
+    with pytest.raises(GoldenError, match=r"x.npy contains complex128, expected floats"):
         judge(trace)
 
 
 def test_the_recorder_refuses(tmp_path):
     one_call(tmp_path)
-    with pytest.raises(GoldenError, match=r"it holds a trace already"):
+    with pytest.raises(GoldenError, match=r"it already contains a trace"):
         Recorder(tmp_path)
     with pytest.raises(ArgumentError, match=r"fp9"):
         Recorder(tmp_path / "new", "fp9")

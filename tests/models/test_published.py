@@ -179,7 +179,7 @@ def test_bounds_of_a_configuration():
     ("content", "said"),
     [
         (b"{", "not valid JSON: Expecting property name"),
-        (b"[]", "holds a list, expected an object"),
+        (b"[]", "contains a list, expected an object"),
         (b'{"layer_norm_eps": NaN}', "not valid JSON: layer_norm_eps is nan"),
         (b'{"hidden_size": 24, "hidden_size": 24}', "not valid JSON: the name 'hidden_size' occurs twice"),
         (b'{"a": ' + b"[" * 100_000, "objects or arrays are nested more than 64 deep"),
@@ -400,8 +400,8 @@ def half_a_shard(directory, index):
     ("change", "said"),
     [
         (without_a_shard, f"no file {SECOND}, expected the files that model.safetensors.index.json lists"),
-        (without_a_tensor, f"{SECOND} does not hold cls.predictions.bias, expected the tensors that"),
-        (with_a_tensor_more, "also holds cls.predictions.bias, expected the tensors that model.safetensors.index.json"),
+        (without_a_tensor, f"{SECOND} does not contain cls.predictions.bias, expected the tensors that"),
+        (with_a_tensor_more, "also contains cls.predictions.bias, expected the tensors that model.safetensors.index"),
         (half_a_shard, f"{FIRST} is truncated, damaged or of another kind"),
         (lambda d, index: index.clear(), "model.safetensors.index.json: weight_map is None, expected file names"),
         (lambda d, index: index.update(weight_map={}), "weight_map is {}, expected file names by tensor"),
@@ -530,7 +530,7 @@ def test_a_line_of_the_vocabulary_ends_at_a_line_feed_alone(tmp_path):
         ("tokenizer_config.json", b'{"do_lower_case": null}', "do_lower_case = None, expected true or false"),
         ("tokenizer_config.json", b'{"strip_accents": "no"}', "strip_accents = 'no', expected true or false"),
         ("tokenizer_config.json", b'{"tokenize_chinese_chars": {}}', "tokenize_chinese_chars = {}, expected true or"),
-        ("tokenizer_config.json", b"[]", "holds a list, expected an object"),
+        ("tokenizer_config.json", b"[]", "contains a list, expected an object"),
         ("tokenizer_config.json", b'{"a": ' + b"[" * 100_000, "objects or arrays are nested more than 64 deep"),
     ],
 )

@@ -257,7 +257,7 @@ class TestIdentity:
         config = TrainConfig(place, steps=2)
         train(config, tmp_path / "run", report=quiet)
         line_of(tmp_path, ("rng=None):", "rng=None):  # changed"))
-        with pytest.raises(ArgumentError, match=re.escape(f"holds another run: the program {place} has changed")):
+        with pytest.raises(ArgumentError, match=re.escape(f"contains another run: the program {place} has changed")):
             train(config, tmp_path / "run", resume=True, report=quiet)
         with pytest.raises(CheckpointError, match=r"a checkpoint of another run: program [0-9a-f]{8}…, not"):
             checkpoint_report(newest(tmp_path / "run"))
@@ -461,6 +461,7 @@ def test_tables_of_a_comparison_of_a_program():
     assert text.startswith("mine.py:model, 2 steps, adamw, linear schedule; seeds 0.\n")
     head, _, row = text.split("\n\n")[2].splitlines()
     assert [cell.strip() for cell in head.split("|")[1:-1]] == [
-        *("run", "validation loss", "± sd", "− regular fp32", "flushed at first", "zero at last", "least s"),
+        *("run", "validation loss", "± sd", "− regular fp32"),
+        *("flushed, first step", "zero, last step", "seconds, least"),
     ]
     assert [cell.strip() for cell in row.split("|")[1:-1]] == ["regular fp32", "1.500", "", "", "", "", "1"]

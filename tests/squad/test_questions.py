@@ -81,8 +81,8 @@ def test_is_impossible_and_answers_agree(tmp_path, number, impossible, message):
     ("content", "message"),
     [
         ("{", "not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2"),
-        ([], "holds a list, expected an object"),
-        ({"data": []}, "holds no question"),
+        ([], "contains a list, expected an object"),
+        ({"data": []}, "contains no question"),
         ({"data": [{}]}, "not the format of SQuAD: KeyError 'paragraphs'"),
         (changed(lambda p: p[0]["qas"][0].pop("question")), "not the format of SQuAD: KeyError 'question'"),
         (changed(lambda p: p[0].update(context=3)), "not the format of SQuAD: TypeError 3, expected a text"),

@@ -78,7 +78,7 @@ class TestCompare:
 
     def test_other_runs_in_the_directory(self, made):
         found, directory, text = made
-        with pytest.raises(ArgumentError, match=r"holds another sweep, whose base differs from \{'batch': 3\}"):
+        with pytest.raises(ArgumentError, match=r"contains another sweep, whose base differs from \{'batch': 3\}"):
             compare(replace(found.base, batch=3), directory / "out", variants=(REGULAR,), data=text)
 
     def test_round_trip(self, made, tmp_path):

@@ -194,7 +194,7 @@ def test_a_process_that_dies_is_tried_again(tmp_path, text):
 @pytest.mark.usefixtures("rows")
 def test_another_sweep_in_the_directory(tmp_path, text):
     other = SweepSpec(**vars(SPEC) | {"base": BASE | {"steps": 4}})
-    with pytest.raises(ArgumentError, match=r"holds another sweep, whose base differs from \{'steps': 4\}"):
+    with pytest.raises(ArgumentError, match=r"contains another sweep, whose base differs from \{'steps': 4\}"):
         sweep(other, tmp_path / "out", executor=Inline(), data=text)
     with pytest.raises(ArgumentError, match="jobs=0"):
         sweep(SPEC, tmp_path / "new", jobs=0, data=text)

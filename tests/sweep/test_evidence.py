@@ -69,7 +69,7 @@ def check_tuned(rows: dict[str, Row], others: dict[str, Row]) -> None:
 
 
 def check_charlm(rows: dict[str, Row]) -> None:
-    """No setting is lost to FP16 or FP8; unit is as good as regular FP32 in nine of ten, and ahead in attention."""
+    """No setting is lost to FP16 or FP8; unit is not worse than regular FP32 in nine of ten, and ahead in attention."""
     spec = load_spec("charlm")
     all_found = outcomes(spec, rows)
     found = {(tuple(o.cell.point.values()), o.cell.variant): o for o in all_found}

@@ -220,6 +220,8 @@ class TestSearches:
 class TestTables:
     """Figures by hand."""
 
+    NO_INTERVAL = "No interval: no cell has two finished seeds, so no variant counts as better or worse than the first."
+
     SPEC = SweepSpec(
         "t",
         {"model": "charlm-conv"},
@@ -259,13 +261,33 @@ class TestTables:
         assert "| post | 2.100 (2^-6) | 2.500 (2^-6) |" in text
 
     def test_what_is_equal_is_as_good(self):
-        """Neither better nor worse; with one seed there is no interval, and the next number is worse or better."""
-        spec = replace(self.SPEC, seeds=1)
-        losses = {("pre", "a"): (3.0,), ("pre", "b"): (3.0,), ("post", "a"): (2.0,)}
+        """Neither better nor worse; seeds that agree have the interval 0, and the next number is worse or better."""
+        losses = {("pre", "a"): (3.0,) * 3, ("pre", "b"): (3.0,) * 3, ("post", "a"): (2.0,) * 3}
         for b, counts in ((2.0, "2 (100%) 0 0"), (2.0 + 2**-50, "1 (50%) 0 1"), (2.0 - 2**-50, "2 (100%) 1 0")):
-            text = summary(spec, self.rows(losses | {("post", "b"): (b,)}))
+            text = summary(self.SPEC, self.rows(losses | {("post", "b"): (b,) * 3}))
             (row,) = [line for line in text.splitlines() if line.startswith("| b ")]
             assert " ".join(cell.strip() for cell in row.strip("|").split("|")[2:5]) == counts
+            assert text.endswith(
+                "Within ± 0.0000: the 95 % interval of a difference, from the cells' typical spread over seeds.\n"
+            )
+
+    def test_one_seed_has_no_interval(self):
+        """And no verdicts: differences alone."""
+        losses = {("pre", "a"): (3.0,), ("pre", "b"): (3.1,), ("post", "a"): (2.0,), ("post", "b"): (None,)}
+        text = summary(replace(self.SPEC, seeds=1), self.rows(losses))
+        head, cells, row = ([c.strip() for c in x.strip("|").split("|")] for x in text.split("\n\n")[2].splitlines())
+        assert head == ["variant", "points", "median difference", "diverged"]
+        assert len(cells) == 4
+        assert row == ["b", "2", "+0.1000", "1"]
+        assert text.endswith(f"\n\n{self.NO_INTERVAL}\n")
+        assert "±" not in text
+
+    def test_seeds_of_which_one_is_left_have_no_interval(self):
+        """One finite loss in each cell, whatever the number of seeds."""
+        one = {(norm, variant): (3.0, None, None) for norm in ("pre", "post") for variant in "ab"}
+        assert summary(self.SPEC, self.rows(one)).endswith(f"{self.NO_INTERVAL}\n")
+        two = one | {("pre", "a"): (3.0, 3.5, None)}
+        assert "Within ± " in summary(self.SPEC, self.rows(two))
 
     def test_what_ends_at_the_limit_has_not_diverged(self):
         row = next(iter(self.rows({(n, v): (6.5,) for n in ("pre", "post") for v in "ab"}).values()))

@@ -283,17 +283,17 @@ def test_a_run_is_not_overwritten(tmp_path):
     text = write_text(tmp_path)
     train(small(), tmp_path / "run", data=text, report=quiet)
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
-    with pytest.raises(ArgumentError, match="holds a run already; --resume continues it"):
+    with pytest.raises(ArgumentError, match="already contains a run; --resume continues it"):
         train(small(), tmp_path / "run", data=text, report=quiet)
-    with pytest.raises(ArgumentError, match=r"holds another run: steps=8, not 9; seed=0, not 1"):
+    with pytest.raises(ArgumentError, match=r"contains another run: steps=8, not 9; seed=0, not 1"):
         train(small(steps=9, seed=1), tmp_path / "run", data=text, resume=True, report=quiet)
     assert before == {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
-    with pytest.raises(ArgumentError, match="holds another run: other data"):
+    with pytest.raises(ArgumentError, match="contains another run: other data"):
         train(small(), tmp_path / "run", resume=True, report=quiet)
     (tmp_path / "run" / "config.json").unlink()
-    with pytest.raises(ArgumentError, match=r"holds files of a run, but no config\.json"):
+    with pytest.raises(ArgumentError, match=r"contains files of a run but no config\.json"):
         train(small(), tmp_path / "run", data=text, resume=True, report=quiet)
-    with pytest.raises(DataError, match=r"holds no run, expected a directory with config\.json"):
+    with pytest.raises(DataError, match=r"contains no run, expected a directory with config\.json"):
         train_loop.read_config(tmp_path / "run")
     content = json.loads(before["config.json"])
     content["config"]["model"] = 3

@@ -193,7 +193,7 @@ def test_a_pretraining_that_is_repeated_is_the_same_data(data, trained, text, tm
     other = replace(pretrained.state, parameters=pretrained.state.parameters | {name: np.nextafter(x, np.float32(9))})
     save_checkpoint(tmp_path / "again/checkpoint-00000008.npz", run.checkpoint(other))
     assert newest(tmp_path / "again").digest != pretrained.digest
-    with pytest.raises(ArgumentError, match="holds another run: other data"):
+    with pytest.raises(ArgumentError, match="contains another run: other data"):
         train(config, tmp_path / "fine", data=replace(data, pretrained=tmp_path / "again"), resume=True, report=quiet)
 
 

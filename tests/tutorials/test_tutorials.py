@@ -1,6 +1,6 @@
 """Every lesson runs from top to bottom, and prints the shown output; its figures are drawn by its own code.
 
-A lesson is Markdown.  Its ``python`` blocks are doctests that share one namespace; those marked ``python c`` follow
+A lesson is Markdown. Its ``python`` blocks are doctests that share one namespace; those marked ``python c`` follow
 them where there is a C compiler, those marked ``python torch`` where torch is installed; one marked ``python pytest``
 is a file of tests, and must pass; one marked ``python figure`` has no prompts, runs in the same namespace where
 matplotlib is installed, and writes ``figures/NAME.svg``.

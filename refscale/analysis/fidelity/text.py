@@ -146,7 +146,7 @@ def storage_lines(report: FidelityReport) -> Iterator[str]:
             lost = ((most.flushed, "flushed"), (most.clipped, "clipped"))
             shares = ", ".join(f"{percent(share)} % {what}" for share, what in lost if share)
             yield "  " + ", ".join(f"{n} {plural(k)}" for k in KINDS if (n := sum(t.kind == k for t in beyond)))
-            yield f"  most: {most.kind} {most.name}, {shares}"
+            yield f"  largest share: {most.kind} {most.name}, {shares}"
 
 
 # --- conclusions ------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def report(
 
     Args:
         model: a name for ``models.get_config``, or a configuration; a program, or its place, such as "mine.py:model".
-        scheme: a scheme or its name; "adapted": the first parameters as trained ones, see ``refscale.adapt``.
+        scheme: a scheme or its name; "adapted" treats the initial parameters as trained ones, see ``refscale.adapt``.
         precision: a name, a mix (see ``get_precision``), or a policy; all but fp32 also count clipped and flushed
             elements of casts.
         constraint: one of ``scales.CONSTRAINTS`` or its name, instead of the configuration's.
@@ -59,8 +59,8 @@ def report(
         seed: random seed of initial weights, of the choice of data and of masked words.
         text: path of a UTF-8 text file; None: the text that comes with Python.
         formats: narrow formats in which overflow and underflow of every tensor are counted.
-        progress: progress bar, advanced by the parameters' elements in millions, forward and backward; ``work`` is the
-            total.
+        progress: progress bar; it advances by the number of elements (in millions) of each parameter, once in the
+            forward and once in the backward pass, up to the total ``work(model)``.
 
     Returns:
         The report.

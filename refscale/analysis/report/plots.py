@@ -147,8 +147,8 @@ def _explain_ranges(figure: Figure) -> None:
 
     lines = {
         "normal numbers of a format": Line2D([], [], color="#555555", linewidth=3, solid_capstyle="butt"),
-        "its subnormal numbers": Line2D([], [], color="#555555", linewidth=1),
-        "its limits": Line2D([], [], color="#555555", linewidth=0.7, linestyle=LIMIT),
+        "subnormal numbers of a format": Line2D([], [], color="#555555", linewidth=1),
+        "limits of a format": Line2D([], [], color="#555555", linewidth=0.7, linestyle=LIMIT),
         "exponent 0": Line2D([], [], color="#222222", linewidth=0.6, linestyle=UNIT),
     }
     figure.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=2)

@@ -117,7 +117,7 @@ def _ratio(x: float | None) -> str:
 
 def _grouped(kind: Kind, tensors: Sequence[TensorStats], formats: Sequence[str], everything: bool) -> Iterator[str]:
     yield " " * 60 + _format_heads(formats)
-    title = f"{plural(kind).upper():<24}{'outside':>9}{'least':>9}{'median':>9}{'most':>9}"
+    title = f"{plural(kind).upper():<24}{'outside':>9}{'min':>9}{'median':>9}{'max':>9}"
     yield f"{title:<60}{_loss_heads(formats)}".rstrip()
     for layer, rows in by_layer(tensors):
         judged = [t for t in rows if t.is_judged]
@@ -159,7 +159,7 @@ def _cast_lines(casts: Sequence[CastSummary]) -> Iterator[str]:
     if not casts:
         return
     yield ""
-    title = f"{'CASTS (the figures above are after them)':<42}{'format':<16}"
+    title = f"{'CASTS (the figures above include them)':<42}{'format':<16}"
     yield f"{title}{'arrays':>7}{'elements':>14}{'clipped':>9}{'flushed':>9}"
     for c in casts:
         clipped, flushed = (f"{percent(n / c.elements)} %" if n else "none" for n in (c.clipped, c.flushed))
@@ -167,7 +167,7 @@ def _cast_lines(casts: Sequence[CastSummary]) -> Iterator[str]:
         if c.rule:
             yield f"    by the rule {c.rule}"
         if c.worst:
-            yield f"    most in {c.worst}"
+            yield f"    largest share in {c.worst}"
 
 
 def _rule_lines(report: Report) -> Iterator[str]:
@@ -223,7 +223,7 @@ def _cause_lines(causes: Sequence[Cause]) -> Iterator[str]:
         groups.setdefault(one.cause, []).append(one)
     for cause, group in sorted(groups.items(), key=lambda item: -len(item[1])):
         most = max(group, key=lambda one: abs(one.log2))
-        where = f"; most for the {most.kind} {most.tensor}" if most.at else f"; {most.kind} {most.tensor}"
+        where = f"; strongest for the {most.kind} {most.tensor}" if most.at else f"; {most.kind} {most.tensor}"
         calls = f", × 2^{round(most.log2, 1) + 0.0} of {counted(most.calls, 'call')}, at {most.at}" if most.at else ""
         remedy = f"; remedy: {most.remedy}" if most.remedy else ""
         yield from _wrapped(f"  outside because of {cause}: {counted(len(group), 'tensor')}{where}{calls}{remedy}")

@@ -46,7 +46,8 @@ def plot_against(
     low, high = min(finite, default=0.0) - 0.05, max(finite, default=1.0) + 0.1
     across = min(2, max(1, len(points)))
     down = -(-max(1, len(points)) // across)
-    with open_figure(path, WIDTH * down / across) as figure:
+    above = 0.0 if len(points) < across * down else 0.8  # for the legend, in inches
+    with open_figure(path, WIDTH * down / across + above) as figure:
         panels = list(figure.subplots(down, across, squeeze=False).flat)
         for ax, (name, rows) in zip(panels, points.items(), strict=False):
             ends = np.array([low, high])

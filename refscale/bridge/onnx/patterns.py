@@ -43,11 +43,11 @@ _LARGEST = 64
 
 
 def recognized_nodes(exported: Exported, values: Mapping[str, Any]) -> Exported:
-    """The same model with composed functions as one step each.
+    """Return the same model, with one step for each function that it composes from simpler steps.
 
     Args:
         exported: the model.
-        values: the values of all constants and steps on the example inputs, by name.
+        values: values of all constants and steps on the example inputs, by name.
     """
     shapes = {name: tuple(np.shape(x)) for name, x in values.items() if not isinstance(x, list)}
     constants = {name: x for name, x in values.items() if name not in exported.depends}

@@ -167,12 +167,12 @@ def run(
 class Session:
     """One backend over many vectors, with a time limit, restarts and waivers.
 
-    A vector during which the backend ends or exceeds the time limit fails, and the backend is started again.
+    If the backend ends or exceeds the time limit during a vector, the vector fails and the backend is started again.
 
     Args:
-        backend: backend to run; a program limits its own time.
+        backend: backend to run.
         waivers: accepted failures.
-        timeout: seconds for one vector; None: no limit.
+        timeout: seconds for one vector; None: no limit. Ignored for a program: ``PipeBackend`` has its own limit.
         restarts: largest number of restarts.
     """
 

@@ -179,7 +179,7 @@ def _check_inputs(call: TracedCall, inputs: Mapping[str, Array]) -> None:
             continue
         other = (store(x) != x) & ~np.isnan(x)
         if other.any():
-            raise GoldenError(f"input {name} holds {x[other][0]!r}, which {store.format} cannot represent")
+            raise GoldenError(f"input {name} contains {x[other][0]!r}, which {store.format} cannot represent")
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ class Recorder:
         self.directory = Path(directory)
         get_precision(policy)
         if (self.directory / INDEX).exists():
-            raise GoldenError(f"Recorder({str(directory)!r}): it holds a trace already, expected a new directory")
+            raise GoldenError(f"Recorder({str(directory)!r}): it already contains a trace, expected a new directory")
         self.directory.mkdir(parents=True, exist_ok=True)
         self.policy, self.accumulate, self.complete = policy, accumulate, complete
         self.calls: list[RecordedCall] = []

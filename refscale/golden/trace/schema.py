@@ -103,7 +103,9 @@ class Trace:
         except (ValueError, EOFError) as error:
             raise GoldenError(f"trace {self.directory}: {file}: {error}, expected a .npy file") from None
         if array.dtype.kind not in "fiub":
-            raise GoldenError(f"trace {self.directory}: {file} holds {array.dtype}, expected floats, integers or bool")
+            raise GoldenError(
+                f"trace {self.directory}: {file} contains {array.dtype}, expected floats, integers or bool"
+            )
         return array
 
 

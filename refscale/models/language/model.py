@@ -165,9 +165,9 @@ class NextTokenLoss:
     """The loss and logits of a step, on one tape.
 
     Attributes:
-        total: mean negative log likelihood of the tokens that count, in nats; a scalar.
+        total: mean negative log likelihood of the counted tokens, in nats; a scalar.
         logits: logits at all positions, (batch, seq or seq − 1, vocabulary).
-        labels: labels at the same positions; ``IGNORE`` for tokens that do not count.
+        labels: labels at the same positions; ``IGNORE`` for tokens that are not counted.
     """
 
     total: Tensor
@@ -183,7 +183,7 @@ class NextTokenLoss:
 def next_token_loss(
     p: Tensors, batch: TextBatch, config: LanguageConfig, rng: np.random.Generator | None = None
 ) -> NextTokenLoss:
-    """Compute the mean cross-entropy of the tokens that count, given the earlier ones.
+    """Compute the mean cross-entropy of the counted tokens, each given the earlier ones.
 
     Args:
         p: parameters as tensors, from ``models.parameters_on``.
@@ -192,7 +192,7 @@ def next_token_loss(
         rng: generator for dropout; None in evaluation.
 
     Raises:
-        ArgumentError: no token counts.
+        ArgumentError: no token is counted.
         ShapeError: the batch does not fit the configuration.
     """
     y, labels = logits(p, config, batch.ids, rng), batch.labels
