@@ -314,6 +314,11 @@ def test_a_resize_of_some_axes_is_onnxruntime_s():
     assert program.parity[0].value.relative <= 1e-6
 
 
+def test_rows_are_counted_from_the_end_of_a_table():
+    program = from_onnx(model([("Gather", "w x", "y", {})], {"x": i(3, -1)}, {"w": W}), [i(3, -1)])
+    assert np.array_equal(output(program), W[[3, 5]])
+
+
 def test_a_part_without_elements_is_refused():
     nodes = [*ONE, ("Split", "h", "p q r s y", {"axis": -1, "num_outputs": 5})]  # 2, 2, 2, 2 and 0
     with pytest.raises(ProgramError, match=r"onnx.Split 'p and others': slice: 8:8 of axis 3"):

@@ -563,6 +563,8 @@ def _gather(run: Evaluation, data: Any, indices: Any, axis: int = 0) -> Any:
     if run.depends(indices):
         raise ProgramError("Gather at indices that depend on parameters: expected constant ones")
     if indices.ndim and data.ndim == 2 and axis in (0, -2):
+        if isinstance(indices, np.ndarray):
+            indices = np.where(indices < 0, indices + data.shape[0], indices)
         return _aten("embedding.default", run, weight=data, indices=indices)
     places = np.asarray(indices)
     if places.ndim == 0:
