@@ -243,7 +243,8 @@ def _chosen(results: Any, output: int | str | None, module: str) -> str:
         if output is not None:
             results = results[output]
         while not isinstance(results, Ref):
-            results = next(iter(results.values() if isinstance(results, Mapping) else results))
+            several = results.values() if isinstance(results, Mapping) else results
+            results = next(one for one in several if one is not None)
     except (KeyError, IndexError, TypeError, StopIteration):
         raise ProgramError(f"from_torch({module}): output={output!r}, expected a tensor among {results}") from None
     return results.name

@@ -119,6 +119,11 @@ CALLS = {
     "sub and div": (lambda w, x: (w - x) / 3.0, (3, 4), normal(3, 4)),
     "div by a constant array": (lambda w, x: w / (1 + x * x), (3, 4), normal(3, 4)),
     "rsub and neg": (lambda w, x: -(x - w), (3, 4), normal(3, 4)),
+    "integers": (
+        lambda w, x: ((w * x + torch.arange(4)) * torch.arange(4)).add_(1).sub_(2),
+        (3, 4),
+        normal(3, 4),
+    ),
     "where": (lambda w, x: torch.where(x > 0, w, x), (3, 4), normal(3, 4)),
     "where with a number": (lambda w, x: torch.where(x > 0, w, 2.0), (3, 4), normal(3, 4)),
     "masked_fill": (lambda w, x: (w * x).masked_fill(x > 0, -1.0), (3, 4), normal(3, 4)),

@@ -179,6 +179,18 @@ def test_modules_of_torch_go_out_too(tmp_path):
             to_onnx(from_torch(Calls(f, 3, 4), (torch.ones(3, 4),)), "regular", path)
 
 
+def test_sums_of_integers_stay_integers(tmp_path):
+    torch = pytest.importorskip("torch")
+    from refscale.bridge import from_torch
+    from tests.bridge.modules import Calls
+
+    def next_rows(w, x):
+        return torch.nn.functional.embedding(x + 1, w)
+
+    program = from_torch(Calls(next_rows, 7, 4), (torch.tensor([[0, 3], [5, 1]]),))
+    assert to_onnx(program, "regular", tmp_path / "out.onnx").steps == 1
+
+
 # --- The command ------------------------------------------------------------------------------------------------------
 
 
