@@ -95,7 +95,7 @@ def _techniques(c: Comparison) -> Table:
         "statistics per step",
         "extra passes per step",
         "skipped steps",
-        "numbers kept",
+        "state size",
     )
     for variant in dict.fromkeys(r.variant for r in c.runs if r.variant.seeds is None):
         runs = [r for r in c.of(variant) if not r.diverged]

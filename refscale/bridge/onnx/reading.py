@@ -199,7 +199,8 @@ class _Reader:
         import onnx
 
         try:
-            return np.asarray(onnx.numpy_helper.to_array(tensor, base_dir=""))
+            values: Array = onnx.numpy_helper.to_array(tensor, base_dir="")
+            return values
         except Exception as error:  # its exceptions have no common class
             why = f"the values of {what} cannot be read: {type(error).__name__}: {shown(error)}"
             raise ProgramError(f"from_onnx({self.name}): {why}") from error
