@@ -47,8 +47,8 @@ class Brought:
         program: the program, with its parity.
         scheme: the unit-scaling plan, or the adaptation to the module's own values.
         certificate: number of tensors whose gradients are known multiples of the true ones; or why there is none.
-        reports: under the regular scheme and under ``scheme``.
-        precision: of the gradient errors.
+        reports: the reports under the regular scheme and under ``scheme``.
+        precision: name of the precision of the gradient errors.
         errors: by name of the scheme, the relative error of all parameters' gradients in that precision.
         by_op: by name of the scheme, the same error with the casts of one class of ops only; "stored": with the casts
             of stored tensors only.
@@ -92,11 +92,11 @@ def bring(
 def measured(
     program: TorchProgram, precision: str | Precision = "fp8", *, loss: str = "projection", weights: Weights = "fresh"
 ) -> Brought:
-    """The measurements of ``bring`` of a program; one whose source does not determine it is adapted, not planned.
+    """Measure a program as ``bring`` does; one whose source does not determine it is adapted, not planned.
 
     Args:
-        program: from ``from_torch`` or ``from_onnx``.
-        precision, loss, weights: as of ``bring``.
+        program: a program from ``from_torch`` or ``from_onnx``.
+        precision, loss, weights: the settings of ``bring``.
 
     Raises:
         ProgramError: the program cannot be adapted, see ``adapt``.
@@ -158,9 +158,9 @@ def gradient_error(
     thousandth of the RMS of all: a gradient that is 0 but for rounding (a key's bias) has no scale of its own.
 
     Args:
-        program: whose first batch is used.
-        scheme, precision: of the run.
-        loss_scale: multiplies the loss before the backward pass, and divides the gradients after it.
+        program: a program, of which the first batch is used.
+        scheme, precision: the scheme and the precision of the run.
+        loss_scale: the factor of the loss before the backward pass, and the divisor of the gradients after it.
     """
     return _error(_gradients(program, scheme, precision, loss_scale), _gradients(program, scheme, "fp32"))
 
@@ -180,7 +180,7 @@ def errors_by_op(program: Program, scheme: str | Scheme, precision: str | Precis
     """The error of a precision by class of op: ``gradient_error`` with the casts of its operands only.
 
     Args:
-        program, scheme, precision: as of ``gradient_error``.
+        program, scheme, precision: the arguments of ``gradient_error``.
 
     Returns:
         By name of a contraction, largest first; and "stored", with the casts of stored tensors only, if the precision
@@ -287,7 +287,7 @@ def factors_in_words(found: Brought) -> str:
 
 
 def to_json(found: Brought) -> dict[str, Any]:
-    """The same as JSON."""
+    """The results of ``bring`` as JSON."""
     return {
         "module": found.program.name,
         "parameters": {name: [spec.role, list(spec.shape)] for name, spec in found.program.specs.items()},

@@ -22,7 +22,7 @@ class Evaluation:
     A move of axes that undoes an earlier one returns the earlier tensor, so two convolutions in a row share a layout.
 
     Attributes:
-        rng: of dropout; None: dropout is off.
+        rng: the generator of dropout; None: dropout is off.
     """
 
     def __init__(self, rng: np.random.Generator | None = None) -> None:
@@ -44,7 +44,7 @@ class Evaluation:
         return isinstance(x, Tensor)
 
     def scope(self, name: str) -> AbstractContextManager[None]:
-        """Around the calls of a submodule."""
+        """A context around the calls of a submodule."""
         return nullcontext()
 
     def apply(self, op: Op, *inputs: Any) -> Any:
@@ -62,7 +62,7 @@ class Evaluation:
         return x if p == 0 else self.apply(ops.Multiply(), x, self.kept(x, p))
 
     def kept(self, x: Any, p: float) -> Any:
-        """keep/(1 − p) for each element of x, or 1 without noise."""
+        """The factor keep/(1 − p) of each element of x, or 1 without noise."""
         if self.rng is None:
             return self.filled(x.shape, 1.0, x)
         return freeze(((self.rng.random(x.shape) >= p) / (1 - p)).astype(x.value.dtype))
@@ -89,7 +89,7 @@ class Evaluation:
             statistics: running mean and variance (channels,); None: the module has none.
             training: the form that was exported.
             momentum: share of the batch in an update of the running statistics.
-            eps: added to the variance.
+            eps: the number that is added to the variance.
         """
         if training or statistics is None:
             return self.apply(ops.BatchNorm(eps), x, gain, bias)

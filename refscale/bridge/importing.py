@@ -17,7 +17,7 @@ from refscale.bridge.program import Original, Outcome, TorchProgram, called
 from refscale.bridge.rules import RULES
 from refscale.bridge.steps import AtenCall, Exported, Ref, export, quiet
 from refscale.engine import Tape, Tensor, apply, backward
-from refscale.errors import ProgramError, counted
+from refscale.errors import ProgramError, counted, shown
 from refscale.layers import Spec, Specs
 
 __all__ = ["check_rules", "from_torch", "outcome_of", "specs_of"]
@@ -43,7 +43,7 @@ def from_torch(
     Args:
         module: ``torch.nn.Module``, in train or eval mode; of an exported program ``exported.module()``.
         args, kwargs: example inputs, which the program repeats as its batches.
-        output: which of several results, a position or a key; None: the first tensor.
+        output: the position or key of one of several results; None: the first tensor.
         loss: "projection": mean of output·r for r ~ N(0, 1); "cross_entropy": over the last axis, against random
             targets; or a function of (output, target).
 
@@ -214,7 +214,10 @@ def _compare(program: TorchProgram, raw: Exported, dtype: Any, tolerance: float)
         )
     r = np.random.default_rng(0).standard_normal(y.shape)
     backward(apply(ops.Mean(), apply(ops.Multiply(), y, r.astype(tape.dtype))))
-    (theirs["output"] * torch.tensor(r).to(dtype)).mean().backward()
+    try:
+        (theirs["output"] * torch.tensor(r).to(dtype)).mean().backward()
+    except RuntimeError as error:
+        raise ProgramError(f"{name}: torch cannot differentiate it: {shown(error)}") from error
     missed = [n for n, leaf in leaves.items() if (leaf.grad is None) != (p[n].grad is None)]
     if missed:
         raise ProgramError(f"{name}: {missed[0]!r} receives a gradient in only one of torch and refscale")

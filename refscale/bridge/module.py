@@ -65,14 +65,14 @@ def to_torch(
     ``refscale conform --trace`` judges.
 
     Args:
-        program: from ``from_torch``.
-        scheme: such as ``graph.plan(program)``; or ``adapt.adapt(program)``: the module with its own values, each
-            parameter divided by its σ, and the same loss.  Its outputs are the same with the loss "cross_entropy", and
-            a constant multiple of the original's with "projection".
+        program: a program from ``from_torch``.
+        scheme: a scheme, such as ``graph.plan(program)``; or ``adapt.adapt(program)``: the module with its own values,
+            each parameter divided by its σ, and the same loss.  Its outputs are the same with the loss "cross_entropy",
+            and a constant multiple of the original's with "projection".
         precision: casts of the calls, simulated in float32 on the CPU; rounding to nearest, without blocks.
         parameters: values by name, such as a state dict, for an adapted program those of the original; without a
             buffer, its value at the import; None: the program's initial ones.
-        seed: of the initial parameters.
+        seed: the seed of the initial parameters.
 
     Returns:
         The module, in train mode.
@@ -95,7 +95,7 @@ def to_torch(
 def values_under(
     program: TorchProgram, scheme: str | Scheme | Adapted, parameters: Mapping[str, Any] | None, seed: int
 ) -> tuple[Mapping[str, Any], Scheme]:
-    """The parameters of a program under a scheme, and the scheme; arguments as of ``to_torch``."""
+    """The parameters of a program under a scheme, and the scheme; with the arguments of ``to_torch``."""
     if isinstance(scheme, Adapted):
         own = program.initial_parameters(regular, np.random.default_rng(seed)) if parameters is None else parameters
         own = {name: np.asarray(x) for name, x in own.items()}
@@ -160,10 +160,10 @@ class TorchEvaluation(Evaluation):
     """One evaluation in torch.
 
     Args:
-        scheme, edges: of the module.
+        scheme, edges: the scheme and the casts of the module.
         training: whether it is in train mode.
         found: ops and factors of the calls of an earlier evaluation at these shapes; empty: found and added here.
-        recorder: of a trace.
+        recorder: the recorder of a trace.
         calls: number of calls before.
     """
 
@@ -219,7 +219,7 @@ class TorchEvaluation(Evaluation):
         return bool(x.dtype == torch.bool)
 
     def kept(self, x: Any, p: float) -> Any:
-        """keep/(1 − p) for each element of x from torch's generator, or 1 in eval mode."""
+        """The factor keep/(1 − p) of each element of x from torch's generator, or 1 in eval mode."""
         import torch
 
         if not self.training:
@@ -236,7 +236,7 @@ class TorchEvaluation(Evaluation):
         momentum: float,
         eps: float,
     ) -> Any:
-        """As torch's: in train mode the batch's statistics, which update the running ones; else the running ones.
+        """A batch norm with the batch's statistics in train mode, which update the running ones; else with these.
 
         Running statistics have the scale of the original module, whose x is s times that of an adapted one.
         """

@@ -128,7 +128,8 @@ def activations(
     Args:
         exported: the module.
         elementwise: targets of the steps that may be joined.
-        function: of the name of its argument and its steps; has f(x) as its call, f′(x) as ``slope``, and ``kinks``.
+        function: a class, made of the name of its argument and its steps, with f(x) as its call, f′(x) as ``slope``,
+            and ``kinks``.
         tolerance: largest difference from a named activation on the grid.
     """
     # By name of a value: the tensor that it is a function of, and by what steps.

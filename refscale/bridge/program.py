@@ -48,7 +48,7 @@ class _TapeEvaluation(Evaluation):
         self._tape = tape
 
     def scope(self, name: str) -> AbstractContextManager[None]:
-        """Around the calls of a submodule."""
+        """A context around the calls of a submodule."""
         return self._tape.scope(name)
 
 
@@ -131,9 +131,9 @@ class TorchProgram(Program):
         Args:
             p: parameters as tensors of one tape.
             inputs: torch tensors, the leaves of the example arguments in order.
-            rng: of dropout and of torch's own noise; None: dropout is off.
+            rng: the generator of dropout and of torch's own noise; None: dropout is off.
             constants: values of constant steps by name, if they were computed before.
-            watch: called with each step and its value.
+            watch: a function that is called with each step and its value.
 
         Raises:
             ProgramError: a step that refscale cannot compute.
@@ -196,8 +196,9 @@ class Original:
     Args:
         module: ``torch.nn.Module``; its parameters and buffers are shared, not copied.
         args, kwargs: example inputs.
-        output: as of ``from_torch``.
-        recognize: composed functions as one step each; raises ProgramError for a step without a rule.
+        output: the choice of a result, see ``from_torch``.
+        recognize: a function that makes each composed function one step; it raises ProgramError for a step without a
+            rule.
     """
 
     def __init__(
@@ -274,11 +275,11 @@ def evaluate(
     Args:
         exported: the steps.
         given: parameters, buffers and constants by their names in the steps.
-        inputs: of the module.
+        inputs: the inputs of the module.
         run: the operations that rules call.
         constants: values of constant steps by name, if they were computed before.
         array: a constant as rules take it.
-        watch: called with each step and its value.
+        watch: a function that is called with each step and its value.
 
     Raises:
         ProgramError: a step that its rule refuses.
@@ -318,7 +319,7 @@ def called(step: AtenCall, values: Mapping[str, Any], *, noisy: bool = False, fr
 
     Args:
         step: the step.
-        values: of the earlier steps, by name.
+        values: the values of the earlier steps, by name.
         noisy: whether dropout is on.
         frozen: whether a batch norm uses its running statistics, if it has them.
     """

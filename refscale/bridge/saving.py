@@ -81,8 +81,8 @@ def save_module(
     """Write the module under its plan or adaptation: a Python file with ``make()``, and an ``.npz`` beside it.
 
     Args:
-        path: of the Python file.
-        found: result of ``bring``.
+        path: path of the Python file.
+        found: the result of ``bring``.
         source: place of the factory or of the exported program.
         module, inputs, loss, train: what ``bring`` received.
         seed: random seed of the fresh weights, which only a module under a plan has.

@@ -106,7 +106,7 @@ def example_inputs(texts: Sequence[str], seed: int = 0) -> tuple[Any, ...]:
 
     Args:
         texts: "2,8,32" for N(0, 1) of that shape; "2,12<100" for integers from 0 to 99.
-        seed: of the values.
+        seed: the seed of the values.
 
     Raises:
         ProgramError: a text is neither.

@@ -32,7 +32,7 @@ class AtenCall:
     """One call of an ATen op, or one node of an ONNX model.
 
     Attributes:
-        name: of its value.
+        name: name of its value.
         target: name of the op, such as "aten.linear.default" or "onnx.Gemm".
         scope: path of the submodule that called it, such as "layers.0.linear1".
         function: torch's own, or that of ``onnx.reference``.
@@ -149,7 +149,7 @@ def export(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: 
     Args:
         module: ``torch.nn.Module``, in the mode, train or eval, that is wanted.
         args, kwargs: example inputs.
-        output: which of several results: a position or a key; None: the first tensor.
+        output: the position or key of one of several results; None: the first tensor.
 
     Raises:
         ProgramError: torch cannot export the module, or it has no such output.
@@ -243,7 +243,8 @@ def _chosen(results: Any, output: int | str | None, module: str) -> str:
         if output is not None:
             results = results[output]
         while not isinstance(results, Ref):
-            results = next(iter(results.values() if isinstance(results, Mapping) else results))
+            several = results.values() if isinstance(results, Mapping) else results
+            results = next(one for one in several if one is not None)
     except (KeyError, IndexError, TypeError, StopIteration):
         raise ProgramError(f"from_torch({module}): output={output!r}, expected a tensor among {results}") from None
     return results.name

@@ -147,6 +147,11 @@ NODES = {
         nearest_mode="floor",
     ),
     "Resize to sizes": _after("Resize", "h - - s", {"s": i(2, 3, 16, 8)}, mode="nearest"),
+    "Resize by lines": _after("Resize", "h - s", {"s": np.array([1, 1, 0.5, 1.5], np.float32)}, mode="linear"),
+    "Resize by lines to one": _after("Resize", "h - - s", {"s": i(2, 3, 1, 9)}, mode="linear"),
+    "Resize with aligned corners": _after(
+        "Resize", "h - - s", {"s": i(2, 3, 1, 5)}, mode="linear", coordinate_transformation_mode="align_corners"
+    ),
     "Upsample": _after("Upsample", "h s", {"s": np.array([1, 1, 2, 2], np.float32)}, opset=9),
     "Reshape with 0 and −1": _after("Reshape", "h s", {"s": i(0, -1, 4)}),
     "Flatten": _after("Flatten", axis=-2),

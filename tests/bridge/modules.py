@@ -119,6 +119,11 @@ CALLS = {
     "sub and div": (lambda w, x: (w - x) / 3.0, (3, 4), normal(3, 4)),
     "div by a constant array": (lambda w, x: w / (1 + x * x), (3, 4), normal(3, 4)),
     "rsub and neg": (lambda w, x: -(x - w), (3, 4), normal(3, 4)),
+    "integers": (
+        lambda w, x: ((w * x + torch.arange(4)) * torch.arange(4)).add_(1).sub_(2),
+        (3, 4),
+        normal(3, 4),
+    ),
     "where": (lambda w, x: torch.where(x > 0, w, x), (3, 4), normal(3, 4)),
     "where with a number": (lambda w, x: torch.where(x > 0, w, 2.0), (3, 4), normal(3, 4)),
     "masked_fill": (lambda w, x: (w * x).masked_fill(x > 0, -1.0), (3, 4), normal(3, 4)),
@@ -138,6 +143,7 @@ CALLS = {
     "rms_norm": (lambda w, x: F.rms_norm(x * w[:1], (4,), w[1], 1e-3), (2, 4), normal(3, 4)),
     "group_norm": (lambda w, x: F.group_norm(x * w, 2, None, None), (4, 1), normal(2, 4, 5)),
     "max_pool2d": (lambda w, x: F.max_pool2d(x * w, 3, 2, 1), (4, 1, 1), normal(2, 4, 5, 6)),
+    "max_pool2d up to the end": (lambda w, x: F.max_pool2d(x * w, 2, ceil_mode=True), (4, 1, 1), normal(2, 4, 4, 6)),
     "avg_pool1d": (lambda w, x: F.avg_pool1d(x * w, 2), (4, 1), normal(2, 4, 6)),
     "adaptive pooling": (lambda w, x: F.adaptive_avg_pool2d(x * w, (2, 3)), (4, 1, 1), normal(2, 4, 4, 6)),
     "linear resize": (

@@ -100,6 +100,23 @@ def test_a_constant_in_float32_leaves_the_comparison_in_float32():
     assert parity.value.relative <= 1e-6
 
 
+def test_the_first_tensor_may_follow_none():
+    class Pair(torch.nn.Linear):
+        def forward(self, x):
+            return None, super().forward(x)
+
+    assert from_torch(Pair(4, 2), (normal(3, 4),)).parity[1].trained == 2
+
+
+def test_what_torch_cannot_differentiate_is_refused_in_one_line():
+    def overwritten(w, x):
+        return (w * x).relu_().mul_(x)
+
+    with pytest.raises(ProgramError, match=r"torch cannot differentiate it: one of the variables") as raised:
+        from_torch(Calls(overwritten, 3, 4), (normal(3, 4),))
+    assert "\n" not in str(raised.value)
+
+
 def test_tied_parameters_are_one():
     program = from_torch(Gpt(), (ids(2, 12),))
     assert "words.weight" in program.specs

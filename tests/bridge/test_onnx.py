@@ -307,6 +307,18 @@ def test_values_that_nothing_computes_are_named():
         from_onnx(model(nodes, {"x": X}, ONES), [X])
 
 
+def test_a_resize_of_some_axes_is_onnxruntime_s():
+    nodes = [*ONE, ("Resize", "h - - s", "y", {"mode": "nearest", "axes": [3, 2]})]
+    program = from_onnx(model(nodes, {"x": X}, {**ONES, "s": i(24, 16)}), [X])
+    assert output(program).shape == (2, 3, 16, 24)
+    assert program.parity[0].value.relative <= 1e-6
+
+
+def test_rows_are_counted_from_the_end_of_a_table():
+    program = from_onnx(model([("Gather", "w x", "y", {})], {"x": i(3, -1)}, {"w": W}), [i(3, -1)])
+    assert np.array_equal(output(program), W[[3, 5]])
+
+
 def test_a_part_without_elements_is_refused():
     nodes = [*ONE, ("Split", "h", "p q r s y", {"axis": -1, "num_outputs": 5})]  # 2, 2, 2, 2 and 0
     with pytest.raises(ProgramError, match=r"onnx.Split 'p and others': slice: 8:8 of axis 3"):
@@ -370,9 +382,9 @@ def test_other_shapes_are_read_again():
                 "kind": "Resize",
                 "taken": "h - s",
                 "constants": {"s": np.array([1, 1, 2, 2], np.float32)},
-                "mode": "linear",
+                "mode": "cubic",
             },
-            "Resize with mode=linear, half_pixel, round_prefer_floor, factors [1.0, 1.0, 2.0, 2.0]: expected each",
+            "Resize with mode=cubic, half_pixel, round_prefer_floor, factors [1.0, 1.0, 2.0, 2.0]: expected each",
         ),
         (
             {"kind": "Gather", "taken": "h p", "constants": {"p": i(2, 0)}, "axis": 1},

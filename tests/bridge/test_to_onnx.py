@@ -99,6 +99,20 @@ def test_parts_of_a_split_input_stay_inputs(tmp_path):
     assert run(path, 2 * ROWS) == pytest.approx(2 * ROWS[2:] @ W, rel=1e-4, abs=1e-5)
 
 
+def test_names_of_the_program_are_kept(tmp_path):
+    constants = {"alpha_0": W, "constant_0": W[0], "output": W[1]}
+    graph = [("Relu", "mul_3", "matmul_0", {}), ("MatMul", "matmul_0 alpha_0", "h", {})]
+    graph += [("Mul", "h constant_0", "k", {}), ("Add", "k output", "y", {})]
+    program = from_onnx(model(graph, {"mul_3": ROWS}, constants), [ROWS])
+    path = tmp_path / "out.onnx"
+    to_onnx(program, plan(program), path)
+    written = onnx.load(path).graph
+    assert {"alpha_0", "constant_0", "output"} <= {t.name for t in written.initializer}
+    assert [x.name for x in written.output] == ["output_"]
+    again = from_onnx(path, [ROWS])
+    assert to_onnx(again, "regular", path).value.relative <= 1e-5
+
+
 def test_an_op_without_nodes_is_refused(tmp_path, monkeypatch):
     monkeypatch.delitem(nodes.NODES, ops.Relu)
     program, _ = dense()
@@ -163,6 +177,18 @@ def test_modules_of_torch_go_out_too(tmp_path):
     for f in (lambda w, x: torch.where(x > 0, w, x), lambda w, x: w / (1 + x * x)):
         with pytest.raises(ProgramError, match=r"aten.(where.self 'where': to_onnx: aten.gt|div.Tensor 'div')"):
             to_onnx(from_torch(Calls(f, 3, 4), (torch.ones(3, 4),)), "regular", path)
+
+
+def test_sums_of_integers_stay_integers(tmp_path):
+    torch = pytest.importorskip("torch")
+    from refscale.bridge import from_torch
+    from tests.bridge.modules import Calls
+
+    def next_rows(w, x):
+        return torch.nn.functional.embedding(x + 1, w)
+
+    program = from_torch(Calls(next_rows, 7, 4), (torch.tensor([[0, 3], [5, 1]]),))
+    assert to_onnx(program, "regular", tmp_path / "out.onnx").steps == 1
 
 
 # --- The command ------------------------------------------------------------------------------------------------------

@@ -46,8 +46,8 @@ def from_onnx(
     Args:
         model: path of a file, or an ``onnx.ModelProto``.
         inputs: examples, by name or in order, which the program repeats as its batches.
-        output: which of several outputs, a position or a name; None: the first.
-        loss: as for ``from_torch``.
+        output: the position or name of one of several outputs; None: the first.
+        loss: the loss, see ``from_torch``.
 
     Returns:
         The program.  ``program.parity`` is empty where onnxruntime is not installed.

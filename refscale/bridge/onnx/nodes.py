@@ -28,22 +28,30 @@ class GraphWriter:
     """A graph in the making.
 
     Attributes:
-        nodes: so far.
+        nodes: the nodes so far.
         initializers: constants by name.
-        shapes: of the values by name.
+        shapes: the shapes of the values by name.
+        taken: names of the program's own values, which no node or constant gets.
     """
 
     def __init__(self) -> None:
+        self.taken: set[str] = set()
         self.nodes: list[Any] = []
         self.initializers: dict[str, NDArray[Any]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
+    def free(self, name: str) -> str:
+        """The name, with as many underscores as the program's own names need."""
+        while name in self.taken:
+            name += "_"
+        return name
+
     def node(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         """Add a node of one output; return the output's name."""
         from onnx import helper
 
-        name = output or f"{kind.lower()}_{len(self.nodes)}"
+        name = self.free(output or f"{kind.lower()}_{len(self.nodes)}")
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
         return name
 
@@ -52,7 +60,7 @@ class GraphWriter:
         array = np.asarray(x, dtype)
         key = str(array.dtype), array.shape, array.tobytes()
         if key not in self._constants:
-            self._constants[key] = name = f"constant_{len(self._constants)}"
+            self._constants[key] = name = self.free(f"constant_{len(self._constants)}")
             self.initializers[name] = array
         return self._constants[key]
 
@@ -218,6 +226,21 @@ def _nearest_resize(g: GraphWriter, op: ops.NearestResize, x: str) -> str:
     )
 
 
+def _linear_resize(g: GraphWriter, op: ops.LinearResize, x: str) -> str:
+    n = len(g.shapes[x]) - 2
+    y = g.node(
+        "Resize",
+        _channels_second(g, x),
+        "",
+        "",
+        g.integers(*_each(op.size, n)),
+        axes=list(range(2, n + 2)),
+        mode="linear",
+        coordinate_transformation_mode="align_corners" if op.align_corners else "half_pixel",
+    )
+    return _channels_last(g, y, n)
+
+
 def _custom(g: GraphWriter, op: ops.CustomElementwise, x: str) -> str:
     if not isinstance(op.f, ComposedNodes):
         steps = ", ".join(step.target for step in getattr(op.f, "steps", ()))
@@ -302,6 +325,7 @@ NODES: dict[type[Op], Nodes] = {
     ops.Conv3d: _convolution,
     ops.ConvTranspose: _conv_transpose,
     ops.NearestResize: _nearest_resize,
+    ops.LinearResize: _linear_resize,
     ops.MaxPool: _pool("MaxPool"),
     ops.AvgPool: _pool("AveragePool"),
     ops.Relu: _simple("Relu"),

@@ -54,12 +54,12 @@ class ReadModel:
     """A model as steps.
 
     Attributes:
-        name: of its graph, or of its file.
+        name: name of its graph, or of its file.
         proto: the ``onnx.ModelProto``, without functions.
         exported: the steps.
-        values: of the parameters by name.
+        values: the values of the parameters by name.
         inputs: the example inputs, in the order of the graph.
-        guesses: what the file does not say, and what was assumed.
+        guesses: assumptions about what the file does not say.
     """
 
     name: str
@@ -134,7 +134,7 @@ def _array(x: Any) -> Array:
 
 
 def copied_node(step: AtenCall, graph: Any, constants: Mapping[str, Any]) -> bool:
-    """Copy the node of a step that does not depend on parameters to a graph; False: it has none.
+    """Return whether a step has a node of the model, which is copied to a graph.
 
     Args:
         step: the step.

@@ -27,7 +27,7 @@ def runtime_values(proto: Any, inputs: Mapping[str, NDArray[Any]]) -> dict[str, 
 
     Args:
         proto: an ``onnx.ModelProto``.
-        inputs: by name.
+        inputs: the inputs by name.
 
     Raises:
         ProgramError: the runtime cannot run it.

@@ -144,14 +144,14 @@ def to_onnx(
 ) -> TorchParity | None:
     """Write the forward pass of a program under a scheme as an ONNX model.
 
-    Every factor α that is not 1 is a ``Mul`` node, named "alpha_" and the number of its call.  Shapes are those of the
-    example inputs; dropout is off.  Every call is compared with onnxruntime, where that is installed, and the output a
-    second time on other inputs.
+    Every factor α that is not 1 is a ``Mul`` node, named "alpha_" and the number of its call; where the program has a
+    value of such a name, or "output", an underscore follows.  Shapes are those of the example inputs; dropout is off.
+    Every call is compared with onnxruntime, where that is installed, and the output a second time on other inputs.
 
     Args:
-        program: from ``from_torch`` or ``from_onnx``.
-        scheme, parameters, seed: as for ``to_torch``.
-        path: of the file; it is written after the comparison.
+        program: a program from ``from_torch`` or ``from_onnx``.
+        scheme, parameters, seed: the arguments of ``to_torch``.
+        path: path of the file, which is written after the comparison.
 
     Returns:
         The comparison; None: onnxruntime is not installed.
@@ -167,14 +167,14 @@ def to_onnx(
     inputs = [as_array(x) for x in program._inputs]
     run, output = _evaluated(program, scheme, values, np.float32)
     graph = run.graph
-    graph.node("Identity", output.name, output="output")
+    result = graph.node("Identity", output.name, output="output")
     names = list(program.exported.inputs)
     proto = helper.make_model(
         helper.make_graph(
             graph.nodes,
             f"{program.name} under {scheme.name}",
             [_described(name, x) for name, x in zip(names, inputs, strict=True)],
-            [_described("output", output.array)],
+            [_described(result, output.array)],
             [_tensor(name, x) for name, x in graph.initializers.items()],
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -206,6 +206,8 @@ def _evaluated(
     """The graph, and its output."""
     run, exported = _GraphEvaluation(scheme, dtype), program.exported
     constants = _constants(program)
+    steps = [step.name for step in exported.steps if step.name not in exported.depends]
+    run.graph.taken = {*exported.inputs, *exported.constants, *exported.parameters.values(), *steps}
     inputs = [run.given(n, as_array(x)) for n, x in zip(exported.inputs, program._inputs, strict=True)]
     written: dict[str, Any] = dict(zip(exported.inputs, inputs, strict=True))
     for step in exported.steps:
@@ -291,7 +293,7 @@ def _compared(
             _check(found, relative(narrow.values[name].astype(np.float64), ours), runtime)
     others = [_changed(x) for x in program._inputs]
     ours, rounded = (_output(program, scheme, values, others, dtype) for dtype in (np.float64, np.float32))
-    again = runtime_values(proto, _feed(names, others))["output"]
+    again = runtime_values(proto, _feed(names, others))[proto.graph.output[0].name]
     _check(
         Difference("output on other inputs", relative(ours, again.astype(np.float64))),
         relative(rounded.astype(np.float64), ours),

@@ -40,7 +40,22 @@ def _sum(run: Evaluation, x: Any, y: Any, op: Op) -> Any:
         return y
     if number_of(y) == 0:
         return x
-    return run.apply(op, x, y)
+    return run.apply(op, *_floating(run, x, y))
+
+
+def _floating(run: Evaluation, x: Any, y: Any) -> list[Any]:
+    """Two operands; a constant of integers is converted to the type of the other, if that has another."""
+    like = x if run.depends(x) else y
+
+    def whole(z: Any) -> bool:
+        return isinstance(kind := getattr(z, "dtype", None), np.dtype) and kind.kind in "iu"
+
+    def floating(z: Any) -> Any:
+        if isinstance(z, int):
+            return run.filled((), float(z), like)
+        return z.astype(run.filled((), 0.0, like).dtype) if whole(z) else z
+
+    return [x, y] if whole(like) else [floating(x), floating(y)]
 
 
 @rule_of("mul.Tensor", "mul.Scalar")
@@ -48,7 +63,7 @@ def _mul(run: Evaluation, self: Any, other: Any) -> Any:
     for x, y in ((self, other), (other, self)):
         if run.depends(x) and (number := number_of(y)) is not None:
             return x if number == 1 else run.apply(ops.ScalarMultiply(number), x)
-    return run.apply(ops.Multiply(), self, other)
+    return run.apply(ops.Multiply(), *_floating(run, self, other))
 
 
 @rule_of("div.Tensor", "div.Scalar")

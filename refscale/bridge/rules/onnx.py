@@ -447,6 +447,10 @@ def _average_pool(
     return _pool(run, op, X, kernel_shape, auto_pad, ceil_mode, dilations, pads, strides)
 
 
+_LINEAR = ("half_pixel", "pytorch_half_pixel", "align_corners")
+"""Places that ``ops.LinearResize`` has; the second differs from the first for one place."""
+
+
 @_node("Resize", "Upsample")
 def _resize(
     run: Evaluation,
@@ -458,6 +462,7 @@ def _resize(
     coordinate_transformation_mode: str = "asymmetric",
     nearest_mode: str = "floor",
     antialias: int = 0,
+    axes: Sequence[int] | None = None,
     cubic_coeff_a: float = -0.75,
     exclude_outside: int = 0,
     extrapolation_value: float = 0.0,
@@ -469,14 +474,23 @@ def _resize(
         ("half_pixel", "round_prefer_ceil"),
         ("pytorch_half_pixel", "round_prefer_floor"),
     }
-    if sizes is not None and np.size(sizes):
-        factors = [n / s for n, s in zip(_integers(sizes), X.shape, strict=True)]
-    else:
-        factors = [float(f) for f in np.ravel(scales)]
-    if mode != "nearest" or not repeats or factors[:2] != [1, 1] or any(f != int(f) or f < 1 for f in factors):
+    by_size = sizes is not None and np.size(sizes) > 0
+    along = [a % X.ndim for a in (range(X.ndim) if axes is None else axes)]
+    goal = list(X.shape)
+    for axis, number in zip(along, np.ravel(sizes if by_size else scales), strict=True):
+        goal[axis] = int(number) if by_size else float(number) * X.shape[axis]
+    factors = [n / s for n, s in zip(goal, X.shape, strict=True)]
+    whole = factors[:2] == [1, 1] and all(n == int(n) for n in goal) and keep_aspect_ratio_policy == "stretch"
+    if mode == "linear" and coordinate_transformation_mode in _LINEAR and whole and not (antialias or exclude_outside):
+        size = tuple(int(n) for n in goal[2:])
+        corners = coordinate_transformation_mode == "align_corners"
+        if corners or min(size) > 1 or coordinate_transformation_mode == "half_pixel":
+            return run.first(run.apply(ops.LinearResize(size, corners), run.last(X)))
+    if not whole or mode != "nearest" or not repeats or any(f != int(f) or f < 1 for f in factors):
         raise ProgramError(
             f"Resize with mode={mode}, {coordinate_transformation_mode}, {nearest_mode}, factors {factors}: "
-            "expected each element repeated a whole number of times"
+            "expected each element repeated a whole number of times, or linear interpolation between half pixels or "
+            "aligned corners"
         )
     return run.first(run.apply(ops.NearestResize(tuple(int(f) for f in factors[2:])), run.last(X)))
 
@@ -549,6 +563,8 @@ def _gather(run: Evaluation, data: Any, indices: Any, axis: int = 0) -> Any:
     if run.depends(indices):
         raise ProgramError("Gather at indices that depend on parameters: expected constant ones")
     if indices.ndim and data.ndim == 2 and axis in (0, -2):
+        if isinstance(indices, np.ndarray):
+            indices = np.where(indices < 0, indices + data.shape[0], indices)
         return _aten("embedding.default", run, weight=data, indices=indices)
     places = np.asarray(indices)
     if places.ndim == 0:

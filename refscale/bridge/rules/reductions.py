@@ -58,15 +58,17 @@ def _pooling(kind: type[ops.MaxPool | ops.AvgPool], n: int) -> Rule:
     ) -> Any:
         kernel = for_each_axis(kernel_size, n)
         pads = for_each_axis(padding, n)
+        steps = for_each_axis(stride, n) if stride else kernel
+        rest = [(s + 2 * p - k) % step for s, p, k, step in zip(self.shape[-n:], pads, kernel, steps, strict=True)]
         if (
-            ceil_mode
+            (ceil_mode and any(rest))
             or set(for_each_axis(dilation, n)) != {1}
             or divisor_override
             or (any(pads) and not count_include_pad)
         ):
             raise ProgramError(
                 f"pooling with ceil_mode={ceil_mode}, dilation={dilation}, count_include_pad={count_include_pad}, "
-                f"divisor_override={divisor_override}: expected False, 1, True and None"
+                f"divisor_override={divisor_override}: expected False or windows that fit, 1, True and None"
             )
         op = kind(kernel, for_each_axis(stride, n) if stride else None, pads if any(pads) else None)
         return run.first(run.apply(op, run.last(self)))
