@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,27 @@ def load_object(where: str, what: str, error: type[RefscaleError], example: str)
     return getattr(module, name), None if file is None else Path(file)
 
 
+def file_of(where: str) -> str:
+    """The file of "path/to/file.py:NAME" or "module:NAME"; without a colon, the place itself."""
+    place, colon, _ = where.rpartition(":")
+    if not colon:
+        return where
+    if not place.endswith(".py") and all(part.isidentifier() for part in place.split(".")):
+        _search_here()
+        with suppress(Exception):  # loading reports it
+            spec = importlib.util.find_spec(place)
+            return (spec and spec.origin) or place
+    return place
+
+
 def _from_name(name: str) -> Any:
+    _search_here()
+    return importlib.import_module(name)
+
+
+def _search_here() -> None:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    return importlib.import_module(name)
 
 
 def _from_file(path: Path) -> Any:

@@ -231,7 +231,7 @@ def _guesses(program: TorchProgram, loss: str) -> list[str]:
     taken = {name for step in exported.steps for name in step.inputs}
     if constants := len(taken.intersection(exported.constants)):
         found.append(f"{counted(constants, 'buffer')} or constants of the module: not trained")
-    if dropped := sum(step.target.startswith("aten.dropout") for step in exported.steps):
+    if dropped := sum(step.dropout for step in exported.steps):
         found.append(f"dropout ({counted(dropped, 'step')}): off in all figures")
     return found
 

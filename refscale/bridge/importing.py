@@ -146,6 +146,12 @@ def check_rules(exported: Exported, where: str) -> None:
         raise ProgramError(f"{where}: the output {exported.output!r} depends on no parameter")
     here = [step for step in exported.steps if step.name in exported.depends and step.rule is None]
     missing = [step for step in here if step.computes not in RULES and step.target != "getitem"]
+    for name, first in exported.written.items():
+        if first in exported.buffers and name in exported.depends:
+            raise ProgramError(
+                f"{where}: the module writes to its buffer {exported.buffers[first]!r} a value that depends on "
+                "parameters, expected a constant"
+            )
     if missing:
         listed = "; ".join(map(str, missing[:8])) + ("; …" if len(missing) > 8 else "")
         raise ProgramError(f"{where}: {counted(len(missing), 'step')} without a rule: {listed}")
@@ -239,7 +245,9 @@ def _compare(program: TorchProgram, raw: Exported, dtype: Any, tolerance: float)
 def _torch_values(raw: Exported, leaves: Mapping[str, Any], inputs: Sequence[Any]) -> dict[str, Any]:
     """Torch's own value of every step, and of the output; dropout is off."""
     values: dict[str, Any] = {node: x.clone() for node, x in raw.constants.items()}
-    values.update(zip(raw.inputs, inputs, strict=True))
+    # a step may write to an input
+    own = [x.clone() if hasattr(x, "clone") else x for x in inputs]
+    values.update(zip(raw.inputs, own, strict=True))
     values.update({node: leaves[name] for node, name in raw.parameters.items()})
     found: dict[str, Any] = {}
     for step in raw.steps:

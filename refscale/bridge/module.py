@@ -18,7 +18,6 @@ from refscale.adapt import Adapted
 from refscale.bridge.evaluation import Evaluation
 from refscale.bridge.functions import function_of
 from refscale.bridge.program import Original, TorchProgram, evaluate, shapes_in_words, shapes_of
-from refscale.bridge.steps import AtenCall
 from refscale.engine import Op
 from refscale.errors import ArgumentError, ProgramError
 from refscale.precision import Precision, Rounder, fp32, get_precision
@@ -57,7 +56,8 @@ def to_torch(
     """A ``torch.nn.Module`` that computes a program under a scheme.
 
     Parameters and buffers have the names of the original module, and so has the state dict.  Running statistics of
-    batch norms are updated in train mode and used in eval mode, as torch does.  Inputs of other shapes than the
+    batch norms are updated in train mode and used in eval mode, as torch does.  Other buffers that the module writes to
+    are kept in train mode, and in eval mode if the module was imported in it.  Inputs of other shapes than the
     example's are exported anew, once for each, and computed by the same rules; a plan holds for every size of a batch.
     ``module.loss(output, target)`` is
     the program's loss with its factors; ``module.parameter_groups(lr)`` are the groups of an optimizer with the
@@ -363,13 +363,16 @@ def _module_class() -> Any:
                 buffer = exported.buffers.get(node)
                 given[node] = value.to(device) if buffer is None else self.get_buffer(buffer)
 
-            def keep(step: AtenCall, y: Any) -> None:
-                """Keep what the module writes to its buffers in train mode, such as a number of batches."""
-                if self.training and step.in_place and (name := exported.buffers.get(step.inputs[0])):
-                    self.get_buffer(name).copy_(y)
+            original = cast(Original | None, self.program.original)
+            keeps = self.training or not (original and original.training)
+
+            def keep(node: str, x: Any) -> None:
+                """Keep what the module writes to its buffers in the mode of the import, such as a number of batches."""
+                if keeps and (name := exported.buffers.get(node)):
+                    self.get_buffer(name).copy_(x)
 
             try:
-                y = evaluate(exported, given, inputs, run, watch=keep)
+                y = evaluate(exported, given, inputs, run, keep=keep)
             except ProgramError as error:
                 shapes, expected = shapes_of(inputs), self.program.shapes
                 if shapes == expected:
@@ -378,6 +381,16 @@ def _module_class() -> Any:
                 raise ProgramError(f"{self.program.name}: {where}: {error}") from error
             self._calls = run.calls
             return y.tensor
+
+        def train(self, mode: bool = True) -> Any:
+            """Set the mode.
+
+            Raises:
+                ProgramError: eval mode, in which the original keeps a dropout on.
+            """
+            if not mode:
+                self.program.check_eval_mode()
+            return super().train(mode)
 
         def loss(self, output: Any, target: Any) -> Any:
             """The program's loss of an output; under a plan its factors continue those of the module."""

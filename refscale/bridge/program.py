@@ -117,6 +117,15 @@ class TorchProgram(Program):
             self._exported[shapes] = replace(found, constants=constants)
         return self._exported[shapes]
 
+    def check_eval_mode(self) -> None:
+        """Refuse a module with a dropout that torch keeps on in eval mode: in ``to_torch`` the mode decides."""
+        if isinstance(self.original, Original) and any(step.drops for step in self.exported.steps):
+            step = self.original.dropout_in_eval_mode(self._inputs)
+            if step is not None:
+                raise ProgramError(
+                    f"{self.name}: {step} stays on in torch's eval mode, expected training=self.training"
+                )
+
     def output(
         self,
         p: Tensors,
@@ -215,7 +224,7 @@ class Original:
         with quiet():
             self._module = copy.deepcopy(module, state)  # a later change of its mode changes nothing
         self._tree = pytree.tree_structure((tuple(args), dict(kwargs)))
-        self._output, self._recognize = output, recognize
+        self._output, self._recognize, self.training = output, recognize, bool(module.training)
         self.ties = {name: first for name, first in shared_names(module).items() if name != first}
         persistent = set(module.state_dict())
         self.buffers = {name: (x.detach().clone(), name in persistent) for name, x in module.named_buffers()}
@@ -226,6 +235,19 @@ class Original:
 
         args, kwargs = pytree.tree_unflatten(list(inputs), self._tree)
         return self._recognize(export(self._module, args, kwargs, self._output))
+
+    def dropout_in_eval_mode(self, inputs: Sequence[Any]) -> AtenCall | None:
+        """A step of dropout that torch keeps on in eval mode; None: there is none, or there is no eval mode."""
+        from torch.utils import _pytree as pytree
+
+        args, kwargs = pytree.tree_unflatten(list(inputs), self._tree)
+        try:
+            with quiet():
+                module = copy.deepcopy(self._module).eval()
+            steps = export(module, args, kwargs, self._output).steps
+        except (NotImplementedError, ProgramError):  # an exported program has one mode
+            return None
+        return next((step for step in steps if step.drops), None)
 
 
 Shapes = tuple[tuple[int, ...] | None, ...]
@@ -269,6 +291,7 @@ def evaluate(
     constants: Mapping[str, Any] | None = None,
     array: Callable[[Any], Any] = lambda x: x,
     watch: Callable[[AtenCall, Any], None] | None = None,
+    keep: Callable[[str, Any], None] | None = None,
 ) -> Any:
     """The output of a module: constant steps by torch, the others by their rules.
 
@@ -280,12 +303,13 @@ def evaluate(
         constants: values of constant steps by name, if they were computed before.
         array: a constant as rules take it.
         watch: a function that is called with each step and its value.
+        keep: a function that is called at the end with the name of each value that steps wrote to, and its last value.
 
     Raises:
         ProgramError: a step that its rule refuses.
     """
     # Copies of the inputs and buffers that a step writes to: the next evaluation starts from the same values.
-    written = {step.inputs[0] for step in exported.steps if step.in_place and step.name not in exported.depends}
+    written = {first for name, first in exported.written.items() if name not in exported.depends}
     values = {**given, **dict(zip(exported.inputs, inputs, strict=True))}
     values.update({name: values[name].clone() for name in written if name in values})
     for step in exported.steps:
@@ -298,6 +322,9 @@ def evaluate(
             values[step.inputs[0]] = y
         if watch:
             watch(step, y)
+    if keep:
+        for name in written:
+            keep(name, values[name])
     return values[exported.output]
 
 
@@ -330,7 +357,7 @@ def called(step: AtenCall, values: Mapping[str, Any], *, noisy: bool = False, fr
         return step.function(*arguments.values())
     if noisy:
         return step.function(**arguments)
-    if step.target.startswith("aten.dropout"):
+    if step.dropout:
         return next(iter(arguments.values()))
     arguments.update({name: 0.0 for name in ("dropout_p", "dropout") if name in arguments})
     return step.function(**arguments)

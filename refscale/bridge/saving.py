@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,10 @@ def make(precision="fp32"):
 
 
 def check_module_path(path: str) -> None:
-    """Check the path of ``save_module``; raise ProgramError for another suffix than .py."""
-    if not path.endswith(".py") or not Path(path).stem.isidentifier():
-        raise ProgramError(
-            f"--module {path!r}: expected a Python file such as scaled.py; {Path(path).stem}.npz joins it"
-        )
+    """Check the path of ``save_module``; raise ProgramError for one that Python cannot import by name."""
+    stem = Path(path).stem
+    if not path.endswith(".py") or not stem.isidentifier() or iskeyword(stem):
+        raise ProgramError(f"--module {path!r}: expected a Python file such as scaled.py; {stem}.npz joins it")
 
 
 def save_module(
@@ -88,12 +88,15 @@ def save_module(
         seed: random seed of the fresh weights, which only a module under a plan has.
 
     Raises:
-        ProgramError: an input is not a tensor, or the path is not that of a Python file.
+        ProgramError: an input is not a tensor, the path is not that of a Python file, or a
+            dropout stays on in eval mode.
     """
     import torch
 
     path = Path(path)
     check_module_path(str(path))
+    if not train:
+        found.program.check_eval_mode()
     if not all(isinstance(x, torch.Tensor) for x in inputs):
         raise ProgramError(f"--module {str(path)!r}: an input is not a tensor, expected tensors, which the file holds")
     weights: Weights = "fresh" if isinstance(found.scheme, Plan) else "own"

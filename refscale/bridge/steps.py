@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,27 @@ class AtenCall:
         return op.endswith("_") and not op.startswith("_")
 
     @property
+    def shares(self) -> bool:
+        """Whether the value lies in the memory of the first argument: a view, or the result of an op in place."""
+        arguments = getattr(getattr(self.function, "_schema", None), "arguments", None)
+        return self.target == "getitem" or bool(arguments and arguments[0].alias_info)
+
+    @property
+    def dropout(self) -> bool:
+        """Whether the op is a dropout, of elements or of channels."""
+        return self.target.startswith("aten.") and "dropout" in self.target
+
+    @property
+    def drops(self) -> bool:
+        """Whether the op drops elements at random: dropout in train mode, or within attention or recurrent layers."""
+        if self.fused:
+            return any(step.drops for step in self.fused)
+        taken = self.arguments
+        if self.dropout:
+            return bool(taken.get("train") and taken.get("p"))
+        return bool(taken.get("dropout_p") or (taken.get("dropout") and taken.get("train")))
+
+    @property
     def computes(self) -> str:
         """Name of the op that computes the same value without writing to its argument."""
         op = self.target.split(".")[1] if self.in_place else ""
@@ -99,6 +121,15 @@ class Exported:
     results: int = 1
     buffers: Mapping[str, str] = field(default_factory=dict)
     noise: Callable[[int], AbstractContextManager[object]] = nullcontext
+
+    @cached_property
+    def written(self) -> dict[str, str]:
+        """By name of a step that writes in place: the name of the first value in the same memory, such as a buffer."""
+        first: dict[str, str] = {}
+        for step in self.steps:
+            if (step.shares or step.in_place) and step.inputs:
+                first[step.name] = first.get(step.inputs[0], step.inputs[0])
+        return {step.name: first[step.name] for step in self.steps if step.in_place}
 
     def with_steps(self, steps: Sequence[AtenCall]) -> Exported:
         """The same module by other steps, without unused ones; those that write in place stay."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from refscale.cli.outputs import check_directories, check_distinct
 from refscale.errors import ArgumentError
 from refscale.files import write_json
+from refscale.modules import file_of
 
 
 def bring(args: argparse.Namespace) -> None:
@@ -25,8 +26,7 @@ def bring(args: argparse.Namespace) -> None:
             raise ArgumentError(f"bring: --module of {args.source}, expected a PyTorch module")
         saving.check_module_path(args.module)
     values = str(Path(args.module).with_suffix(".npz")) if args.module else None
-    file = args.source.rpartition(":")[0] or args.source
-    check_distinct(file, args.json, args.html, args.module, values, args.onnx)
+    check_distinct(file_of(args.source), args.json, args.html, args.module, values, args.onnx)
     if not 0 <= args.seed < 2**63:
         raise ArgumentError(f"bring: --seed {args.seed}, expected 0 … 2^63 − 1")
     precision = args.precision or "fp8"

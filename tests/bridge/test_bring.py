@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -46,6 +47,13 @@ def with_a_list():
 
     return Sum(), ([torch.ones(2, 8), torch.ones(2, 8)],)
 
+def with_dropout():
+    class Dropped(torch.nn.Linear):
+        def forward(self, x):
+            return torch.nn.functional.dropout(super().forward(x), 0.5)
+
+    return Dropped(8, 4), (torch.ones(2, 8),)
+
 def refused():
     return torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.CELU())
 """
@@ -87,6 +95,11 @@ def test_inputs_may_come_with_the_module_and_the_plan_is_printed(file, capsys):
         (["missing", "--input", "2,8"], "has no missing"),
         (["with_inputs", "--module", "scaled.txt"], "--module 'scaled.txt': expected a Python file such as scaled.py"),
         (["with_inputs", "--module", "a-b.py"], "--module 'a-b.py': expected a Python file such as scaled.py"),
+        (["with_inputs", "--module", "class.py"], "--module 'class.py': expected a Python file such as scaled.py"),
+        (
+            ["with_dropout", "--eval", "--module", "a.py"],
+            "aten.dropout.default 'dropout' stays on in torch's eval mode",
+        ),
         (["with_a_list", "--module", "scaled.py"], "--module 'scaled.py': an input is not a tensor, expected tensors"),
         (["with_inputs", "--html", "none/a.html"], "cannot write 'none/a.html': there is no directory 'none'"),
         (["with_inputs", "--module", "mine.py"], "cannot write 'mine.py': it is the source or another result"),
@@ -105,6 +118,34 @@ def test_what_cannot_be_imported_is_one_line(file, arguments, message, capsys, t
     assert captured.err.count("\n") == 1
     assert not captured.out
     assert [path.name for path in tmp_path.iterdir()] == [file.name] or "missing" in arguments
+
+
+def test_the_file_of_an_importable_source_is_not_overwritten(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    path = tmp_path / "importable_source.py"
+    path.write_text(FILE)
+    assert main(["bring", "importable_source:with_inputs", "--module", path.name]) == 2
+    assert "cannot write 'importable_source.py': it is the source or another result" in capsys.readouterr().err
+    assert path.read_text() == FILE
+
+
+def test_a_module_that_overwrites_its_input_is_rebuilt(tmp_path):
+    source, path = tmp_path / "mine.py", tmp_path / "scaled.py"
+    source.write_text(
+        """
+import torch
+
+class Shifted(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward(x.add_(1.0))
+
+def make():
+    return Shifted(8, 4), (torch.ones(2, 8),)
+"""
+    )
+    assert main(["bring", f"{source}:make", "--module", str(path)]) == 0
+    assert made(path)(torch.ones(2, 8)).shape == (2, 4)
 
 
 @pytest.fixture
