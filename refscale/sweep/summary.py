@@ -73,15 +73,20 @@ def seed_interval(found: Sequence[CellResult]) -> float:
 
     The typical variance is the median of the cells' variances, over the median of χ²/ν (Wilson and Hilferty 1931), so
     that a few cells near the edge of stability do not widen all intervals. Medians of few normal numbers vary by at
-    most √(π/2) times the variation of means. Without a cell of two seeds that ended: 0, which is no interval.
+    most √(π/2) times the variation of means. Cells without a run do not count. Without a cell of two finished seeds the
+    result is 0, which is not an interval.
     """
-    spread = []
-    for o in found:
-        finite = [x for x in o.losses if math.isfinite(x)]
-        if len(finite) > 1:
-            spread.append(variance(finite) / (1 - 2 / (9 * (len(finite) - 1))) ** 3)
-    seeds = median(len(o.losses) for o in found) if found else 0
-    return 1.96 * math.sqrt(median(spread) * (2 / seeds) * (math.pi / 2)) if spread else 0.0
+    spread = _variances(found)
+    if not spread:
+        return 0.0
+    seeds = median(len(o.losses) for o in found if o.losses)
+    return 1.96 * math.sqrt(median(spread) * (2 / seeds) * (math.pi / 2))
+
+
+def _variances(found: Sequence[CellResult]) -> list[float]:
+    """Return the variance of every cell with at least two finished seeds, over the median of χ²/ν."""
+    finite = [[x for x in o.losses if math.isfinite(x)] for o in found]
+    return [variance(xs) / (1 - 2 / (9 * (len(xs) - 1))) ** 3 for xs in finite if len(xs) > 1]
 
 
 def summary(spec: SweepSpec, rows: Mapping[str, Row]) -> str:
@@ -96,8 +101,7 @@ def summary(spec: SweepSpec, rows: Mapping[str, Row]) -> str:
     )
     tables = [render(_points(spec, found))]
     if len(spec.variants) > 1:
-        spread = any(sum(map(math.isfinite, o.losses)) > 1 for o in found)
-        interval = seed_interval(found) if spread else None
+        interval = seed_interval(found) if _variances(found) else None
         tables.append(render(_shares(spec, found, interval)))
         about = "the 95 % interval of a difference, from the cells' typical spread over seeds"
         tables.append(_NO_INTERVAL if interval is None else f"Within ± {interval:.4f}: {about}.")

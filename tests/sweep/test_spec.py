@@ -289,6 +289,14 @@ class TestTables:
         two = one | {("pre", "a"): (3.0, 3.5, None)}
         assert "Within ± " in summary(self.SPEC, self.rows(two))
 
+    def test_cells_that_have_not_run_do_not_change_the_interval(self):
+        """A sweep that is interrupted, or half done: one cell of four with its three seeds."""
+        every = {(norm, variant): (3.0, 3.1, 3.2) for norm in ("pre", "post") for variant in "ab"}
+        part = dict.fromkeys(every, ()) | {("pre", "a"): every["pre", "a"]}
+        of_part, of_all = (seed_interval(outcomes(self.SPEC, self.rows(x))) for x in (part, every))
+        assert of_part == of_all > 0
+        assert "t: 3 runs (0 diverged, 0 failed)" in summary(self.SPEC, self.rows(part))
+
     def test_what_ends_at_the_limit_has_not_diverged(self):
         row = next(iter(self.rows({(n, v): (6.5,) for n in ("pre", "post") for v in "ab"}).values()))
         assert loss_of(row, 6.5) == loss_of(row) == 6.5
