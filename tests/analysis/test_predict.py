@@ -232,6 +232,7 @@ PROGRAMS = {
     "pad": lambda x, y, w: F.pad(apply(ops.Gelu(), x), (0, 0, 3, 2), "replicate"),
     "pad with a number": lambda x, y, w: F.pad(x, (0, 0, 3, 2), value=2.0),
     "interpolate": lambda x, y, w: F.linear(F.interpolate(apply(ops.Gelu(), x), scale_factor=3), w),
+    "linear resize": lambda x, y, w: F.linear(apply(ops.LinearResize(17, True), apply(ops.Gelu(), x)), w),
     "expand": lambda x, y, w: apply(ops.Expand((3, *N)), x),
     "silu_glu": lambda x, y, w: apply(ops.SiluGlu(), x, y),
     "glu": lambda x, y, w: F.glu(x, F.linear(y, w), "relu"),
@@ -583,6 +584,9 @@ EXACTLY = {  # program, RMS of the output, RMS of the gradient of x (6, 10, 32),
     "slice": (lambda x, y, w: apply(ops.Slice(2, 3, 11), x), 1, (8 / 32) ** 0.5),
     "concat": (lambda x, y, w: apply(ops.Concat(1), x, y), 1, 1),
     "gather": (lambda x, y, w: apply(ops.Gather(), x, np.zeros((6, 3), int)), 1, 0.3**0.5),
+    # 10 → 5: every result is the mean of a pair. 10 → 19, aligned: the ten elements, and the nine means of neighbors.
+    "resize": (lambda x, y, w: apply(ops.LinearResize(5), x), 0.5**0.5, 0.5),
+    "aligned resize": (lambda x, y, w: apply(ops.LinearResize(19, True), x), (14.5 / 19) ** 0.5, 1.45**0.5),
     "rms_norm": (
         lambda x, y, w: apply(ops.RmsNorm(0.0), x, x.tape.tensor(np.ones(32), "gain")),
         1,
