@@ -33,7 +33,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale.errors import DataError, InUseError, RefscaleError
+from refscale.errors import ArgumentError, DataError, InUseError, RefscaleError
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -43,6 +43,23 @@ Source: TypeAlias = "str | Path | Traversable"
 
 if sys.platform != "win32":
     import fcntl
+
+
+def check_output(path: str | Path, call: str = "") -> None:
+    """Check before a long computation that a file can be written.
+
+    Args:
+        path: file to create or replace.
+        call: function called, at the start of the message.
+
+    Raises:
+        ArgumentError: the file's directory does not exist, or ``path`` is a directory.
+    """
+    message = f"{f'{call}: ' if call else ''}cannot write {str(path)!r}"
+    if not Path(path).parent.is_dir():
+        raise ArgumentError(f"{message}: there is no directory {str(Path(path).parent)!r}")
+    if Path(path).is_dir():
+        raise ArgumentError(f"{message}: it is a directory")
 
 
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from refscale.analysis.tables.formats import format_label
 from refscale.errors import ArgumentError
-from refscale.files import write_atomically
+from refscale.files import check_output, write_atomically
 from refscale.formats import get_format
 
 if TYPE_CHECKING:
@@ -87,13 +87,12 @@ def check_plot(path: str | Path) -> None:
         path: name of the figure.
 
     Raises:
-        ArgumentError: matplotlib is not installed, the name does not end in .svg, .png or .pdf, or its folder does not
-            exist.
+        ArgumentError: matplotlib is not installed; or the name does not end in .svg, .png or .pdf, its directory does
+            not exist, or it is a directory.
     """
     if Path(path).suffix.lower() not in KINDS_OF_FILE:
         raise ArgumentError(f"plot: cannot write {str(path)!r}, expected a name ending in {', '.join(KINDS_OF_FILE)}")
-    if not Path(path).parent.is_dir():
-        raise ArgumentError(f"plot: cannot write {str(path)!r}: the folder {str(Path(path).parent)!r} does not exist")
+    check_output(path, "plot")
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:

@@ -6,7 +6,7 @@ import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
-from refscale.cli.outputs import check_directories, check_distinct
+from refscale.cli.outputs import check_distinct, check_outputs
 from refscale.errors import ArgumentError
 from refscale.files import write_json
 from refscale.modules import file_of
@@ -20,7 +20,7 @@ def bring(args: argparse.Namespace) -> None:
 
     onnx = args.source.endswith(sources.ONNX)
     _check_installed("onnx" if onnx else "torch")
-    check_directories(args.json, args.html, args.module, args.onnx)
+    check_outputs(args.json, args.html, args.module, args.onnx)
     if args.module:
         if onnx:
             raise ArgumentError(f"bring: --module of {args.source}, expected a PyTorch module")

@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refscale.cli.outputs import check_directories
+from refscale.cli.outputs import check_outputs
 from refscale.errors import ArgumentError, counted
 from refscale.files import name_of
 
@@ -39,9 +39,7 @@ def _formats(args: argparse.Namespace) -> None:
 def _snr(args: argparse.Namespace) -> None:
     from refscale import analysis
 
-    if args.plot:
-        analysis.check_plot(args.plot)
-    check_directories(args.plot)
+    check_outputs(plot=args.plot)
     if args.blocks:
         if args.formats:
             raise ArgumentError("snr: --blocks with --formats, expected one of the two")
@@ -84,7 +82,7 @@ def _ops(args: argparse.Namespace) -> None:
 def _measure(args: argparse.Namespace) -> None:
     from refscale.analysis.tables import measure
 
-    check_directories(args.json)
+    check_outputs(args.json)
     shapes = measure.parse_shapes(args.shape)
     found = measure.measure(measure.load_function(args.measure), shapes, repeat=args.repeat, seed=args.seed)
     if args.json:
@@ -110,7 +108,7 @@ def _finetune(args: argparse.Namespace) -> None:
     from refscale.cli import finetuned
     from refscale.train import FINE_TUNING
 
-    check_directories(args.predictions, args.null_odds)
+    check_outputs(args.predictions, args.null_odds)
     data = _span_data(args)
     run = _run(args, replace(FINE_TUNING, model=name_of(args.pretrained)), data)
     if args.predictions or args.null_odds or args.save:
@@ -168,9 +166,7 @@ def _compare(args: argparse.Namespace) -> None:
         evaluate_every=base.steps,
         checkpoint_every=max(1, base.steps // 5),
     )
-    if args.plot:
-        analysis.check_plot(args.plot)
-    check_directories(args.plot)
+    check_outputs(plot=args.plot)
     variants = BLOCKS if args.blocks else VARIANTS[base.task] + (SWEEP if base.task == "masked-lm" else ())
     runs = sum(v.seeds or args.seeds for v in variants) + 3 * len({v.scheme for v in variants})
     with Progress(runs, "runs", "compare") as progress:
@@ -189,15 +185,12 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _sweep(args: argparse.Namespace) -> None:
-    from refscale import analysis
     from refscale.progress import Progress
     from refscale.sweep import draw, load_spec, open_executor, read_rows, summary, sweep
     from refscale.sweep.rows import RESULTS
 
     spec = load_spec(args.spec)
-    if args.plot:
-        analysis.check_plot(args.plot)
-    check_directories(args.plot)
+    check_outputs(plot=args.plot)
     if args.report:
         if not (Path(args.out) / RESULTS).exists():
             raise ArgumentError(f"sweep: {args.out!r} contains no sweep, expected a directory with {RESULTS}")
@@ -217,9 +210,7 @@ def _sweep(args: argparse.Namespace) -> None:
 def _scales(args: argparse.Namespace) -> None:
     from refscale import analysis
 
-    if args.plot:
-        analysis.check_plot(args.plot)
-    check_directories(args.plot, args.json)
+    check_outputs(args.json, plot=args.plot)
     drifts = [analysis.read_drift(out) for out in args.runs]
     if args.json:
         analysis.save_drifts(args.json, drifts)
@@ -231,7 +222,7 @@ def _scales(args: argparse.Namespace) -> None:
 def _verify(args: argparse.Namespace) -> int:
     from refscale.cli import claims
 
-    check_directories(args.json)
+    check_outputs(args.json)
     return claims.verify(args)
 
 
@@ -244,14 +235,14 @@ def _golden(args: argparse.Namespace) -> None:
 def _conform(args: argparse.Namespace) -> int:
     from refscale.cli import conformance
 
-    check_directories(args.json)
+    check_outputs(args.json)
     return conformance.conform(args)
 
 
 def _accumulator(args: argparse.Namespace) -> int:
     from refscale.cli import accumulator
 
-    check_directories(args.json)
+    check_outputs(args.json)
     return accumulator.accumulator(args)
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from refscale.errors import ArgumentError
+from refscale.files import check_output
 
 
-def check_directories(*paths: str | None) -> None:
-    """Check before a long run that the results can be written; raise ArgumentError if not."""
-    for path in paths:
-        if path and not Path(path).parent.is_dir():
-            raise ArgumentError(f"cannot write {path!r}: there is no directory {str(Path(path).parent)!r}")
-        if path and Path(path).is_dir():
-            raise ArgumentError(f"cannot write {path!r}: it is a directory")
+def check_outputs(*paths: str | None, plot: str | None = None) -> None:
+    """Check before a long run that the results can be written, ``plot`` as a figure; raise ArgumentError if not."""
+    if plot:
+        from refscale.analysis import check_plot
+
+        check_plot(plot)
+    for path in filter(None, paths):
+        check_output(path)
 
 
 def check_distinct(source: str, *paths: str | None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refscale.cli.arguments import DEFAULT_MODEL, PANELS
-from refscale.cli.outputs import check_directories
+from refscale.cli.outputs import check_outputs
 from refscale.errors import ArgumentError
 from refscale.files import name_of
 
@@ -43,7 +43,7 @@ def report(args: argparse.Namespace) -> None:
     data = _first_data(args, model)
     schemes = ("regular", "unit") if args.scheme == "both" else (args.scheme,)
     precision = get_precision(args.precision or "fp32")
-    _check_outputs(args.plot, args.json, args.html)
+    check_outputs(args.json, args.html, plot=args.plot)
     if args.flops:
         counts = [
             analysis.count_flops(model, scheme, **{k: v for k, v in data.items() if k != "text"}) for scheme in schemes
@@ -89,7 +89,7 @@ def _report_checkpoint(args: argparse.Namespace) -> None:
 
     if names := _given(args, _OF_A_MODEL):
         raise ArgumentError(f"report: --checkpoint {args.checkpoint!r} with {names}, but a checkpoint has its own")
-    _check_outputs(args.plot, args.json, args.html)
+    check_outputs(args.json, args.html, plot=args.plot)
     path = Path(args.checkpoint)
     checkpoint = newest(path) if path.is_dir() else load_checkpoint(path)
     parameters = sum(p.size for p in checkpoint.state.parameters.values())
@@ -101,7 +101,7 @@ def fidelity(args: argparse.Namespace) -> None:
     """Print the errors of narrow formats in a program."""
     from refscale.programs import load_program
 
-    _check_outputs(args.plot, args.json)
+    check_outputs(args.json, plot=args.plot)
     _fidelity(args, load_program(args.model), args.model)
 
 
@@ -110,7 +110,7 @@ def _report_pretrained(args: argparse.Namespace) -> None:
 
     if names := _given(args, _NOT_OF_A_TRAINED_MODEL):
         raise ArgumentError(f"report: --pretrained {args.pretrained!r} with {names}, not applicable to it")
-    _check_outputs(args.plot, args.json)
+    check_outputs(args.json, plot=args.plot)
     model = load_trained(args.pretrained, args.text)
     batch = 2 if args.batch is None else args.batch
     _fidelity(args, model, name_of(args.pretrained), text=args.text, batch=batch, seq=args.seq)
@@ -130,14 +130,6 @@ def _fidelity(args: argparse.Namespace, model: Any, name: str, **data: Any) -> N
     if args.plot:
         analysis.plot_fidelity(args.plot, report)
     print(analysis.render_fidelity(report), end="")
-
-
-def _check_outputs(plot: str | None, *others: str | None) -> None:
-    from refscale import analysis
-
-    if plot:
-        analysis.check_plot(plot)
-    check_directories(plot, *others)
 
 
 def _given(args: argparse.Namespace, defaults: Mapping[str, object]) -> str:

@@ -169,8 +169,11 @@ def test_unknown_kind_of_file():
         check_plot("f.bmp")
 
 
-def test_a_missing_folder(tmp_path):
-    with pytest.raises(ArgumentError, match=r"^plot: cannot write '.*': the folder '.*none' does not exist$"):
+def test_a_missing_folder_and_a_folder_of_that_name(tmp_path):
+    with pytest.raises(ArgumentError, match=r"^plot: cannot write '.*': there is no directory '.*none'$"):
         check_plot(tmp_path / "none/f.svg")
+    (tmp_path / "folder.svg").mkdir()
+    with pytest.raises(ArgumentError, match=r"^plot: cannot write '.*folder\.svg': it is a directory$"):
+        check_plot(tmp_path / "folder.svg")
     pytest.importorskip("matplotlib")
     check_plot(tmp_path / "f.svg")
