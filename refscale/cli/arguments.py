@@ -1,17 +1,18 @@
-"""The options of each command; those of the backend commands are in ``backend_arguments``."""
+"""The options of each command; ``training_arguments`` and ``backend_arguments`` have those of their commands."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from refscale import __version__
 from refscale.cli.backend_arguments import add_accumulator, add_conform, add_golden
+from refscale.cli.shared_arguments import MODEL_CONSTRAINTS, WITH_OPTIONS, add_plot, add_text, models_in_words
+from refscale.cli.training_arguments import add_compare, add_finetune, add_scales, add_sweep, add_train
 
 if TYPE_CHECKING:
     from refscale.stats import Kind
-    from refscale.train import TrainConfig
 
 DEFAULT_MODEL = "bert-tiny"
 """Model of ``report`` if none is given."""
@@ -51,19 +52,6 @@ def _by_door() -> Iterator[str]:
     yield "\nrefscale COMMAND --help describes a command and its options."
 
 
-def _models() -> str:
-    from refscale.models import NAMES
-
-    names = ", ".join(NAMES)
-    return f"{names}; one with fields replaced, such as charlm-conv:norm=post,layers=2; or a program, mine.py:model"
-
-
-_WITH_OPTIONS = "unit:rows=alike,embeddings=v/b"
-
-_MODEL_CONSTRAINTS = ("geometric", "harmonic", "arithmetic", "to_output_scale", "none")
-"""The ``scales.CONSTRAINTS`` that apply to every op of a model, with any number of constrained inputs."""
-
-
 def _add_fidelity(parser: argparse.ArgumentParser) -> None:
     from refscale.precision import POLICIES
 
@@ -84,9 +72,7 @@ def _add_fidelity(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed of the batch (default: 0)")
     parser.add_argument("--json", metavar="FILE", help="also write the report to FILE as JSON")
-    parser.add_argument(
-        "--plot", metavar="FILE", help="also plot the errors: .svg, .png or .pdf (needs refscale[plots])"
-    )
+    add_plot(parser, "errors")
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -104,14 +90,14 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         "model",
         nargs="?",
         metavar="MODEL",
-        help=f"{_models()} (default: {DEFAULT_MODEL})",
+        help=f"{models_in_words()} (default: {DEFAULT_MODEL})",
     )
     parser.add_argument("--model", dest="option", metavar="MODEL", help="same as the positional MODEL")
     parser.add_argument(
         "--scheme",
         metavar="NAME",
         default="both",
-        help=f"scheme: {', '.join(SCHEMES)}, or with options, such as {_WITH_OPTIONS} (default: regular beside unit); "
+        help=f"scheme: {', '.join(SCHEMES)}, or with options, such as {WITH_OPTIONS} (default: regular beside unit); "
         "adapted: the program's initial parameters are taken as a trained regular model, and its function is kept at "
         "unit scale",
     )
@@ -123,7 +109,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--constraint",
-        choices=_MODEL_CONSTRAINTS,
+        choices=MODEL_CONSTRAINTS,
         default="geometric",
         help="common value of α and β inside residual branches (default: geometric, the paper's; none: forks balance "
         "them)",
@@ -138,12 +124,10 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="random seed of weights and batch (default: 0)"
     )
-    parser.add_argument("--text", metavar="FILE", help="UTF-8 text of the batch (default: text that comes with Python)")
+    add_text(parser, "of the batch")
     parser.add_argument("--json", metavar="FILE", help="also write the report to FILE as JSON")
     parser.add_argument("--html", metavar="FILE", help="also write an HTML page with a row for each tensor")
-    parser.add_argument(
-        "--plot", metavar="FILE", help="also plot the scales: .svg, .png or .pdf (needs refscale[plots])"
-    )
+    add_plot(parser, "scales")
     parser.add_argument("--panels", choices=PANELS, help="plot only this kind of tensor (default: all four kinds)")
     parser.add_argument(
         "--checkpoint",
@@ -157,195 +141,13 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="print a line for every tensor, of large models too")
 
 
-def _add_train(parser: argparse.ArgumentParser) -> None:
-    from refscale.train import TrainConfig
-
-    parser.description = (
-        "Train a model on real text: a BERT on masked words and next sentences, a language model on the next "
-        "character; or a program of your own (mine.py:model, a refscale.programs.Program) on its own batches. After an "
-        "interruption, the same command with --resume continues to the same bits. The defaults shown are those of "
-        "bert-mini; language models have --batch 8 and --seq 128. A program defines batch, seq, dropout and constraint "
-        "itself; its checkpoints are refused after its file has changed."
-    )
-    parser.add_argument(
-        "model",
-        nargs="?",
-        default=argparse.SUPPRESS,
-        metavar="MODEL",
-        help=f"{_models()} (default: bert-mini)",
-    )
-    _add_run(parser, TrainConfig())
-    parser.add_argument("--text", metavar="FILE", help="UTF-8 text to train on (default: text that comes with Python)")
-
-
-def _add_finetune(parser: argparse.ArgumentParser) -> None:
-    from refscale.train import FINE_TUNING
-
-    parser.description = (
-        "Fine-tune a trained BERT to extract answers, as in SQuAD 1.1 or, if a file has unanswerable questions, 2.0. "
-        "The model is a published checkpoint or a run of train. With --scheme unit a regular model is first adapted to "
-        "unit scale, which keeps its function. After an interruption, the same command with --resume continues to the "
-        "same bits."
-    )
-    parser.add_argument("task", choices=["squad"], help="the task")
-    _add_span_data(parser, required=True)
-    _add_run(parser, FINE_TUNING)
-    parser.add_argument(
-        "--predictions", metavar="FILE", help="also write the answers as the SQuAD evaluation script reads them"
-    )
-    parser.add_argument(
-        "--null-odds", metavar="FILE", help="also write the log-odds of no answer, --na-prob-file of the SQuAD script"
-    )
-    parser.add_argument("--save", metavar="DIR", help="also write the fine-tuned model as a published checkpoint")
-
-
-def _add_span_data(parser: argparse.ArgumentParser, required: bool = False) -> None:
-    parser.add_argument(
-        "--pretrained", required=required, metavar="DIR", help="trained model: a published BERT or a run of train"
-    )
-    parser.add_argument(
-        "--train",
-        metavar="FILE",
-        help="training questions in the format of SQuAD 1.1 or 2.0 (default: generated questions)",
-    )
-    parser.add_argument("--dev", metavar="FILE", help="validation questions (default: generated questions)")
-    text = "UTF-8 text of a run of train, and of the generated questions (default: text that comes with Python)"
-    parser.add_argument("--text", metavar="FILE", help=text)
-
-
-def _add_run(parser: argparse.ArgumentParser, default: TrainConfig) -> None:
-    """Add the options of a training run, without those of its data."""
-    from refscale.optim import OPTIMIZERS, SCHEDULES
-    from refscale.precision import POLICIES
-    from refscale.spellings import read_number
-
-    def add(name: str, help: str, **options: Any) -> None:
-        # No argparse defaults: an absent option takes the value of the configuration or of the resumed run.
-        shown = getattr(default, name.replace("-", "_"))
-        suffix = "" if shown in (None, "") else f" (default: {shown})"
-        parser.add_argument(f"--{name}", help=help + suffix, default=argparse.SUPPRESS, **options)
-
-    schemes = ", ".join(default.kind.log2_lr)
-    add("scheme", f"scheme: {schemes}, or with options, such as {_WITH_OPTIONS}", metavar="NAME")
-    add(
-        "precision",
-        f"precision policy: {', '.join(POLICIES)}, or a mix such as store=bf16,operand=e4m3fn",
-        metavar="NAME",
-    )
-    add("scaling", "loss or tensor scaling: none, static:2^15, automatic, current or delayed", metavar="NAME")
-    add("constraint", "common value of α and β inside residual branches", choices=_MODEL_CONSTRAINTS)
-    add("steps", "number of optimizer steps", type=int, metavar="N")
-    add("batch", "sequences in each batch", type=int, metavar="N")
-    add("seq", "tokens in each sequence", type=int, metavar="N")
-    add(
-        "lr", "peak learning rate, such as 0.01 or 2^-6 (default: that of the scheme)", type=read_number, metavar="RATE"
-    )
-    add(
-        "optimizer",
-        f"optimizer: {', '.join(OPTIMIZERS)}; options as in sgd:momentum=0.9, adamw:independent",
-        metavar="NAME",
-    )
-    add("weight-decay", "weight decay of the optimizer", type=float, metavar="X")
-    add("decay", "weight decay by role or name pattern, such as embedding=0,bias=0.01", metavar="RULES")
-    add("accumulate", "batches in a step; their gradients are averaged", type=int, metavar="N")
-    add(
-        "clip",
-        "largest norm of the true gradients; larger ones are scaled down (default: no limit)",
-        type=float,
-        metavar="X",
-    )
-    add("schedule", "schedule of the learning rate", choices=list(SCHEDULES))
-    add("warmup", "steps of warm-up (default: a tenth of the steps)", type=int, metavar="N")
-    add(
-        "halve-every",
-        "half-life of the learning rate in steps, for schedules exponential and halving",
-        type=int,
-        metavar="N",
-    )
-    add("dropout", "dropout probability", type=float, metavar="P")
-    add("seed", "random seed of weights, text, dropout and stochastic rounding", type=int, metavar="N")
-    add("evaluate-every", "steps between validations", type=int, metavar="N")
-    add("evaluation-batches", "batches in each validation; for questions, 0: all", type=int, metavar="N")
-    if default.task == "squad":
-        add(
-            "stride",
-            "tokens between the starts of windows of a long context (default: half of a window)",
-            type=int,
-            metavar="N",
-        )
-    add("scales-every", "steps between records of every tensor's scale; 0: no records", type=int, metavar="N")
-    add("checkpoint-every", "steps between checkpoints", type=int, metavar="N")
-    parser.add_argument("--out", required=True, metavar="DIR", help="directory of the run, created if absent")
-    parser.add_argument("--resume", action="store_true", help="continue the run in DIR, if there is one")
-
-
-def _add_compare(parser: argparse.ArgumentParser) -> None:
-    from refscale.train import FINE_TUNING, TrainConfig
-
-    pre, fine = TrainConfig(), FINE_TUNING
-    parser.description = (
-        "Train one model in FP32, FP16, BF16 and FP8: regular, unit-scaled, and with loss and tensor scaling. The "
-        "learning rate of each scheme is chosen from a grid. MODEL may be a program of your own, mine.py:model, with a "
-        "score named loss. With --pretrained, fine-tune that model instead. The same command continues an interrupted "
-        "comparison."
-    )
-
-    def add(name: str, help: str, shown: object, **options: Any) -> None:
-        parser.add_argument(f"--{name}", help=f"{help}default: {shown}", **options)
-
-    parser.add_argument(
-        "model", nargs="?", metavar="MODEL", help=f"model to train (default: {pre.model}); none with --pretrained"
-    )
-    for name in ("steps", "batch", "seq"):
-        before, after = getattr(pre, name), getattr(fine, name)
-        add(name, "", before if before == after else f"{before}; with --pretrained {after}", type=int, metavar="N")
-    add("evaluation-batches", "0 for all questions; ", "64; with --pretrained 0", type=int, metavar="N")
-    add("seeds", "how many; ", 3, type=int, default=3, metavar="N")
-    parser.add_argument(
-        "--blocks", action="store_true", help="compare block-scaled formats, not loss and tensor scaling"
-    )
-    parser.add_argument(
-        "--plot", metavar="FILE", help="also plot the losses: .svg, .png or .pdf (needs refscale[plots])"
-    )
-    add("jobs", "processes at a time; ", 1, type=int, default=1, metavar="N")
-    _add_span_data(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="directory of the runs, created if absent")
-
-
-def _add_sweep(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Train every cell of a grid in every variant, each at a searched learning rate, and print the table of "
-        "results. The same command continues an interrupted sweep. A run that diverges or fails has a row, too."
-    )
-    parser.add_argument("spec", metavar="SPEC", help="a TOML file, or the name of a built-in one: charlm, …")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="parallel processes (default: 1)")
-    parser.add_argument("--executor", metavar="dask:ADDRESS", help="run on the workers of a Dask cluster instead")
-    parser.add_argument("--text", metavar="FILE", help="UTF-8 text to train on (default: text that comes with Python)")
-    parser.add_argument(
-        "--plot", metavar="FILE", help="also plot the results: .svg, .png or .pdf (needs refscale[plots])"
-    )
-    parser.add_argument("--keep", action="store_true", help="keep the checkpoints of all runs")
-    parser.add_argument("--report", action="store_true", help="train nothing; print the results in DIR")
-    parser.add_argument("--out", required=True, metavar="DIR", help="directory of the sweep, created if absent")
-
-
-def _add_scales(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", metavar="DIR", help="directories of runs trained with --scales-every")
-    parser.add_argument("--json", metavar="FILE", help="also write every tensor's scales to FILE as JSON")
-    parser.add_argument(
-        "--plot", metavar="FILE", help="also plot the scales: .svg, .png or .pdf (needs refscale[plots])"
-    )
-
-
 def _add_snr(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--formats", metavar="A,B", help="format names, separated by commas (default: FP16, BF16 and four FP8 formats)"
     )
     parser.add_argument("--blocks", action="store_true", help="print block-scaled formats, on several distributions")
     parser.add_argument("--pretrained", metavar="DIR", help="with --blocks: also on the matrices of a trained model")
-    parser.add_argument(
-        "--plot", metavar="FILE", help="also plot the ratios: .svg, .png or .pdf (needs refscale[plots])"
-    )
+    add_plot(parser, "ratios")
 
 
 def _add_ops(parser: argparse.ArgumentParser) -> None:
@@ -446,12 +248,12 @@ DOORS: dict[str, dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]
         "verify": ("check the claims, at any sizes; exit status 1 if one fails", _add_verify),
     },
     "adapt: train in any scheme, precision and technique": {
-        "train": ("train a model on real text", _add_train),
-        "finetune": ("fine-tune a trained BERT to extract answers, as in SQuAD 1.1 and 2.0", _add_finetune),
-        "scales": ("change of every tensor's scale during runs of train", _add_scales),
-        "compare": ("train with every precision and technique; print the tables", _add_compare),
+        "train": ("train a model on real text", add_train),
+        "finetune": ("fine-tune a trained BERT to extract answers, as in SQuAD 1.1 and 2.0", add_finetune),
+        "scales": ("change of every tensor's scale during runs of train", add_scales),
+        "compare": ("train with every precision and technique; print the tables", add_compare),
         "bring": ("import a PyTorch module: its scales, its unit-scaling plan, its gradient errors", _add_bring),
-        "sweep": ("train a grid of settings from a spec, each at its best learning rate", _add_sweep),
+        "sweep": ("train a grid of settings from a spec, each at its best learning rate", add_sweep),
     },
     "conform: check a kernel, a framework or a chip bit by bit": {
         "conform": ("run a backend on the golden vectors; exit status 1 if it fails", add_conform),

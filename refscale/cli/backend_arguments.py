@@ -45,9 +45,7 @@ def add_conform(parser: argparse.ArgumentParser) -> None:
         "instead, each call on its own inputs within the bound of its op: exit status 0 if every call passes, 1 if one "
         "deviates, 2 if the trace cannot be read."
     )
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("backend", nargs="?", metavar="BACKEND", help="module:Class, or the name of a shipped backend")
-    which.add_argument("--pipe", metavar="PROGRAM", help="program that reads requests and writes replies as text")
+    which = _add_backend(parser)
     which.add_argument("--all-installed", action="store_true", help="run every shipped backend that can be imported")
     which.add_argument(
         "--trace",
@@ -112,6 +110,14 @@ def add_conform(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--failures", type=int, default=5, metavar="N", help="number of failures to print (default: 5)")
 
 
+def _add_backend(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """Add BACKEND and ``--pipe``; return their group, of which one argument is required."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("backend", nargs="?", metavar="BACKEND", help="module:Class, or the name of a shipped backend")
+    which.add_argument("--pipe", metavar="PROGRAM", help="program that reads requests and writes replies as text")
+    return which
+
+
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     """Add the limits of a program's replies."""
     parser.add_argument(
@@ -134,9 +140,7 @@ def add_accumulator(parser: argparse.ArgumentParser) -> None:
         "accumulator explains. A backend that accepts a start value, D = A·B + C, receives it as a third array, c. "
         "Exit status: 0 if an accumulator matches, 1 if none does, 2 after an error."
     )
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("backend", nargs="?", metavar="BACKEND", help="module:Class, or the name of a shipped backend")
-    which.add_argument("--pipe", metavar="PROGRAM", help="program that reads requests and writes replies as text")
+    _add_backend(parser)
     parser.add_argument(
         "--format",
         metavar="NAME",
