@@ -73,7 +73,7 @@ def interpolate(
 
     Raises:
         ArgumentError: neither or both of ``size`` and ``scale_factor`` are given, ``size`` is not a multiple of that of
-            x in mode "nearest", or ``mode`` is unknown.
+            x in mode "nearest", ``align_corners`` is True in mode "nearest", or ``mode`` is unknown.
     """
     call = f"interpolate(size={size}, scale_factor={scale_factor}, mode={mode!r})"
     linear = dict(enumerate(LINEAR_MODES, 1)).get(x.ndim - 2)
@@ -81,6 +81,8 @@ def interpolate(
         raise ArgumentError(f"{call}: expected mode 'nearest'" + (f" or {linear!r}" if linear else ""))
     if (size is None) == (scale_factor is None):
         raise ArgumentError(f"{call}: expected one of size and scale_factor")
+    if align_corners and mode == "nearest":
+        raise ArgumentError(f"{call}: align_corners applies to linear interpolation only")
     space = x.shape[1:-1]
     if mode == linear:
         if size is None:

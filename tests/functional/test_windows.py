@@ -111,6 +111,9 @@ REFUSED = {
     ),
     "size=None, scale_factor=None, mode='nearest'\\): expected one of": lambda x: F.interpolate(x),
     "expected one of size and scale_factor": lambda x: F.interpolate(x, 8, 2),
+    "mode='nearest'\\): align_corners applies to linear interpolation only": lambda x: F.interpolate(
+        x, 8, align_corners=True
+    ),
     "expected a multiple of \\(4, 6\\) on each axis": lambda x: F.interpolate(x, (8, 15)),
     "expected a multiple of": lambda x: F.interpolate(x, (8,)),
     "size=8.0, .*expected a multiple of": lambda x: F.interpolate(x, 8.0),
