@@ -4,8 +4,8 @@
     python tutorials/notebooks.py DIR --reference PAGES   # names link to the API reference in PAGES: see reference.py
 
 DIR receives ``NN-name.ipynb`` and ``NN-name.py`` for each lesson, the folders ``figures`` and ``results``, and
-``test_NN.py`` for a lesson with a file of tests. Run the notebooks and scripts in DIR. A lesson that trains refuses to
-write over the runs of its last time: delete those, or write the lessons to a new directory.
+``test_NN.py`` for a lesson with a file of tests. Run the notebooks and scripts in DIR. A lesson that trains does not
+overwrite runs: before a second time, delete them, or write the lessons to a new directory.
 
 The lessons are Markdown, and their blocks of Python are doctests. An example with output ends a cell. An exception that
 a lesson shows does not stop the notebook or the script.
@@ -58,7 +58,7 @@ class Cell:
 
 
 def blocks(text: str) -> Iterator[tuple[str | None, str]]:
-    """The text of a lesson in order: None and Markdown, or the words after the fence and a block of Python."""
+    """Yield the text of a lesson in order: None and Markdown, or the words after the fence and a block of Python."""
     lines: list[str] = []
     python = None
     other = False  # inside a block of another language
@@ -77,11 +77,11 @@ def blocks(text: str) -> Iterator[tuple[str | None, str]]:
 
 
 def cells(text: str, number: str) -> tuple[list[Cell], list[str]]:
-    """The cells of a lesson, and its files of tests.
+    """Return the cells of a lesson, and its files of tests.
 
     Args:
-        text: Markdown.
-        number: of the lesson, two digits.
+        text: the lesson in Markdown.
+        number: number of the lesson, two digits.
     """
     found: list[Cell] = []
     tests: list[str] = []
@@ -105,7 +105,7 @@ def cells(text: str, number: str) -> tuple[list[Cell], list[str]]:
 
 
 def _examples(block: str, hidden: bool) -> Iterator[Cell]:
-    """The cells of a doctest: an example with output is the last one of its cell."""
+    """Yield the cells of a doctest; an example with output is the last one of its cell."""
     sources: list[str] = []
     for example in doctest.DocTestParser().get_examples(block + "\n"):
         sources.append(example.source.rstrip("\n"))
@@ -122,7 +122,7 @@ def _examples(block: str, hidden: bool) -> Iterator[Cell]:
 
 
 def relinked(text: str, suffix: str, out: Path, lessons: Path = LESSONS) -> str:
-    """Markdown whose links to lessons lead to files with this suffix, and other links to the files of the clone.
+    """Return Markdown with links to lessons as files with a suffix, and other links to the files of the clone.
 
     Figures and results are in ``out``; their links stay.
     """
@@ -142,11 +142,11 @@ def relinked(text: str, suffix: str, out: Path, lessons: Path = LESSONS) -> str:
 
 
 def referenced(text: str, pages: Path) -> str:
-    """Markdown whose public names (`rs.plan`, `graph.plan`, `refscale.graph.plan`) link to the API reference.
+    """Return Markdown whose public names (`rs.plan`, `graph.plan`, `refscale.graph.plan`) link to the API reference.
 
     Args:
-        text: without fenced code.
-        pages: the directory of the reference, relative to that of the notebooks.
+        text: Markdown without fenced code.
+        pages: directory of the reference, relative to that of the notebooks.
     """
 
     def new(match: re.Match[str]) -> str:
@@ -158,7 +158,7 @@ def referenced(text: str, pages: Path) -> str:
 
 
 def github_anchor(heading: str) -> str:
-    """The anchor that GitHub makes of a heading; Jupyter only replaces spaces."""
+    """Return the anchor of a heading on GitHub; Jupyter only replaces spaces."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
@@ -166,7 +166,7 @@ def github_anchor(heading: str) -> str:
 
 
 def notebook(found: list[Cell]) -> dict[str, Any]:
-    """A notebook as JSON, nbformat 4.4; cells of solutions are folded."""
+    """Return a notebook as JSON, nbformat 4.4; cells of solutions are folded."""
     return {
         "cells": [_json(cell) for cell in found],
         "metadata": {
@@ -194,7 +194,7 @@ def _json(cell: Cell) -> dict[str, Any]:
 
 
 def script(found: list[Cell]) -> str:
-    """A script with the cell marks of the percent format; it prints what the lesson shows, after ``#>``."""
+    """Return a script with the cell marks of the percent format; the output in the lesson follows ``#>``."""
     parts = ["# %%\nfrom sys import displayhook as display"]
     for cell in found:
         if not cell.code:
@@ -206,7 +206,7 @@ def script(found: list[Cell]) -> str:
 
 
 def _printing(cell: Cell) -> str:
-    """The code of a cell, which displays the value of its last expression and prints the expected exception."""
+    """Return the code of a cell; it displays the value of its last expression and prints the expected exception."""
     if cell.raises:
         body = textwrap.indent(cell.text, "    ")
         return f'try:\n{body}\nexcept Exception as error:\n    print(f"{{type(error).__name__}}: {{error}}")'
@@ -225,9 +225,9 @@ def convert(out: str | Path, lessons: Path = LESSONS, pages: str | Path | None =
     """Write the notebooks and the scripts of all lessons.
 
     Args:
-        out: the directory to write to; it is made.
-        lessons: the directory of the lessons.
-        pages: the directory of the API reference, to which names in notebooks link; None: no links.
+        out: directory to write to, created if absent.
+        lessons: directory of the lessons.
+        pages: directory of the API reference, to which names in notebooks link; None: no links.
 
     Returns:
         The notebooks.

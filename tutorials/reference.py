@@ -25,7 +25,7 @@ from refscale.errors import ArgumentError
 
 @cache
 def modules() -> tuple[str, ...]:
-    """The modules that have a page: packages, and modules beside them, with an ``__all__``."""
+    """Return the modules with a page: packages, and modules beside them, with an ``__all__``."""
     found = pkgutil.walk_packages(refscale.__path__, "refscale.")
     names = [m.name for m in found if (m.ispkg or m.name.count(".") == 1) and "._" not in m.name]
     return ("refscale", *(name for name in sorted(names) if hasattr(importlib.import_module(name), "__all__")))
@@ -33,10 +33,10 @@ def modules() -> tuple[str, ...]:
 
 @cache
 def address(name: str) -> str | None:
-    """The page and anchor of a public name, relative to the directory of the reference; None if it has none.
+    """Return the page and anchor of a public name, relative to the directory of the reference; None if it has none.
 
     Args:
-        name: of a module, of one of its public names or of an attribute of a public class: ``refscale.graph.plan``.
+        name: a module, one of its public names or an attribute of a public class, such as ``refscale.graph.plan``.
     """
     parts = name.split(".")
     known = modules()
@@ -66,7 +66,7 @@ TABLE = re.compile(r"^=+(?: +=+)+$")
 
 
 def markdown(text: str) -> str:
-    """A docstring with its reStructuredText tables as Markdown tables; the names of packages become full names."""
+    """Convert the reStructuredText tables of a docstring to Markdown, and the names of packages to full names."""
     lines: list[str] = []
     table: list[str] = []
     rules = 0
@@ -93,7 +93,7 @@ def _full_name(match: re.Match[str]) -> str:
 
 
 def _markdown_table(lines: list[str]) -> list[str]:
-    """The rows of a table between lines of ``=``, which mark its columns; a row without a first cell continues one."""
+    """Convert a table with lines of ``=``, which mark its columns; a row without a first cell continues one."""
     starts = [m.start() for m in re.finditer(r"=+", lines[0])]
     ends = [*starts[1:], None]
     rows: list[list[str]] = []
@@ -116,7 +116,7 @@ def write(out: str | Path, names: Iterable[str] | None = None) -> None:
     """Write the pages.
 
     Args:
-        out: the directory to write to; it is made.
+        out: directory to write to, created if absent.
         names: modules; None: ``modules()``.
 
     Raises:

@@ -186,15 +186,15 @@ class NearestResize(Op):
 class LinearResize(Op):
     """x (batch, *space, channels) at other sizes, by linear interpolation along every spatial axis.
 
-    Along an axis of n elements, y_o = (1 − t)·x_i + t·x_{i+1} at place p = i + t, 0 ≤ t < 1, of N places:
-    p = (o + ½)·n/N − ½, clipped to 0 … n − 1; with aligned corners p = o·(n − 1)/(N − 1).
+    Along an axis of n elements, result o of N is y_o = (1 − t)·x_i + t·x_{i+1} at the position p = i + t, 0 ≤ t < 1:
+    p = (o + ½)·n/N − ½, clipped to 0 … n − 1; with aligned corners p = o·(n − 1)/(N − 1), and 0 for N = 1.
 
     For independent elements, the mean square of a result is the mean square weight m of each axis: α = Π m^-½. The
     gradient of an element sums its weights: β = Π (m·N/n)^-½.
 
     Attributes:
         size: size of the result, ≥ 1; one number for every spatial axis of x or a tuple with one for each.
-        align_corners: whether the first and last places are the first and last elements; torch's name.
+        align_corners: whether the first and last results are the first and last elements; torch's name.
     """
 
     size: PerAxis

@@ -58,8 +58,8 @@ class PlainAdd:
 
     Attributes:
         normalized: the rule under unit scaling. The running mean, (x₀ + f₁ + … + f_l)/√(l+1), is the same function up
-            to a divisor that the next norm removes, if branches have the scale of the stream; with ``fixed(τ)``, τ is
-            the weaker part of the branches in the regular model.
+            to a divisor that the next norm removes, if branches have the scale of the stream in the regular model. If
+            they are weaker, use ``fixed(τ)``, with τ their part of the variance.
     """
 
     normalized: ResidualRule = running_mean

@@ -35,7 +35,7 @@ def to_html(reports: Sequence[Report]) -> str:
         scale, mark, σ over the predicted one; "formats" the ranges of the formats.
 
     Raises:
-        ArgumentError: there is no report, or the reports have different formats.
+        ArgumentError: ``reports`` is empty, or the formats of the reports differ.
     """
     if not reports or len({r.formats for r in reports}) > 1:
         raise ArgumentError(f"to_html: got {len(reports)} reports, expected at least one, all of the same formats")
