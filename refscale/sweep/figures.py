@@ -17,7 +17,7 @@ def draw(path: str | Path, spec: SweepSpec, rows: Mapping[str, Row]) -> None:
     """Plot the figure of a spec: each variant against the first, or loss by learning rate and first grid axis.
 
     Raises:
-        ArgumentError: matplotlib is not installed, or the name does not end in .svg, .png or .pdf.
+        ArgumentError: as in ``analysis.check_plot``.
     """
     found = [o for o in outcomes(spec, rows) if o.losses]
     axis = next(iter(spec.grid), "")

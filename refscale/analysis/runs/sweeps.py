@@ -38,7 +38,7 @@ def plot_against(
         within: half the width of the band, in that unit: the expected difference of losses between seeds.
 
     Raises:
-        ArgumentError: matplotlib is not installed, or the name does not end in .svg, .png or .pdf.
+        ArgumentError: as in ``check_plot``.
 
     Source: paper, Figure 4, which has no band.
     """
@@ -81,7 +81,7 @@ def plot_rates(
         unit: unit of the losses.
 
     Raises:
-        ArgumentError: as in ``plot_against``.
+        ArgumentError: as in ``check_plot``.
 
     Source: u-μP (arXiv 2407.17465), Figure 1.
     """
