@@ -128,15 +128,18 @@ def is_long(path: Path, test: str = "") -> bool:
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Run the whole suite in two processes where pytest-xdist is installed; ``-n 0`` is one process.
 
-    A module's tests stay in one process, as they share fixtures and caches.
+    A module's tests stay in one process, as they share fixtures and caches. Named tests, a debugger, and another
+    distribution of the caller's are left alone.
     """
+    option = config.option
     if (
-        getattr(config.option, "numprocesses", 0) is None  # installed, and no -n
+        getattr(option, "numprocesses", 0) is None  # installed, and no -n
+        and option.dist == "no"  # and no --dist
         and not hasattr(config, "workerinput")
         and config.args_source is config.ArgsSource.TESTPATHS
-        and not (config.option.usepdb or config.option.collectonly)
+        and not (option.usepdb or option.trace or option.collectonly)
     ):
-        config.option.numprocesses, config.option.dist = 2, "loadfile"
+        option.numprocesses, option.dist = 2, "loadfile"
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers

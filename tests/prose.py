@@ -247,7 +247,7 @@ def underflow_losses(scaling: str) -> str:
 
 
 def authors_differences() -> str:
-    """Unit FP32 minus regular FP32 by the authors' choices: "−0.227; −0.061; −0.117"."""
+    """Unit FP32 minus regular FP32 by the authors' choices: "−0.227; −0.060; −0.117"."""
     by = {(*o.cell.point.values(), o.cell.variant): o.loss for o in outcomes("charlm-authors")}
     found = [by[(*point, "unit FP32")] - x for (*point, variant), x in by.items() if variant == "regular FP32"]
     return "; ".join(f"{x:+.3f}" for x in found).replace("-", "−")
@@ -421,7 +421,7 @@ FIGURES: Mapping[str, Figure] = {
     "golden.default": Figure("refscale conform reference", lambda: str(golden_vectors(bulk=False))),
     "golden.bulk": Figure("refscale conform reference --full", lambda: str(golden_vectors(bulk=True))),
     "golden.families": Figure("refscale golden check", lambda: in_words(golden_families())),
-    "golden.size": Figure("refscale golden write DIR", golden_size),
+    "golden.size": Figure("ls -lR refscale/golden/data", golden_size),
     "golden.version": Figure("refscale golden write DIR", golden_version),
     "flags": Figure("python -m pytest tests/golden/test_wrong.py", lambda: str(flags())),
     "wrong-backends": Figure("python -m pytest tests/golden/test_wrong.py", lambda: str(wrong_backends())),

@@ -36,6 +36,14 @@ def test_slow_figures_are_today_s():
     assert stale(name for name, f in prose.FIGURES.items() if f.slow) == [], f"{HOW} --slow"
 
 
+def test_a_difference_is_the_first_minus_the_second_seed_by_seed(monkeypatch):
+    stored = {"one": (1.0, 2.0, 4.5), "other": (2.0, 2.0, 2.0)}
+    monkeypatch.setattr(prose, "losses", lambda file, variant: stored[variant])
+    assert prose.loss("file", "one") == "2.500"
+    assert prose.difference("file", "one", "other") == "+0.500 ± 1.041"  # of −1, 0, 2.5: √(6.5/2)/√3
+    assert prose.difference("file", "other", "one", 2) == "−0.50 ± 1.04"
+
+
 def rows(name, **settings):
     """The stored losses of the runs of a sweep with these settings, without the code that finds the best rates."""
     text = (prose.RESULTS / name / "results.jsonl").read_text(encoding="utf-8")

@@ -1,10 +1,12 @@
-"""The tier ``unit`` is most of the suite, and its list names modules that exist."""
+"""The tier ``unit`` is most of the suite, its list names what exists, and the whole suite runs in two processes."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
-from tests.conftest import LONG, TESTS, is_long
+from tests.conftest import LONG, TESTS, is_long, pytest_cmdline_main
 
 LEAST = 0.6
 """Share of the default tests that are in the tier."""
@@ -47,3 +49,75 @@ def test_the_tier_is_most_of_the_suite(request):
         pytest.skip("a part of the suite")
     unit = sum(item.get_closest_marker("unit") is not None for item in items)
     assert unit >= LEAST * len(items), f"{unit} of {len(items)} tests"
+
+
+SOURCES = pytest.Config.ArgsSource
+PLAIN = {"numprocesses": None, "dist": "no", "usepdb": False, "trace": False, "collectonly": False}
+"""The options of ``python -m pytest`` that decide, where pytest-xdist is installed; -k, -x and --lf change none."""
+
+DISTRIBUTED = (2, "loadfile")
+RUNS = {
+    "": ({}, SOURCES.TESTPATHS, DISTRIBUTED),
+    "-n 0": ({"numprocesses": 0}, SOURCES.TESTPATHS, (0, "no")),
+    "-n 3": ({"numprocesses": 3}, SOURCES.TESTPATHS, (3, "no")),
+    "--dist each --tx 2*popen": ({"dist": "each"}, SOURCES.TESTPATHS, (None, "each")),
+    "--pdb": ({"usepdb": True}, SOURCES.TESTPATHS, (None, "no")),
+    "--trace": ({"trace": True}, SOURCES.TESTPATHS, (None, "no")),
+    "--collect-only": ({"collectonly": True}, SOURCES.TESTPATHS, (None, "no")),
+    "tests/ops": ({}, SOURCES.ARGS, (None, "no")),
+    "in the folder tests": ({}, SOURCES.INVOCATION_DIR, (None, "no")),
+}
+"""Of a command: its options, where its tests are named, the processes and their distribution after the hook."""
+
+
+def check_processes(hook) -> None:
+    """The hook sets two processes for a run of the whole suite, and leaves every other run alone."""
+    for name, (options, source, expected) in RUNS.items():
+        config = SimpleNamespace(option=SimpleNamespace(**PLAIN | options), args_source=source, ArgsSource=SOURCES)
+        hook(config)
+        assert (config.option.numprocesses, config.option.dist) == expected, name
+    worker = SimpleNamespace(
+        option=SimpleNamespace(**PLAIN), args_source=SOURCES.TESTPATHS, ArgsSource=SOURCES, workerinput={}
+    )
+    hook(worker)
+    assert worker.option.numprocesses is None
+    absent = {name: value for name, value in PLAIN.items() if name not in ("numprocesses", "dist")}
+    config = SimpleNamespace(option=SimpleNamespace(**absent), args_source=SOURCES.TESTPATHS, ArgsSource=SOURCES)
+    hook(config)  # without pytest-xdist, or with -p no:xdist
+    assert vars(config.option) == absent
+
+
+def test_the_whole_suite_runs_in_two_processes():
+    check_processes(pytest_cmdline_main)
+
+
+def wrong_always(config):
+    config.option.numprocesses, config.option.dist = 2, "loadfile"
+
+
+def wrong_paths(config):
+    config.args_source = config.ArgsSource.TESTPATHS
+    pytest_cmdline_main(config)
+
+
+def wrong_debugger(config):
+    config.option.usepdb = config.option.trace = False
+    pytest_cmdline_main(config)
+
+
+def wrong_distribution(config):
+    pytest_cmdline_main(config)
+    if getattr(config.option, "dist", "") == "loadfile":
+        config.option.dist = "load"
+
+
+@pytest.mark.parametrize("wrong", [wrong_always, wrong_paths, wrong_debugger, wrong_distribution])
+def test_another_number_of_processes_is_noticed(wrong):
+    with pytest.raises(AssertionError):
+        check_processes(wrong)
+
+
+def test_the_options_are_those_of_pytest(pytestconfig):
+    names = set(vars(pytestconfig.option))
+    assert set(PLAIN) - names <= {"numprocesses", "dist"}  # of pytest-xdist
+    assert isinstance(pytestconfig.args_source, SOURCES)

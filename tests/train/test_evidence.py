@@ -1,6 +1,6 @@
 """The claims of the docs about training, checked with the stored comparison, and (slow) with a new one.
 
-    refscale compare bert-mini --jobs 2 --out evidence              # about two hours on two cores
+    refscale compare bert-mini --jobs 2 --out evidence              # an hour and a half on two cores
     REFSCALE_EVIDENCE=evidence python -m pytest -m slow tests/train/test_evidence.py
 
 Without ``REFSCALE_EVIDENCE`` the slow test makes the comparison itself, in a temporary directory.
