@@ -9,14 +9,14 @@ TYPES = {"f": TensorProto.FLOAT, "i": TensorProto.INT64, "b": TensorProto.BOOL, 
 
 
 def model(nodes, inputs, constants=(), opset=20, outputs=("y",)):
-    """A model of nodes (kind, inputs, outputs, attributes); names are separated by blanks.
+    """A model of nodes (kind, inputs, outputs, attributes); names are separated by blanks, "-" is an omitted one.
 
     Args:
         inputs: example arrays by name.
         constants: arrays by name.
     """
     made = [
-        helper.make_node(kind, [n.strip("-") for n in taken.split()], given.split(), **settings)
+        helper.make_node(kind, *([n.strip("-") for n in names.split()] for names in (taken, given)), **settings)
         for kind, taken, given, settings in nodes
     ]
     graph = helper.make_graph(
@@ -120,6 +120,9 @@ NODES = {
     "Erf": _after("Erf"),
     "Clip": _after("Clip", "h c0 c1", numbers(-0.5, 1)),
     "Clip from below": _after("Clip", "h c0", numbers(0)),
+    "Clip from above, within a function": _case(
+        [*ONE, ("Clip", "h - c0", "k", {}), ("Erf", "k", "y", {})], X, {**ONES, **numbers(0.5)}
+    ),
     "Clip without bounds": _after("Clip"),
     "Clip, version 6": _after("Clip", opset=7, min=-0.5, max=1.0),
     "Pow": _after("Pow", "h c0", numbers(3)),
@@ -189,6 +192,9 @@ NODES = {
         [("LSTM", "x W R B - h c", "o y z", {"hidden_size": 4})],
         SEQUENCE,
         {n: x[:1] for n, x in CELL.items()} | {"h": normal(1, 2, 4, seed=4), "c": normal(1, 2, 4, seed=5)},
+    ),
+    "LSTM, its last state alone": _case(
+        [("LSTM", "x W R B", "- y", {"hidden_size": 4})], SEQUENCE, {n: x[:1] for n, x in CELL.items()}
     ),
     "GRU": _case([("GRU", "x W R B", "y", {"hidden_size": 4, "linear_before_reset": 1})], SEQUENCE, GATED),
 }

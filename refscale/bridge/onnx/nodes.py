@@ -258,6 +258,8 @@ def _custom(g: GraphWriter, op: ops.CustomElementwise, x: str) -> str:
             if key == "data_0":
                 inputs += map(name, argument)
             elif isinstance(argument, Ref) or key in ("A", "B", "Y", "X", "input", "min", "max"):
+                if key == "max" and "min" not in step.arguments:
+                    inputs.append("")  # the place of the lower bound
                 inputs.append(name(argument))
             else:
                 settings[key] = argument

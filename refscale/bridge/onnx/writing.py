@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from refscale.adapt import Adapted
 from refscale.bridge.evaluation import Evaluation
 from refscale.bridge.module import values_under
-from refscale.bridge.onnx.importing import ROUNDING, TOLERANCE
+from refscale.bridge.onnx.importing import ROUNDING, TOLERANCE, difference
 from refscale.bridge.onnx.nodes import GraphWriter, nodes_of
 from refscale.bridge.onnx.reading import copied_node
 from refscale.bridge.onnx.running import runtime_name, runtime_values
-from refscale.bridge.parity import Difference, TorchParity, relative
+from refscale.bridge.parity import Difference, TorchParity
 from refscale.bridge.program import TorchProgram, as_array, computed, evaluate
 from refscale.bridge.rules import RULES
 from refscale.bridge.steps import AtenCall
@@ -287,16 +287,16 @@ def _compared(
     theirs = runtime_values(proto, _feed(names, program._inputs))
     worst = Difference("nothing", 0.0)
     for name, ours in wide.values.items():
-        found = Difference(name, relative(ours, theirs[name].astype(np.float64)))
+        found = Difference(name, difference(ours, theirs[name]))
         worst = max(worst, found, key=lambda d: d.relative)
-        if found.relative > TOLERANCE:
-            _check(found, relative(narrow.values[name].astype(np.float64), ours), runtime)
+        if not found.relative <= TOLERANCE:
+            _check(found, difference(narrow.values[name], ours), runtime)
     others = [_changed(x) for x in program._inputs]
     ours, rounded = (_output(program, scheme, values, others, dtype) for dtype in (np.float64, np.float32))
     again = runtime_values(proto, _feed(names, others))[proto.graph.output[0].name]
     _check(
-        Difference("output on other inputs", relative(ours, again.astype(np.float64))),
-        relative(rounded.astype(np.float64), ours),
+        Difference("output on other inputs", difference(ours, again)),
+        difference(rounded, ours),
         runtime,
     )
     return TorchParity("float32", len(wide.values), worst, None, 0, runtime)
