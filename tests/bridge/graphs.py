@@ -96,6 +96,14 @@ NODES = {
         X,
         {"w": normal(3, 4, 3, 3, seed=1), "b": normal(4, seed=2)},
     ),
+    "Conv and ConvTranspose of sequences": _case(
+        [
+            ("Conv", "x w", "h", {"pads": [2, 0], "dilations": [2]}),
+            ("ConvTranspose", "h v", "y", {"strides": [2], "output_padding": [1]}),
+        ],
+        normal(2, 3, 8),
+        {"w": normal(4, 3, 2, seed=1), "v": normal(4, 2, 3, seed=2)},
+    ),
     "BatchNormalization": _case([("BatchNormalization", "x g b m v", "y", {"epsilon": 1e-3})], X, CHANNELS),
     "BatchNormalization, version 9": _case([("BatchNormalization", "x g b m v", "y", {})], X, CHANNELS, opset=9),
     "InstanceNormalization": _case([("InstanceNormalization", "x g b", "y", {})], X, CHANNELS),

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from refscale.bridge.steps import AtenCall, Exported, Ref
 from refscale.errors import ProgramError, counted, shown
 
-__all__ = ["ReadModel", "copied_node", "read"]
+__all__ = ["HIDDEN", "ReadModel", "copied_node", "read"]
 
 Array = NDArray[Any]
 
+HIDDEN = -1e4
+"""Largest number that an added mask hides a score by; a choice: e^−10⁴ is 0 in float32 and float64."""
 _CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _LISTS = frozenset({"Split", "LSTM", "GRU", "RNN"})
 """Nodes whose value is a list; later steps take its elements."""
@@ -375,9 +377,9 @@ def _floats(x: Array) -> bool:
 
 
 def _mask(x: Array) -> bool:
-    """Return whether an array is a mask: it has −∞ or numbers as low as −10⁴, or more than two axes of one number."""
+    """Return whether an array is a mask: it has −∞ or other numbers ≤ −10⁴, or more than two axes of one number."""
     uniform = sum(s > 1 for s in x.shape) > 2 and np.ptp(x) == 0
-    return bool(not np.isfinite(x).all() or x.min() <= -1e4 or uniform)
+    return bool(not np.isfinite(x).all() or x.min() <= HIDDEN or uniform)
 
 
 def _plain(value: Any) -> Any:
