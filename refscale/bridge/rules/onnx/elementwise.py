@@ -123,7 +123,7 @@ def _leaky_relu(run: Evaluation, X: Any, alpha: float) -> Any:
 
 
 @node("Gelu")
-def _gelu(run: Evaluation, X: Any, approximate: str = "none") -> Any:
+def _gelu(run: Evaluation, X: Any, approximate: str) -> Any:
     return aten("gelu.default", run, self=X, approximate=approximate)
 
 

@@ -24,7 +24,7 @@ def _reshape(run: Evaluation, data: Any, shape: Any, allowzero: int = 0) -> Any:
 
 
 @node("Flatten")
-def _flatten(run: Evaluation, input: Any, axis: int = 1) -> Any:
+def _flatten(run: Evaluation, input: Any, axis: int) -> Any:
     a = axis + input.ndim if axis < 0 else axis
     return reshaped(run, input, (math.prod(input.shape[:a]), math.prod(input.shape[a:])))
 
@@ -58,7 +58,7 @@ def _concat(run: Evaluation, inputs: Sequence[Any], axis: int) -> Any:
 
 
 @node("Split")
-def _split(run: Evaluation, input: Any, num_outputs: int, split: Any = None, axis: int = 0) -> list[Any]:
+def _split(run: Evaluation, input: Any, num_outputs: int, axis: int, split: Any = None) -> list[Any]:
     side = input.shape[axis]
     each = -(-side // num_outputs)
     starts = [min(i * each, side) for i in range(num_outputs + 1)]
@@ -78,7 +78,7 @@ def _slice(run: Evaluation, data: Any, starts: Any, ends: Any, axes: Any = None,
 
 
 @node("Gather")
-def _gather(run: Evaluation, data: Any, indices: Any, axis: int = 0) -> Any:
+def _gather(run: Evaluation, data: Any, indices: Any, axis: int) -> Any:
     if run.depends(indices):
         raise ProgramError("Gather at indices that depend on parameters: expected constant ones")
     if indices.ndim and data.ndim == 2 and axis in (0, -2):
@@ -96,9 +96,7 @@ def _gather(run: Evaluation, data: Any, indices: Any, axis: int = 0) -> Any:
 
 
 @node("Pad")
-def _pad(
-    run: Evaluation, data: Any, pads: Any, constant_value: Any = None, axes: Any = None, mode: str = "constant"
-) -> Any:
+def _pad(run: Evaluation, data: Any, pads: Any, mode: str, constant_value: Any = None, axes: Any = None) -> Any:
     ends = integers(pads)
     n = len(ends) // 2
     along = range(n) if axes is None else [a % data.ndim for a in integers(axes)]

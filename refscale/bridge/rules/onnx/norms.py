@@ -12,15 +12,13 @@ __all__: list[str] = []
 
 
 @node("LayerNormalization")
-def _layer_norm(
-    run: Evaluation, X: Any, Scale: Any, B: Any = None, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
-) -> Any:
+def _layer_norm(run: Evaluation, X: Any, Scale: Any, axis: int, epsilon: float, stash_type: int, B: Any = None) -> Any:
     normalized = X.shape[axis % X.ndim :]
     return aten("layer_norm.default", run, input=X, normalized_shape=normalized, weight=Scale, bias=B, eps=epsilon)
 
 
 @node("RMSNormalization")
-def _rms_norm(run: Evaluation, X: Any, scale: Any, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1) -> Any:
+def _rms_norm(run: Evaluation, X: Any, scale: Any, axis: int, epsilon: float, stash_type: int) -> Any:
     return aten("rms_norm.default", run, input=X, normalized_shape=X.shape[axis % X.ndim :], weight=scale, eps=epsilon)
 
 
@@ -32,8 +30,8 @@ def _batch_norm(
     B: Any,
     mean: Any,
     var: Any,
-    epsilon: float = 1e-5,
-    momentum: float = 0.9,
+    epsilon: float,
+    momentum: float,
     training_mode: int = 0,
     spatial: int = 1,
 ) -> Any:
@@ -53,13 +51,13 @@ def _batch_norm(
 
 
 @node("InstanceNormalization")
-def _instance_norm(run: Evaluation, input: Any, scale: Any, B: Any, epsilon: float = 1e-5) -> Any:
+def _instance_norm(run: Evaluation, input: Any, scale: Any, B: Any, epsilon: float) -> Any:
     return aten("group_norm.default", run, input=input, num_groups=input.shape[1], weight=scale, bias=B, eps=epsilon)
 
 
 @node("GroupNormalization")
 def _group_norm(
-    run: Evaluation, X: Any, scale: Any, bias: Any, num_groups: int, epsilon: float = 1e-5, stash_type: int = 1
+    run: Evaluation, X: Any, scale: Any, bias: Any, num_groups: int, epsilon: float, stash_type: int = 1
 ) -> Any:
     if scale.shape != X.shape[1:2]:
         raise ProgramError(f"GroupNormalization with a scale {scale.shape}: expected one for each channel")

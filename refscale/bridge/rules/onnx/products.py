@@ -25,11 +25,11 @@ def _gemm(
     run: Evaluation,
     A: Any,
     B: Any,
+    alpha: float,
+    beta: float,
+    transA: int,
+    transB: int,
     C: Any = None,
-    alpha: float = 1.0,
-    beta: float = 1.0,
-    transA: int = 0,
-    transB: int = 0,
 ) -> Any:
     left = run.transpose(A, (1, 0)) if transA else A
     right = run.transpose(B, (1, 0)) if transB else B
@@ -42,10 +42,10 @@ def _convolution(transposed: bool) -> Rule:
         run: Evaluation,
         X: Any,
         W: Any,
+        auto_pad: str,
+        group: int,
         B: Any = None,
-        auto_pad: str = "NOTSET",
         dilations: Sequence[int] | None = None,
-        group: int = 1,
         kernel_shape: Sequence[int] | None = None,
         output_padding: Sequence[int] | None = None,
         pads: Sequence[int] | None = None,

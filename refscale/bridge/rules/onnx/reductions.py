@@ -18,7 +18,7 @@ __all__: list[str] = []
 
 
 def _reduction(name: str) -> Rule:
-    def rule(run: Evaluation, data: Any, axes: Any = None, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Any:
+    def rule(run: Evaluation, data: Any, keepdims: int, axes: Any = None, noop_with_empty_axes: int = 0) -> Any:
         over = [] if axes is None else integers(axes)
         if not over and noop_with_empty_axes:
             return data
@@ -70,7 +70,7 @@ def _max_pool(
     run: Evaluation,
     X: Any,
     kernel_shape: Sequence[int],
-    auto_pad: str = "NOTSET",
+    auto_pad: str,
     ceil_mode: int = 0,
     dilations: Sequence[int] | None = None,
     pads: Sequence[int] | None = None,
@@ -85,7 +85,7 @@ def _average_pool(
     run: Evaluation,
     X: Any,
     kernel_shape: Sequence[int],
-    auto_pad: str = "NOTSET",
+    auto_pad: str,
     ceil_mode: int = 0,
     count_include_pad: int = 0,
     dilations: Sequence[int] | None = None,
@@ -106,10 +106,10 @@ _LINEAR = ("half_pixel", "pytorch_half_pixel", "align_corners")
 def _resize(
     run: Evaluation,
     X: Any,
+    mode: str,
     roi: Any = None,
     scales: Any = None,
     sizes: Any = None,
-    mode: str = "nearest",
     coordinate_transformation_mode: str = "asymmetric",
     nearest_mode: str = "floor",
     antialias: int = 0,
