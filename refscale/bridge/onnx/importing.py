@@ -1,4 +1,4 @@
-"""``from_onnx``: an ONNX model as a program, or the reason why not."""
+"""``from_onnx``: an ONNX model as a program, or the reason of its refusal."""
 
 from __future__ import annotations
 

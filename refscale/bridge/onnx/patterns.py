@@ -1,7 +1,8 @@
 """Functions that a model composes of several nodes, recognized by their values.
 
 A region of nodes with one source is evaluated on random data of the source's shape, with random gains and biases, and
-compared with layer norm, RMS norm and softmax along each axis; a region of two, with a product of queries and keys.
+compared with layer norm, RMS norm and softmax along each axis. A region with two sources is compared with a product of
+queries and keys.
 The check of every value against onnxruntime covers the recognized steps, too.
 """
 
@@ -40,7 +41,7 @@ _SHAPES = frozenset({"onnx.Reshape", "onnx.Expand", "onnx.Unsqueeze", "onnx.Sque
 _BINARY = frozenset({"onnx.Add", "onnx.Sub", "onnx.Mul", "onnx.Div", "onnx.Pow", "onnx.Max"})
 _SOFTMAX = frozenset({"onnx.Softmax", "onnx.Softmax-1", "softmax", "masked_softmax"})
 _LARGEST = 64
-"""Steps of a region, at most."""
+"""Largest number of steps of a region."""
 
 
 def recognized_nodes(exported: Exported, values: Mapping[str, Any]) -> Exported:
@@ -202,7 +203,7 @@ def _evaluated(steps: Sequence[AtenCall], given: Mapping[str, Array], constants:
 
 
 def _without_guards(exported: Exported) -> Exported:
-    """Exporters of torch replace NaN by 0 after a softmax: it has none."""
+    """The model without the nodes by which torch's exporters replace NaN by 0 after a softmax, which returns none."""
     by_name = {step.name: step for step in exported.steps}
     steps = []
     for step in exported.steps:

@@ -42,7 +42,7 @@ class _Written:
         name: in the graph.
         array: on the example inputs.
         depends: whether it depends on parameters.
-        why: the step that the graph cannot compute; "": it can.
+        why: the step that has no nodes; "": the graph computes the value.
     """
 
     def __init__(self, run: _GraphEvaluation, name: str, array: Array, depends: bool, why: str = "") -> None:
@@ -66,7 +66,7 @@ class _GraphEvaluation(Evaluation):
     Attributes:
         graph: the graph.
         values: the results of the calls by name.
-        free: whether calls have no factors and are not counted: those of constants.
+        free: whether calls have no factors and are not counted, as those of constants.
     """
 
     def __init__(self, scheme: Scheme, dtype: Any) -> None:
@@ -317,7 +317,7 @@ def _feed(names: Sequence[str], inputs: Sequence[Any]) -> dict[str, Array]:
 
 
 def _changed(x: Any) -> Any:
-    """Another input of the same kind: integers in reverse order along the last axis, floats plus a tenth of that."""
+    """Another input of the same kind: integers reversed along the last axis; floats plus a tenth of their reverse."""
     array = as_array(x)
     if not array.ndim:
         return x
