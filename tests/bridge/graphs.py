@@ -113,6 +113,9 @@ NODES = {
         {"g": normal(6, seed=1), "b": normal(6, seed=2)},
     ),
     "LayerNormalization of the input": _case([("LayerNormalization", "x g", "y", {})], ROWS, {"g": normal(6, seed=1)}),
+    "RMSNormalization": _case(
+        [("RMSNormalization", "x g", "y", {"epsilon": 1e-2})], ROWS, {"g": normal(6, seed=1)}, opset=23
+    ),
     "Softmax": _after("Softmax", axis=1),
     "Softmax, version 11": _after("Softmax", axis=2, opset=11),
     "LogSoftmax": _after("LogSoftmax"),
@@ -120,6 +123,11 @@ NODES = {
     "Relu": _after("Relu"),
     "HardSwish": _after("HardSwish"),
     "HardSigmoid": _after("HardSigmoid", alpha=0.3),
+    "HardSigmoid of torch": _after("HardSigmoid", alpha=1 / 6),
+    "Tanh and Sigmoid": _case([*ONE, ("Tanh", "h", "k", {}), ("Sigmoid", "k", "y", {})], X, ONES),
+    "Exp, Softplus, Log": _case(
+        [*ONE, ("Exp", "h", "k", {}), ("Softplus", "k", "l", {}), ("Log", "l", "y", {})], X, ONES
+    ),
     "LeakyRelu": _after("LeakyRelu", alpha=0.2),
     "Elu": _after("Elu", alpha=0.5),
     "Celu": _after("Celu", alpha=0.5),
@@ -134,6 +142,7 @@ NODES = {
     "Clip without bounds": _after("Clip"),
     "Clip, version 6": _after("Clip", opset=7, min=-0.5, max=1.0),
     "Pow": _after("Pow", "h c0", numbers(3)),
+    "Pow of 2": _after("Pow", "h c0", numbers(2)),
     "sin, cos": _case([*ONE, ("Sin", "h", "k", {}), ("Cos", "k", "y", {})], X, ONES),
     "Reciprocal of Exp": _case([*ONE, ("Exp", "h", "k", {}), ("Reciprocal", "k", "y", {})], X, ONES),
     "Sqrt of Abs": _case([*ONE, ("Abs", "h", "k", {}), ("Sqrt", "k", "y", {})], X, ONES),
@@ -159,6 +168,9 @@ NODES = {
     ),
     "Resize to sizes": _after("Resize", "h - - s", {"s": i(2, 3, 16, 8)}, mode="nearest"),
     "Resize by lines": _after("Resize", "h - s", {"s": np.array([1, 1, 0.5, 1.5], np.float32)}, mode="linear"),
+    "Resize by lines, as torch": _after(
+        "Resize", "h - - s", {"s": i(2, 3, 4, 9)}, mode="linear", coordinate_transformation_mode="pytorch_half_pixel"
+    ),
     "Resize by lines to one": _after("Resize", "h - - s", {"s": i(2, 3, 1, 9)}, mode="linear"),
     "Resize with aligned corners": _after(
         "Resize", "h - - s", {"s": i(2, 3, 1, 5)}, mode="linear", coordinate_transformation_mode="align_corners"
@@ -267,6 +279,14 @@ COMPOSED = {
     "gelu": (*_case([*ONE, *ERF], X, {**ONES, **numbers(2**0.5, 1, 0.5)}), ["gelu"]),
     "gelu by tanh": (*_case([*ONE, *TANH], X, {**ONES, **numbers(3, 0.044715, (2 / np.pi) ** 0.5, 1, 0.5)}), ["gelu"]),
     "silu": (*_case([*ONE, ("Sigmoid", "h", "s", {}), ("Mul", "s h", "y", {})], X, ONES), ["silu"]),
+    "gelu by sigmoid": (
+        *_case(
+            [*ONE, ("Mul", "h c0", "k", {}), ("Sigmoid", "k", "l", {}), ("Mul", "h l", "y", {})],
+            X,
+            {**ONES, **numbers(1.702)},
+        ),
+        ["swish"],
+    ),
     "layer norm of channels": (
         *_case([*ONE, *NORM], X, {**ONES, **AFFINE, **numbers(2, 1e-3)}),
         ["layer_norm"],
