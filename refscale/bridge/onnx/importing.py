@@ -1,4 +1,4 @@
-"""``from_onnx``: an ONNX model as a program, or the reason why not."""
+"""``from_onnx``: an ONNX model as a program, or the reason of its refusal."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from refscale.bridge.steps import AtenCall, Exported
 from refscale.engine import Tape, Tensor, backward
 from refscale.errors import ProgramError
 
-__all__ = ["from_onnx"]
+__all__ = ["ROUNDING", "TOLERANCE", "difference", "from_onnx"]
 
 Array = NDArray[Any]
 
 TOLERANCE = 1e-5
 """Largest difference of a value from the runtime's, in units of its RMS."""
 ROUNDING = 10.0
-"""Where the nodes in float32 differ from the nodes in float64 by more than a tenth of that: so many times this."""
+"""Largest difference in units of the rounding error of the nodes in float32, if that is more than the tolerance."""
 
 
 def from_onnx(
@@ -40,8 +40,8 @@ def from_onnx(
 
     Every value is compared with onnxruntime's, where that is installed.  A model is refused if it has a node without a
     rule, or if a value differs by more than 1e-5 of its RMS, or ten times the rounding error of the nodes in float32
-    if that is more (the variance as E[x²] − E[x]²).  ``program.guesses`` lists what an ONNX file does not
-    say: which parameters are tied, which constants are buffers, whether norms are folded into weights.
+    if that is more (the variance as E[x²] − E[x]²).  ``program.guesses`` lists the assumptions about properties that an
+    ONNX file does not record: tied parameters, buffers among the constants, norms folded into weights.
 
     Args:
         model: path of a file, or an ``onnx.ModelProto``.
@@ -57,9 +57,8 @@ def from_onnx(
     """
     found = read(model, inputs, output)
     where = f"from_onnx({found.name})"
-    given = dict(zip(found.exported.inputs, found.inputs, strict=True))
     runtime = runtime_name()
-    theirs = runtime_values(found.proto, given) if runtime else {}
+    theirs = runtime_values(found.proto, found.examples) if runtime else {}
     exported = recognized_nodes(found.exported, _values(found, theirs))
     check_rules(exported, where)
     outcome, target = outcome_of(loss)
@@ -88,19 +87,14 @@ class _Model:
 
 def _values(found: ReadModel, theirs: Mapping[str, Array]) -> dict[str, Any]:
     """All values: the runtime's, or where that is not installed, those of ``onnx.reference``."""
-    if not theirs:
-        return _by_reference(found, np.float32)
-    given = dict(zip(found.exported.inputs, found.inputs, strict=True))
-    return {**found.exported.constants, **found.values, **given, **theirs}
+    return {**found.given, **theirs} if theirs else _by_reference(found, np.float32)
 
 
 def _by_reference(found: ReadModel, dtype: Any) -> dict[str, Any]:
     """All values by ``onnx.reference``, computed in float32 or float64."""
-    exported = found.exported
-    given = {**exported.constants, **found.values, **dict(zip(exported.inputs, found.inputs, strict=True))}
-    values: dict[str, Any] = {n: x.astype(dtype) if x.dtype.kind == "f" else x for n, x in given.items()}
+    values: dict[str, Any] = {n: x.astype(dtype) if x.dtype.kind == "f" else x for n, x in found.given.items()}
     with np.errstate(all="ignore"):
-        for step in exported.steps:
+        for step in found.exported.steps:
             values[step.name] = called(step, values)
     return values
 
@@ -111,7 +105,7 @@ def _rounding_errors(found: ReadModel) -> dict[str, float]:
         narrow, wide = (_by_reference(found, dtype) for dtype in (np.float32, np.float64))
     except ProgramError:
         return {}
-    return {name: _difference(x, wide[name]) for name, x in narrow.items() if not isinstance(x, list)}
+    return {name: difference(x, wide[name]) for name, x in narrow.items() if not isinstance(x, list)}
 
 
 def _compared(program: TorchProgram, found: ReadModel, theirs: Mapping[str, Array], runtime: str) -> TorchParity:
@@ -127,7 +121,7 @@ def _compared(program: TorchProgram, found: ReadModel, theirs: Mapping[str, Arra
         if step.name not in theirs:
             continue
         compared += 1
-        off = Difference(str(step), _difference(wide[step.name], theirs[step.name]))
+        off = Difference(str(step), difference(wide[step.name], theirs[step.name]))
         worst = max(worst, off, key=lambda d: d.relative)
         if off.relative <= TOLERANCE:
             continue
@@ -163,7 +157,7 @@ def _trained(program: TorchProgram) -> int:
     return sum(leaf.grad is not None for leaf in p.values())
 
 
-def _difference(ours: Array, theirs: Array) -> float:
+def difference(ours: Array, theirs: Array) -> float:
     """``relative``, of values that may be −∞, NaN, integers or boolean."""
     if ours.shape != theirs.shape:
         return np.inf

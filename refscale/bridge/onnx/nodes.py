@@ -21,7 +21,7 @@ from refscale.errors import ProgramError
 __all__ = ["NODES", "GraphWriter", "nodes_of"]
 
 _LOWEST = -3e38
-"""A score that a softmax gives no weight, and that is finite."""
+"""A finite score whose softmax is 0."""
 
 
 class GraphWriter:
@@ -31,7 +31,7 @@ class GraphWriter:
         nodes: the nodes so far.
         initializers: constants by name.
         shapes: the shapes of the values by name.
-        taken: names of the program's own values, which no node or constant gets.
+        taken: names of the program's own values; nodes and constants have other names.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class GraphWriter:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def free(self, name: str) -> str:
-        """The name, with as many underscores as the program's own names need."""
+        """The name, with underscores appended until the program has no value of that name."""
         while name in self.taken:
             name += "_"
         return name
@@ -86,7 +86,9 @@ def nodes_of(op: Op) -> Nodes:
     """
     found = NODES.get(type(op))
     if found is None:
-        raise ProgramError(f"to_onnx: {op} has no nodes, expected one of {', '.join(sorted(_NAMES))}")
+        raise ProgramError(
+            f"to_onnx: {op} has no nodes, expected one of {', '.join(sorted(k.__name__ for k in NODES))}"
+        )
     return found
 
 
@@ -258,6 +260,8 @@ def _custom(g: GraphWriter, op: ops.CustomElementwise, x: str) -> str:
             if key == "data_0":
                 inputs += map(name, argument)
             elif isinstance(argument, Ref) or key in ("A", "B", "Y", "X", "input", "min", "max"):
+                if key == "max" and "min" not in step.arguments:
+                    inputs.append("")  # the place of the lower bound
                 inputs.append(name(argument))
             else:
                 settings[key] = argument
@@ -369,5 +373,3 @@ NODES: dict[type[Op], Nodes] = {
     ops.Sum: _reduction("ReduceSum"),
 }
 """By class of op."""
-
-_NAMES = [kind.__name__ for kind in NODES]

@@ -1,7 +1,8 @@
 """Functions that a model composes of several nodes, recognized by their values.
 
 A region of nodes with one source is evaluated on random data of the source's shape, with random gains and biases, and
-compared with layer norm, RMS norm and softmax along each axis; a region of two, with a product of queries and keys.
+compared with layer norm, RMS norm and softmax along each axis. A region with two sources is compared with a product of
+queries and keys.
 The check of every value against onnxruntime covers the recognized steps, too.
 """
 
@@ -19,9 +20,10 @@ from numpy.typing import NDArray
 from refscale import ops
 from refscale.bridge.evaluation import Evaluation
 from refscale.bridge.onnx.elementwise import ELEMENTWISE, ComposedNodes
+from refscale.bridge.onnx.reading import HIDDEN
 from refscale.bridge.parity import relative
 from refscale.bridge.patterns import activations
-from refscale.bridge.rules.registry import reshaped
+from refscale.bridge.rules.registry import over_axis, reshaped
 from refscale.bridge.steps import AtenCall, Exported, Ref, resolve
 from refscale.engine import Op
 
@@ -39,7 +41,7 @@ _SHAPES = frozenset({"onnx.Reshape", "onnx.Expand", "onnx.Unsqueeze", "onnx.Sque
 _BINARY = frozenset({"onnx.Add", "onnx.Sub", "onnx.Mul", "onnx.Div", "onnx.Pow", "onnx.Max"})
 _SOFTMAX = frozenset({"onnx.Softmax", "onnx.Softmax-1", "softmax", "masked_softmax"})
 _LARGEST = 64
-"""Steps of a region, at most."""
+"""Largest number of steps of a region."""
 
 
 def recognized_nodes(exported: Exported, values: Mapping[str, Any]) -> Exported:
@@ -175,18 +177,14 @@ def _normed(op: Op, x: Array, axis: int, gain: Array | None, bias: Array | None)
     rows = np.moveaxis(x, axis, -1)
     d = rows.shape[-1]
     affine = [np.ones(d) if gain is None else gain.ravel(), np.zeros(d) if bias is None else bias.ravel()]
-    extra = affine if isinstance(op, ops.LayerNorm) else affine[:1] if isinstance(op, ops.RmsNorm) else []
-    return np.moveaxis(op.forward(rows, *extra)[0], -1, axis)
+    return np.moveaxis(op.forward(rows, *affine[: len(op.inputs) - 1])[0], -1, axis)
 
 
 def _row_rule(run: Evaluation, x: Any, op: Op, axis: int, gain: Any = None, bias: Any = None) -> Any:
-    order = [a for a in range(x.ndim) if a != axis] + [axis]
-    rows = run.transpose(x, order)
-    d = rows.shape[-1]
-    extra = [run.filled((d,), 1.0, x) if gain is None else reshaped(run, gain, (d,))]
-    extra += [run.filled((d,), 0.0, x) if bias is None else reshaped(run, bias, (d,))]
-    count = 2 if isinstance(op, ops.LayerNorm) else 1 if isinstance(op, ops.RmsNorm) else 0
-    return run.transpose(run.apply(op, rows, *extra[:count]), np.argsort(order).tolist())
+    d = x.shape[axis]
+    affine = [run.filled((d,), 1.0, x) if gain is None else reshaped(run, gain, (d,))]
+    affine += [run.filled((d,), 0.0, x) if bias is None else reshaped(run, bias, (d,))]
+    return over_axis(run, op, x, axis, *affine[: len(op.inputs) - 1])
 
 
 def _evaluated(steps: Sequence[AtenCall], given: Mapping[str, Array], constants: Mapping[str, Any]) -> Array | None:
@@ -205,7 +203,7 @@ def _evaluated(steps: Sequence[AtenCall], given: Mapping[str, Array], constants:
 
 
 def _without_guards(exported: Exported) -> Exported:
-    """Exporters of torch replace NaN by 0 after a softmax: it has none."""
+    """The model without the nodes by which torch's exporters replace NaN by 0 after a softmax, which returns none."""
     by_name = {step.name: step for step in exported.steps}
     steps = []
     for step in exported.steps:
@@ -299,11 +297,9 @@ def _scores_rule(run: Evaluation, query: Any, key: Any, scale: float) -> Any:
 
 def _masked_softmax(run: Evaluation, scores: Any, mask: Any, axis: int) -> Any:
     """The softmax of scores with a constant added: a mask, where it is 0 or as low as −10⁴."""
-    hides = np.isneginf(mask) | (mask <= -1e4)
+    hides = np.asarray(mask) <= HIDDEN
     if axis % scores.ndim != scores.ndim - 1 or np.any(mask[~hides]):
-        order = [a for a in range(scores.ndim) if a != axis % scores.ndim] + [axis % scores.ndim]
-        y = run.apply(ops.Softmax(), run.transpose(run.apply(ops.Add(), scores, mask), order))
-        return run.transpose(y, np.argsort(order).tolist())
+        return over_axis(run, ops.Softmax(), run.apply(ops.Add(), scores, mask), axis)
     if not hides.any():
         return run.apply(ops.Softmax(), scores)
     return run.apply(ops.MaskedSoftmax(), scores, ~hides)

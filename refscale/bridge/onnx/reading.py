@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from refscale.bridge.steps import AtenCall, Exported, Ref
 from refscale.errors import ProgramError, counted, shown
 
-__all__ = ["ReadModel", "copied_node", "read"]
+__all__ = ["HIDDEN", "ReadModel", "copied_node", "read"]
 
 Array = NDArray[Any]
 
+HIDDEN = -1e4
+"""Largest number that an added mask hides a score by; a choice: e^−10⁴ is 0 in float32 and float64."""
 _CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _LISTS = frozenset({"Split", "LSTM", "GRU", "RNN"})
-"""Nodes whose value is a list, of which later steps take elements."""
+"""Nodes whose value is a list; later steps take its elements."""
 _FIRST = frozenset({"BatchNormalization", "Dropout", "LayerNormalization", "MaxPool"})
 """Nodes of which only the first output is computed."""
 _RENAMED = {"input_mean": "mean", "input_var": "var", "value": "constant_value"}
@@ -40,7 +42,7 @@ _FLOAT_SLOTS = frozenset(
     | {("Upsample", "scales"), ("Dropout", "ratio"), ("OneHot", "values"), ("Range", "delta")}
     | {("LSTM", "initial_h"), ("LSTM", "initial_c"), ("LSTM", "P"), ("GRU", "initial_h")}
 )
-"""Inputs of nodes that are no parameters, though they may be arrays of floats."""
+"""Inputs of nodes that are constants even if they are arrays of floats."""
 _WEIGHTS = frozenset(
     {("Conv", "W"), ("Conv", "B"), ("ConvTranspose", "W"), ("ConvTranspose", "B"), ("Gemm", "B"), ("Gemm", "C")}
     | {("MatMul", "A"), ("MatMul", "B"), ("Gather", "data"), ("LSTM", "W"), ("LSTM", "R"), ("LSTM", "B")}
@@ -59,7 +61,7 @@ class ReadModel:
         exported: the steps.
         values: the values of the parameters by name.
         inputs: the example inputs, in the order of the graph.
-        guesses: assumptions about what the file does not say.
+        guesses: assumptions about properties that the file does not record.
     """
 
     name: str
@@ -68,6 +70,16 @@ class ReadModel:
     values: Mapping[str, Array]
     inputs: tuple[Array, ...]
     guesses: tuple[str, ...]
+
+    @property
+    def examples(self) -> dict[str, Array]:
+        """The example inputs by name."""
+        return dict(zip(self.exported.inputs, self.inputs, strict=True))
+
+    @property
+    def given(self) -> dict[str, Array]:
+        """Constants, parameters and example inputs by name."""
+        return {**self.exported.constants, **self.values, **self.examples}
 
 
 def _loaded(model: Any) -> tuple[Any, str]:
@@ -96,7 +108,7 @@ def _loaded(model: Any) -> tuple[Any, str]:
 
 
 class _NodeFunction:
-    """The value of a node by ``onnx.reference``."""
+    """The value of a node by ``onnx.reference``: an array, or a list with None for each output without a name."""
 
     def __init__(self, node: Any, opset: int, names: Mapping[str, str | list[str]], several: bool) -> None:
         self.node, self._opset, self._names, self._several = node, opset, names, several
@@ -123,10 +135,10 @@ class _NodeFunction:
         wide = max(dtypes, key=lambda d: d.itemsize) if dtypes else None
         given = {n: x.astype(wide) if wide is not None and x.dtype.kind == "f" else x for n, x in given.items()}
         try:
-            found = [np.asarray(y) for y in self._evaluator.run(None, given)]
+            found = iter([np.asarray(y) for y in self._evaluator.run(None, given)])
         except Exception as error:  # its exceptions have no common class
             raise ProgramError(f"{self.node.op_type} {self.node.name!r}: onnx.reference: {shown(error)}") from error
-        return found if self._several else found[0]
+        return [next(found) if n else None for n in self.node.output] if self._several else next(found)
 
 
 def _array(x: Any) -> Array:
@@ -276,8 +288,8 @@ class _Reader:
         weights = [n for n in taken if n in self.known and _floats(self.known[n])]
         if all(n in self.known for n in taken) and not (kind in _MOVES and weights):
             found = function(**{k: self._resolved(v) for k, v in arguments.items()}, **settings)
-            values = [y for n, y in zip(node.output, found, strict=False) if n] if several else [found]
-            self.known.update(zip(outputs, values, strict=False))
+            values = zip(node.output, found, strict=True) if several else [(outputs[0], found)]
+            self.known.update((n, y) for n, y in values if n)
             return
         since = "-1" if kind in ("Softmax", "LogSoftmax", "Hardmax") and self.opset < 13 else ""
         scope = node.name.strip("/").rpartition("/")[0].replace("/", ".")
@@ -332,8 +344,9 @@ class _Reader:
     def _ref(self, name: str, kind: str) -> Any:
         """A number if an element-wise node takes a constant float of one element, else the name."""
         x = self.known.get(name)
-        number = kind in _NUMERIC and x is not None and x.dtype == np.float32 and x.size == 1
-        return float(x.ravel()[0]) if number else Ref(name)  # type: ignore[union-attr]
+        if kind in _NUMERIC and x is not None and x.dtype == np.float32 and x.size == 1:
+            return float(x.ravel()[0])
+        return Ref(name)
 
     def _resolved(self, argument: Any) -> Any:
         if isinstance(argument, list):
@@ -343,7 +356,7 @@ class _Reader:
     def parameters(self) -> dict[str, Array]:
         """Constant floats that are used as parameters."""
         uses = {n: set(found) for n, found in self.uses.items()}
-        for step in reversed(self.steps):  # through movements, to what they move
+        for step in reversed(self.steps):  # a movement's input has the uses of its output
             if step.target.removeprefix("onnx.") in _MOVES:
                 uses.setdefault(step.inputs[0], set()).update(uses.get(step.name, ()))
         moves = {(kind, key) for kind in _MOVES for key in ("data", "input")}
@@ -364,9 +377,9 @@ def _floats(x: Array) -> bool:
 
 
 def _mask(x: Array) -> bool:
-    """Return whether an array is a mask: it has −∞ or numbers as low as −10⁴, or more than two axes of one number."""
+    """Return whether an array is a mask: it has −∞ or other numbers ≤ −10⁴, or more than two axes of one number."""
     uniform = sum(s > 1 for s in x.shape) > 2 and np.ptp(x) == 0
-    return bool(not np.isfinite(x).all() or x.min() <= -1e4 or uniform)
+    return bool(not np.isfinite(x).all() or x.min() <= HIDDEN or uniform)
 
 
 def _plain(value: Any) -> Any:
@@ -411,19 +424,16 @@ def read(model: Any, inputs: Sequence[Any] | Mapping[str, Any], output: int | st
             )
     used = {n for step in exported.steps for n in step.inputs} | {chosen}
     values = {n: x for n, x in values.items() if n in used}
-    exported = Exported(
-        exported.steps,
-        {n: n for n in values},
-        {n: x for n, x in constants.items() if n in used},
-        exported.inputs,
-        chosen,
-        exported.depends,
+    exported = replace(
+        exported,
+        parameters={n: n for n in values},
+        constants={n: x for n, x in constants.items() if n in used},
     )
     return ReadModel(name, proto, exported, values, tuple(reader.inputs.values()), _guesses(exported, values))
 
 
 def _guesses(exported: Exported, values: Mapping[str, Array]) -> tuple[str, ...]:
-    """What the file does not say."""
+    """Assumptions about ties, buffers and folded norms, which the file does not record."""
     found = []
     equal: dict[bytes, list[str]] = {}
     for name, x in values.items():

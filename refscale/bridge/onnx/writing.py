@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from refscale.adapt import Adapted
 from refscale.bridge.evaluation import Evaluation
 from refscale.bridge.module import values_under
-from refscale.bridge.onnx.importing import ROUNDING, TOLERANCE
+from refscale.bridge.onnx.importing import ROUNDING, TOLERANCE, difference
 from refscale.bridge.onnx.nodes import GraphWriter, nodes_of
 from refscale.bridge.onnx.reading import copied_node
 from refscale.bridge.onnx.running import runtime_name, runtime_values
-from refscale.bridge.parity import Difference, TorchParity, relative
+from refscale.bridge.parity import Difference, TorchParity
 from refscale.bridge.program import TorchProgram, as_array, computed, evaluate
 from refscale.bridge.rules import RULES
 from refscale.bridge.steps import AtenCall
@@ -42,7 +42,7 @@ class _Written:
         name: in the graph.
         array: on the example inputs.
         depends: whether it depends on parameters.
-        why: the step that the graph cannot compute; "": it can.
+        why: the step that has no nodes; "": the graph computes the value.
     """
 
     def __init__(self, run: _GraphEvaluation, name: str, array: Array, depends: bool, why: str = "") -> None:
@@ -66,7 +66,7 @@ class _GraphEvaluation(Evaluation):
     Attributes:
         graph: the graph.
         values: the results of the calls by name.
-        free: whether calls have no factors and are not counted: those of constants.
+        free: whether calls have no factors and are not counted, as those of constants.
     """
 
     def __init__(self, scheme: Scheme, dtype: Any) -> None:
@@ -287,16 +287,16 @@ def _compared(
     theirs = runtime_values(proto, _feed(names, program._inputs))
     worst = Difference("nothing", 0.0)
     for name, ours in wide.values.items():
-        found = Difference(name, relative(ours, theirs[name].astype(np.float64)))
+        found = Difference(name, difference(ours, theirs[name]))
         worst = max(worst, found, key=lambda d: d.relative)
-        if found.relative > TOLERANCE:
-            _check(found, relative(narrow.values[name].astype(np.float64), ours), runtime)
+        if not found.relative <= TOLERANCE:
+            _check(found, difference(narrow.values[name], ours), runtime)
     others = [_changed(x) for x in program._inputs]
     ours, rounded = (_output(program, scheme, values, others, dtype) for dtype in (np.float64, np.float32))
     again = runtime_values(proto, _feed(names, others))[proto.graph.output[0].name]
     _check(
-        Difference("output on other inputs", relative(ours, again.astype(np.float64))),
-        relative(rounded.astype(np.float64), ours),
+        Difference("output on other inputs", difference(ours, again)),
+        difference(rounded, ours),
         runtime,
     )
     return TorchParity("float32", len(wide.values), worst, None, 0, runtime)
@@ -317,7 +317,7 @@ def _feed(names: Sequence[str], inputs: Sequence[Any]) -> dict[str, Array]:
 
 
 def _changed(x: Any) -> Any:
-    """Another input of the same kind: integers in reverse order along the last axis, floats plus a tenth of that."""
+    """Another input of the same kind: integers reversed along the last axis; floats plus a tenth of their reverse."""
     array = as_array(x)
     if not array.ndim:
         return x

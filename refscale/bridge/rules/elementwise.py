@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from refscale import ops
 from refscale.bridge.evaluation import Evaluation
-from refscale.bridge.rules.registry import RULES, Rule, is_one, number_of, rule_of
+from refscale.bridge.rules.registry import RULES, Rule, is_one, number_of, over_axis, rule_of
 from refscale.engine import Op
 from refscale.errors import ProgramError
 
@@ -144,16 +144,9 @@ def _clamp(run: Evaluation, self: Any, min: float | None = None, max: float | No
 
 @rule_of("softmax.int", "_softmax.default")
 def _softmax(run: Evaluation, self: Any, dim: int, **unused: object) -> Any:
-    return _over(run, self, dim, ops.Softmax())
+    return over_axis(run, ops.Softmax(), self, dim)
 
 
 @rule_of("log_softmax.int", "_log_softmax.default")
 def _log_softmax(run: Evaluation, self: Any, dim: int, **unused: object) -> Any:
-    return _over(run, self, dim, ops.LogSoftmax())
-
-
-def _over(run: Evaluation, x: Any, dim: int, op: Op) -> Any:
-    """An op over the last axis, applied over another one."""
-    order = [a for a in range(x.ndim) if a != dim % x.ndim] + [dim % x.ndim]
-    y = run.apply(op, run.transpose(x, order))
-    return run.transpose(y, np.argsort(order).tolist())
+    return over_axis(run, ops.LogSoftmax(), self, dim)

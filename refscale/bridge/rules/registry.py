@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, SupportsFloat
+
+import numpy as np
 
 from refscale import ops
 from refscale.bridge.evaluation import Evaluation
-from refscale.engine import Tensor
+from refscale.engine import Op, Tensor
 
-__all__ = ["RULES", "Rule", "for_each_axis", "is_one", "number_of", "reshaped", "rule_of", "shape_of"]
+__all__ = ["RULES", "Rule", "for_each_axis", "is_one", "number_of", "over_axis", "reshaped", "rule_of", "shape_of"]
 
 Rule = Callable[..., Any]
 
@@ -42,8 +44,9 @@ def number_of(x: object) -> float | None:
     """The value of a number or of a constant of one element; None for all else."""
     if isinstance(x, bool | int | float):
         return float(x)
-    constant = not isinstance(x, Tensor) and getattr(x, "shape", None) == () and hasattr(x, "__float__")
-    return float(x) if constant else None  # type: ignore[arg-type]
+    if not isinstance(x, Tensor) and getattr(x, "shape", None) == () and isinstance(x, SupportsFloat):
+        return float(x)
+    return None
 
 
 def shape_of(sizes: Sequence[int], elements: int) -> tuple[int, ...]:
@@ -56,6 +59,14 @@ def reshaped(run: Evaluation, x: Any, shape: Sequence[int]) -> Any:
     """A tensor in another shape, which may have a −1; itself if it has that shape."""
     shape = shape_of(shape, math.prod(x.shape))
     return x if shape == x.shape else run.apply(ops.Reshape(shape), x)
+
+
+def over_axis(run: Evaluation, op: Op, x: Any, axis: int, *others: Any) -> Any:
+    """The output of an op over the last axis, applied to x and other inputs over another axis of x."""
+    a = axis % x.ndim
+    order = [*range(a), *range(a + 1, x.ndim), a]
+    y = run.apply(op, run.transpose(x, order), *others)
+    return run.transpose(y, np.argsort(order).tolist())
 
 
 def for_each_axis(values: int | Sequence[int], n: int) -> tuple[int, ...]:
