@@ -57,7 +57,9 @@ def to_torch(
 
     Parameters and buffers have the names of the original module, and so has the state dict.  Running statistics of
     batch norms are updated in train mode and used in eval mode, as torch does.  Other buffers that the module writes to
-    are kept in train mode, and in eval mode if the module was imported in it.  Inputs of other shapes than the
+    are kept in train mode, and in eval mode if the module was imported in it.  A module that was imported in eval mode
+    computes the same steps in train mode; of one imported in train mode, ``eval()`` is refused if torch's eval mode
+    differs in more than dropout and batch norms.  Inputs of other shapes than the
     example's are exported anew, once for each, and computed by the same rules; a plan holds for every size of a batch.
     ``module.loss(output, target)`` is
     the program's loss with its factors; ``module.parameter_groups(lr)`` are the groups of an optimizer with the
@@ -386,7 +388,7 @@ def _module_class() -> Any:
             """Set the mode.
 
             Raises:
-                ProgramError: eval mode, in which the original keeps a dropout on.
+                ProgramError: eval mode, in which the original computes other steps, see ``check_eval_mode``.
             """
             if not mode:
                 self.program.check_eval_mode()

@@ -455,6 +455,117 @@ def test_dropout_that_torch_keeps_on_in_eval_mode_is_refused_there():
         dropped(True).eval()
 
 
+class Moded(torch.nn.Module):
+    """A layer, a batch norm and a dropout, before a function of the output and of the mode."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.layer, self.norm, self.dropout = torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5)
+        self.function = function
+        self.register_buffer("average", torch.ones(4))
+
+    def forward(self, x):
+        return self.function(self, self.dropout(self.norm(self.layer(x))))
+
+
+def halved(module, y):
+    return y * 0.5 if module.training else y
+
+
+def with_a_constant(module, y):
+    return y * torch.tensor([0.5 if module.training else 1.0])
+
+
+def through_a_view(module, y):
+    view = module.average.view(2, 2)
+    if module.training:
+        module.average.mul_(0.5)
+    return y * view.reshape(4)
+
+
+def with_the_statistics_of_the_batch(module, y):
+    mean, variance = module.average, module.average.clone()
+    return torch.nn.functional.batch_norm(y, mean, variance, training=True)
+
+
+def with_noise(module, y):
+    return y + 0.1 * torch.ones(4).bernoulli() if module.training else y
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (halved, r"aten.mul.Tensor 'mul' is another in eval mode; import the module in eval mode"),
+        (with_a_constant, r"aten.lift_fresh_copy.default '.*' of eval mode is not among the imported steps"),
+        (through_a_view, r"aten.reshape.default 'reshape' of eval mode is not among the imported steps"),
+        (with_the_statistics_of_the_batch, r"aten.batch_norm.default 'batch_norm_1' of eval mode is not among"),
+        (with_noise, r"aten.* is another in eval mode"),
+    ],
+)
+def test_eval_mode_with_other_steps_is_refused_before_it_computes(function, message):
+    """Imported in eval mode, the same module is torch's, if its batch norms use their running statistics there."""
+    module, x = Moded(function), normal(3, 4)
+    made = to_torch(from_torch(module.train(), (x,)))
+    assert made(x).shape == (3, 4)
+    for _ in range(2):
+        with pytest.raises(ProgramError, match="Moded: " + message):
+            made.eval()
+    assert made.training
+    again = to_torch(from_torch(module.eval(), (x,)))
+    if function is with_the_statistics_of_the_batch:
+        with pytest.raises(ProgramError, match=message):
+            again.eval()
+    else:
+        assert torch.allclose(again.eval()(x), module(x), rtol=0, atol=1e-6)
+
+
+def test_eval_mode_of_an_exported_program_is_refused_if_it_was_exported_in_train_mode():
+    module, x = Moded(lambda module, y: y), normal(3, 4)
+    for train, message in ((True, "aten.dropout.default 'dropout' in dropout stays on"), (False, None)):
+        made = to_torch(from_torch(torch.export.export(module.train(train), (x,)).module(), (x,)))
+        if message is None:
+            assert torch.allclose(made.eval()(x), module(x), rtol=0, atol=1e-6)
+        else:
+            with pytest.raises(ProgramError, match=message):
+                made.eval()
+
+
+def test_eval_mode_that_writes_to_a_buffer_is_refused_after_an_import_in_train_mode():
+    made = to_torch(from_torch(Averaging(in_two_steps).train(), (normal(3, 4),)))
+    with pytest.raises(ProgramError, match="Averaging: eval mode writes to the buffer 'average', expected writes in"):
+        made.eval()
+
+
+def test_eval_mode_that_torch_cannot_export_is_refused():
+    def by_value(module, y):
+        return y if module.training or float(module.average.sum()) > 0 else -y
+
+    made = to_torch(from_torch(Moded(by_value).train(), (normal(3, 4),)))
+    with pytest.raises(ProgramError, match=r"Moded: eval mode: from_torch\(Moded\): torch.export raised"):
+        made.eval()
+
+
+def test_eval_mode_of_layers_that_only_drop_in_train_mode_is_torch_s():
+    """Dropout as a layer, in attention with and without its weights, in a recurrent layer; a frozen batch norm."""
+
+    class Layers(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = Moded(lambda module, y: y)
+            self.attention = torch.nn.MultiheadAttention(4, 2, dropout=0.1, batch_first=True)
+            self.encoder = torch.nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1, batch_first=True)
+            self.cells = torch.nn.LSTM(4, 4, 2, dropout=0.3)
+
+        def forward(self, x):
+            y = self.first(x)[None]
+            return self.cells(self.encoder(self.attention(y, y, y)[0]))[0]
+
+    module, x = Layers().train(), normal(6, 4)
+    module.first.norm.eval()
+    made = to_torch(from_torch(module, (x,)))
+    assert torch.allclose(made.eval()(x), module.eval()(x), rtol=0, atol=1e-5)
+
+
 # --- torch.compile ----------------------------------------------------------------------------------------------------
 
 
