@@ -206,6 +206,29 @@ def test_another_length_runs_where_the_calls_are_the_same():
     assert torch.allclose(to_torch(from_torch(module, inputs))(*longer), module(*longer), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("scheme", ["regular", "plan", "adapted"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_batch_with_padding_follows_one_without(scheme, first):
+    """And the other way: the calls are those of the example, and the row of padding has no gradient."""
+    module = torch.nn.Sequential(torch.nn.Embedding(9, 4, padding_idx=0), torch.nn.Linear(4, 4), torch.nn.Tanh())
+    torch.nn.init.ones_(module[0].weight[0].detach())
+    batches = [torch.tensor([[1, 2, 3]]), torch.tensor([[1, 0, 3]])]
+    program = from_torch(module, (batches[first],))
+    chosen = plan(program) if scheme == "plan" else adapt(program) if scheme == "adapted" else "regular"
+    made = to_torch(program, chosen)
+    for ids_ in batches:
+        made.zero_grad()
+        y = made(ids_)
+        y.square().sum().backward()
+        row = made.get_parameter("0.weight").grad.abs().sum(1) > 0
+        assert row.tolist() == [i in ids_.tolist()[0] and i > 0 for i in range(9)]
+        if scheme == "regular":
+            assert torch.allclose(y, module(ids_), rtol=0, atol=1e-6)
+        if scheme == "adapted":
+            ratio = y / module(ids_)
+            assert torch.allclose(ratio, ratio[0, 0, 0].expand(ratio.shape), rtol=1e-4, atol=0)
+
+
 def test_shapes_that_cannot_be_computed_are_named():
     module, inputs = GPT
     program = from_torch(module.eval(), inputs)
