@@ -37,6 +37,14 @@ class _Traced:
         self.ndim = len(self.shape)
 
 
+class _Found(NamedTuple):
+    """A call's op, and the scheme's op and factors for it."""
+
+    asked: Op
+    op: Op
+    scales: Scales
+
+
 class _Label(NamedTuple):
     """What a rounder sees of a tensor."""
 
@@ -174,7 +182,7 @@ class TorchEvaluation(Evaluation):
         scheme: Scheme,
         edges: _Edges,
         training: bool,
-        found: list[tuple[Op, Scales]],
+        found: list[_Found],
         recorder: Any = None,
         calls: int = 0,
     ) -> None:
@@ -183,11 +191,14 @@ class TorchEvaluation(Evaluation):
         self.calls, self._first, self._found = calls, calls, found
 
     def _scaled(self, op: Op, shapes: tuple[tuple[int, ...], ...]) -> tuple[Op, Scales]:
-        """The scheme's op and factors of the next call."""
-        if self.calls - self._first == len(self._found):
-            asked = Call(op, shapes, index=self.calls)
-            self._found.append((cast(Op, self.scheme.op(asked)), self.scheme.scales(asked)))
-        return self._found[self.calls - self._first]
+        """The scheme's op and factors of the next call: those found before, unless an attribute depends on the data."""
+        i = self.calls - self._first
+        if i < len(self._found) and self._found[i].asked == op:
+            return self._found[i].op, self._found[i].scales
+        asked = Call(op, shapes, index=self.calls)
+        found = _Found(op, cast(Op, self.scheme.op(asked)), self.scheme.scales(asked))
+        self._found[i : i + 1] = [found]
+        return found.op, found.scales
 
     @property
     def noisy(self) -> bool:
@@ -338,7 +349,7 @@ def _module_class() -> Any:
             super().__init__()
             self.program, self.scheme = program, scheme
             self.edges = _Edges(policy)
-            self._found: dict[Any, list[tuple[Op, Scales]]] = {}  # factors, by shapes
+            self._found: dict[Any, list[_Found]] = {}  # factors, by shapes
             self.recorder: Any = None
             self.names = list(program.specs)
             for name in self.names:

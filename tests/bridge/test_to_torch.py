@@ -229,6 +229,23 @@ def test_a_batch_with_padding_follows_one_without(scheme, first):
             assert torch.allclose(ratio, ratio[0, 0, 0].expand(ratio.shape), rtol=1e-4, atol=0)
 
 
+def test_a_factor_that_depends_on_the_data_is_that_of_each_batch():
+    """The mean of the inputs, an attribute of the call: of the second batch, too; under a plan it is refused."""
+
+    class Scaled(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * x.abs().mean()
+
+    module, batches = Scaled(4, 3), (normal(2, 4), 3 * normal(2, 4, seed=2))
+    program = from_torch(module, batches[:1])
+    made, planned = to_torch(program), to_torch(program, plan(program))
+    for x in batches:
+        assert torch.allclose(made(x), module(x), rtol=0, atol=1e-6)
+    planned(batches[0])
+    with pytest.raises(ProgramError, match=r"plan: call 3 is ScalarMultiply\(factor=.* the plan has ScalarMultiply"):
+        planned(batches[1])
+
+
 def test_shapes_that_cannot_be_computed_are_named():
     module, inputs = GPT
     program = from_torch(module.eval(), inputs)
