@@ -7,7 +7,7 @@ gradient, differentiate, times β, cast.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple, cast
 
@@ -15,17 +15,16 @@ import numpy as np
 
 from refscale import ops
 from refscale.adapt import Adapted
+from refscale.bridge.edges import Edges
 from refscale.bridge.evaluation import Evaluation
 from refscale.bridge.functions import function_of
 from refscale.bridge.program import Original, TorchProgram, evaluate, shapes_in_words, shapes_of
 from refscale.engine import Op
 from refscale.errors import ArgumentError, ProgramError
-from refscale.precision import Precision, Rounder, fp32, get_precision
+from refscale.precision import Precision, get_precision
 from refscale.scales import Call, Scales, Scheme, get_scheme, regular
 
 __all__ = ["to_torch", "values_under"]
-
-Cast = Callable[[Any], Any]
 
 
 class _Traced:
@@ -43,14 +42,6 @@ class _Found(NamedTuple):
     asked: Op
     op: Op
     scales: Scales
-
-
-class _Label(NamedTuple):
-    """What a rounder sees of a tensor."""
-
-    shape: tuple[int, ...]
-    reports: bool
-    name: str = ""
 
 
 def to_torch(
@@ -116,56 +107,6 @@ def values_under(
     return parameters, scheme
 
 
-class _Edges:
-    """The casts and factors around calls, as functions of torch tensors; None: the identity.
-
-    Attributes:
-        rounder: carries out the casts, on arrays.
-    """
-
-    def __init__(self, policy: Precision) -> None:
-        self.rounder = Rounder(policy, np.dtype(np.float32))
-        self._casts = policy != fp32
-        self._function_class = _edge_function()
-
-    def edge(self, t: Any, forward: Cast | None, backward: Cast | None) -> Any:
-        """A function of torch with its own forward and backward pass, each applied to one tensor."""
-        if forward is None and backward is None:
-            return t
-        return self._function_class.apply(t, forward, backward)
-
-    def operand(self, op: Op, shape: tuple[int, ...], call: int, i: int) -> Cast | None:
-        """Input ``i`` of a call, as the op computes with it."""
-        return self._function(lambda x: self.rounder.operand(op, x, _Label(shape, False), call, i))
-
-    def incoming(self, op: Op, shape: tuple[int, ...], call: int) -> Cast | None:
-        """The gradient of a call's output, as the backward pass computes with it."""
-        return self._function(lambda g: self.rounder.incoming(op, g, _Label(shape, op.reports), call))
-
-    def stored(self, shape: tuple[int, ...], reports: bool, place: str, factor: float | None = 1.0) -> Cast | None:
-        """A leaf, an output times α, or a gradient times β."""
-        label = _Label(shape, reports)
-        return self._function(lambda x: self.rounder.store(x, label, place), 1.0 if factor is None else factor)
-
-    def constant(self, t: Any) -> Any:
-        """A plain tensor that enters a call, such as an input of the module: stored as a leaf if it is floating."""
-        shape = tuple(t.shape)
-        return self.edge(t, self.stored(shape, False, "leaf"), None) if t.is_floating_point() else t
-
-    def _function(self, place: Callable[[Any], Any], factor: float = 1.0) -> Cast | None:
-        if not self._casts:
-            return None if factor == 1 else lambda t: t * factor
-
-        def cast(t: Any) -> Any:
-            import torch
-
-            x = t.detach().cpu().numpy()
-            y = place(x if factor == 1 else np.asarray(x.dtype.type(factor) * x))
-            return torch.tensor(np.ascontiguousarray(y), device=t.device).reshape(t.shape)
-
-        return cast
-
-
 class TorchEvaluation(Evaluation):
     """One evaluation in torch.
 
@@ -180,7 +121,7 @@ class TorchEvaluation(Evaluation):
     def __init__(
         self,
         scheme: Scheme,
-        edges: _Edges,
+        edges: Edges,
         training: bool,
         found: list[_Found],
         recorder: Any = None,
@@ -319,24 +260,6 @@ def _update(mean: Any, variance: Any, x: Any, momentum: float, s: float) -> None
 
 
 @cache
-def _edge_function() -> Any:
-    """The class of edges, made when torch is first needed."""
-    import torch
-
-    class CastAndScale(torch.autograd.Function):  # type: ignore[misc]
-        @staticmethod
-        def forward(ctx: Any, t: Any, forward: Cast | None, backward: Cast | None) -> Any:
-            ctx.backward_cast = backward
-            return t.view_as(t) if forward is None else forward(t)
-
-        @staticmethod
-        def backward(ctx: Any, g: Any) -> Any:
-            return (g if ctx.backward_cast is None else ctx.backward_cast(g)), None, None
-
-    return CastAndScale
-
-
-@cache
 def _module_class() -> Any:
     """The class of the modules, made when torch is first needed."""
     import torch
@@ -348,7 +271,7 @@ def _module_class() -> Any:
         def __init__(self, program: TorchProgram, scheme: Scheme, policy: Precision, values: Mapping[str, Any]) -> None:
             super().__init__()
             self.program, self.scheme = program, scheme
-            self.edges = _Edges(policy)
+            self.edges = Edges(policy)
             self._found: dict[Any, list[_Found]] = {}  # factors, by shapes
             self.recorder: Any = None
             self.names = list(program.specs)
@@ -380,7 +303,7 @@ def _module_class() -> Any:
             keeps = self.training or not (original and original.training)
 
             def keep(node: str, x: Any) -> None:
-                """Keep what the module writes to its buffers in the mode of the import, such as a number of batches."""
+                """Keep the last value of a written buffer, such as a number of batches."""
                 if keeps and (name := exported.buffers.get(node)):
                     self.get_buffer(name).copy_(x)
 

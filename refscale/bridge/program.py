@@ -64,7 +64,7 @@ class TorchProgram(Program):
         exported: the steps for the shapes of the example inputs; ``at`` has those for others.
         original: the module or model that was imported; None: other shapes than the example's are refused.
         parity: the comparisons with the source; with torch, in float32 and in float64.
-        guesses: what the source does not say, and what was assumed.
+        guesses: assumptions that the source does not determine.
     """
 
     memoryless = True
@@ -199,7 +199,7 @@ class TorchProgram(Program):
 
 
 class Source(Protocol):
-    """What a program was imported from."""
+    """The source of an imported program, which exports its steps for other shapes."""
 
     def exported(self, inputs: Sequence[Any]) -> Exported:
         """The steps for inputs, in the order of their leaves."""

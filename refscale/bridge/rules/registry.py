@@ -38,12 +38,12 @@ def is_one(number: object) -> bool:
     return isinstance(number, int | float) and number == 1
 
 
-def number_of(x: object) -> float | None:
+def number_of(x: Any) -> float | None:
     """The value of a number or of a constant of one element; None for all else."""
     if isinstance(x, bool | int | float):
         return float(x)
     constant = not isinstance(x, Tensor) and getattr(x, "shape", None) == () and hasattr(x, "__float__")
-    return float(x) if constant else None  # type: ignore[arg-type]
+    return float(x) if constant else None
 
 
 def shape_of(sizes: Sequence[int], elements: int) -> tuple[int, ...]:
