@@ -576,6 +576,15 @@ def test_eval_mode_that_writes_to_a_buffer_is_refused_after_an_import_in_train_m
         made.eval()
 
 
+def test_eval_mode_is_checked_if_only_a_submodule_was_imported_in_train_mode():
+    module, x = torch.nn.Sequential(Moded(halved)).eval(), normal(3, 4)
+    module[0].train()
+    made = to_torch(from_torch(module, (x,)))
+    assert made.program.original.training
+    with pytest.raises(ProgramError, match="'mul' in 0 is another in eval mode"):
+        made.eval()
+
+
 def test_eval_mode_that_torch_cannot_export_is_refused():
     def by_value(module, y):
         return y if module.training or float(module.average.sum()) > 0 else -y
