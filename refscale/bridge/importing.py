@@ -68,7 +68,7 @@ def from_torch(
     values = {n: x for n, x in values.items() if n in used}
     inputs = pytree.tree_leaves((tuple(args), dict(kwargs or {})))
     outcome, target = outcome_of(loss)
-    original = Original(module, args, kwargs or {}, output, checked)
+    original = Original(module, raw, args, kwargs or {}, output, checked)
     program = TorchProgram(name, exported, specs_of(exported, values), values, inputs, outcome, target, original)
     double = _in_double(module, args, kwargs or {}, output)
     if double is None:

@@ -7,7 +7,7 @@ gradient, differentiate, times β, cast.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple, cast
 
@@ -15,17 +15,16 @@ import numpy as np
 
 from refscale import ops
 from refscale.adapt import Adapted
+from refscale.bridge.edges import Edges
 from refscale.bridge.evaluation import Evaluation
 from refscale.bridge.functions import function_of
 from refscale.bridge.program import Original, TorchProgram, evaluate, shapes_in_words, shapes_of
 from refscale.engine import Op
 from refscale.errors import ArgumentError, ProgramError
-from refscale.precision import Precision, Rounder, fp32, get_precision
+from refscale.precision import Precision, get_precision
 from refscale.scales import Call, Scales, Scheme, get_scheme, regular
 
 __all__ = ["to_torch", "values_under"]
-
-Cast = Callable[[Any], Any]
 
 
 class _Traced:
@@ -37,12 +36,12 @@ class _Traced:
         self.ndim = len(self.shape)
 
 
-class _Label(NamedTuple):
-    """What a rounder sees of a tensor."""
+class _Found(NamedTuple):
+    """A call's op, and the scheme's op and factors for it."""
 
-    shape: tuple[int, ...]
-    reports: bool
-    name: str = ""
+    asked: Op
+    op: Op
+    scales: Scales
 
 
 def to_torch(
@@ -57,7 +56,9 @@ def to_torch(
 
     Parameters and buffers have the names of the original module, and so has the state dict.  Running statistics of
     batch norms are updated in train mode and used in eval mode, as torch does.  Other buffers that the module writes to
-    are kept in train mode, and in eval mode if the module was imported in it.  Inputs of other shapes than the
+    are kept in train mode, and in eval mode if the module was imported in it.  A module that was imported in eval mode
+    computes the same steps in train mode; of one imported in train mode, ``eval()`` is refused if torch's eval mode
+    differs in more than dropout and batch norms.  Inputs of other shapes than the
     example's are exported anew, once for each, and computed by the same rules; a plan holds for every size of a batch.
     ``module.loss(output, target)`` is
     the program's loss with its factors; ``module.parameter_groups(lr)`` are the groups of an optimizer with the
@@ -106,56 +107,6 @@ def values_under(
     return parameters, scheme
 
 
-class _Edges:
-    """The casts and factors around calls, as functions of torch tensors; None: the identity.
-
-    Attributes:
-        rounder: carries out the casts, on arrays.
-    """
-
-    def __init__(self, policy: Precision) -> None:
-        self.rounder = Rounder(policy, np.dtype(np.float32))
-        self._casts = policy != fp32
-        self._function_class = _edge_function()
-
-    def edge(self, t: Any, forward: Cast | None, backward: Cast | None) -> Any:
-        """A function of torch with its own forward and backward pass, each applied to one tensor."""
-        if forward is None and backward is None:
-            return t
-        return self._function_class.apply(t, forward, backward)
-
-    def operand(self, op: Op, shape: tuple[int, ...], call: int, i: int) -> Cast | None:
-        """Input ``i`` of a call, as the op computes with it."""
-        return self._function(lambda x: self.rounder.operand(op, x, _Label(shape, False), call, i))
-
-    def incoming(self, op: Op, shape: tuple[int, ...], call: int) -> Cast | None:
-        """The gradient of a call's output, as the backward pass computes with it."""
-        return self._function(lambda g: self.rounder.incoming(op, g, _Label(shape, op.reports), call))
-
-    def stored(self, shape: tuple[int, ...], reports: bool, place: str, factor: float | None = 1.0) -> Cast | None:
-        """A leaf, an output times α, or a gradient times β."""
-        label = _Label(shape, reports)
-        return self._function(lambda x: self.rounder.store(x, label, place), 1.0 if factor is None else factor)
-
-    def constant(self, t: Any) -> Any:
-        """A plain tensor that enters a call, such as an input of the module: stored as a leaf if it is floating."""
-        shape = tuple(t.shape)
-        return self.edge(t, self.stored(shape, False, "leaf"), None) if t.is_floating_point() else t
-
-    def _function(self, place: Callable[[Any], Any], factor: float = 1.0) -> Cast | None:
-        if not self._casts:
-            return None if factor == 1 else lambda t: t * factor
-
-        def cast(t: Any) -> Any:
-            import torch
-
-            x = t.detach().cpu().numpy()
-            y = place(x if factor == 1 else np.asarray(x.dtype.type(factor) * x))
-            return torch.tensor(np.ascontiguousarray(y), device=t.device).reshape(t.shape)
-
-        return cast
-
-
 class TorchEvaluation(Evaluation):
     """One evaluation in torch.
 
@@ -170,9 +121,9 @@ class TorchEvaluation(Evaluation):
     def __init__(
         self,
         scheme: Scheme,
-        edges: _Edges,
+        edges: Edges,
         training: bool,
-        found: list[tuple[Op, Scales]],
+        found: list[_Found],
         recorder: Any = None,
         calls: int = 0,
     ) -> None:
@@ -181,11 +132,14 @@ class TorchEvaluation(Evaluation):
         self.calls, self._first, self._found = calls, calls, found
 
     def _scaled(self, op: Op, shapes: tuple[tuple[int, ...], ...]) -> tuple[Op, Scales]:
-        """The scheme's op and factors of the next call."""
-        if self.calls - self._first == len(self._found):
-            asked = Call(op, shapes, index=self.calls)
-            self._found.append((cast(Op, self.scheme.op(asked)), self.scheme.scales(asked)))
-        return self._found[self.calls - self._first]
+        """The scheme's op and factors of the next call: those found before, unless an attribute depends on the data."""
+        i = self.calls - self._first
+        if i < len(self._found) and self._found[i].asked == op:
+            return self._found[i].op, self._found[i].scales
+        asked = Call(op, shapes, index=self.calls)
+        found = _Found(op, cast(Op, self.scheme.op(asked)), self.scheme.scales(asked))
+        self._found[i : i + 1] = [found]
+        return found.op, found.scales
 
     @property
     def noisy(self) -> bool:
@@ -306,24 +260,6 @@ def _update(mean: Any, variance: Any, x: Any, momentum: float, s: float) -> None
 
 
 @cache
-def _edge_function() -> Any:
-    """The class of edges, made when torch is first needed."""
-    import torch
-
-    class CastAndScale(torch.autograd.Function):  # type: ignore[misc]
-        @staticmethod
-        def forward(ctx: Any, t: Any, forward: Cast | None, backward: Cast | None) -> Any:
-            ctx.backward_cast = backward
-            return t.view_as(t) if forward is None else forward(t)
-
-        @staticmethod
-        def backward(ctx: Any, g: Any) -> Any:
-            return (g if ctx.backward_cast is None else ctx.backward_cast(g)), None, None
-
-    return CastAndScale
-
-
-@cache
 def _module_class() -> Any:
     """The class of the modules, made when torch is first needed."""
     import torch
@@ -335,8 +271,8 @@ def _module_class() -> Any:
         def __init__(self, program: TorchProgram, scheme: Scheme, policy: Precision, values: Mapping[str, Any]) -> None:
             super().__init__()
             self.program, self.scheme = program, scheme
-            self.edges = _Edges(policy)
-            self._found: dict[Any, list[tuple[Op, Scales]]] = {}  # factors, by shapes
+            self.edges = Edges(policy)
+            self._found: dict[Any, list[_Found]] = {}  # factors, by shapes
             self.recorder: Any = None
             self.names = list(program.specs)
             for name in self.names:
@@ -367,7 +303,7 @@ def _module_class() -> Any:
             keeps = self.training or not (original and original.training)
 
             def keep(node: str, x: Any) -> None:
-                """Keep what the module writes to its buffers in the mode of the import, such as a number of batches."""
+                """Keep the last value of a written buffer, such as a number of batches."""
                 if keeps and (name := exported.buffers.get(node)):
                     self.get_buffer(name).copy_(x)
 
@@ -386,7 +322,7 @@ def _module_class() -> Any:
             """Set the mode.
 
             Raises:
-                ProgramError: eval mode, in which the original keeps a dropout on.
+                ProgramError: eval mode, in which the original computes other steps, see ``check_eval_mode``.
             """
             if not mode:
                 self.program.check_eval_mode()

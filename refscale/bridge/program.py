@@ -7,12 +7,14 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale.bridge.evaluation import Evaluation
+from refscale.bridge.modes import eval_difference
 from refscale.bridge.parity import TorchParity
 from refscale.bridge.rules import RULES
 from refscale.bridge.steps import AtenCall, Exported, export, quiet, resolve, shared_names
@@ -62,7 +64,7 @@ class TorchProgram(Program):
         exported: the steps for the shapes of the example inputs; ``at`` has those for others.
         original: the module or model that was imported; None: other shapes than the example's are refused.
         parity: the comparisons with the source; with torch, in float32 and in float64.
-        guesses: what the source does not say, and what was assumed.
+        guesses: assumptions that the source does not determine.
     """
 
     memoryless = True
@@ -118,13 +120,17 @@ class TorchProgram(Program):
         return self._exported[shapes]
 
     def check_eval_mode(self) -> None:
-        """Refuse a module with a dropout that torch keeps on in eval mode: in ``to_torch`` the mode decides."""
-        if isinstance(self.original, Original) and any(step.drops for step in self.exported.steps):
-            step = self.original.dropout_in_eval_mode(self._inputs)
-            if step is not None:
-                raise ProgramError(
-                    f"{self.name}: {step} stays on in torch's eval mode, expected training=self.training"
-                )
+        """Check that eval mode turns dropout off, freezes batch norms and changes nothing else, as ``to_torch`` does.
+
+        Raises:
+            ProgramError: torch computes something else in eval mode, or cannot export it.
+        """
+        if self._eval_difference is not None:
+            raise ProgramError(f"{self.name}: {self._eval_difference}")
+
+    @cached_property
+    def _eval_difference(self) -> str | None:
+        return self.original.eval_difference(self._inputs) if isinstance(self.original, Original) else None
 
     def output(
         self,
@@ -193,7 +199,7 @@ class TorchProgram(Program):
 
 
 class Source(Protocol):
-    """What a program was imported from."""
+    """The source of an imported program, which exports its steps for other shapes."""
 
     def exported(self, inputs: Sequence[Any]) -> Exported:
         """The steps for inputs, in the order of their leaves."""
@@ -204,15 +210,22 @@ class Original:
 
     Args:
         module: ``torch.nn.Module``; its parameters and buffers are shared, not copied.
+        raw: its steps for the example inputs.
         args, kwargs: example inputs.
         output: the choice of a result, see ``from_torch``.
         recognize: a function that makes each composed function one step; it raises ProgramError for a step without a
             rule.
+
+    Attributes:
+        training: whether the module, or a submodule, was in train mode.
+        ties: by name of a parameter, the first name of the same tensor, if that is another.
+        buffers: by name, a copy of the value, and whether the state dict has it.
     """
 
     def __init__(
         self,
         module: Any,
+        raw: Exported,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         output: int | str | None,
@@ -224,7 +237,8 @@ class Original:
         with quiet():
             self._module = copy.deepcopy(module, state)  # a later change of its mode changes nothing
         self._tree = pytree.tree_structure((tuple(args), dict(kwargs)))
-        self._output, self._recognize, self.training = output, recognize, bool(module.training)
+        self._raw, self._output, self._recognize = raw, output, recognize
+        self.training = any(part.training for part in module.modules())
         self.ties = {name: first for name, first in shared_names(module).items() if name != first}
         persistent = set(module.state_dict())
         self.buffers = {name: (x.detach().clone(), name in persistent) for name, x in module.named_buffers()}
@@ -236,18 +250,28 @@ class Original:
         args, kwargs = pytree.tree_unflatten(list(inputs), self._tree)
         return self._recognize(export(self._module, args, kwargs, self._output))
 
-    def dropout_in_eval_mode(self, inputs: Sequence[Any]) -> AtenCall | None:
-        """A step of dropout that torch keeps on in eval mode; None: there is none, or there is no eval mode."""
+    def eval_difference(self, inputs: Sequence[Any]) -> str | None:
+        """The difference between eval mode and the imported steps in it, see ``modes.eval_difference``.
+
+        Args:
+            inputs: the example inputs.
+        """
         from torch.utils import _pytree as pytree
 
+        if not self.training:
+            return eval_difference(self._raw, self._raw)
+        with quiet():
+            module = copy.deepcopy(self._module).eval()  # of an exported program: with the steps of its own mode
         args, kwargs = pytree.tree_unflatten(list(inputs), self._tree)
         try:
-            with quiet():
-                module = copy.deepcopy(self._module).eval()
-            steps = export(module, args, kwargs, self._output).steps
-        except (NotImplementedError, ProgramError):  # an exported program has one mode
-            return None
-        return next((step for step in steps if step.drops), None)
+            found = export(module, args, kwargs, self._output)
+        except ProgramError as error:
+            return f"eval mode: {error}"
+        kept = [found.buffers[name] for name in found.written.values() if name in found.buffers]
+        difference = eval_difference(self._raw, found)
+        if difference is None and kept:
+            return f"eval mode writes to the buffer {kept[0]!r}, expected writes in train mode only"
+        return difference
 
 
 Shapes = tuple[tuple[int, ...] | None, ...]

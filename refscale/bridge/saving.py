@@ -88,8 +88,8 @@ def save_module(
         seed: random seed of the fresh weights, which only a module under a plan has.
 
     Raises:
-        ProgramError: an input is not a tensor, the path is not that of a Python file, or a
-            dropout stays on in eval mode.
+        ProgramError: an input is not a tensor, the path is not that of a Python file, or a dropout or the batch's
+            statistics stay on in eval mode.
     """
     import torch
 

@@ -123,13 +123,18 @@ class Exported:
     noise: Callable[[int], AbstractContextManager[object]] = nullcontext
 
     @cached_property
-    def written(self) -> dict[str, str]:
-        """By name of a step that writes in place: the name of the first value in the same memory, such as a buffer."""
+    def memory(self) -> dict[str, str]:
+        """By name of a view or of a step that writes in place: the name of the first value in the same memory."""
         first: dict[str, str] = {}
         for step in self.steps:
             if (step.shares or step.in_place) and step.inputs:
                 first[step.name] = first.get(step.inputs[0], step.inputs[0])
-        return {step.name: first[step.name] for step in self.steps if step.in_place}
+        return first
+
+    @cached_property
+    def written(self) -> dict[str, str]:
+        """By name of a step that writes in place: the name of the first value in the same memory, such as a buffer."""
+        return {step.name: self.memory[step.name] for step in self.steps if step.in_place}
 
     def with_steps(self, steps: Sequence[AtenCall]) -> Exported:
         """The same module by other steps, without unused ones; those that write in place stay."""

@@ -243,6 +243,13 @@ def test_ops_without_a_rule_are_named_with_their_places():
         from_torch(Outer(), (normal(3, 4),))
 
 
+def test_gradients_scaled_by_the_frequency_of_an_id_are_refused():
+    """They are torch's own only where each id occurs once, as it may in the example."""
+    module = torch.nn.Sequential(torch.nn.Embedding(9, 4, scale_grad_by_freq=True), torch.nn.Linear(4, 3))
+    with pytest.raises(ProgramError, match="embedding with scale_grad_by_freq=True: expected False"):
+        from_torch(module, (torch.tensor([[1, 2, 3]]),))
+
+
 WRONG = {
     "another function": ("aten.gelu.default", lambda run, self, approximate="none": run.apply(ops.Gelu("tanh"), self)),
     "a factor": (

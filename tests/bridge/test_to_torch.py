@@ -206,6 +206,46 @@ def test_another_length_runs_where_the_calls_are_the_same():
     assert torch.allclose(to_torch(from_torch(module, inputs))(*longer), module(*longer), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("scheme", ["regular", "plan", "adapted"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_batch_with_padding_follows_one_without(scheme, first):
+    """And the other way: the calls are those of the example, and the row of padding has no gradient."""
+    module = torch.nn.Sequential(torch.nn.Embedding(9, 4, padding_idx=0), torch.nn.Linear(4, 4), torch.nn.Tanh())
+    torch.nn.init.ones_(module[0].weight[0].detach())
+    batches = [torch.tensor([[1, 2, 3]]), torch.tensor([[1, 0, 3]])]
+    program = from_torch(module, (batches[first],))
+    chosen = plan(program) if scheme == "plan" else adapt(program) if scheme == "adapted" else "regular"
+    made = to_torch(program, chosen)
+    for ids_ in batches:
+        made.zero_grad()
+        y = made(ids_)
+        y.square().sum().backward()
+        row = made.get_parameter("0.weight").grad.abs().sum(1) > 0
+        assert row.tolist() == [i in ids_.tolist()[0] and i > 0 for i in range(9)]
+        if scheme == "regular":
+            assert torch.allclose(y, module(ids_), rtol=0, atol=1e-6)
+        if scheme == "adapted":
+            ratio = y / module(ids_)
+            assert torch.allclose(ratio, ratio[0, 0, 0].expand(ratio.shape), rtol=1e-4, atol=0)
+
+
+def test_a_factor_that_depends_on_the_data_is_that_of_each_batch():
+    """The mean of the inputs, an attribute of the call: of the second batch, too; under a plan it is refused."""
+
+    class Scaled(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * x.abs().mean()
+
+    module, batches = Scaled(4, 3), (normal(2, 4), 3 * normal(2, 4, seed=2))
+    program = from_torch(module, batches[:1])
+    made, planned = to_torch(program), to_torch(program, plan(program))
+    for x in batches:
+        assert torch.allclose(made(x), module(x), rtol=0, atol=1e-6)
+    planned(batches[0])
+    with pytest.raises(ProgramError, match=r"plan: call 3 is ScalarMultiply\(factor=.* the plan has ScalarMultiply"):
+        planned(batches[1])
+
+
 def test_shapes_that_cannot_be_computed_are_named():
     module, inputs = GPT
     program = from_torch(module.eval(), inputs)
@@ -453,6 +493,126 @@ def test_dropout_that_torch_keeps_on_in_eval_mode_is_refused_there():
     assert not dropped(False).eval().training
     with pytest.raises(ProgramError, match=r"Dropped: aten.dropout.default 'dropout' stays on in torch's eval mode"):
         dropped(True).eval()
+
+
+class Moded(torch.nn.Module):
+    """A layer, a batch norm and a dropout, before a function of the output and of the mode."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.layer, self.norm, self.dropout = torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5)
+        self.function = function
+        self.register_buffer("average", torch.ones(4))
+
+    def forward(self, x):
+        return self.function(self, self.dropout(self.norm(self.layer(x))))
+
+
+def halved(module, y):
+    return y * 0.5 if module.training else y
+
+
+def with_a_constant(module, y):
+    return y * torch.tensor([0.5 if module.training else 1.0])
+
+
+def through_a_view(module, y):
+    view = module.average.view(2, 2)
+    if module.training:
+        module.average.mul_(0.5)
+    return y * view.reshape(4)
+
+
+def with_the_statistics_of_the_batch(module, y):
+    mean, variance = module.average, module.average.clone()
+    return torch.nn.functional.batch_norm(y, mean, variance, training=True)
+
+
+def with_noise(module, y):
+    return y + 0.1 * torch.ones(4).bernoulli() if module.training else y
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (halved, r"aten.mul.Tensor 'mul' is another in eval mode; import the module in eval mode"),
+        (with_a_constant, r"aten.lift_fresh_copy.default '.*' of eval mode is not among the imported steps"),
+        (through_a_view, r"aten.reshape.default 'reshape' of eval mode is not among the imported steps"),
+        (with_the_statistics_of_the_batch, r"aten.batch_norm.default 'batch_norm_1' of eval mode is not among"),
+        (with_noise, r"aten.* is another in eval mode"),
+    ],
+)
+def test_eval_mode_with_other_steps_is_refused_before_it_computes(function, message):
+    """Imported in eval mode, the same module is torch's, if its batch norms use their running statistics there."""
+    module, x = Moded(function), normal(3, 4)
+    made = to_torch(from_torch(module.train(), (x,)))
+    assert made(x).shape == (3, 4)
+    for _ in range(2):
+        with pytest.raises(ProgramError, match="Moded: " + message):
+            made.eval()
+    assert made.training
+    again = to_torch(from_torch(module.eval(), (x,)))
+    if function is with_the_statistics_of_the_batch:
+        with pytest.raises(ProgramError, match=message):
+            again.eval()
+    else:
+        assert torch.allclose(again.eval()(x), module(x), rtol=0, atol=1e-6)
+
+
+def test_eval_mode_of_an_exported_program_is_refused_if_it_was_exported_in_train_mode():
+    module, x = Moded(lambda module, y: y), normal(3, 4)
+    for train, message in ((True, "aten.dropout.default 'dropout' in dropout stays on"), (False, None)):
+        made = to_torch(from_torch(torch.export.export(module.train(train), (x,)).module(), (x,)))
+        if message is None:
+            assert torch.allclose(made.eval()(x), module(x), rtol=0, atol=1e-6)
+        else:
+            with pytest.raises(ProgramError, match=message):
+                made.eval()
+
+
+def test_eval_mode_that_writes_to_a_buffer_is_refused_after_an_import_in_train_mode():
+    made = to_torch(from_torch(Averaging(in_two_steps).train(), (normal(3, 4),)))
+    with pytest.raises(ProgramError, match="Averaging: eval mode writes to the buffer 'average', expected writes in"):
+        made.eval()
+
+
+def test_eval_mode_is_checked_if_only_a_submodule_was_imported_in_train_mode():
+    module, x = torch.nn.Sequential(Moded(halved)).eval(), normal(3, 4)
+    module[0].train()
+    made = to_torch(from_torch(module, (x,)))
+    assert made.program.original.training
+    with pytest.raises(ProgramError, match="'mul' in 0 is another in eval mode"):
+        made.eval()
+
+
+def test_eval_mode_that_torch_cannot_export_is_refused():
+    def by_value(module, y):
+        return y if module.training or float(module.average.sum()) > 0 else -y
+
+    made = to_torch(from_torch(Moded(by_value).train(), (normal(3, 4),)))
+    with pytest.raises(ProgramError, match=r"Moded: eval mode: from_torch\(Moded\): torch.export raised"):
+        made.eval()
+
+
+def test_eval_mode_of_layers_that_only_drop_in_train_mode_is_torch_s():
+    """Dropout as a layer, in attention with and without its weights, in a recurrent layer; a frozen batch norm."""
+
+    class Layers(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = Moded(lambda module, y: y)
+            self.attention = torch.nn.MultiheadAttention(4, 2, dropout=0.1, batch_first=True)
+            self.encoder = torch.nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1, batch_first=True)
+            self.cells = torch.nn.LSTM(4, 4, 2, dropout=0.3)
+
+        def forward(self, x):
+            y = self.first(x)[None]
+            return self.cells(self.encoder(self.attention(y, y, y)[0]))[0]
+
+    module, x = Layers().train(), normal(6, 4)
+    module.first.norm.eval()
+    made = to_torch(from_torch(module, (x,)))
+    assert torch.allclose(made.eval()(x), module.eval()(x), rtol=0, atol=1e-5)
 
 
 # --- torch.compile ----------------------------------------------------------------------------------------------------

@@ -150,14 +150,22 @@ def _attention(
 
 
 @rule_of("embedding.default")
-def _embedding(run: Evaluation, weight: Any, indices: NDArray[Any], padding_idx: int = -1, **unused: object) -> Any:
+def _embedding(
+    run: Evaluation,
+    weight: Any,
+    indices: NDArray[Any],
+    padding_idx: int = -1,
+    scale_grad_by_freq: bool = False,
+    **unused: object,
+) -> Any:
+    if scale_grad_by_freq:
+        raise ProgramError("embedding with scale_grad_by_freq=True: expected False")
     rows = run.apply(ops.Embedding(), weight, indices)
-    padding = indices == padding_idx
-    if padding_idx < 0 or not padding.any():
+    if padding_idx < 0:
         return rows
-    return run.apply(
-        ops.Where(), padding[..., None], run.detached(weight)[padding_idx], rows
-    )  # the row of padding has no gradient
+    # The row of padding has no gradient.  Also without padding in this batch: the calls do not depend on data.
+    padding = (indices == padding_idx)[..., None]
+    return run.apply(ops.Where(), padding, run.detached(rows), rows)
 
 
 @rule_of("dropout.default")

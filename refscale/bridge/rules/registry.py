@@ -40,7 +40,7 @@ def is_one(number: object) -> bool:
     return isinstance(number, int | float) and number == 1
 
 
-def number_of(x: object) -> float | None:
+def number_of(x: Any) -> float | None:
     """The value of a number or of a constant of one element; None for all else."""
     if isinstance(x, bool | int | float):
         return float(x)
